@@ -1,0 +1,58 @@
+# make figures    every figure, every verdict and the report, from the shipped model (the first run installs .venv)
+# make test       the tests
+# make check      linter, formatter and type checker
+# make organism   grows the embedded model and its transcoders from scratch (SEED=n for another seed)
+# make bench      timings of the attribution engine
+# make clean      removes what was computed (data/runs); keeps the shipped models, the committed figures and .venv
+
+PYTHON ?= $(shell command -v python3.11 || command -v python3)
+CORES ?= $(shell getconf _NPROCESSORS_ONLN)
+SEED ?= 0
+TORCH ?= $(shell grep '^torch==' requirements.lock)
+BIN := .venv/bin
+PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
+STAMP := .venv/.installed
+
+export PYTHONHASHSEED := 0
+
+.DEFAULT_GOAL := help
+.PHONY: help setup figures test check organism bench clean
+
+help:
+	@sed -n 's/^# make/  make/p' Makefile
+
+setup: $(STAMP)
+
+# torch goes first and alone: it is the one package whose build a user may want to choose (see CONTRIBUTING.md); all other
+# versions, transitive ones included, stand in the lock, so pip has nothing to resolve and nothing else can come in.
+$(STAMP): requirements.lock
+	@echo "Installing into .venv (once; about 2 GB, a few minutes)"
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
+	    || { echo "error: Python 3.11 or 3.12 is needed; say which: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	@$(PIP) --constraint requirements.lock $(TORCH)
+	@$(PIP) --no-deps --requirement requirements.lock
+	@$(PIP) --no-deps --no-build-isolation --editable .
+	@touch $@
+
+figures: $(STAMP)
+	@$(BIN)/snakemake figures/all reports/all --cores $(CORES)
+	@echo "Report: open reports/index.html in a browser. Figures: figures/. Verdicts: reports/<model>/verdicts.csv"
+
+test: $(STAMP)
+	@$(BIN)/python -m pytest
+
+check: $(STAMP)
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/snakefmt --check Snakefile
+	@$(BIN)/basedpyright --level error
+
+organism: $(STAMP)
+	@$(BIN)/biology organism --seed $(SEED)
+
+bench: $(STAMP)
+	@$(BIN)/biology bench
+
+clean:
+	rm -rf data/runs .snakemake

@@ -1,0 +1,338 @@
+"""The Methods section: one rule per stage, in the order of the work.
+
+    load -> cache -> group -> attribute -> intervene -> tabulate -> judge -> draw -> write
+
+A stage is one word: rule, command (`biology <stage>`) and section below. Jobs are per model and case, never per prompt:
+importing the model library costs seconds, so one process takes all prompts of a case. Growing the embedded model and
+training its transcoders are rules too, but only on request (last section); what ships is the default.
+
+    snakemake figures/all --cores 8              everything
+    snakemake reports/all --cores 8              verdicts and reports
+    snakemake figures/all --dry-run              what would be done
+
+When does a stage run again? Stages that need torch: when their inputs, the settings and parts of case.yaml that they
+read, or the integer version of their method (`METHOD` in src/biology/config.py) change; an edited comment is free. The other stages take seconds, so they run again whenever the module that does the work changes.
+"""
+
+import sys
+from pathlib import Path
+
+from snakemake.utils import min_version
+
+from biology.case import discover_cases, fingerprint, load_case
+from biology.config import METHOD, InputError, load_config
+
+min_version("9.0")
+
+if config:
+    sys.exit("error: settings are read from config.yaml only; --config and --configfile are not used.")
+try:
+    CONFIG = load_config("config.yaml")
+    CASES = {name: load_case(".", name) for name in discover_cases(".")}
+    MODELS = {model: CONFIG.cases_of(model, list(CASES)) for model in CONFIG.models}
+except InputError as error:
+    sys.exit(f"error: {error}")
+
+PAIRS = [(model, case) for model, cases in MODELS.items() for case in cases]
+RUN = "data/runs/{model}/{case}"
+TABLES = ["prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity"]
+FIGURES = [
+    f"figures/{model}/{case}/{figure}.{form}"
+    for model, case in PAIRS
+    for figure in CASES[case].figures
+    for form in ("svg", "png")
+]
+VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS]
+REPORTS = [f"reports/{model}/{case}.html" for model, case in PAIRS] + ["reports/index.html"]
+
+# The threads of a job are fixed, whatever the number of cores: sums in another order would give other bytes.
+shell.prefix(
+    f'set -euo pipefail; export PATH="{Path(sys.executable).parent}:$PATH" PYTHONHASHSEED=0'
+    f" OMP_NUM_THREADS={CONFIG.threads} MKL_NUM_THREADS={CONFIG.threads} TOKENIZERS_PARALLELISM=false"
+    " HF_HUB_OFFLINE=1 WANDB_MODE=disabled; "
+)
+
+
+wildcard_constraints:
+    model="[^/]+",
+    case="[a-z][a-z0-9_]*",
+    figure="[a-z][a-z0-9_]*",
+
+
+# A nameless rule with a name and no output is a true phony target: a deleted figure is always noticed. A file called
+# figures/all would go stale without a word.
+rule:
+    """All figures, verdicts and reports."""
+    name:
+        "figures/all"
+    default_target: True
+    input:
+        FIGURES,
+        VERDICTS,
+        REPORTS,
+        [f"data/runs/{model}/{case}/{table}.parquet" for model, case in PAIRS for table in TABLES],
+
+
+rule:
+    """All verdicts and reports, with the figures that they show."""
+    name:
+        "reports/all"
+    input:
+        VERDICTS,
+        REPORTS,
+
+
+def weights(wildcards):
+    """The files that a model and its transcoders consist of, so that new weights start everything anew."""
+    entry = CONFIG.model(wildcards.model)
+    folders = sorted({entry.path, entry.transcoders})
+    return sorted({str(file) for folder in folders for file in folder.rglob("*") if file.suffix in WEIGHT_FILES})
+
+
+WEIGHT_FILES = {".safetensors", ".json", ".parquet", ".model", ".yaml", ".npz"}
+
+
+def gpu(wildcards):
+    """GPUs that a job of this model needs; profiles say how many there are."""
+    return int(CONFIG.model(wildcards.model).device == "cuda")
+
+
+# 1. Model and transcoders ------------------------------ Circuit Tracing, "Building an interpretable replacement model"
+rule load:
+    """Any model and transcoder set: shapes, hooks and hashes verified, freezing proved, fidelity measured."""
+    input:
+        weights,
+    output:
+        manifest="data/runs/{model}/load.json",
+        fidelity="data/runs/{model}/fidelity.parquet",
+    log:
+        "data/runs/{model}/load.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=30,
+        gpu=gpu,
+    params:
+        model=lambda w: CONFIG.model(w.model).model_dump_json(exclude={"cases"}),
+        method=METHOD["load"],
+    shell:
+        "biology load --model {wildcards.model} > {log} 2>&1"
+
+
+# 2. Activations -------------------------------------------------------------- Circuit Tracing, "From cross-layer ..."
+rule cache:
+    """Every prompt of the case once through the model: the answer it gives, and the features that are active."""
+    input:
+        "data/runs/{model}/load.json",
+    output:
+        activations=f"{RUN}/cache.safetensors",
+        prompts=f"{RUN}/cache.parquet",
+    log:
+        f"{RUN}/cache.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=30,
+        gpu=gpu,
+    params:
+        case=lambda w: fingerprint(CASES[w.case], "prompts", "items"),
+        method=METHOD["cache"],
+    shell:
+        "biology cache --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+
+
+# 3. Supernodes ------------------------------------------------------ Circuit Tracing, "Grouping features into
+# supernodes"
+rule group:
+    """Supernode members by rule, chosen on development items only; rules see activations and decoders, never the
+    graph."""
+    input:
+        rules.cache.output,
+    output:
+        f"{RUN}/group.parquet",
+    log:
+        f"{RUN}/group.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=30,
+        gpu=gpu,
+    params:
+        case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes"),
+        method=METHOD["group"],
+    shell:
+        "biology group --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+
+
+# 4. Attribution graphs ---------------------------------------- Circuit Tracing, "Constructing an attribution graph"
+rule attribute:
+    """Direct effects between active features, errors, tokens and logits; one graph a prompt, reduced to supernodes."""
+    input:
+        rules.cache.output,
+        rules.group.output,
+    output:
+        graphs=f"{RUN}/attribute.parquet",
+        edges=f"{RUN}/attribute_edges.parquet",
+        evidence=f"{RUN}/attribute_evidence.parquet",
+        shown=f"{RUN}/graphs.json",
+    log:
+        f"{RUN}/attribute.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=6000,
+        runtime=120,
+        gpu=gpu,
+    params:
+        case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes", "experiments"),
+        budget=CONFIG.attribution.model_dump_json(),
+        method=METHOD["attribute"],
+    shell:
+        "biology attribute --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+
+
+# 5. Perturbation experiments ------------------------------------------ Circuit Tracing, "Validating attribution
+# graphs"
+rule intervene:
+    """Inhibitions, injections and swaps, each beside its controls: matched features, wrong donor, wrong position."""
+    input:
+        rules.cache.output,
+        rules.group.output,
+    output:
+        evidence=f"{RUN}/intervene.parquet",
+        panel=f"{RUN}/intervene_panel.parquet",
+    log:
+        f"{RUN}/intervene.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=6000,
+        runtime=240,
+        gpu=gpu,
+    params:
+        case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes", "experiments"),
+        draws=f"{CONFIG.statistics.control_draws} draws, seed {CONFIG.statistics.seed}",
+        method=METHOD["intervene"],
+    shell:
+        "biology intervene --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+
+
+# 6. The waist: tidy tables. Nothing below needs torch, or a GPU, or more than a laptop. ------------------------------
+rule tabulate:
+    """Everything measured, as tidy tables with a checked schema; all that claims, figures and reports ever read."""
+    input:
+        rules.cache.output,
+        rules.group.output,
+        rules.attribute.output,
+        rules.intervene.output,
+        fidelity="data/runs/{model}/fidelity.parquet",
+        code="src/biology/tables.py",
+    output:
+        expand(f"{RUN}/{{table}}.parquet", table=TABLES, allow_missing=True),
+    log:
+        f"{RUN}/tabulate.log",
+    shell:
+        "biology tabulate --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+
+
+# 7. Verdicts ---------------------------------------------------------------------------- registered before the run
+rule judge:
+    """A verdict for every registered claim; all cases of a model at once, because Holm's correction spans them."""
+    input:
+        lambda w: expand(rules.tabulate.output, model=w.model, case=MODELS[w.model]),
+        claims=lambda w: expand("experiments/{case}/claims.yaml", case=MODELS[w.model]),
+        lock="experiments/claims.lock",
+        code="src/biology/claims.py",
+    output:
+        verdicts="reports/{model}/verdicts.csv",
+        parts="data/runs/{model}/parts.parquet",
+    log:
+        "data/runs/{model}/judge.log",
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        statistics=CONFIG.statistics.model_dump_json(),
+    shell:
+        "biology judge --model {wildcards.model} > {log} 2>&1"
+
+
+def case_code(wildcards):
+    """The figures of a case's own, if it has any."""
+    file = Path("experiments") / wildcards.case / "case.py"
+    return [str(file)] if file.is_file() else []
+
+
+# 8. Figures ----------------------------------------------------------------------------------------------------------
+rule draw:
+    """One figure, as SVG and PNG."""
+    input:
+        rules.tabulate.output,
+        code="src/biology/figures.py",
+        case=case_code,
+    output:
+        "figures/{model}/{case}/{figure}.svg",
+        "figures/{model}/{case}/{figure}.png",
+    log:
+        "data/runs/{model}/{case}/draw_{figure}.log",
+    params:
+        case=lambda w: fingerprint(CASES[w.case], "prompts", "supernodes", "experiments"),
+    shell:
+        "biology draw --model {wildcards.model} --case {wildcards.case} --figure {wildcards.figure} > {log} 2>&1"
+
+
+# 9. Reports ----------------------------------------------------------------------------------------------------------
+rule write:
+    """The report of a case: one file of HTML that asks nothing of the network."""
+    input:
+        rules.tabulate.output,
+        rules.judge.output,
+        figures=lambda w: [file for file in FIGURES if file.startswith(f"figures/{w.model}/{w.case}/")],
+        graphs=rules.attribute.output.shown,
+        claims="experiments/{case}/claims.yaml",
+        manifest="data/runs/{model}/load.json",
+        text="experiments/{case}/README.md",
+        code=["src/biology/report.py", "src/biology/viewer.py"],
+    output:
+        "reports/{model}/{case}.html",
+    log:
+        f"{RUN}/write.log",
+    params:
+        case=lambda w: fingerprint(CASES[w.case], "paper", "prompts", "supernodes", "experiments", "figures"),
+    shell:
+        "biology write --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+
+
+rule write_index:
+    """The page that lists every model, case and verdict."""
+    input:
+        VERDICTS,
+        [f"reports/{model}/{case}.html" for model, case in PAIRS],
+        code="src/biology/report.py",
+    output:
+        "reports/index.html",
+    log:
+        "data/runs/write_index.log",
+    shell:
+        "biology write > {log} 2>&1"
+
+
+# On request: the embedded model from scratch
+# --------------------------------------------------------------------------- No outputs are declared, so that
+# nothing but asking for them by name ever runs these two.
+rule grow:
+    """Grows elegans from its corpus; replaces the shipped weights."""
+    threads: 2
+    resources:
+        mem_mb=6000,
+        runtime=90,
+    shell:
+        "biology grow"
+
+
+rule train_transcoders:
+    """Trains the transcoders of elegans; replaces the shipped ones."""
+    threads: 2
+    resources:
+        mem_mb=6000,
+        runtime=90,
+    shell:
+        "biology train-transcoders"

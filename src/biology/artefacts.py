@@ -1,0 +1,81 @@
+"""Files that are whole or absent, and the hashes that say what they were made of.
+
+A file is written under a temporary name beside its place and renamed when it is complete, so that a killed job leaves
+nothing half-written. The same contents are the same bytes. Only `__main__` calls the functions that write.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+
+@contextmanager
+def whole(path: Path) -> Iterator[Path]:
+    """A temporary name beside `path`, which takes its place when the block ends without an error."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        yield temporary
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def write_bytes(path: Path, data: bytes) -> None:
+    with whole(path) as temporary:
+        temporary.write_bytes(data)
+
+
+def write_text(path: Path, text: str) -> None:
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_json(path: Path, data: Any) -> None:
+    """JSON without NaN; raises ValueError if there is one."""
+    write_text(path, json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """A safetensors file of torch tensors."""
+    from safetensors.torch import save
+
+    write_bytes(path, save(dict(tensors)))
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(path)
+
+
+def write_columns(path: Path, columns: Mapping[str, list[Any]]) -> None:
+    """A parquet file of plain columns, without a schema of `tables.py`."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with whole(path) as temporary:
+        pq.write_table(pa.table(dict(columns)), temporary)
+
+
+def contents_hash(folder: Path, pattern: str) -> str:
+    """SHA-256 over names and contents of the files below `folder` that match."""
+    digest = hashlib.sha256()
+    for path in sorted(folder.glob(pattern)):
+        with path.open("rb") as file:
+            inner = hashlib.file_digest(file, "sha256").hexdigest()
+        digest.update(f"{path.relative_to(folder).as_posix()} {inner}\n".encode())
+    return digest.hexdigest()
+
+
+def versions() -> dict[str, str]:
+    """Versions of Python and of the packages that numbers depend on."""
+    names = ("biology", "torch", "transformers", "transformer-lens", "numpy", "pandas", "pyarrow")
+    return {"python": sys.version.split()[0]} | {name: version(name) for name in names}

@@ -1,0 +1,192 @@
+"""What a model does on prompts, and how faithfully its transcoders stand in for it.
+
+`prompts_table` runs the prompts of a case once: the gate of every claim (does the model answer?) comes from here.
+`evaluate` is the table of held-out behaviours. `fidelity` measures transcoders on held-out prompts: fraction of variance
+unexplained, active features, dead features, loss recovered, and whether the full replacement model (every MLP but that of
+the first position replaced, attention live) gives the same answer.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from biology.activations import FeatureCache, cache_features, length_batches
+from biology.case import Case
+from biology.config import InputError
+from biology.model import Model, answer_token, encode, run, token_batch, token_text
+from biology.tables import table, validate_table
+from biology.transcoders import TranscoderSet, encode as feature_activations, reconstruct
+
+BATCH = 256
+MOST_PER_BEHAVIOUR = 1000  # held-out prompts of a behaviour that fidelity is measured on
+
+
+def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple[FeatureCache, pd.DataFrame]:
+    """Active features of every prompt of a case, and table `prompts`; named prompts first.
+
+    `correct` says that the answer is the most probable token. For prompts with a donor, `correct_with_donor` says it of
+    donor and wrong donor too. Raises InputError for an unknown word or an answer of several tokens.
+    """
+    rows: list[dict[str, object]] = [
+        {"item": name, "text": p.text, "answer": p.answer, "cluster": name, "split": p.split, "role": "show", **p.factors}
+        for name, p in case.prompts.items()
+    ]
+    rows += [
+        {"item": i.item, "text": i.text, "answer": i.answer, "cluster": i.cluster, "split": i.split, "role": i.role, **i.factors}
+        for i in case.items
+    ]
+    columns = dict.fromkeys(column for row in rows for column in row)
+    ids = [_encoded(model, case.name, row) for row in rows]
+    cache = cache_features(model, transcoders, ids, batch_size=BATCH, progress=True)
+    probability, top = cache.logits.double().softmax(-1).max(-1)
+    for row, p, token in zip(rows, probability.tolist(), top.tolist(), strict=True):
+        answer = answer_token(model, str(row["text"]), str(row["answer"]))
+        row |= {"answer_token": answer, "top1": token_text(model, token), "probability": p, "correct": token == answer}
+        for column in columns:
+            row.setdefault(column, "")
+    frame = pd.DataFrame(rows)
+    if "donor" in frame:
+        correct = dict(zip(frame["item"], frame["correct"], strict=True)) | {"": True}
+        for column in ("donor", "wrong_donor"):
+            unknown = [item for item in frame[column] if item not in correct]
+            if unknown:
+                raise InputError(f"case {case.name}: donor '{unknown[0]}' is no prompt of the case")
+        frame["correct_with_donor"] = [
+            bool(own and correct[donor] and correct[wrong])
+            for own, donor, wrong in zip(frame["correct"], frame["donor"], frame["wrong_donor"], strict=True)
+        ]
+    return cache, validate_table(frame, "prompts")
+
+
+def _encoded(model: Model, case: str, row: Mapping[str, object]) -> list[int]:
+    try:
+        answer_token(model, str(row["text"]), str(row["answer"]))
+        return encode(model, str(row["text"]))
+    except InputError as error:
+        raise InputError(f"case {case}, prompt {row['item']}: {error}") from None
+
+
+def evaluate(model: Model, frame: pd.DataFrame, split: str = "test") -> pd.DataFrame:
+    """Share of held-out prompts whose answer is the most probable token: columns behaviour, accuracy, n.
+
+    `frame` has columns prompt, answer, behaviour, split (dev or test).
+    """
+    chosen = frame[frame["split"] == split].reset_index(drop=True)
+    ids = [encode(model, prompt) for prompt in chosen["prompt"]]
+    answers = np.array([answer_token(model, p, a) for p, a in zip(chosen["prompt"], chosen["answer"], strict=True)])
+    top = np.zeros(len(chosen), dtype=np.int64)
+    for places, batch in length_batches(ids, BATCH):
+        logits, _ = run(model, token_batch(model, batch), positions=-1)
+        top[places.numpy()] = logits[:, 0].argmax(-1).cpu().numpy()
+    grouped = chosen.assign(right=top == answers).groupby("behaviour", sort=True)["right"]
+    return pd.DataFrame({"accuracy": grouped.mean(), "n": grouped.size()}).reset_index()
+
+
+def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> pd.DataFrame:
+    """Table `fidelity`: metrics by layer ('all' for the whole) and behaviour ('all' for the whole).
+
+    fvu: squared error over variance of what the transcoder is to write; l0: active features per position; dead: share of
+    features that never fire on these prompts; top1_agreement: the replacement model's answer is the model's;
+    loss_recovered: 1 - (replacement loss - loss) / (loss with MLPs replaced by their mean output - loss).
+    """
+    if "split" in frame:
+        frame = frame[frame["split"] != "dev"]
+    frame = pd.concat([_thinned(group) for _, group in frame.groupby("behaviour", sort=True)], ignore_index=True)
+    ids = [encode(model, prompt) for prompt in frame["prompt"]]
+    answers = [answer_token(model, p, a) for p, a in zip(frame["prompt"], frame["answer"], strict=True)]
+    layers = range(model.n_layers)
+    names = [f"blocks.{layer}.{hook}" for layer in layers for hook in (transcoders.read_hook, transcoders.write_hook)]
+    square, total = (torch.zeros(len(frame), model.n_layers, dtype=torch.float64) for _ in range(2))
+    active = torch.zeros(len(frame), model.n_layers, dtype=torch.float64)
+    tokens = torch.tensor([len(prompt) - 1 for prompt in ids], dtype=torch.float64)
+    fired = [torch.zeros(count, dtype=torch.bool) for count in transcoders.n_features]
+    mean = _mean_outputs(model, transcoders, ids, names)
+    loss = torch.zeros(len(frame), 3, dtype=torch.float64)
+    top = torch.zeros(len(frame), 2, dtype=torch.long)
+    for places, batch in length_batches(ids, BATCH):
+        batch = token_batch(model, batch)
+        logits, seen = run(model, batch, reads=names, positions=-1)
+        acts = [feature_activations(transcoders, layer, seen[f"blocks.{layer}.{transcoders.read_hook}"]) for layer in layers]
+        for layer in layers:
+            x, y = (seen[f"blocks.{layer}.{hook}"][:, 1:] for hook in (transcoders.read_hook, transcoders.write_hook))
+            made = reconstruct(transcoders, layer, [a[:, 1:] for a in acts], x)
+            square[places, layer] = (y - made).double().square().sum((1, 2)).cpu()
+            total[places, layer] = (y - mean[layer]).double().square().sum((1, 2)).cpu()
+            active[places, layer] = (acts[layer][:, 1:] > 0).double().sum((1, 2)).cpu()
+            fired[layer] |= (acts[layer][:, 1:] > 0).flatten(0, 1).any(0).cpu()
+        replaced = _replacement_logits(model, transcoders, batch)
+        blank, _ = run(model, batch, edits=[_constant(model, transcoders, layer, mean[layer]) for layer in layers], positions=-1)
+        wanted = torch.tensor([answers[place] for place in places.tolist()])
+        for column, out in enumerate((logits, replaced, blank)):
+            loss[places, column] = torch.nn.functional.cross_entropy(out[:, 0].double().cpu(), wanted, reduction="none")
+        top[places] = torch.stack([out[:, 0].argmax(-1).cpu() for out in (logits, replaced)], 1)
+    rows: list[dict[str, object]] = []
+    groups = {"all": np.arange(len(frame))} | {str(k): np.asarray(v) for k, v in frame.groupby("behaviour").indices.items()}
+    for behaviour, places in groups.items():
+        at = torch.as_tensor(places)
+        for layer in [*map(str, layers), "all"]:
+            columns = slice(None) if layer == "all" else [int(layer)]
+            count = tokens[at].sum() * (model.n_layers if layer == "all" else 1)
+            ratio = square[at][:, columns].sum(0) / total[at][:, columns].sum(0)
+            values = {"fvu": float(ratio.mean()), "l0": float(active[at][:, columns].sum() / count)}
+            if behaviour == "all":
+                chosen = torch.cat(fired) if layer == "all" else fired[int(layer)]
+                values["dead"] = 1.0 - float(chosen.double().mean())
+            if layer == "all":
+                values["top1_agreement"] = float((top[at][:, 0] == top[at][:, 1]).double().mean())
+                clean, replacement, mean_loss = loss[at].mean(0).tolist()
+                values["loss_recovered"] = 1.0 - (replacement - clean) / (mean_loss - clean)
+            rows += [{"layer": layer, "behaviour": behaviour, "metric": metric, "value": value} for metric, value in values.items()]
+    return table("fidelity", rows)
+
+
+def _thinned(group: pd.DataFrame) -> pd.DataFrame:
+    step = -(-len(group) // MOST_PER_BEHAVIOUR)
+    return group.iloc[::step]
+
+
+def _mean_outputs(
+    model: Model, transcoders: TranscoderSet, ids: Sequence[Sequence[int]], names: Sequence[str]
+) -> list[Float[Tensor, " d_model"]]:
+    """Mean of what the transcoders are to write, over all positions but the first."""
+    total = [torch.zeros(model.d_model, dtype=torch.float64, device=model.device) for _ in range(model.n_layers)]
+    count = 0
+    for _, batch in length_batches(ids, BATCH):
+        _, seen = run(model, token_batch(model, batch), reads=names, positions=-1)
+        for layer in range(model.n_layers):
+            total[layer] += seen[f"blocks.{layer}.{transcoders.write_hook}"][:, 1:].double().sum((0, 1))
+        count += batch.shape[0] * (batch.shape[1] - 1)
+    return [(each / count).to(model.dtype) for each in total]
+
+
+def _constant(model: Model, transcoders: TranscoderSet, layer: int, value: Float[Tensor, " d_model"]):  # noqa: ANN202
+    def replace(tensor: Tensor) -> Tensor:
+        return torch.cat([tensor[:, :1], value.expand_as(tensor[:, 1:])], 1)
+
+    return f"blocks.{layer}.{transcoders.write_hook}", replace
+
+
+def _replacement_logits(model: Model, transcoders: TranscoderSet, ids: Tensor) -> Float[Tensor, "batch 1 vocab"]:
+    """Final logits with every MLP's output replaced by its transcoder's, except at the first position."""
+    activations: list[Tensor] = []
+    inputs: list[Tensor] = []
+
+    def read(tensor: Tensor) -> None:
+        inputs.append(tensor)
+        activations.append(feature_activations(transcoders, len(activations), tensor))
+
+    def write(layer: int):  # noqa: ANN202
+        def replace(tensor: Tensor) -> Tensor:
+            made = reconstruct(transcoders, layer, activations, inputs[layer])
+            return torch.cat([tensor[:, :1], made[:, 1:]], 1)
+
+        return replace
+
+    edits = []
+    for layer in range(model.n_layers):
+        edits += [(f"blocks.{layer}.{transcoders.read_hook}", read), (f"blocks.{layer}.{transcoders.write_hook}", write(layer))]
+    return run(model, ids, edits=edits, positions=-1)[0]

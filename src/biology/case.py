@@ -1,0 +1,381 @@
+"""A case study is a folder: `experiments/<case>/{README.md, case.yaml, claims.yaml, prompts.csv, case.py}`.
+
+There is no registry. A folder of `experiments/` that holds a `case.yaml`, and whose name does not start with `_`, is
+a case; copying `experiments/_template/` makes a new one. `case.yaml` holds what may change often (prompts, supernode
+rules, interventions, figures). `claims.yaml` holds what must change loudly: what the paper says, and the statistic, the
+control and the threshold by which we judge it. `experiments/claims.lock` keeps one hash per claim, so that a threshold
+changed after the fact is an error unless the claim says `amended:` and why.
+"""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import hashlib
+import json
+import re
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator
+
+from biology.config import InputError, Strict, read_yaml, validate
+
+Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
+CONTROLS = ("match", "donor", "position", "shuffle", "direction", "clean")
+"""Control arms of the `evidence` table; the remaining arm is `effect`."""
+ITEM_COLUMNS = ("item", "text", "answer", "cluster", "split", "role")
+
+
+class Paper(Strict):
+    """Where the paper treats this case."""
+
+    section: str
+    url: str
+
+
+class Prompt(Strict):
+    """One prompt shown by name. Prompts are exploratory unless they say `split: registered`."""
+
+    text: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    split: Literal["registered", "exploratory"] = "exploratory"
+    factors: dict[str, str] = {}
+    """What the prompt is about, under the names of the free columns of `prompts.csv`, e.g. {state: Texas}."""
+
+
+class Item(Strict):
+    """One row of `prompts.csv`. Rules and strengths are fixed on `dev` items with role `select`; claims read
+    `heldout`."""
+
+    item: str = Field(min_length=1)
+    text: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    cluster: str = Field(min_length=1)
+    split: Literal["dev", "heldout"]
+    role: Literal["select", "score"]
+    factors: dict[str, str] = {}
+    """The free columns, e.g. {city: Dallas, relation: capital, place: Texas}."""
+
+
+class SupernodeRule(Strict):
+    """How to find the members of a supernode: a rule over activations and decoders, never over the graph or an effect.
+
+    A feature is a member if it meets all conditions that are given.
+    """
+
+    at: str = "last"
+    """Token position: `last`, an index such as `-2`, a literal token as `token:Dallas`, or the last piece of a factor of the
+    prompt as `factor:city`."""
+    factor: str | None = None
+    """The features that tell the levels of this factor apart (one set per level): active on prompts of the level, silent
+    elsewhere, by `precision` and `recall` over prompts with role `select`."""
+    precision: float = Field(default=0.9, ge=0, le=1)
+    """Of the selecting prompts on which a member fires, the share that is of its level."""
+    recall: float = Field(default=0.9, ge=0, le=1)
+    """Of the selecting prompts of its level, the share on which a member fires."""
+    split: Literal["dev", "any"] = "dev"
+    """Which prompts select: those of development clusters only, or any (then name columns in `apart`)."""
+    apart: tuple[str, ...] = ()
+    """Columns in which every selecting prompt must differ from the prompt that is scored."""
+    active_on: tuple[str, ...] = ()
+    """Named prompts on which the feature must be active at that position."""
+    silent_on: tuple[str, ...] = ()
+    """Named prompts on which it must not be."""
+    promotes: tuple[str, ...] = ()
+    """Tokens, one of which must be among the `top` tokens that the decoder promotes. `answer` stands for the prompt's own
+    answer, `answers` for those of all prompts of the level."""
+    spares: tuple[str, ...] = ()
+    """Tokens that must not be among the `top` promoted ones (`answer`, `answers` as above), so that an injection does not
+    simply inject the answer."""
+    top: int = Field(default=10, gt=0)
+    layers: tuple[int, int] | None = None
+    """First and last layer, both included."""
+    most: int | None = Field(default=None, gt=0)
+    """Keeps so many with the largest recall."""
+
+
+class Experiment(Strict):
+    """One measurement on every scored prompt, with its controls beside it.
+
+    `inhibit` holds a supernode at M times its clean activation (1 does nothing, 0 ablates, -1 flips the sign); `swap` holds
+    one at -M times and another at M times its activation on the donor prompt; `inject` does the latter alone. `graph` and
+    `signs` perturb nothing: path shares of the attribution graph, and whether its signs foretell the effects of inhibitions.
+    """
+
+    kind: Literal["inhibit", "inject", "swap", "graph", "signs"]
+    inhibit: str | None = None
+    """Supernode held at multiples of its clean activation."""
+    inject: str | None = None
+    """Supernode of the donor prompt (columns `donor` and, for the control, `wrong_donor` of the prompt set)."""
+    only: dict[str, str] = {}
+    """Restricts the scored prompts to those with these levels of factors."""
+    strengths: tuple[float, ...] = (0.0,)
+    """Multipliers M; where there are several, development prompts decide."""
+    depths: tuple[float, ...] = (1.0,)
+    """Constrained patching: share of the layers that are held, from below; development prompts decide."""
+    direction: Literal["increase", "decrease"] = "increase"
+    """Where the first outcome is to go when development prompts decide."""
+    elsewhere: str = "1"
+    """Position (as in a supernode's `at`) of the `position` control."""
+    dose: bool = False
+    """Whether all strengths are also run on the held-out prompts, for the dose-response figure (judged by no claim)."""
+    through: str | None = None
+    """`graph`: the supernode that paths pass through."""
+    source: str | None = None
+    """`graph`: the factor at whose tokens the paths of `shortcut` and `source_share` start."""
+    of: tuple[str, ...] = ()
+    """`signs`: the inhibitions whose effects are compared with the graph."""
+    controls: tuple[Literal["match", "donor", "position", "shuffle", "direction", "clean"], ...] = ("match",)
+    outcomes: tuple[str, ...] = Field(min_length=1)
+    prompts: tuple[str, ...] = ()
+    """Named prompts to show it on."""
+
+
+class Source(Strict):
+    """Section of the paper, and how well we know what it says (see CONTRIBUTING.md)."""
+
+    section: str
+    confidence: str
+
+
+class Specificity(Strict):
+    """The effect must be at least `ratio` times the mean of each of these control arms."""
+
+    arms: tuple[Literal["donor", "position", "shuffle", "direction"], ...]
+    ratio: float = Field(gt=1)
+
+
+class Part(Strict):
+    """One measurement that a claim needs; a claim holds if all its parts do."""
+
+    name: str
+    experiment: str
+    outcome: str
+    control: Literal["match", "donor", "position", "shuffle", "direction", "clean", "none"]
+    direction: Literal["increase", "decrease", "equivalent"]
+    minimum: float = Field(gt=0)
+    """Smallest effect that counts, in the unit of the outcome; for `equivalent` the margin."""
+    specificity: Specificity | None = None
+    ceiling: dict[Literal["match", "donor", "position", "shuffle", "direction", "clean"], float] = {}
+    """Largest mean allowed for a control arm."""
+
+
+class Amendment(Strict):
+    """Why a registered claim was changed; `previous` is its hash in claims.lock before the change."""
+
+    date: datetime.date
+    reason: str = Field(min_length=10)
+    previous: str = Field(pattern=r"^[0-9a-f]{64}$")
+
+
+class Claim(Strict):
+    """One sentence of the paper and the rule by which it is judged, registered before the run."""
+
+    id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    title: str
+    paper_says: str
+    source: Source
+    gate: str = "correct"
+    """Boolean column of the `prompts` table that an item must pass to be scored."""
+    parts: tuple[Part, ...] = Field(min_length=1)
+    minimum_n: int = Field(default=256, gt=0)
+    """Fewest items that must pass the gate."""
+    registered: datetime.date
+    amended: tuple[Amendment, ...] = ()
+    expected: dict[str, Verdict] = {}
+    """Verdict expected on models that lack the mechanism, written down before they were trained."""
+
+    @field_validator("amended", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+
+class _CaseFile(Strict):
+    paper: Paper
+    prompts: dict[str, Prompt]
+    prompt_set: str | None = None
+    supernodes: dict[str, SupernodeRule] = {}
+    experiments: dict[str, Experiment] = {}
+    figures: tuple[str, ...] = ()
+
+
+class Case(Strict):
+    """A case study as read from its folder."""
+
+    name: str
+    folder: Path
+    paper: Paper
+    prompts: dict[str, Prompt]
+    """The named prompts, shown in figures."""
+    items: tuple[Item, ...] = ()
+    """The prompt set, judged by the claims."""
+    supernodes: dict[str, SupernodeRule] = {}
+    experiments: dict[str, Experiment] = {}
+    figures: tuple[str, ...] = ()
+
+
+def discover_cases(root: str | Path) -> list[str]:
+    """Names of the cases below `root/experiments`, sorted."""
+    return sorted(
+        path.parent.name for path in Path(root).glob("experiments/*/case.yaml") if not path.parent.name.startswith("_")
+    )
+
+
+def _folder(root: str | Path, name: str) -> Path:
+    folder = Path(root) / "experiments" / name
+    if not (folder / "case.yaml").is_file():
+        known = ", ".join(discover_cases(root)) or "none"
+        raise InputError(f"unknown case '{name}': {folder / 'case.yaml'} does not exist. Known cases: {known}.")
+    return folder
+
+
+def load_case(root: str | Path, name: str) -> Case:
+    """The case study `root/experiments/<name>`. `InputError` names the file and what is wrong in it."""
+    folder = _folder(root, name)
+    path = folder / "case.yaml"
+    file = validate(_CaseFile, read_yaml(path), path)
+    items = _read_items(folder / file.prompt_set) if file.prompt_set else ()
+    for item in items:
+        if item.item in file.prompts:
+            raise InputError(f"{folder / str(file.prompt_set)}: item '{item.item}' is also a prompt of case.yaml.")
+    for label, rule in file.supernodes.items():
+        for prompt in (*rule.active_on, *rule.silent_on):
+            _known(path, f"supernodes.{label}", "prompt", prompt, file.prompts)
+    for label, experiment in file.experiments.items():
+        for supernode in filter(None, (experiment.inhibit, experiment.inject, experiment.through)):
+            _known(path, f"experiments.{label}", "supernode", supernode, file.supernodes)
+        for other in experiment.of:
+            _known(path, f"experiments.{label}", "experiment", other, file.experiments)
+        for prompt in experiment.prompts:
+            _known(path, f"experiments.{label}", "prompt", prompt, file.prompts)
+    fields = {key: value for key, value in file if key != "prompt_set"}
+    return Case(name=name, folder=folder, items=items, **fields)
+
+
+def fingerprint(case: Case, *fields: str) -> str:
+    """SHA-256 of some fields of a case: a parameter of the rules, so that a stage runs again for what it reads only."""
+    chosen = case.model_dump_json(include=set(fields))
+    return hashlib.sha256(chosen.encode()).hexdigest()[:16]
+
+
+def load_claims(root: str | Path, name: str) -> tuple[Claim, ...]:
+    """The claims of a case, in the order of its `claims.yaml` (a mapping from the claim's id to its fields)."""
+    path = _folder(root, name) / "claims.yaml"
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected a mapping from claim id to claim.")
+    experiments = load_case(root, name).experiments
+    claims = []
+    for key, fields in data.items():
+        if not isinstance(fields, dict):
+            raise InputError(f"{path}: {key}: expected a mapping of fields.")
+        if "id" in fields:
+            raise InputError(f"{path}: {key}: unknown key 'id'. The id of a claim is the name it stands under.")
+        claim = validate(Claim, {"id": key, **fields}, path, where=str(key))
+        for part in claim.parts:
+            _known(path, f"{key}.parts.{part.name}", "experiment", part.experiment, experiments)
+            _known(path, f"{key}.parts.{part.name}", "outcome", part.outcome, experiments[part.experiment].outcomes)
+        claims.append(claim)
+    return tuple(claims)
+
+
+def claims_lock(claims: tuple[Claim, ...]) -> dict[str, str]:
+    """SHA-256 of each claim by id: of its canonical JSON without `amended`, so that comments and layout do not matter.
+
+    Defaults are hashed like stated values, so that changing a default is a change too; empty fields are not, so that
+    a new optional field leaves the old claims as they were.
+    """
+    hashes = {}
+    for claim in claims:
+        stated = _without_empty(claim.model_dump(mode="json", exclude={"amended"}))
+        text = json.dumps(stated, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        hashes[claim.id] = hashlib.sha256(text.encode()).hexdigest()
+    return hashes
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key: _without_empty(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in kept.items() if inner not in (None, [], {})}
+    return [_without_empty(inner) for inner in value] if isinstance(value, list) else value
+
+
+def read_lock(root: str | Path) -> dict[str, dict[str, str]]:
+    """`experiments/claims.lock`: {case: {claim: sha256}}; empty if the file does not exist yet."""
+    path = Path(root) / "experiments" / "claims.lock"
+    if not path.is_file():
+        return {}
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise InputError(f"{path}: not valid JSON ({error}).") from None
+
+
+def check_lock(root: str | Path) -> None:
+    """Raises `InputError` unless every claim on disk is the one in `experiments/claims.lock`, and the reverse."""
+    locked, current = read_lock(root), refreshed_lock(root)
+    for case, hashes in current.items():
+        for claim, digest in hashes.items():
+            if claim not in locked.get(case, {}):
+                raise InputError(f"claim '{claim}' of case '{case}' is not registered: run `biology lock`.")
+            if locked[case][claim] != digest:
+                raise InputError(f"claim '{claim}' of case '{case}' is amended but not locked: run `biology lock`.")
+
+
+def refreshed_lock(root: str | Path) -> dict[str, dict[str, str]]:
+    """The lock as `biology lock` writes it: new claims are added, amended claims replaced.
+
+    Raises `InputError` if a locked claim was changed without an amendment that names its locked hash, or was removed.
+    """
+    locked = read_lock(root)
+    current: dict[str, dict[str, str]] = {}
+    for case in discover_cases(root):
+        claims = load_claims(root, case)
+        current[case] = claims_lock(claims)
+        for claim in claims:
+            before = locked.get(case, {}).get(claim.id)
+            changed = before is not None and before != current[case][claim.id]
+            if changed and before not in [amendment.previous for amendment in claim.amended]:
+                raise InputError(
+                    f"claim '{claim.id}' of case '{case}' was changed without amendment. Undo the change, or add "
+                    f"`amended: {{date: ..., reason: ..., previous: {before}}}` and run `biology lock`."
+                )
+    for case, hashes in locked.items():
+        for claim in hashes:
+            if claim not in current.get(case, {}):
+                raise InputError(f"claim '{claim}' of case '{case}' is registered but gone. Registered claims stay.")
+    return current
+
+
+def _read_items(path: Path) -> tuple[Item, ...]:
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or [])
+            rows = list(reader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file (named by `prompt_set` in case.yaml).") from None
+    missing = [column for column in ITEM_COLUMNS if column not in columns]
+    if missing:
+        raise InputError(f"{path}: missing column(s) {', '.join(missing)}. Needed: {', '.join(ITEM_COLUMNS)}.")
+    for column in columns:
+        if columns.count(column) > 1 or not re.fullmatch(r"[a-z][a-z0-9_]*", column):
+            raise InputError(f"{path}: bad or repeated column name '{column}'.")
+    items, seen = [], set()
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise InputError(f"{path}: row {number} does not have {len(columns)} columns.")
+        factors = {column: row.pop(column) for column in columns if column not in ITEM_COLUMNS}
+        item = validate(Item, {**row, "factors": factors}, path, where=f"row {number}")
+        if item.item in seen:
+            raise InputError(f"{path}: row {number}: item '{item.item}' occurs twice.")
+        seen.add(item.item)
+        items.append(item)
+    return tuple(items)
+
+
+def _known(path: Path, where: str, kind: str, name: str, known: Any) -> None:
+    if name not in known:
+        raise InputError(f"{path}: {where}: unknown {kind} '{name}'. Known: {', '.join(known)}.")

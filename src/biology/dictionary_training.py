@@ -1,0 +1,111 @@
+"""Training per-layer transcoders on cached activations.
+
+BatchTopK during training (the k * batch largest activations of a batch are kept), JumpReLU with one threshold per layer
+afterwards: the form every reader of the SAELens layout understands, and one whose sparsity is set by k alone. Features
+that have stopped firing are taught the error that the others leave (auxiliary loss), so that few stay dead.
+
+Sources: Circuit Tracing, appendix on training (target, normalisation); Bussmann et al. 2024 (BatchTopK); Gao et al. 2024
+(auxiliary loss for dead features).
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float
+from tqdm import tqdm
+
+
+@dataclass(frozen=True)
+class DictionaryRecipe:
+    """Everything that decides a layer's transcoder but the seed and the activations."""
+
+    n_features: int = 2048
+    k: int = 20
+    steps: int = 1500
+    batch: int = 4096
+    learning_rate: float = 2e-3
+    decay_from: float = 0.5
+    dead_after: int = 100
+    auxiliary_k: int = 32
+    auxiliary_weight: float = 1 / 8
+
+
+def batch_top_k(pre: Float[torch.Tensor, "batch feature"], k: int) -> Float[torch.Tensor, "batch feature"]:
+    """Keep about the ``k * batch`` largest positive pre-activations; the cut is read off the first 256 rows, for speed."""
+    positive = pre.relu()
+    sample = positive[:256].detach().flatten()
+    cut = sample.kthvalue(sample.numel() - k * min(256, len(positive))).values
+    return positive * (positive > cut)
+
+
+def train_transcoder(
+    inputs: Float[torch.Tensor, "token d_in"],
+    outputs: Float[torch.Tensor, "token d_out"],
+    recipe: DictionaryRecipe,
+    seed: int,
+    *,
+    label: str = "transcoder",
+    progress: bool = True,
+) -> dict[str, torch.Tensor]:
+    """Fit one layer. Returns W_enc [d_in, feature], b_enc, W_dec [feature, d_out], b_dec, threshold (SAELens orientation).
+
+    Inputs and outputs are scaled to unit mean square for training and the scales are folded back into the weights.
+    """
+    device = inputs.device
+    generator = torch.Generator(device="cpu").manual_seed(seed)
+    d_in, d_out = inputs.shape[1], outputs.shape[1]
+    input_scale = inputs.square().mean().sqrt()
+    centre = outputs.mean(0)
+    output_scale = (outputs - centre).square().mean().sqrt()
+    x_all, y_all = inputs / input_scale, outputs / output_scale
+
+    directions = torch.randn(recipe.n_features, d_in, generator=generator).to(device)
+    w_enc = torch.nn.Parameter((directions / directions.norm(dim=1, keepdim=True)).T.contiguous() / math.sqrt(d_in) * 4)
+    b_enc = torch.nn.Parameter(torch.zeros(recipe.n_features, device=device))
+    decoders = torch.randn(recipe.n_features, d_out, generator=generator).to(device)
+    w_dec = torch.nn.Parameter(0.3 * decoders / decoders.norm(dim=1, keepdim=True))
+    b_dec = torch.nn.Parameter(centre / output_scale)
+    parameters = [w_enc, b_enc, w_dec, b_dec]
+    optimiser = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99))
+    silent = torch.zeros(recipe.n_features, device=device)
+    cuts = []
+
+    for step in tqdm(range(recipe.steps), desc=label, disable=not progress, mininterval=5):
+        left = (recipe.steps - step) / (recipe.steps * (1 - recipe.decay_from))
+        optimiser.param_groups[0]["lr"] = recipe.learning_rate * min(1.0, left, (step + 1) / 50)
+        pick = torch.randint(len(x_all), (recipe.batch,), generator=generator).to(device)
+        x, y = x_all[pick], y_all[pick]
+        pre = x @ w_enc + b_enc
+        kept = batch_top_k(pre, recipe.k)
+        error = y - kept @ w_dec - b_dec
+        loss = error.square().mean()
+        fired = (kept > 0).any(0)
+        silent = torch.where(fired, 0.0, silent + 1)
+        dead = silent > recipe.dead_after
+        if dead.any():
+            n = min(recipe.auxiliary_k, int(dead.sum()))
+            values, index = pre.masked_fill(~dead, -torch.inf).topk(n, dim=1)
+            rescue = torch.zeros_like(pre).scatter(1, index, values.relu()) @ w_dec
+            loss = loss + recipe.auxiliary_weight * (error.detach() - rescue).square().mean()
+        optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        optimiser.step()
+        if step >= 0.9 * recipe.steps:
+            positive = kept[kept > 0]
+            if len(positive):
+                cuts.append(positive.min().detach())
+
+    # One threshold: the typical smallest activation that BatchTopK still kept.
+    with torch.no_grad():
+        threshold = torch.stack(cuts).mean() * torch.ones(recipe.n_features, device=device)
+        norm = w_dec.norm(dim=1)  # unit decoders: activations then measure the size of what is written
+        norm = torch.where(norm > 0, norm, 1.0)
+        made = {
+            "W_enc": w_enc / input_scale * norm * output_scale,
+            "b_enc": b_enc * norm * output_scale,
+            "W_dec": w_dec / norm[:, None],
+            "b_dec": b_dec * output_scale,
+            "threshold": threshold * norm * output_scale,
+        }
+    return {name: value.detach().contiguous() for name, value in made.items()}

@@ -1,0 +1,404 @@
+"""The attribution graph of one prompt: nodes, direct effects, influence, pruning, scores.
+
+`adjacency[target, source]` is the direct linear effect of a source node on a target's pre-activation. Nodes are ordered
+
+    features by (layer, pos, feature) | errors by (layer, pos) | tokens by pos | targets (logits)
+
+and only features and targets have incoming edges. With rows normalised to N = |A| / sum |A| and target weights w (the
+probabilities of the logits), the influence of a node is I = wN + wN^2 + ... ("Circuit Tracing: Revealing
+Computational Graphs in Language Models", appendix on graph pruning; the same definitions as the circuit-tracer
+library, with which the tests compare). A feature is influenced by lower layers only, so one sweep down the layers
+sums the series: I_s = sum_t (I_t + w_t) N[t, s].
+
+Two choices differ from circuit-tracer: a threshold of 1 keeps everything, and every node carries `bias` and
+`pre_activation`, so that "incoming edges + bias = pre-activation" can be checked (`row_residual`).
+"""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+FEATURE, ERROR, TOKEN, LOGIT = range(4)
+KIND_NAMES = ("feature", "error", "token", "logit")
+ROW_FLOOR = 1e-10  # rows that sum to less (errors, tokens, unexplained features) stay zero when normalised
+CHUNK_ENTRIES = 4_000_000  # adjacency entries held as float64 at any one time
+
+
+@dataclass(frozen=True, eq=False)
+class Graph:
+    """Nodes and direct effects of one prompt; fields that do not apply to a node are -1 (integers) or 0 (floats).
+
+    `probability` is the weight w of a target: the model's probability of that token, 1 for contrasts, directions and
+    features. `pre_activation` comes from the unmodified forward pass and `bias` from the affine pass without sources,
+    never one from the other. `metadata` holds plain JSON values: tokens, token_ids, n_layers, n_vocab, target_labels,
+    and how the graph was made.
+    """
+
+    kind: Int[Tensor, " node"]
+    layer: Int[Tensor, " node"]
+    pos: Int[Tensor, " node"]
+    feature: Int[Tensor, " node"]
+    token_id: Int[Tensor, " node"]
+    activation: Float[Tensor, " node"]
+    probability: Float[Tensor, " node"]
+    adjacency: Float[Tensor, "node node"]
+    bias: Float[Tensor, " node"]
+    pre_activation: Float[Tensor, " node"]
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        n = self.kind.numel()
+        if self.adjacency.shape != (n, n):
+            raise ValueError(f"adjacency is {tuple(self.adjacency.shape)}, but there are {n} nodes")
+        if n and bool((self.kind[1:] < self.kind[:-1]).any()):
+            raise ValueError("nodes must be ordered features | errors | tokens | targets")
+        layers = self.layer[self.features]
+        if bool((layers[1:] < layers[:-1]).any()):
+            raise ValueError("feature nodes must be ordered by layer")
+
+    def span(self, kind: int) -> slice:
+        """The contiguous range of nodes of one kind."""
+        start = int((self.kind < kind).sum())
+        return slice(start, start + int((self.kind == kind).sum()))
+
+    @property
+    def n_nodes(self) -> int:
+        return self.kind.numel()
+
+    @property
+    def features(self) -> slice:
+        return self.span(FEATURE)
+
+    @property
+    def errors(self) -> slice:
+        return self.span(ERROR)
+
+    @property
+    def tokens(self) -> slice:
+        return self.span(TOKEN)
+
+    @property
+    def logits(self) -> slice:
+        return self.span(LOGIT)
+
+    @property
+    def weights(self) -> Float[Tensor, " node"]:
+        """Target weights w, float64: probabilities on the targets, 0 elsewhere."""
+        return torch.where(self.kind == LOGIT, self.probability, 0).double()
+
+
+class Scores(NamedTuple):
+    """replacement: share of leaf influence that comes from tokens and not errors; completeness: share of inputs
+    explained."""
+
+    replacement: float
+    completeness: float
+
+
+class GraphPath(NamedTuple):
+    """Node indices from the source to the target; strength = w_target * product of normalised |edges|; signed edge
+    weights."""
+
+    nodes: tuple[int, ...]
+    strength: float
+    edges: tuple[float, ...]
+
+
+# ---------------------------------------------------------------------------------------------------- influence
+def sweep_influence(
+    rows: Float[Tensor, "row node"],
+    row_node: Int[Tensor, " row"],
+    row_depth: Int[Tensor, " row"],
+    weights: Float[Tensor, " node"],
+    *,
+    signed: bool = False,
+    removed: Bool[Tensor, " node"] | None = None,
+) -> Float[Tensor, " node"]:
+    """Influence (float64) from the incoming edges of some nodes; nodes without a row pass nothing on.
+
+    Row r belongs to node `row_node[r]`; rows are visited by falling `row_depth` (not at all if it is negative), and
+    an edge may only come from a lower depth. `signed` keeps the sign of each edge, so that opposite paths cancel;
+    `removed` nodes pass nothing on and get 0.
+    """
+    influence = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
+    weights = weights.double()
+    step = max(1, CHUNK_ENTRIES // max(1, rows.shape[1]))
+    for depth in reversed(torch.unique(row_depth[row_depth >= 0]).tolist()):
+        for index in (row_depth == depth).nonzero().flatten().split(step):
+            block = rows[index].double()
+            size = block.abs()
+            node = row_node[index]
+            passed = (influence[node] + weights[node]) / size.sum(1).clamp(min=ROW_FLOOR)
+            if removed is not None:
+                passed = passed * ~removed[node]
+            influence += passed @ (block if signed else size)
+    return influence if removed is None else influence * ~removed
+
+
+def depths(graph: Graph) -> Int[Tensor, " node"]:
+    """Order of the sweep: a feature's layer, the number of layers for targets, -1 for nodes without incoming edges."""
+    top = int(graph.layer.max()) + 1 if graph.n_nodes else 0
+    return torch.where(graph.kind == LOGIT, top, torch.where(graph.kind == FEATURE, graph.layer, -1))
+
+
+def _row_blocks(graph: Graph) -> Iterator[Tensor]:
+    """Indices of the nodes with incoming edges, in blocks of bounded size."""
+    return iter((depths(graph) >= 0).nonzero().flatten().split(max(1, CHUNK_ENTRIES // max(1, graph.n_nodes))))
+
+
+def influence(
+    graph: Graph,
+    weights: Float[Tensor, " node"] | None = None,
+    *,
+    signed: bool = False,
+    removed: Bool[Tensor, " node"] | None = None,
+) -> Float[Tensor, " node"]:
+    """Influence of every node on the targets (or on `weights`), through all paths; float64.
+
+    I = wN + wN^2 + ... with N = |A| / row sums of |A|; `signed=True` uses N = A / row sums of |A|, so that opposite
+    paths cancel.
+    """
+    weights = graph.weights if weights is None else weights
+    every = torch.arange(graph.n_nodes, device=graph.kind.device)
+    return sweep_influence(graph.adjacency, every, depths(graph), weights, signed=signed, removed=removed)
+
+
+def cumulative_scores(values: Float[Tensor, " node"]) -> Float[Tensor, " node"]:
+    """For each entry the cumulative share of all entries at least as large: small = important (the `influence` of
+    exported graphs)."""
+    order = values.argsort(descending=True, stable=True)
+    total = values.sum().clamp(min=torch.finfo(values.dtype).tiny)
+    scores = torch.empty_like(values)
+    scores[order] = (values[order].cumsum(0) / total).clamp(max=1)
+    return scores
+
+
+# ------------------------------------------------------------------------------------------------------ pruning
+def share_threshold(values: Float[Tensor, " entry"], share: float) -> float:
+    """The smallest value of the shortest descending prefix whose sum reaches `share` of the total; -inf if share >=
+    1."""
+    if share >= 1 or values.numel() == 0:
+        return float("-inf")
+    total = values.sum(dtype=torch.float64)
+    # entries below this together hold less than the share left out, so that none of them is in the prefix: do not
+    # sort them
+    survivors = values[values >= float(total) * (1 - share) / values.numel()]
+    survivors = survivors.sort(descending=True).values
+    reached = torch.searchsorted(survivors.double().cumsum(0), total * share)
+    return float(survivors[min(int(reached), survivors.numel() - 1)]) if survivors.numel() else float("-inf")
+
+
+def prune(
+    graph: Graph, node_threshold: float = 0.8, edge_threshold: float = 0.98
+) -> tuple[Bool[Tensor, " node"], Bool[Tensor, "node node"]]:
+    """Masks of the nodes and edges that hold `node_threshold` of node and `edge_threshold` of edge influence.
+
+    Tokens and targets are always kept; kept features have a kept edge in and out, kept errors one out. A threshold of
+    1 keeps every node (every edge that is not zero). Only the edges between kept nodes are ever scored or sorted.
+    Raises ValueError for thresholds outside [0, 1].
+    """
+    for name, value in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
+        if not 0 <= value <= 1:
+            raise ValueError(f"{name} must lie between 0 and 1, not {value}")
+    strength = influence(graph)
+    fixed = graph.kind >= TOKEN
+    node_mask = fixed | (strength >= share_threshold(strength, node_threshold))
+    kept = node_mask.nonzero().flatten()
+    inner = _submatrix(graph.adjacency, kept)
+    weights, kind = graph.weights[kept], graph.kind[kept]
+    every = torch.arange(kept.numel(), device=kept.device)
+    passed = sweep_influence(inner, every, depths(graph)[kept], weights) + weights
+    size = inner.abs_()
+    score = size.mul_((passed / size.sum(1, dtype=torch.float64).clamp(min=ROW_FLOOR)).to(size.dtype)[:, None])
+    edges = (score >= share_threshold(score[score > 0], edge_threshold)) & (score > 0)
+    alive = torch.ones_like(kept, dtype=torch.bool)
+    while True:
+        edges &= alive[:, None] & alive
+        still = fixed[kept] | (edges.any(0) & ((kind == ERROR) | edges.any(1)))
+        if torch.equal(still, alive):
+            break
+        alive = still
+    node_mask = torch.zeros_like(node_mask).index_put((kept,), alive)
+    edge_mask = torch.zeros(graph.adjacency.shape, dtype=torch.bool, device=kept.device)
+    target, source = edges.nonzero(as_tuple=True)
+    edge_mask[kept[target], kept[source]] = True
+    return node_mask, edge_mask
+
+
+def _submatrix(matrix: Tensor, kept: Tensor) -> Tensor:
+    if kept.numel() == matrix.shape[0]:
+        return matrix.clone()
+    return torch.cat([matrix[rows][:, kept] for rows in kept.split(max(1, CHUNK_ENTRIES // matrix.shape[0]))])
+
+
+# ------------------------------------------------------------------------------------------------------- scores
+def scores(graph: Graph) -> Scores:
+    """Replacement and completeness of the graph given (not pruned); a graph without influence scores 0 and 0.
+
+    replacement = I(tokens) / (I(tokens) + I(errors)); completeness = mean over nodes, weighted by I + w, of the share
+    of a node's |input| that does not come from errors (errors and tokens themselves count as 1).
+    """
+    strength = influence(graph)
+    tokens, errors = float(strength[graph.tokens].sum()), float(strength[graph.errors].sum())
+    passed = strength + graph.weights
+    unexplained = torch.zeros_like(passed)
+    for index in _row_blocks(graph):
+        size = graph.adjacency[index].abs()
+        from_errors = size[:, graph.errors].sum(1, dtype=torch.float64)
+        unexplained[index] = from_errors / size.sum(1, dtype=torch.float64).clamp(min=ROW_FLOOR)
+    total = float(passed.sum())
+    return Scores(
+        tokens / (tokens + errors) if tokens + errors > 0 else 0.0,
+        float(((1 - unexplained) * passed).sum()) / total if total > 0 else 0.0,
+    )
+
+
+def row_residual(graph: Graph) -> Float[Tensor, " node"]:
+    """|sum of incoming edges + bias - pre-activation| / (sum of |edges| + |bias|), float64; 0 for errors and tokens."""
+    residual = torch.zeros(graph.n_nodes, dtype=torch.float64, device=graph.adjacency.device)
+    for index in _row_blocks(graph):
+        block, bias = graph.adjacency[index].double(), graph.bias[index].double()
+        gap = (block.sum(1) + bias - graph.pre_activation[index].double()).abs()
+        residual[index] = gap / (block.abs().sum(1) + bias.abs()).clamp(min=torch.finfo(torch.float64).tiny)
+    return residual
+
+
+def _mask(graph: Graph, nodes: Tensor | Iterable[int]) -> Bool[Tensor, " node"]:
+    if isinstance(nodes, Tensor) and nodes.dtype == torch.bool:
+        return nodes
+    mask = torch.zeros(graph.n_nodes, dtype=torch.bool, device=graph.kind.device)
+    mask[torch.as_tensor(list(nodes), dtype=torch.long, device=mask.device)] = True
+    return mask
+
+
+def path_share(
+    graph: Graph,
+    node_set: Tensor | Iterable[int],
+    target: int | None = None,
+    *,
+    sources: Tensor | Iterable[int] | None = None,
+) -> float:
+    """Share of the |influence| on `target` (all targets, weighted, if None) whose path passes through at least one
+    node of the set.
+
+    A path runs from a leaf (any token or error, or those in `sources`) to the target; its strength is the product of
+    its edges in N. Share = 1 - (leaf influence with the set's rows and columns removed, N not renormalised) / (leaf
+    influence). A leaf in the set counts as passed through. 0 if no influence arrives at all. Raises ValueError if the
+    target is in the set.
+    """
+    removed = _mask(graph, node_set)
+    leaves = (graph.kind == ERROR) | (graph.kind == TOKEN) if sources is None else _mask(graph, sources)
+    weights = graph.weights
+    if target is not None:
+        weights = torch.zeros_like(weights)
+        weights[target] = 1
+    if bool((removed & (weights > 0)).any()):
+        raise ValueError("path_share: a target cannot be a member of the node set")
+    total = float(influence(graph, weights)[leaves].sum())
+    around = float(influence(graph, weights, removed=removed)[leaves].sum())
+    return 1 - around / total if total > 0 else 0.0
+
+
+def fold(graph: Graph, keep: Tensor | Iterable[int]) -> Graph:
+    """The graph without the features outside `keep`: their edges are added to the error node of their (layer, pos)
+    cell.
+
+    Rows still add up. (A cross-layer feature is folded into the cell it is read in.) Raises ValueError if a cell has
+    no error node.
+    """
+    mask = _mask(graph, keep) | (graph.kind != FEATURE)
+    gone, kept = (~mask).nonzero().flatten(), mask.nonzero().flatten()
+    error = {(int(graph.layer[i]), int(graph.pos[i])): i for i in range(graph.errors.start, graph.errors.stop)}
+    new_index = mask.long().cumsum(0) - 1
+    try:
+        home = [int(new_index[error[int(graph.layer[i]), int(graph.pos[i])]]) for i in gone.tolist()]
+    except KeyError as missing:
+        raise ValueError(f"fold: no error node at (layer, pos) = {missing.args[0]}") from None
+    adjacency = _submatrix(graph.adjacency, kept)
+    adjacency.index_add_(1, torch.tensor(home, dtype=torch.long, device=kept.device), graph.adjacency[kept][:, gone])
+    names = ("kind", "layer", "pos", "feature", "token_id", "activation", "probability", "bias", "pre_activation")
+    return replace(graph, adjacency=adjacency, **{name: getattr(graph, name)[kept] for name in names})
+
+
+def subgraph_scores(graph: Graph, nodes: Tensor | Iterable[int]) -> Scores:
+    """Scores of the subgraph with only the features in `nodes`; all other features count as error (`fold`)."""
+    return scores(fold(graph, nodes))
+
+
+# -------------------------------------------------------------------------------------------------------- paths
+def strongest_paths(graph: Graph, n: int = 10, *, errors: bool = False) -> list[GraphPath]:
+    """The n strongest paths from a token (or an error, if `errors`) to a target, strongest first; exact best-first
+    search."""
+    depth = depths(graph)
+    leaf = (graph.kind == TOKEN) | ((graph.kind == ERROR) & errors)
+    best = leaf.double()  # the strongest continuation from a node down to a leaf
+    step = max(1, CHUNK_ENTRIES // max(1, graph.n_nodes))
+    for level in torch.unique(depth[depth >= 0]).tolist():
+        for index in (depth == level).nonzero().flatten().split(step):
+            best[index] = (_normalised(graph, index) * best).amax(1)
+    ticket = itertools.count()
+    weights = graph.weights
+    targets = (weights > 0).nonzero().flatten().tolist()
+    heap: list[tuple[float, int, float, tuple[int, ...]]]
+    heap = [(-float(weights[t] * best[t]), next(ticket), float(weights[t]), (t,)) for t in targets]
+    heapq.heapify(heap)
+    found: list[GraphPath] = []
+    while heap and len(found) < n:
+        bound, _, strength, path = heapq.heappop(heap)
+        if bound >= 0:
+            break
+        if bool(leaf[path[-1]]):
+            edges = tuple(float(graph.adjacency[t, s]) for t, s in itertools.pairwise(path))
+            found.append(GraphPath(path[::-1], strength, edges[::-1]))
+            continue
+        row = _normalised(graph, torch.tensor([path[-1]], device=depth.device))[0]
+        reach = (row * best).topk(min(n, row.numel()))
+        for value, source in zip(reach.values.tolist(), reach.indices.tolist(), strict=True):
+            heapq.heappush(heap, (-strength * value, next(ticket), strength * float(row[source]), (*path, source)))
+    return found
+
+
+def _normalised(graph: Graph, index: Tensor) -> Tensor:
+    size = graph.adjacency[index].double().abs()
+    return size / size.sum(1, keepdim=True).clamp(min=ROW_FLOOR)
+
+
+def node_label(graph: Graph, index: int, labels: Mapping[tuple[int, int], str] | None = None) -> str:
+    """A node in words: `"Dallas"@9`, `feature 3/120@9 (Texas)`, `error 3@9`, `output "Austin"`."""
+    kind, layer, pos = int(graph.kind[index]), int(graph.layer[index]), int(graph.pos[index])
+    if kind == TOKEN:
+        return f'"{token_texts(graph)[pos]}"@{pos}'
+    if kind == ERROR:
+        return f"error {layer}@{pos}"
+    if kind == LOGIT:
+        return f'output "{target_labels(graph)[index - graph.logits.start]}"'
+    feature = int(graph.feature[index])
+    named = (labels or {}).get((layer, feature))
+    return f"feature {layer}/{feature}@{pos}" + (f" ({named})" if named else "")
+
+
+def describe(graph: Graph, path: GraphPath, labels: Mapping[tuple[int, int], str] | None = None) -> str:
+    """One path in words, with the share of all target weight that runs along it and the sign of its product."""
+    share = path.strength / max(float(graph.weights.sum()), ROW_FLOOR)
+    sign = "-" if sum(edge < 0 for edge in path.edges) % 2 else "+"
+    return f"{share:6.2%} {sign}  " + " -> ".join(node_label(graph, i, labels) for i in path.nodes)
+
+
+def token_texts(graph: Graph) -> list[str]:
+    """The prompt's tokens as text, one per position (their ids where there was no tokenizer)."""
+    ids = graph.token_id[graph.tokens].tolist()
+    return list(graph.metadata.get("tokens") or [f"<{i}>" for i in ids])
+
+
+def target_labels(graph: Graph) -> list[str]:
+    """The targets as text, one per logit node."""
+    ids = graph.token_id[graph.logits].tolist()
+    return list(graph.metadata.get("target_labels") or [f"<{i}>" for i in ids])

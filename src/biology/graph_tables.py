@@ -1,0 +1,212 @@
+"""Attribution graphs of a case, reduced to what claims and figures read: scores, edges between supernodes, path shares.
+
+Outcomes of an experiment of kind `graph`, for the supernode `through` and the token positions of the factor `source`:
+
+    path_share     share of the |influence| on the answer's logit whose paths pass through the supernode
+    shortcut       share of the source tokens' |influence| on the answer's logit that goes around the supernode
+    source_share   share of the |influence| on the supernode's members that starts at the source's tokens
+
+The matched control puts other active features of the same layers and positions, as many, in the supernode's place.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool
+from torch import Tensor
+from tqdm import tqdm
+
+from biology.attribution import attribute
+from biology.case import Experiment
+from biology.config import AttributionConfig, InputError
+from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, influence, path_share, prune, row_residual, scores, target_labels
+from biology.graph_json import export_json
+from biology.model import encode, token_text
+from biology.perturbation import Bench
+from biology.tables import table
+
+ANSWER = "answer"  # the answer's logit, as a node of supernode-level tables
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """Tables `graphs`, `edges` and `evidence`, and the graphs of the named prompts in the published format."""
+
+    graphs: pd.DataFrame
+    edges: pd.DataFrame
+    evidence: pd.DataFrame
+    shown: dict[str, dict]
+
+
+def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
+    """Trace every scored and every named prompt of a case; one graph at a time is in memory."""
+    case, prompts = bench.case, bench.prompts
+    measured = {name: experiment for name, experiment in case.experiments.items() if experiment.kind == "graph"}
+    wanted: dict[int, list[str]] = {bench.place[item]: [] for item in case.prompts}
+    for name, experiment in measured.items():
+        for place in bench.items(experiment):
+            wanted.setdefault(place, []).append(name)
+    graphs, edges, evidence, shown = [], [], [], {}
+    for place in tqdm(sorted(wanted), desc=f"{case.name}: graphs", mininterval=5):
+        item = prompts["item"].iat[place]
+        named = item in case.prompts
+        graph = attribute(
+            bench.model, bench.transcoders, bench.ids[place],
+            targets=None if named else [int(prompts["answer_token"].iat[place])],
+            max_logits=settings.max_logits, logit_probability=settings.logit_probability,
+            max_feature_nodes=settings.max_feature_nodes,
+        )  # fmt: skip
+        sets = node_sets(bench, item, graph)
+        edges += supernode_edges(bench, item, graph, sets, detailed=named)
+        for name in wanted[place]:
+            evidence += graph_evidence(bench, name, measured[name], place, graph, sets)
+        if not bool(sets[ANSWER].any()):
+            raise InputError(f"case {case.name}, prompt {item}: the answer is none of the most probable tokens of {bench.model.name}")
+        node_mask, edge_mask = prune(graph, settings.node_threshold, settings.edge_threshold)
+        graphs.append(
+            {
+                "item": item, "n_active": int((graph.kind == FEATURE).sum()), "n_nodes": int(node_mask.sum()),
+                "n_edges": int(edge_mask.sum()), **scores(graph)._asdict(), "error_share": _error_share(graph),
+                "row_residual": float(row_residual(graph).max()),
+            }
+        )  # fmt: skip
+        if named:
+            shown[item] = export_json(
+                graph, node_mask, edge_mask, slug=f"{case.name}-{item}".replace("_", "-"), scan=bench.model.name,
+                prompt=prompts["text"].iat[place],
+                supernodes={label: nodes.nonzero().flatten().tolist() for label, nodes in sets.items() if label in case.supernodes},
+                pruning_settings={"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold},
+                replication={"case": case.name},
+            )  # fmt: skip
+    return Reduced(table("graphs", graphs), table("edges", edges), table("evidence", evidence), shown)
+
+
+def _error_share(graph: Graph) -> float:
+    total = influence(graph)
+    leaves = float(total[(graph.kind == ERROR) | (graph.kind == TOKEN)].sum())
+    return float(total[graph.kind == ERROR].sum()) / leaves if leaves else 0.0
+
+
+def node_sets(bench: Bench, item: str, graph: Graph) -> dict[str, Bool[Tensor, " node"]]:
+    """The nodes of each supernode of a prompt, and of its answer's logit."""
+    sets = {}
+    feature = graph.kind == FEATURE
+    for name in bench.case.supernodes:
+        found = bench.sites.get((item, name))
+        if found is None:
+            continue
+        mask = torch.zeros(graph.n_nodes, dtype=torch.bool)
+        for site in found.itertuples():
+            mask |= feature & (graph.layer == site.layer) & (graph.pos == site.pos) & (graph.feature == site.feature)
+        if bool(mask.any()):
+            sets[name] = mask
+    answer = int(bench.prompts["answer_token"].iat[bench.place[item]])
+    sets[ANSWER] = (graph.kind == LOGIT) & (graph.token_id == answer)
+    return sets
+
+
+def source_tokens(bench: Bench, place: int, factor: str, graph: Graph) -> Bool[Tensor, " node"]:
+    """Token nodes of the pieces of a factor's text (a city's name)."""
+    row = bench.prompts.iloc[place]
+    start = row["text"].index(row[factor])
+    first = len(encode(bench.model, row["text"][:start].rstrip()))
+    last = len(encode(bench.model, row["text"][: start + len(row[factor])]))
+    return (graph.kind == TOKEN) & (graph.pos >= first) & (graph.pos < last)
+
+
+def graph_evidence(
+    bench: Bench, name: str, experiment: Experiment, place: int, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]]
+) -> list[dict[str, object]]:
+    """Evidence rows of one prompt: effect and matched control of every outcome. A missing supernode counts as zero."""
+    row = bench.prompts.iloc[place]
+    target = int(sets[ANSWER].nonzero()[0])
+    sources = source_tokens(bench, place, str(experiment.source), graph)
+    through = sets.get(str(experiment.through), torch.zeros(graph.n_nodes, dtype=torch.bool))
+    draws = [("effect", 0, through)]
+    generator = bench.generator(bench.case.name, name, row["item"])
+    for draw in range(bench.statistics.control_draws if "match" in experiment.controls else 0):
+        draws.append(("match", draw, matched_nodes(graph, through, generator)))
+    rows = []
+    for arm, draw, nodes in draws:
+        for outcome in experiment.outcomes:
+            value = _graph_outcome(outcome, graph, nodes, target, sources)
+            rows.append(
+                {
+                    "item": row["item"], "cluster": row["cluster"], "split": row["split"], "experiment": name, "arm": arm,
+                    "draw": draw, "strength": 1.0, "outcome": outcome, "value": value,
+                }
+            )  # fmt: skip
+    return rows
+
+
+def matched_nodes(graph: Graph, nodes: Bool[Tensor, " node"], generator: np.random.Generator) -> Bool[Tensor, " node"]:
+    """As many other features of the same layers and positions, at random; fewer where there are fewer."""
+    chosen = torch.zeros_like(nodes)
+    cells, counts = torch.unique(torch.stack([graph.layer[nodes], graph.pos[nodes]]), dim=1, return_counts=True)
+    for (layer, pos), count in zip(cells.T.tolist(), counts.tolist(), strict=True):
+        pool = ((graph.kind == FEATURE) & (graph.layer == layer) & (graph.pos == pos) & ~nodes).nonzero().flatten().numpy()
+        picked = generator.permutation(pool)[:count]
+        chosen[torch.from_numpy(picked)] = True
+    return chosen
+
+
+def _graph_outcome(
+    outcome: str, graph: Graph, nodes: Bool[Tensor, " node"], target: int, sources: Bool[Tensor, " node"]
+) -> float:
+    if outcome == "path_share":
+        return path_share(graph, nodes, target)
+    if outcome == "shortcut":
+        return 1.0 - path_share(graph, nodes, target, sources=sources)
+    if not bool(nodes.any()):
+        return 0.0
+    reached = influence(graph, nodes.double())
+    leaves = (graph.kind == TOKEN) | (graph.kind == ERROR)
+    total = float(reached[leaves].sum())
+    return float(reached[sources].sum()) / total if total > 0 else 0.0
+
+
+def supernode_edges(
+    bench: Bench, item: str, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]], *, detailed: bool
+) -> list[dict[str, object]]:
+    """Direct effects and signed influence between supernodes; named prompts also get tokens, errors and the bias.
+
+    `direct` is summed over members; `influence` is the signed influence on the target's members (mean over them).
+    """
+    sources: dict[str, Bool[Tensor, " node"]] = {name: nodes for name, nodes in sets.items() if name != ANSWER}
+    if detailed:
+        for node in (graph.kind == TOKEN).nonzero().flatten().tolist():
+            one = torch.zeros(graph.n_nodes, dtype=torch.bool)
+            one[node] = True
+            sources[f"token:{token_text(bench.model, int(graph.token_id[node]))}@{int(graph.pos[node])}"] = one
+        sources["error"] = graph.kind == ERROR
+    targets: dict[str, Bool[Tensor, " node"]] = dict(sets)
+    if detailed:
+        for node, label in zip(range(graph.n_nodes)[graph.logits], target_labels(graph), strict=True):
+            one = torch.zeros(graph.n_nodes, dtype=torch.bool)
+            one[node] = True
+            targets[f"logit:{label}"] = one
+    rows = []
+    for target, members in targets.items():
+        if not bool(members.any()):
+            continue
+        weights = members.double() / members.sum()
+        reached = influence(graph, weights, signed=True)
+        direct = graph.adjacency[members].double().sum(0)
+        for source, nodes in sources.items():
+            if source == target:
+                continue
+            rows.append(
+                {
+                    "item": item, "source": source, "target": target, "direct": float(direct[nodes].sum()),
+                    "influence": float(reached[nodes].sum()),
+                }
+            )  # fmt: skip
+        if detailed:
+            bias = float(graph.bias[members].double().sum())
+            rows.append({"item": item, "source": "bias", "target": target, "direct": bias, "influence": 0.0})
+    return rows
+
+

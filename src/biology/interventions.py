@@ -1,0 +1,413 @@
+"""Perturbation experiments: hold features at chosen values and see what the model then says, many rows at a time.
+
+A row is one prompt with a set of feature edits. Three protocols (Ameisen et al., *Circuit Tracing*, 2025, Methods;
+Lindsey et al., *On the Biology of a Large Language Model*, 2025, Methods):
+
+    constrained  up to `last_layer` every MLP output is its clean value + sum of (value - clean activation) * decoder:
+                 edited features sit at their values, nothing else in the range reacts, and effects spread above it.
+    iterative    the model's own MLPs run everywhere, and at each layer the edited features are moved to their values
+                 from where they are by then.
+    direct       as constrained over all layers with norm scales frozen too: what an edge of the attribution graph says.
+
+Attention patterns stay at the clean prompt's values unless `live_attention`. The features of a cross-layer transcoder
+write to every layer above them (inside the range, in the constrained protocol). A skip connection belongs to the
+linear map: where MLP outputs are held, the change of its input passes through it.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields, replace
+from functools import partial
+from typing import TypeVar
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from biology.activations import row_batches
+from biology.config import InputError
+from biology.model import Capture, Edit, Model, capture, freeze, run, token_batch
+from biology.transcoders import TranscoderSet, decoder, encode, skip
+
+PROTOCOLS = ("constrained", "iterative", "direct")
+Readout = Callable[[Tensor, Tensor], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Sites:
+    """Features at places: entry i is a feature of a layer at a position of a row. Positions may count from the end."""
+
+    row: Int[Tensor, " site"]
+    layer: Int[Tensor, " site"]
+    pos: Int[Tensor, " site"]
+    feature: Int[Tensor, " site"]
+
+
+@dataclass(frozen=True, eq=False)
+class Edits(Sites):
+    """Sites with the activation to hold each at, in the transcoder's units."""
+
+    value: Float[Tensor, " site"]
+
+
+@dataclass(frozen=True, eq=False)
+class Injections:
+    """Vectors added to what passes the write hook: entry i at a layer and position of a row (direction controls)."""
+
+    row: Int[Tensor, " site"]
+    layer: Int[Tensor, " site"]
+    pos: Int[Tensor, " site"]
+    vector: Float[Tensor, "site d_model"]
+
+
+AnySites = TypeVar("AnySites", Sites, Edits, Injections)
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What rows said. `logits` [row, read_pos, vocab] (after the final soft-cap), or what the readout made of them.
+
+    `pre_logits` are those before the soft-cap (None with a readout). For watched sites, what features see and their
+    activations; `profile[l]` holds all activations of layer l at the profiled position.
+    """
+
+    logits: Float[Tensor, "row ..."]
+    pre_logits: Float[Tensor, "row read_pos vocab"] | None
+    watched_pre: Float[Tensor, " site"]
+    watched: Float[Tensor, " site"]
+    profile: tuple[Float[Tensor, "row feature"], ...]
+
+
+def edits(entries: Sequence[tuple[int, int, int, int, float]]) -> Edits:
+    """Edits from tuples (row, layer, pos, feature, value).
+
+    A feature listed twice at one place with the same value counts once, as in overlapping supernodes.
+
+    Raises:
+        InputError: two different values for one feature at one place.
+    """
+    table: dict[tuple[int, ...], float] = {}
+    for *site, value in entries:
+        key = tuple(int(number) for number in site)
+        if table.setdefault(key, float(value)) != float(value):
+            raise InputError(f"feature {key[3]} of layer {key[1]} at position {key[2]} is edited to two values")
+    columns = torch.tensor(list(table), dtype=torch.long).reshape(-1, 4).unbind(1)
+    return Edits(*columns, torch.tensor(list(table.values()), dtype=torch.float64))
+
+
+def concatenate(parts: Sequence[Edits]) -> Edits:
+    """One table of edits; row numbers stay as they are."""
+    names = ("row", "layer", "pos", "feature", "value")
+    return Edits(*(torch.cat([getattr(part, name) for part in parts]) for name in names))
+
+
+def steered(sites: Sites, activation: Float[Tensor, " site"], factor: float) -> Edits:
+    """Hold features at `factor` times an activation: the clean one (1 changes nothing, 0 ablates, -1 flips the sign)
+    or a donor prompt's (an injection). The paper's M; an additive m, as some publish, is M = 1 + m."""
+    return Edits(sites.row, sites.layer, sites.pos, sites.feature, activation.double() * factor)
+
+
+def site_activations(
+    transcoders: TranscoderSet, layer: int, x: Float[Tensor, "site d_model"], features: Int[Tensor, " site"]
+) -> tuple[Float[Tensor, " site"], Float[Tensor, " site"]]:
+    """What single features of a layer see in what passes its read hook, and their activations."""
+    weights = transcoders.layers[layer]
+    pre = (x * weights.W_enc[features]).sum(-1) + weights.b_enc[features]
+    if transcoders.activation == "topk":  # depends on all features of the place
+        return pre, encode(transcoders, layer, x).gather(1, features[:, None])[:, 0]
+    active = pre.relu()
+    if weights.threshold is not None:
+        active = active * (pre > weights.threshold[features])
+    return pre, active
+
+
+def intervene(
+    model: Model,
+    transcoders: TranscoderSet,
+    prompts: Sequence[Sequence[int]],
+    prompt: Int[Tensor, " row"],
+    edited: Edits,
+    *,
+    protocol: str = "constrained",
+    last_layer: int | None = None,
+    live_attention: bool = False,
+    injections: Injections | None = None,
+    positions: int | Int[Tensor, "row ..."] = -1,
+    watch: Sites | None = None,
+    profile: int | None = None,
+    readout: Readout | None = None,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> Outcome:
+    """Run every row, prompt `prompts[prompt[row]]` with its edits and injections, in batches of equal length.
+
+    Args:
+        last_layer: top of the constrained range (layers 0..last_layer are held); by default the last layer edited.
+        positions: where logits are read: one position for all (negative counts from the end), or [row] or
+            [row, read_pos].
+        watch: sites whose pre-activations and activations are wanted.
+        profile: a position at which all activations of all layers are wanted.
+        readout: applied per batch to (logits [row, read_pos, vocab], row numbers), to keep less than all logits.
+
+    Raises:
+        InputError: an unknown protocol, an edit outside the model, its prompt or the constrained range, or one
+            feature edited twice at one place.
+    """
+    rows, lengths = len(prompt), torch.tensor([len(ids) for ids in prompts])[prompt]
+    edited = checked_sites(model, transcoders, edited, lengths)
+    if len(torch.unique(torch.stack([edited.row, edited.layer, edited.pos, edited.feature]), dim=1)[0]) < len(
+        edited.row
+    ):
+        raise InputError("a feature is edited twice at one place: list every edit of a row once")
+    watched = None if watch is None else checked_sites(model, transcoders, watch, lengths)
+    injections = None if injections is None else checked_sites(model, transcoders, injections, lengths)
+    top = _top_layer(model, protocol, last_layer, edited, injections)
+    where = torch.as_tensor(positions).expand(rows) if isinstance(positions, int) else positions
+    results: list[tuple[Tensor, ...]] = []
+    seen = torch.zeros(2, 0 if watched is None else len(watched.row), dtype=model.dtype)
+    layers = list(range(model.n_layers)) if profile is not None else []
+    layers += [] if watched is None else sorted(set(watched.layer.tolist()) - set(layers))
+    reads = [f"blocks.{layer}.{transcoders.read_hook}" for layer in layers]
+
+    order = torch.argsort(lengths * len(prompts) + prompt, stable=True)  # rows of one prompt share its clean pass
+    with tqdm(total=rows, desc=f"{model.name}: {protocol}", disable=not progress, unit="row") as bar:
+        for chosen in row_batches(order, lengths, batch_size):
+            sources, which = torch.unique(prompt[chosen], return_inverse=True)
+            which = which.to(model.device)
+            ids = token_batch(model, [list(prompts[source]) for source in sources.tolist()])
+            here = torch.full((rows,), -1)
+            here[chosen] = torch.arange(len(chosen))
+            changes = [None if part is None else _of_rows(part, here, model) for part in (edited, injections)]
+            hooks = _hooks(model, transcoders, ids, which, *changes, protocol, top, live_attention)
+            logits, inputs = run(
+                model,
+                ids[which],
+                edits=hooks,
+                reads=["unembed.hook_out", *reads],
+                positions=where[chosen].reshape(len(chosen), -1),
+            )
+            outputs = (logits, inputs["unembed.hook_out"]) if readout is None else (readout(logits, chosen),)
+            if profile is not None:
+                outputs += tuple(
+                    encode(transcoders, layer, inputs[name][:, profile])
+                    for layer, name in enumerate(reads[: model.n_layers])
+                )
+            results.append(tuple(output.cpu() for output in outputs))
+            if watched is not None:
+                mine = (here[watched.row] >= 0).nonzero()[:, 0]
+                for layer in set(watched.layer[mine].tolist()):
+                    at = mine[watched.layer[mine] == layer]
+                    x = inputs[f"blocks.{layer}.{transcoders.read_hook}"]
+                    x = x[here[watched.row[at]].to(x.device), watched.pos[at].to(x.device)]
+                    pair = site_activations(transcoders, layer, x, watched.feature[at].to(x.device))
+                    seen[:, at] = torch.stack(pair).cpu()
+            bar.update(len(chosen))
+    back = torch.argsort(order)
+    columns = [torch.cat(column)[back] for column in zip(*results, strict=True)]
+    first = 2 if readout is None else 1
+    return Outcome(
+        logits=columns[0], pre_logits=columns[1] if readout is None else None,
+        watched_pre=seen[0], watched=seen[1], profile=tuple(columns[first:]),
+    )  # fmt: skip
+
+
+def checked_sites(model: Model, transcoders: TranscoderSet, sites: AnySites, lengths: Int[Tensor, " row"]) -> AnySites:
+    """The same sites with positions counted from the start, each inside its row's prompt and the transcoders.
+
+    Raises:
+        InputError: a site is outside.
+    """
+    if not len(sites.row):
+        return sites
+    length = lengths[sites.row]
+    pos = torch.where(sites.pos < 0, sites.pos + length, sites.pos)
+    limits = [("position", pos, length), ("layer", sites.layer, torch.full_like(length, model.n_layers))]
+    if isinstance(sites, Sites):
+        widths = torch.tensor(transcoders.n_features)[sites.layer.clamp(0, model.n_layers - 1)]
+        limits.append(("feature", sites.feature, widths))
+    for name, number, limit in limits:
+        wrong = ((number < 0) | (number >= limit)).nonzero()
+        if len(wrong):
+            i = int(wrong[0])
+            raise InputError(f"row {int(sites.row[i])}: {name} {int(number[i])} is not in 0..{int(limit[i]) - 1}")
+    return replace(sites, pos=pos)
+
+
+def _top_layer(
+    model: Model, protocol: str, last_layer: int | None, edited: Edits, injections: Injections | None
+) -> int:
+    """The last layer whose MLP output is held."""
+    if protocol not in PROTOCOLS:
+        raise InputError(f"unknown protocol {protocol!r}: expected one of {', '.join(PROTOCOLS)}")
+    if protocol != "constrained":
+        return model.n_layers - 1
+    touched = torch.cat([edited.layer, injections.layer if injections is not None else edited.layer[:0]])
+    highest = int(touched.max()) if len(touched) else 0
+    top = highest if last_layer is None else last_layer
+    if not highest <= top < model.n_layers:
+        raise InputError(
+            f"the constrained range ends at layer {top}; layer {highest} is edited, {model.n_layers} exist"
+        )
+    return top
+
+
+def _of_rows(sites: AnySites, here: Int[Tensor, " row"], model: Model) -> AnySites:
+    """The sites of one batch, their rows numbered as in the batch, on the model's device."""
+    mine = here[sites.row] >= 0
+    chosen = {entry.name: getattr(sites, entry.name)[mine].to(model.device) for entry in fields(sites)}
+    chosen["row"] = here[sites.row[mine]].to(model.device)
+    return type(sites)(**chosen)
+
+
+def _hooks(
+    model: Model, transcoders: TranscoderSet, ids: Int[Tensor, "prompt pos"], which: Int[Tensor, " row"],
+    edited: Edits, injections: Injections | None, protocol: str, top: int, live_attention: bool,
+) -> list[tuple[str, Edit]]:  # fmt: skip
+    """What one batch holds and adds. `which` says which of the prompts `ids` a row is."""
+    added = _Added()
+    if injections is not None:
+        for layer in set(injections.layer.tolist()):
+            at = injections.layer == layer
+            added.append(layer, injections.row[at], injections.pos[at], injections.vector[at].to(model.dtype))
+    if protocol == "iterative" and live_attention:
+        return _moving(model, transcoders, edited, added)
+    clean = capture(
+        model, ids, read_hook=transcoders.read_hook, write_hook=transcoders.write_hook, positions=-1
+    )  # fmt: skip
+    held = freeze(model, clean, norms=protocol == "direct", mlps=False, rows=which)
+    if protocol == "iterative":
+        return held + _moving(model, transcoders, edited, added)
+    if live_attention and protocol == "constrained":
+        held = []
+    return held + _clamped(model, transcoders, clean, which, edited, added, top)
+
+
+class _Added(dict[int, list[tuple[Tensor, Tensor, Tensor]]]):
+    """Per layer, the (row, pos, vector) triples to add to what passes its write hook."""
+
+    def append(self, layer: int, row: Tensor, pos: Tensor, vector: Tensor) -> None:
+        self.setdefault(layer, []).append((row, pos, vector))
+
+    def features(self, transcoders: TranscoderSet, layer: int, edited: Edits, x: Tensor, top: int) -> None:
+        """Move the features of a layer from their activations in `x` [site, d_model] to their values."""
+        _, active = site_activations(transcoders, layer, x, edited.feature)
+        change = (edited.value.to(active.dtype) - active)[:, None]
+        for target in range(layer, top + 1):
+            rows = decoder(transcoders, layer, target, edited.feature)
+            if rows is not None:
+                self.append(target, edited.row, edited.pos, change * rows)
+
+    def to(self, layer: int, output: Tensor) -> Tensor:
+        for row, pos, vector in self.get(layer, ()):
+            output = output.index_put((row, pos), vector.to(output.dtype), accumulate=True)
+        return output
+
+
+def _clamped(
+    model: Model, transcoders: TranscoderSet, clean: Capture, which: Tensor, edited: Edits, added: _Added, top: int
+) -> list[tuple[str, Edit]]:
+    """MLP outputs of layers 0..top held at clean value + changes of the edited features (+ change through the skip)."""
+    for layer in sorted(set(edited.layer.tolist())):
+        mine = _at_layer(edited, layer)
+        added.features(transcoders, layer, mine, clean.read[layer][which[mine.row], mine.pos], top)
+    inputs: dict[int, Tensor] = {}
+
+    def hold(layer: int, output: Tensor) -> Tensor:
+        held = clean.write[layer][which]
+        if layer in inputs:
+            change = skip(transcoders, layer, inputs[layer] - clean.read[layer][which])
+            held = held if change is None else held + change
+        return added.to(layer, held)
+
+    hooks: list[tuple[str, Edit]] = []
+    for layer in range(top + 1):
+        if transcoders.layers[layer].W_skip is not None:
+            hooks.append((f"blocks.{layer}.{transcoders.read_hook}", partial(inputs.__setitem__, layer)))
+        hooks.append((f"blocks.{layer}.{transcoders.write_hook}", partial(hold, layer)))
+    return hooks
+
+
+def _moving(model: Model, transcoders: TranscoderSet, edited: Edits, added: _Added) -> list[tuple[str, Edit]]:
+    """At each layer, move edited features from their current activations to their values; the MLPs run."""
+    top = model.n_layers - 1
+
+    def measure(layer: int, x: Tensor) -> None:
+        mine = _at_layer(edited, layer)
+        added.features(transcoders, layer, mine, x[mine.row, mine.pos], top)
+
+    hooks: list[tuple[str, Edit]] = []
+    for layer in range(top + 1):
+        if bool((edited.layer == layer).any()):
+            hooks.append((f"blocks.{layer}.{transcoders.read_hook}", partial(measure, layer)))
+        hooks.append((f"blocks.{layer}.{transcoders.write_hook}", partial(added.to, layer)))
+    return hooks
+
+
+def _at_layer(edited: Edits, layer: int) -> Edits:
+    at = edited.layer == layer
+    return Edits(**{entry.name: getattr(edited, entry.name)[at] for entry in fields(edited)})
+
+
+# Generation ----------------------------------------------------------------------------------------------------------
+
+
+def generate(
+    model: Model,
+    transcoders: TranscoderSet,
+    prompts: Sequence[Sequence[int]],
+    edited: Edits,
+    n_tokens: int,
+    *,
+    open_ended: Edits | None = None,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+    stop: int | None = None,
+    protocol: str = "iterative",
+    live_attention: bool = True,
+    last_layer: int | None = None,
+    batch_size: int = 256,
+) -> list[list[int]]:
+    """Continue every prompt (row i is prompt i) by up to `n_tokens` tokens while its features are held.
+
+    `edited` apply at fixed positions of the prompt, `open_ended` at their position and at every later one, new tokens
+    included. Greedy at temperature 0, otherwise sampled with `generator`. The frozen or clamped values of the
+    other protocols are those of the unedited model on the text so far. The whole text is run anew for every token.
+
+    Returns:
+        The new tokens of each row, ending with `stop` where that was reached.
+    """
+    texts = [list(prompt) for prompt in prompts]
+    lengths = torch.tensor([len(text) for text in texts])
+    edited = checked_sites(model, transcoders, edited, lengths)
+    open_ended = None if open_ended is None else checked_sites(model, transcoders, open_ended, lengths)
+    live = torch.arange(len(texts))
+    for _ in range(n_tokens):
+        parts = [edited] if open_ended is None else [edited, _extended(open_ended, texts)]
+        here = torch.full((len(texts),), -1)
+        here[live] = torch.arange(len(live))
+        current = _of_rows(concatenate(parts), here, model)
+        current = Edits(**{entry.name: getattr(current, entry.name).cpu() for entry in fields(current)})
+        outcome = intervene(
+            model, transcoders, [texts[i] for i in live.tolist()], torch.arange(len(live)), current, protocol=protocol,
+            live_attention=live_attention, last_layer=last_layer, batch_size=batch_size,
+        )  # fmt: skip
+        logits = outcome.logits[:, 0].double()
+        if temperature > 0:
+            chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+        else:
+            chosen = logits.argmax(-1)
+        for row, token in zip(live.tolist(), chosen.tolist(), strict=True):
+            texts[row].append(token)
+        live = live[chosen != stop] if stop is not None else live
+        if not len(live):
+            break
+    return [text[length:] for text, length in zip(texts, lengths.tolist(), strict=True)]
+
+
+def _extended(open_ended: Edits, texts: Sequence[Sequence[int]]) -> Edits:
+    """Open-ended edits at every position they cover by now."""
+    counts = torch.tensor([len(text) for text in texts])[open_ended.row] - open_ended.pos
+    entry = torch.repeat_interleave(torch.arange(len(counts)), counts)
+    offset = torch.arange(len(entry)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
+    longer = {name.name: getattr(open_ended, name.name)[entry] for name in fields(open_ended)}
+    return Edits(**{**longer, "pos": longer["pos"] + offset})

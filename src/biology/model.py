@@ -1,0 +1,421 @@
+"""A language model from a local Hugging Face directory, its weights, and one hooked forward pass.
+
+The only module that knows transformer_lens. The model is a raw TransformerBridge: unprocessed
+weights, eager attention, so that transcoders read the activations they were trained on.
+"""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from biology import checkpoint
+from biology.config import InputError
+from biology.weights import LayerWeights, Weights, read_weights
+from biology.weights import Norm as Norm
+
+ARCHITECTURES = {
+    "gpt2": "GPT2LMHeadModel",
+    "llama": "LlamaForCausalLM",
+    "qwen3": "Qwen3ForCausalLM",
+    "gemma2": "Gemma2ForCausalLM",
+    "gemma3_text": "Gemma3ForCausalLM",
+}
+Edit = Callable[[Tensor], Tensor | None]
+
+
+@dataclass(frozen=True, eq=False)
+class Model:
+    """A loaded model. `hooks` is the bridge's table of hook points, aliases included, built once (it is slow)."""
+
+    name: str
+    path: Path
+    architecture: str
+    bridge: Any = field(repr=False)
+    tokenizer: Any = field(repr=False)
+    device: torch.device
+    dtype: torch.dtype
+    hooks: Mapping[str, Any] = field(repr=False)
+
+    @property
+    def n_layers(self) -> int:
+        return self.bridge.cfg.n_layers
+
+    @property
+    def d_model(self) -> int:
+        return self.bridge.cfg.d_model
+
+    @property
+    def n_vocab(self) -> int:
+        return self.bridge.unembed.W_U.shape[1]
+
+    @property
+    def n_context(self) -> int:
+        """Longest prompt, in tokens."""
+        return self.bridge.cfg.n_ctx
+
+    @property
+    def post_norms(self) -> bool:
+        """Whether attention and MLP outputs are normalised before they join the residual stream (Gemma)."""
+        return "blocks.0.ln2_post.hook_scale" in self.hooks
+
+    @property
+    def bos_token(self) -> int | None:
+        """The token that `encode` puts first, or None."""
+        tokenizer = self.tokenizer
+        if tokenizer is None:
+            return None
+        if tokenizer.bos_token_id is not None:
+            return int(tokenizer.bos_token_id)
+        # Qwen3's tokenizer names no BOS; its config does, and the model was trained with that token between documents.
+        configured = getattr(self.bridge.original_model.config, "bos_token_id", None)
+        return configured if configured in tokenizer.all_special_ids else None
+
+    @cached_property
+    def weights(self) -> Weights:
+        """The weights an explicit engine needs, in the model's dtype (views where the layout allows)."""
+        return read_weights(self.bridge, gain_offset=1.0 if self.architecture.startswith("gemma") else 0.0)
+
+
+# Loading -------------------------------------------------------------------------------------------------------------
+
+
+def load_model(
+    path: str | Path, *, name: str | None = None, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
+) -> Model:
+    """Load a Hugging Face directory (config.json, safetensors, a tokenizer if there is one) as a raw bridge.
+
+    Nothing is fetched, unpickled or executed from the directory.
+
+    Raises:
+        InputError: the directory, its config or a weight file is missing, truncated or not finite, or the
+            architecture is not one of `ARCHITECTURES`.
+    """
+    from transformer_lens.model_bridge.sources import build_bridge_from_module
+
+    path = Path(path)
+    name = name or path.resolve().name
+    architecture = checkpoint.architecture(path, tuple(ARCHITECTURES))
+    network = checkpoint.network(path, dtype).to(device)
+    bridge = build_bridge_from_module(
+        network, ARCHITECTURES[architecture], hf_config=network.config, dtype=dtype, model_name=name
+    ).eval()
+    for parameter in bridge.parameters():
+        parameter.requires_grad_(False)
+    hooks = dict(bridge.hook_dict)
+    # The alias is missing where a block has no post norm only in some releases of the library; the fallback is exact.
+    for layer in range(bridge.cfg.n_layers):
+        alias = f"blocks.{layer}.hook_mlp_out"
+        post = f"blocks.{layer}.ln2_post.hook_out"
+        hooks.setdefault(alias, hooks.get(post, hooks[f"blocks.{layer}.mlp.hook_out"]))
+    if dtype == torch.float64:
+        _compute_in_double(bridge, hooks)
+    return Model(name, path, architecture, bridge, checkpoint.tokenizer(path), torch.device(device), dtype, hooks)
+
+
+def _compute_in_double(bridge: Any, hooks: Mapping[str, Any]) -> None:
+    """Hugging Face computes norms and softmax in float32 whatever the dtype; in float64 do both in float64."""
+    for module in bridge.modules():
+        if hasattr(module, "use_native_layernorm_autograd"):
+            module.use_native_layernorm_autograd = False
+    for layer in range(bridge.cfg.n_layers):
+        kept: dict[str, Tensor] = {}
+
+        def scores(tensor: Tensor, hook: Any, kept: dict[str, Tensor] = kept) -> None:
+            kept["scores"] = tensor
+
+        def pattern(tensor: Tensor, hook: Any, kept: dict[str, Tensor] = kept) -> Tensor:
+            return kept.pop("scores").softmax(-1)
+
+        hooks[f"blocks.{layer}.attn.hook_attn_scores"].add_hook(scores, is_permanent=True)
+        hooks[f"blocks.{layer}.attn.hook_pattern"].add_hook(pattern, is_permanent=True)
+
+
+# Text ----------------------------------------------------------------------------------------------------------------
+
+
+def encode(model: Model, text: str) -> list[int]:
+    """Token ids of `text`, BOS prepended exactly once if the model has one (`Model.bos_token`).
+
+    Raises:
+        InputError: no tokenizer, empty text, or a word outside the vocabulary (named).
+    """
+    tokenizer = model.tokenizer
+    if tokenizer is None:
+        raise InputError(f"model {model.name} has no tokenizer in {model.path}: give token ids instead of text")
+    encoding = tokenizer(text, add_special_tokens=False)
+    ids = list(encoding["input_ids"])
+    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
+        where = ids.index(tokenizer.unk_token_id)
+        span = encoding.token_to_chars(where) if tokenizer.is_fast else None
+        word = text[span.start : span.end] if span else text
+        raise InputError(f"model {model.name} does not know the word {word!r} in {text!r}")
+    bos = model.bos_token
+    if bos is not None and ids[:1] != [bos]:
+        ids.insert(0, bos)
+    if not ids:
+        raise InputError(f"model {model.name}: the prompt {text!r} is empty")
+    return ids
+
+
+def answer_token(model: Model, prompt: str, answer: str) -> int:
+    """The one token that `answer` adds to `prompt`, appended as it is or else after a space.
+
+    Raises:
+        InputError: the answer is not exactly one token after this prompt, or a word is unknown.
+    """
+    before = encode(model, prompt)
+    problems = []
+    for separator in ("", " "):
+        try:
+            after = encode(model, prompt + separator + answer)
+        except InputError as error:
+            problems.append(error)
+            continue
+        if after[:-1] == before:
+            return after[-1]
+    if len(problems) == 2:
+        raise problems[-1]
+    raise InputError(f"model {model.name}: the answer {answer!r} is not exactly one token after the prompt {prompt!r}")
+
+
+def token_text(model: Model, token: int) -> str:
+    """What a reader sees of a token, its leading space included; `#17` without a tokenizer."""
+    if model.tokenizer is None:
+        return f"#{token}"
+    piece = model.tokenizer.convert_ids_to_tokens(int(token))
+    if piece is None:
+        return f"#{token}"
+    if "\u2581" in piece:  # SentencePiece writes a space as a low block, and decode() would strip it
+        return piece.replace("\u2581", " ")
+    return model.tokenizer.decode([int(token)], clean_up_tokenization_spaces=False)
+
+
+# Running -------------------------------------------------------------------------------------------------------------
+
+
+@contextmanager
+def hooked(model: Model, edits: Iterable[tuple[str, Edit]]) -> Iterator[None]:
+    """Within this context every forward pass applies `edits`: pairs of a hook name and a function of the tensor there.
+
+    A function returns a new tensor (never the same one changed in place: the bridge would not notice) or None for
+    "as it is". Several functions at one name run in the order given. Contexts may be nested.
+
+    The library's own `run_with_hooks` rebuilds its hook table at each call, which costs tens of milliseconds.
+    """
+    attached = []
+    try:
+        for name, edit in edits:
+            if name not in model.hooks:
+                raise KeyError(f"model {model.name} has no hook {name}")
+            point = model.hooks[name]
+            point.add_hook(lambda tensor, hook, edit=edit: edit(tensor))
+            attached.append((point, point.fwd_hooks[-1]))
+        with warnings.catch_warnings():
+            # An edited norm scale makes the bridge rebuild the norm, which is the purpose; it warns each time.
+            warnings.filterwarnings("ignore", message="A forward hook edited hook_scale")
+            yield
+    finally:
+        for point, handle in attached:
+            handle.hook.remove()
+            point.fwd_hooks = [other for other in point.fwd_hooks if other is not handle]
+
+
+def run(
+    model: Model,
+    ids: Int[Tensor, "batch pos"],
+    *,
+    edits: Iterable[tuple[str, Edit]] = (),
+    reads: Sequence[str] = (),
+    positions: int | Tensor | None = None,
+    grad: bool = False,
+) -> tuple[Float[Tensor, "batch read_pos vocab"], dict[str, Tensor]]:
+    """One forward pass of rows of equal length, with edits, reading what passes the hooks `reads` after the edits.
+
+    `positions` restricts the logits to one position (an int), to one per row ([batch]) or to several per row
+    ([batch, read_pos]); the unembedding of the others is then not computed. None gives every position.
+
+    Returns:
+        Logits after the final soft-cap, [batch, read_pos, vocab], and {hook name: tensor}. Logits before the
+        soft-cap pass the hook `unembed.hook_out`.
+    """
+    seen: dict[str, Tensor] = {}
+
+    def keep(name: str) -> tuple[str, Edit]:
+        def read(tensor: Tensor) -> None:
+            seen[name] = tensor
+
+        return name, read
+
+    hooks = [*edits, *(keep(name) for name in reads)]
+    if positions is not None:
+        index = torch.as_tensor(positions, device=model.device)
+        index = index.reshape(-1, 1) if index.dim() < 2 else index
+        index = index.expand(ids.shape[0], -1) % ids.shape[1]
+        hooks.append(("unembed.hook_in", lambda x: x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))))
+    with torch.set_grad_enabled(grad), hooked(model, hooks):
+        logits = model.bridge(ids.to(model.device), return_type="logits", use_cache=False)
+    return logits, seen
+
+
+@dataclass(frozen=True, eq=False)
+class Capture:
+    """Everything a frozen model consists of, from one unmodified forward pass of rows of equal length.
+
+    `resid_pre[l]` enters block l and `resid_mid[l]` its second norm; `mlp_out[l]` is what joins the residual stream
+    (after the post norm in Gemma); `read[l]` and `write[l]` are what passes a transcoder's two hooks.
+    `pre_logits` are the logits before the final soft-cap, `logits` after it.
+    """
+
+    ids: Int[Tensor, "batch pos"]
+    embed: Float[Tensor, "batch pos d_model"]
+    pos_embed: Float[Tensor, "batch pos d_model"] | None
+    pattern: tuple[Float[Tensor, "batch head pos pos"], ...]
+    scale1: tuple[Float[Tensor, "batch pos 1"], ...]
+    scale2: tuple[Float[Tensor, "batch pos 1"], ...]
+    scale1_post: tuple[Float[Tensor, "batch pos 1"], ...] | None
+    scale2_post: tuple[Float[Tensor, "batch pos 1"], ...] | None
+    scale_final: Float[Tensor, "batch pos 1"]
+    resid_pre: tuple[Float[Tensor, "batch pos d_model"], ...]
+    resid_mid: tuple[Float[Tensor, "batch pos d_model"], ...]
+    resid_final: Float[Tensor, "batch pos d_model"]
+    mlp_out: tuple[Float[Tensor, "batch pos d_model"], ...]
+    read: tuple[Float[Tensor, "batch pos d_model"], ...]
+    write: tuple[Float[Tensor, "batch pos d_model"], ...]
+    pre_logits: Float[Tensor, "batch read_pos vocab"]
+    logits: Float[Tensor, "batch read_pos vocab"]
+
+
+def capture(
+    model: Model,
+    ids: Int[Tensor, "batch pos"] | Sequence[int],
+    *,
+    read_hook: str = "mlp.hook_in",
+    write_hook: str = "hook_mlp_out",
+    positions: int | Tensor | None = None,
+) -> Capture:
+    """The frozen quantities of one batch of prompts of equal length; the hooks are names within a block.
+
+    Raises:
+        InputError: an empty prompt, one longer than the model's context, or a token id outside the vocabulary.
+    """
+    ids = token_batch(model, ids)
+
+    def layers(name: str) -> list[str]:
+        return [f"blocks.{layer}.{name}" for layer in range(model.n_layers)]
+
+    blocks = ["attn.hook_pattern", "ln1.hook_scale", "ln2.hook_scale", "ln1.hook_in", "ln2.hook_in", "hook_mlp_out"]
+    post = ["ln1_post.hook_scale", "ln2_post.hook_scale"] if model.post_norms else []
+    single = ["hook_embed", "ln_final.hook_scale", "ln_final.hook_in", "unembed.hook_out"]
+    single += ["hook_pos_embed"] if "hook_pos_embed" in model.hooks else []
+    names = {*single, *(name for part in [*blocks, *post, read_hook, write_hook] for name in layers(part))}
+    logits, seen = run(model, ids, reads=sorted(names), positions=positions)
+
+    def stack(name: str) -> tuple[Tensor, ...]:
+        return tuple(seen[full] for full in layers(name))
+
+    pos_embed = seen.get("hook_pos_embed")
+    return Capture(
+        ids=ids, embed=seen["hook_embed"],
+        pos_embed=None if pos_embed is None else pos_embed.expand_as(seen["hook_embed"]),
+        pattern=stack("attn.hook_pattern"), scale1=stack("ln1.hook_scale"), scale2=stack("ln2.hook_scale"),
+        scale1_post=stack(post[0]) if post else None, scale2_post=stack(post[1]) if post else None,
+        scale_final=seen["ln_final.hook_scale"], resid_pre=stack("ln1.hook_in"), resid_mid=stack("ln2.hook_in"),
+        resid_final=seen["ln_final.hook_in"], mlp_out=stack("hook_mlp_out"), read=stack(read_hook),
+        write=stack(write_hook), pre_logits=seen["unembed.hook_out"], logits=logits,
+    )  # fmt: skip
+
+
+def token_batch(model: Model, ids: Int[Tensor, "batch pos"] | Sequence[int]) -> Int[Tensor, "batch pos"]:
+    """Token ids as a LongTensor [batch, pos] on the model's device, checked against vocabulary and context length."""
+    batch = torch.as_tensor(ids, dtype=torch.long, device=model.device)
+    batch = batch[None] if batch.dim() == 1 else batch
+    if batch.numel() == 0:
+        raise InputError(f"model {model.name}: the prompt is empty")
+    if batch.shape[1] > model.n_context:
+        raise InputError(f"model {model.name} reads at most {model.n_context} tokens; this prompt has {batch.shape[1]}")
+    low, high = int(batch.min()), int(batch.max())
+    if low < 0 or high >= model.n_vocab:
+        wrong = low if low < 0 else high
+        raise InputError(f"model {model.name}: token id {wrong} is outside its vocabulary 0..{model.n_vocab - 1}")
+    return batch
+
+
+def freeze(
+    model: Model, frozen: Capture, *, norms: bool = True, mlps: bool = True, rows: Int[Tensor, " row"] | None = None
+) -> list[tuple[str, Edit]]:
+    """Edits that hold attention patterns (and norm scales, and MLP outputs) at their captured values.
+
+    With all three held, the model is affine in its embedding: the linearised model of attribution graphs.
+    `rows` says which captured prompt each row of the forward pass is; by default they are the same.
+    """
+
+    def hold(value: Tensor) -> Edit:
+        # Always a new tensor, or the bridge's norms would ignore it.
+        return lambda tensor: value.clone() if rows is None else value[rows]
+
+    held = [(f"blocks.{layer}.attn.hook_pattern", value) for layer, value in enumerate(frozen.pattern)]
+    if norms:
+        scales = {"ln1": frozen.scale1, "ln2": frozen.scale2, "ln1_post": frozen.scale1_post,
+                  "ln2_post": frozen.scale2_post}  # fmt: skip
+        for norm, values in scales.items():
+            held += [(f"blocks.{layer}.{norm}.hook_scale", value) for layer, value in enumerate(values or ())]
+        held.append(("ln_final.hook_scale", frozen.scale_final))
+    if mlps:
+        held += [(f"blocks.{layer}.hook_mlp_out", value) for layer, value in enumerate(frozen.mlp_out)]
+    return [(name, hold(value)) for name, value in held]
+
+
+def attention_difference(
+    weights: LayerWeights, frozen: Capture, layer: int, x: Float[Tensor, "batch pos d_model"]
+) -> Float[Tensor, "batch pos d_model"]:
+    """What frozen attention adds to the residual stream for a difference `x` entering the block (biases drop out)."""
+    normed = weights.ln1.centre(x) * weights.ln1.gain / frozen.scale1[layer]
+    values = torch.einsum("bkd,hde->bhke", normed, weights.W_V)
+    out = torch.einsum("bhqk,bhke,hed->bqd", frozen.pattern[layer], values, weights.W_O)
+    if weights.ln1_post is None or frozen.scale1_post is None:
+        return out
+    return weights.ln1_post.centre(out) * weights.ln1_post.gain / frozen.scale1_post[layer]
+
+
+def self_test(model: Model, *, seed: int = 0) -> float:
+    """Prove on this very model that freezing holds and that `Model.weights` are its weights.
+
+    Zeroed attention patterns must change the logits. Then, with patterns, norm scales and MLP outputs frozen, a large
+    random change of the embedding must move the logits exactly as the explicit chain of weights says.
+
+    Returns:
+        The relative error of that prediction.
+
+    Raises:
+        InputError: the model's attention cannot be frozen, or the frozen model is not the linear map of its weights.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    ids = torch.randint(model.n_vocab, (2, min(8, model.n_context)), generator=generator).to(model.device)
+    frozen = capture(model, ids)
+    zero = [(f"blocks.{layer}.attn.hook_pattern", torch.zeros_like) for layer in range(model.n_layers)]
+    if torch.equal(run(model, ids, edits=zero)[0], frozen.logits):
+        raise InputError(f"model {model.name}: its attention patterns are only observed and cannot be frozen")
+
+    shape = frozen.embed.shape
+    change = 3 * frozen.embed.std() * torch.randn(shape, generator=generator, dtype=torch.float64).to(frozen.embed)
+    edits = [*freeze(model, frozen), ("hook_embed", lambda tensor: tensor + change)]
+    moved = run(model, ids, edits=edits, reads=["unembed.hook_out"])[1]["unembed.hook_out"]
+    x = change
+    for layer, weights in enumerate(model.weights.layers):
+        x = x + attention_difference(weights, frozen, layer, x)
+    final = model.weights.ln_final
+    expected = (final.centre(x) * final.gain / frozen.scale_final) @ model.weights.W_U.T
+    difference = moved - frozen.pre_logits
+    error = float((difference - expected).norm() / expected.norm())
+    tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(model.dtype, 0.05)
+    if not error <= tolerance:
+        raise InputError(f"model {model.name}: freezing does not hold, relative error {error:.1e} > {tolerance:.0e}")
+    return error

@@ -1,0 +1,408 @@
+"""Perturbation validation: the experiments of a case, done on every scored prompt with their controls beside them.
+
+An experiment holds supernodes at multiples of their activations (constrained patching up to a layer, attention frozen) and
+reads what the model then says and what other supernodes see. Strength and layer are chosen on development prompts, by the
+outcome that the experiment names; held-out prompts are then run at that choice. The dose curve runs all strengths on the
+held-out prompts at the chosen layer; it is shown and judged by nobody.
+
+Outcomes (of one row; p is a probability, LD the logit of the answer minus that of the donor's answer):
+
+    answer_probability   p of the prompt's answer             donor_probability   p of the donor's answer
+    donor_top1           1 if the donor's answer is the most probable token
+    level_top1:<factor>  1 if the most probable token is the prompt's level of a factor (the bridge word)
+    others_probability   p of all other answers to the same relation
+    advantage            LD over the clean LD                  answer_logit        demeaned logit of the answer
+    activation:<name>    activation of a supernode over its clean activation
+"""
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from biology.activations import FeatureCache
+from biology.case import Case, Experiment
+from biology.config import InputError, StatisticsConfig
+from biology.controls import directions, matched_sets, moved
+from biology.interventions import Edits, Injections, Outcome, Sites, intervene
+from biology.model import Model, answer_token, encode, token_text
+from biology.supernodes import position
+from biology.tables import table
+from biology.transcoders import TranscoderSet
+
+TOP_TOKENS = 5  # next tokens shown in a panel, of the clean and of the perturbed prompt each
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How hard and up to where: the multiplier M, and the last layer held."""
+
+    strength: float
+    last_layer: int
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What every experiment of a case needs: prompts (rows in the order of the cache) and members of supernodes."""
+
+    model: Model
+    transcoders: TranscoderSet
+    case: Case
+    prompts: pd.DataFrame
+    members: pd.DataFrame
+    cache: FeatureCache
+    statistics: StatisticsConfig
+
+    @cached_property
+    def ids(self) -> list[list[int]]:
+        return [encode(self.model, text) for text in self.prompts["text"]]
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        return {item: place for place, item in enumerate(self.prompts["item"])}
+
+    @cached_property
+    def sites(self) -> dict[tuple[str, str], pd.DataFrame]:
+        """Members by (item, supernode)."""
+        return {key: group for key, group in self.members.groupby(["item", "supernode"], sort=False)}  # type: ignore[misc]
+
+    def generator(self, *key: object) -> np.random.Generator:
+        """Random numbers that depend on the seed of the configuration and on what they are for."""
+        digest = hashlib.sha256("|".join(map(str, (self.statistics.seed, *key))).encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+    def items(self, experiment: Experiment) -> list[int]:
+        """Places of the scored prompts that an experiment is about."""
+        chosen = self.prompts["role"] == "score"
+        for column, value in experiment.only.items():
+            chosen &= self.prompts[column] == value
+        return np.flatnonzero(chosen & self.prompts["correct"]).tolist()
+
+    def edits(self, experiment: Experiment, places: Sequence[int], setting: Setting, donor: str = "donor") -> "Push":
+        """The edits of an experiment, a row for each prompt, and where the injected features come from."""
+        columns: list[tuple[int, int, int, int, float, int, int]] = []
+        for row, place in enumerate(places):
+            item = self.prompts["item"].iat[place]
+            found: dict[tuple[int, int, int], tuple[float, int, int]] = {}
+            if experiment.inhibit:
+                factor = -setting.strength if experiment.kind == "swap" else setting.strength
+                for site in self._members(item, experiment.inhibit):
+                    found[site.layer, site.pos, site.feature] = (factor * site.activation, place, site.pos)
+            if experiment.inject:
+                source = self.prompts[donor].iat[place]
+                if source not in self.place:
+                    raise InputError(f"case {self.case.name}, prompt {item}: donor '{source}' is no prompt of the case")
+                there = self._positions(experiment.inject, place)
+                for site in self._members(source, experiment.inject):
+                    value = setting.strength * site.activation
+                    found[site.layer, there, site.feature] = (value, self.place[source], site.pos)
+            columns += [
+                (row, *site, *value) for site, value in found.items() if site[0] <= setting.last_layer
+            ]
+        table_ = np.array(columns, dtype=np.float64).reshape(-1, 7)
+        row, layer, pos, feature, pool, pool_pos = (torch.from_numpy(table_[:, i].astype(np.int64)) for i in (0, 1, 2, 3, 5, 6))
+        return Push(Edits(row, layer, pos, feature, torch.from_numpy(table_[:, 4])), pool, pool_pos)
+
+    def _members(self, item: str, supernode: str):  # noqa: ANN202
+        found = self.sites.get((item, supernode))
+        return () if found is None else found.itertuples()
+
+    def _positions(self, supernode: str, place: int) -> int:
+        key = (supernode, place)
+        if key not in self._position_cache:
+            row = self.prompts.iloc[place].to_dict()
+            where = f"case {self.case.name}, prompt {row['item']}"
+            self._position_cache[key] = position(self.model, row["text"], self.case.supernodes[supernode].at, row, where)
+        return self._position_cache[key]
+
+    @cached_property
+    def _position_cache(self) -> dict[tuple[str, int], int]:
+        return {}
+
+    @cached_property
+    def same_relation(self) -> dict[str, list[int]]:
+        """All answer tokens to prompts that share the level of the case's relation factor."""
+        if "relation" not in self.prompts:
+            return {}
+        groups = self.prompts.groupby("relation")["answer_token"]
+        return {str(level): sorted(set(tokens)) for level, tokens in groups}
+
+
+@dataclass(frozen=True, eq=False)
+class Push:
+    edits: Edits
+    pool_prompt: Int[Tensor, " site"]
+    pool_pos: Int[Tensor, " site"]
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Turns logits of rows into the numbers that outcomes are made of; rows of one item share its tokens."""
+
+    bench: Bench
+    experiment: Experiment
+    places: Sequence[int]
+
+    @cached_property
+    def tokens(self) -> Int[Tensor, "item 4"]:
+        """Answer, donor's answer, wrong donor's answer and level word of each item; -1 where there is none."""
+        prompts, columns = self.bench.prompts, []
+        level = next((o.split(":")[1] for o in self.experiment.outcomes if o.startswith("level_top1:")), None)
+        for place in self.places:
+            row = prompts.iloc[place]
+            answers = [int(row["answer_token"])]
+            for column in ("donor", "wrong_donor"):
+                source = row.get(column, "")
+                answers.append(int(prompts["answer_token"].iat[self.bench.place[source]]) if source in self.bench.place else -1)
+            answers.append(answer_token(self.bench.model, row["text"], row[level]) if level else -1)
+            columns.append(answers)
+        return torch.tensor(columns, dtype=torch.long).reshape(-1, 4)
+
+    @cached_property
+    def others(self) -> Float[Tensor, "item vocab"]:
+        """1 for the answers of the item's relation, without its own."""
+        mask = torch.zeros(len(self.places), self.bench.model.n_vocab)
+        for row, place in enumerate(self.places):
+            own = int(self.bench.prompts["answer_token"].iat[place])
+            same = self.bench.same_relation.get(str(self.bench.prompts.iloc[place].get("relation", "")), [])
+            mask[row, [token for token in same if token != own]] = 1.0
+        return mask
+
+    def __call__(self, item: Int[Tensor, " row"], logits: Float[Tensor, "row 1 vocab"]) -> Float[Tensor, "row 9"]:
+        logits = logits[:, 0].double().cpu()
+        probability = logits.softmax(-1)
+        tokens = self.tokens[item]
+        safe = tokens.clamp(min=0)
+        p, raw = probability.gather(1, safe), logits.gather(1, safe) - logits.mean(-1, keepdim=True)
+        top = logits.argmax(-1)
+        others = (probability * self.others[item]).sum(-1)
+        return torch.stack([*p[:, :2].T, *raw[:, :3].T, (top == tokens[:, 1]).double(), (top == tokens[:, 3]).double(), others], 1)
+
+
+P_ANSWER, P_DONOR, L_ANSWER, L_DONOR, L_WRONG, TOP_DONOR, TOP_LEVEL, P_OTHERS = range(8)
+
+
+def run_experiments(
+    model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, members: pd.DataFrame,
+    cache: FeatureCache, statistics: StatisticsConfig,
+) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+    """Tables `evidence` and `panel` of all experiments of a case that perturb.
+
+    Raises InputError where a named prompt lacks its donor or an experiment asks for an outcome that does not exist.
+    """
+    bench = Bench(model, transcoders, case, prompts, members, cache, statistics)
+    evidence: list[dict[str, object]] = []
+    panel: list[dict[str, object]] = []
+    for name, experiment in case.experiments.items():
+        if experiment.kind not in ("inhibit", "swap", "inject"):
+            continue
+        places = bench.items(experiment)
+        dev = [place for place in places if prompts["split"].iat[place] == "dev"]
+        setting = choose(bench, name, experiment, dev, evidence)
+        tqdm.write(f"{name}: M = {setting.strength:g}, layers up to {setting.last_layer}, chosen on {len(dev)} development prompts")
+        evidence += measure(bench, name, experiment, places, setting, experiment.controls)
+        heldout = [place for place in places if prompts["split"].iat[place] == "heldout"]
+        if experiment.dose:
+            for strength in experiment.strengths:
+                dose = Setting(strength, setting.last_layer)
+                evidence += measure(bench, f"{name}/dose", experiment, heldout, dose, ("match",), draws=2)
+        panel += show(bench, name, experiment, setting)
+    return table("evidence", evidence), table("panel", panel)
+
+
+def choose(
+    bench: Bench, name: str, experiment: Experiment, dev: Sequence[int], evidence: list[dict[str, object]]
+) -> Setting:
+    """Strength and last layer with the largest mean effect minus matched control on development prompts.
+
+    The first outcome of the experiment decides, in the direction it states; the grid is kept as `<name>/dev`.
+    """
+    n_layers = bench.model.n_layers
+    layers = sorted({max(0, int(np.ceil(depth * n_layers)) - 1) for depth in experiment.depths})
+    grid = [Setting(strength, layer) for layer in layers for strength in experiment.strengths]
+    if len(grid) == 1 or not dev:
+        return grid[0]
+    sign = 1.0 if experiment.direction == "increase" else -1.0
+    best, best_score = grid[0], -np.inf
+    for setting in grid:
+        rows = measure(bench, f"{name}/dev{setting.last_layer}", experiment, dev, setting, ("match",), draws=2)
+        evidence += rows
+        frame = pd.DataFrame(rows)
+        means = frame[frame["outcome"] == experiment.outcomes[0]].groupby("arm")["value"].mean()
+        score = sign * (means["effect"] - means["match"])
+        if score > best_score + 1e-9:
+            best, best_score = setting, score
+    return best
+
+
+def measure(
+    bench: Bench, name: str, experiment: Experiment, places: Sequence[int], setting: Setting, controls: Sequence[str],
+    draws: int | None = None,
+) -> list[dict[str, object]]:  # fmt: skip
+    """Rows of the evidence table: the effect and each control arm, for every prompt."""
+    draws = bench.statistics.control_draws if draws is None else draws
+    prompt = torch.tensor(places, dtype=torch.long)
+    reader = Reader(bench, experiment, places)
+    push = bench.edits(experiment, places, setting)
+    key = (bench.case.name, name, setting.strength, setting.last_layer)
+    clean = run_rows(bench, reader, prompt, _none(), setting, torch.arange(len(places)))
+    arms: dict[str, tuple[Edits, Tensor, int, Injections | None]] = {"effect": (push.edits, prompt, 1, None)}
+    for control in controls:
+        if control == "match":
+            sets = matched_sets(
+                bench.transcoders, bench.cache, prompt, push.edits, bench.generator(*key, control), draws=draws,
+                last_layer=setting.last_layer, pool_prompt=push.pool_prompt, pool_pos=push.pool_pos,
+            )  # fmt: skip
+            arms[control] = (sets.edits, sets.prompt, draws, None)
+        elif control == "direction":
+            vectors, rows = directions(
+                bench.transcoders, bench.cache, prompt, push.edits, bench.generator(*key, control), draws=1,
+                last_layer=setting.last_layer,
+            )  # fmt: skip
+            arms[control] = (_none(), rows, 1, vectors)
+        elif control == "donor":
+            arms[control] = (bench.edits(experiment, places, setting, "wrong_donor").edits, prompt, 1, None)
+        elif control == "position":
+            elsewhere = torch.tensor([_elsewhere(bench, experiment, place) for place in places], dtype=torch.long)
+            arms[control] = (moved(bench.cache, prompt, push.edits, elsewhere[push.edits.row]), prompt, 1, None)
+    rows: list[dict[str, object]] = []
+    for arm, (edits, row_prompt, repeats, injections) in arms.items():
+        item = torch.arange(len(places)).repeat_interleave(repeats)
+        outcome = run_rows(bench, reader, row_prompt, edits, setting, item, injections)
+        rows += _rows(bench, name, experiment, places, setting, arm, repeats, outcome, clean)
+    return rows
+
+
+def _none() -> Edits:
+    empty = torch.zeros(0, dtype=torch.long)
+    return Edits(empty, empty, empty, empty, torch.zeros(0, dtype=torch.float64))
+
+
+def _elsewhere(bench: Bench, experiment: Experiment, place: int) -> int:
+    row = bench.prompts.iloc[place].to_dict()
+    return position(bench.model, row["text"], experiment.elsewhere, row, f"case {bench.case.name}, prompt {row['item']}")
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Numbers of rows, [row, 8], and the activation of each watched supernode, [row] (NaN where it has no members)."""
+
+    numbers: Float[np.ndarray, "row 8"]
+    activation: Mapping[str, Float[np.ndarray, " row"]]
+
+
+def run_rows(
+    bench: Bench, reader: Reader, prompt: Int[Tensor, " row"], edits: Edits, setting: Setting, item: Int[Tensor, " row"],
+    injections: Injections | None = None,
+) -> Read:  # fmt: skip
+    """Run rows (prompt `prompt[row]`, item number `item[row]`) and read them."""
+    watched = [outcome.split(":")[1] for outcome in reader.experiment.outcomes if outcome.startswith("activation:")]
+    sites, owner = _watch(bench, watched, prompt)
+    out: Outcome = intervene(
+        bench.model, bench.transcoders, bench.ids, prompt, edits, last_layer=setting.last_layer, injections=injections,
+        watch=sites, readout=lambda logits, rows: reader(item[rows], logits),
+    )  # fmt: skip
+    activation = {}
+    for index, name in enumerate(watched):
+        mine = owner == index
+        total = torch.zeros(len(prompt), dtype=torch.float64)
+        total.index_add_(0, sites.row[mine], out.watched[mine].double())
+        count = torch.bincount(sites.row[mine], minlength=len(prompt))
+        activation[name] = torch.where(count > 0, total, torch.nan).numpy()
+    return Read(out.logits.numpy(), activation)
+
+
+def _watch(bench: Bench, names: Sequence[str], prompt: Int[Tensor, " row"]) -> tuple[Sites, Int[Tensor, " site"]]:
+    columns: list[np.ndarray] = []
+    for index, name in enumerate(names):
+        for row, place in enumerate(prompt.tolist()):
+            found = bench.sites.get((bench.prompts["item"].iat[place], name))
+            if found is not None:
+                sites = found[["layer", "pos", "feature"]].to_numpy()
+                columns.append(np.column_stack([np.full(len(sites), row), sites, np.full(len(sites), index)]))
+    listed = torch.from_numpy(np.concatenate(columns) if columns else np.zeros((0, 5), dtype=np.int64)).long()
+    row, layer, pos, feature, owner = listed.unbind(1)
+    return Sites(row, layer, pos, feature), owner
+
+
+def _rows(
+    bench: Bench, name: str, experiment: Experiment, places: Sequence[int], setting: Setting, arm: str, repeats: int,
+    read: Read, clean: Read,
+) -> list[dict[str, object]]:  # fmt: skip
+    def base(place: int, outcome: str, arm: str, draw: int, value: float) -> dict[str, object]:
+        row = bench.prompts.iloc[place]
+        return {
+            "item": row["item"], "cluster": row["cluster"], "split": row["split"], "experiment": name, "arm": arm,
+            "draw": draw, "strength": setting.strength, "outcome": outcome, "value": value,
+        }  # fmt: skip
+
+    rows = []
+    for number, place in enumerate(places):
+        before = clean.numbers[number]
+        for draw in range(repeats):
+            after = read.numbers[number * repeats + draw]
+            for outcome in experiment.outcomes:
+                if outcome.startswith("activation:"):
+                    label = outcome.split(":")[1]
+                    start = clean.activation[label][number]
+                    value = read.activation[label][number * repeats + draw] / start if start > 0 else np.nan
+                else:
+                    value = _value(outcome, before, after)
+                if np.isfinite(value):
+                    rows.append(base(place, outcome, arm, draw, float(value)))
+                    if outcome == "answer_logit" and arm == "effect":
+                        rows.append(base(place, outcome, "clean", draw, _value(outcome, before, before)))
+                    if outcome == "advantage" and arm == "effect":
+                        # the same for an answer that no path of this prompt leads to
+                        wrong = (after[L_WRONG] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR])
+                        rows.append(base(place, outcome, "shuffle", draw, float(wrong)))
+    return rows
+
+
+def _value(outcome: str, before: Float[np.ndarray, " 8"], after: Float[np.ndarray, " 8"]) -> float:
+    simple = {
+        "answer_probability": P_ANSWER, "donor_probability": P_DONOR, "donor_top1": TOP_DONOR,
+        "answer_logit": L_ANSWER, "others_probability": P_OTHERS,
+    }  # fmt: skip
+    if outcome in simple:
+        return float(after[simple[outcome]])
+    if outcome.startswith("level_top1:"):
+        return float(after[TOP_LEVEL])
+    if outcome == "advantage":
+        return float((after[L_ANSWER] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR]))
+    raise InputError(f"unknown outcome '{outcome}'; known: {', '.join(simple)}, level_top1:<factor>, advantage, activation:<name>")
+
+
+def show(bench: Bench, name: str, experiment: Experiment, setting: Setting) -> list[dict[str, object]]:
+    """Panel rows of the named prompts: activation of every supernode as a share of clean, and the top next tokens."""
+    rows: list[dict[str, object]] = []
+    for item in experiment.prompts:
+        place = bench.place[item]
+        names = [label for label in bench.case.supernodes if (item, label) in bench.sites]
+        sites, owner = _watch(bench, names, torch.tensor([place, place]))
+        push = bench.edits(experiment, [place], setting).edits
+        out = intervene(
+            bench.model, bench.transcoders, bench.ids, torch.tensor([place, place]), push, last_layer=setting.last_layer, watch=sites,
+        )  # fmt: skip  # row 0 is edited, row 1 is clean
+        common = {"item": item, "experiment": name, "strength": setting.strength}
+        for index, label in enumerate(names):
+            after, clean = (float(out.watched[(owner == index) & (sites.row == row)].sum()) for row in (0, 1))
+            if clean > 0:
+                rows.append({**common, "supernode_or_token": label, "kind": "activation", "clean": 1.0, "value": after / clean})
+        probability = out.logits[:, 0].double().softmax(-1)
+        shown = dict.fromkeys(int(token) for row in (1, 0) for token in probability[row].topk(TOP_TOKENS).indices)
+        rows += [
+            {
+                **common, "supernode_or_token": token_text(bench.model, token), "kind": "probability",
+                "clean": float(probability[1, token]), "value": float(probability[0, token]),
+            }
+            for token in shown
+        ]  # fmt: skip
+    return rows

@@ -1,0 +1,91 @@
+"""Exchanging residual streams between prompts: where a model keeps something, shown without any transcoder."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from biology.activations import length_batches, row_batches
+from biology.config import InputError
+from biology.model import Edit, Model, run, token_batch
+
+
+@dataclass(frozen=True, eq=False)
+class Exchanges:
+    """Residual streams taken from donors: entry i replaces, in a row, the stream entering `layer` at `pos`.
+
+    `layer` n_layers is the stream entering the final norm. `donor_pos` is the place in the row's donor prompt.
+    """
+
+    row: Int[Tensor, " site"]
+    layer: Int[Tensor, " site"]
+    pos: Int[Tensor, " site"]
+    donor_pos: Int[Tensor, " site"]
+
+
+def exchange_residuals(
+    model: Model,
+    prompts: Sequence[Sequence[int]],
+    prompt: Int[Tensor, " row"],
+    donor: Int[Tensor, " row"],
+    exchanges: Exchanges,
+    *,
+    positions: int | Int[Tensor, "row ..."] = -1,
+    batch_size: int = 256,
+    progress: bool = False,
+) -> Float[Tensor, "row read_pos vocab"]:
+    """Interchange interventions: logits of `prompts[prompt[row]]` with residual streams of `prompts[donor[row]]`.
+
+    Nothing is frozen and no transcoder is involved: the model's own evidence of where something is kept
+    (Geiger et al., *Causal Abstractions of Neural Networks*, 2021).
+
+    Raises:
+        InputError: a layer or position outside the model or the prompts.
+    """
+    size = torch.tensor([len(ids) for ids in prompts])
+    place = {name: getattr(exchanges, name) for name in ("row", "layer", "pos", "donor_pos")}
+    for name, of in (("pos", prompt), ("donor_pos", donor)):
+        length = size[of[exchanges.row]]
+        place[name] = torch.where(place[name] < 0, place[name] + length, place[name])
+        if bool(((place[name] < 0) | (place[name] >= length)).any()):
+            raise InputError("an exchange of residual streams lies outside its prompt")
+    if len(exchanges.layer) and not 0 <= int(exchanges.layer.min()) <= int(exchanges.layer.max()) <= model.n_layers:
+        raise InputError(f"an exchange of residual streams names a layer outside 0..{model.n_layers}")
+    names = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.n_layers)]
+    names.append(f"blocks.{model.n_layers - 1}.hook_resid_post")
+    vectors = torch.zeros(len(exchanges.row), model.d_model, dtype=model.dtype)
+    wanted = donor[exchanges.row]
+    needed = torch.unique(wanted).tolist()
+    for places, ids in length_batches([prompts[i] for i in needed], batch_size):
+        _, streams = run(model, token_batch(model, ids), reads=names, positions=-1)
+        number = torch.full((len(prompts),), -1)
+        number[torch.tensor(needed)[places]] = torch.arange(len(places))
+        for layer, name in enumerate(names):
+            at = ((number[wanted] >= 0) & (exchanges.layer == layer)).nonzero()[:, 0]
+            vectors[at] = streams[name][number[wanted[at]], place["donor_pos"][at]].cpu()
+
+    where = torch.as_tensor(positions).expand(len(prompt)) if isinstance(positions, int) else positions
+    out: list[Tensor] = []
+    order = torch.argsort(size[prompt], stable=True)
+    with tqdm(total=len(prompt), desc=f"{model.name}: exchange", disable=not progress, unit="row") as bar:
+        for chosen in row_batches(order, size[prompt], batch_size):
+            here = torch.full((len(prompt),), -1)
+            here[chosen] = torch.arange(len(chosen))
+            hooks: list[tuple[str, Edit]] = []
+            for layer, name in enumerate(names):
+                at = ((here[exchanges.row] >= 0) & (exchanges.layer == layer)).nonzero()[:, 0]
+                spot = (here[exchanges.row[at]].to(model.device), place["pos"][at].to(model.device))
+                if len(at):
+                    hooks.append((name, partial(_replaced, spot, vectors[at].to(model.device))))
+            ids = token_batch(model, [list(prompts[i]) for i in prompt[chosen].tolist()])
+            out.append(run(model, ids, edits=hooks, positions=where[chosen].reshape(len(chosen), -1))[0].cpu())
+            bar.update(len(chosen))
+    return torch.cat(out)[torch.argsort(order)]
+
+
+def _replaced(spot: tuple[Tensor, Tensor], vectors: Tensor, stream: Tensor) -> Tensor:
+    return stream.index_put(spot, vectors.to(stream.dtype))

@@ -1,0 +1,230 @@
+"""Supernodes: groups of features that play one role, found by rules stated before anyone looks at a graph.
+
+A rule of `case.yaml` sees activations on prompts with role `select`, and decoders. It never sees the attribution graph or
+the effect of an intervention, both of which are to be tested with its members. Rules with a `factor` find one set per
+level of that factor (a place, a relation): the features that fire on prompts of the level and on little else.
+
+`apart` names columns in which the prompts that select must differ from the prompt that is scored. Features of Texas that
+are scored on Dallas and its capital are selected on other cities of Texas and on other relations; otherwise one would only
+have replaced an answer by a copy of itself.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from scipy import sparse
+from torch import Tensor
+
+from biology.activations import FeatureCache
+from biology.case import Case, SupernodeRule
+from biology.config import InputError
+from biology.model import Model, encode
+from biology.tables import table
+from biology.transcoders import TranscoderSet
+
+
+def position(model: Model, text: str, at: str, factors: Mapping[str, str], where: str) -> int:
+    """The token position that `at` names in a prompt: `last`, an index, `token:Dallas`, or `factor:city` (its last piece).
+
+    Raises InputError if the prompt does not hold it exactly once; `where` names case and prompt.
+    """
+    ids = encode(model, text)
+    kind, _, value = at.partition(":")
+    if at == "last":
+        return len(ids) - 1
+    if kind in ("token", "factor"):
+        word = factors[value] if kind == "factor" else value
+        if text.count(word) != 1:
+            raise InputError(f"{where}: position '{at}' needs '{word}' exactly once in the prompt {text!r}")
+        end = text.index(word) + len(word)
+        return len(encode(model, text[:end])) - 1
+    index = int(at)
+    return index if index >= 0 else len(ids) + index
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Features of one set, by layer, with the share of the selecting prompts on which each fires."""
+
+    layer: Int[np.ndarray, " member"]
+    feature: Int[np.ndarray, " member"]
+    share: Float[np.ndarray, " member"]
+
+
+@dataclass(frozen=True, eq=False)
+class Finder:
+    """What the rules of a case see: prompts (a row each, in the order of the cache), active features and decoders."""
+
+    model: Model
+    transcoders: TranscoderSet
+    case: Case
+    prompts: pd.DataFrame
+    cache: FeatureCache
+
+    @cached_property
+    def width(self) -> int:
+        return max(self.transcoders.n_features)
+
+    def positions(self, at: str) -> Int[np.ndarray, " prompt"]:
+        """The position of each prompt; -1 where a factor that the prompt lacks is asked for."""
+        kind, _, value = at.partition(":")
+        rows = self.prompts.to_dict("records")
+        there = [kind != "factor" or bool(row.get(value)) for row in rows]
+        return np.array(
+            [
+                position(self.model, row["text"], at, row, f"case {self.case.name}, prompt {row['item']}") if yes else -1
+                for row, yes in zip(rows, there, strict=True)
+            ]
+        )
+
+    def active(self, at: str) -> sparse.csr_matrix:
+        """Activations at one position of every prompt: [prompt, layer * width + feature]."""
+        if at not in self._active:
+            prompt = np.repeat(np.arange(len(self.prompts)), self.cache.offsets.diff().numpy())
+            here = self.cache.pos.numpy() == self.positions(at)[prompt]
+            column = self.cache.layer.numpy()[here].astype(np.int64) * self.width + self.cache.feature.numpy()[here]
+            shape = (len(self.prompts), self.transcoders.n_layers * self.width)
+            self._active[at] = sparse.csr_matrix((self.cache.value.double().numpy()[here], (prompt[here], column)), shape)
+        return self._active[at]
+
+    @cached_property
+    def _active(self) -> dict[str, sparse.csr_matrix]:
+        return {}
+
+    @cached_property
+    def promoted(self) -> Int[Tensor, "column rank"]:
+        """For each feature, the tokens that its decoders promote most, best first (direct effect, mean over tokens removed)."""
+        top = max([rule.top for rule in self.case.supernodes.values()], default=1)
+        weights = self.model.weights
+        unembed = weights.W_U - weights.W_U.mean(0)
+        unembed = unembed * weights.ln_final.gain
+        best = torch.full((self.transcoders.n_layers * self.width, min(top, self.model.n_vocab)), -1)
+        for layer, transcoder in enumerate(self.transcoders.layers):
+            for start in range(0, len(transcoder.W_dec), 1024):
+                rows = transcoder.W_dec[start : start + 1024].sum(1)
+                first = layer * self.width + start
+                best[first : first + len(rows)] = (rows @ unembed.T).topk(best.shape[1], dim=1).indices.cpu()
+        return best
+
+    def promotes(self, columns: Int[np.ndarray, " member"], tokens: Iterable[int], top: int) -> np.ndarray:
+        """Which features have one of the tokens among the `top` that they promote."""
+        wanted = torch.tensor(sorted(set(tokens)), dtype=torch.long)
+        return torch.isin(self.promoted[torch.as_tensor(columns)][:, :top], wanted).any(1).numpy()
+
+    def answers(self, rule: SupernodeRule, level: str | None) -> list[int]:
+        """Answer tokens of every prompt of a level."""
+        of_level = self.prompts[self.prompts[rule.factor] == level] if rule.factor else self.prompts
+        return of_level["answer_token"].astype(int).tolist()
+
+    def tokens(self, words: tuple[str, ...], rule: SupernodeRule, row: Mapping[str, object]) -> list[int]:
+        """Token ids of the words of a rule; `answer` stands for the prompt's answer, `answers` for all of its level's."""
+        found = []
+        for word in words:
+            if word == "answer":
+                found.append(int(row["answer_token"]))  # type: ignore[call-overload]
+            elif word == "answers":
+                found += self.answers(rule, str(row.get(rule.factor or "")))
+            else:
+                found.append(encode(self.model, word)[-1])
+        return found
+
+    def select(self, rule: SupernodeRule, name: str, row: Mapping[str, object]) -> Selection:
+        """The members that a rule names for one prompt, whether or not they are active there."""
+        if rule.factor is not None:
+            key = (name, str(row.get(rule.factor, "")), *(str(row[column]) for column in rule.apart))
+            if key not in self._selected:
+                self._selected[key] = self._of_level(rule, row)
+            return self._selected[key]
+        columns = np.unique(self.active(rule.at)[self._place[str(row["item"])]].indices)
+        chosen = np.ones(len(columns), dtype=bool)
+        for prompt, wanted in [(p, True) for p in rule.active_on] + [(p, False) for p in rule.silent_on]:
+            there = self.active(rule.at)[self._place[prompt]].indices
+            chosen &= np.isin(columns, there) == wanted
+        return self._kept(rule, columns[chosen], np.ones(int(chosen.sum())), row)
+
+    @cached_property
+    def _selected(self) -> dict[tuple[str, ...], Selection]:
+        return {}
+
+    @cached_property
+    def _place(self) -> dict[str, int]:
+        return {item: place for place, item in enumerate(self.prompts["item"])}
+
+    def _of_level(self, rule: SupernodeRule, row: Mapping[str, object]) -> Selection:
+        frame = self.prompts
+        chosen = (frame["role"] == "select") & (frame[rule.factor] != "")
+        if rule.split == "dev":
+            chosen &= frame["split"] == "dev"
+        for column in rule.apart:
+            chosen &= frame[column] != row[column]
+        of_level = (chosen & (frame[rule.factor] == row.get(rule.factor))).to_numpy()
+        if not of_level.any():
+            return Selection(*np.zeros((2, 0), dtype=int), np.zeros(0))
+        fires = self.active(rule.at) > 0
+        hits = np.asarray(fires[of_level].sum(0)).ravel()
+        every = np.asarray(fires[chosen.to_numpy()].sum(0)).ravel()
+        share = hits / of_level.sum()
+        member = (share >= rule.recall) & (hits >= rule.precision * every) & (hits > 0)
+        columns = np.flatnonzero(member)
+        return self._kept(rule, columns, share[columns], row)
+
+    def _kept(self, rule: SupernodeRule, columns: np.ndarray, share: np.ndarray, row: Mapping[str, object]) -> Selection:
+        chosen = np.ones(len(columns), dtype=bool)
+        if len(columns):
+            if rule.promotes:
+                chosen &= self.promotes(columns, self.tokens(rule.promotes, rule, row), rule.top)
+            if rule.spares:
+                chosen &= ~self.promotes(columns, self.tokens(rule.spares, rule, row), rule.top)
+        if rule.layers is not None:
+            layer = columns // self.width
+            chosen &= (layer >= rule.layers[0]) & (layer <= rule.layers[1])
+        columns, share = columns[chosen], share[chosen]
+        if rule.most is not None and len(columns) > rule.most:
+            best = np.sort(np.argsort(-share, kind="stable")[: rule.most])
+            columns, share = columns[best], share[best]
+        return Selection(columns // self.width, columns % self.width, share)
+
+
+def grouped_items(case: Case, prompts: pd.DataFrame) -> pd.Series:
+    """Which prompts need members: named prompts, scored ones, and everybody's donors."""
+    donors: set[str] = set()
+    for column in ("donor", "wrong_donor"):
+        if column in prompts:
+            donors |= set(prompts.loc[prompts["role"] != "select", column])
+    return prompts["item"].isin(donors | set(case.prompts)) | (prompts["role"] == "score")
+
+
+def group(
+    model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, cache: FeatureCache
+) -> pd.DataFrame:
+    """Table `supernodes`: for every prompt that is scored, shown or a donor, the members of each supernode active there.
+
+    `share` is the share of the selecting prompts on which the feature fires (1 for rules without a factor).
+    """
+    finder = Finder(model, transcoders, case, prompts, cache)
+    wanted = grouped_items(case, prompts)
+    rows: list[dict[str, object]] = []
+    for name, rule in case.supernodes.items():
+        positions = finder.positions(rule.at)
+        activations = finder.active(rule.at)
+        for place in np.flatnonzero(wanted):
+            row = prompts.iloc[place].to_dict()
+            if positions[place] < 0:
+                continue
+            found = finder.select(rule, name, row)
+            columns = found.layer * finder.width + found.feature
+            values = np.asarray(activations[place, columns].todense()).ravel() if len(columns) else np.zeros(0)
+            rows += [
+                {
+                    "item": row["item"], "supernode": name, "layer": int(layer), "pos": int(positions[place]),
+                    "feature": int(feature), "activation": float(value), "share": float(share),
+                }
+                for layer, feature, share, value in zip(found.layer, found.feature, found.share, values, strict=True)
+                if value > 0
+            ]  # fmt: skip
+    return table("supernodes", rows)

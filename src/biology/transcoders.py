@@ -1,0 +1,256 @@
+"""Transcoders: per-layer and cross-layer sets, their activation functions and skips.
+
+A transcoder reads what passes one hook of a block (the MLP's input) and writes what passes another (the MLP's output):
+
+    pre = x W_enc^T + b_enc          f = activation(pre)
+    per layer      y_l = f_l W_dec_l + b_dec_l                        (+ x_l W_skip_l^T)
+    cross layer    y_l = sum over l' <= l of f_l' W_dec_l'[:, l - l'] + b_dec_l   (+ x_l W_skip_l^T)
+
+In a cross-layer transcoder the features of layer l have one decoder for every layer from l to the last (Ameisen et al.,
+*Circuit Tracing*, 2025, Methods).
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from biology.config import InputError
+from biology.layouts import Stored, read_directory, write_directory
+from biology.model import Model
+
+READ_HOOKS = ("hook_resid_mid", "ln2.hook_in", "ln2.hook_normalized", "ln2.hook_out", "mlp.hook_in")
+WRITE_HOOKS = ("mlp.hook_out", "hook_mlp_out")
+ACTIVATIONS = ("relu", "jumprelu", "topk")
+
+
+@dataclass(frozen=True, eq=False)
+class Transcoder:
+    """The weights of one layer. `W_dec[:, i]` writes to layer + i; a per-layer transcoder has the one target."""
+
+    W_enc: Float[Tensor, "feature d_model"]
+    b_enc: Float[Tensor, " feature"]
+    W_dec: Float[Tensor, "feature target d_model"]
+    b_dec: Float[Tensor, " d_model"]
+    threshold: Float[Tensor, " feature"] | None = None
+    W_skip: Float[Tensor, "d_model d_model"] | None = None
+    """[output, input], applied as `x @ W_skip.T`."""
+
+
+@dataclass(frozen=True, eq=False)
+class TranscoderSet:
+    """One transcoder per layer of a model, all of one kind, activation function and pair of hooks."""
+
+    kind: str
+    """`per_layer` or `cross_layer`."""
+    activation: str
+    """`relu`, `jumprelu` or `topk`."""
+    layers: tuple[Transcoder, ...]
+    read_hook: str
+    write_hook: str
+    """Names within a block, from READ_HOOKS and WRITE_HOOKS."""
+    k: int | None = None
+    """Most features active per position and layer (`topk` only)."""
+    name: str = ""
+
+    @property
+    def n_layers(self) -> int:
+        return len(self.layers)
+
+    @property
+    def d_model(self) -> int:
+        return self.layers[0].W_enc.shape[1]
+
+    @property
+    def n_features(self) -> tuple[int, ...]:
+        """Features per layer."""
+        return tuple(layer.W_enc.shape[0] for layer in self.layers)
+
+    @property
+    def has_skip(self) -> bool:
+        return any(layer.W_skip is not None for layer in self.layers)
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "TranscoderSet":
+        """The same set with all weights moved or cast."""
+
+        def moved(layer: Transcoder) -> Transcoder:
+            present = {key: value for key, value in vars(layer).items() if value is not None}
+            return Transcoder(**{key: value.to(device=device, dtype=dtype) for key, value in present.items()})
+
+        return replace(self, layers=tuple(moved(layer) for layer in self.layers))
+
+
+# Maths ---------------------------------------------------------------------------------------------------------------
+
+
+def pre_activations(
+    transcoders: TranscoderSet, layer: int, x: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch feature"]:
+    """What the features of a layer see in `x`, before their activation function."""
+    weights = transcoders.layers[layer]
+    return torch.nn.functional.linear(x.to(weights.W_enc.dtype), weights.W_enc, weights.b_enc)
+
+
+def activate(
+    transcoders: TranscoderSet, layer: int, pre: Float[Tensor, "*batch feature"]
+) -> Float[Tensor, "*batch feature"]:
+    """The activation function: ReLU, JumpReLU (strictly above its threshold), or ReLU of the k largest (TopK).
+
+    A TopK feature with a negative pre-activation is never active, even among the k largest.
+    """
+    positive = pre.relu()
+    if transcoders.activation == "jumprelu":
+        threshold = transcoders.layers[layer].threshold
+        return positive * (pre > threshold)
+    if transcoders.activation == "topk":
+        k = min(transcoders.k or 0, pre.shape[-1])
+        values, features = positive.topk(k, dim=-1)
+        return torch.zeros_like(positive).scatter_(-1, features, values)
+    return positive
+
+
+def encode(
+    transcoders: TranscoderSet, layer: int, x: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch feature"]:
+    """Feature activations of a layer for what passes its read hook."""
+    return activate(transcoders, layer, pre_activations(transcoders, layer, x))
+
+
+def skip(
+    transcoders: TranscoderSet, layer: int, x: Float[Tensor, "*batch d_model"]
+) -> Float[Tensor, "*batch d_model"] | None:
+    """What the skip connection of a layer adds to its output, or None where there is none."""
+    W_skip = transcoders.layers[layer].W_skip
+    return None if W_skip is None else x.to(W_skip.dtype) @ W_skip.T
+
+
+def decoder(
+    transcoders: TranscoderSet, source: int, target: int, features: Int[Tensor, " chosen"] | slice = slice(None)
+) -> Float[Tensor, "chosen d_model"] | None:
+    """Decoder rows of features of layer `source` into layer `target`; None where they do not write there."""
+    W_dec = transcoders.layers[source].W_dec
+    offset = target - source
+    return W_dec[features, offset] if 0 <= offset < W_dec.shape[1] else None
+
+
+def reconstruct(
+    transcoders: TranscoderSet,
+    target: int,
+    activations: Sequence[Float[Tensor, "*batch feature"]],
+    x: Float[Tensor, "*batch d_model"],
+) -> Float[Tensor, "*batch d_model"]:
+    """The replacement of what passes the write hook of layer `target`.
+
+    `activations[l]` are the activations of layer l, at least up to `target`; `x` passes the read hook of `target`.
+    """
+    weights = transcoders.layers[target]
+    total = weights.b_dec
+    for source in range(target + 1) if transcoders.kind == "cross_layer" else (target,):
+        rows = decoder(transcoders, source, target)
+        if rows is not None:
+            total = total + activations[source] @ rows
+    skipped = skip(transcoders, target, x)
+    return total if skipped is None else total + skipped
+
+
+def reconstruct_all(
+    transcoders: TranscoderSet, inputs: Sequence[Float[Tensor, "*batch d_model"]]
+) -> tuple[list[Float[Tensor, "*batch feature"]], list[Float[Tensor, "*batch d_model"]]]:
+    """Activations and reconstructions of every layer, given what passes the read hooks of an unmodified forward."""
+    activations = [encode(transcoders, layer, x) for layer, x in enumerate(inputs)]
+    return activations, [reconstruct(transcoders, layer, activations, x) for layer, x in enumerate(inputs)]
+
+
+# Files ---------------------------------------------------------------------------------------------------------------
+
+
+def load_transcoders(path: str | Path, model: Model) -> TranscoderSet:
+    """Read a directory of transcoders of `model`, in any layout of `layouts.py`, in the model's dtype, on its device.
+
+    Raises:
+        InputError: no known layout, a missing layer or tensor, a wrong width, NaN, unknown hooks or activation.
+    """
+    path = Path(path)
+    stored = read_directory(path, model.n_layers)
+    if stored.read_hook not in READ_HOOKS or stored.write_hook not in WRITE_HOOKS:
+        raise InputError(
+            f"{path}: hooks {stored.read_hook!r} -> {stored.write_hook!r} are not supported; a transcoder reads one of "
+            f"{', '.join(READ_HOOKS)} and writes one of {', '.join(WRITE_HOOKS)}"
+        )
+    activation = _activation(path, stored)
+    layers = [
+        _checked(stored.kind, layer, tensors, file, model)
+        for layer, (tensors, file) in enumerate(zip(stored.tensors, stored.files, strict=True))
+    ]
+    k = stored.k if activation == "topk" else None
+    name = path.resolve().name
+    return TranscoderSet(stored.kind, activation, tuple(layers), stored.read_hook, stored.write_hook, k, name)
+
+
+def _activation(path: Path, stored: Stored) -> str:
+    """The activation function, which config and weights must agree on (a config may say relu for a JumpReLU)."""
+    thresholds = ["threshold" in tensors for tensors in stored.tensors]
+    if any(thresholds) != all(thresholds):
+        raise InputError(f"{path}: only some layers have a threshold; all or none must")
+    found = "jumprelu" if all(thresholds) else "relu"
+    named = str(stored.activation or found).lower().replace("jump_relu", "jumprelu")
+    named = found if named == "relu" else named
+    if named not in ACTIVATIONS or (named == "jumprelu") != all(thresholds):
+        raise InputError(f"{path}: activation {stored.activation!r} does not fit weights that look like {found}")
+    if named == "topk" and (not isinstance(stored.k, int) or isinstance(stored.k, bool) or stored.k < 1):
+        raise InputError(f"{path}: activation topk needs a positive integer k, found {stored.k!r}")
+    return named
+
+
+def _checked(kind: str, layer: int, tensors: Mapping[str, Tensor], file: Path, model: Model) -> Transcoder:
+    """The transcoder of one layer, after every tensor was found, of the right shape and finite."""
+    where = f"transcoder of layer {layer}, {file}"
+    needed, optional = ("W_enc", "b_enc", "W_dec", "b_dec"), ("threshold", "W_skip")
+    missing = [key for key in needed if key not in tensors]
+    unknown = [key for key in tensors if key not in (*needed, *optional)]
+    if missing or unknown:
+        problem = f"has no {', '.join(missing)}" if missing else f"holds unknown tensors {', '.join(unknown)}"
+        raise InputError(f"{where}: {problem}")
+    weights = dict(tensors)
+    n_features, d_model = weights["W_enc"].shape[0], model.d_model
+    if weights["W_dec"].dim() == 2:
+        weights["W_dec"] = weights["W_dec"][:, None]
+    if "threshold" in weights and weights["threshold"].numel() == 1:
+        weights["threshold"] = weights["threshold"].reshape(1).expand(n_features)
+    targets = 1 if kind == "per_layer" else model.n_layers - layer
+    shapes = {
+        "W_enc": (n_features, d_model), "b_enc": (n_features,), "W_dec": (n_features, targets, d_model),
+        "b_dec": (d_model,), "threshold": (n_features,), "W_skip": (d_model, d_model),
+    }  # fmt: skip
+    for key, value in weights.items():
+        if value.shape != shapes[key]:
+            raise InputError(
+                f"{where}: {key} is {list(value.shape)}, expected {list(shapes[key])} "
+                f"for {model.name} (d_model {d_model}, {model.n_layers} layers)"
+            )
+        if not torch.isfinite(value).all():
+            raise InputError(f"{where}: {key} holds NaN or infinite values")
+    return Transcoder(**{key: value.to(model.device, model.dtype).contiguous() for key, value in weights.items()})
+
+
+def save_transcoders(
+    path: str | Path, transcoders: TranscoderSet, *, layout: str = "saelens", model_name: str = "",
+    dtype: torch.dtype | None = None,
+) -> None:  # fmt: skip
+    """Write a set to a directory.
+
+    `saelens` (per layer, ReLU or JumpReLU) is what `sae_lens.SAE.load_from_disk` reads, one folder per layer;
+    `circuit-tracer` takes every kind. `dtype` is the storage type (float16 and bfloat16 halve the size).
+
+    Raises:
+        InputError: an unknown layout, or a cross-layer or TopK set in the SAELens layout, which has no such thing.
+    """
+    half = transcoders.to("cpu", dtype)
+    tensors = [{key: value for key, value in vars(layer).items() if value is not None} for layer in half.layers]
+    if half.kind == "per_layer":
+        tensors = [{**layer, "W_dec": layer["W_dec"][:, 0]} for layer in tensors]
+    stored = Stored(half.kind, tuple(tensors), (), half.read_hook, half.write_hook, half.activation, half.k)
+    write_directory(Path(path), stored, layout=layout, model_name=model_name)

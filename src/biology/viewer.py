@@ -1,0 +1,302 @@
+"""Where the boxes of a simplified attribution graph go: token position is horizontal, depth is vertical, output on top.
+
+Positions are worked out here once and drawn elsewhere, so that paper, report and any later interactive viewer show the
+same picture. All lengths are inches, the origin is the lower left corner.
+
+A row of boxes is a step of the computation, not a layer: a supernode stands one row above the highest supernode that
+feeds it. Its layers are written in the box.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# (indexing a DataFrame may give a Series or a DataFrame; the checker cannot tell)
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import product
+
+import pandas as pd
+
+ROW = 0.98
+"""From the middle of one row of supernodes to the next."""
+BOX_HEIGHT, TOKEN_HEIGHT, PAD, GAP = 0.42, 0.25, 0.11, 0.16
+MINIMUM_WIDTH = 6.3
+BENDS = (0.0, 0.3, -0.3, 0.6, -0.6, 1.0, -1.0, 1.5, -1.5)
+UNDRAWN = ("error", "bias")
+
+
+@dataclass(frozen=True)
+class Box:
+    """A supernode, a token of the prompt or an output; `x`, `y` is its middle."""
+
+    name: str
+    kind: str
+    text: str
+    note: str
+    x: float
+    y: float
+    width: float
+    height: float
+    features: int = 0
+
+
+@dataclass(frozen=True)
+class Arrow:
+    """An edge: its share of all direct effects into its target (with sign), the four points of its cubic curve, and
+    where along it (0 to 1) the share is written.
+    """
+
+    source: str
+    target: str
+    share: float
+    curve: tuple[tuple[float, float], ...]
+    mark: float = 0.5
+
+
+@dataclass(frozen=True)
+class Layout:
+    boxes: tuple[Box, ...]
+    arrows: tuple[Arrow, ...]
+    width: float
+    height: float
+    undrawn: float
+    """Share of the direct effects into the drawn outputs that comes from errors and biases."""
+
+
+def node(name: str) -> tuple[str, str, int]:
+    """Kind, text and position (-1 where it does not apply) of a name of the `edges` table."""
+    if name.startswith("token:") and "@" in name:
+        text, position = name.removeprefix("token:").rsplit("@", 1)
+        return "token", text, int(position)
+    if name.startswith("logit:"):
+        return "logit", name.removeprefix("logit:"), -1
+    return ("undrawn" if name in UNDRAWN else "supernode"), name, -1
+
+
+def with_share(edges: pd.DataFrame) -> pd.DataFrame:
+    """Edges of one item with `share`: the direct effect over the sum of |direct effects| into the same target."""
+    total = edges.groupby("target")["direct"].transform(lambda values: values.abs().sum())
+    return edges.assign(share=(edges["direct"] / total.where(total > 0, 1.0)).astype(float))
+
+
+def strongest_edges(edges: pd.DataFrame, least: float = 0.05, most: int = 22) -> pd.DataFrame:
+    """Edges worth drawing: at least `least` of their target's input, `most` at most (by |influence|), and always the
+    strongest edge into each box and out of it, so that none hangs loose.
+    """
+    edges = edges[~edges["source"].isin(UNDRAWN) & (edges["share"] != 0)]
+    size, weight = edges["share"].abs(), edges["influence"].abs()
+    kept = set(edges.index[size >= least][(-weight[size >= least]).argsort(kind="stable")[:most]])
+    for end in ("source", "target"):
+        inner = edges[edges[end].map(lambda name: node(name)[0] == "supernode")]
+        kept |= set(inner["share"].abs().groupby(inner[end]).idxmax())
+    return edges.loc[[index for index in edges.index if index in kept]]
+
+
+def spread(wanted: Sequence[float], widths: Sequence[float], low: float, high: float, gap: float = GAP) -> list[float]:
+    """Middles of boxes side by side between `low` and `high`, as close as possible to where they want to be.
+
+    Pools adjacent violators: boxes that collide move as one block to the mean of what they want. The order is that of
+    `wanted`; if the boxes do not fit they run over `high`.
+    """
+    order = sorted(range(len(wanted)), key=lambda i: wanted[i])
+    offset, offsets = 0.0, []
+    for rank, i in enumerate(order):
+        offset += 0.0 if rank == 0 else (widths[order[rank - 1]] + widths[i]) / 2 + gap
+        offsets.append(offset)
+    blocks: list[list[float]] = []  # [sum of targets, members]
+    for i, shift in zip(order, offsets, strict=True):
+        blocks.append([wanted[i] - shift, 1.0])
+        while len(blocks) > 1 and blocks[-2][0] / blocks[-2][1] > blocks[-1][0] / blocks[-1][1]:
+            last = blocks.pop()
+            blocks[-1] = [blocks[-1][0] + last[0], blocks[-1][1] + last[1]]
+    starts = [total / count for total, count in blocks for _ in range(int(count))]
+    middles = [0.0] * len(wanted)
+    for i, shift, start in zip(order, offsets, starts, strict=True):
+        bounded = min(start, high - widths[order[-1]] / 2 - offsets[-1])
+        middles[i] = max(bounded, low + widths[order[0]] / 2) + shift
+    return middles
+
+
+def rows(names: Sequence[str], depth: Mapping[str, float], edges: pd.DataFrame) -> dict[str, int]:
+    """Row of each supernode: one above the highest that feeds it; edges against the order of depth do not count."""
+    row: dict[str, int] = {}
+    for name in sorted(names, key=lambda name: (depth[name], name)):
+        feeding = edges.loc[edges["target"] == name, "source"]
+        row[name] = max(
+            (row[source] + 1 for source in feeding if source in row and depth[source] < depth[name]), default=0
+        )
+    return row
+
+
+def layout(
+    edges: pd.DataFrame,
+    members: pd.DataFrame,
+    tokens: Sequence[str],
+    probability: Mapping[str, float],
+    measure: Callable[[str, str], float],
+    least_probability: float = 0.05,
+) -> Layout:
+    """Boxes and curves of one item's graph.
+
+    Args:
+        edges: rows of table `edges` of the item.
+        members: rows of table `supernodes` of the item.
+        tokens: texts of all tokens of the prompt, ready to print.
+        probability: probability of each output, where known; the most probable and all above `least_probability` are
+            drawn.
+        measure: width in inches of a text set as a box's title ("title"), its note ("note") or a token ("token").
+    """
+    edges = with_share(edges)
+    outputs = [name for name in dict.fromkeys(edges["target"]) if node(name)[0] == "logit"]
+    outputs = sorted(outputs, key=lambda name: -probability.get(node(name)[1], 0.0))
+    outputs = [n for i, n in enumerate(outputs) if i == 0 or probability.get(node(n)[1], 0.0) >= least_probability]
+    edges = edges[edges["target"].map(lambda name: node(name)[0] != "logit" or name in outputs)]
+    into_outputs = edges[edges["target"].isin(outputs)]
+    undrawn = into_outputs.loc[into_outputs["source"].isin(UNDRAWN), "share"].abs().sum() / max(1, len(outputs))
+    edges = strongest_edges(edges)
+
+    widths = [max(0.3, measure(token, "token") + PAD) for token in tokens]
+    between = max(0.07, (MINIMUM_WIDTH - sum(widths)) / max(1, len(tokens) - 1))
+    middles, right = [], 0.0
+    for width in widths:
+        middles.append(right + width / 2)
+        right += width + between
+    right += 0.35 - between
+    boxes: dict[str, Box] = {}
+    for position, (token, width) in enumerate(zip(tokens, widths, strict=True)):
+        boxes[f"@{position}"] = Box(
+            f"@{position}", "token", token, "", middles[position], TOKEN_HEIGHT / 2, width, TOKEN_HEIGHT
+        )
+
+    names = [n for n in dict.fromkeys([*edges["source"], *edges["target"]]) if node(n)[0] == "supernode"]
+    found = {name: members[members["supernode"] == name] for name in names}
+    weight = {name: rows["activation"].abs() + 1e-12 for name, rows in found.items()}
+    depth = {n: _mean(found[n]["layer"], weight[n]) for n in names}
+    row = rows(names, depth, edges)
+    for level in range(max(row.values(), default=-1) + 1):
+        here = [name for name in names if row[name] == level]
+        at = [
+            _mean(found[n]["pos"].map(lambda p: middles[min(p, len(middles) - 1)]), weight[n], right / 2) for n in here
+        ]
+        notes = [_note(found[name]) for name in here]
+        wide = [
+            max(measure(n.replace("_", " "), "title"), measure(t, "note")) + 2 * PAD
+            for n, t in zip(here, notes, strict=True)
+        ]
+        for name, x, note, width in zip(here, spread(at, wide, 0.0, right), notes, wide, strict=True):
+            y = TOKEN_HEIGHT + 0.72 + level * ROW
+            text, features = name.replace("_", " "), found[name][["layer", "feature"]].drop_duplicates().shape[0]
+            boxes[name] = Box(name, "supernode", text, note, x, y, width, BOX_HEIGHT, features)
+    top = TOKEN_HEIGHT + 0.72 + (max(row.values(), default=-1) + 1) * ROW
+    notes = [f"p = {probability[node(n)[1]]:.2f}" if node(n)[1] in probability else "" for n in outputs]
+    wide = [
+        max(measure(node(n)[1], "title"), measure(t, "note")) + 2 * PAD for n, t in zip(outputs, notes, strict=True)
+    ]
+    at = [right - 0.35 - widths[-1] / 2 + 0.01 * i for i in range(len(outputs))]
+    for name, x, note, width in zip(outputs, spread(at, wide, 0.0, right), notes, wide, strict=True):
+        boxes[name] = Box(name, "logit", node(name)[1], note, x, top, width, BOX_HEIGHT)
+
+    shown = edges.assign(
+        source=edges["source"].map(lambda name: f"@{node(name)[2]}" if node(name)[0] == "token" else name)
+    )
+    arrows = _arrows(shown[shown["source"].isin(boxes) & shown["target"].isin(boxes)], boxes)
+    least = min((box.x - box.width / 2 for box in boxes.values()), default=0.0)
+    if least < 0:
+        boxes = {name: replace(box, x=box.x - least) for name, box in boxes.items()}
+        arrows = [replace(arrow, curve=tuple((x - least, y) for x, y in arrow.curve)) for arrow in arrows]
+    reach = [box.x + box.width / 2 for box in boxes.values()] + [x for arrow in arrows for x, _ in arrow.curve]
+    return Layout(tuple(boxes.values()), tuple(arrows), max([*reach, right]), top + BOX_HEIGHT / 2, float(undrawn))
+
+
+def _mean(values: pd.Series, weights: pd.Series, default: float = 0.0) -> float:
+    return float((values * weights).sum() / weights.sum()) if len(values) else default
+
+
+def _note(members: pd.DataFrame) -> str:
+    if not len(members):
+        return ""
+    count = members[["layer", "feature"]].drop_duplicates().shape[0]
+    low, high = int(members["layer"].min()), int(members["layer"].max())
+    layers = f"layer {low}" if low == high else f"layers {low}–{high}"
+    return f"{layers} · {count} feature{'s' if count > 1 else ''}"
+
+
+def _arrows(edges: pd.DataFrame, boxes: Mapping[str, Box]) -> list[Arrow]:
+    """Curves from the top of the source to the bottom of the target that go round the boxes in between.
+
+    Ends on the same side of a box are ordered first by where the edges come from, then again by which way they bend.
+    """
+    pairs = list(zip(edges["source"].astype(str), edges["target"].astype(str), strict=True))
+    bends: dict[tuple[str, str], tuple[float, float]] = {}
+    ports = _ports(pairs, boxes, {(s, t): (boxes[t].x, boxes[s].x) for s, t in pairs})
+    for source, target in pairs:
+        obstacles = [box for box in boxes.values() if box.name not in (source, target)]
+        straightest = sorted(product(BENDS, repeat=2), key=lambda bend: (abs(bend[0]) + abs(bend[1]), -bend[0]))
+        bends[source, target] = min(
+            straightest,
+            key=lambda bend: _overlap(_curve(boxes[source], boxes[target], ports[source, target], bend), obstacles),
+        )
+    leaning = {pair: (boxes[pair[1]].x + 4 * bend[0], boxes[pair[0]].x + 4 * bend[1]) for pair, bend in bends.items()}
+    ports = _ports(pairs, boxes, leaning)
+    curves = [_curve(boxes[s], boxes[t], ports[s, t], bends[s, t]) for s, t in pairs]
+    arrows = [
+        Arrow(*pair, float(share), curve) for pair, share, curve in zip(pairs, edges["share"], curves, strict=True)
+    ]
+    return _marked(arrows, list(boxes.values()))
+
+
+def _ports(
+    pairs: Sequence[tuple[str, str]], boxes: Mapping[str, Box], keys: Mapping[tuple[str, str], tuple[float, float]]
+) -> dict[tuple[str, str], tuple[float, float]]:
+    """Where each edge leaves its source and enters its target, side by side in the order of its two keys."""
+    places: dict[tuple[str, str], list[float]] = {pair: [0.0, 0.0] for pair in pairs}
+    for end in (0, 1):
+        for name in dict.fromkeys(pair[end] for pair in pairs):
+            here = sorted((pair for pair in pairs if pair[end] == name), key=lambda pair: keys[pair][end])
+            room = min(0.62 * boxes[name].width, 0.17 * (len(here) - 1))
+            for rank, pair in enumerate(here):
+                shift = room * (rank / (len(here) - 1) - 0.5) if len(here) > 1 else 0.0
+                places[pair][end] = boxes[name].x + shift
+    return {pair: (start, end) for pair, (start, end) in places.items()}
+
+
+def _curve(
+    source: Box, target: Box, port: tuple[float, float], bend: tuple[float, float]
+) -> tuple[tuple[float, float], ...]:
+    y0, y1 = source.y + source.height / 2, target.y - target.height / 2 - 0.02
+    pull = 0.55 * abs(y1 - y0)
+    return (port[0], y0), (port[0] + bend[0], y0 + pull), (port[1] + bend[1], y1 - pull), (port[1], y1)
+
+
+def _marked(arrows: Sequence[Arrow], boxes: Sequence[Box]) -> list[Arrow]:
+    """The same arrows with their shares written where they hide neither a box nor each other; strong ones choose first."""
+    places: dict[int, float] = {}
+    taken: list[tuple[float, float]] = []
+    for index in sorted(range(len(arrows)), key=lambda i: -abs(arrows[i].share)):
+
+        def crowding(t: float, curve: tuple[tuple[float, float], ...] = arrows[index].curve) -> float:
+            x, y = point(curve, t)
+            near = sum(max(0.0, 1 - abs(x - a) / 0.34) * max(0.0, 1 - abs(y - b) / 0.14) for a, b in taken)
+            inside = sum(abs(x - b.x) < b.width / 2 + 0.12 and abs(y - b.y) < b.height / 2 + 0.06 for b in boxes)
+            return 4 * near + 4 * inside + abs(t - 0.5)
+
+        places[index] = min((0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74, 0.18, 0.82), key=crowding)
+        taken.append(point(arrows[index].curve, places[index]))
+    return [replace(arrow, mark=places[index]) for index, arrow in enumerate(arrows)]
+
+
+def point(curve: Sequence[tuple[float, float]], t: float) -> tuple[float, float]:
+    """The point of a cubic Bezier curve at 0 <= t <= 1."""
+    weights = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3
+    x, y = (sum(w * p[axis] for w, p in zip(weights, curve, strict=True)) for axis in (0, 1))
+    return x, y
+
+
+def _overlap(curve: Sequence[tuple[float, float]], obstacles: Sequence[Box], margin: float = 0.05) -> int:
+    points = [point(curve, step / 40) for step in range(1, 40)]
+    return sum(
+        abs(x - box.x) < box.width / 2 + margin and abs(y - box.y) < box.height / 2 + margin
+        for x, y in points
+        for box in obstacles
+    )

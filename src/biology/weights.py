@@ -1,0 +1,108 @@
+"""The weights of a model as an explicit engine needs them: norm gains, heads expanded, the unembedding.
+
+Four things go wrong when weights are taken as stored, and are right here: a Gemma norm multiplies by 1 + weight,
+grouped-query heads share their key and value maps, LayerNorm centres, and the soft-cap comes after the unembedding.
+(Token vectors are none of these: they are read off the forward pass, because Gemma scales its embedding.)
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+from jaxtyping import Float
+from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Norm:
+    """A normalisation with its scale taken out: `centre(x) / scale * gain + bias`.
+
+    `gain` is what multiplies (1 + weight in Gemma); `centred` is true for LayerNorm, false for RMSNorm.
+    """
+
+    gain: Float[Tensor, " d_model"]
+    bias: Float[Tensor, " d_model"] | None
+    centred: bool
+    epsilon: float
+
+    def centre(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
+        """x minus its mean over d_model (LayerNorm), or x (RMSNorm). Its own transpose."""
+        return x - x.mean(-1, keepdim=True) if self.centred else x
+
+
+@dataclass(frozen=True, eq=False)
+class LayerWeights:
+    """What an explicit engine needs of one block. Grouped-query heads are expanded to `head`."""
+
+    W_Q: Float[Tensor, "head d_model d_head"]
+    W_K: Float[Tensor, "head d_model d_head"]
+    W_V: Float[Tensor, "head d_model d_head"]
+    W_O: Float[Tensor, "head d_head d_model"]
+    b_Q: Float[Tensor, "head d_head"] | None
+    b_K: Float[Tensor, "head d_head"] | None
+    b_V: Float[Tensor, "head d_head"] | None
+    b_O: Float[Tensor, " d_model"] | None
+    ln1: Norm
+    ln2: Norm
+    ln1_post: Norm | None
+    ln2_post: Norm | None
+    q_norm: Norm | None
+    k_norm: Norm | None
+
+
+@dataclass(frozen=True, eq=False)
+class Weights:
+    """Weights of the whole model. `W_U` is [vocab, d_model]; logits before the soft-cap are `x @ W_U.T + b_U`."""
+
+    layers: tuple[LayerWeights, ...]
+    ln_final: Norm
+    W_U: Float[Tensor, "vocab d_model"]
+    b_U: Float[Tensor, " vocab"] | None
+    soft_cap: float | None
+
+
+def read_weights(bridge: Any, *, gain_offset: float) -> Weights:
+    """The weights of a raw TransformerBridge. `gain_offset` is 1 where a norm multiplies by 1 + weight (Gemma)."""
+
+    def norm(component: Any) -> Norm | None:
+        if component is None or component.original_component is None:
+            return None
+        module = component.original_component
+        epsilon = next(getattr(module, key) for key in ("eps", "variance_epsilon") if hasattr(module, key))
+        return Norm(
+            module.weight + gain_offset, getattr(module, "bias", None), not component.uses_rms_norm, float(epsilon)
+        )
+
+    def expanded(weight: Tensor | None, heads: int) -> Tensor | None:
+        return None if weight is None else weight.repeat_interleave(heads // weight.shape[0], dim=0)
+
+    layers = []
+    for block in bridge.blocks:
+        attn, parts = block.attn, dict(block.named_children())
+        inner = dict(attn.named_children())
+        heads = attn.W_O.shape[0]
+        layers.append(
+            LayerWeights(
+                W_Q=attn.W_Q,
+                W_K=expanded(attn.W_K, heads),
+                W_V=expanded(attn.W_V, heads),
+                W_O=attn.W_O,
+                b_Q=attn.b_Q,
+                b_K=expanded(attn.b_K, heads),
+                b_V=expanded(attn.b_V, heads),
+                b_O=attn.b_O,
+                ln1=norm(block.ln1),
+                ln2=norm(block.ln2),
+                ln1_post=norm(parts.get("ln1_post")),
+                ln2_post=norm(parts.get("ln2_post")),
+                q_norm=norm(inner.get("q_norm")),
+                k_norm=norm(inner.get("k_norm")),
+            )  # fmt: skip
+        )
+    b_U = bridge.unembed.b_U
+    return Weights(
+        layers=tuple(layers),
+        ln_final=norm(bridge.ln_final),
+        W_U=bridge.unembed.W_U.T,
+        b_U=b_U if bool(b_U.any()) else None,
+        soft_cap=getattr(bridge.original_model.config, "final_logit_softcapping", None),
+    )

@@ -1,0 +1,184 @@
+"""A case is a folder: found by its case.yaml, read strictly, its claims bound by a lock."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+
+from biology.case import check_lock, claims_lock, discover_cases, fingerprint, load_case, load_claims, refreshed_lock
+from biology.config import InputError
+
+ROOT = Path(__file__).parents[1]
+HEADER = "item,text,answer,cluster,split,role,city\n"
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository with one case, copied from the template."""
+    shutil.copytree(ROOT / "experiments/_template", tmp_path / "experiments/mine")
+    return tmp_path
+
+
+def edit(root, name, old, new):
+    path = root / "experiments/mine" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def lock(root):
+    (root / "experiments/claims.lock").write_text(json.dumps(refreshed_lock(root)))
+
+
+def test_a_copy_of_the_template_is_a_case(root):
+    shutil.copytree(ROOT / "experiments/_template", root / "experiments/_template")
+    (root / "experiments/notes").mkdir()
+    assert discover_cases(root) == ["mine"]
+    case = load_case(root, "mine")
+    assert case.prompts["dallas"].answer == " Austin"
+    assert case.prompts["dallas"].split == "exploratory"
+    assert load_claims(root, "mine")[0].parts[0].experiment == "inhibit_texas"
+
+
+@pytest.mark.parametrize("name", discover_cases(ROOT))
+def test_every_case_of_the_repository_loads(name):
+    case = load_case(ROOT, name)
+    assert (case.folder / "README.md").is_file()
+    assert load_claims(ROOT, name)
+
+
+def test_registered_claims_are_locked():
+    check_lock(ROOT)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        ("answer:", "anwser:", r"case\.yaml: prompts\.dallas: unknown key 'anwser'\. Did you mean 'answer'\?"),
+        ("figures:", "figure:", r"case\.yaml: unknown key 'figure'\. Did you mean 'figures'\?"),
+        ("at: last", "att: last", r"case\.yaml: supernodes\.say_austin: unknown key 'att'"),
+        ("active_on: [dallas]", "active_on: [houston]", r"supernodes\.texas: unknown prompt 'houston'"),
+        ("inhibit: texas", "inhibit: utah", r"experiments\.inhibit_texas: unknown supernode 'utah'"),
+        ("prompts: [dallas]", "prompts: [utah]", r"experiments\.inhibit_texas: unknown prompt 'utah'"),
+        ("# prompt_set:", "prompt_set:", r"prompts\.csv: no such file"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_mistake_in_case_yaml_is_named(root, old, new, expected):
+    edit(root, "case.yaml", old, new)
+    with pytest.raises(InputError, match=expected) as error:
+        load_case(root, "mine")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "expected"),
+    [
+        (
+            "minimum:",
+            "minimun:",
+            r"claims\.yaml: template-1\.parts\.0: unknown key 'minimun'\. Did you mean 'minimum'\?",
+        ),
+        ("minimum: 0.3", "minimum: 0", r"template-1\.parts\.0\.minimum: Input should be greater than 0"),
+        ("direction: decrease", "direction: down", r"template-1\.parts\.0\.direction"),
+        (
+            "experiment: inhibit_texas",
+            "experiment: swap",
+            r"template-1\.parts\.answer falls: unknown experiment 'swap'",
+        ),
+        ("outcome: answer_probability", "outcome: mood", r"unknown outcome 'mood'"),
+        ("registered:", "on:", r"template-1: unknown key"),
+        ("template-1:", "Template_1:", r"Template_1\.id"),
+    ],
+    ids=lambda value: value[:20],
+)
+def test_a_mistake_in_claims_yaml_is_named(root, old, new, expected):
+    edit(root, "claims.yaml", old, new)
+    with pytest.raises(InputError, match=expected):
+        load_claims(root, "mine")
+
+
+def test_the_prompt_set_keeps_text_and_factors(root):
+    edit(root, "case.yaml", "# prompt_set:", "prompt_set:")
+    path = root / "experiments/mine/prompts.csv"
+    path.write_text(HEADER + 'a,"He saw a carrot,\nand",  grab,it,dev,select,Dallas\n')
+    (item,) = load_case(root, "mine").items
+    assert (item.text, item.answer, item.factors) == ("He saw a carrot,\nand", "  grab", {"city": "Dallas"})
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("item,text,answer,split,role\n", r"prompts\.csv: missing column\(s\) cluster"),
+        (HEADER + "a,x,y,c,test,select,D\n", r"prompts\.csv: row 2\.split"),
+        (HEADER + "a,x,y,c,dev,select,D\na,x,y,c,dev,select,D\n", r"row 3: item 'a' occurs twice"),
+        (HEADER + "a,x,y,c,dev,select\n", r"row 2 does not have 7 columns"),
+        (HEADER + "a,x,,c,dev,select,D\n", r"row 2\.answer"),
+        (HEADER + "dallas,x,y,c,dev,select,D\n", r"item 'dallas' is also a prompt"),
+        (HEADER.replace("city", "City"), r"column name 'City'"),
+    ],
+    ids=lambda value: value[-25:],
+)
+def test_a_mistake_in_prompts_csv_is_named(root, text, expected):
+    edit(root, "case.yaml", "# prompt_set:", "prompt_set:")
+    (root / "experiments/mine/prompts.csv").write_text(text)
+    with pytest.raises(InputError, match=expected):
+        load_case(root, "mine")
+
+
+def test_an_unknown_case_lists_the_known_ones(root):
+    with pytest.raises(InputError, match=r"unknown case 'yours'.*Known cases: mine"):
+        load_case(root, "yours")
+
+
+def test_a_fingerprint_sees_the_named_fields_only(root):
+    before = load_case(root, "mine")
+    edit(root, "case.yaml", "figures: [supernode_graph, inhibition_panel]", "figures: [supernode_graph]  # comment")
+    after = load_case(root, "mine")
+    assert fingerprint(before, "prompts", "items") == fingerprint(after, "prompts", "items")
+    assert fingerprint(before, "figures") != fingerprint(after, "figures")
+
+
+def test_the_hash_of_a_claim_does_not_depend_on_layout_or_amendments(root):
+    before = claims_lock(load_claims(root, "mine"))
+    edit(root, "claims.yaml", "minimum: 0.3  ", "minimum: 0.30\n  ")
+    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment('0' * 64)}")
+    assert claims_lock(load_claims(root, "mine")) == before
+    edit(root, "claims.yaml", "minimum: 0.30", "minimum: 0.31")
+    assert claims_lock(load_claims(root, "mine")) != before
+
+
+def amendment(previous):
+    return f'{{date: 2026-02-01, reason: "the unit was wrong", previous: "{previous}"}}'
+
+
+def test_a_claim_must_be_registered(root):
+    with pytest.raises(InputError, match=r"'template-1' of case 'mine' is not registered: run `biology lock`"):
+        check_lock(root)
+    lock(root)
+    check_lock(root)
+
+
+def test_a_registered_claim_changes_only_by_amendment(root):
+    lock(root)
+    registered = claims_lock(load_claims(root, "mine"))["template-1"]
+    edit(root, "claims.yaml", "minimum: 0.3", "minimum: 0.1")
+    for check in (check_lock, refreshed_lock):
+        with pytest.raises(InputError, match="'template-1' of case 'mine' was changed without amendment"):
+            check(root)
+    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment(registered)}")
+    with pytest.raises(InputError, match="amended but not locked"):
+        check_lock(root)
+    lock(root)
+    check_lock(root)
+    edit(root, "claims.yaml", "minimum: 0.1", "minimum: 0.05")
+    with pytest.raises(InputError, match="changed without amendment"):
+        check_lock(root)
+
+
+def test_a_registered_claim_cannot_be_removed(root):
+    lock(root)
+    edit(root, "claims.yaml", "template-1:", "template-2:")
+    with pytest.raises(InputError, match="'template-1' of case 'mine' is registered but gone"):
+        check_lock(root)

@@ -1,0 +1,398 @@
+"""A planted effect is replicated, nothing is not, narrow data is inconclusive, a failed gate is untestable."""
+
+import itertools
+import math
+
+import numpy as np
+import pandas as pd
+import pytest
+from multi_hop_tables import claim, evidence_rows, prompt_rows, swap
+
+from biology.claims import Meta, dev_strength, judge, judge_all, measure
+from biology.config import InputError, StatisticsConfig
+from biology.procedure import procedure_check, procedure_table
+from biology.statistics import bootstrap_interval, generator, holm, resamples, score_noise, sign_flip_p, signs
+from biology.tables import table
+
+META = Meta(case="multi_hop", model="elegans", transcoders="plt", seed=3)
+QUICK = StatisticsConfig(permutations=4000, bootstrap=1000)
+STRICT = {"specificity": {"arms": ["donor", "position"], "ratio": 5}, "ceiling": {"match": 0.05}}
+
+
+def one(frame: pd.DataFrame) -> pd.Series:
+    assert len(frame) == 1
+    return frame.iloc[0]
+
+
+def items(values: dict, states: int = 50, **fields):
+    """Tables with the given arms: arm -> function of the prompt row."""
+    prompts = table("prompts", prompt_rows(states))
+    return prompts, table("evidence", evidence_rows(prompts, values, **fields))
+
+
+# statistics ---------------------------------------------------------------------------------------------------------
+
+
+def test_permutation_p_of_three_clusters_by_hand():
+    # Scores 3, 1, -2 sum to 2. The eight flips sum to 6, 4, 2, 0, 0, -2, -4, -6: three of them reach 2.
+    flips = signs(3, 100, generator("hand"))
+    assert sorted(map(tuple, flips)) == sorted(itertools.product([-1, 1], repeat=3))
+    assert sign_flip_p(np.array([[3.0], [1.0], [-2.0]]), flips) == pytest.approx([3 / 8])
+    assert sign_flip_p(np.array([[3.0], [1.0], [2.0]]), flips) == pytest.approx([1 / 8])
+
+
+def test_enumeration_ends_where_it_costs_more_than_the_draws():
+    assert len(signs(16, 100_000, generator())) == 2**16
+    assert len(signs(17, 100_000, generator())) == 100_000
+    assert len(signs(6, 64, generator())) == 64 and len(signs(6, 63, generator())) == 63
+
+
+def test_random_flips_agree_with_enumeration_and_are_never_zero():
+    scores = np.random.default_rng(0).normal(0.4, 1, size=(14, 3))
+    exact = sign_flip_p(scores, signs(14, 2**14, generator("a")))
+    assert sign_flip_p(scores, signs(14, 16_000, generator("a"))) == pytest.approx(exact, abs=0.01)
+    assert sign_flip_p(np.ones((40, 1)), signs(40, 999, generator())) == pytest.approx([1 / 1000])
+
+
+def test_permutation_test_keeps_its_level():
+    scores = np.random.default_rng(2).normal(size=(12, 4000))
+    assert np.mean(sign_flip_p(scores, signs(12, 4096, generator())) <= 0.05) == pytest.approx(0.05, abs=0.01)
+
+
+def test_bootstrap_interval_is_the_normal_one_for_many_normal_clusters():
+    scores = np.random.default_rng(2).normal(0.3, 1, size=(400, 1))
+    low, high = bootstrap_interval(scores, resamples(400, 10_000, generator("b")))
+    assert [low[0], high[0]] == pytest.approx(
+        [scores.mean() - 1.96 * scores.std() / 20, scores.mean() + 1.96 * scores.std() / 20], abs=0.01
+    )
+
+
+def test_holm_by_hand():
+    # 0.01 x 4, 0.02 x 3, 0.03 x 2 and 0.5 x 1, and never smaller than the one before
+    assert holm({"a": 0.03, "b": 0.01, "c": 0.5, "d": 0.02}) == pytest.approx(
+        {"b": 0.04, "d": 0.06, "a": 0.06, "c": 0.5}
+    )
+    assert holm({"a": math.nan, "b": 0.004}) == pytest.approx({"b": 0.008, "a": 1.0})
+
+
+def test_noise_is_taken_apart_into_between_and_within():
+    rng = np.random.default_rng(3)
+    owner = np.repeat(np.arange(300), 5)
+    frame = pd.DataFrame({"cluster": owner.astype(str), "score": rng.normal(0, 2, 300)[owner] + rng.normal(0, 1, 1500)})
+    between, residuals = score_noise(frame)
+    assert between == pytest.approx(2, abs=0.25) and residuals.std() == pytest.approx(1, abs=0.08)
+
+
+# verdicts -----------------------------------------------------------------------------------------------------------
+
+
+def test_planted_effect_is_replicated_with_its_reason():
+    prompts, evidence = swap()
+    verdict = one(judge([claim(STRICT)], evidence, prompts, META))
+    assert verdict[["claim", "case", "model", "transcoders", "seed", "control", "n"]].tolist() == [
+        "multihop-7", "multi_hop", "elegans", "plt", 3, "match", 300,
+    ]  # fmt: skip
+    assert verdict["verdict"] == "replicated"
+    effect, match = (evidence[evidence["arm"] == arm]["value"].mean() for arm in ("effect", "match"))
+    assert verdict["statistic"] == pytest.approx(effect - match) and verdict["threshold"] == 0.5
+    assert verdict["low"] < verdict["statistic"] < verdict["high"] and verdict["p"] == pytest.approx(1 / 100_001)
+    for text in (f"{effect - match:.3g}", "300 items in 50 clusters", "minimum 0.5", "donor ratio", "match mean"):
+        assert text in verdict["reason"]
+    assert verdict["reason"][0].isupper() and verdict["reason"].endswith(".") and "\n" not in verdict["reason"]
+
+
+def test_nothing_is_not_replicated():
+    prompts, evidence = swap(effect=0.02)
+    verdict = one(judge([claim(STRICT)], evidence, prompts, META))
+    assert (
+        verdict["verdict"] == "not replicated" and "below 0.25, half of the registered minimum 0.5" in verdict["reason"]
+    )
+
+
+def test_an_effect_that_its_control_shares_is_not_replicated():
+    prompts, evidence = swap(effect=0.9, null=0.9)
+    assert one(judge([claim()], evidence, prompts, META))["verdict"] == "not replicated"
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_noise_alone_is_never_replicated(seed):
+    rng = np.random.default_rng(seed)
+    draws = lambda n: lambda row: rng.normal(0, 3, n)  # noqa: E731
+    prompts, evidence = items({"effect": draws(1), "match": draws(10)}, states=44)
+    assert one(judge([claim()], evidence, prompts, META, QUICK))["verdict"] in ("not replicated", "inconclusive")
+
+
+def test_narrow_data_is_inconclusive_and_says_what_is_lacking():
+    prompts, evidence = swap(effect=0.45)
+    verdict = one(judge([claim()], evidence, prompts, META, QUICK))
+    assert (
+        verdict["verdict"] == "inconclusive"
+        and "but the estimate is below the registered minimum 0.5" in verdict["reason"]
+    )
+
+
+def test_few_clusters_are_inconclusive_however_large_the_effect():
+    prompts, evidence = swap(effect=1.0, null=0.0, states=6)
+    verdict = one(judge([claim(minimum_n=30)], evidence, prompts, META))
+    assert verdict["verdict"] == "inconclusive" and verdict["p"] == pytest.approx(1 / 64)
+    assert "6 clusters allow no smaller p than 0.0156" in verdict["reason"]
+
+
+def test_items_of_one_cluster_are_one_witness():
+    # one cluster of 245 items with the effect, eleven of 5 without: by items 0.8, by clusters 1/12
+    sizes = [245] + [5] * 11
+    rows = [
+        row | {"cluster": f"state{i:02d}", "item": f"{i}-{j}"}
+        for i, n in enumerate(sizes)
+        for j, row in enumerate(prompt_rows(n, 1))
+    ]
+    prompts = table("prompts", rows)
+    values = {"effect": lambda row: [float(row.cluster == "state00")], "match": lambda row: [0.0] * 10}
+    verdict = one(judge([claim()], table("evidence", evidence_rows(prompts, values)), prompts, META))
+    assert verdict["statistic"] == pytest.approx(1 / 12) and verdict["n"] == 300
+    assert verdict["verdict"] != "replicated"
+
+
+@pytest.mark.parametrize("direction, sign", [("increase", 1), ("decrease", -1)])
+def test_scores_are_positive_in_the_claimed_direction(direction, sign):
+    arms = {"effect": lambda row: [sign * 2.0], "match": lambda row: [sign * 0.5] * 10}
+    verdict = one(judge([claim({"direction": direction})], *reversed(items(arms)), META, QUICK))
+    assert verdict["verdict"] == "replicated" and verdict["statistic"] == 1.5
+    against = one(
+        judge(
+            [claim({"direction": direction})],
+            *reversed(items({"effect": lambda row: [-sign], "match": lambda row: [0] * 10})),
+            META,
+            QUICK,
+        )
+    )
+    assert against["verdict"] == "not replicated" and against["statistic"] == -1.0
+    assert ("counted as a decrease" in verdict["reason"]) == (direction == "decrease")
+
+
+def test_control_none_and_control_donor():
+    arms = {"effect": lambda row: [0.9], "match": lambda row: [0.6] * 10, "donor": lambda row: [0.3]}
+    prompts, evidence = items(arms)
+    for control, expected in {"none": 0.9, "match": 0.3, "donor": 0.6}.items():
+        verdict = one(judge([claim({"control": control})], evidence, prompts, META, QUICK))
+        assert verdict["statistic"] == pytest.approx(expected) and verdict["control"] == control
+    assert "effect alone" in one(judge([claim({"control": "none"})], evidence, prompts, META, QUICK))["reason"]
+
+
+def test_specificity_compares_scores_minus_the_same_control():
+    # (0.9 - 0.1) / (0.3 - 0.1) = 4 for the donor; the position arm is below its control, so its ratio is infinite
+    arms = {
+        "effect": lambda row: [0.9],
+        "match": lambda row: [0.1] * 10,
+        "donor": lambda row: [0.3],
+        "position": lambda row: [0.05],
+    }
+    prompts, evidence = items(arms)
+    for ratio, expected in {3: "replicated", 5: "inconclusive"}.items():
+        rule = {"specificity": {"arms": ["donor", "position"], "ratio": ratio}}
+        verdict = one(judge([claim(rule)], evidence, prompts, META, QUICK))
+        assert verdict["verdict"] == expected and f"donor ratio 4 (at least {ratio} registered)" in verdict["reason"]
+    assert (
+        "position ratio infinite"
+        in judge_all(measure([claim(rule)], evidence, prompts, META, QUICK)).parts["checks"][0]
+    )
+
+
+def test_a_ceiling_is_about_the_raw_mean_of_its_arm():
+    arms = {"effect": lambda row: [0.95], "match": lambda row: [0.1] * 10}
+    prompts, evidence = items(arms)
+    assert one(judge([claim({"ceiling": {"match": 0.1}})], evidence, prompts, META, QUICK))["verdict"] == "replicated"
+    verdict = one(judge([claim({"ceiling": {"match": 0.05}})], evidence, prompts, META, QUICK))
+    assert (
+        verdict["verdict"] == "inconclusive" and "match mean 0.1 (at most 0.05 registered) fails" in verdict["reason"]
+    )
+
+
+@pytest.mark.parametrize(
+    "shift, expected", [(0.0, "replicated"), (0.3, "not replicated"), (-0.3, "not replicated"), (0.095, "inconclusive")]
+)
+def test_equivalence_asks_where_the_interval_lies(shift, expected):
+    rng = np.random.default_rng(4)
+    arms = {"effect": lambda row: [shift + rng.normal(0, 0.1)], "match": lambda row: [0.0] * 10}
+    rule = claim({"direction": "equivalent", "minimum": 0.1})
+    verdict = one(judge([rule], *reversed(items(arms)), META))
+    assert verdict["verdict"] == expected and verdict["low"] < verdict["statistic"] < verdict["high"]
+
+
+# gates --------------------------------------------------------------------------------------------------------------
+
+
+def test_a_failed_gate_is_untestable_and_named():
+    prompts, evidence = swap()
+    prompts.loc[prompts.index[200:], "correct"] = False
+    verdict = one(judge([claim()], evidence, prompts, META, QUICK))
+    assert verdict["verdict"] == "untestable" and math.isnan(verdict["statistic"]) and math.isnan(verdict["p"])
+    assert verdict["reason"] == "200 of 300 held-out items pass the gate 'correct', and the claim needs 256."
+
+
+def test_items_that_fail_the_gate_do_not_count():
+    prompts, evidence = swap(effect=1.0, null=0.0)
+    evidence.loc[evidence["item"].isin(prompts["item"][:30]), "value"] = 0.0
+    prompts["knows_the_donor"] = ~prompts["item"].isin(prompts["item"][:30])
+    verdict = one(judge([claim(gate="knows_the_donor")], evidence, prompts, META, QUICK))
+    assert verdict["n"] == 270 and verdict["statistic"] == 1.0
+    assert one(judge([claim()], evidence, prompts, META, QUICK))["statistic"] == pytest.approx(0.9)
+
+
+def test_what_was_not_measured_is_untestable():
+    prompts, evidence = swap()
+    verdict = one(judge([claim({"experiment": "swap_country"})], evidence, prompts, META, QUICK))
+    assert verdict["verdict"] == "untestable" and "Experiment 'swap_country' measured none" in verdict["reason"]
+    few = evidence[evidence["item"].isin(prompts["item"][:100])]
+    verdict = one(judge([claim()], few, prompts, META, QUICK))
+    assert verdict["verdict"] == "untestable" and verdict["n"] == 100 and "scored 100 items" in verdict["reason"]
+
+
+def test_graphs_that_do_not_add_up_make_every_claim_untestable():
+    prompts, evidence = swap()
+    loose, exact = (Meta("multi_hop", "elegans", "plt", row_residual=value) for value in (1e-3, 1e-7))
+    verdict = one(judge([claim()], evidence, prompts, loose, QUICK))
+    assert verdict["verdict"] == "untestable" and "worst row residual 0.001" in verdict["reason"]
+    assert one(judge([claim()], evidence, prompts, exact, QUICK))["verdict"] == "replicated"
+
+
+def test_only_heldout_items_with_role_score_move_a_verdict():
+    prompts, evidence = swap()
+    before = judge([claim(STRICT)], evidence, prompts, META, QUICK)
+    kinds = [("dev", "score"), ("heldout", "select"), ("registered", "score"), ("exploratory", "score")]
+    others = [
+        row | {"split": split, "role": role, "item": f"{split}-{role}-{row['item']}"}
+        for split, role in kinds
+        for row in prompt_rows(10, start=50)
+    ]
+    more = table("prompts", others)
+    zeros = {arm: lambda row: [0.0] * 10 for arm in ("effect", "match", "donor", "position")}
+    elsewhere = evidence.assign(strength=8.0, value=0.0)
+    pooled = pd.concat([evidence, elsewhere, table("evidence", evidence_rows(more, zeros))])
+    fixed = Meta("multi_hop", "elegans", "plt", seed=3, strengths={"swap_state": 2.0})
+    after = judge([claim(STRICT)], pooled, pd.concat([prompts, more]), fixed, QUICK)
+    assert after.equals(before)
+
+
+# several parts, several claims --------------------------------------------------------------------------------------
+
+
+def test_a_claim_of_several_parts_is_as_strong_as_its_weakest():
+    prompts, strong = swap()
+    weak = strong.assign(outcome="lost", value=np.where(strong["arm"] == "effect", 0.0, strong["value"]))
+    evidence = pd.concat([strong, weak])
+    both = claim({"name": "gains"}, {"name": "loses", "outcome": "lost"})
+    judged = judge_all(measure([both], evidence, prompts, META, QUICK))
+    verdict = one(judged.verdicts)
+    assert verdict["verdict"] == "not replicated" and verdict["reason"].startswith("Part 'loses' decides: lost of")
+    assert judged.parts["verdict"].tolist() == ["replicated", "not replicated"] or judged.parts["p_holm"][0] > 0.01
+    assert verdict["p"] == judged.parts["p"].max() and verdict["statistic"] == judged.parts["statistic"][1]
+    gone = claim({"name": "gains"}, {"name": "else", "experiment": "never_run"})
+    assert one(judge([gone], evidence, prompts, META, QUICK))["verdict"] == "untestable"
+
+
+def test_the_binding_part_of_equal_verdicts_is_the_one_closest_to_its_threshold():
+    prompts, evidence = swap()
+    both = claim({"name": "easy", "minimum": 0.1}, {"name": "hard", "minimum": 0.7})
+    verdict = one(judge([both], evidence, prompts, META))
+    assert verdict["verdict"] == "replicated" and verdict["threshold"] == 0.7 and "Part 'hard'" in verdict["reason"]
+
+
+def test_holm_is_over_all_claims_of_the_model_also_the_untestable():
+    prompts, evidence = swap(states=10, per_state=6)
+    claims = [claim(id=f"c-{i}", minimum_n=30 if i < 2 else 999) for i in range(12)]
+    here = measure(claims[:6], evidence, prompts, META)
+    there = measure(claims[6:], evidence, prompts, Meta("rhyme_planning", "elegans", "plt", seed=3))
+    judged = judge_all([*here, *there])
+    assert judged.verdicts["p"][0] == pytest.approx(12 / 1024) and judged.verdicts["verdict"][0] == "inconclusive"
+    assert judge_all(measure(claims[:1], evidence, prompts, META)).verdicts["verdict"][0] == "replicated"
+    with pytest.raises(InputError, match="one model at a time"):
+        judge_all([*here, *measure(claims[6:], evidence, prompts, Meta("rhyme_planning", "gemma", "plt"))])
+
+
+def test_draws_depend_on_the_seed_and_the_claim_only():
+    prompts, evidence = swap(effect=0.6)
+    alone = one(judge([claim()], evidence, prompts, META, QUICK))
+    behind = judge([claim(id="other"), claim()], evidence, prompts, META, QUICK).iloc[1]
+    assert alone[["statistic", "low", "high"]].equals(behind[["statistic", "low", "high"]])
+    shuffled = judge([claim()], evidence.sample(frac=1, random_state=0), prompts, META, QUICK)
+    assert one(shuffled).equals(alone)
+    other = one(judge([claim()], evidence, prompts, META, StatisticsConfig(permutations=4000, bootstrap=1000, seed=1)))
+    assert other["statistic"] == alone["statistic"] and other["low"] != alone["low"]
+
+
+# mistakes -----------------------------------------------------------------------------------------------------------
+
+
+def test_what_the_tables_lack_is_named():
+    prompts, evidence = swap()
+
+    def refused(message, evidence=evidence, prompts=prompts, meta=META, **fields):
+        rule = fields.pop("part", {})
+        with pytest.raises(InputError, match=message):
+            judge([claim(rule, **fields)], evidence, prompts, meta, QUICK)
+
+    refused(
+        "'multihop-7', part 'swap': experiment 'swap_state' has no outcome 'flip', only swap", part={"outcome": "flip"}
+    )
+    refused("gate 'certain' is no column of true and false", gate="certain")
+    refused("gate 'relation' is no column of true and false", gate="relation")
+    refused("has no 'shuffle' rows", part={"control": "shuffle"})
+    refused("has 9 match draws of the 10 needed", evidence=evidence[evidence["draw"] < 9])
+    refused(
+        "judged at one strength .* fixed: nan, measured: 2, 8",
+        evidence=pd.concat([evidence, evidence.assign(strength=8.0)]),
+    )
+    refused("fixed: 3, measured: 2", meta=Meta("multi_hop", "elegans", "plt", strengths={"swap_state": 3.0}))
+    refused("another cluster or split", evidence=evidence.assign(cluster="state00"))
+    refused("another cluster or split", prompts=prompts.iloc[1:])
+    refused(
+        "has no 'match' rows",
+        evidence=evidence[~((evidence["item"] == prompts["item"][3]) & (evidence["arm"] == "match"))],
+    )
+
+
+def test_the_strength_is_fixed_on_dev_items():
+    dev, held = table("prompts", prompt_rows(10, split="dev")), table("prompts", prompt_rows(50, start=10))
+    rows = []
+    for strength, good, bad in [(1, 0.2, 1.0), (2, 0.8, 0.0), (4, 0.8, 0.0), (8, 0.9, 0.5)]:
+        for prompts, value in [(dev, good), (held, bad)]:  # held-out items would choose another
+            match = 0.4 if strength == 8 else 0.0
+            arms = {"effect": lambda row, v=value: [v], "match": lambda row, m=match: [m] * 10}
+            rows += evidence_rows(prompts, arms, strength=strength)
+    evidence = table("evidence", rows)
+    assert dev_strength(evidence, "swap_state", "swap") == 2.0
+    assert dev_strength(evidence, "swap_state", "swap", "decrease") == 1.0
+    with pytest.raises(InputError, match="no dev items"):
+        dev_strength(evidence, "swap_state", "flip")
+
+
+# procedure ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "rule", [{}, {"specificity": {"arms": ["donor"], "ratio": 3}}, {"direction": "equivalent", "minimum": 0.3}]
+)
+def test_the_procedure_keeps_its_error_rates(rule):
+    rng = np.random.default_rng(5)
+    made = claim(rule)
+    skewed = rng.exponential(0.4, 500) - 0.4
+    rates = procedure_check(
+        made, made.parts[0], rng.integers(3, 9, 50).tolist(), 0.25, skewed, family=20, simulations=1000, settings=QUICK
+    )
+    # an effect exactly as large as the margin has a rate of exactly 1 %; the rest of the bound is 3 standard errors
+    assert rates["false_positive"] <= (0.0195 if rule.get("direction") == "equivalent" else 0.01)
+    assert rates["power"] >= 0.9 and rates["missed"] == 0
+    assert math.isnan(rates["at_half"]) or rates["at_half"] <= 0.01
+
+
+def test_the_procedure_is_checked_with_the_clusters_and_the_noise_of_the_data():
+    prompts, evidence = swap()
+    frame = procedure_table(
+        measure([claim(STRICT), claim(id="gone", minimum_n=999)], evidence, prompts, META, QUICK),
+        simulations=100,
+        settings=QUICK,
+    )
+    row = one(frame)
+    assert row["claim"] == "multihop-7" and row["clusters"] == 50 and row["items"] == 300
+    assert row["within"] == pytest.approx(0.3, abs=0.06) and row["power"] >= 0.9 and row["false_positive"] <= 0.01

@@ -1,0 +1,90 @@
+"""config.yaml is strict: whatever nobody would read is an error with one clear line."""
+
+from pathlib import Path
+
+import pytest
+
+from biology.config import METHOD, InputError, load_config
+
+ROOT = Path(__file__).parents[1]
+SMALLEST = "models: {a: {path: x, transcoders: y}}\n"
+
+
+def complaint(tmp_path, text):
+    """The one line said about a config.yaml with this text."""
+    path = tmp_path / "config.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError) as error:
+        load_config(path)
+    message = str(error.value)
+    assert "\n" not in message and str(path) in message
+    return message.removeprefix(str(path))
+
+
+def test_the_shipped_configuration_loads():
+    config = load_config(ROOT / "config.yaml")
+    assert "elegans" in config.models
+    assert config.threads >= 1
+
+
+def test_defaults_are_those_of_the_contract(tmp_path):
+    (tmp_path / "config.yaml").write_text(SMALLEST)
+    config = load_config(tmp_path / "config.yaml")
+    assert config.cases == "all"
+    assert config.attribution.max_feature_nodes is None
+    assert (config.attribution.max_logits, config.attribution.logit_probability) == (10, 0.95)
+    assert (config.attribution.node_threshold, config.attribution.edge_threshold) == (0.8, 0.98)
+    assert (config.statistics.control_draws, config.statistics.permutations) == (10, 100_000)
+    assert config.threads == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        (SMALLEST + "thread: 2", "unknown key 'thread'. Did you mean 'threads'? Allowed keys: models, cases,"),
+        ("models: {a: {pth: x, transcoders: y}}", "models.a: unknown key 'pth'. Did you mean 'path'?"),
+        ("models: {a: {path: x}}", "models.a.transcoders: Field required"),
+        (SMALLEST + "attribution: {node_threshold: 1.5}", "attribution.node_threshold: Input should be less than"),
+        (SMALLEST + "statistics: {bootstrap: many}", "statistics.bootstrap: Input should be a valid integer"),
+        (SMALLEST + "threads: 0", "threads: Input should be greater than 0"),
+        (SMALLEST + "threads: 1\nthreads: 2", "key 'threads' is given twice"),
+        ("models: {a: [", "not valid YAML"),
+        ("- models", "Input should be a mapping"),
+    ],
+    ids=lambda value: value[:30],
+)
+def test_a_mistake_is_named_with_its_place(tmp_path, text, expected):
+    assert expected in complaint(tmp_path, text)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"nothing\.yaml: no such file"):
+        load_config(tmp_path / "nothing.yaml")
+
+
+def test_an_unknown_model_lists_the_known_ones():
+    config = load_config(ROOT / "config.yaml")
+    with pytest.raises(InputError, match=r"unknown model 'gemma'\. Known models .*elegans"):
+        config.model("gemma")
+
+
+def test_cases_of_a_model(tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "models: {a: {path: x, transcoders: y}, b: {path: x, transcoders: y, cases: [two]}}\n"
+    )
+    config = load_config(tmp_path / "config.yaml")
+    assert config.cases_of("a", ["one", "two"]) == ["one", "two"]
+    assert config.cases_of("b", ["one", "two"]) == ["two"]
+    with pytest.raises(InputError, match="unknown case 'two' for model 'b'"):
+        config.cases_of("b", ["one"])
+
+
+def test_configuration_is_frozen():
+    config = load_config(ROOT / "config.yaml")
+    with pytest.raises(ValueError, match="frozen"):
+        config.threads = 4
+
+
+def test_every_stage_that_needs_torch_has_a_method_version():
+    assert list(METHOD) == ["load", "cache", "group", "attribute", "intervene"]
+    assert all(isinstance(version, int) and version >= 1 for version in METHOD.values())

@@ -1,0 +1,127 @@
+"""The house has floors: a module imports only from those below it, and torch ends at the tables."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "src/biology"
+
+# From the ground up. A module imports only from rows above its own; modules of one row do not know each other, but
+# for case, which reads its files with config, and viewer and figures, which a report shows.
+FLOORS = [
+    ["config"],
+    ["case"],
+    ["corpus"],
+    ["organism"],
+    ["graph"],
+    ["model"],
+    ["transcoders"],
+    ["dictionary_training"],
+    ["activations"],
+    ["replacement"],
+    ["graph_json"],
+    ["attribution"],
+    ["supernodes"],
+    ["interventions"],
+    ["tables"],
+    ["claims"],
+    ["figures", "viewer"],
+    ["report"],
+    ["__main__"],
+]
+FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
+HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens"}
+LIGHT = ["config", "case", "corpus", "tables", "claims", "figures", "viewer", "report", "__main__"]
+"""Modules that start without torch: what the Snakefile, `biology --help`, judging, drawing and writing need."""
+
+MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+
+
+def imported(path: Path, inside_functions: bool) -> set[str]:
+    """Full names of the modules that a file imports; without those imported inside functions or for type checkers."""
+    names = set()
+
+    def visit(node: ast.AST) -> None:
+        for child in ast.iter_child_nodes(node):
+            if isinstance(child, ast.Import):
+                names.update(alias.name for alias in child.names)
+            elif isinstance(child, ast.ImportFrom):
+                assert child.level == 0, f"{path.name}: imports are absolute"
+                module = str(child.module)
+                names.update([f"biology.{a.name}" for a in child.names] if module == "biology" else [module])
+            elif not inside_functions and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
+                continue
+            elif not inside_functions and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
+                continue
+            visit(child)
+
+    visit(ast.parse(path.read_text(encoding="utf-8")))
+    return names
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_a_module_has_a_floor(module):
+    assert module in FLOOR, f"{module}.py is new: give it a place in FLOORS"
+
+
+@pytest.mark.parametrize("module", [module for module in MODULES if module in FLOOR])
+def test_a_module_imports_only_from_below(module):
+    for name in imported(PACKAGE / f"{module}.py", inside_functions=True):
+        if not name.startswith("biology."):
+            continue
+        other = name.split(".")[1]
+        if other.startswith("__version__"):
+            continue
+        assert FLOOR[other] < FLOOR[module], f"{module} imports {other}, which stands above it or beside it"
+
+
+def test_the_graph_is_data_and_algebra():
+    assert not [name for name in imported(PACKAGE / "graph.py", True) if name.startswith("biology")]
+
+
+@pytest.mark.parametrize(
+    ("library", "only"), [("transformer_lens", {"model"}), ("sae_lens", {"transcoders", "dictionary_training"})]
+)
+def test_a_library_is_known_to_one_module(library, only):
+    users = {
+        module
+        for module in MODULES
+        if any(name.split(".")[0] == library for name in imported(PACKAGE / f"{module}.py", True))
+    }
+    assert users <= only
+
+
+@pytest.mark.parametrize("module", [module for module in LIGHT if module in MODULES])
+def test_light_modules_do_not_import_torch(module):
+    """Neither directly nor through one another; a function may, when it is called (__main__ does)."""
+    seen, ahead = set(), [module]
+    while ahead:
+        current = ahead.pop()
+        if current in seen:
+            continue
+        seen.add(current)
+        for name in imported(PACKAGE / f"{current}.py", inside_functions=False):
+            parts = name.split(".")
+            assert parts[0] not in HEAVY, f"{module} -> {current} -> {parts[0]}"
+            if parts[0] == "biology" and len(parts) > 1 and (PACKAGE / f"{parts[1]}.py").is_file():
+                ahead.append(parts[1])
+
+
+def test_importing_the_light_modules_leaves_torch_out():
+    """The same, by doing it."""
+    present = [f"biology.{module}" for module in LIGHT if module in MODULES]
+    code = (
+        f"import sys, biology, {', '.join(present)}\nprint([name for name in {sorted(HEAVY)} if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_experiments_see_tables_and_figures_only():
+    allowed = {"biology.tables", "biology.figures", "numpy", "pandas", "matplotlib", "seaborn", "__future__", "math"}
+    for path in PACKAGE.parents[1].glob("experiments/*/case.py"):
+        for name in imported(path, inside_functions=True):
+            assert any(name == ok or name.startswith(ok + ".") for ok in allowed), f"{path}: {name}"

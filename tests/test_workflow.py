@@ -1,0 +1,190 @@
+"""The Snakefile plans what it should: stages in order, nothing twice, and only what a change concerns.
+
+The workflow runs for real, on a copy of the repository in which every command is a stub that writes down its name and
+empty outputs. The real commands run in `.ci/run`.
+"""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+STUB = '''
+import sys
+from pathlib import Path
+
+OUTPUTS = {
+    "load": ["{run}/load.json", "{run}/fidelity.parquet"],
+    "cache": ["{run}/{case}/cache.safetensors", "{run}/{case}/cache.parquet"],
+    "group": ["{run}/{case}/group.parquet"],
+    "attribute": ["{run}/{case}/attribute.parquet", "{run}/{case}/attribute_edges.parquet",
+                  "{run}/{case}/attribute_evidence.parquet", "{run}/{case}/graphs.json"],
+    "intervene": ["{run}/{case}/intervene.parquet", "{run}/{case}/intervene_panel.parquet"],
+    "tabulate": ["{run}/{case}/%s.parquet" % table for table in
+                 ("prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity")],
+    "judge": ["reports/{model}/verdicts.csv", "{run}/parts.parquet"],
+    "draw": ["figures/{model}/{case}/{figure}.svg", "figures/{model}/{case}/{figure}.png"],
+    "write": ["reports/{model}/{case}.html"],
+}
+
+
+def main():
+    stage, options = sys.argv[1], dict(zip(sys.argv[2::2], sys.argv[3::2]))
+    words = {key: options.get("--" + key, "") for key in ("model", "case", "figure")}
+    words["run"] = "data/runs/" + words["model"]
+    with open("calls.txt", "a") as file:
+        print(" ".join([stage, *filter(None, (words["case"], words["figure"]))]), file=file)
+    for name in OUTPUTS[stage] if words["model"] else ["reports/index.html"]:
+        path = Path(name.format(**words))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(stage)
+'''
+
+
+def snakemake(root, *arguments):
+    """Runs snakemake; its exit code, what it said, and the commands that it ran, sorted."""
+    calls = root / "calls.txt"
+    calls.write_text("")
+    environment = os.environ | {"PYTHONPATH": str(root / "src"), "XDG_CACHE_HOME": str(root / ".cache")}
+    done = subprocess.run(
+        [sys.executable, "-m", "snakemake", *(arguments or ("figures/all",)), "--cores", "2"],
+        cwd=root, env=environment, capture_output=True, text=True,
+    )  # fmt: skip
+    return done.returncode, done.stdout + done.stderr, calls.read_text().splitlines()
+
+
+def edit(path, old, new):
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory):
+    """A repository with two cases on which everything has run, and the commands in the order of running."""
+    root = tmp_path_factory.mktemp("finished") / "repository"
+    shutil.copytree(ROOT / "src/biology", root / "src/biology", ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copytree(ROOT / "profiles", root / "profiles")
+    shutil.copy(ROOT / "Snakefile", root)
+    for case in ("first", "second"):
+        shutil.copytree(ROOT / "experiments/_template", root / "experiments" / case)
+    (root / "experiments/claims.lock").write_text("{}")
+    (root / "config.yaml").write_text(
+        "models: {elegans: {path: data/models/elegans, transcoders: data/models/elegans/transcoders}}\n"
+    )
+    weights = root / "data/models/elegans/model.safetensors"
+    weights.parent.mkdir(parents=True)
+    weights.write_text("weights")
+    (root / "src/biology/__main__.py").write_text(STUB)
+    for module in ("claims", "figures", "report", "tables", "viewer"):
+        (root / f"src/biology/{module}.py").touch()
+    code, said, calls = snakemake(root)
+    assert code == 0, said
+    return root, calls
+
+
+@pytest.fixture
+def root(finished, tmp_path):
+    return shutil.copytree(finished[0], tmp_path / "repository", symlinks=True)
+
+
+def test_the_stages_run_in_order(finished):
+    calls = [call for call in finished[1] if "second" not in call]
+    place = {call.split()[0]: number for number, call in enumerate(calls)}
+    for before, after in [
+        ("load", "cache"), ("cache", "group"), ("group", "attribute"), ("group", "intervene"), ("attribute", "tabulate"),
+        ("intervene", "tabulate"), ("tabulate", "judge"), ("tabulate", "draw"), ("judge", "write"), ("draw", "write"),
+    ]:  # fmt: skip
+        assert place[before] < place[after], calls
+    assert calls.count("load") == calls.count("judge") == 1
+    assert "draw first supernode_graph" in calls and "draw first inhibition_panel" in calls
+
+
+def test_a_second_run_does_nothing(root):
+    code, said, calls = snakemake(root)
+    assert code == 0 and calls == [] and "Nothing to be done" in said
+    code, said, calls = snakemake(root, "reports/all")
+    assert code == 0 and calls == []
+
+
+def test_a_deleted_figure_comes_back_alone(root):
+    """No other figure is drawn; the report that shows it is written again, which takes a second."""
+    lost = root / "figures/elegans/first/supernode_graph.png"
+    lost.unlink()
+    calls = snakemake(root)[2]
+    assert calls == ["draw first supernode_graph", "write first", "write"]
+    assert lost.is_file()
+
+
+def test_lost_results_are_noticed(root):
+    shutil.rmtree(root / "data/runs")
+    _, _, calls = snakemake(root, "figures/all")
+    assert {call.split()[0] for call in calls} >= {"load", "cache", "group", "attribute", "intervene", "tabulate", "judge"}
+
+
+def test_a_comment_in_a_torch_module_costs_nothing(root):
+    for module in ("attribution", "graph", "model", "interventions"):
+        path = root / f"src/biology/{module}.py"
+        path.write_text((path.read_text() if path.is_file() else "") + "\n# a comment\n")
+    assert snakemake(root)[2] == []
+
+
+def test_a_new_method_version_reruns_its_stage_and_what_follows(root):
+    edit(root / "src/biology/config.py", '"attribute": ', '"attribute": 1')
+    stages = {call.split()[0] for call in snakemake(root)[2]}
+    assert "attribute" in stages and "tabulate" in stages
+    assert not stages & {"load", "cache", "group", "intervene"}
+
+
+@pytest.mark.parametrize(
+    ("module", "stages"), [("claims", {"judge", "write"}), ("figures", {"draw", "write"}), ("viewer", {"write"})]
+)
+def test_a_change_above_the_waist_needs_no_torch(root, module, stages):
+    with (root / f"src/biology/{module}.py").open("a") as file:
+        file.write("\n# changed\n")
+    assert {call.split()[0] for call in snakemake(root)[2]} == stages
+
+
+def test_a_new_prompt_reruns_its_case_only(root):
+    edit(
+        root / "experiments/first/case.yaml", "prompts:\n  dallas:", 'prompts:\n  new: {text: a, answer: " b"}\n  dallas:'
+    )
+    calls = snakemake(root)[2]
+    assert "cache first" in calls
+    assert not [call for call in calls if "second" in call and not call.startswith("write")]
+    assert "load" not in calls
+
+
+def test_a_new_figure_is_drawn_without_torch(root):
+    edit(root / "experiments/first/case.yaml", "figures: [", "figures: [path_share, ")
+    assert sorted(snakemake(root)[2]) == ["draw first path_share", "write", "write first"]
+
+
+def test_a_copied_folder_is_a_case(root):
+    shutil.copytree(ROOT / "experiments/_template", root / "experiments/third")
+    calls = snakemake(root)[2]
+    assert "cache third" in calls and not [call for call in calls if call.startswith(("load", "cache first"))]
+
+
+def test_new_weights_rerun_everything(root):
+    (root / "data/models/elegans/model.safetensors").write_text("other weights")
+    calls = snakemake(root)[2]
+    assert calls[0] == "load" and "cache first" in calls and "cache second" in calls
+
+
+def test_a_misspelt_key_is_one_line(root):
+    edit(root / "config.yaml", "path:", "pth:")
+    code, said, calls = snakemake(root)
+    assert code != 0 and calls == []
+    assert "error: config.yaml: models.elegans: unknown key 'pth'. Did you mean 'path'?" in said
+    assert "Traceback" not in said
+
+
+def test_growing_is_only_done_on_request():
+    text = (ROOT / "Snakefile").read_text()
+    for rule in ("rule grow:", "rule train_transcoders:"):
+        assert "output:" not in text.split(rule)[1].split("\nrule")[0]
