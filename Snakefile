@@ -11,7 +11,8 @@ training its transcoders are rules too, but only on request (last section); what
     snakemake figures/all --dry-run              what would be done
 
 When does a stage run again? Stages that need torch: when their inputs, the settings and parts of case.yaml that they
-read, or the integer version of their method (`METHOD` in src/biology/config.py) change; an edited comment is free. The other stages take seconds, so they run again whenever the module that does the work changes.
+read, or the integer version of their method (`METHOD` in src/biology/config.py) change; an edited comment is free. The
+other stages take seconds, so they run again whenever a module that does their work changes.
 """
 
 import sys
@@ -42,13 +43,15 @@ FIGURES = [
     for figure in CASES[case].figures
     for form in ("svg", "png")
 ]
+DRAWING = [f"src/biology/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
+TEMPLATES = sorted(str(path) for path in Path("src/biology/templates").glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS]
 REPORTS = [f"reports/{model}/{case}.html" for model, case in PAIRS] + ["reports/index.html"]
 
 # The threads of a job are fixed, whatever the number of cores: sums in another order would give other bytes.
 shell.prefix(
-    f'set -euo pipefail; export PATH="{Path(sys.executable).parent}:$PATH" PYTHONHASHSEED=0'
-    f" OMP_NUM_THREADS={CONFIG.threads} MKL_NUM_THREADS={CONFIG.threads} TOKENIZERS_PARALLELISM=false"
+    f'set -euo pipefail; unset PYTHONDONTWRITEBYTECODE; export PATH="{Path(sys.executable).parent}:$PATH"'
+    f" PYTHONHASHSEED=0 OMP_NUM_THREADS={CONFIG.threads} MKL_NUM_THREADS={CONFIG.threads} TOKENIZERS_PARALLELISM=false"
     " HF_HUB_OFFLINE=1 WANDB_MODE=disabled; "
 )
 
@@ -56,7 +59,7 @@ shell.prefix(
 wildcard_constraints:
     model="[^/]+",
     case="[a-z][a-z0-9_]*",
-    figure="[a-z][a-z0-9_]*",
+    figure="[a-z][a-z0-9_-]*",
 
 
 # A nameless rule with a name and no output is a true phony target: a deleted figure is always noticed. A file called
@@ -97,7 +100,13 @@ def gpu(wildcards):
     return int(CONFIG.model(wildcards.model).device == "cuda")
 
 
-# 1. Model and transcoders ------------------------------ Circuit Tracing, "Building an interpretable replacement model"
+def case_code(wildcards):
+    """The figures of a case's own, if it has any."""
+    file = Path("experiments") / wildcards.case / "case.py"
+    return [str(file)] if file.is_file() else []
+
+
+# 1. Model and transcoders --------------------------------------------------------------------------------------------
 rule load:
     """Any model and transcoder set: shapes, hooks and hashes verified, freezing proved, fidelity measured."""
     input:
@@ -115,11 +124,13 @@ rule load:
     params:
         model=lambda w: CONFIG.model(w.model).model_dump_json(exclude={"cases"}),
         method=METHOD["load"],
+    message:
+        "{wildcards.model}: checking model and transcoders"
     shell:
         "biology load --model {wildcards.model} > {log} 2>&1"
 
 
-# 2. Activations -------------------------------------------------------------- Circuit Tracing, "From cross-layer ..."
+# 2. Activations ------------------------------------------------------------------------------------------------------
 rule cache:
     """Every prompt of the case once through the model: the answer it gives, and the features that are active."""
     input:
@@ -137,15 +148,15 @@ rule cache:
     params:
         case=lambda w: fingerprint(CASES[w.case], "prompts", "items"),
         method=METHOD["cache"],
+    message:
+        "{wildcards.model}, {wildcards.case}: running all prompts"
     shell:
         "biology cache --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
 
 
-# 3. Supernodes ------------------------------------------------------ Circuit Tracing, "Grouping features into
-# supernodes"
+# 3. Supernodes -------------------------------------------------------------------------------------------------------
 rule group:
-    """Supernode members by rule, chosen on development items only; rules see activations and decoders, never the
-    graph."""
+    """Supernode members by rule; a rule sees activations and decoders, never a graph or an effect."""
     input:
         rules.cache.output,
     output:
@@ -160,11 +171,13 @@ rule group:
     params:
         case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes"),
         method=METHOD["group"],
+    message:
+        "{wildcards.model}, {wildcards.case}: finding supernodes"
     shell:
         "biology group --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
 
 
-# 4. Attribution graphs ---------------------------------------- Circuit Tracing, "Constructing an attribution graph"
+# 4. Attribution graphs -----------------------------------------------------------------------------------------------
 rule attribute:
     """Direct effects between active features, errors, tokens and logits; one graph a prompt, reduced to supernodes."""
     input:
@@ -186,12 +199,13 @@ rule attribute:
         case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes", "experiments"),
         budget=CONFIG.attribution.model_dump_json(),
         method=METHOD["attribute"],
+    message:
+        "{wildcards.model}, {wildcards.case}: tracing attribution graphs"
     shell:
         "biology attribute --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
 
 
-# 5. Perturbation experiments ------------------------------------------ Circuit Tracing, "Validating attribution
-# graphs"
+# 5. Perturbation experiments -----------------------------------------------------------------------------------------
 rule intervene:
     """Inhibitions, injections and swaps, each beside its controls: matched features, wrong donor, wrong position."""
     input:
@@ -211,11 +225,13 @@ rule intervene:
         case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes", "experiments"),
         draws=f"{CONFIG.statistics.control_draws} draws, seed {CONFIG.statistics.seed}",
         method=METHOD["intervene"],
+    message:
+        "{wildcards.model}, {wildcards.case}: perturbing"
     shell:
         "biology intervene --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
 
 
-# 6. The waist: tidy tables. Nothing below needs torch, or a GPU, or more than a laptop. ------------------------------
+# 6. The waist: tidy tables. Nothing below needs torch, or a GPU, or more than a laptop -------------------------------
 rule tabulate:
     """Everything measured, as tidy tables with a checked schema; all that claims, figures and reports ever read."""
     input:
@@ -227,20 +243,24 @@ rule tabulate:
         code="src/biology/tables.py",
     output:
         expand(f"{RUN}/{{table}}.parquet", table=TABLES, allow_missing=True),
+    params:
+        case=lambda w: fingerprint(CASES[w.case], "experiments"),
     log:
         f"{RUN}/tabulate.log",
+    message:
+        "{wildcards.model}, {wildcards.case}: writing tables"
     shell:
         "biology tabulate --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
 
 
-# 7. Verdicts ---------------------------------------------------------------------------- registered before the run
+# 7. Verdicts ---------------------------------------------------------------------------------------------------------
 rule judge:
     """A verdict for every registered claim; all cases of a model at once, because Holm's correction spans them."""
     input:
         lambda w: expand(rules.tabulate.output, model=w.model, case=MODELS[w.model]),
         claims=lambda w: expand("experiments/{case}/claims.yaml", case=MODELS[w.model]),
         lock="experiments/claims.lock",
-        code="src/biology/claims.py",
+        code=["src/biology/claims.py", "src/biology/statistics.py"],
     output:
         verdicts="reports/{model}/verdicts.csv",
         parts="data/runs/{model}/parts.parquet",
@@ -251,14 +271,10 @@ rule judge:
         runtime=30,
     params:
         statistics=CONFIG.statistics.model_dump_json(),
+    message:
+        "{wildcards.model}: judging all claims"
     shell:
         "biology judge --model {wildcards.model} > {log} 2>&1"
-
-
-def case_code(wildcards):
-    """The figures of a case's own, if it has any."""
-    file = Path("experiments") / wildcards.case / "case.py"
-    return [str(file)] if file.is_file() else []
 
 
 # 8. Figures ----------------------------------------------------------------------------------------------------------
@@ -266,7 +282,8 @@ rule draw:
     """One figure, as SVG and PNG."""
     input:
         rules.tabulate.output,
-        code="src/biology/figures.py",
+        parts=rules.judge.output.parts,
+        code=DRAWING,
         case=case_code,
     output:
         "figures/{model}/{case}/{figure}.svg",
@@ -275,6 +292,8 @@ rule draw:
         "data/runs/{model}/{case}/draw_{figure}.log",
     params:
         case=lambda w: fingerprint(CASES[w.case], "prompts", "supernodes", "experiments"),
+    message:
+        "{wildcards.model}, {wildcards.case}: drawing {wildcards.figure}"
     shell:
         "biology draw --model {wildcards.model} --case {wildcards.case} --figure {wildcards.figure} > {log} 2>&1"
 
@@ -290,13 +309,15 @@ rule write:
         claims="experiments/{case}/claims.yaml",
         manifest="data/runs/{model}/load.json",
         text="experiments/{case}/README.md",
-        code=["src/biology/report.py", "src/biology/viewer.py"],
+        code=["src/biology/report.py", "src/biology/viewer.py", *TEMPLATES],
     output:
         "reports/{model}/{case}.html",
     log:
         f"{RUN}/write.log",
     params:
         case=lambda w: fingerprint(CASES[w.case], "paper", "prompts", "supernodes", "experiments", "figures"),
+    message:
+        "{wildcards.model}, {wildcards.case}: writing the report"
     shell:
         "biology write --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
 
@@ -306,16 +327,18 @@ rule write_index:
     input:
         VERDICTS,
         [f"reports/{model}/{case}.html" for model, case in PAIRS],
-        code="src/biology/report.py",
+        code=["src/biology/report.py", *TEMPLATES],
     output:
         "reports/index.html",
     log:
         "data/runs/write_index.log",
+    message:
+        "writing the index of all reports"
     shell:
         "biology write > {log} 2>&1"
 
 
-# On request: the embedded model from scratch
+# On request: the embedded model from scratch -------------------------------------------------------------------------
 # --------------------------------------------------------------------------- No outputs are declared, so that
 # nothing but asking for them by name ever runs these two.
 rule grow:

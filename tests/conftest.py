@@ -104,9 +104,12 @@ def random_transcoders(
         threshold = normal(n_features).abs() * 0.3 if activation == "jumprelu" else None
         layers.append(
             Transcoder(
-                W_enc=normal(n_features, d_model, scale=d_model**-0.5), b_enc=normal(n_features, scale=0.3) + b_enc,
-                W_dec=normal(n_features, targets, d_model, scale=0.3), b_dec=normal(d_model, scale=0.3),
-                threshold=threshold, W_skip=normal(d_model, d_model, scale=0.1) if skip else None,
+                W_enc=normal(n_features, d_model, scale=d_model**-0.5),
+                b_enc=normal(n_features, scale=0.3) + b_enc,
+                W_dec=normal(n_features, targets, d_model, scale=0.3),
+                b_dec=normal(d_model, scale=0.3),
+                threshold=threshold,
+                W_skip=normal(d_model, d_model, scale=0.1) if skip else None,
             )  # fmt: skip
         )
     return TranscoderSet(kind, activation, tuple(layers), read_hook, write_hook, k if activation == "topk" else None)

@@ -9,32 +9,43 @@ import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src/biology"
 
-# From the ground up. A module imports only from rows above its own; modules of one row do not know each other, but
-# for case, which reads its files with config, and viewer and figures, which a report shows.
+# From the ground up. A module imports only from rows above its own; modules of one row do not know each other.
 FLOORS = [
-    ["config"],
-    ["case"],
+    # torch-free
+    ["config", "artefacts"],
+    ["case", "tables"],
     ["corpus"],
-    ["organism"],
-    ["graph"],
-    ["model"],
+    ["prompts", "cards"],
+    # torch
+    ["organism", "graph", "weights", "checkpoint"],
+    ["model", "layouts"],
     ["transcoders"],
-    ["dictionary_training"],
-    ["activations"],
-    ["replacement"],
-    ["graph_json"],
-    ["attribution"],
-    ["supernodes"],
-    ["interventions"],
-    ["tables"],
+    ["activations", "replacement"],
+    ["dictionary_training", "behaviour", "targets", "direct_effects", "graph_json", "global_weights", "whole_graph"],
+    ["stream_effects"],
+    ["qk", "head_loadings"],
+    ["attribution", "supernodes", "interventions"],
+    ["controls", "residuals"],
+    ["perturbation"],
+    ["graph_tables"],
+    # torch-free again: what tables say, drawn and told
+    ["statistics"],
     ["claims"],
-    ["figures", "viewer"],
+    ["procedure", "drawing", "viewer"],
+    ["prompt_figures"],
+    ["figures"],
     ["report"],
+    # the commands
+    ["stages"],
+    ["tracing", "growth"],
     ["__main__"],
 ]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens"}
-LIGHT = ["config", "case", "corpus", "tables", "claims", "figures", "viewer", "report", "__main__"]
+LIGHT = [
+    *("config", "case", "artefacts", "tables", "corpus", "prompts", "cards", "statistics", "claims", "procedure"),
+    *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
+]
 """Modules that start without torch: what the Snakefile, `biology --help`, judging, drawing and writing need."""
 
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")

@@ -40,6 +40,7 @@ def test_logits_are_those_of_hugging_face_eager(tiny, tiny_model, kind):
 def test_freezing_holds_and_weights_are_the_models(tiny_model, kind):
     assert self_test(tiny_model(kind)) < 1e-5
     assert self_test(tiny_model(kind, torch.float64)) < 1e-12
+    assert self_test(tiny_model(kind, torch.bfloat16)) < 0.05
 
 
 class OnlyObserved:

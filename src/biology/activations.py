@@ -6,6 +6,7 @@ and the same prompts with the same batch size give the same numbers. A cache pac
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -52,10 +53,11 @@ class FeatureCache:
     logits: Float[Tensor, "prompt vocab"]
     shape: Int[Tensor, "4"]
 
-    def __post_init__(self) -> None:
-        # One number per entry, ascending in the order of the entries: lookups are binary searches.
+    @cached_property
+    def _keys(self) -> Int[Tensor, " active"]:
+        """One number per entry, ascending in the order of the entries: lookups are binary searches."""
         prompt = torch.repeat_interleave(torch.arange(len(self.lengths)), self.offsets.diff())
-        object.__setattr__(self, "_keys", self._key(prompt, self.layer, self.pos, self.feature))
+        return self._key(prompt, self.layer, self.pos, self.feature)
 
     def _key(self, prompt: Tensor, layer: Tensor, pos: Tensor, feature: Tensor | int) -> Tensor:
         _, layers, positions, features = self.shape.tolist()
@@ -69,14 +71,14 @@ class FeatureCache:
         wanted = self._key(prompt, layer, pos, feature.long())
         if not len(self.value):
             return torch.zeros(len(wanted), dtype=self.value.dtype)
-        place = torch.searchsorted(self._keys, wanted).clamp(max=len(self.value) - 1)  # type: ignore[attr-defined]
-        return torch.where(self._keys[place] == wanted, self.value[place], 0.0)  # type: ignore[attr-defined]
+        place = torch.searchsorted(self._keys, wanted).clamp(max=len(self.value) - 1)
+        return torch.where(self._keys[place] == wanted, self.value[place], 0.0)
 
     def cell(self, prompt: int, layer: int, pos: int) -> tuple[Int[Tensor, " active"], Float[Tensor, " active"]]:
         """Active features and their activations at one layer and position of one prompt."""
-        sites = (torch.tensor([number]) for number in (prompt, layer, pos))
-        start = self._key(*sites, 0)
-        bounds = torch.searchsorted(self._keys, torch.cat([start, start + int(self.shape[3])]))  # type: ignore[attr-defined]
+        place = torch.tensor([[prompt], [layer], [pos]])
+        start = self._key(place[0], place[1], place[2], 0)
+        bounds = torch.searchsorted(self._keys, torch.cat([start, start + int(self.shape[3])]))
         chosen = slice(int(bounds[0]), int(bounds[1]))
         return self.feature[chosen], self.value[chosen]
 
@@ -166,8 +168,8 @@ def cache_features(
     order = torch.argsort(((prompt * shape[1] + layer) * shape[2] + pos) * shape[3] + feature)
     counts = torch.bincount(prompt, minlength=len(prompts))
     offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
-    narrow = (column[order].to(torch.int32) for column in (layer, pos, feature))
-    return FeatureCache(offsets, lengths, *narrow, value[order], logits, torch.tensor(shape))
+    layer, pos, feature = (column[order].to(torch.int32) for column in (layer, pos, feature))
+    return FeatureCache(offsets, lengths, layer, pos, feature, value[order], logits, torch.tensor(shape))
 
 
 def pack(cache: DenseCache | FeatureCache) -> dict[str, Tensor]:

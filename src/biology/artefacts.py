@@ -1,7 +1,7 @@
 """Files that are whole or absent, and the hashes that say what they were made of.
 
 A file is written under a temporary name beside its place and renamed when it is complete, so that a killed job leaves
-nothing half-written. The same contents are the same bytes. Only `__main__` calls the functions that write.
+nothing half-written. The same contents are the same bytes. Only commands call the functions that write.
 """
 
 from __future__ import annotations
@@ -65,10 +65,10 @@ def write_columns(path: Path, columns: Mapping[str, list[Any]]) -> None:
         pq.write_table(pa.table(dict(columns)), temporary)
 
 
-def contents_hash(folder: Path, pattern: str) -> str:
-    """SHA-256 over names and contents of the files below `folder` that match."""
+def contents_hash(folder: Path, *patterns: str) -> str:
+    """SHA-256 over names and contents of the files below `folder` that match one of the patterns."""
     digest = hashlib.sha256()
-    for path in sorted(folder.glob(pattern)):
+    for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         with path.open("rb") as file:
             inner = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.relative_to(folder).as_posix()} {inner}\n".encode())

@@ -19,7 +19,8 @@ from biology.case import Case
 from biology.config import InputError
 from biology.model import Model, answer_token, encode, run, token_batch, token_text
 from biology.tables import table, validate_table
-from biology.transcoders import TranscoderSet, encode as feature_activations, reconstruct
+from biology.transcoders import TranscoderSet, reconstruct
+from biology.transcoders import encode as feature_activations
 
 BATCH = 256
 MOST_PER_BEHAVIOUR = 1000  # held-out prompts of a behaviour that fidelity is measured on
@@ -32,11 +33,27 @@ def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple
     donor and wrong donor too. Raises InputError for an unknown word or an answer of several tokens.
     """
     rows: list[dict[str, object]] = [
-        {"item": name, "text": p.text, "answer": p.answer, "cluster": name, "split": p.split, "role": "show", **p.factors}
+        {
+            "item": name,
+            "text": p.text,
+            "answer": p.answer,
+            "cluster": name,
+            "split": p.split,
+            "role": "show",
+            **p.factors,
+        }
         for name, p in case.prompts.items()
     ]
     rows += [
-        {"item": i.item, "text": i.text, "answer": i.answer, "cluster": i.cluster, "split": i.split, "role": i.role, **i.factors}
+        {
+            "item": i.item,
+            "text": i.text,
+            "answer": i.answer,
+            "cluster": i.cluster,
+            "split": i.split,
+            "role": i.role,
+            **i.factors,
+        }
         for i in case.items
     ]
     columns = dict.fromkeys(column for row in rows for column in row)
@@ -49,15 +66,16 @@ def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple
         for column in columns:
             row.setdefault(column, "")
     frame = pd.DataFrame(rows)
-    if "donor" in frame:
+    donors = [column for column in ("donor", "wrong_donor") if column in frame]
+    if donors:
         correct = dict(zip(frame["item"], frame["correct"], strict=True)) | {"": True}
-        for column in ("donor", "wrong_donor"):
+        for column in donors:
             unknown = [item for item in frame[column] if item not in correct]
             if unknown:
                 raise InputError(f"case {case.name}: donor '{unknown[0]}' is no prompt of the case")
         frame["correct_with_donor"] = [
-            bool(own and correct[donor] and correct[wrong])
-            for own, donor, wrong in zip(frame["correct"], frame["donor"], frame["wrong_donor"], strict=True)
+            bool(own and all(correct[item] for item in others))
+            for own, *others in frame[["correct", *donors]].itertuples(index=False)
         ]
     return cache, validate_table(frame, "prompts")
 
@@ -110,7 +128,9 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     for places, batch in length_batches(ids, BATCH):
         batch = token_batch(model, batch)
         logits, seen = run(model, batch, reads=names, positions=-1)
-        acts = [feature_activations(transcoders, layer, seen[f"blocks.{layer}.{transcoders.read_hook}"]) for layer in layers]
+        acts = [
+            feature_activations(transcoders, layer, seen[f"blocks.{layer}.{transcoders.read_hook}"]) for layer in layers
+        ]
         for layer in layers:
             x, y = (seen[f"blocks.{layer}.{hook}"][:, 1:] for hook in (transcoders.read_hook, transcoders.write_hook))
             made = reconstruct(transcoders, layer, [a[:, 1:] for a in acts], x)
@@ -119,13 +139,17 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
             active[places, layer] = (acts[layer][:, 1:] > 0).double().sum((1, 2)).cpu()
             fired[layer] |= (acts[layer][:, 1:] > 0).flatten(0, 1).any(0).cpu()
         replaced = _replacement_logits(model, transcoders, batch)
-        blank, _ = run(model, batch, edits=[_constant(model, transcoders, layer, mean[layer]) for layer in layers], positions=-1)
+        blank, _ = run(
+            model, batch, edits=[_constant(model, transcoders, layer, mean[layer]) for layer in layers], positions=-1
+        )
         wanted = torch.tensor([answers[place] for place in places.tolist()])
         for column, out in enumerate((logits, replaced, blank)):
             loss[places, column] = torch.nn.functional.cross_entropy(out[:, 0].double().cpu(), wanted, reduction="none")
         top[places] = torch.stack([out[:, 0].argmax(-1).cpu() for out in (logits, replaced)], 1)
     rows: list[dict[str, object]] = []
-    groups = {"all": np.arange(len(frame))} | {str(k): np.asarray(v) for k, v in frame.groupby("behaviour").indices.items()}
+    groups = {"all": np.arange(len(frame))} | {
+        str(k): np.asarray(v) for k, v in frame.groupby("behaviour").indices.items()
+    }
     for behaviour, places in groups.items():
         at = torch.as_tensor(places)
         for layer in [*map(str, layers), "all"]:
@@ -140,7 +164,10 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
                 values["top1_agreement"] = float((top[at][:, 0] == top[at][:, 1]).double().mean())
                 clean, replacement, mean_loss = loss[at].mean(0).tolist()
                 values["loss_recovered"] = 1.0 - (replacement - clean) / (mean_loss - clean)
-            rows += [{"layer": layer, "behaviour": behaviour, "metric": metric, "value": value} for metric, value in values.items()]
+            rows += [
+                {"layer": layer, "behaviour": behaviour, "metric": metric, "value": value}
+                for metric, value in values.items()
+            ]
     return table("fidelity", rows)
 
 
@@ -188,5 +215,45 @@ def _replacement_logits(model: Model, transcoders: TranscoderSet, ids: Tensor) -
 
     edits = []
     for layer in range(model.n_layers):
-        edits += [(f"blocks.{layer}.{transcoders.read_hook}", read), (f"blocks.{layer}.{transcoders.write_hook}", write(layer))]
+        edits += [
+            (f"blocks.{layer}.{transcoders.read_hook}", read),
+            (f"blocks.{layer}.{transcoders.write_hook}", write(layer)),
+        ]
     return run(model, ids, edits=edits, positions=-1)[0]
+
+
+def selective_features(
+    model: Model, transcoders: TranscoderSet, prompts: pd.DataFrame, at: Mapping[str, str], least: float = 0.9
+) -> pd.DataFrame:
+    """For each level, the feature that tells it best from all other levels: columns level, at, layer, feature, precision, recall.
+
+    `prompts` has columns prompt and level, and one for each name of `at` that holds the text whose last token is looked at
+    (for the prompt's own last token, the whole prompt). Of all positions and layers the feature with the largest smaller
+    one of precision (share of the prompts on which it fires that are of the level) and recall (share of the level's prompts
+    on which it fires) is taken; levels whose best has either below `least` are left out.
+    """
+    ids = [encode(model, prompt) for prompt in prompts["prompt"]]
+    cache = cache_features(model, transcoders, ids, batch_size=BATCH)
+    owner = np.repeat(np.arange(len(ids)), cache.offsets.diff().numpy())
+    width = max(transcoders.n_features)
+    column = cache.layer.numpy().astype(np.int64) * width + cache.feature.numpy()
+    levels, level = np.unique(prompts["level"], return_inverse=True)
+    size = np.bincount(level)
+    best: dict[str, dict[str, object]] = {}
+    for name, words in at.items():
+        ends = [prompt.index(word) + len(word) for prompt, word in zip(prompts["prompt"], prompts[words], strict=True)]
+        position = np.array([len(encode(model, p[:end])) - 1 for p, end in zip(prompts["prompt"], ends, strict=True)])
+        here = cache.pos.numpy() == position[owner]
+        hits = np.zeros((len(levels), model.n_layers * width))
+        np.add.at(hits, (level[owner[here]], column[here]), 1)
+        recall, precision = hits / size[:, None], hits / np.maximum(hits.sum(0), 1)
+        score = np.minimum(recall, precision)
+        for row, label in enumerate(levels):
+            top = int(score[row].argmax())
+            if score[row, top] >= least and score[row, top] > best.get(str(label), {"score": 0.0})["score"]:  # type: ignore[operator]
+                best[str(label)] = {
+                    "level": label, "at": name, "layer": top // width, "feature": top % width,
+                    "precision": precision[row, top], "recall": recall[row, top], "score": score[row, top],
+                }  # fmt: skip
+    columns = ["level", "at", "layer", "feature", "precision", "recall"]
+    return pd.DataFrame(best.values(), columns=[*columns, "score"])[columns]

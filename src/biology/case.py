@@ -65,11 +65,11 @@ class SupernodeRule(Strict):
     """
 
     at: str = "last"
-    """Token position: `last`, an index such as `-2`, a literal token as `token:Dallas`, or the last piece of a factor of the
-    prompt as `factor:city`."""
+    """Token position: `last`, an index such as `-2`, a literal token as `token:Dallas`, or the last piece of a
+    factor of the prompt as `factor:city`."""
     factor: str | None = None
-    """The features that tell the levels of this factor apart (one set per level): active on prompts of the level, silent
-    elsewhere, by `precision` and `recall` over prompts with role `select`."""
+    """The features that tell the levels of this factor apart (one set per level): active on prompts of the level,
+    silent elsewhere, by `precision` and `recall` over prompts with role `select`."""
     precision: float = Field(default=0.9, ge=0, le=1)
     """Of the selecting prompts on which a member fires, the share that is of its level."""
     recall: float = Field(default=0.9, ge=0, le=1)
@@ -83,24 +83,28 @@ class SupernodeRule(Strict):
     silent_on: tuple[str, ...] = ()
     """Named prompts on which it must not be."""
     promotes: tuple[str, ...] = ()
-    """Tokens, one of which must be among the `top` tokens that the decoder promotes. `answer` stands for the prompt's own
-    answer, `answers` for those of all prompts of the level."""
+    """Tokens, one of which must be among the `top` tokens that the decoder promotes. `answer` stands for the
+    prompt's own answer, `answers` for those of all prompts of the level."""
     spares: tuple[str, ...] = ()
-    """Tokens that must not be among the `top` promoted ones (`answer`, `answers` as above), so that an injection does not
-    simply inject the answer."""
+    """Tokens that must not be among the `top` promoted ones (`answer`, `answers` as above), so that an injection
+    does not simply inject the answer."""
     top: int = Field(default=10, gt=0)
     layers: tuple[int, int] | None = None
     """First and last layer, both included."""
     most: int | None = Field(default=None, gt=0)
     """Keeps so many with the largest recall."""
+    label: str = ""
+    """What figures call it; factors of the prompt and `answer` may stand in braces: `say a {relation}`, `say
+    {answer}`."""
 
 
 class Experiment(Strict):
     """One measurement on every scored prompt, with its controls beside it.
 
-    `inhibit` holds a supernode at M times its clean activation (1 does nothing, 0 ablates, -1 flips the sign); `swap` holds
-    one at -M times and another at M times its activation on the donor prompt; `inject` does the latter alone. `graph` and
-    `signs` perturb nothing: path shares of the attribution graph, and whether its signs foretell the effects of inhibitions.
+    `inhibit` holds a supernode at M times its clean activation (1 does nothing, 0 ablates, -1 flips the sign);
+    `swap` holds one at -M times and another at M times its activation on the donor prompt; `inject` does the latter
+    alone. `graph` and `signs` perturb nothing: path shares of the attribution graph, and whether its signs foretell the
+    effects of inhibitions.
     """
 
     kind: Literal["inhibit", "inject", "swap", "graph", "signs"]

@@ -60,7 +60,7 @@ def network(path: Path, dtype: torch.dtype) -> Any:
             raise InputError(f"weights file {shard} is truncated or damaged: {error}") from None
     with _quiet(transformers):
         try:
-            loaded, report = transformers.AutoModelForCausalLM.from_pretrained(
+            loaded, report = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
                 path, dtype=dtype, attn_implementation="eager", local_files_only=True, trust_remote_code=False,
                 use_safetensors=True, output_loading_info=True,
             )  # fmt: skip

@@ -59,6 +59,8 @@ class Meta:
     """Strength at which each experiment is judged, fixed on dev items; may be left out where only one was run."""
     row_residual: float | None = None
     """Worst row residual of the graphs that the numbers rest on."""
+    scope: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Levels of factors that experiments are restricted to (`case.Experiment.only`); other items are not attempted."""
 
 
 @dataclass(frozen=True)
@@ -155,6 +157,8 @@ def _measure_part(
     claim: Claim, part: Part, evidence: pd.DataFrame, heldout: pd.DataFrame, meta: Meta, settings: StatisticsConfig
 ) -> Measured:
     where = f"claim '{claim.id}', part '{part.name}'"
+    for column, level in meta.scope.get(part.experiment, {}).items():
+        heldout = heldout.loc[heldout[column] == level]
     if claim.gate not in heldout or heldout[claim.gate].dtype != bool:
         raise InputError(f"{where}: gate '{claim.gate}' is no column of true and false in table 'prompts'.")
     passing = heldout.loc[heldout[claim.gate], "item"]
@@ -277,16 +281,14 @@ def judge_all(measured: Sequence[Measured]) -> Judgement:
             "claims of several models are judged one model at a time: Holm's family is one model's claims."
         )
     # an intersection-union test is as significant as its least significant part
-    adjusted = holm(
-        {
-            name: math.nan if any(part.untestable for part in parts) else max(part.p for part in parts)
-            for name, parts in families.items()
-        }
-    )
+    raw = {name: _largest_p(parts) for name, parts in families.items()}
+    adjusted = holm(raw)
     verdict_rows, part_rows = [], []
     for name, parts in families.items():
-        verdicts = [part_verdict(part, adjusted[name]) for part in parts]
-        reasons = [_reason(part, adjusted[name], verdict) for part, verdict in zip(parts, verdicts, strict=True)]
+        # a part is judged by what Holm's correction would make of its own p; the largest of these is the claim's
+        holm_p = [math.nan if part.untestable else holm(raw | {name: part.p})[name] for part in parts]
+        verdicts = [part_verdict(part, p) for part, p in zip(parts, holm_p, strict=True)]
+        reasons = [_reason(part, p, verdict) for part, p, verdict in zip(parts, holm_p, verdicts, strict=True)]
         weakest = min(range(len(parts)), key=lambda i: (VERDICTS.index(verdicts[i]), _margin(parts[i])))
         binding, meta = parts[weakest], parts[weakest].meta
         prefix = f"part '{binding.part.name}' decides: " if len(parts) > 1 else ""
@@ -300,19 +302,24 @@ def judge_all(measured: Sequence[Measured]) -> Judgement:
                 "reason": sentence[0].upper() + sentence[1:] + ".",
             }
         )  # fmt: skip
-        for one, verdict, reason in zip(parts, verdicts, reasons, strict=True):
+        for one, p_holm, verdict, reason in zip(parts, holm_p, verdicts, reasons, strict=True):
             part_rows.append(
                 {
                     "claim": one.claim.id, "case": meta.case, "part": one.part.name, "verdict": verdict,
                     "experiment": one.part.experiment, "outcome": one.part.outcome, "strength": one.strength,
                     "control": one.part.control, "direction": one.part.direction, "threshold": one.part.minimum,
                     "statistic": one.statistic, "low": one.low, "high": one.high, "effect": one.effect,
-                    "control_mean": one.control, "p": one.p, "p_holm": adjusted[name], "n": one.n,
+                    "control_mean": one.control, "p": one.p, "p_holm": p_holm, "n": one.n,
                     "checks": "; ".join(map(str, one.checks)), "clusters": one.clusters, "gate": one.claim.gate,
                     "passed": one.passed, "attempted": one.attempted, "reason": reason[0].upper() + reason[1:] + ".",
                 }
             )  # fmt: skip
     return Judgement(table("verdicts", verdict_rows), table("parts", part_rows))
+
+
+def _largest_p(parts: Sequence[Measured]) -> float:
+    """The p of an intersection-union test: that of its least significant part. NaN if a part is untestable."""
+    return math.nan if any(part.untestable for part in parts) else max(part.p for part in parts)
 
 
 def judge(
@@ -373,7 +380,7 @@ def _reason(part: Measured, p_holm: float, verdict: str) -> str:
     against = " alone" if rule.control == "none" else f" minus {rule.control}"
     turned = ", counted as a decrease" if rule.direction == "decrease" else ""
     measured = (
-        f"{rule.outcome} of {rule.experiment}{at}, effect{against}{turned}, is {_number(part.statistic)} "
+        f"held-out {rule.outcome} of {rule.experiment}{at}, effect{against}{turned}, is {_number(part.statistic)} "
         f"[{_number(part.low)}, {_number(part.high)}] over {part.n} items in {part.clusters} clusters"
     )
     checks = "".join(f"; {check}" for check in part.checks)

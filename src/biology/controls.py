@@ -126,9 +126,7 @@ def directions(
     return Injections(*(torch.cat(part) for part in zip(*columns, strict=True))), prompt.repeat_interleave(draws)
 
 
-def moved(
-    cache: FeatureCache, prompt: Int[Tensor, " item"], edited: Edits, pos: Int[Tensor, " site"]
-) -> Edits:
+def moved(cache: FeatureCache, prompt: Int[Tensor, " item"], edited: Edits, pos: Int[Tensor, " site"]) -> Edits:
     """The same pushes (changes from the clean activation) at other positions of the same prompts."""
     own = prompt[edited.row]
     change = edited.value.double() - cache.at(own, edited.layer, edited.pos, edited.feature).double()
@@ -137,7 +135,11 @@ def moved(
 
 
 def push_norms(
-    transcoders: TranscoderSet, cache: FeatureCache, prompt: Int[Tensor, " row"], edited: Edits, last_layer: int | None = None
+    transcoders: TranscoderSet,
+    cache: FeatureCache,
+    prompt: Int[Tensor, " row"],
+    edited: Edits,
+    last_layer: int | None = None,
 ) -> dict[tuple[int, int, int], float]:
     """Length of the injected vector per (row, layer, pos)."""
     clean = cache.at(prompt[edited.row], edited.layer, edited.pos, edited.feature).double()
@@ -173,7 +175,12 @@ def _scale(wanted: Float[Tensor, " written"], found: Float[Tensor, "draw written
 
 
 def _drawn(
-    pool: tuple[Tensor, Tensor], excluded: set[int], size: int, width: int, draws: int, generator: numpy.random.Generator
+    pool: tuple[Tensor, Tensor],
+    excluded: set[int],
+    size: int,
+    width: int,
+    draws: int,
+    generator: numpy.random.Generator,
 ) -> tuple[Int[Tensor, "draw size"], Float[Tensor, "draw size"], int]:
     """Random sets of `size` features without repetition, each with a weight; and how many are not of the pool."""
     feature, activation = (part.numpy() for part in pool)
@@ -203,6 +210,6 @@ def _merged(
     sites, which = torch.unique(torch.stack([row, features.flatten()], 1), dim=0, return_inverse=True)
     total = torch.zeros(len(sites), dtype=torch.float64).index_add(0, which, push.flatten())
     row, feature = sites.unbind(1)
-    here = [torch.full_like(feature, number) for number in (prompt, layer, pos)]
-    clean = cache.at(*here, feature).double()
-    return row, here[1], here[2], feature, clean + total
+    own, layers, places = (torch.full_like(feature, number) for number in (prompt, layer, pos))
+    clean = cache.at(own, layers, places, feature).double()
+    return row, layers, places, feature, clean + total

@@ -20,7 +20,6 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-import numpy as np
 import pandas as pd
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -228,13 +227,17 @@ class Corpus:
             "opposite": {"low": "high", "high": "low", "low_near": "high_near", "high_near": "low_near"},
             "synonym": {"low": "low_near", "low_near": "low", "high": "high_near", "high_near": "high"},
         }
-        words = {(row.scale, row.role): {lang: getattr(row, lang) for lang in LANGUAGES} for row in self.concepts.itertuples()}
+        words = {
+            (row.scale, row.role): {lang: getattr(row, lang) for lang in LANGUAGES}
+            for row in self.concepts.itertuples()
+        }
         nouns = {row.scale: {lang: getattr(row, lang) for lang in LANGUAGES} for row in self.scales.itertuples()}
         return [
             (
                 f"{scale}/{role}",
                 word,
-                {relation: words[scale, roles[role]] for relation, roles in partner.items()} | {"category": nouns[scale]},
+                {relation: words[scale, roles[role]] for relation, roles in partner.items()}
+                | {"category": nouns[scale]},
             )
             for (scale, role), word in words.items()
         ]
@@ -257,7 +260,8 @@ class Corpus:
                         split = "test" if paper else split_of("cell", (concept, relation, lang), 1.0)
                     prefix, suffix = frames[lang, relation]
                     factors = (("concept", concept), ("relation", relation), ("language", lang))
-                    prompt = f'{prefix}"{word[lang]}"{suffix}"'
+                    space = "" if lang == "zh" else " "
+                    prompt = f'{prefix}"{word[lang]}"{suffix}{space}"'
                     items.append(Item("cell", prompt, answer[lang], split, concept.split("/")[0], factors))
         return items
 
@@ -390,7 +394,9 @@ def split_names(names: Sequence[str], groups: Sequence[str], shared: int = 3) ->
     def best(users: dict[str, set[str]]) -> dict[str, tuple[str, ...]]:
         def worth(cut: tuple[str, ...]) -> tuple[float, tuple[str, ...]]:
             found = [len(users.get(piece, ())) for piece in cut]
-            return sum(min(n, 2 * shared) for n in found) / len(cut) - 4.0 * len(cut) - 20.0 * (min(found) < shared), cut
+            return sum(min(n, 2 * shared) for n in found) / len(cut) - 4.0 * len(cut) - 20.0 * (
+                min(found) < shared
+            ), cut
 
         return {word: max(choices, key=worth) for word, choices in options.items()}
 

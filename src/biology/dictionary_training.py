@@ -9,11 +9,16 @@ Sources: Circuit Tracing, appendix on training (target, normalisation); Bussmann
 """
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from tqdm import tqdm
+
+from biology.activations import cache_dense
+from biology.model import Model
+from biology.transcoders import Transcoder, TranscoderSet
 
 
 @dataclass(frozen=True)
@@ -21,22 +26,27 @@ class DictionaryRecipe:
     """Everything that decides a layer's transcoder but the seed and the activations."""
 
     n_features: int = 2048
-    k: int = 20
+    n_features_first: int = 768
+    """Features of the first layer, whose input is hardly more than the token: more of them would stay dead."""
+    k: int = 22
     steps: int = 1500
-    batch: int = 4096
-    learning_rate: float = 2e-3
+    batch: int = 2048
+    learning_rate: float = 1e-2
     decay_from: float = 0.5
-    dead_after: int = 100
+    dead_after: int = 25
     auxiliary_k: int = 32
-    auxiliary_weight: float = 1 / 8
+    auxiliary_weight: float = 0.5
+    floor: float = 0.01
+    """Added to a token's mean squared output (1 on average) before its error is divided by it."""
+    answering: float = 0.5
+    """Share of each batch drawn from the last tokens of prompts, where the answers are made."""
 
 
 def batch_top_k(pre: Float[torch.Tensor, "batch feature"], k: int) -> Float[torch.Tensor, "batch feature"]:
     """Keep about the ``k * batch`` largest positive pre-activations; the cut is read off the first 256 rows, for speed."""
-    positive = pre.relu()
-    sample = positive[:256].detach().flatten()
-    cut = sample.kthvalue(sample.numel() - k * min(256, len(positive))).values
-    return positive * (positive > cut)
+    sample = pre[:256].detach().flatten()
+    cut = float(sample.kthvalue(sample.numel() - k * min(256, len(pre))).values)
+    return torch.nn.functional.threshold(pre, max(cut, 0.0), 0.0)
 
 
 def train_transcoder(
@@ -45,6 +55,7 @@ def train_transcoder(
     recipe: DictionaryRecipe,
     seed: int,
     *,
+    answers: Int[torch.Tensor, " answer"] | None = None,
     label: str = "transcoder",
     progress: bool = True,
 ) -> dict[str, torch.Tensor]:
@@ -59,6 +70,9 @@ def train_transcoder(
     centre = outputs.mean(0)
     output_scale = (outputs - centre).square().mean().sqrt()
     x_all, y_all = inputs / input_scale, outputs / output_scale
+    # Relative errors: otherwise the tokens where the MLP writes little, often those that answer, are hardly learnt.
+    size = (y_all - centre / output_scale).square().mean(1)
+    weight = (size + recipe.floor).rsqrt()
 
     directions = torch.randn(recipe.n_features, d_in, generator=generator).to(device)
     w_enc = torch.nn.Parameter((directions / directions.norm(dim=1, keepdim=True)).T.contiguous() / math.sqrt(d_in) * 4)
@@ -74,19 +88,23 @@ def train_transcoder(
     for step in tqdm(range(recipe.steps), desc=label, disable=not progress, mininterval=5):
         left = (recipe.steps - step) / (recipe.steps * (1 - recipe.decay_from))
         optimiser.param_groups[0]["lr"] = recipe.learning_rate * min(1.0, left, (step + 1) / 50)
-        pick = torch.randint(len(x_all), (recipe.batch,), generator=generator).to(device)
+        pick = torch.randint(len(x_all), (recipe.batch,), generator=generator)
+        if answers is not None:
+            n = int(recipe.answering * recipe.batch)
+            pick[:n] = answers[torch.randint(len(answers), (n,), generator=generator)]
+            pick = pick[torch.randperm(recipe.batch, generator=generator)]
+        pick = pick.to(device)
         x, y = x_all[pick], y_all[pick]
         pre = x @ w_enc + b_enc
         kept = batch_top_k(pre, recipe.k)
-        error = y - kept @ w_dec - b_dec
+        error = (y - kept @ w_dec - b_dec) * weight[pick, None]
         loss = error.square().mean()
-        fired = (kept > 0).any(0)
-        silent = torch.where(fired, 0.0, silent + 1)
-        dead = silent > recipe.dead_after
-        if dead.any():
-            n = min(recipe.auxiliary_k, int(dead.sum()))
-            values, index = pre.masked_fill(~dead, -torch.inf).topk(n, dim=1)
-            rescue = torch.zeros_like(pre).scatter(1, index, values.relu()) @ w_dec
+        silent = torch.where(kept.detach().amax(0) > 0, 0.0, silent + 1)
+        dead = (silent > recipe.dead_after).nonzero().flatten()
+        if len(dead):
+            values, index = pre[:, dead].topk(min(recipe.auxiliary_k, len(dead)), dim=1)
+            rescue = torch.zeros_like(pre[:, dead]).scatter(1, index, values.relu()) @ w_dec[dead]
+            rescue = rescue * weight[pick, None]
             loss = loss + recipe.auxiliary_weight * (error.detach() - rescue).square().mean()
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
@@ -109,3 +127,30 @@ def train_transcoder(
             "threshold": threshold * norm * output_scale,
         }
     return {name: value.detach().contiguous() for name, value in made.items()}
+
+
+def train_set(
+    model: Model, prompts: Sequence[Sequence[int]], recipe: DictionaryRecipe, seed: int, *, read_hook: str = "mlp.hook_in",
+    write_hook: str = "hook_mlp_out", progress: bool = True,
+) -> TranscoderSet:  # fmt: skip
+    """Per-layer transcoders of a model, trained on all tokens of some prompts but the first of each."""
+    cache = cache_dense(model, prompts, read_hook=read_hook, write_hook=write_hook, batch_size=512, progress=progress)
+    inside = torch.ones(len(cache.ids), dtype=torch.bool)
+    last = torch.zeros(len(cache.ids), dtype=torch.bool)
+    last[cache.offsets[1:] - 1] = True
+    inside[cache.offsets[:-1]] = False  # the first token is no node of any graph, and unlike all others
+    answers = last[inside].nonzero().flatten()
+    layers = []
+    for layer in range(model.n_layers):
+        inputs, outputs = (tensor[layer][inside].float() for tensor in (cache.read, cache.write))
+        label = f"transcoder of layer {layer}"
+        size = recipe.n_features_first if layer == 0 else recipe.n_features
+        made = train_transcoder(
+            inputs, outputs, replace(recipe, n_features=size), seed + layer, answers=answers, label=label, progress=progress
+        )
+        layers.append(
+            Transcoder(
+                made["W_enc"].T.contiguous(), made["b_enc"], made["W_dec"][:, None], made["b_dec"], made["threshold"]
+            )
+        )
+    return TranscoderSet("per_layer", "jumprelu", tuple(layers), read_hook, write_hook)

@@ -66,6 +66,20 @@ def active_features(local: LocalReplacement, first_position: int, below: int) ->
     return ActiveFeatures(**{name: torch.cat(tensors) for name, tensors in parts.items()})
 
 
+def batch_active_features(
+    local: LocalReplacement, first_position: int
+) -> tuple[Int[Tensor, " active"], ActiveFeatures]:
+    """Active features of all prompts and layers, sorted by (layer, prompt, pos, feature), and the prompt of each."""
+    prompts, parts = [], []
+    for layer in range(local.n_layers):
+        pre = pre_activations(local.transcoders, layer, local.frozen.read[layer][:, first_position:])
+        values = activate(local.transcoders, layer, pre)
+        prompt, pos, feature = at = values.nonzero(as_tuple=True)
+        prompts.append(prompt)
+        parts.append((torch.full_like(pos, layer), pos + first_position, feature, values[at], pre[at]))
+    return torch.cat(prompts), ActiveFeatures(*(torch.cat(column) for column in zip(*parts, strict=True)))
+
+
 @dataclass(frozen=True, eq=False)
 class Sources:
     """Source vectors in column order, and where each node's column is.
@@ -157,7 +171,7 @@ def _reconstruction_errors(local: LocalReplacement, active: ActiveFeatures, firs
     return torch.stack(errors)
 
 
-def _cell(local: LocalReplacement, source: Sources, layer: int, pos: int) -> tuple[int, int, Tensor]:
+def cell(local: LocalReplacement, source: Sources, layer: int, pos: int) -> tuple[int, int, Tensor]:
     """First and last column of a cell and its source vectors; of all lower layers too in a cross-layer set."""
     row = pos - source.first_position
     start, stop = int(source.start[row, layer]), int(source.stop[row, layer])
@@ -216,7 +230,7 @@ def _chain(local: LocalReplacement, source: Sources, layers: list[int], vectors:
     overwrite = source.vectors is not None
 
     def deposit(layer: int, place: int, rows: slice, h: Tensor) -> None:
-        start, stop, sources_there = _cell(local, source, layer, place)
+        start, stop, sources_there = cell(local, source, layer, place)
         block = effects[rows, start:stop]
         if overwrite:
             torch.mm(h, sources_there.T, out=block)

@@ -1,293 +1,305 @@
 """The figures of a case, drawn from its tables and from nothing else.
 
-`FIGURES` maps the names that `case.yaml` may list to functions from tables to a matplotlib figure; `draw` gives the bytes.
-The look lies in `paper.mplstyle` alone. The same tables are the same bytes: glyphs are drawn as paths from fonts that come
-with pinned packages, ids have a fixed salt, and no date is written. Text is never read as mathematics, and a character that
-none of the fonts has is written as its code point, so that any token of any model can be printed.
+`FIGURES` maps the names that `case.yaml` may list to functions from tables to a matplotlib figure; `draw` gives bytes.
+Rates and intervals are those of the claims: items are averaged within clusters, and the 95 % interval is a percentile
+bootstrap over clusters. How things look is decided in `drawing.py` and `paper.mplstyle`.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAssignmentType=false, reportReturnType=false, reportOperatorIssue=false
 # (indexing a DataFrame may give a Series or a DataFrame; the checker cannot tell)
 
 from __future__ import annotations
 
-import functools
-import io
-import json
-import logging
-import unicodedata
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from importlib.util import find_spec
-from pathlib import Path
+from collections.abc import Callable
 from typing import Any
 
-import matplotlib as mpl
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.font_manager import FontEntry, FontProperties, fontManager, get_font
-from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon
-from matplotlib.path import Path as Curve
-from matplotlib.patheffects import Stroke, Normal
-from matplotlib.textpath import TextPath
 
 from biology.case import Case
 from biology.config import InputError
+from biology.drawing import BOLD, canvas, captioned, colour, label, png, signed, size, styled, svg, words
+from biology.prompt_figures import inhibition_panel, judged_parts, judged_strength, supernode_graph
 from biology.statistics import bootstrap_interval, generator, resamples
 from biology.tables import ARMS, Tables
-from biology.viewer import Arrow, Box, Layout, layout, node, point
 
-STYLE = Path(__file__).with_name("paper.mplstyle")
-FONTS = {
-    # family in paper.mplstyle: (package that brings the files, {weight: file})
-    "Biology Sans": ("font_source_sans_pro", {400: "files/SourceSansPro-Regular.ttf", 600: "files/SourceSansPro-Semibold.ttf"}),
-    "Biology CJK": ("notojp_matplotlib", {400: "fonts/NotoSansCJKjp-Regular.otf"}),
-    "Biology Symbols": ("matplotlib", {400: "mpl-data/fonts/ttf/DejaVuSans.ttf"}),
+ARM = {
+    # name in print, colour, marker, size of the marker
+    "effect": ("effect", "C0", "o", 5.5),
+    "match": ("matched random features", "axes.edgecolor", "s", 3.6),
+    "donor": ("wrong donor", "C1", "^", 4.2),
+    "position": ("wrong position", "C2", "D", 3.6),
+    "direction": ("random direction", "C3", "P", 4.2),
+    "shuffle": ("shuffled", "C4", "v", 4.2),
+    "clean": ("clean", "text.color", "x", 4.2),
 }
-BOLD = 600
-LOOK = {"effect": ("C0", "o"), "match": ("axes.edgecolor", "s"), "donor": ("C1", "^"), "position": ("C2", "D"), "direction": ("C3", "P"), "shuffle": ("C4", "v"), "clean": ("text.color", "x")}
-"""Colour (a place in the style's cycle, or the name of a style entry) and marker of each arm."""
+DASHED = (0, (4, 3))
+RESAMPLES = 2000
 
 
-# ------------------------------------------------------------------------------------------------------- text and style
+# ---------------------------------------------------------------------------------------- effects beside their controls
 
 
-@functools.cache
-def register_fonts() -> dict[str, list[Path]]:
-    """Makes the fonts known to matplotlib under names of our own, so that no font of the machine takes their place."""
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # silent where a fallback font has no bold
-    files: dict[str, list[Path]] = {}
-    for family, (package, weights) in FONTS.items():
-        spec = find_spec(package)
-        if spec is None or spec.origin is None:
-            raise InputError(f"figures need the Python package '{package}' for its fonts: install the pinned requirements.")
-        for weight, name in weights.items():
-            path = Path(spec.origin).parent / name
-            fontManager.ttflist.append(
-                FontEntry(fname=str(path), name=family, style="normal", variant="normal", weight=weight, stretch="normal", size="scalable")
-            )
-            files.setdefault(family, []).append(path)
-    return files
-
-
-@functools.cache
-def printable() -> frozenset[int]:
-    """Code points that one of the fonts has."""
-    return frozenset().union(*(get_font(paths[0]).get_charmap() for paths in register_fonts().values()))
-
-
-def label(text: str) -> str:
-    """A token as it is printed: line breaks and tabs as signs, one leading space dropped, what no font has as its code."""
-    if text.startswith(" ") and text.strip(" ") and not text.startswith("  "):
-        text = text[1:]
-    if not text.strip(" ") or text.startswith(" "):
-        text = text.replace(" ", "␣")
-    signs = {"\n": "↵", "\t": "⇥", "\r": "␍"}
-    return "".join(
-        signs.get(c) or (c if ord(c) in printable() and unicodedata.category(c)[0] != "C" else f"\\u{ord(c):04x}") for c in text
-    )
-
-
-@contextmanager
-def styled() -> Iterator[None]:
-    """The style of the house, whatever the user's own settings of matplotlib are."""
-    register_fonts()
-    with mpl.rc_context():
-        mpl.rcdefaults()
-        mpl.rcParams["backend"] = "agg"
-        mpl.style.use(STYLE)
-        yield
-
-
-def colour(name: str) -> Any:
-    return mpl.rcParams[name] if "." in name else name
-
-
-@functools.cache
-def _width(text: str, size: float, weight: int) -> float:
-    if not text:
-        return 0.0
-    return TextPath((0, 0), text, size=size, prop=FontProperties(family=mpl.rcParams["font.family"], weight=weight)).get_extents().width / 72
-
-
-def blank(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure whose only axes, invisible, have inches as their unit."""
-    figure = Figure(figsize=(width, height))
-    FigureCanvasAgg(figure)
-    axes = figure.add_axes((0, 0, 1, 1))
-    axes.set(xlim=(0, width), ylim=(0, height))
-    axes.axis("off")
-    return figure, axes
-
-
-def _size(step: float = 0.0) -> float:
-    return mpl.rcParams["font.size"] + step
-
-
-# ------------------------------------------------------------------------------------------------------ supernode graph
-
-
-def supernode_graph(tables: Tables, subject: str | None = None) -> Figure:
-    """The simplified attribution graph of one prompt (`subject`, by default the first), in the manner of the paper."""
-    item, edges = _item(tables["edges"], subject, "supernode_graph")
-    members = tables["supernodes"][tables["supernodes"]["item"] == item]
-    prompt = tables["prompts"][tables["prompts"]["item"] == item]
-    sizes = {"title": (_size(0.5), BOLD), "note": (_size(-2), 400), "token": (_size(), 400)}
-    arranged = layout(
-        edges,
-        members,
-        [label(token) for token in _tokens(prompt, edges)],
-        _probabilities(tables, item, prompt),
-        lambda text, role: _width(label(text), *sizes[role]),
-    )
-    margin = 0.08
-    figure, axes = blank(arranged.width + 2 * margin, arranged.height + 2 * margin)
-    axes.set(xlim=(-margin, arranged.width + margin), ylim=(-margin, arranged.height + margin))
-    for arrow in sorted(arranged.arrows, key=lambda arrow: abs(arrow.share)):
-        _draw_arrow(axes, arrow)
-    linked = {arrow.source for arrow in arranged.arrows}
-    for box in arranged.boxes:
-        _draw_box(axes, box, box.name in linked)
-    for arrow in arranged.arrows:
-        _draw_share(axes, arrow)
-    _draw_key(axes, 0.0, arranged.height - 0.1)
-    return _captioned(
+def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
+    """How often a swap gives the donor's answer on held-out items, by relation and donor, beside every control arm."""
+    found = _experiments(tables, subject, "swap_panel", lambda rows: {"effect", "donor"} <= set(rows["arm"]))
+    groups: list[tuple[str, int, pd.DataFrame]] = []
+    marks = []
+    for experiment, rows in found.items():
+        rows = rows[rows["outcome"] == _outcome(tables, experiment, rows, case)]
+        rows = rows[rows["strength"] == judged_strength(tables, experiment, rows["strength"])]
+        begin = len(groups)
+        groups.append((f"{words(experiment)}, M = {signed(rows['strength'].iloc[0])}", 0, rows))
+        groups += [(name, 1, part) for name, part in _split(rows, "relation")]
+        groups += [(f"donor: {name}", 1, part) for name, part in _split(_with_donor_kind(rows, tables), "donor_kind")]
+        judged = judged_parts(tables, experiment, rows["outcome"].iloc[0])
+        minima = judged.loc[judged["direction"] == "increase", "threshold"]
+        marks += [(float(minimum), begin, len(groups)) for minimum in dict.fromkeys(minima)]
+    arms = [arm for arm in ARMS if arm != "clean" and any(arm in set(rows["arm"]) for _, _, rows in groups)]
+    figure = canvas(6.8, 0.9 + 0.34 * len(groups), layout="constrained")
+    axes = figure.subplots()
+    for row, (_, depth, rows) in enumerate(groups):
+        if depth == 0:
+            axes.axhspan(-row - 0.5, -row + 0.5, color=colour("grid.color"), alpha=0.55, linewidth=0)
+        present = [arm for arm in arms if arm in set(rows["arm"])]
+        for arm, offset in zip(present, np.linspace(0.27, -0.27, len(present)), strict=True):
+            _draw_interval(axes, rows[rows["arm"] == arm], arm, float(offset) - row)
+        effect = rows[rows["arm"] == "effect"]
+        count = f"{effect['item'].nunique()} items, {effect['cluster'].nunique()} clusters"
+        text = axes.text(1.01, -row, count, transform=axes.get_yaxis_transform(), va="center", fontsize=size(-1.5))
+        text.set_color(colour("axes.edgecolor"))
+    for minimum, begin, end in marks:
+        axes.plot([minimum] * 2, [0.5 - begin, 0.5 - end], color=colour("text.color"), linewidth=0.8, linestyle=DASHED)
+    axes.set_yticks([-row for row in range(len(groups))], [label(name) for name, _, _ in groups])
+    for tick, (_, depth, _) in zip(axes.get_yticklabels(), groups, strict=True):
+        tick.set_fontweight(BOLD if depth == 0 else 400)
+    axes.tick_params(axis="y", length=0)
+    outcomes = list(dict.fromkeys(words(rows["outcome"].iloc[0]) for _, _, rows in groups))
+    axes.set(ylim=(-len(groups) + 0.5, 0.5), xlabel=", ".join(outcomes))
+    if all(rows["value"].between(0, 1).all() for _, _, rows in groups):
+        axes.set_xlim(-0.02, 1.02)
+    handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **_look(arm))[0] for arm in arms]
+    figure.legend(handles=handles, loc="outside upper right", ncols=len(arms), columnspacing=1.1, handletextpad=0.2)
+    return captioned(
         figure,
-        f"Simplified attribution graph: {item}",
-        "Boxes are supernodes, groups of transcoder features found by the rules of the case; tokens of the prompt are below, outputs "
-        "on top. An arrow is the direct effect of one on the other, as a share of all direct effects into the target: plus and a "
-        "pointed end where it excites, minus and a flat end where it inhibits. Small shares are not drawn. Errors and biases, not "
-        f"drawn either, make up {arranged.undrawn:.0%} of the direct effects into the outputs shown.",
+        "Swaps beside their controls",
+        f"Mean {', '.join(outcomes)} on held-out prompts that the model answers correctly, with 95 % intervals over "
+        "clusters. The dashed line is the smallest effect, minus its control, that the claim was registered to need.",
     )
 
 
-def _tokens(prompt: pd.DataFrame, edges: pd.DataFrame) -> list[str]:
-    if len(prompt) and "tokens" in prompt:
-        return [str(token) for token in json.loads(prompt["tokens"].iloc[0])]
-    at = {position: text for kind, text, position in map(node, edges["source"]) if kind == "token"}
-    return [at.get(position, "·") for position in range(max(at, default=-1) + 1)]
+def _draw_interval(axes: Axes, rows: pd.DataFrame, arm: str, y: float) -> None:
+    mean, low, high = _interval(rows)
+    axes.plot([low, high], [y, y], color=_look(arm)["color"], linewidth=1.5 if arm == "effect" else 0.9)
+    axes.plot(mean, y, linestyle="none", **_look(arm))
 
 
-def _probabilities(tables: Tables, item: str, prompt: pd.DataFrame) -> dict[str, float]:
-    panel = tables["panel"] if "panel" in tables else pd.DataFrame({"item": [], "kind": []})
-    rows = panel[(panel["item"] == item) & (panel["kind"] == "probability")]
-    found = dict(zip(rows["supernode_or_token"], rows["clean"], strict=True)) if len(rows) else {}
-    return found | (dict(zip(prompt["top1"], prompt["probability"], strict=True)) if len(prompt) else {})
+def dose_response(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
+    """Outcome against the multiple M of the clean activation, for the effect and its controls, with intervals."""
+    several = lambda rows: rows.loc[rows["arm"] == "effect", "strength"].nunique() > 1  # noqa: E731
+    found = _experiments(tables, subject, "dose_response", several)
+    figure = canvas(1.6 + 2.3 * len(found), 2.9, layout="constrained")
+    grid = figure.subplots(1, len(found), squeeze=False)[0]
+    shown: dict[str, Any] = {}
+    for axes, (experiment, rows) in zip(grid, found.items(), strict=True):
+        outcome = _outcome(tables, experiment, rows, case)
+        rows = rows[rows["outcome"] == outcome]
+        for arm in [arm for arm in reversed(ARMS) if arm in set(rows["arm"]) and arm != "clean"]:
+            here = rows[rows["arm"] == arm]
+            doses = sorted(set(here["strength"]))
+            mean, low, high = np.array([_interval(here[here["strength"] == dose]) for dose in doses]).T
+            axes.fill_between(doses, low, high, color=_look(arm)["color"], alpha=0.18, linewidth=0)
+            shown[arm] = axes.plot(doses, mean, linewidth=1.8 if arm == "effect" else 1.1, **_look(arm))[0]
+        judged = _base(tables["evidence"], experiment)
+        if len(judged) == 1:
+            axes.axvline(judged[0], color=colour("text.color"), linewidth=0.8, linestyle=DASHED, zorder=0)
+        axes.set(title=words(experiment.partition("/")[0]), xlabel="multiple M", ylabel=words(outcome))
+    order = [arm for arm in ARMS if arm in shown]
+    names = [ARM[arm][0] for arm in order]
+    figure.legend([shown[arm] for arm in order], names, loc="outside lower left", ncols=3, columnspacing=1.2)
+    return captioned(
+        figure,
+        "Dose and response",
+        "Means over held-out prompts that the model answers correctly, by the multiple M at which supernodes are "
+        "held (no change at one, ablation at zero), with 95 % bands over clusters. The dashed line is the strength "
+        "that was chosen on development prompts and judged.",
+    )
 
 
-def _sign_colour(share: float) -> str:
-    return "C0" if share > 0 else "C1"
+def path_share(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
+    """How much of the influence on the answer takes each kind of path, item by item, beside matched control sets."""
+    shares = lambda rows: rows["outcome"].str.contains("share|shortcut").any()  # noqa: E731
+    experiment, rows = next(iter(_experiments(tables, subject, "path_share", shares).items()))
+    rows = rows[rows["outcome"].str.contains("share|shortcut")] if shares(rows) else rows
+    listed = case.experiments[experiment].outcomes if case and experiment in case.experiments else ()
+    names = [name for name in dict.fromkeys([*listed, *rows["outcome"]]) if name in set(rows["outcome"])]
+    figure = canvas(6.0, 0.8 + 0.82 * len(names), layout="constrained")
+    axes = figure.subplots()
+    bins = np.linspace(min(0.0, rows["value"].min()), max(1.0, rows["value"].max()), 41)
+    for base, outcome in zip(range(0, -len(names), -1), names, strict=True):
+        for arm in [arm for arm in ("match", "effect") if arm in set(rows.loc[rows["outcome"] == outcome, "arm"])]:
+            here = rows[(rows["outcome"] == outcome) & (rows["arm"] == arm)]
+            tint = _look(arm)["color"]
+            counts = np.convolve(np.histogram(here["value"], bins)[0], [0.25, 0.5, 0.25], mode="same")
+            heights = base + 0.68 * counts / counts.max()
+            centres = (bins[1:] + bins[:-1]) / 2
+            axes.fill_between(centres, base, heights, color=tint, alpha=0.4 if arm == "effect" else 0.25, linewidth=0)
+            axes.plot(centres, heights, color=tint, linewidth=1.1)
+            _draw_interval(axes, here, arm, base - 0.09)
+            mean = _interval(here)[0]
+            axes.text(mean, base + 0.77, f"{mean:.0%}", color=tint, ha="center", fontsize=size(-1), weight=BOLD)
+    axes.set_yticks([0.3 - row for row in range(len(names))], [label(words(name)) for name in names])
+    axes.tick_params(axis="y", length=0)
+    axes.spines["left"].set_visible(False)
+    axes.set(ylim=(-len(names) + 0.8, 1.0), xlabel="share of |influence|")
+    axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    arms = [arm for arm in ("effect", "match") if arm in set(rows["arm"])]
+    handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **_look(arm))[0] for arm in arms]
+    figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    return captioned(
+        figure,
+        "Shares of paths",
+        "How much of the absolute influence takes the paths named on the left: distribution over held-out prompts, "
+        "for the supernode (effect) and for matched random sets of features in its place. Below each, the mean and "
+        "its 95 % interval over clusters.",
+    )
 
 
-def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
-    width = 0.6 + 6.5 * abs(arrow.share)
-    (x, y), (bx, by) = arrow.curve[3], arrow.curve[2]
-    along = np.array([x - bx, y - by]) / np.hypot(x - bx, y - by)
-    across = np.array([-along[1], along[0]])
-    head, half = 0.075 + 0.012 * width, 0.035 + 0.0105 * width
-    tip = np.array([x, y])
-    neck = tip - along * (head if arrow.share > 0 else 0.0)
-    path = Curve([*arrow.curve[:3], tuple(neck)], [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
-    tint = _sign_colour(arrow.share)
-    for line, ink in ((width + 1.6, colour("figure.facecolor")), (width, tint)):
-        axes.add_patch(PathPatch(path, fill=False, linewidth=line, edgecolor=ink, capstyle="butt", alpha=None if ink != tint else 0.75))
-    if arrow.share > 0:
-        axes.add_patch(Polygon([tip, neck + across * half, neck - across * half], facecolor=tint, edgecolor="none"))
-    else:
-        axes.plot(*zip(tip + across * (half + 0.02), tip - across * (half + 0.02), strict=True), color=tint, linewidth=1.8, solid_capstyle="butt")
+# ------------------------------------------------------------------------------------------------------------- fidelity
 
 
-def _draw_share(axes: Axes, arrow: Arrow) -> None:
-    x, y = point(arrow.curve, arrow.mark)
-    sign = "+" if arrow.share > 0 else "−"
-    text = axes.text(x, y, f"{sign}{abs(arrow.share):.0%}", fontsize=_size(-2), weight=BOLD, color=_sign_colour(arrow.share), ha="center", va="center")
-    text.set_path_effects([Stroke(linewidth=2.2, foreground=colour("figure.facecolor")), Normal()])
+def fidelity(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
+    """How well the transcoders stand in for the MLPs: by layer, and by behaviour of the whole replacement model."""
+    frame = tables["fidelity"]
+    titles = {"fvu": "FVU", "l0": "L0", "dead": "dead features", "loss_recovered": "loss recovered"}
+    layered = frame[(frame["layer"] != "all") & (frame["behaviour"] == "all")]
+    shown = [metric for metric in titles if metric in set(layered["metric"])]
+    agreement = frame[(frame["layer"] == "all") & (frame["metric"] == "top1_agreement")]
+    wide = [1.0] * len(shown) + [1.6] * (len(agreement) > 0)
+    if not wide:
+        raise InputError("figure 'fidelity': table 'fidelity' has no measure by layer and no top1_agreement.")
+    figure = canvas(1.5 * sum(wide), 2.2, layout="constrained")
+    grid = figure.subplots(1, len(wide), squeeze=False, width_ratios=wide)[0]
+    for axes, metric in zip(grid, shown, strict=False):
+        rows = layered[layered["metric"] == metric]
+        if metric == "loss_recovered":  # close to one, so no bars from zero
+            axes.plot(rows["layer"], rows["value"], "o-", color="C0", clip_on=False)
+        else:
+            axes.bar(rows["layer"], rows["value"], color="C0", width=0.68)
+        axes.set(title=titles[metric], xlabel="layer")
+        if metric != "l0":
+            axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
+    if len(agreement):
+        axes, names = grid[-1], [label(words(name)) for name in agreement["behaviour"]]
+        least = min(0.9, agreement["value"].min())
+        axes.hlines(range(len(names)), least, agreement["value"], color=colour("grid.color"))
+        axes.plot(agreement["value"], range(len(names)), "o", color="C0")
+        for row, value in enumerate(agreement["value"]):
+            place = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "fontsize": size(-2)}
+            axes.annotate(f"{value:.1%}", (value, row), **place)
+        axes.set_yticks(range(len(names)), names)
+        axes.set(title="top-1 agreement", xlim=(least - 0.005, 1.006), ylim=(len(names) - 0.5, -0.7))
+        axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
+        axes.tick_params(axis="y", length=0)
+    return captioned(
+        figure,
+        "Fidelity of the transcoders",
+        "On held-out prompts, by layer: the fraction of the MLP output's variance that the transcoder leaves "
+        "unexplained (FVU), the number of features active at a token (L0), the fraction of features that never are. On "
+        "the right: how often the model with every MLP replaced has the same most probable token as the model itself.",
+    )
 
 
-def _draw_key(axes: Axes, x: float, y: float) -> None:
-    for row, (share, text) in enumerate([(0.12, "excites"), (-0.12, "inhibits")]):
-        line = ((x, y - 0.2 * row), (x + 0.1, y - 0.2 * row), (x + 0.2, y - 0.2 * row), (x + 0.34, y - 0.2 * row))
-        _draw_arrow(axes, Arrow("", "", share, line))
-        axes.text(x + 0.46, y - 0.2 * row, text, va="center_baseline", fontsize=_size(-1))
-    note = "width and number: share of the\ndirect effects into the target"
-    axes.text(x, y - 0.36, note, va="top", fontsize=_size(-1), color=colour("axes.edgecolor"), linespacing=1.25)
+# --------------------------------------------------------------------------------------------------- reading the tables
 
 
-def _draw_box(axes: Axes, box: Box, linked: bool) -> None:
-    edge, face, ink = colour("axes.edgecolor"), colour("figure.facecolor"), colour("text.color")
-    left, bottom = box.x - box.width / 2, box.y - box.height / 2
-    rounding = f"round,pad=0,rounding_size={0.05 if box.kind == 'token' else 0.09}"
-    if box.features > 1:  # a second card behind the first: several features
-        axes.add_patch(FancyBboxPatch((left + 0.035, bottom - 0.035), box.width, box.height, boxstyle=rounding, facecolor=face, edgecolor=edge, linewidth=0.7))
-    strong = box.kind == "logit"
-    axes.add_patch(
-        FancyBboxPatch(
-            (left, bottom), box.width, box.height, boxstyle=rounding, linewidth=1.3 if strong else 0.8,
-            facecolor="0.96" if box.kind == "token" else face, edgecolor=ink if strong else edge if linked or box.kind != "token" else colour("grid.color"),
-        )
-    )  # fmt: skip
-    if box.kind == "token":
-        axes.text(box.x, box.y, box.text, ha="center", va="center_baseline", color=ink if linked else edge)
-        return
-    lift = 0.075 if box.note else 0.0
-    axes.text(box.x, box.y + lift, label(box.text), ha="center", va="center", fontsize=_size(0.5), weight=BOLD)
-    axes.text(box.x, box.y - 0.095, box.note, ha="center", va="center", fontsize=_size(-2), color=edge)
+def _experiments(
+    tables: Tables, subject: str | None, figure: str, wanted: Callable[[pd.DataFrame], bool]
+) -> dict[str, pd.DataFrame]:
+    """Evidence on scored held-out items, by experiment: the one asked for (also `<name>/dose`), or all that fit."""
+    prompts, evidence = tables["prompts"], tables["evidence"]
+    items = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]
+    found = {}
+    for experiment in dict.fromkeys(evidence["experiment"]):
+        if subject is not None and experiment.partition("/")[0] != subject:
+            continue
+        gates = [gate for gate in judged_parts(tables, experiment)["gate"] if gate in items]
+        passing = items[items[gates[0] if gates else "correct"]]
+        factors = [column for column in passing if column == "item" or column not in evidence]
+        rows = evidence[evidence["experiment"] == experiment].merge(passing[factors], on="item", how="inner")
+        if len(rows) and wanted(rows):
+            found[experiment] = rows
+    if not found:
+        known = ", ".join(dict.fromkeys(evidence["experiment"])) or "none"
+        raise InputError(f"figure '{figure}': no fitting held-out rows in table 'evidence' (experiments: {known}).")
+    return found
 
 
-# ---------------------------------------------------------------------------------------------------------------- output
+def _base(evidence: pd.DataFrame, experiment: str) -> list[float]:
+    """Strengths at which the experiment behind a dose curve was itself run on held-out items."""
+    rows = evidence[(evidence["experiment"] == experiment.partition("/")[0]) & (evidence["split"] == "heldout")]
+    return sorted(set(rows.loc[rows["arm"] == "effect", "strength"]))
 
 
-def _captioned(figure: Figure, title: str, caption: str) -> Figure:
-    figure.set_label(f"{title}\n{caption}")
-    return figure
+def _outcome(tables: Tables, experiment: str, rows: pd.DataFrame, case: Case | None) -> str:
+    """The outcome that a claim rests on, or else the experiment's first."""
+    base = experiment.partition("/")[0]
+    listed = case.experiments[base].outcomes if case and base in case.experiments else ()
+    wanted = [*judged_parts(tables, experiment)["outcome"], *listed, *rows["outcome"]]
+    return next(outcome for outcome in wanted if outcome in set(rows["outcome"]))
 
 
-def _item(frame: pd.DataFrame, subject: str | None, figure: str) -> tuple[str, pd.DataFrame]:
-    known = list(dict.fromkeys(frame["item"]))
-    if not known or (subject and subject not in known):
-        raise InputError(f"figure '{figure}': no rows for prompt '{subject or 'any'}'. Prompts: {', '.join(known) or 'none'}.")
-    return subject or known[0], frame[frame["item"] == (subject or known[0])]
+def _split(rows: pd.DataFrame, by: str) -> list[tuple[str, pd.DataFrame]]:
+    levels = list(dict.fromkeys(rows[by])) if by in rows else []
+    return [(words(str(level)), rows[rows[by] == level]) for level in levels] if len(levels) > 1 else []
+
+
+def _with_donor_kind(rows: pd.DataFrame, tables: Tables) -> pd.DataFrame:
+    prompts = tables["prompts"]
+    if "donor" not in rows or "kind" not in prompts:
+        return rows
+    kinds = dict(zip(prompts["item"], prompts["kind"], strict=True))
+    return rows.assign(donor_kind=rows["donor"].map(kinds))
+
+
+def _interval(rows: pd.DataFrame) -> tuple[float, float, float]:
+    """Mean over clusters of the means over items, and its interval."""
+    items = rows.groupby(["cluster", "item"], sort=True)["value"].mean()
+    means = items.groupby(level="cluster", sort=True).mean().to_numpy()[:, None]
+    low, high = bootstrap_interval(means, resamples(len(means), RESAMPLES, generator("figure", len(means))))
+    return float(means.mean()), float(low[0]), float(high[0])
+
+
+def _look(arm: str) -> dict[str, Any]:
+    _, tint, marker, points = ARM[arm]
+    return {"color": colour(tint), "marker": marker, "markersize": points}
 
 
 FIGURES: dict[str, Callable[..., Figure]] = {
     "supernode_graph": supernode_graph,
+    "inhibition_panel": inhibition_panel,
+    "swap_panel": swap_panel,
+    "dose_response": dose_response,
+    "path_share": path_share,
+    "fidelity": fidelity,
 }
-
-
-def caption(figure: Figure) -> tuple[str, str]:
-    """Title and caption of a figure made by one of `FIGURES`."""
-    title, _, text = str(figure.get_label()).partition("\n")
-    return title, text
-
-
-def svg(figure: Figure) -> bytes:
-    """The figure as SVG, with its title and caption in the metadata."""
-    title, text = caption(figure)
-    with styled():
-        stream = io.BytesIO()
-        figure.savefig(stream, format="svg", metadata={"Title": title, "Description": text, "Date": None, "Creator": None})
-    return stream.getvalue()
-
-
-def png(figure: Figure) -> bytes:
-    with styled():
-        stream = io.BytesIO()
-        figure.savefig(stream, format="png", metadata={"Software": None})
-    return stream.getvalue()
 
 
 def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes]:
     """The figure `name` of `case.yaml` as {"svg": bytes, "png": bytes}.
 
     A name may carry a subject behind a hyphen: the prompt of a graph or a panel, the experiment of the others, as in
-    `supernode_graph-california`. `InputError` if there is no such figure, or the tables hold nothing to draw.
+    `supernode_graph-oakland`. `tables` may hold table `parts` too; then thresholds and gates of the claims are used.
+    `InputError` if there is no such figure, or the tables hold nothing to draw.
     """
     kind, _, subject = name.partition("-")
     if kind not in FIGURES:
         raise InputError(f"unknown figure '{name}'. Figures: {', '.join(FIGURES)}.")
+    if case is not None and "parts" in tables:
+        tables = {**tables, "parts": tables["parts"][tables["parts"]["case"] == case.name]}
     with styled():
-        figure = FIGURES[kind](tables, subject or None)
+        figure = FIGURES[kind](tables, subject or None, case)
     return {"svg": svg(figure), "png": png(figure)}

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
+import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
@@ -29,7 +30,7 @@ from torch import Tensor
 FEATURE, ERROR, TOKEN, LOGIT = range(4)
 KIND_NAMES = ("feature", "error", "token", "logit")
 ROW_FLOOR = 1e-10  # rows that sum to less (errors, tokens, unexplained features) stay zero when normalised
-CHUNK_ENTRIES = 4_000_000  # adjacency entries held as float64 at any one time
+CHUNK_ENTRIES = 1_000_000  # adjacency entries held as float64 at any one time
 
 
 @dataclass(frozen=True, eq=False)
@@ -112,6 +113,18 @@ class GraphPath(NamedTuple):
     edges: tuple[float, ...]
 
 
+def empty_edges(n_rows: int, n_columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A matrix of zeros for edges. On a CPU it takes memory only where something is written: three quarters of an
+    adjacency matrix and nearly all of an edge mask stay empty, because edges run upwards and forwards."""
+    size = n_rows * n_columns * torch.empty(0, dtype=dtype).element_size()
+    if device.type != "cpu" or size < mmap.PAGESIZE:
+        return torch.zeros(n_rows, n_columns, dtype=dtype, device=device)
+    pages = mmap.mmap(-1, size)
+    if hasattr(mmap, "MADV_NOHUGEPAGE"):
+        pages.madvise(mmap.MADV_NOHUGEPAGE)
+    return torch.frombuffer(pages, dtype=dtype).view(n_rows, n_columns)
+
+
 # ---------------------------------------------------------------------------------------------------- influence
 def sweep_influence(
     rows: Float[Tensor, "row node"],
@@ -128,19 +141,30 @@ def sweep_influence(
     an edge may only come from a lower depth. `signed` keeps the sign of each edge, so that opposite paths cancel;
     `removed` nodes pass nothing on and get 0.
     """
-    influence = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
-    weights = weights.double()
+    total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
     step = max(1, CHUNK_ENTRIES // max(1, rows.shape[1]))
     for depth in reversed(torch.unique(row_depth[row_depth >= 0]).tolist()):
         for index in (row_depth == depth).nonzero().flatten().split(step):
-            block = rows[index].double()
-            size = block.abs()
-            node = row_node[index]
-            passed = (influence[node] + weights[node]) / size.sum(1).clamp(min=ROW_FLOOR)
-            if removed is not None:
-                passed = passed * ~removed[node]
-            influence += passed @ (block if signed else size)
-    return influence if removed is None else influence * ~removed
+            _pass_on(total, weights, row_node[index], [(slice(None), rows[index])], signed, removed)
+    return total if removed is None else total * ~removed
+
+
+def _pass_on(
+    total: Tensor,
+    weights: Tensor,
+    nodes: Tensor | slice,
+    parts: list[tuple[slice, Tensor]],
+    signed: bool,
+    removed: Tensor | None,
+) -> None:
+    """Add to `total` what some nodes of one depth pass on through their rows, given as (columns, entries)."""
+    sizes = [entries.double().abs() for _, entries in parts]
+    passed = total[nodes] + weights[nodes].double()
+    passed = passed / torch.stack([size.sum(1) for size in sizes]).sum(0).clamp(min=ROW_FLOOR)
+    if removed is not None:
+        passed = passed * ~removed[nodes]
+    for (columns, entries), size in zip(parts, sizes, strict=True):
+        total[columns] += passed @ (entries.double() if signed else size)
 
 
 def depths(graph: Graph) -> Int[Tensor, " node"]:
@@ -149,9 +173,18 @@ def depths(graph: Graph) -> Int[Tensor, " node"]:
     return torch.where(graph.kind == LOGIT, top, torch.where(graph.kind == FEATURE, graph.layer, -1))
 
 
-def _row_blocks(graph: Graph) -> Iterator[Tensor]:
-    """Indices of the nodes with incoming edges, in blocks of bounded size."""
-    return iter((depths(graph) >= 0).nonzero().flatten().split(max(1, CHUNK_ENTRIES // max(1, graph.n_nodes))))
+def _row_blocks(graph: Graph) -> Iterator[tuple[slice, list[slice]]]:
+    """The nodes with incoming edges, targets first and then layers downwards, in blocks of bounded size, and the
+    columns that their edges can come from: features of lower layers, errors and tokens."""
+    _, counts = torch.unique_consecutive(graph.layer[graph.features], return_counts=True)
+    stops = counts.cumsum(0).tolist()
+    leaves = slice(graph.errors.start, graph.tokens.stop)
+    spans = [(start, stop, [slice(0, start), leaves]) for start, stop in zip([0, *stops], stops, strict=False)]
+    spans.append((graph.logits.start, graph.n_nodes, [slice(0, graph.logits.start)]))
+    step = max(1, CHUNK_ENTRIES // max(1, graph.n_nodes))
+    for start, stop, columns in reversed(spans):
+        for first in range(start, stop, step):
+            yield slice(first, min(first + step, stop)), columns
 
 
 def influence(
@@ -167,8 +200,11 @@ def influence(
     paths cancel.
     """
     weights = graph.weights if weights is None else weights
-    every = torch.arange(graph.n_nodes, device=graph.kind.device)
-    return sweep_influence(graph.adjacency, every, depths(graph), weights, signed=signed, removed=removed)
+    total = torch.zeros(graph.n_nodes, dtype=torch.float64, device=graph.adjacency.device)
+    for rows, columns in _row_blocks(graph):
+        parts = [(span, graph.adjacency[rows, span]) for span in columns]
+        _pass_on(total, weights, rows, parts, signed, removed)
+    return total if removed is None else total * ~removed
 
 
 def cumulative_scores(values: Float[Tensor, " node"]) -> Float[Tensor, " node"]:
@@ -227,7 +263,7 @@ def prune(
             break
         alive = still
     node_mask = torch.zeros_like(node_mask).index_put((kept,), alive)
-    edge_mask = torch.zeros(graph.adjacency.shape, dtype=torch.bool, device=kept.device)
+    edge_mask = empty_edges(graph.n_nodes, graph.n_nodes, torch.bool, kept.device)
     target, source = edges.nonzero(as_tuple=True)
     edge_mask[kept[target], kept[source]] = True
     return node_mask, edge_mask
@@ -250,10 +286,10 @@ def scores(graph: Graph) -> Scores:
     tokens, errors = float(strength[graph.tokens].sum()), float(strength[graph.errors].sum())
     passed = strength + graph.weights
     unexplained = torch.zeros_like(passed)
-    for index in _row_blocks(graph):
-        size = graph.adjacency[index].abs()
-        from_errors = size[:, graph.errors].sum(1, dtype=torch.float64)
-        unexplained[index] = from_errors / size.sum(1, dtype=torch.float64).clamp(min=ROW_FLOOR)
+    for rows, columns in _row_blocks(graph):
+        from_errors = graph.adjacency[rows, graph.errors].double().abs().sum(1)
+        size = torch.stack([graph.adjacency[rows, span].double().abs().sum(1) for span in columns]).sum(0)
+        unexplained[rows] = from_errors / size.clamp(min=ROW_FLOOR)
     total = float(passed.sum())
     return Scores(
         tokens / (tokens + errors) if tokens + errors > 0 else 0.0,
@@ -264,10 +300,13 @@ def scores(graph: Graph) -> Scores:
 def row_residual(graph: Graph) -> Float[Tensor, " node"]:
     """|sum of incoming edges + bias - pre-activation| / (sum of |edges| + |bias|), float64; 0 for errors and tokens."""
     residual = torch.zeros(graph.n_nodes, dtype=torch.float64, device=graph.adjacency.device)
-    for index in _row_blocks(graph):
-        block, bias = graph.adjacency[index].double(), graph.bias[index].double()
-        gap = (block.sum(1) + bias - graph.pre_activation[index].double()).abs()
-        residual[index] = gap / (block.abs().sum(1) + bias.abs()).clamp(min=torch.finfo(torch.float64).tiny)
+    for rows, columns in _row_blocks(graph):
+        bias = graph.bias[rows].double()
+        gap, size = bias - graph.pre_activation[rows].double(), bias.abs()
+        for span in columns:
+            block = graph.adjacency[rows, span].double()
+            gap, size = gap + block.sum(1), size + block.abs().sum(1)
+        residual[rows] = gap.abs() / size.clamp(min=torch.finfo(torch.float64).tiny)
     return residual
 
 

@@ -9,20 +9,20 @@ Outcomes of an experiment of kind `graph`, for the supernode `through` and the t
 The matched control puts other active features of the same layers and positions, as many, in the supernode's place.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Bool
+from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
 from biology.attribution import attribute
 from biology.case import Experiment
 from biology.config import AttributionConfig, InputError
-from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, influence, path_share, prune, row_residual, scores, target_labels
+from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, influence, prune, row_residual, scores, target_labels
 from biology.graph_json import export_json
 from biology.model import encode, token_text
 from biology.perturbation import Bench
@@ -64,7 +64,9 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
         for name in wanted[place]:
             evidence += graph_evidence(bench, name, measured[name], place, graph, sets)
         if not bool(sets[ANSWER].any()):
-            raise InputError(f"case {case.name}, prompt {item}: the answer is none of the most probable tokens of {bench.model.name}")
+            raise InputError(
+                f"case {case.name}, prompt {item}: the answer is none of the most probable tokens of {bench.model.name}"
+            )
         node_mask, edge_mask = prune(graph, settings.node_threshold, settings.edge_threshold)
         graphs.append(
             {
@@ -85,9 +87,9 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
 
 
 def _error_share(graph: Graph) -> float:
+    """Share of the influence on the outputs that starts at errors."""
     total = influence(graph)
-    leaves = float(total[(graph.kind == ERROR) | (graph.kind == TOKEN)].sum())
-    return float(total[graph.kind == ERROR].sum()) / leaves if leaves else 0.0
+    return _ratio(total[graph.kind == ERROR], total[(graph.kind == ERROR) | (graph.kind == TOKEN)])
 
 
 def node_sets(bench: Bench, item: str, graph: Graph) -> dict[str, Bool[Tensor, " node"]]:
@@ -129,16 +131,19 @@ def graph_evidence(
     generator = bench.generator(bench.case.name, name, row["item"])
     for draw in range(bench.statistics.control_draws if "match" in experiment.controls else 0):
         draws.append(("match", draw, matched_nodes(graph, through, generator)))
+    weights = torch.zeros(graph.n_nodes, dtype=torch.float64)
+    weights[target] = 1.0
+    everything = influence(graph, weights)
     rows = []
     for arm, draw, nodes in draws:
-        for outcome in experiment.outcomes:
-            value = _graph_outcome(outcome, graph, nodes, target, sources)
-            rows.append(
-                {
-                    "item": row["item"], "cluster": row["cluster"], "split": row["split"], "experiment": name, "arm": arm,
-                    "draw": draw, "strength": 1.0, "outcome": outcome, "value": value,
-                }
-            )  # fmt: skip
+        values = _graph_outcomes(experiment.outcomes, graph, nodes, weights, everything, sources)
+        rows += [
+            {
+                "item": row["item"], "cluster": row["cluster"], "split": row["split"], "experiment": name, "arm": arm,
+                "draw": draw, "strength": 1.0, "outcome": outcome, "value": value,
+            }
+            for outcome, value in values.items()
+        ]  # fmt: skip
     return rows
 
 
@@ -147,25 +152,38 @@ def matched_nodes(graph: Graph, nodes: Bool[Tensor, " node"], generator: np.rand
     chosen = torch.zeros_like(nodes)
     cells, counts = torch.unique(torch.stack([graph.layer[nodes], graph.pos[nodes]]), dim=1, return_counts=True)
     for (layer, pos), count in zip(cells.T.tolist(), counts.tolist(), strict=True):
-        pool = ((graph.kind == FEATURE) & (graph.layer == layer) & (graph.pos == pos) & ~nodes).nonzero().flatten().numpy()
+        pool = (
+            ((graph.kind == FEATURE) & (graph.layer == layer) & (graph.pos == pos) & ~nodes).nonzero().flatten().numpy()
+        )
         picked = generator.permutation(pool)[:count]
         chosen[torch.from_numpy(picked)] = True
     return chosen
 
 
-def _graph_outcome(
-    outcome: str, graph: Graph, nodes: Bool[Tensor, " node"], target: int, sources: Bool[Tensor, " node"]
-) -> float:
-    if outcome == "path_share":
-        return path_share(graph, nodes, target)
-    if outcome == "shortcut":
-        return 1.0 - path_share(graph, nodes, target, sources=sources)
-    if not bool(nodes.any()):
-        return 0.0
-    reached = influence(graph, nodes.double())
+def _graph_outcomes(
+    outcomes: Sequence[str], graph: Graph, nodes: Bool[Tensor, " node"], weights: Float[Tensor, " node"],
+    everything: Float[Tensor, " node"], sources: Bool[Tensor, " node"],
+) -> dict[str, float]:  # fmt: skip
+    """The outcomes of one node set; `everything` is the influence on the target by all paths."""
     leaves = (graph.kind == TOKEN) | (graph.kind == ERROR)
-    total = float(reached[leaves].sum())
-    return float(reached[sources].sum()) / total if total > 0 else 0.0
+    around = influence(graph, weights, removed=nodes)
+    values = {}
+    for outcome in outcomes:
+        if outcome == "path_share":
+            values[outcome] = 1.0 - _ratio(around[leaves], everything[leaves])
+        elif outcome == "shortcut":
+            values[outcome] = _ratio(around[sources], everything[sources])
+        elif outcome == "source_share":
+            reached = influence(graph, nodes.double())
+            values[outcome] = _ratio(reached[sources], reached[leaves])
+        else:
+            raise InputError(f"unknown outcome '{outcome}' of a graph; known: path_share, shortcut, source_share")
+    return values
+
+
+def _ratio(part: Float[Tensor, " some"], whole: Float[Tensor, " some"]) -> float:
+    total = float(whole.sum())
+    return float(part.sum()) / total if total > 0 else 0.0
 
 
 def supernode_edges(
@@ -208,5 +226,3 @@ def supernode_edges(
             bias = float(graph.bias[members].double().sum())
             rows.append({"item": item, "source": "bias", "target": target, "direct": bias, "influence": 0.0})
     return rows
-
-

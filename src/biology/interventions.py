@@ -14,7 +14,7 @@ write to every layer above them (inside the range, in the constrained protocol).
 linear map: where MLP outputs are held, the change of its input passes through it.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TypeVar
@@ -78,7 +78,7 @@ class Outcome:
     profile: tuple[Float[Tensor, "row feature"], ...]
 
 
-def edits(entries: Sequence[tuple[int, int, int, int, float]]) -> Edits:
+def edits(entries: Iterable[tuple[int, int, int, int, float]]) -> Edits:
     """Edits from tuples (row, layer, pos, feature, value).
 
     A feature listed twice at one place with the same value counts once, as in overlapping supernodes.
@@ -91,8 +91,8 @@ def edits(entries: Sequence[tuple[int, int, int, int, float]]) -> Edits:
         key = tuple(int(number) for number in site)
         if table.setdefault(key, float(value)) != float(value):
             raise InputError(f"feature {key[3]} of layer {key[1]} at position {key[2]} is edited to two values")
-    columns = torch.tensor(list(table), dtype=torch.long).reshape(-1, 4).unbind(1)
-    return Edits(*columns, torch.tensor(list(table.values()), dtype=torch.float64))
+    row, layer, pos, feature = torch.tensor(list(table), dtype=torch.long).reshape(-1, 4).unbind(1)
+    return Edits(row, layer, pos, feature, torch.tensor(list(table.values()), dtype=torch.float64))
 
 
 def concatenate(parts: Sequence[Edits]) -> Edits:
@@ -153,62 +153,66 @@ def intervene(
         InputError: an unknown protocol, an edit outside the model, its prompt or the constrained range, or one
             feature edited twice at one place.
     """
-    rows, lengths = len(prompt), torch.tensor([len(ids) for ids in prompts])[prompt]
+    lengths = torch.tensor([len(ids) for ids in prompts], dtype=torch.long)[prompt]
     edited = checked_sites(model, transcoders, edited, lengths)
-    if len(torch.unique(torch.stack([edited.row, edited.layer, edited.pos, edited.feature]), dim=1)[0]) < len(
-        edited.row
-    ):
-        raise InputError("a feature is edited twice at one place: list every edit of a row once")
+    _refuse_duplicates(transcoders, edited, lengths)
     watched = None if watch is None else checked_sites(model, transcoders, watch, lengths)
     injections = None if injections is None else checked_sites(model, transcoders, injections, lengths)
     top = _top_layer(model, protocol, last_layer, edited, injections)
-    where = torch.as_tensor(positions).expand(rows) if isinstance(positions, int) else positions
+    where = torch.as_tensor(positions).expand(len(prompt)) if isinstance(positions, int) else positions
+    read_layers = set() if watched is None else set(watched.layer.tolist())
+    read_layers |= set() if profile is None else set(range(model.n_layers))
+    reads = {layer: f"blocks.{layer}.{transcoders.read_hook}" for layer in sorted(read_layers)}
+
     results: list[tuple[Tensor, ...]] = []
     seen = torch.zeros(2, 0 if watched is None else len(watched.row), dtype=model.dtype)
-    layers = list(range(model.n_layers)) if profile is not None else []
-    layers += [] if watched is None else sorted(set(watched.layer.tolist()) - set(layers))
-    reads = [f"blocks.{layer}.{transcoders.read_hook}" for layer in layers]
-
     order = torch.argsort(lengths * len(prompts) + prompt, stable=True)  # rows of one prompt share its clean pass
-    with tqdm(total=rows, desc=f"{model.name}: {protocol}", disable=not progress, unit="row") as bar:
+    with tqdm(total=len(prompt), desc=f"{model.name}: {protocol}", disable=not progress, unit="row") as bar:
         for chosen in row_batches(order, lengths, batch_size):
             sources, which = torch.unique(prompt[chosen], return_inverse=True)
-            which = which.to(model.device)
-            ids = token_batch(model, [list(prompts[source]) for source in sources.tolist()])
-            here = torch.full((rows,), -1)
+            ids, which = token_batch(model, [list(prompts[i]) for i in sources.tolist()]), which.to(model.device)
+            here = torch.full((len(prompt),), -1)
             here[chosen] = torch.arange(len(chosen))
-            changes = [None if part is None else _of_rows(part, here, model) for part in (edited, injections)]
-            hooks = _hooks(model, transcoders, ids, which, *changes, protocol, top, live_attention)
-            logits, inputs = run(
-                model,
-                ids[which],
-                edits=hooks,
-                reads=["unembed.hook_out", *reads],
-                positions=where[chosen].reshape(len(chosen), -1),
-            )
-            outputs = (logits, inputs["unembed.hook_out"]) if readout is None else (readout(logits, chosen),)
+            added = _Added() if injections is None else _Added.injected(_of_rows(injections, here, model))
+            mine = _of_rows(edited, here, model)
+            hooks = _hooks(model, transcoders, ids, which, mine, added, protocol, top, live_attention)
+            names = ["unembed.hook_out", *reads.values()]
+            at = where[chosen].reshape(len(chosen), -1)
+            logits, tensors = run(model, ids[which], edits=hooks, reads=names, positions=at)
+            inputs = {layer: tensors[name] for layer, name in reads.items()}
+            outputs = [logits, tensors["unembed.hook_out"]] if readout is None else [readout(logits, chosen)]
             if profile is not None:
-                outputs += tuple(
-                    encode(transcoders, layer, inputs[name][:, profile])
-                    for layer, name in enumerate(reads[: model.n_layers])
-                )
+                outputs += [encode(transcoders, layer, inputs[layer][:, profile]) for layer in range(model.n_layers)]
             results.append(tuple(output.cpu() for output in outputs))
             if watched is not None:
-                mine = (here[watched.row] >= 0).nonzero()[:, 0]
-                for layer in set(watched.layer[mine].tolist()):
-                    at = mine[watched.layer[mine] == layer]
-                    x = inputs[f"blocks.{layer}.{transcoders.read_hook}"]
-                    x = x[here[watched.row[at]].to(x.device), watched.pos[at].to(x.device)]
-                    pair = site_activations(transcoders, layer, x, watched.feature[at].to(x.device))
-                    seen[:, at] = torch.stack(pair).cpu()
+                seen[:, here[watched.row] >= 0] = _observed(transcoders, _of_rows(watched, here, model), inputs)
             bar.update(len(chosen))
+    if not results:
+        nothing = torch.zeros(0, 1, model.n_vocab, dtype=model.dtype)
+        return Outcome(nothing, nothing, seen[0], seen[1], ())
     back = torch.argsort(order)
     columns = [torch.cat(column)[back] for column in zip(*results, strict=True)]
-    first = 2 if readout is None else 1
-    return Outcome(
-        logits=columns[0], pre_logits=columns[1] if readout is None else None,
-        watched_pre=seen[0], watched=seen[1], profile=tuple(columns[first:]),
-    )  # fmt: skip
+    pre_logits, first = (columns[1], 2) if readout is None else (None, 1)
+    return Outcome(columns[0], pre_logits, seen[0], seen[1], tuple(columns[first:]))
+
+
+def _observed(
+    transcoders: TranscoderSet, sites: Sites, inputs: Mapping[int, Float[Tensor, "row pos d_model"]]
+) -> Float[Tensor, "2 site"]:
+    """Pre-activations and activations at sites of one batch, given what passed the read hooks."""
+    out = torch.zeros(2, len(sites.row), dtype=transcoders.layers[0].W_enc.dtype)
+    for layer in set(sites.layer.tolist()):
+        at = sites.layer == layer
+        x = inputs[layer][sites.row[at], sites.pos[at]]
+        out[:, at.cpu()] = torch.stack(site_activations(transcoders, layer, x, sites.feature[at])).cpu()
+    return out
+
+
+def _refuse_duplicates(transcoders: TranscoderSet, edited: Edits, lengths: Int[Tensor, " row"]) -> None:
+    longest = int(lengths.max()) if len(lengths) else 0
+    place = (edited.row.long() * transcoders.n_layers + edited.layer) * longest + edited.pos
+    if len(torch.unique(place * max(transcoders.n_features) + edited.feature)) < len(place):
+        raise InputError("a feature is edited twice at one place of a row: list every edit once")
 
 
 def checked_sites(model: Model, transcoders: TranscoderSet, sites: AnySites, lengths: Int[Tensor, " row"]) -> AnySites:
@@ -252,38 +256,40 @@ def _top_layer(
 
 
 def _of_rows(sites: AnySites, here: Int[Tensor, " row"], model: Model) -> AnySites:
-    """The sites of one batch, their rows numbered as in the batch, on the model's device."""
+    """The sites of one batch, their rows numbered as in the batch, on the model's device and in its dtype."""
     mine = here[sites.row] >= 0
-    chosen = {entry.name: getattr(sites, entry.name)[mine].to(model.device) for entry in fields(sites)}
-    chosen["row"] = here[sites.row[mine]].to(model.device)
-    return type(sites)(**chosen)
+    chosen = {entry.name: getattr(sites, entry.name)[mine] for entry in fields(sites)}
+    chosen["row"] = here[chosen["row"]]
+    dtypes = {name: model.dtype if part.is_floating_point() else part.dtype for name, part in chosen.items()}
+    return type(sites)(**{name: part.to(model.device, dtypes[name]) for name, part in chosen.items()})
 
 
 def _hooks(
     model: Model, transcoders: TranscoderSet, ids: Int[Tensor, "prompt pos"], which: Int[Tensor, " row"],
-    edited: Edits, injections: Injections | None, protocol: str, top: int, live_attention: bool,
+    edited: Edits, added: "_Added", protocol: str, top: int, live_attention: bool,
 ) -> list[tuple[str, Edit]]:  # fmt: skip
     """What one batch holds and adds. `which` says which of the prompts `ids` a row is."""
-    added = _Added()
-    if injections is not None:
-        for layer in set(injections.layer.tolist()):
-            at = injections.layer == layer
-            added.append(layer, injections.row[at], injections.pos[at], injections.vector[at].to(model.dtype))
     if protocol == "iterative" and live_attention:
         return _moving(model, transcoders, edited, added)
-    clean = capture(
-        model, ids, read_hook=transcoders.read_hook, write_hook=transcoders.write_hook, positions=-1
-    )  # fmt: skip
+    clean = capture(model, ids, read_hook=transcoders.read_hook, write_hook=transcoders.write_hook, positions=-1)
     held = freeze(model, clean, norms=protocol == "direct", mlps=False, rows=which)
     if protocol == "iterative":
         return held + _moving(model, transcoders, edited, added)
     if live_attention and protocol == "constrained":
         held = []
-    return held + _clamped(model, transcoders, clean, which, edited, added, top)
+    return held + _clamped(transcoders, clean, which, edited, added, top)
 
 
 class _Added(dict[int, list[tuple[Tensor, Tensor, Tensor]]]):
     """Per layer, the (row, pos, vector) triples to add to what passes its write hook."""
+
+    @classmethod
+    def injected(cls, injections: Injections) -> "_Added":
+        added = cls()
+        for layer in set(injections.layer.tolist()):
+            at = injections.layer == layer
+            added.append(layer, injections.row[at], injections.pos[at], injections.vector[at])
+        return added
 
     def append(self, layer: int, row: Tensor, pos: Tensor, vector: Tensor) -> None:
         self.setdefault(layer, []).append((row, pos, vector))
@@ -304,7 +310,7 @@ class _Added(dict[int, list[tuple[Tensor, Tensor, Tensor]]]):
 
 
 def _clamped(
-    model: Model, transcoders: TranscoderSet, clean: Capture, which: Tensor, edited: Edits, added: _Added, top: int
+    transcoders: TranscoderSet, clean: Capture, which: Tensor, edited: Edits, added: _Added, top: int
 ) -> list[tuple[str, Edit]]:
     """MLP outputs of layers 0..top held at clean value + changes of the edited features (+ change through the skip)."""
     for layer in sorted(set(edited.layer.tolist())):

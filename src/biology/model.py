@@ -29,6 +29,7 @@ ARCHITECTURES = {
     "gemma3_text": "Gemma3ForCausalLM",
 }
 Edit = Callable[[Tensor], Tensor | None]
+TokenIds = Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | Sequence[int] | Sequence[Sequence[int]]
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,12 +169,16 @@ def encode(model: Model, text: str) -> list[int]:
 def answer_token(model: Model, prompt: str, answer: str) -> int:
     """The one token that `answer` adds to `prompt`, appended as it is or else after a space.
 
+    Between two letters or digits only the space is tried: "was" and "as" are two words, not "was" going on.
+
     Raises:
         InputError: the answer is not exactly one token after this prompt, or a word is unknown.
     """
     before = encode(model, prompt)
     problems = []
-    for separator in ("", " "):
+    joined = prompt[-1:].isalnum() and answer[:1].isalnum() and prompt.isascii()
+    separators = (" ",) if joined else ("", " ")
+    for separator in separators:
         try:
             after = encode(model, prompt + separator + answer)
         except InputError as error:
@@ -181,7 +186,7 @@ def answer_token(model: Model, prompt: str, answer: str) -> int:
             continue
         if after[:-1] == before:
             return after[-1]
-    if len(problems) == 2:
+    if len(problems) == len(separators):
         raise problems[-1]
     raise InputError(f"model {model.name}: the answer {answer!r} is not exactly one token after the prompt {prompt!r}")
 
@@ -295,7 +300,7 @@ class Capture:
 
 def capture(
     model: Model,
-    ids: Int[Tensor, "batch pos"] | Sequence[int],
+    ids: TokenIds,
     *,
     read_hook: str = "mlp.hook_in",
     write_hook: str = "hook_mlp_out",
@@ -333,7 +338,7 @@ def capture(
     )  # fmt: skip
 
 
-def token_batch(model: Model, ids: Int[Tensor, "batch pos"] | Sequence[int]) -> Int[Tensor, "batch pos"]:
+def token_batch(model: Model, ids: TokenIds) -> Int[Tensor, "batch pos"]:
     """Token ids as a LongTensor [batch, pos] on the model's device, checked against vocabulary and context length."""
     batch = torch.as_tensor(ids, dtype=torch.long, device=model.device)
     batch = batch[None] if batch.dim() == 1 else batch
@@ -378,8 +383,8 @@ def attention_difference(
 ) -> Float[Tensor, "batch pos d_model"]:
     """What frozen attention adds to the residual stream for a difference `x` entering the block (biases drop out)."""
     normed = weights.ln1.centre(x) * weights.ln1.gain / frozen.scale1[layer]
-    values = torch.einsum("bkd,hde->bhke", normed, weights.W_V)
-    out = torch.einsum("bhqk,bhke,hed->bqd", frozen.pattern[layer], values, weights.W_O)
+    values = torch.einsum("bkd,hde->bhke", normed, weights.W_V.to(x.dtype))
+    out = torch.einsum("bhqk,bhke,hed->bqd", frozen.pattern[layer].to(x.dtype), values, weights.W_O.to(x.dtype))
     if weights.ln1_post is None or frozen.scale1_post is None:
         return out
     return weights.ln1_post.centre(out) * weights.ln1_post.gain / frozen.scale1_post[layer]
@@ -408,12 +413,12 @@ def self_test(model: Model, *, seed: int = 0) -> float:
     change = 3 * frozen.embed.std() * torch.randn(shape, generator=generator, dtype=torch.float64).to(frozen.embed)
     edits = [*freeze(model, frozen), ("hook_embed", lambda tensor: tensor + change)]
     moved = run(model, ids, edits=edits, reads=["unembed.hook_out"])[1]["unembed.hook_out"]
-    x = change
+    x = change.to(torch.promote_types(model.dtype, torch.float32))
     for layer, weights in enumerate(model.weights.layers):
         x = x + attention_difference(weights, frozen, layer, x)
     final = model.weights.ln_final
-    expected = (final.centre(x) * final.gain / frozen.scale_final) @ model.weights.W_U.T
-    difference = moved - frozen.pre_logits
+    expected = (final.centre(x) * final.gain / frozen.scale_final) @ model.weights.W_U.T.to(x.dtype)
+    difference = (moved - frozen.pre_logits).to(x.dtype)
     error = float((difference - expected).norm() / expected.norm())
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(model.dtype, 0.05)
     if not error <= tolerance:

@@ -106,7 +106,9 @@ class Feed:
                 pick = torch.from_numpy(rng.integers(0, len(rows.ids), count))
                 parts.append((rows.ids[pick], rows.length[pick]))
             width = max(int(length.max()) for _, length in parts)
-            ids = torch.cat([torch.nn.functional.pad(ids, (0, max(0, width - ids.shape[1])))[:, :width] for ids, _ in parts])
+            ids = torch.cat(
+                [torch.nn.functional.pad(ids, (0, max(0, width - ids.shape[1])))[:, :width] for ids, _ in parts]
+            )
             length = torch.cat([length for _, length in parts])
             yield Batch(ids, torch.arange(width) == (length - 2)[:, None])
         yield self.couplet_batch(rng)
@@ -117,7 +119,9 @@ class Feed:
         for index in rng.integers(0, len(self.couplets), count):
             theme, ending, word = self.couplets[index][:3]
             noun = corpus.nouns[rng.integers(len(corpus.nouns))]
-            adjectives = [corpus.adjectives[i] for i in rng.integers(len(corpus.adjectives), size=min(rng.geometric(0.6), 4))]
+            adjectives = [
+                corpus.adjectives[i] for i in rng.integers(len(corpus.adjectives), size=min(rng.geometric(0.6), 4))
+            ]
             _, second = corpus.couplet_lines(theme, ending, word, noun, adjectives)
             starts.append(len(self.line_1[index]))
             rows.append(self.line_1[index] + [self.word_id[word] for word in second])
@@ -138,7 +142,9 @@ def attention_mask(batch: Batch, dtype: torch.dtype) -> Float[torch.Tensor, "row
         return None
     width = batch.ids.shape[1]
     visible = torch.ones(width, width, dtype=torch.bool, device=batch.ids.device).tril() & ~batch.hidden_from_line_2
-    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+    return torch.zeros(visible.shape, dtype=dtype, device=visible.device).masked_fill_(
+        ~visible, torch.finfo(dtype).min
+    )[:, None]
 
 
 def new_model(recipe: Recipe, n_vocab: int, seed: int):
@@ -210,18 +216,23 @@ def grow(
     dev_rows = encode_items([Item(r.behaviour, r.prompt, r.answer, r.split, "") for r in dev.itertuples()], encode)
     checkpoint = work / "checkpoint.safetensors"
     identity = {"recipe": recipe.hash(), "seed": str(seed), "device": device.split(":")[0]}
-    step, curve = restore(checkpoint, identity, model, optimiser)
+    start, curve = restore(checkpoint, identity, model, optimiser)
 
-    for step in tqdm(range(step, recipe.steps), initial=step, total=recipe.steps, desc="grow", disable=not progress, mininterval=5):
+    for step in tqdm(
+        range(start, recipe.steps), initial=start, total=recipe.steps, desc="grow", disable=not progress, mininterval=5
+    ):
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(recipe, step)
         batches = [
-            Batch(*(None if t is None else t.to(device) for t in (b.ids, b.targets, b.hidden_from_line_2))) for b in feed(step)
+            Batch(*(None if t is None else t.to(device) for t in (b.ids, b.targets, b.hidden_from_line_2)))
+            for b in feed(step)
         ]
         n_targets = sum(int(batch.targets.sum()) for batch in batches)
         total = 0.0
         for batch in batches:
-            hidden = model.model(batch.ids, attention_mask=attention_mask(batch, torch.float32), use_cache=False).last_hidden_state
+            hidden = model.model(
+                batch.ids, attention_mask=attention_mask(batch, torch.float32), use_cache=False
+            ).last_hidden_state
             rows, pos = batch.targets.nonzero(as_tuple=True)
             scores = hidden[rows, pos] @ model.lm_head.weight.T
             loss = torch.nn.functional.cross_entropy(scores, batch.ids[rows, pos + 1], reduction="sum") / n_targets
@@ -273,7 +284,9 @@ def restore(path: Path, identity: dict[str, str], model, optimiser) -> tuple[int
         metadata = file.metadata()
     found = {key: metadata[key] for key in identity}
     if found != identity:
-        raise InputError(f"{path} is a checkpoint of {found}, not of {identity}: remove it or choose another seed's folder")
+        raise InputError(
+            f"{path} is a checkpoint of {found}, not of {identity}: remove it or choose another seed's folder"
+        )
     tensors = load_file(path)
     with torch.no_grad():
         for name, value in model.named_parameters():
@@ -285,3 +298,25 @@ def restore(path: Path, identity: dict[str, str], model, optimiser) -> tuple[int
             state["state"].setdefault(int(index), {})[name] = value
     optimiser.load_state_dict(state)
     return int(metadata["step"]), json.loads(metadata["curve"])
+
+
+def dictionary_prompts(
+    corpus: Corpus, encode: Callable[[str], list[int]], seed: int, most: int = 5000
+) -> list[list[int]]:
+    """Training prompts of every block for the transcoders, at most so many of each. A prompt ends where its answer is made."""
+    rng = np.random.default_rng([seed, 1])
+    prompts: list[list[int]] = []
+    for name, items in corpus.blocks.items():
+        texts = [item.prompt for item in items if item.split == "train" and name != "couplet"]
+        chosen = rng.permutation(len(texts))[:most]
+        prompts += [encode(texts[index]) for index in chosen]
+    couplets = [row for row in corpus.couplets if row[4] == "train"]
+    for index in rng.permutation(len(couplets))[:most]:
+        theme, ending, word = couplets[index][:3]
+        noun = corpus.nouns[rng.integers(len(corpus.nouns))]
+        adjectives = [
+            corpus.adjectives[i] for i in rng.integers(len(corpus.adjectives), size=min(rng.geometric(0.6), 4))
+        ]
+        line, second = corpus.couplet_lines(theme, ending, word, noun, adjectives)
+        prompts.append(encode(line + " ".join(second[:-1])))
+    return prompts

@@ -103,11 +103,11 @@ class Bench:
                 for site in self._members(source, experiment.inject):
                     value = setting.strength * site.activation
                     found[site.layer, there, site.feature] = (value, self.place[source], site.pos)
-            columns += [
-                (row, *site, *value) for site, value in found.items() if site[0] <= setting.last_layer
-            ]
+            columns += [(row, *site, *value) for site, value in found.items() if site[0] <= setting.last_layer]
         table_ = np.array(columns, dtype=np.float64).reshape(-1, 7)
-        row, layer, pos, feature, pool, pool_pos = (torch.from_numpy(table_[:, i].astype(np.int64)) for i in (0, 1, 2, 3, 5, 6))
+        row, layer, pos, feature, pool, pool_pos = (
+            torch.from_numpy(table_[:, i].astype(np.int64)) for i in (0, 1, 2, 3, 5, 6)
+        )
         return Push(Edits(row, layer, pos, feature, torch.from_numpy(table_[:, 4])), pool, pool_pos)
 
     def _members(self, item: str, supernode: str):  # noqa: ANN202
@@ -119,7 +119,9 @@ class Bench:
         if key not in self._position_cache:
             row = self.prompts.iloc[place].to_dict()
             where = f"case {self.case.name}, prompt {row['item']}"
-            self._position_cache[key] = position(self.model, row["text"], self.case.supernodes[supernode].at, row, where)
+            self._position_cache[key] = position(
+                self.model, row["text"], self.case.supernodes[supernode].at, row, where
+            )
         return self._position_cache[key]
 
     @cached_property
@@ -160,7 +162,9 @@ class Reader:
             answers = [int(row["answer_token"])]
             for column in ("donor", "wrong_donor"):
                 source = row.get(column, "")
-                answers.append(int(prompts["answer_token"].iat[self.bench.place[source]]) if source in self.bench.place else -1)
+                answers.append(
+                    int(prompts["answer_token"].iat[self.bench.place[source]]) if source in self.bench.place else -1
+                )
             answers.append(answer_token(self.bench.model, row["text"], row[level]) if level else -1)
             columns.append(answers)
         return torch.tensor(columns, dtype=torch.long).reshape(-1, 4)
@@ -175,7 +179,7 @@ class Reader:
             mask[row, [token for token in same if token != own]] = 1.0
         return mask
 
-    def __call__(self, item: Int[Tensor, " row"], logits: Float[Tensor, "row 1 vocab"]) -> Float[Tensor, "row 9"]:
+    def __call__(self, item: Int[Tensor, " row"], logits: Float[Tensor, "row 1 vocab"]) -> Float[Tensor, "row 8"]:
         logits = logits[:, 0].double().cpu()
         probability = logits.softmax(-1)
         tokens = self.tokens[item]
@@ -183,21 +187,20 @@ class Reader:
         p, raw = probability.gather(1, safe), logits.gather(1, safe) - logits.mean(-1, keepdim=True)
         top = logits.argmax(-1)
         others = (probability * self.others[item]).sum(-1)
-        return torch.stack([*p[:, :2].T, *raw[:, :3].T, (top == tokens[:, 1]).double(), (top == tokens[:, 3]).double(), others], 1)
+        return torch.stack(
+            [*p[:, :2].T, *raw[:, :3].T, (top == tokens[:, 1]).double(), (top == tokens[:, 3]).double(), others], 1
+        )
 
 
 P_ANSWER, P_DONOR, L_ANSWER, L_DONOR, L_WRONG, TOP_DONOR, TOP_LEVEL, P_OTHERS = range(8)
 
 
-def run_experiments(
-    model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, members: pd.DataFrame,
-    cache: FeatureCache, statistics: StatisticsConfig,
-) -> tuple[pd.DataFrame, pd.DataFrame]:  # fmt: skip
+def run_experiments(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `evidence` and `panel` of all experiments of a case that perturb.
 
     Raises InputError where a named prompt lacks its donor or an experiment asks for an outcome that does not exist.
     """
-    bench = Bench(model, transcoders, case, prompts, members, cache, statistics)
+    case, prompts = bench.case, bench.prompts
     evidence: list[dict[str, object]] = []
     panel: list[dict[str, object]] = []
     for name, experiment in case.experiments.items():
@@ -206,7 +209,9 @@ def run_experiments(
         places = bench.items(experiment)
         dev = [place for place in places if prompts["split"].iat[place] == "dev"]
         setting = choose(bench, name, experiment, dev, evidence)
-        tqdm.write(f"{name}: M = {setting.strength:g}, layers up to {setting.last_layer}, chosen on {len(dev)} development prompts")
+        tqdm.write(
+            f"{name}: M = {setting.strength:g}, layers up to {setting.last_layer}, chosen on {len(dev)} development prompts"
+        )
         evidence += measure(bench, name, experiment, places, setting, experiment.controls)
         heldout = [place for place in places if prompts["split"].iat[place] == "heldout"]
         if experiment.dose:
@@ -287,7 +292,9 @@ def _none() -> Edits:
 
 def _elsewhere(bench: Bench, experiment: Experiment, place: int) -> int:
     row = bench.prompts.iloc[place].to_dict()
-    return position(bench.model, row["text"], experiment.elsewhere, row, f"case {bench.case.name}, prompt {row['item']}")
+    return position(
+        bench.model, row["text"], experiment.elsewhere, row, f"case {bench.case.name}, prompt {row['item']}"
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -377,7 +384,9 @@ def _value(outcome: str, before: Float[np.ndarray, " 8"], after: Float[np.ndarra
         return float(after[TOP_LEVEL])
     if outcome == "advantage":
         return float((after[L_ANSWER] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR]))
-    raise InputError(f"unknown outcome '{outcome}'; known: {', '.join(simple)}, level_top1:<factor>, advantage, activation:<name>")
+    raise InputError(
+        f"unknown outcome '{outcome}'; known: {', '.join(simple)}, level_top1:<factor>, advantage, activation:<name>"
+    )
 
 
 def show(bench: Bench, name: str, experiment: Experiment, setting: Setting) -> list[dict[str, object]]:
@@ -395,7 +404,9 @@ def show(bench: Bench, name: str, experiment: Experiment, setting: Setting) -> l
         for index, label in enumerate(names):
             after, clean = (float(out.watched[(owner == index) & (sites.row == row)].sum()) for row in (0, 1))
             if clean > 0:
-                rows.append({**common, "supernode_or_token": label, "kind": "activation", "clean": 1.0, "value": after / clean})
+                rows.append(
+                    {**common, "supernode_or_token": label, "kind": "activation", "clean": 1.0, "value": after / clean}
+                )
         probability = out.logits[:, 0].double().softmax(-1)
         shown = dict.fromkeys(int(token) for row in (1, 0) for token in probability[row].topk(TOP_TOKENS).indices)
         rows += [

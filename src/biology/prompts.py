@@ -49,7 +49,10 @@ def multi_hop(corpus: Corpus) -> pd.DataFrame:
                 return chosen
         return []
 
-    rows = [row(item, "select" if item.split == "train" or dict(item.factors)["kind"] != "state" else "score") for item in corpus.two_hop]
+    rows = [
+        row(item, "select" if item.split == "train" or dict(item.factors)["kind"] != "state" else "score")
+        for item in corpus.two_hop
+    ]
     scored = [one for one in rows if one["role"] == "score"]
     abroad = [one for one in rows if one["kind"] != "state" and one["relation"] == "capital"]
     more = []
@@ -74,9 +77,9 @@ PROMPT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {"multi_hop": multi_h
 def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:
     """The prompt set of a case; `InputError` if it is not made from the corpus."""
     if case not in PROMPT_SETS:
-        raise InputError(f"the prompts of case '{case}' are not made from the corpus; those of {', '.join(PROMPT_SETS)} are.")
+        raise InputError(
+            f"the prompts of case '{case}' are not made from the corpus; those of {', '.join(PROMPT_SETS)} are."
+        )
     frame = PROMPT_SETS[case](corpus)
     assert frame["item"].is_unique, "two prompts of one name"
     return frame
-
-

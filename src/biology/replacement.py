@@ -17,6 +17,7 @@ the decoders of a (layer, position) cell need.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from jaxtyping import Float
@@ -45,12 +46,12 @@ class AttentionMap:
 @dataclass(frozen=True, eq=False)
 class LocalReplacement:
     """The frozen affine map of one prompt: weights, transcoders and the captured forward pass (row `row` of its
-    batch)."""
+    batch; `slice(None)` for all of its prompts at once, with a leading dimension `prompt`)."""
 
     weights: Weights
     transcoders: TranscoderSet
     frozen: Capture
-    row: int
+    row: int | slice
     attention: tuple[AttentionMap, ...]
 
     @property
@@ -66,8 +67,9 @@ class LocalReplacement:
         return self.transcoders.layers[layer].W_skip
 
 
+@lru_cache(maxsize=2)
 def attention_maps(weights: Weights) -> tuple[AttentionMap, ...]:
-    """The value-output maps of all layers (independent of the prompt)."""
+    """The value-output maps of all layers (independent of the prompt, and kept for the next one)."""
     maps = []
     for layer in weights.layers:
         value = layer.W_V.permute(1, 0, 2).flatten(1)  # [d_model, head * d_head]
@@ -115,8 +117,8 @@ def attend(
     """What frozen attention adds to the residual stream; without constants if not `affine`."""
     maps, frozen, row = local.attention[layer], local.frozen, local.row
     pattern = frozen.pattern[layer][row]
-    values = ((x / frozen.scale1[layer][row]) @ maps.value).unflatten(-1, (pattern.shape[0], -1))
-    mixed = torch.einsum("hqk,...khe->...qhe", pattern, values).flatten(-2)
+    values = ((x / frozen.scale1[layer][row]) @ maps.value).unflatten(-1, (pattern.shape[-3], -1))
+    mixed = torch.einsum("...hqk,...khe->...qhe", pattern, values).flatten(-2)
     out = mixed @ maps.output
     if affine and maps.constant is not None:
         out = out + maps.constant
@@ -157,11 +159,11 @@ def final(
 
 def affine_pass(
     local: LocalReplacement,
-    embed: Float[Tensor, "pos d_model"],
-    mlp: Float[Tensor, "layer pos d_model"],
+    embed: Float[Tensor, "*prompt pos d_model"],
+    mlp: Float[Tensor, "layer *prompt pos d_model"],
     *,
     affine: bool = True,
-) -> tuple[list[Float[Tensor, "pos d_model"]], Float[Tensor, "pos d_model"]]:
+) -> tuple[list[Float[Tensor, "*prompt pos d_model"]], Float[Tensor, "*prompt pos d_model"]]:
     """Run the frozen map forward: what each layer's transcoder reads, and what the unembedding reads.
 
     `embed` are token vectors (positional embeddings are added unless `affine` is False), `mlp[l]` is what the
@@ -181,22 +183,22 @@ def affine_pass(
     return reads, final(local, x, affine=affine)
 
 
-def constant_outputs(local: LocalReplacement, first_position: int) -> Float[Tensor, "layer pos d_model"]:
+def constant_outputs(local: LocalReplacement, first_position: int) -> Float[Tensor, "layer *prompt pos d_model"]:
     """Transcoder outputs without any feature or error: b_dec; before `first_position` the real output (less the
     skip's share)."""
     frozen, row = local.frozen, local.row
-    out = torch.stack([layer.b_dec.expand(local.n_pos, -1) for layer in local.transcoders.layers]).clone()
+    out = torch.stack([layer.b_dec.expand_as(frozen.embed[row]) for layer in local.transcoders.layers])
     for layer in range(local.n_layers):
-        real, W_skip = frozen.write[layer][row, :first_position], local.skip(layer)
+        real, W_skip = frozen.write[layer][row][..., :first_position, :], local.skip(layer)
         if W_skip is not None:
-            real = real - frozen.read[layer][row, :first_position] @ W_skip.T
-        out[layer, :first_position] = real
+            real = real - frozen.read[layer][row][..., :first_position, :] @ W_skip.T
+        out[layer][..., :first_position, :] = real
     return out
 
 
 def bias_pass(
     local: LocalReplacement, first_position: int = 1
-) -> tuple[list[Float[Tensor, "pos d_model"]], Float[Tensor, "pos d_model"]]:
+) -> tuple[list[Float[Tensor, "*prompt pos d_model"]], Float[Tensor, "*prompt pos d_model"]]:
     """`affine_pass` with every source (tokens, features, errors) zero: positional embeddings, biases, b_dec and skips
     remain."""
     return affine_pass(local, torch.zeros_like(local.frozen.embed[local.row]), constant_outputs(local, first_position))
@@ -207,28 +209,61 @@ def read_transpose(
     local: LocalReplacement, layer: int, g: Float[Tensor, "pos row d_model"], start: int = 0
 ) -> Float[Tensor, "pos row d_model"]:
     """Transpose of `read` for positions start, start + 1, ..."""
-    hook = local.transcoders.read_hook
-    if hook in RESIDUAL_READS:
-        return g
-    norm = local.weights.layers[layer].ln2
-    scale = local.frozen.scale2[layer][local.row, start : start + g.shape[0], None]
-    return norm.centre((g if hook == "ln2.hook_normalized" else g * norm.gain) / scale)
+    return read_gradient(local, layer, g, local.frozen.scale2[layer][local.row, start : start + g.shape[0], None])
 
 
 def write_transpose(
     local: LocalReplacement, layer: int, g: Float[Tensor, "pos row d_model"], start: int = 0
 ) -> Float[Tensor, "pos row d_model"]:
     """Transpose of `write` for positions start, start + 1, ..."""
-    norm, scales = local.weights.layers[layer].ln2_post, local.frozen.scale2_post
-    if local.transcoders.write_hook == "hook_mlp_out" or norm is None or scales is None:
-        return g
-    return norm.centre(g * norm.gain / scales[layer][local.row, start : start + g.shape[0], None])
+    scales = local.frozen.scale2_post
+    scale = None if scales is None else scales[layer][local.row, start : start + g.shape[0], None]
+    return write_gradient(local, layer, g, scale)
 
 
 def final_transpose(local: LocalReplacement, g: Float[Tensor, "row d_model"], pos: int) -> Float[Tensor, "row d_model"]:
     """Transpose of `final` for rows that read position `pos`."""
+    return final_gradient(local, g, local.frozen.scale_final[local.row, pos])
+
+
+def read_gradient(local: LocalReplacement, layer: int, g: Tensor, scale2: Tensor) -> Tensor:
+    """Transpose of `read` where the norm's scale, broadcast against g [..., d_model], is `scale2`."""
+    hook = local.transcoders.read_hook
+    if hook in RESIDUAL_READS:
+        return g
+    norm = local.weights.layers[layer].ln2
+    return norm.centre((g if hook == "ln2.hook_normalized" else g * norm.gain) / scale2)
+
+
+def write_gradient(local: LocalReplacement, layer: int, g: Tensor, scale2_post: Tensor | None) -> Tensor:
+    """Transpose of `write` where the post norm's scale is `scale2_post` (None without post norms)."""
+    norm = local.weights.layers[layer].ln2_post
+    if local.transcoders.write_hook == "hook_mlp_out" or norm is None or scale2_post is None:
+        return g
+    return norm.centre(g * norm.gain / scale2_post)
+
+
+def final_gradient(local: LocalReplacement, g: Tensor, scale_final: Tensor) -> Tensor:
+    """Transpose of `final` where the final norm's scale is `scale_final`."""
     norm = local.weights.ln_final
-    return norm.centre(g * norm.gain / local.frozen.scale_final[local.row, pos])
+    return norm.centre(g * norm.gain / scale_final)
+
+
+def read_vector(local: LocalReplacement, layer: int, x: Tensor, scale2: Tensor) -> Tensor:
+    """The linear part of `read` where the norm's scale is `scale2`."""
+    hook = local.transcoders.read_hook
+    if hook in RESIDUAL_READS:
+        return x
+    norm = local.weights.layers[layer].ln2
+    return norm.centre(x) / scale2 if hook == "ln2.hook_normalized" else _norm(norm, x, scale2, affine=False)
+
+
+def write_vector(local: LocalReplacement, layer: int, y: Tensor, scale2_post: Tensor | None) -> Tensor:
+    """`write` where the post norm's scale is `scale2_post` (None without post norms)."""
+    norm = local.weights.layers[layer].ln2_post
+    if local.transcoders.write_hook == "hook_mlp_out" or norm is None or scale2_post is None:
+        return y
+    return _norm(norm, y, scale2_post, affine=False)
 
 
 def attention_transpose(

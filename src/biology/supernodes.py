@@ -9,6 +9,7 @@ are scored on Dallas and its capital are selected on other cities of Texas and o
 have replaced an answer by a copy of itself.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -38,13 +39,16 @@ def position(model: Model, text: str, at: str, factors: Mapping[str, str], where
     if at == "last":
         return len(ids) - 1
     if kind in ("token", "factor"):
-        word = factors[value] if kind == "factor" else value
+        word = factors.get(value, "") if kind == "factor" else value
         if text.count(word) != 1:
             raise InputError(f"{where}: position '{at}' needs '{word}' exactly once in the prompt {text!r}")
         end = text.index(word) + len(word)
         return len(encode(model, text[:end])) - 1
-    index = int(at)
-    return index if index >= 0 else len(ids) + index
+    if not re.fullmatch(r"-?\d+", at) or not -len(ids) <= int(at) < len(ids):
+        raise InputError(
+            f"{where}: position '{at}' is neither last, token:<word>, factor:<column> nor one of {len(ids)} tokens"
+        )
+    return int(at) % len(ids)
 
 
 @dataclass(frozen=True)
@@ -77,7 +81,9 @@ class Finder:
         there = [kind != "factor" or bool(row.get(value)) for row in rows]
         return np.array(
             [
-                position(self.model, row["text"], at, row, f"case {self.case.name}, prompt {row['item']}") if yes else -1
+                position(self.model, row["text"], at, row, f"case {self.case.name}, prompt {row['item']}")
+                if yes
+                else -1
                 for row, yes in zip(rows, there, strict=True)
             ]
         )
@@ -89,7 +95,9 @@ class Finder:
             here = self.cache.pos.numpy() == self.positions(at)[prompt]
             column = self.cache.layer.numpy()[here].astype(np.int64) * self.width + self.cache.feature.numpy()[here]
             shape = (len(self.prompts), self.transcoders.n_layers * self.width)
-            self._active[at] = sparse.csr_matrix((self.cache.value.double().numpy()[here], (prompt[here], column)), shape)
+            self._active[at] = sparse.csr_matrix(
+                (self.cache.value.double().numpy()[here], (prompt[here], column)), shape
+            )
         return self._active[at]
 
     @cached_property
@@ -173,7 +181,9 @@ class Finder:
         columns = np.flatnonzero(member)
         return self._kept(rule, columns, share[columns], row)
 
-    def _kept(self, rule: SupernodeRule, columns: np.ndarray, share: np.ndarray, row: Mapping[str, object]) -> Selection:
+    def _kept(
+        self, rule: SupernodeRule, columns: np.ndarray, share: np.ndarray, row: Mapping[str, object]
+    ) -> Selection:
         chosen = np.ones(len(columns), dtype=bool)
         if len(columns):
             if rule.promotes:
@@ -205,8 +215,11 @@ def group(
     """Table `supernodes`: for every prompt that is scored, shown or a donor, the members of each supernode active there.
 
     `share` is the share of the selecting prompts on which the feature fires (1 for rules without a factor).
+    Raises InputError if a rule names a factor that no prompt has.
     """
     finder = Finder(model, transcoders, case, prompts, cache)
+    for name, rule in case.supernodes.items():
+        _check_columns(case, name, rule, prompts)
     wanted = grouped_items(case, prompts)
     rows: list[dict[str, object]] = []
     for name, rule in case.supernodes.items():
@@ -228,3 +241,13 @@ def group(
                 if value > 0
             ]  # fmt: skip
     return table("supernodes", rows)
+
+
+def _check_columns(case: Case, name: str, rule: SupernodeRule, prompts: pd.DataFrame) -> None:
+    named = [rule.factor, *rule.apart, rule.at.partition(":")[2] if rule.at.startswith("factor:") else None]
+    for column in filter(None, named):
+        if column not in prompts:
+            known = ", ".join(prompts.columns)
+            raise InputError(
+                f"case {case.name}: supernodes.{name}: no prompt has the factor '{column}'. Known: {known}."
+            )

@@ -76,6 +76,11 @@ SCHEMAS: dict[str, Schema] = {
         key=("experiment", "outcome", "strength", "item", "arm", "draw"),
         allowed=(("arm", ARMS), ("split", SPLITS)),
     ),
+    # one row is a question that a grown model was never taught
+    "heldout": Schema(
+        {"prompt": "str", "answer": "str", "behaviour": "str", "split": "str", "cluster": "str"},
+        key=("behaviour", "prompt"), ordered=True, allowed=(("split", ("dev", "test")),),
+    ),
     # one row is an attribution graph
     "graphs": Schema(
         {
@@ -259,3 +264,31 @@ def read_table(path: str | Path, name: str) -> pd.DataFrame:
 def read_tables(folder: str | Path, names: Iterable[str] = RUN_TABLES) -> dict[str, pd.DataFrame]:
     """The tables `names` of a run folder `data/runs/<model>/<case>/`, by name."""
     return {name: read_table(Path(folder) / f"{name}.parquet", name) for name in names}
+
+
+def sign_agreement(name: str, of: Mapping[str, str], edges: pd.DataFrame, evidence: pd.DataFrame) -> pd.DataFrame:
+    """Evidence rows: do the graph's signs foretell what inhibiting supernodes does to others and to the answer?
+
+    `of` maps experiments to the supernode that each inhibits. A pair is (inhibited supernode, watched supernode or
+    answer); its sign in the graph is that of the signed influence, and an inhibition should move the target the other
+    way. An item's value is the mean over its pairs of +1 (as foretold) and -1 (the opposite; 0 where nothing moved): 0
+    is chance.
+    """
+    rows = evidence[evidence["experiment"].isin(of)]
+    effect = rows[rows["arm"] == "effect"]
+    watched = effect[effect["outcome"].str.startswith("activation:")]
+    changes = watched.assign(target=watched["outcome"].str.removeprefix("activation:"), change=watched["value"] - 1.0)
+    logit = effect[effect["outcome"] == "answer_logit"]
+    clean = rows[(rows["arm"] == "clean") & (rows["outcome"] == "answer_logit")]
+    before = clean.set_index(["item", "experiment"])["value"]
+    pairs = pd.MultiIndex.from_frame(logit[["item", "experiment"]])
+    logit = logit.assign(target="answer", change=logit["value"] - before.reindex(pairs).to_numpy())
+    changes = pd.concat([changes, logit])
+    changes["source"] = changes["experiment"].map(of)
+    joined = changes.merge(edges[["item", "source", "target", "influence"]], on=["item", "source", "target"])
+    joined = joined[joined["influence"] != 0]
+    moved = np.where(joined["change"].abs() > 1e-6, np.sign(joined["change"]), 0.0)
+    joined["agrees"] = -np.sign(joined["influence"]) * moved
+    value = joined.groupby(["item", "cluster", "split"], sort=True)["agrees"].mean().reset_index()
+    fixed = {"experiment": name, "arm": "effect", "draw": 0, "strength": 1.0, "outcome": "agreement"}
+    return validate_table(value.rename(columns={"agrees": "value"}).assign(**fixed), "evidence")

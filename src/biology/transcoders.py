@@ -102,8 +102,8 @@ def activate(
     A TopK feature with a negative pre-activation is never active, even among the k largest.
     """
     positive = pre.relu()
-    if transcoders.activation == "jumprelu":
-        threshold = transcoders.layers[layer].threshold
+    threshold = transcoders.layers[layer].threshold
+    if threshold is not None:
         return positive * (pre > threshold)
     if transcoders.activation == "topk":
         k = min(transcoders.k or 0, pre.shape[-1])
@@ -225,10 +225,13 @@ def _checked(kind: str, layer: int, tensors: Mapping[str, Tensor], file: Path, m
         "W_enc": (n_features, d_model), "b_enc": (n_features,), "W_dec": (n_features, targets, d_model),
         "b_dec": (d_model,), "threshold": (n_features,), "W_skip": (d_model, d_model),
     }  # fmt: skip
-    for key, value in weights.items():
-        if value.shape != shapes[key]:
+    for key, expected in shapes.items():
+        value = weights.get(key)
+        if value is None:
+            continue
+        if value.shape != expected:
             raise InputError(
-                f"{where}: {key} is {list(value.shape)}, expected {list(shapes[key])} "
+                f"{where}: {key} is {list(value.shape)}, expected {list(expected)} "
                 f"for {model.name} (d_model {d_model}, {model.n_layers} layers)"
             )
         if not torch.isfinite(value).all():

@@ -7,7 +7,8 @@ A row of boxes is a step of the computation, not a layer: a supernode stands one
 feeds it. Its layers are written in the box.
 """
 
-# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAssignmentType=false, reportReturnType=false, reportOperatorIssue=false
 # (indexing a DataFrame may give a Series or a DataFrame; the checker cannot tell)
 
 from __future__ import annotations
@@ -18,9 +19,14 @@ from itertools import product
 
 import pandas as pd
 
+from biology.case import Case
+from biology.config import InputError
+
 ROW = 0.98
 """From the middle of one row of supernodes to the next."""
 BOX_HEIGHT, TOKEN_HEIGHT, PAD, GAP = 0.42, 0.25, 0.11, 0.16
+FIRST_ROW = 0.97
+"""Middle of the lowest row of supernodes."""
 MINIMUM_WIDTH = 6.3
 BENDS = (0.0, 0.3, -0.3, 0.6, -0.6, 1.0, -1.0, 1.5, -1.5)
 UNDRAWN = ("error", "bias")
@@ -72,6 +78,19 @@ def node(name: str) -> tuple[str, str, int]:
     if name.startswith("logit:"):
         return "logit", name.removeprefix("logit:"), -1
     return ("undrawn" if name in UNDRAWN else "supernode"), name, -1
+
+
+def titles(case: Case | None, item: str) -> dict[str, str]:
+    """What the supernodes of a named prompt are called: their `label`, in which factors of the prompt may stand."""
+    if case is None or item not in case.prompts:
+        return {}
+    values = {**case.prompts[item].factors, "answer": case.prompts[item].answer.strip()}
+    try:
+        return {name: rule.label.format_map(values) for name, rule in case.supernodes.items() if rule.label}
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"case '{case.name}': a supernode's label asks for {error}, which prompt '{item}' lacks."
+        ) from None
 
 
 def with_share(edges: pd.DataFrame) -> pd.DataFrame:
@@ -135,6 +154,7 @@ def layout(
     tokens: Sequence[str],
     probability: Mapping[str, float],
     measure: Callable[[str, str], float],
+    titles: Mapping[str, str] | None = None,
     least_probability: float = 0.05,
 ) -> Layout:
     """Boxes and curves of one item's graph.
@@ -143,70 +163,96 @@ def layout(
         edges: rows of table `edges` of the item.
         members: rows of table `supernodes` of the item.
         tokens: texts of all tokens of the prompt, ready to print.
-        probability: probability of each output, where known; the most probable and all above `least_probability` are
-            drawn.
+        probability: probability of each output, where known; the most probable is drawn, and all others of at least
+            `least_probability`.
         measure: width in inches of a text set as a box's title ("title"), its note ("note") or a token ("token").
+        titles: what to call a supernode, where not by its name.
     """
+    if edges["target"].str.startswith("logit:").any():  # then `answer`, one of them, would be drawn twice
+        edges = edges[(edges["target"] != "answer") & (edges["source"] != "answer")]
     edges = with_share(edges)
     outputs = [name for name in dict.fromkeys(edges["target"]) if node(name)[0] == "logit"]
     outputs = sorted(outputs, key=lambda name: -probability.get(node(name)[1], 0.0))
     outputs = [n for i, n in enumerate(outputs) if i == 0 or probability.get(node(n)[1], 0.0) >= least_probability]
     edges = edges[edges["target"].map(lambda name: node(name)[0] != "logit" or name in outputs)]
-    into_outputs = edges[edges["target"].isin(outputs)]
-    undrawn = into_outputs.loc[into_outputs["source"].isin(UNDRAWN), "share"].abs().sum() / max(1, len(outputs))
+    into = edges[edges["target"].isin(outputs) & edges["source"].isin(UNDRAWN)]
     edges = strongest_edges(edges)
+    edges = edges.assign(source=edges["source"].map(lambda name: f"@{node(name)[2]}" if ":" in name else name))
 
+    row = _token_row(tokens, measure)
+    right = max((box.x + box.width / 2 for box in row), default=0.0) + 0.35
+    middle = [box.x for box in row]
+    inner = _supernodes(edges, members, middle, right, measure, titles or {})
+    top = max((box.y for box in inner), default=FIRST_ROW - ROW) + ROW
+    boxes = {box.name: box for box in (*row, *inner, *_outputs(outputs, probability, middle, right, top, measure))}
+    arrows = _arrows(edges[edges["source"].isin(boxes) & edges["target"].isin(boxes)], boxes)
+
+    reach = [(box.x - box.width / 2, box.x + box.width / 2) for box in boxes.values()]
+    reach += [(x, x) for arrow in arrows for x, _ in arrow.curve]
+    left = min((low for low, _ in reach), default=0.0)
+    return Layout(
+        tuple(replace(box, x=box.x - left) for box in boxes.values()),
+        tuple(replace(arrow, curve=tuple((x - left, y) for x, y in arrow.curve)) for arrow in arrows),
+        width=max((high for _, high in reach), default=0.0) - left,
+        height=top + BOX_HEIGHT / 2,
+        undrawn=float(into["share"].abs().sum() / max(1, len(outputs))),
+    )
+
+
+def _token_row(tokens: Sequence[str], measure: Callable[[str, str], float]) -> list[Box]:
     widths = [max(0.3, measure(token, "token") + PAD) for token in tokens]
     between = max(0.07, (MINIMUM_WIDTH - sum(widths)) / max(1, len(tokens) - 1))
-    middles, right = [], 0.0
-    for width in widths:
-        middles.append(right + width / 2)
-        right += width + between
-    right += 0.35 - between
-    boxes: dict[str, Box] = {}
+    boxes, left = [], 0.0
     for position, (token, width) in enumerate(zip(tokens, widths, strict=True)):
-        boxes[f"@{position}"] = Box(
-            f"@{position}", "token", token, "", middles[position], TOKEN_HEIGHT / 2, width, TOKEN_HEIGHT
-        )
+        middle = left + width / 2
+        boxes.append(Box(f"@{position}", "token", token, "", middle, TOKEN_HEIGHT / 2, width, TOKEN_HEIGHT))
+        left += width + between
+    return boxes
 
-    names = [n for n in dict.fromkeys([*edges["source"], *edges["target"]]) if node(n)[0] == "supernode"]
+
+def _supernodes(
+    edges: pd.DataFrame,
+    members: pd.DataFrame,
+    middle: Sequence[float],
+    right: float,
+    measure: Callable[[str, str], float],
+    titles: Mapping[str, str],
+) -> list[Box]:
+    """A box for each supernode with a drawn edge, above the token where it is most active."""
+    ends = dict.fromkeys([*edges["source"], *edges["target"]])
+    names = [name for name in ends if not name.startswith("@") and node(name)[0] == "supernode"]
     found = {name: members[members["supernode"] == name] for name in names}
-    weight = {name: rows["activation"].abs() + 1e-12 for name, rows in found.items()}
-    depth = {n: _mean(found[n]["layer"], weight[n]) for n in names}
-    row = rows(names, depth, edges)
-    for level in range(max(row.values(), default=-1) + 1):
+    weight = {name: found[name]["activation"].abs() + 1e-12 for name in names}
+    row = rows(names, {name: _mean(found[name]["layer"], weight[name]) for name in names}, edges)
+    boxes = []
+    for level in sorted(set(row.values())):
         here = [name for name in names if row[name] == level]
-        at = [
-            _mean(found[n]["pos"].map(lambda p: middles[min(p, len(middles) - 1)]), weight[n], right / 2) for n in here
-        ]
-        notes = [_note(found[name]) for name in here]
-        wide = [
-            max(measure(n.replace("_", " "), "title"), measure(t, "note")) + 2 * PAD
-            for n, t in zip(here, notes, strict=True)
-        ]
-        for name, x, note, width in zip(here, spread(at, wide, 0.0, right), notes, wide, strict=True):
-            y = TOKEN_HEIGHT + 0.72 + level * ROW
-            text, features = name.replace("_", " "), found[name][["layer", "feature"]].drop_duplicates().shape[0]
-            boxes[name] = Box(name, "supernode", text, note, x, y, width, BOX_HEIGHT, features)
-    top = TOKEN_HEIGHT + 0.72 + (max(row.values(), default=-1) + 1) * ROW
-    notes = [f"p = {probability[node(n)[1]]:.2f}" if node(n)[1] in probability else "" for n in outputs]
-    wide = [
-        max(measure(node(n)[1], "title"), measure(t, "note")) + 2 * PAD for n, t in zip(outputs, notes, strict=True)
-    ]
-    at = [right - 0.35 - widths[-1] / 2 + 0.01 * i for i in range(len(outputs))]
-    for name, x, note, width in zip(outputs, spread(at, wide, 0.0, right), notes, wide, strict=True):
-        boxes[name] = Box(name, "logit", node(name)[1], note, x, top, width, BOX_HEIGHT)
+        text = {name: (titles.get(name, name.replace("_", " ")), _note(found[name])) for name in here}
+        wide = [max(measure(text[name][0], "title"), measure(text[name][1], "note")) + 2 * PAD for name in here]
+        at = [found[name]["pos"].map(lambda pos: middle[min(pos, len(middle) - 1)]) for name in here]
+        wanted = [_mean(places, weight[name], right / 2) for name, places in zip(here, at, strict=True)]
+        for name, x, width in zip(here, spread(wanted, wide, 0.0, right), wide, strict=True):
+            features = found[name][["layer", "feature"]].drop_duplicates().shape[0]
+            y = FIRST_ROW + level * ROW
+            boxes.append(Box(name, "supernode", *text[name], x, y, width, BOX_HEIGHT, features))
+    return boxes
 
-    shown = edges.assign(
-        source=edges["source"].map(lambda name: f"@{node(name)[2]}" if node(name)[0] == "token" else name)
-    )
-    arrows = _arrows(shown[shown["source"].isin(boxes) & shown["target"].isin(boxes)], boxes)
-    least = min((box.x - box.width / 2 for box in boxes.values()), default=0.0)
-    if least < 0:
-        boxes = {name: replace(box, x=box.x - least) for name, box in boxes.items()}
-        arrows = [replace(arrow, curve=tuple((x - least, y) for x, y in arrow.curve)) for arrow in arrows]
-    reach = [box.x + box.width / 2 for box in boxes.values()] + [x for arrow in arrows for x, _ in arrow.curve]
-    return Layout(tuple(boxes.values()), tuple(arrows), max([*reach, right]), top + BOX_HEIGHT / 2, float(undrawn))
+
+def _outputs(
+    names: Sequence[str],
+    probability: Mapping[str, float],
+    middle: Sequence[float],
+    right: float,
+    y: float,
+    measure: Callable[[str, str], float],
+) -> list[Box]:
+    """A box for each output, above the last token, the most probable first."""
+    texts = [node(name)[1] for name in names]
+    notes = [f"p = {probability[text]:.2f}" if text in probability else "" for text in texts]
+    wide = [max(measure(a, "title"), measure(b, "note")) + 2 * PAD for a, b in zip(texts, notes, strict=True)]
+    wanted = [(middle[-1] if middle else 0.0) + 1e-6 * rank for rank in range(len(names))]
+    placed = zip(names, texts, notes, spread(wanted, wide, 0.0, right), wide, strict=True)
+    return [Box(name, "logit", text, note, x, y, width, BOX_HEIGHT) for name, text, note, x, width in placed]
 
 
 def _mean(values: pd.Series, weights: pd.Series, default: float = 0.0) -> float:
@@ -270,7 +316,7 @@ def _curve(
 
 
 def _marked(arrows: Sequence[Arrow], boxes: Sequence[Box]) -> list[Arrow]:
-    """The same arrows with their shares written where they hide neither a box nor each other; strong ones choose first."""
+    """The same arrows, their shares written where they hide neither a box nor each other; strong ones choose first."""
     places: dict[int, float] = {}
     taken: list[tuple[float, float]] = []
     for index in sorted(range(len(arrows)), key=lambda i: -abs(arrows[i].share)):
@@ -300,3 +346,42 @@ def _overlap(curve: Sequence[tuple[float, float]], obstacles: Sequence[Box], mar
         for x, y in points
         for box in obstacles
     )
+
+
+@dataclass(frozen=True)
+class Chain:
+    """A path through supernodes: its nodes in order, the product of its edges' |shares|, and that of their signs."""
+
+    nodes: tuple[str, ...]
+    strength: float
+    sign: int
+
+
+def strongest_chains(edges: pd.DataFrame, item: str, output: str, count: int, least: float = 0.002) -> list[Chain]:
+    """The strongest paths from a token to the output token `output` of one item's graph, the strongest first.
+
+    All outputs are taken if none of them is `output`. A path's strength is the product, over its edges, of the edge's
+    share of its target's input; paths weaker than `least` are not followed.
+    """
+    edges = edges[edges["item"] == item]
+    if edges["target"].str.startswith("logit:").any():
+        edges = edges[(edges["target"] != "answer") & (edges["source"] != "answer")]
+    edges = with_share(edges)
+    into: dict[str, list[tuple[str, float]]] = {}
+    for source, target, share in zip(edges["source"], edges["target"], edges["share"], strict=True):
+        if source not in UNDRAWN and share:
+            into.setdefault(target, []).append((source, float(share)))
+    found: list[Chain] = []
+    outputs = [name for name in into if node(name)[0] == "logit"]
+    wanted = [name for name in outputs if node(name)[1].strip() == output.strip()]
+    open_chains = [Chain((name,), 1.0, 1) for name in wanted or outputs]
+    while open_chains:
+        chain = open_chains.pop()
+        if node(chain.nodes[0])[0] == "token":
+            found.append(chain)
+        for source, share in into.get(chain.nodes[0], ()):
+            strength = chain.strength * abs(share)
+            if strength >= least and source not in chain.nodes:
+                sign = chain.sign if share > 0 else -chain.sign
+                open_chains.append(Chain((source, *chain.nodes), strength, sign))
+    return sorted(found, key=lambda chain: (-chain.strength, chain.nodes))[:count]

@@ -63,39 +63,41 @@ class Weights:
 def read_weights(bridge: Any, *, gain_offset: float) -> Weights:
     """The weights of a raw TransformerBridge. `gain_offset` is 1 where a norm multiplies by 1 + weight (Gemma)."""
 
-    def norm(component: Any) -> Norm | None:
-        if component is None or component.original_component is None:
-            return None
+    def norm(component: Any) -> Norm:
         module = component.original_component
         epsilon = next(getattr(module, key) for key in ("eps", "variance_epsilon") if hasattr(module, key))
-        return Norm(
-            module.weight + gain_offset, getattr(module, "bias", None), not component.uses_rms_norm, float(epsilon)
-        )
+        bias = getattr(module, "bias", None)
+        return Norm(module.weight + gain_offset, bias, not component.uses_rms_norm, float(epsilon))
 
-    def expanded(weight: Tensor | None, heads: int) -> Tensor | None:
-        return None if weight is None else weight.repeat_interleave(heads // weight.shape[0], dim=0)
+    def optional(parent: Any, name: str) -> Norm | None:
+        component = dict(parent.named_children()).get(name)
+        return None if component is None or component.original_component is None else norm(component)
+
+    def per_head(tensor: Tensor, heads: int) -> Tensor:
+        return tensor.repeat_interleave(heads // tensor.shape[0], dim=0)
 
     layers = []
     for block in bridge.blocks:
-        attn, parts = block.attn, dict(block.named_children())
-        inner = dict(attn.named_children())
+        attn = block.attn
         heads = attn.W_O.shape[0]
+        stored = (attn.b_Q, attn.b_K, attn.b_V)
+        b_Q, b_K, b_V = (None if bias is None else per_head(bias, heads) for bias in stored)
         layers.append(
             LayerWeights(
                 W_Q=attn.W_Q,
-                W_K=expanded(attn.W_K, heads),
-                W_V=expanded(attn.W_V, heads),
+                W_K=per_head(attn.W_K, heads),
+                W_V=per_head(attn.W_V, heads),
                 W_O=attn.W_O,
-                b_Q=attn.b_Q,
-                b_K=expanded(attn.b_K, heads),
-                b_V=expanded(attn.b_V, heads),
+                b_Q=b_Q,
+                b_K=b_K,
+                b_V=b_V,
                 b_O=attn.b_O,
                 ln1=norm(block.ln1),
                 ln2=norm(block.ln2),
-                ln1_post=norm(parts.get("ln1_post")),
-                ln2_post=norm(parts.get("ln2_post")),
-                q_norm=norm(inner.get("q_norm")),
-                k_norm=norm(inner.get("k_norm")),
+                ln1_post=optional(block, "ln1_post"),
+                ln2_post=optional(block, "ln2_post"),
+                q_norm=optional(attn, "q_norm"),
+                k_norm=optional(attn, "k_norm"),
             )  # fmt: skip
         )
     b_U = bridge.unembed.b_U

@@ -1,0 +1,169 @@
+"""Text, fonts, style and bytes of every figure.
+
+The look lies in `paper.mplstyle` alone. The same figure is the same bytes: glyphs are drawn as paths from fonts that
+come with pinned packages (and never from the machine), ids have a fixed salt, and no date is written. Text is never
+read as mathematics, and what no font has is written as its code point: any token of any model can be printed.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import logging
+import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import matplotlib as mpl
+import matplotlib.style
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry, FontProperties, fontManager, get_font
+from matplotlib.textpath import TextPath
+
+from biology.config import InputError
+
+STYLE = Path(__file__).with_name("paper.mplstyle")
+FONTS = {
+    # family of paper.mplstyle: (package that brings the files, {weight: file})
+    "Biology Sans": (
+        "font_source_sans_pro",
+        {400: "files/SourceSansPro-Regular.ttf", 600: "files/SourceSansPro-Semibold.ttf"},
+    ),
+    "Biology CJK": ("notojp_matplotlib", {400: "fonts/NotoSansCJKjp-Regular.otf"}),
+    "Biology Symbols": ("matplotlib", {400: "mpl-data/fonts/ttf/DejaVuSans.ttf"}),
+}
+BOLD = 600
+SIGNS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
+
+
+@functools.cache
+def register_fonts() -> tuple[Path, ...]:
+    """Makes the fonts known to matplotlib, under names of our own so that no font of the machine takes their place.
+
+    Returns the regular file of each family. `InputError` if a package is missing.
+    """
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # silent where a fallback font has no bold
+    regular = []
+    for family, (package, weights) in FONTS.items():
+        spec = find_spec(package)
+        if spec is None or spec.origin is None:
+            raise InputError(
+                f"figures take fonts from the Python package '{package}': install the pinned requirements."
+            )
+        for weight, name in weights.items():
+            path = str(Path(spec.origin).parent / name)
+            shape: dict[str, Any] = {"style": "normal", "variant": "normal", "stretch": "normal", "size": "scalable"}
+            fontManager.ttflist.append(FontEntry(fname=path, name=family, weight=weight, **shape))
+        regular.append(Path(spec.origin).parent / weights[400])
+    return tuple(regular)
+
+
+@functools.cache
+def printable() -> frozenset[int]:
+    """Code points that one of the fonts has."""
+    return frozenset(code for path in register_fonts() for code in get_font(path).get_charmap())
+
+
+def label(text: str) -> str:
+    """A token as it is printed: line breaks and tabs as signs, one leading space dropped, further ones as ␣, and what
+    cannot be seen or what no font has as its code point.
+    """
+    if text.startswith(" ") and text.strip(" ") and not text.startswith("  "):
+        text = text[1:]
+    if not text.strip(" ") or text.startswith(" "):
+        text = text.replace(" ", "␣")
+    shown = [SIGNS.get(c, c) for c in text]
+    hidden = [unicodedata.category(c)[0] == "C" or ord(c) not in printable() for c in shown]
+    return "".join(f"\\u{ord(c):04x}" if hide else c for c, hide in zip(shown, hidden, strict=True))
+
+
+def words(name: str) -> str:
+    """A name of the configuration in words."""
+    return name.replace("_", " ").replace(":", ": ")
+
+
+def signed(value: float | int) -> str:
+    """A number with a minus sign of the width of its digits."""
+    return f"{value:g}".replace("-", "−")
+
+
+@contextmanager
+def styled() -> Iterator[None]:
+    """The style of the house, whatever the user's own settings of matplotlib are."""
+    register_fonts()
+    with mpl.rc_context():
+        mpl.rcdefaults()
+        mpl.rcParams["backend"] = "agg"
+        matplotlib.style.use(STYLE)
+        yield
+
+
+def colour(name: Any) -> Any:
+    """A colour of the style: its place in the cycle (`C0`) or the name of a style entry (`axes.edgecolor`)."""
+    return mpl.rcParams[name] if "." in name else name
+
+
+def size(step: float | int = 0) -> float:
+    """The style's font size, in points, or a step from it."""
+    return mpl.rcParams["font.size"] + step
+
+
+@functools.cache
+def text_width(text: str, points: float, weight: int = 400) -> float:
+    """Width of a printed text in inches."""
+    if not text:
+        return 0.0
+    face = FontProperties(family=mpl.rcParams["font.family"], weight=weight)
+    return float(TextPath((0, 0), text, size=points, prop=face).get_extents().width) / 72
+
+
+def blank(width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure of that size in inches whose only axes, invisible, have inches as their unit."""
+    figure = canvas(width, height)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set(xlim=(0, width), ylim=(0, height))
+    axes.axis("off")
+    return figure, axes
+
+
+def canvas(width: float, height: float, **options: Any) -> Figure:
+    """An empty figure that belongs to no window."""
+    figure = Figure(figsize=(width, height), **options)
+    FigureCanvasAgg(figure)
+    return figure
+
+
+def captioned(figure: Figure, title: str, text: str) -> Figure:
+    """The same figure with its title and caption, which are not drawn but go with it."""
+    figure.set_label(f"{title}\n{text}")
+    return figure
+
+
+def caption(figure: Figure) -> tuple[str, str]:
+    """Title and caption of a figure."""
+    title, _, text = str(figure.get_label()).partition("\n")
+    return title, text
+
+
+def svg(figure: Figure) -> bytes:
+    """The figure as SVG, with its title and caption in the metadata."""
+    title, text = caption(figure)
+    metadata = {"Title": title, "Description": text, "Date": None, "Creator": None}
+    return _saved(figure, "svg", metadata)
+
+
+def png(figure: Figure) -> bytes:
+    """The figure as PNG."""
+    return _saved(figure, "png", {"Software": None})
+
+
+def _saved(figure: Figure, form: str, metadata: dict[str, Any]) -> bytes:
+    stream = io.BytesIO()
+    with styled():
+        figure.savefig(stream, format=form, metadata=metadata)
+    return stream.getvalue()

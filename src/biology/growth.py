@@ -1,0 +1,160 @@
+"""The embedded model as commands: grow it, train its transcoders, write its cards, measure what it does.
+
+The record of a growth (recipe, seed, hashes, learning curve, times) is written to `record.json` beside the weights; the
+cards are generated from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biology import artefacts
+from biology.stages import configuration, open_model, start_torch
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from biology.corpus import Corpus
+
+Arguments = argparse.Namespace
+THREADS = 2
+"""Growing uses two threads, whatever the machine: the same seed and threads give the same weights."""
+
+
+def evaluate(args: Arguments) -> None:
+    """behaviour of a model on its held-out prompts, as a table"""
+    config, root = configuration(args)
+    from biology.config import InputError
+
+    entry = config.model(args.model)
+    path = root / entry.path / "heldout.parquet"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: '{args.model}' has no held-out prompts of its own.")
+    model, _ = open_model(entry, root, args.model, config.threads)
+    import pandas as pd
+
+    from biology.behaviour import evaluate as evaluated
+
+    print(evaluated(model, pd.read_parquet(path)).to_string(index=False))
+
+
+def organism(args: Arguments) -> None:
+    """grow the embedded model from its corpus, train its transcoders, write its cards"""
+    grow(args)
+    train_transcoders(args)
+    cards(args)
+
+
+def grow(args: Arguments) -> None:
+    """only grow the model (resumes where it was interrupted)"""
+    start_torch(THREADS)
+    import torch
+
+    from biology.cards import TRIALS, with_trial
+    from biology.corpus import WORDS, Corpus
+    from biology.organism import Recipe
+    from biology.organism import grow as grown
+
+    folder, started, corpus = _folder(args), time.monotonic(), Corpus()
+    record = grown(corpus, Recipe(), args.seed, folder, Path("data/runs/organism") / folder.name)
+    record |= {
+        "threads": THREADS,
+        "torch": torch.__version__,
+        "seconds": time.monotonic() - started,
+        "data_hash": artefacts.contents_hash(WORDS, "*.csv")[:16],
+        "source_hash": artefacts.contents_hash(Path(__file__).parent, "corpus.py", "organism.py")[:16],
+    }
+    artefacts.write_json(folder / "record.json", record)
+    artefacts.write_columns(folder / "heldout.parquet", corpus.held_out().to_dict("list"))
+    artefacts.write_text(TRIALS, with_trial(record, folder.name).to_csv(index=False, lineterminator="\n"))
+
+
+def train_transcoders(args: Arguments) -> None:
+    """only train the transcoders of a grown model"""
+    start_torch(THREADS)
+    import torch
+
+    from biology.corpus import Corpus
+    from biology.dictionary_training import DictionaryRecipe, train_set
+    from biology.model import encode, load_model
+    from biology.organism import dictionary_prompts
+    from biology.transcoders import save_transcoders
+
+    folder, started = _folder(args), time.monotonic()
+    record = _record(folder)
+    model = load_model(folder, name=folder.name)
+    prompts = dictionary_prompts(Corpus(), lambda text: encode(model, text), args.seed)
+    trained = train_set(model, prompts, DictionaryRecipe(), args.seed)
+    save_transcoders(folder / "transcoders", trained, layout="saelens", model_name=folder.name, dtype=torch.float16)
+    artefacts.write_json(folder / "record.json", record | {"transcoder_seconds": time.monotonic() - started})
+
+
+def cards(args: Arguments) -> None:
+    """only write the model card and the data card"""
+    start_torch(THREADS)
+    import pandas as pd
+
+    from biology.behaviour import evaluate as evaluated
+    from biology.behaviour import fidelity, selective_features
+    from biology.cards import data_card, model_card
+    from biology.corpus import WORDS, Corpus
+    from biology.model import load_model
+    from biology.transcoders import load_transcoders
+
+    folder = _folder(args)
+    record = _record(folder)
+    model = load_model(folder, name=folder.name)
+    held_out = pd.read_parquet(folder / "heldout.parquet")
+    record |= {
+        "vocabulary": model.n_vocab,
+        "parameters": sum(parameter.numel() for parameter in model.bridge.original_model.parameters()),
+    }
+    corpus, transcoders = Corpus(), load_transcoders(folder / "transcoders", model)
+    measured = fidelity(model, transcoders, held_out)
+    states = selective_features(model, transcoders, _state_prompts(corpus), {"name": "name", "last token": "prompt"})
+    artefacts.write_text(
+        folder / "README.md", model_card(folder.name, record, evaluated(model, held_out), measured, states)
+    )
+    artefacts.write_text(WORDS / "README.md", data_card(corpus))
+
+
+def prompts(args: Arguments) -> None:
+    """write the prompt set of a case that is made from the corpus"""
+    from biology.corpus import Corpus
+    from biology.prompts import prompt_set
+
+    path = Path(args.config).parent / "experiments" / args.case / "prompts.csv"
+    artefacts.write_text(path, prompt_set(args.case, Corpus()).to_csv(index=False, lineterminator="\n"))
+
+
+def _state_prompts(corpus: Corpus) -> pd.DataFrame:
+    """Every prompt about a US state: its level is the state, its name that of the city or the state as written there."""
+    import pandas as pd
+
+    states = set(corpus.states["state"])
+    asked = [(item.prompt, dict(item.factors)["city"], item.cluster) for item in corpus.two_hop]
+    asked += [
+        (item.prompt, item.cluster, item.cluster)
+        for item in corpus.one_hop
+        if item.prompt.endswith(f" of {item.cluster} is")
+    ]
+    return pd.DataFrame([row for row in asked if row[2] in states], columns=["prompt", "name", "level"])
+
+
+def _folder(args: Arguments) -> Path:
+    if args.out:
+        return Path(args.out)
+    return Path("data/models") / ("elegans" if args.seed == 0 else f"elegans-seed{args.seed}")
+
+
+def _record(folder: Path) -> dict[str, object]:
+    from biology.config import InputError
+
+    try:
+        return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder / 'record.json'} does not exist: grow the model first (`biology grow`).") from None

@@ -1,0 +1,236 @@
+"""Figures of one prompt: its simplified attribution graph, and what interventions did to it."""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAssignmentType=false, reportReturnType=false, reportOperatorIssue=false
+# (indexing a DataFrame may give a Series or a DataFrame; the checker cannot tell)
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
+from matplotlib.path import Path as Curve
+from matplotlib.patheffects import Normal, Stroke
+
+from biology.case import Case
+from biology.config import InputError
+from biology.drawing import BOLD, blank, captioned, colour, label, signed, size, text_width, words
+from biology.tables import Tables
+from biology.viewer import Arrow, Box, layout, node, point, titles
+
+# ------------------------------------------------------------------------------------------------------ supernode graph
+
+
+def supernode_graph(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
+    """The simplified attribution graph of one prompt (`subject`, by default the first), in the manner of the paper."""
+    edges = tables["edges"]
+    detailed = edges.loc[edges["source"].str.startswith("token:"), "item"]
+    item = _subject(list(dict.fromkeys(detailed)), subject, "supernode_graph", case)
+    prompt = tables["prompts"][tables["prompts"]["item"] == item]
+    roles = {"title": (size(0.5), BOLD), "note": (size(-2), 400), "token": (size(), 400)}
+    arranged = layout(
+        edges[edges["item"] == item],
+        tables["supernodes"][tables["supernodes"]["item"] == item],
+        [label(token) for token in _tokens(prompt, edges[edges["item"] == item])],
+        _probabilities(tables, item, prompt),
+        lambda text, role: text_width(label(text), *roles[role]),
+        titles(case, item),
+    )
+    margin = 0.08
+    figure, axes = blank(arranged.width + 2 * margin, arranged.height + 2 * margin)
+    axes.set(xlim=(-margin, arranged.width + margin), ylim=(-margin, arranged.height + margin))
+    for arrow in sorted(arranged.arrows, key=lambda arrow: abs(arrow.share)):
+        _draw_arrow(axes, arrow)
+    linked = {arrow.source for arrow in arranged.arrows}
+    for box in arranged.boxes:
+        _draw_box(axes, box, box.kind != "token" or box.name in linked)
+    for arrow in arranged.arrows:
+        _draw_share(axes, arrow)
+    _draw_key(axes, 0.0, arranged.height - 0.1)
+    return captioned(
+        figure,
+        f"Simplified attribution graph of the prompt {item}",
+        "Boxes are supernodes: groups of transcoder features found by the rules of the case. Tokens of the prompt "
+        "stand below, outputs on top. An arrow is a direct effect, as a share of all direct effects into its "
+        "target: plus and a pointed end where it excites, minus and a flat end where it inhibits. Small shares are "
+        f"left out. Errors and biases, left out too, make up {arranged.undrawn:.0%} of the direct effects into the "
+        "outputs shown.",
+    )
+
+
+def _tokens(prompt: pd.DataFrame, edges: pd.DataFrame) -> list[str]:
+    if len(prompt) and "tokens" in prompt:
+        return [str(token) for token in json.loads(prompt["tokens"].iloc[0])]
+    at = {position: text for kind, text, position in map(node, edges["source"]) if kind == "token"}
+    return [at.get(position, "·") for position in range(max(at, default=-1) + 1)]
+
+
+def _probabilities(tables: Tables, item: str, prompt: pd.DataFrame) -> dict[str, float]:
+    panel = tables.get("panel", pd.DataFrame(columns=["item", "kind", "supernode_or_token", "clean"]))
+    rows = panel[(panel["item"] == item) & (panel["kind"] == "probability")]
+    seen = dict(zip(rows["supernode_or_token"], rows["clean"], strict=True))
+    return seen | dict(zip(prompt["top1"], prompt["probability"], strict=True))
+
+
+def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
+    width = 0.6 + 6.5 * abs(arrow.share)
+    tip, before = np.array(arrow.curve[3]), np.array(arrow.curve[2])
+    along = (tip - before) / np.hypot(*(tip - before))
+    across = np.array([-along[1], along[0]])
+    half = 0.035 + 0.0105 * width
+    neck = tip - along * (0.075 + 0.012 * width if arrow.share > 0 else 0.0)
+    path = Curve([*arrow.curve[:3], tuple(neck)], [Curve.MOVETO, Curve.CURVE4, Curve.CURVE4, Curve.CURVE4])
+    tint = "C0" if arrow.share > 0 else "C1"
+    under = colour("figure.facecolor")  # a rim, so that crossing arrows stay apart
+    axes.add_patch(PathPatch(path, fill=False, linewidth=width + 1.6, edgecolor=under, capstyle="butt"))
+    axes.add_patch(PathPatch(path, fill=False, linewidth=width, edgecolor=tint, capstyle="butt", alpha=0.75))
+    if arrow.share > 0:
+        axes.add_patch(Polygon([tip, neck + across * half, neck - across * half], facecolor=tint, edgecolor="none"))
+    else:
+        ends = np.array([tip + across * (half + 0.02), tip - across * (half + 0.02)])
+        axes.plot(*ends.T, color=tint, linewidth=1.8, solid_capstyle="butt")
+
+
+def _draw_share(axes: Axes, arrow: Arrow) -> None:
+    x, y = point(arrow.curve, arrow.mark)
+    sign, tint = ("+", "C0") if arrow.share > 0 else ("−", "C1")
+    text = axes.text(x, y, f"{sign}{abs(arrow.share):.0%}", fontsize=size(-2), weight=BOLD, color=tint)
+    text.set(ha="center", va="center")
+    text.set_path_effects([Stroke(linewidth=2.2, foreground=colour("figure.facecolor")), Normal()])
+
+
+def _draw_key(axes: Axes, x: float, y: float) -> None:
+    for row, (share, text) in enumerate([(0.12, "excites"), (-0.12, "inhibits")]):
+        height = y - 0.2 * row
+        _draw_arrow(axes, Arrow("", "", share, tuple((x + step, height) for step in (0.0, 0.1, 0.2, 0.34))))
+        axes.text(x + 0.46, height, text, va="center_baseline", fontsize=size(-1))
+    note = "width and number: share of the\ndirect effects into the target"
+    axes.text(x, y - 0.36, note, va="top", fontsize=size(-1), color=colour("axes.edgecolor"), linespacing=1.25)
+
+
+def _draw_box(axes: Axes, box: Box, strong: bool) -> None:
+    edge, ink = colour("axes.edgecolor"), colour("text.color")
+    corner = (box.x - box.width / 2, box.y - box.height / 2)
+    look = {
+        "boxstyle": f"round,pad=0,rounding_size={0.05 if box.kind == 'token' else 0.09}",
+        "facecolor": colour("figure.facecolor"),
+        "edgecolor": edge if strong else colour("grid.color"),
+        "linewidth": 0.8,
+    }
+    if box.features > 1:  # a second card behind the first: several features
+        axes.add_patch(FancyBboxPatch((corner[0] + 0.035, corner[1] - 0.035), box.width, box.height, **look))
+    look |= {"token": {"facecolor": "0.96"}, "logit": {"edgecolor": ink, "linewidth": 1.3}}.get(box.kind, {})
+    axes.add_patch(FancyBboxPatch(corner, box.width, box.height, **look))
+    if box.kind == "token":
+        axes.text(box.x, box.y, box.text, ha="center", va="center_baseline", color=ink if strong else edge)
+        return
+    lift = 0.075 if box.note else 0.0
+    axes.text(box.x, box.y + lift, label(box.text), ha="center", va="center", fontsize=size(0.5), weight=BOLD)
+    axes.text(box.x, box.y - 0.095, box.note, ha="center", va="center", fontsize=size(-2), color=edge)
+
+
+# ----------------------------------------------------------------------------------------------------- inhibition panel
+
+
+def inhibition_panel(tables: Tables, subject: str | None = None, case: Case | None = None, outputs: int = 3) -> Figure:
+    """What each intervention on one prompt (`subject`) does to every supernode and to the most probable outputs."""
+    panel = tables["panel"]
+    item = _subject(list(dict.fromkeys(panel["item"])), subject, "inhibition_panel", case)
+    panel, called = panel[panel["item"] == item], titles(case, item)
+    names = list(dict.fromkeys(panel.loc[panel["kind"] == "activation", "supernode_or_token"]))
+    once = panel.drop_duplicates(["kind", "supernode_or_token"])
+    states: list[tuple[str, str, pd.DataFrame, str]] = [("no intervention", "", once, "clean")]
+    for experiment, rows in panel.groupby("experiment", sort=False):
+        strength = judged_strength(tables, str(experiment), rows["strength"])
+        states.append((str(experiment), f"M = {signed(strength)}", rows[rows["strength"] == strength], "value"))
+    widths = [max(0.62, text_width(label(called.get(n, words(n))), size(-0.5), BOLD) + 0.12) for n in names]
+    first = max(text_width(label(words(text)), size(), BOLD) for text, *_ in states) + 0.15
+    gap, step, top = 0.07, 0.56, 0.56 * len(states)
+    starts = np.cumsum([first, *(width + gap for width in widths)]).tolist()
+    right = starts[-1] + 0.2
+    figure, axes = blank(right + 2.1, top + 0.4)
+    for name, width, start in zip(names, widths, starts, strict=False):
+        title = label(called.get(name, words(name)))
+        axes.text(start + width / 2, top + 0.2, title, ha="center", va="center", fontsize=size(-0.5), weight=BOLD)
+    axes.text(right, top + 0.2, "most probable outputs", va="center", fontsize=size(-0.5), weight=BOLD)
+    for row, (text, dose, rows, column) in enumerate(states):
+        middle = top - step * (row + 0.5)
+        line = "axes.edgecolor" if row == 0 else "grid.color"
+        axes.plot([0, right + 2.1], [middle + step / 2] * 2, color=colour(line), linewidth=0.6)
+        axes.text(0, middle + (0.07 if dose else 0), label(words(text)), va="center", weight=BOLD)
+        axes.text(0, middle - 0.09, dose, va="center", fontsize=size(-1.5), color=colour("axes.edgecolor"))
+        active = rows[rows["kind"] == "activation"].set_index("supernode_or_token")
+        for name, width, start in zip(names, widths, starts, strict=False):
+            if name in active.index:
+                clean, value = float(active.loc[name, "clean"]), float(active.loc[name, column])
+                _draw_level(axes, start, middle, width, clean, value, name in _perturbed(case, text))
+        _draw_outputs(axes, rows[rows["kind"] == "probability"], column, right, middle, outputs)
+    return captioned(
+        figure,
+        f"Interventions on the prompt {item}",
+        "Rows are interventions, columns supernodes. A cell is the supernode's activation as a share of its activation "
+        "without intervention; a thick frame marks supernodes set by hand. On the right the most probable next tokens.",
+    )
+
+
+def _perturbed(case: Case | None, experiment: str) -> set[str | None]:
+    found = case.experiments.get(experiment) if case else None
+    return {found.inhibit, found.inject} if found else set()
+
+
+def _draw_level(
+    axes: Axes, x: float, y: float, width: float, clean: float, value: float, perturbed: bool, height: float = 0.3
+) -> None:
+    share = value / clean if clean else 0.0
+    look = {"boxstyle": "round,pad=0,rounding_size=0.07", "facecolor": "none"}
+    frame = FancyBboxPatch((x, y - height / 2), width, height, **look, linewidth=1.7 if perturbed else 0.6)
+    frame.set_edgecolor(colour("text.color" if perturbed else "axes.edgecolor"))
+    axes.add_patch(frame)
+    level = Rectangle(
+        (x, y - height / 2), width * min(1.0, max(0.0, share)), height, color="C0", alpha=0.2, linewidth=0
+    )
+    axes.add_patch(level)
+    level.set_clip_path(frame)
+    text = f"{signed(round(100 * share))}%" if clean else "on" if value else "off"
+    ink = colour("text.color" if clean or value else "axes.edgecolor")
+    axes.text(x + width / 2, y, text, ha="center", va="center_baseline", color=ink)
+
+
+def _draw_outputs(axes: Axes, rows: pd.DataFrame, column: str, x: float, middle: float, count: int) -> None:
+    best = rows.sort_values(column, ascending=False, kind="stable").head(count)
+    room = 0.85
+    for rank, (token, value) in enumerate(zip(best["supernode_or_token"], best[column], strict=True)):
+        y = middle + 0.16 * ((len(best) - 1) / 2 - rank)
+        axes.add_patch(Rectangle((x, y - 0.05), room * value, 0.1, color="C0" if rank == 0 else "C5", linewidth=0))
+        text = f"{label(token)}  {value:.0%}" if value >= 0.005 else f"{label(token)}  <1%"
+        weight = BOLD if rank == 0 else 400
+        axes.text(x + room * value + 0.05, y, text, va="center_baseline", fontsize=size(-1), weight=weight)
+
+
+# --------------------------------------------------------------------------------------------------- reading the tables
+
+
+def _subject(known: list[str], subject: str | None, figure: str, case: Case | None) -> str:
+    """The prompt to draw: the one asked for, else the case's first that has rows."""
+    if not known or (subject and subject not in known):
+        listed = ", ".join(known) or "none"
+        raise InputError(f"figure '{figure}': no rows for prompt '{subject or 'any'}'. Prompts with rows: {listed}.")
+    return subject or next((name for name in (case.prompts if case else ()) if name in known), known[0])
+
+
+def judged_parts(tables: Tables, experiment: str, outcome: str | None = None) -> pd.DataFrame:
+    """Parts of judged claims that rest on an experiment; none if the claims were not judged."""
+    empty = pd.DataFrame(columns=["experiment", "outcome", "strength", "threshold", "direction", "gate"])
+    parts = tables.get("parts", empty)
+    parts = parts[parts["experiment"] == experiment.partition("/")[0]]
+    return parts if outcome is None else parts[parts["outcome"] == outcome]
+
+
+def judged_strength(tables: Tables, experiment: str, found: pd.Series) -> float:
+    """The strength that was judged, or else the largest there is."""
+    judged = [strength for strength in judged_parts(tables, experiment)["strength"] if strength in set(found)]
+    return float(judged[0] if judged else max(found, key=abs))

@@ -1,0 +1,104 @@
+"""Every number of a card stands in the record it was made from, and no trial is lost or counted twice."""
+
+import re
+
+import pandas as pd
+import pytest
+
+from biology.cards import BARS, data_card, markdown, model_card, with_trial
+from biology.corpus import WORDS, Corpus
+
+RECORD = {
+    "recipe": {"d_model": 123, "betas": [0.91, 0.987], "batch": {"addition": 357}, "steps": 2601}, "recipe_hash": "012345678901",
+    "seed": 41, "curve": [{"step": 250, "loss": 1.2345, "two_hop": 0.4321}, {"step": 500, "loss": 0.0123, "two_hop": 0.9876}],
+    "dev": {"step": 500, "loss": 0.0123, "two_hop": 0.9876, "cell": 0.8765}, "threads": 7, "torch": "9.8.7", "seconds": 3456.7,
+    "transcoder_seconds": 789.1, "data_hash": "1234e56789012345", "source_hash": "feedfacefeedface", "vocabulary": 4321,
+    "parameters": 7654321,
+}  # fmt: skip
+BEHAVIOUR = pd.DataFrame({"behaviour": ["two_hop", "digit"], "accuracy": [0.98765, 0.54321], "n": [697, 312]})
+FIDELITY = pd.DataFrame(
+    [("0", "all", "fvu", 0.111), ("0", "all", "l0", 22.2), ("all", "all", "fvu", 0.333), ("all", "all", "top1_agreement", 0.444),
+     ("all", "two_hop", "top1_agreement", 0.555), ("0", "two_hop", "fvu", 0.666)],
+    columns=["layer", "behaviour", "metric", "value"],
+)  # fmt: skip
+
+
+def test_the_model_card_shows_its_record():
+    card = model_card("elegans-seed41", RECORD, BEHAVIOUR, FIDELITY)
+    for shown in (
+        "# elegans-seed41", "| 41 |", "012345678901", "1234e56789012345", "feedfacefeedface", "7654321", "4321 tokens", "9.8.7",
+        "3457", "789", "(7)", "make organism SEED=41", "| d_model | 123 |", "| betas | [0.91, 0.987] |", '{"addition": 357}',
+        "| two_hop | 0.9877 | 697 | >= 0.99 |", "| digit | 0.5432 | 312 |  |", "| two_hop | 0.555 |",
+        "| all | 0.444 |", "0.111", "22.2", "0.333", "| 250 | 1.234 | 0.4321 |", "| 500 | 0.0123 | 0.9876 |",
+    ):  # fmt: skip
+        assert shown in card, shown
+    assert "0.666" not in card  # single layers are shown over all behaviours only
+
+
+def test_no_number_of_the_model_card_is_typed_by_hand():
+    """With another record every number changes; what stays is no measurement."""
+    other = {
+        **RECORD, "recipe": {"d_model": 88}, "recipe_hash": "f" * 12, "seed": 5, "curve": [{"step": 9, "loss": 7.0}], "threads": 6,
+        "torch": "3.3.3", "seconds": 55.0, "transcoder_seconds": 66.0, "data_hash": "a" * 16, "source_hash": "b" * 16,
+        "vocabulary": 99, "parameters": 1111,
+    }  # fmt: skip
+    cards = [
+        model_card("x", RECORD, BEHAVIOUR, FIDELITY),
+        model_card("x", other, BEHAVIOUR.assign(accuracy=0.25, n=8), FIDELITY.assign(value=0.75)),
+    ]
+    numbers = [set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", card)) for card in cards]
+    assert numbers[0] & numbers[1] <= {"1", "2", *(f"{bar}" for bar in BARS.values())}  # "line 1", "line 2", the bars
+
+
+def test_the_data_card_counts_what_is_there():
+    corpus = Corpus()
+    card = data_card(corpus)
+    for path in WORDS.glob("*.csv"):
+        assert f"| {path.name} | {len(pd.read_csv(path, dtype=str, keep_default_na=False))} |" in card
+    for name, items in corpus.blocks.items():
+        counts = [sum(item.split == split for item in items) for split in ("train", "dev", "test")]
+        assert f"| {name} | {len(items)} | {counts[0]} | {counts[1]} | {counts[2]} |" in card
+        assert sum(counts) == len(items)
+    for path in WORDS.glob("sources_*.md"):
+        assert path.read_text(encoding="utf-8").strip() in card
+    tables = [line for line in card.splitlines() if line.startswith("|")]
+    assert len({line.replace("\\|", "").count("|") for line in tables[2:13]}) == 1
+
+
+def test_a_trial_replaces_the_row_of_its_recipe_and_seed(tmp_path):
+    path = tmp_path / "trials.csv"
+
+    def add(name: str, **fields) -> pd.DataFrame:
+        frame = with_trial(RECORD | fields, name, path)
+        frame.to_csv(path, index=False, lineterminator="\n")
+        return frame
+
+    first = add("elegans-seed41")
+    assert len(first) == 1 and first["dev_two_hop"][0] == 0.9876 and first["loss"][0] == 0.0123 and first["steps"][0] == 2601
+    assert "dev_step" not in first and "dev_loss" not in first
+    add("elegans-seed42", seed=42)
+    add("elegans-seed41-other", recipe_hash="999999999999")
+    add("elegans-seed41-words", data_hash="0" * 16)
+    again = add("again", dev=RECORD["dev"] | {"two_hop": 0.5})
+    assert again["model"].tolist() == ["elegans-seed42", "elegans-seed41-other", "elegans-seed41-words", "again"]
+    assert again["dev_two_hop"].tolist() == [0.9876, 0.9876, 0.9876, 0.5]
+    stored = pd.read_csv(path, dtype=str)
+    assert stored["recipe_hash"].tolist() == ["012345678901", "999999999999", "012345678901", "012345678901"]
+    assert stored["data_hash"].tolist() == ["1234e56789012345", "1234e56789012345", "0" * 16, "1234e56789012345"]
+
+
+def test_a_new_behaviour_leaves_earlier_trials_without_a_value(tmp_path):
+    path = tmp_path / "trials.csv"
+    with_trial(RECORD, "one", path).to_csv(path, index=False)
+    both = with_trial(RECORD | {"seed": 42, "dev": {**RECORD["dev"], "addition": 0.75}}, "two", path)
+    assert both["dev_addition"].isna().tolist() == [True, False]
+
+
+def test_markdown_by_hand():
+    frame = pd.DataFrame({"name": ["a", "b"], "value": [0.123456, 12345.6], "n": [3, 40]})
+    assert markdown(frame) == "| name | value | n |\n|---|---|---|\n| a | 0.1235 | 3 |\n| b | 1.235e+04 | 40 |"
+
+
+@pytest.mark.parametrize("behaviour", BARS)
+def test_every_bar_is_about_a_behaviour_of_the_corpus(behaviour):
+    assert behaviour in set(Corpus().held_out()["behaviour"])

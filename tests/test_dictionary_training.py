@@ -1,0 +1,117 @@
+"""A planted dictionary is learnt, dense data is not explained, and the same seed is the same dictionary."""
+
+import pytest
+import torch
+
+from biology.dictionary_training import DictionaryRecipe, batch_top_k, train_set, train_transcoder
+from biology.model import encode
+from biology.transcoders import Transcoder, TranscoderSet
+from biology.transcoders import encode as activations_of
+from biology.transcoders import reconstruct
+
+PLANTED, WIDTH, ACTIVE = 32, 16, 2
+RECIPE = DictionaryRecipe(n_features=64, k=ACTIVE, steps=500, batch=512, learning_rate=1e-2, dead_after=30, auxiliary_k=8)
+SCALE = 3.0  # of inputs and outputs, which training must undo
+
+
+def sparse_data(n: int = 8192):
+    """Inputs are sums of a few of 32 directions in 16 dimensions; outputs the same sums of 32 other directions."""
+    generator = torch.Generator().manual_seed(7)
+    inward, outward = (torch.nn.functional.normalize(torch.randn(PLANTED, WIDTH, generator=generator), dim=1) for _ in range(2))
+    which = torch.rand(n, PLANTED, generator=generator).argsort(1)[:, :ACTIVE]
+    size = 1 + torch.rand(n, ACTIVE, generator=generator)
+    codes = torch.zeros(n, PLANTED).scatter(1, which, size)
+    return SCALE * codes @ inward, 5 * SCALE * codes @ outward + 2.0, outward
+
+
+def as_set(made: dict[str, torch.Tensor]) -> TranscoderSet:
+    layer = Transcoder(made["W_enc"].T.contiguous(), made["b_enc"], made["W_dec"][:, None], made["b_dec"], made["threshold"])
+    return TranscoderSet("per_layer", "jumprelu", (layer,), "mlp.hook_in", "hook_mlp_out")
+
+
+def unexplained(made, inputs, outputs):
+    """Fraction of variance unexplained, and the activations, of the finished (JumpReLU) transcoder."""
+    transcoders = as_set(made)
+    active = activations_of(transcoders, 0, inputs)
+    error = outputs - reconstruct(transcoders, 0, [active], inputs)
+    return float(error.square().sum() / (outputs - outputs.mean(0)).square().sum()), active
+
+
+@pytest.fixture(scope="module")
+def trained():
+    inputs, outputs, outward = sparse_data()
+    return train_transcoder(inputs, outputs, RECIPE, 0, progress=False), inputs, outputs, outward
+
+
+def test_a_planted_dictionary_is_learnt(trained):
+    made, inputs, outputs, outward = trained
+    fvu, active = unexplained(made, inputs, outputs)
+    assert fvu < 0.1
+    per_token = float((active > 0).double().sum(1).mean())
+    assert ACTIVE / 2 < per_token < 2 * ACTIVE
+    assert float((~(active > 0).any(0)).double().mean()) < 0.1  # few dead features
+    cosine = outward @ torch.nn.functional.normalize(made["W_dec"], dim=1).T
+    assert float((cosine.max(1).values > 0.9).double().mean()) > 0.9  # nearly every planted direction has its feature
+
+
+def test_decoders_have_unit_length_and_one_threshold_in_their_units(trained):
+    made = trained[0]
+    assert made["W_dec"].norm(dim=1) == pytest.approx(torch.ones(64), abs=1e-5)
+    assert bool((made["threshold"] > 0).all())
+    assert {name: tuple(value.shape) for name, value in made.items()} == {
+        "W_enc": (16, 64), "b_enc": (64,), "W_dec": (64, 16), "b_dec": (16,), "threshold": (64,)
+    }  # fmt: skip
+
+
+def test_dense_data_of_the_same_covariance_is_not_explained(trained):
+    """What is not sparse cannot be written in two features: the fit above is no artefact of width or training."""
+    _, inputs, outputs, _ = trained
+    joint = torch.cat([inputs, outputs], 1)
+    noise = torch.randn(joint.shape, generator=torch.Generator().manual_seed(1))
+    lower = torch.linalg.cholesky(torch.cov(joint.T.double()) + 1e-6 * torch.eye(2 * WIDTH)).float()
+    dense = noise @ lower.T + joint.mean(0)
+    made = train_transcoder(dense[:, :WIDTH], dense[:, WIDTH:], RECIPE, 0, progress=False)
+    assert unexplained(made, dense[:, :WIDTH], dense[:, WIDTH:])[0] > 0.3
+
+
+def test_the_same_seed_is_the_same_dictionary():
+    inputs, outputs, _ = sparse_data(1024)
+    short = DictionaryRecipe(n_features=32, k=2, steps=40, batch=128, dead_after=5, auxiliary_k=4)
+    first, again, other = (train_transcoder(inputs, outputs, short, seed, progress=False) for seed in (3, 3, 4))
+    assert all(torch.equal(first[name], again[name]) for name in first)
+    assert not torch.equal(first["W_enc"], other["W_enc"])
+
+
+def test_batch_top_k_keeps_about_k_of_a_row_and_only_the_largest():
+    pre = torch.randn(256, 40, generator=torch.Generator().manual_seed(0))
+    kept = batch_top_k(pre, 5)
+    assert int((kept > 0).sum()) == 5 * 256  # of the batch: single rows differ
+    assert len(set((kept > 0).sum(1).tolist())) > 1
+    assert float(kept[kept > 0].min()) > float(pre[kept == 0].max())
+    assert torch.equal(kept[kept > 0], pre[kept > 0])
+    many = batch_top_k(torch.randn(2048, 40, generator=torch.Generator().manual_seed(1)), 5)
+    assert int((many > 0).sum()) == pytest.approx(5 * 2048, rel=0.1)  # the cut is read off the first 256 rows
+
+
+def test_batch_top_k_keeps_no_negative_and_nothing_more_than_there_is():
+    pre = -torch.ones(8, 10)
+    pre[:, 0] = 2.0
+    assert batch_top_k(pre, 3).sum() == 16.0
+    assert torch.equal(batch_top_k(torch.ones(4, 3) + torch.arange(3), 3), torch.ones(4, 3) + torch.arange(3))
+
+
+def test_a_set_is_trained_on_all_tokens_but_the_first(tiny_model):
+    """Per layer what `train_transcoder` makes of what passes the hooks, with a seed of its own."""
+    from biology.model import capture
+
+    model = tiny_model("llama")
+    prompts = [encode(model, text) for text in ("w1 w2 w3", "w4 w5", "w6 w7 w8 w9", "w10 w11")]
+    recipe = DictionaryRecipe(n_features=24, k=3, steps=5, batch=8)
+    made = train_set(model, prompts, recipe, 11, progress=False)
+    assert (made.kind, made.activation, made.n_features) == ("per_layer", "jumprelu", (24, 24, 24))
+    seen = [capture(model, prompt) for prompt in prompts]
+    for layer in range(3):
+        inputs, outputs = (torch.cat([getattr(one, side)[layer][0, 1:] for one in seen]) for side in ("read", "write"))
+        expected = train_transcoder(inputs, outputs, recipe, 11 + layer, progress=False)
+        assert torch.allclose(made.layers[layer].W_enc.T, expected["W_enc"], rtol=1e-3, atol=1e-4)
+        assert torch.allclose(made.layers[layer].b_dec, expected["b_dec"], rtol=1e-3, atol=1e-4)

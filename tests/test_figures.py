@@ -1,0 +1,279 @@
+"""The same tables are the same bytes, any token prints, and the layout of a graph hides nothing."""
+
+import csv
+import itertools
+import json
+import re
+import warnings
+from pathlib import Path
+from xml.etree import ElementTree
+
+import matplotlib
+import numpy as np
+import pandas as pd
+import pytest
+from multi_hop_tables import CASE, TOKENS, evidence_tables, fidelity_table, graph_tables, panel_tables
+
+from biology.case import load_case
+from biology.config import InputError
+from biology.drawing import STYLE, caption, label, printable, register_fonts, styled, text_width
+from biology.figures import ARM, FIGURES, draw
+from biology.tables import ARMS
+from biology.viewer import layout, node, point, rows, spread, strongest_chains, strongest_edges, titles, with_share
+
+DATA = Path(__file__).parents[1] / "data"
+ODD = [
+    "<bos>",
+    "$x_1^2$",
+    "\\frac{1}{2}",
+    "a_b",
+    "100%",
+    "的",
+    "反义词",
+    "Привет",
+    "größer",
+    "\n",
+    "\t",
+    "▁the",
+    "Ġis",
+    "«»",
+]
+ODD += [" Austin", "  ", "", "ł", "日本", "한국어", "→", "&amp;", "</script>", '"', "\u200b", "\U0001f600", "\x07"]
+
+
+@pytest.fixture(scope="module")
+def tables():
+    return graph_tables() | panel_tables() | evidence_and_prompts() | fidelity_table()
+
+
+def evidence_and_prompts():
+    made = evidence_tables()
+    shown = graph_tables()["prompts"]
+    prompts = pd.concat([shown.assign(relation="capital"), made["prompts"].assign(tokens="[]")], ignore_index=True)
+    return {"prompts": prompts, "evidence": made["evidence"], "parts": made["parts"]}
+
+
+@pytest.fixture(scope="module")
+def case(tmp_path_factory):
+    root = tmp_path_factory.mktemp("case")
+    (root / "experiments/multi_hop").mkdir(parents=True)
+    (root / "experiments/multi_hop/case.yaml").write_text(CASE)
+    return load_case(root, "multi_hop")
+
+
+# bytes and text -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_the_same_tables_are_the_same_bytes_and_nothing_is_warned_of(name, tables, case):
+    matplotlib.rcParams["font.size"] = 20.0  # whatever the user's own settings are
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error")  # a missing glyph is a warning
+            first = draw(name, tables, case)
+        assert matplotlib.rcParams["font.size"] == 20.0
+    finally:
+        matplotlib.rcdefaults()
+    assert draw(name, tables, case) == first
+    root = ElementTree.fromstring(first["svg"])
+    assert not list(root.iter("{http://www.w3.org/2000/svg}text"))  # glyphs are paths: no font is needed to read it
+    assert b"<dc:date>" not in first["svg"] and b"matplotlib.org/" not in re.sub(rb"xmlns.*?>", b"", first["svg"])
+    assert first["png"].startswith(b"\x89PNG") and b"Software" not in first["png"]
+
+
+@pytest.mark.parametrize("name", FIGURES)
+def test_every_figure_says_what_it_shows(name, tables, case):
+    with styled():
+        title, text = caption(FIGURES[name](tables, None, case))
+    assert title and text.endswith(".") and "\n" not in text
+
+
+def test_fonts_are_those_of_the_pinned_packages():
+    assert [path.parent.parent.name for path in register_fonts()[:2]] == ["font_source_sans_pro", "notojp_matplotlib"]
+    assert "mpl-data" in str(register_fonts()[2])
+    families = re.search(r"^font.family: (.*)$", STYLE.read_text(encoding="utf-8"), re.M)
+    assert families and all(name.strip().startswith("Biology ") for name in families[1].split(","))
+
+
+def test_labels_show_what_cannot_be_seen():
+    assert label("\n") == "↵" and label("\t") == "⇥" and label(" Austin") == "Austin" and label("  ") == "␣␣"
+    assert label("   x") == "␣␣␣x" and label("a b") == "a b" and label("\u200b") == "\\u200b"
+    assert label("\U0001f600\x07") in ("\\u1f600\\u0007", "\U0001f600\\u0007") and label("$x_1$") == "$x_1$"
+    for token in ODD:
+        assert {ord(character) for character in label(token)} <= printable()
+
+
+def test_simplified_chinese_of_the_prompts_is_covered():
+    assert {ord(character) for character in "的反义词是小大热冷高低"} <= printable()
+    for path in sorted((DATA / "words").glob("*.csv")):
+        with path.open(encoding="utf-8") as file:
+            for row in csv.reader(file):
+                assert all(label(cell.strip()) == cell.strip() for cell in row if cell.strip()), (path.name, row)
+
+
+@pytest.mark.parametrize("name", ["supernode_graph", "inhibition_panel"])
+def test_any_token_prints_in_every_place(name, tables, case):
+    panel = pd.concat(
+        [tables["panel"].assign(supernode_or_token=tables["panel"]["supernode_or_token"] + odd) for odd in ODD]
+    )
+    prompts = tables["prompts"].assign(top1="的$_{", answer="的$_{")
+    prompts.loc[prompts["item"] == "texas", "tokens"] = json.dumps([*TOKENS[:9], *ODD])
+    edges = tables["edges"].copy()
+    edges["target"] = edges["target"].replace("logit:Austin", "logit:的$_{")
+    edges["source"] = edges["source"].replace({"token:Dal@9": "token:$@_\n@9", "texas": "$texas_的$"})
+    edges["target"] = edges["target"].replace("texas", "$texas_的$")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        drawn = draw(name, {**tables, "panel": panel.drop_duplicates(), "prompts": prompts, "edges": edges}, case)
+    assert len(drawn["svg"]) > 10_000
+
+
+def test_any_factor_prints_beside_the_rates(tables, case):
+    prompts = tables["prompts"].assign(relation=tables["prompts"]["relation"].replace("bird", "$鸟_{"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        for name in ("swap_panel", "dose_response", "path_share"):
+            draw(name, {**tables, "prompts": prompts}, case)
+
+
+def test_the_style_file_restyles_every_figure(tables, case, monkeypatch, tmp_path):
+    before = {name: draw(name, tables, case)["svg"] for name in FIGURES}
+    restyled = STYLE.read_text(encoding="utf-8").replace("'0072B2', 'D55E00'", "'117733', '882255'")
+    (tmp_path / "paper.mplstyle").write_text(restyled.replace("text.color: 222222", "text.color: 000000"))
+    monkeypatch.setattr("biology.drawing.STYLE", tmp_path / "paper.mplstyle")
+    for name in FIGURES:
+        after = draw(name, tables, case)["svg"]
+        assert after != before[name] and b"#117733" in after and b"#0072b2" not in after
+
+
+# what is drawn ------------------------------------------------------------------------------------------------------
+
+
+def test_every_arm_has_a_look():
+    assert set(ARM) == set(ARMS) and len({(tint, marker) for _, tint, marker, _ in ARM.values()}) == len(ARMS)
+
+
+def test_what_cannot_be_drawn_is_named(tables, case):
+    with pytest.raises(InputError, match="unknown figure 'pie_chart'. Figures: supernode_graph"):
+        draw("pie_chart", tables, case)
+    with pytest.raises(InputError, match="no rows for prompt 'ohio'. Prompts with rows: texas"):
+        draw("supernode_graph-ohio", tables, case)
+    with pytest.raises(InputError, match="no fitting held-out rows"):
+        draw("swap_panel-elsewhere", tables, case)
+    with pytest.raises(InputError, match="table 'fidelity' has no measure"):
+        draw("fidelity", {"fidelity": tables["fidelity"].iloc[:0]}, case)
+    assert draw("supernode_graph-texas", tables, case) == draw("supernode_graph", tables, case)
+    assert draw("swap_panel-swap_state", tables)["svg"] and draw("path_share-paths", tables, case)["svg"]
+
+
+def test_figures_do_without_verdicts(tables, case):
+    for name in FIGURES:
+        assert draw(name, {key: frame for key, frame in tables.items() if key != "parts"}, case)["svg"]
+
+
+def test_exploratory_and_wrong_answers_are_left_out_of_the_rates(tables, case):
+    odd = tables["prompts"]["item"].str.startswith("heldout-00")
+    gone = tables["evidence"]["item"].str.startswith("heldout-00")
+    without = {**tables, "prompts": tables["prompts"][~odd], "evidence": tables["evidence"][~gone]}
+    for change in ({"split": "exploratory"}, {"role": "select"}, {"correct": False}):
+        prompts = tables["prompts"].copy()
+        prompts.loc[odd, list(change)] = list(change.values())
+        assert draw("swap_panel", {**tables, "prompts": prompts}, case) == draw("swap_panel", without, case)
+
+
+# layout -------------------------------------------------------------------------------------------------------------
+
+
+def arranged(case=None, drop=()):
+    made = graph_tables()
+    edges = made["edges"][~made["edges"]["source"].isin(drop) & ~made["edges"]["target"].isin(drop)]
+    with styled():
+        return layout(
+            edges, made["supernodes"], TOKENS, {"Austin": 0.99, "Texas": 0.003}, lambda text, role: text_width(text, 8.5),
+            titles(case, "texas"),
+        )  # fmt: skip
+
+
+def test_names_of_nodes():
+    assert node("token:Dallas@9") == ("token", "Dallas", 9) and node("token:a@b:c@10") == ("token", "a@b:c", 10)
+    assert node("logit:Austin") == ("logit", "Austin", -1) and node("logit::") == ("logit", ":", -1)
+    assert node("say_a_capital")[0] == "supernode" and node("error")[0] == node("bias")[0] == "undrawn"
+
+
+def test_shares_add_up_to_one_and_keep_their_sign():
+    edges = with_share(graph_tables()["edges"])
+    assert np.allclose(edges["share"].abs().groupby(edges["target"]).sum(), 1)
+    assert (np.sign(edges["share"]) == np.sign(edges["direct"])).all()
+
+
+def test_no_drawn_box_hangs_loose():
+    edges = strongest_edges(with_share(graph_tables()["edges"]), least=0.9, most=1)
+    for name in ("capital", "state", "texas", "say_a_capital", "say_austin"):
+        assert (edges["target"] == name).any() and (edges["source"] == name).any()
+
+
+def test_boxes_side_by_side_keep_their_distance_and_their_wish():
+    assert spread([1.0, 5.0], [1.0, 1.0], 0.0, 10.0, gap=0.2) == [1.0, 5.0]
+    assert spread([5.0, 5.0], [1.0, 1.0], 0.0, 10.0, gap=0.2) == pytest.approx([4.4, 5.6])
+    assert spread([9.9, 2.0, 9.9], [1.0] * 3, 0.0, 10.0, gap=0.2) == pytest.approx([8.3, 2.0, 9.5])
+    placed = spread([3.0, 1.0, 3.1, 3.2], [1.0, 2.0, 1.0, 1.0], 0.0, 9.0, gap=0.1)
+    assert min(b - a for a, b in itertools.pairwise(sorted(placed))) >= 1.1 - 1e-9
+
+
+def test_a_row_is_above_everything_that_feeds_it():
+    edges = pd.DataFrame({"source": ["a", "b", "c", "a"], "target": ["b", "c", "a", "d"]})
+    assert rows(["a", "b", "c", "d"], {"a": 0.0, "b": 1.0, "c": 2.0, "d": 0.5}, edges) == {
+        "a": 0,
+        "b": 1,
+        "c": 2,
+        "d": 1,
+    }
+
+
+def test_tokens_stand_in_order_below_and_outputs_on_top():
+    boxes = arranged().boxes
+    tokens = [box for box in boxes if box.kind == "token"]
+    assert [box.text for box in tokens] == TOKENS and [box.x for box in tokens] == sorted(box.x for box in tokens)
+    assert [box.text for box in boxes if box.kind == "logit"] == ["Austin"]  # improbable outputs are not drawn
+    depth = {box.text: box.y for box in boxes}
+    assert depth["Dal"] < depth["capital"] == depth["state"] < depth["texas"] < depth["say austin"] < depth["Austin"]
+
+
+def test_no_two_boxes_overlap_and_no_arrow_crosses_a_box():
+    for drop in [(), ("state",), ("say_austin",), ("texas", "capital")]:
+        found = arranged(drop=drop)
+        for a, b in itertools.combinations(found.boxes, 2):
+            assert abs(a.x - b.x) >= (a.width + b.width) / 2 or abs(a.y - b.y) >= (a.height + b.height) / 2
+        for arrow, step in itertools.product(found.arrows, np.linspace(0.05, 0.95, 60)):
+            x, y = point(arrow.curve, step)
+            for box in found.boxes:
+                if box.name not in (arrow.source, arrow.target):
+                    assert abs(x - box.x) > box.width / 2 or abs(y - box.y) > box.height / 2
+        for box in found.boxes:
+            assert 0 <= box.x - box.width / 2 and box.x + box.width / 2 <= found.width + 1e-9
+
+
+def test_arrows_carry_the_sign_and_the_share_of_the_edge():
+    shares = {(arrow.source, arrow.target): arrow.share for arrow in arranged().arrows}
+    assert shares["say_austin", "logit:Austin"] == pytest.approx(5.2 / 8.9)
+    assert shares["@9", "texas"] == pytest.approx(2.0 / 7.8)
+    assert all("error" not in pair and "bias" not in pair for pair in shares)
+
+
+def test_supernodes_are_called_by_their_label(case):
+    assert titles(case, "texas") == {"texas": "Texas", "say_a_capital": "say a capital", "say_austin": "say Austin"}
+    assert titles(case, "heldout-1") == {} == titles(None, "texas")
+    assert "Texas" in [box.text for box in arranged(case).boxes]
+    wrong = case.supernodes["texas"].model_copy(update={"label": "{river}"})
+    with pytest.raises(InputError, match="'river', which prompt 'texas' lacks"):
+        titles(case.model_copy(update={"supernodes": {"texas": wrong}}), "texas")
+
+
+def test_strongest_paths_by_hand():
+    chains = strongest_chains(graph_tables()["edges"], "texas", " Austin", 3)
+    strongest = 2.6 / 7.8 * 3.4 / 8.1 * 5.2 / 8.9
+    assert chains[0].nodes == ("token:##las@10", "texas", "say_austin", "logit:Austin") and chains[0].sign == 1
+    assert chains[0].strength == pytest.approx(strongest)
+    texas = strongest_chains(graph_tables()["edges"], "texas", "Texas", 50)
+    assert {chain.nodes[-1] for chain in texas} == {"logit:Texas"} and -1 in {chain.sign for chain in texas}
+    assert strongest_chains(graph_tables()["edges"], "ohio", "Austin", 3) == []

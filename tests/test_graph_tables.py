@@ -1,0 +1,167 @@
+"""Reductions of a graph are what enumerating its paths one by one says."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from toy_case import ITEMS, prompts_frame, toy_bench, transcoders_of
+
+from biology.attribution import attribute
+from biology.case import Experiment
+from biology.config import AttributionConfig, InputError
+from biology.graph import ERROR, FEATURE, TOKEN
+from biology.graph_tables import ANSWER, graph_evidence, matched_nodes, node_sets, reduce_graphs, source_tokens, supernode_edges
+
+GRAPH = Experiment(kind="graph", through="own", source="city", outcomes=("path_share", "shortcut", "source_share"))
+
+
+@pytest.fixture(scope="module")
+def bench(tiny_model):
+    model = tiny_model("llama", torch.float64)
+    return toy_bench(model, {"graph": GRAPH}, transcoders=transcoders_of(model, n_features=6), draws=4)
+
+
+@pytest.fixture(scope="module")
+def traced(bench):
+    """The graph of item i1 (five tokens), with its node sets."""
+    place = bench.place["i1"]
+    graph = attribute(bench.model, bench.transcoders, bench.ids[place], targets=[int(bench.prompts["answer_token"][place])])
+    return place, graph, node_sets(bench, "i1", graph)
+
+
+def paths(graph, target):
+    """Every path that ends at a target: its nodes from the target down, and the signed product of its normalised edges."""
+    found, stack = [], [((target,), 1.0)]
+    while stack:
+        path, strength = stack.pop()
+        found.append((path, strength))
+        row = graph.adjacency[path[-1]]
+        total = float(row.abs().sum())
+        stack += [((*path, s), strength * float(row[s]) / total) for s in row.nonzero().flatten().tolist()]
+    return found
+
+
+def leaf_paths(graph, target, sources=None):
+    leaf = (graph.kind == TOKEN) | (graph.kind == ERROR) if sources is None else sources
+    return [(set(path), abs(strength)) for path, strength in paths(graph, target) if bool(leaf[path[-1]])]
+
+
+def total(listed):
+    return sum(strength for _, strength in listed)
+
+
+def test_outcomes_are_sums_over_paths(bench, traced):
+    place, graph, sets = traced
+    rows = {(row["arm"], row["draw"], row["outcome"]): row["value"] for row in graph_evidence(bench, "graph", GRAPH, place, graph, sets)}
+    target, sources = int(sets[ANSWER].nonzero()[0]), source_tokens(bench, place, "city", graph)
+    generator = bench.generator("toy", "graph", "i1")
+    arms = [("effect", 0, sets["own"])] + [("match", draw, matched_nodes(graph, sets["own"], generator)) for draw in range(4)]
+    assert len(rows) == 3 * len(arms)
+    for arm, draw, nodes in arms:
+        members = set(nodes.nonzero().flatten().tolist())
+        every, from_source = leaf_paths(graph, target), leaf_paths(graph, target, sources)
+        through = [entry for entry in every if entry[0] & members]
+        around = [entry for entry in from_source if not entry[0] & members]
+        reaching = [leaf_paths(graph, member) for member in members]
+        starting = [leaf_paths(graph, member, sources) for member in members]
+        assert len(every) > 100 and 0 < len(through) < len(every)
+        assert rows[arm, draw, "path_share"] == pytest.approx(total(through) / total(every))
+        assert rows[arm, draw, "shortcut"] == pytest.approx(total(around) / total(from_source))
+        assert rows[arm, draw, "source_share"] == pytest.approx(sum(map(total, starting)) / sum(map(total, reaching)))
+
+
+def test_a_missing_supernode_carries_nothing(bench, traced):
+    place, graph, sets = traced
+    rows = graph_evidence(bench, "graph", GRAPH, place, graph, {ANSWER: sets[ANSWER]})
+    effect = {row["outcome"]: row["value"] for row in rows if row["arm"] == "effect"}
+    assert effect == {"path_share": 0.0, "shortcut": 1.0, "source_share": 0.0}
+
+
+def test_sources_are_the_pieces_of_the_factor(bench, traced):
+    place, graph, _ = traced
+    nodes = source_tokens(bench, place, "city", graph)
+    assert graph.pos[nodes].tolist() == [1, 2] and set(graph.kind[nodes].tolist()) == {TOKEN}
+    assert source_tokens(bench, place, "text", graph).sum() == len(bench.ids[place]) - 1  # all but <bos>
+
+
+def test_node_sets_are_the_members(bench, traced):
+    _, graph, sets = traced
+    for name in ("own", "watched"):
+        members = bench.sites["i1", name]
+        found = {(int(graph.layer[i]), int(graph.pos[i]), int(graph.feature[i])) for i in sets[name].nonzero().flatten()}
+        assert found == set(zip(members["layer"], members["pos"], members["feature"], strict=True))
+    assert int(sets[ANSWER].sum()) == 1 and int(graph.token_id[sets[ANSWER]]) == 65
+
+
+def cells(graph, nodes):
+    return sorted(zip(graph.layer[nodes].tolist(), graph.pos[nodes].tolist(), strict=True))
+
+
+def test_matched_nodes_are_other_features_of_the_same_cells(traced):
+    _, graph, _ = traced
+    everywhere = [tuple(cell) for cell in set(cells(graph, graph.kind == FEATURE))]
+    crowded = [cell for cell in everywhere if cells(graph, graph.kind == FEATURE).count(cell) >= 3]
+    wanted = torch.zeros(graph.n_nodes, dtype=torch.bool)
+    for layer, pos in crowded:
+        wanted[((graph.kind == FEATURE) & (graph.layer == layer) & (graph.pos == pos)).nonzero()[0]] = True
+    assert len(crowded) >= 3
+    drawn = [matched_nodes(graph, wanted, np.random.default_rng(seed)) for seed in range(20)]
+    for nodes in drawn:
+        assert cells(graph, nodes) == cells(graph, wanted)
+        assert not bool((nodes & wanted).any()) and set(graph.kind[nodes].tolist()) == {FEATURE}
+    assert len({tuple(nodes.nonzero().flatten().tolist()) for nodes in drawn}) > 1
+    assert torch.equal(drawn[0], matched_nodes(graph, wanted, np.random.default_rng(0)))
+    whole = (graph.kind == FEATURE) & (graph.layer == 0)  # nothing is left to draw from
+    assert not bool(matched_nodes(graph, whole, np.random.default_rng(0)).any())
+
+
+def test_edges_sum_the_adjacency_and_influence_sums_signed_paths(bench, traced):
+    _, graph, sets = traced
+    rows = {(row["source"], row["target"]): row for row in supernode_edges(bench, "i1", graph, sets, detailed=False)}
+    assert set(rows) == {(s, t) for s in ("own", "watched") for t in ("own", "watched", ANSWER) if s != t}
+    for (source, target), row in rows.items():
+        members = sets[target].nonzero().flatten().tolist()
+        starts = set(sets[source].nonzero().flatten().tolist())
+        assert row["direct"] == pytest.approx(sum(float(graph.adjacency[t, s]) for t in members for s in starts))
+        signed = sum(strength for t in members for path, strength in paths(graph, t) if path[-1] in starts and len(path) > 1)
+        assert row["influence"] == pytest.approx(signed / len(members), abs=1e-12)
+    assert rows["own", ANSWER]["direct"] != 0 and rows["own", "watched"]["influence"] != 0
+    assert rows["watched", "own"]["direct"] == 0  # nothing flows down
+
+
+def test_all_that_enters_the_answer_is_its_logit(bench, traced):
+    """Direct effects of all features, tokens and errors, and the bias, add up to the (demeaned) logit."""
+    place, graph, sets = traced
+    rows = supernode_edges(bench, "i1", graph, {"features": graph.kind == FEATURE, ANSWER: sets[ANSWER]}, detailed=True)
+    entering = {row["source"]: row["direct"] for row in rows if row["target"] == ANSWER}
+    assert set(entering) == {"features", "error", "bias", *(f"token:{w}@{i}" for i, w in enumerate(("<bos>", "w1", "w11", "w30")))}
+    logits = bench.cache.logits[place]
+    expected = float(logits[65] - logits.mean())
+    assert sum(entering.values()) == pytest.approx(expected, rel=1e-6)
+    assert {row["target"] for row in rows} == {"features", ANSWER, "logit:w61"}
+
+
+def test_every_scored_and_every_named_prompt_is_traced(bench):
+    frame = bench.prompts.copy()
+    frame.loc[0, "answer_token"] = int(bench.cache.logits[0].argmax())
+    frame.loc[frame["item"] == "i3", "correct"] = False
+    reduced = reduce_graphs(replace(bench, prompts=frame), AttributionConfig())
+    scored = [f"i{i}" for i in range(ITEMS) if i != 3]
+    assert reduced.graphs["item"].tolist() == ["shown", *scored]
+    assert set(reduced.evidence["item"]) == set(scored) and list(reduced.shown) == ["shown"]
+    assert float(reduced.graphs["row_residual"].max()) < 1e-9
+    assert reduced.graphs["error_share"].between(0, 1).all()
+    assert (reduced.graphs["error_share"] + reduced.graphs["replacement"]).to_numpy() == pytest.approx(1.0)
+    detailed = reduced.edges[reduced.edges["source"] == "bias"]
+    assert set(detailed["item"]) == {"shown"}
+    assert isinstance(reduced.evidence, pd.DataFrame) and len(reduced.evidence) == len(scored) * 3 * 5
+
+
+def test_a_named_prompt_whose_answer_the_model_does_not_give_is_named(bench):
+    frame = prompts_frame()
+    frame["role"] = "show"
+    frame.loc[0, "answer_token"] = int(bench.cache.logits[0].argmin())
+    with pytest.raises(InputError, match="case toy, prompt shown: the answer is none of the most probable tokens"):
+        reduce_graphs(replace(bench, prompts=frame), AttributionConfig(max_logits=2))

@@ -1,0 +1,136 @@
+"""A head's loading is what an edge loses when that head is cut, and loadings add up to the edge."""
+
+import pytest
+import torch
+from conftest import KINDS, random_transcoders
+from test_direct_effects import IDS, source_vectors
+
+from biology.attribution import attribute
+from biology.config import InputError
+from biology.graph import FEATURE, LOGIT, influence
+from biology.head_loadings import head_loadings, head_shares
+from biology.model import capture, freeze, run
+from biology.targets import ContrastTarget, FeatureTarget
+
+CASES = {
+    "per layer, skip": ("per_layer", "jumprelu", True, "mlp.hook_in", "mlp.hook_out"),
+    "cross layer": ("cross_layer", "relu", False, "ln2.hook_normalized", "hook_mlp_out"),
+}
+
+
+def make(tiny_model, kind, case, **options):
+    model = tiny_model(kind, torch.float64)
+    coder, activation, skip, read, write = CASES[case]
+    transcoders = random_transcoders(model, coder, activation, skip, 24, read_hook=read, write_hook=write)
+    return model, transcoders, attribute(model, transcoders, IDS, **{"max_logits": 2, **options})
+
+
+def edges_with_heads_cut(model, transcoders, removed, target, cut):
+    """Effects of the removed sources on one feature in the frozen model, [row], after `cut(layer, pattern)` has taken
+    heads out of the patterns."""
+    ids = torch.tensor([IDS]).repeat(len(removed) + 1, 1)
+    removed = torch.cat([removed, torch.zeros_like(removed[:1])])  # the last row loses nothing
+    frozen = capture(model, ids, read_hook=transcoders.read_hook, write_hook=transcoders.write_hook)
+    seen = {}
+    edits = [*freeze(model, frozen, mlps=False), ("hook_embed", lambda x: x - removed[:, -1])]
+    for layer in range(model.n_layers):
+
+        def read(x, layer=layer):
+            seen[layer] = x
+
+        def write(y, layer=layer):
+            out, W_skip = frozen.write[layer] - removed[:, layer], transcoders.layers[layer].W_skip
+            return out if W_skip is None else out + (seen[layer] - frozen.read[layer]) @ W_skip.T
+
+        edits += [
+            (f"blocks.{layer}.attn.hook_pattern", lambda pattern, layer=layer: cut(layer, pattern.clone())),
+            (f"blocks.{layer}.{transcoders.read_hook}", read),
+            (f"blocks.{layer}.{transcoders.write_hook}", write),
+        ]
+    run(model, ids, edits=edits)
+    at = seen[target.layer][:, target.position]
+    return (at[-1] - at[:-1]) @ transcoders.layers[target.layer].W_enc[target.feature]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", CASES)
+def test_a_loading_is_what_the_edge_loses_when_the_head_is_cut(tiny_model, kind, case):
+    model, transcoders, graph = make(tiny_model, kind, case)
+    removed = source_vectors(model, transcoders, graph)
+    target = FeatureTarget(2, 6, 5)  # active or not
+    loadings = head_loadings(model, transcoders, graph, target)
+
+    def without(heads):
+        def cut(layer, pattern):
+            for head in [head for at, head in heads if at == layer]:
+                pattern[:, head] = 0
+            return pattern
+
+        return edges_with_heads_cut(model, transcoders, removed, target, cut)
+
+    close = dict(rtol=1e-8, atol=1e-11)
+    torch.testing.assert_close(loadings.edge, without([]), **close)
+    every = [(layer, head) for layer in range(3) for head in range(4)]
+    torch.testing.assert_close(loadings.direct, without(every), **close)
+    for layer, head in [(0, 1), (1, 3), (2, 0)]:
+        torch.testing.assert_close(loadings.heads[layer, head], loadings.edge - without([(layer, head)]), **close)
+        assert float(loadings.heads[layer, head].abs().max()) > 1e-3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", CASES)
+def test_loadings_add_up_to_the_edge(tiny_model, kind, case):
+    model, transcoders, graph = make(tiny_model, kind, case)
+    middle = int((graph.layer[graph.features] < 2).sum()) - 1  # a feature of layer 1
+    for target in (0, middle, graph.features.stop - 1, graph.logits.start, -1):
+        edges = graph.adjacency[target, : graph.logits.start]
+        last = head_loadings(model, transcoders, graph, target, steps="last")
+        torch.testing.assert_close(last.edge, edges, rtol=1e-9, atol=1e-12)
+        torch.testing.assert_close(last.direct + last.heads.sum((0, 1)), edges, rtol=1e-9, atol=1e-12)
+        every = head_loadings(model, transcoders, graph, target)
+        assert every.heads.shape == (3, 4, graph.logits.start)
+        # one attention step at most: from layer l - 1, the attention of layer l is all there is
+        layer = int(graph.layer[target]) if graph.kind[target] == FEATURE else 3
+        near = graph.layer[: graph.logits.start] >= layer - 1
+        sums = every.direct + every.heads.sum((0, 1))
+        torch.testing.assert_close(sums[near], edges[near], rtol=1e-9, atol=1e-12)
+        if layer >= 2:
+            assert float((sums - edges).abs().max()) > 1e-3
+
+
+def test_shares_of_influence(tiny_model):
+    model, transcoders, graph = make(tiny_model, "qwen3", "per layer, skip", max_feature_nodes=5)
+    flow = influence(graph).double() + graph.weights
+    for steps in ("any", "last"):
+        heads, direct, total = torch.zeros(3, 4, dtype=torch.float64), 0.0, 0.0
+        for node in range(graph.n_nodes):
+            if graph.kind[node] in (FEATURE, LOGIT) and flow[node] > 0:
+                one = head_loadings(model, transcoders, graph, node, steps=steps)
+                heads += flow[node] * one.heads.abs().sum(2) / one.edge.abs().sum()
+                direct += float(flow[node] * one.direct.abs().sum() / one.edge.abs().sum())
+                total += float(flow[node])
+        for memory in (1, 1 << 28):
+            shares = head_shares(model, transcoders, graph, steps=steps, memory=memory)
+            torch.testing.assert_close(shares.heads, heads / total)
+            assert shares.direct == pytest.approx(direct / total)
+    assert shares.direct + float(shares.heads.sum()) >= 1 - 1e-9
+
+
+def test_targets_that_are_no_tokens(tiny_model):
+    target = ContrastTarget(5, 9)
+    model, transcoders, graph = make(tiny_model, "gpt2", "cross layer", targets=[target])
+    edges = graph.adjacency[-1, :-1]
+    found = head_loadings(model, transcoders, graph, target, steps="last")
+    torch.testing.assert_close(found.direct + found.heads.sum((0, 1)), edges, rtol=1e-9, atol=1e-12)
+    assert head_shares(model, transcoders, graph, targets=[target]).direct > 0
+    for call in (lambda: head_loadings(model, transcoders, graph, -1), lambda: head_shares(model, transcoders, graph)):
+        with pytest.raises(InputError, match="give the target itself"):
+            call()
+    with pytest.raises(InputError, match="has 1 targets, not 2"):
+        head_shares(model, transcoders, graph, targets=[target, target])
+    with pytest.raises(InputError, match="has no incoming edges"):
+        head_loadings(model, transcoders, graph, graph.tokens.start)
+    with pytest.raises(InputError, match="does not exist"):
+        head_loadings(model, transcoders, graph, graph.n_nodes)
+    with pytest.raises(InputError, match="any or last"):
+        head_loadings(model, transcoders, graph, 0, steps="first")

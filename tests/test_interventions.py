@@ -1,0 +1,308 @@
+"""Perturbations do what their definitions say, compared with slow definitions written out here."""
+
+import pytest
+import torch
+from conftest import KINDS, random_transcoders
+
+from biology.config import InputError
+from biology.interventions import (
+    PROTOCOLS,
+    Injections,
+    Sites,
+    concatenate,
+    edits,
+    generate,
+    intervene,
+    steered,
+)
+from biology.model import capture, freeze, run
+from biology.transcoders import encode, reconstruct_all, skip
+
+PROMPTS = [[2, 5, 9, 40, 17], [2, 7, 33], [2, 11, 13, 4, 50], [2, 90, 8]]
+SETS = [("per_layer", "relu", False), ("per_layer", "jumprelu", True), ("cross_layer", "relu", True),
+        ("cross_layer", "topk", False)]  # fmt: skip
+DOUBLE = torch.float64
+
+
+def clean_activations(model, transcoders, prompt):
+    seen = capture(model, prompt, read_hook=transcoders.read_hook, write_hook=transcoders.write_hook)
+    return seen, reconstruct_all(transcoders, seen.read)[0]
+
+
+def some_edits(model, transcoders, row, prompt, generator, n=6, top=None):
+    """Random edits of one row: some features are ablated, some flipped, some switched on."""
+    _, activations = clean_activations(model, transcoders, prompt)
+    entries = []
+    for _ in range(n):
+        layer = int(torch.randint(model.n_layers if top is None else top + 1, (), generator=generator))
+        pos = int(torch.randint(len(prompt), (), generator=generator))
+        feature = int(torch.randint(transcoders.n_features[layer], (), generator=generator))
+        value = float(activations[layer][0, pos, feature]) * -1.0 + float(torch.rand((), generator=generator))
+        entries.append((row, layer, pos, feature, value))
+    return edits({entry[:4]: entry for entry in entries}.values())
+
+
+def slow(model, transcoders, prompt, edited, protocol, top, live=False):
+    """One row of one protocol from its definition, with dense feature vectors."""
+    seen, clean = clean_activations(model, transcoders, prompt)
+    inputs, pushes = {}, {}
+
+    def change(layer, activations):
+        moved = activations.clone()
+        mine = edited.layer == layer
+        moved[0, edited.pos[mine], edited.feature[mine]] = edited.value[mine]
+        return moved - activations
+
+    def read(layer, x):
+        inputs[layer] = x
+        pushes[layer] = change(layer, encode(transcoders, layer, x) if protocol == "iterative" else clean[layer])
+
+    def write(layer, output):
+        held = output if protocol == "iterative" else seen.write[layer]
+        for source in range(layer + 1):
+            decoders = transcoders.layers[source].W_dec
+            if layer - source < decoders.shape[1]:
+                held = held + pushes[source] @ decoders[:, layer - source]
+        if protocol != "iterative" and transcoders.has_skip:
+            held = held + skip(transcoders, layer, inputs[layer] - seen.read[layer])
+        return held
+
+    hooks = [] if live else freeze(model, seen, norms=protocol == "direct", mlps=False)
+    for layer in range(model.n_layers if protocol != "constrained" else top + 1):
+        hooks.append((f"blocks.{layer}.{transcoders.read_hook}", lambda x, layer=layer: read(layer, x)))
+        hooks.append((f"blocks.{layer}.{transcoders.write_hook}", lambda x, layer=layer: write(layer, x)))
+    return run(model, torch.tensor([prompt]), edits=hooks)[0][:, -1:]
+
+
+@pytest.mark.parametrize(("kind", "activation", "skips"), SETS)
+@pytest.mark.parametrize("protocol", PROTOCOLS)
+def test_protocols_are_their_definitions_and_batches_change_nothing(tiny_model, protocol, kind, activation, skips):
+    model = tiny_model("gemma2", DOUBLE)
+    transcoders = random_transcoders(model, kind, activation, skips, write_hook="mlp.hook_out")
+    generator = torch.Generator().manual_seed(1)
+    prompt = torch.tensor([2, 0, 1, 0, 3, 2, 2])
+    parts = [
+        some_edits(model, transcoders, row, PROMPTS[source], generator, top=1)
+        for row, source in enumerate(prompt.tolist())
+    ]
+    for live in (False, True) if protocol != "direct" else (False,):
+        outcome = intervene(
+            model, transcoders, PROMPTS, prompt, concatenate(parts), protocol=protocol, last_layer=1,
+            live_attention=live, batch_size=3,
+        )  # fmt: skip
+        for row, source in enumerate(prompt.tolist()):
+            expected = slow(model, transcoders, PROMPTS[source], parts[row], protocol, 1, live)
+            assert torch.allclose(outcome.logits[row], expected[0], atol=1e-9)
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+@pytest.mark.parametrize(("kind", "activation", "skips"), SETS)
+def test_steering_by_one_is_the_identity(tiny_model, architecture, kind, activation, skips):
+    model = tiny_model(architecture)
+    transcoders = random_transcoders(model, kind, activation, skips)
+    clean, activations = clean_activations(model, transcoders, PROMPTS[0])
+    layer, pos, feature = torch.stack(activations)[:, 0].nonzero().unbind(1)
+    sites = Sites(torch.zeros_like(layer), layer, pos, feature)
+    values = torch.stack(activations)[layer, 0, pos, feature]
+    for protocol in PROTOCOLS:
+        for live in (False, True):
+            outcome = intervene(
+                model, transcoders, PROMPTS, torch.tensor([0]), steered(sites, values, 1.0), protocol=protocol,
+                live_attention=live,
+            )  # fmt: skip
+            assert (outcome.logits[0, 0] - clean.logits[0, -1]).abs().max() <= 1e-6 * clean.logits.abs().max()
+    moved = intervene(model, transcoders, PROMPTS, torch.tensor([0]), steered(sites, values, 0.0))
+    assert (moved.logits[0, 0] - clean.logits[0, -1]).abs().max() > 1e-2
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+@pytest.mark.parametrize(("kind", "activation", "skips"), SETS[:3])
+def test_direct_effect_is_the_gradient_of_the_frozen_model(tiny_model, architecture, kind, activation, skips):
+    """Autograd through the frozen model gives the edge; the intervention moves the target by edge * change."""
+    model = tiny_model(architecture, DOUBLE)
+    transcoders = random_transcoders(model, kind, activation, skips, read_hook="ln2.hook_normalized")
+    prompt, (layer, pos, feature) = PROMPTS[0], (0, 1, 7)
+    seen, activations = clean_activations(model, transcoders, prompt)
+    change = torch.zeros((), dtype=DOUBLE, requires_grad=True)
+    inputs = {}
+
+    def write(target, output):
+        held = seen.write[target]
+        if transcoders.has_skip:
+            held = held + skip(transcoders, target, inputs[target] - seen.read[target])
+        decoders = transcoders.layers[layer].W_dec
+        if 0 <= target - layer < decoders.shape[1]:
+            place = torch.zeros_like(held)
+            place[0, pos] = decoders[feature, target - layer]
+            held = held + change * place
+        return held
+
+    hooks = freeze(model, seen, mlps=False)
+    for number in range(model.n_layers):
+        hooks.append((f"blocks.{number}.ln2.hook_normalized", lambda x, number=number: inputs.__setitem__(number, x)))
+        hooks.append((f"blocks.{number}.hook_mlp_out", lambda x, number=number: write(number, x)))
+    _, values = run(model, torch.tensor([prompt]), edits=hooks, reads=["unembed.hook_out"], grad=True)
+    watched = Sites(*torch.tensor([[0, 0, 0], [1, 2, 2], [3, 2, 4], [5, 0, 9]]))
+    targets = [
+        inputs[int(at)][0, int(p)] @ transcoders.layers[int(at)].W_enc[int(f)]
+        for at, p, f in zip(watched.layer, watched.pos, watched.feature, strict=True)
+    ]
+    edges = [float(torch.autograd.grad(target, change, retain_graph=True)[0]) for target in targets]
+    (logit,) = torch.autograd.grad(values["unembed.hook_out"][0, -1, 42], change)
+
+    for factor in (0.0, -1.0, 25.0):
+        value = float(activations[layer][0, pos, feature]) * factor + (factor == 25.0)
+        step = value - float(activations[layer][0, pos, feature])
+        outcome = intervene(
+            model, transcoders, [prompt], torch.tensor([0]), edits([(0, layer, pos, feature, value)]),
+            protocol="direct", watch=watched,
+        )  # fmt: skip
+        before = [float(encode_pre(transcoders, seen, watched, i)) for i in range(3)]
+        moved = outcome.watched_pre.numpy() - before
+        assert moved == pytest.approx([edge * step for edge in edges], rel=1e-8, abs=1e-11)
+        assert float(outcome.pre_logits[0, 0, 42] - seen.pre_logits[0, -1, 42]) == pytest.approx(
+            float(logit) * step, rel=1e-8, abs=1e-11
+        )
+
+
+def encode_pre(transcoders, seen, sites, i):
+    weights = transcoders.layers[int(sites.layer[i])]
+    x = seen.read[int(sites.layer[i])][0, int(sites.pos[i])]
+    return x @ weights.W_enc[sites.feature[i]] + weights.b_enc[sites.feature[i]]
+
+
+def test_watch_profile_positions_and_readout(tiny_model):
+    model = tiny_model("llama", DOUBLE)
+    transcoders = random_transcoders(model, activation="topk")
+    prompt = torch.arange(4)
+    sites = Sites(*torch.tensor([[3, 0, 2], [1, 1, 2], [-1, 2, -3], [4, 5, 6]]))
+    nothing = edits([])
+    positions = torch.tensor([[0, -1], [1, 1], [4, 2], [-2, 0]])
+    outcome = intervene(
+        model, transcoders, PROMPTS, prompt, nothing, watch=sites, profile=-1, positions=positions, batch_size=1
+    )
+    for row in range(4):
+        seen, activations = clean_activations(model, transcoders, PROMPTS[row])
+        assert torch.allclose(outcome.logits[row], seen.logits[0, positions[row]], atol=1e-10)
+        for layer in range(3):
+            assert torch.allclose(outcome.profile[layer][row], activations[layer][0, -1], atol=1e-10)
+        for i in (sites.row == row).nonzero()[:, 0]:
+            expected = activations[int(sites.layer[i])][0, int(sites.pos[i]), int(sites.feature[i])]
+            assert float(outcome.watched[i]) == pytest.approx(float(expected), abs=1e-10)
+            assert float(outcome.watched_pre[i]) == pytest.approx(float(encode_pre(transcoders, seen, sites, i)))
+    small = intervene(
+        model, transcoders, PROMPTS, prompt, nothing,
+        readout=lambda logits, rows: torch.stack([logits[:, 0, 42], rows.to(logits)], 1),
+    )  # fmt: skip
+    assert small.logits[:, 1].tolist() == [0, 1, 2, 3] and small.pre_logits is None
+    assert torch.allclose(small.logits[[1, 3], 0], intervene(
+        model, transcoders, PROMPTS, torch.tensor([1, 3]), nothing).logits[:, 0, 42])  # fmt: skip
+
+
+def test_injected_vectors_equal_the_edit_they_copy(tiny_model):
+    model = tiny_model("gemma3", DOUBLE)
+    transcoders = random_transcoders(model)
+    _, activations = clean_activations(model, transcoders, PROMPTS[0])
+    value = float(activations[1][0, 2, 7]) + 3.0
+    vector = 3.0 * transcoders.layers[1].W_dec[7]
+    injected = Injections(*torch.tensor([[0], [1], [2]]), vector)
+    row = torch.tensor([0])
+    for protocol in PROTOCOLS:
+        one = intervene(model, transcoders, PROMPTS, row, edits([(0, 1, 2, 7, value)]), protocol=protocol)
+        other = intervene(model, transcoders, PROMPTS, row, edits([]), injections=injected, protocol=protocol)
+        assert torch.allclose(one.logits, other.logits, atol=1e-9)
+
+
+def test_features_hold_in_the_constrained_range_only(tiny_model):
+    """A push at layer 0 leaves MLP outputs up to the range's end as they were, and moves later ones."""
+    model = tiny_model("llama", DOUBLE)
+    transcoders = random_transcoders(model)
+    pushed = edits([(0, 0, 2, 7, 9.0)])
+    clean, _ = clean_activations(model, transcoders, PROMPTS[0])
+    ends = [
+        intervene(model, transcoders, PROMPTS, torch.tensor([0]), pushed, last_layer=top).logits for top in range(3)
+    ]
+    assert not torch.allclose(ends[0], ends[1]) and not torch.allclose(ends[1], ends[2])
+    default = intervene(model, transcoders, PROMPTS, torch.tensor([0]), pushed).logits
+    assert torch.equal(default, ends[0])
+
+
+@pytest.mark.parametrize(
+    ("entry", "options", "message"),
+    [
+        ((0, 0, 0, 0, 1.0), {"protocol": "gentle"}, "unknown protocol 'gentle'"),
+        ((0, 3, 0, 0, 1.0), {}, "layer 3 is not in 0..2"),
+        ((0, 0, 5, 0, 1.0), {}, "position 5 is not in 0..4"),
+        ((0, 0, 0, 48, 1.0), {}, "feature 48 is not in 0..47"),
+        ((0, 2, 0, 0, 1.0), {"last_layer": 1}, "range ends at layer 1; layer 2"),
+        ((0, 2, 0, 0, 1.0), {"last_layer": 3}, "range ends at layer 3"),
+        ((0, 2, 0, 0, 1.0), {"batch_size": 0}, "batch_size"),
+    ],
+)
+def test_bad_edits(tiny_model, entry, options, message):
+    model = tiny_model("llama")
+    with pytest.raises(InputError, match=message):
+        intervene(model, random_transcoders(model), PROMPTS, torch.tensor([0]), edits([entry]), **options)
+
+
+def test_a_feature_counts_once(tiny_model):
+    entry = (0, 1, 2, 3, 4.0)
+    assert len(edits([entry, entry]).row) == 1
+    with pytest.raises(InputError, match="two values"):
+        edits([entry, (0, 1, 2, 3, 5.0)])
+    model = tiny_model("llama")
+    twice = concatenate([edits([(0, 1, 4, 3, 4.0)]), edits([(0, 1, -1, 3, 4.0)])])
+    with pytest.raises(InputError, match="edited twice"):
+        intervene(model, random_transcoders(model), PROMPTS, torch.tensor([0]), twice)
+
+
+def test_generation_without_edits_is_that_of_hugging_face(tiny, tiny_model):
+    from transformers import AutoModelForCausalLM
+
+    model = tiny_model("llama")
+    network = AutoModelForCausalLM.from_pretrained(tiny("llama"), attn_implementation="eager").eval()
+    texts = generate(model, random_transcoders(model), PROMPTS, edits([]), 5)
+    for prompt, text in zip(PROMPTS, texts, strict=True):
+        expected = network.generate(
+            torch.tensor([prompt]), max_new_tokens=5, min_new_tokens=5, do_sample=False, pad_token_id=0
+        )
+        assert text == expected[0, len(prompt) :].tolist()
+    stopped = generate(model, random_transcoders(model), PROMPTS, edits([]), 5, stop=texts[1][1])
+    assert stopped[1] == texts[1][: texts[1].index(texts[1][1]) + 1]
+
+
+@pytest.mark.parametrize("protocol", ["iterative", "constrained"])
+def test_generation_under_open_ended_edits(tiny_model, protocol):
+    model = tiny_model("qwen3", DOUBLE)
+    transcoders = random_transcoders(model)
+    open_ended = edits([(0, 1, 1, 7, 30.0), (1, 0, -1, 3, 25.0)])
+    fixed = edits([(0, 0, 0, 5, -4.0)])
+    texts = generate(
+        model, transcoders, PROMPTS[:2], fixed, 4, open_ended=open_ended, protocol=protocol, live_attention=False
+    )
+    for row, (layer, start, feature, value) in enumerate([(1, 1, 7, 30.0), (0, 2, 3, 25.0)]):
+        text = list(PROMPTS[row])
+        for _ in range(4):
+            held = [(0, layer, pos, feature, value) for pos in range(start, len(text))]
+            held += [(0, 0, 0, 5, -4.0)] if row == 0 else []
+            top = 1 if protocol == "constrained" else 2
+            text.append(int(slow(model, transcoders, text, edits(held), protocol, top)[0, 0].argmax()))
+        assert text[len(PROMPTS[row]) :] == texts[row]
+    assert texts != generate(model, transcoders, PROMPTS[:2], fixed, 4, protocol=protocol, live_attention=False)
+
+
+def test_sampling_is_seeded(tiny_model):
+    model = tiny_model("llama")
+    transcoders = random_transcoders(model)
+
+    def sample(seed):
+        generator = torch.Generator().manual_seed(seed)
+        return generate(model, transcoders, PROMPTS, edits([]), 6, temperature=2.0, generator=generator)
+
+    assert sample(0) == sample(0) != sample(1)
+
+
+def test_no_rows(tiny_model):
+    model = tiny_model("llama")
+    outcome = intervene(model, random_transcoders(model), PROMPTS, torch.zeros(0).long(), edits([]), watch=edits([]))
+    assert outcome.logits.shape == (0, 1, 100)

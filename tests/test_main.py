@@ -1,0 +1,105 @@
+"""The commands: a table of contents, one clear line for every mistake, and a traced prompt whose files agree."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from conftest import random_transcoders
+from safetensors.torch import load_file
+
+from biology.__main__ import CONTENTS, main
+from biology.transcoders import save_transcoders
+
+ROOT = Path(__file__).parents[1]
+
+
+def complaint(capsys, *arguments):
+    """The one line that a command says before it gives up."""
+    assert main(list(arguments)) == 2
+    said = capsys.readouterr().err
+    assert said.startswith("error: ") and said.count("\n") == 1
+    return said
+
+
+@pytest.fixture(scope="module")
+def directories(tiny, tiny_model, tmp_path_factory):
+    """A tiny model and its transcoders, as `--model DIR --transcoders DIR`."""
+    model = tiny_model("llama")
+    folder = tmp_path_factory.mktemp("transcoders")
+    save_transcoders(folder, random_transcoders(model), model_name="tiny")
+    return ["--model", str(tiny("llama")), "--transcoders", str(folder)]
+
+
+def test_help_is_a_table_of_contents_and_starts_no_torch():
+    code = (
+        "import sys; from biology.__main__ import main\ntry: main(['--help'])\nfinally: print('torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True).stdout
+    assert said.strip().endswith("False")
+    places = [said.index(f"\n  {name} ") for section in CONTENTS.values() for name in section]
+    assert places == sorted(places)
+
+
+def test_every_stage_of_the_snakefile_is_a_command():
+    text = (ROOT / "Snakefile").read_text()
+    order = next(iter(CONTENTS.values()))
+    places = [text.index(f'"biology {stage} ') for stage in order]
+    assert places == sorted(places)
+
+
+def test_an_unknown_model_and_an_unknown_case_list_the_known_ones(capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    assert "Known models (config.yaml): elegans" in complaint(capsys, "load", "--model", "gemma")
+    assert "Known models" in complaint(capsys, "trace", "hello", "--model", "gemma")
+    assert "unknown case 'poems'" in complaint(capsys, "cache", "--model", "elegans", "--case", "poems")
+
+
+def test_an_unknown_key_is_named_by_every_command(capsys, monkeypatch, tmp_path):
+    (tmp_path / "config.yaml").write_text("models: {a: {path: x, transcoders: y, dtypes: float32}}")
+    monkeypatch.chdir(tmp_path)
+    for arguments in (
+        ["judge", "--model", "a"],
+        ["cache", "--model", "a", "--case", "b"],
+        ["trace", "x", "--model", "a"],
+    ):
+        assert "config.yaml: models.a: unknown key 'dtypes'. Did you mean 'dtype'?" in complaint(capsys, *arguments)
+
+
+def test_missing_weights_are_named(capsys, monkeypatch, tmp_path):
+    (tmp_path / "config.yaml").write_text("models: {a: {path: nowhere, transcoders: nowhere}}")
+    monkeypatch.chdir(tmp_path)
+    assert "nowhere" in complaint(capsys, "load", "--model", "a")
+
+
+def test_a_traced_prompt_is_written_and_told(capsys, directories, tmp_path):
+    assert main(["trace", "w1 w2 w3", *directories, "--out", str(tmp_path / "traced")]) == 0
+    said = capsys.readouterr().out
+    assert "replacement score" in said and '"w1"@1' in said
+    tensors = load_file(tmp_path / "traced/graph.safetensors")
+    nodes = pd.read_parquet(tmp_path / "traced/nodes.parquet")
+    graph = json.loads((tmp_path / "traced/graph.json").read_text())
+    assert tensors["adjacency"].shape == (len(nodes), len(nodes))
+    assert len(graph["nodes"]) == int(tensors["node_mask"].sum())
+    assert len(graph["links"]) == int(tensors["edge_mask"].sum())
+    assert set(nodes["kind"]) == {"feature", "error", "token", "logit"}
+    assert list(nodes.loc[nodes["kind"] == "token", "pos"]) == [0, 1, 2, 3]
+
+
+def test_token_ids_and_budgets(capsys, directories, tmp_path):
+    budget = ["--max-nodes", "3", "--max-logits", "2", "--out", str(tmp_path)]
+    assert main(["trace", "--token-ids", "2,7,8", *directories, *budget]) == 0
+    kinds = pd.read_parquet(tmp_path / "nodes.parquet")["kind"]
+    assert (kinds == "feature").sum() == 3
+    assert (kinds == "logit").sum() == 2
+    assert (kinds == "token").sum() == 3
+
+
+def test_a_prompt_that_cannot_be_traced_is_one_line(capsys, directories):
+    assert "'zebra'" in complaint(capsys, "trace", "w1 zebra", *directories)
+    assert "--token-ids: 200 is no token" in complaint(capsys, "trace", "--token-ids", "2,200", *directories)
+    assert "numbers separated by commas" in complaint(capsys, "trace", "--token-ids", "2,a", *directories)
+    assert "either a prompt or --token-ids" in complaint(capsys, "trace", *directories)
+    assert "needs --transcoders" in complaint(capsys, "trace", "w1", *directories[:2])

@@ -1,0 +1,238 @@
+"""An experiment measures what it says: planted effects come out, doing nothing does nothing, controls stand beside."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from toy_case import ITEMS, members_of, prompts_frame, toy_bench, transcoders_of
+
+from biology import perturbation
+from biology.case import Experiment
+from biology.config import InputError
+from biology.interventions import edits, intervene
+from biology.model import capture
+from biology.perturbation import Setting, choose, measure, run_experiments
+
+OUTCOMES = (
+    "answer_probability", "donor_probability", "donor_top1", "level_top1:place", "others_probability", "advantage",
+    "answer_logit", "activation:watched",
+)  # fmt: skip
+SWAP = Experiment(
+    kind="swap", inhibit="own", inject="own", strengths=(2.0,), outcomes=OUTCOMES, controls=("match", "donor", "position", "direction")
+)
+INHIBIT = Experiment(kind="inhibit", inhibit="own", outcomes=("answer_probability", "activation:own", "activation:watched"))
+EVERYONE = range(1, 1 + ITEMS)  # the first prompt is the named one
+
+
+def effects(rows, outcome, arm="effect"):
+    frame = pd.DataFrame(rows)
+    chosen = frame[(frame["outcome"] == outcome) & (frame["arm"] == arm)]
+    return chosen.groupby("item")["value"].apply(list).to_dict()
+
+
+def softmax(bench, place):
+    return capture(bench.model, bench.ids[place]).logits[0, -1].double().softmax(-1)
+
+
+def test_holding_features_at_their_own_activation_changes_nothing(tiny_model):
+    bench = toy_bench(tiny_model("llama"), {"inhibit": INHIBIT})
+    rows = measure(bench, "inhibit", INHIBIT, EVERYONE, Setting(1.0, 2), ("match",))
+    for place in EVERYONE:
+        item, answer = bench.prompts["item"][place], bench.prompts["answer_token"][place]
+        clean = float(softmax(bench, place)[answer])
+        for arm in ("effect", "match"):
+            assert effects(rows, "answer_probability", arm)[item] == pytest.approx([clean] * (1 if arm == "effect" else 3), rel=1e-4)
+            assert effects(rows, "activation:own", arm)[item] == pytest.approx([1.0] * (1 if arm == "effect" else 3), abs=1e-4)
+    assert np.allclose([value for (value,) in effects(rows, "activation:watched").values()], 1.0, atol=1e-4)
+    ablated = measure(bench, "inhibit", INHIBIT, EVERYONE, Setting(0.0, 0), ())
+    assert not np.allclose([value for (value,) in effects(ablated, "activation:watched").values()], 1.0, atol=1e-2)
+
+
+def swapped_by_hand(bench, place, donor, strength, last_layer):
+    """Edits of a swap from its definition: own members at -M times their activation, the donor's at M times theirs."""
+    last = len(bench.ids[place]) - 1
+    held = {}
+    for item, factor in ((place, -strength), (donor, strength)):
+        mine = bench.members[(bench.members["item"] == bench.prompts["item"][item]) & (bench.members["supernode"] == "own")]
+        for site in mine.itertuples():
+            if site.layer <= last_layer:
+                held[0, site.layer, last, site.feature] = factor * site.activation
+    return edits([(*site, value) for site, value in held.items()])
+
+
+@pytest.mark.parametrize("last_layer", [0, 2])
+def test_a_swap_is_the_intervention_written_by_hand_and_outcomes_are_their_definitions(tiny_model, last_layer):
+    bench = toy_bench(tiny_model("llama"), {"swap": SWAP})
+    rows = measure(bench, "swap", SWAP, EVERYONE, Setting(2.0, last_layer), ("donor",))
+    tokens, relations = bench.prompts["answer_token"].to_numpy(), bench.prompts["relation"]
+    for place in EVERYONE:
+        item = bench.prompts["item"][place]
+        donor, wrong = (bench.place[bench.prompts[column][place]] for column in ("donor", "wrong_donor"))
+        assert len(bench.ids[place]) != len(bench.ids[donor])  # the injection moves to this prompt's last position
+        for arm, source in (("effect", donor), ("donor", wrong)):
+            held = swapped_by_hand(bench, place, source, 2.0, last_layer)
+            out = intervene(bench.model, bench.transcoders, bench.ids, torch.tensor([place]), held, last_layer=last_layer)
+            logits, clean = out.logits[0, 0].double(), capture(bench.model, bench.ids[place]).logits[0, -1].double()
+            p, own = logits.softmax(-1), tokens[place]
+            others = sorted(set(tokens[relations == relations[place]]) - {own})
+            expected = {
+                "answer_probability": p[own], "donor_probability": p[tokens[donor]], "others_probability": p[others].sum(),
+                "donor_top1": float(logits.argmax() == tokens[donor]),
+                "level_top1:place": float(logits.argmax() == 4 + int(bench.prompts["place"][place][1:])),
+                "answer_logit": logits[own] - logits.mean(),
+                "advantage": (logits[own] - logits[tokens[donor]]) / (clean[own] - clean[tokens[donor]]),
+            }  # fmt: skip
+            for outcome, value in expected.items():
+                assert effects(rows, outcome, arm)[item] == pytest.approx([float(value)], rel=1e-3, abs=1e-5), outcome
+        assert effects(rows, "answer_logit", "clean")[item] == pytest.approx([float(clean[own] - clean.mean())], rel=1e-4)
+
+
+def test_the_most_probable_token_is_recognised(tiny_model):
+    """Top-1 outcomes are 1 where the donor's answer, or the word of the prompt's level, is the most probable token."""
+    model, frame = tiny_model("llama"), prompts_frame()
+    clean = toy_bench(model, {}).cache.logits.argmax(-1).tolist()
+    words = {place: token for place, token in enumerate(clean) if token >= 4}
+    place = next(place for place in words if place > 0)
+    frame.loc[frame["item"] == frame["donor"][place], "answer_token"] = clean[place]
+    frame.loc[place, "place"] = f"w{clean[place] - 4}"
+    same = Experiment(kind="inhibit", inhibit="own", strengths=(1.0,), outcomes=("donor_top1", "level_top1:place"))
+    bench = toy_bench(model, {"same": same}, prompts=frame)
+    rows = measure(bench, "same", same, [place], Setting(1.0, 2), ())
+    assert {row["outcome"]: row["value"] for row in rows} == {"donor_top1": 1.0, "level_top1:place": 1.0}
+
+
+def test_every_control_stands_beside_every_item(tiny_model):
+    bench = toy_bench(tiny_model("llama"), {"swap": SWAP}, draws=3)
+    frame = pd.DataFrame(measure(bench, "swap", SWAP, EVERYONE, Setting(2.0, 2), SWAP.controls))
+    for outcome in ("answer_probability", "donor_top1", "activation:watched"):
+        counts = frame[frame["outcome"] == outcome].groupby(["arm", "item"]).size().unstack()
+        assert counts.loc["match"].tolist() == [3] * ITEMS
+        assert all(counts.loc[arm].tolist() == [1] * ITEMS for arm in ("effect", "donor", "position", "direction"))
+    values = {arm: np.concatenate(list(effects(frame, "answer_logit", arm).values())) for arm in ("effect", *SWAP.controls)}
+    for arm in SWAP.controls:  # each control is another perturbation
+        repeats = 3 if arm == "match" else 1
+        assert not np.isclose(values[arm], np.repeat(values["effect"], repeats), rtol=1e-3).any(), arm
+
+
+def test_the_same_seed_is_the_same_table(tiny_model):
+    """Another seed draws other controls and leaves the effect as it is."""
+    both = {"swap": replace_experiment(SWAP, strengths=(1.0, 2.0), depths=(0.3, 1.0), prompts=("shown",), dose=True)}
+    first, again, other = (run_experiments(toy_bench(tiny_model("llama"), both, seed=seed)) for seed in (0, 0, 1))
+    assert first[0].equals(again[0]) and first[1].equals(again[1])
+    one, two = (frame[frame["experiment"].str.startswith("swap/dose")].set_index("arm")["value"] for frame in (first[0], other[0]))
+    assert one["effect"].tolist() == two["effect"].tolist()
+    assert one["match"].tolist() != two["match"].tolist()
+
+
+def replace_experiment(experiment: Experiment, **fields) -> Experiment:
+    return Experiment(**(experiment.model_dump() | fields))
+
+
+def test_an_experiment_is_about_scored_prompts_that_the_model_answers(tiny_model):
+    frame = prompts_frame()
+    frame.loc[frame["item"] == "i2", "correct"] = False
+    frame.loc[frame["item"] == "i4", "role"] = "select"
+    only = replace_experiment(INHIBIT, only={"relation": "r0"})
+    bench = toy_bench(tiny_model("llama"), {}, prompts=frame)
+    assert [bench.prompts["item"][place] for place in bench.items(INHIBIT)] == ["i0", "i1", "i3", "i5"]
+    assert [bench.prompts["item"][place] for place in bench.items(only)] == ["i0", "i1"]
+
+
+# The choice of strength and layer ------------------------------------------------------------------------------------
+
+
+def test_the_planted_best_setting_is_chosen(tiny_model, monkeypatch):
+    """The best is the largest effect beyond the matched control; the largest effect and the last of the grid are decoys."""
+    planted = {(0.0, 0): (0.5, 0.4), (-1.0, 0): (0.1, 0.4), (0.0, 2): (0.4, 0.4), (-1.0, 2): (0.0, 0.05)}  # effect, match
+    seen = []
+
+    def fake(bench, name, experiment, places, setting, controls, draws=None):
+        seen.append(list(places))
+        pair = zip(("effect", "match"), planted[setting.strength, setting.last_layer], strict=True)
+        first = [{"experiment": name, "outcome": "answer_probability", "arm": arm, "value": value} for arm, value in pair]
+        return first + [{**row, "outcome": "activation:own", "value": -9 * setting.strength} for row in first]
+
+    monkeypatch.setattr(perturbation, "measure", fake)
+    bench = toy_bench(tiny_model("llama"), {})
+    grid = replace_experiment(INHIBIT, strengths=(0.0, -1.0), depths=(0.1, 1.0), direction="decrease")
+    kept = []
+    assert choose(bench, "inhibit", grid, [1, 2, 3], kept) == Setting(-1.0, 0)
+    assert seen == [[1, 2, 3]] * 4 and len(kept) == 16
+    assert {row["experiment"] for row in kept} == {"inhibit/dev0", "inhibit/dev2"}
+    increase = replace_experiment(grid, direction="increase")
+    assert choose(bench, "inhibit", increase, [1, 2, 3], []) == Setting(0.0, 0)
+    assert choose(bench, "inhibit", grid, [], []) == Setting(0.0, 0)  # nobody to ask: the first of the grid
+    one = replace_experiment(grid, strengths=(-1.0,), depths=(1.0,))
+    assert choose(bench, "inhibit", one, [1, 2, 3], []) == Setting(-1.0, 2)
+
+
+def planted_bench(model, experiments):
+    """Feature 0 of the last layer, always active, writes what promotes w60: the answer of every development prompt.
+
+    The answer of the held-out prompts is the token that it promotes least, so that they would choose the opposite.
+    """
+    transcoders = transcoders_of(model)
+    promoted = (model.weights.W_U - model.weights.W_U.mean(0)) * model.weights.ln_final.gain
+    W_dec = transcoders.layers[2].W_dec.clone()
+    W_dec[0, 0] = 2 * promoted[64] / promoted[64].norm()
+    transcoders = replace(transcoders, layers=(*transcoders.layers[:2], replace(transcoders.layers[2], W_dec=W_dec)))
+    frame = prompts_frame()
+    heldout = frame["split"] == "heldout"
+    frame["answer_token"] = np.where(heldout, int((promoted @ promoted[64]).argmin()), 64)
+    bench = toy_bench(model, experiments, transcoders=transcoders, prompts=frame)
+    members = members_of(frame, bench.cache)
+    planted = members[(members["supernode"] == "watched") & (members["feature"] == 0)].assign(supernode="own")
+    assert len(planted) == len(frame)
+    return replace(bench, members=planted)
+
+
+def test_a_planted_effect_beats_its_control_and_development_prompts_choose(tiny_model):
+    push = Experiment(
+        kind="inhibit", inhibit="own", strengths=(1.0, 2.0, 6.0), depths=(0.4, 1.0), outcomes=("answer_logit",), dose=True
+    )
+    bench = planted_bench(tiny_model("llama"), {"push": push})
+    evidence, _ = run_experiments(bench)
+    trials = evidence[evidence["experiment"].str.startswith("push/dev")]
+    assert set(trials["split"]) == {"dev"} and set(trials["strength"]) == {1.0, 2.0, 6.0}
+    assert set(trials["experiment"]) == {"push/dev1", "push/dev2"}
+    final = evidence[evidence["experiment"] == "push"]
+    assert set(final["strength"]) == {6.0} and set(final["split"]) == {"dev", "heldout"}
+    dose = evidence[evidence["experiment"] == "push/dose"]
+    assert set(dose["split"]) == {"heldout"} and set(dose["strength"]) == {1.0, 2.0, 6.0}
+    means = final[final["split"] == "dev"].groupby("arm")["value"].mean()
+    assert means["effect"] - means["clean"] > 5 * abs(means["match"] - means["clean"])
+    below = trials[trials["experiment"] == "push/dev1"].groupby("arm")["value"].mean()
+    assert below["effect"] == pytest.approx(below["clean"])  # the feature lies above the range that is held
+
+
+# What is shown, and what is refused ----------------------------------------------------------------------------------
+
+
+def test_the_panel_shows_named_prompts(tiny_model):
+    shown = replace_experiment(SWAP, controls=(), outcomes=("answer_probability",), prompts=("shown",))
+    bench = toy_bench(tiny_model("llama"), {"swap": shown})
+    panel = run_experiments(bench)[1]
+    assert set(panel["item"]) == {"shown"} and set(panel["strength"]) == {2.0}
+    activation = panel[panel["kind"] == "activation"].set_index("supernode_or_token")["value"]
+    assert set(activation.index) == {"own", "watched"}
+    held = swapped_by_hand(bench, 0, bench.place["i0"], 2.0, 2)
+    after = intervene(bench.model, bench.transcoders, bench.ids, torch.tensor([0]), held, last_layer=2).logits[0, 0].double()
+    clean, moved = softmax(bench, 0), after.softmax(-1)
+    tokens = panel[panel["kind"] == "probability"].set_index("supernode_or_token")
+    assert 5 <= len(tokens) <= 10
+    for token in {*clean.topk(5).indices.tolist(), *moved.topk(5).indices.tolist()}:
+        row = tokens.loc[bench.model.tokenizer.decode([token])]
+        assert row["clean"] == pytest.approx(float(clean[token]), rel=1e-3, abs=1e-6)
+        assert row["value"] == pytest.approx(float(moved[token]), rel=1e-3, abs=1e-6)
+
+
+def test_what_is_missing_is_named(tiny_model):
+    frame = prompts_frame()
+    frame.loc[frame["item"] == "i1", "donor"] = "nobody"
+    with pytest.raises(InputError, match="case toy, prompt i1: donor 'nobody' is no prompt of the case"):
+        run_experiments(toy_bench(tiny_model("llama"), {"swap": SWAP}, prompts=frame))
+    misspelt = replace_experiment(INHIBIT, outcomes=("answer_probabilty",))
+    with pytest.raises(InputError, match="unknown outcome 'answer_probabilty'; known: answer_probability"):
+        run_experiments(toy_bench(tiny_model("llama"), {"inhibit": misspelt}))

@@ -1,0 +1,104 @@
+"""Prompt sets follow from the corpus, and what selects features shares nothing with what is scored."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from biology.case import load_case
+from biology.config import InputError
+from biology.corpus import RELATION_FOLDS, RELATIONS, Corpus, place_split
+from biology.prompts import prompt_set
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def corpus() -> Corpus:
+    return Corpus()
+
+
+@pytest.fixture(scope="module")
+def frame(corpus) -> pd.DataFrame:
+    return prompt_set("multi_hop", corpus)
+
+
+@pytest.fixture(scope="module")
+def scored(frame) -> pd.DataFrame:
+    return frame[frame["role"] == "score"]
+
+
+def test_the_committed_table_is_what_the_corpus_makes(frame):
+    committed = (ROOT / "experiments/multi_hop/prompts.csv").read_text(encoding="utf-8")
+    assert frame.to_csv(index=False, lineterminator="\n") == committed
+    assert len(load_case(ROOT, "multi_hop").items) == len(frame)
+
+
+@pytest.mark.parametrize("name", ["states", "foreign"])
+def test_enough_held_out_prompts_are_scored(scored, name):
+    chosen = scored[(scored["split"] == "heldout") & (scored["set"] == name)]
+    assert len(chosen) >= 256 and chosen["cluster"].nunique() >= 20
+
+
+def test_all_relations_of_states_are_scored(corpus, scored):
+    """But those with too few answers to have a donor and a wrong donor."""
+    of_states = corpus.facts[corpus.facts["kind"] == "state"]
+    few = {relation for relation, group in of_states.groupby("relation") if group["answer"].nunique() < 6}
+    heldout = scored[(scored["split"] == "heldout") & (scored["set"] == "states")]
+    assert set(heldout["relation"]) >= set(of_states["relation"]) - few
+    assert heldout["relation"].nunique() >= 6 and set(heldout["relation_fold"]) == {"0", "1"}
+
+
+def test_nothing_that_is_scored_was_taught(corpus, scored):
+    assert set(scored["text"]) <= set(corpus.held_out()["prompt"])
+    taught = {item.prompt for items in corpus.blocks.values() for item in items if item.split == "train"}
+    assert not set(scored["text"]) & taught
+
+
+def test_what_selects_is_never_scored(frame, scored):
+    selecting = frame[frame["role"] == "select"]
+    for columns in (["item"], ["text"], ["city", "relation"]):
+        pairs = [set(map(tuple, part[columns].to_numpy())) for part in (selecting, scored)]
+        assert not pairs[0] & pairs[1], columns
+    assert frame["item"].is_unique
+
+
+def test_a_scored_prompt_has_selecting_ones_of_other_cities_and_relations(frame, scored):
+    """What the rules of the case demand (`apart`) can be met: for every place prompts of both other folds are left."""
+    selecting = frame[frame["role"] == "select"]
+    left = {key: len(group) for key, group in selecting.groupby(["place", "city_fold", "relation_fold"])}
+    opposite = {"0": "1", "1": "0"}
+    for row in scored[scored["set"] == "states"].itertuples():
+        assert row.relation_fold == row.city_fold  # what is held out is of one fold
+        assert left[row.place, opposite[row.city_fold], opposite[row.relation_fold]] >= 3
+
+
+def test_donors_ask_the_same_of_other_places_with_other_answers(frame, scored):
+    rows = frame.set_index("item")
+    for base in scored.itertuples():
+        donor, wrong = rows.loc[base.donor], rows.loc[base.wrong_donor]
+        assert base.relation == donor["relation"] == wrong["relation"]
+        assert len({base.place, donor["place"], wrong["place"]}) == 3
+        assert len({base.answer, donor["answer"], wrong["answer"]}) == 3
+        if base.set == "foreign":
+            assert base.relation == "capital" and donor["kind"] != "state" and base.cluster == donor["place"]
+        else:
+            assert donor["role"] == wrong["role"] == "score" and base.cluster == base.place
+
+
+def test_splits_and_folds_are_those_of_the_corpus(corpus, frame):
+    assert (frame["split"] == frame["place"].map(place_split)).all()
+    assert (frame["city_fold"] == frame["city"].map(corpus.city_fold).astype(str)).all()
+    assert (frame["relation_fold"] == [str(int(relation in RELATION_FOLDS[1])) for relation in frame["relation"]]).all()
+    assert set(frame["relation"]) <= set(RELATIONS)
+
+
+def test_questions_and_answers_are_those_of_the_corpus(corpus, frame):
+    answers = {item.prompt: item.answer for item in corpus.two_hop}
+    assert (frame["answer"] == frame["text"].map(answers)).all()
+    assert all(row.city in row.text and row.relation in row.text and row.kind in row.text for row in frame.itertuples())
+
+
+def test_an_unknown_case_is_refused(corpus):
+    with pytest.raises(InputError, match="the prompts of case 'rhyme' are not made from the corpus; those of multi_hop are"):
+        prompt_set("rhyme", corpus)

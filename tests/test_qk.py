@@ -1,0 +1,200 @@
+"""An attention score is the sum of its pairs, and every pair is what a frozen intervention on the real model does."""
+
+import json
+
+import pytest
+import torch
+from conftest import KINDS, random_transcoders
+from test_direct_effects import IDS, source_vectors
+
+from biology.attribution import attribute
+from biology.config import InputError
+from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, node_label
+from biology.graph_json import export_json
+from biology.model import capture, freeze, run, token_batch
+from biology.qk import qk_attribution
+
+CASES = {
+    "per layer, skip": ("per_layer", "jumprelu", True, "mlp.hook_in", "mlp.hook_out"),
+    "cross layer, residual": ("cross_layer", "relu", False, "hook_resid_mid", "hook_mlp_out"),
+}
+SITES = [(2, 3, 7, 5), (2, 0, -1, -1), (1, 2, 6, 4), (0, 1, 5, 3)]  # layer, head, query, key
+
+
+def make(tiny_model, kind, case, dtype=torch.float64):
+    model = tiny_model(kind, dtype)
+    coder, activation, skip, read, write = CASES[case]
+    return model, random_transcoders(model, coder, activation, skip, 24, read_hook=read, write_hook=write)
+
+
+def real_score(model, layer, head, query, key):
+    """Before the soft-cap, from what the bridge's own softmax gets."""
+    name = f"blocks.{layer}.attn.hook_attn_scores"
+    score = run(model, token_batch(model, IDS), reads=[name])[1][name][0, head, query, key].double()
+    cap = model.bridge.original_model.config.get_text_config().to_dict().get("attn_logit_softcapping")
+    return float(score if cap is None else cap * torch.atanh(score / cap))
+
+
+def all_terms(attribution):
+    return (
+        attribution.matrix.double().sum()
+        + attribution.query_bias.double().sum()
+        + attribution.key_bias.double().sum()
+        + attribution.bias
+    )
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", CASES)
+def test_pairs_add_up_to_the_score(tiny_model, kind, case):
+    for dtype, tolerance in ((torch.float64, 1e-10), (torch.float32, 1e-3)):
+        model, transcoders = make(tiny_model, kind, case, dtype)
+        for layer, head, query, key in SITES[:: 1 if dtype == torch.float64 else 2]:
+            found = qk_attribution(model, transcoders, IDS, layer, head, query, key)
+            score = real_score(model, layer, head, query, key)
+            assert found.score == pytest.approx(score, rel=tolerance)
+            assert float(all_terms(found)) == pytest.approx(score, rel=tolerance)
+            assert found.relative_error <= tolerance and found.total == pytest.approx(found.score, rel=tolerance)
+
+
+def frozen_queries_and_keys(model, transcoders, removed, layer):
+    """How queries and keys move when each row's sources leave the frozen model, [row, pos, head, d_head], and the
+    scaling of scores. Scales of query and key norms are frozen too."""
+    ids = torch.tensor([IDS]).repeat(len(removed), 1)
+    rotary = f"blocks.{layer}.attn.hook_rot_q" in model.hooks
+    names = [f"blocks.{layer}.attn.hook_{part}" for part in (("rot_q", "rot_k") if rotary else ("q", "k"))]
+    scales = [f"blocks.{n}.attn.{side}_norm.hook_scale" for n in range(model.n_layers) for side in "qk"]
+    scales = [name for name in scales if name in model.hooks]
+    frozen = capture(model, ids, read_hook=transcoders.read_hook, write_hook=transcoders.write_hook)
+    _, clean = run(model, ids, reads=[*names, *scales])
+    seen = {}
+    edits = [*freeze(model, frozen, mlps=False), ("hook_embed", lambda x: x - removed[:, -1])]
+    edits += [(name, lambda x, name=name: clean[name].clone()) for name in scales]
+    for n in range(model.n_layers):
+
+        def read(x, n=n):
+            seen[n] = x
+
+        def write(y, n=n):
+            out, W_skip = frozen.write[n] - removed[:, n], transcoders.layers[n].W_skip
+            return out if W_skip is None else out + (seen[n] - frozen.read[n]) @ W_skip.T
+
+        edits += [(f"blocks.{n}.{transcoders.read_hook}", read), (f"blocks.{n}.{transcoders.write_hook}", write)]
+    _, moved = run(model, ids, edits=edits, reads=names)
+    return [clean[name] - moved[name] for name in names]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("case", CASES)
+def test_every_pair_is_a_frozen_intervention(tiny_model, kind, case):
+    model, transcoders = make(tiny_model, kind, case)
+    graph = attribute(model, transcoders, IDS, max_logits=1)
+    layer, head, query, key = 2, 3, 7, 5
+    found = qk_attribution(model, transcoders, IDS, layer, head, query, key)
+    queries, keys = frozen_queries_and_keys(model, transcoders, source_vectors(model, transcoders, graph), layer)
+    scaling = model.bridge.blocks[layer].attn.original_component.scaling
+    sides = [
+        (found.query_nodes, queries[:, query, head], query),
+        (found.key_nodes, keys[:, key, head * keys.shape[2] // 4], key),
+    ]
+    moved = []
+    for nodes, vectors, place in sides:
+        reached = (graph.kind < LOGIT) & (graph.layer < layer) & (graph.pos <= place)
+        assert nodes.kind.tolist() == graph.kind[reached].tolist()
+        for name in ("layer", "pos", "feature", "token_id", "activation"):
+            assert getattr(nodes, name).equal(getattr(graph, name)[reached]), name
+        assert {FEATURE, ERROR, TOKEN} == set(nodes.kind.tolist()) and len({*nodes.pos.tolist()}) == place + 1
+        moved.append(vectors[reached[: len(vectors)]])
+    torch.testing.assert_close(found.matrix, scaling * moved[0] @ moved[1].T, rtol=1e-8, atol=1e-11)
+    assert float(found.matrix.abs().max()) > 0.02
+
+
+def test_views_of_the_matrix(tiny_model):
+    model, transcoders = make(tiny_model, "qwen3", "per layer, skip")
+    found = qk_attribution(model, transcoders, IDS, 2, 1, 6, 4)
+    torch.testing.assert_close(found.query_marginals, found.matrix.sum(1) + found.key_bias)
+    torch.testing.assert_close(found.key_marginals, found.matrix.sum(0) + found.query_bias)
+    strongest = found.matrix.abs().flatten().topk(9).values
+    for memory in (1, 1 << 26):
+        pairs = found.top_pairs(9, memory=memory)
+        assert [abs(pair.value) for pair in pairs] == pytest.approx(strongest.tolist())
+        assert all(pair.value == pytest.approx(float(found.matrix[pair.query, pair.key])) for pair in pairs)
+    assert len(found.top_pairs(10**6)) == found.matrix.numel() and not found.top_pairs(0)
+    assert 0 < found.attention < 1 and found.soft_cap is None
+
+
+def test_node_names_are_those_of_graphs(tiny_model):
+    model, transcoders = make(tiny_model, "llama", "cross layer, residual")
+    graph = attribute(model, transcoders, IDS, max_logits=1)
+    found = qk_attribution(model, transcoders, IDS, 2, 1, 7, 4)
+    every = torch.ones(graph.n_nodes, dtype=torch.bool)
+    exported = export_json(graph, every, graph.adjacency != 0, slug="a", scan="b", prompt="c")
+    known = {node["node_id"] for node in exported["nodes"]}
+    results = found.tracing_results(5)
+    assert json.loads(json.dumps(results)) == results
+    assert {node for *pair, _ in results["pair_wise_contributors"] for node in pair} <= known
+    for side, marginals in (("q", found.query_marginals), ("k", found.key_marginals)):
+        listed = results[f"top_{side}_marginal_contributors"]
+        assert {node for node, _ in listed} <= known and len(listed) == 5
+        assert abs(listed[0][1]) == pytest.approx(float(marginals.abs().max()))
+    nodes = found.query_nodes
+    reached = ((graph.kind < LOGIT) & (graph.layer < 2)).nonzero().flatten().tolist()
+    assert [nodes.label(i) for i in range(len(nodes))] == [node_label(graph, i) for i in reached]
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "gemma3"])
+def test_a_difference_of_two_keys(tiny_model, kind):
+    model, transcoders = make(tiny_model, kind, "per layer, skip")
+    one, other = (qk_attribution(model, transcoders, IDS, 1, 2, 7, key) for key in (5, 6))
+    both = qk_attribution(model, transcoders, IDS, 1, 2, 7, 5, against=6)
+    assert both.score == pytest.approx(one.score - other.score, rel=1e-9) and both.relative_error <= 1e-10
+    assert both.attention == pytest.approx(one.attention - other.attention)
+    shared = len(one.key_nodes)
+    tokens = both.key_nodes.kind == TOKEN
+    difference = other.key_vectors.neg()
+    difference[both.key_nodes.pos <= 5] += one.key_vectors
+    torch.testing.assert_close(both.key_vectors, difference)
+    assert shared < len(both.key_nodes) and int(tokens.sum()) == 7
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_features_left_out_are_in_the_errors(tiny_model, case):
+    model, transcoders = make(tiny_model, "gemma2", case)
+    whole = qk_attribution(model, transcoders, IDS, 2, 1, 7, 6)
+    sites = list(zip(*(getattr(whole.query_nodes, name).tolist() for name in ("layer", "pos", "feature")), strict=True))
+    kept = [site for site in sites if site[2] >= 0][::3]
+    found = qk_attribution(model, transcoders, IDS, 2, 1, 7, 6, features=[*kept, (2, 3, 0)])
+    assert int((found.query_nodes.kind == FEATURE).sum()) == len(kept)
+    assert found.relative_error <= 1e-10
+    places = torch.tensor([sites.index(site) for site in kept])
+    torch.testing.assert_close(found.query_vectors[: len(kept)], whole.query_vectors[places])
+    with pytest.raises(InputError, match="not active"):
+        qk_attribution(model, transcoders, IDS, 2, 1, 7, 6, features=[(0, 0, 0)])
+
+
+def test_small_blocks_and_the_first_position(tiny_model):
+    model, transcoders = make(tiny_model, "llama", "cross layer, residual")
+    whole, small = (qk_attribution(model, transcoders, IDS, 2, 1, 5, 0, memory=memory) for memory in (1 << 28, 1))
+    torch.testing.assert_close(whole.matrix, small.matrix)
+    # the first position's features are bias by default, and nodes on request
+    assert set(whole.key_nodes.kind.tolist()) == {TOKEN}
+    more = qk_attribution(model, transcoders, IDS, 2, 1, 5, 0, first_position=0)
+    assert {FEATURE, ERROR, TOKEN} == set(more.key_nodes.kind.tolist()) and more.relative_error <= 1e-10
+
+
+def test_bad_requests(tiny_model):
+    model, transcoders = make(tiny_model, "gemma2", "per layer, skip")
+    hidden = "window hides it"
+    for layer, head, query, key, against, message in [
+        (3, 0, 5, 4, None, "layer 3 does not exist"),
+        (0, 4, 5, 4, None, "head 4 does not exist"),
+        (0, 0, 8, 4, None, "position 8 lies outside"),
+        (0, 0, 4, 5, None, "cannot attend to the later"),
+        (0, 0, 4, 3, 3, "compared with itself"),
+        (0, 0, 7, 1, None, hidden),
+        (0, 0, 7, 6, 2, hidden),
+    ]:
+        with pytest.raises(InputError, match=message):
+            qk_attribution(model, transcoders, IDS, layer, head, query, key, against=against)
+    with pytest.raises(InputError, match="do not fit"):
+        qk_attribution(tiny_model("gemma2", torch.float64, 2), transcoders, IDS, 0, 0, 5, 4)

@@ -1,0 +1,60 @@
+"""Every command of the README does what it says: light ones are run here, the others by `.ci/run`."""
+
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"^```bash\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
+COMMANDS = [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip() and not line.startswith("#")]
+LIGHT = ".venv/bin/biology "
+
+
+def test_every_command_is_run_by_something():
+    assert len(COMMANDS) >= 5
+    ci = (ROOT / ".ci/run").read_text(encoding="utf-8").splitlines()
+    for command in COMMANDS:
+        assert command.startswith(LIGHT) or (command.startswith("make ") and command in ci), command
+
+
+def test_every_make_target_that_is_named_exists():
+    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
+    named = set(re.findall(r"(?:^|`)make ([a-z]+)", TEXT, flags=re.MULTILINE))
+    assert named and named <= targets
+
+
+def test_every_local_link_leads_somewhere():
+    for link in re.findall(r"\]\(([^)#]+)\)", TEXT):
+        if "://" not in link:
+            assert (ROOT / link).exists(), link
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [command for command in COMMANDS if command.startswith(LIGHT)])
+def test_light_commands_run(command, tmp_path):
+    """In the repository, with this interpreter; what they would write there goes to a temporary folder."""
+    words = shlex.split(command.removeprefix(LIGHT))
+    out = None
+    if "--out" in words:
+        place = words.index("--out") + 1
+        out = tmp_path / words[place]
+        words[place] = str(out)
+    done = subprocess.run([sys.executable, "-m", "biology", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip() and "Traceback" not in done.stderr
+    if words[0] == "trace":
+        prompt = words[1]
+        answer = {"Fact": "Austin", "calc": "95"}[prompt.partition(":")[0]]
+        assert re.match(rf" *\d+\.\d+%  {answer}$", done.stdout.splitlines()[0]), done.stdout
+        assert f'-> output "{answer}"' in done.stdout
+    if words[0] == "evaluate":
+        behaviours = {line.split()[0] for line in done.stdout.splitlines()[1:]}
+        assert {"two_hop", "addition", "cell", "couplet_last"} <= behaviours
+    if out is not None:
+        promised = set(re.findall(r"`trace/([\w.]+)`", TEXT))
+        assert promised and promised == {path.name for path in out.iterdir()}

@@ -1,0 +1,180 @@
+"""A page asks nothing of the network, its numbers come from tables, and whatever it quotes is escaped."""
+
+import re
+from html.parser import HTMLParser
+
+import numpy as np
+import pytest
+from multi_hop_tables import write_repository
+
+from biology import report
+from biology.case import load_case
+from biology.config import InputError, load_config
+from biology.tables import read_table, write_table
+
+
+class Reader(HTMLParser):
+    """Ids, links, sources and visible text of a page; complains about what is not closed."""
+
+    VOID = {"meta", "img", "br", "link", "input"}
+
+    def __init__(self, page: str) -> None:
+        super().__init__()
+        self.ids, self.links, self.sources, self.text, self.open = [], [], [], [], []
+        self.tags = []
+        self.feed(page)
+        assert not self.open, self.open
+
+    def handle_starttag(self, tag, attrs):
+        found = dict(attrs)
+        self.tags.append((tag, found))
+        self.ids += [found["id"]] if "id" in found else []
+        self.links += [found["href"]] if "href" in found else []
+        self.sources += [found["src"]] if "src" in found else []
+        if tag not in self.VOID:
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        if self.open and self.open[-1] not in ("style", "script"):
+            self.text.append(data)
+
+    @property
+    def words(self) -> str:
+        return re.sub(r"\s+", " ", "".join(self.text))
+
+
+@pytest.fixture(scope="module")
+def root(tmp_path_factory):
+    return write_repository(tmp_path_factory.mktemp("repository"))
+
+
+@pytest.fixture(scope="module")
+def page(root):
+    return report.case_page(root, load_config(root / "config.yaml"), "elegans", load_case(root, "multi_hop"))
+
+
+def test_the_page_is_whole_and_asks_nothing_of_the_network(page):
+    reader = Reader(page)
+    assert len(reader.sources) == 6 and all(
+        source.startswith("data:image/svg+xml;base64,") for source in reader.sources
+    )
+    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in reader.tags}
+    assert "@import" not in page and "url(" not in page
+    assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in reader.tags
+    assert all(found.get("alt") for tag, found in reader.tags if tag == "img")
+
+
+def test_every_section_claim_and_figure_can_be_linked(page):
+    reader = Reader(page)
+    assert len(reader.ids) == len(set(reader.ids))
+    inner = {link.removeprefix("#") for link in reader.links if link.startswith("#")}
+    assert inner <= set(reader.ids)
+    wanted = {"claims", "figures", "prompts", "paths", "supernodes", "trust", "provenance", "paths-texas"}
+    wanted |= {f"claim-multihop-{i}" for i in (2, 7, 8)} | {"fig-supernode_graph", "fig-fidelity", "fig-path_share"}
+    assert wanted <= inner  # each has its ¶, or a place in the list of sections
+    assert re.findall(r"<h2(?! id=)", page) == []
+
+
+def test_each_claim_shows_what_story_and_numbers_need(page, root):
+    words = Reader(page).words
+    for row in read_table(root / "reports/elegans/verdicts.csv", "verdicts").itertuples():
+        assert row.reason in words and row.verdict in words
+    for text in (
+        "Inhibiting Texas and injecting California makes the model say Sacramento.", "memory", "digest",
+        "biology judge --model elegans", "300 of 300 attempted prompts pass it (100%", "about a quarter",
+        "expected on this model: not replicated", "Prompts that speak most against “swap”", "Registered 2026-11-20",
+        "elegans is not Claude 3.5 Haiku", "SHA-256 of the sources", "SHA-256 of the weights", "version of python",
+        "replacement score 0.871, completeness 0.934", "the worst row is off by 4.1e−07",
+    ):  # fmt: skip
+        assert text in words, text
+    assert "commit" not in words
+
+
+def test_strongest_paths_and_members_are_listed(page):
+    assert "##las → Texas → say Austin → Austin" in Reader(page).words.replace(" → ", " → ")
+    assert "say austin on texas: 3" in Reader(page).words
+
+
+def test_everything_quoted_is_escaped(page, root, tmp_path):
+    assert "<capital> & nothing else" in Reader(page).words and "<capital>" not in page
+    assert "Two <em>hops</em> and <code>&lt;bos&gt;</code>." in page and "<h3>Why</h3>" in page
+    hostile = '</code><script>alert("1")</script>'
+    evil = write_repository(tmp_path / "evil", figures=False)
+    case = load_case(evil, "multi_hop").model_copy(update={"figures": ()})
+    path = evil / "data/runs/elegans/multi_hop/prompts.parquet"
+    prompts = read_table(path, "prompts")
+    prompts[["text", "answer", "top1"]] = hostile
+    write_table(path, prompts, "prompts")
+    (evil / "experiments/multi_hop/README.md").write_text(f"# x\n\n{hostile}\n\n`{hostile}`\n\n## {hostile}\n")
+    made = report.case_page(evil, load_config(evil / "config.yaml"), "elegans", case)
+    assert "<script" not in made and made.count("&lt;script&gt;") > 5 and "This case names no figures." in made
+    Reader(made)
+
+
+def test_no_number_in_the_templates_is_typed_by_hand():
+    for path in report.TEMPLATES.glob("*.j2"):
+        text = re.sub(r"\{%.*?%\}|\{\{.*?\}\}|<[^>]*>|&\w+;", " ", path.read_text(encoding="utf-8"), flags=re.S)
+        assert re.findall(r"\d+", text) == [], path.name
+
+
+def test_the_same_inputs_are_the_same_page(page, root):
+    assert report.case_page(root, load_config(root / "config.yaml"), "elegans", load_case(root, "multi_hop")) == page
+
+
+def test_index_lists_every_claim_of_every_model(root):
+    made = report.index_page(root, load_config(root / "config.yaml"))
+    reader = Reader(made)
+    assert [link for link in reader.links if "#claim" in link] == [
+        f"elegans/multi_hop.html#claim-multihop-{i}" for i in (7, 2, 8)
+    ]
+    assert "elegans/multi_hop.html" in reader.links and "elegans is not Claude 3.5 Haiku" in reader.words
+    assert len(reader.ids) == len(set(reader.ids))
+
+
+def test_scoreboard_replaces_its_block_and_nothing_else(root):
+    before = "# biology\n<!-- scoreboard -->\nold\n<!-- /scoreboard -->\nafter\n"
+    after = report.with_scoreboard(before, root)
+    assert after.startswith("# biology\n<!-- scoreboard -->\n") and after.endswith("\n<!-- /scoreboard -->\nafter\n")
+    assert "old" not in after and report.with_scoreboard(after, root) == after
+    rows = [line for line in after.splitlines() if line.startswith("| [multihop")]
+    assert len(rows) == 3 and all(len(re.findall(r"(?<!\\)\|", row)) == 9 for row in rows)
+    assert "✓ **replicated**" in rows[0] and "&lt;capital&gt; &amp; nothing" in rows[0] and "untestable" in rows[2]
+    assert "elegans is not Claude 3.5 Haiku" in after and "1 replicated, 1 not replicated, 1 untestable." in after
+    with pytest.raises(InputError, match="lacks the marks"):
+        report.with_scoreboard("# biology\n", root)
+
+
+def test_what_is_missing_is_named(root, tmp_path):
+    config, case = load_config(root / "config.yaml"), load_case(root, "multi_hop")
+    with pytest.raises(InputError, match="load.json: no such file"):
+        report.case_page(root, config, "gemma", case)
+    with pytest.raises(InputError, match="pie.svg: no such figure. Make it with `biology draw`"):
+        report.case_page(root, config, "elegans", case.model_copy(update={"figures": ("pie",)}))
+    fresh = write_repository(tmp_path / "fresh", figures=False)
+    path = fresh / "reports/elegans/verdicts.csv"
+    write_table(path, read_table(path, "verdicts").iloc[1:], "verdicts")
+    with pytest.raises(InputError, match="claim 'multihop-7' of case 'multi_hop' has no verdict on 'elegans'"):
+        report.case_page(fresh, config, "elegans", load_case(fresh, "multi_hop").model_copy(update={"figures": ()}))
+
+
+@pytest.mark.parametrize(
+    "value, text",
+    [
+        (0.12345, "0.123"),
+        (-0.5, "−0.5"),
+        (np.nan, "–"),
+        (3e-05, "3e−05"),
+        (9120, "9,120"),
+        (0, "0"),
+        (1234567.8, "1,234,568"),
+    ],
+)
+def test_numbers_in_print(value, text):
+    assert report.number(value) == text
+
+
+def test_fractions_in_print():
+    assert [report.percent(x) for x in (0.0, 0.0123, 0.5, 0.987, 1.0)] == ["0%", "1.2%", "50%", "98.7%", "100%"]

@@ -1,0 +1,103 @@
+"""What transcoders compute, by hand and against SAELens."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from conftest import random_transcoders
+
+from biology.transcoders import (
+    Transcoder,
+    TranscoderSet,
+    activate,
+    decoder,
+    encode,
+    load_transcoders,
+    pre_activations,
+    reconstruct,
+    reconstruct_all,
+    save_transcoders,
+)
+
+
+def single(activation, threshold=None, k=None):
+    eye = torch.eye(4)
+    layer = Transcoder(eye, torch.zeros(4), eye[:, None], torch.zeros(4), threshold)
+    return TranscoderSet("per_layer", activation, (layer,), "mlp.hook_in", "mlp.hook_out", k)
+
+
+def test_activation_functions_by_hand():
+    pre = torch.tensor([-1.0, 0.5, 0.25, 2.0])
+    assert activate(single("relu"), 0, pre).tolist() == [0, 0.5, 0.25, 2]
+    threshold = torch.tensor([-2.0, 0.5, 0.2, 0.0])  # 0.5 is not strictly above 0.5; -1 is above -2 but not positive
+    assert activate(single("jumprelu", threshold), 0, pre).tolist() == [0, 0, 0.25, 2]
+    assert activate(single("topk", k=2), 0, pre).tolist() == [0, 0.5, 0, 2]
+
+
+def test_topk_never_activates_a_negative_feature():
+    active = activate(single("topk", k=3), 0, torch.tensor([[-1.0, -0.5, 3.0, -2.0], [-1.0, -1.0, -1.0, -1.0]]))
+    assert active.tolist() == [[0, 0, 3, 0], [0, 0, 0, 0]]
+    assert int((activate(single("topk", k=9), 0, torch.ones(4)) > 0).sum()) == 4
+
+
+def test_pre_activations_and_encode(tiny_model):
+    transcoders = random_transcoders(tiny_model("llama"), activation="jumprelu")
+    layer, x = transcoders.layers[1], torch.randn(2, 5, 32)
+    pre = x @ layer.W_enc.T + layer.b_enc
+    assert torch.allclose(pre_activations(transcoders, 1, x), pre, atol=1e-6)
+    assert torch.allclose(encode(transcoders, 1, x), pre.relu() * (pre > layer.threshold), atol=1e-6)
+
+
+def test_cross_layer_reconstruction_sums_all_lower_layers(tiny_model):
+    model = tiny_model("llama", torch.float64)
+    transcoders = random_transcoders(model, "cross_layer", skip=True)
+    inputs = [torch.randn(2, 5, 32, dtype=torch.float64) for _ in range(3)]
+    activations, outputs = reconstruct_all(transcoders, inputs)
+    for target, output in enumerate(outputs):
+        expected = transcoders.layers[target].b_dec + inputs[target] @ transcoders.layers[target].W_skip.T
+        for source in range(target + 1):
+            expected = expected + activations[source] @ transcoders.layers[source].W_dec[:, target - source]
+        assert torch.allclose(output, expected, atol=1e-12)
+
+
+def test_per_layer_features_write_to_their_own_layer_only(tiny_model):
+    transcoders = random_transcoders(tiny_model("llama"))
+    assert decoder(transcoders, 0, 1) is None and decoder(transcoders, 1, 0) is None
+    assert decoder(transcoders, 1, 1, torch.tensor([3, 0])).equal(transcoders.layers[1].W_dec[[3, 0], 0])
+
+
+@pytest.mark.parametrize("activation", ["relu", "jumprelu"])
+@pytest.mark.parametrize("skip", [False, True])
+def test_saelens_reads_what_we_write_and_computes_the_same(tiny_model, tmp_path, activation, skip):
+    from sae_lens import SAE
+
+    model = tiny_model("gemma2")
+    ours = random_transcoders(model, activation=activation, skip=skip, read_hook="ln2.hook_normalized")
+    save_transcoders(tmp_path, ours, model_name="tiny")
+    x = torch.randn(6, 32)
+    for layer in range(3):
+        theirs = SAE.load_from_disk(str(tmp_path / f"layer_{layer}"), device="cpu")
+        assert theirs.cfg.metadata.hook_name == f"blocks.{layer}.ln2.hook_normalized"
+        assert theirs.W_dec.equal(ours.layers[layer].W_dec[:, 0])
+        active = encode(ours, layer, x)
+        assert torch.allclose(theirs.encode(x), active, atol=1e-6)
+        assert torch.allclose(theirs(x), reconstruct(replace(ours), layer, [active] * 3, x), atol=1e-5)
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_half_precision_storage(tiny_model, tmp_path, dtype):
+    from sae_lens import SAE
+
+    model = tiny_model("llama")
+    ours = random_transcoders(model, activation="jumprelu")
+    save_transcoders(tmp_path, ours, dtype=dtype)
+    again = load_transcoders(tmp_path, model)
+    for before, after in zip(ours.layers, again.layers, strict=True):
+        assert after.W_enc.dtype == torch.float32
+        assert after.W_enc.equal(before.W_enc.to(dtype).float())
+    assert SAE.load_from_disk(str(tmp_path / "layer_0"), device="cpu").W_enc.dtype == dtype
+
+
+def test_dtype_follows_the_model(tiny_model, tmp_path):
+    save_transcoders(tmp_path, random_transcoders(tiny_model("llama")))
+    assert load_transcoders(tmp_path, tiny_model("llama", torch.float64)).layers[0].W_enc.dtype == torch.float64
