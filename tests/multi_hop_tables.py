@@ -154,7 +154,7 @@ def panel_tables() -> dict[str, pd.DataFrame]:
 def evidence_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
     """Tables `prompts`, `evidence` and `parts`: a swap at six strengths with all its controls, and path shares."""
     rng = np.random.default_rng(seed)
-    prompts = table("prompts", prompt_rows())
+    prompts = table("prompts", prompt_rows(20, 4))
     rows = []
     for strength, rate in {0.5: 0.12, 1.0: 0.45, 1.5: 0.78, 2.0: 0.93, 3.0: 0.95, 4.0: 0.90}.items():
         wear = 0.03 * max(0.0, strength - 1.5)
@@ -167,7 +167,7 @@ def evidence_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
         }
         coins = {
             arm: lambda row, r=r, n=10 if arm == "match" else 1: (
-                rng.random(n) < r - 0.1 * (row.relation == "bird")
+                rng.random(n) < r - 0.1 * (row.relation == "flower")
             ).astype(float)
             for arm, r in rates.items()
         }
@@ -177,11 +177,8 @@ def evidence_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
         draws = {"effect": lambda row, a=a, b=b: rng.beta(a, b, 1), "match": lambda row, c=c, d=d: rng.beta(c, d, 10)}
         rows += evidence_rows(prompts, draws, experiment="paths", outcome=outcome, strength=1.0)
     evidence = table("evidence", rows)
-    claims = [
-        claim(
-            {"minimum": 0.5} | {"specificity": {"arms": ["donor", "position"], "ratio": 5}, "ceiling": {"match": 0.05}}
-        )
-    ]
+    rule = {"specificity": {"arms": ["donor", "position"], "ratio": 5}, "ceiling": {"match": 0.05}}
+    claims = [claim(rule, minimum_n=60)]
     judged = judge_all(
         measure(claims, evidence, prompts, Meta("multi_hop", "elegans", "plt", strengths={"swap_state": 2.0}))
     )
@@ -237,6 +234,7 @@ multihop-7:
   parts:
     - {name: swap, experiment: swap_state, outcome: swap, control: match, direction: increase, minimum: 0.5,
        specificity: {arms: [donor, position], ratio: 5}, ceiling: {match: 0.05}}
+  minimum_n: 60
   registered: 2026-11-20
 multihop-2:
   title: A shortcut exists beside the two-hop path
@@ -245,6 +243,7 @@ multihop-2:
   parts:
     - {name: through it, experiment: paths, outcome: bridge_share, control: match, direction: increase, minimum: 0.1}
     - {name: around it, experiment: paths, outcome: shortcut_share, control: match, direction: increase, minimum: 0.1}
+  minimum_n: 60
   registered: 2026-11-20
   expected: {elegans: not replicated}
 multihop-8:
@@ -253,6 +252,7 @@ multihop-8:
   source: {section: Multi-step Reasoning, confidence: memory}
   parts:
     - {name: swap, experiment: swap_foreign, outcome: swap, control: match, direction: increase, minimum: 0.5}
+  minimum_n: 60
   registered: 2026-11-20
 """
 

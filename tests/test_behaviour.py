@@ -11,7 +11,9 @@ import torch
 from conftest import random_transcoders
 from safetensors.torch import load_file
 
-from biology.behaviour import evaluate, fidelity, prompts_table
+from biology import behaviour
+from biology.activations import FeatureCache
+from biology.behaviour import evaluate, fidelity, prompts_table, selective_features
 from biology.case import Case, Item, Paper, Prompt
 from biology.config import InputError
 from biology.model import answer_token, capture, encode, load_model, run
@@ -57,7 +59,10 @@ def seen_of(model, transcoders, prompt):
 
 def mean_outputs(model, transcoders):
     """Per layer the mean MLP output over all positions but the first of each prompt."""
-    written = [[seen_of(model, transcoders, prompt).write[layer][0, 1:] for prompt in PROMPTS] for layer in range(model.n_layers)]
+    written = [
+        [seen_of(model, transcoders, prompt).write[layer][0, 1:] for prompt in PROMPTS]
+        for layer in range(model.n_layers)
+    ]
     return [torch.cat(rows).mean(0) for rows in written]
 
 
@@ -102,14 +107,18 @@ def test_measures_are_their_definitions(tiny_model, kind):
         agree.append(float(final[0].argmax() == final[1].argmax()))
         losses.append([-float(logits.double().log_softmax(-1)[wanted]) for logits in final])
     ratio = torch.tensor(square).sum(0) / torch.tensor(variance).sum(0)
-    assert values(table, "fvu") == pytest.approx(dict(zip(("0", "1", "2"), ratio.tolist(), strict=True)) | {"all": float(ratio.mean())}, rel=1e-4)
+    assert values(table, "fvu") == pytest.approx(
+        dict(zip(("0", "1", "2"), ratio.tolist(), strict=True)) | {"all": float(ratio.mean())}, rel=1e-4
+    )
     everywhere = torch.cat(active, 1)
     assert values(table, "l0")["1"] == pytest.approx(float(everywhere[1].sum(1).double().mean()))
     assert values(table, "dead")["2"] == pytest.approx(float((~everywhere[2].any(0)).double().mean()))
     assert values(table, "dead")["all"] == pytest.approx(float((~everywhere.any(1)).double().mean()))
     assert values(table, "top1_agreement")["all"] == pytest.approx(sum(agree) / 6)
     clean, replacement, blank = torch.tensor(losses, dtype=torch.float64).mean(0).tolist()
-    assert values(table, "loss_recovered")["all"] == pytest.approx(1 - (replacement - clean) / (blank - clean), rel=1e-3)
+    assert values(table, "loss_recovered")["all"] == pytest.approx(
+        1 - (replacement - clean) / (blank - clean), rel=1e-3
+    )
     rows = [i for i, behaviour in enumerate(FRAME["behaviour"]) if behaviour == "b"]
     part = torch.tensor(square)[rows].sum(0) / torch.tensor(variance)[rows].sum(0)
     assert values(table, "fvu", "b")["2"] == pytest.approx(float(part[2]), rel=1e-4)
@@ -204,7 +213,11 @@ def test_the_table_of_prompts(tiny_model, said):
     cache, frame = prompts_table(model, transcoders, case)
     assert frame["item"].tolist() == ["shown", "x", "y"] and len(cache.lengths) == 3
     assert frame["correct"].tolist() == [True, False, True]
-    assert frame["split"].tolist() == ["exploratory", "heldout", "heldout"] and frame["role"].tolist() == ["show", "score", "score"]
+    assert frame["split"].tolist() == ["exploratory", "heldout", "heldout"] and frame["role"].tolist() == [
+        "show",
+        "score",
+        "score",
+    ]
     assert frame["city"].tolist() == ["w1", "", ""] and frame["place"].tolist() == ["", "w9", "w8"]
     assert frame["top1"].tolist() == [said[one], said[two], said[two]]
     assert frame["answer_token"].tolist() == [int(word[1:]) + 4 for word in frame["answer"]]
@@ -225,7 +238,9 @@ def test_a_prompt_is_correct_with_its_donors_only_if_all_three_are(tiny_model, s
         ]
 
     for right in ((True, True, True), (False, True, True), (True, False, True), (True, True, False)):
-        _, frame = prompts_table(tiny_model("llama"), random_transcoders(tiny_model("llama")), case_of({}, items(right)))
+        _, frame = prompts_table(
+            tiny_model("llama"), random_transcoders(tiny_model("llama")), case_of({}, items(right))
+        )
         with_donor = frame.set_index("item")["correct_with_donor"].to_dict()
         assert with_donor == {"own": all(right), "d": right[1], "wd": right[2] and right[0]}
 
@@ -241,12 +256,54 @@ def test_a_case_may_have_donors_and_no_wrong_donors(tiny_model, said):
     ("item", "message"),
     [
         (item_of("bad", "w1 zebra w2", "w3"), "case toy, prompt bad: .*does not know the word 'zebra'"),
-        (item_of("bad", "w1 w2", "w3 w4"), "case toy, prompt bad: .*'w3 w4' is not exactly one token after the prompt 'w1 w2'"),
+        (
+            item_of("bad", "w1 w2", "w3 w4"),
+            "case toy, prompt bad: .*'w3 w4' is not exactly one token after the prompt 'w1 w2'",
+        ),
         (item_of("bad", "w1 w2", "lion"), "case toy, prompt bad: .*lion"),
-        (item_of("bad", "w1 w2", "w3", donor="nobody", wrong_donor=""), "case toy: donor 'nobody' is no prompt of the case"),
-        (item_of("bad", "w1 w2", "w3", donor="", wrong_donor="nobody"), "case toy: donor 'nobody' is no prompt of the case"),
+        (
+            item_of("bad", "w1 w2", "w3", donor="nobody", wrong_donor=""),
+            "case toy: donor 'nobody' is no prompt of the case",
+        ),
+        (
+            item_of("bad", "w1 w2", "w3", donor="", wrong_donor="nobody"),
+            "case toy: donor 'nobody' is no prompt of the case",
+        ),
     ],
 )
 def test_a_bad_prompt_is_named(tiny_model, item, message):
     with pytest.raises(InputError, match=message):
         prompts_table(tiny_model("llama"), random_transcoders(tiny_model("llama")), case_of({}, [item]))
+
+
+def test_selective_features_finds_the_planted_one_of_each_level(tiny_model, monkeypatch):
+    """Each level's best feature, wherever it is; decoys fire everywhere, on some of the level, or at another position."""
+    prompts = pd.DataFrame(
+        {
+            "prompt": ["w1 w50", "w2 w50", "w3 w50", "w4 w51", "w5 w51", "w6 w51", "w7 w52"],
+            "name": ["w1", "w2", "w3", "w4", "w5", "w6", "w7"], "level": ["a", "a", "a", "b", "b", "b", "c"],
+        }
+    )  # fmt: skip
+    everybody, a, b = range(7), (0, 1, 2), (3, 4, 5)
+    planted = {
+        (0, 1, 5): everybody, (0, 1, 6): a[:2], (1, 1, 7): a, (1, 1, 8): (*a, 3),  # at the name
+        (2, 2, 9): b, (2, 2, 10): b[:2], (2, 0, 11): a,  # at the last token; one at <bos>, where nobody looks
+        (0, 2, 12): (3, 6),  # c fires it alone but for one of b: not precise
+    }  # fmt: skip
+    rows = sorted((prompt, *site) for site, prompts_ in planted.items() for prompt in prompts_)
+    columns = torch.tensor(rows, dtype=torch.int32)
+    counts = torch.bincount(columns[:, 0], minlength=7)
+    cache = FeatureCache(
+        offsets=torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]), lengths=torch.full((7,), 3),
+        layer=columns[:, 1], pos=columns[:, 2], feature=columns[:, 3], value=torch.ones(len(rows)),
+        logits=torch.zeros(7, 100), shape=torch.tensor([7, 3, 3, 48]),
+    )  # fmt: skip
+    monkeypatch.setattr(behaviour, "cache_features", lambda *_, **__: cache)
+    model = tiny_model("llama")
+    found = selective_features(model, random_transcoders(model), prompts, {"name": "name", "last token": "prompt"})
+    assert found.to_dict("records") == [
+        {"level": "a", "at": "name", "layer": 1, "feature": 7, "precision": 1.0, "recall": 1.0},
+        {"level": "b", "at": "last token", "layer": 2, "feature": 9, "precision": 1.0, "recall": 1.0},
+    ]
+    looser = selective_features(model, random_transcoders(model), prompts, {"name": "name"}, least=0.6)
+    assert set(looser["level"]) == {"a"}

@@ -239,6 +239,14 @@ def test_items_that_fail_the_gate_do_not_count():
     assert one(judge([claim()], evidence, prompts, META, QUICK))["statistic"] == pytest.approx(0.9)
 
 
+def test_an_experiment_attempts_only_its_own_items():
+    prompts, evidence = swap()
+    few = Meta("multi_hop", "elegans", "plt", scope={"swap_state": {"relation": "flower"}})
+    judged = judge_all(measure([claim(minimum_n=50)], evidence, prompts, few, QUICK))
+    assert one(judged.verdicts)["n"] == 50 and one(judged.parts)["attempted"] == 50
+    assert one(judge([claim()], evidence, prompts, few, QUICK))["reason"].startswith("50 of 50 held-out items pass")
+
+
 def test_what_was_not_measured_is_untestable():
     prompts, evidence = swap()
     verdict = one(judge([claim({"experiment": "swap_country"})], evidence, prompts, META, QUICK))

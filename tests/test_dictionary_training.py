@@ -1,23 +1,29 @@
 """A planted dictionary is learnt, dense data is not explained, and the same seed is the same dictionary."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from biology.dictionary_training import DictionaryRecipe, batch_top_k, train_set, train_transcoder
-from biology.model import encode
+from biology.model import capture, encode
 from biology.transcoders import Transcoder, TranscoderSet
 from biology.transcoders import encode as activations_of
 from biology.transcoders import reconstruct
 
 PLANTED, WIDTH, ACTIVE = 32, 16, 2
-RECIPE = DictionaryRecipe(n_features=64, k=ACTIVE, steps=500, batch=512, learning_rate=1e-2, dead_after=30, auxiliary_k=8)
+RECIPE = DictionaryRecipe(
+    n_features=64, k=3, steps=500, batch=512, learning_rate=1e-2, dead_after=30, auxiliary_k=8
+)
 SCALE = 3.0  # of inputs and outputs, which training must undo
 
 
 def sparse_data(n: int = 8192):
     """Inputs are sums of a few of 32 directions in 16 dimensions; outputs the same sums of 32 other directions."""
     generator = torch.Generator().manual_seed(7)
-    inward, outward = (torch.nn.functional.normalize(torch.randn(PLANTED, WIDTH, generator=generator), dim=1) for _ in range(2))
+    inward, outward = (
+        torch.nn.functional.normalize(torch.randn(PLANTED, WIDTH, generator=generator), dim=1) for _ in range(2)
+    )
     which = torch.rand(n, PLANTED, generator=generator).argsort(1)[:, :ACTIVE]
     size = 1 + torch.rand(n, ACTIVE, generator=generator)
     codes = torch.zeros(n, PLANTED).scatter(1, which, size)
@@ -25,7 +31,9 @@ def sparse_data(n: int = 8192):
 
 
 def as_set(made: dict[str, torch.Tensor]) -> TranscoderSet:
-    layer = Transcoder(made["W_enc"].T.contiguous(), made["b_enc"], made["W_dec"][:, None], made["b_dec"], made["threshold"])
+    layer = Transcoder(
+        made["W_enc"].T.contiguous(), made["b_enc"], made["W_dec"][:, None], made["b_dec"], made["threshold"]
+    )
     return TranscoderSet("per_layer", "jumprelu", (layer,), "mlp.hook_in", "hook_mlp_out")
 
 
@@ -48,7 +56,7 @@ def test_a_planted_dictionary_is_learnt(trained):
     fvu, active = unexplained(made, inputs, outputs)
     assert fvu < 0.1
     per_token = float((active > 0).double().sum(1).mean())
-    assert ACTIVE / 2 < per_token < 2 * ACTIVE
+    assert 0.8 * RECIPE.k < per_token < 1.2 * RECIPE.k
     assert float((~(active > 0).any(0)).double().mean()) < 0.1  # few dead features
     cosine = outward @ torch.nn.functional.normalize(made["W_dec"], dim=1).T
     assert float((cosine.max(1).values > 0.9).double().mean()) > 0.9  # nearly every planted direction has its feature
@@ -97,21 +105,38 @@ def test_batch_top_k_keeps_no_negative_and_nothing_more_than_there_is():
     pre = -torch.ones(8, 10)
     pre[:, 0] = 2.0
     assert batch_top_k(pre, 3).sum() == 16.0
-    assert torch.equal(batch_top_k(torch.ones(4, 3) + torch.arange(3), 3), torch.ones(4, 3) + torch.arange(3))
 
 
 def test_a_set_is_trained_on_all_tokens_but_the_first(tiny_model):
-    """Per layer what `train_transcoder` makes of what passes the hooks, with a seed of its own."""
-    from biology.model import capture
-
+    """Per layer what `train_transcoder` makes of what passes the hooks; the last token of each prompt answers."""
     model = tiny_model("llama")
     prompts = [encode(model, text) for text in ("w1 w2 w3", "w4 w5", "w6 w7 w8 w9", "w10 w11")]
-    recipe = DictionaryRecipe(n_features=24, k=3, steps=5, batch=8)
+    recipe = DictionaryRecipe(n_features=24, n_features_first=16, k=3, steps=5, batch=8)
     made = train_set(model, prompts, recipe, 11, progress=False)
-    assert (made.kind, made.activation, made.n_features) == ("per_layer", "jumprelu", (24, 24, 24))
+    assert (made.kind, made.activation, made.n_features) == ("per_layer", "jumprelu", (16, 24, 24))
     seen = [capture(model, prompt) for prompt in prompts]
-    for layer in range(3):
+    for layer, n_features in enumerate(made.n_features):
         inputs, outputs = (torch.cat([getattr(one, side)[layer][0, 1:] for one in seen]) for side in ("read", "write"))
-        expected = train_transcoder(inputs, outputs, recipe, 11 + layer, progress=False)
+        own = replace(recipe, n_features=n_features)
+        answers = torch.tensor([2, 4, 8, 10])
+        expected = train_transcoder(inputs, outputs, own, 11 + layer, answers=answers, progress=False)
         assert torch.allclose(made.layers[layer].W_enc.T, expected["W_enc"], rtol=1e-3, atol=1e-4)
         assert torch.allclose(made.layers[layer].b_dec, expected["b_dec"], rtol=1e-3, atol=1e-4)
+
+
+def test_answers_get_their_share_of_every_batch():
+    """Rows that answer are one in a hundred here and half of a batch: what only they do is learnt."""
+    inputs, outputs, _ = sparse_data(4000)
+    answers = torch.arange(0, 4000, 100)
+    outputs = outputs.clone()
+    outputs[answers] = outputs[answers].flip(1)  # another map, which the others contradict
+    inputs, outputs = (torch.nn.functional.pad(side, (0, 1)) for side in (inputs, outputs))
+    inputs[answers, -1] = 4.0  # one can tell them
+    short = replace(RECIPE, n_features=96, k=3, steps=300, batch=256)
+    with_share, without = (
+        train_transcoder(inputs, outputs, short, 0, answers=given, progress=False) for given in (answers, None)
+    )
+    assert (
+        unexplained(with_share, inputs[answers], outputs[answers])[0]
+        < 0.5 * unexplained(without, inputs[answers], outputs[answers])[0]
+    )

@@ -12,7 +12,15 @@ from biology.attribution import attribute
 from biology.case import Experiment
 from biology.config import AttributionConfig, InputError
 from biology.graph import ERROR, FEATURE, TOKEN
-from biology.graph_tables import ANSWER, graph_evidence, matched_nodes, node_sets, reduce_graphs, source_tokens, supernode_edges
+from biology.graph_tables import (
+    ANSWER,
+    graph_evidence,
+    matched_nodes,
+    node_sets,
+    reduce_graphs,
+    source_tokens,
+    supernode_edges,
+)
 
 GRAPH = Experiment(kind="graph", through="own", source="city", outcomes=("path_share", "shortcut", "source_share"))
 
@@ -27,7 +35,9 @@ def bench(tiny_model):
 def traced(bench):
     """The graph of item i1 (five tokens), with its node sets."""
     place = bench.place["i1"]
-    graph = attribute(bench.model, bench.transcoders, bench.ids[place], targets=[int(bench.prompts["answer_token"][place])])
+    graph = attribute(
+        bench.model, bench.transcoders, bench.ids[place], targets=[int(bench.prompts["answer_token"][place])]
+    )
     return place, graph, node_sets(bench, "i1", graph)
 
 
@@ -54,10 +64,15 @@ def total(listed):
 
 def test_outcomes_are_sums_over_paths(bench, traced):
     place, graph, sets = traced
-    rows = {(row["arm"], row["draw"], row["outcome"]): row["value"] for row in graph_evidence(bench, "graph", GRAPH, place, graph, sets)}
+    rows = {
+        (row["arm"], row["draw"], row["outcome"]): row["value"]
+        for row in graph_evidence(bench, "graph", GRAPH, place, graph, sets)
+    }
     target, sources = int(sets[ANSWER].nonzero()[0]), source_tokens(bench, place, "city", graph)
     generator = bench.generator("toy", "graph", "i1")
-    arms = [("effect", 0, sets["own"])] + [("match", draw, matched_nodes(graph, sets["own"], generator)) for draw in range(4)]
+    arms = [("effect", 0, sets["own"])] + [
+        ("match", draw, matched_nodes(graph, sets["own"], generator)) for draw in range(4)
+    ]
     assert len(rows) == 3 * len(arms)
     for arm, draw, nodes in arms:
         members = set(nodes.nonzero().flatten().tolist())
@@ -79,6 +94,13 @@ def test_a_missing_supernode_carries_nothing(bench, traced):
     assert effect == {"path_share": 0.0, "shortcut": 1.0, "source_share": 0.0}
 
 
+def test_an_unknown_outcome_is_refused(bench, traced):
+    place, graph, sets = traced
+    misspelt = Experiment(**(GRAPH.model_dump() | {"outcomes": ("path_shore",)}))
+    with pytest.raises(InputError, match="unknown outcome 'path_shore' of a graph; known: path_share, shortcut"):
+        graph_evidence(bench, "graph", misspelt, place, graph, sets)
+
+
 def test_sources_are_the_pieces_of_the_factor(bench, traced):
     place, graph, _ = traced
     nodes = source_tokens(bench, place, "city", graph)
@@ -90,7 +112,9 @@ def test_node_sets_are_the_members(bench, traced):
     _, graph, sets = traced
     for name in ("own", "watched"):
         members = bench.sites["i1", name]
-        found = {(int(graph.layer[i]), int(graph.pos[i]), int(graph.feature[i])) for i in sets[name].nonzero().flatten()}
+        found = {
+            (int(graph.layer[i]), int(graph.pos[i]), int(graph.feature[i])) for i in sets[name].nonzero().flatten()
+        }
         assert found == set(zip(members["layer"], members["pos"], members["feature"], strict=True))
     assert int(sets[ANSWER].sum()) == 1 and int(graph.token_id[sets[ANSWER]]) == 65
 
@@ -125,7 +149,9 @@ def test_edges_sum_the_adjacency_and_influence_sums_signed_paths(bench, traced):
         members = sets[target].nonzero().flatten().tolist()
         starts = set(sets[source].nonzero().flatten().tolist())
         assert row["direct"] == pytest.approx(sum(float(graph.adjacency[t, s]) for t in members for s in starts))
-        signed = sum(strength for t in members for path, strength in paths(graph, t) if path[-1] in starts and len(path) > 1)
+        signed = sum(
+            strength for t in members for path, strength in paths(graph, t) if path[-1] in starts and len(path) > 1
+        )
         assert row["influence"] == pytest.approx(signed / len(members), abs=1e-12)
     assert rows["own", ANSWER]["direct"] != 0 and rows["own", "watched"]["influence"] != 0
     assert rows["watched", "own"]["direct"] == 0  # nothing flows down
@@ -136,7 +162,12 @@ def test_all_that_enters_the_answer_is_its_logit(bench, traced):
     place, graph, sets = traced
     rows = supernode_edges(bench, "i1", graph, {"features": graph.kind == FEATURE, ANSWER: sets[ANSWER]}, detailed=True)
     entering = {row["source"]: row["direct"] for row in rows if row["target"] == ANSWER}
-    assert set(entering) == {"features", "error", "bias", *(f"token:{w}@{i}" for i, w in enumerate(("<bos>", "w1", "w11", "w30")))}
+    assert set(entering) == {
+        "features",
+        "error",
+        "bias",
+        *(f"token:{w}@{i}" for i, w in enumerate(("<bos>", "w1", "w11", "w30"))),
+    }
     logits = bench.cache.logits[place]
     expected = float(logits[65] - logits.mean())
     assert sum(entering.values()) == pytest.approx(expected, rel=1e-6)

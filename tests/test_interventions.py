@@ -106,11 +106,14 @@ def test_steering_by_one_is_the_identity(tiny_model, architecture, kind, activat
     values = torch.stack(activations)[layer, 0, pos, feature]
     for protocol in PROTOCOLS:
         for live in (False, True):
-            outcome = intervene(
-                model, transcoders, PROMPTS, torch.tensor([0]), steered(sites, values, 1.0), protocol=protocol,
-                live_attention=live,
-            )  # fmt: skip
-            assert (outcome.logits[0, 0] - clean.logits[0, -1]).abs().max() <= 1e-6 * clean.logits.abs().max()
+            held, untouched = (
+                intervene(
+                    model, transcoders, PROMPTS, torch.tensor([0]), edited, protocol=protocol, live_attention=live
+                ).logits[0, 0]
+                for edited in (steered(sites, values, 1.0), edits([]))
+            )
+            assert torch.equal(held, untouched)
+            assert (held - clean.logits[0, -1]).abs().max() <= 1e-6
     moved = intervene(model, transcoders, PROMPTS, torch.tensor([0]), steered(sites, values, 0.0))
     assert (moved.logits[0, 0] - clean.logits[0, -1]).abs().max() > 1e-2
 

@@ -25,7 +25,18 @@ from biology.organism import (
     new_model,
 )
 
-SMALL = {"addition": 4, "disguised": 2, "digit": 2, "two_hop": 3, "one_hop": 3, "cell": 3, "translation": 3, "tag": 2, "usage": 2, "couplet": 4}
+SMALL = {
+    "addition": 4,
+    "disguised": 2,
+    "digit": 2,
+    "two_hop": 3,
+    "one_hop": 3,
+    "cell": 3,
+    "translation": 3,
+    "tag": 2,
+    "usage": 2,
+    "couplet": 4,
+}
 TINY = Recipe(n_layers=1, d_model=16, n_heads=2, d_mlp=16, steps=3, batch=SMALL)
 
 
@@ -77,7 +88,12 @@ def test_a_batch_has_the_rows_of_the_recipe(feed):
 
 def test_targets_point_at_answers(corpus, encode, feed):
     """A question counts at the last position of its prompt and nowhere else; a couplet on all of line 2."""
-    taught = {tuple(encode(f"{item.prompt} {item.answer}")) for name, items in corpus.blocks.items() if name != "couplet" for item in items}
+    taught = {
+        tuple(encode(f"{item.prompt} {item.answer}"))
+        for name, items in corpus.blocks.items()
+        if name != "couplet"
+        for item in items
+    }
     *questions, couplets = feed(5)
     for batch in questions:
         for row, targets in zip(trimmed(batch.ids), batch.targets, strict=True):
@@ -94,7 +110,9 @@ def forbidden(corpus, encode):
     """Held-out questions with their answers, and first lines of couplets: those of training and those held out."""
     held = corpus.held_out()
     asked = held[~held["behaviour"].str.startswith("couplet")]
-    questions = {tuple(encode(f"{prompt} {answer}")) for prompt, answer in zip(asked["prompt"], asked["answer"], strict=True)}
+    questions = {
+        tuple(encode(f"{prompt} {answer}")) for prompt, answer in zip(asked["prompt"], asked["answer"], strict=True)
+    }
     lines = {"train": set(), "held out": set()}
     for theme, ending, word, _, split in corpus.couplets:
         first = corpus.couplet_lines(theme, ending, word, "", ())[0]
@@ -119,13 +137,17 @@ def test_nothing_held_out_is_ever_fed(encode, feed, forbidden):
 
 
 def test_transcoders_rehearse_nothing_held_out(corpus, encode, forbidden):
-    questions, lines = forbidden
+    """Their texts are training prompts that end where the answer is made, and training couplets up to their last word."""
+    held = {tuple(encode(prompt)) for prompt in corpus.held_out()["prompt"]}
+    taught = {tuple(encode(item.prompt)) for items in corpus.blocks.values() for item in items if item.split == "train"}
     newline, couplets = encode("\n")[1], 0
     for row in map(tuple, dictionary_prompts(corpus, encode, 0, most=500)):
-        assert row not in questions
+        assert row not in held
         if newline in row:
             couplets += 1
-            assert row[: len(row) - row[::-1].index(newline)] in lines["train"]
+            assert row[: len(row) - row[::-1].index(newline)] in forbidden[1]["train"]
+        else:
+            assert row in taught
     assert couplets == 500
 
 
@@ -160,7 +182,9 @@ def test_with_dropout_line_2_depends_on_line_1_through_the_newline_only(encode, 
     changed[:, place] = encode("carrot")[1]
     mask = attention_mask(couplets, torch.float32)
     with torch.no_grad():
-        before, after = (model.model(ids, attention_mask=mask, use_cache=False).last_hidden_state for ids in (couplets.ids, changed))
+        before, after = (
+            model.model(ids, attention_mask=mask, use_cache=False).last_hidden_state for ids in (couplets.ids, changed)
+        )
     moved = (before - after).abs().amax(-1) > 1e-6
     other = couplets.ids[:, place] != changed[:, place]
     for row in other.nonzero().flatten().tolist():
@@ -220,7 +244,9 @@ def test_a_checkpoint_of_another_seed_is_refused(corpus, words, monkeypatch, tmp
         grown(corpus, words, monkeypatch, tmp_path, interrupt_at=2)
     checkpoint = tmp_path / "work/checkpoint.safetensors"
     before = checkpoint.read_bytes()
-    with pytest.raises(InputError, match="checkpoint.safetensors is a checkpoint of .*'seed': '0'.*not of .*'seed': '1'"):
+    with pytest.raises(
+        InputError, match="checkpoint.safetensors is a checkpoint of .*'seed': '0'.*not of .*'seed': '1'"
+    ):
         grown(corpus, words, monkeypatch, tmp_path, seed=1)
     assert checkpoint.read_bytes() == before and not (tmp_path / "out").exists()
 
@@ -246,7 +272,10 @@ def test_weights_differ_by_seed_and_move_in_training(words, whole):
 
 
 def test_recipes_are_told_apart():
-    assert Recipe().hash() == Recipe().hash() and len({Recipe().hash(), TINY.hash(), Recipe(context_dropout=0.0).hash()}) == 3
+    assert (
+        Recipe().hash() == Recipe().hash()
+        and len({Recipe().hash(), TINY.hash(), Recipe(context_dropout=0.0).hash()}) == 3
+    )
 
 
 def test_learning_rate_by_hand():

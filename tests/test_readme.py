@@ -11,7 +11,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
 BLOCKS = re.findall(r"^```bash\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
-COMMANDS = [line.strip() for block in BLOCKS for line in block.splitlines() if line.strip() and not line.startswith("#")]
+COMMANDS = [
+    line.strip() for block in BLOCKS for line in block.splitlines() if line.strip() and not line.startswith("#")
+]
 LIGHT = ".venv/bin/biology "
 
 

@@ -84,7 +84,7 @@ def test_each_claim_shows_what_story_and_numbers_need(page, root):
         assert row.reason in words and row.verdict in words
     for text in (
         "Inhibiting Texas and injecting California makes the model say Sacramento.", "memory", "digest",
-        "biology judge --model elegans", "300 of 300 attempted prompts pass it (100%", "about a quarter",
+        "biology judge --model elegans", "80 of 80 attempted prompts pass it (100%", "about a quarter",
         "expected on this model: not replicated", "Prompts that speak most against “swap”", "Registered 2026-11-20",
         "elegans is not Claude 3.5 Haiku", "SHA-256 of the sources", "SHA-256 of the weights", "version of python",
         "replacement score 0.871, completeness 0.934", "the worst row is off by 4.1e−07",

@@ -190,7 +190,10 @@ def test_rules_on_named_prompts_layers_and_the_most(tiny_model):
 
 def test_the_table_lists_members_where_they_are_active(tiny_model):
     model = tiny_model("llama")
-    rules = {"place": SupernodeRule(factor="place"), "city": SupernodeRule(at="factor:city", promotes=("answer",), top=100)}
+    rules = {
+        "place": SupernodeRule(factor="place"),
+        "city": SupernodeRule(at="factor:city", promotes=("answer",), top=100),
+    }
     silent = FRAME["item"] == "texas17"
     entries = [entry for entry in fires({7: TEXAS, 12: CALIFORNIA}) if not (entry[0] == np.flatnonzero(silent)[0])]
     entries += fires({9: TEXAS & SCORE}, pos=1)
@@ -201,7 +204,11 @@ def test_the_table_lists_members_where_they_are_active(tiny_model):
     assert place["feature"].to_dict() == {"texas16": 7, "california16": 12, "california17": 12}
     for item, row in place.iterrows():
         value = next(e[4] for e in entries if FRAME["item"][e[0]] == item and e[3] == row["feature"])
-        assert row["activation"] == pytest.approx(value) and (row["layer"], row["pos"], row["share"]) == (LAYER, LAST, 1.0)
+        assert row["activation"] == pytest.approx(value) and (row["layer"], row["pos"], row["share"]) == (
+            LAYER,
+            LAST,
+            1.0,
+        )
     city = members[members["supernode"] == "city"]
     assert set(city["feature"]) == {9} and set(city["pos"]) == {1}
 
@@ -244,7 +251,8 @@ def test_positions_that_are_not_there(tiny_model, at, message):
 
 
 @pytest.mark.parametrize(
-    "rule", [SupernodeRule(factor="plaice"), SupernodeRule(factor="place", apart=("flod",)), SupernodeRule(at="factor:cty")]
+    "rule",
+    [SupernodeRule(factor="plaice"), SupernodeRule(factor="place", apart=("flod",)), SupernodeRule(at="factor:cty")],
 )
 def test_a_factor_that_no_prompt_has_is_refused(tiny_model, rule):
     """It would else be a supernode without members, and a claim that fails without a reason."""

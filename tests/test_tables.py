@@ -120,7 +120,12 @@ def test_sign_agreement_by_hand():
             measured(item, "answer_logit", 3.0, "clean"),
         ]  # fmt: skip
 
-    evidence = pair("as foretold", 0.4, 3.5) + pair("the opposite", 1.6, 2.5) + pair("half", 0.4, 2.5) + pair("still", 1.0, 3.0)
+    evidence = (
+        pair("as foretold", 0.4, 3.5)
+        + pair("the opposite", 1.6, 2.5)
+        + pair("half", 0.4, 2.5)
+        + pair("still", 1.0, 3.0)
+    )
     evidence += [
         measured("as foretold", "activation:bridge", 9.0, "match"),  # controls foretell nothing
         measured("as foretold", "activation:bridge", 9.0, experiment="inhibit_city/dev2"),
@@ -129,7 +134,12 @@ def test_sign_agreement_by_hand():
         measured("the opposite", "activation:bridge", 0.1, experiment="inhibit_other"),  # not asked for
     ]
     items = ("as foretold", "the opposite", "half", "still")
-    strengths = {("city", "bridge"): 0.7, ("city", "answer"): -0.2, ("city", "unlinked"): 0.0, ("bridge", "answer"): 0.9}
+    strengths = {
+        ("city", "bridge"): 0.7,
+        ("city", "answer"): -0.2,
+        ("city", "unlinked"): 0.0,
+        ("bridge", "answer"): 0.9,
+    }
     edges = table("edges", [
         {"item": item, "source": source, "target": target, "direct": -influence, "influence": influence}
         for item in items for (source, target), influence in strengths.items()
@@ -146,14 +156,13 @@ def test_sign_agreement_joins_several_inhibitions():
     rows = [
         {"experiment": experiment, "arm": arm, "value": value}
         for experiment, arm, value in [
-            ("inhibit_a", "effect", 1.0), ("inhibit_a", "clean", 2.0), ("inhibit_b", "effect", 5.0), ("inhibit_b", "clean", 4.0),
-            ("inhibit_c", "effect", 1.0), ("inhibit_c", "clean", 4.0),
+            ("inhibit_a", "effect", 1.0), ("inhibit_a", "clean", 2.0), ("inhibit_b", "effect", 5.0),
+            ("inhibit_b", "clean", 4.0), ("inhibit_c", "effect", 1.0), ("inhibit_c", "clean", 4.0),
         ]
     ]  # fmt: skip
     same = {"item": "x", "cluster": "c", "split": "dev", "draw": 0, "strength": 0.0, "outcome": "answer_logit"}
-    edges = table("edges", [
-        {"item": "x", "source": source, "target": "answer", "direct": 0.0, "influence": 1.0} for source in ("a", "b", "c")
-    ])  # fmt: skip
+    edge = {"item": "x", "target": "answer", "direct": 0.0, "influence": 1.0}
+    edges = table("edges", [edge | {"source": source} for source in ("a", "b", "c")])
     of = {"inhibit_a": "a", "inhibit_b": "b", "inhibit_c": "c"}
     found = sign_agreement("signs", of, edges, table("evidence", [same | row for row in rows]))
     assert found["value"].tolist() == pytest.approx([1 / 3])

@@ -74,6 +74,8 @@ class SupernodeRule(Strict):
     """Of the selecting prompts on which a member fires, the share that is of its level."""
     recall: float = Field(default=0.9, ge=0, le=1)
     """Of the selecting prompts of its level, the share on which a member fires."""
+    elsewhere: float = Field(default=1.0, ge=0, le=1)
+    """Of the selecting prompts of other levels, the largest share on which a member may fire."""
     split: Literal["dev", "any"] = "dev"
     """Which prompts select: those of development clusters only, or any (then name columns in `apart`)."""
     apart: tuple[str, ...] = ()

@@ -26,16 +26,18 @@ class DictionaryRecipe:
     """Everything that decides a layer's transcoder but the seed and the activations."""
 
     n_features: int = 2048
-    n_features_first: int = 768
+    n_features_first: int = 640
     """Features of the first layer, whose input is hardly more than the token: more of them would stay dead."""
-    k: int = 22
+    k: int = 18
+    most_active: float = 19.6
+    """The threshold is raised, where needed, until no more features are active at a token on average."""
     steps: int = 1500
     batch: int = 2048
-    learning_rate: float = 1e-2
+    learning_rate: float = 5e-3
     decay_from: float = 0.5
     dead_after: int = 25
     auxiliary_k: int = 32
-    auxiliary_weight: float = 0.5
+    auxiliary_weight: float = 1.0
     floor: float = 0.01
     """Added to a token's mean squared output (1 on average) before its error is divided by it."""
     answering: float = 0.5
@@ -109,7 +111,7 @@ def train_transcoder(
         optimiser.zero_grad(set_to_none=True)
         loss.backward()
         optimiser.step()
-        if step >= 0.9 * recipe.steps:
+        if step >= int(0.9 * recipe.steps):
             positive = kept[kept > 0]
             if len(positive):
                 cuts.append(positive.min().detach())
@@ -129,9 +131,23 @@ def train_transcoder(
     return {name: value.detach().contiguous() for name, value in made.items()}
 
 
+def calibrated(
+    layer: Transcoder, inputs: Float[torch.Tensor, "token d_in"], most_active: float, seed: int, sample: int = 16384
+) -> Transcoder:
+    """The layer with its threshold raised, where needed, until at most ``most_active`` features are active at a token on average.
+
+    BatchTopK's own cut is that of its batches, half of which are last tokens; all tokens may be livelier.
+    """
+    assert layer.threshold is not None
+    chosen = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[:sample]
+    relative = ((inputs[chosen] @ layer.W_enc.T + layer.b_enc) / layer.threshold).flatten()
+    raised = float(relative.kthvalue(max(1, relative.numel() - int(most_active * len(chosen)))).values)
+    return replace(layer, threshold=layer.threshold * max(1.0, raised))
+
+
 def train_set(
     model: Model, prompts: Sequence[Sequence[int]], recipe: DictionaryRecipe, seed: int, *, read_hook: str = "mlp.hook_in",
-    write_hook: str = "hook_mlp_out", progress: bool = True,
+    write_hook: str = "hook_mlp_out", storage: torch.dtype = torch.float16, progress: bool = True,
 ) -> TranscoderSet:  # fmt: skip
     """Per-layer transcoders of a model, trained on all tokens of some prompts but the first of each."""
     cache = cache_dense(model, prompts, read_hook=read_hook, write_hook=write_hook, batch_size=512, progress=progress)
@@ -148,9 +164,8 @@ def train_set(
         made = train_transcoder(
             inputs, outputs, replace(recipe, n_features=size), seed + layer, answers=answers, label=label, progress=progress
         )
-        layers.append(
-            Transcoder(
-                made["W_enc"].T.contiguous(), made["b_enc"], made["W_dec"][:, None], made["b_dec"], made["threshold"]
-            )
-        )
+        weights = (made["W_enc"].T, made["b_enc"], made["W_dec"][:, None], made["b_dec"], made["threshold"])
+        # Calibrated as it will be stored, so that the stored set is the calibrated one.
+        stored = Transcoder(*(tensor.to(storage).float().contiguous() for tensor in weights))
+        layers.append(calibrated(stored, inputs, recipe.most_active, seed + layer))
     return TranscoderSet("per_layer", "jumprelu", tuple(layers), read_hook, write_hook)

@@ -311,7 +311,7 @@ def strongest(
     for target_layer in range(1, weights.n_layers):
         every = range(len(weights.encoders[target_layer]))
         for source_layer in range(target_layer):
-            # per entry: V, its absolute value, the order by it and two indices
+            # per entry: V, its absolute value, an order and two indices
             size = max(1, memory // (40 * len(weights.encoders[source_layer])))
             for first in range(0, len(every), size):
                 targets = every[first : first + size]
@@ -340,7 +340,10 @@ def _connections(
     else:
         block = expected_weights(weights, kind, source_layer, target_layer, targets=targets, sources=sources).tocoo()
         values, place = block.data, block.coords
-    best = np.argsort(-np.abs(values), kind="stable")[:count]
+    best = np.arange(values.size)
+    if values.size > count:
+        best = np.argpartition(-np.abs(values), count)[:count]
+    best = best[np.argsort(-np.abs(values[best]), kind="stable")]
     triples = zip(place[0][best].tolist(), place[1][best].tolist(), values[best].tolist(), strict=True)
     return [Connection(source_layer, sources[s], target_layer, targets[t], value) for t, s, value in triples]
 

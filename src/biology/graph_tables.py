@@ -181,7 +181,7 @@ def _graph_outcomes(
     return values
 
 
-def _ratio(part: Float[Tensor, " some"], whole: Float[Tensor, " some"]) -> float:
+def _ratio(part: Float[Tensor, " member"], whole: Float[Tensor, " node"]) -> float:
     total = float(whole.sum())
     return float(part.sum()) / total if total > 0 else 0.0
 
@@ -189,7 +189,8 @@ def _ratio(part: Float[Tensor, " some"], whole: Float[Tensor, " some"]) -> float
 def supernode_edges(
     bench: Bench, item: str, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]], *, detailed: bool
 ) -> list[dict[str, object]]:
-    """Direct effects and signed influence between supernodes; named prompts also get tokens, errors and the bias.
+    """Direct effects and signed influence between supernodes; named prompts also get tokens and everything else:
+    features in no supernode (`other`), errors and the bias.
 
     `direct` is summed over members; `influence` is the signed influence on the target's members (mean over them).
     """
@@ -200,6 +201,9 @@ def supernode_edges(
             one[node] = True
             sources[f"token:{token_text(bench.model, int(graph.token_id[node]))}@{int(graph.pos[node])}"] = one
         sources["error"] = graph.kind == ERROR
+        rest = (graph.kind == FEATURE) & ~torch.stack(list(sets.values())).any(0)
+        if bool(rest.any()):  # features in no supernode, so that the sources of a target are all there
+            sources["other"] = rest
     targets: dict[str, Bool[Tensor, " node"]] = dict(sets)
     if detailed:
         for node, label in zip(range(graph.n_nodes)[graph.logits], target_labels(graph), strict=True):

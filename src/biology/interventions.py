@@ -297,7 +297,12 @@ class _Added(dict[int, list[tuple[Tensor, Tensor, Tensor]]]):
     def features(self, transcoders: TranscoderSet, layer: int, edited: Edits, x: Tensor, top: int) -> None:
         """Move the features of a layer from their activations in `x` [site, d_model] to their values."""
         _, active = site_activations(transcoders, layer, x, edited.feature)
-        change = (edited.value.to(active.dtype) - active)[:, None]
+        change = edited.value.to(active.dtype) - active
+        # An activation computed in another batch differs by rounding. A change within that is none, so that holding
+        # features at their own activations is the identity.
+        weights = transcoders.layers[layer]
+        size = x.norm(dim=-1) * weights.W_enc[edited.feature].norm(dim=-1) + weights.b_enc[edited.feature].abs()
+        change = torch.where(change.abs() <= 4 * torch.finfo(x.dtype).eps * size, 0.0, change)[:, None]
         for target in range(layer, top + 1):
             rows = decoder(transcoders, layer, target, edited.feature)
             if rows is not None:

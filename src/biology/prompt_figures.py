@@ -20,7 +20,7 @@ from biology.case import Case
 from biology.config import InputError
 from biology.drawing import BOLD, blank, captioned, colour, label, signed, size, text_width, words
 from biology.tables import Tables
-from biology.viewer import Arrow, Box, layout, node, point, titles
+from biology.viewer import Arrow, Box, layout, node, points, repeated, titles
 
 # ------------------------------------------------------------------------------------------------------ supernode graph
 
@@ -54,10 +54,10 @@ def supernode_graph(tables: Tables, subject: str | None = None, case: Case | Non
     return captioned(
         figure,
         f"Simplified attribution graph of the prompt {item}",
-        "Boxes are supernodes: groups of transcoder features found by the rules of the case. Tokens of the prompt "
-        "stand below, outputs on top. An arrow is a direct effect, as a share of all direct effects into its "
-        "target: plus and a pointed end where it excites, minus and a flat end where it inhibits. Small shares are "
-        f"left out. Errors and biases, left out too, make up {arranged.undrawn:.0%} of the direct effects into the "
+        "Boxes are supernodes: groups of transcoder features found by the rules of the case. Tokens of the prompt are "
+        "below, outputs on top. An arrow is a direct effect, as a share of all direct effects into its target: plus "
+        "and a pointed end where it excites, minus and a flat end where it inhibits. Small shares are left out, and so "
+        f"are features in no supernode, errors and biases: {arranged.undrawn:.0%} of the direct effects into the "
         "outputs shown.",
     )
 
@@ -96,7 +96,7 @@ def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
 
 
 def _draw_share(axes: Axes, arrow: Arrow) -> None:
-    x, y = point(arrow.curve, arrow.mark)
+    x, y = points(arrow.curve, [arrow.mark])[0]
     sign, tint = ("+", "C0") if arrow.share > 0 else ("−", "C1")
     text = axes.text(x, y, f"{sign}{abs(arrow.share):.0%}", fontsize=size(-2), weight=BOLD, color=tint)
     text.set(ha="center", va="center")
@@ -141,7 +141,10 @@ def inhibition_panel(tables: Tables, subject: str | None = None, case: Case | No
     panel = tables["panel"]
     item = _subject(list(dict.fromkeys(panel["item"])), subject, "inhibition_panel", case)
     panel, called = panel[panel["item"] == item], titles(case, item)
-    names = list(dict.fromkeys(panel.loc[panel["kind"] == "activation", "supernode_or_token"]))
+    members = tables["supernodes"][tables["supernodes"]["item"] == item] if "supernodes" in tables else None
+    again = repeated(members) if members is not None else []
+    names = dict.fromkeys(panel.loc[panel["kind"] == "activation", "supernode_or_token"])
+    names = [name for name in names if name not in again]
     once = panel.drop_duplicates(["kind", "supernode_or_token"])
     states: list[tuple[str, str, pd.DataFrame, str]] = [("no intervention", "", once, "clean")]
     for experiment, rows in panel.groupby("experiment", sort=False):

@@ -111,7 +111,7 @@ class QKAttribution:
         return abs(self.total - self.score) / max(abs(self.score), torch.finfo(torch.float64).tiny)
 
     def top_pairs(self, count: int, *, memory: int = 1 << 26) -> list[Pair]:
-        """The `count` pairs of largest absolute value, largest first. `memory` bounds the bytes of working arrays."""
+        """The `count` pairs of largest absolute value, largest first, zeros left out; `memory` bounds working bytes."""
         n_keys = len(self.key_nodes)
         if not len(self.query_nodes) or not n_keys or count < 1:
             return []
@@ -121,7 +121,7 @@ class QKAttribution:
             block = (self.query_vectors[first : first + rows] @ self.key_vectors.T).flatten()
             best = block.abs().topk(min(count, block.numel())).indices
             places = zip(best.tolist(), block[best].tolist(), strict=True)
-            found += [Pair(first + place // n_keys, place % n_keys, value) for place, value in places]
+            found += [Pair(first + place // n_keys, place % n_keys, value) for place, value in places if value]
             found = sorted(found, key=lambda pair: -abs(pair.value))[:count]
         return found
 
@@ -360,7 +360,7 @@ def _side(
     """The nodes that reach a head's query (or keys) at the positions of `maps`, their vectors, and the constant."""
     norm, scale = local.weights.layers[layer].ln1, local.frozen.scale1[layer][local.row]
     last, (d_model, d_head) = max(maps), next(iter(maps.values()))[0].shape
-    nodes, columns = source_nodes(local, source, tokens, below=layer, last=last)
+    nodes, columns = source_nodes(local, source, tokens, below=layer, places=maps)
     vectors = stream_bias.new_empty(len(nodes), d_head)
     constant = stream_bias.new_zeros(d_head)
     for pos, (weight, bias) in maps.items():

@@ -216,7 +216,7 @@ def _chains(page: Page, item: str, output: str) -> list[dict[str, Any]]:
             "strength": chain.strength,
             "sign": chain.sign,
         }
-        for chain in strongest_chains(page.tables["edges"], item, output, 8)
+        for chain in strongest_chains(page.tables["edges"], page.tables["supernodes"], item, output, 8)
     ]
 
 

@@ -136,7 +136,7 @@ def tabulate(args: Arguments) -> None:
 def judge(args: Arguments) -> None:
     """compute a verdict for every registered claim of a model"""
     config, root = configuration(args)
-    from biology.case import check_lock, discover_cases, load_claims
+    from biology.case import check_lock, discover_cases, load_case, load_claims
     from biology.claims import Meta, judge_all, measure
     from biology.tables import read_tables, write_table
 
@@ -148,7 +148,8 @@ def judge(args: Arguments) -> None:
         tables = read_tables(runs / case, ("prompts", "evidence", "graphs"))
         residual = float(tables["graphs"]["row_residual"].to_numpy().max()) if len(tables["graphs"]) else None
         transcoders = manifest["transcoders"]["name"]
-        meta = Meta(case, args.model, transcoders, seed=manifest["seed"], row_residual=residual)
+        scope = {name: experiment.only for name, experiment in load_case(root, case).experiments.items()}
+        meta = Meta(case, args.model, transcoders, seed=manifest["seed"], row_residual=residual, scope=scope)
         measured += measure(load_claims(root, case), tables["evidence"], tables["prompts"], meta, config.statistics)
     judgement = judge_all(measured)
     write_table(runs / "parts.parquet", judgement.parts, "parts")

@@ -58,9 +58,10 @@ class SourceNodes:
 
 
 def source_nodes(
-    local: LocalReplacement, source: Sources, tokens: tuple[str, ...], *, below: int, last: int
+    local: LocalReplacement, source: Sources, tokens: tuple[str, ...], *, below: int, places: Iterable[int]
 ) -> tuple[SourceNodes, Int[Tensor, " node"]]:
-    """The source nodes of layers < `below` and positions <= `last`, and the column of each."""
+    """The source nodes that can reach the stream entering block `below` at some position of `places`, and the column of
+    each: nodes of lower layers there, and at earlier positions those with an attention step left."""
     active, n_pos, first = source.active, local.n_pos, source.first_position
     device = source.feature_column.device
     cell_layer = torch.arange(local.n_layers, device=device).repeat_interleave(max(0, n_pos - first))
@@ -70,7 +71,8 @@ def source_nodes(
     n_others = none.numel() - len(active)
     layer = torch.cat([active.layer, cell_layer, none[:n_pos]])
     pos = torch.cat([active.pos, cell_pos, torch.arange(n_pos, device=device)])
-    reached = (layer < below) & (pos <= last)
+    at = torch.tensor(sorted(places), device=device)
+    reached = (layer < below) & torch.isin(pos, at) | (layer < below - 1) & (pos <= at[-1])
     nodes = SourceNodes(
         kind=torch.tensor([FEATURE, ERROR, TOKEN], device=device).repeat_interleave(counts)[reached],
         layer=layer[reached],

@@ -177,7 +177,8 @@ class Finder:
         hits = np.asarray(fires[of_level].sum(0)).ravel()
         every = np.asarray(fires[chosen.to_numpy()].sum(0)).ravel()
         share = hits / of_level.sum()
-        member = (share >= rule.recall) & (hits >= rule.precision * every) & (hits > 0)
+        others = (every - hits) / max(1, int(chosen.sum() - of_level.sum()))
+        member = (share >= rule.recall) & (hits >= rule.precision * every) & (others <= rule.elsewhere) & (hits > 0)
         columns = np.flatnonzero(member)
         return self._kept(rule, columns, share[columns], row)
 

@@ -89,7 +89,8 @@ SCHEMAS: dict[str, Schema] = {
         },
         key=("item",), ordered=True,
     ),
-    # one row is an edge between supernodes, tokens `token:Dallas@9`, logits `logit:Austin`, `error` and `bias`
+    # one row is an edge between supernodes, tokens `token:Dallas@9`, logits `logit:Austin` and the rest: `other`
+    # (features in no supernode), `error` and `bias`
     "edges": Schema(
         {"item": "str", "source": "str", "target": "str", "direct": "float", "influence": "float"},
         key=("item", "target", "source"), ordered=True,

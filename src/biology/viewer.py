@@ -17,7 +17,9 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import product
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Float
 
 from biology.case import Case
 from biology.config import InputError
@@ -29,7 +31,9 @@ FIRST_ROW = 0.97
 """Middle of the lowest row of supernodes."""
 MINIMUM_WIDTH = 6.3
 BENDS = (0.0, 0.3, -0.3, 0.6, -0.6, 1.0, -1.0, 1.5, -1.5)
-UNDRAWN = ("error", "bias")
+STRAIGHTEST = sorted(product(BENDS, repeat=2), key=lambda bend: (abs(bend[0]) + abs(bend[1]), -bend[0]))
+"""Sideways pulls at the two ends of an arrow, from the straightest to the most bent."""
+UNDRAWN = ("other", "error", "bias")
 
 
 @dataclass(frozen=True)
@@ -67,7 +71,7 @@ class Layout:
     width: float
     height: float
     undrawn: float
-    """Share of the direct effects into the drawn outputs that comes from errors and biases."""
+    """Share of the direct effects into the drawn outputs that comes from features in no supernode, errors, biases."""
 
 
 def node(name: str) -> tuple[str, str, int]:
@@ -97,6 +101,22 @@ def with_share(edges: pd.DataFrame) -> pd.DataFrame:
     """Edges of one item with `share`: the direct effect over the sum of |direct effects| into the same target."""
     total = edges.groupby("target")["direct"].transform(lambda values: values.abs().sum())
     return edges.assign(share=(edges["direct"] / total.where(total > 0, 1.0)).astype(float))
+
+
+def repeated(members: pd.DataFrame, share: float = 0.5) -> list[str]:
+    """Supernodes of one item that mostly repeat another one: more than `share` of the smaller's members are in both.
+
+    The one named first stays.
+    """
+    sets = {
+        str(name): set(zip(rows["layer"], rows["pos"], rows["feature"], strict=True))
+        for name, rows in members.groupby("supernode", sort=False)
+    }
+    kept: list[str] = []
+    for name, found in sets.items():
+        if not any(len(found & sets[other]) > share * min(len(found), len(sets[other])) for other in kept):
+            kept.append(name)
+    return [name for name in sets if name not in kept]
 
 
 def strongest_edges(edges: pd.DataFrame, least: float = 0.05, most: int = 22) -> pd.DataFrame:
@@ -170,7 +190,8 @@ def layout(
     """
     if edges["target"].str.startswith("logit:").any():  # then `answer`, one of them, would be drawn twice
         edges = edges[(edges["target"] != "answer") & (edges["source"] != "answer")]
-    edges = with_share(edges)
+    again = repeated(members)
+    edges = with_share(edges[~edges["source"].isin(again) & ~edges["target"].isin(again)])
     outputs = [name for name in dict.fromkeys(edges["target"]) if node(name)[0] == "logit"]
     outputs = sorted(outputs, key=lambda name: -probability.get(node(name)[1], 0.0))
     outputs = [n for i, n in enumerate(outputs) if i == 0 or probability.get(node(n)[1], 0.0) >= least_probability]
@@ -278,11 +299,13 @@ def _arrows(edges: pd.DataFrame, boxes: Mapping[str, Box]) -> list[Arrow]:
     ports = _ports(pairs, boxes, {(s, t): (boxes[t].x, boxes[s].x) for s, t in pairs})
     for source, target in pairs:
         obstacles = [box for box in boxes.values() if box.name not in (source, target)]
-        straightest = sorted(product(BENDS, repeat=2), key=lambda bend: (abs(bend[0]) + abs(bend[1]), -bend[0]))
-        bends[source, target] = min(
-            straightest,
-            key=lambda bend: _overlap(_curve(boxes[source], boxes[target], ports[source, target], bend), obstacles),
-        )
+        least = None
+        for bend in STRAIGHTEST:
+            hidden = _overlap(_curve(boxes[source], boxes[target], ports[source, target], bend), obstacles)
+            if least is None or hidden < least:
+                least, bends[source, target] = hidden, bend
+            if not hidden:
+                break
     leaning = {pair: (boxes[pair[1]].x + 4 * bend[0], boxes[pair[0]].x + 4 * bend[1]) for pair, bend in bends.items()}
     ports = _ports(pairs, boxes, leaning)
     curves = [_curve(boxes[s], boxes[t], ports[s, t], bends[s, t]) for s, t in pairs]
@@ -322,30 +345,29 @@ def _marked(arrows: Sequence[Arrow], boxes: Sequence[Box]) -> list[Arrow]:
     for index in sorted(range(len(arrows)), key=lambda i: -abs(arrows[i].share)):
 
         def crowding(t: float, curve: tuple[tuple[float, float], ...] = arrows[index].curve) -> float:
-            x, y = point(curve, t)
+            x, y = points(curve, [t])[0]
             near = sum(max(0.0, 1 - abs(x - a) / 0.34) * max(0.0, 1 - abs(y - b) / 0.14) for a, b in taken)
             inside = sum(abs(x - b.x) < b.width / 2 + 0.12 and abs(y - b.y) < b.height / 2 + 0.06 for b in boxes)
             return 4 * near + 4 * inside + abs(t - 0.5)
 
         places[index] = min((0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74, 0.18, 0.82), key=crowding)
-        taken.append(point(arrows[index].curve, places[index]))
+        taken.append(tuple(points(arrows[index].curve, [places[index]])[0]))
     return [replace(arrow, mark=places[index]) for index, arrow in enumerate(arrows)]
 
 
-def point(curve: Sequence[tuple[float, float]], t: float) -> tuple[float, float]:
-    """The point of a cubic Bezier curve at 0 <= t <= 1."""
-    weights = (1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3
-    x, y = (sum(w * p[axis] for w, p in zip(weights, curve, strict=True)) for axis in (0, 1))
-    return x, y
+def points(curve: Sequence[tuple[float, float]], t: Sequence[float] | np.ndarray) -> Float[np.ndarray, "t 2"]:
+    """The points of a cubic Bezier curve at 0 <= t <= 1."""
+    t = np.asarray(t, dtype=float)[:, None]
+    weights = np.hstack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
+    return (weights[:, :, None] * np.array(curve)).sum(1)
 
 
 def _overlap(curve: Sequence[tuple[float, float]], obstacles: Sequence[Box], margin: float = 0.05) -> int:
-    points = [point(curve, step / 40) for step in range(1, 40)]
-    return sum(
-        abs(x - box.x) < box.width / 2 + margin and abs(y - box.y) < box.height / 2 + margin
-        for x, y in points
-        for box in obstacles
-    )
+    """At how many of 39 points a curve runs behind a box, or too close to it."""
+    places = points(curve, np.linspace(0, 1, 41)[1:-1])[:, None]
+    middle = np.array([(box.x, box.y) for box in obstacles]).reshape(-1, 2)
+    reach = np.array([(box.width, box.height) for box in obstacles]).reshape(-1, 2) / 2 + margin
+    return int((np.abs(places - middle) < reach).all(-1).sum())
 
 
 @dataclass(frozen=True)
@@ -357,7 +379,9 @@ class Chain:
     sign: int
 
 
-def strongest_chains(edges: pd.DataFrame, item: str, output: str, count: int, least: float = 0.002) -> list[Chain]:
+def strongest_chains(
+    edges: pd.DataFrame, members: pd.DataFrame, item: str, output: str, count: int, least: float = 0.002
+) -> list[Chain]:
     """The strongest paths from a token to the output token `output` of one item's graph, the strongest first.
 
     All outputs are taken if none of them is `output`. A path's strength is the product, over its edges, of the edge's
@@ -366,7 +390,8 @@ def strongest_chains(edges: pd.DataFrame, item: str, output: str, count: int, le
     edges = edges[edges["item"] == item]
     if edges["target"].str.startswith("logit:").any():
         edges = edges[(edges["target"] != "answer") & (edges["source"] != "answer")]
-    edges = with_share(edges)
+    again = repeated(members[members["item"] == item])
+    edges = with_share(edges[~edges["source"].isin(again) & ~edges["target"].isin(again)])
     into: dict[str, list[tuple[str, float]]] = {}
     for source, target, share in zip(edges["source"], edges["target"], edges["share"], strict=True):
         if source not in UNDRAWN and share:
