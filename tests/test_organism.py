@@ -197,7 +197,15 @@ def test_with_dropout_line_2_depends_on_line_1_through_the_newline_only(encode, 
 # Growing -------------------------------------------------------------------------------------------------------------
 
 
-def grown(corpus, words, monkeypatch, folder, *, seed=0, interrupt_at=None):
+@pytest.fixture(scope="module")
+def small(corpus):
+    """The corpus with sums of small numbers only, which is encoded faster."""
+    made = Corpus()
+    vars(made)["addition_split"] = {pair: split for pair, split in corpus.addition_split.items() if max(pair) < 12}
+    return made
+
+
+def grown(corpus, words, folder, *, seed=0, interrupt_at=None):
     """Grow the tiny recipe; its record and its weights before they are rounded to half precision."""
     kept = {}
     save, write_model = organism.save, organism.write_model
@@ -211,7 +219,7 @@ def grown(corpus, words, monkeypatch, folder, *, seed=0, interrupt_at=None):
         kept.update({name: value.detach().clone() for name, value in model.named_parameters()})
         write_model(model, made, out)
 
-    with monkeypatch.context() as patch:
+    with pytest.MonkeyPatch.context() as patch:
         patch.setattr(organism, "tokenizer", lambda _: words)  # made once, because it takes seconds
         patch.setattr(organism, "save", interrupted_save)
         patch.setattr(organism, "write_model", keeping_write)
@@ -220,43 +228,44 @@ def grown(corpus, words, monkeypatch, folder, *, seed=0, interrupt_at=None):
 
 
 @pytest.fixture(scope="module")
-def whole(corpus, words, tmp_path_factory):
+def whole(small, words, tmp_path_factory):
+    """Record, weights and folder of a growth that nothing interrupted."""
     folder = tmp_path_factory.mktemp("whole")
-    with pytest.MonkeyPatch.context() as patch:
-        return *grown(corpus, words, patch, folder), folder
+    return *grown(small, words, folder), folder
 
 
-def test_an_interrupted_growth_ends_at_the_same_weights(corpus, words, whole, monkeypatch, tmp_path):
-    record, weights, folder = whole
+@pytest.fixture
+def interrupted(small, words, tmp_path):
+    """The folder of a growth that stopped right after its checkpoint of step 2."""
     with pytest.raises(KeyboardInterrupt):
-        grown(corpus, words, monkeypatch, tmp_path, interrupt_at=2)
+        grown(small, words, tmp_path, interrupt_at=2)
     assert (tmp_path / "work/checkpoint.safetensors").is_file() and not (tmp_path / "out").exists()
-    resumed, again = grown(corpus, words, monkeypatch, tmp_path)
+    return tmp_path
+
+
+def test_an_interrupted_growth_ends_at_the_same_weights(small, words, whole, interrupted):
+    record, weights, folder = whole
+    resumed, again = grown(small, words, interrupted)
     assert all(torch.equal(weights[name], again[name]) for name in weights) and len(weights) == len(again) > 8
     assert resumed == record
     for name in ("model.safetensors", "config.json", "tokenizer.json"):
-        assert (tmp_path / "out" / name).read_bytes() == (folder / "out" / name).read_bytes()
-    assert not list((tmp_path / "work").iterdir())  # a finished growth leaves no checkpoint
+        assert (interrupted / "out" / name).read_bytes() == (folder / "out" / name).read_bytes()
+    assert not list((interrupted / "work").iterdir())  # a finished growth leaves no checkpoint
 
 
-def test_a_checkpoint_of_another_seed_is_refused(corpus, words, monkeypatch, tmp_path):
-    with pytest.raises(KeyboardInterrupt):
-        grown(corpus, words, monkeypatch, tmp_path, interrupt_at=2)
-    checkpoint = tmp_path / "work/checkpoint.safetensors"
+def test_a_checkpoint_of_another_seed_is_refused(small, words, interrupted):
+    checkpoint = interrupted / "work/checkpoint.safetensors"
     before = checkpoint.read_bytes()
-    with pytest.raises(
-        InputError, match="checkpoint.safetensors is a checkpoint of .*'seed': '0'.*not of .*'seed': '1'"
-    ):
-        grown(corpus, words, monkeypatch, tmp_path, seed=1)
-    assert checkpoint.read_bytes() == before and not (tmp_path / "out").exists()
+    with pytest.raises(InputError, match="is a checkpoint of .*'seed': '0'.*not of .*'seed': '1'"):
+        grown(small, words, interrupted, seed=1)
+    assert checkpoint.read_bytes() == before and not (interrupted / "out").exists()
 
 
-def test_what_is_grown_is_a_model_directory(whole, corpus):
+def test_what_is_grown_is_a_model_directory(whole, small):
     record, weights, folder = whole
     assert record["seed"] == 0 and record["recipe_hash"] == TINY.hash() and record["recipe"]["d_model"] == 16
     assert [entry["step"] for entry in record["curve"]] == [3] and record["dev"] == record["curve"][-1]
-    behaviours = set(corpus.held_out()["behaviour"])
-    assert behaviours <= set(record["dev"])
+    assert set(small.held_out()["behaviour"]) <= set(record["dev"])
     stored = load_file(folder / "out/model.safetensors")
     assert all(torch.equal(stored[name], weights[name].half()) for name in weights)
     model = load_model(folder / "out")
