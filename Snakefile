@@ -74,6 +74,8 @@ rule:
         VERDICTS,
         REPORTS,
         [f"data/runs/{model}/{case}/{table}.parquet" for model, case in PAIRS for table in TABLES],
+    message:
+        "all figures, verdicts and reports are there"
 
 
 rule:
@@ -83,6 +85,8 @@ rule:
     input:
         VERDICTS,
         REPORTS,
+    message:
+        "all verdicts and reports are there"
 
 
 def weights(wildcards):

@@ -52,7 +52,13 @@ def test_no_number_of_the_model_card_is_typed_by_hand():
     }  # fmt: skip
     cards = [
         model_card("x", RECORD, BEHAVIOUR, FIDELITY, STATES),
-        model_card("x", other, BEHAVIOUR.assign(accuracy=0.25, n=8), FIDELITY.assign(value=0.75, layer=FIDELITY["layer"].replace("0", "44")), STATES[:1].assign(layer=55, precision=0.66, recall=0.68)),
+        model_card(
+            "x",
+            other,
+            BEHAVIOUR.assign(accuracy=0.25, n=8),
+            FIDELITY.assign(value=0.75, layer=FIDELITY["layer"].replace("0", "44")),
+            STATES[:1].assign(layer=55, precision=0.66, recall=0.68),
+        ),
     ]
     numbers = [set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", card)) for card in cards]
     # "line 1" and "line 2", the bars, and of how many states features are sought, by what precision and recall

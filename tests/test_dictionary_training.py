@@ -12,9 +12,7 @@ from biology.transcoders import encode as activations_of
 from biology.transcoders import reconstruct
 
 PLANTED, WIDTH, ACTIVE = 32, 16, 2
-RECIPE = DictionaryRecipe(
-    n_features=64, k=3, steps=500, batch=512, learning_rate=1e-2, dead_after=30, auxiliary_k=8
-)
+RECIPE = DictionaryRecipe(n_features=64, k=3, steps=500, batch=512, learning_rate=1e-2, dead_after=30, auxiliary_k=8)
 SCALE = 3.0  # of inputs and outputs, which training must undo
 
 
@@ -111,7 +109,7 @@ def test_a_set_is_trained_on_all_tokens_but_the_first(tiny_model):
     """Per layer what `train_transcoder` makes of what passes the hooks; the last token of each prompt answers."""
     model = tiny_model("llama")
     prompts = [encode(model, text) for text in ("w1 w2 w3", "w4 w5", "w6 w7 w8 w9", "w10 w11")]
-    recipe = DictionaryRecipe(n_features=24, n_features_first=16, k=3, steps=5, batch=8)
+    recipe = DictionaryRecipe(n_features=24, n_features_first=16, k=3, most_active=2.5, steps=5, batch=8)
     made = train_set(model, prompts, recipe, 11, storage=torch.float32, progress=False)
     assert (made.kind, made.activation, made.n_features) == ("per_layer", "jumprelu", (16, 24, 24))
     seen = [capture(model, prompt) for prompt in prompts]
@@ -122,23 +120,28 @@ def test_a_set_is_trained_on_all_tokens_but_the_first(tiny_model):
         expected = train_transcoder(inputs, outputs, own, 11 + layer, answers=answers, progress=False)
         assert torch.allclose(made.layers[layer].W_enc.T, expected["W_enc"], rtol=1e-3, atol=1e-4)
         assert torch.allclose(made.layers[layer].b_dec, expected["b_dec"], rtol=1e-3, atol=1e-4)
-        assert float((activations_of(made, layer, inputs) > 0).double().sum(1).mean()) <= recipe.k
+        assert float((activations_of(made, layer, inputs) > 0).double().sum(1).mean()) <= 2.5
 
 
-def test_a_lively_layer_is_calibrated_to_k_and_a_sparse_one_left_alone(trained):
+def test_a_lively_layer_is_calibrated_and_a_sparse_one_left_alone(trained):
     made, inputs, outputs, _ = trained
     (layer,) = as_set(made).layers
     lively = replace(layer, threshold=layer.threshold / 5)
-    calm = calibrated(lively, inputs, 3, seed=0)
+    calm = calibrated(lively, inputs, 3.0, seed=0)
     assert float((activations_of(as_set(made), 0, inputs) > 0).double().sum(1).mean()) > 2.5
     counts = [
-        float((activations_of(TranscoderSet("per_layer", "jumprelu", (one,), "", ""), 0, inputs) > 0).double().sum(1).mean())
+        float(
+            (activations_of(TranscoderSet("per_layer", "jumprelu", (one,), "", ""), 0, inputs) > 0)
+            .double()
+            .sum(1)
+            .mean()
+        )
         for one in (lively, calm)
     ]
     assert counts[0] > 3.2 and 2.9 < counts[1] <= 3.0
     ratio = calm.threshold / lively.threshold
     assert torch.allclose(ratio, ratio[0].expand(64)) and calm.W_enc is lively.W_enc and calm.W_dec is lively.W_dec
-    assert torch.equal(calibrated(calm, inputs, 8, seed=0).threshold, calm.threshold)
+    assert torch.equal(calibrated(calm, inputs, 8.0, seed=0).threshold, calm.threshold)
 
 
 def test_answers_get_their_share_of_every_batch():

@@ -115,7 +115,7 @@ def test_node_sets_are_the_members(bench, traced):
         found = {
             (int(graph.layer[i]), int(graph.pos[i]), int(graph.feature[i])) for i in sets[name].nonzero().flatten()
         }
-        assert found == set(zip(members["layer"], members["pos"], members["feature"], strict=True))
+        assert found == {(member.layer, member.pos, member.feature) for member in members}
     assert int(sets[ANSWER].sum()) == 1 and int(graph.token_id[sets[ANSWER]]) == 65
 
 

@@ -140,21 +140,24 @@ def path_share(tables: Tables, subject: str | None = None, case: Case | None = N
     axes = figure.subplots()
     bins = np.linspace(min(0.0, rows["value"].min()), max(1.0, rows["value"].max()), 41)
     for base, outcome in zip(range(0, -len(names), -1), names, strict=True):
-        for arm in [arm for arm in ("match", "effect") if arm in set(rows.loc[rows["outcome"] == outcome, "arm"])]:
-            here = rows[(rows["outcome"] == outcome) & (rows["arm"] == arm)]
+        found = rows[rows["outcome"] == outcome]
+        effect = found[found["arm"] == "effect"]
+        for arm in [arm for arm in ("match", "effect") if arm in set(found["arm"])]:
+            here = found[found["arm"] == arm]
             tint = _look(arm)["color"]
             counts = np.convolve(np.histogram(here["value"], bins)[0], [0.25, 0.5, 0.25], mode="same")
-            heights = base + 0.68 * counts / counts.max()
+            heights = base + 0.62 * counts / max(counts.max(), 1e-12)
             centres = (bins[1:] + bins[:-1]) / 2
             axes.fill_between(centres, base, heights, color=tint, alpha=0.4 if arm == "effect" else 0.25, linewidth=0)
             axes.plot(centres, heights, color=tint, linewidth=1.1)
             _draw_interval(axes, here, arm, base - 0.09)
             mean = _interval(here)[0]
-            axes.text(mean, base + 0.77, f"{mean:.0%}", color=tint, ha="center", fontsize=size(-1), weight=BOLD)
+            if arm == "effect" or abs(mean - _interval(effect)[0]) > 0.05:  # else the numbers would overlap
+                axes.text(mean, base + 0.7, f"{mean:.0%}", color=tint, ha="center", fontsize=size(-1), weight=BOLD)
     axes.set_yticks([0.3 - row for row in range(len(names))], [label(words(name)) for name in names])
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
-    axes.set(ylim=(-len(names) + 0.8, 1.0), xlabel="share of |influence|")
+    axes.set(ylim=(-len(names) + 0.8, 0.95), xlabel="share of |influence|")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     arms = [arm for arm in ("effect", "match") if arm in set(rows["arm"])]
     handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **_look(arm))[0] for arm in arms]
@@ -194,14 +197,15 @@ def fidelity(tables: Tables, subject: str | None = None, case: Case | None = Non
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     if len(agreement):
         axes, names = grid[-1], [label(words(name)) for name in agreement["behaviour"]]
-        least = min(0.9, agreement["value"].min())
+        least = 0.9 if float(agreement["value"].min()) > 0.9 else 0.0
         axes.hlines(range(len(names)), least, agreement["value"], color=colour("grid.color"))
         axes.plot(agreement["value"], range(len(names)), "o", color="C0")
         for row, value in enumerate(agreement["value"]):
-            place = {"xytext": (0, 5), "textcoords": "offset points", "ha": "center", "fontsize": size(-2)}
-            axes.annotate(f"{value:.1%}", (value, row), **place)
+            place = {"xytext": (6, 0), "textcoords": "offset points", "va": "center", "fontsize": size(-1.5)}
+            axes.annotate(f"{value:.1%}", (value, row), **place, annotation_clip=False)
         axes.set_yticks(range(len(names)), names)
-        axes.set(title="top-1 agreement", xlim=(least - 0.005, 1.006), ylim=(len(names) - 0.5, -0.7))
+        reach = 1 - least
+        axes.set(title="top-1 agreement", xlim=(least, 1 + 0.02 * reach), ylim=(len(names) - 0.5, -0.5))
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
         axes.tick_params(axis="y", length=0)
     return captioned(

@@ -101,7 +101,7 @@ def node_sets(bench: Bench, item: str, graph: Graph) -> dict[str, Bool[Tensor, "
         if found is None:
             continue
         mask = torch.zeros(graph.n_nodes, dtype=torch.bool)
-        for site in found.itertuples():
+        for site in found:
             mask |= feature & (graph.layer == site.layer) & (graph.pos == site.pos) & (graph.feature == site.feature)
         if bool(mask.any()):
             sets[name] = mask

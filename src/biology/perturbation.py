@@ -19,6 +19,7 @@ import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -48,6 +49,15 @@ class Setting:
     last_layer: int
 
 
+class Member(NamedTuple):
+    """A feature of a supernode at its place in one prompt."""
+
+    layer: int
+    pos: int
+    feature: int
+    activation: float
+
+
 @dataclass(frozen=True, eq=False)
 class Bench:
     """What every experiment of a case needs: prompts (rows in the order of the cache) and members of supernodes."""
@@ -69,9 +79,18 @@ class Bench:
         return {item: place for place, item in enumerate(self.prompts["item"])}
 
     @cached_property
-    def sites(self) -> dict[tuple[str, str], pd.DataFrame]:
+    def sites(self) -> dict[tuple[str, str], list[Member]]:
         """Members by (item, supernode)."""
-        return {key: group for key, group in self.members.groupby(["item", "supernode"], sort=False)}  # type: ignore[misc]
+        found: dict[tuple[str, str], list[Member]] = {}
+        columns = ["item", "supernode", "layer", "pos", "feature", "activation"]
+        for item, supernode, *member in self.members[columns].itertuples(index=False, name=None):
+            found.setdefault((item, supernode), []).append(Member(*member))
+        return found
+
+    @cached_property
+    def identity(self) -> list[tuple[str, str, str]]:
+        """Item, cluster and split of every prompt."""
+        return list(self.prompts[["item", "cluster", "split"]].itertuples(index=False, name=None))
 
     def generator(self, *key: object) -> np.random.Generator:
         """Random numbers that depend on the seed of the configuration and on what they are for."""
@@ -93,14 +112,14 @@ class Bench:
             found: dict[tuple[int, int, int], tuple[float, int, int]] = {}
             if experiment.inhibit:
                 factor = -setting.strength if experiment.kind == "swap" else setting.strength
-                for site in self._members(item, experiment.inhibit):
+                for site in self.sites.get((item, experiment.inhibit), ()):
                     found[site.layer, site.pos, site.feature] = (factor * site.activation, place, site.pos)
             if experiment.inject:
                 source = self.prompts[donor].iat[place]
                 if source not in self.place:
                     raise InputError(f"case {self.case.name}, prompt {item}: donor '{source}' is no prompt of the case")
                 there = self._positions(experiment.inject, place)
-                for site in self._members(source, experiment.inject):
+                for site in self.sites.get((source, experiment.inject), ()):
                     value = setting.strength * site.activation
                     found[site.layer, there, site.feature] = (value, self.place[source], site.pos)
             columns += [(row, *site, *value) for site, value in found.items() if site[0] <= setting.last_layer]
@@ -109,10 +128,6 @@ class Bench:
             torch.from_numpy(table_[:, i].astype(np.int64)) for i in (0, 1, 2, 3, 5, 6)
         )
         return Push(Edits(row, layer, pos, feature, torch.from_numpy(table_[:, 4])), pool, pool_pos)
-
-    def _members(self, item: str, supernode: str):  # noqa: ANN202
-        found = self.sites.get((item, supernode))
-        return () if found is None else found.itertuples()
 
     def _positions(self, supernode: str, place: int) -> int:
         key = (supernode, place)
@@ -327,15 +342,14 @@ def run_rows(
 
 
 def _watch(bench: Bench, names: Sequence[str], prompt: Int[Tensor, " row"]) -> tuple[Sites, Int[Tensor, " site"]]:
-    columns: list[np.ndarray] = []
-    for index, name in enumerate(names):
-        for row, place in enumerate(prompt.tolist()):
-            found = bench.sites.get((bench.prompts["item"].iat[place], name))
-            if found is not None:
-                sites = found[["layer", "pos", "feature"]].to_numpy()
-                columns.append(np.column_stack([np.full(len(sites), row), sites, np.full(len(sites), index)]))
-    listed = torch.from_numpy(np.concatenate(columns) if columns else np.zeros((0, 5), dtype=np.int64)).long()
-    row, layer, pos, feature, owner = listed.unbind(1)
+    """The members of some supernodes in every row, and the number of the supernode that each belongs to."""
+    columns = [
+        (row, member.layer, member.pos, member.feature, index)
+        for index, name in enumerate(names)
+        for row, place in enumerate(prompt.tolist())
+        for member in bench.sites.get((bench.identity[place][0], name), ())
+    ]
+    row, layer, pos, feature, owner = torch.tensor(columns, dtype=torch.long).reshape(-1, 5).unbind(1)
     return Sites(row, layer, pos, feature), owner
 
 
@@ -344,10 +358,10 @@ def _rows(
     read: Read, clean: Read,
 ) -> list[dict[str, object]]:  # fmt: skip
     def base(place: int, outcome: str, arm: str, draw: int, value: float) -> dict[str, object]:
-        row = bench.prompts.iloc[place]
+        item, cluster, split = bench.identity[place]
         return {
-            "item": row["item"], "cluster": row["cluster"], "split": row["split"], "experiment": name, "arm": arm,
-            "draw": draw, "strength": setting.strength, "outcome": outcome, "value": value,
+            "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
+            "strength": setting.strength, "outcome": outcome, "value": value,
         }  # fmt: skip
 
     rows = []

@@ -167,38 +167,44 @@ def inhibition_panel(tables: Tables, subject: str | None = None, case: Case | No
         axes.text(0, middle + (0.07 if dose else 0), label(words(text)), va="center", weight=BOLD)
         axes.text(0, middle - 0.09, dose, va="center", fontsize=size(-1.5), color=colour("axes.edgecolor"))
         active = rows[rows["kind"] == "activation"].set_index("supernode_or_token")
+        held = _held(case, text, float(rows["strength"].iloc[0])) if dose else {}
         for name, width, start in zip(names, widths, starts, strict=False):
             if name in active.index:
                 clean, value = float(active.loc[name, "clean"]), float(active.loc[name, column])
-                _draw_level(axes, start, middle, width, clean, value, name in _perturbed(case, text))
+                _draw_level(axes, start, middle, width, clean, value, held.get(name))
         _draw_outputs(axes, rows[rows["kind"] == "probability"], column, right, middle, outputs)
     return captioned(
         figure,
         f"Interventions on the prompt {item}",
         "Rows are interventions, columns supernodes. A cell is the supernode's activation as a share of its activation "
-        "without intervention; a thick frame marks supernodes set by hand. On the right the most probable next tokens.",
+        "without intervention; in a thick frame, the multiple M of it at which the supernode itself was held. On the "
+        "right the most probable next tokens.",
     )
 
 
-def _perturbed(case: Case | None, experiment: str) -> set[str | None]:
+def _held(case: Case | None, experiment: str, strength: float) -> dict[str, float]:
+    """Multiples at which an experiment holds supernodes of the prompt itself (a swap holds one at minus M)."""
     found = case.experiments.get(experiment) if case else None
-    return {found.inhibit, found.inject} if found else set()
+    if found is None or found.inhibit is None:
+        return {}
+    return {found.inhibit: -strength if found.kind == "swap" else strength}
 
 
-def _draw_level(
-    axes: Axes, x: float, y: float, width: float, clean: float, value: float, perturbed: bool, height: float = 0.3
-) -> None:
-    share = value / clean if clean else 0.0
+def _draw_level(axes: Axes, x: float, y: float, width: float, clean: float, value: float, held: float | None) -> None:
+    """A cell of the panel: the share of the clean activation as a number and as a level; or the multiple held."""
+    height, share = 0.3, value / clean if clean else 0.0
     look = {"boxstyle": "round,pad=0,rounding_size=0.07", "facecolor": "none"}
-    frame = FancyBboxPatch((x, y - height / 2), width, height, **look, linewidth=1.7 if perturbed else 0.6)
-    frame.set_edgecolor(colour("text.color" if perturbed else "axes.edgecolor"))
+    frame = FancyBboxPatch((x, y - height / 2), width, height, **look, linewidth=0.6 if held is None else 1.7)
+    frame.set_edgecolor(colour("axes.edgecolor" if held is None else "text.color"))
     axes.add_patch(frame)
-    level = Rectangle(
-        (x, y - height / 2), width * min(1.0, max(0.0, share)), height, color="C0", alpha=0.2, linewidth=0
-    )
-    axes.add_patch(level)
-    level.set_clip_path(frame)
-    text = f"{signed(round(100 * share))}%" if clean else "on" if value else "off"
+    if held is None:
+        filled = width * min(1.0, max(0.0, share))
+        level = Rectangle((x, y - height / 2), filled, height, color="C0", alpha=0.2, linewidth=0)
+        axes.add_patch(level)
+        level.set_clip_path(frame)
+        text = f"{signed(round(100 * share))}%" if clean else "on" if value else "off"
+    else:
+        text = f"{signed(held)} ×"
     ink = colour("text.color" if clean or value else "axes.edgecolor")
     axes.text(x + width / 2, y, text, ha="center", va="center_baseline", color=ink)
 
