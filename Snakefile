@@ -247,10 +247,10 @@ rule tabulate:
         code="src/biology/tables.py",
     output:
         expand(f"{RUN}/{{table}}.parquet", table=TABLES, allow_missing=True),
-    params:
-        case=lambda w: fingerprint(CASES[w.case], "experiments"),
     log:
         f"{RUN}/tabulate.log",
+    params:
+        case=lambda w: fingerprint(CASES[w.case], "experiments"),
     message:
         "{wildcards.model}, {wildcards.case}: writing tables"
     shell:

@@ -60,7 +60,7 @@ def kept_influence(whole, graph):
 
 
 def test_selection_keeps_more_influence_than_direct_effects_alone(model, whole, transcoders, monkeypatch):
-    monkeypatch.setattr("biology.attribution.ALL_ROWS_FACTOR", 0)  # choose step by step, however few features there are
+    monkeypatch.setattr("biology.selection.ALL_ROWS_FACTOR", 0)  # choose step by step, however few features there are
     n_features = whole.features.stop
     direct = (whole.weights[whole.logits] @ whole.adjacency[whole.logits, :n_features].abs().double()).argsort(
         descending=True

@@ -17,7 +17,8 @@ from biology.behaviour import evaluate, fidelity, prompts_table, selective_featu
 from biology.case import Case, Item, Paper, Prompt
 from biology.config import InputError
 from biology.model import answer_token, capture, encode, load_model, run
-from biology.transcoders import Transcoder, TranscoderSet, encode as activations_of, reconstruct
+from biology.transcoders import Transcoder, TranscoderSet, reconstruct
+from biology.transcoders import encode as activations_of
 
 PROMPTS = ["w1 w2 w3", "w4 w5 w6", "w7 w8", "w9 w10 w11 w12", "w13 w14 w15", "w16 w17"]
 FRAME = pd.DataFrame(
@@ -69,9 +70,9 @@ def mean_outputs(model, transcoders):
 def test_a_perfect_replacement_is_perfect(rectifying):
     model, transcoders = rectifying
     table = fidelity(model, transcoders, FRAME)
-    for behaviour in ("all", "a", "b"):
-        assert values(table, "fvu", behaviour) == pytest.approx(dict.fromkeys(("0", "1", "2", "all"), 0.0), abs=1e-6)
-        assert values(table, "top1_agreement", behaviour) == {"all": 1.0}
+    for name in ("all", "a", "b"):
+        assert values(table, "fvu", name) == pytest.approx(dict.fromkeys(("0", "1", "2", "all"), 0.0), abs=1e-6)
+        assert values(table, "top1_agreement", name) == {"all": 1.0}
         assert values(table, "loss_recovered", behaviour)["all"] == pytest.approx(1.0, abs=1e-3)
 
 

@@ -80,7 +80,10 @@ def test_nothing_held_out_is_taught(corpus):
     held_out = corpus.held_out()
     taught = {item.prompt for items in corpus.blocks.values() for item in items if item.split == "train"}
     assert not taught & set(held_out.prompt)
-    pairs = {split: {row[:2] for row in corpus.couplets if (row[4] == "train") == (split == "train")} for split in ("train", "held")}
+    pairs = {
+        split: {row[:2] for row in corpus.couplets if (row[4] == "train") == (split == "train")}
+        for split in ("train", "held")
+    }
     assert not pairs["train"] & pairs["held"]
     sums = {(a, b) for (a, b), split in corpus.addition_split.items() if split != "train"}
     for item in corpus.disguised + corpus.digits:
@@ -112,7 +115,9 @@ def test_cities_are_written_in_pieces_that_places_share(corpus, tokens):
         assert len(pieces) >= 2, city
         for piece in pieces:
             users.setdefault(piece, set()).add(place)
-    alone = [city for city in corpus.cities.city if any(len(users[piece]) == 1 for piece in tokens.encode(city).ids[1:])]
+    alone = [
+        city for city in corpus.cities.city if any(len(users[piece]) == 1 for piece in tokens.encode(city).ids[1:])
+    ]
     assert len(alone) < 0.1 * len(corpus.cities)
 
 

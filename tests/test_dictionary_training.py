@@ -7,9 +7,8 @@ import torch
 
 from biology.dictionary_training import DictionaryRecipe, batch_top_k, calibrated, train_set, train_transcoder
 from biology.model import capture, encode
-from biology.transcoders import Transcoder, TranscoderSet
+from biology.transcoders import Transcoder, TranscoderSet, reconstruct
 from biology.transcoders import encode as activations_of
-from biology.transcoders import reconstruct
 
 PLANTED, WIDTH, ACTIVE = 32, 16, 2
 RECIPE = DictionaryRecipe(n_features=64, k=3, steps=500, batch=512, learning_rate=1e-2, dead_after=30, auxiliary_k=8)

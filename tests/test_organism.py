@@ -69,6 +69,29 @@ def feed(corpus, encode):
     return Feed(corpus, Recipe(), encode, 0)
 
 
+@pytest.fixture(scope="module")
+def questions(corpus, words):
+    """Every question with its answer, encoded: those that are taught, and those held out. The last token is the answer."""
+    rows = {"train": set(), "held out": set()}
+    items = [item for name, block in corpus.blocks.items() if name != "couplet" for item in block]
+    encoded = words.encode_batch([f"{item.prompt} {item.answer}" for item in items])
+    for item, text in zip(items, encoded, strict=True):
+        rows["train" if item.split == "train" else "held out"].add(tuple(text.ids))
+    assert len(rows["held out"]) > 5000 and not rows["train"] & rows["held out"]
+    return rows
+
+
+@pytest.fixture(scope="module")
+def first_lines(corpus, encode):
+    """First lines of couplets with their newline, encoded: those of training, and those held out."""
+    rows = {"train": set(), "held out": set()}
+    for theme, ending, word, _, split in corpus.couplets:
+        line = corpus.couplet_lines(theme, ending, word, "", ())[0]
+        rows["train" if split == "train" else "held out"].add(tuple(encode(line)))
+    assert len(rows["held out"]) > 2000 and not rows["train"] & rows["held out"]
+    return rows
+
+
 def trimmed(ids: torch.Tensor) -> list[tuple[int, ...]]:
     """Rows without the padding on their right."""
     return [tuple(itertools.takewhile(bool, row)) for row in ids.tolist()]
@@ -99,18 +122,12 @@ def test_a_batch_has_the_rows_of_the_recipe(feed):
     assert [len(batch.ids) for batch in feed(0)] == [*groups, sizes["couplet"]]
 
 
-def test_targets_point_at_answers(corpus, encode, feed):
+def test_targets_point_at_answers(encode, feed, questions):
     """A question counts at the last position of its prompt and nowhere else; a couplet on all of line 2."""
-    taught = {
-        tuple(encode(f"{item.prompt} {item.answer}"))
-        for name, items in corpus.blocks.items()
-        if name != "couplet"
-        for item in items
-    }
-    *questions, couplets = feed(5)
-    for batch in questions:
+    *batches, couplets = feed(5)
+    for batch in batches:
         for row, targets in zip(trimmed(batch.ids), batch.targets, strict=True):
-            assert row in taught
+            assert row in questions["train"]
             assert targets.nonzero().flatten().tolist() == [len(row) - 2]
     newline = encode("\n")[1]
     for row, targets in zip(trimmed(couplets.ids), couplets.targets, strict=True):
@@ -118,50 +135,31 @@ def test_targets_point_at_answers(corpus, encode, feed):
         assert targets.nonzero().flatten().tolist() == list(range(last_newline, len(row) - 1))
 
 
-@pytest.fixture(scope="module")
-def forbidden(corpus, encode):
-    """Held-out questions with their answers, and first lines of couplets: those of training and those held out."""
-    held = corpus.held_out()
-    asked = held[~held["behaviour"].str.startswith("couplet")]
-    questions = {
-        tuple(encode(f"{prompt} {answer}")) for prompt, answer in zip(asked["prompt"], asked["answer"], strict=True)
-    }
-    lines = {"train": set(), "held out": set()}
-    for theme, ending, word, _, split in corpus.couplets:
-        first = corpus.couplet_lines(theme, ending, word, "", ())[0]
-        lines["train" if split == "train" else "held out"].add(tuple(encode(first)))
-    assert len(questions) > 5000 and len(lines["held out"]) > 2000 and not lines["train"] & lines["held out"]
-    return questions, lines
-
-
-def test_nothing_held_out_is_ever_fed(encode, feed, forbidden):
-    questions, lines = forbidden
+def test_nothing_held_out_is_ever_fed(encode, feed, questions, first_lines):
     newline, rows = encode("\n")[1], 0
     for step in range(50):
         *batches, couplets = feed(step)
         for batch in batches:
             shown = set(trimmed(batch.ids))
-            assert not shown & questions
+            assert not shown & questions["held out"]
             rows += len(shown)
         for row in trimmed(couplets.ids):
             start = max(place for place, token in enumerate(row) if token == newline) + 1
-            assert row[:start] in lines["train"]
+            assert row[:start] in first_lines["train"]
     assert rows > 10_000
 
 
-def test_transcoders_rehearse_nothing_held_out(corpus, encode, forbidden):
+def test_transcoders_rehearse_nothing_held_out(corpus, encode, questions, first_lines):
     """Their texts are training prompts that end where the answer is made, and training couplets up to their last word."""
-    held = {tuple(encode(prompt)) for prompt in corpus.held_out()["prompt"]}
-    taught = {tuple(encode(item.prompt)) for items in corpus.blocks.values() for item in items if item.split == "train"}
+    prompts = {part: {row[:-1] for row in rows} for part, rows in questions.items()}
     newline, couplets = encode("\n")[1], 0
-    for row in map(tuple, dictionary_prompts(corpus, encode, 0, most=500)):
-        assert row not in held
+    for row in map(tuple, dictionary_prompts(corpus, encode, 0, most=300)):
         if newline in row:
             couplets += 1
-            assert row[: len(row) - row[::-1].index(newline)] in forbidden[1]["train"]
+            assert row[: len(row) - row[::-1].index(newline)] in first_lines["train"]
         else:
-            assert row in taught
-    assert couplets == 500
+            assert row in prompts["train"] and row not in prompts["held out"]
+    assert couplets == 300
 
 
 # Context dropout -----------------------------------------------------------------------------------------------------
@@ -169,7 +167,7 @@ def test_transcoders_rehearse_nothing_held_out(corpus, encode, forbidden):
 
 def test_context_dropout_hides_line_1_from_line_2_and_nothing_else(encode, feed):
     newline, dropped, rows = encode("\n")[1], 0, 0
-    for step in range(4):
+    for step in range(3):
         couplets = list(feed(step))[-1]
         mask = attention_mask(couplets, torch.float32)
         visible = mask[:, 0] == 0

@@ -96,8 +96,9 @@ def test_the_stages_run_in_order(finished):
     calls = [call for call in finished[1] if "second" not in call]
     place = {call.split()[0]: number for number, call in enumerate(calls)}
     for before, after in [
-        ("load", "cache"), ("cache", "group"), ("group", "attribute"), ("group", "intervene"), ("attribute", "tabulate"),
-        ("intervene", "tabulate"), ("tabulate", "judge"), ("tabulate", "draw"), ("judge", "write"), ("draw", "write"),
+        ("load", "cache"), ("cache", "group"), ("group", "attribute"), ("group", "intervene"),
+        ("attribute", "tabulate"), ("intervene", "tabulate"), ("tabulate", "judge"), ("judge", "draw"),
+        ("judge", "write"), ("draw", "write"),
     ]:  # fmt: skip
         assert place[before] < place[after], calls
     assert calls.count("load") == calls.count("judge") == 1

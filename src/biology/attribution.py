@@ -1,20 +1,17 @@
-"""The attribution graph of one prompt: targets, selection of feature nodes, assembly.
+"""The attribution graph of a prompt, or of many: targets, features, edges, assembly.
 
-Edges are direct effects in the local replacement model (attention patterns and norm scales frozen), computed by the
-transposed chain of `direct_effects`. Position 0 is the beginning-of-sequence token: its features and errors are no
+Edges are direct effects in the local replacement model (attention patterns and norm scales frozen). Whole graphs of
+per-layer transcoders are computed from both sides (`whole_graph`), all others row by row (`selection`,
+`direct_effects`); the edges are the same. Position 0 is the beginning-of-sequence token: its features and errors are no
 nodes, its MLP outputs belong to the bias. `bias` is read off an affine pass with all sources zero, `pre_activation`
 off the unmodified forward pass, so that "incoming edges + bias = pre-activation" checks every row; the worst residual
 is in the metadata.
-
-Under a budget, features are chosen by their influence on the targets through the rows known so far, a few at a time;
-what is left out is added to the error node of its cell, so that a budgeted graph still adds up ("Circuit Tracing"
-drops them; so does circuit-tracer).
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -23,16 +20,19 @@ from torch import Tensor
 
 from biology import targets as target_nodes
 from biology.config import InputError
-from biology.direct_effects import ActiveFeatures, Readers, Sources, active_features, effect_rows, sources
-from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, row_residual, sweep_influence
+from biology.direct_effects import ActiveFeatures, batch_active_features
+from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, empty_edges, row_residual
 from biology.model import Model, token_batch, token_text
 from biology.replacement import LocalReplacement, bias_pass, freeze_prompt
+from biology.selection import Job, selected_adjacency, whole_adjacency
 from biology.targets import Readout, Target
 from biology.transcoders import TranscoderSet
+from biology.whole_graph import Nodes, fill_edges, meeting_layer
 
-ALL_ROWS_FACTOR = (
-    3  # up to this many times the budget, computing every row is cheap enough to select by exact influence
-)
+MEMORY = 4 << 30  # bytes
+SMALL_BYTES = 1 << 26  # sources may always take this much on their way up, else a quarter of the graphs' own size
+SMALL = 4000  # prompts with fewer active features go row by row: there is little to gain from both sides
+BATCH = 1 << 16  # numbers in one layer's residual streams of prompts that are traced together
 
 
 def attribute(
@@ -47,7 +47,7 @@ def attribute(
     features: Sequence[tuple[int, int, int]] | None = None,
     position: int = -1,
     first_position: int = 1,
-    memory: int = 1 << 28,
+    memory: int = MEMORY,
     progress: Callable[[int, int], None] | None = None,
 ) -> Graph:
     """The attribution graph of one prompt.
@@ -60,7 +60,8 @@ def attribute(
         position: which position's next-token logits are explained if `targets` is None. Later tokens are dropped:
             they cannot matter.
         first_position: features and errors before it are no nodes (1: the beginning-of-sequence token only).
-        memory: bytes of working arrays, beyond the graph itself.
+        memory: bytes of working arrays, beyond the graph itself. Where the rows of a budget do not fit, only their
+            largest entries are kept to choose by, and the rows of the chosen features are computed again.
         progress: called with (rows done, rows in all).
 
     Features that no target can read (in the layer of a feature target or above) are no nodes.
@@ -69,92 +70,256 @@ def attribute(
         InputError: an empty or overlong prompt, an unknown token, position, layer or feature, a budget below 0,
             a given feature that is not active, transcoders that do not fit the model, or effects that are not finite.
     """
-    _check(model, transcoders, max_logits, logit_probability, max_feature_nodes, features, first_position)
-    ids = token_batch(model, torch.as_tensor(token_ids, dtype=torch.long).view(1, -1))
-    chosen_targets = target_nodes.normalise(targets)
-    places = target_nodes.positions(chosen_targets, position, ids.shape[1])
-    ids = ids[:, : max(places) + 1]
-    logit_positions = sorted(set(places))
-    local = freeze_prompt(model, transcoders.to(model.device, model.dtype), ids, positions=logit_positions)
-    readouts = target_nodes.resolve(
-        model,
-        local,
-        chosen_targets,
-        places,
-        logit_positions,
-        max_logits=max_logits,
-        logit_probability=logit_probability,
-    )
-    active = active_features(local, first_position, max(readout.layer for readout in readouts))
-    job = _Job(local, active, readouts, first_position, memory, progress)
-    given = None if features is None else _positions_of(active, features, local.n_pos)
-    if given is None and (max_feature_nodes is None or max_feature_nodes >= len(active)):
-        graph = _whole_graph(job)
-    else:
-        graph = _selected_graph(job, max_feature_nodes or 0, given)
-    graph.metadata.update(_metadata(model, transcoders, job, max_logits, logit_probability, max_feature_nodes))
-    residual = row_residual(graph)
-    graph.metadata["row_residual"] = float(residual.max())
-    if not bool(torch.isfinite(residual).all()):
-        raise InputError("the graph has effects that are not finite: are the transcoders meant for this model?")
-    return graph
+    settings = _Settings(max_logits, logit_probability, max_feature_nodes, first_position, memory, progress)
+    _check(model, transcoders, settings, features)
+    ids, chosen, places = _prepared(model, token_ids, targets, position)
+    return _trace(model, transcoders, ids, [chosen], [places], [features], settings, alone=True)[0]
+
+
+def attribute_batch(
+    model: Model,
+    transcoders: TranscoderSet,
+    prompts: Sequence[Int[Tensor, " pos"] | Sequence[int]],
+    *,
+    targets: Sequence[Sequence[Target | int] | None] | None = None,
+    max_logits: int = 10,
+    logit_probability: float = 0.95,
+    max_feature_nodes: int | None = None,
+    features: Sequence[Sequence[tuple[int, int, int]] | None] | None = None,
+    position: int = -1,
+    first_position: int = 1,
+    memory: int = MEMORY,
+    progress: Callable[[int, int], None] | None = None,
+) -> list[Graph]:
+    """The attribution graphs of many prompts: those of `attribute`, in less time.
+
+    Prompts of equal length share forward passes and matrix products. `targets` and `features` are given per prompt,
+    everything else holds for all; `progress` is called with (prompts done, prompts in all). Arguments and errors are
+    those of `attribute`.
+    """
+    settings = _Settings(max_logits, logit_probability, max_feature_nodes, first_position, memory, None)
+    every_target = [None] * len(prompts) if targets is None else list(targets)
+    every_feature = [None] * len(prompts) if features is None else list(features)
+    if not len(prompts) == len(every_target) == len(every_feature):
+        raise InputError(
+            f"{len(prompts)} prompts, but {len(every_target)} lists of targets, {len(every_feature)} of features"
+        )
+    prepared = []
+    for ids, wanted, given in zip(prompts, every_target, every_feature, strict=True):
+        _check(model, transcoders, settings, given)
+        prepared.append((*_prepared(model, ids, wanted, position), given))
+    by_length: dict[int, list[int]] = {}
+    for index, (ids, *_) in enumerate(prepared):
+        by_length.setdefault(ids.shape[1], []).append(index)
+    graphs: dict[int, Graph] = {}
+    for n_pos, indices in by_length.items():
+        step = max(1, BATCH // (n_pos * model.d_model))
+        for start in range(0, len(indices), step):
+            part = indices[start : start + step]
+            rows, chosen, places, given = zip(*(prepared[index] for index in part), strict=True)
+            traced = _trace(model, transcoders, torch.cat(rows), chosen, places, given, settings, alone=False)
+            graphs.update(zip(part, traced, strict=True))
+            if progress is not None:
+                progress(len(graphs), len(prompts))
+    return [graphs[index] for index in range(len(prompts))]
+
+
+@dataclass(frozen=True)
+class _Settings:
+    max_logits: int
+    logit_probability: float
+    max_feature_nodes: int | None
+    first_position: int
+    memory: int
+    progress: Callable[[int, int], None] | None
 
 
 def _check(
     model: Model,
     transcoders: TranscoderSet,
-    max_logits: int,
-    logit_probability: float,
-    max_feature_nodes: int | None,
+    settings: _Settings,
     features: Sequence[tuple[int, int, int]] | None,
-    first_position: int,
 ) -> None:
     if transcoders.n_layers != model.n_layers or transcoders.d_model != model.d_model:
         raise InputError(
             f"transcoders of {transcoders.n_layers} layers and width {transcoders.d_model} do not fit model"
             f" {model.name} with {model.n_layers} layers and width {model.d_model}"
         )
-    if max_logits < 1:
-        raise InputError(f"max_logits must be at least 1, not {max_logits}")
-    if not 0 < logit_probability <= 1:
-        raise InputError(f"logit_probability must lie in (0, 1], not {logit_probability}")
-    if max_feature_nodes is not None and max_feature_nodes < 0:
-        raise InputError(f"max_feature_nodes must be 0 (no feature nodes) or more, not {max_feature_nodes}")
-    if max_feature_nodes is not None and features is not None:
+    if settings.max_logits < 1:
+        raise InputError(f"max_logits must be at least 1, not {settings.max_logits}")
+    if not 0 < settings.logit_probability <= 1:
+        raise InputError(f"logit_probability must lie in (0, 1], not {settings.logit_probability}")
+    budget = settings.max_feature_nodes
+    if budget is not None and budget < 0:
+        raise InputError(f"max_feature_nodes must be 0 (no feature nodes) or more, not {budget}")
+    if budget is not None and features is not None:
         raise InputError("give either max_feature_nodes or features, not both")
-    if first_position < 0:
-        raise InputError(f"first_position must be 0 or more, not {first_position}")
+    if settings.first_position < 0:
+        raise InputError(f"first_position must be 0 or more, not {settings.first_position}")
+
+
+def _prepared(
+    model: Model, token_ids: Tensor | Sequence[int], targets: Sequence[Target | int] | None, position: int
+) -> tuple[Tensor, list[Target] | None, list[int]]:
+    """Token ids [1, pos] up to the last target, the targets, and the positions that they read."""
+    ids = token_batch(model, torch.as_tensor(token_ids, dtype=torch.long).view(1, -1))
+    chosen = target_nodes.normalise(targets)
+    places = target_nodes.positions(chosen, position, ids.shape[1])
+    return ids[:, : max(places) + 1], chosen, places
+
+
+def _trace(
+    model: Model,
+    transcoders: TranscoderSet,
+    ids: Int[Tensor, "prompt pos"],
+    targets: Sequence[list[Target] | None],
+    places: Sequence[list[int]],
+    features: Sequence[Sequence[tuple[int, int, int]] | None],
+    settings: _Settings,
+    *,
+    alone: bool,
+) -> list[Graph]:
+    """Graphs of prompts of equal length."""
+    read_at = sorted({place for of_prompt in places for place in of_prompt})
+    local = freeze_prompt(model, transcoders.to(model.device, model.dtype), ids, positions=read_at)
+    limits = {"max_logits": settings.max_logits, "logit_probability": settings.logit_probability}
+    readouts = [
+        target_nodes.resolve(model, replace(local, row=row), wanted, where, read_at, **limits)
+        for row, (wanted, where) in enumerate(zip(targets, places, strict=True))
+    ]
+    whole = settings.max_feature_nodes is None and all(given is None for given in features)
+    simple = all(
+        {readout.layer for readout in of_prompt} == {model.n_layers} and where == sorted(where)
+        for of_prompt, where in zip(readouts, ([readout.pos for readout in each] for each in readouts), strict=True)
+    )
+    both = replace(local, row=slice(None))
+    prompt, active = batch_active_features(both, settings.first_position)
+    traced = _Traced(model, both, prompt, active, readouts, bias_pass(both, settings.first_position), settings)
+    if (
+        whole
+        and simple
+        and transcoders.kind == "per_layer"
+        and 0 < settings.first_position < ids.shape[1]
+        and not (alone and len(active) < SMALL)
+    ):
+        return traced.whole()
+    return [traced.one(row, given) for row, given in enumerate(features)]
 
 
 @dataclass(frozen=True, eq=False)
-class _Job:
+class _Traced:
+    """Prompts of equal length with their active features, sorted by (layer, prompt, pos, feature)."""
+
+    model: Model
     local: LocalReplacement
+    prompt: Int[Tensor, " active"]
     active: ActiveFeatures
-    readouts: Sequence[Readout]
-    first_position: int
-    memory: int
-    progress: Callable[[int, int], None] | None
+    readouts: Sequence[Sequence[Readout]]
+    bias: tuple[list[Tensor], Tensor]
+    settings: _Settings
 
-    def sources(self, keep: Tensor | None = None) -> Sources:
-        return sources(self.local, self.active, self.first_position, len(self.readouts), keep=keep)
+    def one(self, row: int, given: Sequence[tuple[int, int, int]] | None) -> Graph:
+        """The graph of one prompt, row by row."""
+        settings, readouts = self.settings, self.readouts[row]
+        below = max(readout.layer for readout in readouts)
+        active = self.active.subset((self.prompt == row) & (self.active.layer < below))
+        local = replace(self.local, row=row)
+        job = Job(local, active, readouts, settings.first_position, settings.memory, settings.progress)
+        budget = settings.max_feature_nodes
+        if given is None and (budget is None or budget >= len(active)):
+            return self.graph(row, active, len(active), whole_adjacency(job))
+        at = None if given is None else _positions_of(active, given, local.n_pos)
+        chosen, adjacency = selected_adjacency(job, budget or 0, at)
+        return self.graph(row, active.subset(chosen), len(active), adjacency)
 
-    def target_readers(self) -> Readers:
-        layer = torch.tensor([readout.layer for readout in self.readouts])
-        pos = torch.tensor([readout.pos for readout in self.readouts])
-        return Readers(layer, pos, torch.stack([readout.vector for readout in self.readouts]))
+    def whole(self) -> list[Graph]:
+        """Whole graphs from both sides."""
+        local, active, first = self.local, self.active, self.settings.first_position
+        n_prompts, n_pos = local.frozen.ids.shape
+        device, embed = self.prompt.device, local.frozen.embed
+        counts = torch.bincount(self.prompt, minlength=n_prompts)
+        order = self.prompt.argsort(stable=True)  # by prompt, then as in a graph
+        node = torch.empty_like(order)
+        node[order] = torch.arange(len(active), device=device) - (counts.cumsum(0) - counts)[self.prompt[order]]
+        token = counts + local.n_layers * (n_pos - first)
+        n_nodes = token + n_pos + torch.tensor([len(of_prompt) for of_prompt in self.readouts], device=device)
+        out = [empty_edges(n, n, embed.dtype, embed.device) for n in n_nodes.tolist()]
+        tokens, sources, readers = _both_sides(self, node, counts, token, n_nodes)
+        held = max(embed.element_size() * int(n_nodes.square().sum()) // 4, SMALL_BYTES)
+        fill_edges(
+            local,
+            tokens,
+            sources,
+            readers,
+            out,
+            meeting_layer(local, sources, readers, min(self.settings.memory, held)),
+        )
+        if self.settings.progress is not None:
+            self.settings.progress(int(n_nodes[0]), int(n_nodes[0]))
+        of_prompt = order.split(counts.tolist())
+        return [
+            self.graph(row, active.subset(of_prompt[row]), len(of_prompt[row]), out[row]) for row in range(n_prompts)
+        ]
 
-    def feature_readers(self, chosen: Tensor) -> Readers:
-        """Readers of the active features at these indices, any order."""
-        layer, feature = self.active.layer[chosen], self.active.feature[chosen]
-        vectors = self.local.frozen.embed.new_empty(chosen.numel(), self.local.frozen.embed.shape[2])
-        for index in layer.unique().tolist():
-            here = layer == index
-            vectors[here] = self.local.transcoders.layers[index].W_enc[feature[here]]
-        return Readers(layer, self.active.pos[chosen], vectors)
+    def graph(self, row: int, active: ActiveFeatures, n_active: int, adjacency: Tensor) -> Graph:
+        """Node table, bias and pre-activations for a finished adjacency matrix; `active` are the feature nodes."""
+        local, first, readouts = self.local, self.settings.first_position, self.readouts[row]
+        device, dtype = adjacency.device, adjacency.dtype
+        n_layers, n_pos = local.n_layers, local.n_pos
+        n_cells = max(0, n_pos - first)
+        counts = (len(active), n_layers * n_cells, n_pos, len(readouts))
+        none = torch.full((sum(counts[1:]),), -1, device=device)
+        cell_layer = torch.arange(n_layers, device=device).repeat_interleave(n_cells)
+        cell_pos = torch.arange(first, first + n_cells, device=device).repeat(n_layers)
 
-    def report(self, done: int, total: int) -> None:
-        if self.progress is not None:
-            self.progress(done, total)
+        def of_targets(values: list, like: Tensor) -> Tensor:
+            return torch.tensor(values, dtype=like.dtype, device=device)
+
+        target_layer = [readout.layer if readout.layer < n_layers else -1 for readout in readouts]
+        zeros = torch.zeros(sum(counts[1:3]), dtype=dtype, device=device)
+        target_bias = []
+        for readout in readouts:
+            seen = self.bias[1] if readout.layer == n_layers else self.bias[0][readout.layer]
+            seen = seen[row, readout.pos].double()
+            target_bias.append(float(readout.vector.double() @ seen) + readout.offset)
+        kinds = torch.tensor([FEATURE, ERROR, TOKEN, LOGIT], dtype=torch.int8, device=device)
+        graph = Graph(
+            kind=kinds.repeat_interleave(torch.tensor(counts, device=device)),
+            layer=torch.cat([active.layer, cell_layer, none[:n_pos], of_targets(target_layer, none)]),
+            pos=torch.cat(
+                [active.pos, cell_pos, torch.arange(n_pos, device=device), of_targets([r.pos for r in readouts], none)]
+            ),
+            feature=torch.cat(
+                [active.feature, none[: counts[1] + n_pos], of_targets([r.feature for r in readouts], none)]
+            ),
+            token_id=torch.cat(
+                [none[:1].expand(len(active) + counts[1]), local.frozen.ids[row], of_targets([r.token_id for r in readouts], none)]
+            ),
+            activation=torch.cat([active.activation, zeros, zeros.new_zeros(counts[3])]),
+            probability=torch.cat([zeros.new_zeros(len(active)), zeros, of_targets([r.weight for r in readouts], zeros)]),
+            adjacency=adjacency,
+            bias=torch.cat([self.feature_bias(row, active), zeros, of_targets(target_bias, zeros)]),
+            pre_activation=torch.cat(
+                [active.pre_activation, zeros, of_targets([r.pre_activation for r in readouts], zeros)]
+            ),
+        )  # fmt: skip
+        residual = row_residual(graph).max()
+        if not bool(torch.isfinite(residual)):
+            raise InputError("the graph has effects that are not finite: are the transcoders meant for this model?")
+        graph.metadata.update(_metadata(self, row, n_active), row_residual=float(residual))
+        return graph
+
+    def feature_bias(self, row: int, active: ActiveFeatures) -> Float[Tensor, " active"]:
+        """What each feature reads of the affine pass without sources, plus its own bias."""
+        bias = active.pre_activation.new_empty(len(active))
+        layers, counts = active.layer.unique_consecutive(return_counts=True)
+        stop = 0
+        for layer, count in zip(layers.tolist(), counts.tolist(), strict=True):
+            here = slice(stop, stop := stop + count)
+            transcoder, feature = self.local.transcoders.layers[layer], active.feature[here]
+            seen = self.bias[0][layer][row, active.pos[here]]
+            bias[here] = (transcoder.W_enc[feature] * seen).sum(1) + transcoder.b_enc[feature]
+        return bias
 
 
 def _positions_of(active: ActiveFeatures, features: Sequence[tuple[int, int, int]], n_pos: int) -> Tensor:
@@ -172,159 +337,66 @@ def _positions_of(active: ActiveFeatures, features: Sequence[tuple[int, int, int
     return torch.tensor(sorted(set(found)), dtype=torch.long, device=active.layer.device)
 
 
-# --------------------------------------------------------------------------------------------------------- selection
-def _fill(
-    job: _Job, source: Sources, readers: Readers, out: Tensor, first: int, columns: Tensor | slice = slice(None)
-) -> None:
-    """Write the rows of `readers` into `out` from row `first` on, restricted to `columns`."""
+# --------------------------------------------------------------------------------------------------- from both sides
+def _both_sides(
+    traced: _Traced, node: Tensor, counts: Tensor, token: Tensor, n_nodes: Tensor
+) -> tuple[Nodes, list[Nodes], list[Nodes]]:
+    """Tokens, sources and readers of every layer. `node` is each active feature's index among its prompt's nodes;
+    errors start at `counts`, tokens at `token`."""
+    local, prompt, active, first = traced.local, traced.prompt, traced.active, traced.settings.first_position
+    frozen, device = local.frozen, prompt.device
+    n_prompts, n_pos = frozen.ids.shape
+    n_cells = n_pos - first
+    every_prompt = torch.arange(n_prompts, device=device).repeat_interleave(n_pos)
+    every_pos = torch.arange(n_pos, device=device).repeat(n_prompts)
+    tokens = Nodes(every_prompt, every_pos, token[every_prompt] + every_pos, lambda: frozen.embed.flatten(0, 1))
+    cell_prompt = torch.arange(n_prompts, device=device).repeat_interleave(n_cells)
+    cell_pos = torch.arange(first, n_pos, device=device).repeat(n_prompts)
+    stops = torch.searchsorted(active.layer, torch.arange(1, local.n_layers + 1, device=device)).tolist()
+    sources, readers = [], []
+    for layer, (start, stop) in enumerate(zip([0, *stops[:-1]], stops, strict=True)):
+        here = slice(start, stop)
+        transcoder, feature, at = (
+            local.transcoders.layers[layer],
+            active.feature[here],
+            (prompt[here], active.pos[here]),
+        )
+        cell = at[0] * n_cells + at[1] - first
+        sizes = torch.bincount(cell, minlength=n_prompts * n_cells) + 1
+        place, ends = torch.arange(stop - start, device=device) + cell, sizes.cumsum(0)  # a cell's error comes last
+        column = torch.empty(stop - start + len(cell_pos), dtype=torch.long, device=device)
+        column[place], column[ends - 1] = node[here], counts[cell_prompt] + layer * n_cells + cell_pos - first
 
-    def emit(index: Tensor, effects: Tensor) -> None:
-        out[index + first] = effects[:, columns]
+        def written(
+            layer=layer, transcoder=transcoder, feature=feature, at=at, place=place, ends=ends, here=here
+        ) -> Tensor:
+            rows = transcoder.W_dec[feature, 0] * active.activation[here, None]
+            error = frozen.write[layer] - transcoder.b_dec
+            if transcoder.W_skip is not None:
+                error = error - frozen.read[layer] @ transcoder.W_skip.T
+            error.view(-1, error.shape[2]).index_add_(0, at[0] * n_pos + at[1], rows, alpha=-1)
+            vectors = rows.new_empty(len(place) + len(ends), rows.shape[1])
+            vectors[place], vectors[ends - 1] = rows, error[:, first:].flatten(0, 1)
+            return vectors
 
-    effect_rows(job.local, source, readers, emit, memory=job.memory)
+        def read(transcoder=transcoder, feature=feature) -> Tensor:
+            return transcoder.W_enc[feature]
 
-
-def _whole_graph(job: _Job) -> Graph:
-    """Every active feature is a node; rows go straight into the adjacency matrix."""
-    source = job.sources()
-    every = torch.arange(len(job.active), device=job.active.layer.device)
-    columns = _node_columns(source, source.feature_column)
-    return _graph(job, job.active, _adjacency(job, source, every, columns))
-
-
-def _adjacency(job: _Job, source: Sources, chosen: Tensor, columns: Tensor) -> Float[Tensor, "node node"]:
-    """The square adjacency matrix, with the rows of the chosen features first and those of the targets last."""
-    adjacency = job.local.frozen.embed.new_zeros(columns.numel(), columns.numel())
-    n_targets = len(job.readouts)
-    _fill(job, source, job.target_readers(), adjacency, columns.numel() - n_targets, columns)
-    _fill(job, source, job.feature_readers(chosen), adjacency, 0, columns)
-    job.report(chosen.numel() + n_targets, chosen.numel() + n_targets)
-    return adjacency
-
-
-def _selected_graph(job: _Job, budget: int, given: Tensor | None) -> Graph:
-    """Some features are nodes, the rest is folded into the errors of the cells they write to."""
-    source = job.sources()
-    if given is None:
-        rows, chosen = _select(job, source, budget)
-    else:
-        rows, chosen = None, given
-    keep = torch.zeros(len(job.active), dtype=torch.bool, device=chosen.device)
-    keep[chosen] = True
-    active = job.active.subset(keep)
-    if rows is None or job.local.transcoders.kind != "per_layer":
-        # a cross-layer feature writes to several cells, whose shares its column does not tell: compute its rows anew
-        folded = job.sources(keep)
-        return _graph(job, active, _adjacency(job, folded, chosen, _node_columns(folded, folded.feature_column)))
-    # a per-layer feature writes to its own cell only: the columns left out join the error columns there
-    layer, place = job.active.layer[~keep], job.active.pos[~keep] - job.first_position
-    rows.index_add_(1, source.stop[place, layer] - 1, rows[:, source.feature_column[~keep]])
-    columns = _node_columns(source, source.feature_column[keep])
-    adjacency = rows.new_zeros(columns.numel(), columns.numel())
-    n_targets = len(job.readouts)
-    adjacency[: chosen.numel()] = rows[n_targets:, columns]
-    adjacency[columns.numel() - n_targets :] = rows[:n_targets, columns]
-    return _graph(job, active, adjacency)
-
-
-def _select(job: _Job, source: Sources, budget: int) -> tuple[Tensor, Int[Tensor, " chosen"]]:
-    """Rows (targets first) and sorted indices of the `budget` features with the most influence on the targets.
-
-    With few features beyond the budget all rows are computed and the choice is exact. Otherwise the best features not
-    yet visited are added in steps, by their influence through the rows known so far.
-    """
-    n_active, n_targets = len(job.active), len(job.readouts)
-    exact = 0 < budget and n_active <= ALL_ROWS_FACTOR * budget
-    rows = job.local.frozen.embed.new_zeros(n_targets + (n_active if exact else budget), source.n_columns)
-    _fill(job, source, job.target_readers(), rows, 0)
-    job.report(n_targets, rows.shape[0])
-    visited = torch.empty(0, dtype=torch.long, device=rows.device)
-    step = n_active if exact else max(64, budget // 8)
-    while visited.numel() < rows.shape[0] - n_targets:
-        first = n_targets + visited.numel()
-        strength = _feature_influence(job, source, rows[:first], visited)
-        strength[visited] = -1
-        chosen = strength.topk(min(step, rows.shape[0] - first)).indices
-        _fill(job, source, job.feature_readers(chosen), rows, first)
-        visited = torch.cat([visited, chosen])
-        job.report(n_targets + visited.numel(), rows.shape[0])
-    if exact:
-        best = _feature_influence(job, source, rows, visited)[visited].topk(budget).indices
-    else:
-        best = torch.arange(budget, device=rows.device)
-    best = best[visited[best].argsort()]
-    return torch.cat([rows[:n_targets], rows[n_targets:][best]]), visited[best]
+        sources.append(Nodes(cell_prompt.repeat_interleave(sizes), cell_pos.repeat_interleave(sizes), column, written))
+        readers.append(Nodes(*at, node[here], read))
+    found = [
+        (row, readout.pos, end - len(of_prompt) + i, readout.vector)
+        for row, (of_prompt, end) in enumerate(zip(traced.readouts, n_nodes.tolist(), strict=True))
+        for i, readout in enumerate(of_prompt)
+    ]
+    at = torch.tensor([one[:3] for one in found], device=device)
+    readers.append(Nodes(at[:, 0], at[:, 1], at[:, 2], lambda: torch.stack([one[3] for one in found])))
+    return tokens, sources, readers
 
 
-def _feature_influence(job: _Job, source: Sources, rows: Tensor, visited: Tensor) -> Float[Tensor, " active"]:
-    """Influence of every active feature on the targets through the rows known so far (targets first, then
-    `visited`)."""
-    n_targets, n_columns = len(job.readouts), rows.shape[1]
-    target_node = torch.arange(n_columns - n_targets, n_columns, device=rows.device)
-    node = torch.cat([target_node, source.feature_column[visited]])
-    depth = torch.cat([torch.full_like(target_node, job.local.n_layers), job.active.layer[visited]])
-    weights = torch.zeros(n_columns, dtype=torch.float64, device=rows.device)
-    for column, readout in zip(target_node.tolist(), job.readouts, strict=True):
-        weights[column] = readout.weight
-    return sweep_influence(rows, node, depth, weights)[source.feature_column]
-
-
-def _node_columns(source: Sources, feature_column: Tensor) -> Int[Tensor, " node"]:
-    """For each node, in graph order, its column: features, errors, tokens, targets."""
-    tail = torch.arange(source.token_start, source.n_columns, device=feature_column.device)
-    return torch.cat([feature_column, source.error_column, tail])
-
-
-# ---------------------------------------------------------------------------------------------------------- assembly
-def _graph(job: _Job, active: ActiveFeatures, adjacency: Tensor) -> Graph:
-    """Node table, bias and pre-activations for a finished adjacency matrix."""
-    local, first, n_targets = job.local, job.first_position, len(job.readouts)
-    device, dtype = adjacency.device, adjacency.dtype
-    n_layers, n_pos, n_features = local.n_layers, local.n_pos, len(active)
-    cell_layer = torch.arange(n_layers, device=device).repeat_interleave(max(0, n_pos - first))
-    cell_pos = torch.arange(first, max(first, n_pos), device=device).repeat(n_layers)
-    counts = (n_features, cell_layer.numel(), n_pos, n_targets)
-
-    def column(
-        features: Tensor | None, errors: Tensor | None, tokens: Tensor | None, targets: list | None, fill, of=torch.long
-    ):
-        parts = []
-        for part, count in zip((features, errors, tokens, targets), counts, strict=True):
-            part = [fill] * count if part is None else part
-            parts.append(torch.as_tensor(part, dtype=of, device=device))
-        return torch.cat(parts)
-
-    every, readouts = torch.arange(n_pos, device=device), job.readouts
-    reads, last = bias_pass(local, first)
-    bias = torch.zeros(n_features, dtype=dtype, device=device)
-    for layer in active.layer.unique().tolist():
-        here = active.layer == layer
-        transcoder, feature = local.transcoders.layers[layer], active.feature[here]
-        bias[here] = (transcoder.W_enc[feature] * reads[layer][active.pos[here]]).sum(1) + transcoder.b_enc[feature]
-    target_bias = []
-    for readout in readouts:
-        seen = last if readout.layer == n_layers else reads[readout.layer]
-        target_bias.append(float((readout.vector.double() * seen[readout.pos].double()).sum()) + readout.offset)
-    kinds = torch.tensor([FEATURE, ERROR, TOKEN, LOGIT], dtype=torch.int8, device=device)
-    target_layer = [readout.layer if readout.layer < n_layers else -1 for readout in readouts]
-    return Graph(
-        kind=kinds.repeat_interleave(torch.tensor(counts, device=device)),
-        layer=column(active.layer, cell_layer, None, target_layer, -1),
-        pos=column(active.pos, cell_pos, every, [readout.pos for readout in readouts], -1),
-        feature=column(active.feature, None, None, [readout.feature for readout in readouts], -1),
-        token_id=column(None, None, local.frozen.ids[local.row], [readout.token_id for readout in readouts], -1),
-        activation=column(active.activation, None, None, None, 0.0, dtype),
-        probability=column(None, None, None, [readout.weight for readout in readouts], 0.0, dtype),
-        adjacency=adjacency,
-        bias=column(bias, None, None, target_bias, 0.0, dtype),
-        pre_activation=column(active.pre_activation, None, None, [r.pre_activation for r in readouts], 0.0, dtype),
-    )
-
-
-def _metadata(
-    model: Model, transcoders: TranscoderSet, job: _Job, max_logits, logit_probability, budget
-) -> dict[str, Any]:
-    ids = job.local.frozen.ids[job.local.row].tolist()
+def _metadata(traced: _Traced, row: int, n_active: int) -> dict[str, Any]:
+    model, local, settings = traced.model, traced.local, traced.settings
+    ids, transcoders = local.frozen.ids[row].tolist(), local.transcoders
     return {
         "model": model.name,
         "architecture": model.architecture,
@@ -333,15 +405,15 @@ def _metadata(
         "n_vocab": model.n_vocab,
         "token_ids": ids,
         "tokens": [token_text(model, token) for token in ids],
-        "target_labels": [readout.label for readout in job.readouts],
+        "target_labels": [readout.label for readout in traced.readouts[row]],
         "transcoders": transcoders.name,
         "transcoder_kind": transcoders.kind,
         "activation_function": transcoders.activation,
         "read_hook": transcoders.read_hook,
         "write_hook": transcoders.write_hook,
-        "n_active": len(job.active),
-        "first_position": job.first_position,
-        "max_logits": max_logits,
-        "logit_probability": logit_probability,
-        "max_feature_nodes": budget,
+        "n_active": n_active,
+        "first_position": settings.first_position,
+        "max_logits": settings.max_logits,
+        "logit_probability": settings.logit_probability,
+        "max_feature_nodes": settings.max_feature_nodes,
     }

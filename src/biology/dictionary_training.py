@@ -162,7 +162,13 @@ def train_set(
         label = f"transcoder of layer {layer}"
         size = recipe.n_features_first if layer == 0 else recipe.n_features
         made = train_transcoder(
-            inputs, outputs, replace(recipe, n_features=size), seed + layer, answers=answers, label=label, progress=progress
+            inputs,
+            outputs,
+            replace(recipe, n_features=size),
+            seed + layer,
+            answers=answers,
+            label=label,
+            progress=progress,
         )
         weights = (made["W_enc"].T, made["b_enc"], made["W_dec"][:, None], made["b_dec"], made["threshold"])
         # Calibrated as it will be stored, so that the stored set is the calibrated one.

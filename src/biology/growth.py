@@ -132,7 +132,7 @@ def prompts(args: Arguments) -> None:
 
 
 def _state_prompts(corpus: Corpus) -> pd.DataFrame:
-    """Every prompt about a US state: its level is the state, its name that of the city or the state as written there."""
+    """Every prompt about a US state: its level is the state, its name that of the city or state as written there."""
     import pandas as pd
 
     states = set(corpus.states["state"])

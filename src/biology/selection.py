@@ -124,11 +124,13 @@ def _adjacency(job: Job, source: Sources, chosen: Tensor) -> Float[Tensor, "node
         return write
 
     effect_rows(job.local, source, job.target_readers(), emit(columns.numel() - n_targets), memory=job.block)
-    for part in chosen.split(max(1, BLOCK // (embed.shape[2] * embed.element_size()))):
-        done = int((chosen < part[0]).sum())
-        effect_rows(job.local, source, job.feature_readers(part), emit(done), memory=job.block)
-        job.report(done + part.numel() + n_targets, total)
-    if not chosen.numel():
+    done, step = 0, max(1, BLOCK // (embed.shape[2] * embed.element_size()))
+    for start in range(0, chosen.numel(), step):
+        part = chosen[start : start + step]
+        effect_rows(job.local, source, job.feature_readers(part), emit(start), memory=job.block)
+        done = start + part.numel()
+        job.report(done + n_targets, total)
+    if not done:
         job.report(total, total)
     return adjacency
 
@@ -171,7 +173,9 @@ class _DenseRows:
         node = torch.cat([target, self.source.feature_column[self.visited]])
         depth = torch.cat([torch.full_like(target, self.job.local.n_layers), self.job.active.layer[self.visited]])
         weights = torch.zeros(n_columns, dtype=torch.float64, device=self.visited.device)
-        weights[target] = torch.tensor([readout.weight for readout in self.job.readouts], dtype=torch.float64).to(weights)
+        weights[target] = torch.tensor([readout.weight for readout in self.job.readouts], dtype=torch.float64).to(
+            weights
+        )
         return node, depth, weights
 
     def influence(self) -> Float[Tensor, " active"]:
