@@ -73,7 +73,7 @@ def test_a_perfect_replacement_is_perfect(rectifying):
     for name in ("all", "a", "b"):
         assert values(table, "fvu", name) == pytest.approx(dict.fromkeys(("0", "1", "2", "all"), 0.0), abs=1e-6)
         assert values(table, "top1_agreement", name) == {"all": 1.0}
-        assert values(table, "loss_recovered", group)["all"] == pytest.approx(1.0, abs=1e-3)
+        assert values(table, "loss_recovered", name)["all"] == pytest.approx(1.0, abs=1e-3)
 
 
 def test_a_constant_replacement_recovers_nothing(rectifying):

@@ -29,7 +29,7 @@ class DictionaryRecipe:
     n_features_first: int = 640
     """Features of the first layer, whose input is hardly more than the token: more of them would stay dead."""
     k: int = 18
-    most_active: float = 19.6
+    most_active: float = 19.5
     """The threshold is raised, where needed, until no more features are active at a token on average."""
     steps: int = 1500
     batch: int = 2048
@@ -145,6 +145,16 @@ def calibrated(
     return replace(layer, threshold=layer.threshold * max(1.0, raised))
 
 
+def living(layer: Transcoder, inputs: Float[torch.Tensor, "token d_in"]) -> Transcoder:
+    """The layer without the features that fire on none of the tokens: they would change nothing but the file's size."""
+    assert layer.threshold is not None
+    fires = torch.zeros(len(layer.b_enc), dtype=torch.bool)
+    for chunk in inputs.split(8192):
+        pre = chunk @ layer.W_enc.T + layer.b_enc
+        fires |= ((pre > layer.threshold) & (pre > 0)).any(0)
+    return Transcoder(layer.W_enc[fires], layer.b_enc[fires], layer.W_dec[fires], layer.b_dec, layer.threshold[fires])
+
+
 def train_set(
     model: Model, prompts: Sequence[Sequence[int]], recipe: DictionaryRecipe, seed: int, *, read_hook: str = "mlp.hook_in",
     write_hook: str = "hook_mlp_out", storage: torch.dtype = torch.float16, progress: bool = True,
@@ -173,5 +183,5 @@ def train_set(
         weights = (made["W_enc"].T, made["b_enc"], made["W_dec"][:, None], made["b_dec"], made["threshold"])
         # Calibrated as it will be stored, so that the stored set is the calibrated one.
         stored = Transcoder(*(tensor.to(storage).float().contiguous() for tensor in weights))
-        layers.append(calibrated(stored, inputs, recipe.most_active, seed + layer))
+        layers.append(living(calibrated(stored, inputs, recipe.most_active, seed + layer), inputs))
     return TranscoderSet("per_layer", "jumprelu", tuple(layers), read_hook, write_hook)

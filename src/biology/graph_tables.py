@@ -53,20 +53,15 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
     for place in tqdm(sorted(wanted), desc=f"{case.name}: graphs", mininterval=5):
         item = prompts["item"].iat[place]
         named = item in case.prompts
-        graph = attribute(
-            bench.model, bench.transcoders, bench.ids[place],
-            targets=None if named else [int(prompts["answer_token"].iat[place])],
-            max_logits=settings.max_logits, logit_probability=settings.logit_probability,
-            max_feature_nodes=settings.max_feature_nodes,
-        )  # fmt: skip
+        answer = int(prompts["answer_token"].iat[place])
+        graph = traced(bench, place, None if named else [answer], settings)
+        said = graph.token_id[graph.logits].tolist()
+        if answer not in said:  # a shown prompt that the model fails: its answer stands beside what the model says
+            graph = traced(bench, place, [*said, answer], settings)
         sets = node_sets(bench, item, graph)
         edges += supernode_edges(bench, item, graph, sets, detailed=named)
         for name in wanted[place]:
             evidence += graph_evidence(bench, name, measured[name], place, graph, sets)
-        if not bool(sets[ANSWER].any()):
-            raise InputError(
-                f"case {case.name}, prompt {item}: the answer is none of the most probable tokens of {bench.model.name}"
-            )
         node_mask, edge_mask = prune(graph, settings.node_threshold, settings.edge_threshold)
         graphs.append(
             {
@@ -84,6 +79,14 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
                 replication={"case": case.name},
             )  # fmt: skip
     return Reduced(table("graphs", graphs), table("edges", edges), table("evidence", evidence), shown)
+
+
+def traced(bench: Bench, place: int, targets: Sequence[int] | None, settings: AttributionConfig) -> Graph:
+    """The graph of one prompt, for given tokens or for the most probable ones."""
+    return attribute(
+        bench.model, bench.transcoders, bench.ids[place], targets=targets, max_logits=settings.max_logits,
+        logit_probability=settings.logit_probability, max_feature_nodes=settings.max_feature_nodes,
+    )  # fmt: skip
 
 
 def _error_share(graph: Graph) -> float:
