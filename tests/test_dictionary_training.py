@@ -86,6 +86,29 @@ def test_dense_data_of_the_same_covariance_is_not_explained(trained):
     assert unexplained(made, dense[:, :WIDTH], dense[:, WIDTH:])[0] > 0.3
 
 
+def test_features_that_would_stay_dead_are_revived():
+    """Inputs share a large offset, so that half of the encoders start out below the cut: the auxiliary loss lifts them."""
+    generator = torch.Generator().manual_seed(7)
+    inward, outward = (
+        torch.nn.functional.normalize(torch.randn(128, 32, generator=generator), dim=1) for _ in range(2)
+    )
+    codes = torch.zeros(8192, 128).scatter(1, torch.rand(8192, 128, generator=generator).argsort(1)[:, :2], 1.5)
+    inputs, outputs = (
+        codes @ inward + 3 * torch.nn.functional.normalize(torch.randn(32, generator=generator), dim=0),
+        codes @ outward,
+    )
+    dead, fvu = {}, {}
+    for weight in (0.0, 1.0):
+        recipe = replace(
+            RECIPE, n_features=96, auxiliary_weight=weight, auxiliary_k=32, dead_after=15, learning_rate=5e-3, steps=300
+        )
+        made = train_transcoder(inputs, outputs, recipe, 0, progress=False)
+        fvu[weight], active = unexplained(made, inputs, outputs)
+        dead[weight] = float((~(active > 0).any(0)).double().mean())
+    assert dead[0.0] > 0.3 and dead[1.0] < 0.1
+    assert fvu[1.0] < 0.85 * fvu[0.0]
+
+
 def test_the_same_seed_is_the_same_dictionary():
     inputs, outputs, _ = sparse_data(1024)
     short = DictionaryRecipe(n_features=32, k=2, steps=40, batch=128, dead_after=5, auxiliary_k=4)

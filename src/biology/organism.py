@@ -201,6 +201,7 @@ def grow(
 
     Raises InputError if ``work`` holds a checkpoint of another recipe or seed.
     """
+    torch.set_flush_denormal(True)  # decayed weights underflow, and denormal numbers are many times slower
     made = tokenizer(corpus)
     encode = lambda text: made.encode(text).ids  # noqa: E731
     feed = Feed(corpus, recipe, encode, seed)
