@@ -2,7 +2,7 @@
 # make test       the tests
 # make check      linter, formatter and type checker
 # make organism   grows the embedded model and its transcoders from scratch (SEED=n for another seed)
-# make bench      timings of the attribution engine
+# make bench      the attribution engine beside circuit-tracer (a quarter of an hour)
 # make clean      removes what was computed (data/runs); keeps the shipped models, the committed figures and .venv
 
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
@@ -53,7 +53,7 @@ organism: $(STAMP)
 	@$(BIN)/biology organism --seed $(SEED)
 
 bench: $(STAMP)
-	@$(BIN)/biology bench --model elegans
+	@$(BIN)/python benchmarks/bench.py
 
 clean:
 	rm -rf data/runs .snakemake

@@ -112,7 +112,7 @@ def case_code(wildcards):
 
 # 1. Model and transcoders --------------------------------------------------------------------------------------------
 rule load:
-    """Any model and transcoder set: shapes, hooks and hashes verified, freezing proved, fidelity measured."""
+    """Any model and transcoder set: shapes, hooks and hashes verified, freezing proved, fidelity and ablations measured."""
     input:
         weights,
     output:

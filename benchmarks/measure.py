@@ -1,8 +1,12 @@
-"""Peak memory and the rate of matrix products, the same way in both environments. Linux for the memory."""
+"""Peak memory and the rate of matrix products, the same way in both environments. Memory is measured on Linux only.
+
+Times everywhere are the process's own CPU seconds, with one thread: what else runs on the machine counts for neither.
+"""
 
 from __future__ import annotations
 
 import time
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
 
@@ -34,12 +38,19 @@ class Memory:
         return next(float(line.split()[1]) for line in lines if line.startswith(field + ":"))
 
 
+def touch(tensors: Iterable[torch.Tensor | None]) -> None:
+    """Read weights once, so that they are in memory before anything is measured."""
+    for tensor in tensors:
+        if tensor is not None:
+            tensor.sum()
+
+
 def gemm_rate(repeats: int = 5) -> float:
     """GFLOP/s of the product that both engines are made of, [4096, 768] @ [768, 768] in float32; the best of some."""
     a, b, out = torch.randn(4096, 768), torch.randn(768, 768), torch.empty(4096, 768)
     best = 0.0
     for _ in range(repeats):
-        started = time.perf_counter()
+        started = time.process_time()
         torch.mm(a, b, out=out)
-        best = max(best, 2 * 4096 * 768 * 768 / (time.perf_counter() - started) / 1e9)
+        best = max(best, 2 * 4096 * 768 * 768 / (time.process_time() - started) / 1e9)
     return best

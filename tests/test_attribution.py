@@ -184,3 +184,31 @@ def test_effects_that_are_not_finite_are_refused(model):
     broken.layers[0].W_dec[:] = float("inf")
     with pytest.raises(InputError, match="not finite"):
         attribute(model, broken, IDS)
+
+
+def test_half_precision_is_continued_in_float32(tiny, model, transcoders, whole):
+    half = load_model(tiny("llama"), dtype=torch.bfloat16)
+    graph = attribute(half, transcoders.to(dtype=torch.bfloat16), IDS)
+    assert graph.adjacency.dtype == torch.float32
+    assert whole.metadata["row_residual"] < 1e-5 < graph.metadata["row_residual"] < 0.05  # bfloat16 is the forward pass
+    index = {key: i for i, key in enumerate(zip(*(t.tolist() for t in (whole.kind, whole.layer, whole.pos, whole.feature, whole.token_id)), strict=True))}  # fmt: skip
+    keys = zip(*(t.tolist() for t in (graph.kind, graph.layer, graph.pos, graph.feature, graph.token_id)), strict=True)
+    both = [(i, index[key]) for i, key in enumerate(keys) if key in index]
+    assert len(both) > 0.9 * whole.n_nodes
+    here, there = (torch.tensor(each) for each in zip(*both, strict=True))
+    gap = graph.adjacency[here][:, here] - whole.adjacency[there][:, there]
+    assert float(gap.norm() / whole.adjacency.norm()) < 0.05
+
+
+@pytest.mark.parametrize("coder", ["per_layer", "cross_layer"])
+def test_rows_that_do_not_fit_into_memory_are_made_again(tiny_model, coder):
+    model = tiny_model("llama", torch.float64)
+    transcoders = random_transcoders(model, coder)
+    whole = attribute(model, transcoders, IDS)
+    row = whole.n_nodes * 8
+    for memory in (40 * row, 400 * row):  # a part of the entries of a budget's rows, and all of them
+        graph = attribute(model, transcoders, IDS, max_feature_nodes=60, memory=memory)
+        assert graph.features.stop == 60 and graph.metadata["row_residual"] <= 1e-10
+        assert kept_influence(whole, graph) > 0.9 * float(
+            influence(whole)[whole.features].topk(60).values.sum() / influence(whole)[whole.features].sum()
+        )

@@ -97,6 +97,33 @@ def test_token_ids_and_budgets(capsys, directories, tmp_path):
     assert (kinds == "token").sum() == 3
 
 
+def test_targets_and_given_features(capsys, directories, tmp_path):
+    trace = ["trace", "w1 w2 w3", *directories]
+    assert main([*trace, "--target", "w4", "--target", "w5 - w6", "--target", "#9", "--out", str(tmp_path / "a")]) == 0
+    nodes = pd.read_parquet(tmp_path / "a/nodes.parquet")
+    assert list(nodes.loc[nodes["kind"] == "logit", "label"]) == ['output "w4"', 'output "w5 - w6"', 'output "w5"']
+    feature = nodes[nodes["kind"] == "feature"].iloc[-1]
+    where = f"feature {feature['layer']}/{feature['feature']}@{feature['pos']}"
+    assert main([*trace, "--target", where, "--out", str(tmp_path / "b")]) == 0
+    below = pd.read_parquet(tmp_path / "b/nodes.parquet")
+    assert below.loc[below["kind"] == "feature", "layer"].max() < feature["layer"]
+    chosen = nodes[nodes["kind"] == "feature"].iloc[::2]
+    chosen.to_parquet(tmp_path / "chosen.parquet")
+    chosen[["layer", "pos", "feature"]].to_csv(tmp_path / "chosen.csv", index=False)
+    for file in ("chosen.parquet", "chosen.csv"):
+        assert main([*trace, "--features", str(tmp_path / file), "--out", str(tmp_path / "c")]) == 0
+        kept = pd.read_parquet(tmp_path / "c/nodes.parquet").query("kind == 'feature'")
+        assert (
+            kept[["layer", "pos", "feature"]].to_numpy().tolist()
+            == chosen[["layer", "pos", "feature"]].to_numpy().tolist()
+        )
+    (tmp_path / "bad.csv").write_text("layer,pos\n1,2\n")
+    assert "bad.csv is no table" in complaint(capsys, *trace, "--features", str(tmp_path / "bad.csv"))
+    assert "there is no file" in complaint(capsys, *trace, "--features", str(tmp_path / "none.csv"))
+    assert "'w4 w5' is not exactly one token" in complaint(capsys, *trace, "--target", "w4 w5")
+    assert "named by its id" in complaint(capsys, "trace", "--token-ids", "2,7", *directories, "--target", "w4")
+
+
 def test_a_prompt_that_cannot_be_traced_is_one_line(capsys, directories):
     assert "'zebra'" in complaint(capsys, "trace", "w1 zebra", *directories)
     assert "--token-ids: 200 is no token" in complaint(capsys, "trace", "--token-ids", "2,200", *directories)

@@ -44,9 +44,6 @@ def scoreboard(args: Arguments) -> None:
 MODEL: Options = {"--model": {"required": True, "metavar": "NAME", "help": "a model of config.yaml"}}
 CASE: Options = {"--case": {"required": True, "metavar": "NAME", "help": "a folder of experiments/"}}
 FIGURE: Options = {"--figure": {"required": True, "metavar": "NAME", "help": "a figure of case.yaml"}}
-REPEAT: Options = {
-    "--repeat": {"type": int, "metavar": "N", "default": 3, "help": "runs, the fastest counts (%(default)s)"}
-}
 PAGE: Options = {
     "--model": {"metavar": "NAME", "help": "a model of config.yaml"},
     "--case": {"metavar": "NAME", "help": "a folder of experiments/"},
@@ -60,10 +57,22 @@ TRACE: Options = {
     "--model": {"required": True, "metavar": "NAME|DIR", "help": "a model of config.yaml, or a Hugging Face directory"},
     "--transcoders": {"metavar": "DIR", "help": "directory of transcoders (those named in config.yaml)"},
     "--token-ids": {"metavar": "1,2,3", "help": "token ids instead of a prompt; no tokenizer is needed then"},
+    "--target": {
+        "action": "append",
+        "metavar": "T",
+        "help": "what to explain, may be repeated: a token, a difference 'A - B', #17, or 'feature LAYER/FEATURE@POSITION'",
+    },
+    "--position": {"type": int, "default": -1, "metavar": "P", "help": "whose next token to explain (the last)"},
     "--max-nodes": {"type": int, "metavar": "N", "help": "most feature nodes (all active features)"},
     "--max-logits": {"type": int, "metavar": "N", "help": "most logit nodes (10)"},
+    "--features": {
+        "metavar": "FILE",
+        "help": "the feature nodes: a CSV file or nodes.parquet with layer, pos, feature",
+    },
+    "--memory": {"type": float, "metavar": "GIB", "help": "memory of working arrays beside the graph (4)"},
     "--paths": {"type": int, "metavar": "N", "default": 10, "help": "how many paths to print (%(default)s)"},
     "--device": {"choices": ("cpu", "cuda"), "help": "where to compute (as in config.yaml, or cpu)"},
+    "--dtype": {"choices": ("float32", "bfloat16", "float64"), "help": "precision (as in config.yaml, or float32)"},
     "--out": {"metavar": "DIR", "help": "where to write graph.json, graph.safetensors and nodes.parquet"},
 }
 
@@ -89,7 +98,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "cards": (growth.cards, GROWTH),
         "prompts": (growth.prompts, CASE),
     },
-    "Housekeeping": {"lock": (lock, {}), "scoreboard": (scoreboard, {}), "bench": (tracing.bench, MODEL | REPEAT)},
+    "Housekeeping": {"lock": (lock, {}), "scoreboard": (scoreboard, {})},
 }
 CONFIG: dict[str, Any] = {"default": "config.yaml", "metavar": "FILE", "help": "configuration (%(default)s)"}
 

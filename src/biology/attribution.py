@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -181,7 +182,7 @@ def _trace(
 ) -> list[Graph]:
     """Graphs of prompts of equal length."""
     read_at = sorted({place for of_prompt in places for place in of_prompt})
-    local = freeze_prompt(model, transcoders.to(model.device, model.dtype), ids, positions=read_at)
+    local = freeze_prompt(model, transcoders.to(model.device, model.precision), ids, positions=read_at)
     limits = {"max_logits": settings.max_logits, "logit_probability": settings.logit_probability}
     readouts = [
         target_nodes.resolve(model, replace(local, row=row), wanted, where, read_at, **limits)
@@ -227,10 +228,11 @@ class _Traced:
         job = Job(local, active, readouts, settings.first_position, settings.memory, settings.progress)
         budget = settings.max_feature_nodes
         if given is None and (budget is None or budget >= len(active)):
-            return self.graph(row, active, len(active), whole_adjacency(job))
+            return self.graph(row, active, len(active), whole_adjacency(job), self.feature_bias(row, active))
         at = None if given is None else _positions_of(active, given, local.n_pos)
         chosen, adjacency = selected_adjacency(job, budget or 0, at)
-        return self.graph(row, active.subset(chosen), len(active), adjacency)
+        nodes = active.subset(chosen)
+        return self.graph(row, nodes, len(active), adjacency, self.feature_bias(row, nodes))
 
     def whole(self) -> list[Graph]:
         """Whole graphs from both sides."""
@@ -256,13 +258,17 @@ class _Traced:
         )
         if self.settings.progress is not None:
             self.settings.progress(int(n_nodes[0]), int(n_nodes[0]))
-        of_prompt = order.split(counts.tolist())
+        ordered, bias = active.subset(order), self.feature_bias(self.prompt, active)[order]
+        ends = counts.cumsum(0).tolist()
+        of_prompt = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]
         return [
-            self.graph(row, active.subset(of_prompt[row]), len(of_prompt[row]), out[row]) for row in range(n_prompts)
+            self.graph(row, ordered.subset(here), here.stop - here.start, out[row], bias[here])
+            for row, here in enumerate(of_prompt)
         ]
 
-    def graph(self, row: int, active: ActiveFeatures, n_active: int, adjacency: Tensor) -> Graph:
-        """Node table, bias and pre-activations for a finished adjacency matrix; `active` are the feature nodes."""
+    def graph(self, row: int, active: ActiveFeatures, n_active: int, adjacency: Tensor, bias: Tensor) -> Graph:
+        """Node table, bias and pre-activations for a finished adjacency matrix; `active` are the feature nodes, `bias` is
+        theirs."""
         local, first, readouts = self.local, self.settings.first_position, self.readouts[row]
         device, dtype = adjacency.device, adjacency.dtype
         n_layers, n_pos = local.n_layers, local.n_pos
@@ -298,7 +304,7 @@ class _Traced:
             activation=torch.cat([active.activation, zeros, zeros.new_zeros(counts[3])]),
             probability=torch.cat([zeros.new_zeros(len(active)), zeros, of_targets([r.weight for r in readouts], zeros)]),
             adjacency=adjacency,
-            bias=torch.cat([self.feature_bias(row, active), zeros, of_targets(target_bias, zeros)]),
+            bias=torch.cat([bias, zeros, of_targets(target_bias, zeros)]),
             pre_activation=torch.cat(
                 [active.pre_activation, zeros, of_targets([r.pre_activation for r in readouts], zeros)]
             ),
@@ -309,17 +315,23 @@ class _Traced:
         graph.metadata.update(_metadata(self, row, n_active), row_residual=float(residual))
         return graph
 
-    def feature_bias(self, row: int, active: ActiveFeatures) -> Float[Tensor, " active"]:
-        """What each feature reads of the affine pass without sources, plus its own bias."""
+    def feature_bias(self, prompt: Tensor | int, active: ActiveFeatures) -> Float[Tensor, " active"]:
+        """What each feature reads of the affine pass without sources, plus its own bias. Features are sorted by layer."""
         bias = active.pre_activation.new_empty(len(active))
         layers, counts = active.layer.unique_consecutive(return_counts=True)
         stop = 0
         for layer, count in zip(layers.tolist(), counts.tolist(), strict=True):
             here = slice(stop, stop := stop + count)
             transcoder, feature = self.local.transcoders.layers[layer], active.feature[here]
-            seen = self.bias[0][layer][row, active.pos[here]]
+            of = prompt if isinstance(prompt, int) else prompt[here]
+            seen = self.bias[0][layer][of, active.pos[here]]
             bias[here] = (transcoder.W_enc[feature] * seen).sum(1) + transcoder.b_enc[feature]
         return bias
+
+    @cached_property
+    def texts(self) -> dict[int, str]:
+        """The tokens of the prompts as text."""
+        return {token: token_text(self.model, token) for token in self.local.frozen.ids.unique().tolist()}
 
 
 def _positions_of(active: ActiveFeatures, features: Sequence[tuple[int, int, int]], n_pos: int) -> Tensor:
@@ -404,7 +416,7 @@ def _metadata(traced: _Traced, row: int, n_active: int) -> dict[str, Any]:
         "n_layers": model.n_layers,
         "n_vocab": model.n_vocab,
         "token_ids": ids,
-        "tokens": [token_text(model, token) for token in ids],
+        "tokens": [traced.texts[token] for token in ids],
         "target_labels": [readout.label for readout in traced.readouts[row]],
         "transcoders": transcoders.name,
         "transcoder_kind": transcoders.kind,

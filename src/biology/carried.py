@@ -19,19 +19,21 @@ from torch import Tensor
 
 from biology.replacement import LocalReplacement, read_gradient, read_vector, write_gradient, write_vector
 
-SCRATCH = 8 << 20  # bytes of one array between the two products of an attention layer
-WIDE = 512  # from this width of the heads on, a first attention layer is cheaper head by head
+SCRATCH = 16 << 20  # bytes of one array between the two products of an attention layer
+SPREAD = 4 << 20  # bytes of what the heads pass on, before it is spread over places
 
 
 @dataclass(frozen=True, eq=False)
 class Rows:
     """Nodes of one layer in all prompts. `own` is the position of each (padding: the number of positions on the way up,
-    -1 on the way down), `node` its index among its prompt's nodes, -1 for padding."""
+    -1 on the way down)."""
 
     up: bool
     own: Int[Tensor, "prompt row"]
-    node: Int[Tensor, "prompt row"]
-    cells: tuple[Int[Tensor, "prompt member"], ...]
+    nodes: tuple[Tensor, ...]
+    """For each prompt, the indices of its rows among its nodes; `first` is the lowest."""
+    first: tuple[int, ...]
+    cells: tuple[Int[Tensor, "prompt _"], ...]
     """For each position, the rows there; where a prompt has fewer, one beyond the last row."""
     spans: tuple[tuple[int, int], ...]
     """For each place, the range of rows that are present there in any prompt."""
@@ -74,8 +76,9 @@ def rows_of(
     spans = tuple((0, count) if up else (n - count, n) for count in within)
     real = tuple(slice(a, a + size) for a, size in zip(first.tolist(), sizes.tolist(), strict=True))
     own = torch.cat([pos, pos.new_tensor([n_pos if up else -1])])[index]
-    node = torch.cat([node, node.new_tensor([-1])])[index]
-    return Rows(up, own, node, tuple(cells), spans, real), index
+    nodes = node.split(sizes.tolist())
+    lowest = tuple(int(each[0]) if each.numel() else 0 for each in nodes)
+    return Rows(up, own, nodes, lowest, tuple(cells), spans, real), index
 
 
 def padded(
@@ -118,18 +121,10 @@ class Carried:
         # what a head passes from a row's own position to each place
         reach = mixing.gather(3, own[:, None, None].expand(-1, n_heads, n_pos, -1)).permute(0, 3, 2, 1)
         self.at = [x.new_empty(n_prompts, stop - start, d_model) for start, stop in self.rows.spans]
-        if first.shape[1] < WIDE:
-            heads = (x @ first).unflatten(2, (n_heads, -1))
-            for place, (start, stop) in enumerate(self.rows.spans):
-                spread = (heads[:, start:stop] * reach[:, start:stop, place, :, None]).flatten(2)
-                torch.matmul(spread, second, out=self.at[place])
-                here = self.rows.own[:, start:stop, None] == place
-                self.at[place].addcmul_(x[:, start:stop], here.to(x.dtype))
-            return
         stay = torch.nn.functional.one_hot(own, n_pos).to(x.dtype)
         reach = torch.cat([reach, stay[..., None]], 3)
         by_head = second.reshape(n_heads, -1, d_model)
-        step = max(1, SCRATCH // (x.element_size() * d_model * (n_heads + 1) * n_prompts))
+        step = max(1, SPREAD // (x.element_size() * d_model * (n_heads + 1) * n_prompts))
         for begin in range(0, n_rows, step):
             part = slice(begin, min(begin + step, n_rows))
             some = x[:, part].flatten(0, 1)

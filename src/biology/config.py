@@ -18,7 +18,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 METHOD: dict[str, int] = {
     # Version of the method of each stage that needs torch. It is a parameter of the stage's rule in the Snakefile:
     # editing a comment reruns nothing costly, and whoever changes the numbers of a stage adds one here.
-    "load": 1,
+    "load": 2,
     "cache": 1,
     "group": 1,
     "attribute": 1,

@@ -130,7 +130,7 @@ def global_weights(
             f"transcoders of {transcoders.n_layers} layers and width {transcoders.d_model} do not fit model"
             f" {model.name} with {model.n_layers} layers and width {model.d_model}"
         )
-    transcoders = transcoders.to(model.device, model.dtype)
+    transcoders = transcoders.to(model.device, model.precision)
     encoders, gains = [], []
     for layer, weights in enumerate(model.weights.layers):
         encoder, gain = transcoders.layers[layer].W_enc, None

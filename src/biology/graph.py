@@ -21,6 +21,7 @@ import itertools
 import mmap
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import torch
@@ -65,10 +66,14 @@ class Graph:
         if bool((layers[1:] < layers[:-1]).any()):
             raise ValueError("feature nodes must be ordered by layer")
 
+    @cached_property
+    def _starts(self) -> list[int]:
+        counts = torch.bincount(self.kind.long(), minlength=len(KIND_NAMES)).cumsum(0)
+        return [0, *counts.tolist()]
+
     def span(self, kind: int) -> slice:
         """The contiguous range of nodes of one kind."""
-        start = int((self.kind < kind).sum())
-        return slice(start, start + int((self.kind == kind).sum()))
+        return slice(self._starts[kind], self._starts[kind + 1])
 
     @property
     def n_nodes(self) -> int:
@@ -287,8 +292,9 @@ def scores(graph: Graph) -> Scores:
     passed = strength + graph.weights
     unexplained = torch.zeros_like(passed)
     for rows, columns in _row_blocks(graph):
-        from_errors = graph.adjacency[rows, graph.errors].double().abs().sum(1)
-        size = torch.stack([graph.adjacency[rows, span].double().abs().sum(1) for span in columns]).sum(0)
+        from_errors = graph.adjacency[rows, graph.errors].abs().sum(1, dtype=torch.float64)
+        parts = [graph.adjacency[rows, span].abs().sum(1, dtype=torch.float64) for span in columns]
+        size = torch.stack(parts).sum(0)
         unexplained[rows] = from_errors / size.clamp(min=ROW_FLOOR)
     total = float(passed.sum())
     return Scores(
@@ -304,8 +310,8 @@ def row_residual(graph: Graph) -> Float[Tensor, " node"]:
         bias = graph.bias[rows].double()
         gap, size = bias - graph.pre_activation[rows].double(), bias.abs()
         for span in columns:
-            block = graph.adjacency[rows, span].double()
-            gap, size = gap + block.sum(1), size + block.abs().sum(1)
+            block = graph.adjacency[rows, span]
+            gap, size = gap + block.sum(1, dtype=torch.float64), size + block.abs().sum(1, dtype=torch.float64)
         residual[rows] = gap.abs() / size.clamp(min=torch.finfo(torch.float64).tiny)
     return residual
 

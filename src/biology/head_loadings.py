@@ -143,7 +143,7 @@ def _loadings(
     n_pos, first = ids.shape[1], int(graph.metadata["first_position"])
     places = target_nodes.positions(wanted, -1, n_pos)
     where = sorted(set(places))
-    local = freeze_prompt(model, transcoders.to(model.device, model.dtype), ids, positions=where)
+    local = freeze_prompt(model, transcoders.to(model.device, model.precision), ids, positions=where)
     readouts = target_nodes.resolve(model, local, wanted, places, where, max_logits=1, logit_probability=1.0)
     active = active_features(local, first, model.n_layers)
     features = [column[graph.features].tolist() for column in (graph.layer, graph.pos, graph.feature)]

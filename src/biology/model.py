@@ -79,10 +79,16 @@ class Model:
         configured = getattr(self.bridge.original_model.config, "bos_token_id", None)
         return configured if configured in tokenizer.all_special_ids else None
 
+    @property
+    def precision(self) -> torch.dtype:
+        """What graphs are computed in: the model's dtype, but float32 for a model in half precision."""
+        return torch.promote_types(self.dtype, torch.float32)
+
     @cached_property
     def weights(self) -> Weights:
-        """The weights an explicit engine needs, in the model's dtype (views where the layout allows)."""
-        return read_weights(self.bridge, gain_offset=1.0 if self.architecture.startswith("gemma") else 0.0)
+        """The weights an explicit engine needs, in its precision (views where the layout allows)."""
+        offset = 1.0 if self.architecture.startswith("gemma") else 0.0
+        return read_weights(self.bridge, gain_offset=offset, dtype=self.precision)
 
 
 # Loading -------------------------------------------------------------------------------------------------------------
@@ -413,11 +419,11 @@ def self_test(model: Model, *, seed: int = 0) -> float:
     change = 3 * frozen.embed.std() * torch.randn(shape, generator=generator, dtype=torch.float64).to(frozen.embed)
     edits = [*freeze(model, frozen), ("hook_embed", lambda tensor: tensor + change)]
     moved = run(model, ids, edits=edits, reads=["unembed.hook_out"])[1]["unembed.hook_out"]
-    x = change.to(torch.promote_types(model.dtype, torch.float32))
+    x = change.to(model.precision)
     for layer, weights in enumerate(model.weights.layers):
         x = x + attention_difference(weights, frozen, layer, x)
     final = model.weights.ln_final
-    expected = (final.centre(x) * final.gain / frozen.scale_final) @ model.weights.W_U.T.to(x.dtype)
+    expected = (final.centre(x) * final.gain / frozen.scale_final) @ model.weights.W_U.T
     difference = (moved - frozen.pre_logits).to(x.dtype)
     error = float((difference - expected).norm() / expected.norm())
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(model.dtype, 0.05)

@@ -274,7 +274,7 @@ def qk_attribution(
     ids = token_batch(model, torch.as_tensor(token_ids, dtype=torch.long).view(1, -1))
     query, signs = _places(model, transcoders, ids.shape[1], layer, head, query, key, against)
     ids = ids[:, : query + 1]
-    local = freeze_prompt(model, transcoders.to(model.device, model.dtype), ids, positions=[query])
+    local = freeze_prompt(model, transcoders.to(model.device, model.precision), ids, positions=[query])
     attention = _read_attention(model, ids, layer)
     active = active_features(local, first_position, layer)
     keep = None if features is None else chosen_features(active, features, query + 1, layer)

@@ -16,7 +16,8 @@ the decoders of a (layer, position) cell need.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import torch
@@ -96,13 +97,29 @@ def freeze_prompt(
     model: Model, transcoders: TranscoderSet, token_ids: Tensor | list[int], *, positions: list[int] | None = None
 ) -> LocalReplacement:
     """The local replacement model of one prompt, from one unmodified forward pass; logits at `positions` only (all if
-    None).
+    None). What a model in half precision computed is taken over as it is, and continued in float32.
 
     Raises InputError for an empty or overlong prompt or an unknown token id.
     """
     at = None if positions is None else torch.tensor([positions])
     frozen = capture(model, token_ids, read_hook=transcoders.read_hook, write_hook=transcoders.write_hook, positions=at)
+    frozen = _each(frozen, lambda x: x.to(model.precision) if x.is_floating_point() else x)
     return LocalReplacement(model.weights, transcoders, frozen, 0, attention_maps(model.weights))
+
+
+def one_prompt(local: LocalReplacement) -> LocalReplacement:
+    """The same prompt as the only one of its batch."""
+    row = slice(local.row, local.row + 1) if isinstance(local.row, int) else local.row
+    return replace(local, frozen=_each(local.frozen, lambda x: x[row]), row=0)
+
+
+def _each(frozen: Capture, change: Callable[[Tensor], Tensor]) -> Capture:
+    """Every tensor of a captured forward pass, changed."""
+
+    def changed(value: Tensor | tuple[Tensor, ...] | None) -> Tensor | tuple[Tensor, ...] | None:
+        return tuple(map(change, value)) if isinstance(value, tuple) else None if value is None else change(value)
+
+    return Capture(**{name: changed(value) for name, value in vars(frozen).items()})
 
 
 # ------------------------------------------------------------------------------------------------- the affine map

@@ -14,7 +14,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.direct_effects import ActiveFeatures, Readers, Sources, effect_rows, sources
+from biology.descent import Readers, carry_up, effect_rows
+from biology.direct_effects import ActiveFeatures, Sources, sources
 from biology.graph import ROW_FLOOR, empty_edges, sweep_influence
 from biology.replacement import LocalReplacement
 from biology.targets import Readout
@@ -77,29 +78,31 @@ def selected_adjacency(
         return given, _anew(job, given)
     source = job.sources()
     rows, chosen = _select(job, source, budget)
-    if not isinstance(rows, _DenseRows) or job.local.transcoders.kind != "per_layer":
-        # a cross-layer feature writes to several cells, whose shares its column does not tell: compute the rows anew
-        visited = rows.visited[chosen]
-        del rows
-        chosen = visited.sort().values
-        return chosen, _anew(job, chosen)
-    # a per-layer feature writes to its own cell only: the columns left out join the error columns there
     features, order = rows.visited[chosen].sort()
-    keep = torch.zeros(len(job.active), dtype=torch.bool, device=chosen.device)
+    if not rows.complete:
+        del rows
+        return features, _anew(job, features)
+    columns = _node_columns(source, source.feature_column[features])
+    n_targets, n_nodes, device = len(job.readouts), columns.numel(), chosen.device
+    adjacency = empty_edges(n_nodes, n_nodes, rows.values.dtype, rows.values.device)
+    targets, nodes = torch.arange(n_targets, device=device), torch.arange(features.numel(), device=device)
+    row_of_node = torch.cat([targets + n_nodes - n_targets, nodes])
+    row = torch.cat([targets, chosen[order] + n_targets])
+    keep = torch.zeros(len(job.active), dtype=torch.bool, device=device)
     keep[features] = True
     rest = (~keep).nonzero().flatten()
-    home = source.stop[job.active.pos[rest] - job.first_position, job.active.layer[rest]] - 1
-    columns = _node_columns(source, source.feature_column[features])
-    n_targets, n_nodes = len(job.readouts), columns.numel()
-    adjacency = empty_edges(n_nodes, n_nodes, rows.values.dtype, rows.values.device)
-    targets = torch.arange(n_targets, device=chosen.device)
-    row_of_node = torch.cat([targets + n_nodes - n_targets, torch.arange(features.numel(), device=chosen.device)])
-    row = torch.cat([targets, chosen[order] + n_targets])
-    step = max(1, BLOCK // (source.n_columns * rows.values.element_size()))
-    for part, node in zip(row.split(step), row_of_node.split(step), strict=True):
-        block = rows.values[part]
-        block.index_add_(1, home, block[:, source.feature_column[rest]])
-        adjacency[node] = block[:, columns]
+    if job.local.transcoders.kind == "per_layer":
+        # a feature writes to its own cell only: the columns left out join the error columns there
+        home = source.stop[job.active.pos[rest] - job.first_position, job.active.layer[rest]] - 1
+        rest_columns = source.feature_column[rest]
+        step = max(1, BLOCK // (source.n_columns * rows.values.element_size()))
+        for part in row.split(step):
+            block = rows.values[part]
+            rows.values[part] = block.index_add_(1, home, block[:, rest_columns])
+    else:  # a cross-layer feature writes to many: gradients meet the new errors
+        rows.meet(job.sources(keep).errors)
+    for part, node in zip(row.split(256), row_of_node.split(256), strict=True):
+        adjacency[node] = rows.values[part][:, columns]
     return features, adjacency
 
 
@@ -116,6 +119,7 @@ def _adjacency(job: Job, source: Sources, chosen: Tensor) -> Float[Tensor, "node
     embed = job.local.frozen.embed
     adjacency = empty_edges(columns.numel(), columns.numel(), embed.dtype, embed.device)
     total = chosen.numel() + n_targets
+    options = {"tokens": carry_up(job.local, job.memory), "memory": job.block}
 
     def emit(first: int) -> Callable[[Tensor, Tensor], None]:
         def write(index: Tensor, effects: Tensor) -> None:
@@ -123,11 +127,11 @@ def _adjacency(job: Job, source: Sources, chosen: Tensor) -> Float[Tensor, "node
 
         return write
 
-    effect_rows(job.local, source, job.target_readers(), emit(columns.numel() - n_targets), memory=job.block)
+    effect_rows(job.local, source, job.target_readers(), emit(columns.numel() - n_targets), **options)
     done, step = 0, max(1, BLOCK // (embed.shape[2] * embed.element_size()))
     for start in range(0, chosen.numel(), step):
         part = chosen[start : start + step]
-        effect_rows(job.local, source, job.feature_readers(part), emit(start), memory=job.block)
+        effect_rows(job.local, source, job.feature_readers(part), emit(start), **options)
         done = start + part.numel()
         job.report(done + n_targets, total)
     if not done:
@@ -146,9 +150,20 @@ class _DenseRows:
     """Rows known so far: the targets, then the features in the order of `visited`."""
 
     def __init__(self, job: Job, source: Sources, n_rows: int) -> None:
+        embed, n_pos = job.local.frozen.embed, job.local.n_pos
         self.job, self.source = job, source
-        self.values = job.local.frozen.embed.new_empty(n_rows, source.n_columns)
-        self.visited = torch.empty(0, dtype=torch.long, device=self.values.device)
+        self.values = embed.new_empty(n_rows, source.n_columns)
+        self.visited = torch.empty(0, dtype=torch.long, device=embed.device)
+        self.tokens = carry_up(job.local, job.memory)
+        # of cross-layer sets: the gradients that cells see, so that errors can change afterwards
+        self.gradients: list[tuple[Tensor, int, int, Tensor]] = []
+        size = n_rows * job.local.n_layers * n_pos * embed.shape[2] * embed.element_size()
+        self.keeps_gradients = job.local.transcoders.kind != "per_layer" and size <= job.memory
+
+    @property
+    def complete(self) -> bool:
+        """Whether the rows of a part of the features can be had from these."""
+        return self.job.local.transcoders.kind == "per_layer" or self.keeps_gradients
 
     def keep(self, index: Tensor, effects: Tensor) -> None:
         self.values[index] = effects
@@ -161,10 +176,20 @@ class _DenseRows:
             self.source,
             readers,
             lambda index, effects: self.keep(index + first, effects),
+            tokens=self.tokens,
             memory=self.job.block,
+            gradients=(lambda rows, *seen: self.gradients.append((rows + first, *seen)))
+            if self.keeps_gradients
+            else None,
         )
         if visited is not None:
             self.visited = torch.cat([self.visited, visited])
+
+    def meet(self, errors: Float[Tensor, "layer pos d_model"]) -> None:
+        """Put other errors in the place of those of the sources."""
+        for rows, layer, pos, gradients in self.gradients:
+            column = int(self.source.stop[pos - self.source.first_position, layer]) - 1
+            self.values[rows, column] = gradients @ errors[layer, pos]
 
     def nodes(self) -> tuple[Tensor, Tensor, Tensor]:
         """Column and depth of the node of each row, and the weight of every column."""
@@ -195,6 +220,11 @@ class _SparseRows(_DenseRows):
         self.column = torch.empty(n_rows, n_kept, dtype=torch.int32, device=embed.device)
         self.size = torch.empty(n_rows, dtype=torch.float64, device=embed.device)
         self.visited = torch.empty(0, dtype=torch.long, device=embed.device)
+        self.tokens, self.keeps_gradients = carry_up(job.local, job.memory), False
+
+    @property
+    def complete(self) -> bool:
+        return False
 
     def keep(self, index: Tensor, effects: Tensor) -> None:
         effects = effects.abs_()

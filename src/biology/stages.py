@@ -27,10 +27,13 @@ Arguments = argparse.Namespace
 
 
 def load(args: Arguments) -> None:
-    """check a model and its transcoders: shapes, hooks, hashes, freezing, fidelity"""
+    """check a model and its transcoders: shapes, hooks, hashes, freezing, fidelity, influence against ablation"""
     config, root = configuration(args)
     entry = config.model(args.model)
     model, transcoders = open_model(entry, root, args.model, config.threads)
+    import pandas as pd
+
+    from biology.ablation import foretold
     from biology.behaviour import fidelity
     from biology.case import discover_cases, load_case
     from biology.model import self_test
@@ -53,8 +56,9 @@ def load(args: Arguments) -> None:
         "versions": artefacts.versions(),
     }
     folder = root / "data/runs" / args.model
-    measured = fidelity(model, transcoders, _held_out(root / entry.path, cases))
-    write_table(folder / "fidelity.parquet", measured, "fidelity")
+    prompts = _held_out(root / entry.path, cases)
+    measured = [fidelity(model, transcoders, prompts), foretold(model, transcoders, prompts)]
+    write_table(folder / "fidelity.parquet", pd.concat(measured), "fidelity")
     artefacts.write_json(folder / "load.json", manifest)
 
 

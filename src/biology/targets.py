@@ -172,7 +172,7 @@ def _direction(model: Model, local: LocalReplacement, target: DirectionTarget | 
             raise InputError(
                 f"direction {label!r} has shape {tuple(vector.shape)}, the model has d_model {model.d_model}"
             )
-        vector = vector.to(model.device, model.dtype)
+        vector = vector.to(model.device, model.precision)
     if layer is None:
         layer, seen = model.n_layers, final(local, local.frozen.resid_final[local.row])[pos]
     else:

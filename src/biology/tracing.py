@@ -1,8 +1,9 @@
-"""Single prompts: the attribution graph of one's own prompt as files and in words, and how long graphs take."""
+"""Single prompts: the attribution graph of one's own prompt as files and in words."""
 
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
     from biology.config import AttributionConfig, ModelConfig
     from biology.graph import Graph
     from biology.model import Model
+    from biology.targets import Target
 
 Arguments = argparse.Namespace
 
@@ -25,18 +27,34 @@ def trace(args: Arguments) -> None:
         raise InputError("give either a prompt or --token-ids.")
     entry, root, settings = _subject(args)
     model, transcoders = open_model(entry, root, Path(args.model).name, threads=None)
-    from biology.attribution import attribute
+    from tqdm import tqdm
+
+    from biology.attribution import MEMORY, attribute
     from biology.graph import prune
     from biology.model import encode
 
-    graph = attribute(
-        model,
-        transcoders,
-        encode(model, args.text) if args.token_ids is None else _token_ids(args.token_ids, model),
-        max_logits=settings.max_logits if args.max_logits is None else args.max_logits,
-        logit_probability=settings.logit_probability,
-        max_feature_nodes=settings.max_feature_nodes if args.max_nodes is None else args.max_nodes,
-    )
+    budget = settings.max_feature_nodes if args.max_nodes is None else args.max_nodes
+    with tqdm(desc="rows", unit="row", delay=2) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        graph = attribute(
+            model,
+            transcoders,
+            encode(model, args.text) if args.token_ids is None else _token_ids(args.token_ids, model),
+            targets=[_target(model, args.text, target, args.position) for target in args.target]
+            if args.target
+            else None,
+            max_logits=settings.max_logits if args.max_logits is None else args.max_logits,
+            logit_probability=settings.logit_probability,
+            max_feature_nodes=None if args.features else budget,
+            features=_features(Path(args.features)) if args.features else None,
+            position=args.position,
+            memory=MEMORY if args.memory is None else int(args.memory * 2**30),
+            progress=progress,
+        )
     masks = prune(graph, settings.node_threshold, settings.edge_threshold)
     _describe(graph, args.paths)
     if args.out:
@@ -44,26 +62,44 @@ def trace(args: Arguments) -> None:
         print(f"\nWritten to {args.out}: graph.json, graph.safetensors, nodes.parquet")
 
 
-def bench(args: Arguments) -> None:
-    """time the attribution engine on the named prompts of all cases of a model"""
-    import time
+def _target(model: Model, prompt: str | None, text: str, position: int) -> Target:
+    """What is to be explained, in the words of graphs: `Austin`, `Austin - Sacramento`, `feature 3/120@7`, `#17`."""
+    from biology.config import InputError
+    from biology.model import answer_token
+    from biology.targets import ContrastTarget, FeatureTarget, TokenTarget
 
-    config, root = configuration(args)
-    model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
-    from biology.attribution import attribute
-    from biology.case import discover_cases, load_case
-    from biology.model import encode
+    feature = re.fullmatch(r"feature (\d+)/(\d+)@(-?\d+)", text)
+    if feature:
+        layer, index, where = map(int, feature.groups())
+        return FeatureTarget(layer, where, index)
 
-    print(f"{'case':<16}{'prompt':<20}{'tokens':>7}{'features':>9}{'nodes':>7}{'seconds':>9}")
-    for name in config.cases_of(args.model, discover_cases(root)):
-        for prompt, shown in load_case(root, name).prompts.items():
-            ids, seconds = encode(model, shown.text), []
-            for _ in range(args.repeat):
-                started = time.perf_counter()
-                graph = attribute(model, transcoders, ids)
-                seconds.append(time.perf_counter() - started)
-            size = f"{len(ids):>7}{graph.metadata['n_active']:>9}{graph.n_nodes:>7}{min(seconds):>9.3f}"
-            print(f"{name:<16}{prompt:<20}{size}")
+    def token(word: str) -> int:
+        if re.fullmatch(r"#\d+", word):
+            return int(word[1:])
+        if prompt is None:
+            raise InputError(f"--target {word}: beside --token-ids a token is named by its id, as #17.")
+        return answer_token(model, prompt, word)
+
+    positive, minus, negative = text.partition(" - ")
+    return ContrastTarget(token(positive), token(negative), position) if minus else TokenTarget(token(text), position)
+
+
+def _features(path: Path) -> list[tuple[int, int, int]]:
+    """Feature nodes from a CSV file or a nodes.parquet: columns layer, pos, feature (other kinds of nodes are left out)."""
+    from biology.config import InputError
+
+    columns = ["layer", "pos", "feature"]
+    try:
+        import pandas as pd
+
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        if "kind" in frame:
+            frame = frame[frame["kind"] == "feature"]
+        return [tuple(row) for row in frame[columns].astype(int).to_numpy().tolist()]
+    except FileNotFoundError:
+        raise InputError(f"--features: there is no file {path}.") from None
+    except (KeyError, ValueError, OSError) as error:
+        raise InputError(f"--features: {path} is no table with whole numbers in columns {columns}: {error}") from None
 
 
 def _describe(graph: Graph, n_paths: int) -> None:
@@ -100,7 +136,11 @@ def _subject(args: Arguments) -> tuple[ModelConfig, Path, AttributionConfig]:
         settings = config.attribution
         if args.model in config.models:
             entry = config.models[args.model]
-            given = {"device": args.device or entry.device, "path": root / entry.path}
+            given = {
+                "device": args.device or entry.device,
+                "dtype": args.dtype or entry.dtype,
+                "path": root / entry.path,
+            }
             given["transcoders"] = Path(args.transcoders) if args.transcoders else root / entry.transcoders
             return entry.model_copy(update=given), Path(), settings
         if not Path(args.model).is_dir():
@@ -109,7 +149,8 @@ def _subject(args: Arguments) -> tuple[ModelConfig, Path, AttributionConfig]:
         raise InputError(f"unknown model '{args.model}': no directory, and there is no {args.config} to look it up in.")
     if not args.transcoders:
         raise InputError("a model given as a directory needs --transcoders DIR.")
-    entry = ModelConfig(path=Path(args.model), transcoders=Path(args.transcoders), device=args.device or "cpu")
+    given = {"device": args.device or "cpu", "dtype": args.dtype or "float32"}
+    entry = ModelConfig(path=Path(args.model), transcoders=Path(args.transcoders), **given)
     return entry, Path(), settings
 
 

@@ -8,6 +8,7 @@ grouped-query heads share their key and value maps, LayerNorm centres, and the s
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from jaxtyping import Float
 from torch import Tensor
 
@@ -60,14 +61,18 @@ class Weights:
     soft_cap: float | None
 
 
-def read_weights(bridge: Any, *, gain_offset: float) -> Weights:
-    """The weights of a raw TransformerBridge. `gain_offset` is 1 where a norm multiplies by 1 + weight (Gemma)."""
+def read_weights(bridge: Any, *, gain_offset: float, dtype: torch.dtype) -> Weights:
+    """The weights of a raw TransformerBridge, in `dtype` (no copies where they have it). `gain_offset` is 1 where a norm
+    multiplies by 1 + weight (Gemma)."""
+
+    def cast(tensor: Tensor | None) -> Any:
+        return None if tensor is None else tensor.to(dtype)
 
     def norm(component: Any) -> Norm:
         module = component.original_component
         epsilon = next(getattr(module, key) for key in ("eps", "variance_epsilon") if hasattr(module, key))
         bias = getattr(module, "bias", None)
-        return Norm(module.weight + gain_offset, bias, not component.uses_rms_norm, float(epsilon))
+        return Norm(cast(module.weight) + gain_offset, cast(bias), not component.uses_rms_norm, float(epsilon))
 
     def optional(parent: Any, name: str) -> Norm | None:
         component = dict(parent.named_children()).get(name)
@@ -80,18 +85,18 @@ def read_weights(bridge: Any, *, gain_offset: float) -> Weights:
     for block in bridge.blocks:
         attn = block.attn
         heads = attn.W_O.shape[0]
-        stored = (attn.b_Q, attn.b_K, attn.b_V)
+        stored = (cast(attn.b_Q), cast(attn.b_K), cast(attn.b_V))
         b_Q, b_K, b_V = (None if bias is None else per_head(bias, heads) for bias in stored)
         layers.append(
             LayerWeights(
-                W_Q=attn.W_Q,
-                W_K=per_head(attn.W_K, heads),
-                W_V=per_head(attn.W_V, heads),
-                W_O=attn.W_O,
+                W_Q=cast(attn.W_Q),
+                W_K=per_head(cast(attn.W_K), heads),
+                W_V=per_head(cast(attn.W_V), heads),
+                W_O=cast(attn.W_O),
                 b_Q=b_Q,
                 b_K=b_K,
                 b_V=b_V,
-                b_O=attn.b_O,
+                b_O=cast(attn.b_O),
                 ln1=norm(block.ln1),
                 ln2=norm(block.ln2),
                 ln1_post=optional(block, "ln1_post"),
@@ -104,7 +109,7 @@ def read_weights(bridge: Any, *, gain_offset: float) -> Weights:
     return Weights(
         layers=tuple(layers),
         ln_final=norm(bridge.ln_final),
-        W_U=bridge.unembed.W_U.T,
-        b_U=b_U if bool(b_U.any()) else None,
+        W_U=cast(bridge.unembed.W_U).T,
+        b_U=cast(b_U) if bool(b_U.any()) else None,
         soft_cap=getattr(bridge.original_model.config, "final_logit_softcapping", None),
     )

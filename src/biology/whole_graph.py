@@ -85,7 +85,7 @@ def fill_edges(
     tokens: Nodes,
     sources: Sequence[Nodes],
     readers: Sequence[Nodes],
-    out: Sequence[Float[Tensor, "node node"]],
+    out: Sequence[Float[Tensor, "_ _"]],
     meeting: int,
 ) -> None:
     """Write all edges of all prompts of `local` into their matrices, which are zero before.
@@ -124,13 +124,12 @@ def _scale(scales: Sequence[Tensor] | None, layer: int, nodes: Nodes) -> Tensor 
 
 def _write(edges: Float[Tensor, "prompt row column"], rows: Rows, columns: Rows, out: Sequence[Tensor]) -> None:
     """Edges between the nodes of two layers, into each prompt's matrix. The rows are consecutive nodes."""
-    for matrix, found, here, there, node, source in zip(
-        out, edges, rows.real, columns.real, rows.node, columns.node, strict=True
+    for matrix, found, here, there, first, source in zip(
+        out, edges, rows.real, columns.real, rows.first, columns.nodes, strict=True
     ):
-        if here.stop > here.start:
-            first = int(node[here.start])
+        if here.stop > here.start and there.stop > there.start:
             target = matrix[first : first + here.stop - here.start]
-            target.index_copy_(1, source[there], found[here, there])
+            target.scatter_(1, source.expand(len(target), -1), found[here, there])
 
 
 def _read(
@@ -175,7 +174,7 @@ class _Met:
     def __call__(self, down: Carried, out: Sequence[Tensor]) -> None:
         """Edges to the readers on their way down."""
         scales = self.local.frozen.scale2_post
-        n_prompts, n = down.rows.node.shape
+        n_prompts, n = down.rows.own.shape
         edges = self.local.frozen.embed.new_zeros(n_prompts, self.rows.n + 1, n)
         for place, vectors, row in self.cells:
             scale = None if scales is None else scales[self.layer][:, place, None]

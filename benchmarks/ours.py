@@ -1,0 +1,94 @@
+"""Times the attribution engine of this repository on the model and transcoders of bench.py.
+
+    python ours.py FOLDER KIND BUDGET OUT            (BUDGET 0: all features)
+
+Results go to OUT.npz (graph) and OUT.json (times, memory, floating-point operations).
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from measure import Memory, gemm_rate, touch
+from shapes import TOKENS
+
+from biology import attribution, selection, whole_graph
+from biology.graph import prune, scores
+from biology.model import load_model
+from biology.transcoders import load_transcoders
+
+SETUP = ("freeze_prompt", "batch_active_features", "bias_pass")
+
+
+def main() -> None:
+    torch.set_num_threads(1)
+    folder, kind, budget, out = Path(sys.argv[1]), sys.argv[2], int(sys.argv[3]), Path(sys.argv[4])
+    model = load_model(folder / "model")
+    transcoders = load_transcoders(folder / kind, model)
+    touch([*model.bridge.parameters(), *(value for layer in transcoders.layers for value in vars(layer).values())])
+    rate = gemm_rate()
+    phases = {"setup": 0.0, "rows": 0.0, "selection": 0.0}
+    operations: list[float] = []
+
+    def timed(module, name: str, phase: str) -> None:
+        function = getattr(module, name)
+
+        def call(*args, **kwargs):
+            started = time.process_time()
+            try:
+                return function(*args, **kwargs)
+            finally:
+                phases[phase] += time.process_time() - started
+
+        setattr(module, name, call)
+
+    def meeting_layer(*args) -> int:
+        layer, needed = min(whole_graph.meeting_costs(*args), key=lambda pair: pair[1])
+        operations.extend([needed, whole_graph.meeting_costs(*args[:3])[0][1]])
+        return layer
+
+    attribution.meeting_layer = meeting_layer
+    for name in SETUP:
+        timed(attribution, name, "setup")
+    timed(attribution, "fill_edges", "rows")
+    timed(selection, "effect_rows", "rows")
+    timed(selection, "sweep_influence", "selection")
+    with Memory() as memory:
+        wall, started = time.perf_counter(), time.process_time()
+        graph = attribution.attribute(model, transcoders, TOKENS, max_logits=5, max_feature_nodes=budget or None)
+        total = time.process_time() - started
+        wall = time.perf_counter() - wall
+        started = time.process_time()
+        node_mask, edge_mask = prune(graph)
+        phases["prune"] = time.process_time() - started
+    started = time.process_time()
+    score = scores(graph)
+    phases["scores"] = time.process_time() - started
+    n = graph.features.stop
+    np.savez(
+        out.with_suffix(".npz"),
+        features=torch.stack([graph.layer[:n], graph.pos[:n], graph.feature[:n]], 1).numpy(),
+        adjacency=graph.adjacency.numpy(),
+        n_active=graph.metadata["n_active"],
+        logits=graph.token_id[graph.logits].numpy(),
+        nodes=int(node_mask.sum()),
+        edges=int(edge_mask.sum()),
+        scores=np.array(score),
+    )
+    record = {
+        "seconds": total + phases["prune"], "attribute": total, "attribute_wall": wall, "phases": phases,
+        "extra_gib": memory.extra_gib, "gemm_gflops": max(rate, gemm_rate()), "torch": torch.__version__,
+        "operations": operations[0] if operations else None, "operations_one_sided": operations[1] if operations else None,
+        "row_residual": graph.metadata["row_residual"], "active": graph.metadata["n_active"],
+    }  # fmt: skip
+    out.with_suffix(".json").write_text(json.dumps(record, indent=1), encoding="utf-8")
+    print(json.dumps(record))
+
+
+if __name__ == "__main__":
+    main()
