@@ -24,7 +24,7 @@ N_TOKENS, ACTIVE, BUDGET = 512, 65_000, 7_500
 
 
 def main() -> None:
-    torch.set_num_threads(int(sys.argv[2]) if len(sys.argv) > 2 else 1)
+    torch.set_num_threads(1)
     folder = Path(sys.argv[1])
     model = load_model(folder / "model")
     transcoders = load_transcoders(folder / "per_layer", model)

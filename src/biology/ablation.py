@@ -6,6 +6,8 @@ the outputs and what the graph says. Beside it: two simpler guesses, and influen
 knowing a feature's layer alone would give.
 """
 
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportReturnType=false
+
 from __future__ import annotations
 
 import numpy as np

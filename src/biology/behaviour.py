@@ -6,6 +6,8 @@ unexplained, active features, dead features, loss recovered, and whether the ful
 the first position replaced, attention live) gives the same answer.
 """
 
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportReturnType=false
+
 from collections.abc import Mapping, Sequence
 
 import numpy as np

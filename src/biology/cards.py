@@ -4,6 +4,8 @@ Torch-free. No number in a card is typed by hand: they come from `record.json` (
 tables, and from the corpus itself.
 """
 
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportReturnType=false, reportCallIssue=false
+
 import json
 from collections.abc import Mapping
 from pathlib import Path

@@ -294,7 +294,7 @@ class Corpus:
     def addition_split(self) -> dict[tuple[int, int], str]:
         return {
             pair: split_of("addition", pair, 0.2, test=pair in PAPER_SUMS)
-            for pair in itertools.product(range(100), repeat=2)
+            for pair in itertools.product(range(100), range(100))
         }
 
     @cached_property

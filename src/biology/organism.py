@@ -8,6 +8,8 @@ identically, which is the improviser twin.
 Batches are a function of (seed, step), so that an interrupted run resumes to the same weights (same machine and threads).
 """
 
+# pyright: reportArgumentType=false
+
 import hashlib
 import json
 import os

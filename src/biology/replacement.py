@@ -19,6 +19,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -116,7 +117,7 @@ def one_prompt(local: LocalReplacement) -> LocalReplacement:
 def _each(frozen: Capture, change: Callable[[Tensor], Tensor]) -> Capture:
     """Every tensor of a captured forward pass, changed."""
 
-    def changed(value: Tensor | tuple[Tensor, ...] | None) -> Tensor | tuple[Tensor, ...] | None:
+    def changed(value: Tensor | tuple[Tensor, ...] | None) -> Any:
         return tuple(map(change, value)) if isinstance(value, tuple) else None if value is None else change(value)
 
     return Capture(**{name: changed(value) for name, value in vars(frozen).items()})

@@ -149,7 +149,7 @@ def _subject(args: Arguments) -> tuple[ModelConfig, Path, AttributionConfig]:
         raise InputError(f"unknown model '{args.model}': no directory, and there is no {args.config} to look it up in.")
     if not args.transcoders:
         raise InputError("a model given as a directory needs --transcoders DIR.")
-    given = {"device": args.device or "cpu", "dtype": args.dtype or "float32"}
+    given: dict[str, Any] = {"device": args.device or "cpu", "dtype": args.dtype or "float32"}
     entry = ModelConfig(path=Path(args.model), transcoders=Path(args.transcoders), **given)
     return entry, Path(), settings
 

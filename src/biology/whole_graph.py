@@ -93,7 +93,7 @@ def fill_edges(
     `sources[l]` and `readers[l]` are those of layer l, the last readers those of the unembedding; tokens are carried up
     with the sources below the layer `meeting`.
     """
-    shape = tuple(local.frozen.ids.shape)
+    shape = _shape(local)
     carried: list[Carried] = []
     for layer in range(meeting + 1):
         for below in carried:
@@ -117,6 +117,12 @@ def fill_edges(
         met.pop(layer - 1)
 
 
+def _shape(local: LocalReplacement) -> tuple[int, int]:
+    """Prompts and positions."""
+    n_prompts, n_pos = local.frozen.ids.shape
+    return n_prompts, n_pos
+
+
 def _scale(scales: Sequence[Tensor] | None, layer: int, nodes: Nodes) -> Tensor | None:
     """A norm's scale at the cell of each node."""
     return None if scales is None else scales[layer][nodes.prompt, nodes.pos]
@@ -136,7 +142,7 @@ def _read(
     local: LocalReplacement, layer: int, readers: Nodes, carried: Sequence[Carried], out: Sequence[Tensor]
 ) -> None:
     """Edges from all sources carried so far to the readers of one layer."""
-    shape = tuple(local.frozen.ids.shape)
+    shape = _shape(local)
     rows, index = rows_of(readers.prompt, readers.pos, readers.node, shape, up=False)
     scale = local.frozen.scale2[layer][readers.prompt, readers.pos]
     gradients = read_gradient(local, layer, readers.vectors(), scale)
@@ -159,7 +165,7 @@ class _Met:
 
     def __init__(self, local: LocalReplacement, layer: int, sources: Nodes) -> None:
         self.local, self.layer = local, layer
-        shape = tuple(local.frozen.ids.shape)
+        shape = _shape(local)
         self.rows, index = rows_of(sources.prompt, sources.pos, sources.node, shape, up=True)
         index = torch.cat([index, torch.full_like(index[:, :1], sources.prompt.numel())], 1)
         vectors = sources.vectors()
@@ -196,7 +202,7 @@ def _descend(
 ) -> None:
     """Take the readers of one layer down to the meeting layer, where they meet the sources that were carried up."""
     frozen = local.frozen
-    rows, index = rows_of(readers.prompt, readers.pos, readers.node, tuple(frozen.ids.shape), up=False)
+    rows, index = rows_of(readers.prompt, readers.pos, readers.node, _shape(local), up=False)
     down = Carried(local, rows)
     if layer == local.n_layers:
         scale = frozen.scale_final[readers.prompt, readers.pos]
