@@ -117,6 +117,13 @@ def compare(peer: str, ours: str) -> dict[str, float]:
     return {"difference": worst, "largest_edge": largest, "common_features": len(both), "whole": whole}
 
 
+def kept(name: str, whole: str = "ours_all") -> float:
+    """Share of the whole graph's feature influence that the chosen features of a budgeted graph hold there."""
+    every, chosen = (np.load((BUILD / "out" / run).with_suffix(".npz")) for run in (whole, name))
+    influence = dict(zip(map(tuple, every["features"].tolist()), every["influence"].tolist(), strict=True))
+    return sum(influence[tuple(feature)] for feature in chosen["features"].tolist()) / sum(influence.values())
+
+
 def machine() -> dict[str, object]:
     model = platform.processor() or platform.machine()
     try:
@@ -176,8 +183,11 @@ def table(results: dict) -> str:
         f" the rows take {runs['ours_all']['phases']['rows']:.1f} s, {results['floor_fraction_own']:.0%} of the floor of the"
         f" method ({results['floor_fraction']:.0%} of the floor of the descent, which circuit-tracer's backward passes do too).",
     ]
-    batch, long = results["elegans"], results["long"]
+    batch, long, share = results["elegans"], results["long"], results["kept_influence"]
     lines += [
+        "",
+        f"The 1,000 chosen features hold {share['ours_1000']:.2%} of the influence that all features have in the whole graph;"
+        f" those that circuit-tracer chooses hold {share['peer_1000']:.2%}.",
         "",
         f"elegans, {batch['prompts']} prompts of {batch['tokens']} tokens: {batch['one_call_ms']:.1f} ms a prompt in one"
         f" call, {batch['single_ms']:.1f} ms in calls of their own ({batch['ratio']:.1f}x);"
@@ -209,6 +219,7 @@ def main() -> None:
             "floor_fraction": whole["operations_one_sided"] / rate / whole["phases"]["rows"],
             "extra_gib": whole["extra_gib"],
             "equality": {key: compare(*pair) for key, pair in compared.items()},
+            "kept_influence": {name: kept(name) for name in ("ours_1000", "peer_1000")},
             "versions": {key: runs["peer_all"][key] for key in ("circuit-tracer", "transformer-lens", "torch")},
             "machine": machine(),
             "runs": runs,

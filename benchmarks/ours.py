@@ -18,7 +18,7 @@ from measure import Memory, gemm_rate, touch
 from shapes import TOKENS
 
 from biology import attribution, selection, whole_graph
-from biology.graph import prune, scores
+from biology.graph import influence, prune, scores
 from biology.model import load_model
 from biology.transcoders import load_transcoders
 
@@ -74,6 +74,7 @@ def main() -> None:
         out.with_suffix(".npz"),
         features=torch.stack([graph.layer[:n], graph.pos[:n], graph.feature[:n]], 1).numpy(),
         adjacency=graph.adjacency.numpy(),
+        influence=influence(graph)[graph.features].numpy(),
         n_active=graph.metadata["n_active"],
         logits=graph.token_id[graph.logits].numpy(),
         nodes=int(node_mask.sum()),

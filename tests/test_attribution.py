@@ -152,6 +152,14 @@ def test_progress_reaches_its_end(model, transcoders):
         assert seen and seen[-1][0] == seen[-1][1]
 
 
+def test_a_graph_made_from_both_sides_shows_progress(model, transcoders, monkeypatch):
+    monkeypatch.setattr("biology.attribution.SMALL", 0)
+    seen = []
+    graph = attribute(model, transcoders, IDS, progress=lambda *counts: seen.append(counts))
+    n_rows = graph.features.stop + len(range(graph.n_nodes)[graph.logits])
+    assert len(seen) == model.n_layers + 1 and seen == sorted(seen) and seen[-1] == (n_rows, n_rows)
+
+
 def test_the_same_call_gives_the_same_graph(model, whole, transcoders):
     again = attribute(model, transcoders, IDS)
     assert torch.equal(again.adjacency, whole.adjacency) and again.metadata == whole.metadata

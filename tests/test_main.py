@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import random_transcoders
+from peer_graphs import NAMES, peer_columns, peer_graph, peer_transcoders, write_peer_model
 from safetensors.torch import load_file
 
 from biology.__main__ import CONTENTS, main
@@ -95,6 +97,25 @@ def test_token_ids_and_budgets(capsys, directories, tmp_path):
     assert (kinds == "feature").sum() == 3
     assert (kinds == "logit").sum() == 2
     assert (kinds == "token").sum() == 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_a_traced_graph_is_circuit_tracers(capsys, tmp_path, name):
+    peer, run, metadata = peer_graph(name)
+    (tmp_path / "model").mkdir()
+    model = write_peer_model(run, metadata, tmp_path / "model")
+    layout = {"layout": "circuit-tracer", "model_name": "peer"}
+    save_transcoders(tmp_path / "transcoders", peer_transcoders(run, metadata), **layout)
+    where = ["--model", str(model), "--transcoders", str(tmp_path / "transcoders"), "--out", str(tmp_path / "out")]
+    ids = ",".join(map(str, run["prompt_ids"].tolist()))
+    assert main(["trace", "--token-ids", ids, "--max-logits", metadata["max_logits"], *where]) == 0
+    found, ours = load_file(tmp_path / "out/graph.safetensors"), peer_columns(peer)
+    assert float((found["adjacency"] - run["adjacency"][ours][:, ours]).abs().max()) <= 1e-5
+    assert torch.equal(found["node_mask"].bool(), run["node_mask"][ours])
+    assert torch.equal(found["edge_mask"].bool(), run["edge_mask"][ours][:, ours])
+    said = capsys.readouterr().out
+    assert f"replacement score {float(metadata['replacement']):.3f}" in said
+    assert f"completeness {float(metadata['completeness']):.3f}" in said
 
 
 def test_targets_and_given_features(capsys, directories, tmp_path):

@@ -248,16 +248,16 @@ class _Traced:
         out = [empty_edges(n, n, embed.dtype, embed.device) for n in n_nodes.tolist()]
         tokens, sources, readers = _both_sides(self, node, counts, token, n_nodes)
         held = max(embed.element_size() * int(n_nodes.square().sum()) // 4, SMALL_BYTES)
-        fill_edges(
-            local,
-            tokens,
-            sources,
-            readers,
-            out,
-            meeting_layer(local, sources, readers, min(self.settings.memory, held)),
-        )
-        if self.settings.progress is not None:
-            self.settings.progress(int(n_nodes[0]), int(n_nodes[0]))
+        meeting = meeting_layer(local, sources, readers, min(self.settings.memory, held))
+        done, total = 0, sum(len(of_layer.prompt) for of_layer in readers)
+
+        def report(rows: int) -> None:
+            nonlocal done
+            done += rows
+            if self.settings.progress is not None:
+                self.settings.progress(done, total)
+
+        fill_edges(local, tokens, sources, readers, out, meeting, report)
         ordered, bias = active.subset(order), self.feature_bias(self.prompt, active)[order]
         ends = counts.cumsum(0).tolist()
         of_prompt = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]

@@ -87,11 +87,12 @@ def fill_edges(
     readers: Sequence[Nodes],
     out: Sequence[Float[Tensor, "_ _"]],
     meeting: int,
+    report: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Write all edges of all prompts of `local` into their matrices, which are zero before.
 
     `sources[l]` and `readers[l]` are those of layer l, the last readers those of the unembedding; tokens are carried up
-    with the sources below the layer `meeting`.
+    with the sources below the layer `meeting`. `report(n)` is called when the rows of n more readers are done.
     """
     shape = _shape(local)
     carried: list[Carried] = []
@@ -107,6 +108,7 @@ def fill_edges(
         carried[-1].enter(padded(vectors, index), layer)
         if readers[layer].prompt.numel():
             _read(local, layer, readers[layer], carried, out)
+            report(len(readers[layer].prompt))
         if layer < meeting:
             for below in carried:
                 below.skip(layer)
@@ -114,6 +116,7 @@ def fill_edges(
     for layer in range(local.n_layers, meeting, -1):
         if readers[layer].prompt.numel():
             _descend(local, layer, readers[layer], carried, met, meeting, out)
+            report(len(readers[layer].prompt))
         met.pop(layer - 1)
 
 
