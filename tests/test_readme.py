@@ -52,8 +52,10 @@ def test_light_commands_run(command, tmp_path):
     if words[0] == "trace":
         prompt = words[1]
         answer = {"Fact": "Austin", "calc": "95"}[prompt.partition(":")[0]]
-        assert re.match(rf" *\d+\.\d+%  {answer}$", done.stdout.splitlines()[0]), done.stdout
-        assert f'-> output "{answer}"' in done.stdout
+        first, contrast = done.stdout.splitlines()[0], "--target" in words
+        shown = rf" *\+\d+\.\d+  {answer} - \w+$" if contrast else rf" *\d+\.\d+%  {answer}$"
+        assert re.match(shown, first), done.stdout
+        assert f'-> output "{answer}' in done.stdout
     if words[0] == "evaluate":
         behaviours = {line.split()[0] for line in done.stdout.splitlines()[1:]}
         assert {"two_hop", "addition", "cell", "couplet_last"} <= behaviours

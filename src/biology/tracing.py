@@ -106,9 +106,13 @@ def _describe(graph: Graph, n_paths: int) -> None:
     """Outputs, scores and strongest paths, on the screen."""
     from biology.graph import describe, scores, strongest_paths, target_labels
 
-    probabilities = graph.probability[graph.logits].tolist()
-    for probability, label in zip(probabilities, target_labels(graph), strict=True):
-        print(f"{probability:7.2%}  {label}")
+    shown = (graph.token_id, graph.probability, graph.pre_activation)
+    for token, probability, value, label in zip(
+        *(each[graph.logits].tolist() for each in shown), target_labels(graph), strict=True
+    ):
+        print(
+            f"{probability:7.2%}  {label}" if token >= 0 else f"{value:+7.2f}  {label}"
+        )  # what is no token has no probability
     score = scores(graph)
     print(f"\nreplacement score {score.replacement:.3f}, completeness {score.completeness:.3f}, {graph.n_nodes} nodes")
     print("\nStrongest paths (share of the influence on the outputs, sign):")
