@@ -158,7 +158,7 @@ def table(results: dict) -> str:
         f" 12 x 4,096, {runs['ours_clt_500']['active']:,} active. float32, one thread,",
         "each run in a process of its own; seconds are CPU seconds of that thread, pruning included. "
         f"Machine: {results['machine']['processor']}, {results['machine']['cores']} cores,",
-        f"{runs['ours_all']['gemm_gflops']:.0f} GFLOP/s in matrix products. Beside it: circuit-tracer {versions['circuit-tracer']} from PyPI,"
+        f"{results['gemm_gflops']:.0f} GFLOP/s in matrix products. Beside it: circuit-tracer {versions['circuit-tracer']} from PyPI,"
         f" a fork of upstream (transformer-lens {versions['transformer-lens']}, torch {versions['torch']}).",
         "",
         "| graph | circuit-tracer | ours | ratio | extra memory (theirs, ours) | largest difference of an edge |",
@@ -177,11 +177,12 @@ def table(results: dict) -> str:
         lines.append(f"| {phase} | " + " | ".join(cells) + " |")
     lines += [
         "",
-        f"All rows need {runs['ours_all']['operations'] / 1e9:.0f} GFLOP when sources and readers meet half way"
-        f" ({runs['ours_all']['operations_one_sided'] / 1e9:.0f} when every reader descends to the embedding); at the rate of matrix",
-        f"products measured in the same run that takes {results['floor_seconds']:.1f} s ({results['floor_seconds_one_sided']:.1f} s):"
-        f" the rows take {runs['ours_all']['phases']['rows']:.1f} s, {results['floor_fraction_own']:.0%} of the floor of the"
-        f" method ({results['floor_fraction']:.0%} of the floor of the descent, which circuit-tracer's backward passes do too).",
+        f"All rows need {runs['ours_all']['operations_one_sided'] / 1e9:.0f} GFLOP when every reader descends to the embedding,"
+        f" and {runs['ours_all']['operations'] / 1e9:.0f} when sources and readers meet half way, as ours do. At the best rate of",
+        f"matrix products measured in any of these runs ({results['gemm_gflops']:.0f} GFLOP/s) that takes"
+        f" {results['floor_seconds']['one_sided']:.1f} s and {results['floor_seconds']['own']:.1f} s; our rows take"
+        f" {runs['ours_all']['phases']['rows']:.1f} s, which is {results['floor_fraction']:.0%} of the floor of the descent and",
+        f"{results['floor_fraction_own']:.0%} of the floor of meeting half way.",
     ]
     batch, long, share = results["elegans"], results["long"], results["kept_influence"]
     lines += [
@@ -203,34 +204,42 @@ def table(results: dict) -> str:
     return "\n".join(lines) + "\n"
 
 
+def summary(runs: dict[str, dict]) -> dict:
+    """What is claimed, from the runs alone. The rate of matrix products is the best that any of them measured."""
+    compared, whole = pairs(runs), runs["ours_all"]
+    rate = 1e9 * max(run["gemm_gflops"] for run in runs.values())
+    floors = {"own": whole["operations"] / rate, "one_sided": whole["operations_one_sided"] / rate}
+    return {
+        **{key: runs[peer]["seconds"] / runs[ours]["seconds"] for key, (peer, ours) in compared.items()},
+        "floor_fraction": floors["one_sided"] / whole["phases"]["rows"],
+        "floor_fraction_own": floors["own"] / whole["phases"]["rows"],
+        "floor_seconds": floors,
+        "gemm_gflops": rate / 1e9,
+        "extra_gib": whole["extra_gib"],
+        "versions": {key: runs["peer_all"][key] for key in ("circuit-tracer", "transformer-lens", "torch")},
+        "runs": runs,
+    }
+
+
 def main() -> None:
-    previous = json.loads((HERE / "results.json").read_text()) if (HERE / "results.json").is_file() else {}
-    if "--table" not in sys.argv:
+    if "--table" in sys.argv:
+        results = json.loads((HERE / "results.json").read_text(encoding="utf-8"))
+        results |= summary(results["runs"])
+    else:
         prepare()
         runs = {name: run(name) for name in RUNS}
-        compared = pairs(runs)
-        results = {key: runs[peer]["seconds"] / runs[ours]["seconds"] for key, (peer, ours) in compared.items()}
-        whole = runs["ours_all"]
-        rate = 1e9 * whole["gemm_gflops"]
-        results |= {
-            "floor_seconds": whole["operations"] / rate,
-            "floor_seconds_one_sided": whole["operations_one_sided"] / rate,
-            "floor_fraction_own": whole["operations"] / rate / whole["phases"]["rows"],
-            "floor_fraction": whole["operations_one_sided"] / rate / whole["phases"]["rows"],
-            "extra_gib": whole["extra_gib"],
-            "equality": {key: compare(*pair) for key, pair in compared.items()},
+        results = {
+            **summary(runs),
+            "equality": {key: compare(*pair) for key, pair in pairs(runs).items()},
             "kept_influence": {name: kept(name) for name in ("ours_1000", "peer_1000")},
-            "versions": {key: runs["peer_all"][key] for key in ("circuit-tracer", "transformer-lens", "torch")},
             "machine": machine(),
-            "runs": runs,
             "elegans": measured("elegans.py"),
             "long": measured("long.py", str(BUILD)),
         }
-        (HERE / "results.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
-        previous = results
-    (HERE / "README.md").write_text(table(previous), encoding="utf-8")
-    print("".join(f"{key:<24}{previous[key]:8.2f}\n" for key in [*TITLES, "floor_fraction", "extra_gib"]), end="")
-    if previous["equality"]["ratio_all"]["difference"] > 1e-5:
+    (HERE / "results.json").write_text(json.dumps(results, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    (HERE / "README.md").write_text(table(results), encoding="utf-8")
+    print("".join(f"{key:<24}{results[key]:8.2f}\n" for key in [*TITLES, "floor_fraction", "extra_gib"]), end="")
+    if results["equality"]["ratio_all"]["difference"] > 1e-5:
         raise SystemExit("error: the two engines give different graphs")
 
 
