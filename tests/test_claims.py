@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 from multi_hop_tables import claim, evidence_rows, prompt_rows, swap
 
-from biology.claims import Meta, dev_strength, judge, judge_all, measure
+from biology.claims import Meta, dev_strength, judge, judge_all, measure, with_thresholds
 from biology.config import InputError, StatisticsConfig
 from biology.procedure import procedure_check, procedure_table
 from biology.statistics import bootstrap_interval, generator, holm, resamples, score_noise, sign_flip_p, signs
@@ -406,3 +406,19 @@ def test_the_procedure_is_checked_with_the_clusters_and_the_noise_of_the_data():
     row = one(frame)
     assert row["claim"] == "multihop-7" and row["clusters"] == 50 and row["items"] == 300
     assert row["within"] == pytest.approx(0.3, abs=0.06) and row["power"] >= 0.9 and row["false_positive"] <= 0.01
+
+
+def test_a_readers_own_threshold_turns_the_verdict_where_the_estimate_lies():
+    prompts, evidence = swap()
+    registered = [claim({"name": "swaps"})]
+    estimate = one(judge(registered, evidence, prompts, META, QUICK))["statistic"]
+
+    def verdict(*wanted):
+        return one(judge(with_thresholds(registered, wanted), evidence, prompts, META, QUICK))["verdict"]
+
+    assert verdict() == verdict(f"multihop-7={estimate - 0.01}") == verdict("another-claim=9") == "replicated"
+    assert verdict(f"multihop-7={estimate + 0.01}") == "inconclusive"
+    assert verdict(f"multihop-7/swaps={3 * estimate}") == "not replicated"
+    for wrong in ("0.3", "=0.3", "multihop-7=much", "multihop-7=0", "multihop-7=nan", "multihop-7/no part=1"):
+        with pytest.raises(InputError, match="--threshold"):
+            with_thresholds(registered, [wrong])

@@ -44,6 +44,13 @@ def scoreboard(args: Arguments) -> None:
 
 MODEL: Options = {"--model": {"required": True, "metavar": "NAME", "help": "a model of config.yaml"}}
 CASE: Options = {"--case": {"required": True, "metavar": "NAME", "help": "a folder of experiments/"}}
+THRESHOLD: Options = {
+    "--threshold": {
+        "action": "append",
+        "metavar": "CLAIM=X",
+        "help": "show the verdict with a threshold of your own (CLAIM/PART=X for one part) and write nothing",
+    }
+}
 FIGURE: Options = {"--figure": {"required": True, "metavar": "NAME", "help": "a figure of case.yaml"}}
 PAGE: Options = {
     "--model": {"metavar": "NAME", "help": "a model of config.yaml"},
@@ -86,7 +93,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "attribute": (stages.attribute, MODEL | CASE),
         "intervene": (stages.intervene, MODEL | CASE),
         "tabulate": (stages.tabulate, MODEL | CASE),
-        "judge": (stages.judge, MODEL),
+        "judge": (stages.judge, MODEL | THRESHOLD),
         "draw": (stages.draw, MODEL | CASE | FIGURE),
         "write": (stages.write, PAGE),
     },

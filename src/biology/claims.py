@@ -125,6 +125,33 @@ def estimate(part: Part, scores: np.ndarray, flips: np.ndarray, counts: np.ndarr
     return scores.mean(0), low, high, p
 
 
+def with_thresholds(claims: Iterable[Claim], wanted: Iterable[str]) -> tuple[Claim, ...]:
+    """The claims with a reader's own thresholds, given as `CLAIM=X` (all its parts) or `CLAIM/PART=X`.
+
+    Raises InputError for what is no such text, no positive number, or no part of a claim that is there.
+    """
+    own: dict[str, float] = {}
+    for text in wanted:
+        name, _, number = text.rpartition("=")
+        try:
+            own[name] = float(number)
+        except ValueError:
+            raise InputError(f"--threshold takes CLAIM=X or CLAIM/PART=X with a number X, not '{text}'.") from None
+        if not name or not 0 < own[name] < math.inf:
+            raise InputError(f"--threshold takes CLAIM=X with a positive number X, not '{text}'.")
+    changed = []
+    for claim in claims:
+        names = [part.name for part in claim.parts]
+        for key in own:
+            named, _, part = key.partition("/")
+            if named == claim.id and part and part not in names:
+                raise InputError(f"--threshold: claim '{claim.id}' has no part '{part}', only {', '.join(names)}.")
+        minima = [own.get(f"{claim.id}/{part.name}", own.get(claim.id, part.minimum)) for part in claim.parts]
+        parts = tuple(p.model_copy(update={"minimum": m}) for p, m in zip(claim.parts, minima, strict=True))
+        changed.append(claim.model_copy(update={"parts": parts}))
+    return tuple(changed)
+
+
 # --------------------------------------------------------------------------------------------------------- measuring
 
 

@@ -141,23 +141,44 @@ def judge(args: Arguments) -> None:
     """compute a verdict for every registered claim of a model"""
     config, root = configuration(args)
     from biology.case import check_lock, discover_cases, load_case, load_claims
-    from biology.claims import Meta, judge_all, measure
+    from biology.claims import Meta, judge_all, measure, with_thresholds
     from biology.tables import read_tables, write_table
 
     check_lock(root)
     runs = root / "data/runs" / args.model
     manifest = json.loads((runs / "load.json").read_text(encoding="utf-8"))
-    measured = []
+    measured, again = [], []
     for case in config.cases_of(args.model, discover_cases(root)):
         tables = read_tables(runs / case, ("prompts", "evidence", "graphs"))
         residual = float(tables["graphs"]["row_residual"].to_numpy().max()) if len(tables["graphs"]) else None
         transcoders = manifest["transcoders"]["name"]
         scope = {name: experiment.only for name, experiment in load_case(root, case).experiments.items()}
         meta = Meta(case, args.model, transcoders, seed=manifest["seed"], row_residual=residual, scope=scope)
-        measured += measure(load_claims(root, case), tables["evidence"], tables["prompts"], meta, config.statistics)
+        claims, rest = load_claims(root, case), (tables["evidence"], tables["prompts"], meta, config.statistics)
+        measured += measure(claims, *rest)
+        again += measure(with_thresholds(claims, args.threshold), *rest) if args.threshold else ()
     judgement = judge_all(measured)
+    if args.threshold:
+        _show_thresholds(args.threshold, judgement.verdicts, judge_all(again).verdicts)
+        return
     write_table(runs / "parts.parquet", judgement.parts, "parts")
     write_table(root / "reports" / args.model / "verdicts.csv", judgement.verdicts, "verdicts")
+
+
+def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFrame) -> None:
+    """The verdicts of some claims beside those by a reader's own thresholds; nothing is written."""
+    from biology.config import InputError
+
+    names = {text.partition("=")[0].partition("/")[0] for text in wanted}
+    unknown = names - set(registered["claim"])
+    if unknown:
+        raise InputError(f"--threshold: unknown claim '{min(unknown)}'. Known: {', '.join(registered['claim'])}.")
+    pairs = registered.merge(own, on="claim", suffixes=("", "_own"))
+    for row in pairs[pairs["claim"].isin(names)].to_dict("records"):
+        print(f"{row['claim']}: {row['verdict']} (registered)\n    {row['reason']}")
+        print(
+            f"  with your threshold: {row['verdict_own']}\n    {row['reason_own'].replace('registered minimum', 'minimum')}"
+        )
 
 
 def draw(args: Arguments) -> None:
