@@ -86,6 +86,14 @@ def test_donors_ask_the_same_of_other_places_with_other_answers(frame, scored):
             assert donor["role"] == wrong["role"] == "score" and base.cluster == base.place
 
 
+def test_development_prompts_take_their_donors_from_development_places(frame, scored):
+    split = frame.set_index("item")["split"]
+    dev = scored[scored["split"] == "dev"]
+    assert len(dev) > 100
+    for column in ("donor", "wrong_donor"):
+        assert set(split[dev[column]]) == {"dev"}
+
+
 def test_splits_and_folds_are_those_of_the_corpus(corpus, frame):
     assert (frame["split"] == frame["place"].map(place_split)).all()
     assert (frame["city_fold"] == frame["city"].map(corpus.city_fold).astype(str)).all()

@@ -57,13 +57,17 @@ def multi_hop(corpus: Corpus) -> pd.DataFrame:
     abroad = [one for one in rows if one["kind"] != "state" and one["relation"] == "capital"]
     more = []
     for base in scored:
-        pair = donors(base, scored, 2)
+        # strengths are chosen on development prompts, so the donors of these are of development places too
+        pool, far_pool = (
+            [one for one in group if base["split"] == "heldout" or one["split"] == "dev"] for group in (scored, abroad)
+        )
+        pair = donors(base, pool, 2)
         if len(pair) < 2:
             base["role"] = "select"  # its relation has too few answers for a donor and a wrong donor
             continue
         base["donor"], base["wrong_donor"] = pair[0]["item"], pair[1]["item"]
         if base["relation"] == "capital":
-            far = donors(base, abroad, FOREIGN_DONORS + 1)
+            far = donors(base, far_pool, min(FOREIGN_DONORS, len(far_pool) - 1) + 1)
             for donor, wrong in zip(far, [*far[1:], far[0]], strict=True):
                 name = f"{base['item']}-from-{donor['place']}".lower().replace(" ", "-")
                 change = {"item": name, "cluster": donor["place"], "set": "foreign", "donor": donor["item"]}
