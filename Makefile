@@ -41,7 +41,7 @@ figures: $(STAMP)
 	@echo "Report: open reports/index.html in a browser. Figures: figures/. Verdicts: reports/<model>/verdicts.csv"
 
 test: $(STAMP)
-	@$(BIN)/python -m pytest
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope
 
 check: $(STAMP)
 	@$(BIN)/ruff check .
