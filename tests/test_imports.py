@@ -27,7 +27,7 @@ FLOORS = [
     ["attribution", "supernodes", "interventions"],
     ["controls", "residuals"],
     ["perturbation"],
-    ["graph_tables"],
+    ["graph_tables", "lines", "census"],
     # torch-free again: what tables say, drawn and told
     ["statistics"],
     ["claims"],

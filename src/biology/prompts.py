@@ -10,9 +10,11 @@ from collections.abc import Callable
 import pandas as pd
 
 from biology.config import InputError
-from biology.corpus import RELATION_FOLDS, Corpus, Item, place_split, unit_interval
+from biology.corpus import PAPER_COUPLET, RELATION_FOLDS, Corpus, Item, place_split, unit_interval
 
 FOREIGN_DONORS = 5  # per base prompt
+COUPLETS = 9  # scored couplets of a rhyme family
+SELECTING = 4  # couplets that select features: per last word, fold of theme words and fold of line ends
 
 
 def relation_fold(relation: str) -> int:
@@ -71,7 +73,85 @@ def multi_hop(corpus: Corpus) -> pd.DataFrame:
     return pd.DataFrame(rows + more)
 
 
-PROMPT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {"multi_hop": multi_hop}
+def family_split(family: str) -> str:
+    """Which half of the couplets a rhyme family belongs to: a fifth develops the method, the rest is scored once."""
+    paper = family == "abbit"
+    return "dev" if not paper and unit_interval("family", family) < 0.2 else "heldout"
+
+
+def rhyme_planning(corpus: Corpus) -> pd.DataFrame:
+    """Couplets cut after the newline that ends line 1, or later in line 2; clusters are rhyme families.
+
+    Scored are couplets that elegans never saw, in four sets. `rhyme` and `other` end at the newline and differ in their
+    donor: a couplet that plans another word of the same rhyme family, or of another family (the wrong donor is then of a
+    third one). `later` ends before the second word that agrees with the planned one, `last` before that word itself.
+    Theme words and line ends come in two folds: features of a word may only be chosen on couplets of both other folds.
+    """
+    frame = pd.DataFrame(corpus.couplets, columns=["theme", "ending", "word", "family", "taught"])
+    kind = dict(zip(corpus.themes["word"], corpus.themes["theme"], strict=True))
+    frame["theme_fold"] = _folds("theme", frame["theme"].map(kind), frame["theme"])
+    frame["ending_fold"] = _folds("ending", frame["family"], frame["ending"])
+    frame["rank"] = [
+        unit_interval("couplets", *pair) for pair in frame[["theme", "ending"]].itertuples(index=False, name=None)
+    ]
+    frame = frame[(frame["theme"] != PAPER_COUPLET[0]) | (frame["ending"] != PAPER_COUPLET[1])].sort_values("rank")
+    groups = ["word", "theme_fold", "ending_fold"]
+    selecting = frame[frame["taught"] == "train"].groupby(groups, sort=False).head(SELECTING).sort_index()
+    chosen = frame[frame["taught"] != "train"].groupby("family", sort=False).head(COUPLETS).sort_index()
+
+    def row(couplet: pd.Series, role: str, of: str) -> dict[str, str]:
+        theme, ending, word = couplet["theme"], couplet["ending"], couplet["word"]
+        noun = corpus.nouns[int(unit_interval("noun", theme, ending) * len(corpus.nouns))]
+        adjective = corpus.adjectives[int(unit_interval("adjective", theme, ending) * len(corpus.adjectives))]
+        line, second = corpus.couplet_lines(theme, ending, word, noun, [adjective])
+        cut = {"later": 3, "last": 6}.get(of, 0)
+        name = f"{theme}-{ending}".replace(" ", "-")
+        return {
+            "item": name if role == "select" else f"{name}-{of}", "text": line + " ".join(second[:cut]),
+            "answer": second[cut], "cluster": couplet["family"], "split": family_split(couplet["family"]),
+            "role": role, "set": of, "theme": theme, "ending": ending, "family": couplet["family"], "word": word,
+            "first": second[0], "later": second[3], "theme_fold": couplet["theme_fold"],
+            "ending_fold": couplet["ending_fold"], "said": f"to {ending}", "spoken": f"{name}-last",
+            "donor": "", "wrong_donor": "",
+        }  # fmt: skip
+
+    rows = [row(couplet, "select", "taught") | {"spoken": ""} for _, couplet in selecting.iterrows()]
+    for of in ("rhyme", "other", "later", "last"):
+        rows += _with_donors(of, [row(couplet, "score", of) for _, couplet in chosen.iterrows()])
+    return pd.DataFrame(rows)
+
+
+def _folds(name: str, groups: pd.Series, words: pd.Series) -> list[str]:
+    """Half of the words of each group are of fold 0, half of fold 1."""
+    fold = {}
+    for group, members in words.groupby(groups):
+        ranked = sorted(set(members), key=lambda word: unit_interval(name, word))
+        fold |= {(group, word): str(rank % 2) for rank, word in enumerate(ranked)}
+    return [fold[pair] for pair in zip(groups, words, strict=True)]
+
+
+def _with_donors(of: str, scored: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The couplets of one set that have a donor and a wrong donor: of their own split, with other answers and words."""
+    if of == "last":
+        return scored
+
+    def donors(base: dict[str, str]) -> list[dict[str, str]]:
+        pool = [one for one in scored if one["split"] == base["split"] and one["answer"] != base["answer"]]
+        return [one for one in pool if (one["family"] == base["family"]) == (of != "other")]
+
+    scored = [base for base in scored if donors(base)]  # a family may have one word that agrees later
+    found = []
+    for base in scored:
+        nearest = lambda one, item=base["item"]: unit_interval("donor", of, item, one["item"])  # noqa: E731
+        donor = min(donors(base), key=nearest)
+        taken = {base["answer"], donor["answer"]}
+        wrong = [one for one in scored if one["split"] == base["split"] and one["answer"] not in taken]
+        wrong = [one for one in wrong if one["family"] not in (base["family"], donor["family"])]
+        found.append({**base, "donor": donor["item"], "wrong_donor": min(wrong, key=nearest)["item"]})
+    return found
+
+
+PROMPT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {"multi_hop": multi_hop, "rhyme_planning": rhyme_planning}
 
 
 def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:
