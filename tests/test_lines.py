@@ -168,7 +168,9 @@ def test_run_lines_chooses_sweeps_and_shows(tiny_model):
     names = set(evidence["experiment"])
     assert {"swap", "swap/dose", "swap/sweep"} <= names and any(name.startswith("swap/dev") for name in names)
     swept = evidence[(evidence["experiment"] == "swap/sweep") & (evidence["outcome"] == "line_ends_donor")]
-    assert set(swept["draw"]) == {0, 1} and set(swept["arm"]) == {"effect", "match"} and set(swept["split"]) == {"heldout"}
+    assert (
+        set(swept["draw"]) == {0, 1} and set(swept["arm"]) == {"effect", "match"} and set(swept["split"]) == {"heldout"}
+    )
     chosen = evidence.loc[evidence["experiment"] == "swap", "strength"].unique()
     at_last = swept[(swept["arm"] == "effect") & (swept["draw"] == 1)].set_index("item")["value"]
     measured = evidence[(evidence["experiment"] == "swap") & (evidence["arm"] == "effect")]

@@ -142,7 +142,9 @@ def test_donors_of_couplets_plan_other_words_of_their_own_split(couplets):
     for base in couplets[(couplets["role"] == "score") & (couplets["set"] != "last")].itertuples():
         donor, wrong = rows.loc[base.donor], rows.loc[base.wrong_donor]
         assert donor["split"] == wrong["split"] == base.split and donor["set"] == wrong["set"] == base.set
-        assert len({base.word, donor["word"], wrong["word"]}) == len({base.answer, donor["answer"], wrong["answer"]}) == 3
+        assert (
+            len({base.word, donor["word"], wrong["word"]}) == len({base.answer, donor["answer"], wrong["answer"]}) == 3
+        )
         assert (donor["family"] == base.family) == (base.set != "other")
         assert wrong["family"] not in (base.family, donor["family"])
 

@@ -2,29 +2,12 @@
 
 from __future__ import annotations
 
-import re
-
 import numpy as np
 from matplotlib.figure import Figure
 
-from biology.figures import (
-    DASHED,
-    blank,
-    canvas,
-    captioned,
-    colour,
-    experiments,
-    interval,
-    judged_strength,
-    label,
-    signed,
-    size,
-    text_width,
-    words,
-)
+from biology.drawing import BOLD, blank, canvas, captioned, colour, label, signed, size, text_width, words
+from biology.figures import DASHED, experiments, interval, judged_strength
 from biology.tables import Tables
-
-BOLD = 600
 
 
 def planning_census(tables: Tables, subject: str | None = None, case=None) -> Figure:
@@ -36,7 +19,11 @@ def planning_census(tables: Tables, subject: str | None = None, case=None) -> Fi
     order = np.argsort(places, kind="stable")
     means = {}
     for number, site in enumerate(sites):
-        arm = planned["arm"].eq("effect") if site == "last" else planned["arm"].eq("position") & (planned["draw"] == number)
+        arm = (
+            planned["arm"].eq("effect")
+            if site == "last"
+            else planned["arm"].eq("position") & (planned["draw"] == number)
+        )
         means[number] = interval(planned[arm])
     figure = canvas(7.0, 2.6, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[3, 1.3])
@@ -83,7 +70,10 @@ def position_sweep(tables: Tables, subject: str | None = None, case=None) -> Fig
         tokens, places = _tokens(tables, case, sites)
         order = np.argsort(places, kind="stable")
         rows = rows[rows["outcome"] == "line_ends_donor"]
-        for arm, tint, text in (("match", colour("axes.edgecolor"), "matched random features"), ("effect", "C0", "plan")):
+        for arm, tint, text in (
+            ("match", colour("axes.edgecolor"), "matched random features"),
+            ("effect", "C0", "plan"),
+        ):
             here = rows[rows["arm"] == arm]
             values = np.array([interval(here[here["draw"] == number]) for number in order])
             axes.fill_between(range(len(order)), values[:, 1], values[:, 2], color=tint, alpha=0.2, linewidth=0)
@@ -134,7 +124,14 @@ def rewritten_lines(tables: Tables, subject: str | None = None, case=None) -> Fi
         axes.text(first, y, told, va="center", fontsize=size(-1), color=colour("axes.edgecolor"))
         rest, _, last = line.rpartition(" ")
         axes.text(first + second, y, label(rest), va="center")
-        axes.text(first + second + text_width(label(rest) + " x", size()), y, label(last), va="center", weight=BOLD, color="C0")
+        axes.text(
+            first + second + text_width(label(rest) + " x", size()),
+            y,
+            label(last),
+            va="center",
+            weight=BOLD,
+            color="C0",
+        )
     changed = sum(line.rpartition(" ")[2] != rows[0][2].rpartition(" ")[2] for *_, line in rows[1:])
     return captioned(
         figure,
@@ -147,7 +144,9 @@ def rewritten_lines(tables: Tables, subject: str | None = None, case=None) -> Fi
 
 def carriers(tables: Tables, subject: str | None = None, case=None) -> Figure:
     """What the line ends in when the newline's residual stream is another couplet's: as is, line 1 hidden, words forced."""
-    found = experiments(tables, subject, "carriers", lambda rows: {"line_ends_donor", "line_ends_own"} <= set(rows["outcome"]))
+    found = experiments(
+        tables, subject, "carriers", lambda rows: {"line_ends_donor", "line_ends_own"} <= set(rows["outcome"])
+    )
     names = [name for name in found if "/" not in name and case.experiments[name].kind == "exchange"]
     bars = [(name, arm) for name in names for arm in ("effect", "position") if arm in set(found[name]["arm"])]
     figure = canvas(6.6, 0.8 + 0.27 * len(bars), layout="constrained")
@@ -163,7 +162,9 @@ def carriers(tables: Tables, subject: str | None = None, case=None) -> Figure:
             if outcome == "line_ends_donor":
                 axes.plot([low, high], [-row, -row], color=colour("text.color"), linewidth=0.8)
             start += mean
-        axes.barh(-row, 1 - start, left=start, color=colour("grid.color"), height=0.62, label="another" if row == 0 else None)
+        axes.barh(
+            -row, 1 - start, left=start, color=colour("grid.color"), height=0.62, label="another" if row == 0 else None
+        )
     where = {"effect": "newline", "position": "comma (control)"}
     axes.set_yticks([-row for row in range(len(bars))], [f"{words(name)}: {where[arm]}" for name, arm in bars])
     axes.tick_params(axis="y", length=0)
@@ -188,7 +189,9 @@ def _has(outcome: str):
 def _tokens(tables: Tables, case, sites) -> tuple[list[str], list[int]]:
     """The token of the first named prompt at each site, and its place."""
     text = next(iter(case.prompts.values())).text
-    tokens = ["<bos>", *re.findall(r"\n|\w+|[^\w\s]", text)]
+    for sign in ":,\n":
+        text = text.replace(sign, f" {sign} ")
+    tokens = ["<bos>", *filter(None, text.split(" "))]
     places = [len(tokens) - 1 if site == "last" else int(site) % len(tokens) for site in sites]
     names = [tokens[place] for place in places]
     return [f"… {name}" if site == "-4" else name for site, name in zip(sites, names, strict=True)], places

@@ -51,7 +51,9 @@ class Words:
         prompts, found = self.bench.prompts, {}
         for column in (self.rule.ends, self.rule.family, *self.rule.forced.values()):
             if column not in prompts:
-                raise InputError(f"case {self.bench.case.name}: a line asks for the factor '{column}', no prompt has it")
+                raise InputError(
+                    f"case {self.bench.case.name}: a line asks for the factor '{column}', no prompt has it"
+                )
         for word, text in prompts.drop_duplicates(self.rule.ends)[[self.rule.ends, "text"]].itertuples(index=False):
             if word:
                 found[word] = answer_token(self.bench.model, text, word)
@@ -98,7 +100,8 @@ class Words:
         rows = [self.bench.prompts.iloc[place] for place in self.places]
         forced = self.rule.forced.items()
         return [
-            {number: answer_token(self.bench.model, row["text"], row[column]) for number, column in forced} for row in rows
+            {number: answer_token(self.bench.model, row["text"], row[column]) for number, column in forced}
+            for row in rows
         ]
 
     def ending(self, line: Sequence[int]) -> int:
@@ -117,7 +120,11 @@ class Written:
 
 
 def write(
-    bench: Bench, words: Words, item: Int[Tensor, " row"], next_logits: NextLogits, generator: np.random.Generator | None
+    bench: Bench,
+    words: Words,
+    item: Int[Tensor, " row"],
+    next_logits: NextLogits,
+    generator: np.random.Generator | None,
 ) -> Written:
     """Every row writes a line after the prompt of its item; sampled if a generator is given."""
     prompts = [bench.ids[words.places[number]] for number in item.tolist()]
@@ -175,7 +182,11 @@ def held(bench: Bench, edits: Edits) -> NextLogits:
 
 
 def exchanged(
-    bench: Bench, prompts: Sequence[int], donors: Sequence[int], pos: Int[Tensor, " row"], donor_pos: Int[Tensor, " row"]
+    bench: Bench,
+    prompts: Sequence[int],
+    donors: Sequence[int],
+    pos: Int[Tensor, " row"],
+    donor_pos: Int[Tensor, " row"],
 ) -> NextLogits:
     """The model while the residual stream of each row at `pos` is, in every layer, that of its donor at `donor_pos`."""
     layers = bench.model.n_layers + 1
@@ -211,7 +222,7 @@ def run_lines(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
         if experiment.kind != "exchange":
             setting = choose(bench, name, experiment, dev, evidence, measure_lines)
         tqdm.write(f"{name}: M = {setting.strength:g}, chosen on {len(dev)} development prompts; writing lines")
-        evidence += measure_lines(bench, name, experiment, places, setting, experiment.controls, samples=True)
+        evidence += measure_lines(bench, name, experiment, heldout, setting, experiment.controls, samples=True)
         if experiment.dose:
             for strength in experiment.strengths:
                 dose = Setting(strength, setting.last_layer)
@@ -244,7 +255,13 @@ def measure_lines(
 
 
 def _steps(
-    bench: Bench, name: str, experiment: Experiment, words: Words, setting: Setting, controls: Sequence[str], draws: int | None
+    bench: Bench,
+    name: str,
+    experiment: Experiment,
+    words: Words,
+    setting: Setting,
+    controls: Sequence[str],
+    draws: int | None,
 ):  # noqa: ANN202
     """For every arm, a function from the number of lines per row to what writes them, and its rows per prompt."""
     places = words.places
@@ -252,7 +269,9 @@ def _steps(
         sites = {"effect": experiment.at} | ({"position": experiment.elsewhere} if "position" in controls else {})
         donors = words.donors
         if min(donors, default=0) < 0:
-            raise InputError(f"case {bench.case.name}: experiment '{name}' exchanges with donors, and a prompt has none")
+            raise InputError(
+                f"case {bench.case.name}: experiment '{name}' exchanges with donors, and a prompt has none"
+            )
 
         def of(at: str):  # noqa: ANN202
             pos, donor_pos = positions_of(bench, places, at), positions_of(bench, donors, at)
@@ -304,7 +323,14 @@ def sweep(
 
 
 def _rows(
-    words: Words, name: str, experiment: Experiment, setting: Setting, arm: str, repeats: int, written: Written, clean: Written
+    words: Words,
+    name: str,
+    experiment: Experiment,
+    setting: Setting,
+    arm: str,
+    repeats: int,
+    written: Written,
+    clean: Written,
 ) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
     before = clean.logits.double().log_softmax(-1)

@@ -5,7 +5,7 @@ every prompt what it is about (factors), whether it helps to find features (`sel
 prompt is its donor, so that nothing about an experiment is drawn at run time but its random controls.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 
@@ -13,7 +13,7 @@ from biology.config import InputError
 from biology.corpus import PAPER_COUPLET, RELATION_FOLDS, Corpus, Item, place_split, unit_interval
 
 FOREIGN_DONORS = 5  # per base prompt
-COUPLETS = 9  # scored couplets of a rhyme family
+COUPLETS = 8  # scored couplets of a rhyme family
 SELECTING = 4  # couplets that select features: per last word, fold of theme words and fold of line ends
 
 
@@ -87,20 +87,22 @@ def rhyme_planning(corpus: Corpus) -> pd.DataFrame:
     third one). `later` ends before the second word that agrees with the planned one, `last` before that word itself.
     Theme words and line ends come in two folds: features of a word may only be chosen on couplets of both other folds.
     """
-    frame = pd.DataFrame(corpus.couplets, columns=["theme", "ending", "word", "family", "taught"])
     kind = dict(zip(corpus.themes["word"], corpus.themes["theme"], strict=True))
-    frame["theme_fold"] = _folds("theme", frame["theme"].map(kind), frame["theme"])
-    frame["ending_fold"] = _folds("ending", frame["family"], frame["ending"])
-    frame["rank"] = [
-        unit_interval("couplets", *pair) for pair in frame[["theme", "ending"]].itertuples(index=False, name=None)
-    ]
-    frame = frame[(frame["theme"] != PAPER_COUPLET[0]) | (frame["ending"] != PAPER_COUPLET[1])].sort_values("rank")
-    groups = ["word", "theme_fold", "ending_fold"]
-    selecting = frame[frame["taught"] == "train"].groupby(groups, sort=False).head(SELECTING).sort_index()
-    chosen = frame[frame["taught"] != "train"].groupby("family", sort=False).head(COUPLETS).sort_index()
+    theme_fold = _folds("theme", [(kind[theme], theme) for theme, *_ in corpus.couplets])
+    ending_fold = _folds("ending", [(family, ending) for _, ending, _, family, _ in corpus.couplets])
+    ranked = sorted(corpus.couplets, key=lambda couplet: unit_interval("couplets", *couplet[:2]))
+    selecting: dict[tuple[str, str, str], list[tuple[str, ...]]] = {}
+    scored: dict[str, list[tuple[str, ...]]] = {}
+    for theme, ending, word, family, taught in ranked:
+        couplet = (theme, ending, word, family)
+        if taught == "train":
+            key = (word, theme_fold[kind[theme], theme], ending_fold[family, ending])
+            selecting.setdefault(key, []).append(couplet)
+        elif (theme, ending) != PAPER_COUPLET:
+            scored.setdefault(family, []).append(couplet)
 
-    def row(couplet: pd.Series, role: str, of: str) -> dict[str, str]:
-        theme, ending, word = couplet["theme"], couplet["ending"], couplet["word"]
+    def row(couplet: tuple[str, ...], role: str, of: str) -> dict[str, str]:
+        theme, ending, word, family = couplet
         noun = corpus.nouns[int(unit_interval("noun", theme, ending) * len(corpus.nouns))]
         adjective = corpus.adjectives[int(unit_interval("adjective", theme, ending) * len(corpus.adjectives))]
         line, second = corpus.couplet_lines(theme, ending, word, noun, [adjective])
@@ -108,26 +110,28 @@ def rhyme_planning(corpus: Corpus) -> pd.DataFrame:
         name = f"{theme}-{ending}".replace(" ", "-")
         return {
             "item": name if role == "select" else f"{name}-{of}", "text": line + " ".join(second[:cut]),
-            "answer": second[cut], "cluster": couplet["family"], "split": family_split(couplet["family"]),
-            "role": role, "set": of, "theme": theme, "ending": ending, "family": couplet["family"], "word": word,
-            "first": second[0], "later": second[3], "theme_fold": couplet["theme_fold"],
-            "ending_fold": couplet["ending_fold"], "said": f"to {ending}", "spoken": f"{name}-last",
-            "donor": "", "wrong_donor": "",
+            "answer": second[cut], "cluster": family, "split": family_split(family), "role": role, "set": of,
+            "theme": theme, "ending": ending, "family": family, "word": word, "first": second[0], "later": second[3],
+            "theme_fold": theme_fold[kind[theme], theme], "ending_fold": ending_fold[family, ending],
+            "said": f"to {ending}", "spoken": "" if role == "select" else f"{name}-last", "donor": "", "wrong_donor": "",
         }  # fmt: skip
 
-    rows = [row(couplet, "select", "taught") | {"spoken": ""} for _, couplet in selecting.iterrows()]
+    rows = [row(couplet, "select", "taught") for key in sorted(selecting) for couplet in selecting[key][:SELECTING]]
     for of in ("rhyme", "other", "later", "last"):
-        rows += _with_donors(of, [row(couplet, "score", of) for _, couplet in chosen.iterrows()])
+        rows += _with_donors(of, [row(one, "score", of) for key in sorted(scored) for one in scored[key][:COUPLETS]])
     return pd.DataFrame(rows)
 
 
-def _folds(name: str, groups: pd.Series, words: pd.Series) -> list[str]:
-    """Half of the words of each group are of fold 0, half of fold 1."""
-    fold = {}
-    for group, members in words.groupby(groups):
-        ranked = sorted(set(members), key=lambda word: unit_interval(name, word))
-        fold |= {(group, word): str(rank % 2) for rank, word in enumerate(ranked)}
-    return [fold[pair] for pair in zip(groups, words, strict=True)]
+def _folds(name: str, words: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Of the words of each group (pairs of group and word) half are of fold 0, half of fold 1."""
+    groups: dict[str, set[str]] = {}
+    for group, word in words:
+        groups.setdefault(group, set()).add(word)
+    return {
+        (group, word): str(rank % 2)
+        for group, members in groups.items()
+        for rank, word in enumerate(sorted(members, key=lambda word: unit_interval(name, word)))
+    }
 
 
 def _with_donors(of: str, scored: list[dict[str, str]]) -> list[dict[str, str]]:
