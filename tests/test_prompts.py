@@ -107,8 +107,59 @@ def test_questions_and_answers_are_those_of_the_corpus(corpus, frame):
     assert all(row.city in row.text and row.relation in row.text and row.kind in row.text for row in frame.itertuples())
 
 
+# Couplets
+
+
+@pytest.fixture(scope="module")
+def couplets(corpus) -> pd.DataFrame:
+    return prompt_set("rhyme_planning", corpus)
+
+
+def test_the_committed_couplets_are_what_the_corpus_makes(couplets):
+    committed = (ROOT / "experiments/rhyme_planning/prompts.csv").read_text(encoding="utf-8")
+    assert couplets.to_csv(index=False, lineterminator="\n") == committed
+
+
+def test_couplets_that_are_scored_were_never_taught_and_none_is_the_papers(corpus, couplets):
+    taught = {(theme, ending): split for theme, ending, _, _, split in corpus.couplets}
+    for row in couplets.itertuples():
+        assert (taught[row.theme, row.ending] == "train") == (row.role == "select")
+        assert (row.theme, row.ending) != ("carrot", "grab it")
+
+
+@pytest.mark.parametrize("name", ["rhyme", "other", "later", "last"])
+def test_enough_held_out_couplets_of_enough_families(couplets, name):
+    chosen = couplets[(couplets["role"] == "score") & (couplets["set"] == name)]
+    heldout = chosen[chosen["split"] == "heldout"]
+    assert len(heldout) >= 256 and heldout["cluster"].nunique() >= 30 and "abbit" in set(heldout["cluster"])
+    assert set(chosen.loc[chosen["split"] == "dev", "cluster"]).isdisjoint(heldout["cluster"])
+
+
+def test_a_scored_couplet_has_selecting_ones_of_its_word_with_other_themes_and_endings(couplets):
+    selecting = couplets[couplets["role"] == "select"]
+    left = {key: len(group) for key, group in selecting.groupby(["word", "theme_fold", "ending_fold"])}
+    opposite = {"0": "1", "1": "0"}
+    for row in couplets[couplets["role"] == "score"].itertuples():
+        assert left[row.word, opposite[row.theme_fold], opposite[row.ending_fold]] >= 3
+    for column, fold in (("theme", "theme_fold"), ("ending", "ending_fold")):
+        assert (couplets.groupby([column, "family"] if column == "ending" else column)[fold].nunique() == 1).all()
+
+
+def test_donors_of_couplets_plan_other_words_of_their_own_split(couplets):
+    rows = couplets.set_index("item")
+    for base in couplets[(couplets["role"] == "score") & (couplets["set"] != "last")].itertuples():
+        donor, wrong = rows.loc[base.donor], rows.loc[base.wrong_donor]
+        assert donor["split"] == wrong["split"] == base.split and donor["set"] == wrong["set"] == base.set
+        assert (
+            len({base.word, donor["word"], wrong["word"]}) == len({base.answer, donor["answer"], wrong["answer"]}) == 3
+        )
+        assert (donor["family"] == base.family) == (base.set != "other")
+        assert wrong["family"] not in (base.family, donor["family"])
+
+
 def test_an_unknown_case_is_refused(corpus):
     with pytest.raises(
-        InputError, match="the prompts of case 'rhyme' are not made from the corpus; those of multi_hop are"
+        InputError,
+        match="the prompts of case 'rhyme' are not made from the corpus; those of multi_hop, rhyme_planning are",
     ):
         prompt_set("rhyme", corpus)

@@ -100,16 +100,37 @@ class SupernodeRule(Strict):
     {answer}`."""
 
 
+class Line(Strict):
+    """The line of a poem that is written after the prompt, and what its words are asked about."""
+
+    ends: str
+    """Factor whose levels (of all prompts) are the words that can end a line; a prompt's own level is the one it plans."""
+    family: str
+    """Factor whose level planned words that rhyme share."""
+    least: int = Field(default=1, gt=0)
+    """Words that stand before the last one at least; a line that ends sooner has no end that counts."""
+    most: int = Field(default=12, gt=0)
+    """Words at which an unfinished line is given up."""
+    forced: dict[int, str] = {}
+    """Words that are not left to the model: number in the line (from 0), and the factor that holds the prompt's word."""
+    hidden: bool = False
+    """Whether the line is written without sight of what stands before the prompt's last token."""
+    samples: int = Field(default=0, ge=0)
+    """Lines sampled for a prompt and arm at temperature 1 (of matched sets one each); 0: one line, the most probable."""
+
+
 class Experiment(Strict):
     """One measurement on every scored prompt, with its controls beside it.
 
     `inhibit` holds a supernode at M times its clean activation (1 does nothing, 0 ablates, -1 flips the sign);
     `swap` holds one at -M times and another at M times its activation on the donor prompt; `inject` does the latter
     alone. `graph` and `signs` perturb nothing: path shares of the attribution graph, and whether its signs foretell the
-    effects of inhibitions.
+    effects of inhibitions. `exchange` replaces the residual stream at a position, in all layers, by the donor's; no
+    transcoder is involved. `census` perturbs nothing: what the features at a position tell (see `census.py`).
+    With a `line`, whole lines are written under the perturbation (see `lines.py`).
     """
 
-    kind: Literal["inhibit", "inject", "swap", "graph", "signs"]
+    kind: Literal["inhibit", "inject", "swap", "exchange", "graph", "signs", "census"]
     inhibit: str | None = None
     """Supernode held at multiples of its clean activation."""
     inject: str | None = None
@@ -126,8 +147,15 @@ class Experiment(Strict):
     """Position (as in a supernode's `at`) of the `position` control."""
     dose: bool = False
     """Whether all strengths are also run on the held-out prompts, for the dose-response figure (judged by no claim)."""
+    line: Line | None = None
+    """How the line is written that outcomes are about."""
+    at: str = "last"
+    """`exchange`: the position, as in a supernode's `at`."""
+    sites: tuple[str, ...] = ()
+    """Positions, as in a supernode's `at`: a line is also written with the same push at each, for the sweep figure;
+    `census`: where else it is looked."""
     through: str | None = None
-    """`graph`: the supernode that paths pass through."""
+    """`graph`: the supernode that paths pass through; `census`: the supernode that is looked for."""
     source: str | None = None
     """`graph`: the factor at whose tokens the paths of `shortcut` and `source_share` start."""
     of: tuple[str, ...] = ()

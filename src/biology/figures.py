@@ -11,6 +11,7 @@ bootstrap over clusters. How things look is decided in `drawing.py` and `paper.m
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable
 from typing import Any
 
@@ -45,7 +46,7 @@ RESAMPLES = 2000
 
 def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
     """How often a swap gives the donor's answer on held-out items, by relation and donor, beside every control arm."""
-    found = _experiments(tables, subject, "swap_panel", lambda rows: {"effect", "donor"} <= set(rows["arm"]))
+    found = experiments(tables, subject, "swap_panel", lambda rows: {"effect", "donor"} <= set(rows["arm"]))
     groups: list[tuple[str, int, pd.DataFrame]] = []
     marks = []
     for experiment, rows in found.items():
@@ -92,7 +93,7 @@ def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = N
 
 
 def _draw_interval(axes: Axes, rows: pd.DataFrame, arm: str, y: float) -> None:
-    mean, low, high = _interval(rows)
+    mean, low, high = interval(rows)
     axes.plot([low, high], [y, y], color=_look(arm)["color"], linewidth=1.5 if arm == "effect" else 0.9)
     axes.plot(mean, y, linestyle="none", **_look(arm))
 
@@ -100,7 +101,7 @@ def _draw_interval(axes: Axes, rows: pd.DataFrame, arm: str, y: float) -> None:
 def dose_response(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
     """Outcome against the multiple M of the clean activation, for the effect and its controls, with intervals."""
     several = lambda rows: rows.loc[rows["arm"] == "effect", "strength"].nunique() > 1  # noqa: E731
-    found = _experiments(tables, subject, "dose_response", several)
+    found = experiments(tables, subject, "dose_response", several)
     figure = canvas(1.6 + 2.3 * len(found), 2.9, layout="constrained")
     grid = figure.subplots(1, len(found), squeeze=False)[0]
     shown: dict[str, Any] = {}
@@ -110,7 +111,7 @@ def dose_response(tables: Tables, subject: str | None = None, case: Case | None 
         for arm in [arm for arm in reversed(ARMS) if arm in set(rows["arm"]) and arm != "clean"]:
             here = rows[rows["arm"] == arm]
             doses = sorted(set(here["strength"]))
-            mean, low, high = np.array([_interval(here[here["strength"] == dose]) for dose in doses]).T
+            mean, low, high = np.array([interval(here[here["strength"] == dose]) for dose in doses]).T
             axes.fill_between(doses, low, high, color=_look(arm)["color"], alpha=0.18, linewidth=0)
             shown[arm] = axes.plot(doses, mean, linewidth=1.8 if arm == "effect" else 1.1, **_look(arm))[0]
         judged = _base(tables["evidence"], experiment)
@@ -132,7 +133,7 @@ def dose_response(tables: Tables, subject: str | None = None, case: Case | None 
 def path_share(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
     """How much of the influence on the answer takes each kind of path, item by item, beside matched control sets."""
     shares = lambda rows: rows["outcome"].str.contains("share|shortcut").any()  # noqa: E731
-    experiment, rows = next(iter(_experiments(tables, subject, "path_share", shares).items()))
+    experiment, rows = next(iter(experiments(tables, subject, "path_share", shares).items()))
     rows = rows[rows["outcome"].str.contains("share|shortcut")] if shares(rows) else rows
     listed = case.experiments[experiment].outcomes if case and experiment in case.experiments else ()
     names = [name for name in dict.fromkeys([*listed, *rows["outcome"]]) if name in set(rows["outcome"])]
@@ -151,8 +152,8 @@ def path_share(tables: Tables, subject: str | None = None, case: Case | None = N
             axes.fill_between(centres, base, heights, color=tint, alpha=0.4 if arm == "effect" else 0.25, linewidth=0)
             axes.plot(centres, heights, color=tint, linewidth=1.1)
             _draw_interval(axes, here, arm, base - 0.09)
-            mean = _interval(here)[0]
-            if arm == "effect" or abs(mean - _interval(effect)[0]) > 0.05:  # else the numbers would overlap
+            mean = interval(here)[0]
+            if arm == "effect" or abs(mean - interval(effect)[0]) > 0.05:  # else the numbers would overlap
                 axes.text(mean, base + 0.7, f"{mean:.0%}", color=tint, ha="center", fontsize=size(-1), weight=BOLD)
     axes.set_yticks([0.3 - row for row in range(len(names))], [label(words(name)) for name in names])
     axes.tick_params(axis="y", length=0)
@@ -220,7 +221,7 @@ def fidelity(tables: Tables, subject: str | None = None, case: Case | None = Non
 # --------------------------------------------------------------------------------------------------- reading the tables
 
 
-def _experiments(
+def experiments(
     tables: Tables, subject: str | None, figure: str, wanted: Callable[[pd.DataFrame], bool]
 ) -> dict[str, pd.DataFrame]:
     """Evidence on scored held-out items, by experiment: the one asked for (also `<name>/dose`), or all that fit."""
@@ -269,7 +270,7 @@ def _with_donor_kind(rows: pd.DataFrame, tables: Tables) -> pd.DataFrame:
     return rows.assign(donor_kind=rows["donor"].map(kinds))
 
 
-def _interval(rows: pd.DataFrame) -> tuple[float, float, float]:
+def interval(rows: pd.DataFrame) -> tuple[float, float, float]:
     """Mean over clusters of the means over items, and its interval."""
     items = rows.groupby(["cluster", "item"], sort=True)["value"].mean()
     means = items.groupby(level="cluster", sort=True).mean().to_numpy()[:, None]
@@ -292,6 +293,18 @@ FIGURES: dict[str, Callable[..., Figure]] = {
 }
 
 
+def own_figures(case: Case | None) -> dict[str, Callable[..., Figure]]:
+    """The figures that a case brings along: `FIGURES` of its `case.py`, if it has one."""
+    path = case.folder / "case.py" if case is not None else None
+    if path is None or not path.is_file():
+        return {}
+    spec = importlib.util.spec_from_file_location(f"case_{path.parent.name}", path)
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.FIGURES
+
+
 def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes]:
     """The figure `name` of `case.yaml` as {"svg": bytes, "png": bytes}.
 
@@ -300,10 +313,11 @@ def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes
     `InputError` if there is no such figure, or the tables hold nothing to draw.
     """
     kind, _, subject = name.partition("-")
-    if kind not in FIGURES:
-        raise InputError(f"unknown figure '{name}'. Figures: {', '.join(FIGURES)}.")
+    known = FIGURES | own_figures(case)
+    if kind not in known:
+        raise InputError(f"unknown figure '{name}'. Figures: {', '.join(known)}.")
     if case is not None and "parts" in tables:
         tables = {**tables, "parts": tables["parts"][tables["parts"]["case"] == case.name]}
     with styled():
-        figure = FIGURES[kind](tables, subject or None, case)
+        figure = known[kind](tables, subject or None, case)
     return {"svg": svg(figure), "png": png(figure)}

@@ -14,7 +14,7 @@ write to every layer above them (inside the range, in the constrained protocol).
 linear map: where MLP outputs are held, the change of its input passes through it.
 """
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TypeVar
@@ -31,6 +31,7 @@ from biology.transcoders import TranscoderSet, decoder, encode, skip
 
 PROTOCOLS = ("constrained", "iterative", "direct")
 Readout = Callable[[Tensor, Tensor], Tensor]
+NextLogits = Callable[[list[list[int]], list[int]], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -387,32 +388,61 @@ def generate(
     Returns:
         The new tokens of each row, ending with `stop` where that was reached.
     """
-    texts = [list(prompt) for prompt in prompts]
-    lengths = torch.tensor([len(text) for text in texts])
+    lengths = torch.tensor([len(prompt) for prompt in prompts])
     edited = checked_sites(model, transcoders, edited, lengths)
     open_ended = None if open_ended is None else checked_sites(model, transcoders, open_ended, lengths)
-    live = torch.arange(len(texts))
-    for _ in range(n_tokens):
+
+    def next_logits(texts: list[list[int]], live: list[int]) -> Float[Tensor, "row vocab"]:
         parts = [edited] if open_ended is None else [edited, _extended(open_ended, texts)]
         here = torch.full((len(texts),), -1)
         here[live] = torch.arange(len(live))
         current = _of_rows(concatenate(parts), here, model)
         current = Edits(**{entry.name: getattr(current, entry.name).cpu() for entry in fields(current)})
         outcome = intervene(
-            model, transcoders, [texts[i] for i in live.tolist()], torch.arange(len(live)), current, protocol=protocol,
+            model, transcoders, [texts[i] for i in live], torch.arange(len(live)), current, protocol=protocol,
             live_attention=live_attention, last_layer=last_layer, batch_size=batch_size,
         )  # fmt: skip
-        logits = outcome.logits[:, 0].double()
+        return outcome.logits[:, 0]
+
+    stops = () if stop is None else (stop,)
+    return continued(prompts, next_logits, n_tokens, temperature=temperature, generator=generator, stops=stops)
+
+
+def continued(
+    prompts: Sequence[Sequence[int]],
+    next_logits: NextLogits,
+    n_tokens: int,
+    *,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+    stops: Collection[int] = (),
+    forced: Callable[[int, int], int | None] = lambda row, number: None,
+) -> list[list[int]]:
+    """The new tokens of each row, up to `n_tokens` or the first of `stops`: the most probable at temperature 0,
+    otherwise sampled.
+
+    Args:
+        next_logits: what the model says next, [row, vocab], given all texts so far and the rows that still go on.
+        forced: the token that a row must take as its new token of a number (from 0), or None.
+    """
+    texts = [list(prompt) for prompt in prompts]
+    live = list(range(len(texts)))
+    for number in range(n_tokens):
+        if not live:
+            break
+        logits = next_logits(texts, live).double()
         if temperature > 0:
             chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
         else:
             chosen = logits.argmax(-1)
-        for row, token in zip(live.tolist(), chosen.tolist(), strict=True):
-            texts[row].append(token)
-        live = live[chosen != stop] if stop is not None else live
-        if not len(live):
-            break
-    return [text[length:] for text, length in zip(texts, lengths.tolist(), strict=True)]
+        going = []
+        for row, token in zip(live, chosen.tolist(), strict=True):
+            wanted = forced(row, number)
+            texts[row].append(token if wanted is None else wanted)
+            if texts[row][-1] not in stops:
+                going.append(row)
+        live = going
+    return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
 def _extended(open_ended: Edits, texts: Sequence[Sequence[int]]) -> Edits:

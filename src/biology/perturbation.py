@@ -16,7 +16,7 @@ Outcomes (of one row; p is a probability, LD the logit of the answer minus that 
 """
 
 import hashlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import NamedTuple
@@ -38,6 +38,7 @@ from biology.supernodes import position
 from biology.tables import table
 from biology.transcoders import TranscoderSet
 
+Measure = Callable[..., list[dict[str, object]]]
 TOP_TOKENS = 5  # next tokens shown in a panel, of the clean and of the perturbed prompt each
 
 
@@ -159,6 +160,15 @@ class Push:
     pool_pos: Int[Tensor, " site"]
 
 
+class Arm(NamedTuple):
+    """What one arm of an experiment does: edits of rows, the prompt of each row, rows per prompt, and vectors added."""
+
+    edits: Edits
+    prompt: Int[Tensor, " row"]
+    repeats: int
+    injections: Injections | None
+
+
 @dataclass(frozen=True, eq=False)
 class Reader:
     """Turns logits of rows into the numbers that outcomes are made of; rows of one item share its tokens."""
@@ -219,7 +229,7 @@ def run_experiments(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
     evidence: list[dict[str, object]] = []
     panel: list[dict[str, object]] = []
     for name, experiment in case.experiments.items():
-        if experiment.kind not in ("inhibit", "swap", "inject"):
+        if experiment.kind not in ("inhibit", "swap", "inject") or experiment.line is not None:
             continue
         places = bench.items(experiment)
         dev = [place for place in places if prompts["split"].iat[place] == "dev"]
@@ -238,12 +248,15 @@ def run_experiments(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def choose(
-    bench: Bench, name: str, experiment: Experiment, dev: Sequence[int], evidence: list[dict[str, object]]
-) -> Setting:
+    bench: Bench, name: str, experiment: Experiment, dev: Sequence[int], evidence: list[dict[str, object]],
+    measured: Measure | None = None,
+) -> Setting:  # fmt: skip
     """Strength and last layer with the largest mean effect minus matched control on development prompts.
 
     The first outcome of the experiment decides, in the direction it states; the grid is kept as `<name>/dev`.
+    `measured` gives the rows of evidence, by default `measure`.
     """
+    measured = measured or measure
     n_layers = bench.model.n_layers
     layers = sorted({max(0, int(np.ceil(depth * n_layers)) - 1) for depth in experiment.depths})
     grid = [Setting(strength, layer) for layer in layers for strength in experiment.strengths]
@@ -252,7 +265,7 @@ def choose(
     sign = 1.0 if experiment.direction == "increase" else -1.0
     best, best_score = grid[0], -np.inf
     for setting in grid:
-        rows = measure(bench, f"{name}/dev{setting.last_layer}", experiment, dev, setting, ("match",), draws=2)
+        rows = measured(bench, f"{name}/dev{setting.last_layer}", experiment, dev, setting, ("match",), draws=2)
         evidence += rows
         frame = pd.DataFrame(rows)
         means = frame[frame["outcome"] == experiment.outcomes[0]].groupby("arm")["value"].mean()
@@ -267,49 +280,60 @@ def measure(
     draws: int | None = None,
 ) -> list[dict[str, object]]:  # fmt: skip
     """Rows of the evidence table: the effect and each control arm, for every prompt."""
-    draws = bench.statistics.control_draws if draws is None else draws
     prompt = torch.tensor(places, dtype=torch.long)
     reader = Reader(bench, experiment, places)
-    push = bench.edits(experiment, places, setting)
-    key = (bench.case.name, name, setting.strength, setting.last_layer)
-    clean = run_rows(bench, reader, prompt, _none(), setting, torch.arange(len(places)))
-    arms: dict[str, tuple[Edits, Tensor, int, Injections | None]] = {"effect": (push.edits, prompt, 1, None)}
-    for control in controls:
-        if control == "match":
-            sets = matched_sets(
-                bench.transcoders, bench.cache, prompt, push.edits, bench.generator(*key, control), draws=draws,
-                last_layer=setting.last_layer, pool_prompt=push.pool_prompt, pool_pos=push.pool_pos,
-            )  # fmt: skip
-            arms[control] = (sets.edits, sets.prompt, draws, None)
-        elif control == "direction":
-            vectors, rows = directions(
-                bench.transcoders, bench.cache, prompt, push.edits, bench.generator(*key, control), draws=1,
-                last_layer=setting.last_layer,
-            )  # fmt: skip
-            arms[control] = (_none(), rows, 1, vectors)
-        elif control == "donor":
-            arms[control] = (bench.edits(experiment, places, setting, "wrong_donor").edits, prompt, 1, None)
-        elif control == "position":
-            elsewhere = torch.tensor([_elsewhere(bench, experiment, place) for place in places], dtype=torch.long)
-            arms[control] = (moved(bench.cache, prompt, push.edits, elsewhere[push.edits.row]), prompt, 1, None)
+    clean = run_rows(bench, reader, prompt, no_edits(), setting, torch.arange(len(places)))
     rows: list[dict[str, object]] = []
-    for arm, (edits, row_prompt, repeats, injections) in arms.items():
+    for arm, (edits, row_prompt, repeats, injections) in arms(
+        bench, name, experiment, places, setting, controls, draws
+    ).items():
         item = torch.arange(len(places)).repeat_interleave(repeats)
         outcome = run_rows(bench, reader, row_prompt, edits, setting, item, injections)
         rows += _rows(bench, name, experiment, places, setting, arm, repeats, outcome, clean)
     return rows
 
 
-def _none() -> Edits:
+def arms(
+    bench: Bench, name: str, experiment: Experiment, places: Sequence[int], setting: Setting, controls: Sequence[str],
+    draws: int | None = None,
+) -> dict[str, Arm]:  # fmt: skip
+    """What the effect and each control arm do: `repeats` rows for every prompt, one after the other."""
+    draws = bench.statistics.control_draws if draws is None else draws
+    prompt = torch.tensor(places, dtype=torch.long)
+    push = bench.edits(experiment, places, setting)
+    key = (bench.case.name, name, setting.strength, setting.last_layer)
+    arms = {"effect": Arm(push.edits, prompt, 1, None)}
+    for control in controls:
+        if control == "match":
+            sets = matched_sets(
+                bench.transcoders, bench.cache, prompt, push.edits, bench.generator(*key, control), draws=draws,
+                last_layer=setting.last_layer, pool_prompt=push.pool_prompt, pool_pos=push.pool_pos,
+            )  # fmt: skip
+            arms[control] = Arm(sets.edits, sets.prompt, draws, None)
+        elif control == "direction":
+            vectors, rows = directions(
+                bench.transcoders, bench.cache, prompt, push.edits, bench.generator(*key, control), draws=1,
+                last_layer=setting.last_layer,
+            )  # fmt: skip
+            arms[control] = Arm(no_edits(), rows, 1, vectors)
+        elif control == "donor":
+            arms[control] = Arm(bench.edits(experiment, places, setting, "wrong_donor").edits, prompt, 1, None)
+        elif control == "position":
+            elsewhere = positions_of(bench, places, experiment.elsewhere)
+            arms[control] = Arm(moved(bench.cache, prompt, push.edits, elsewhere[push.edits.row]), prompt, 1, None)
+    return arms
+
+
+def no_edits() -> Edits:
     empty = torch.zeros(0, dtype=torch.long)
     return Edits(empty, empty, empty, empty, torch.zeros(0, dtype=torch.float64))
 
 
-def _elsewhere(bench: Bench, experiment: Experiment, place: int) -> int:
-    row = bench.prompts.iloc[place].to_dict()
-    return position(
-        bench.model, row["text"], experiment.elsewhere, row, f"case {bench.case.name}, prompt {row['item']}"
-    )
+def positions_of(bench: Bench, places: Sequence[int], at: str) -> Int[Tensor, " item"]:
+    """The position that `at` names in each of some prompts."""
+    rows = [bench.prompts.iloc[place].to_dict() for place in places]
+    where = f"case {bench.case.name}, prompt"
+    return torch.tensor([position(bench.model, row["text"], at, row, f"{where} {row['item']}") for row in rows])
 
 
 @dataclass(frozen=True, eq=False)

@@ -138,7 +138,7 @@ def _draw_box(axes: Axes, box: Box, strong: bool) -> None:
 
 def inhibition_panel(tables: Tables, subject: str | None = None, case: Case | None = None, outputs: int = 3) -> Figure:
     """What each intervention on one prompt (`subject`) does to every supernode and to the most probable outputs."""
-    panel = tables["panel"]
+    panel = tables["panel"][tables["panel"]["kind"] != "line"]
     item = _subject(list(dict.fromkeys(panel["item"])), subject, "inhibition_panel", case)
     panel, called = panel[panel["item"] == item], titles(case, item)
     members = tables["supernodes"][tables["supernodes"]["item"] == item] if "supernodes" in tables else None

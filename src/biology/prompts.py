@@ -5,14 +5,16 @@ every prompt what it is about (factors), whether it helps to find features (`sel
 prompt is its donor, so that nothing about an experiment is drawn at run time but its random controls.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import pandas as pd
 
 from biology.config import InputError
-from biology.corpus import RELATION_FOLDS, Corpus, Item, place_split, unit_interval
+from biology.corpus import PAPER_COUPLET, RELATION_FOLDS, Corpus, Item, place_split, unit_interval
 
 FOREIGN_DONORS = 5  # per base prompt
+COUPLETS = 8  # scored couplets of a rhyme family
+SELECTING = 4  # couplets that select features: per last word, fold of theme words and fold of line ends
 
 
 def relation_fold(relation: str) -> int:
@@ -75,7 +77,89 @@ def multi_hop(corpus: Corpus) -> pd.DataFrame:
     return pd.DataFrame(rows + more)
 
 
-PROMPT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {"multi_hop": multi_hop}
+def family_split(family: str) -> str:
+    """Which half of the couplets a rhyme family belongs to: a fifth develops the method, the rest is scored once."""
+    paper = family == "abbit"
+    return "dev" if not paper and unit_interval("family", family) < 0.2 else "heldout"
+
+
+def rhyme_planning(corpus: Corpus) -> pd.DataFrame:
+    """Couplets cut after the newline that ends line 1, or later in line 2; clusters are rhyme families.
+
+    Scored are couplets that elegans never saw, in four sets. `rhyme` and `other` end at the newline and differ in their
+    donor: a couplet that plans another word of the same rhyme family, or of another family (the wrong donor is then of a
+    third one). `later` ends before the second word that agrees with the planned one, `last` before that word itself.
+    Theme words and line ends come in two folds: features of a word may only be chosen on couplets of both other folds.
+    """
+    kind = dict(zip(corpus.themes["word"], corpus.themes["theme"], strict=True))
+    theme_fold = _folds("theme", [(kind[theme], theme) for theme, *_ in corpus.couplets])
+    ending_fold = _folds("ending", [(family, ending) for _, ending, _, family, _ in corpus.couplets])
+    ranked = sorted(corpus.couplets, key=lambda couplet: unit_interval("couplets", *couplet[:2]))
+    selecting: dict[tuple[str, str, str], list[tuple[str, ...]]] = {}
+    scored: dict[str, list[tuple[str, ...]]] = {}
+    for theme, ending, word, family, taught in ranked:
+        couplet = (theme, ending, word, family)
+        if taught == "train":
+            key = (word, theme_fold[kind[theme], theme], ending_fold[family, ending])
+            selecting.setdefault(key, []).append(couplet)
+        elif (theme, ending) != PAPER_COUPLET:
+            scored.setdefault(family, []).append(couplet)
+
+    def row(couplet: tuple[str, ...], role: str, of: str) -> dict[str, str]:
+        theme, ending, word, family = couplet
+        noun = corpus.nouns[int(unit_interval("noun", theme, ending) * len(corpus.nouns))]
+        adjective = corpus.adjectives[int(unit_interval("adjective", theme, ending) * len(corpus.adjectives))]
+        line, second = corpus.couplet_lines(theme, ending, word, noun, [adjective])
+        cut = {"later": 3, "last": 6}.get(of, 0)
+        name = f"{theme}-{ending}".replace(" ", "-")
+        return {
+            "item": name if role == "select" else f"{name}-{of}", "text": line + " ".join(second[:cut]),
+            "answer": second[cut], "cluster": family, "split": family_split(family), "role": role, "set": of,
+            "theme": theme, "ending": ending, "family": family, "word": word, "first": second[0], "later": second[3],
+            "theme_fold": theme_fold[kind[theme], theme], "ending_fold": ending_fold[family, ending],
+            "said": f"to {ending}", "spoken": "" if role == "select" else f"{name}-last", "donor": "", "wrong_donor": "",
+        }  # fmt: skip
+
+    rows = [row(couplet, "select", "taught") for key in sorted(selecting) for couplet in selecting[key][:SELECTING]]
+    for of in ("rhyme", "other", "later", "last"):
+        rows += _with_donors(of, [row(one, "score", of) for key in sorted(scored) for one in scored[key][:COUPLETS]])
+    return pd.DataFrame(rows)
+
+
+def _folds(name: str, words: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Of the words of each group (pairs of group and word) half are of fold 0, half of fold 1."""
+    groups: dict[str, set[str]] = {}
+    for group, word in words:
+        groups.setdefault(group, set()).add(word)
+    return {
+        (group, word): str(rank % 2)
+        for group, members in groups.items()
+        for rank, word in enumerate(sorted(members, key=lambda word: unit_interval(name, word)))
+    }
+
+
+def _with_donors(of: str, scored: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The couplets of one set that have a donor and a wrong donor: of their own split, with other answers and words."""
+    if of == "last":
+        return scored
+
+    def donors(base: dict[str, str]) -> list[dict[str, str]]:
+        pool = [one for one in scored if one["split"] == base["split"] and one["answer"] != base["answer"]]
+        return [one for one in pool if (one["family"] == base["family"]) == (of != "other")]
+
+    scored = [base for base in scored if donors(base)]  # a family may have one word that agrees later
+    found = []
+    for base in scored:
+        nearest = lambda one, item=base["item"]: unit_interval("donor", of, item, one["item"])  # noqa: E731
+        donor = min(donors(base), key=nearest)
+        taken = {base["answer"], donor["answer"]}
+        wrong = [one for one in scored if one["split"] == base["split"] and one["answer"] not in taken]
+        wrong = [one for one in wrong if one["family"] not in (base["family"], donor["family"])]
+        found.append({**base, "donor": donor["item"], "wrong_donor": min(wrong, key=nearest)["item"]})
+    return found
+
+
+PROMPT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {"multi_hop": multi_hop, "rhyme_planning": rhyme_planning}
 
 
 def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:

@@ -103,12 +103,20 @@ def attribute(args: Arguments) -> None:
 def intervene(args: Arguments) -> None:
     """perturb supernodes, each time beside its controls"""
     _, _, _, folder = _case(args)
+    import pandas as pd
+
+    from biology.census import run_census
+    from biology.lines import run_lines
     from biology.perturbation import run_experiments
     from biology.tables import write_table
 
-    evidence, panel = run_experiments(_bench(args))
-    write_table(folder / "intervene.parquet", evidence, "evidence")
-    write_table(folder / "intervene_panel.parquet", panel, "panel")
+    bench = _bench(args)
+    evidence, panel = run_experiments(bench)
+    lines, written = run_lines(bench)
+    several = [frame for frame in (evidence, lines, run_census(bench)) if len(frame)]
+    shown = [frame for frame in (panel, written) if len(frame)]
+    write_table(folder / "intervene.parquet", pd.concat(several) if several else evidence, "evidence")
+    write_table(folder / "intervene_panel.parquet", pd.concat(shown) if shown else panel, "panel")
 
 
 def tabulate(args: Arguments) -> None:

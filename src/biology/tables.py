@@ -103,14 +103,15 @@ SCHEMAS: dict[str, Schema] = {
         },
         key=("item", "supernode", "layer", "pos", "feature"), ordered=True,
     ),
-    # one row is the activation of a supernode, or the probability of a next token, under an intervention
+    # one row is the activation of a supernode, or the probability of a next token, or a line written, under an
+    # intervention
     "panel": Schema(
         {
             "item": "str", "experiment": "str", "strength": "float", "supernode_or_token": "str", "kind": "str",
             "clean": "float", "value": "float",
         },
         key=("item", "experiment", "strength", "kind", "supernode_or_token"), ordered=True,
-        allowed=(("kind", ("activation", "probability")),),
+        allowed=(("kind", ("activation", "probability", "line")),),
     ),
     # one row is a measure of the transcoders: of a layer or of `all`, on a behaviour or on `all`
     "fidelity": Schema(

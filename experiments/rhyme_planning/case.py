@@ -1,0 +1,205 @@
+"""Figures of the poems: where the planned word is written down, where a push changes the line, and what is written."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.figure import Figure
+
+from biology.drawing import BOLD, blank, canvas, captioned, colour, label, signed, size, text_width, words
+from biology.figures import DASHED, experiments, interval, judged_strength
+from biology.tables import Tables
+
+
+def planning_census(tables: Tables, subject: str | None = None, case=None) -> Figure:
+    """Share of the planned word's features that fire, by position; and what a linear probe reads off the newline."""
+    experiment, rows = next(iter(experiments(tables, subject, "planning_census", _has("planned")).items()))
+    sites = [*case.experiments[experiment].sites, "last"]
+    tokens, places = _tokens(tables, case, sites)
+    planned = rows[rows["outcome"] == "planned"]
+    order = np.argsort(places, kind="stable")
+    means = {}
+    for number, site in enumerate(sites):
+        arm = (
+            planned["arm"].eq("effect")
+            if site == "last"
+            else planned["arm"].eq("position") & (planned["draw"] == number)
+        )
+        means[number] = interval(planned[arm])
+    figure = canvas(7.0, 2.6, layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[3, 1.3])
+    for x, number in enumerate(order):
+        mean, low, high = means[number]
+        tint = "C0" if sites[number] == "last" else colour("axes.edgecolor")
+        left.bar(x, mean, color=tint, width=0.68)
+        left.plot([x, x], [low, high], color=colour("text.color"), linewidth=0.8)
+    other = interval(planned[planned["arm"] == "shuffle"])[0]
+    left.plot([len(order) - 1.45, len(order) - 0.55], [other] * 2, color="C4", linewidth=1.6)
+    left.annotate("another word's features", (len(order) - 1, other), xytext=(-14, 9), textcoords="offset points",
+                  ha="right", color="C4", fontsize=size(-1))  # fmt: skip
+    left.set_xticks(range(len(order)), [label(tokens[number]) for number in order], rotation=45, ha="right")
+    left.set(ylabel="share that fires", title="Features of the planned word")
+    probe = rows[rows["outcome"] == "probe"]
+    names = {"effect": "newline", "position": "end of the rhyme", "shuffle": "rhyme alone\n(a guess)"}
+    for x, (arm, tint) in enumerate(zip(names, ("C0", "C2", "C4"), strict=True)):
+        mean, low, high = interval(probe[probe["arm"] == arm])
+        right.bar(x, mean, color=tint, width=0.68)
+        right.plot([x, x], [low, high], color=colour("text.color"), linewidth=0.8)
+    right.set_xticks(range(len(names)), names.values(), fontsize=size(-1))
+    right.set(ylabel="right", title="Linear probe", ylim=(0, 1.05))
+    at = means[sites.index("last")][0]
+    rest = np.mean([means[number][0] for number in range(len(sites) - 1)])
+    return captioned(
+        figure,
+        f"{at:.0%} of the planned word's features fire at the newline, {rest:.1%} elsewhere in line 1",
+        "Left: features that fire for a last word more than for all others together, chosen on couplets with other theme "
+        "words and other line ends; the share of them that fires on held-out couplets, by position in line 1 (tokens of "
+        "the paper's prompt stand for all prompts). Right: how often a linear probe on the residual stream names the "
+        "planned word, beside the chance to guess it from the rhyme alone. 95 % intervals over rhyme families.",
+    )
+
+
+def position_sweep(tables: Tables, subject: str | None = None, case=None) -> Figure:
+    """How often the line ends in the injected word, by the position at which the same push is made, beside a control."""
+    found = experiments(tables, subject, "position_sweep", lambda rows: rows["experiment"].str.endswith("/sweep").all())
+    figure = canvas(7.0, 2.2 * len(found) + 0.5, layout="constrained")
+    grid = figure.subplots(len(found), 1, squeeze=False, sharey=True)[:, 0]
+    best, newline = 0.0, 0.0
+    for axes, (name, rows) in zip(grid, found.items(), strict=True):
+        base = name.partition("/")[0]
+        sites = case.experiments[base].sites
+        tokens, places = _tokens(tables, case, sites)
+        order = np.argsort(places, kind="stable")
+        rows = rows[rows["outcome"] == "line_ends_donor"]
+        for arm, tint, text in (
+            ("match", colour("axes.edgecolor"), "matched random features"),
+            ("effect", "C0", "plan"),
+        ):
+            here = rows[rows["arm"] == arm]
+            values = np.array([interval(here[here["draw"] == number]) for number in order])
+            axes.fill_between(range(len(order)), values[:, 1], values[:, 2], color=tint, alpha=0.2, linewidth=0)
+            axes.plot(range(len(order)), values[:, 0], "o-", color=tint, markersize=4, label=text)
+            if arm == "effect" and axes is grid[0]:
+                at = [sites[number] for number in order].index("last")
+                newline, best = values[at, 0], float(np.delete(values[:, 0], at).max())
+        axes.set_xticks(range(len(order)), [label(tokens[number]) for number in order], rotation=45, ha="right")
+        axes.set(ylabel="line ends in the\ninjected word", title=words(base), ylim=(-0.03, 1.03))
+    grid[0].legend(loc="upper left")
+    return captioned(
+        figure,
+        f"The same push makes the line end in the injected word in {newline:.0%} of couplets at the newline, in at most "
+        f"{best:.0%} at any other position",
+        "The plan of the donor is added, and the prompt's own taken away, at one position of line 1 at a time; a greedy line "
+        "is written after each. Held-out couplets, 95 % bands over rhyme families; tokens of the paper's prompt stand for "
+        "all prompts. The first panel injects a word that rhymes, the second a word of another rhyme family.",
+    )
+
+
+def rewritten_lines(tables: Tables, subject: str | None = None, case=None) -> Figure:
+    """The second lines of the paper's couplet, in full, as they are written under each intervention."""
+    panel, prompts = tables["panel"], tables["prompts"].set_index("item")
+    panel = panel[panel["kind"] == "line"]
+    rows: list[tuple[str, str, str]] = []
+    for (name, item), lines in panel.groupby(["experiment", "item"], sort=False):
+        strength = judged_strength(tables, str(name), lines["strength"])
+        lines = lines[lines["strength"] == strength]
+        if not rows:
+            clean = lines.loc[lines["clean"] == 1, "supernode_or_token"].iloc[0]
+            rows.append(("no intervention", "", clean))
+        kind = case.experiments[str(name)].kind
+        donor = prompts.loc[item, "donor"]
+        told = f"M = {signed(strength)}" if kind in ("inhibit", "swap", "inject") else "residual stream"
+        if kind in ("swap", "inject", "exchange") and donor in prompts.index:
+            told += f", donor plans {prompts.loc[donor, 'word']}"
+        rows.append((words(str(name)), told, lines.loc[lines["value"] == 1, "supernode_or_token"].iloc[0]))
+    first = max(text_width(name, size(), BOLD) for name, *_ in rows) + 0.25
+    second = max(text_width(told, size(-1)) for _, told, _ in rows) + 0.25
+    third = max(text_width(line, size()) for *_, line in rows) + 0.4
+    step, top = 0.27, 0.27 * len(rows)
+    figure, axes = blank(first + second + third, top + 0.1)
+    shared = str(prompts.loc[panel["item"].iloc[0], "text"]).split("\n")[1]
+    for number, (name, told, line) in enumerate(rows):
+        y = top - step * (number + 0.5) + 0.05
+        axes.plot([0, first + second + third], [y + step / 2] * 2, color=colour("grid.color"), linewidth=0.6)
+        axes.text(0, y, name, va="center", weight=BOLD)
+        axes.text(first, y, told, va="center", fontsize=size(-1), color=colour("axes.edgecolor"))
+        rest, _, last = line.rpartition(" ")
+        axes.text(first + second, y, label(rest), va="center")
+        axes.text(
+            first + second + text_width(label(rest) + " x", size()),
+            y,
+            label(last),
+            va="center",
+            weight=BOLD,
+            color="C0",
+        )
+    changed = sum(line.rpartition(" ")[2] != rows[0][2].rpartition(" ")[2] for *_, line in rows[1:])
+    return captioned(
+        figure,
+        f"{changed} of {len(rows) - 1} interventions change the word that the line ends in",
+        f"Line 2 after “{shared}”, greedy, in full; the word that ends it is coloured. Where agreement words are forced, "
+        "the first word and the word after “was” are those of the line without intervention; where line 1 is hidden, the new "
+        "line can see nothing of it but the newline.",
+    )
+
+
+def carriers(tables: Tables, subject: str | None = None, case=None) -> Figure:
+    """What the line ends in when the newline's residual stream is another couplet's: as is, line 1 hidden, words forced."""
+    found = experiments(
+        tables, subject, "carriers", lambda rows: {"line_ends_donor", "line_ends_own"} <= set(rows["outcome"])
+    )
+    names = [name for name in found if "/" not in name and case.experiments[name].kind == "exchange"]
+    bars = [(name, arm) for name in names for arm in ("effect", "position") if arm in set(found[name]["arm"])]
+    figure = canvas(6.6, 0.8 + 0.27 * len(bars), layout="constrained")
+    axes = figure.subplots()
+    parts = (("line_ends_donor", "the donor's word", "C0"), ("line_ends_own", "its own word", colour("axes.edgecolor")))
+    shares = {}
+    for row, (name, arm) in enumerate(bars):
+        rows, start = found[name][found[name]["arm"] == arm], 0.0
+        for outcome, text, tint in parts:
+            mean, low, high = interval(rows[rows["outcome"] == outcome])
+            shares[name, arm, outcome] = mean
+            axes.barh(-row, mean, left=start, color=tint, height=0.62, label=text if row == 0 else None)
+            if outcome == "line_ends_donor":
+                axes.plot([low, high], [-row, -row], color=colour("text.color"), linewidth=0.8)
+            start += mean
+        axes.barh(
+            -row, 1 - start, left=start, color=colour("grid.color"), height=0.62, label="another" if row == 0 else None
+        )
+    where = {"effect": "newline", "position": "comma (control)"}
+    axes.set_yticks([-row for row in range(len(bars))], [f"{words(name)}: {where[arm]}" for name, arm in bars])
+    axes.tick_params(axis="y", length=0)
+    axes.axvline(0.5, color=colour("text.color"), linewidth=0.6, linestyle=DASHED)
+    axes.set(xlim=(0, 1), xlabel="share of lines by the word that ends them")
+    figure.legend(loc="outside upper right", ncols=3)
+    shown = {name: shares[name, "effect", "line_ends_donor"] for name in names}
+    told = ", ".join(f"{words(name)} {share:.0%}" for name, share in shown.items())
+    return captioned(
+        figure,
+        f"Lines that end in the donor's word after the newline's stream was exchanged: {told}",
+        "No transcoder is involved: in all layers, the residual stream at one position is that of a couplet of another rhyme "
+        "family. Hidden: the new line cannot look at line 1. Forced: the agreement words of line 2 are the original ones. "
+        "Held-out couplets; intervals over rhyme families.",
+    )
+
+
+def _has(outcome: str):
+    return lambda rows: (rows["outcome"] == outcome).any()
+
+
+def _tokens(tables: Tables, case, sites) -> tuple[list[str], list[int]]:
+    """The token of the first named prompt at each site, and its place."""
+    text = next(iter(case.prompts.values())).text
+    for sign in ":,\n":
+        text = text.replace(sign, f" {sign} ")
+    tokens = ["<bos>", *filter(None, text.split(" "))]
+    places = [len(tokens) - 1 if site == "last" else int(site) % len(tokens) for site in sites]
+    names = [tokens[place] for place in places]
+    return [f"… {name}" if site == "-4" else name for site, name in zip(sites, names, strict=True)], places
+
+
+FIGURES = {
+    "planning_census": planning_census,
+    "position_sweep": position_sweep,
+    "rewritten_lines": rewritten_lines,
+    "carriers": carriers,
+}

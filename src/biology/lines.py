@@ -1,0 +1,400 @@
+"""Whole lines written under a perturbation: what a poem's line ends in once the plan for it was changed.
+
+After a prompt the model writes on, token by token, while features are held (iterative protocol, attention live) or while
+the residual stream at one position is a donor's. A line ends with the first word that is some prompt's planned word. The
+donor's agreement word and its planned word are known from the donor's prompt. Words of the line may be forced, so that
+a change cannot act through the words that were written on the way; and line 1 may be hidden from the new line, so that
+it can only use what the prompt's last token holds.
+
+Outcomes (1 or 0 for a line; log-odds in nats, at the first new token, against the clean prompt):
+
+    line_ends_own        it ends in the word that the prompt plans      line_ends_donor   in the donor's planned word
+    line_ends_family     in a word that rhymes with the prompt's, its own one included
+    line_ends_rhyme      in another word that rhymes with the prompt's own
+    line_starts_donor    its first word is the donor's answer
+    answer_log_odds      change of log p(donor's answer) / p(own answer)    answer_moves   1 if that is above zero
+    ending_log_odds      change of log p(donor's planned word) / p(own planned word)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from tqdm import tqdm
+
+from biology.case import Experiment, Line
+from biology.config import InputError
+from biology.controls import matched_sets, moved
+from biology.interventions import Edits, NextLogits, continued, intervene
+from biology.model import Edit, Model, answer_token, hooked, token_text
+from biology.perturbation import Arm, Bench, Setting, arms, choose, no_edits, positions_of
+from biology.residuals import Exchanges, exchange_residuals
+from biology.tables import table
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """The tokens that outcomes ask about, for each of some prompts; -1 where there is none."""
+
+    bench: Bench
+    rule: Line
+    places: Sequence[int]
+
+    @cached_property
+    def endings(self) -> dict[str, int]:
+        """The token of every word that can end a line."""
+        prompts, found = self.bench.prompts, {}
+        for column in (self.rule.ends, self.rule.family, *self.rule.forced.values()):
+            if column not in prompts:
+                raise InputError(
+                    f"case {self.bench.case.name}: a line asks for the factor '{column}', no prompt has it"
+                )
+        for word, text in prompts.drop_duplicates(self.rule.ends)[[self.rule.ends, "text"]].itertuples(index=False):
+            if word:
+                found[word] = answer_token(self.bench.model, text, word)
+        return found
+
+    @cached_property
+    def rhymes(self) -> list[set[int]]:
+        """The words of each prompt's rhyme family."""
+        prompts = self.bench.prompts
+        of = prompts[prompts[self.rule.ends] != ""].groupby(self.rule.family)[self.rule.ends].unique()
+        tokens = {family: {self.endings[word] for word in words} for family, words in of.items()}
+        return [tokens[prompts[self.rule.family].iat[place]] for place in self.places]
+
+    @cached_property
+    def own(self) -> list[int]:
+        return [self.endings[self.bench.prompts[self.rule.ends].iat[place]] for place in self.places]
+
+    @cached_property
+    def donors(self) -> list[int]:
+        """Place of each prompt's donor; -1 where it has none."""
+        prompts = self.bench.prompts
+        named = [prompts["donor"].iat[place] if "donor" in prompts else "" for place in self.places]
+        return [self.bench.place[item] if item else -1 for item in named]
+
+    @cached_property
+    def planned(self) -> list[int]:
+        """The donor's planned word."""
+        words = self.bench.prompts[self.rule.ends]
+        return [self.endings[words.iat[donor]] if donor >= 0 else -1 for donor in self.donors]
+
+    @cached_property
+    def answers(self) -> Int[np.ndarray, "item 2"]:
+        """The prompt's answer and the donor's."""
+        tokens = self.bench.prompts["answer_token"]
+        pairs = [
+            (tokens.iat[place], tokens.iat[donor] if donor >= 0 else -1)
+            for place, donor in zip(self.places, self.donors, strict=True)
+        ]
+        return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+    @cached_property
+    def forced(self) -> list[dict[int, int]]:
+        """For each prompt, the tokens that its line must have, by number."""
+        rows = [self.bench.prompts.iloc[place] for place in self.places]
+        forced = self.rule.forced.items()
+        return [
+            {number: answer_token(self.bench.model, row["text"], row[column]) for number, column in forced}
+            for row in rows
+        ]
+
+    def ending(self, line: Sequence[int]) -> int:
+        """The word that a line ends in, -2 if it has none that counts."""
+        ends = set(self.endings.values())
+        place = next((number for number, token in enumerate(line) if token in ends), -1)
+        return line[place] if place >= self.rule.least else -2
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """Lines that rows wrote, and the logits of their first token."""
+
+    lines: list[list[int]]
+    logits: Float[Tensor, "row vocab"]
+
+
+def write(
+    bench: Bench,
+    words: Words,
+    item: Int[Tensor, " row"],
+    next_logits: NextLogits,
+    generator: np.random.Generator | None,
+) -> Written:
+    """Every row writes a line after the prompt of its item; sampled if a generator is given."""
+    prompts = [bench.ids[words.places[number]] for number in item.tolist()]
+    first: list[Tensor] = []
+
+    def said(texts: list[list[int]], live: list[int]) -> Tensor:
+        if words.rule.hidden:
+            new = len(texts[live[0]]) - len(prompts[live[0]])
+            with hooked(bench.model, unseen(bench.model, new)):
+                logits = next_logits(texts, live)
+        else:
+            logits = next_logits(texts, live)
+        if not first:
+            first.append(logits)
+        return logits
+
+    numbers = item.tolist()
+    seed = None if generator is None else torch.Generator().manual_seed(int(generator.integers(2**62)))
+    lines = continued(
+        prompts, said, words.rule.most, temperature=0.0 if generator is None else 1.0, generator=seed,
+        stops=set(words.endings.values()), forced=lambda row, number: words.forced[numbers[row]].get(number),
+    )  # fmt: skip
+    return Written(lines, first[0])
+
+
+def unseen(model: Model, new: int) -> list[tuple[str, Edit]]:
+    """Edits that hide, from the last `new` tokens, all tokens before the one that precedes these, but the first (where
+    attention rests)."""
+
+    def cut(pattern: Float[Tensor, "row head query key"]) -> Float[Tensor, "row head query key"]:
+        newline = pattern.shape[-1] - 1 - new
+        kept = torch.ones(pattern.shape[-2:], dtype=pattern.dtype, device=pattern.device)
+        kept[newline + 1 :, 1:newline] = 0.0
+        pattern = pattern * kept
+        return pattern / pattern.sum(-1, keepdim=True)
+
+    return [(f"blocks.{layer}.attn.hook_pattern", cut) for layer in range(model.n_layers)]
+
+
+def held(bench: Bench, edits: Edits) -> NextLogits:
+    """The model while features of each row are held at their values."""
+
+    def next_logits(texts: list[list[int]], live: list[int]) -> Float[Tensor, "row vocab"]:
+        here = torch.full((len(texts),), -1)
+        here[live] = torch.arange(len(live))
+        at = here[edits.row] >= 0
+        mine = Edits(here[edits.row[at]], edits.layer[at], edits.pos[at], edits.feature[at], edits.value[at])
+        outcome = intervene(
+            bench.model, bench.transcoders, [texts[i] for i in live], torch.arange(len(live)), mine,
+            protocol="iterative", live_attention=True,
+        )  # fmt: skip
+        return outcome.logits[:, 0]
+
+    return next_logits
+
+
+def exchanged(
+    bench: Bench,
+    prompts: Sequence[int],
+    donors: Sequence[int],
+    pos: Int[Tensor, " row"],
+    donor_pos: Int[Tensor, " row"],
+) -> NextLogits:
+    """The model while the residual stream of each row at `pos` is, in every layer, that of its donor at `donor_pos`."""
+    layers = bench.model.n_layers + 1
+
+    def next_logits(texts: list[list[int]], live: list[int]) -> Float[Tensor, "row vocab"]:
+        lengths = [len(bench.ids[prompts[i]]) for i in live]
+        # the donor is followed by the same line, which nothing at its own positions can see
+        both = [bench.ids[donors[i]] + texts[i][length:] for i, length in zip(live, lengths, strict=True)]
+        row = torch.arange(len(live)).repeat_interleave(layers)
+        layer = torch.arange(layers).repeat(len(live))
+        chosen = torch.tensor(live)
+        sites = Exchanges(row, layer, pos[chosen][row], donor_pos[chosen][row])
+        own = torch.arange(len(live))
+        return exchange_residuals(bench.model, [texts[i] for i in live] + both, own, own + len(live), sites)[:, 0]
+
+    return next_logits
+
+
+# Experiments ---------------------------------------------------------------------------------------------------------
+
+
+def run_lines(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables `evidence` and `panel` (kind `line`: the lines of named prompts) of the experiments that write lines."""
+    evidence: list[dict[str, object]] = []
+    panel: list[dict[str, object]] = []
+    for name, experiment in bench.case.experiments.items():
+        if experiment.line is None:
+            continue
+        places = bench.items(experiment)
+        split = [bench.prompts["split"].iat[place] for place in places]
+        dev, heldout = ([p for p, of in zip(places, split, strict=True) if of == which] for which in ("dev", "heldout"))
+        setting = Setting(1.0, bench.model.n_layers - 1)
+        if experiment.kind != "exchange":
+            setting = choose(bench, name, experiment, dev, evidence, measure_lines)
+        tqdm.write(f"{name}: M = {setting.strength:g}, chosen on {len(dev)} development prompts; writing lines")
+        evidence += measure_lines(bench, name, experiment, heldout, setting, experiment.controls, samples=True)
+        if experiment.dose:
+            for strength in experiment.strengths:
+                dose = Setting(strength, setting.last_layer)
+                evidence += measure_lines(bench, f"{name}/dose", experiment, heldout, dose, ("match",), draws=2)
+        evidence += sweep(bench, f"{name}/sweep", experiment, heldout, setting)
+        panel += shown(bench, name, experiment, setting)
+    return table("evidence", evidence), table("panel", panel)
+
+
+def measure_lines(
+    bench: Bench, name: str, experiment: Experiment, places: Sequence[int], setting: Setting, controls: Sequence[str],
+    draws: int | None = None, samples: bool = False,
+) -> list[dict[str, object]]:  # fmt: skip
+    """Rows of the evidence table: the effect, each control arm and the clean prompt (arm `clean`), for every prompt.
+
+    With `samples`, lines are sampled if the experiment says so; of a matched set one line each.
+    """
+    assert experiment.line is not None
+    words = Words(bench, experiment.line, places)
+    each = torch.arange(len(places))
+    clean = write(bench, words, each, held(bench, no_edits()), None)
+    rows = _rows(words, name, experiment, setting, "clean", 1, clean, clean)
+    count = experiment.line.samples if samples else 0
+    for arm, (steps, repeats) in _steps(bench, name, experiment, words, setting, controls, draws).items():
+        times = max(1, count) if repeats == 1 else 1
+        generator = bench.generator(bench.case.name, name, setting.strength, arm, "lines") if count else None
+        written = write(bench, words, each.repeat_interleave(repeats * times), steps(times), generator)
+        rows += _rows(words, name, experiment, setting, arm, repeats * times, written, clean)
+    return rows
+
+
+def _steps(
+    bench: Bench,
+    name: str,
+    experiment: Experiment,
+    words: Words,
+    setting: Setting,
+    controls: Sequence[str],
+    draws: int | None,
+):  # noqa: ANN202
+    """For every arm, a function from the number of lines per row to what writes them, and its rows per prompt."""
+    places = words.places
+    if experiment.kind == "exchange":
+        sites = {"effect": experiment.at} | ({"position": experiment.elsewhere} if "position" in controls else {})
+        donors = words.donors
+        if min(donors, default=0) < 0:
+            raise InputError(
+                f"case {bench.case.name}: experiment '{name}' exchanges with donors, and a prompt has none"
+            )
+
+        def of(at: str):  # noqa: ANN202
+            pos, donor_pos = positions_of(bench, places, at), positions_of(bench, donors, at)
+            return lambda times: exchanged(
+                bench, np.repeat(places, times).tolist(), np.repeat(donors, times).tolist(),
+                pos.repeat_interleave(times), donor_pos.repeat_interleave(times),
+            )  # fmt: skip
+
+        return {arm: (of(at), 1) for arm, at in sites.items()}
+    if "direction" in controls:
+        raise InputError(f"case {bench.case.name}: experiment '{name}' writes lines and has no control 'direction'")
+    found = arms(bench, name, experiment, places, setting, controls, draws)
+    return {arm: (lambda times, one=one: held(bench, repeated(one, times)), one.repeats) for arm, one in found.items()}
+
+
+def repeated(arm: Arm, times: int) -> Edits:
+    """The edits of an arm, each row `times` times in a row."""
+    edits, copies = arm.edits, torch.arange(times)
+    row = (edits.row[:, None] * times + copies).flatten()
+    layer, pos, feature, value = (
+        part.repeat_interleave(times) for part in (edits.layer, edits.pos, edits.feature, edits.value)
+    )
+    return Edits(row, layer, pos, feature, value)
+
+
+def sweep(
+    bench: Bench, name: str, experiment: Experiment, places: Sequence[int], setting: Setting
+) -> list[dict[str, object]]:
+    """The same push at each of the experiment's `sites` (`draw` is its number), and one matched set moved like it."""
+    assert experiment.line is not None
+    if not experiment.sites or not places:
+        return []
+    words, prompt = Words(bench, experiment.line, places), torch.tensor(places)
+    each = torch.arange(len(places))
+    push = bench.edits(experiment, places, setting)
+    control = matched_sets(
+        bench.transcoders, bench.cache, prompt, push.edits, bench.generator(bench.case.name, name), draws=1,
+        last_layer=setting.last_layer, pool_prompt=push.pool_prompt, pool_pos=push.pool_pos,
+    )  # fmt: skip
+    rows = []
+    for number, at in enumerate(experiment.sites):
+        there = positions_of(bench, places, at)
+        for arm, edits in (("effect", push.edits), ("match", control.edits)):
+            steps = held(bench, moved(bench.cache, prompt, edits, there[edits.row]))
+            written = write(bench, words, each, steps, None)
+            found = _rows(words, name, experiment, setting, arm, 1, written, written)
+            rows += [row | {"draw": number} for row in found if str(row["outcome"]).startswith("line_")]
+    return rows
+
+
+def _rows(
+    words: Words,
+    name: str,
+    experiment: Experiment,
+    setting: Setting,
+    arm: str,
+    repeats: int,
+    written: Written,
+    clean: Written,
+) -> list[dict[str, object]]:
+    rows: list[dict[str, object]] = []
+    before = clean.logits.double().log_softmax(-1)
+    after = written.logits.double().log_softmax(-1)
+    for number, place in enumerate(words.places):
+        item, cluster, split = words.bench.identity[place]
+        for draw in range(repeats):
+            row = number * repeats + draw
+            for outcome in experiment.outcomes:
+                value = _value(outcome, words, number, written.lines[row], after[row] - before[number])
+                rows.append(
+                    {
+                        "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
+                        "strength": setting.strength, "outcome": outcome, "value": value,
+                    }
+                )  # fmt: skip
+    return rows
+
+
+def _value(outcome: str, words: Words, number: int, line: list[int], change: Float[Tensor, " vocab"]) -> float:
+    end, own, planned = words.ending(line), words.own[number], words.planned[number]
+    answer, other = words.answers[number].tolist()
+    if outcome == "line_ends_own":
+        return float(end == own)
+    if outcome == "line_ends_donor":
+        return float(end == planned)
+    if outcome == "line_ends_family":
+        return float(end in words.rhymes[number])
+    if outcome == "line_ends_rhyme":
+        return float(end != own and end in words.rhymes[number])
+    if outcome == "line_starts_donor":
+        return float(line[0] == other)
+    if outcome == "answer_log_odds":
+        return float(change[other] - change[answer])
+    if outcome == "answer_moves":
+        return float(change[other] > change[answer])
+    if outcome == "ending_log_odds":
+        return float(change[planned] - change[own])
+    known = "line_ends_own, _donor, _family, _rhyme, line_starts_donor, answer_log_odds, answer_moves, ending_log_odds"
+    raise InputError(f"unknown outcome '{outcome}' of a line; known: {known}")
+
+
+def shown(bench: Bench, name: str, experiment: Experiment, setting: Setting) -> list[dict[str, object]]:
+    """Panel rows of the named prompts: `clean` says that the line is what the prompt is followed by, `value` that it is what
+    is written under the perturbation."""
+    rows: list[dict[str, object]] = []
+    for item in experiment.prompts:
+        words = Words(bench, experiment.line, [bench.place[item]])  # type: ignore[arg-type]
+        one = torch.zeros(1, dtype=torch.long)
+        steps, _ = _steps(bench, name, experiment, words, setting, (), None)["effect"]
+        before = text(bench.model, write(bench, words, one, held(bench, no_edits()), None).lines[0])
+        after = text(bench.model, write(bench, words, one, steps(1), None).lines[0])
+        rows += [
+            {
+                "item": item, "experiment": name, "strength": setting.strength, "supernode_or_token": line,
+                "kind": "line", "clean": float(line == before), "value": float(line == after),
+            }
+            for line in dict.fromkeys((before, after))
+        ]  # fmt: skip
+    return rows
+
+
+def text(model: Model, line: Sequence[int]) -> str:
+    """A line as it is read."""
+    if model.tokenizer is None:
+        return " ".join(token_text(model, token) for token in line)
+    return str(model.tokenizer.decode(list(line))).strip()

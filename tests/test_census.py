@@ -1,0 +1,90 @@
+"""What is represented at a position is counted there, and only there; a probe reads what is there and no more."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+from toy_case import toy_bench, transcoders_of
+
+from biology.activations import cache_features
+from biology.case import Case, Experiment, Paper, SupernodeRule
+from biology.census import linear_probe, run_census
+from biology.config import InputError, StatisticsConfig
+from biology.model import encode
+from biology.perturbation import Bench
+from biology.tables import table
+
+LEVELS = 6
+CENSUS = Experiment(
+    kind="census", through="word", sites=("1", "2"), outcomes=("planned", "candidates", "ordinary", "probe")
+)
+
+
+def planted(tiny_model) -> Bench:
+    """The level is the last word of a prompt, so that only the last token can tell it; two levels make a cluster."""
+    model = tiny_model("llama")
+    rows = []
+    for level in range(LEVELS):
+        for copy in range(6):
+            score = copy >= 4
+            rows.append(
+                {
+                    "item": f"{level}-{copy}", "text": f"w{20 + copy} w{30 + (copy + level) % 5} w{level}", "answer": "w9",
+                    "answer_token": 13, "top1": "", "probability": 0.0, "correct": True, "cluster": f"c{level // 2}",
+                    "split": "dev" if level < 2 else "heldout", "role": "score" if score else "select",
+                    "word": f"word {level}", "spoken": f"{level}-4",
+                }
+            )  # fmt: skip
+    prompts = pd.DataFrame(rows)
+    transcoders = transcoders_of(model)
+    cache = cache_features(model, transcoders, [encode(model, text) for text in prompts["text"]])
+    rule = SupernodeRule(factor="word", split="any", precision=0.5, recall=0.5)
+    case = Case(
+        name="toy", folder=Path("toy"), paper=Paper(section="", url=""), prompts={}, supernodes={"word": rule},
+        experiments={"census": CENSUS},
+    )  # fmt: skip
+    return Bench(model, transcoders, case, prompts, table("supernodes", []), cache, StatisticsConfig(control_draws=2))
+
+
+def test_a_planted_level_is_found_where_it_is_and_a_null_is_not(tiny_model):
+    evidence = run_census(planted(tiny_model))
+    mean = evidence.groupby(["outcome", "arm"])["value"].mean()
+    for outcome in ("planned", "ordinary"):
+        assert mean[outcome, "effect"] > max(0.5, 3 * mean[outcome, "shuffle"])
+    assert mean["planned", "position"] < 0.3
+    assert mean["probe", "effect"] > 0.8
+    assert mean["probe", "position"] < 0.5  # at the first word, where nothing tells the level
+    assert mean["probe", "shuffle"] == 0.5  # two levels a cluster
+    positions = evidence[(evidence["outcome"] == "planned") & (evidence["arm"] == "position")]
+    assert set(positions["draw"]) == {0, 1}
+
+
+def test_the_probe_names_planted_levels_and_guesses_where_there_are_none():
+    rng = np.random.default_rng(0)
+    level = np.repeat(np.arange(5), 40)
+    centres = rng.standard_normal((5, 20))
+    x = centres[level] + 0.3 * rng.standard_normal((200, 20))
+    new = centres[level] + 0.3 * rng.standard_normal((200, 20))
+    assert (linear_probe(x, level, new) == level).mean() > 0.95
+    assert (linear_probe(x, rng.permutation(level), new) == level).mean() < 0.5
+    noise = rng.standard_normal((200, 20))
+    assert (linear_probe(noise, level, rng.standard_normal((200, 20))) == level).mean() < 0.4
+
+
+def test_mistakes_are_one_line(tiny_model):
+    bench = planted(tiny_model)
+
+    def having(**changes):
+        census = CENSUS.model_copy(update=changes)
+        return replace(bench, case=bench.case.model_copy(update={"experiments": {"census": census}}))
+
+    with pytest.raises(InputError, match="unknown outcome 'sung'; known: planned"):
+        run_census(having(outcomes=("sung",)))
+    with pytest.raises(InputError, match="`through` must name a supernode whose rule has a factor"):
+        run_census(having(through=None))
+
+
+def test_a_case_without_a_census_has_no_rows(tiny_model):
+    assert not len(run_census(toy_bench(tiny_model("llama"), {})))
