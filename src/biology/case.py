@@ -123,7 +123,7 @@ class Experiment(Strict):
     """One measurement on every scored prompt, with its controls beside it.
 
     `inhibit` holds a supernode at M times its clean activation (1 does nothing, 0 ablates, -1 flips the sign);
-    `swap` holds one at -M times and another at M times its activation on the donor prompt; `inject` does the latter
+    `swap` holds one at -M times (or at `own`) and another at M times its activation on the donor prompt; `inject` does the latter
     alone. `graph` and `signs` perturb nothing: path shares of the attribution graph, and whether its signs foretell the
     effects of inhibitions. `contrast` compares two experiments item by item. `classes`, `wiring` and `reuse` ask of every
     prompt what operand plots say of its active features (see `operand_tables.py`).
@@ -136,6 +136,8 @@ class Experiment(Strict):
     """Supernode of the donor prompt (columns `donor` and, for the control, `wrong_donor` of the prompt set)."""
     only: dict[str, str] = {}
     """Restricts the scored prompts to those with these levels of factors."""
+    own: float | None = None
+    """`swap`: the multiple at which `inhibit` is held whatever M is (0 takes it out); by default -M."""
     strengths: tuple[float, ...] = (0.0,)
     """Multipliers M; where there are several, development prompts decide."""
     depths: tuple[float, ...] = (1.0,)
@@ -287,7 +289,11 @@ def load_case(root: str | Path, name: str) -> Case:
     for label, experiment in file.experiments.items():
         for supernode in filter(None, (experiment.inhibit, experiment.inject, experiment.through)):
             _known(path, f"experiments.{label}", "supernode", supernode, file.supernodes)
-        named = ("supernode", file.supernodes) if experiment.kind in ("wiring", "reuse") else ("experiment", file.experiments)
+        named = (
+            ("supernode", file.supernodes)
+            if experiment.kind in ("wiring", "reuse")
+            else ("experiment", file.experiments)
+        )
         for other in experiment.of:
             _known(path, f"experiments.{label}", named[0], other, named[1])
         for prompt in experiment.prompts:

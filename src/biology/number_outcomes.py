@@ -1,11 +1,11 @@
 """Outcomes of perturbed prompts whose answer is a number: which number is said, and how the probability spreads.
 
-    answer_top1       1 if the answer is the most probable token
-    ones_right        1 if the most probable token is a number with the answer's ones digit
-    near_right        1 if it is a number at most `NEAR` from the answer
-    near_probability  probability of numbers at most `NEAR` from the answer, without the answer itself
-    width             count of numbers in the smallest interval with `MASS` of the numbers' probability
-    ones_swapped      1 if the most probable token has the answer's tens and the ones digit of the donor's answer
+answer_top1       1 if the answer is the most probable token
+ones_right        1 if the most probable token is a number with the answer's ones digit
+near_right        1 if it is a number at most `NEAR` from the answer
+near_probability  probability of numbers at most `NEAR` from the answer, without the answer itself
+width             count of numbers in the smallest interval with `MASS` of the numbers' probability
+ones_swapped      1 if the most probable token has the answer's tens and the ones digit of the donor's answer
 """
 
 import torch
@@ -20,9 +20,14 @@ MASS = 0.8
 
 
 def token_numbers(model: Model) -> Int[Tensor, " vocab"]:
-    """The number that each token of the vocabulary writes; -1 for all other tokens."""
+    """The number that each token of the vocabulary writes, of the run 0, 1, 2, ... that it can write; -1 for others.
+
+    Numbers beyond a gap (years among them) are none: intervals over them would mean nothing.
+    """
     texts = [token_text(model, token).strip() for token in range(model.n_vocab)]
-    return torch.tensor([int(text) if text.isascii() and text.isdigit() else -1 for text in texts])
+    numbers = [int(text) if text.isascii() and text.isdigit() else -1 for text in texts]
+    end = next(number for number in range(len(numbers) + 1) if number not in set(numbers))
+    return torch.tensor([number if number < end else -1 for number in numbers])
 
 
 def read_numbers(

@@ -1,19 +1,17 @@
 """Operand plots of a case: which features depend on what, and what that says of every scored prompt.
 
 `read_grid` classifies the features that are active at the positions which rules on operands name, on the prompts of the grid
-that select (see `operands.py`); and again with weight-shuffled transcoders, the null of the classification. Labels are
-also made in the manner of dataset examples: from the `EXAMPLES` prompts on which a feature is most active, the least
-probable of a band of a and one of b, or a band of sums, that holds them all; `label_overlap` is the overlap (intersection
-over union) of what that label foretells with where the feature fires strongly, `plot_overlap` that of the fitted model.
+that select (see `operands.py`); and again with weight-shuffled transcoders, the null of the classification. Each feature also
+gets the label that its `EXAMPLES` strongest prompts suggest, in the manner of dataset examples.
 
 Experiments that perturb nothing:
 
     classes   one prompt's graph: `share:<family>` of the influence on the answer among features and errors at the last token
               (`share:error` too), `class_share` (add, lookup and sum together), `class_fraction` (of active features, each
               counting once), `lookup_present` (1 if a lookup is active), `decimal_share` (of the influence of these families:
-              conditions that repeat 2, 4, 10, 20 or 50 times per hundred), `label_wrong` (share of them whose label overlaps
-              by less than half). The arm `shuffle` is shuffled transcoders; of `decimal_share`, the frequencies beside the
-              decimal ones; of `label_wrong`, the fitted models in place of the labels.
+              conditions that repeat 2, 4, 10, 20 or 50 times per hundred), `label_wrong` (share of lookups and
+              sums whose strongest examples suggest the other family). The arm `shuffle` is shuffled transcoders; of
+              `decimal_share`, the frequencies beside the decimal ones.
     wiring    `auc_virtual`, `auc_twera`: do the prompt's active sources (`of`, first) have larger weights to those targets
               (second) whose plot fires at the prompt's sum than to others? `shuffle`: the targets' plots exchanged.
     reuse     `shared_activity`: how much of the activity that a supernode has on the plain prompt with the same operands is
@@ -28,6 +26,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from scipy import sparse
 from scipy.stats import rankdata
 
 from biology.activations import FeatureCache, cache_features
@@ -37,13 +36,14 @@ from biology.config import AttributionConfig, InputError
 from biology.global_weights import GlobalWeights, global_weights, virtual_weights
 from biology.graph import ERROR, FEATURE, LOGIT, Graph, influence
 from biology.model import Model, encode
-from biology.operands import CLASSED, FEWEST, SIZE, Grid, Reading, predicted_fire, read_operands, top_label
+from biology.operands import CLASSED, FEWEST, SIZE, Grid, example_labels, read_operands
 from biology.perturbation import Bench
 from biology.supernodes import Finder
 from biology.tables import table
 from biology.transcoders import TranscoderSet
 
-EXAMPLES = 10
+EXAMPLES = 20
+BLOCK = 128  # features read at a time
 EXEMPLARS = 4  # operand plots shown of each family and position
 DECIMAL = (2, 4, 10, 20, 50)
 BESIDE = (3, 5, 11, 21, 49)
@@ -93,61 +93,56 @@ def read_grid(
     rows, plots = [], []
     for at in positions:
         active = finder.active(at)[grid.index.to_numpy()]
-        found, reading, columns = _read(grid, active, finder.width)
+        found = _read(grid, active, finder.width)
         rows += [{"transcoders": "own", "at": at, **row} for row in found]
-        plots += _exemplars(grid, active, reading, columns, found, at)
+        plots += _exemplars(grid, active, found, finder.width, at)
     null = shuffled(transcoders, seed)
     selecting = grid.reset_index(drop=True)
     null_cache = cache_features(model, null, [encode(model, text) for text in selecting["text"]])
     null_finder = Finder(model, null, case, selecting, null_cache)
-    found, *_ = _read(selecting, null_finder.active(LAST), finder.width)
+    found = _read(selecting, null_finder.active(LAST), finder.width)
     rows += [{"transcoders": "shuffled", "at": LAST, **row} for row in found]
     return table("operands", rows), table("operand_plots", plots)
 
 
-def _read(grid: pd.DataFrame, active, width: int) -> tuple[list[dict], Reading, Int[np.ndarray, " read"]]:
-    """Rows of features that are active on at least FEWEST prompts [prompt, layer * width + feature], layer by layer."""
+def _read(grid: pd.DataFrame, active: sparse.csr_matrix, width: int) -> list[dict]:
+    """Rows of features that are active on at least FEWEST prompts [prompt, layer * width + feature]."""
     a, b = grid["first"].to_numpy(), grid["second"].to_numpy()
     cells = Grid.of(a, b)
     columns = np.flatnonzero(np.asarray((active > 0).sum(0)).ravel() >= FEWEST)
+    dense = active.tocsc()
     rows: list[dict] = []
-    readings = []
-    for layer in np.unique(columns // width):
-        mine = columns[columns // width == layer]
-        values = active[:, mine].toarray()
+    for start in range(0, len(columns), BLOCK):
+        mine = columns[start : start + BLOCK]
+        values = dense[:, mine].toarray()
         reading = read_operands(cells, values)
-        readings.append(reading)
-        for i, column in enumerate(mine):
-            fires = values[:, i] >= 0.5 * values[:, i].max()
-            label = top_label(a, b, values[:, i], EXAMPLES)
-            foretold = reading.predicted[:, i] >= 0.5 * reading.predicted[:, i].max()
-            rows.append(
-                {
-                    "layer": int(layer), "feature": int(column % width), "model": str(reading.model[i]),
-                    "family": str(reading.family[i]), "r2": float(reading.r2[i]), "digit": str(reading.digit[i]),
-                    "width": int(reading.width[i]), "frequency": int(reading.frequency[i]),
-                    "active": int(reading.active[i]), "activity": float(values[:, i].mean()),
-                    "label_overlap": _overlap(predicted_fire(label, a, b), fires), "plot_overlap": _overlap(foretold, fires),
-                }
-            )  # fmt: skip
-    return rows, readings[-1] if readings else None, columns  # type: ignore[return-value]
+        labels = example_labels(a, b, values, EXAMPLES)
+        rows += [
+            {
+                "layer": int(column // width), "feature": int(column % width), "model": str(reading.model[i]),
+                "family": str(reading.family[i]), "r2": float(reading.r2[i]), "digit": str(reading.digit[i]),
+                "width": int(reading.width[i]), "frequency": int(reading.frequency[i]),
+                "active": int(reading.active[i]), "activity": float(values[:, i].mean()), "label": str(labels[i]),
+            }
+            for i, column in enumerate(mine)
+        ]  # fmt: skip
+    return rows
 
 
-def _overlap(one: np.ndarray, other: np.ndarray) -> float:
-    return float((one & other).sum() / max(1, (one | other).sum()))
-
-
-def _exemplars(grid: pd.DataFrame, active, reading: Reading, columns: np.ndarray, rows: list[dict], at: str) -> list[dict]:
+def _exemplars(grid: pd.DataFrame, active: sparse.csr_matrix, rows: list[dict], width: int, at: str) -> list[dict]:
     """Cells of the plots of the most active features of each family and layer (at most EXEMPLARS of a family)."""
     frame = pd.DataFrame(rows)
     if not len(frame):
         return []
-    frame["column"] = columns
     best = frame.sort_values("activity", ascending=False, kind="stable").groupby(["family", "layer"]).head(2)
-    best = best.sort_values(["family", "activity"], ascending=[True, False], kind="stable").groupby("family").head(EXEMPLARS)
+    best = (
+        best.sort_values(["family", "activity"], ascending=[True, False], kind="stable")
+        .groupby("family")
+        .head(EXEMPLARS)
+    )
     cells = []
     for row in best.to_dict("records"):
-        values = active[:, row["column"]].toarray().ravel()
+        values = active[:, row["layer"] * width + row["feature"]].toarray().ravel()
         common = {"at": at, "layer": row["layer"], "feature": row["feature"]}
         numbers = zip(grid["first"].tolist(), grid["second"].tolist(), values.tolist(), strict=True)
         cells += [{**common, "a": a, "b": b, "activation": value} for a, b, value in numbers]
@@ -193,8 +188,7 @@ def class_evidence(
         "effect": _class_values(graph, answer, plots.rows["own"]),
         "shuffle": _class_values(null, answer, plots.rows.get("shuffled", {})),
     }
-    for outcome in ("decimal_share", "label_wrong"):
-        values["shuffle"][outcome] = values["effect"][f"{outcome}:control"]
+    values["shuffle"]["decimal_share"] = values["effect"]["decimal_share:control"]
     rows = []
     for outcome in experiment.outcomes:
         if outcome not in values["effect"]:
@@ -226,12 +220,12 @@ def _class_values(graph: Graph, answer: int, known: Mapping[tuple[int, int], dic
     whole = max(float(classed["influence"].sum()), 1e-300)
     for outcome, beats in (("decimal_share", DECIMAL), ("decimal_share:control", BESIDE)):
         values[outcome] = float(classed.loc[classed["frequency"].isin(beats), "influence"].sum()) / whole
-    for outcome, column in (("label_wrong", "label_overlap"), ("label_wrong:control", "plot_overlap")):
-        values[outcome] = float((classed[column] < 0.5).mean()) if len(classed) else 0.0
+    labelled = classed[classed["family"] != "add"]
+    values["label_wrong"] = float((labelled["label"] != labelled["family"]).mean()) if len(labelled) else 0.0
     return values
 
 
-NOT_READ = {"family": "other", "frequency": 0, "label_overlap": 0.0, "plot_overlap": 0.0}
+NOT_READ = {"family": "other", "frequency": 0, "label": "other"}
 """A feature that fires on too few prompts of the grid to be read."""
 
 
@@ -301,7 +295,8 @@ def _wiring(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, o
             score = (weights @ values[place])[reached]
             rows.append(_row(bench, name, place, "effect", outcome, _auc(score, yes)))
             rows += [
-                _row(bench, name, place, "shuffle", outcome, _auc(score, yes[one]), draw) for draw, one in enumerate(order)
+                _row(bench, name, place, "shuffle", outcome, _auc(score, yes[one]), draw)
+                for draw, one in enumerate(order)
             ]
     return rows
 

@@ -17,7 +17,6 @@ what a verdict is scored on is never looked at.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -35,7 +34,14 @@ FEWEST = 10
 BAND = 50
 """Longest range, in numbers."""
 ROUNDS = 12
-FAMILY = {"f(a)": "add", "f(b)": "add", "f(a)+h(b)": "add", "g(a+b)": "sum", "c(a)d(b)": "lookup", "two products": "lookup"}
+FAMILY = {
+    "f(a)": "add",
+    "f(b)": "add",
+    "f(a)+h(b)": "add",
+    "g(a+b)": "sum",
+    "c(a)d(b)": "lookup",
+    "two products": "lookup",
+}
 FAMILY |= {f"g(a+b mod {m})": "sum" for m in MODULI}
 CLASSED = ("add", "lookup", "sum")
 
@@ -49,10 +55,10 @@ class Grid:
     judging: Bool[np.ndarray, " prompt"]
 
     @classmethod
-    def of(cls, a: Sequence[int], b: Sequence[int]) -> Grid:
-        """Every fifth cell judges, along both diagonals, so that each row and each column has cells of both kinds."""
-        first, second = np.asarray(a, dtype=int), np.asarray(b, dtype=int)
-        return cls(first, second, (first + 2 * second) % 5 == 0)
+    def of(cls, a: Int[np.ndarray, " prompt"], b: Int[np.ndarray, " prompt"]) -> Grid:
+        """A random fifth of the cells judges, the same on every machine; a pattern would share its period with features."""
+        judging = np.random.default_rng(0).random((SIZE, SIZE)) < 0.2
+        return cls(a, b, judging[a, b])
 
 
 @dataclass(frozen=True, eq=False)
@@ -68,8 +74,6 @@ class Reading:
     frequency: Int[np.ndarray, " feature"]
     """Strongest periodicity of the condition, in cycles per hundred."""
     active: Int[np.ndarray, " feature"]
-    predicted: Float[np.ndarray, "prompt feature"]
-    """What the chosen model says of every prompt."""
 
 
 def read_operands(grid: Grid, activation: Float[np.ndarray, "prompt feature"]) -> Reading:
@@ -97,9 +101,7 @@ def read_operands(grid: Grid, activation: Float[np.ndarray, "prompt feature"]) -
     varies = activation.std(0) > 1e-9
     family[(family == "constant") & varies & ((activation > 0).mean(0) < 0.9)] = "other"
     ones = {
-        "add": np.maximum(
-            *(_r2(activation[~fit], _means(x % 10, 10, fit, activation)[x % 10][~fit]) for x in (a, b))
-        ),
+        "add": np.maximum(*(_r2(activation[~fit], _means(x % 10, 10, fit, activation)[x % 10][~fit]) for x in (a, b))),
         "sum": r2[names.index("g(a+b mod 10)")],
         "lookup": _r2(activation[~fit], _means(a % 10 * 10 + b % 10, 100, fit, activation)[a % 10 * 10 + b % 10][~fit]),
     }
@@ -108,8 +110,7 @@ def read_operands(grid: Grid, activation: Float[np.ndarray, "prompt feature"]) -
     widths = np.stack([band_widths(curve, count) for curve, count in zip(curves, counts, strict=True)])
     beats = np.stack([frequencies(curve, count) for curve, count in zip(curves, counts, strict=True)])
     digit, width, frequency = _conditions(family, model, value, ones, widths, beats)
-    said = np.stack([predicted[name][:, i] for i, name in enumerate(model)], 1)
-    return Reading(model, family, value, digit, width, frequency, (activation > 0).sum(0), said)
+    return Reading(model, family, value, digit, width, frequency, (activation > 0).sum(0))
 
 
 def _conditions(
@@ -160,7 +161,9 @@ def _additive(grid: Grid, values: Float[np.ndarray, "prompt feature"]) -> Float[
     return first[grid.a] + second[grid.b]
 
 
-def _products(grid: Grid, values: Float[np.ndarray, "prompt feature"], rank: int) -> Float[np.ndarray, "prompt feature"]:
+def _products(
+    grid: Grid, values: Float[np.ndarray, "prompt feature"], rank: int
+) -> Float[np.ndarray, "prompt feature"]:
     """Least squares of a sum of `rank` products c(a) d(b) over the fitting cells, by alternation from an SVD."""
     fit, width = ~grid.judging, values.shape[1]
     known, map_ = np.zeros((SIZE, SIZE)), np.zeros((width, SIZE, SIZE))
@@ -177,12 +180,16 @@ def _products(grid: Grid, values: Float[np.ndarray, "prompt feature"], rank: int
 
 def _solved(map_: np.ndarray, known: np.ndarray, d: np.ndarray) -> Float[np.ndarray, "feature a rank"]:
     """Least-squares rows c[a] of map_[a, b] ~ c[a] . d[b] over known cells, with a little ridge."""
-    gram = np.einsum("ab,fbr,fbs->fars", known, d, d, optimize=True)
-    ridge = 1e-3 * np.trace(gram, axis1=2, axis2=3)[..., None, None] * np.eye(d.shape[2]) + 1e-9 * np.eye(d.shape[2])
-    return np.linalg.solve(gram + ridge, np.einsum("fab,fbr->far", map_, d)[..., None])[..., 0]
+    rank = d.shape[2]
+    squares = (d[:, :, :, None] * d[:, :, None, :]).reshape(len(d), SIZE, rank * rank)
+    gram = (known @ squares).reshape(len(d), SIZE, rank, rank)
+    ridge = 1e-3 * np.trace(gram, axis1=2, axis2=3)[..., None, None] * np.eye(rank) + 1e-9 * np.eye(rank)
+    return np.linalg.solve(gram + ridge, (map_ @ d)[..., None])[..., 0]
 
 
-def band_widths(curve: Float[np.ndarray, "feature number"], count: Int[np.ndarray, " number"]) -> Int[np.ndarray, " feature"]:
+def band_widths(
+    curve: Float[np.ndarray, "feature number"], count: Int[np.ndarray, " number"]
+) -> Int[np.ndarray, " feature"]:
     """Length of the shortest band of consecutive numbers outside of which a curve is flat: what a constant leaves there
     is at most 1 - FITTED of the curve's variance. 0 if no band of at most BAND numbers does."""
     n = curve.shape[1]
@@ -200,32 +207,27 @@ def band_widths(curve: Float[np.ndarray, "feature number"], count: Int[np.ndarra
     return width
 
 
-def frequencies(curve: Float[np.ndarray, "feature number"], count: Int[np.ndarray, " number"]) -> Int[np.ndarray, " feature"]:
-    """The strongest periodicity of a curve, in cycles per hundred, 1 to 50."""
+def frequencies(
+    curve: Float[np.ndarray, "feature number"], count: Int[np.ndarray, " number"]
+) -> Int[np.ndarray, " feature"]:
+    """The strongest periodicity of a curve, in cycles per hundred, 1 to 50; of almost equal ones (a comb) the slowest."""
     number = np.arange(curve.shape[1])
     centred = (curve - (curve @ count)[:, None] / count.sum()) * count
     power = np.abs(centred @ np.exp(-2j * np.pi * np.outer(number, np.arange(1, 51)) / 100)) ** 2
-    return power.argmax(1) + 1
+    return (power >= 0.9 * power.max(1, keepdims=True)).argmax(1) + 1
 
 
-Label = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
-"""Bands of a, b and a+b, first and last number included."""
-ANY: Label = ((0, SIZE - 1), (0, SIZE - 1), (0, 2 * SIZE - 2))
+def example_labels(
+    a: Int[np.ndarray, " prompt"], b: Int[np.ndarray, " prompt"], activation: Float[np.ndarray, "prompt feature"],
+    examples: int,
+) -> np.ndarray:  # fmt: skip
+    """The family that an annotator would name who sees the prompts of largest activation and nothing else, [feature].
 
-
-def top_label(a: Int[np.ndarray, " prompt"], b: Int[np.ndarray, " prompt"], activation: Float[np.ndarray, " prompt"], examples: int) -> Label:
-    """What an annotator would say who sees the prompts of largest activation and nothing else.
-
-    Bands of a and b, or a band of sums, that hold all the examples: whichever holds fewer prompts by chance.
+    A band of a and one of b (`lookup`), or a band of sums (`sum`), that hold all the examples: whichever holds fewer
+    prompts by chance.
     """
-    top = np.argsort(-activation, kind="stable")[:examples]
-    bands = [(int(x[top].min()), int(x[top].max())) for x in (a, b, a + b)]
-    operands: Label = (bands[0], bands[1], ANY[2])
-    sums: Label = (ANY[0], ANY[1], bands[2])
-    return min((operands, sums), key=lambda label: predicted_fire(label, a, b).sum())
-
-
-def predicted_fire(label: Label, a: Int[np.ndarray, " prompt"], b: Int[np.ndarray, " prompt"]) -> Bool[np.ndarray, " prompt"]:
-    """Prompts on which a feature of that label should fire."""
-    inside = [(x >= low) & (x <= high) for x, (low, high) in zip((a, b, a + b), label, strict=True)]
-    return np.logical_and.reduce(inside)
+    labels = []
+    for top in np.argsort(-activation, axis=0, kind="stable")[:examples].T:
+        first, second, total = ((x >= x[top].min()) & (x <= x[top].max()) for x in (a, b, a + b))
+        labels.append("lookup" if (first & second).sum() < total.sum() else "sum")
+    return np.array(labels)

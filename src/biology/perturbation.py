@@ -121,7 +121,8 @@ class Bench:
             item = self.prompts["item"].iat[place]
             found: dict[tuple[int, int, int], tuple[float, int, int]] = {}
             if experiment.inhibit:
-                factor = -setting.strength if experiment.kind == "swap" else setting.strength
+                own = -setting.strength if experiment.own is None else experiment.own
+                factor = own if experiment.kind == "swap" else setting.strength
                 for site in self.sites.get((item, experiment.inhibit), ()):
                     found[site.layer, site.pos, site.feature] = (factor * site.activation, place, site.pos)
             if experiment.inject:

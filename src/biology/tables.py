@@ -124,7 +124,7 @@ SCHEMAS: dict[str, Schema] = {
         {
             "transcoders": "str", "at": "str", "layer": "int", "feature": "int", "model": "str", "family": "str",
             "r2": "float", "digit": "str", "width": "int", "frequency": "int", "active": "int", "activity": "float",
-            "label_overlap": "float", "plot_overlap": "float",
+            "label": "str",
         },
         key=("transcoders", "at", "layer", "feature"), ordered=True,
         allowed=(("transcoders", ("own", "shuffled")),),
@@ -329,7 +329,9 @@ def contrasts(name: str, of: tuple[str, ...], outcomes: Iterable[str], evidence:
         terms = [(+1.0, rest)] if kind == "difference" else list(zip((1.0, -1.0), rest.split(","), strict=False))
         needed = [(experiment, term) for experiment in of for _, term in terms]
         if kind not in ("difference", "interaction") or len(of) != 2 or len(terms) != 1 + (kind == "interaction"):
-            raise InputError(f"experiment '{name}': unknown outcome '{outcome}' of a contrast of {', '.join(of) or 'none'}.")
+            raise InputError(
+                f"experiment '{name}': unknown outcome '{outcome}' of a contrast of {', '.join(of) or 'none'}."
+            )
         for experiment, term in needed:
             if (experiment, term) not in wide:
                 raise InputError(f"experiment '{name}': '{experiment}' does not measure '{term}'.")
