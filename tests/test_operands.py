@@ -54,6 +54,12 @@ def test_a_reading_survives_noise_and_scale():
     assert (again.family[clear] == READING.family[clear]).all()
 
 
+def test_a_reading_does_not_depend_on_what_is_read_beside_it():
+    """Names of families are not cut to the longest of the others."""
+    two = [list(PLANTED).index(name) for name in ("sum = _5", "noise")]
+    assert read_operands(Grid.of(A, B), VALUES[:, two]).family.tolist() == ["sum", "other"]
+
+
 def test_judging_cells_are_not_fitted():
     """A feature that is known by heart on the fitting cells and random on the others has no family."""
     grid = Grid.of(A, B)

@@ -18,6 +18,9 @@ Experiments that perturb nothing:
               there on this prompt too; arm `donor`: on a plain prompt with other operands.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
+# (indexing a DataFrame may give a Series or a DataFrame; the checker cannot tell)
+
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property

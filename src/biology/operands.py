@@ -33,7 +33,7 @@ FEWEST = 10
 """Prompts of the grid on which a feature must be active to be read."""
 BAND = 50
 """Longest range, in numbers."""
-ROUNDS = 12
+ROUNDS = 8
 FAMILY = {
     "f(a)": "add",
     "f(b)": "add",
@@ -96,7 +96,7 @@ def read_operands(grid: Grid, activation: Float[np.ndarray, "prompt feature"]) -
     chosen = (r2 >= best - SLACK).argmax(0)  # the first, hence the simplest
     model = np.array(names)[chosen]
     value = r2[chosen, np.arange(len(chosen))]
-    family = np.array([FAMILY.get(name, "constant") for name in model])
+    family = np.array([FAMILY.get(name, "constant") for name in model], dtype=object)  # of any length
     family[(value < FITTED) & (family != "constant")] = "other"
     varies = activation.std(0) > 1e-9
     family[(family == "constant") & varies & ((activation > 0).mean(0) < 0.9)] = "other"
@@ -110,7 +110,7 @@ def read_operands(grid: Grid, activation: Float[np.ndarray, "prompt feature"]) -
     widths = np.stack([band_widths(curve, count) for curve, count in zip(curves, counts, strict=True)])
     beats = np.stack([frequencies(curve, count) for curve, count in zip(curves, counts, strict=True)])
     digit, width, frequency = _conditions(family, model, value, ones, widths, beats)
-    return Reading(model, family, value, digit, width, frequency, (activation > 0).sum(0))
+    return Reading(model, family.astype(str), value, digit, width, frequency, (activation > 0).sum(0))
 
 
 def _conditions(
@@ -164,13 +164,14 @@ def _additive(grid: Grid, values: Float[np.ndarray, "prompt feature"]) -> Float[
 def _products(
     grid: Grid, values: Float[np.ndarray, "prompt feature"], rank: int
 ) -> Float[np.ndarray, "prompt feature"]:
-    """Least squares of a sum of `rank` products c(a) d(b) over the fitting cells, by alternation from an SVD."""
+    """Least squares of a sum of `rank` products c(a) d(b) over the fitting cells, by alternation from the leading vectors."""
     fit, width = ~grid.judging, values.shape[1]
     known, map_ = np.zeros((SIZE, SIZE)), np.zeros((width, SIZE, SIZE))
     known[grid.a[fit], grid.b[fit]] = 1.0
     map_[:, grid.a[fit], grid.b[fit]] = values[fit].T
-    left, scale, _ = np.linalg.svd(map_ / max(known.mean(), 1e-12))
-    c = left[:, :, :rank] * np.sqrt(scale[:, None, :rank])
+    c = np.broadcast_to(np.random.default_rng(0).standard_normal((SIZE, rank)), (width, SIZE, rank))
+    for _ in range(ROUNDS):  # towards the leading singular vectors
+        c = np.linalg.qr(map_ @ (map_.transpose(0, 2, 1) @ c))[0]
     d = c
     for _ in range(ROUNDS):
         d = _solved(map_.transpose(0, 2, 1), known.T, c)
