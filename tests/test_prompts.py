@@ -102,7 +102,7 @@ def test_questions_and_answers_are_those_of_the_corpus(corpus, frame):
 
 def test_an_unknown_case_is_refused(corpus):
     with pytest.raises(
-        InputError, match="the prompts of case 'rhyme' are not made from the corpus; those of multi_hop are"
+        InputError, match="the prompts of case 'rhyme' are not made from the corpus; those of multi_hop, addition are"
     ):
         prompt_set("rhyme", corpus)
 

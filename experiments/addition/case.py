@@ -69,8 +69,8 @@ def operand_plots(tables: Tables, subject: str | None = None, case: object = Non
 def class_composition(tables: Tables, subject: str | None = None, case: object = None) -> Figure:
     """Influence on the answer by family of features, beside weight-shuffled transcoders."""
     rows = _heldout(tables, "classes")
-    figure = canvas(6.6, 2.5, layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[2.1, 1])
+    figure = canvas(6.6, 3.4, layout="constrained")
+    left, right = figure.subplots(2, 1, height_ratios=[1, 1.3])
     tints = dict(zip(FAMILIES, ("C2", "C0", "C1", "C4", "C5", "grid.color"), strict=True))
     names = {"effect": "transcoders", "shuffle": "weights shuffled\n(control)"}
     for y, (arm, _) in enumerate(names.items()):
@@ -83,13 +83,14 @@ def class_composition(tables: Tables, subject: str | None = None, case: object =
             start += value
     left.set_yticks([0, -1], list(names.values()))
     left.set(xlim=(0, 1), xlabel="share of influence on the answer, last token")
-    left.legend(loc="lower left", bbox_to_anchor=(0, 1.0), ncols=6, columnspacing=0.8, handlelength=0.9)
+    handles, shown = left.get_legend_handles_labels()
+    figure.legend(handles, shown, loc="outside upper right", ncols=6, columnspacing=0.8, handlelength=0.9)
     _compare(right, rows, ("class_share", "class_fraction", "decimal_share"), ("effect", "shuffle"))
     share, null = (interval(_of(rows, "class_share", arm))[0] for arm in ("effect", "shuffle"))
     return captioned(
         figure,
         f"{share:.0%} of the influence belongs to add-functions, lookups and sums; {null:.0%} with shuffled transcoders",
-        "Left: influence on the answer's logit of features and errors at the last token, by family of operand plot. Right: "
+        "Above: influence on the answer's logit of features and errors at the last token, by family of operand plot. Below: "
         "the three families' share of it, their share of active features, and the share of their conditions that repeats "
         "2, 4, 10, 20 or 50 times per hundred (shuffled: beside 3, 5, 11, 21 or 49 times).",
     )
