@@ -36,7 +36,7 @@ except InputError as error:
 
 PAIRS = [(model, case) for model, cases in MODELS.items() for case in cases]
 RUN = "data/runs/{model}/{case}"
-TABLES = ["prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity"]
+TABLES = ["prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands", "operand_plots"]
 FIGURES = [
     f"figures/{model}/{case}/{figure}.{form}"
     for model, case in PAIRS
@@ -165,6 +165,8 @@ rule group:
         rules.cache.output,
     output:
         f"{RUN}/group.parquet",
+        f"{RUN}/group_operands.parquet",
+        f"{RUN}/group_plots.parquet",
     log:
         f"{RUN}/group.log",
     threads: CONFIG.threads
@@ -173,7 +175,7 @@ rule group:
         runtime=30,
         gpu=gpu,
     params:
-        case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes"),
+        case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes", "operands"),
         method=METHOD["group"],
     message:
         "{wildcards.model}, {wildcards.case}: finding supernodes"

@@ -89,6 +89,7 @@ def test_a_mistake_in_case_yaml_is_named(root, old, new, expected):
         ),
         ("outcome: answer_probability", "outcome: mood", r"unknown outcome 'mood'"),
         ("registered:", "on:", r"template-1: unknown key"),
+        ("minimum_n: 256", "untestable: no words", r"either parts or a reason"),
         ("template-1:", "Template_1:", r"Template_1\.id"),
     ],
     ids=lambda value: value[:20],

@@ -247,6 +247,15 @@ def test_an_experiment_attempts_only_its_own_items():
     assert one(judge([claim()], evidence, prompts, few, QUICK))["reason"].startswith("50 of 50 held-out items pass")
 
 
+def test_a_claim_that_cannot_be_asked_is_untestable_with_its_reason():
+    prompts, evidence = swap()
+    asked = claim(id="a")
+    silent = claim(id="b").model_copy(update={"parts": (), "untestable": "no prompts can be written"})
+    verdicts = judge([asked, silent], evidence, prompts, META, QUICK).set_index("claim")
+    assert verdicts.loc["b", "verdict"] == "untestable" and verdicts.loc["b", "reason"] == "No prompts can be written."
+    assert verdicts.loc["a", "p"] >= 2 / (1 + QUICK.permutations)  # and it counts in Holm's family
+
+
 def test_what_was_not_measured_is_untestable():
     prompts, evidence = swap()
     verdict = one(judge([claim({"experiment": "swap_country"})], evidence, prompts, META, QUICK))

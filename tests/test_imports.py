@@ -14,12 +14,12 @@ FLOORS = [
     # torch-free
     ["config", "artefacts"],
     ["case", "tables"],
-    ["corpus"],
+    ["corpus", "operands"],
     ["prompts", "cards"],
     # torch
     ["organism", "graph", "weights", "checkpoint"],
     ["model", "layouts"],
-    ["transcoders"],
+    ["transcoders", "number_outcomes"],
     ["activations", "replacement"],
     ["dictionary_training", "behaviour", "targets", "direct_effects", "graph_json", "global_weights", "carried"],
     ["stream_effects", "descent", "whole_graph"],
@@ -27,6 +27,7 @@ FLOORS = [
     ["attribution", "supernodes", "interventions"],
     ["controls", "residuals", "ablation"],
     ["perturbation"],
+    ["operand_tables"],
     ["graph_tables", "lines", "census"],
     # torch-free again: what tables say, drawn and told
     ["statistics"],
@@ -43,7 +44,19 @@ FLOORS = [
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens"}
 LIGHT = [
-    *("config", "case", "artefacts", "tables", "corpus", "prompts", "cards", "statistics", "claims", "procedure"),
+    *(
+        "config",
+        "case",
+        "artefacts",
+        "tables",
+        "corpus",
+        "operands",
+        "prompts",
+        "cards",
+        "statistics",
+        "claims",
+        "procedure",
+    ),
     *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
 ]
 """Modules that start without torch: what the Snakefile, `biology --help`, judging, drawing and writing need."""

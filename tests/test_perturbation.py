@@ -108,6 +108,20 @@ def test_a_swap_is_the_intervention_written_by_hand_and_outcomes_are_their_defin
         )
 
 
+def test_a_swap_may_hold_its_own_members_at_a_fixed_multiple(tiny_model):
+    """`own` = -M is the plain swap; at 1 and without the donor's push nothing changes."""
+    bench = toy_bench(tiny_model("llama"), {"swap": SWAP})
+    plain, same = (
+        bench.edits(one, [1, 2], Setting(2.0, 2)).edits for one in (SWAP, SWAP.model_copy(update={"own": -2.0}))
+    )
+    assert torch.equal(plain.value, same.value)
+    taken_out = bench.edits(SWAP.model_copy(update={"own": 0.0}), [1], Setting(2.0, 2)).edits
+    mine = {(site.layer, site.feature) for site in bench.sites["i0", "own"]}
+    theirs = {(site.layer, site.feature) for site in bench.sites[bench.prompts["donor"][1], "own"]}
+    held = zip(taken_out.layer.tolist(), taken_out.feature.tolist(), taken_out.value.tolist(), strict=True)
+    assert {(layer, feature) for layer, feature, value in held if value == 0} == mine - theirs
+
+
 def test_the_most_probable_token_is_recognised(tiny_model):
     """Top-1 outcomes are 1 where the donor's answer, or the word of the prompt's level, is the most probable token."""
     model, frame = tiny_model("llama"), prompts_frame()

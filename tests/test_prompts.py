@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 
@@ -159,7 +160,45 @@ def test_donors_of_couplets_plan_other_words_of_their_own_split(couplets):
 
 def test_an_unknown_case_is_refused(corpus):
     with pytest.raises(
-        InputError,
-        match="the prompts of case 'rhyme' are not made from the corpus; those of multi_hop, rhyme_planning are",
+        InputError, match="the prompts of case 'rhyme' are not made from the corpus; those of multi_hop, rhyme_planning"
     ):
         prompt_set("rhyme", corpus)
+
+
+@pytest.fixture(scope="module")
+def sums(corpus) -> pd.DataFrame:
+    return prompt_set("addition", corpus)
+
+
+def test_the_committed_sums_are_what_the_corpus_makes(sums):
+    committed = (ROOT / "experiments/addition/prompts.csv").read_text(encoding="utf-8")
+    assert sums.to_csv(index=False, lineterminator="\n") == committed
+
+
+def test_sums_that_are_scored_were_never_taught_and_sums_that_select_were(corpus, sums):
+    pairs = list(zip(sums["a"].astype(int), sums["b"].astype(int), strict=True))
+    taught = np.array([corpus.addition_split[pair] == "train" for pair in pairs])
+    assert (taught == (sums["role"] == "select")).all()
+    heldout = sums[(sums["role"] == "score") & (sums["split"] == "heldout")]
+    for form, group in heldout.groupby("set"):
+        assert len(group) >= 500 and (group["cluster"].value_counts() >= 5).all() and group["cluster"].nunique() == 100
+        assert f"{form}-36-59" in set(group["item"])
+    dev = sums[(sums["role"] == "score") & (sums["split"] == "dev")]
+    assert {corpus.addition_split[int(a), int(b)] for a, b in zip(dev["a"], dev["b"], strict=True)} == {"dev"}
+
+
+def test_donors_of_sums_are_of_their_form_and_split_and_have_another_ones_digit(sums):
+    scored = sums[sums["role"] == "score"]
+    by_item = scored.set_index("item")
+    for column in ("donor", "wrong_donor"):
+        donors = by_item.loc[scored[column]].reset_index()
+        for same in ("set", "split"):
+            assert (donors[same].to_numpy() == scored[same].to_numpy()).all()
+        assert (donors["answer"].astype(int).to_numpy() % 10 != scored["answer"].astype(int).to_numpy() % 10).all()
+    disguised = scored[scored["set"] != "calc"]
+    plain = by_item.loc[disguised["plain"]]
+    assert (plain["operands"].to_numpy() == disguised["operands"].to_numpy()).all() and set(plain["set"]) == {"calc"}
+    other = by_item.loc[disguised["wrong_plain"]]
+    assert (other["a"].to_numpy() != disguised["a"].to_numpy()).all() and (
+        other["split"].to_numpy() == disguised["split"].to_numpy()
+    ).all()

@@ -20,12 +20,13 @@ from pathlib import Path
 OUTPUTS = {
     "load": ["{run}/load.json", "{run}/fidelity.parquet"],
     "cache": ["{run}/{case}/cache.safetensors", "{run}/{case}/cache.parquet"],
-    "group": ["{run}/{case}/group.parquet"],
+    "group": ["{run}/{case}/%s.parquet" % table for table in ("group", "group_operands", "group_plots")],
     "attribute": ["{run}/{case}/attribute.parquet", "{run}/{case}/attribute_edges.parquet",
                   "{run}/{case}/attribute_evidence.parquet", "{run}/{case}/graphs.json"],
     "intervene": ["{run}/{case}/intervene.parquet", "{run}/{case}/intervene_panel.parquet"],
     "tabulate": ["{run}/{case}/%s.parquet" % table for table in
-                 ("prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity")],
+                 ("prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands",
+                  "operand_plots")],
     "judge": ["reports/{model}/verdicts.csv", "{run}/parts.parquet"],
     "draw": ["figures/{model}/{case}/{figure}.svg", "figures/{model}/{case}/{figure}.png"],
     "write": ["reports/{model}/{case}.html"],

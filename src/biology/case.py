@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from biology.config import InputError, Strict, read_yaml, validate
 
@@ -58,6 +58,23 @@ class Item(Strict):
     """The free columns, e.g. {city: Dallas, relation: capital, place: Texas}."""
 
 
+class OperandCondition(Strict):
+    """What a feature's operand plot must show (see `operands.py`): its family, and what its condition is about."""
+
+    family: Literal["add", "lookup", "sum"]
+    digit: tuple[Literal["ones", "range", "periodic"], ...] = ()
+    """Any of these; empty: whatever it is about."""
+
+
+class Operands(Strict):
+    """Which prompts form the grid of two operands on which features are read, and under which factors these stand."""
+
+    first: str
+    second: str
+    only: dict[str, str] = {}
+    """Restricts the grid to prompts with these levels of factors; prompts with role `select` fill it."""
+
+
 class SupernodeRule(Strict):
     """How to find the members of a supernode: a rule over activations and decoders, never over the graph or an effect.
 
@@ -84,6 +101,8 @@ class SupernodeRule(Strict):
     """Named prompts on which the feature must be active at that position."""
     silent_on: tuple[str, ...] = ()
     """Named prompts on which it must not be."""
+    operands: OperandCondition | None = None
+    """Condition on the feature's operand plot at this position (needs `operands:` in case.yaml)."""
     promotes: tuple[str, ...] = ()
     """Tokens, one of which must be among the `top` tokens that the decoder promotes. `answer` stands for the
     prompt's own answer, `answers` for those of all prompts of the level."""
@@ -123,20 +142,26 @@ class Experiment(Strict):
     """One measurement on every scored prompt, with its controls beside it.
 
     `inhibit` holds a supernode at M times its clean activation (1 does nothing, 0 ablates, -1 flips the sign);
-    `swap` holds one at -M times and another at M times its activation on the donor prompt; `inject` does the latter
+    `swap` holds one at -M times (or at `own`) and another at M times its activation on the donor prompt; `inject` does the latter
     alone. `graph` and `signs` perturb nothing: path shares of the attribution graph, and whether its signs foretell the
     effects of inhibitions. `exchange` replaces the residual stream at a position, in all layers, by the donor's; no
     transcoder is involved. `census` perturbs nothing: what the features at a position tell (see `census.py`).
-    With a `line`, whole lines are written under the perturbation (see `lines.py`).
+    `contrast` compares two experiments item by item. `classes`, `wiring` and `reuse` ask of every prompt what operand plots
+    say of its active features (see `operand_tables.py`). With a `line`, whole lines are written under the perturbation
+    (see `lines.py`).
     """
 
-    kind: Literal["inhibit", "inject", "swap", "exchange", "graph", "signs", "census"]
+    kind: Literal[
+        "inhibit", "inject", "swap", "exchange", "graph", "signs", "census", "contrast", "classes", "wiring", "reuse"
+    ]
     inhibit: str | None = None
     """Supernode held at multiples of its clean activation."""
     inject: str | None = None
     """Supernode of the donor prompt (columns `donor` and, for the control, `wrong_donor` of the prompt set)."""
     only: dict[str, str] = {}
     """Restricts the scored prompts to those with these levels of factors."""
+    own: float | None = None
+    """`swap`: the multiple at which `inhibit` is held whatever M is (0 takes it out); by default -M."""
     strengths: tuple[float, ...] = (0.0,)
     """Multipliers M; where there are several, development prompts decide."""
     depths: tuple[float, ...] = (1.0,)
@@ -159,7 +184,10 @@ class Experiment(Strict):
     source: str | None = None
     """`graph`: the factor at whose tokens the paths of `shortcut` and `source_share` start."""
     of: tuple[str, ...] = ()
-    """`signs`: the inhibitions whose effects are compared with the graph."""
+    """`signs`: the inhibitions whose effects are compared with the graph; `contrast`: the two that are compared;
+    `wiring`: the source and the target supernode; `reuse`: the supernode."""
+    protocol: Literal["constrained", "iterative"] = "constrained"
+    """How features are held (see `interventions.py`)."""
     controls: tuple[Literal["match", "donor", "position", "shuffle", "direction", "clean"], ...] = ("match",)
     outcomes: tuple[str, ...] = Field(min_length=1)
     prompts: tuple[str, ...] = ()
@@ -212,13 +240,21 @@ class Claim(Strict):
     source: Source
     gate: str = "correct"
     """Boolean column of the `prompts` table that an item must pass to be scored."""
-    parts: tuple[Part, ...] = Field(min_length=1)
+    parts: tuple[Part, ...] = ()
+    untestable: str | None = None
+    """Why no model of this project can be asked (no prompts, no such ability); then there are no parts."""
     minimum_n: int = Field(default=256, gt=0)
     """Fewest items that must pass the gate."""
     registered: datetime.date
     amended: tuple[Amendment, ...] = ()
     expected: dict[str, Verdict] = {}
     """Verdict expected on models that lack the mechanism, written down before they were trained."""
+
+    @model_validator(mode="after")
+    def _parts_or_reason(self) -> Claim:
+        if bool(self.parts) == bool(self.untestable):
+            raise ValueError("a claim has either parts or a reason why it is `untestable`.")
+        return self
 
     @field_validator("amended", mode="before")
     @classmethod
@@ -232,6 +268,7 @@ class _CaseFile(Strict):
     prompt_set: str | None = None
     supernodes: dict[str, SupernodeRule] = {}
     experiments: dict[str, Experiment] = {}
+    operands: Operands | None = None
     figures: tuple[str, ...] = ()
 
 
@@ -247,6 +284,7 @@ class Case(Strict):
     """The prompt set, judged by the claims."""
     supernodes: dict[str, SupernodeRule] = {}
     experiments: dict[str, Experiment] = {}
+    operands: Operands | None = None
     figures: tuple[str, ...] = ()
 
 
@@ -275,13 +313,20 @@ def load_case(root: str | Path, name: str) -> Case:
         if item.item in file.prompts:
             raise InputError(f"{folder / str(file.prompt_set)}: item '{item.item}' is also a prompt of case.yaml.")
     for label, rule in file.supernodes.items():
+        if rule.operands and not file.operands:
+            raise InputError(f"{path}: supernodes.{label}: a rule on operands needs `operands:` in case.yaml.")
         for prompt in (*rule.active_on, *rule.silent_on):
             _known(path, f"supernodes.{label}", "prompt", prompt, file.prompts)
     for label, experiment in file.experiments.items():
         for supernode in filter(None, (experiment.inhibit, experiment.inject, experiment.through)):
             _known(path, f"experiments.{label}", "supernode", supernode, file.supernodes)
+        named = (
+            ("supernode", file.supernodes)
+            if experiment.kind in ("wiring", "reuse")
+            else ("experiment", file.experiments)
+        )
         for other in experiment.of:
-            _known(path, f"experiments.{label}", "experiment", other, file.experiments)
+            _known(path, f"experiments.{label}", named[0], other, named[1])
         for prompt in experiment.prompts:
             _known(path, f"experiments.{label}", "prompt", prompt, file.prompts)
     fields = {key: value for key, value in file if key != "prompt_set"}

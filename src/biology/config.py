@@ -20,7 +20,7 @@ METHOD: dict[str, int] = {
     # editing a comment reruns nothing costly, and whoever changes the numbers of a stage adds one here.
     "load": 2,
     "cache": 1,
-    "group": 1,
+    "group": 2,
     "attribute": 1,
     "intervene": 1,
 }

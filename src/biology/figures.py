@@ -67,7 +67,7 @@ def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = N
             axes.axhspan(-row - 0.5, -row + 0.5, color=colour("grid.color"), alpha=0.55, linewidth=0)
         present = [arm for arm in arms if arm in set(rows["arm"])]
         for arm, offset in zip(present, np.linspace(0.27, -0.27, len(present)), strict=True):
-            _draw_interval(axes, rows[rows["arm"] == arm], arm, float(offset) - row)
+            draw_interval(axes, rows[rows["arm"] == arm], arm, float(offset) - row)
         effect = rows[rows["arm"] == "effect"]
         count = f"{effect['item'].nunique()} items, {effect['cluster'].nunique()} clusters"
         text = axes.text(1.01, -row, count, transform=axes.get_yaxis_transform(), va="center", fontsize=size(-1.5))
@@ -82,7 +82,7 @@ def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = N
     axes.set(ylim=(-len(groups) + 0.5, 0.5), xlabel=", ".join(outcomes))
     if all(rows["value"].between(0, 1).all() for _, _, rows in groups):
         axes.set_xlim(-0.02, 1.02)
-    handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **_look(arm))[0] for arm in arms]
+    handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **look(arm))[0] for arm in arms]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(arms), columnspacing=1.1, handletextpad=0.2)
     return captioned(
         figure,
@@ -92,10 +92,10 @@ def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = N
     )
 
 
-def _draw_interval(axes: Axes, rows: pd.DataFrame, arm: str, y: float) -> None:
+def draw_interval(axes: Axes, rows: pd.DataFrame, arm: str, y: float) -> None:
     mean, low, high = interval(rows)
-    axes.plot([low, high], [y, y], color=_look(arm)["color"], linewidth=1.5 if arm == "effect" else 0.9)
-    axes.plot(mean, y, linestyle="none", **_look(arm))
+    axes.plot([low, high], [y, y], color=look(arm)["color"], linewidth=1.5 if arm == "effect" else 0.9)
+    axes.plot(mean, y, linestyle="none", **look(arm))
 
 
 def dose_response(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
@@ -112,8 +112,8 @@ def dose_response(tables: Tables, subject: str | None = None, case: Case | None 
             here = rows[rows["arm"] == arm]
             doses = sorted(set(here["strength"]))
             mean, low, high = np.array([interval(here[here["strength"] == dose]) for dose in doses]).T
-            axes.fill_between(doses, low, high, color=_look(arm)["color"], alpha=0.18, linewidth=0)
-            shown[arm] = axes.plot(doses, mean, linewidth=1.8 if arm == "effect" else 1.1, **_look(arm))[0]
+            axes.fill_between(doses, low, high, color=look(arm)["color"], alpha=0.18, linewidth=0)
+            shown[arm] = axes.plot(doses, mean, linewidth=1.8 if arm == "effect" else 1.1, **look(arm))[0]
         judged = _base(tables["evidence"], experiment)
         if len(judged) == 1:
             axes.axvline(judged[0], color=colour("text.color"), linewidth=0.8, linestyle=DASHED, zorder=0)
@@ -145,13 +145,13 @@ def path_share(tables: Tables, subject: str | None = None, case: Case | None = N
         effect = found[found["arm"] == "effect"]
         for arm in [arm for arm in ("match", "effect") if arm in set(found["arm"])]:
             here = found[found["arm"] == arm]
-            tint = _look(arm)["color"]
+            tint = look(arm)["color"]
             counts = np.convolve(np.histogram(here["value"], bins)[0], [0.25, 0.5, 0.25], mode="same")
             heights = base + 0.62 * counts / max(counts.max(), 1e-12)
             centres = (bins[1:] + bins[:-1]) / 2
             axes.fill_between(centres, base, heights, color=tint, alpha=0.4 if arm == "effect" else 0.25, linewidth=0)
             axes.plot(centres, heights, color=tint, linewidth=1.1)
-            _draw_interval(axes, here, arm, base - 0.09)
+            draw_interval(axes, here, arm, base - 0.09)
             mean = interval(here)[0]
             if arm == "effect" or abs(mean - interval(effect)[0]) > 0.05:  # else the numbers would overlap
                 axes.text(mean, base + 0.7, f"{mean:.0%}", color=tint, ha="center", fontsize=size(-1), weight=BOLD)
@@ -161,7 +161,7 @@ def path_share(tables: Tables, subject: str | None = None, case: Case | None = N
     axes.set(ylim=(-len(names) + 0.8, 0.95), xlabel="share of |influence|")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     arms = [arm for arm in ("effect", "match") if arm in set(rows["arm"])]
-    handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **_look(arm))[0] for arm in arms]
+    handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **look(arm))[0] for arm in arms]
     figure.legend(handles=handles, loc="outside upper right", ncols=2)
     return captioned(
         figure,
@@ -278,7 +278,7 @@ def interval(rows: pd.DataFrame) -> tuple[float, float, float]:
     return float(means.mean()), float(low[0]), float(high[0])
 
 
-def _look(arm: str) -> dict[str, Any]:
+def look(arm: str) -> dict[str, Any]:
     _, tint, marker, points = ARM[arm]
     return {"color": colour(tint), "marker": marker, "markersize": points}
 

@@ -25,6 +25,7 @@ from biology.config import AttributionConfig, InputError
 from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, influence, prune, row_residual, scores, target_labels
 from biology.graph_json import export_json
 from biology.model import encode, token_text
+from biology.operand_tables import Plots, class_evidence, operand_evidence
 from biology.perturbation import Bench
 from biology.tables import table
 
@@ -44,7 +45,8 @@ class Reduced:
 def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
     """Trace every scored and every named prompt of a case; one graph at a time is in memory."""
     case, prompts = bench.case, bench.prompts
-    measured = {name: experiment for name, experiment in case.experiments.items() if experiment.kind == "graph"}
+    measured = {name: one for name, one in case.experiments.items() if one.kind in ("graph", "classes")}
+    plots = Plots(bench)
     wanted: dict[int, list[str]] = {bench.place[item]: [] for item in case.prompts}
     for name, experiment in measured.items():
         for place in bench.items(experiment):
@@ -61,7 +63,10 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
         sets = node_sets(bench, item, graph)
         edges += supernode_edges(bench, item, graph, sets, detailed=named)
         for name in wanted[place]:
-            evidence += graph_evidence(bench, name, measured[name], place, graph, sets)
+            if measured[name].kind == "classes":
+                evidence += class_evidence(plots, name, measured[name], place, graph, settings)
+            else:
+                evidence += graph_evidence(bench, name, measured[name], place, graph, sets)
         node_mask, edge_mask = prune(graph, settings.node_threshold, settings.edge_threshold)
         graphs.append(
             {
@@ -78,7 +83,9 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
                 pruning_settings={"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold},
                 replication={"case": case.name},
             )  # fmt: skip
-    return Reduced(table("graphs", graphs), table("edges", edges), table("evidence", evidence), shown)
+    parts = [part for part in (table("evidence", evidence), operand_evidence(bench)) if len(part)]
+    joined = pd.concat(parts, ignore_index=True) if parts else table("evidence", [])
+    return Reduced(table("graphs", graphs), table("edges", edges), joined, shown)
 
 
 def traced(bench: Bench, place: int, targets: Sequence[int] | None, settings: AttributionConfig) -> Graph:

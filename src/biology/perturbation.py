@@ -13,6 +13,8 @@ Outcomes (of one row; p is a probability, LD the logit of the answer minus that 
     others_probability   p of all other answers to the same relation
     advantage            LD over the clean LD                  answer_logit        demeaned logit of the answer
     activation:<name>    activation of a supernode over its clean activation
+
+and, where answers are numbers, those of `number_outcomes.py`.
 """
 
 import hashlib
@@ -34,6 +36,7 @@ from biology.config import InputError, StatisticsConfig
 from biology.controls import directions, matched_sets, moved
 from biology.interventions import Edits, Injections, Outcome, Sites, intervene
 from biology.model import Model, answer_token, encode, token_text
+from biology.number_outcomes import OUTCOMES, read_numbers, token_numbers
 from biology.supernodes import position
 from biology.tables import table
 from biology.transcoders import TranscoderSet
@@ -70,6 +73,13 @@ class Bench:
     members: pd.DataFrame
     cache: FeatureCache
     statistics: StatisticsConfig
+    operands: pd.DataFrame | None = None
+    """Table `operands` of cases that read operand plots."""
+
+    @cached_property
+    def numbers(self) -> Int[Tensor, " vocab"]:
+        """The number that each token writes."""
+        return token_numbers(self.model)
 
     @cached_property
     def ids(self) -> list[list[int]]:
@@ -112,7 +122,8 @@ class Bench:
             item = self.prompts["item"].iat[place]
             found: dict[tuple[int, int, int], tuple[float, int, int]] = {}
             if experiment.inhibit:
-                factor = -setting.strength if experiment.kind == "swap" else setting.strength
+                own = -setting.strength if experiment.own is None else experiment.own
+                factor = own if experiment.kind == "swap" else setting.strength
                 for site in self.sites.get((item, experiment.inhibit), ()):
                     found[site.layer, site.pos, site.feature] = (factor * site.activation, place, site.pos)
             if experiment.inject:
@@ -204,7 +215,7 @@ class Reader:
             mask[row, [token for token in same if token != own]] = 1.0
         return mask
 
-    def __call__(self, item: Int[Tensor, " row"], logits: Float[Tensor, "row 1 vocab"]) -> Float[Tensor, "row 8"]:
+    def __call__(self, item: Int[Tensor, " row"], logits: Float[Tensor, "row 1 vocab"]) -> Float[Tensor, "row number"]:
         logits = logits[:, 0].double().cpu()
         probability = logits.softmax(-1)
         tokens = self.tokens[item]
@@ -212,9 +223,10 @@ class Reader:
         p, raw = probability.gather(1, safe), logits.gather(1, safe) - logits.mean(-1, keepdim=True)
         top = logits.argmax(-1)
         others = (probability * self.others[item]).sum(-1)
-        return torch.stack(
-            [*p[:, :2].T, *raw[:, :3].T, (top == tokens[:, 1]).double(), (top == tokens[:, 3]).double(), others], 1
-        )
+        read = [*p[:, :2].T, *raw[:, :3].T, (top == tokens[:, 1]).double(), (top == tokens[:, 3]).double(), others]
+        if set(OUTCOMES) & set(self.experiment.outcomes):
+            read += read_numbers(probability, self.bench.numbers, tokens[:, 0], tokens[:, 1]).T
+        return torch.stack(read, 1)
 
 
 P_ANSWER, P_DONOR, L_ANSWER, L_DONOR, L_WRONG, TOP_DONOR, TOP_LEVEL, P_OTHERS = range(8)
@@ -338,9 +350,9 @@ def positions_of(bench: Bench, places: Sequence[int], at: str) -> Int[Tensor, " 
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """Numbers of rows, [row, 8], and the activation of each watched supernode, [row] (NaN where it has no members)."""
+    """Numbers of rows, as `Reader` gives them, and the activation of each watched supernode, [row] (NaN where it has no members)."""
 
-    numbers: Float[np.ndarray, "row 8"]
+    numbers: Float[np.ndarray, "row number"]
     activation: Mapping[str, Float[np.ndarray, " row"]]
 
 
@@ -353,7 +365,7 @@ def run_rows(
     sites, owner = _watch(bench, watched, prompt)
     out: Outcome = intervene(
         bench.model, bench.transcoders, bench.ids, prompt, edits, last_layer=setting.last_layer, injections=injections,
-        watch=sites, readout=lambda logits, rows: reader(item[rows], logits),
+        protocol=reader.experiment.protocol, watch=sites, readout=lambda logits, rows: reader(item[rows], logits),
     )  # fmt: skip
     activation = {}
     for index, name in enumerate(watched):
@@ -411,19 +423,21 @@ def _rows(
     return rows
 
 
-def _value(outcome: str, before: Float[np.ndarray, " 8"], after: Float[np.ndarray, " 8"]) -> float:
+def _value(outcome: str, before: Float[np.ndarray, " number"], after: Float[np.ndarray, " number"]) -> float:
     simple = {
         "answer_probability": P_ANSWER, "donor_probability": P_DONOR, "donor_top1": TOP_DONOR,
         "answer_logit": L_ANSWER, "others_probability": P_OTHERS,
     }  # fmt: skip
     if outcome in simple:
         return float(after[simple[outcome]])
+    if outcome in OUTCOMES:
+        return float(after[P_OTHERS + 1 + OUTCOMES.index(outcome)])
     if outcome.startswith("level_top1:"):
         return float(after[TOP_LEVEL])
     if outcome == "advantage":
         return float((after[L_ANSWER] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR]))
     raise InputError(
-        f"unknown outcome '{outcome}'; known: {', '.join(simple)}, level_top1:<factor>, advantage, activation:<name>"
+        f"unknown outcome '{outcome}'; known: {', '.join((*simple, *OUTCOMES))}, level_top1:<factor>, advantage, activation:<name>"
     )
 
 
@@ -437,6 +451,7 @@ def show(bench: Bench, name: str, experiment: Experiment, setting: Setting) -> l
         push = bench.edits(experiment, [place], setting).edits
         out = intervene(
             bench.model, bench.transcoders, bench.ids, torch.tensor([place, place]), push, last_layer=setting.last_layer, watch=sites,
+            protocol=experiment.protocol,
         )  # fmt: skip  # row 0 is edited, row 1 is clean
         common = {"item": item, "experiment": name, "strength": setting.strength}
         for index, label in enumerate(names):

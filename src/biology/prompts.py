@@ -10,11 +10,13 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from biology.config import InputError
-from biology.corpus import PAPER_COUPLET, RELATION_FOLDS, Corpus, Item, place_split, unit_interval
+from biology.corpus import PAPER_COUPLET, PAPER_SUMS, RELATION_FOLDS, Corpus, Item, place_split, unit_interval
 
 FOREIGN_DONORS = 5  # per base prompt
 COUPLETS = 8  # scored couplets of a rhyme family
 SELECTING = 4  # couplets that select features: per last word, fold of theme words and fold of line ends
+SUM_FORMS = {"calc": "calc: {}+{}=", "sum_of": "the sum of {} and {} is", "fruit": "{} apples and {} pears make"}
+SCORED_SUMS = {"dev": 2, "heldout": 5}  # pairs per cluster (a pair of ones digits)
 
 
 def relation_fold(relation: str) -> int:
@@ -159,7 +161,57 @@ def _with_donors(of: str, scored: list[dict[str, str]]) -> list[dict[str, str]]:
     return found
 
 
-PROMPT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {"multi_hop": multi_hop, "rhyme_planning": rhyme_planning}
+def addition(corpus: Corpus) -> pd.DataFrame:
+    """Sums in three forms; clusters are pairs of ones digits.
+
+    The pairs that elegans was taught fill the operand grid (`select`); scored are pairs that it never saw, at most so many
+    per cluster. Donors are scored pairs of the same form and split whose ones digit differs from the base's; for the two
+    disguised forms a second pair of columns names the plain prompt with the same operands, and one with other operands.
+    """
+    pairs = [pair for pair, split in corpus.addition_split.items() if split != "train"]
+    ranked = sorted(pairs, key=lambda pair: (pair not in PAPER_SUMS, unit_interval("scored", *pair)))
+    chosen: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
+    for a, b in ranked:
+        split = "dev" if corpus.addition_split[a, b] == "dev" else "heldout"
+        mine = chosen.setdefault((split, a % 10, b % 10), [])
+        if len(mine) < SCORED_SUMS[split]:
+            mine.append((a, b))
+    scored = sorted((a, b, split) for (split, _, _), found in chosen.items() for a, b in found)
+
+    def row(form: str, a: int, b: int, split: str, role: str, **more: str) -> dict[str, str]:
+        return {
+            "item": f"{form}-{a}-{b}", "text": SUM_FORMS[form].format(a, b), "answer": str(a + b),
+            "cluster": f"{a % 10}+{b % 10}", "split": split, "role": role, "set": form, "a": str(a), "b": str(b),
+            "operands": f"{a}+{b}", "plain": "", "wrong_plain": "", "donor": "", "wrong_donor": "", **more,
+        }  # fmt: skip
+
+    def donors(form: str, a: int, b: int, split: str) -> list[str]:
+        """Two pairs with other answers and other ones digits of the answer, neither sharing an operand with the base."""
+        found: list[tuple[int, int]] = []
+        pool = [(x, y) for x, y, where in scored if where == split]
+        for x, y in sorted(pool, key=lambda pair: unit_interval("donor", form, a, b, *pair)):
+            taken = [(a, b), *found]
+            if all(x != c and y != d and (x + y - c - d) % 10 for c, d in taken):
+                found.append((x, y))
+            if len(found) == 2:
+                break
+        return [f"{form}-{x}-{y}" for x, y in found]
+
+    rows = [row("calc", a, b, "dev", "select") for (a, b), split in corpus.addition_split.items() if split == "train"]
+    for form in SUM_FORMS:
+        for a, b, split in scored:
+            donor, wrong = donors(form, a, b, split)
+            other = f"calc-{wrong.partition('-')[2]}"
+            plain = {} if form == "calc" else {"plain": f"calc-{a}-{b}", "wrong_plain": other}
+            rows.append(row(form, a, b, split, "score", donor=donor, wrong_donor=wrong, **plain))
+    return pd.DataFrame(rows)
+
+
+PROMPT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
+    "multi_hop": multi_hop,
+    "rhyme_planning": rhyme_planning,
+    "addition": addition,
+}
 
 
 def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:

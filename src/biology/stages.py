@@ -79,12 +79,16 @@ def group(args: Arguments) -> None:
     """find the members of the supernodes by their rules"""
     config, root, case, folder = _case(args)
     model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
+    from biology.operand_tables import read_grid
     from biology.supernodes import group as grouped
     from biology.tables import read_table, write_table
 
-    prompts = read_table(folder / "cache.parquet", "prompts")
-    members = grouped(model, transcoders, case, prompts, _features(folder))
+    prompts, features = read_table(folder / "cache.parquet", "prompts"), _features(folder)
+    operands, plots = read_grid(model, transcoders, case, prompts, features, config.statistics.seed)
+    members = grouped(model, transcoders, case, prompts, features, operands)
     write_table(folder / "group.parquet", members, "supernodes")
+    write_table(folder / "group_operands.parquet", operands, "operands")
+    write_table(folder / "group_plots.parquet", plots, "operand_plots")
 
 
 def attribute(args: Arguments) -> None:
@@ -124,7 +128,7 @@ def tabulate(args: Arguments) -> None:
     _, root, case, folder = _case(args)
     import pandas as pd
 
-    from biology.tables import read_table, sign_agreement, write_table
+    from biology.tables import contrasts, read_table, sign_agreement, write_table
 
     measured = {
         "prompts": read_table(folder / "cache.parquet", "prompts"),
@@ -133,12 +137,16 @@ def tabulate(args: Arguments) -> None:
         "supernodes": read_table(folder / "group.parquet", "supernodes"),
         "panel": read_table(folder / "intervene_panel.parquet", "panel"),
         "fidelity": read_table(root / "data/runs" / args.model / "fidelity.parquet", "fidelity"),
+        "operands": read_table(folder / "group_operands.parquet", "operands"),
+        "operand_plots": read_table(folder / "group_plots.parquet", "operand_plots"),
     }
     evidence = [read_table(folder / f"{stage}.parquet", "evidence") for stage in ("attribute_evidence", "intervene")]
     for name, experiment in case.experiments.items():
         if experiment.kind == "signs":
             inhibited = {other: case.experiments[other].inhibit or "" for other in experiment.of}
             evidence.append(sign_agreement(name, inhibited, measured["edges"], evidence[1]))
+        elif experiment.kind == "contrast":
+            evidence.append(contrasts(name, experiment.of, experiment.outcomes, evidence[1]))
     filled = [frame for frame in evidence if len(frame)]
     measured["evidence"] = pd.concat(filled, ignore_index=True) if filled else evidence[0]
     for name, frame in measured.items():
@@ -265,7 +273,8 @@ def _bench(args: Arguments) -> Bench:
 
     prompts = read_table(folder / "cache.parquet", "prompts")
     members = read_table(folder / "group.parquet", "supernodes")
-    return Bench(model, transcoders, case, prompts, members, _features(folder), config.statistics)
+    operands = read_table(folder / "group_operands.parquet", "operands")
+    return Bench(model, transcoders, case, prompts, members, _features(folder), config.statistics, operands)
 
 
 def _features(folder: Path) -> FeatureCache:

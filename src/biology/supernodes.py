@@ -69,6 +69,8 @@ class Finder:
     case: Case
     prompts: pd.DataFrame
     cache: FeatureCache
+    operands: pd.DataFrame | None = None
+    """Table `operands`, for rules on operand plots."""
 
     @cached_property
     def width(self) -> int:
@@ -123,6 +125,15 @@ class Finder:
         """Which features have one of the tokens among the `top` that they promote."""
         wanted = torch.tensor(sorted(set(tokens)), dtype=torch.long)
         return torch.isin(self.promoted[torch.as_tensor(columns)][:, :top], wanted).any(1).numpy()
+
+    def plotted(self, rule: SupernodeRule) -> Int[np.ndarray, " member"]:
+        """Features whose operand plot at the rule's position meets its condition."""
+        assert rule.operands is not None and self.operands is not None
+        found = self.operands[(self.operands["transcoders"] == "own") & (self.operands["at"] == rule.at)]
+        found = found[found["family"] == rule.operands.family]
+        if rule.operands.digit:
+            found = found[found["digit"].isin(rule.operands.digit)]
+        return (found["layer"] * self.width + found["feature"]).to_numpy()
 
     def answers(self, rule: SupernodeRule, level: str | None) -> list[int]:
         """Answer tokens of every prompt of a level."""
@@ -187,6 +198,8 @@ class Finder:
     ) -> Selection:
         chosen = np.ones(len(columns), dtype=bool)
         if len(columns):
+            if rule.operands:
+                chosen &= np.isin(columns, self.plotted(rule))
             if rule.promotes:
                 chosen &= self.promotes(columns, self.tokens(rule.promotes, rule, row), rule.top)
             if rule.spares:
@@ -211,14 +224,15 @@ def grouped_items(case: Case, prompts: pd.DataFrame) -> pd.Series:
 
 
 def group(
-    model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, cache: FeatureCache
-) -> pd.DataFrame:
+    model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, cache: FeatureCache,
+    operands: pd.DataFrame | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Table `supernodes`: for every prompt that is scored, shown or a donor, the members of each supernode active there.
 
     `share` is the share of the selecting prompts on which the feature fires (1 for rules without a factor).
     Raises InputError if a rule names a factor that no prompt has.
     """
-    finder = Finder(model, transcoders, case, prompts, cache)
+    finder = Finder(model, transcoders, case, prompts, cache, operands)
     for name, rule in case.supernodes.items():
         _check_columns(case, name, rule, prompts)
     wanted = grouped_items(case, prompts)

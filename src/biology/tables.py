@@ -35,7 +35,9 @@ ARMS = ("effect", "match", "donor", "position", "shuffle", "direction", "clean")
 SPLITS = ("dev", "heldout", "registered", "exploratory")
 VERDICTS = ("untestable", "not replicated", "inconclusive", "replicated")
 """From the weakest to the strongest: a claim of several parts is as strong as its weakest."""
-RUN_TABLES = ("prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity")
+RUN_TABLES = (
+    "prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands", "operand_plots",
+)  # fmt: skip
 """Tables that every run of a (model, case) leaves."""
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 _PANDAS = {"str": "str", "int": "int64", "float": "float64", "bool": "bool"}
@@ -117,6 +119,21 @@ SCHEMAS: dict[str, Schema] = {
     "fidelity": Schema(
         {"layer": "str", "behaviour": "str", "metric": "str", "value": "float"},
         key=("layer", "behaviour", "metric"), ordered=True,
+    ),
+    # one row is a feature read on the grid of two operands at a position (operands.py); `transcoders`: own or shuffled
+    "operands": Schema(
+        {
+            "transcoders": "str", "at": "str", "layer": "int", "feature": "int", "model": "str", "family": "str",
+            "r2": "float", "digit": "str", "width": "int", "frequency": "int", "active": "int", "activity": "float",
+            "label": "str",
+        },
+        key=("transcoders", "at", "layer", "feature"), ordered=True,
+        allowed=(("transcoders", ("own", "shuffled")),),
+    ),
+    # one row is a cell of the operand plot of an exemplar feature (cells that no prompt fills are missing)
+    "operand_plots": Schema(
+        {"at": "str", "layer": "int", "feature": "int", "a": "int", "b": "int", "activation": "float"},
+        key=("at", "layer", "feature", "a", "b"), ordered=True,
     ),
     # one row is a claim, judged
     "verdicts": Schema(
@@ -294,3 +311,32 @@ def sign_agreement(name: str, of: Mapping[str, str], edges: pd.DataFrame, eviden
     value = joined.groupby(["item", "cluster", "split"], sort=True)["agrees"].mean().reset_index()
     fixed = {"experiment": name, "arm": "effect", "draw": 0, "strength": 1.0, "outcome": "agreement"}
     return validate_table(value.rename(columns={"agrees": "value"}).assign(**fixed), "evidence")
+
+
+def contrasts(name: str, of: tuple[str, ...], outcomes: Iterable[str], evidence: pd.DataFrame) -> pd.DataFrame:
+    """Evidence rows that compare two experiments A and B on the same items, arm by arm and draw by draw:
+
+        difference:<o>          A's o minus B's o
+        interaction:<o>,<p>     (A's o - A's p) - (B's o - B's p), as in a double dissociation
+
+    Raises InputError where an outcome is neither, or is measured by one of the two only.
+    """
+    rows = evidence[evidence["experiment"].isin(of)]
+    index = ["item", "cluster", "split", "arm", "draw"]
+    wide = rows.pivot_table(index=index, columns=["experiment", "outcome"], values="value", sort=True)
+    made = []
+    for outcome in outcomes:
+        kind, _, rest = outcome.partition(":")
+        terms = [(+1.0, rest)] if kind == "difference" else list(zip((1.0, -1.0), rest.split(","), strict=False))
+        needed = [(experiment, term) for experiment in of for _, term in terms]
+        if kind not in ("difference", "interaction") or len(of) != 2 or len(terms) != 1 + (kind == "interaction"):
+            raise InputError(
+                f"experiment '{name}': unknown outcome '{outcome}' of a contrast of {', '.join(of) or 'none'}."
+            )
+        for experiment, term in needed:
+            if (experiment, term) not in wide:
+                raise InputError(f"experiment '{name}': '{experiment}' does not measure '{term}'.")
+        value = sum(sign * (wide[of[0], term] - wide[of[1], term]) for sign, term in terms)
+        made.append(value.dropna().rename("value").reset_index().assign(outcome=outcome))
+    fixed = {"experiment": name, "strength": 1.0}
+    return validate_table(pd.concat(made, ignore_index=True).assign(**fixed), "evidence")

@@ -1,0 +1,88 @@
+"""The figures of the addition case draw from tables alone, and their titles state the numbers of the tables."""
+
+import itertools
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from biology.case import load_case
+from biology.config import InputError
+from biology.figures import draw
+from biology.tables import table
+
+ROOT = Path(__file__).parents[1]
+CASE = load_case(ROOT, "addition")
+VALUES = {"effect": 0.75, "match": 0.25, "donor": 0.2, "position": 0.1, "direction": 0.1, "shuffle": 0.5}
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pd.DataFrame]:
+    items = [item for item in CASE.items if item.split == "heldout" and item.factors["set"] == "calc"][:12]
+    prompts = [
+        {
+            "item": item.item, "text": item.text, "answer": item.answer, "answer_token": 1, "top1": item.answer,
+            "probability": 0.9, "correct": True, "cluster": item.cluster, "split": item.split, "role": item.role,
+        }
+        for item in items
+    ]  # fmt: skip
+    evidence = [
+        {
+            "item": item.item, "cluster": item.cluster, "split": item.split, "experiment": name, "arm": arm, "draw": 0,
+            "strength": -1.0, "outcome": outcome, "value": VALUES[arm],
+        }
+        for name, experiment in CASE.experiments.items()
+        for item, arm, outcome in itertools.product(items, ["effect", *experiment.controls], experiment.outcomes)
+    ]  # fmt: skip
+    operands = [
+        {
+            "transcoders": "own", "at": at, "layer": 0, "feature": feature, "model": "g(a+b)", "family": family, "r2": 0.9,
+            "digit": "range", "width": 3, "frequency": 1, "active": 20, "activity": 1.0, "label": "sum",
+        }
+        for feature, (at, family) in enumerate([("-4", "add"), ("last", "lookup"), ("last", "sum"), ("last", "other")])
+    ]  # fmt: skip
+    plots = [
+        {"at": row["at"], "layer": 0, "feature": row["feature"], "a": a, "b": b, "activation": float(a == b)}
+        for row in operands
+        for a, b in itertools.product(range(20), repeat=2)
+    ]
+    members = [
+        {
+            "item": items[0].item,
+            "supernode": "lookup",
+            "layer": 0,
+            "pos": 6,
+            "feature": 1,
+            "activation": 1.0,
+            "share": 1.0,
+        }
+    ]
+    made = {
+        "prompts": prompts,
+        "evidence": evidence,
+        "operands": operands,
+        "operand_plots": plots,
+        "supernodes": members,
+    }
+    return {name: table(name, rows) for name, rows in made.items()}
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("operand_plots", "lookups and sums hold 67% of the activity at the equals sign; 0 of 2 read ones digits"),
+        ("class_composition", "75% of the influence belongs to add-functions, lookups and sums; 50% with shuffled"),
+        ("pathways", "the interaction of the two inhibitions is 0.75"),
+        ("lookup_swap", "donor's sum in 75%; swapping lookups of ones digits its ones digit in 75%"),
+        ("wiring", "point to its sum features: area 0.75, with exchanged plots 0.50"),
+    ],
+)
+def test_a_figure_states_what_it_shows(tables, name, title):
+    drawn = draw(name, tables, CASE)
+    assert title in drawn["svg"].decode().replace("&apos;", "'") and drawn["png"].startswith(b"\x89PNG")
+    assert draw(name, tables, CASE) == drawn
+
+
+def test_another_case_does_not_know_them(tables):
+    with pytest.raises(InputError, match="unknown figure 'wiring'"):
+        draw("wiring", tables, load_case(ROOT, "multi_hop"))

@@ -1,0 +1,144 @@
+"""What operand plots say of prompts, on a toy case whose numbers can be worked out by hand."""
+
+from dataclasses import replace
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from toy_case import prompts_frame, toy_bench
+
+from biology.activations import cache_features
+from biology.case import Experiment, OperandCondition, Operands, SupernodeRule
+from biology.config import AttributionConfig, InputError
+from biology.graph_tables import traced
+from biology.model import encode
+from biology.operand_tables import (
+    Plots,
+    _auc,
+    _fires,
+    class_evidence,
+    grid_prompts,
+    operand_evidence,
+    read_grid,
+    shuffled,
+)
+from biology.supernodes import Finder
+
+OUTCOMES = ("class_share", "class_fraction", "lookup_present", "label_wrong", "decimal_share",
+            "share:add", "share:lookup", "share:sum", "share:constant", "share:other", "share:error")  # fmt: skip
+CLASSES = Experiment(kind="classes", outcomes=OUTCOMES)
+
+
+def grid_bench(model, experiments):
+    """Four scored items of the toy case, and a grid of 12 x 12 pairs `w<a> w<b>` that selects."""
+    frame = prompts_frame().assign(a="0", b="0", plain="", wrong_plain="")
+    more = [
+        frame.iloc[1].to_dict()
+        | {"item": f"g-{a}-{b}", "text": f"w{a} w{b}", "a": str(a), "b": str(b), "role": "select"}
+        for a in range(12)
+        for b in range(12)
+    ]
+    bench = toy_bench(model, experiments, prompts=pd.concat([frame, pd.DataFrame(more)], ignore_index=True))
+    rules = {"first": SupernodeRule(at="-2", operands=OperandCondition(family="add"))}
+    case = bench.case.model_copy(update={"operands": Operands(first="a", second="b"), "supernodes": rules})
+    return replace(bench, case=case)
+
+
+def test_a_feature_of_the_first_word_is_an_add_function_there(tiny_model):
+    """With causal attention nothing at the first word depends on the second: every feature there is f(a)."""
+    bench = grid_bench(tiny_model("llama"), {})
+    operands, plots = read_grid(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache)
+    first = operands[(operands["at"] == "-2") & (operands["transcoders"] == "own")]
+    varying = first[first["family"] != "constant"]
+    assert len(varying) and set(varying["model"]) == {"f(a)"} and varying["r2"].min() > 0.99
+    assert set(operands["transcoders"]) == {"own", "shuffled"} and set(operands["at"]) == {"-2", "last"}
+    cell = plots[plots["at"] == "-2"].iloc[0]
+    place = bench.place[f"g-{cell['a']}-{cell['b']}"]
+    value = bench.cache.at(*(torch.tensor([n]) for n in (place, cell["layer"], 1, cell["feature"])))
+    assert float(value) == pytest.approx(cell["activation"])
+
+
+def test_a_rule_takes_features_by_their_plot_and_position(tiny_model):
+    bench = grid_bench(tiny_model("llama"), {})
+    active = Finder(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache).active("-2")
+    column = int(active[bench.place["i0"]].indices[0])
+    width = max(bench.transcoders.n_features)
+    row = {"transcoders": "own", "layer": column // width, "feature": column % width, "digit": "ones"}
+    table = pd.DataFrame([{**row, "at": "-2", "family": "add"}])
+    finder = Finder(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache, table)
+    item = bench.prompts.iloc[bench.place["i0"]].to_dict()
+
+    def members(**fields):
+        rule = SupernodeRule(at="-2", operands=OperandCondition(**{"family": "add", **fields}))
+        found = finder.select(rule, "name", item)
+        return [(int(found.layer[i]), int(found.feature[i])) for i in range(len(found.layer))]
+
+    assert members() == members(digit=("ones", "range")) == [(column // width, column % width)]
+    assert members(family="sum") == members(digit=("range",)) == []
+    assert not finder.plotted(SupernodeRule(at="last", operands=OperandCondition(family="add"))).size
+
+
+def test_an_operand_that_is_no_number_is_refused(tiny_model):
+    bench = grid_bench(tiny_model("llama"), {})
+    wrong = bench.prompts.assign(a="x")
+    with pytest.raises(InputError, match="operand a 'x' is not in"):
+        grid_prompts(bench.case, wrong)
+
+
+def test_shuffled_transcoders_keep_every_length(tiny_model):
+    bench = toy_bench(tiny_model("llama"), {})
+    null = shuffled(bench.transcoders, 0)
+    for before, after in zip(bench.transcoders.layers, null.layers, strict=True):
+        assert torch.allclose(before.W_enc.norm(dim=-1), after.W_enc.norm(dim=-1), rtol=1e-5)
+        assert not torch.allclose(before.W_dec, after.W_dec)
+        assert torch.equal(before.b_enc, after.b_enc)
+
+
+def test_shares_of_families_add_up_to_one(tiny_model):
+    bench = grid_bench(tiny_model("llama"), {"classes": CLASSES})
+    operands, _ = read_grid(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache)
+    bench = replace(bench, operands=operands)
+    place, settings = bench.place["i1"], AttributionConfig()
+    graph = traced(bench, place, [int(bench.prompts["answer_token"][place])], settings)
+    rows = pd.DataFrame(class_evidence(Plots(bench), "classes", CLASSES, place, graph, settings))
+    for arm in ("effect", "shuffle"):
+        found = rows[rows["arm"] == arm].set_index("outcome")["value"]
+        assert found[[name for name in OUTCOMES if name.startswith("share:")]].sum() == pytest.approx(1.0)
+        families = sum(found[f"share:{family}"] for family in ("add", "lookup", "sum"))
+        assert found["class_share"] == pytest.approx(families)
+    everything = operands.assign(family="lookup", label="sum", frequency=10)
+    rows = pd.DataFrame(
+        class_evidence(Plots(replace(bench, operands=everything)), "classes", CLASSES, place, graph, settings)
+    )
+    found = rows[rows["arm"] == "effect"].set_index("outcome")["value"]
+    assert found["label_wrong"] == found["decimal_share"] == found["lookup_present"] == 1.0
+
+
+def test_reuse_is_whole_on_the_same_prompt_and_partial_on_another(tiny_model):
+    reuse = Experiment(kind="reuse", of=("own",), outcomes=("shared_activity",), controls=("donor",))
+    frame = prompts_frame()
+    frame = frame.assign(plain=frame["item"], wrong_plain=frame["donor"])
+    bench = toy_bench(tiny_model("llama"), {"reuse": reuse}, prompts=frame)
+    rows = operand_evidence(bench)
+    means = rows.groupby("arm")["value"].mean()
+    assert means["effect"] == pytest.approx(1.0) and means["donor"] < 0.99
+
+
+def test_area_under_the_curve_and_where_a_sum_feature_fires():
+    assert _auc(np.array([1.0, 2.0, 3.0, 4.0]), [False, False, True, True]) == 1.0
+    assert _auc(np.array([1.0, 1.0, 1.0]), [True, False, False]) == 0.5
+    sums = np.array([0, 1, 2, 2])
+    fires = _fires(np.array([[0.0, 1.0], [1.0, 0.2], [2.0, 0.0], [2.0, 0.0]]), sums)
+    assert fires[:3].tolist() == [[False, True], [True, False], [True, False]] and not fires[3:].any()
+
+
+def test_the_null_runs_on_the_prompts_of_the_grid(tiny_model):
+    bench = grid_bench(tiny_model("llama"), {})
+    operands, _ = read_grid(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache)
+    null = shuffled(bench.transcoders, 0)
+    grid = grid_prompts(bench.case, bench.prompts)
+    cache = cache_features(bench.model, null, [encode(bench.model, text) for text in grid["text"]])
+    row = operands[operands["transcoders"] == "shuffled"].iloc[0]
+    mine = (cache.layer == row["layer"]) & (cache.feature == row["feature"]) & (cache.pos == 2)
+    assert int(mine.sum()) == row["active"]
