@@ -77,7 +77,7 @@ def title(name, tables):
 def test_titles_state_what_was_measured():
     tables = tables_with()
     assert title("planning_census", tables) == (
-        "75% of the planned word's features fire at the newline, 5.0% elsewhere in line 1"
+        "75% of the planned word's features fire at the newline, 5% at the comma before it, 5.0% elsewhere in line 1"
     )
     assert title("position_sweep", tables).startswith(
         "The same push makes the line end in the injected word in 75% of couplets at the newline, in at most 0%"

@@ -6,7 +6,7 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from biology.drawing import BOLD, blank, canvas, captioned, colour, label, signed, size, text_width, words
-from biology.figures import DASHED, experiments, interval, judged_strength
+from biology.figures import experiments, interval, judged_strength
 from biology.tables import Tables
 
 
@@ -33,24 +33,25 @@ def planning_census(tables: Tables, subject: str | None = None, case=None) -> Fi
         left.bar(x, mean, color=tint, width=0.68)
         left.plot([x, x], [low, high], color=colour("text.color"), linewidth=0.8)
     other = interval(planned[planned["arm"] == "shuffle"])[0]
-    left.plot([len(order) - 1.45, len(order) - 0.55], [other] * 2, color="C4", linewidth=1.6)
-    left.annotate("another word's features", (len(order) - 1, other), xytext=(-14, 9), textcoords="offset points",
-                  ha="right", color="C4", fontsize=size(-1))  # fmt: skip
+    at_newline = [len(order) - 1.4, len(order) - 0.6]
+    left.plot(at_newline, [other] * 2, color="C4", linewidth=2.2, label="features of another word, at the newline")
+    left.legend(loc="upper left")
     left.set_xticks(range(len(order)), [label(tokens[number]) for number in order], rotation=45, ha="right")
     left.set(ylabel="share that fires", title="Features of the planned word")
     probe = rows[rows["outcome"] == "probe"]
-    names = {"effect": "newline", "position": "end of the rhyme", "shuffle": "rhyme alone\n(a guess)"}
+    names = {"effect": "newline", "position": "end of\nthe rhyme", "shuffle": "a guess from\nthe rhyme"}
     for x, (arm, tint) in enumerate(zip(names, ("C0", "C2", "C4"), strict=True)):
         mean, low, high = interval(probe[probe["arm"] == arm])
         right.bar(x, mean, color=tint, width=0.68)
         right.plot([x, x], [low, high], color=colour("text.color"), linewidth=0.8)
     right.set_xticks(range(len(names)), names.values(), fontsize=size(-1))
     right.set(ylabel="right", title="Linear probe", ylim=(0, 1.05))
-    at = means[sites.index("last")][0]
-    rest = np.mean([means[number][0] for number in range(len(sites) - 1)])
+    at, comma = (means[sites.index(site)][0] for site in ("last", "-2"))
+    rest = np.mean([mean for number, (mean, *_) in means.items() if sites[number] not in ("last", "-2")])
     return captioned(
         figure,
-        f"{at:.0%} of the planned word's features fire at the newline, {rest:.1%} elsewhere in line 1",
+        f"{at:.0%} of the planned word's features fire at the newline, {comma:.0%} at the comma before it, {rest:.1%} "
+        "elsewhere in line 1",
         "Left: features that fire for a last word more than for all others together, chosen on couplets with other theme "
         "words and other line ends; the share of them that fires on held-out couplets, by position in line 1 (tokens of "
         "the paper's prompt stand for all prompts). Right: how often a linear probe on the residual stream names the "
@@ -90,7 +91,7 @@ def position_sweep(tables: Tables, subject: str | None = None, case=None) -> Fig
         f"{best:.0%} at any other position",
         "The plan of the donor is added, and the prompt's own taken away, at one position of line 1 at a time; a greedy line "
         "is written after each. Held-out couplets, 95 % bands over rhyme families; tokens of the paper's prompt stand for "
-        "all prompts. The first panel injects a word that rhymes, the second a word of another rhyme family.",
+        "all prompts.",
     )
 
 
@@ -125,7 +126,7 @@ def rewritten_lines(tables: Tables, subject: str | None = None, case=None) -> Fi
         rest, _, last = line.rpartition(" ")
         axes.text(first + second, y, label(rest), va="center")
         axes.text(
-            first + second + text_width(label(rest) + " x", size()),
+            first + second + text_width(label(rest), size()) + 0.05,
             y,
             label(last),
             va="center",
@@ -168,7 +169,6 @@ def carriers(tables: Tables, subject: str | None = None, case=None) -> Figure:
     where = {"effect": "newline", "position": "comma (control)"}
     axes.set_yticks([-row for row in range(len(bars))], [f"{words(name)}: {where[arm]}" for name, arm in bars])
     axes.tick_params(axis="y", length=0)
-    axes.axvline(0.5, color=colour("text.color"), linewidth=0.6, linestyle=DASHED)
     axes.set(xlim=(0, 1), xlabel="share of lines by the word that ends them")
     figure.legend(loc="outside upper right", ncols=3)
     shown = {name: shares[name, "effect", "line_ends_donor"] for name in names}

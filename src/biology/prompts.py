@@ -119,7 +119,7 @@ def rhyme_planning(corpus: Corpus) -> pd.DataFrame:
             "answer": second[cut], "cluster": family, "split": family_split(family), "role": role, "set": of,
             "theme": theme, "ending": ending, "family": family, "word": word, "first": second[0], "later": second[3],
             "theme_fold": theme_fold[kind[theme], theme], "ending_fold": ending_fold[family, ending],
-            "said": f"to {ending}", "spoken": "" if role == "select" else f"{name}-last", "donor": "", "wrong_donor": "",
+            "spoken": "" if role == "select" else f"{name}-last", "donor": "", "wrong_donor": "",
         }  # fmt: skip
 
     rows = [row(couplet, "select", "taught") for key in sorted(selecting) for couplet in selecting[key][:SELECTING]]
