@@ -19,7 +19,7 @@ FLOORS = [
     # torch
     ["organism", "graph", "weights", "checkpoint"],
     ["model", "layouts"],
-    ["transcoders"],
+    ["transcoders", "cell_outcomes"],
     ["activations", "replacement"],
     ["dictionary_training", "behaviour", "targets", "direct_effects", "graph_json", "global_weights"],
     ["stream_effects", "carried", "selection"],
@@ -27,11 +27,11 @@ FLOORS = [
     ["attribution", "supernodes", "interventions"],
     ["controls", "residuals"],
     ["perturbation"],
-    ["graph_tables"],
+    ["graph_tables", "sharing"],
     # torch-free again: what tables say, drawn and told
     ["statistics"],
     ["claims"],
-    ["procedure", "drawing", "viewer"],
+    ["procedure", "drawing", "viewer", "contrasts"],
     ["prompt_figures"],
     ["figures"],
     ["report"],
@@ -43,7 +43,7 @@ FLOORS = [
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens"}
 LIGHT = [
-    *("config", "case", "artefacts", "tables", "corpus", "prompts", "cards", "statistics", "claims", "procedure"),
+    *("config", "case", "artefacts", "tables", "corpus", "prompts", "cards", "statistics", "claims", "procedure", "contrasts"),
     *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
 ]
 """Modules that start without torch: what the Snakefile, `biology --help`, judging, drawing and writing need."""

@@ -17,7 +17,7 @@ import re
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from biology.config import InputError, Strict, read_yaml, validate
 
@@ -105,23 +105,31 @@ class Experiment(Strict):
 
     `inhibit` holds a supernode at M times its clean activation (1 does nothing, 0 ablates, -1 flips the sign);
     `swap` holds one at -M times and another at M times its activation on the donor prompt; `inject` does the latter
-    alone. `graph` and `signs` perturb nothing: path shares of the attribution graph, and whether its signs foretell the
-    effects of inhibitions.
+    alone. `graph`, `signs` and `sharing` perturb nothing: path shares of the attribution graph, whether its signs
+    foretell the effects of inhibitions, what prompts of several languages have in common. `contrast` compares two
+    experiments item by item; `crossover` asks how much the strength at which a swap takes over varies between levels of
+    a factor.
     """
 
-    kind: Literal["inhibit", "inject", "swap", "graph", "signs"]
+    kind: Literal["inhibit", "inject", "swap", "graph", "signs", "contrast", "sharing", "crossover"]
     inhibit: str | None = None
     """Supernode held at multiples of its clean activation."""
     inject: str | None = None
-    """Supernode of the donor prompt (columns `donor` and, for the control, `wrong_donor` of the prompt set)."""
+    """Supernode of the donor prompt."""
+    donor: str = "donor"
+    """Column of the prompt set that names the donor prompt; that of the wrong donor is called `wrong_<donor>`."""
     only: dict[str, str] = {}
     """Restricts the scored prompts to those with these levels of factors."""
     strengths: tuple[float, ...] = (0.0,)
     """Multipliers M; where there are several, development prompts decide."""
+    suppress: float = Field(default=1.0, ge=0)
+    """`swap`: what is inhibited is held at minus this share of M times its clean activation."""
     depths: tuple[float, ...] = (1.0,)
     """Constrained patching: share of the layers that are held, from below; development prompts decide."""
     direction: Literal["increase", "decrease"] = "increase"
     """Where the first outcome is to go when development prompts decide."""
+    attention: Literal["frozen", "live"] = "frozen"
+    """Whether attention patterns stay as on the clean prompt, as in the attribution graph, or follow the perturbation."""
     elsewhere: str = "1"
     """Position (as in a supernode's `at`) of the `position` control."""
     dose: bool = False
@@ -131,7 +139,13 @@ class Experiment(Strict):
     source: str | None = None
     """`graph`: the factor at whose tokens the paths of `shortcut` and `source_share` start."""
     of: tuple[str, ...] = ()
-    """`signs`: the inhibitions whose effects are compared with the graph."""
+    """`signs`: the inhibitions whose effects are compared with the graph. `contrast`: the two that are
+    compared. `crossover`: one with `dose`, whose last two outcomes are the probabilities of what takes over and of what
+    gives way. `sharing`: the supernodes whose members are looked at together."""
+    share: float = Field(default=1.0, gt=0)
+    """`contrast`: the share of the second experiment's outcome that is taken off the first one's."""
+    by: str | None = None
+    """`crossover`: the factor whose levels are compared."""
     controls: tuple[Literal["match", "donor", "position", "shuffle", "direction", "clean"], ...] = ("match",)
     outcomes: tuple[str, ...] = Field(min_length=1)
     prompts: tuple[str, ...] = ()
@@ -184,13 +198,21 @@ class Claim(Strict):
     source: Source
     gate: str = "correct"
     """Boolean column of the `prompts` table that an item must pass to be scored."""
-    parts: tuple[Part, ...] = Field(min_length=1)
+    parts: tuple[Part, ...] = ()
+    untestable: str | None = None
+    """Why no model of this project can be asked (no prompts, no such ability); then there are no parts."""
     minimum_n: int = Field(default=256, gt=0)
     """Fewest items that must pass the gate."""
     registered: datetime.date
     amended: tuple[Amendment, ...] = ()
     expected: dict[str, Verdict] = {}
     """Verdict expected on models that lack the mechanism, written down before they were trained."""
+
+    @model_validator(mode="after")
+    def _parts_or_reason(self) -> Claim:
+        if bool(self.parts) == bool(self.untestable):
+            raise ValueError("a claim has either parts or a reason why it is `untestable`.")
+        return self
 
     @field_validator("amended", mode="before")
     @classmethod
@@ -252,8 +274,9 @@ def load_case(root: str | Path, name: str) -> Case:
     for label, experiment in file.experiments.items():
         for supernode in filter(None, (experiment.inhibit, experiment.inject, experiment.through)):
             _known(path, f"experiments.{label}", "supernode", supernode, file.supernodes)
+        named = ("supernode", file.supernodes) if experiment.kind == "sharing" else ("experiment", file.experiments)
         for other in experiment.of:
-            _known(path, f"experiments.{label}", "experiment", other, file.experiments)
+            _known(path, f"experiments.{label}", named[0], other, named[1])
         for prompt in experiment.prompts:
             _known(path, f"experiments.{label}", "prompt", prompt, file.prompts)
     fields = {key: value for key, value in file if key != "prompt_set"}

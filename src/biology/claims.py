@@ -44,6 +44,8 @@ ALPHA = 0.01
 """Largest Holm-corrected p of a replicated claim."""
 EXACT = 1e-5
 """Largest row residual of a float32 graph whose numbers may be judged (incoming edges + bias = pre-activation)."""
+NO_PART = Part(name="none", experiment="none", outcome="none", control="none", direction="increase", minimum=1.0)
+"""Stands in the tables for a claim that no part can test."""
 SIGN = {"increase": 1.0, "decrease": -1.0, "equivalent": 1.0}
 
 
@@ -149,7 +151,7 @@ def measure(
             "another cluster or split there. Make both tables again."
         )
     heldout = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]
-    pairs = [(claim, part) for claim in claims for part in claim.parts]
+    pairs = [(claim, part) for claim in claims for part in claim.parts or (NO_PART,)]
     return tuple(_measure_part(claim, part, evidence, heldout, meta, settings) for claim, part in pairs)
 
 
@@ -157,6 +159,8 @@ def _measure_part(
     claim: Claim, part: Part, evidence: pd.DataFrame, heldout: pd.DataFrame, meta: Meta, settings: StatisticsConfig
 ) -> Measured:
     where = f"claim '{claim.id}', part '{part.name}'"
+    if claim.untestable:
+        return Measured(claim, part, meta, passed=0, attempted=0, untestable=claim.untestable)
     for column, level in meta.scope.get(part.experiment, {}).items():
         heldout = heldout.loc[heldout[column] == level]
     if claim.gate not in heldout or heldout[claim.gate].dtype != bool:

@@ -11,6 +11,7 @@ bootstrap over clusters. How things look is decided in `drawing.py` and `paper.m
 
 from __future__ import annotations
 
+import runpy
 from collections.abc import Callable
 from typing import Any
 
@@ -81,7 +82,7 @@ def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = N
     axes.set(ylim=(-len(groups) + 0.5, 0.5), xlabel=", ".join(outcomes))
     if all(rows["value"].between(0, 1).all() for _, _, rows in groups):
         axes.set_xlim(-0.02, 1.02)
-    handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **_look(arm))[0] for arm in arms]
+    handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **look(arm))[0] for arm in arms]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(arms), columnspacing=1.1, handletextpad=0.2)
     return captioned(
         figure,
@@ -92,9 +93,9 @@ def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = N
 
 
 def _draw_interval(axes: Axes, rows: pd.DataFrame, arm: str, y: float) -> None:
-    mean, low, high = _interval(rows)
-    axes.plot([low, high], [y, y], color=_look(arm)["color"], linewidth=1.5 if arm == "effect" else 0.9)
-    axes.plot(mean, y, linestyle="none", **_look(arm))
+    mean, low, high = interval(rows)
+    axes.plot([low, high], [y, y], color=look(arm)["color"], linewidth=1.5 if arm == "effect" else 0.9)
+    axes.plot(mean, y, linestyle="none", **look(arm))
 
 
 def dose_response(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
@@ -110,9 +111,9 @@ def dose_response(tables: Tables, subject: str | None = None, case: Case | None 
         for arm in [arm for arm in reversed(ARMS) if arm in set(rows["arm"]) and arm != "clean"]:
             here = rows[rows["arm"] == arm]
             doses = sorted(set(here["strength"]))
-            mean, low, high = np.array([_interval(here[here["strength"] == dose]) for dose in doses]).T
-            axes.fill_between(doses, low, high, color=_look(arm)["color"], alpha=0.18, linewidth=0)
-            shown[arm] = axes.plot(doses, mean, linewidth=1.8 if arm == "effect" else 1.1, **_look(arm))[0]
+            mean, low, high = np.array([interval(here[here["strength"] == dose]) for dose in doses]).T
+            axes.fill_between(doses, low, high, color=look(arm)["color"], alpha=0.18, linewidth=0)
+            shown[arm] = axes.plot(doses, mean, linewidth=1.8 if arm == "effect" else 1.1, **look(arm))[0]
         judged = _base(tables["evidence"], experiment)
         if len(judged) == 1:
             axes.axvline(judged[0], color=colour("text.color"), linewidth=0.8, linestyle=DASHED, zorder=0)
@@ -144,15 +145,15 @@ def path_share(tables: Tables, subject: str | None = None, case: Case | None = N
         effect = found[found["arm"] == "effect"]
         for arm in [arm for arm in ("match", "effect") if arm in set(found["arm"])]:
             here = found[found["arm"] == arm]
-            tint = _look(arm)["color"]
+            tint = look(arm)["color"]
             counts = np.convolve(np.histogram(here["value"], bins)[0], [0.25, 0.5, 0.25], mode="same")
             heights = base + 0.62 * counts / max(counts.max(), 1e-12)
             centres = (bins[1:] + bins[:-1]) / 2
             axes.fill_between(centres, base, heights, color=tint, alpha=0.4 if arm == "effect" else 0.25, linewidth=0)
             axes.plot(centres, heights, color=tint, linewidth=1.1)
             _draw_interval(axes, here, arm, base - 0.09)
-            mean = _interval(here)[0]
-            if arm == "effect" or abs(mean - _interval(effect)[0]) > 0.05:  # else the numbers would overlap
+            mean = interval(here)[0]
+            if arm == "effect" or abs(mean - interval(effect)[0]) > 0.05:  # else the numbers would overlap
                 axes.text(mean, base + 0.7, f"{mean:.0%}", color=tint, ha="center", fontsize=size(-1), weight=BOLD)
     axes.set_yticks([0.3 - row for row in range(len(names))], [label(words(name)) for name in names])
     axes.tick_params(axis="y", length=0)
@@ -160,7 +161,7 @@ def path_share(tables: Tables, subject: str | None = None, case: Case | None = N
     axes.set(ylim=(-len(names) + 0.8, 0.95), xlabel="share of |influence|")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     arms = [arm for arm in ("effect", "match") if arm in set(rows["arm"])]
-    handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **_look(arm))[0] for arm in arms]
+    handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **look(arm))[0] for arm in arms]
     figure.legend(handles=handles, loc="outside upper right", ncols=2)
     return captioned(
         figure,
@@ -269,7 +270,7 @@ def _with_donor_kind(rows: pd.DataFrame, tables: Tables) -> pd.DataFrame:
     return rows.assign(donor_kind=rows["donor"].map(kinds))
 
 
-def _interval(rows: pd.DataFrame) -> tuple[float, float, float]:
+def interval(rows: pd.DataFrame) -> tuple[float, float, float]:
     """Mean over clusters of the means over items, and its interval."""
     items = rows.groupby(["cluster", "item"], sort=True)["value"].mean()
     means = items.groupby(level="cluster", sort=True).mean().to_numpy()[:, None]
@@ -277,7 +278,7 @@ def _interval(rows: pd.DataFrame) -> tuple[float, float, float]:
     return float(means.mean()), float(low[0]), float(high[0])
 
 
-def _look(arm: str) -> dict[str, Any]:
+def look(arm: str) -> dict[str, Any]:
     _, tint, marker, points = ARM[arm]
     return {"color": colour(tint), "marker": marker, "markersize": points}
 
@@ -292,6 +293,22 @@ FIGURES: dict[str, Callable[..., Figure]] = {
 }
 
 
+def own_figures(case: Case | None) -> dict[str, Callable[..., Figure]]:
+    """`FIGURES` of the case's own `case.py`; none if it has no such file."""
+    path = case.folder / "case.py" if case else None
+    if path is None or not path.is_file():
+        return {}
+    return dict(runpy.run_path(str(path))["FIGURES"])
+
+
+def scored(tables: Tables, experiment: str) -> pd.DataFrame:
+    """Evidence of one experiment (or `<name>/dose`) on the scored held-out items that pass its gate, with their factors."""
+    found = _experiments(tables, experiment.partition("/")[0], experiment, lambda _: True)
+    if experiment not in found:
+        raise InputError(f"table 'evidence' has no held-out rows of '{experiment}', only of {', '.join(found)}.")
+    return found[experiment]
+
+
 def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes]:
     """The figure `name` of `case.yaml` as {"svg": bytes, "png": bytes}.
 
@@ -300,10 +317,11 @@ def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes
     `InputError` if there is no such figure, or the tables hold nothing to draw.
     """
     kind, _, subject = name.partition("-")
-    if kind not in FIGURES:
-        raise InputError(f"unknown figure '{name}'. Figures: {', '.join(FIGURES)}.")
+    known = FIGURES | own_figures(case)
+    if kind not in known:
+        raise InputError(f"unknown figure '{name}'. Figures: {', '.join(known)}.")
     if case is not None and "parts" in tables:
         tables = {**tables, "parts": tables["parts"][tables["parts"]["case"] == case.name]}
     with styled():
-        figure = FIGURES[kind](tables, subject or None, case)
+        figure = known[kind](tables, subject or None, case)
     return {"svg": svg(figure), "png": png(figure)}

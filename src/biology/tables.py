@@ -142,6 +142,19 @@ SCHEMAS: dict[str, Schema] = {
 }  # fmt: skip
 
 
+def stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of one kind, one after the other; empty ones have no say in the types."""
+    listed = list(frames)
+    filled = [frame for frame in listed if len(frame)]
+    return pd.concat(filled, ignore_index=True) if filled else listed[0]
+
+
+def donor_columns(prompts: pd.DataFrame) -> list[str]:
+    """Columns of a prompt set that name donor prompts: `donor` and `<what>_donor`; wrong donors stand in `wrong_<column>`."""
+    named = [str(column) for column in prompts.columns if str(column) == "donor" or str(column).endswith("_donor")]
+    return [column for column in named if not column.startswith(("wrong_", "correct_with_"))]
+
+
 def _schema(name: str) -> Schema:
     if name not in SCHEMAS:
         raise InputError(f"unknown table '{name}'. Tables: {', '.join(SCHEMAS)}.")
