@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from multi_hop_tables import claim, evidence_rows, prompt_rows, swap
 
+from biology.case import Claim
 from biology.claims import Meta, dev_strength, judge, judge_all, measure
 from biology.config import InputError, StatisticsConfig
 from biology.procedure import procedure_check, procedure_table
@@ -406,3 +407,16 @@ def test_the_procedure_is_checked_with_the_clusters_and_the_noise_of_the_data():
     row = one(frame)
     assert row["claim"] == "multihop-7" and row["clusters"] == 50 and row["items"] == 300
     assert row["within"] == pytest.approx(0.3, abs=0.06) and row["power"] >= 0.9 and row["false_positive"] <= 0.01
+
+
+def test_a_claim_that_nothing_can_test_says_why():
+    claim = Claim(
+        id="c-9", title="", paper_says="", source={"section": "", "confidence": "memory"}, registered="2026-01-01",
+        untestable="needs two sizes of model",
+    )  # fmt: skip
+    evidence, prompts = table("evidence", []), table("prompts", [])  # nothing was measured, and nothing is missed
+    judgement = judge_all(measure([claim], evidence, prompts, META))
+    assert judgement.verdicts["verdict"].tolist() == ["untestable"]
+    assert judgement.verdicts["reason"].tolist() == ["Needs two sizes of model."]
+    with pytest.raises(ValueError, match="either parts or a reason"):
+        Claim(id="c-9", title="", paper_says="", source=claim.source, registered="2026-01-01")

@@ -23,7 +23,9 @@ def rows(experiment: str, outcome: str, values: dict[str, float], strength: floa
     )  # fmt: skip
 
 
-def dose_curves(crossings: dict[str, float], clusters: int = 12, noise: float = 0.0) -> tuple[pd.DataFrame, pd.DataFrame]:
+def dose_curves(
+    crossings: dict[str, float], clusters: int = 12, noise: float = 0.0
+) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Curves of one item per cluster and language, that cross where they are told to."""
     rng = np.random.default_rng(0)
     items = [(f"c{number}-{language}", language) for number in range(clusters) for language in crossings]

@@ -43,7 +43,19 @@ FLOORS = [
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
 HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens"}
 LIGHT = [
-    *("config", "case", "artefacts", "tables", "corpus", "prompts", "cards", "statistics", "claims", "procedure", "contrasts"),
+    *(
+        "config",
+        "case",
+        "artefacts",
+        "tables",
+        "corpus",
+        "prompts",
+        "cards",
+        "statistics",
+        "claims",
+        "procedure",
+        "contrasts",
+    ),
     *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
 ]
 """Modules that start without torch: what the Snakefile, `biology --help`, judging, drawing and writing need."""

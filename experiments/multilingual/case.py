@@ -6,16 +6,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
-
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from biology.figures import ARM, DASHED, canvas, captioned, colour, interval, judged_strength, look, scored, size
+from biology.figures import ARM, DASHED, Case, canvas, captioned, colour, interval, judged_strength, look, scored, size
 from biology.tables import Tables
 
 LANGUAGES = ("en", "fr", "zh", "de", "es", "ru")
@@ -23,7 +20,7 @@ RELATIONS = ("opposite", "synonym", "category")
 EDITS = {"operation": ("relation", RELATIONS), "operand": ("language", LANGUAGES), "language": ("language", LANGUAGES)}
 
 
-def edit_matrix(tables: Tables, subject: str | None = None, case: Any = None) -> Figure:
+def edit_matrix(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
     """How often each edit gives the predicted cell: from every level to every other, and beside the controls."""
     figure = canvas(8.6, 4.4, layout="constrained")
     grid = figure.subplots(2, 3, height_ratios=[1.5, 1.0])
@@ -34,13 +31,12 @@ def edit_matrix(tables: Tables, subject: str | None = None, case: Any = None) ->
         effect = rows[rows["arm"] == "effect"]
         donors = tables["prompts"].set_index("item")
         # an operand becomes any other: its matrix is of languages and relations
-        across, titles = ("relation", RELATIONS) if edit == "operand" else (factor, levels)
+        titles = RELATIONS if edit == "operand" else levels
         to = effect["relation"] if edit == "operand" else effect[f"{edit}_donor"].map(donors[factor])
         share = effect["value"].groupby([effect[factor], to.rename("to")]).mean().unstack("to")
         _draw_matrix(grid[0, column], share.reindex(index=levels, columns=titles))
-        verb = {"operation": "operation", "operand": "operand, by language and relation", "language": "language"}[edit]
-        grid[0, column].set(title=f"change the {verb}", ylabel="from" if edit != "operand" else "language")
-        grid[0, column].set_xlabel("to" if edit != "operand" else across)
+        axis = ("in", "asked for") if edit == "operand" else ("from", "to")
+        grid[0, column].set(title=f"change the {edit}", ylabel=axis[0], xlabel=axis[1])
         arms = [arm for arm in ARM if arm in set(rows["arm"])]
         for place, arm in enumerate(arms):
             mean, low, high = interval(rows[rows["arm"] == arm])
@@ -53,7 +49,9 @@ def edit_matrix(tables: Tables, subject: str | None = None, case: Any = None) ->
         grid[1, column].set(xlim=(0, 1.12), xlabel="the predicted cell is said")
         grid[1, column].xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
         grid[1, column].tick_params(axis="y", length=0)
-    found = ", ".join(f"{edit} {means[edit, 'effect']:.0%} (random features {means[edit, 'match']:.0%})" for edit in EDITS)
+    found = ", ".join(
+        f"{edit} {means[edit, 'effect']:.0%} (random features {means[edit, 'match']:.0%})" for edit in EDITS
+    )
     return captioned(
         figure,
         f"The cell that an edit predicts is said: {found}",
@@ -79,12 +77,15 @@ def _draw_matrix(axes: Axes, share: pd.DataFrame) -> None:
         side.set_visible(False)
 
 
-def crossover_curves(tables: Tables, subject: str | None = None, case: Any = None) -> Figure:
+def crossover_curves(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
     """Probability of the old and of the predicted answer against the strength of the operation swap, by language."""
     rows = scored(tables, "operation_swap/dose")
     figure = canvas(8.6, 3.4, layout="constrained")
     grid = figure.subplots(2, 3, sharex=True, sharey=True).flatten()
-    curves = {"answer_probability": ("old answer", "C1"), "level_probability:expected_operation": ("predicted answer", "C0")}
+    curves = {
+        "answer_probability": ("old answer", "C1"),
+        "level_probability:expected_operation": ("predicted answer", "C0"),
+    }
     crossings = []
     for axes, language in zip(grid, LANGUAGES, strict=True):
         here = rows[rows["language"] == language]
@@ -113,24 +114,28 @@ def crossover_curves(tables: Tables, subject: str | None = None, case: Any = Non
     for axes in grid[::3]:
         axes.set_ylabel("probability")
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
+    held = case.experiments["operation_swap"].suppress if case else 1.0
     where = f"at M from {min(crossings):.2g} to {max(crossings):.2g}" if crossings else "nowhere"
     return captioned(
         figure,
         f"The new operation takes over {where}, in {len(crossings)} of {len(LANGUAGES)} languages",
-        "Held-out prompts of each language; the operation's features are held at -0.83 M and those of an English donor at M "
+        f"Held-out prompts of each language; the operation's features are held at {-held:g} M and those of an English donor at M "
         "times their activations. Solid: mean probability of the prompt's answer and of the predicted one, with 95 % bands over "
         "scales; dashed: the same with matched random features. The vertical line is where the predicted answer passes the old.",
     )
 
 
-def overlap_by_layer(tables: Tables, subject: str | None = None, case: Any = None) -> Figure:
+def overlap_by_layer(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
     """Overlap of active features between translations, and between unrelated prompts, by layer."""
     rows = scored(tables, "overlap")
     layers = sorted(int(one.partition(":")[2]) for one in set(rows["outcome"]) if one.startswith("overlap:"))
     figure = canvas(4.4, 3.0, layout="constrained")
     axes = figure.subplots()
     gaps = {}
-    for arm, name in (("effect", "the same question in another language"), ("shuffle", "another question in that language")):
+    for arm, name in (
+        ("effect", "the same question in another language"),
+        ("shuffle", "another question in that language"),
+    ):
         parts = [rows[(rows["outcome"] == f"overlap:{layer}") & (rows["arm"] == arm)] for layer in layers]
         mean, low, high = np.array([interval(part) for part in parts]).T
         axes.fill_between(layers, low, high, color=look(arm)["color"], alpha=0.2, linewidth=0)
@@ -149,7 +154,7 @@ def overlap_by_layer(tables: Tables, subject: str | None = None, case: Any = Non
     )
 
 
-def default_language(tables: Tables, subject: str | None = None, case: Any = None) -> Figure:
+def default_language(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
     """Which language's word the shared say-features promote most, beside random features."""
     rows = scored(tables, "default_language")
     figure = canvas(4.4, 2.6, layout="constrained")
@@ -183,7 +188,7 @@ def _judged(tables: Tables, experiment: str, outcome: str) -> pd.DataFrame:
     return rows[rows["strength"] == judged_strength(tables, experiment, rows["strength"])]
 
 
-FIGURES: dict[str, Callable[..., Figure]] = {
+FIGURES = {
     "edit_matrix": edit_matrix,
     "crossover_curves": crossover_curves,
     "overlap_by_layer": overlap_by_layer,

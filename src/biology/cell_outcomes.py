@@ -1,10 +1,10 @@
 """Outcomes about the cells of a factorial design: prompts that differ in one factor (operation, operand, language) only.
 
-    level_top1:<factor>          1 if the most probable token is the prompt's level of a factor: a bridge word, or the
-                                 answer of the cell that an edit is to lead to (a column such as `expected_language`)
-    level_probability:<factor>   the probability of that token
-    kept:<factor>+...            1 if the most probable token is not the prompt's answer, but that of a prompt which
-                                 shares these factors: something has changed, and these have not
+level_top1:<factor>          1 if the most probable token is the prompt's level of a factor: a bridge word, or the
+                             answer of the cell that an edit is to lead to (a column such as `expected_language`)
+level_probability:<factor>   the probability of that token
+kept:<factor>+...            1 if the most probable token is not the prompt's answer, but that of a prompt which
+                             shares these factors: something has changed, and these have not
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -56,7 +56,11 @@ def read_cells(
     """One number a row for each outcome, in the order of `cell_names`."""
     words = level[item]
     probabilities = probability.gather(1, words.clamp(min=0))
-    return [*(top[:, None] == words).double().T, *probabilities.T, *(mask[item, top].double() for mask in kept.values())]
+    return [
+        *(top[:, None] == words).double().T,
+        *probabilities.T,
+        *(mask[item, top].double() for mask in kept.values()),
+    ]
 
 
 def cell_names(level: Sequence[str], kept: Mapping[str, object]) -> list[str]:

@@ -34,7 +34,9 @@ def contrasts(
     for outcome in outcomes:
         kind, _, term = outcome.partition(":")
         if kind != "difference" or len(of) != 2:
-            raise InputError(f"experiment '{name}': unknown outcome '{outcome}' of a contrast of {', '.join(of) or 'none'}.")
+            raise InputError(
+                f"experiment '{name}': unknown outcome '{outcome}' of a contrast of {', '.join(of) or 'none'}."
+            )
         for experiment in of:
             if (experiment, term) not in wide:
                 raise InputError(f"experiment '{name}': '{experiment}' does not measure '{term}'.")
@@ -90,7 +92,9 @@ def crossing(lead: Float[np.ndarray, " strength"], strengths: Float[np.ndarray, 
     return float(strengths[after - 1] + (strengths[after] - strengths[after - 1]) * -low / (high - low))
 
 
-def variation(values: Float[np.ndarray, "item strength"], level: pd.Index, strengths: Float[np.ndarray, " strength"]) -> float:
+def variation(
+    values: Float[np.ndarray, "item strength"], level: pd.Index, strengths: Float[np.ndarray, " strength"]
+) -> float:
     """Coefficient of variation, over levels, of the strength at which the level's mean curve crosses zero."""
     found = [crossing(values[level == one].mean(0), strengths) for one in sorted(set(level))]
     return float(np.std(found, ddof=1) / np.mean(found)) if len(found) > 1 else 0.0

@@ -95,7 +95,8 @@ class Sharing:
 
     @cached_property
     def rows(self) -> list[dict[str, str]]:
-        return self.bench.prompts[list(CELL)].astype(str).to_dict("records")
+        columns = [self.bench.prompts[column].astype(str) for column in CELL]
+        return [dict(zip(CELL, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def translations(self, place: int, *, of_fold: bool = False) -> list[int]:
         """The same question in the other languages (`of_fold`: in those of the prompt's own fold)."""
