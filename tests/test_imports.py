@@ -19,7 +19,7 @@ FLOORS = [
     # torch
     ["organism", "graph", "weights", "checkpoint"],
     ["model", "layouts"],
-    ["transcoders", "number_outcomes"],
+    ["transcoders", "number_outcomes", "cell_outcomes"],
     ["activations", "replacement"],
     ["dictionary_training", "behaviour", "targets", "direct_effects", "graph_json", "global_weights", "carried"],
     ["stream_effects", "descent", "whole_graph"],
@@ -28,11 +28,11 @@ FLOORS = [
     ["controls", "residuals", "ablation"],
     ["perturbation"],
     ["operand_tables"],
-    ["graph_tables", "lines", "census"],
+    ["graph_tables", "lines", "census", "sharing"],
     # torch-free again: what tables say, drawn and told
     ["statistics"],
     ["claims"],
-    ["procedure", "drawing", "viewer"],
+    ["procedure", "drawing", "viewer", "contrasts"],
     ["prompt_figures"],
     ["figures"],
     ["report"],
@@ -56,6 +56,7 @@ LIGHT = [
         "statistics",
         "claims",
         "procedure",
+        "contrasts",
     ),
     *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
 ]

@@ -108,14 +108,14 @@ def test_a_swap_is_the_intervention_written_by_hand_and_outcomes_are_their_defin
         )
 
 
-def test_a_swap_may_hold_its_own_members_at_a_fixed_multiple(tiny_model):
-    """`own` = -M is the plain swap; at 1 and without the donor's push nothing changes."""
+def test_a_swap_may_only_take_its_own_members_out(tiny_model):
+    """`suppress` is the share of M at which they are inhibited: by default all of it, at 0 they are at zero."""
     bench = toy_bench(tiny_model("llama"), {"swap": SWAP})
     plain, same = (
-        bench.edits(one, [1, 2], Setting(2.0, 2)).edits for one in (SWAP, SWAP.model_copy(update={"own": -2.0}))
+        bench.edits(one, [1, 2], Setting(2.0, 2)).edits for one in (SWAP, SWAP.model_copy(update={"suppress": 1.0}))
     )
     assert torch.equal(plain.value, same.value)
-    taken_out = bench.edits(SWAP.model_copy(update={"own": 0.0}), [1], Setting(2.0, 2)).edits
+    taken_out = bench.edits(SWAP.model_copy(update={"suppress": 0.0}), [1], Setting(2.0, 2)).edits
     mine = {(site.layer, site.feature) for site in bench.sites["i0", "own"]}
     theirs = {(site.layer, site.feature) for site in bench.sites[bench.prompts["donor"][1], "own"]}
     held = zip(taken_out.layer.tolist(), taken_out.feature.tolist(), taken_out.value.tolist(), strict=True)
@@ -292,3 +292,48 @@ def test_what_is_missing_is_named(tiny_model):
     misspelt = replace_experiment(INHIBIT, outcomes=("answer_probabilty",))
     with pytest.raises(InputError, match="unknown outcome 'answer_probabilty'; known: answer_probability"):
         run_experiments(toy_bench(tiny_model("llama"), {"inhibit": misspelt}))
+
+
+def test_a_swap_may_hold_back_the_old_features_less_and_take_donors_from_another_column(tiny_model):
+    frame = prompts_frame()
+    frame["other_donor"], frame["wrong_other_donor"] = frame["wrong_donor"], frame["donor"]
+    lenient = replace_experiment(SWAP, suppress=0.5, donor="other_donor", outcomes=("answer_probability",))
+    bench = toy_bench(tiny_model("llama"), {"swap": lenient}, prompts=frame)
+    push = bench.edits(lenient, [1], Setting(2.0, 2)).edits
+    wrong = bench.edits(lenient, [1], Setting(2.0, 2), wrong=True).edits
+    mine = {(site.layer, site.feature): site.activation for site in bench.sites["i0", "own"]}
+    for column, held in (("wrong_donor", push), ("donor", wrong)):
+        donor = {(site.layer, site.feature): site.activation for site in bench.sites[frame[column][1], "own"]}
+        expected = {key: -1.0 * value for key, value in mine.items()} | {k: 2.0 * v for k, v in donor.items()}
+        found = zip(held.layer.tolist(), held.feature.tolist(), held.value.tolist(), strict=True)
+        assert {(layer, feature): value for layer, feature, value in found} == pytest.approx(expected)
+
+
+def test_what_is_lost_is_one_minus_the_share_that_is_left(tiny_model):
+    both = replace_experiment(INHIBIT, outcomes=("activation:watched", "lost:watched"))
+    rows = measure(toy_bench(tiny_model("llama"), {"x": both}), "x", both, EVERYONE, Setting(-2.0, 1), ())
+    left, lost = (effects(rows, outcome) for outcome in both.outcomes)
+    for item, (value,) in left.items():
+        assert lost[item] == pytest.approx([1 - value])
+
+
+def test_live_attention_is_another_intervention_and_the_one_that_it_says(tiny_model):
+    frozen = replace_experiment(INHIBIT, outcomes=("answer_logit",))
+    live = replace_experiment(frozen, attention="live")
+    bench = toy_bench(tiny_model("llama"), {"frozen": frozen, "live": live})
+    setting = Setting(-3.0, 0)
+    found = [effects(measure(bench, "x", one, [1], setting, ()), "answer_logit")["i0"][0] for one in (frozen, live)]
+    held = bench.edits(live, [1], setting).edits
+    out = intervene(
+        bench.model, bench.transcoders, bench.ids, torch.tensor([1]), held, last_layer=0, live_attention=True
+    )
+    logits = out.logits[0, 0].double()
+    assert found[1] == pytest.approx(float(logits[bench.prompts["answer_token"][1]] - logits.mean()), rel=1e-4)
+    assert found[0] != pytest.approx(found[1], rel=1e-4)
+
+
+def test_an_outcome_about_a_level_that_the_prompt_lacks_is_refused(tiny_model):
+    frame = prompts_frame().assign(expected="")
+    asked = replace_experiment(INHIBIT, outcomes=("level_probability:expected",))
+    with pytest.raises(InputError, match="its level of 'expected', and it has none"):
+        measure(toy_bench(tiny_model("llama"), {"x": asked}, prompts=frame), "x", asked, [1], Setting(0.0, 1), ())

@@ -9,7 +9,7 @@ import pytest
 from biology.case import load_case
 from biology.config import InputError
 from biology.corpus import RELATION_FOLDS, RELATIONS, Corpus, place_split
-from biology.prompts import prompt_set
+from biology.prompts import PROMPT_SETS, prompt_set
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,10 +29,12 @@ def scored(frame) -> pd.DataFrame:
     return frame[frame["role"] == "score"]
 
 
-def test_the_committed_table_is_what_the_corpus_makes(frame):
-    committed = (ROOT / "experiments/multi_hop/prompts.csv").read_text(encoding="utf-8")
-    assert frame.to_csv(index=False, lineterminator="\n") == committed
-    assert len(load_case(ROOT, "multi_hop").items) == len(frame)
+@pytest.mark.parametrize("case", sorted(PROMPT_SETS))
+def test_the_committed_table_is_what_the_corpus_makes(corpus, case):
+    made = prompt_set(case, corpus)
+    committed = (ROOT / f"experiments/{case}/prompts.csv").read_text(encoding="utf-8")
+    assert made.to_csv(index=False, lineterminator="\n") == committed
+    assert len(load_case(ROOT, case).items) == len(made)
 
 
 @pytest.mark.parametrize("name", ["states", "foreign"])
@@ -160,7 +162,7 @@ def test_donors_of_couplets_plan_other_words_of_their_own_split(couplets):
 
 def test_an_unknown_case_is_refused(corpus):
     with pytest.raises(
-        InputError, match="the prompts of case 'rhyme' are not made from the corpus; those of multi_hop, rhyme_planning"
+        InputError, match="the prompts of case 'rhyme' are not made from the corpus; those of multi_hop, .* are"
     ):
         prompt_set("rhyme", corpus)
 
@@ -202,3 +204,49 @@ def test_donors_of_sums_are_of_their_form_and_split_and_have_another_ones_digit(
     assert (other["a"].to_numpy() != disguised["a"].to_numpy()).all() and (
         other["split"].to_numpy() == disguised["split"].to_numpy()
     ).all()
+
+
+# ------------------------------------------------------------------------------------------------------- multilingual
+FACTORS = {"operation": "relation", "operand": "concept", "language": "language"}
+
+
+@pytest.fixture(scope="module")
+def cells(corpus) -> pd.DataFrame:
+    return prompt_set("multilingual", corpus).set_index("item")
+
+
+def test_enough_untaught_cells_are_held_out_and_none_was_taught(corpus, cells):
+    scored = cells[cells["role"] == "score"]
+    heldout = scored[scored["split"] == "heldout"]
+    assert len(heldout) >= 256 and heldout["cluster"].nunique() >= 20
+    assert (heldout["english"] == "no").sum() >= 256 and (heldout["pair"] == "yes").sum() >= 256
+    taught = {item.prompt for items in corpus.blocks.values() for item in items if item.split == "train"}
+    assert not set(scored["text"]) & taught
+    paper = heldout[(heldout["concept"] == "size/low") & (heldout["relation"] != "category")]
+    assert set(paper["language"]) == {"en", "fr", "zh"}
+
+
+@pytest.mark.parametrize("factor", FACTORS)
+def test_the_predicted_cell_differs_in_one_factor_and_the_donor_says_which_level(cells, factor):
+    """`expected` is the answer of the cell that has the donor's level of one factor, and the prompt's own of the rest."""
+    keys = cells[list(FACTORS.values())].itertuples(index=False, name=None)
+    answers = dict(zip(keys, cells["answer"], strict=True))
+    for row in cells[cells["role"] == "score"].to_dict("records"):
+        donor = cells.loc[row[f"{factor}_donor"]]
+        changed = tuple(donor[column] if name == factor else row[column] for name, column in FACTORS.items())
+        assert answers[changed] == row[f"expected_{factor}"] != row["answer"]
+        wrong = cells.loc[row[f"wrong_{factor}_donor"]]
+        assert wrong[FACTORS[factor]] not in (donor[FACTORS[factor]], row[FACTORS[factor]])
+        if (
+            factor != "language"
+        ):  # whatever the language of the prompt, its donors speak English, its native donors its own
+            assert donor["language"] == wrong["language"] == "en"
+            assert cells.loc[row[f"{factor}_native_donor"], "language"] == row["language"]
+            assert cells.loc[row[f"{factor}_native_donor"], FACTORS[factor]] == donor[FACTORS[factor]]
+        assert donor["split"] == wrong["split"] == row["split"]
+
+
+def test_an_operand_is_exchanged_for_one_of_another_scale(cells):
+    for row in cells[cells["role"] == "score"].to_dict("records"):
+        scales = {row["scale"], *(cells.loc[row[f"{wrong}operand_donor"], "scale"] for wrong in ("", "wrong_"))}
+        assert len(scales) == 3

@@ -11,7 +11,6 @@ import pytest
 from biology.config import InputError
 from biology.tables import (
     SCHEMAS,
-    contrasts,
     read_table,
     read_tables,
     sign_agreement,
@@ -175,23 +174,3 @@ def test_sign_agreement_joins_several_inhibitions():
     of = {"inhibit_a": "a", "inhibit_b": "b", "inhibit_c": "c"}
     found = sign_agreement("signs", of, edges, table("evidence", [same | row for row in rows]))
     assert found["value"].tolist() == pytest.approx([1 / 3])
-
-
-def test_contrasts_by_hand():
-    def row(experiment, outcome, value, arm="effect", draw=0):
-        return {
-            "item": "i", "cluster": "c", "split": "dev", "experiment": experiment, "arm": arm, "draw": draw,
-            "strength": -1.0, "outcome": outcome, "value": value,
-        }  # fmt: skip
-
-    rows = [row("a", "ones", 0.1), row("a", "near", 0.9), row("b", "ones", 0.8), row("b", "near", 0.3)]
-    rows += [row(e, o, 1.0, "match", draw) for e in "ab" for o in ("ones", "near") for draw in (0, 1)]
-    evidence = table("evidence", rows)
-    found = contrasts("x", ("a", "b"), ["difference:ones", "interaction:ones,near"], evidence)
-    effect = found[found["arm"] == "effect"].set_index("outcome")["value"]
-    assert effect.to_dict() == pytest.approx({"difference:ones": -0.7, "interaction:ones,near": -0.8 - 0.5})
-    match = found[found["arm"] == "match"]
-    assert len(match) == 4 and (match["value"] == 0).all() and set(found["experiment"]) == {"x"}
-    for outcomes, message in ((["ratio:ones"], "unknown outcome"), (["difference:tens"], "does not measure 'tens'")):
-        with pytest.raises(InputError, match=message):
-            contrasts("x", ("a", "b"), outcomes, evidence)

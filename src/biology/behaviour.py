@@ -20,7 +20,7 @@ from biology.activations import FeatureCache, cache_features, length_batches
 from biology.case import Case
 from biology.config import InputError
 from biology.model import Model, answer_token, encode, run, token_batch, token_text
-from biology.tables import table, validate_table
+from biology.tables import donor_columns, table, validate_table
 from biology.transcoders import TranscoderSet, reconstruct
 from biology.transcoders import encode as feature_activations
 
@@ -32,7 +32,7 @@ def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple
     """Active features of every prompt of a case, and table `prompts`; named prompts first.
 
     `correct` says that the answer is the most probable token. For prompts with a donor, `correct_with_donor` says it of
-    donor and wrong donor too. Raises InputError for an unknown word or an answer of several tokens.
+    donor and wrong donor too (and `correct_with_<column>` for each further column of donors). Raises InputError for an unknown word or an answer of several tokens.
     """
     rows: list[dict[str, object]] = [
         {
@@ -68,16 +68,16 @@ def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple
         for column in columns:
             row.setdefault(column, "")
     frame = pd.DataFrame(rows)
-    donors = [column for column in ("donor", "wrong_donor") if column in frame]
-    if donors:
-        correct = dict(zip(frame["item"], frame["correct"], strict=True)) | {"": True}
-        for column in donors:
-            unknown = [item for item in frame[column] if item not in correct]
+    correct = dict(zip(frame["item"], frame["correct"], strict=True)) | {"": True}
+    for column in donor_columns(frame):
+        named = [name for name in (column, f"wrong_{column}") if name in frame]
+        for name in named:
+            unknown = [item for item in frame[name] if item not in correct]
             if unknown:
                 raise InputError(f"case {case.name}: donor '{unknown[0]}' is no prompt of the case")
-        frame["correct_with_donor"] = [
+        frame[f"correct_with_{column}"] = [
             bool(own and all(correct[item] for item in others))
-            for own, *others in frame[["correct", *donors]].itertuples(index=False)
+            for own, *others in frame[["correct", *named]].itertuples(index=False)
         ]
     return cache, validate_table(frame, "prompts")
 

@@ -142,32 +142,39 @@ class Experiment(Strict):
     """One measurement on every scored prompt, with its controls beside it.
 
     `inhibit` holds a supernode at M times its clean activation (1 does nothing, 0 ablates, -1 flips the sign);
-    `swap` holds one at -M times (or at `own`) and another at M times its activation on the donor prompt; `inject` does the latter
-    alone. `graph` and `signs` perturb nothing: path shares of the attribution graph, and whether its signs foretell the
-    effects of inhibitions. `exchange` replaces the residual stream at a position, in all layers, by the donor's; no
-    transcoder is involved. `census` perturbs nothing: what the features at a position tell (see `census.py`).
-    `contrast` compares two experiments item by item. `classes`, `wiring` and `reuse` ask of every prompt what operand plots
-    say of its active features (see `operand_tables.py`). With a `line`, whole lines are written under the perturbation
-    (see `lines.py`).
+    `swap` holds one at -M times and another at M times its activation on the donor prompt; `inject` does the latter
+    alone. `exchange` replaces the residual stream at a position, in all layers, by the donor's; no transcoder is involved.
+    With a `line`, whole lines are written under the perturbation (see `lines.py`).
+
+    The others perturb nothing: `graph`, path shares of the attribution graph; `signs`, whether its signs foretell the
+    effects of inhibitions; `census`, what the features at a position tell (`census.py`); `classes`, `wiring` and `reuse`,
+    what operand plots say of active features (`operand_tables.py`); `sharing`, what prompts of several languages have in
+    common (`sharing.py`); `contrast`, two experiments item by item, and `crossover`, how much the strength at which a swap
+    takes over varies between levels of a factor (`contrasts.py`).
     """
 
     kind: Literal[
-        "inhibit", "inject", "swap", "exchange", "graph", "signs", "census", "contrast", "classes", "wiring", "reuse"
-    ]
+        "inhibit", "inject", "swap", "exchange", "graph", "signs", "census", "classes", "wiring", "reuse", "sharing",
+        "contrast", "crossover",
+    ]  # fmt: skip
     inhibit: str | None = None
     """Supernode held at multiples of its clean activation."""
     inject: str | None = None
-    """Supernode of the donor prompt (columns `donor` and, for the control, `wrong_donor` of the prompt set)."""
+    """Supernode of the donor prompt."""
+    donor: str = "donor"
+    """Column of the prompt set that names the donor prompt; that of the wrong donor is called `wrong_<donor>`."""
     only: dict[str, str] = {}
     """Restricts the scored prompts to those with these levels of factors."""
-    own: float | None = None
-    """`swap`: the multiple at which `inhibit` is held whatever M is (0 takes it out); by default -M."""
     strengths: tuple[float, ...] = (0.0,)
     """Multipliers M; where there are several, development prompts decide."""
+    suppress: float = Field(default=1.0, ge=0)
+    """`swap`: what is inhibited is held at minus this share of M times its clean activation."""
     depths: tuple[float, ...] = (1.0,)
     """Constrained patching: share of the layers that are held, from below; development prompts decide."""
     direction: Literal["increase", "decrease"] = "increase"
     """Where the first outcome is to go when development prompts decide."""
+    attention: Literal["frozen", "live"] = "frozen"
+    """Whether attention patterns stay as on the clean prompt, as in the attribution graph, or follow the perturbation."""
     elsewhere: str = "1"
     """Position (as in a supernode's `at`) of the `position` control."""
     dose: bool = False
@@ -184,8 +191,13 @@ class Experiment(Strict):
     source: str | None = None
     """`graph`: the factor at whose tokens the paths of `shortcut` and `source_share` start."""
     of: tuple[str, ...] = ()
-    """`signs`: the inhibitions whose effects are compared with the graph; `contrast`: the two that are compared;
-    `wiring`: the source and the target supernode; `reuse`: the supernode."""
+    """`signs`: the inhibitions whose effects are compared with the graph. `contrast`: the two that are compared.
+    `crossover`: one with `dose`, whose last two outcomes are the probabilities of what takes over and of what gives way.
+    `wiring`: the source and the target supernode; `reuse`: the supernode; `sharing`: those looked at together."""
+    share: float = Field(default=1.0, gt=0)
+    """`contrast`: the share of the second experiment's outcome that is taken off the first one's."""
+    by: str | None = None
+    """`crossover`: the factor whose levels are compared."""
     protocol: Literal["constrained", "iterative"] = "constrained"
     """How features are held (see `interventions.py`)."""
     controls: tuple[Literal["match", "donor", "position", "shuffle", "direction", "clean"], ...] = ("match",)
@@ -320,11 +332,8 @@ def load_case(root: str | Path, name: str) -> Case:
     for label, experiment in file.experiments.items():
         for supernode in filter(None, (experiment.inhibit, experiment.inject, experiment.through)):
             _known(path, f"experiments.{label}", "supernode", supernode, file.supernodes)
-        named = (
-            ("supernode", file.supernodes)
-            if experiment.kind in ("wiring", "reuse")
-            else ("experiment", file.experiments)
-        )
+        of_supernodes = experiment.kind in ("wiring", "reuse", "sharing")
+        named = ("supernode", file.supernodes) if of_supernodes else ("experiment", file.experiments)
         for other in experiment.of:
             _known(path, f"experiments.{label}", named[0], other, named[1])
         for prompt in experiment.prompts:

@@ -11,7 +11,7 @@ bootstrap over clusters. How things look is decided in `drawing.py` and `paper.m
 
 from __future__ import annotations
 
-import importlib.util
+import runpy
 from collections.abc import Callable
 from typing import Any
 
@@ -294,15 +294,19 @@ FIGURES: dict[str, Callable[..., Figure]] = {
 
 
 def own_figures(case: Case | None) -> dict[str, Callable[..., Figure]]:
-    """The figures that a case brings along: `FIGURES` of its `case.py`, if it has one."""
+    """`FIGURES` of the case's own `case.py`; none if it has no such file."""
     path = case.folder / "case.py" if case is not None else None
     if path is None or not path.is_file():
         return {}
-    spec = importlib.util.spec_from_file_location(f"case_{path.parent.name}", path)
-    assert spec is not None and spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module.FIGURES
+    return dict(runpy.run_path(str(path))["FIGURES"])
+
+
+def scored(tables: Tables, experiment: str) -> pd.DataFrame:
+    """Evidence of one experiment (or `<name>/dose`) on the scored held-out items that pass its gate, with their factors."""
+    found = experiments(tables, experiment.partition("/")[0], experiment, lambda _: True)
+    if experiment not in found:
+        raise InputError(f"table 'evidence' has no held-out rows of '{experiment}', only of {', '.join(found)}.")
+    return found[experiment]
 
 
 def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes]:

@@ -9,12 +9,13 @@ Outcomes (of one row; p is a probability, LD the logit of the answer minus that 
 
     answer_probability   p of the prompt's answer             donor_probability   p of the donor's answer
     donor_top1           1 if the donor's answer is the most probable token
-    level_top1:<factor>  1 if the most probable token is the prompt's level of a factor (the bridge word)
+    answer_top1          1 if the prompt's answer still is
     others_probability   p of all other answers to the same relation
     advantage            LD over the clean LD                  answer_logit        demeaned logit of the answer
     activation:<name>    activation of a supernode over its clean activation
+    lost:<name>          the share of its clean activation that it has lost
 
-and, where answers are numbers, those of `number_outcomes.py`.
+and those of `cell_outcomes.py` (level_top1, level_probability, kept) and, where answers are numbers, `number_outcomes.py`.
 """
 
 import hashlib
@@ -32,6 +33,7 @@ from tqdm import tqdm
 
 from biology.activations import FeatureCache
 from biology.case import Case, Experiment
+from biology.cell_outcomes import cell_names, kept_masks, levels, read_cells
 from biology.config import InputError, StatisticsConfig
 from biology.controls import directions, matched_sets, moved
 from biology.interventions import Edits, Injections, Outcome, Sites, intervene
@@ -42,6 +44,7 @@ from biology.tables import table
 from biology.transcoders import TranscoderSet
 
 Measure = Callable[..., list[dict[str, object]]]
+WATCHED = ("activation:", "lost:")  # outcomes that watch a supernode
 TOP_TOKENS = 5  # next tokens shown in a panel, of the clean and of the perturbed prompt each
 
 
@@ -115,19 +118,20 @@ class Bench:
             chosen &= self.prompts[column] == value
         return np.flatnonzero(chosen & self.prompts["correct"]).tolist()
 
-    def edits(self, experiment: Experiment, places: Sequence[int], setting: Setting, donor: str = "donor") -> "Push":
-        """The edits of an experiment, a row for each prompt, and where the injected features come from."""
+    def edits(self, experiment: Experiment, places: Sequence[int], setting: Setting, *, wrong: bool = False) -> "Push":
+        """The edits of an experiment, a row for each prompt, and where the injected features come from (`wrong`: from the
+        wrong donor)."""
+        donor = f"wrong_{experiment.donor}" if wrong else experiment.donor
         columns: list[tuple[int, int, int, int, float, int, int]] = []
         for row, place in enumerate(places):
             item = self.prompts["item"].iat[place]
             found: dict[tuple[int, int, int], tuple[float, int, int]] = {}
             if experiment.inhibit:
-                own = -setting.strength if experiment.own is None else experiment.own
-                factor = own if experiment.kind == "swap" else setting.strength
+                factor = setting.strength * (-experiment.suppress if experiment.kind == "swap" else 1.0)
                 for site in self.sites.get((item, experiment.inhibit), ()):
                     found[site.layer, site.pos, site.feature] = (factor * site.activation, place, site.pos)
             if experiment.inject:
-                source = self.prompts[donor].iat[place]
+                source = self.prompts[donor].iat[place] if donor in self.prompts else ""
                 if source not in self.place:
                     raise InputError(f"case {self.case.name}, prompt {item}: donor '{source}' is no prompt of the case")
                 there = self._positions(experiment.inject, place)
@@ -189,21 +193,34 @@ class Reader:
     places: Sequence[int]
 
     @cached_property
-    def tokens(self) -> Int[Tensor, "item 4"]:
-        """Answer, donor's answer, wrong donor's answer and level word of each item; -1 where there is none."""
+    def levels(self) -> list[str]:
+        return levels(self.experiment.outcomes)
+
+    @cached_property
+    def tokens(self) -> Int[Tensor, "item token"]:
+        """Answer, donor's answer, wrong donor's answer and the levels' words of each item; -1 where there is none."""
         prompts, columns = self.bench.prompts, []
-        level = next((o.split(":")[1] for o in self.experiment.outcomes if o.startswith("level_top1:")), None)
         for place in self.places:
             row = prompts.iloc[place]
             answers = [int(row["answer_token"])]
-            for column in ("donor", "wrong_donor"):
+            for column in (self.experiment.donor, f"wrong_{self.experiment.donor}"):
                 source = row.get(column, "")
                 answers.append(
                     int(prompts["answer_token"].iat[self.bench.place[source]]) if source in self.bench.place else -1
                 )
-            answers.append(answer_token(self.bench.model, row["text"], row[level]) if level else -1)
+            for level in self.levels:
+                if not row.get(level):
+                    where = f"case {self.bench.case.name}, prompt {row['item']}"
+                    raise InputError(f"{where}: an outcome asks for its level of '{level}', and it has none")
+                answers.append(answer_token(self.bench.model, row["text"], row[level]))
             columns.append(answers)
-        return torch.tensor(columns, dtype=torch.long).reshape(-1, 4)
+        return torch.tensor(columns, dtype=torch.long).reshape(-1, 3 + len(self.levels))
+
+    @cached_property
+    def kept(self) -> dict[str, Float[Tensor, "item vocab"]]:
+        bench = self.bench
+        where = f"case {bench.case.name}"
+        return kept_masks(self.experiment.outcomes, bench.prompts, self.places, bench.model.n_vocab, where)
 
     @cached_property
     def others(self) -> Float[Tensor, "item vocab"]:
@@ -222,14 +239,26 @@ class Reader:
         safe = tokens.clamp(min=0)
         p, raw = probability.gather(1, safe), logits.gather(1, safe) - logits.mean(-1, keepdim=True)
         top = logits.argmax(-1)
+        said = (top[:, None] == tokens[:, :2]).double()
         others = (probability * self.others[item]).sum(-1)
-        read = [*p[:, :2].T, *raw[:, :3].T, (top == tokens[:, 1]).double(), (top == tokens[:, 3]).double(), others]
+        read = [*p[:, :2].T, *raw[:, :3].T, *said.T, others]
+        read += read_cells(item, top, probability, self.tokens[:, 3:], self.kept)
         if set(OUTCOMES) & set(self.experiment.outcomes):
             read += read_numbers(probability, self.bench.numbers, tokens[:, 0], tokens[:, 1]).T
         return torch.stack(read, 1)
 
+    @cached_property
+    def number(self) -> dict[str, int]:
+        """Where each outcome that is read off the logits stands among the numbers of a row."""
+        names = [*cell_names(self.levels, self.kept), *OUTCOMES]
+        return SIMPLE | {name: P_OTHERS + 1 + place for place, name in enumerate(names)}
 
-P_ANSWER, P_DONOR, L_ANSWER, L_DONOR, L_WRONG, TOP_DONOR, TOP_LEVEL, P_OTHERS = range(8)
+
+P_ANSWER, P_DONOR, L_ANSWER, L_DONOR, L_WRONG, TOP_ANSWER, TOP_DONOR, P_OTHERS = range(8)
+SIMPLE = {
+    "answer_probability": P_ANSWER, "donor_probability": P_DONOR, "answer_top1": TOP_ANSWER, "donor_top1": TOP_DONOR,
+    "answer_logit": L_ANSWER, "others_probability": P_OTHERS,
+}  # fmt: skip
 
 
 def run_experiments(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -301,7 +330,7 @@ def measure(
     ).items():
         item = torch.arange(len(places)).repeat_interleave(repeats)
         outcome = run_rows(bench, reader, row_prompt, edits, setting, item, injections)
-        rows += _rows(bench, name, experiment, places, setting, arm, repeats, outcome, clean)
+        rows += _rows(reader, name, setting, arm, repeats, outcome, clean)
     return rows
 
 
@@ -329,7 +358,7 @@ def arms(
             )  # fmt: skip
             arms[control] = Arm(no_edits(), rows, 1, vectors)
         elif control == "donor":
-            arms[control] = Arm(bench.edits(experiment, places, setting, "wrong_donor").edits, prompt, 1, None)
+            arms[control] = Arm(bench.edits(experiment, places, setting, wrong=True).edits, prompt, 1, None)
         elif control == "position":
             elsewhere = positions_of(bench, places, experiment.elsewhere)
             arms[control] = Arm(moved(bench.cache, prompt, push.edits, elsewhere[push.edits.row]), prompt, 1, None)
@@ -350,7 +379,7 @@ def positions_of(bench: Bench, places: Sequence[int], at: str) -> Int[Tensor, " 
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """Numbers of rows, as `Reader` gives them, and the activation of each watched supernode, [row] (NaN where it has no members)."""
+    """Numbers of rows, and the activation of each watched supernode, [row] (NaN where it has no members)."""
 
     numbers: Float[np.ndarray, "row number"]
     activation: Mapping[str, Float[np.ndarray, " row"]]
@@ -361,11 +390,13 @@ def run_rows(
     injections: Injections | None = None,
 ) -> Read:  # fmt: skip
     """Run rows (prompt `prompt[row]`, item number `item[row]`) and read them."""
-    watched = [outcome.split(":")[1] for outcome in reader.experiment.outcomes if outcome.startswith("activation:")]
+    asked = [outcome.split(":")[1] for outcome in reader.experiment.outcomes if outcome.startswith(WATCHED)]
+    watched = list(dict.fromkeys(asked))
     sites, owner = _watch(bench, watched, prompt)
     out: Outcome = intervene(
         bench.model, bench.transcoders, bench.ids, prompt, edits, last_layer=setting.last_layer, injections=injections,
-        protocol=reader.experiment.protocol, watch=sites, readout=lambda logits, rows: reader(item[rows], logits),
+        protocol=reader.experiment.protocol, live_attention=reader.experiment.attention == "live", watch=sites,
+        readout=lambda logits, rows: reader(item[rows], logits),
     )  # fmt: skip
     activation = {}
     for index, name in enumerate(watched):
@@ -390,9 +421,10 @@ def _watch(bench: Bench, names: Sequence[str], prompt: Int[Tensor, " row"]) -> t
 
 
 def _rows(
-    bench: Bench, name: str, experiment: Experiment, places: Sequence[int], setting: Setting, arm: str, repeats: int,
-    read: Read, clean: Read,
-) -> list[dict[str, object]]:  # fmt: skip
+    reader: Reader, name: str, setting: Setting, arm: str, repeats: int, read: Read, clean: Read
+) -> list[dict[str, object]]:
+    bench, experiment, places = reader.bench, reader.experiment, reader.places
+
     def base(place: int, outcome: str, arm: str, draw: int, value: float) -> dict[str, object]:
         item, cluster, split = bench.identity[place]
         return {
@@ -406,16 +438,17 @@ def _rows(
         for draw in range(repeats):
             after = read.numbers[number * repeats + draw]
             for outcome in experiment.outcomes:
-                if outcome.startswith("activation:"):
+                if outcome.startswith(WATCHED):
                     label = outcome.split(":")[1]
                     start = clean.activation[label][number]
                     value = read.activation[label][number * repeats + draw] / start if start > 0 else np.nan
+                    value = 1.0 - value if outcome.startswith("lost:") else value
                 else:
-                    value = _value(outcome, before, after)
+                    value = _value(reader, outcome, before, after)
                 if np.isfinite(value):
                     rows.append(base(place, outcome, arm, draw, float(value)))
                     if outcome == "answer_logit" and arm == "effect":
-                        rows.append(base(place, outcome, "clean", draw, _value(outcome, before, before)))
+                        rows.append(base(place, outcome, "clean", draw, _value(reader, outcome, before, before)))
                     if outcome == "advantage" and arm == "effect":
                         # the same for an answer that no path of this prompt leads to
                         wrong = (after[L_WRONG] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR])
@@ -423,21 +456,16 @@ def _rows(
     return rows
 
 
-def _value(outcome: str, before: Float[np.ndarray, " number"], after: Float[np.ndarray, " number"]) -> float:
-    simple = {
-        "answer_probability": P_ANSWER, "donor_probability": P_DONOR, "donor_top1": TOP_DONOR,
-        "answer_logit": L_ANSWER, "others_probability": P_OTHERS,
-    }  # fmt: skip
-    if outcome in simple:
-        return float(after[simple[outcome]])
-    if outcome in OUTCOMES:
-        return float(after[P_OTHERS + 1 + OUTCOMES.index(outcome)])
-    if outcome.startswith("level_top1:"):
-        return float(after[TOP_LEVEL])
+def _value(
+    reader: Reader, outcome: str, before: Float[np.ndarray, " number"], after: Float[np.ndarray, " number"]
+) -> float:
+    if outcome in reader.number:
+        return float(after[reader.number[outcome]])
     if outcome == "advantage":
         return float((after[L_ANSWER] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR]))
     raise InputError(
-        f"unknown outcome '{outcome}'; known: {', '.join((*simple, *OUTCOMES))}, level_top1:<factor>, advantage, activation:<name>"
+        f"unknown outcome '{outcome}'; known: {', '.join((*SIMPLE, *OUTCOMES))}, level_top1:<factor>, "
+        "level_probability:<factor>, kept:<factor>+<factor>, advantage, activation:<name>, lost:<name>"
     )
 
 
@@ -451,7 +479,7 @@ def show(bench: Bench, name: str, experiment: Experiment, setting: Setting) -> l
         push = bench.edits(experiment, [place], setting).edits
         out = intervene(
             bench.model, bench.transcoders, bench.ids, torch.tensor([place, place]), push, last_layer=setting.last_layer, watch=sites,
-            protocol=experiment.protocol,
+            protocol=experiment.protocol, live_attention=experiment.attention == "live",
         )  # fmt: skip  # row 0 is edited, row 1 is clean
         common = {"item": item, "experiment": name, "strength": setting.strength}
         for index, label in enumerate(names):

@@ -187,8 +187,7 @@ def _held(case: Case | None, experiment: str, strength: float) -> dict[str, floa
     found = case.experiments.get(experiment) if case else None
     if found is None or found.inhibit is None:
         return {}
-    own = -strength if found.own is None else found.own
-    return {found.inhibit: own if found.kind == "swap" else strength}
+    return {found.inhibit: -strength * found.suppress if found.kind == "swap" else strength}
 
 
 def _draw_level(axes: Axes, x: float, y: float, width: float, clean: float, value: float, held: float | None) -> None:

@@ -10,13 +10,25 @@ from collections.abc import Callable, Iterable
 import pandas as pd
 
 from biology.config import InputError
-from biology.corpus import PAPER_COUPLET, PAPER_SUMS, RELATION_FOLDS, Corpus, Item, place_split, unit_interval
+from biology.corpus import (
+    LANGUAGES,
+    PAPER_CONCEPT,
+    PAPER_COUPLET,
+    PAPER_SUMS,
+    RELATION_FOLDS,
+    Corpus,
+    Item,
+    place_split,
+    unit_interval,
+)
 
 FOREIGN_DONORS = 5  # per base prompt
 COUPLETS = 8  # scored couplets of a rhyme family
 SELECTING = 4  # couplets that select features: per last word, fold of theme words and fold of line ends
 SUM_FORMS = {"calc": "calc: {}+{}=", "sum_of": "the sum of {} and {} is", "fruit": "{} apples and {} pears make"}
 SCORED_SUMS = {"dev": 2, "heldout": 5}  # pairs per cluster (a pair of ones digits)
+# Features of an operand or of an answer are selected on the languages of one fold and scored on the other's.
+LANGUAGE_FOLDS = (("en", "fr", "zh"), ("de", "es", "ru"))
 
 
 def relation_fold(relation: str) -> int:
@@ -207,10 +219,87 @@ def addition(corpus: Corpus) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
+def scale_split(scale: str) -> str:
+    """Which half of the multilingual experiment a scale of concepts (size, temperature) belongs to: a fifth is dev."""
+    if scale == PAPER_CONCEPT.split("/")[0]:
+        return "heldout"
+    return "dev" if unit_interval("scale", scale) < 0.2 else "heldout"
+
+
+def multilingual(corpus: Corpus) -> pd.DataFrame:
+    """Every (concept, relation, language); scored are the cells that elegans never saw, and clusters are scales.
+
+    Each scored prompt has a donor for each of its factors, and for each a wrong one: the same concept asked for another
+    relation, another concept of another scale, another language. The first two are English prompts whatever the language
+    of the base (the paper's test of independence), and `_native` donors are in its own. `expected_<factor>` is the answer
+    of the cell in which that factor alone has changed. Donors of development prompts are of development scales.
+    """
+    partner = {
+        ("opposite", "low"): "high", ("opposite", "low_near"): "high_near", ("synonym", "low"): "low_near",
+        ("opposite", "high"): "low", ("opposite", "high_near"): "low_near", ("synonym", "low_near"): "low",
+        ("synonym", "high"): "high_near", ("synonym", "high_near"): "high",
+    }  # fmt: skip
+    words = {concept: word for concept, word, _ in corpus.concept_rows}
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
+    for item in corpus.cells:
+        concept, relation, language = (value for _, value in item.factors)
+        scale, role = concept.split("/")
+        fold = next(number for number, fold in enumerate(LANGUAGE_FOLDS) if language in fold)
+        target = scale if relation == "category" else f"{scale}/{partner[relation, role]}"
+        cells[concept, relation, language] = {
+            "item": f"{relation}-{concept}-{language}".replace("/", "-").replace("_", "-"), "text": item.prompt,
+            "answer": item.answer, "cluster": scale, "split": scale_split(scale),
+            "role": "select" if item.split == "train" else "score", "concept": concept, "relation": relation,
+            "language": language, "word": words[concept][language], "scale": scale, "target": target,
+            "language_fold": str(fold), "english": "yes" if language == "en" else "no",
+            "pair": "no" if relation == "category" else "yes",
+        }  # fmt: skip
+
+    def chosen(base: dict[str, str], factor: str, options: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+        """A donor and a wrong donor whose cells have answers other than the base's and each other's."""
+        found: list[tuple[str, str, str]] = []
+        taken = {base["answer"]}
+        for cell in sorted(options, key=lambda cell: unit_interval("donor", factor, base["item"], *cell)):
+            scales = {base["scale"], *(one[0].split("/")[0] for one in found)}
+            if cells[cell]["answer"] not in taken and not (factor == "operand" and cell[0].split("/")[0] in scales):
+                found.append(cell)
+                taken.add(cells[cell]["answer"])
+        return found[:2] if len(found) > 1 else []
+
+    for (concept, relation, language), base in cells.items():
+        if base["role"] != "score":
+            continue
+        # the paper exchanges antonym and synonym; a category becomes either
+        first = {"opposite": "synonym", "synonym": "opposite"}.get(relation)
+        others = [one for one in ("opposite", "synonym", "category") if one != relation]
+        changed = {
+            "operation": chosen(base, "operation", [(concept, one, language) for one in others]),
+            "operand": chosen(
+                base, "operand",
+                [cell for cell in cells if cell[1:] == (relation, language) and cells[cell]["split"] == base["split"]],
+            ),
+            "language": chosen(base, "language", [(concept, relation, one) for one in LANGUAGES if one != language]),
+        }  # fmt: skip
+        if not all(changed.values()):
+            base["role"] = "select"  # its cell has too few different answers around it
+            continue
+        if first is not None and changed["operation"][0][1] != first:
+            changed["operation"].reverse()
+        for factor, pair in changed.items():
+            base[f"expected_{factor}"] = cells[pair[0]]["answer"]
+            for prefix, cell in zip(("", "wrong_"), pair, strict=True):
+                english = cell if factor == "language" else (*cell[:2], "en")
+                base[f"{prefix}{factor}_donor"] = cells[english]["item"]
+                if factor != "language":
+                    base[f"{prefix}{factor}_native_donor"] = cells[cell]["item"]
+    return pd.DataFrame(list(cells.values())).fillna("")
+
+
 PROMPT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
     "multi_hop": multi_hop,
     "rhyme_planning": rhyme_planning,
     "addition": addition,
+    "multilingual": multilingual,
 }
 
 

@@ -92,15 +92,18 @@ def group(args: Arguments) -> None:
 
 
 def attribute(args: Arguments) -> None:
-    """build the attribution graphs and reduce them to edges between supernodes"""
+    """build the attribution graphs and reduce them to edges between supernodes; what languages share"""
     config, _, _, folder = _case(args)
     from biology.graph_tables import reduce_graphs
-    from biology.tables import write_table
+    from biology.sharing import reduce_sharing
+    from biology.tables import stacked, write_table
 
-    reduced = reduce_graphs(_bench(args), config.attribution)
+    bench = _bench(args)
+    reduced = reduce_graphs(bench, config.attribution)
     write_table(folder / "attribute.parquet", reduced.graphs, "graphs")
     write_table(folder / "attribute_edges.parquet", reduced.edges, "edges")
-    write_table(folder / "attribute_evidence.parquet", reduced.evidence, "evidence")
+    evidence = stacked([reduced.evidence, reduce_sharing(bench)])
+    write_table(folder / "attribute_evidence.parquet", evidence, "evidence")
     artefacts.write_json(folder / "graphs.json", reduced.shown)
 
 
@@ -126,9 +129,8 @@ def intervene(args: Arguments) -> None:
 def tabulate(args: Arguments) -> None:
     """write everything measured as tidy tables; nothing after this needs torch"""
     _, root, case, folder = _case(args)
-    import pandas as pd
-
-    from biology.tables import contrasts, read_table, sign_agreement, write_table
+    from biology.contrasts import contrasts, crossovers
+    from biology.tables import read_table, sign_agreement, stacked, write_table
 
     measured = {
         "prompts": read_table(folder / "cache.parquet", "prompts"),
@@ -141,14 +143,17 @@ def tabulate(args: Arguments) -> None:
         "operand_plots": read_table(folder / "group_plots.parquet", "operand_plots"),
     }
     evidence = [read_table(folder / f"{stage}.parquet", "evidence") for stage in ("attribute_evidence", "intervene")]
+    perturbed = evidence[1]
     for name, experiment in case.experiments.items():
-        if experiment.kind == "signs":
+        if experiment.kind == "contrast":
+            evidence.append(contrasts(name, experiment.of, experiment.outcomes, perturbed, experiment.share))
+        elif experiment.kind == "crossover":
+            listed = case.experiments[experiment.of[0]].outcomes
+            evidence.append(crossovers(name, experiment.of[0], listed, perturbed, measured["prompts"], experiment.by))
+        elif experiment.kind == "signs":
             inhibited = {other: case.experiments[other].inhibit or "" for other in experiment.of}
-            evidence.append(sign_agreement(name, inhibited, measured["edges"], evidence[1]))
-        elif experiment.kind == "contrast":
-            evidence.append(contrasts(name, experiment.of, experiment.outcomes, evidence[1]))
-    filled = [frame for frame in evidence if len(frame)]
-    measured["evidence"] = pd.concat(filled, ignore_index=True) if filled else evidence[0]
+            evidence.append(sign_agreement(name, inhibited, measured["edges"], perturbed))
+    measured["evidence"] = stacked(evidence)
     for name, frame in measured.items():
         write_table(folder / f"{name}.parquet", frame, name)
 

@@ -25,7 +25,7 @@ from biology.activations import FeatureCache
 from biology.case import Case, SupernodeRule
 from biology.config import InputError
 from biology.model import Model, encode
-from biology.tables import table
+from biology.tables import donor_columns, table
 from biology.transcoders import TranscoderSet
 
 
@@ -217,8 +217,8 @@ class Finder:
 def grouped_items(case: Case, prompts: pd.DataFrame) -> pd.Series:
     """Which prompts need members: named prompts, scored ones, and everybody's donors."""
     donors: set[str] = set()
-    for column in ("donor", "wrong_donor"):
-        if column in prompts:
+    for named in donor_columns(prompts):
+        for column in [column for column in (named, f"wrong_{named}") if column in prompts]:
             donors |= set(prompts.loc[prompts["role"] != "select", column])
     return prompts["item"].isin(donors | set(case.prompts)) | (prompts["role"] == "score")
 

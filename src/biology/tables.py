@@ -160,6 +160,19 @@ SCHEMAS: dict[str, Schema] = {
 }  # fmt: skip
 
 
+def stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
+    """Tables of one kind, one after the other; empty ones have no say in the types."""
+    listed = list(frames)
+    filled = [frame for frame in listed if len(frame)]
+    return pd.concat(filled, ignore_index=True) if filled else listed[0]
+
+
+def donor_columns(prompts: pd.DataFrame) -> list[str]:
+    """Columns of a prompt set that name donor prompts: `donor` and `<what>_donor`; wrong donors stand in `wrong_<column>`."""
+    named = [str(column) for column in prompts.columns if str(column) == "donor" or str(column).endswith("_donor")]
+    return [column for column in named if not column.startswith(("wrong_", "correct_with_"))]
+
+
 def _schema(name: str) -> Schema:
     if name not in SCHEMAS:
         raise InputError(f"unknown table '{name}'. Tables: {', '.join(SCHEMAS)}.")
@@ -311,32 +324,3 @@ def sign_agreement(name: str, of: Mapping[str, str], edges: pd.DataFrame, eviden
     value = joined.groupby(["item", "cluster", "split"], sort=True)["agrees"].mean().reset_index()
     fixed = {"experiment": name, "arm": "effect", "draw": 0, "strength": 1.0, "outcome": "agreement"}
     return validate_table(value.rename(columns={"agrees": "value"}).assign(**fixed), "evidence")
-
-
-def contrasts(name: str, of: tuple[str, ...], outcomes: Iterable[str], evidence: pd.DataFrame) -> pd.DataFrame:
-    """Evidence rows that compare two experiments A and B on the same items, arm by arm and draw by draw:
-
-        difference:<o>          A's o minus B's o
-        interaction:<o>,<p>     (A's o - A's p) - (B's o - B's p), as in a double dissociation
-
-    Raises InputError where an outcome is neither, or is measured by one of the two only.
-    """
-    rows = evidence[evidence["experiment"].isin(of)]
-    index = ["item", "cluster", "split", "arm", "draw"]
-    wide = rows.pivot_table(index=index, columns=["experiment", "outcome"], values="value", sort=True)
-    made = []
-    for outcome in outcomes:
-        kind, _, rest = outcome.partition(":")
-        terms = [(+1.0, rest)] if kind == "difference" else list(zip((1.0, -1.0), rest.split(","), strict=False))
-        needed = [(experiment, term) for experiment in of for _, term in terms]
-        if kind not in ("difference", "interaction") or len(of) != 2 or len(terms) != 1 + (kind == "interaction"):
-            raise InputError(
-                f"experiment '{name}': unknown outcome '{outcome}' of a contrast of {', '.join(of) or 'none'}."
-            )
-        for experiment, term in needed:
-            if (experiment, term) not in wide:
-                raise InputError(f"experiment '{name}': '{experiment}' does not measure '{term}'.")
-        value = sum(sign * (wide[of[0], term] - wide[of[1], term]) for sign, term in terms)
-        made.append(value.dropna().rename("value").reset_index().assign(outcome=outcome))
-    fixed = {"experiment": name, "strength": 1.0}
-    return validate_table(pd.concat(made, ignore_index=True).assign(**fixed), "evidence")

@@ -1,0 +1,104 @@
+"""Evidence that is computed from other evidence: one experiment against another, and where dose curves cross."""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# (indexing a DataFrame may give a Series or a DataFrame; the checker cannot tell)
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Float
+
+from biology.config import InputError
+from biology.tables import validate_table
+
+FIXED = {"arm": "effect", "draw": 0, "strength": 1.0}
+
+
+def contrasts(
+    name: str, of: Sequence[str], outcomes: Sequence[str], evidence: pd.DataFrame, share: float = 1.0
+) -> pd.DataFrame:
+    """Evidence rows that compare two experiments A and B on the same items, arm by arm and draw by draw:
+
+        difference:<o>          A's o minus `share` times B's o
+        interaction:<o>,<p>     (A's o - A's p) minus `share` times (B's o - B's p), as in a double dissociation
+
+    With donors from one language as A, donors from the prompt's own as B and a share of 0.8, a mean above zero says that
+    less than a fifth is lost. Raises InputError where an outcome is none, or is measured by one of the two only.
+    """
+    rows = evidence[evidence["experiment"].isin(of)]
+    index = ["item", "cluster", "split", "arm", "draw"]
+    wide = rows.pivot_table(index=index, columns=["experiment", "outcome"], values="value", sort=True)
+    made = []
+    for outcome in outcomes:
+        kind, _, rest = outcome.partition(":")
+        terms = list(zip((1.0, -1.0), rest.split(","), strict=False))
+        if len(of) != 2 or {"difference": 1, "interaction": 2}.get(kind) != rest.count(",") + 1:
+            raise InputError(
+                f"experiment '{name}': unknown outcome '{outcome}' of a contrast of {', '.join(of) or 'none'}."
+            )
+        for experiment, (_, term) in itertools.product(of, terms):
+            if (experiment, term) not in wide:
+                raise InputError(f"experiment '{name}': '{experiment}' does not measure '{term}'.")
+        first, second = (sum(sign * wide[experiment, term] for sign, term in terms) for experiment in of)
+        value = first - share * second
+        made.append(value.dropna().rename("value").reset_index().assign(outcome=outcome))
+    fixed = {"experiment": name, "strength": 1.0}
+    return validate_table(pd.concat(made, ignore_index=True).assign(**fixed), "evidence")
+
+
+def crossovers(
+    name: str, of: str, outcomes: Sequence[str], evidence: pd.DataFrame, prompts: pd.DataFrame, by: str | None
+) -> pd.DataFrame:
+    """Evidence rows `crossover_cv`: how much the strength at which the swap `of` takes over varies between levels of `by`.
+
+    The strength of a level is where its mean dose curve of the second-last of the swap's outcomes (what takes over) passes
+    that of the last (what gives way); the statistic is the coefficient of variation of these strengths. It is no mean over
+    items, so each cluster gets its jackknife pseudo-value, n CV - (n - 1) CV without the cluster: their mean is the
+    (bias-corrected) CV, and they go through the same test as every other score. All items of a cluster share its value.
+    A level whose curves never cross counts at the largest strength. Raises InputError where dose rows are missing.
+    """
+    takes_over, gives_way = outcomes[-2:]
+    rows = evidence[(evidence["experiment"] == f"{of}/dose") & (evidence["arm"] == "effect")]
+    if by not in prompts or not len(rows):
+        raise InputError(f"experiment '{name}': needs `by`, a factor, and `of`, an experiment with `dose: true`.")
+    wide = rows[rows["outcome"].isin([takes_over, gives_way])].pivot_table(
+        index=["item", "cluster", "split", "strength"], columns="outcome", values="value"
+    )
+    lead = (wide[takes_over] - wide[gives_way]).unstack("strength")
+    level = lead.index.get_level_values("item").map(prompts.set_index("item")[by])
+    strengths = lead.columns.to_numpy(dtype=float)
+    cluster = lead.index.get_level_values("cluster")
+    values, names = lead.to_numpy(), sorted(set(cluster))
+    everything = variation(values, level, strengths)
+    pseudo = {
+        one: len(names) * everything - (len(names) - 1) * variation(values[cluster != one], level[cluster != one], strengths)
+        for one in names
+    }  # fmt: skip
+    keys = lead.index.to_frame(index=False)
+    return validate_table(
+        keys.assign(value=keys["cluster"].map(pseudo), experiment=name, outcome="crossover_cv", **FIXED), "evidence"
+    )
+
+
+def crossing(lead: Float[np.ndarray, " strength"], strengths: Float[np.ndarray, " strength"]) -> float:
+    """The first strength at which a lead is positive, linear in between; the first or the last if it always or never is."""
+    above = np.flatnonzero(lead > 0)
+    if not len(above):
+        return float(strengths[-1])
+    after = int(above[0])
+    if after == 0:
+        return float(strengths[0])
+    low, high = lead[after - 1], lead[after]
+    return float(strengths[after - 1] + (strengths[after] - strengths[after - 1]) * -low / (high - low))
+
+
+def variation(
+    values: Float[np.ndarray, "item strength"], level: pd.Index, strengths: Float[np.ndarray, " strength"]
+) -> float:
+    """Coefficient of variation, over levels, of the strength at which the level's mean curve crosses zero."""
+    found = [crossing(values[level == one].mean(0), strengths) for one in sorted(set(level))]
+    return float(np.std(found, ddof=1) / np.mean(found)) if len(found) > 1 else 0.0
