@@ -9,11 +9,11 @@ import pytest
 from toy_case import toy_bench, transcoders_of
 
 from biology.activations import cache_features
+from biology.bench import Bench
 from biology.case import Case, Experiment, Paper, SupernodeRule
 from biology.census import linear_probe, run_census
 from biology.config import InputError, StatisticsConfig
 from biology.model import encode
-from biology.perturbation import Bench
 from biology.tables import table
 
 LEVELS = 6

@@ -26,6 +26,8 @@ FLOORS = [
     ["qk", "head_loadings", "selection"],
     ["attribution", "supernodes", "interventions"],
     ["controls", "residuals", "ablation"],
+    ["bench"],
+    ["outcomes"],
     ["perturbation"],
     ["operand_tables"],
     ["graph_tables", "lines", "census", "sharing"],

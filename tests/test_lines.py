@@ -9,12 +9,13 @@ import torch
 from toy_case import ITEMS, prompts_frame, toy_bench
 
 from biology import lines
+from biology.bench import Setting
 from biology.case import Experiment, Line
 from biology.config import InputError
 from biology.interventions import edits, generate
 from biology.lines import Words, held, measure_lines, run_lines, text, write
 from biology.model import capture, run
-from biology.perturbation import Setting, no_edits
+from biology.perturbation import no_edits
 
 OUTCOMES = (
     "line_ends_own", "line_ends_donor", "line_ends_family", "line_ends_rhyme", "line_starts_donor", "answer_log_odds",

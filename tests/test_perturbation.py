@@ -9,11 +9,12 @@ import torch
 from toy_case import ITEMS, members_of, prompts_frame, toy_bench, transcoders_of
 
 from biology import perturbation
+from biology.bench import Setting
 from biology.case import Experiment
 from biology.config import InputError
 from biology.interventions import edits, intervene
 from biology.model import capture
-from biology.perturbation import Setting, choose, measure, run_experiments
+from biology.perturbation import choose, measure, run_experiments
 
 OUTCOMES = (
     "answer_probability", "donor_probability", "donor_top1", "level_top1:place", "others_probability", "advantage",

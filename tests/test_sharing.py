@@ -10,10 +10,10 @@ import torch
 from conftest import random_transcoders
 
 from biology.activations import FeatureCache
+from biology.bench import Bench
 from biology.case import Case, Experiment, Paper, SupernodeRule
 from biology.config import InputError, StatisticsConfig
 from biology.model import encode
-from biology.perturbation import Bench
 from biology.sharing import middle_minus_outer, overlap, reduce_sharing
 from biology.tables import table
 

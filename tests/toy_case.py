@@ -12,10 +12,10 @@ import pandas as pd
 from conftest import random_transcoders
 
 from biology.activations import FeatureCache, cache_features
+from biology.bench import Bench
 from biology.case import Case, Experiment, Paper, Prompt, SupernodeRule
 from biology.config import StatisticsConfig
 from biology.model import encode
-from biology.perturbation import Bench
 from biology.tables import table
 from biology.transcoders import TranscoderSet
 

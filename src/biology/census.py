@@ -23,10 +23,10 @@ from scipy import sparse
 from tqdm import tqdm
 
 from biology.activations import length_batches
+from biology.bench import Bench
 from biology.case import Experiment, SupernodeRule
 from biology.config import InputError
 from biology.model import run, token_batch
-from biology.perturbation import Bench
 from biology.supernodes import Finder
 from biology.tables import table
 

@@ -27,12 +27,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from biology.bench import Bench, Setting
 from biology.case import Experiment, Line
 from biology.config import InputError
 from biology.controls import matched_sets, moved
 from biology.interventions import Edits, NextLogits, continued, intervene
 from biology.model import Edit, Model, answer_token, hooked, token_text
-from biology.perturbation import Arm, Bench, Setting, arms, choose, no_edits, positions_of
+from biology.perturbation import Arm, arms, choose, no_edits, positions_of
 from biology.residuals import Exchanges, exchange_residuals
 from biology.tables import table
 

@@ -34,13 +34,13 @@ from scipy.stats import rankdata
 
 from biology.activations import FeatureCache, cache_features
 from biology.attribution import attribute
+from biology.bench import Bench
 from biology.case import Case, Experiment
 from biology.config import AttributionConfig, InputError
 from biology.global_weights import GlobalWeights, global_weights, virtual_weights
 from biology.graph import ERROR, FEATURE, LOGIT, Graph, influence
 from biology.model import Model, encode
 from biology.operands import CLASSED, FEWEST, SIZE, Grid, example_labels, read_operands
-from biology.perturbation import Bench
 from biology.supernodes import Finder
 from biology.tables import table
 from biology.transcoders import TranscoderSet

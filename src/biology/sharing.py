@@ -29,9 +29,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from biology.bench import Bench, Member
 from biology.case import Experiment
 from biology.config import InputError
-from biology.perturbation import Bench, Member
 from biology.supernodes import position
 from biology.tables import table
 

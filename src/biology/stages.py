@@ -17,10 +17,10 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from biology.activations import FeatureCache
+    from biology.bench import Bench
     from biology.case import Case
     from biology.config import Config, ModelConfig
     from biology.model import Model
-    from biology.perturbation import Bench
     from biology.transcoders import TranscoderSet
 
 Arguments = argparse.Namespace
@@ -273,7 +273,7 @@ def _bench(args: Arguments) -> Bench:
     """Everything that experiments on a case need."""
     config, root, case, folder = _case(args)
     model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
-    from biology.perturbation import Bench
+    from biology.bench import Bench
     from biology.tables import read_table
 
     prompts = read_table(folder / "cache.parquet", "prompts")

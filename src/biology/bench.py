@@ -1,0 +1,151 @@
+"""What every experiment of a case needs: model, prompts, cached activations, members of supernodes, and the edits they make."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from biology.activations import FeatureCache
+from biology.case import Case, Experiment
+from biology.config import InputError, StatisticsConfig
+from biology.interventions import Edits
+from biology.model import Model, encode
+from biology.number_outcomes import token_numbers
+from biology.supernodes import position
+from biology.transcoders import TranscoderSet
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How hard and up to where: the multiplier M, and the last layer held."""
+
+    strength: float
+    last_layer: int
+
+
+class Member(NamedTuple):
+    """A feature of a supernode at its place in one prompt."""
+
+    layer: int
+    pos: int
+    feature: int
+    activation: float
+
+
+@dataclass(frozen=True, eq=False)
+class Bench:
+    """What every experiment of a case needs: prompts (rows in the order of the cache) and members of supernodes."""
+
+    model: Model
+    transcoders: TranscoderSet
+    case: Case
+    prompts: pd.DataFrame
+    members: pd.DataFrame
+    cache: FeatureCache
+    statistics: StatisticsConfig
+    operands: pd.DataFrame | None = None
+    """Table `operands` of cases that read operand plots."""
+
+    @cached_property
+    def numbers(self) -> Int[Tensor, " vocab"]:
+        """The number that each token writes."""
+        return token_numbers(self.model)
+
+    @cached_property
+    def ids(self) -> list[list[int]]:
+        return [encode(self.model, text) for text in self.prompts["text"]]
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        return {item: place for place, item in enumerate(self.prompts["item"])}
+
+    @cached_property
+    def sites(self) -> dict[tuple[str, str], list[Member]]:
+        """Members by (item, supernode)."""
+        found: dict[tuple[str, str], list[Member]] = {}
+        columns = ["item", "supernode", "layer", "pos", "feature", "activation"]
+        for item, supernode, *member in self.members[columns].itertuples(index=False, name=None):
+            found.setdefault((item, supernode), []).append(Member(*member))
+        return found
+
+    @cached_property
+    def identity(self) -> list[tuple[str, str, str]]:
+        """Item, cluster and split of every prompt."""
+        return list(self.prompts[["item", "cluster", "split"]].itertuples(index=False, name=None))
+
+    def generator(self, *key: object) -> np.random.Generator:
+        """Random numbers that depend on the seed of the configuration and on what they are for."""
+        digest = hashlib.sha256("|".join(map(str, (self.statistics.seed, *key))).encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+    def items(self, experiment: Experiment) -> list[int]:
+        """Places of the scored prompts that an experiment is about."""
+        chosen = self.prompts["role"] == "score"
+        for column, value in experiment.only.items():
+            chosen &= self.prompts[column] == value
+        return np.flatnonzero(chosen & self.prompts["correct"]).tolist()
+
+    def edits(self, experiment: Experiment, places: Sequence[int], setting: Setting, *, wrong: bool = False) -> "Push":
+        """The edits of an experiment, a row for each prompt, and where the injected features come from (`wrong`: from the
+        wrong donor)."""
+        donor = f"wrong_{experiment.donor}" if wrong else experiment.donor
+        columns: list[tuple[int, int, int, int, float, int, int]] = []
+        for row, place in enumerate(places):
+            item = self.prompts["item"].iat[place]
+            found: dict[tuple[int, int, int], tuple[float, int, int]] = {}
+            if experiment.inhibit:
+                factor = setting.strength * (-experiment.suppress if experiment.kind == "swap" else 1.0)
+                for site in self.sites.get((item, experiment.inhibit), ()):
+                    found[site.layer, site.pos, site.feature] = (factor * site.activation, place, site.pos)
+            if experiment.inject:
+                source = self.prompts[donor].iat[place] if donor in self.prompts else ""
+                if source not in self.place:
+                    raise InputError(f"case {self.case.name}, prompt {item}: donor '{source}' is no prompt of the case")
+                there = self._positions(experiment.inject, place)
+                for site in self.sites.get((source, experiment.inject), ()):
+                    value = setting.strength * site.activation
+                    found[site.layer, there, site.feature] = (value, self.place[source], site.pos)
+            columns += [(row, *site, *value) for site, value in found.items() if site[0] <= setting.last_layer]
+        table_ = np.array(columns, dtype=np.float64).reshape(-1, 7)
+        row, layer, pos, feature, pool, pool_pos = (
+            torch.from_numpy(table_[:, i].astype(np.int64)) for i in (0, 1, 2, 3, 5, 6)
+        )
+        return Push(Edits(row, layer, pos, feature, torch.from_numpy(table_[:, 4])), pool, pool_pos)
+
+    def _positions(self, supernode: str, place: int) -> int:
+        key = (supernode, place)
+        if key not in self._position_cache:
+            row = self.prompts.iloc[place].to_dict()
+            where = f"case {self.case.name}, prompt {row['item']}"
+            self._position_cache[key] = position(
+                self.model, row["text"], self.case.supernodes[supernode].at, row, where
+            )
+        return self._position_cache[key]
+
+    @cached_property
+    def _position_cache(self) -> dict[tuple[str, int], int]:
+        return {}
+
+    @cached_property
+    def same_relation(self) -> dict[str, list[int]]:
+        """All answer tokens to prompts that share the level of the case's relation factor."""
+        if "relation" not in self.prompts:
+            return {}
+        groups = self.prompts.groupby("relation")["answer_token"]
+        return {str(level): sorted(set(tokens)) for level, tokens in groups}
+
+
+@dataclass(frozen=True, eq=False)
+class Push:
+    """Edits, and the prompt and position that each edited activation was taken from."""
+
+    edits: Edits
+    pool_prompt: Int[Tensor, " site"]
+    pool_pos: Int[Tensor, " site"]
