@@ -86,8 +86,9 @@ def choose(
         rows = measured(bench, f"{name}/dev{setting.last_layer}", experiment, dev, setting, ("match",), draws=2)
         evidence += rows
         frame = pd.DataFrame(rows)
-        means = frame[frame["outcome"] == experiment.outcomes[0]].groupby("arm")["value"].mean()
-        score = sign * (means["effect"] - means["match"])
+        deciding = frame["outcome"] == experiment.outcomes[0]
+        effect, match = (frame.loc[deciding & (frame["arm"] == arm), "value"] for arm in ("effect", "match"))
+        score = sign * (float(effect.mean()) - float(match.mean()))
         if score > best_score + 1e-9:
             best, best_score = setting, score
     return best

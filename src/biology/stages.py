@@ -195,11 +195,11 @@ def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFr
     if unknown:
         raise InputError(f"--threshold: unknown claim '{min(unknown)}'. Known: {', '.join(registered['claim'])}.")
     pairs = registered.merge(own, on="claim", suffixes=("", "_own"))
-    for row in pairs[pairs["claim"].isin(names)].to_dict("records"):
-        print(f"{row['claim']}: {row['verdict']} (registered)\n    {row['reason']}")
-        print(
-            f"  with your threshold: {row['verdict_own']}\n    {row['reason_own'].replace('registered minimum', 'minimum')}"
-        )
+    for row in pairs.itertuples():
+        if row.claim in names:
+            print(f"{row.claim}: {row.verdict} (registered)\n    {row.reason}")
+            own_reason = str(row.reason_own).replace("registered minimum", "minimum")
+            print(f"  with your threshold: {row.verdict_own}\n    {own_reason}")
 
 
 def draw(args: Arguments) -> None:

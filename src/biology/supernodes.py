@@ -9,6 +9,8 @@ are scored on Dallas and its capital are selected on other cities of Texas and o
 have replaced an answer by a copy of itself.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
+
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
