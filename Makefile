@@ -1,4 +1,4 @@
-# make figures    every figure, every verdict and the report, from the shipped model (the first run installs .venv)
+# make figures    every figure, every verdict and the report, from the shipped model: half an hour on two cores (the first run installs .venv)
 # make test       the tests
 # make check      linter, formatter and type checker
 # make organism   grows the embedded model and its transcoders from scratch (SEED=n for another seed)
