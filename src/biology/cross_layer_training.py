@@ -45,20 +45,22 @@ class CrossLayerRecipe:
     """Features of the first layer, whose input is hardly more than the token: more of them would stay dead."""
     most_active: float = 22.0
     """Thresholds of a layer are raised, where needed, until no more features are active at a token on average."""
-    steps: int = 4000
+    rarest: float = 3e-4
+    """Features that fire on a smaller share of the tokens than this are dropped after training."""
+    steps: int = 3000
     batch: int = 1024
-    learning_rate: float = 3e-3
+    learning_rate: float = 4e-3
     decay_from: float = 0.5
-    sparsity: float = 6e-4
+    sparsity: float = 2e-3
     """s at the end of its ramp."""
-    ramp: float = 0.8
+    ramp: float = 0.6
     """Share of the steps over which s rises."""
     steepness: float = 4.0
     """c, in units of a root mean square output of 1."""
     threshold: float = 0.03
     """Threshold at the start; inputs are normalised."""
-    bandwidth: float = 0.1
-    firing: float = 0.02
+    bandwidth: float = 0.2
+    firing: float = 0.005
     """Share of the tokens on which a feature fires at the start: encoder biases are set so."""
     revival: float = 1e-5
     """p."""
@@ -337,5 +339,6 @@ def train_cross_layer_set(
     for layer, tensors in enumerate(made):
         # Calibrated as it will be stored, so that the stored set is the calibrated one.
         stored = Transcoder(**{name: tensor.to(storage).float().contiguous() for name, tensor in tensors.items()})
-        layers.append(living(calibrated(stored, inputs[layer], recipe.most_active, seed + layer), inputs[layer]))
+        calm = calibrated(stored, inputs[layer], recipe.most_active, seed + layer)
+        layers.append(living(calm, inputs[layer], least=max(1, round(recipe.rarest * inputs.shape[1]))))
     return TranscoderSet("cross_layer", "jumprelu", tuple(layers), read_hook, write_hook)

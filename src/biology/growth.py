@@ -165,9 +165,10 @@ def cards(args: Arguments) -> None:
     corpus, transcoders = Corpus(), load_transcoders(folder / "transcoders", model)
     measured = fidelity(model, transcoders, held_out)
     states = selective_features(model, transcoders, _state_prompts(corpus), {"name": "name", "last token": "prompt"})
-    artefacts.write_text(
-        folder / "README.md", model_card(folder.name, record, evaluated(model, held_out), measured, states)
-    )
+    beside = folder / "cross_layer/record.json"
+    cross_layer = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None
+    card = model_card(folder.name, record, evaluated(model, held_out), measured, states, cross_layer)
+    artefacts.write_text(folder / "README.md", card)
     artefacts.write_text(WORDS / "README.md", data_card(corpus))
 
 
