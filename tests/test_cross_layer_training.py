@@ -20,7 +20,8 @@ from biology.transcoders import Transcoder, TranscoderSet, load_transcoders, rec
 
 WIDTH, SHARED, OWN, ACTIVE = 24, 32, 12, 2
 RECIPE = CrossLayerRecipe(
-    n_features=48, n_features_first=48, steps=600, batch=512, learning_rate=1e-2, sparsity=0.2, bandwidth=0.5, firing=0.06
+    n_features=48, n_features_first=48, steps=600, batch=512, learning_rate=1e-2, sparsity=0.2, steepness=4.0,
+    threshold=0.03, bandwidth=0.5, firing=0.06,
 )  # fmt: skip
 SHORT = replace(RECIPE, n_features=20, n_features_first=16, steps=9, batch=64)
 

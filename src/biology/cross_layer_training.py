@@ -47,19 +47,19 @@ class CrossLayerRecipe:
     """Thresholds of a layer are raised, where needed, until no more features are active at a token on average."""
     rarest: float = 3e-4
     """Features that fire on a smaller share of the tokens than this are dropped after training."""
-    steps: int = 3000
+    steps: int = 1500
     batch: int = 1024
     learning_rate: float = 4e-3
     decay_from: float = 0.5
-    sparsity: float = 2e-3
+    sparsity: float = 1e-3
     """s at the end of its ramp."""
     ramp: float = 0.6
     """Share of the steps over which s rises."""
-    steepness: float = 4.0
+    steepness: float = 16.0
     """c, in units of a root mean square output of 1."""
-    threshold: float = 0.03
+    threshold: float = 0.1
     """Threshold at the start; inputs are normalised."""
-    bandwidth: float = 0.2
+    bandwidth: float = 0.3
     firing: float = 0.005
     """Share of the tokens on which a feature fires at the start: encoder biases are set so."""
     revival: float = 1e-5
