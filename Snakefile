@@ -92,8 +92,8 @@ rule:
 def weights(wildcards):
     """The files that a model and its transcoders consist of, so that new weights start everything anew."""
     entry = CONFIG.model(wildcards.model)
-    folders = sorted({entry.path, entry.transcoders})
-    return sorted({str(file) for folder in folders for file in folder.rglob("*") if file.suffix in WEIGHT_FILES})
+    files = {*entry.path.glob("*"), *entry.transcoders.rglob("*")}  # a model's folder may hold other transcoders too
+    return sorted(str(file) for file in files if file.suffix in WEIGHT_FILES)
 
 
 WEIGHT_FILES = {".safetensors", ".json", ".parquet", ".model", ".yaml", ".npz"}

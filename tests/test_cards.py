@@ -4,7 +4,7 @@ import re
 
 import pandas as pd
 
-from biology.cards import BARS, data_card, markdown, model_card, with_trial
+from biology.cards import BARS, cross_layer_section, data_card, markdown, model_card, with_trial
 from biology.corpus import WORDS, Corpus
 
 RECORD = {
@@ -63,6 +63,30 @@ def test_no_number_of_the_model_card_is_typed_by_hand():
     numbers = [set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", card)) for card in cards]
     # "line 1" and "line 2", the bars, and of how many states features are sought, by what precision and recall
     assert numbers[0] & numbers[1] <= {"1", "2", "50", "0.9", *map(str, BARS.values())}
+
+
+def test_a_cross_layer_transcoder_has_its_section():
+    def record(shift: float) -> dict:
+        by_layer = {
+            metric: {"0": 0.1 + k + shift, "all": 0.2 + k + shift} for k, metric in enumerate(("dead", "fvu", "l0"))
+        }
+        return {
+            "recipe": {"steps": 77 + shift}, "recipe_hash": "abc" + "d" * int(shift + 1), "seed": 31 + shift,
+            "threads": 8 + shift, "seconds": 601.0 + shift, "features": [12 + shift], "states_with_a_feature": 44 + shift,
+            "fidelity": {
+                "dev": {}, "test": by_layer | {"top1_agreement": {"all": 0.91 + shift, "two_hop": 0.92 + shift}},
+            },
+        }  # fmt: skip
+
+    plain, section = (model_card("x", RECORD, BEHAVIOUR, FIDELITY, STATES, given) for given in (None, record(0)))
+    assert "Cross-layer" not in plain and cross_layer_section(record(0)) in section
+    for shown in (
+        "| 0 | 12 | 0.1 | 1.1 | 2.1 |", "| all | 12 | 0.2 | 1.2 | 2.2 |", "| two_hop | 0.92 |", "| steps | 77 |", "For 44 of 50",
+        "601 s on 8 thread", "abcd", "seed 31",
+    ):  # fmt: skip
+        assert shown in section, shown
+    numbers = [set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", cross_layer_section(record(s)))) for s in (0, 3)]
+    assert numbers[0] & numbers[1] <= {"1", "50", "0"}
 
 
 def test_the_data_card_counts_what_is_there():

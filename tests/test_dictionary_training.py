@@ -201,3 +201,6 @@ def test_features_that_never_fire_are_dropped_and_nothing_else_changes():
     kept = living(layer, inputs)
     others = torch.arange(12) != 3
     assert kept.W_enc.equal(enc[others]) and kept.W_dec.equal(dec[others]) and len(kept.threshold) == 11
+    fires = (inputs @ enc.T > threshold).sum(0)
+    least = int(fires.median()) + 1
+    assert living(layer, inputs, least).W_enc.equal(enc[fires >= least]) and 0 < int((fires >= least).sum()) < 11

@@ -22,7 +22,7 @@ FLOORS = [
     ["transcoders", "number_outcomes", "cell_outcomes"],
     ["activations", "replacement"],
     ["dictionary_training", "behaviour", "targets", "direct_effects", "graph_json", "global_weights", "carried"],
-    ["stream_effects", "descent", "whole_graph"],
+    ["stream_effects", "descent", "whole_graph", "cross_layer_training"],
     ["qk", "head_loadings", "selection"],
     ["attribution", "supernodes", "interventions"],
     ["controls", "residuals", "ablation"],

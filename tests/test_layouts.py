@@ -1,6 +1,7 @@
 """Every layout of transcoder directories is read as it was meant, or refused in one line."""
 
 import json
+from dataclasses import replace
 
 import numpy
 import pytest
@@ -10,7 +11,7 @@ from conftest import random_transcoders
 from safetensors.torch import load_file, save_file
 
 from biology.config import InputError
-from biology.transcoders import encode, load_transcoders, save_transcoders
+from biology.transcoders import Transcoder, encode, load_transcoders, save_transcoders
 
 
 def same(one, other):
@@ -37,6 +38,27 @@ def test_round_trip(tiny_model, tmp_path, layout, kind, activation, skip):
     save_transcoders(tmp_path, transcoders, layout=layout, model_name="tiny")
     same(transcoders, load_transcoders(tmp_path, model))
     assert not list(tmp_path.rglob("*.partial"))
+
+
+@pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk"])
+def test_layers_of_unequal_width_are_padded_for_circuit_tracer(tiny_model, tmp_path, activation):
+    """It reads all layers into one tensor. What was added never fires, and is dropped when we read."""
+    model = tiny_model("llama")
+    wide = random_transcoders(model, "cross_layer", activation)
+    uneven = []
+    for layer, weights in enumerate(wide.layers):
+        count = len(weights.b_enc) - 5 * layer
+        threshold = None if weights.threshold is None else weights.threshold[:count]
+        uneven.append(
+            Transcoder(weights.W_enc[:count], weights.b_enc[:count], weights.W_dec[:count], weights.b_dec, threshold)
+        )
+    transcoders = replace(wide, layers=tuple(uneven))
+    save_transcoders(tmp_path, transcoders, layout="circuit-tracer", model_name="tiny")
+    same(transcoders, load_transcoders(tmp_path, model))
+    for layer in range(model.n_layers):
+        stored = load_file(tmp_path / f"W_enc_{layer}.safetensors") | load_file(tmp_path / f"W_dec_{layer}.safetensors")
+        assert {len(value) for key, value in stored.items() if "b_dec" not in key} == {wide.n_features[0]}
+        assert not stored[f"W_dec_{layer}"][len(uneven[layer].b_enc) :].any()
 
 
 def gemma_scope(folder, transcoders):

@@ -60,6 +60,9 @@ GROWTH: Options = {
     "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
     "--out": {"metavar": "DIR", "help": "folder to write to (data/models/elegans, or elegans-seed<n>)"},
 }
+KIND: Options = {
+    "--kind": {"choices": ("plt", "clt"), "default": "plt", "help": "per layer or cross layer (%(default)s)"}
+}
 TRACE: Options = {
     "text": {"nargs": "?", "metavar": "PROMPT", "help": "the prompt"},
     "--model": {"required": True, "metavar": "NAME|DIR", "help": "a model of config.yaml, or a Hugging Face directory"},
@@ -102,7 +105,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "evaluate": (growth.evaluate, MODEL),
         "organism": (growth.organism, GROWTH),
         "grow": (growth.grow, GROWTH),
-        "train-transcoders": (growth.train_transcoders, GROWTH),
+        "train-transcoders": (growth.train_transcoders, GROWTH | KIND),
         "cards": (growth.cards, GROWTH),
         "prompts": (growth.prompts, CASE),
     },

@@ -36,10 +36,41 @@ def markdown(frame: pd.DataFrame, digits: int = 4) -> str:
     return "\n".join([head, *rows])
 
 
+def cross_layer_section(record: Mapping[str, Any]) -> str:
+    """What the card says of a cross-layer transcoder, from the record beside its weights."""
+    measured = record["fidelity"]["test"]
+    layers = (
+        pd.DataFrame({metric: measured[metric] for metric in ("dead", "fvu", "l0")}).rename_axis("layer").reset_index()
+    )
+    features = {str(layer): count for layer, count in enumerate(record["features"])} | {"all": sum(record["features"])}
+    layers.insert(1, "features", layers["layer"].map(features))
+    agreement = pd.DataFrame(sorted(measured["top1_agreement"].items()), columns=["behaviour", "value"])
+    recipe = pd.DataFrame(
+        [(key, json.dumps(value)) for key, value in record["recipe"].items()], columns=["setting", "value"]
+    )
+    return f"""
+## Cross-layer transcoder
+In `cross_layer`, trained by `biology.cross_layer_training` in {record["seconds"]:.0f} s on {record["threads"]} thread(s) (recipe
+{record["recipe_hash"]}, seed {record["seed"]}); every feature reads one layer and writes to it and all later ones. Measured on
+the same held-out prompts as the set above; the recipe was chosen on the development part.
+
+{markdown(layers)}
+
+Top-1 agreement of the full replacement model with the model:
+
+{markdown(agreement)}
+
+For {record["states_with_a_feature"]} of 50 states one feature fires as selectively as above.
+
+{markdown(recipe)}
+"""
+
+
 def model_card(
-    name: str, record: Mapping[str, Any], behaviour: pd.DataFrame, fidelity: pd.DataFrame, states: pd.DataFrame
+    name: str, record: Mapping[str, Any], behaviour: pd.DataFrame, fidelity: pd.DataFrame, states: pd.DataFrame,
+    cross_layer: Mapping[str, Any] | None = None,
 ) -> str:  # fmt: skip
-    """README.md of a grown model."""
+    """README.md of a grown model; `cross_layer` is the record of its cross-layer transcoder, where it has one."""
     recipe = pd.DataFrame(
         [(key, json.dumps(value)) for key, value in record["recipe"].items()], columns=["setting", "value"]
     )
@@ -99,7 +130,7 @@ For {len(states)} of 50 states one feature fires for that state's cities and nam
 at least 0.9 over all prompts about states; found automatically). Where they are (position and layer), with their means:
 
 {markdown(where)}
-
+{"" if cross_layer is None else cross_layer_section(cross_layer)}
 ## Learning curve
 Accuracy on the development part of the held-out prompts.
 

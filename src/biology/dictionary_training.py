@@ -145,13 +145,14 @@ def calibrated(
     return replace(layer, threshold=layer.threshold * max(1.0, raised))
 
 
-def living(layer: Transcoder, inputs: Float[torch.Tensor, "token d_in"]) -> Transcoder:
-    """The layer without the features that fire on none of the tokens: they would change nothing but the file's size."""
+def living(layer: Transcoder, inputs: Float[torch.Tensor, "token d_in"], least: int = 1) -> Transcoder:
+    """The layer without the features that fire on fewer than ``least`` tokens: they change hardly more than the file's size."""
     assert layer.threshold is not None
-    fires = torch.zeros(len(layer.b_enc), dtype=torch.bool)
+    tokens = torch.zeros(len(layer.b_enc), dtype=torch.long)
     for chunk in inputs.split(8192):
         pre = chunk @ layer.W_enc.T + layer.b_enc
-        fires |= ((pre > layer.threshold) & (pre > 0)).any(0)
+        tokens += ((pre > layer.threshold) & (pre > 0)).sum(0)
+    fires = tokens >= least
     return Transcoder(layer.W_enc[fires], layer.b_enc[fires], layer.W_dec[fires], layer.b_dec, layer.threshold[fires])
 
 

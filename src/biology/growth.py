@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 import time
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +24,8 @@ if TYPE_CHECKING:
 Arguments = argparse.Namespace
 THREADS = 2
 """Growing uses two threads, whatever the machine: the same seed and threads give the same weights."""
+CROSS_LAYER_THREADS = 1
+"""Sparse products hardly gain by a second."""
 
 
 def evaluate(args: Arguments) -> None:
@@ -45,7 +48,7 @@ def evaluate(args: Arguments) -> None:
 def organism(args: Arguments) -> None:
     """grow the embedded model from its corpus, train its transcoders, write its cards"""
     grow(args)
-    train_transcoders(args)
+    _train_per_layer(args)
     cards(args)
 
 
@@ -74,7 +77,11 @@ def grow(args: Arguments) -> None:
 
 
 def train_transcoders(args: Arguments) -> None:
-    """only train the transcoders of a grown model"""
+    """only train the transcoders of a grown model, per layer (plt) or cross layer (clt)"""
+    {"plt": _train_per_layer, "clt": _train_cross_layer}[args.kind](args)
+
+
+def _train_per_layer(args: Arguments) -> None:
     start_torch(THREADS)
     import torch
 
@@ -91,6 +98,48 @@ def train_transcoders(args: Arguments) -> None:
     trained = train_set(model, prompts, DictionaryRecipe(), args.seed)
     save_transcoders(folder / "transcoders", trained, layout="saelens", model_name=folder.name, dtype=torch.float16)
     artefacts.write_json(folder / "record.json", record | {"transcoder_seconds": time.monotonic() - started})
+
+
+def _train_cross_layer(args: Arguments) -> None:
+    """Resumes where it was interrupted. The record beside the weights holds the recipe and what was measured on held-out prompts."""
+    start_torch(CROSS_LAYER_THREADS)
+    import pandas as pd
+    import torch
+
+    from biology.behaviour import fidelity, selective_features
+    from biology.corpus import WORDS, Corpus
+    from biology.cross_layer_training import CrossLayerRecipe, train_cross_layer_set
+    from biology.model import encode, load_model
+    from biology.organism import dictionary_prompts
+    from biology.transcoders import load_transcoders, save_transcoders
+
+    folder, started, corpus, recipe = _folder(args), time.monotonic(), Corpus(), CrossLayerRecipe()
+    _record(folder)
+    model = load_model(folder, name=folder.name)
+    prompts = dictionary_prompts(corpus, lambda text: encode(model, text), args.seed)
+    work, out = Path("data/runs/organism") / f"{folder.name}-cross_layer", folder / "cross_layer"
+    trained = train_cross_layer_set(model, prompts, recipe, args.seed, work=work)
+    save_transcoders(out, trained, layout="circuit-tracer", model_name=folder.name, dtype=torch.float16)
+    seconds = time.monotonic() - started
+    stored = load_transcoders(out, model)
+    held_out = pd.read_parquet(folder / "heldout.parquet")
+    parts = {"dev": held_out[held_out["split"] == "dev"].drop(columns="split"), "test": held_out}
+    measured = {part: _measurements(fidelity(model, stored, frame)) for part, frame in parts.items()}
+    states = selective_features(model, stored, _state_prompts(corpus), {"name": "name", "last token": "prompt"})
+    record = {
+        "recipe": asdict(recipe),
+        "recipe_hash": recipe.hash(),
+        "seed": args.seed,
+        "threads": CROSS_LAYER_THREADS,
+        "torch": torch.__version__,
+        "seconds": seconds,
+        "data_hash": artefacts.contents_hash(WORDS, "*.csv")[:16],
+        "weights": artefacts.contents_hash(folder, "*.safetensors")[:16],
+        "features": list(stored.n_features),
+        "states_with_a_feature": len(states),
+        "fidelity": measured,
+    }
+    artefacts.write_json(out / "record.json", record)
 
 
 def cards(args: Arguments) -> None:
@@ -116,9 +165,10 @@ def cards(args: Arguments) -> None:
     corpus, transcoders = Corpus(), load_transcoders(folder / "transcoders", model)
     measured = fidelity(model, transcoders, held_out)
     states = selective_features(model, transcoders, _state_prompts(corpus), {"name": "name", "last token": "prompt"})
-    artefacts.write_text(
-        folder / "README.md", model_card(folder.name, record, evaluated(model, held_out), measured, states)
-    )
+    beside = folder / "cross_layer/record.json"
+    cross_layer = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None
+    card = model_card(folder.name, record, evaluated(model, held_out), measured, states, cross_layer)
+    artefacts.write_text(folder / "README.md", card)
     artefacts.write_text(WORDS / "README.md", data_card(corpus))
 
 
@@ -143,6 +193,14 @@ def _state_prompts(corpus: Corpus) -> pd.DataFrame:
         if item.prompt.endswith(f" of {item.cluster} is")
     ]
     return pd.DataFrame([row for row in asked if row[2] in states], columns=["prompt", "name", "level"])
+
+
+def _measurements(fidelity: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Of each metric its values by layer over all behaviours, and of the answers' agreement those by behaviour."""
+    by_layer = fidelity[fidelity["behaviour"] == "all"]
+    made = {str(m): dict(zip(rows["layer"], rows["value"], strict=True)) for m, rows in by_layer.groupby("metric")}
+    agreement = fidelity[fidelity["metric"] == "top1_agreement"]
+    return made | {"top1_agreement": dict(zip(agreement["behaviour"], agreement["value"], strict=True))}
 
 
 def _folder(args: Arguments) -> Path:

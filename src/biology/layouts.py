@@ -144,7 +144,7 @@ def _cross_layer_files(path: Path, n_layers: int) -> tuple[list[Path], list[dict
             if not file.is_file():
                 raise InputError(f"{path} has no {file.name}: the model has {n_layers} layers")
         merged = {**_tensors(encoder), **_tensors(decoder)}
-        tensors.append({key.removesuffix(f"_{layer}"): value for key, value in merged.items()})
+        tensors.append(_without_padding({key.removesuffix(f"_{layer}"): value for key, value in merged.items()}))
         files.append(encoder)
     if (path / "skip.safetensors").is_file():
         skips = _tensors(path / "skip.safetensors").get("W_skip")
@@ -154,6 +154,29 @@ def _cross_layer_files(path: Path, n_layers: int) -> tuple[list[Path], list[dict
         for layer, entry in enumerate(tensors):  # a cross-layer skip is stored the other way round: x @ W_skip[layer]
             entry["W_skip"] = skips[layer].T
     return files, tensors
+
+
+PER_FEATURE = ("W_enc", "b_enc", "W_dec", "threshold")
+
+
+def _padded(layers: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
+    """All layers as wide as the widest, which circuit-tracer needs, by features that see nothing and so never fire."""
+    width = max(len(layer["b_enc"]) for layer in layers)
+
+    def pad(value: Tensor) -> Tensor:
+        return torch.cat([value, value.new_zeros(width - len(value), *value.shape[1:])])
+
+    return [{key: pad(value) if key in PER_FEATURE else value for key, value in layer.items()} for layer in layers]
+
+
+def _without_padding(layer: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The layer without the features at its end that see nothing."""
+    W_enc, b_enc = layer.get("W_enc"), layer.get("b_enc")
+    if W_enc is None or b_enc is None or W_enc.dim() != 2 or b_enc.shape != W_enc.shape[:1]:
+        return dict(layer)  # refused by name where shapes are checked
+    sees = (W_enc != 0).any(1) | (b_enc != 0)
+    count = int(sees.nonzero().max()) + 1 if sees.any() else len(sees)
+    return {key: value[:count] if key in PER_FEATURE and value.dim() else value for key, value in layer.items()}
 
 
 def _saelens(configs: Sequence[Path]) -> Stored:
@@ -304,7 +327,7 @@ def _saelens_config(stored: Stored, layer: int, model_name: str) -> dict[str, An
 
 def _write_circuit_tracer(path: Path, stored: Stored, model_name: str) -> None:
     cross = stored.kind == "cross_layer"
-    for layer, tensors in enumerate(stored.tensors):
+    for layer, tensors in enumerate(_padded(stored.tensors) if cross else stored.tensors):
         if cross:
             encoder = {key: tensors[key] for key in ("W_enc", "b_enc", "b_dec", "threshold") if key in tensors}
             _write_tensors(path / f"W_enc_{layer}.safetensors", {f"{key}_{layer}": encoder[key] for key in encoder})

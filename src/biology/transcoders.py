@@ -139,7 +139,7 @@ def decoder(
 def reconstruct(
     transcoders: TranscoderSet,
     target: int,
-    activations: Sequence[Float[Tensor, "*batch feature"]],
+    activations: Sequence[Float[Tensor, "*batch _"]],
     x: Float[Tensor, "*batch d_model"],
 ) -> Float[Tensor, "*batch d_model"]:
     """The replacement of what passes the write hook of layer `target`.
@@ -158,7 +158,7 @@ def reconstruct(
 
 def reconstruct_all(
     transcoders: TranscoderSet, inputs: Sequence[Float[Tensor, "*batch d_model"]]
-) -> tuple[list[Float[Tensor, "*batch feature"]], list[Float[Tensor, "*batch d_model"]]]:
+) -> tuple[list[Float[Tensor, "*batch _"]], list[Float[Tensor, "*batch d_model"]]]:
     """Activations and reconstructions of every layer, given what passes the read hooks of an unmodified forward."""
     activations = [encode(transcoders, layer, x) for layer, x in enumerate(inputs)]
     return activations, [reconstruct(transcoders, layer, activations, x) for layer, x in enumerate(inputs)]
