@@ -34,7 +34,8 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 
-PAIRS = [(model, case) for model, cases in MODELS.items() for case in cases]
+CONTROLS = [model for model, entry in CONFIG.models.items() if entry.control]
+PAIRS = [(model, case) for model, cases in MODELS.items() if model not in CONTROLS for case in cases]
 RUN = "data/runs/{model}/{case}"
 TABLES = ["prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands", "operand_plots"]
 FIGURES = [
@@ -45,7 +46,7 @@ FIGURES = [
 ]
 DRAWING = [f"src/biology/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
 TEMPLATES = sorted(str(path) for path in Path("src/biology/templates").glob("*"))
-VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS]
+VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
 REPORTS = [f"reports/{model}/{case}.html" for model, case in PAIRS] + ["reports/index.html"]
 
 # The threads of a job are fixed, whatever the number of cores: sums in another order would give other bytes.
@@ -76,6 +77,16 @@ rule:
         [f"data/runs/{model}/{case}/{table}.parquet" for model, case in PAIRS for table in TABLES],
     message:
         "all figures, verdicts and reports are there"
+
+
+rule:
+    """The verdicts of control models, in which no mechanism may be found."""
+    name:
+        "robustness/all"
+    input:
+        [f"reports/{model}/verdicts.csv" for model in CONTROLS],
+    message:
+        "all control models are judged"
 
 
 rule:
@@ -126,7 +137,7 @@ rule load:
         runtime=30,
         gpu=gpu,
     params:
-        model=lambda w: CONFIG.model(w.model).model_dump_json(exclude={"cases"}),
+        model=lambda w: CONFIG.model(w.model).identity,
         method=METHOD["load"],
     message:
         "{wildcards.model}: checking model and transcoders"

@@ -17,6 +17,7 @@ from biology.transcoders import (
     reconstruct,
     reconstruct_all,
     save_transcoders,
+    shuffled,
 )
 
 
@@ -101,3 +102,12 @@ def test_half_precision_storage(tiny_model, tmp_path, dtype):
 def test_dtype_follows_the_model(tiny_model, tmp_path):
     save_transcoders(tmp_path, random_transcoders(tiny_model("llama")))
     assert load_transcoders(tmp_path, tiny_model("llama", torch.float64)).layers[0].W_enc.dtype == torch.float64
+
+
+def test_shuffled_transcoders_keep_every_length(tiny_model):
+    transcoders = random_transcoders(tiny_model("llama"), "cross_layer")
+    null = shuffled(transcoders, 0)
+    for before, after in zip(transcoders.layers, null.layers, strict=True):
+        assert torch.allclose(before.W_enc.norm(dim=-1), after.W_enc.norm(dim=-1), rtol=1e-5)
+        assert not torch.allclose(before.W_dec, after.W_dec)
+        assert torch.equal(before.b_enc, after.b_enc)

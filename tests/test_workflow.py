@@ -188,6 +188,21 @@ def test_new_weights_rerun_everything(root):
     assert calls[0] == "load" and "cache first" in calls and "cache second" in calls
 
 
+def test_a_control_runs_on_request_only_and_the_shown_models_stay(root):
+    edit(
+        root / "config.yaml",
+        "elegans/transcoders}",
+        "elegans/transcoders}, nothing: {path: data/models/elegans, transcoders: data/models/elegans/transcoders,"
+        " shuffled: 0, control: true, cases: [first]}",
+    )
+    assert snakemake(root)[2] == []
+    code, _, calls = snakemake(root, "robustness/all")
+    assert code == 0 and [call.split()[0] for call in calls] == [
+        "load", "cache", "group", "attribute", "intervene", "tabulate", "judge"
+    ]  # fmt: skip
+    assert (root / "reports/nothing/verdicts.csv").is_file() and not (root / "figures/nothing").exists()
+
+
 def test_a_misspelt_key_is_one_line(root):
     edit(root / "config.yaml", "path:", "pth:")
     code, said, calls = snakemake(root)

@@ -59,6 +59,16 @@ class ModelConfig(Strict):
     """Seed the model was grown with, as reported beside its verdicts."""
     cases: tuple[str, ...] | None = None
     """Restricts this model to some cases; by default it meets all of `Config.cases`."""
+    shuffled: int | None = Field(default=None, ge=0)
+    """Seed with which the entries of every encoder and decoder vector are permuted: transcoders of the same lengths without
+    a meaning, the null of the whole pipeline."""
+    control: bool = False
+    """Whether this is a control: `robustness/all` runs it, `figures/all` does not."""
+
+    @property
+    def identity(self) -> str:
+        """What decides the results, as JSON."""
+        return self.model_dump_json(exclude={"cases", "control"} | ({"shuffled"} if self.shuffled is None else set()))
 
 
 class AttributionConfig(Strict):

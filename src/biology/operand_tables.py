@@ -43,7 +43,7 @@ from biology.model import Model, encode
 from biology.operands import CLASSED, FEWEST, SIZE, Grid, example_labels, read_operands
 from biology.supernodes import Finder
 from biology.tables import table
-from biology.transcoders import TranscoderSet
+from biology.transcoders import TranscoderSet, shuffled
 
 EXAMPLES = 20
 BLOCK = 128  # features read at a time
@@ -51,20 +51,6 @@ EXEMPLARS = 4  # operand plots shown of each family and position
 DECIMAL = (2, 4, 10, 20, 50)
 BESIDE = (3, 5, 11, 21, 49)
 LAST = "last"
-
-
-def shuffled(transcoders: TranscoderSet, seed: int) -> TranscoderSet:
-    """The same transcoders with the entries of every encoder and decoder vector permuted: same lengths, no meaning."""
-    generator = torch.Generator().manual_seed(seed)
-    layers = []
-    for layer in transcoders.layers:
-        changed = {}
-        for name in ("W_enc", "W_dec"):
-            weight = getattr(layer, name)
-            order = torch.rand(weight.shape, generator=generator).argsort(-1).to(weight.device)
-            changed[name] = weight.gather(-1, order)
-        layers.append(replace(layer, **changed))
-    return replace(transcoders, layers=tuple(layers))
 
 
 def grid_prompts(case: Case, prompts: pd.DataFrame) -> pd.DataFrame:

@@ -49,7 +49,7 @@ def load(args: Arguments) -> None:
         "freezing_error": self_test(model),
         "weights": artefacts.contents_hash(root / entry.path, "*.safetensors"),
         "transcoders": {
-            "name": f"{transcoders.kind} {transcoders.activation}",
+            "name": f"{transcoders.kind} {transcoders.activation}{'' if entry.shuffled is None else ', shuffled'}",
             "weights": artefacts.contents_hash(root / entry.transcoders, "**/*.safetensors", "**/*.npz"),
             "features": list(transcoders.n_features),
         },
@@ -261,12 +261,13 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
 
     from biology.config import InputError
     from biology.model import load_model
-    from biology.transcoders import load_transcoders
+    from biology.transcoders import load_transcoders, shuffled
 
     if entry.device == "cuda" and not torch.cuda.is_available():
         raise InputError(f"model '{name}' is to run on cuda, but torch finds none here: set `device: cpu`.")
     model = load_model(root / entry.path, name=name, device=entry.device, dtype=getattr(torch, entry.dtype))
-    return model, load_transcoders(root / entry.transcoders, model)
+    transcoders = load_transcoders(root / entry.transcoders, model)
+    return model, transcoders if entry.shuffled is None else shuffled(transcoders, entry.shuffled)
 
 
 def _bench(args: Arguments) -> Bench:

@@ -83,6 +83,20 @@ class TranscoderSet:
         return replace(self, layers=tuple(moved(layer) for layer in self.layers))
 
 
+def shuffled(transcoders: TranscoderSet, seed: int) -> TranscoderSet:
+    """The same transcoders with the entries of every encoder and decoder vector permuted: same lengths, no meaning."""
+    generator = torch.Generator().manual_seed(seed)
+    layers = []
+    for layer in transcoders.layers:
+        changed = {}
+        for name in ("W_enc", "W_dec"):
+            weight = getattr(layer, name)
+            order = torch.rand(weight.shape, generator=generator).argsort(-1).to(weight.device)
+            changed[name] = weight.gather(-1, order)
+        layers.append(replace(layer, **changed))
+    return replace(transcoders, layers=tuple(layers))
+
+
 # Maths ---------------------------------------------------------------------------------------------------------------
 
 
