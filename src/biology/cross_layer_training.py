@@ -47,11 +47,11 @@ class CrossLayerRecipe:
     """Thresholds of a layer are raised, where needed, until no more features are active at a token on average."""
     rarest: float = 3e-4
     """Features that fire on a smaller share of the tokens than this are dropped after training."""
-    steps: int = 1500
+    steps: int = 2000
     batch: int = 1024
     learning_rate: float = 4e-3
     decay_from: float = 0.5
-    sparsity: float = 1e-3
+    sparsity: float = 3e-4
     """s at the end of its ramp."""
     ramp: float = 0.6
     """Share of the steps over which s rises."""
