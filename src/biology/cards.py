@@ -52,7 +52,7 @@ def cross_layer_section(record: Mapping[str, Any]) -> str:
 ## Cross-layer transcoder
 In `cross_layer`, trained by `biology.cross_layer_training` in {record["seconds"]:.0f} s on {record["threads"]} thread(s) (recipe
 {record["recipe_hash"]}, seed {record["seed"]}); every feature reads one layer and writes to it and all later ones. Measured on
-the same held-out prompts as the set above; the recipe was chosen on the development part.
+the same held-out prompts as the set above; the recipe was chosen on the development part and on the count of states below.
 
 {markdown(layers)}
 
