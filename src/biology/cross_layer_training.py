@@ -29,8 +29,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.activations import cache_dense
-from biology.dictionary_training import calibrated, living
+from biology.dictionary_training import calibrated, living, training_tokens
 from biology.model import Model
 from biology.organism import restore, save
 from biology.transcoders import Transcoder, TranscoderSet
@@ -327,13 +326,9 @@ def train_cross_layer_set(
     write_hook: str = "hook_mlp_out", storage: torch.dtype = torch.float16, work: Path | None = None, progress: bool = True,
 ) -> TranscoderSet:  # fmt: skip
     """A cross-layer transcoder of a model, trained on all tokens of some prompts but the first of each."""
-    cache = cache_dense(model, prompts, read_hook=read_hook, write_hook=write_hook, batch_size=512, progress=progress)
-    inside = torch.ones(len(cache.ids), dtype=torch.bool)
-    last = torch.zeros(len(cache.ids), dtype=torch.bool)
-    last[cache.offsets[1:] - 1] = True
-    inside[cache.offsets[:-1]] = False  # the first token is no node of any graph, and unlike all others
+    hooks = {"read_hook": read_hook, "write_hook": write_hook}
+    cache, inside, answers = training_tokens(model, prompts, **hooks, progress=progress)
     inputs, outputs = (tensor[:, inside].float() for tensor in (cache.read, cache.write))
-    answers = last[inside].nonzero().flatten()
     made = train_cross_layer(inputs, outputs, recipe, seed, answers=answers, work=work, progress=progress)
     layers = []
     for layer, tensors in enumerate(made):

@@ -13,10 +13,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from tqdm import tqdm
 
-from biology.activations import cache_dense
+from biology.activations import DenseCache, cache_dense
 from biology.model import Model
 from biology.transcoders import Transcoder, TranscoderSet
 
@@ -156,17 +156,25 @@ def living(layer: Transcoder, inputs: Float[torch.Tensor, "token d_in"], least: 
     return Transcoder(layer.W_enc[fires], layer.b_enc[fires], layer.W_dec[fires], layer.b_dec, layer.threshold[fires])
 
 
-def train_set(
-    model: Model, prompts: Sequence[Sequence[int]], recipe: DictionaryRecipe, seed: int, *, read_hook: str = "mlp.hook_in",
-    write_hook: str = "hook_mlp_out", storage: torch.dtype = torch.float16, progress: bool = True,
-) -> TranscoderSet:  # fmt: skip
-    """Per-layer transcoders of a model, trained on all tokens of some prompts but the first of each."""
+def training_tokens(
+    model: Model, prompts: Sequence[Sequence[int]], *, read_hook: str, write_hook: str, progress: bool
+) -> tuple[DenseCache, Bool[torch.Tensor, " token"], Int[torch.Tensor, " answer"]]:
+    """What passes the hooks on all prompts, which tokens are trained on, and which of these are the last of a prompt."""
     cache = cache_dense(model, prompts, read_hook=read_hook, write_hook=write_hook, batch_size=512, progress=progress)
     inside = torch.ones(len(cache.ids), dtype=torch.bool)
     last = torch.zeros(len(cache.ids), dtype=torch.bool)
     last[cache.offsets[1:] - 1] = True
     inside[cache.offsets[:-1]] = False  # the first token is no node of any graph, and unlike all others
-    answers = last[inside].nonzero().flatten()
+    return cache, inside, last[inside].nonzero().flatten()
+
+
+def train_set(
+    model: Model, prompts: Sequence[Sequence[int]], recipe: DictionaryRecipe, seed: int, *, read_hook: str = "mlp.hook_in",
+    write_hook: str = "hook_mlp_out", storage: torch.dtype = torch.float16, progress: bool = True,
+) -> TranscoderSet:  # fmt: skip
+    """Per-layer transcoders of a model, trained on all tokens of some prompts but the first of each."""
+    hooks = {"read_hook": read_hook, "write_hook": write_hook}
+    cache, inside, answers = training_tokens(model, prompts, **hooks, progress=progress)
     layers = []
     for layer in range(model.n_layers):
         inputs, outputs = (tensor[layer][inside].float() for tensor in (cache.read, cache.write))
