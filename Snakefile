@@ -34,7 +34,7 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 
-CONTROLS = [model for model, entry in CONFIG.models.items() if entry.control]
+CONTROLS = [model for model, entry in CONFIG.models.items() if entry.role != "model"]
 PAIRS = [(model, case) for model, cases in MODELS.items() if model not in CONTROLS for case in cases]
 RUN = "data/runs/{model}/{case}"
 TABLES = ["prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands", "operand_plots"]
@@ -80,13 +80,13 @@ rule:
 
 
 rule:
-    """The verdicts of control models, in which no mechanism may be found."""
+    """The verdicts of further seeds, and of twins and nulls, in which no mechanism may be found."""
     name:
         "robustness/all"
     input:
         [f"reports/{model}/verdicts.csv" for model in CONTROLS],
     message:
-        "all control models are judged"
+        "all seeds, twins and nulls are judged"
 
 
 rule:
@@ -103,8 +103,13 @@ rule:
 def weights(wildcards):
     """The files that a model and its transcoders consist of, so that new weights start everything anew."""
     entry = CONFIG.model(wildcards.model)
-    files = {*entry.path.glob("*"), *entry.transcoders.rglob("*")}  # a model's folder may hold other transcoders too
-    return sorted(str(file) for file in files if file.suffix in WEIGHT_FILES)
+    if entry.role in ("seed", "twin"):  # their transcoders do not ship
+        return [*weight_files(entry.path.glob("*")), f"{entry.transcoders}/record.json"]
+    return weight_files([*entry.path.glob("*"), *entry.transcoders.rglob("*")])  # a folder may hold other transcoders too
+
+
+def weight_files(files):
+    return sorted({str(file) for file in files if file.suffix in WEIGHT_FILES})
 
 
 WEIGHT_FILES = {".safetensors", ".json", ".parquet", ".model", ".yaml", ".npz"}
@@ -355,9 +360,27 @@ rule write_index:
         "biology write > {log} 2>&1"
 
 
+# The transcoders of seeds and twins, which do not ship -----------------------------------------------------------------
+rule train_transcoders:
+    """The per-layer transcoders of a model that was grown here, with the recipe of elegans."""
+    input:
+        "data/models/{model}/model.safetensors",
+    output:
+        "data/models/{model}/transcoders/record.json",
+    log:
+        "data/runs/{model}/train_transcoders.log",
+    threads: 2
+    resources:
+        mem_mb=6000,
+        runtime=90,
+    message:
+        "{wildcards.model}: training transcoders"
+    shell:
+        "biology train-transcoders --out data/models/{wildcards.model} > {log} 2>&1"
+
+
 # On request: the embedded model from scratch -------------------------------------------------------------------------
-# --------------------------------------------------------------------------- No outputs are declared, so that
-# nothing but asking for them by name ever runs these two.
+# No outputs are declared, so that nothing but asking for it by name ever runs it.
 rule grow:
     """Grows elegans from its corpus; replaces the shipped weights."""
     threads: 2
@@ -365,14 +388,4 @@ rule grow:
         mem_mb=6000,
         runtime=90,
     shell:
-        "biology grow"
-
-
-rule train_transcoders:
-    """Trains the transcoders of elegans; replaces the shipped ones."""
-    threads: 2
-    resources:
-        mem_mb=6000,
-        runtime=90,
-    shell:
-        "biology train-transcoders"
+        "biology organism"

@@ -15,7 +15,8 @@ FLOORS = [
     ["config", "artefacts"],
     ["case", "tables"],
     ["corpus", "operands"],
-    ["prompts", "cards"],
+    ["prompts", "cards", "vocabulary"],
+    ["twins"],
     # torch
     ["organism", "graph", "weights", "checkpoint"],
     ["model", "layouts"],

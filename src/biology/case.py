@@ -437,6 +437,11 @@ def refreshed_lock(root: str | Path) -> dict[str, dict[str, str]]:
     return current
 
 
+def with_items(case: Case, rows: Sequence[Mapping[str, str]], source: str) -> Case:
+    """The case with another prompt set, such as that of a twin; `source` is named where a row is wrong."""
+    return case.model_copy(update={"items": _items(Path(source), list(rows[0]) if rows else [], rows)})
+
+
 def _read_items(path: Path) -> tuple[Item, ...]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -445,6 +450,10 @@ def _read_items(path: Path) -> tuple[Item, ...]:
             rows = list(reader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (named by `prompt_set` in case.yaml).") from None
+    return _items(path, columns, rows)
+
+
+def _items(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) -> tuple[Item, ...]:
     missing = [column for column in ITEM_COLUMNS if column not in columns]
     if missing:
         raise InputError(f"{path}: missing column(s) {', '.join(missing)}. Needed: {', '.join(ITEM_COLUMNS)}.")
@@ -455,8 +464,9 @@ def _read_items(path: Path) -> tuple[Item, ...]:
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise InputError(f"{path}: row {number} does not have {len(columns)} columns.")
-        factors = {column: row.pop(column) for column in columns if column not in ITEM_COLUMNS}
-        item = validate(Item, {**row, "factors": factors}, path, where=f"row {number}")
+        named = {column: row[column] for column in ITEM_COLUMNS}
+        factors = {column: row[column] for column in columns if column not in ITEM_COLUMNS}
+        item = validate(Item, {**named, "factors": factors}, path, where=f"row {number}")
         if item.item in seen:
             raise InputError(f"{path}: row {number}: item '{item.item}' occurs twice.")
         seen.add(item.item)

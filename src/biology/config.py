@@ -62,13 +62,19 @@ class ModelConfig(Strict):
     shuffled: int | None = Field(default=None, ge=0)
     """Seed with which the entries of every encoder and decoder vector are permuted: transcoders of the same lengths without
     a meaning, the null of the whole pipeline."""
-    control: bool = False
-    """Whether this is a control: `robustness/all` runs it, `figures/all` does not."""
+    role: Literal["model", "seed", "twin", "null"] = "model"
+    """`figures/all` runs models; `robustness/all` runs further seeds of one, twins that lack a mechanism, and nulls whose
+    transcoders mean nothing."""
+    of: str | None = None
+    """The model that a seed, a twin or a null is compared with."""
+    corpus: str | None = None
+    """The twin (`twins.py`) whose corpus says what the answers to the cases' prompts are."""
 
     @property
     def identity(self) -> str:
         """What decides the results, as JSON."""
-        return self.model_dump_json(exclude={"cases", "control"} | ({"shuffled"} if self.shuffled is None else set()))
+        unset = {name for name in ("shuffled", "corpus") if getattr(self, name) is None}
+        return self.model_dump_json(exclude={"cases", "role", "of"} | unset)
 
 
 class AttributionConfig(Strict):

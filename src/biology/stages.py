@@ -241,8 +241,21 @@ def _case(args: Arguments) -> tuple[Config, Path, Case, Path]:
     from biology.case import load_case
 
     config, root = configuration(args)
-    config.model(args.model)
-    return config, root, load_case(root, args.case), root / "data/runs" / args.model / args.case
+    case = of_corpus(load_case(root, args.case), config.model(args.model), root)
+    return config, root, case, root / "data/runs" / args.model / args.case
+
+
+def of_corpus(case: Case, entry: ModelConfig, root: Path) -> Case:
+    """A case with the answers of the model's own corpus, where that is a twin's."""
+    from biology.case import with_items
+
+    if entry.corpus is None or not case.items:
+        return case
+    from biology.prompts import prompt_set
+    from biology.twins import twin
+
+    rows = prompt_set(case.name, twin(entry.corpus).corpus(root / "data/words")).to_dict("records")
+    return with_items(case, rows, f"{entry.corpus}: prompts of case {case.name}")
 
 
 def start_torch(threads: int | None) -> None:
