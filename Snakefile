@@ -80,13 +80,13 @@ rule:
 
 
 rule:
-    """The verdicts of further seeds, and of twins and nulls, in which no mechanism may be found."""
+    """The verdicts of further seeds, and of twins and random controls, in which no mechanism may be found."""
     name:
         "robustness/all"
     input:
         [f"reports/{model}/verdicts.csv" for model in CONTROLS],
     message:
-        "all seeds, twins and nulls are judged"
+        "all seeds, twins and controls are judged"
 
 
 rule:

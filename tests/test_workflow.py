@@ -187,7 +187,7 @@ def test_a_control_runs_on_request_only_and_the_shown_models_stay(root):
         root / "config.yaml",
         "elegans/transcoders}",
         "elegans/transcoders}, nothing: {path: data/models/elegans, transcoders: data/models/elegans/transcoders,"
-        " shuffled: 0, role: "null", cases: [first]}",
+        " shuffled: 0, role: random, cases: [first]}",
     )
     assert snakemake(root)[2] == []
     code, _, calls = snakemake(root, "robustness/all")
