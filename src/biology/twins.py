@@ -157,7 +157,6 @@ TWINS = {
 }
 
 
-@cache
 def twin(name: str) -> Twin:
     if name not in TWINS:
         raise InputError(f"unknown twin '{name}'. Known twins: {', '.join(TWINS)}.")
