@@ -47,6 +47,7 @@ FIGURES = [
 DRAWING = [f"src/biology/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
 TEMPLATES = sorted(str(path) for path in Path("src/biology/templates").glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
+STREAMS = {CONFIG.models[model].path: f"reports/{model}/streams.csv" for model in reversed(MODELS)}  # one a model folder
 REPORTS = [f"reports/{model}/{case}.html" for model, case in PAIRS] + ["reports/index.html"]
 
 # The threads of a job are fixed, whatever the number of cores: sums in another order would give other bytes.
@@ -74,6 +75,7 @@ rule:
         FIGURES,
         VERDICTS,
         REPORTS,
+        [STREAMS[entry.path] for entry in CONFIG.models.values() if entry.role == "model"],
         [f"data/runs/{model}/{case}/{table}.parquet" for model, case in PAIRS for table in TABLES],
     message:
         "all figures, verdicts and reports are there"
@@ -85,6 +87,7 @@ rule:
         "robustness/all"
     input:
         [f"reports/{model}/verdicts.csv" for model in CONTROLS],
+        STREAMS.values(),
     message:
         "all seeds, twins and controls are judged"
 
@@ -251,6 +254,32 @@ rule intervene:
         "{wildcards.model}, {wildcards.case}: perturbing"
     shell:
         "biology intervene --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+
+
+# Beside them, without transcoders -------------------------------------------------------------------------------------
+rule exchange:
+    """Mean residual streams exchanged between prompts: whether the model has what the cases look for."""
+    input:
+        lambda w: weight_files(CONFIG.model(w.model).path.glob("*")),
+    output:
+        streams="data/runs/{model}/streams.parquet",
+        summary="reports/{model}/streams.csv",
+    log:
+        "data/runs/{model}/exchange.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=30,
+        gpu=gpu,
+    params:
+        model=lambda w: CONFIG.model(w.model).identity,
+        cases=lambda w: [fingerprint(CASES[case], "items", "streams") for case in MODELS[w.model]],
+        statistics=CONFIG.statistics.model_dump_json(),
+        method=METHOD["exchange"],
+    message:
+        "{wildcards.model}: exchanging residual streams"
+    shell:
+        "biology exchange --model {wildcards.model} > {log} 2>&1"
 
 
 # 6. The waist: tidy tables. Nothing below needs torch, or a GPU, or more than a laptop -------------------------------

@@ -27,7 +27,7 @@ FLOORS = [
     ["qk", "head_loadings", "selection"],
     ["attribution", "supernodes", "interventions"],
     ["controls", "residuals", "ablation"],
-    ["bench"],
+    ["bench", "streams"],
     ["outcomes"],
     ["perturbation"],
     ["operand_tables"],

@@ -119,6 +119,24 @@ class SupernodeRule(Strict):
     {answer}`."""
 
 
+class Stream(Strict):
+    """A question without transcoders: does the mean residual stream of prompts that share a level carry that level alone?
+
+    The mean is taken at the last token over prompts with role `select`, and put in the place of the scored prompt's own.
+    """
+
+    factor: str
+    """Whose level the donor's mean is of, such as the place that the donor's answer is about."""
+    apart: tuple[str, ...] = ()
+    """Columns in which the prompts of the mean must differ from the scored prompt *and* from its donor, so that the level is all that
+    they share with it."""
+    donor: str = "donor"
+    """Column with the donor; `wrong_<donor>` names the control's."""
+    expected: str | None = None
+    """Factor with the answer that is counted; by default the donor's own answer."""
+    only: dict[str, str] = {}
+
+
 class Line(Strict):
     """The line of a poem that is written after the prompt, and what its words are asked about."""
 
@@ -281,6 +299,7 @@ class _CaseFile(Strict):
     supernodes: dict[str, SupernodeRule] = {}
     experiments: dict[str, Experiment] = {}
     operands: Operands | None = None
+    streams: dict[str, Stream] = {}
     figures: tuple[str, ...] = ()
 
 
@@ -297,6 +316,7 @@ class Case(Strict):
     supernodes: dict[str, SupernodeRule] = {}
     experiments: dict[str, Experiment] = {}
     operands: Operands | None = None
+    streams: dict[str, Stream] = {}
     figures: tuple[str, ...] = ()
 
 

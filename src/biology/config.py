@@ -23,6 +23,7 @@ METHOD: dict[str, int] = {
     "group": 2,
     "attribute": 1,
     "intervene": 1,
+    "exchange": 1,
 }
 
 

@@ -126,6 +126,29 @@ def intervene(args: Arguments) -> None:
     write_table(folder / "intervene_panel.parquet", pd.concat(shown) if shown else panel, "panel")
 
 
+def exchange(args: Arguments) -> None:
+    """exchange mean residual streams: where the model keeps what, without transcoders"""
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    start_torch(config.threads)
+    import torch
+
+    from biology.case import discover_cases, load_case
+    from biology.contrasts import stream_contrasts
+    from biology.model import load_model
+    from biology.streams import exchange_means
+    from biology.tables import stacked, write_table
+
+    model = load_model(root / entry.path, name=args.model, device=entry.device, dtype=getattr(torch, entry.dtype))
+    cases = [
+        of_corpus(load_case(root, name), entry, root) for name in config.cases_of(args.model, discover_cases(root))
+    ]
+    measured = stacked([exchange_means(model, case) for case in cases])
+    write_table(root / "data/runs" / args.model / "streams.parquet", measured, "streams")
+    made = stream_contrasts(measured, config.statistics)
+    artefacts.write_text(root / "reports" / args.model / "streams.csv", made.to_csv(index=False, lineterminator="\n"))
+
+
 def tabulate(args: Arguments) -> None:
     """write everything measured as tidy tables; nothing after this needs torch"""
     _, root, case, folder = _case(args)
