@@ -86,7 +86,7 @@ rule:
     name:
         "robustness/all"
     input:
-        [f"reports/{model}/verdicts.csv" for model in CONTROLS],
+        "reports/robustness.csv",
         STREAMS.values(),
     message:
         "all seeds, twins and controls are judged"
@@ -326,6 +326,23 @@ rule judge:
         "{wildcards.model}: judging all claims"
     shell:
         "biology judge --model {wildcards.model} > {log} 2>&1"
+
+
+rule compare:
+    """Seeds beside their reference, twins and random controls beside what is expected of them."""
+    input:
+        [f"reports/{model}/verdicts.csv" for model in CONTROLS],
+        [f"reports/{CONFIG.models[model].of}/verdicts.csv" for model in CONTROLS],
+        expected="experiments/twins.csv",
+        code="src/biology/robustness.py",
+    output:
+        "reports/robustness.csv",
+    log:
+        "data/runs/compare.log",
+    message:
+        "comparing seeds, twins and controls"
+    shell:
+        "biology compare > {log} 2>&1"
 
 
 # 8. Figures ----------------------------------------------------------------------------------------------------------

@@ -35,7 +35,7 @@ FLOORS = [
     # torch-free again: what tables say, drawn and told
     ["statistics"],
     ["claims"],
-    ["procedure", "drawing", "viewer", "contrasts"],
+    ["procedure", "drawing", "viewer", "contrasts", "robustness"],
     ["prompt_figures"],
     ["figures"],
     ["report"],

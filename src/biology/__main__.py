@@ -99,6 +99,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "exchange": (stages.exchange, MODEL),
         "tabulate": (stages.tabulate, MODEL | CASE),
         "judge": (stages.judge, MODEL | THRESHOLD),
+        "compare": (stages.compare, {}),
         "draw": (stages.draw, MODEL | CASE | FIGURE),
         "write": (stages.write, PAGE),
     },

@@ -225,6 +225,17 @@ def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFr
             print(f"  with your threshold: {row.verdict_own}\n    {own_reason}")
 
 
+def compare(args: Arguments) -> None:
+    """compare seeds, twins and random controls with what is expected of them"""
+    config, root = configuration(args)
+    from biology.robustness import compare as compared
+    from biology.robustness import summary
+
+    rows = compared(root, config)
+    artefacts.write_text(root / "reports/robustness.csv", rows.to_csv(index=False, lineterminator="\n"))
+    print(summary(rows).to_string(index=False))
+
+
 def draw(args: Arguments) -> None:
     """draw one figure of a case, as SVG and PNG"""
     _, root, case, folder = _case(args)
