@@ -33,9 +33,9 @@ FLOORS = [
     ["graph_tables", "lines", "census", "sharing"],
     # torch-free again: what tables say, drawn and told
     ["statistics"],
-    ["claims"],
-    ["procedure", "drawing", "viewer", "contrasts"],
-    ["prompt_figures"],
+    ["claims", "wording"],
+    ["procedure", "drawing", "viewer", "contrasts", "turning"],
+    ["prompt_figures", "dossier"],
     ["figures"],
     ["report"],
     # the commands
@@ -59,6 +59,9 @@ LIGHT = [
         "claims",
         "procedure",
         "contrasts",
+        "wording",
+        "turning",
+        "dossier",
     ),
     *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
 ]

@@ -12,7 +12,6 @@ from __future__ import annotations
 import base64
 import json
 import math
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape as escape_html
@@ -22,13 +21,17 @@ from xml.etree import ElementTree
 
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup, escape
+from markupsafe import Markup
 
 from biology.artefacts import contents_hash
 from biology.case import Case, Claim, discover_cases, load_case, load_claims
-from biology.config import Config, InputError
+from biology.claims import ALPHA
+from biology.config import Config, InputError, StatisticsConfig
+from biology.dossier import Subject, dossier, slider_data
 from biology.tables import VERDICTS, Tables, read_table, read_tables
+from biology.turning import family
 from biology.viewer import node, strongest_chains, titles
+from biology.wording import embed, number, percent, prose, visible
 
 TEMPLATES = Path(__file__).with_name("templates")
 BEGIN, END = "<!-- scoreboard -->", "<!-- /scoreboard -->"
@@ -66,30 +69,13 @@ class Page:
     tables: Tables
     verdicts: pd.DataFrame
     parts: pd.DataFrame
+    clusters: pd.DataFrame
+    statistics: StatisticsConfig
     figures: tuple[Drawing, ...]
     provenance: Mapping[str, str]
 
 
 # ------------------------------------------------------------------------------------------------------------ rendering
-
-
-def number(value: float | int, digits: int = 3) -> str:
-    """A number in print: so many significant digits, a true minus sign, a dash where there is none."""
-    if value is None or (isinstance(value, float) and math.isnan(value)):
-        return "–"
-    return f"{value:,.{digits}g}".replace("-", "−") if abs(value) < 1000 else f"{value:,.0f}".replace("-", "−")
-
-
-def percent(value: float) -> str:
-    """A fraction in per cent, to a tenth below ten per cent and near a hundred."""
-    if math.isnan(value):
-        return "–"
-    return f"{value:.1%}" if 0 < value < 0.1 or 0.95 < value < 1 else f"{value:.0%}"
-
-
-def visible(text: str) -> str:
-    """A prompt or token with its line breaks shown."""
-    return text.replace("\n", "↵")
 
 
 def _environment() -> Environment:
@@ -100,49 +86,30 @@ def _environment() -> Environment:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    environment.filters |= {"number": number, "percent": percent, "visible": visible, "prose": prose}
+    environment.filters |= {"number": number, "percent": percent, "visible": visible, "prose": prose, "embed": embed}
     environment.globals |= {
         "marks": MARKS,
         "speaks": SPEAKS,
+        "order": VERDICTS,
+        "alpha": ALPHA,
         "style": Markup((TEMPLATES / "style.css").read_text("utf-8")),
+        "script": lambda name: Markup((TEMPLATES / name).read_text("utf-8")),
     }
     return environment
-
-
-def prose(text: str) -> Markup:
-    """Paragraphs, headings, lists, `code` and *emphasis* of a plain Markdown text, escaped. The title is left out."""
-    blocks = []
-    for block in re.split(r"\n\s*\n", text.strip()):
-        if block.startswith("#"):
-            first, _, rest = block.partition("\n")
-            level, _, title = first.partition(" ")
-            blocks += [f"<h3>{_inline(title)}</h3>"] if len(level) > 1 else []
-            blocks += [str(prose(rest))] if rest.strip() else []
-        elif re.match(r"[*-] ", block):
-            points = [point for point in re.split(r"(?:^|\n)[*-] ", block) if point.strip()]
-            blocks.append("<ul>" + "".join(f"<li>{_inline(point)}</li>" for point in points) + "</ul>")
-        elif block:
-            blocks.append(f"<p>{_inline(block)}</p>")
-    return Markup("\n".join(blocks))
-
-
-def _inline(text: str) -> str:
-    pieces = re.split(r"`([^`]+)`", str(escape(" ".join(text.split()))))
-    words = [re.sub(r"(\*{1,2})([^*]+)\1", r"<em>\2</em>", piece) for piece in pieces[::2]]
-    code = [f"<code>{piece}</code>" for piece in pieces[1::2]] + [""]
-    return "".join(word + piece for word, piece in zip(words, code, strict=True))
 
 
 def render_case(page: Page) -> str:
     """The page of one model and case as HTML."""
     verdicts = page.verdicts[page.verdicts["case"] == page.case.name].set_index("claim")
-    parts = page.parts[page.parts["case"] == page.case.name]
     missing = [claim.id for claim in page.claims if claim.id not in verdicts.index]
     if missing:
         raise InputError(
             f"claim '{missing[0]}' of case '{page.case.name}' has no verdict on '{page.model}': run `biology judge`."
         )
-    claims = [_claim(page, claim, verdicts.loc[claim.id], parts[parts["claim"] == claim.id]) for claim in page.claims]
+    subject = Subject(
+        page.model, page.case, page.tables, page.parts, page.clusters, family(page.parts), page.statistics
+    )
+    claims = [dossier(subject, claim, verdicts.loc[claim.id]) for claim in page.claims]
     prompts = page.tables["prompts"]
     named = prompts[prompts["item"].isin(list(page.case.prompts))]
     scored = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]
@@ -155,6 +122,7 @@ def render_case(page: Page) -> str:
         model=page.model,
         counts=_counts(verdicts["verdict"]),
         claims=claims,
+        sliders=slider_data(claims),
         named=_records(named),
         scored=len(scored),
         correct=int(scored["correct"].sum()),
@@ -166,45 +134,6 @@ def render_case(page: Page) -> str:
         fidelity=_records(page.tables["fidelity"][page.tables["fidelity"]["layer"] == "all"]),
         command=f"snakemake --cores 8 reports/{page.model}/{page.case.name}.html",
     )  # fmt: skip
-
-
-def _claim(page: Page, claim: Claim, verdict: pd.Series, parts: pd.DataFrame) -> dict[str, Any]:
-    first = parts.iloc[0]
-    return {
-        "claim": claim,
-        "verdict": verdict["verdict"],
-        "reason": verdict["reason"],
-        "row": verdict.to_dict(),
-        "parts": _records(parts),
-        "passed": int(first["passed"]),
-        "attempted": int(first["attempted"]),
-        "rate": first["passed"] / first["attempted"] if first["attempted"] else math.nan,
-        "expected": claim.expected.get(page.model),
-        "against": [_against(page.tables, part) for part in claim.parts],
-        "command": f"biology judge --model {page.model}",
-    }
-
-
-def _against(tables: Tables, part: Any, most: int = 5) -> tuple[str, list[dict[str, Any]]]:
-    """The scored items that speak most against a part of a claim: text, answer, effect and mean of the control."""
-    prompts, evidence = tables["prompts"], tables["evidence"]
-    rows = evidence[(evidence["experiment"] == part.experiment) & (evidence["outcome"] == part.outcome)]
-    rows = rows[(rows["split"] == "heldout") & rows["arm"].isin(["effect", part.control])]
-    means = rows.groupby(["item", "arm"])["value"].mean().unstack("arm")
-    if "effect" not in means:
-        return part.name, []
-    control = means[part.control] if part.control in means else 0.0 * means["effect"]
-    score = means["effect"] - control
-    against = -score.abs() if part.direction == "equivalent" else -score if part.direction == "decrease" else score
-    worst = against.sort_values(kind="stable").index[:most]
-    texts = prompts.set_index("item")
-    return part.name, [
-        {
-            "text": texts.loc[item, "text"], "answer": texts.loc[item, "answer"],
-            "effect": float(means.loc[item, "effect"]), "control": float(control.loc[item]),
-        }
-        for item in worst if item in texts.index
-    ]  # fmt: skip
 
 
 def _chains(page: Page, item: str, output: str) -> list[dict[str, Any]]:
@@ -283,6 +212,8 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         tables=read_tables(run / case.name),
         verdicts=read_table(root / "reports" / model / "verdicts.csv", "verdicts"),
         parts=read_table(run / "parts.parquet", "parts"),
+        clusters=read_table(run / "clusters.parquet", "clusters"),
+        statistics=config.statistics,
         figures=tuple(_drawing(root / "figures" / model / case.name / f"{name}.svg") for name in case.figures),
         provenance=_provenance(root, manifest, case),
     )

@@ -183,6 +183,7 @@ def judge(args: Arguments) -> None:
         _show_thresholds(args.threshold, judgement.verdicts, judge_all(again).verdicts)
         return
     write_table(runs / "parts.parquet", judgement.parts, "parts")
+    write_table(runs / "clusters.parquet", judgement.clusters, "clusters")
     write_table(root / "reports" / args.model / "verdicts.csv", judgement.verdicts, "verdicts")
 
 
