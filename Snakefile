@@ -45,7 +45,7 @@ FIGURES = [
     for form in ("svg", "png")
 ]
 DRAWING = [f"src/biology/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
-PAGES = [f"src/biology/{name}.py" for name in ("report", "dossier", "turning", "wording", "viewer")]
+PAGES = [f"src/biology/{name}.py" for name in ("report", "dossier", "turning", "pages", "wording", "viewer")]
 TEMPLATES = sorted(str(path) for path in Path("src/biology/templates").glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
 REPORTS = [f"reports/{model}/{case}.html" for model, case in PAIRS] + ["reports/index.html"]
@@ -346,7 +346,7 @@ rule write_index:
     input:
         VERDICTS,
         [f"reports/{model}/{case}.html" for model, case in PAIRS],
-        code=[*PAGES, *TEMPLATES],
+        code=["src/biology/scoreboard.py", *PAGES, *TEMPLATES],
     output:
         "reports/index.html",
     log:

@@ -35,9 +35,9 @@ FLOORS = [
     ["statistics"],
     ["claims", "wording"],
     ["procedure", "drawing", "viewer", "contrasts", "turning"],
-    ["prompt_figures", "dossier"],
+    ["prompt_figures", "dossier", "pages"],
     ["figures"],
-    ["report"],
+    ["report", "scoreboard"],
     # the commands
     ["stages"],
     ["tracing", "growth"],
@@ -62,6 +62,8 @@ LIGHT = [
         "wording",
         "turning",
         "dossier",
+        "pages",
+        "scoreboard",
     ),
     *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
 ]

@@ -1,4 +1,4 @@
-"""Reports: one self-contained HTML page a (model, case), an index of all, and the scoreboard of the README.
+"""Reports: one self-contained HTML page for each model and case.
 
 A page asks nothing of the network, reads on a phone, and has a stable address for every section, claim and figure. Its
 numbers come from tables: templates hold words only. Everything that came from a model or a user is escaped.
@@ -10,37 +10,25 @@ numbers come from tables: templates hold words only. Everything that came from a
 from __future__ import annotations
 
 import base64
-import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from html import escape as escape_html
 from pathlib import Path
 from typing import Any
 from xml.etree import ElementTree
 
 import pandas as pd
-from jinja2 import Environment, FileSystemLoader, StrictUndefined
-from markupsafe import Markup
 
 from biology.artefacts import contents_hash
-from biology.case import Case, Claim, discover_cases, load_case, load_claims
-from biology.claims import ALPHA
+from biology.case import Case, Claim, load_claims
 from biology.config import Config, InputError, StatisticsConfig
 from biology.dossier import Subject, dossier, slider_data
-from biology.tables import VERDICTS, Tables, read_table, read_tables
+from biology.pages import counts, environment, manifest_of, records
+from biology.tables import Tables, read_table, read_tables
 from biology.turning import family
 from biology.viewer import node, strongest_chains, titles
-from biology.wording import embed, number, percent, prose, visible
 
-TEMPLATES = Path(__file__).with_name("templates")
-BEGIN, END = "<!-- scoreboard -->", "<!-- /scoreboard -->"
-SPEAKS = (
-    "A verdict speaks of one model and its transcoders, and of nothing else: elegans is not Claude 3.5 Haiku, and "
-    "“not replicated” does not mean that the paper is wrong about the model that it studied."
-)
 MEASURES = ("replacement", "completeness", "error_share")
-MARKS = {"replicated": "✓", "not replicated": "✗", "inconclusive": "?", "untestable": "–"}
 
 
 @dataclass(frozen=True)
@@ -78,26 +66,6 @@ class Page:
 # ------------------------------------------------------------------------------------------------------------ rendering
 
 
-def _environment() -> Environment:
-    environment = Environment(
-        loader=FileSystemLoader(TEMPLATES),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-    )
-    environment.filters |= {"number": number, "percent": percent, "visible": visible, "prose": prose, "embed": embed}
-    environment.globals |= {
-        "marks": MARKS,
-        "speaks": SPEAKS,
-        "order": VERDICTS,
-        "alpha": ALPHA,
-        "style": Markup((TEMPLATES / "style.css").read_text("utf-8")),
-        "script": lambda name: Markup((TEMPLATES / name).read_text("utf-8")),
-    }
-    return environment
-
-
 def render_case(page: Page) -> str:
     """The page of one model and case as HTML."""
     verdicts = page.verdicts[page.verdicts["case"] == page.case.name].set_index("claim")
@@ -116,22 +84,22 @@ def render_case(page: Page) -> str:
     graphs = page.tables["graphs"]
     chains = [(row.item, _chains(page, row.item, row.top1)) for row in named.itertuples()]
     members = page.tables["supernodes"]
-    return _environment().get_template("case.html.j2").render(
+    return environment().get_template("case.html.j2").render(
         page=page,
         case=page.case,
         model=page.model,
-        counts=_counts(verdicts["verdict"]),
+        counts=counts(verdicts["verdict"]),
         claims=claims,
         sliders=slider_data(claims),
-        named=_records(named),
+        named=records(named),
         scored=len(scored),
         correct=int(scored["correct"].sum()),
-        graphs=_records(graphs[graphs["item"].isin(list(page.case.prompts))]),
+        graphs=records(graphs[graphs["item"].isin(list(page.case.prompts))]),
         worst=float(graphs["row_residual"].max()) if len(graphs) else math.nan,
         typical={c: float(graphs[c].median()) for c in MEASURES} if len(graphs) else {},
         chains=[(item, found) for item, found in chains if found],
         members=_members(members[members["item"].isin(list(page.case.prompts))]),
-        fidelity=_records(page.tables["fidelity"][page.tables["fidelity"]["layer"] == "all"]),
+        fidelity=records(page.tables["fidelity"][page.tables["fidelity"]["layer"] == "all"]),
         command=f"snakemake --cores 8 reports/{page.model}/{page.case.name}.html",
     )  # fmt: skip
 
@@ -153,43 +121,9 @@ def _members(members: pd.DataFrame) -> list[tuple[str, str, int, list[dict[str, 
     """For each named prompt and supernode: how many members, and the twelve most active."""
     groups = members.groupby(["item", "supernode"], sort=False)
     return [
-        (item, name, len(rows), _records(rows.sort_values("activation", ascending=False, kind="stable").head(12)))
+        (item, name, len(rows), records(rows.sort_values("activation", ascending=False, kind="stable").head(12)))
         for (item, name), rows in groups
     ]
-
-
-def _records(frame: pd.DataFrame) -> list[dict[str, Any]]:
-    return frame.to_dict("records")  # type: ignore[return-value]
-
-
-def _counts(verdicts: Iterable[str]) -> list[tuple[str, int]]:
-    listed = list(verdicts)
-    return [(verdict, listed.count(verdict)) for verdict in reversed(VERDICTS) if verdict in listed]
-
-
-def render_index(models: list[dict[str, Any]]) -> str:
-    """The page that lists every model with its cases and verdicts."""
-    return _environment().get_template("index.html.j2").render(models=models)
-
-
-def scoreboard(verdicts: pd.DataFrame, titles: Mapping[str, str], link: str = "") -> str:
-    """The verdicts of one model as Markdown. `titles` says what each claim is; `link` (with {case}) leads to them."""
-    counts = ", ".join(f"{count} {verdict}" for verdict, count in _counts(verdicts["verdict"]))
-    lines = ["| claim | | verdict | effect − control [95 %] | needed | control | Holm p | items |", "|---" * 8 + "|"]
-    for row in _records(verdicts):
-        interval = f"{number(row['statistic'])} [{number(row['low'])}, {number(row['high'])}]"
-        claim = f"[{row['claim']}]({link.format(case=row['case'])})" if link else row["claim"]
-        cells = [
-            claim, titles.get(row["claim"], ""), f"{MARKS[row['verdict']]} **{row['verdict']}**",
-            "–" if math.isnan(row["statistic"]) else interval, number(row["threshold"]), row["control"],
-            number(row["p"], 2), number(row["n"], 6),
-        ]  # fmt: skip
-        lines.append(
-            "| "
-            + " | ".join(escape_html(cell, quote=False).replace("|", "\\|").replace("\n", " ") for cell in cells)
-            + " |"
-        )
-    return f"{counts}.\n\n" + "\n".join(lines)
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -201,7 +135,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
     Raises `InputError` where a table, a verdict or a figure is missing.
     """
     run = root / "data/runs" / model
-    manifest = _manifest(run / "load.json")
+    manifest = manifest_of(run / "load.json")
     readme = case.folder / "README.md"
     page = Page(
         model=model,
@@ -218,51 +152,6 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         provenance=_provenance(root, manifest, case),
     )
     return render_case(page)
-
-
-def index_page(root: Path, config: Config) -> str:
-    """The page of all models and cases of the configuration that have been judged."""
-    models = []
-    for model in config.models:
-        path = root / "reports" / model / "verdicts.csv"
-        if config.models[model].control or not path.is_file():
-            continue
-        verdicts = read_table(path, "verdicts")
-        cases = config.cases_of(model, discover_cases(root))
-        listed = []
-        for name in cases:
-            rows = verdicts[verdicts["case"] == name]
-            titles = {claim.id: claim.title for claim in load_claims(root, name)}
-            claims = [row | {"title": titles.get(row["claim"], "")} for row in _records(rows)]
-            listed.append({"case": load_case(root, name), "claims": claims, "counts": _counts(rows["verdict"])})
-        transcoders = str(verdicts["transcoders"].iloc[0]) if len(verdicts) else ""
-        models.append(
-            {"name": model, "transcoders": transcoders, "cases": listed, "counts": _counts(verdicts["verdict"])}
-        )
-    return render_index(models)
-
-
-def with_scoreboard(text: str, root: Path) -> str:
-    """`text` (README.md) with all verdicts between its scoreboard marks. `InputError` if it lacks the marks."""
-    if BEGIN not in text or END not in text:
-        raise InputError(f"README.md lacks the marks {BEGIN} and {END} between which the scoreboard is written.")
-    titles = {c.id: c.title for case in discover_cases(root) for c in load_claims(root, case)}
-    blocks = [SPEAKS]
-    for path in sorted(root.glob("reports/*/verdicts.csv")):
-        verdicts = read_table(path, "verdicts")
-        if len(verdicts):
-            first = verdicts.iloc[0]
-            heading = f"**{first['model']}** (seed {first['seed']}) with {first['transcoders']} transcoders: "
-            blocks.append(heading + scoreboard(verdicts, titles, "experiments/{case}/claims.yaml"))
-    before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n" + "\n\n".join(blocks) + f"\n{END}{rest.partition(END)[2]}"
-
-
-def _manifest(path: Path) -> dict[str, Any]:
-    try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file. Make it with `biology load`.") from None
 
 
 def _drawing(path: Path) -> Drawing:

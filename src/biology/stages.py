@@ -216,14 +216,16 @@ def draw(args: Arguments) -> None:
 
 def write(args: Arguments) -> None:
     """write the report of a case, or the index of all reports if none is named"""
-    from biology import report
-
     if args.model is None:
+        from biology.scoreboard import index_page
+
         config, root = configuration(args)
-        artefacts.write_text(root / "reports/index.html", report.index_page(root, config))
+        artefacts.write_text(root / "reports/index.html", index_page(root, config))
         return
+    from biology.report import case_page
+
     config, root, case, _ = _case(args)
-    page = report.case_page(root, config, args.model, case)
+    page = case_page(root, config, args.model, case)
     artefacts.write_text(root / "reports" / args.model / f"{args.case}.html", page)
 
 
