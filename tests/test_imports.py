@@ -25,7 +25,7 @@ FLOORS = [
     ["stream_effects", "descent", "whole_graph", "cross_layer_training"],
     ["qk", "head_loadings", "selection"],
     ["attribution", "supernodes", "interventions"],
-    ["controls", "residuals", "ablation"],
+    ["controls", "residuals", "ablation", "atlas"],
     ["bench"],
     ["outcomes"],
     ["perturbation"],
