@@ -37,7 +37,7 @@ FLOORS = [
     ["procedure", "drawing", "viewer", "contrasts", "turning"],
     ["prompt_figures", "dossier", "pages"],
     ["figures"],
-    ["report", "scoreboard"],
+    ["report", "scoreboard", "atlas_page"],
     # the commands
     ["stages"],
     ["tracing", "growth"],
@@ -64,6 +64,7 @@ LIGHT = [
         "dossier",
         "pages",
         "scoreboard",
+        "atlas_page",
     ),
     *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
 ]

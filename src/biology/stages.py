@@ -236,7 +236,18 @@ def draw(args: Arguments) -> None:
 
 
 def write(args: Arguments) -> None:
-    """write the report of a case, or the index of all reports if none is named"""
+    """write the report of a case (--model, --case), a page of a model (--model, --page), or the index of all reports"""
+    if args.page is not None:
+        from biology.atlas_page import atlas_page
+        from biology.config import InputError
+
+        if args.model is None:
+            raise InputError(f"--page {args.page} needs --model NAME.")
+        config, root = configuration(args)
+        config.model(args.model)
+        made = {"atlas": atlas_page}[args.page](root, config, args.model)
+        artefacts.write_text(root / "reports" / args.model / f"{args.page}.html", made)
+        return
     if args.model is None:
         from biology.scoreboard import index_page
 
