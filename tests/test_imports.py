@@ -30,7 +30,7 @@ FLOORS = [
     ["outcomes"],
     ["perturbation"],
     ["operand_tables"],
-    ["graph_tables", "lines", "census", "sharing"],
+    ["graph_tables", "lines", "census", "sharing", "sweep"],
     # torch-free again: what tables say, drawn and told
     ["statistics"],
     ["claims", "wording"],

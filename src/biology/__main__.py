@@ -99,6 +99,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "group": (stages.group, MODEL | CASE),
         "attribute": (stages.attribute, MODEL | CASE),
         "intervene": (stages.intervene, MODEL | CASE),
+        "sweep": (stages.sweep, MODEL | CASE),
         "atlas": (stages.atlas, MODEL),
         "tabulate": (stages.tabulate, MODEL | CASE),
         "judge": (stages.judge, MODEL | THRESHOLD),

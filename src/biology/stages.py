@@ -147,6 +147,15 @@ def atlas(args: Arguments) -> None:
     write_table(root / "data/runs" / args.model / "atlas_prompts.parquet", texts, "atlas_prompts")
 
 
+def sweep(args: Arguments) -> None:
+    """steer the named prompts of a case on a grid of supernodes and strengths, for the page to play with"""
+    _, _, _, folder = _case(args)
+    from biology.sweep import sweep as swept
+    from biology.tables import write_table
+
+    write_table(folder / "steering.parquet", swept(_bench(args), progress=True), "steering")
+
+
 def tabulate(args: Arguments) -> None:
     """write everything measured as tidy tables; nothing after this needs torch"""
     _, root, case, folder = _case(args)
