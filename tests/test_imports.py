@@ -37,10 +37,11 @@ FLOORS = [
     ["procedure", "drawing", "viewer", "contrasts", "turning"],
     ["prompt_figures", "dossier", "pages"],
     ["figures"],
-    ["report", "scoreboard", "atlas_page"],
+    ["report", "scoreboard", "atlas_page", "steer_page"],
     # the commands
     ["stages"],
     ["tracing", "growth"],
+    ["steering"],
     ["__main__"],
 ]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
@@ -65,8 +66,9 @@ LIGHT = [
         "pages",
         "scoreboard",
         "atlas_page",
+        "steer_page",
     ),
-    *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
+    *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "steering", "__main__"),
 ]
 """Modules that start without torch: what the Snakefile, `biology --help`, judging, drawing and writing need."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from biology import artefacts, growth, stages, tracing
+from biology import artefacts, growth, stages, steering, tracing
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -91,6 +91,30 @@ TRACE: Options = {
     "--out": {"metavar": "DIR", "help": "where to write graph.json, graph.safetensors and nodes.parquet"},
 }
 
+STEER: Options = {
+    "text": {"metavar": "PROMPT", "help": "the prompt"},
+    "--model": TRACE["--model"],
+    "--transcoders": TRACE["--transcoders"],
+    "--supernode": {
+        "action": "append",
+        "metavar": "CASE/PROMPT/NAME",
+        "help": "hold a supernode with its members and activations on that prompt; may be repeated",
+    },
+    "--suppress": {
+        "action": "append",
+        "metavar": "CASE/PROMPT/NAME",
+        "help": "hold another one at minus the strength, as the swap experiments do; may be repeated",
+    },
+    "--features": {"metavar": "L/F,L/F=X", "help": "hold single features, at X or at their activation on the prompt"},
+    "--strength": {"type": float, "default": 1.0, "metavar": "M", "help": "multiplier of all activations (%(default)s)"},
+    "--at": {"type": int, "default": -1, "metavar": "P", "help": "the token at which they are held (the last)"},
+    "--everywhere": {"action": "store_true", "help": "hold them at every token, new ones included"},
+    "--tokens": {"type": int, "default": 8, "metavar": "N", "help": "how many tokens to write (%(default)s)"},
+    "--top": {"type": int, "default": 5, "metavar": "N", "help": "how many next tokens to show (%(default)s)"},
+    "--device": TRACE["--device"],
+    "--dtype": TRACE["--dtype"],
+}
+
 Command = tuple[Callable[[Arguments], None], Options]
 CONTENTS: dict[str, dict[str, Command]] = {
     "The pipeline, in order (snakemake runs it; results go to data/runs/<model>/<case>/)": {
@@ -106,7 +130,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "draw": (stages.draw, MODEL | CASE | FIGURE),
         "write": (stages.write, PAGE),
     },
-    "One prompt": {"trace": (tracing.trace, TRACE)},
+    "One prompt": {"trace": (tracing.trace, TRACE), "steer": (steering.steer, STEER)},
     "The embedded model": {
         "evaluate": (growth.evaluate, MODEL),
         "organism": (growth.organism, GROWTH),

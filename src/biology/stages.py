@@ -249,12 +249,13 @@ def write(args: Arguments) -> None:
     if args.page is not None:
         from biology.atlas_page import atlas_page
         from biology.config import InputError
+        from biology.steer_page import steer_page
 
         if args.model is None:
             raise InputError(f"--page {args.page} needs --model NAME.")
         config, root = configuration(args)
         config.model(args.model)
-        made = {"atlas": atlas_page}[args.page](root, config, args.model)
+        made = {"atlas": atlas_page, "steer": steer_page}[args.page](root, config, args.model)
         artefacts.write_text(root / "reports" / args.model / f"{args.page}.html", made)
         return
     if args.model is None:
