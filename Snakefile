@@ -25,6 +25,10 @@ from biology.config import METHOD, InputError, load_config
 
 min_version("9.0")
 
+
+report: "docs/report/workflow.rst"
+
+
 if config:
     sys.exit("error: settings are read from config.yaml only; --config and --configfile are not used.")
 try:
@@ -332,7 +336,12 @@ rule judge:
         lock="experiments/claims.lock",
         code=["src/biology/claims.py", "src/biology/statistics.py"],
     output:
-        verdicts="reports/{model}/verdicts.csv",
+        verdicts=report(
+            "reports/{model}/verdicts.csv",
+            caption="docs/report/verdicts.rst",
+            category="Verdicts",
+            labels={"model": "{model}", "what": "all claims"},
+        ),
         parts="data/runs/{model}/parts.parquet",
         clusters="data/runs/{model}/clusters.parquet",
     log:
@@ -357,7 +366,13 @@ rule draw:
         code=DRAWING,
         case=case_code,
     output:
-        "figures/{model}/{case}/{figure}.svg",
+        report(
+            "figures/{model}/{case}/{figure}.svg",
+            caption="docs/report/figure.rst",
+            category="Figures",
+            subcategory="{case}",
+            labels={"model": "{model}", "figure": "{figure}"},
+        ),
         "figures/{model}/{case}/{figure}.png",
     log:
         "data/runs/{model}/{case}/draw_{figure}.log",
@@ -382,7 +397,12 @@ rule write:
         text="experiments/{case}/README.md",
         code=[*PAGES, *TEMPLATES],
     output:
-        "reports/{model}/{case}.html",
+        report(
+            "reports/{model}/{case}.html",
+            caption="docs/report/case.rst",
+            category="Pages",
+            labels={"model": "{model}", "page": "{case}"},
+        ),
     log:
         f"{RUN}/write.log",
     params:
@@ -396,7 +416,9 @@ rule write:
 def of_page(wildcards):
     """The tables that a page of a model shows."""
     tables = {"atlas": ["prompts", "supernodes", "operand_plots"], "steer": ["steering"]}[wildcards.page]
-    cases = expand("data/runs/{model}/{case}/{table}.parquet", model=wildcards.model, case=MODELS[wildcards.model], table=tables)
+    cases = expand(
+        "data/runs/{model}/{case}/{table}.parquet", model=wildcards.model, case=MODELS[wildcards.model], table=tables
+    )
     own = ["atlas", "atlas_prompts"] if wildcards.page == "atlas" else []
     return [*cases, *(f"data/runs/{wildcards.model}/{table}.parquet" for table in own)]
 
@@ -408,7 +430,12 @@ rule write_page:
         manifest="data/runs/{model}/load.json",
         code=["src/biology/atlas_page.py", "src/biology/steer_page.py", *PAGES, *TEMPLATES],
     output:
-        "reports/{model}/{page}.html",
+        report(
+            "reports/{model}/{page}.html",
+            caption="docs/report/page.rst",
+            category="Pages",
+            labels={"model": "{model}", "page": "{page}"},
+        ),
     log:
         "data/runs/{model}/write_{page}.log",
     params:
@@ -427,7 +454,12 @@ rule write_index:
         MODEL_PAGES,
         code=["src/biology/scoreboard.py", *PAGES, *TEMPLATES],
     output:
-        "reports/index.html",
+        report(
+            "reports/index.html",
+            caption="docs/report/index.rst",
+            category="Verdicts",
+            labels={"model": "all", "what": "scoreboard"},
+        ),
     log:
         "data/runs/write_index.log",
     message:

@@ -34,7 +34,7 @@ FLOORS = [
     # torch-free again: what tables say, drawn and told
     ["statistics"],
     ["claims", "wording"],
-    ["procedure", "drawing", "viewer", "contrasts", "turning"],
+    ["procedure", "drawing", "viewer", "contrasts", "turning", "numbers"],
     ["prompt_figures", "dossier", "pages"],
     ["figures"],
     ["report", "scoreboard", "atlas_page", "steer_page"],
@@ -67,6 +67,7 @@ LIGHT = [
         "scoreboard",
         "atlas_page",
         "steer_page",
+        "numbers",
     ),
     *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "steering", "__main__"),
 ]

@@ -35,14 +35,19 @@ def lock(args: Arguments) -> None:
 
 
 def scoreboard(args: Arguments) -> None:
-    """write the verdicts of all models into README.md (short) and reports/README.md (all numbers)"""
+    """write verdicts and numbers into the texts: README.md, reports/README.md (all verdicts), docs"""
     from biology.config import load_config
+    from biology.numbers import numbers, with_numbers
     from biology.scoreboard import full_scoreboard, with_scoreboard
 
     root, config = Path(args.config).parent, load_config(args.config)
-    readme = with_scoreboard((root / "README.md").read_text(encoding="utf-8"), root, config)
-    artefacts.write_text(root / "reports/README.md", full_scoreboard(root, config))
-    artefacts.write_text(root / "README.md", readme)
+    values = numbers(root, config)
+    texts = {root / "reports/README.md": full_scoreboard(root, config)}
+    for path in [root / "README.md", *sorted(root.glob("docs/*.md"))]:
+        texts[path] = with_numbers(path.read_text(encoding="utf-8"), values, path)
+    texts[root / "README.md"] = with_scoreboard(texts[root / "README.md"], root, config)
+    for path, text in texts.items():
+        artefacts.write_text(path, text)
 
 
 MODEL: Options = {"--model": {"required": True, "metavar": "NAME", "help": "a model of config.yaml"}}

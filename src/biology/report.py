@@ -9,12 +9,12 @@ numbers come from tables: templates hold words only. Everything that came from a
 
 from __future__ import annotations
 
-import base64
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -29,6 +29,8 @@ from biology.turning import family
 from biology.viewer import node, strongest_chains, titles
 
 MEASURES = ("replacement", "completeness", "error_share")
+PLAIN = " !$&'()*+,-./:;=?@[]_~\n"
+"""What an address may hold as it is, when it stands in quotes; a quarter smaller than base64."""
 
 
 @dataclass(frozen=True)
@@ -162,7 +164,7 @@ def _drawing(path: Path) -> Drawing:
     purl = "{http://purl.org/dc/elements/1.1/}"
     root = ElementTree.fromstring(data)
     title, caption = (root.findtext(f".//{purl}{tag}", "") for tag in ("title", "description"))
-    source = "data:image/svg+xml;base64," + base64.b64encode(data).decode()
+    source = "data:image/svg+xml," + quote(data.decode("utf-8"), safe=PLAIN)
     width = round(float(root.get("width", "500pt").removesuffix("pt")) * 1.5)
     return Drawing(path.stem, title or path.stem.replace("_", " "), caption, source, width)
 

@@ -22,7 +22,7 @@ def steer_page(root: Path, config: Config, model: str) -> str:
     cases = [load_case(root, name) for name in config.cases_of(model, discover_cases(root))]
     tables = {case.name: read_table(run / case.name / "steering.parquet", "steering") for case in cases}
     data = [case_data(case, tables[case.name]) for case in cases if len(tables[case.name])]
-    examples = [(case, striking(tables[case.name])) for case in cases]
+    examples = [(case, striking(case, tables[case.name])) for case in cases]
     return environment().get_template("steer.html.j2").render(
         model=model,
         cases=[case.name for case in cases],
@@ -64,14 +64,19 @@ def _title(case: Case, supernode: str, item: str) -> str:
     return called(case, supernode, {**shown.factors, "answer": shown.answer.strip()})
 
 
-def striking(steering: pd.DataFrame) -> dict[str, Any] | None:
-    """The steering with another prompt's supernode that makes a new answer most probable: a place to begin."""
+def striking(case: Case, steering: pd.DataFrame) -> dict[str, Any] | None:
+    """A place to begin: the steering with another prompt's supernode that makes a new answer most probable.
+
+    Supernodes that are found by the tokens which they promote are left out: that they say them is no surprise.
+    """
+    plain = [name for name, rule in case.supernodes.items() if not rule.promotes]
     tokens = steering[steering["kind"] == "token"]
     clean = tokens[tokens["mode"] == "clean"].set_index(["item", "text"])["value"]
-    moved = tokens[(tokens["mode"] != "clean") & (tokens["source"] != tokens["item"])]
+    moved = tokens[tokens["supernode"].isin(plain) & (tokens["source"] != tokens["item"]) & (tokens["strength"] > 0)]
     before = clean.reindex(pd.MultiIndex.from_frame(moved[["item", "text"]]), fill_value=0.0).to_numpy()
-    gain = moved.assign(gain=moved["value"] - before).sort_values("gain", ascending=False, kind="stable")
-    return records(gain.head(1))[0] if len(gain) else None
+    gain = (moved["value"] - before).round(2)  # of about equal ones, the weakest push
+    best = moved.assign(gain=gain).sort_values(["gain", "strength"], ascending=[False, True], kind="stable")
+    return records(best.head(1))[0] if len(best) else None
 
 
 def _example(case: Case, row: dict[str, Any]) -> dict[str, Any]:

@@ -11,10 +11,12 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from biology.stages import open_model
+from biology.stages import configuration, open_model
 from biology.tracing import subject
 
 if TYPE_CHECKING:
+    import pandas as pd
+
     from biology.interventions import Edits
     from biology.model import Model
     from biology.transcoders import TranscoderSet
@@ -31,11 +33,11 @@ def steer(args: Arguments) -> None:
     if not (args.supernode or args.features):
         raise InputError("say what to hold: --supernode CASE/PROMPT/NAME or --features LAYER/FEATURE,...")
     entry, _, _ = subject(args)
-    root = Path(args.config).parent
     held: Held = {}
+    tables: dict[str, pd.DataFrame] = {}
     for sign, names in ((-1.0, args.suppress), (1.0, args.supernode)):
         for name in names or ():
-            held |= {site: sign * value for site, value in _members(root, Path(args.model).name, name).items()}
+            held |= {site: sign * value for site, value in _members(args, name, tables).items()}
     held |= _features(args.features)
     model, transcoders = open_model(entry, Path(), Path(args.model).name, threads=None)
     from biology.interventions import edits, generate
@@ -64,26 +66,46 @@ def _shown(text: str) -> str:
     return text.replace("\n", "↵")
 
 
-def _members(root: Path, model: str, name: str) -> dict[tuple[int, int], float]:
-    """Members of CASE/PROMPT/NAME with their activations there."""
+def _members(args: Arguments, name: str, found: dict[str, pd.DataFrame]) -> dict[tuple[int, int], float]:
+    """Members of CASE/PROMPT/NAME with their activations there. `found` keeps the tables of cases that were looked up."""
     from biology.config import InputError
-    from biology.tables import read_table
 
     if not re.fullmatch(r"[^/]+/[^/]+/[^/]+", name):
         raise InputError(f"a supernode is named CASE/PROMPT/NAME, such as multi_hop/oakland/bridge, not '{name}'.")
     case, item, supernode = name.split("/")
-    path = root / "data/runs" / model / case / "supernodes.parquet"
-    if not path.is_file():
-        raise InputError(f"{path}: no members yet. Run `make figures` (or `biology tabulate`) first, or use --features.")
-    frame = read_table(path, "supernodes")
-    there = frame[frame["item"] == item]
+    if case not in found:
+        found[case] = _table(args, case)
+    there = found[case][found[case]["item"] == item]
     if not len(there):
-        raise InputError(f"{path} knows no prompt '{item}'. Some that it knows: {', '.join(frame['item'].unique()[:8])}.")
+        known = ", ".join(found[case]["item"].unique()[:8])
+        raise InputError(f"case '{case}' has no members on a prompt '{item}'. Some prompts that it knows: {known}.")
     rows = there[there["supernode"] == supernode]
     if not len(rows):
         raise InputError(f"'{item}' has no supernode '{supernode}', only {', '.join(there['supernode'].unique())}.")
     columns = zip(rows["layer"].tolist(), rows["feature"].tolist(), rows["activation"].tolist(), strict=True)
     return {(layer, feature): value for layer, feature, value in columns}
+
+
+def _table(args: Arguments, case: str) -> pd.DataFrame:
+    """Table `supernodes` of a case: as the pipeline left it, or found now by the rules."""
+    from biology.case import load_case
+    from biology.tables import read_table
+
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    path = root / "data/runs" / args.model / case / "supernodes.parquet"
+    if path.is_file():
+        return read_table(path, "supernodes")
+    from biology.behaviour import prompts_table
+    from biology.operand_tables import read_grid
+    from biology.supernodes import group
+
+    print(f"No results of the pipeline for '{case}' yet: finding its supernodes first (`make figures` keeps them).")
+    read = load_case(root, case)
+    model, transcoders = open_model(entry, root, args.model, config.threads)
+    features, prompts = prompts_table(model, transcoders, read)
+    operands, _ = read_grid(model, transcoders, read, prompts, features, config.statistics.seed)
+    return group(model, transcoders, read, prompts, features, operands)
 
 
 def _features(text: str | None) -> Held:
