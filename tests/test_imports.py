@@ -69,7 +69,18 @@ LIGHT = [
         "steer_page",
         "numbers",
     ),
-    *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "steering", "__main__"),
+    *(
+        "drawing",
+        "viewer",
+        "prompt_figures",
+        "figures",
+        "report",
+        "stages",
+        "tracing",
+        "growth",
+        "steering",
+        "__main__",
+    ),
 ]
 """Modules that start without torch: what the Snakefile, `biology --help`, judging, drawing and writing need."""
 
