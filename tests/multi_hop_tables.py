@@ -285,6 +285,7 @@ def write_repository(root: Path, figures: bool = True) -> Path:
     meta = Meta("multi_hop", "elegans", "per_layer relu", strengths={"swap_state": 2.0}, row_residual=4e-7)
     judged = judge_all(measure(load_claims(root, "multi_hop"), tables["evidence"], tables["prompts"], meta))
     write_table(run / "parts.parquet", judged.parts, "parts")
+    write_table(run / "clusters.parquet", judged.clusters, "clusters")
     write_table(root / "reports/elegans/verdicts.csv", judged.verdicts, "verdicts")
     case = load_case(root, "multi_hop")
     for name in case.figures if figures else ():

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from biology import artefacts, growth, stages, tracing
+from biology import artefacts, growth, stages, steering, tracing
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -35,11 +35,19 @@ def lock(args: Arguments) -> None:
 
 
 def scoreboard(args: Arguments) -> None:
-    """write the verdicts of all models into the generated block of README.md"""
-    from biology.report import with_scoreboard
+    """write verdicts and numbers into the texts: README.md, reports/README.md (all verdicts), docs"""
+    from biology.config import load_config
+    from biology.numbers import numbers, with_numbers
+    from biology.scoreboard import full_scoreboard, with_scoreboard
 
-    root = Path(args.config).parent
-    artefacts.write_text(root / "README.md", with_scoreboard((root / "README.md").read_text(encoding="utf-8"), root))
+    root, config = Path(args.config).parent, load_config(args.config)
+    values = numbers(root, config)
+    texts = {root / "reports/README.md": full_scoreboard(root, config)}
+    for path in [root / "README.md", *sorted(root.glob("docs/*.md"))]:
+        texts[path] = with_numbers(path.read_text(encoding="utf-8"), values, path)
+    texts[root / "README.md"] = with_scoreboard(texts[root / "README.md"], root, config)
+    for path, text in texts.items():
+        artefacts.write_text(path, text)
 
 
 MODEL: Options = {"--model": {"required": True, "metavar": "NAME", "help": "a model of config.yaml"}}
@@ -55,6 +63,7 @@ FIGURE: Options = {"--figure": {"required": True, "metavar": "NAME", "help": "a 
 PAGE: Options = {
     "--model": {"metavar": "NAME", "help": "a model of config.yaml"},
     "--case": {"metavar": "NAME", "help": "a folder of experiments/"},
+    "--page": {"choices": ("atlas", "steer"), "help": "a page of the model"},
 }
 GROWTH: Options = {
     "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
@@ -88,6 +97,35 @@ TRACE: Options = {
     "--out": {"metavar": "DIR", "help": "where to write graph.json, graph.safetensors and nodes.parquet"},
 }
 
+STEER: Options = {
+    "text": {"metavar": "PROMPT", "help": "the prompt"},
+    "--model": TRACE["--model"],
+    "--transcoders": TRACE["--transcoders"],
+    "--supernode": {
+        "action": "append",
+        "metavar": "CASE/PROMPT/NAME",
+        "help": "hold a supernode with its members and activations on that prompt; may be repeated",
+    },
+    "--suppress": {
+        "action": "append",
+        "metavar": "CASE/PROMPT/NAME",
+        "help": "hold another one at minus the strength, as the swap experiments do; may be repeated",
+    },
+    "--features": {"metavar": "L/F,L/F=X", "help": "hold single features, at X or at their activation on the prompt"},
+    "--strength": {
+        "type": float,
+        "default": 1.0,
+        "metavar": "M",
+        "help": "multiplier of all activations (%(default)s)",
+    },
+    "--at": {"type": int, "default": -1, "metavar": "P", "help": "the token at which they are held (the last)"},
+    "--everywhere": {"action": "store_true", "help": "hold them at every token, new ones included"},
+    "--tokens": {"type": int, "default": 8, "metavar": "N", "help": "how many tokens to write (%(default)s)"},
+    "--top": {"type": int, "default": 5, "metavar": "N", "help": "how many next tokens to show (%(default)s)"},
+    "--device": TRACE["--device"],
+    "--dtype": TRACE["--dtype"],
+}
+
 Command = tuple[Callable[[Arguments], None], Options]
 CONTENTS: dict[str, dict[str, Command]] = {
     "The pipeline, in order (snakemake runs it; results go to data/runs/<model>/<case>/)": {
@@ -97,13 +135,15 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "attribute": (stages.attribute, MODEL | CASE),
         "intervene": (stages.intervene, MODEL | CASE),
         "exchange": (stages.exchange, MODEL),
+        "sweep": (stages.sweep, MODEL | CASE),
+        "atlas": (stages.atlas, MODEL),
         "tabulate": (stages.tabulate, MODEL | CASE),
         "judge": (stages.judge, MODEL | THRESHOLD),
         "compare": (stages.compare, {}),
         "draw": (stages.draw, MODEL | CASE | FIGURE),
         "write": (stages.write, PAGE),
     },
-    "One prompt": {"trace": (tracing.trace, TRACE)},
+    "One prompt": {"trace": (tracing.trace, TRACE), "steer": (steering.steer, STEER)},
     "The embedded model": {
         "evaluate": (growth.evaluate, MODEL),
         "organism": (growth.organism, GROWTH),

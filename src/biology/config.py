@@ -24,6 +24,8 @@ METHOD: dict[str, int] = {
     "attribute": 1,
     "intervene": 1,
     "exchange": 1,
+    "atlas": 1,
+    "sweep": 1,
 }
 
 

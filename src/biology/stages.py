@@ -149,6 +149,38 @@ def exchange(args: Arguments) -> None:
     artefacts.write_text(root / "reports" / args.model / "streams.csv", made.to_csv(index=False, lineterminator="\n"))
 
 
+def atlas(args: Arguments) -> None:
+    """survey every feature of a model: what it answers to, and what it says"""
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    model, transcoders = open_model(entry, root, args.model, config.threads)
+    import pandas as pd
+
+    from biology.atlas import sample, survey
+    from biology.case import discover_cases, load_case
+    from biology.tables import write_table
+
+    cases = [
+        of_corpus(load_case(root, name), entry, root) for name in config.cases_of(args.model, discover_cases(root))
+    ]
+    own = _held_out(root / entry.path, [])[["behaviour", "prompt"]].set_axis(["source", "text"], axis=1)
+    named = [(case.name, prompt.text) for case in cases for prompt in case.prompts.values()]
+    rest = [(case.name, item.text) for case in cases for item in case.items]
+    prompts = pd.concat([pd.DataFrame([*named, *rest], columns=["source", "text"]), own], ignore_index=True)
+    features, texts = survey(model, transcoders, sample(prompts))
+    write_table(root / "data/runs" / args.model / "atlas.parquet", features, "atlas")
+    write_table(root / "data/runs" / args.model / "atlas_prompts.parquet", texts, "atlas_prompts")
+
+
+def sweep(args: Arguments) -> None:
+    """steer the named prompts of a case on a grid of supernodes and strengths, for the page to play with"""
+    _, _, _, folder = _case(args)
+    from biology.sweep import sweep as swept
+    from biology.tables import write_table
+
+    write_table(folder / "steering.parquet", swept(_bench(args), progress=True), "steering")
+
+
 def tabulate(args: Arguments) -> None:
     """write everything measured as tidy tables; nothing after this needs torch"""
     _, root, case, folder = _case(args)
@@ -206,6 +238,7 @@ def judge(args: Arguments) -> None:
         _show_thresholds(args.threshold, judgement.verdicts, judge_all(again).verdicts)
         return
     write_table(runs / "parts.parquet", judgement.parts, "parts")
+    write_table(runs / "clusters.parquet", judgement.clusters, "clusters")
     write_table(root / "reports" / args.model / "verdicts.csv", judgement.verdicts, "verdicts")
 
 
@@ -248,15 +281,29 @@ def draw(args: Arguments) -> None:
 
 
 def write(args: Arguments) -> None:
-    """write the report of a case, or the index of all reports if none is named"""
-    from biology import report
+    """write the report of a case (--model, --case), a page of a model (--model, --page), or the index of all reports"""
+    if args.page is not None:
+        from biology.atlas_page import atlas_page
+        from biology.config import InputError
+        from biology.steer_page import steer_page
 
-    if args.model is None:
+        if args.model is None:
+            raise InputError(f"--page {args.page} needs --model NAME.")
         config, root = configuration(args)
-        artefacts.write_text(root / "reports/index.html", report.index_page(root, config))
+        config.model(args.model)
+        made = {"atlas": atlas_page, "steer": steer_page}[args.page](root, config, args.model)
+        artefacts.write_text(root / "reports" / args.model / f"{args.page}.html", made)
         return
+    if args.model is None:
+        from biology.scoreboard import index_page
+
+        config, root = configuration(args)
+        artefacts.write_text(root / "reports/index.html", index_page(root, config))
+        return
+    from biology.report import case_page
+
     config, root, case, _ = _case(args)
-    page = report.case_page(root, config, args.model, case)
+    page = case_page(root, config, args.model, case)
     artefacts.write_text(root / "reports" / args.model / f"{args.case}.html", page)
 
 

@@ -143,6 +143,25 @@ SCHEMAS: dict[str, Schema] = {
         {"at": "str", "layer": "int", "feature": "int", "a": "int", "b": "int", "activation": "float"},
         key=("at", "layer", "feature", "a", "b"), ordered=True,
     ),
+    # one row is a feature in the atlas of a model; lists of tokens and of [prompt, a digit a token] are JSON
+    "atlas": Schema(
+        {
+            "layer": "int", "feature": "int", "density": "float", "maximum": "float", "raises": "str", "lowers": "str",
+            "histogram": "str", "examples": "str",
+        },
+        key=("layer", "feature"), ordered=True,
+    ),
+    # one row is a prompt of the atlas
+    "atlas_prompts": Schema({"prompt": "int", "source": "str", "tokens": "str"}, key=("prompt",), ordered=True),
+    # one row is what a named prompt says next (or the line that it writes) while a supernode of `source` is held
+    "steering": Schema(
+        {
+            "item": "str", "source": "str", "supernode": "str", "mode": "str", "strength": "float", "kind": "str",
+            "text": "str", "value": "float",
+        },
+        key=("item", "source", "supernode", "mode", "strength", "kind", "text"), ordered=True,
+        allowed=(("mode", ("clean", "hold", "swap")), ("kind", ("token", "line"))),
+    ),
     # one row is a claim, judged
     "verdicts": Schema(
         {
@@ -159,11 +178,19 @@ SCHEMAS: dict[str, Schema] = {
             "claim": "str", "case": "str", "part": "str", "verdict": "str", "experiment": "str", "outcome": "str",
             "strength": "float", "control": "str", "direction": "str", "threshold": "float", "statistic": "float",
             "low": "float", "high": "float", "effect": "float", "control_mean": "float", "p": "float",
-            "p_holm": "float", "checks": "str", "n": "int", "clusters": "int", "gate": "str", "passed": "int",
+            "p_holm": "float", "checks": "str", "checks_hold": "bool", "n": "int", "clusters": "int", "gate": "str", "passed": "int",
             "attempted": "int", "reason": "str",
         },
         key=("case", "claim", "part"), ordered=True, allowed=(("verdict", VERDICTS),),
         missing=("strength", "statistic", "low", "high", "effect", "control_mean", "p", "p_holm"),
+    ),
+    # one row is a cluster of a measured part: means over its items; the score is positive in the claimed direction
+    "clusters": Schema(
+        {
+            "case": "str", "claim": "str", "part": "str", "cluster": "str", "items": "int", "effect": "float",
+            "control": "float", "score": "float",
+        },
+        key=("case", "claim", "part", "cluster"),
     ),
 }  # fmt: skip
 
