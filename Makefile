@@ -1,5 +1,6 @@
 # make figures    every figure, every verdict and the report, from the shipped model: half an hour on two cores (the first run installs .venv)
 # make test       the tests
+# make test-browser  the pages in a real browser (Debian's package chromium), after `make figures`
 # make check      linter, formatter and type checker
 # make organism   grows the embedded model and its transcoders from scratch (SEED=n for another seed)
 # make bench      the attribution engine beside circuit-tracer (a quarter of an hour)
@@ -17,7 +18,7 @@ STAMP := .venv/.installed
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test check organism bench clean
+.PHONY: help setup figures test test-browser check organism bench clean
 
 help:
 	@sed -n 's/^# make/  make/p' Makefile
@@ -42,6 +43,9 @@ figures: $(STAMP)
 
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope
+
+test-browser: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser -m browser
 
 check: $(STAMP)
 	@$(BIN)/ruff check .

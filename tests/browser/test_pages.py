@@ -1,0 +1,60 @@
+"""Every page that the pipeline wrote: opens from disk, asks for nothing, fits a phone, is readable by everybody."""
+
+import pytest
+from multi_hop_tables import write_repository
+
+from biology import report
+from biology.case import load_case
+from biology.config import load_config
+from browser.conftest import sideways, violations, written_pages
+
+pytestmark = pytest.mark.browser
+
+PAGES = written_pages()
+WIDTHS = (360, 768, 1440)
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    """A case's page from made-up tables, so that there is a page even where the pipeline has not run."""
+    root = write_repository(tmp_path_factory.mktemp("repository"))
+    path = root / "reports/elegans/multi_hop.html"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    page = report.case_page(root, load_config(root / "config.yaml"), "elegans", load_case(root, "multi_hop"))
+    path.write_text(page, encoding="utf-8")
+    return path
+
+
+@pytest.fixture(
+    params=[None, *PAGES], ids=lambda path: "made_up" if path is None else f"{path.parent.name}-{path.stem}"
+)
+def path(request, made_up):
+    return request.param or made_up
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_everybody_can_read_it(open_page, path, scheme):
+    page = open_page(path, color_scheme=scheme)
+    page.wait_for_load_state("load")
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_it_fits(open_page, path, width):
+    page = open_page(path, width=width, height=740)
+    page.wait_for_load_state("load")
+    assert sideways(page) == 0
+
+
+def test_it_reads_without_scripts(open_page, path):
+    page = open_page(path, java_script_enabled=False)
+    assert len(page.locator("main").inner_text()) > 500
+
+
+def test_every_link_within_it_leads_somewhere(open_page, path):
+    page = open_page(path)
+    lost = page.evaluate(
+        """[...document.querySelectorAll('a[href^="#"]')].map(a => a.getAttribute('href').slice(1))
+           .filter(id => id && !id.includes('=') && !document.getElementById(decodeURIComponent(id)))"""
+    )
+    assert lost == []
