@@ -1,0 +1,201 @@
+"""The interactive graph of a page: its data, its scripts, and the still picture for readers without scripts.
+
+A page carries every graph once, as the file that it was made from (published format, gzip, base64), so that what is
+downloaded from the page is what `attribute` wrote. Scripts and style are inlined once a page; templates/explorer.html.j2 is
+the part that a page includes. Nothing here decides what a graph says: numbers are those of the file.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup, escape
+
+from biology.config import InputError
+from biology.graph_files import TYPES, computed_influence, graph_scores
+
+TEMPLATES = Path(__file__).with_name("templates")
+VENDOR = Path(__file__).with_name("vendor")
+SCRIPTS = ("explorer_graph.js", "explorer_stage.js", "explorer_card.js", "explorer_groups.js", "explorer.js")
+MOST_LINKS = 70
+"""Links of a still picture: the largest shares."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A graph to explore, and what a page knows beside it."""
+
+    name: str
+    graph: Mapping[str, Any]
+    """The canonical form of `graph_files`."""
+    title: str = ""
+    called: Mapping[str, str] = field(default_factory=dict)
+    """What supernodes are called, where not by their names."""
+    repeated: Sequence[str] = ()
+    """Supernodes that mostly repeat another one and are not drawn."""
+    cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
+    """By "layer-feature", what is known of a feature beyond its graph: `promotes` and `suppresses` (lists of [token, value]),
+    `density` (share of tokens), `histogram` (counts of bins from 0 to `maximum`), `examples` (`tokens`, `activations`)."""
+    operands: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    """By "layer-feature", its operand plots: `at`, and the lists `a`, `b` and `activation` of the cells."""
+    atlas: str | None = None
+    """Page of all features, in which each has the anchor `layer-feature`."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """A graph as the page embeds it."""
+
+    name: str
+    title: str
+    told: str
+    data: str
+    still: Markup
+
+
+@dataclass(frozen=True)
+class Explorer:
+    """Everything that templates/explorer.html.j2 asks for."""
+
+    graphs: tuple[Shown, ...]
+    first: str
+    """Name of the graph that a figure without a subject shows."""
+    style: Markup
+    vendor: Markup
+    script: Markup
+
+
+def explorer(subjects: Sequence[Subject]) -> Explorer:
+    """The interactive graphs of a page. `InputError` if there are none."""
+    if not subjects:
+        raise InputError("there is no graph to show: name a prompt in case.yaml.")
+    scripts = [(TEMPLATES / name).read_text("utf-8") for name in SCRIPTS]
+    return Explorer(
+        tuple(_shown(subject) for subject in subjects),
+        subjects[0].name,
+        Markup((TEMPLATES / "explorer.css").read_text("utf-8")),
+        Markup(vendored()),
+        Markup('(() => {\n"use strict";\n' + "\n".join(scripts) + "})();"),
+    )
+
+
+def vendored() -> str:
+    """The libraries that the page needs, with their licences."""
+    parts, said = [], set()
+    for package in json.loads((VENDOR / "packages.json").read_text("utf-8")):
+        file = VENDOR / package["file"]
+        licence = file.with_name(file.name.replace(".min.js", ".LICENSE")).read_text("utf-8").strip()
+        parts.append(f"/*! {package['package']} {package['version']}, {package['licence']}")
+        parts[-1] += " */" if licence in said else f"\n\n{licence}\n*/"
+        said.add(licence)
+        lines = file.read_text("utf-8").splitlines()
+        parts += [line for line in lines if not line.startswith("//# sourceMappingURL")]
+    return "\n".join(parts)
+
+
+def operand_plots(plots: pd.DataFrame, wanted: Collection[str]) -> dict[str, list[dict[str, Any]]]:
+    """Table `operand_plots` by feature, for the features `wanted` ("layer-feature")."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for (at, layer, feature), cells in plots.groupby(["at", "layer", "feature"], sort=False):
+        if f"{layer}-{feature}" in wanted:
+            columns = {name: cells[name].tolist() for name in ("a", "b")}
+            columns["activation"] = [float(f"{value:.3g}") for value in cells["activation"]]
+            found.setdefault(f"{layer}-{feature}", []).append({"at": str(at), **columns})
+    return found
+
+
+def features_of(graph: Mapping[str, Any]) -> set[str]:
+    """The features of a graph as "layer-feature"."""
+    ids = [str(node["node_id"]).split("_") for node in graph["nodes"] if TYPES.get(node["feature_type"]) == "feature"]
+    return {f"{layer}-{feature}" for layer, feature, *_ in ids}
+
+
+def _shown(subject: Subject) -> Shown:
+    graph = subject.graph
+    payload: dict[str, Any] = {"name": subject.name, "graph": graph}
+    extras = {key: getattr(subject, key) for key in ("called", "repeated", "cards", "operands", "atlas")}
+    payload |= {key: value for key, value in extras.items() if value}
+    if not any(isinstance(node.get("influence"), int | float) for node in graph["nodes"]):
+        payload["influence"] = computed_influence(graph)
+    packed = gzip.compress(json.dumps(payload, ensure_ascii=False, allow_nan=False).encode(), mtime=0)
+    title = subject.title or str(graph["metadata"]["prompt"])
+    return Shown(subject.name, title, _told(graph), base64.b64encode(packed).decode(), still(graph))
+
+
+def _told(graph: Mapping[str, Any]) -> str:
+    info = graph["metadata"].get("info") or {}
+    words = f"{len(graph['nodes'])} nodes, {len(graph['links'])} links"
+    scores = [info.get("replacement_score"), info.get("completeness_score")]
+    if not all(isinstance(score, int | float) for score in scores):
+        computed = graph_scores(graph)
+        if computed is None:
+            return f"{words}; the file holds no error nodes, so no score can be worked out."
+        return f"{words}; of the pruned graph: replacement {computed[0]:.2f}, completeness {computed[1]:.2f}."
+    return f"{words}; replacement score {scores[0]:.2f}, completeness {scores[1]:.2f}."
+
+
+def still(graph: Mapping[str, Any]) -> Markup:
+    """A picture of a graph without scripts: tokens to the right, layers upwards, the strongest links."""
+    tokens = [str(token) for token in graph["metadata"]["prompt_tokens"]]
+    depth = {"token": -1.0, "logit": float("inf")}
+    inner = [_layer(node) for node in graph["nodes"] if TYPES.get(node["feature_type"]) not in depth]
+    rows = list(range(min(inner, default=0), max(inner, default=-1) + 1))
+    cells: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
+    for node in graph["nodes"]:
+        kind = TYPES.get(node["feature_type"])
+        row = 0 if kind == "token" else len(rows) + 1 if kind == "logit" else _layer(node) - rows[0] + 1
+        cells.setdefault((int(node["ctx_idx"]), row), []).append(node)
+    columns = max([len(tokens), *(column + 1 for column, _ in cells)])
+    width, height = 60 + 66 * columns, 34 * (len(rows) + 2) + 30
+    place = {
+        str(node["node_id"]): (round(60 + 66 * (column + (rank + 1) / (len(cell) + 1))), height - 42 - 34 * row)
+        for (column, row), cell in cells.items()
+        for rank, node in enumerate(cell)
+    }
+    total: dict[str, float] = {}
+    for link in graph["links"]:
+        total[link["target"]] = total.get(link["target"], 0.0) + abs(link["weight"])
+    shares = [(link["weight"] / (total[link["target"]] or 1.0), link) for link in graph["links"]]
+    parts = [
+        f'<path d="M{place[link["source"]][0]} {place[link["source"]][1]}L{place[link["target"]][0]} {place[link["target"]][1]}" '
+        f'stroke="{"#762a83" if share < 0 else "#1b7837"}" stroke-width="{0.6 + 4 * abs(share):.1f}" opacity=".5"/>'
+        for share, link in sorted(shares, key=lambda pair: -abs(pair[0]))[:MOST_LINKS]
+    ]
+    for node in graph["nodes"]:
+        x, y = place[str(node["node_id"])]
+        kind = TYPES.get(node["feature_type"])
+        if kind in depth:
+            parts.append(f'<path d="M{x - 4} {y - 4}h8v8h-8z"/>')
+        elif kind == "feature":
+            parts.append(f'<circle cx="{x}" cy="{y}" r="4.5" fill="#fff" stroke="#333"/>')
+        else:
+            parts.append(f'<path d="M{x} {y - 5}l5 5l-5 5l-5 -5z" fill="#fff" stroke="#333"/>')
+    names = ["token", *map(str, rows), "output"]
+    words = [(5, height - 38 - 34 * row, "start", name) for row, name in enumerate(names)]
+    words += [(93 + 66 * i, height - 12, "middle", clipped(token, 10)) for i, token in enumerate(tokens)]
+    parts += [f'<text x="{x}" y="{y}" text-anchor="{anchor}">{escape(word)}</text>' for x, y, anchor, word in words]
+    label = escape(f"Attribution graph of “{clipped(str(graph['metadata']['prompt']), 200)}”")
+    return Markup(
+        f'<svg viewBox="0 0 {width} {height}" width="{width}" role="img" aria-label="{label}" font-size="11" '
+        f'style="background:#fff;color:#1d1d1f" fill="currentColor">{"".join(parts)}</svg>'
+    )
+
+
+def clipped(text: str, most: int) -> str:
+    """`text` on one line, cut to `most` characters."""
+    shown = text.replace("\n", "↵")
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
+
+
+def _layer(node: Mapping[str, Any]) -> int:
+    try:
+        return int(node["layer"])
+    except ValueError:
+        return 0
