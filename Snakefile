@@ -45,6 +45,7 @@ FIGURES = [
     for form in ("svg", "png")
 ]
 DRAWING = [f"src/biology/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
+PAGES = [f"src/biology/{name}.py" for name in ("report", "dossier", "turning", "pages", "wording", "viewer")]
 TEMPLATES = sorted(str(path) for path in Path("src/biology/templates").glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
 REPORTS = [f"reports/{model}/{case}.html" for model, case in PAIRS] + ["reports/index.html"]
@@ -281,6 +282,7 @@ rule judge:
     output:
         verdicts="reports/{model}/verdicts.csv",
         parts="data/runs/{model}/parts.parquet",
+        clusters="data/runs/{model}/clusters.parquet",
     log:
         "data/runs/{model}/judge.log",
     resources:
@@ -326,7 +328,7 @@ rule write:
         claims="experiments/{case}/claims.yaml",
         manifest="data/runs/{model}/load.json",
         text="experiments/{case}/README.md",
-        code=["src/biology/report.py", "src/biology/viewer.py", *TEMPLATES],
+        code=[*PAGES, *TEMPLATES],
     output:
         "reports/{model}/{case}.html",
     log:
@@ -344,7 +346,7 @@ rule write_index:
     input:
         VERDICTS,
         [f"reports/{model}/{case}.html" for model, case in PAIRS],
-        code=["src/biology/report.py", *TEMPLATES],
+        code=["src/biology/scoreboard.py", *PAGES, *TEMPLATES],
     output:
         "reports/index.html",
     log:

@@ -33,11 +33,11 @@ FLOORS = [
     ["graph_tables", "lines", "census", "sharing"],
     # torch-free again: what tables say, drawn and told
     ["statistics"],
-    ["claims"],
-    ["procedure", "drawing", "viewer", "contrasts"],
-    ["prompt_figures"],
+    ["claims", "wording"],
+    ["procedure", "drawing", "viewer", "contrasts", "turning"],
+    ["prompt_figures", "dossier", "pages"],
     ["figures"],
-    ["report"],
+    ["report", "scoreboard"],
     # the commands
     ["stages"],
     ["tracing", "growth"],
@@ -59,6 +59,11 @@ LIGHT = [
         "claims",
         "procedure",
         "contrasts",
+        "wording",
+        "turning",
+        "dossier",
+        "pages",
+        "scoreboard",
     ),
     *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
 ]

@@ -35,11 +35,14 @@ def lock(args: Arguments) -> None:
 
 
 def scoreboard(args: Arguments) -> None:
-    """write the verdicts of all models into the generated block of README.md"""
-    from biology.report import with_scoreboard
+    """write the verdicts of all models into README.md (short) and reports/README.md (all numbers)"""
+    from biology.config import load_config
+    from biology.scoreboard import full_scoreboard, with_scoreboard
 
-    root = Path(args.config).parent
-    artefacts.write_text(root / "README.md", with_scoreboard((root / "README.md").read_text(encoding="utf-8"), root))
+    root, config = Path(args.config).parent, load_config(args.config)
+    readme = with_scoreboard((root / "README.md").read_text(encoding="utf-8"), root, config)
+    artefacts.write_text(root / "reports/README.md", full_scoreboard(root, config))
+    artefacts.write_text(root / "README.md", readme)
 
 
 MODEL: Options = {"--model": {"required": True, "metavar": "NAME", "help": "a model of config.yaml"}}

@@ -38,7 +38,7 @@ import pandas as pd
 from biology.case import Claim, Part
 from biology.config import InputError, StatisticsConfig
 from biology.statistics import bootstrap_interval, generator, holm, resamples, sign_flip_p, signs
-from biology.tables import VERDICTS, table
+from biology.tables import VERDICTS, stacked, table, validate_table
 
 ALPHA = 0.01
 """Largest Holm-corrected p of a replicated claim."""
@@ -111,10 +111,11 @@ class Measured:
 
 @dataclass(frozen=True)
 class Judgement:
-    """The tables `verdicts` (a row a claim) and `parts` (a row a part)."""
+    """The tables `verdicts` (a row a claim), `parts` (a row a part) and `clusters` (a row a part and cluster)."""
 
     verdicts: pd.DataFrame
     parts: pd.DataFrame
+    clusters: pd.DataFrame
 
 
 def estimate(part: Part, scores: np.ndarray, flips: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, ...]:
@@ -341,11 +342,24 @@ def judge_all(measured: Sequence[Measured]) -> Judgement:
                     "control": one.part.control, "direction": one.part.direction, "threshold": one.part.minimum,
                     "statistic": one.statistic, "low": one.low, "high": one.high, "effect": one.effect,
                     "control_mean": one.control, "p": one.p, "p_holm": p_holm, "n": one.n,
-                    "checks": "; ".join(map(str, one.checks)), "clusters": one.clusters, "gate": one.claim.gate,
+                    "checks": "; ".join(map(str, one.checks)),
+                    "checks_hold": all(check.holds for check in one.checks), "clusters": one.clusters, "gate": one.claim.gate,
                     "passed": one.passed, "attempted": one.attempted, "reason": reason[0].upper() + reason[1:] + ".",
                 }
             )  # fmt: skip
-    return Judgement(table("verdicts", verdict_rows), table("parts", part_rows))
+    return Judgement(table("verdicts", verdict_rows), table("parts", part_rows), _clusters(measured))
+
+
+def _clusters(measured: Sequence[Measured]) -> pd.DataFrame:
+    """Means of every cluster, from which statistic, interval and p of each part can be computed again."""
+    frames = [table("clusters", [])]
+    for one in measured:
+        if one.scores is None or one.untestable:
+            continue
+        groups = one.scores.groupby("cluster", sort=True)
+        means = groups[["effect", "control", "score"]].mean().assign(items=groups.size()).reset_index()
+        frames.append(means.assign(case=one.meta.case, claim=one.claim.id, part=one.part.name))
+    return validate_table(stacked(frames), "clusters")
 
 
 def _largest_p(parts: Sequence[Measured]) -> float:
@@ -368,14 +382,25 @@ def part_verdict(part: Measured, p_holm: float) -> str:
     """The verdict on one part, given the Holm-corrected p of its claim."""
     if part.untestable:
         return "untestable"
-    minimum = part.part.minimum
-    if part.part.direction == "equivalent":
-        absent = part.low > minimum or part.high < -minimum
+    return rule(
+        part.part.direction, part.part.minimum, part.statistic, part.low, part.high, p_holm,
+        all(check.holds for check in part.checks),
+    )  # fmt: skip
+
+
+def rule(
+    direction: str, minimum: float, statistic: float, low: float, high: float, p_holm: float, checks_hold: bool
+) -> str:
+    """The verdict on a measured part, by the rule in the head of this module."""
+    if direction == "equivalent":
+        absent = low > minimum or high < -minimum
+        shown = -minimum <= low and high <= minimum
     else:
-        absent = part.high < minimum / 2
+        absent = high < minimum / 2
+        shown = statistic >= minimum and low > minimum / 2
     if absent:
         return "not replicated"
-    return "inconclusive" if _failures(part, p_holm) else "replicated"
+    return "replicated" if shown and p_holm < ALPHA and checks_hold else "inconclusive"
 
 
 def _failures(part: Measured, p_holm: float) -> list[str]:
@@ -406,18 +431,18 @@ def _margin(part: Measured) -> float:
 def _reason(part: Measured, p_holm: float, verdict: str) -> str:
     if part.untestable:
         return part.untestable
-    rule, minimum = part.part, _number(part.part.minimum)
+    stated, minimum = part.part, _number(part.part.minimum)
     at = "" if part.strength == 1 else f" (M = {part.strength:g})"
-    against = " alone" if rule.control == "none" else f" minus {rule.control}"
-    turned = ", counted as a decrease" if rule.direction == "decrease" else ""
+    against = " alone" if stated.control == "none" else f" minus {stated.control}"
+    turned = ", counted as a decrease" if stated.direction == "decrease" else ""
     measured = (
-        f"held-out {rule.outcome} of {rule.experiment}{at}, effect{against}{turned}, is {_number(part.statistic)} "
+        f"held-out {stated.outcome} of {stated.experiment}{at}, effect{against}{turned}, is {_number(part.statistic)} "
         f"[{_number(part.low)}, {_number(part.high)}] over {part.n} items in {part.clusters} clusters"
     )
     checks = "".join(f"; {check}" for check in part.checks)
     if verdict == "inconclusive":
         return f"{measured}, but " + ", and ".join(_failures(part, p_holm))
-    if rule.direction == "equivalent":
+    if stated.direction == "equivalent":
         side = "inside" if verdict == "replicated" else "outside"
         return f"{measured}, and the whole interval lies {side} the margin ±{minimum}, Holm p {_number(p_holm)}{checks}"
     if verdict == "not replicated":

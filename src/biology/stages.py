@@ -183,6 +183,7 @@ def judge(args: Arguments) -> None:
         _show_thresholds(args.threshold, judgement.verdicts, judge_all(again).verdicts)
         return
     write_table(runs / "parts.parquet", judgement.parts, "parts")
+    write_table(runs / "clusters.parquet", judgement.clusters, "clusters")
     write_table(root / "reports" / args.model / "verdicts.csv", judgement.verdicts, "verdicts")
 
 
@@ -215,14 +216,16 @@ def draw(args: Arguments) -> None:
 
 def write(args: Arguments) -> None:
     """write the report of a case, or the index of all reports if none is named"""
-    from biology import report
-
     if args.model is None:
+        from biology.scoreboard import index_page
+
         config, root = configuration(args)
-        artefacts.write_text(root / "reports/index.html", report.index_page(root, config))
+        artefacts.write_text(root / "reports/index.html", index_page(root, config))
         return
+    from biology.report import case_page
+
     config, root, case, _ = _case(args)
-    page = report.case_page(root, config, args.model, case)
+    page = case_page(root, config, args.model, case)
     artefacts.write_text(root / "reports" / args.model / f"{args.case}.html", page)
 
 

@@ -151,11 +151,19 @@ SCHEMAS: dict[str, Schema] = {
             "claim": "str", "case": "str", "part": "str", "verdict": "str", "experiment": "str", "outcome": "str",
             "strength": "float", "control": "str", "direction": "str", "threshold": "float", "statistic": "float",
             "low": "float", "high": "float", "effect": "float", "control_mean": "float", "p": "float",
-            "p_holm": "float", "checks": "str", "n": "int", "clusters": "int", "gate": "str", "passed": "int",
+            "p_holm": "float", "checks": "str", "checks_hold": "bool", "n": "int", "clusters": "int", "gate": "str", "passed": "int",
             "attempted": "int", "reason": "str",
         },
         key=("case", "claim", "part"), ordered=True, allowed=(("verdict", VERDICTS),),
         missing=("strength", "statistic", "low", "high", "effect", "control_mean", "p", "p_holm"),
+    ),
+    # one row is a cluster of a measured part: means over its items; the score is positive in the claimed direction
+    "clusters": Schema(
+        {
+            "case": "str", "claim": "str", "part": "str", "cluster": "str", "items": "int", "effect": "float",
+            "control": "float", "score": "float",
+        },
+        key=("case", "claim", "part", "cluster"),
     ),
 }  # fmt: skip
 

@@ -1,0 +1,76 @@
+"""What all pages share: templates, words, and the manifest of a model.
+
+A page is one file that asks nothing of the network: style and scripts stand in it. Everything that came from a model or a
+user is escaped, and templates hold words only: numbers come from tables.
+"""
+
+from __future__ import annotations
+
+import base64
+import gzip
+import json
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, FileSystemLoader, StrictUndefined
+from markupsafe import Markup
+
+from biology.claims import ALPHA
+from biology.config import InputError
+from biology.tables import VERDICTS
+from biology.wording import embed, number, percent, prose, visible
+
+TEMPLATES = Path(__file__).with_name("templates")
+MARKS = {"replicated": "✓", "not replicated": "✗", "inconclusive": "?", "untestable": "–"}
+SPEAKS = (
+    "A verdict speaks of one model and its transcoders, and of nothing else: elegans is not Claude 3.5 Haiku, and "
+    "“not replicated” does not mean that the paper is wrong about the model that it studied."
+)
+
+
+def environment() -> Environment:
+    """Templates with all filters and words that they use."""
+    made = Environment(
+        loader=FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    made.filters |= {"number": number, "percent": percent, "visible": visible, "prose": prose, "embed": embed}
+    made.globals |= {
+        "marks": MARKS,
+        "speaks": SPEAKS,
+        "order": VERDICTS,
+        "alpha": ALPHA,
+        "style": Markup((TEMPLATES / "style.css").read_text("utf-8")),
+        "script": lambda name: Markup((TEMPLATES / name).read_text("utf-8")),
+    }
+    return made
+
+
+def packed(data: Any) -> str:
+    """Data as JSON, compressed, in letters: what `unpacked` in pages.js reads. The same data are the same letters."""
+    text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+    return base64.b64encode(gzip.compress(text.encode("utf-8"), 9, mtime=0)).decode()
+
+
+def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
+    """The rows of a table."""
+    return frame.to_dict("records")  # type: ignore[return-value]
+
+
+def counts(verdicts: Iterable[str]) -> list[tuple[str, int]]:
+    """How often each verdict occurs, the strongest first."""
+    listed = list(verdicts)
+    return [(verdict, listed.count(verdict)) for verdict in reversed(VERDICTS) if verdict in listed]
+
+
+def manifest_of(path: Path) -> dict[str, Any]:
+    """What `biology load` found out about a model. `InputError` if it has not run."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file. Make it with `biology load`.") from None

@@ -1,0 +1,194 @@
+"""The scoreboard: what came out for every claim on every model, as a page and as Markdown.
+
+A column is one set of verdicts: a model with its transcoders, grown with one seed. Columns of one model that differ in the
+seed alone are counted together; controls, in which nothing may be found, are shown as such.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAssignmentType=false, reportReturnType=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from html import escape
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from biology.case import Claim, discover_cases, load_case, load_claims
+from biology.config import Config, InputError
+from biology.pages import MARKS, SPEAKS, counts, environment, records
+from biology.tables import read_table
+from biology.wording import number
+
+BEGIN, END = "<!-- scoreboard -->", "<!-- /scoreboard -->"
+ROLES = {
+    "model": "a model of the replication",
+    "seed": "the same, grown with another seed",
+    "twin": "behaves alike but lacks a mechanism",
+    "null": "control: transcoders without meaning, nothing may be found",
+}
+
+
+@dataclass(frozen=True)
+class Column:
+    """The verdicts on one model."""
+
+    name: str
+    role: str
+    """A key of ROLES."""
+    verdicts: pd.DataFrame
+
+    @property
+    def transcoders(self) -> str:
+        return str(self.verdicts["transcoders"].iloc[0])
+
+    @property
+    def seed(self) -> int:
+        return int(self.verdicts["seed"].iloc[0])
+
+    @property
+    def by_claim(self) -> dict[tuple[str, str], dict[str, Any]]:
+        return {(row["case"], row["claim"]): row for row in records(self.verdicts)}
+
+
+def columns(root: Path, config: Config) -> list[Column]:
+    """All models that were judged: those of the configuration in its order, then what else lies in `reports`."""
+    found = {path.parent.name: path for path in sorted(root.glob("reports/*/verdicts.csv"))}
+    names = [name for name in config.models if name in found]
+    names += [name for name in found if name not in config.models]
+    made = [Column(name, role(config, name), read_table(found[name], "verdicts")) for name in names]
+    return sorted((c for c in made if len(c.verdicts)), key=lambda c: list(ROLES).index(c.role))
+
+
+def role(config: Config, name: str) -> str:
+    """What a model is for, a key of ROLES."""
+    entry = config.models.get(name)
+    stated = getattr(entry, "role", None)  # a configuration may say more than whether a model is a control
+    return stated or ("null" if entry is not None and entry.control else "model")
+
+
+def agreement(column: list[Column], case: str, claim: str) -> dict[str, int] | None:
+    """Of several seeds of one model, how many give the claim the first one's verdict; None where there is one seed."""
+    found = [c.by_claim[case, claim]["verdict"] for c in column if (case, claim) in c.by_claim]
+    return {"agree": found.count(found[0]), "of": len(found)} if len(found) > 1 else None
+
+
+def seeds(board: list[Column]) -> list[Column]:
+    """The columns that differ from the first one in the seed alone, itself included."""
+    first = board[:1]
+    return [c for c in board if c.role in ("model", "seed") and c.transcoders == first[0].transcoders] if first else []
+
+
+def index_page(root: Path, config: Config) -> str:
+    """The page of all models and cases that have been judged."""
+    board = columns(root, config)
+    same = seeds(board)
+    cases = []
+    for name in discover_cases(root):
+        claims = [c for c in load_claims(root, name) if any((name, c.id) in column.by_claim for column in board)]
+        rows = [_row(root, board, same, name, claim) for claim in claims]
+        here = [column for column in board if (column.verdicts["case"] == name).any()]
+        if rows:
+            cases.append({"case": load_case(root, name), "rows": rows, "columns": here})
+    models = [
+        {
+            "column": column,
+            "counts": counts(column.verdicts["verdict"]),
+            "total": len(column.verdicts),
+            "role": ROLES[column.role],
+            "pages": [c for c in discover_cases(root) if _has_page(config, column, c)],
+            "extra": [page for page in ("atlas", "steer") if (root / "reports" / column.name / f"{page}.html").is_file()],
+            "rows": records(column.verdicts),
+        }
+        for column in board
+    ]  # fmt: skip
+    template = environment().get_template("index.html.j2")
+    return template.render(models=models, cases=cases, seeds=len({column.seed for column in same}))
+
+
+def _has_page(config: Config, column: Column, case: str) -> bool:
+    return column.role == "model" and column.name in config.models and (column.verdicts["case"] == case).any()
+
+
+def _row(root: Path, board: list[Column], same: list[Column], case: str, claim: Claim) -> dict[str, Any]:
+    return {
+        "claim": claim,
+        "cells": [
+            {"verdict": column.by_claim[case, claim.id]["verdict"], "column": column, "paged": column.role == "model"}
+            if (case, claim.id) in column.by_claim
+            else None
+            for column in board
+            if (column.verdicts["case"] == case).any()
+        ],
+        "agreement": agreement(same, case, claim.id),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- Markdown
+
+
+def cells(*texts: object) -> str:
+    """A row of a Markdown table; whatever it holds is escaped."""
+    escaped = (escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ") for text in texts)
+    return "| " + " | ".join(escaped) + " |"
+
+
+def full(column: Column, titles: Mapping[str, str], link: str) -> str:
+    """All verdicts on one model with their numbers; `link` (with {case}) leads to the claims."""
+    tally = ", ".join(f"{count} {verdict}" for verdict, count in counts(column.verdicts["verdict"]))
+    lines = [
+        f"## {column.name}",
+        f"With {column.transcoders} transcoders, seed {column.seed} ({ROLES[column.role]}): {tally}.",
+        "",
+        "| claim | | verdict | effect − control [95 %] | needed | control | Holm p | items |",
+        "|---" * 8 + "|",
+    ]
+    for row in records(column.verdicts):
+        interval = f"{number(row['statistic'])} [{number(row['low'])}, {number(row['high'])}]"
+        lines.append(
+            cells(
+                f"[{row['claim']}]({link.format(case=row['case'])})", titles.get(row["claim"], ""),
+                f"{MARKS[row['verdict']]} **{row['verdict']}**",
+                "–" if math.isnan(row["statistic"]) else interval, number(row["threshold"]), row["control"],
+                number(row["p"], 2), number(row["n"], 6),
+            )
+        )  # fmt: skip
+    return "\n".join(lines)
+
+
+def short(board: list[Column], cases: list[str]) -> str:
+    """How many claims of each case came out how on each model, and which were replicated."""
+    words = list(MARKS)
+    lines = [
+        "| case | model | " + " | ".join(f"{MARKS[word]} {word}" for word in words) + " |",
+        "|---|---|" + "---:|" * len(words),
+    ]
+    for case in cases:
+        for column in board:
+            found = column.verdicts[column.verdicts["case"] == case]["verdict"]
+            if len(found):
+                linked = f"[{case.replace('_', ' ')}](experiments/{case}/README.md)"
+                which = column.name if column.role == "model" else f"{column.name} ({column.role})"
+                lines.append(cells(linked, which, *((found == word).sum() for word in words)))
+    return "\n".join(lines)
+
+
+def full_scoreboard(root: Path, config: Config) -> str:
+    """reports/README.md: every verdict on every model."""
+    titles = {claim.id: claim.title for case in discover_cases(root) for claim in load_claims(root, case)}
+    blocks = [full(column, titles, "../experiments/{case}/claims.yaml") for column in columns(root, config)]
+    head = f"# All verdicts\n\nWritten by `biology scoreboard` from `reports/*/verdicts.csv`. {SPEAKS}"
+    return "\n\n".join([head, *blocks]) + "\n"
+
+
+def with_scoreboard(text: str, root: Path, config: Config) -> str:
+    """`text` (README.md) with the short scoreboard between its marks. `InputError` if it lacks the marks."""
+    if BEGIN not in text or END not in text:
+        raise InputError(f"README.md lacks the marks {BEGIN} and {END} between which the scoreboard is written.")
+    before, _, rest = text.partition(BEGIN)
+    board = short(columns(root, config), discover_cases(root))
+    return f"{before}{BEGIN}\n{SPEAKS}\n\n{board}\n{END}{rest.partition(END)[2]}"

@@ -1,0 +1,19 @@
+// Shared by all pages: what a link points at is opened, and packed data are read.
+"use strict";
+const reveal = () => {
+  let target = null;
+  try { target = document.getElementById(decodeURIComponent(location.hash.slice(1))); } catch { return; }
+  if (!target) return;
+  for (let node = target; node; node = node.parentElement) if (node.tagName === "DETAILS") node.open = true;
+  target.scrollIntoView();
+};
+addEventListener("hashchange", reveal);
+addEventListener("DOMContentLoaded", () => location.hash && reveal());
+addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((node) => { node.open = true; }));
+
+// Data that pages.packed has compressed, from the script element with this id.
+const unpacked = async (id) => {
+  const bytes = Uint8Array.from(atob(document.getElementById(id).textContent), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  return JSON.parse(await new Response(stream).text());
+};
