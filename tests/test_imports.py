@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src/biology"
 FLOORS = [
     # torch-free
     ["config", "artefacts"],
-    ["case", "tables"],
+    ["case", "tables", "graph_files"],
     ["corpus", "operands"],
     ["prompts", "cards"],
     # torch
@@ -36,7 +36,7 @@ FLOORS = [
     ["claims", "wording"],
     ["procedure", "drawing", "viewer", "contrasts", "turning"],
     ["prompt_figures", "dossier", "pages"],
-    ["figures"],
+    ["figures", "explorer"],
     ["report", "scoreboard"],
     # the commands
     ["stages"],
@@ -64,6 +64,8 @@ LIGHT = [
         "dossier",
         "pages",
         "scoreboard",
+        "graph_files",
+        "explorer",
     ),
     *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
 ]

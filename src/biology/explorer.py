@@ -7,8 +7,6 @@ the part that a page includes. Nothing here decides what a graph says: numbers a
 
 from __future__ import annotations
 
-import base64
-import gzip
 import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -20,8 +18,8 @@ from markupsafe import Markup, escape
 
 from biology.config import InputError
 from biology.graph_files import TYPES, computed_influence, graph_scores
+from biology.pages import TEMPLATES, packed
 
-TEMPLATES = Path(__file__).with_name("templates")
 VENDOR = Path(__file__).with_name("vendor")
 SCRIPTS = ("explorer_graph.js", "explorer_stage.js", "explorer_card.js", "explorer_groups.js", "explorer.js")
 MOST_LINKS = 70
@@ -67,7 +65,6 @@ class Explorer:
     graphs: tuple[Shown, ...]
     first: str
     """Name of the graph that a figure without a subject shows."""
-    style: Markup
     vendor: Markup
     script: Markup
 
@@ -80,7 +77,6 @@ def explorer(subjects: Sequence[Subject]) -> Explorer:
     return Explorer(
         tuple(_shown(subject) for subject in subjects),
         subjects[0].name,
-        Markup((TEMPLATES / "explorer.css").read_text("utf-8")),
         Markup(vendored()),
         Markup('(() => {\n"use strict";\n' + "\n".join(scripts) + "})();"),
     )
@@ -124,9 +120,8 @@ def _shown(subject: Subject) -> Shown:
     payload |= {key: value for key, value in extras.items() if value}
     if not any(isinstance(node.get("influence"), int | float) for node in graph["nodes"]):
         payload["influence"] = computed_influence(graph)
-    packed = gzip.compress(json.dumps(payload, ensure_ascii=False, allow_nan=False).encode(), mtime=0)
     title = subject.title or str(graph["metadata"]["prompt"])
-    return Shown(subject.name, title, _told(graph), base64.b64encode(packed).decode(), still(graph))
+    return Shown(subject.name, title, _told(graph), packed(payload), still(graph))
 
 
 def _told(graph: Mapping[str, Any]) -> str:

@@ -35,9 +35,7 @@ class Explorer {
 
   async read(name) {
     if (!this.graphs.has(name)) {
-      const packed = Uint8Array.from(atob(this.sources.get(name).textContent.trim()), (letter) => letter.charCodeAt(0));
-      const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-      this.graphs.set(name, indexed(await new Response(stream).json()));
+      this.graphs.set(name, indexed(await unpacked(this.sources.get(name).id))); // pages.js
     }
     return this.graphs.get(name);
   }
