@@ -40,7 +40,7 @@ FLOORS = [
     ["report", "scoreboard"],
     # the commands
     ["stages"],
-    ["tracing", "growth"],
+    ["tracing", "growth", "exchange"],
     ["__main__"],
 ]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
@@ -67,7 +67,7 @@ LIGHT = [
         "graph_files",
         "explorer",
     ),
-    *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
+    *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "exchange", "__main__"),
 ]
 """Modules that start without torch: what the Snakefile, `biology --help`, judging, drawing and writing need."""
 

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from biology import artefacts, growth, stages, tracing
+from biology import artefacts, exchange, growth, stages, tracing
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -90,6 +90,24 @@ TRACE: Options = {
     "--out": {"metavar": "DIR", "help": "where to write graph.json, graph.safetensors and nodes.parquet"},
 }
 
+EXPORT: Options = {
+    "--prompt": {"metavar": "NAME", "help": "one named prompt of the case (all)"},
+    "--for": {
+        "dest": "viewer",
+        "choices": ("neuronpedia", "circuit-tracer"),
+        "default": "circuit-tracer",
+        "help": "which viewer is to open them (%(default)s)",
+    },
+    "--scan": {"metavar": "NAME", "help": "Neuronpedia's name of the model, or circuit-tracer's transcoders (the model)"},
+    "--source-set": {"metavar": "NAME", "help": "Neuronpedia's source set in which the features are"},
+    "--out": {"required": True, "metavar": "DIR", "help": "folder to write to"},
+}
+IMPORT: Options = {
+    "file": {"metavar": "FILE", "help": "a graph of Neuronpedia, circuit-tracer, `biology trace` or `biology export`"},
+    "--link": {"metavar": "URL", "help": "a shared address whose pins, supernodes and labels are to be shown"},
+    "--out": {"metavar": "FILE", "help": "page.html, or graph.json (a page beside the graph)"},
+}
+
 Command = tuple[Callable[[Arguments], None], Options]
 CONTENTS: dict[str, dict[str, Command]] = {
     "The pipeline, in order (snakemake runs it; results go to data/runs/<model>/<case>/)": {
@@ -104,6 +122,10 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "write": (stages.write, PAGE),
     },
     "One prompt": {"trace": (tracing.trace, TRACE)},
+    "Graphs of ours elsewhere, graphs of others here": {
+        "export": (exchange.export_graphs, MODEL | CASE | EXPORT),
+        "import": (exchange.import_graph, IMPORT),
+    },
     "The embedded model": {
         "evaluate": (growth.evaluate, MODEL),
         "organism": (growth.organism, GROWTH),

@@ -18,7 +18,7 @@ from markupsafe import Markup, escape
 
 from biology.config import InputError
 from biology.graph_files import TYPES, computed_influence, graph_scores
-from biology.pages import TEMPLATES, packed
+from biology.pages import TEMPLATES, environment, packed
 
 VENDOR = Path(__file__).with_name("vendor")
 SCRIPTS = ("explorer_graph.js", "explorer_stage.js", "explorer_card.js", "explorer_groups.js", "explorer.js")
@@ -79,6 +79,23 @@ def explorer(subjects: Sequence[Subject]) -> Explorer:
         subjects[0].name,
         Markup(vendored()),
         Markup('(() => {\n"use strict";\n' + "\n".join(scripts) + "})();"),
+    )
+
+
+def graph_page(graph: Mapping[str, Any]) -> str:
+    """A page of its own for one graph, such as one that another project made."""
+    metadata = graph["metadata"]
+    facts = [(name, metadata[name]) for name in ("prompt", "scan", "slug")]
+    for block in ("info", "generation_settings", "pruning_settings"):
+        facts += [
+            (name.replace("_", " "), value)
+            for name, value in (metadata.get(block) or {}).items()
+            if isinstance(value, str | int | float) and value != ""
+        ]
+    return environment().get_template("graph.html.j2").render(
+        explorer=explorer([Subject("graph", graph)]),
+        title=clipped(str(metadata["prompt"]), 120),
+        facts=[(clipped(name, 60), clipped(str(value), 500)) for name, value in facts],
     )
 
 
@@ -160,7 +177,7 @@ def still(graph: Mapping[str, Any]) -> Markup:
     shares = [(link["weight"] / (total[link["target"]] or 1.0), link) for link in graph["links"]]
     parts = [
         f'<path d="M{place[link["source"]][0]} {place[link["source"]][1]}L{place[link["target"]][0]} {place[link["target"]][1]}" '
-        f'stroke="{"#762a83" if share < 0 else "#1b7837"}" stroke-width="{0.6 + 4 * abs(share):.1f}" opacity=".5"/>'
+        f'stroke="{"#b34700" if share < 0 else "#0067a3"}" stroke-width="{0.6 + 4 * abs(share):.1f}" opacity=".5"/>'
         for share, link in sorted(shares, key=lambda pair: -abs(pair[0]))[:MOST_LINKS]
     ]
     for node in graph["nodes"]:

@@ -54,7 +54,7 @@ class Explorer {
     const known = graph.nodes.map((node) => node.influence).filter((value) => value !== null);
     const most = known.length ? Math.ceil(100 * Math.max(...known)) / 100 : null;
     const outputs = graph.nodes.filter((node) => node.kind === "logit").sort((a, b) => (b.raw.token_prob ?? 0) - (a.raw.token_prob ?? 0));
-    return { most, threshold: most === null ? null : Math.min(most, metadata.node_threshold || most), chosen: graph.byId.get(qParams.clickedId) ?? outputs[0] ?? null, pins, groups, labels: new Map() };
+    return { most, threshold: most === null || most - metadata.node_threshold < 0.05 ? most : Math.min(most, metadata.node_threshold || most), chosen: graph.byId.get(qParams.clickedId) ?? outputs[0] ?? null, pins, groups, labels: new Map() };
   }
 
   unused(name, groups) {
@@ -268,7 +268,10 @@ class Explorer {
   }
 
   name(node) {
-    return clipped(this.labelOf(node) || plainName(this.graph, node), 80);
+    const given = this.labelOf(node), plain = plainName(this.graph, node);
+    if (given || node.kind !== "feature" || plain.includes(" ")) return clipped(given || plain, 80);
+    const group = this.groups.find(({ ids }) => ids.has(node.id));
+    return group ? `${plain} ${clipped(this.called(group.name), 30)}` : plain;
   }
 
   hue(group) {

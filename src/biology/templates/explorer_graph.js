@@ -70,8 +70,8 @@ function plainName(graph, node) {
 }
 
 /** Places of all nodes on the token x layer grid, in pixels; columns are as wide as their fullest cell or their token. */
-function placed(graph, room, measure) {
-  const pitch = 15, side = 9, axis = 50, edge = 10; // the axis of layers stands on the left
+function placed(graph, room, measure, pitch = 15) {
+  const side = 9, axis = 50, edge = 10; // the axis of layers stands on the left
   const inner = graph.nodes.filter((node) => !FIXED.has(node.kind));
   const low = Math.min(...inner.map((node) => node.layer)), high = Math.max(...inner.map((node) => node.layer));
   const layers = inner.length ? high - low + 1 : 0;
@@ -89,6 +89,7 @@ function placed(graph, room, measure) {
     widths[position] = Math.max(widths[position], (group.length - 1) * pitch + 2 * side + 6);
   }
   const used = widths.reduce((sum, width) => sum + width, 0);
+  if (used + axis + edge > room && room > 500 && pitch > 12) return placed(graph, room, measure, 12);
   const spare = Math.max(0, room - used - axis - edge) / columns;
   const starts = [];
   let x = axis;
@@ -96,7 +97,7 @@ function placed(graph, room, measure) {
     starts.push(x);
     x += width + spare;
   }
-  const rowHeight = Math.max(27, Math.min(62, 560 / (layers + 2)));
+  const rowHeight = Math.max(27, Math.min(86, 600 / (layers + 2)));
   const height = (layers + 2) * rowHeight + 34;
   const middle = (row) => height - 40 - row * rowHeight;
   for (const group of cells.values()) {

@@ -1,6 +1,6 @@
 // The subgraph of pinned nodes: supernodes as boxes, laid out by dagre, with the direct effects between them.
 
-const HUES = ["#b35806", "#2166ac", "#8c510a", "#01665e", "#b2182b", "#5e3c99", "#4d4d4d", "#c51b7d"];
+const HUES = ["#01766b", "#6a4fb3", "#b2182b", "#6f6a00", "#c51b7d", "#7a4a10", "#2f7d32", "#54575c"];
 const DRAWN = 0.03; // least share of an effect that is drawn, beside the strongest into and out of every box
 
 /** Boxes: every supernode, every other pinned node, and (if asked) the tokens and outputs that matter to them. */

@@ -110,7 +110,7 @@ class Stage {
     for (const [node, mark] of this.marks) {
       const share = toChosen.get(node);
       const state = [
-        visible.has(node) ? "" : "hidden", node === chosen ? "chosen" : "", pins.has(node.id) ? "pinned" : "",
+        visible.has(node) ? "" : "hidden", node === chosen ? "chosen" : "", pins.has(node.id) ? "pinned" : "", view.colour(node) ? "grouped" : "",
         chosen && node !== chosen && share === undefined ? "faint" : "", share > 0 ? "plus" : share < 0 ? "minus" : "",
         found ? (found.has(node) ? "found" : "faint") : "", chosen && node.key && node.key === chosen.key ? "same" : "",
       ].filter(Boolean).join(" ");
@@ -121,7 +121,7 @@ class Stage {
       const strength = share === undefined ? 1 : 0.25 + 0.75 * Math.min(1, Math.abs(share) / 0.25);
       if (mark.strength !== strength) mark.style.setProperty("--strength", (mark.strength = strength));
       const group = view.colour(node);
-      if (mark.group !== group) mark.style.setProperty("--group", (mark.group = group) ?? "transparent");
+      if (mark.group !== group) mark.style.setProperty("--group", (mark.group = group) ?? "");
       const rest = node === stop ? "0" : "-1";
       if (mark.getAttribute("tabindex") !== rest) mark.setAttribute("tabindex", rest);
       const label = this.name(node);
