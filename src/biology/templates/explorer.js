@@ -27,7 +27,7 @@ class Explorer {
     this.part("reset").addEventListener("click", () => this.restart());
     this.part("full").addEventListener("click", () => (document.fullscreenElement ? document.exitFullscreen() : root.requestFullscreen()));
     document.addEventListener("fullscreenchange", () => this.relayout());
-    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => this.refresh());
+    matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => (this.stage.recolour(), this.refresh()));
     addEventListener("hashchange", () => this.follow());
     let width = innerWidth;
     addEventListener("resize", () => innerWidth !== width && ((width = innerWidth), this.relayout()));
@@ -281,14 +281,19 @@ class Explorer {
   refresh(all = true) {
     const { nodes, links } = this.graph;
     const kept = (node) => FIXED.has(node.kind) || node.influence === null || this.threshold === null || node.influence <= this.threshold + 1e-9 || node === this.chosen || this.pins.has(node.id);
-    this.visible = new Set(nodes.filter(kept));
+    for (const node of nodes) node.shown = kept(node);
+    this.visible = new Set(nodes.filter((node) => node.shown));
     const wanted = this.part("find").value.trim().toLowerCase();
     const text = (node) => `${this.name(node)} ${plainName(this.graph, node)} ${this.graph.token(node.position)} ${node.id}`.toLowerCase();
     this.found = wanted ? new Set(nodes.filter((node) => text(node).includes(wanted))) : null;
     const grouped = new Map();
-    for (const group of this.groups) for (const id of group.ids) if (!grouped.has(id)) grouped.set(id, this.hue(group));
+    for (const node of nodes) node.grouped = false;
+    for (const group of this.groups) for (const id of group.ids) {
+      if (!grouped.has(id)) grouped.set(id, this.hue(group));
+      this.graph.byId.get(id).grouped = true;
+    }
     const view = {
-      visible: this.visible, chosen: this.openedGroup ? null : this.chosen, pins: this.pins, groups: this.groups, found: this.found, openGroup: this.openedGroup,
+      quick: !all, visible: this.visible, chosen: this.openedGroup ? null : this.chosen, pins: this.pins, groups: this.groups, found: this.found, openGroup: this.openedGroup,
       direction: this.root.querySelector("[name=ex-direction]:checked").value, colour: (node) => grouped.get(node.id), name: (node) => this.name(node),
       labelOf: (node) => this.labelOf(node), called: (name) => this.called(name), linkTo: (node) => this.address(node), hue: (group) => this.hue(group),
     };
@@ -305,7 +310,7 @@ class Explorer {
 
   /** Says what is shown and what the slider hides. */
   tell(nodes, links) {
-    const seen = links.reduce((count, link) => count + (this.visible.has(link.source) && this.visible.has(link.target)), 0);
+    const seen = links.reduce((count, link) => count + (link.source.shown && link.target.shown), 0);
     const hidden = nodes.filter((node) => !this.visible.has(node));
     const errors = hidden.filter((node) => node.kind === "error").length, features = hidden.length - errors;
     const several = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;

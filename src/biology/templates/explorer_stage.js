@@ -5,6 +5,7 @@ const GLYPHS = {
   feature: "M0-5.6A5.6 5.6 0 1 1 0 5.6A5.6 5.6 0 1 1 0-5.6Z", error: "M0-6.6L6.6 0L0 6.6L-6.6 0Z",
   token: "M-5-5H5V5H-5Z", logit: "M-5-5H5V5H-5Z", other: "M0-6.4L6.4 5H-6.4Z",
 };
+const QUICK = 700; // links drawn while the slider moves, the strongest; all others follow when it rests
 const NEAR = 26; // pixels from a tap or pointer to the node that it means
 
 function element(name, attributes = {}, ...children) {
@@ -56,6 +57,11 @@ class Stage {
       if (node && event.target.matches(":focus-visible")) this.hover(node);
     });
     this.svg.addEventListener("focusout", () => this.hover(null));
+  }
+
+  /** Reads the colours anew, after the page has become light or dark. */
+  recolour() {
+    this.colours = null;
   }
 
   /** Lays out and builds the nodes of a graph. */
@@ -110,7 +116,7 @@ class Stage {
     for (const [node, mark] of this.marks) {
       const share = toChosen.get(node);
       const state = [
-        visible.has(node) ? "" : "hidden", node === chosen ? "chosen" : "", pins.has(node.id) ? "pinned" : "", view.colour(node) ? "grouped" : "",
+        visible.has(node) ? "" : "hidden", node === chosen ? "chosen" : "", pins.has(node.id) ? "pinned" : "", node.grouped ? "grouped" : "",
         chosen && node !== chosen && share === undefined ? "faint" : "", share > 0 ? "plus" : share < 0 ? "minus" : "",
         found ? (found.has(node) ? "found" : "faint") : "", chosen && node.key && node.key === chosen.key ? "same" : "",
       ].filter(Boolean).join(" ");
@@ -120,6 +126,7 @@ class Stage {
       }
       const strength = share === undefined ? 1 : 0.25 + 0.75 * Math.min(1, Math.abs(share) / 0.25);
       if (mark.strength !== strength) mark.style.setProperty("--strength", (mark.strength = strength));
+      if (view.quick) continue; // names and groups do not change under a moving slider
       const group = view.colour(node);
       if (mark.group !== group) mark.style.setProperty("--group", (mark.group = group) ?? "");
       const rest = node === stop ? "0" : "-1";
@@ -135,26 +142,28 @@ class Stage {
 
   /** Draws the links, the strongest first, a few milliseconds a frame, so that input is never kept waiting. */
   draw() {
-    const { visible, chosen, direction } = this.view;
+    const { chosen, direction } = this.view;
     const listed = !chosen ? this.graph.links : [
       ...(direction === "outputs" ? [] : chosen.inputs), ...(direction === "inputs" ? [] : chosen.outputs),
     ];
     const context = this.canvas.getContext("2d");
-    const colours = signColours(this.host);
+    const colours = (this.colours ??= signColours(this.host));
     const run = ++this.drawing;
     context.clearRect(0, 0, this.layout.width, this.layout.height);
-    let next = 0;
+    let next = 0, done = 0;
+    const most = this.view.quick ? QUICK : Infinity;
     const some = () => {
       if (run !== this.drawing) return;
       const until = performance.now() + 7;
-      while (next < listed.length) {
+      while (next < listed.length && done < most) {
         const link = listed[next++];
-        if (!visible.has(link.source) || !visible.has(link.target)) continue;
+        if (!link.source.shown || !link.target.shown) continue;
+        done++;
         this.stroke(context, link, colours, Boolean(chosen));
         if (next % 64 === 0 && performance.now() > until) break;
       }
       this.host.dataset.drawn = next >= listed.length ? "all" : "some";
-      if (next < listed.length) requestAnimationFrame(some);
+      if (next < listed.length && done < most) requestAnimationFrame(some);
     };
     some();
   }
