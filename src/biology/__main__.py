@@ -98,7 +98,10 @@ EXPORT: Options = {
         "default": "circuit-tracer",
         "help": "which viewer is to open them (%(default)s)",
     },
-    "--scan": {"metavar": "NAME", "help": "Neuronpedia's name of the model, or circuit-tracer's transcoders (the model)"},
+    "--scan": {
+        "metavar": "NAME",
+        "help": "Neuronpedia's name of the model, or circuit-tracer's transcoders (the model)",
+    },
     "--source-set": {"metavar": "NAME", "help": "Neuronpedia's source set in which the features are"},
     "--out": {"required": True, "metavar": "DIR", "help": "folder to write to"},
 }

@@ -313,4 +313,3 @@ def slider_data(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 def _constant(values: tuple[float, ...]) -> tuple[float, ...]:
     """One value where all are the same."""
     return values[:1] if len(set(values)) == 1 else values
-

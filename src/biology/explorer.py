@@ -92,10 +92,14 @@ def graph_page(graph: Mapping[str, Any]) -> str:
             for name, value in (metadata.get(block) or {}).items()
             if isinstance(value, str | int | float) and value != ""
         ]
-    return environment().get_template("graph.html.j2").render(
-        explorer=explorer([Subject("graph", graph)]),
-        title=clipped(str(metadata["prompt"]), 120),
-        facts=[(clipped(name, 60), clipped(str(value), 500)) for name, value in facts],
+    return (
+        environment()
+        .get_template("graph.html.j2")
+        .render(
+            explorer=explorer([Subject("graph", graph)]),
+            title=clipped(str(metadata["prompt"]), 120),
+            facts=[(clipped(name, 60), clipped(str(value), 500)) for name, value in facts],
+        )
     )
 
 

@@ -195,9 +195,7 @@ def _links(
     return found
 
 
-def _spaces(
-    original: list[dict[str, Any]], nodes: list[dict[str, Any]]
-) -> tuple[dict[str, str], dict[str, str]]:
+def _spaces(original: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> tuple[dict[str, str], dict[str, str]]:
     """Canonical ids by the ids of the file: of all nodes but old errors, and of old errors."""
     pairs = list(zip(original, nodes, strict=True))
     errors = {raw["node_id"]: node["node_id"] for raw, node in pairs if _is_old_error(raw)}
@@ -320,13 +318,17 @@ def for_neuronpedia(graph: Graph, model: str | None = None, source_set: str | No
         made["metadata"] = made["metadata"] | {"feature_details": details}
     size = len(graph_text(made).encode())
     if size > MOST_BYTES:
-        raise InputError(f"graph '{slug}': {size / 2**20:.0f} MB, and Neuronpedia takes {MOST_BYTES // 2**20}. Prune it more.")
+        raise InputError(
+            f"graph '{slug}': {size / 2**20:.0f} MB, and Neuronpedia takes {MOST_BYTES // 2**20}. Prune it more."
+        )
     return made
 
 
 def _viewable(graph: Graph, slug: str, scan: str) -> Graph:
     """The graph with what both viewers' code relies on."""
-    layers = [int(n["layer"]) for n in graph["nodes"] if TYPES.get(n["feature_type"]) != "logit" and n["layer"].isdigit()]
+    layers = [
+        int(n["layer"]) for n in graph["nodes"] if TYPES.get(n["feature_type"]) != "logit" and n["layer"].isdigit()
+    ]
     if max(layers, default=0) < 1:
         raise InputError(f"graph '{slug}': all its features are of one layer, and the viewers need two layers or more.")
     nodes = []

@@ -1,6 +1,7 @@
 // The subgraph of pinned nodes: supernodes as boxes, laid out by dagre, with the direct effects between them.
 
 const HUES = ["#01766b", "#6a4fb3", "#b2182b", "#6f6a00", "#c51b7d", "#7a4a10", "#2f7d32", "#54575c"];
+const MARKED = 0.1; // least share that is written at its arrow
 const DRAWN = 0.03; // least share of an effect that is drawn, beside the strongest into and out of every box
 
 /** Boxes: every supernode, every other pinned node, and (if asked) the tokens and outputs that matter to them. */
@@ -87,12 +88,12 @@ class Subgraph {
     this.host.classList.toggle("ex-empty", !boxes.length);
     const measure = document.createElement("canvas").getContext("2d");
     measure.font = "600 13px system-ui, sans-serif";
-    const plan = new dagre.graphlib.Graph().setGraph({ rankdir: "BT", nodesep: 22, ranksep: 46, marginx: 8, marginy: 8 }).setDefaultEdgeLabel(() => ({}));
+    const plan = new dagre.graphlib.Graph().setGraph({ rankdir: "BT", nodesep: 20, ranksep: 44, edgesep: 12, marginx: 8, marginy: 8 }).setDefaultEdgeLabel(() => ({}));
     for (const box of boxes) {
       box.text = clipped(box.title, 28);
       plan.setNode(box.id, { width: Math.max(54, measure.measureText(box.text).width + 24), height: box.note ? 44 : 30 });
     }
-    for (const { from, to, share } of effects) plan.setEdge(from.id, to.id, { weight: 1 + Math.round(10 * Math.abs(share)) });
+    for (const { from, to, share } of effects) plan.setEdge(from.id, to.id, { weight: 1 + Math.round(10 * Math.abs(share)), ...(Math.abs(share) >= MARKED && { width: 42, height: 14, labelpos: "c" }) });
     dagre.layout(plan);
     const { width = 0, height = 0 } = plan.graph();
     this.size = { width: Number.isFinite(width) ? width : 0, height: Number.isFinite(height) ? height : 0 };
@@ -101,7 +102,7 @@ class Subgraph {
   }
 
   arrow(plan, { from, to, share }) {
-    const points = plan.edge(from.id, to.id).points;
+    const { points, x, y } = plan.edge(from.id, to.id);
     let path = `M${points[0].x} ${points[0].y}`;
     for (let i = 1; i < points.length - 1; i++) {
       const next = points[i + 1], last = i === points.length - 2;
@@ -109,9 +110,7 @@ class Subgraph {
     }
     const line = svgElement("path", { class: `ex-arrow ${share < 0 ? "minus" : "plus"}`, d: path, "stroke-width": (1 + 9 * Math.min(0.6, Math.abs(share))).toFixed(1) });
     line.append(svgElement("title", {}, `${clipped(from.title)} → ${clipped(to.title)}: ${signed(share)} of its input`));
-    const middle = points[Math.floor(points.length / 2)];
-    const mark = Math.abs(share) >= 0.1 ? [svgElement("text", { class: "ex-mark", x: middle.x, y: middle.y + 4 }, signed(share))] : [];
-    return [line, ...mark];
+    return Math.abs(share) >= MARKED ? [line, svgElement("text", { class: "ex-mark", x, y: y + 4 }, signed(share))] : [line];
   }
 
   box(plan, box, view) {
