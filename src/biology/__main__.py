@@ -58,6 +58,7 @@ FIGURE: Options = {"--figure": {"required": True, "metavar": "NAME", "help": "a 
 PAGE: Options = {
     "--model": {"metavar": "NAME", "help": "a model of config.yaml"},
     "--case": {"metavar": "NAME", "help": "a folder of experiments/"},
+    "--page": {"choices": ("atlas", "steer"), "help": "a page of the model"},
 }
 GROWTH: Options = {
     "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
@@ -119,6 +120,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "group": (stages.group, MODEL | CASE),
         "attribute": (stages.attribute, MODEL | CASE),
         "intervene": (stages.intervene, MODEL | CASE),
+        "atlas": (stages.atlas, MODEL),
         "tabulate": (stages.tabulate, MODEL | CASE),
         "judge": (stages.judge, MODEL | THRESHOLD),
         "draw": (stages.draw, MODEL | CASE | FIGURE),

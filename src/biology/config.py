@@ -23,6 +23,8 @@ METHOD: dict[str, int] = {
     "group": 2,
     "attribute": 1,
     "intervene": 1,
+    "atlas": 1,
+    "sweep": 1,
 }
 
 

@@ -39,8 +39,8 @@ class Subject:
     repeated: Sequence[str] = ()
     """Supernodes that mostly repeat another one and are not drawn."""
     cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By "layer-feature", what is known of a feature beyond its graph: `promotes` and `suppresses` (lists of [token, value]),
-    `density` (share of tokens), `histogram` (counts of bins from 0 to `maximum`), `examples` (`tokens`, `activations`)."""
+    """By "layer-feature", what is known of a feature beyond its graph: `promotes` and `suppresses` (lists of tokens),
+    `density` (share of tokens), `histogram` (counts of bins from 0 to `maximum`), `examples` (`tokens`, and `activations` in any unit)."""
     operands: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     """By "layer-feature", its operand plots: `at`, and the lists `a`, `b` and `activation` of the cells."""
     atlas: str | None = None
@@ -126,6 +126,30 @@ def operand_plots(plots: pd.DataFrame, wanted: Collection[str]) -> dict[str, lis
             columns["activation"] = [float(f"{value:.3g}") for value in cells["activation"]]
             found.setdefault(f"{layer}-{feature}", []).append({"at": str(at), **columns})
     return found
+
+
+def feature_cards(
+    atlas: pd.DataFrame, prompts: pd.DataFrame, wanted: Collection[str], examples: int = 3
+) -> dict[str, dict[str, Any]]:
+    """Cards of the features `wanted` ("layer-feature") from tables `atlas` and `atlas_prompts`; see `Subject.cards`."""
+    texts = dict(zip(prompts["prompt"], prompts["tokens"], strict=True))
+    names = atlas["layer"].astype(str) + "-" + atlas["feature"].astype(str)
+    cards = {}
+    for name, row in zip(names, atlas.to_dict("records"), strict=True):
+        if name in wanted:
+            shown = json.loads(row["examples"])[:examples]
+            cards[name] = {
+                "promotes": json.loads(row["raises"]),
+                "suppresses": json.loads(row["lowers"]),
+                "density": float(f"{row['density']:.3g}"),
+                "maximum": float(f"{row['maximum']:.3g}"),
+                "histogram": [int(count) for count in row["histogram"].split()],
+                "examples": [
+                    {"tokens": json.loads(texts[prompt]), "activations": [int(shade) for shade in shades]}
+                    for prompt, shades in shown
+                ],
+            }
+    return cards
 
 
 def features_of(graph: Mapping[str, Any]) -> set[str]:

@@ -25,7 +25,7 @@ from biology.case import Case, Claim, load_claims
 from biology.config import Config, InputError, StatisticsConfig
 from biology.dossier import Subject, dossier, slider_data
 from biology.explorer import Subject as Shown
-from biology.explorer import explorer, features_of, operand_plots
+from biology.explorer import explorer, feature_cards, features_of, operand_plots
 from biology.pages import counts, environment, manifest_of, records
 from biology.tables import Tables, read_table, read_tables
 from biology.turning import family
@@ -64,6 +64,8 @@ class Page:
     statistics: StatisticsConfig
     graphs: Mapping[str, Any]
     """Attribution graphs of the named prompts, in the published format."""
+    atlas: tuple[pd.DataFrame, pd.DataFrame] | None = None
+    """Tables `atlas` and `atlas_prompts` of the model, if it has been surveyed."""
     figures: tuple[Drawing, ...]
     provenance: Mapping[str, str]
 
@@ -127,6 +129,7 @@ def _shown(page: Page) -> list[Shown]:
     """The graphs of the named prompts, with what the tables know of their supernodes and features."""
     wanted = set().union(*(features_of(graph) for graph in page.graphs.values()))
     operands = operand_plots(page.tables["operand_plots"], wanted)
+    cards = feature_cards(*page.atlas, wanted) if page.atlas else {}
     members = page.tables["supernodes"]
     return [
         Shown(
@@ -134,6 +137,8 @@ def _shown(page: Page) -> list[Shown]:
             graph=graph,
             called=titles(page.case, item),
             repeated=repeated(members[members["item"] == item]),
+            atlas="atlas.html" if cards else None,
+            cards={key: cards[key] for key in sorted(features_of(graph) & cards.keys())},
             operands={key: operands[key] for key in sorted(features_of(graph) & operands.keys())},
         )
         for item, graph in page.graphs.items()
@@ -172,10 +177,17 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         clusters=read_table(run / "clusters.parquet", "clusters"),
         statistics=config.statistics,
         graphs=_graphs(run / case.name / "graphs.json"),
+        atlas=_atlas(run),
         figures=tuple(_drawing(root / "figures" / model / case.name / f"{name}.svg") for name in case.figures),
         provenance=_provenance(root, manifest, case),
     )
     return render_case(page)
+
+
+def _atlas(run: Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
+    if not (run / "atlas.parquet").is_file():
+        return None
+    return read_table(run / "atlas.parquet", "atlas"), read_table(run / "atlas_prompts.parquet", "atlas_prompts")
 
 
 def _graphs(path: Path) -> dict[str, Any]:

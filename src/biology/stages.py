@@ -126,6 +126,27 @@ def intervene(args: Arguments) -> None:
     write_table(folder / "intervene_panel.parquet", pd.concat(shown) if shown else panel, "panel")
 
 
+def atlas(args: Arguments) -> None:
+    """survey every feature of a model: what it answers to, and what it says"""
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    model, transcoders = open_model(entry, root, args.model, config.threads)
+    import pandas as pd
+
+    from biology.atlas import sample, survey
+    from biology.case import discover_cases, load_case
+    from biology.tables import write_table
+
+    cases = [load_case(root, name) for name in config.cases_of(args.model, discover_cases(root))]
+    own = _held_out(root / entry.path, [])[["behaviour", "prompt"]].set_axis(["source", "text"], axis=1)
+    named = [(case.name, prompt.text) for case in cases for prompt in case.prompts.values()]
+    rest = [(case.name, item.text) for case in cases for item in case.items]
+    prompts = pd.concat([pd.DataFrame([*named, *rest], columns=["source", "text"]), own], ignore_index=True)
+    features, texts = survey(model, transcoders, sample(prompts))
+    write_table(root / "data/runs" / args.model / "atlas.parquet", features, "atlas")
+    write_table(root / "data/runs" / args.model / "atlas_prompts.parquet", texts, "atlas_prompts")
+
+
 def tabulate(args: Arguments) -> None:
     """write everything measured as tidy tables; nothing after this needs torch"""
     _, root, case, folder = _case(args)
@@ -215,7 +236,18 @@ def draw(args: Arguments) -> None:
 
 
 def write(args: Arguments) -> None:
-    """write the report of a case, or the index of all reports if none is named"""
+    """write the report of a case (--model, --case), a page of a model (--model, --page), or the index of all reports"""
+    if args.page is not None:
+        from biology.atlas_page import atlas_page
+        from biology.config import InputError
+
+        if args.model is None:
+            raise InputError(f"--page {args.page} needs --model NAME.")
+        config, root = configuration(args)
+        config.model(args.model)
+        made = {"atlas": atlas_page}[args.page](root, config, args.model)
+        artefacts.write_text(root / "reports" / args.model / f"{args.page}.html", made)
+        return
     if args.model is None:
         from biology.scoreboard import index_page
 

@@ -53,6 +53,26 @@ def position(model: Model, text: str, at: str, factors: Mapping[str, str], where
     return int(at) % len(ids)
 
 
+def promoted(
+    model: Model, transcoders: TranscoderSet, top: int, largest: bool = True
+) -> list[Int[Tensor, "feature rank"]]:
+    """For each layer's features, the tokens that their decoders raise most (or, not `largest`, lower most), best first.
+
+    By their direct effect on the logits, the mean over all tokens removed: sum of the decoders times the unembedding.
+    """
+    weights = model.weights
+    unembed = (weights.W_U - weights.W_U.mean(0)) * weights.ln_final.gain
+    top = min(top, model.n_vocab)
+    found = []
+    for transcoder in transcoders.layers:
+        best = torch.full((len(transcoder.W_dec), top), -1)
+        for start in range(0, len(transcoder.W_dec), 1024):
+            rows = transcoder.W_dec[start : start + 1024].sum(1)
+            best[start : start + len(rows)] = (rows @ unembed.T).topk(top, dim=1, largest=largest).indices.cpu()
+        found.append(best)
+    return found
+
+
 @dataclass(frozen=True)
 class Selection:
     """Features of one set, by layer, with the share of the selecting prompts on which each fires."""
@@ -112,15 +132,9 @@ class Finder:
     def promoted(self) -> Int[Tensor, "column rank"]:
         """For each feature, the tokens that its decoders promote most, best first (direct effect, mean over tokens removed)."""
         top = max([rule.top for rule in self.case.supernodes.values()], default=1)
-        weights = self.model.weights
-        unembed = weights.W_U - weights.W_U.mean(0)
-        unembed = unembed * weights.ln_final.gain
         best = torch.full((self.transcoders.n_layers * self.width, min(top, self.model.n_vocab)), -1)
-        for layer, transcoder in enumerate(self.transcoders.layers):
-            for start in range(0, len(transcoder.W_dec), 1024):
-                rows = transcoder.W_dec[start : start + 1024].sum(1)
-                first = layer * self.width + start
-                best[first : first + len(rows)] = (rows @ unembed.T).topk(best.shape[1], dim=1).indices.cpu()
+        for layer, tokens in enumerate(promoted(self.model, self.transcoders, top)):
+            best[layer * self.width : layer * self.width + len(tokens)] = tokens
         return best
 
     def promotes(self, columns: Int[np.ndarray, " member"], tokens: Iterable[int], top: int) -> np.ndarray:

@@ -135,6 +135,16 @@ SCHEMAS: dict[str, Schema] = {
         {"at": "str", "layer": "int", "feature": "int", "a": "int", "b": "int", "activation": "float"},
         key=("at", "layer", "feature", "a", "b"), ordered=True,
     ),
+    # one row is a feature in the atlas of a model; lists of tokens and of [prompt, a digit a token] are JSON
+    "atlas": Schema(
+        {
+            "layer": "int", "feature": "int", "density": "float", "maximum": "float", "raises": "str", "lowers": "str",
+            "histogram": "str", "examples": "str",
+        },
+        key=("layer", "feature"), ordered=True,
+    ),
+    # one row is a prompt of the atlas
+    "atlas_prompts": Schema({"prompt": "int", "source": "str", "tokens": "str"}, key=("prompt",), ordered=True),
     # one row is a claim, judged
     "verdicts": Schema(
         {

@@ -97,6 +97,15 @@ def titles(case: Case | None, item: str) -> dict[str, str]:
         ) from None
 
 
+def called(case: Case, supernode: str, values: Mapping[str, str]) -> str:
+    """What a supernode is called on a prompt with these factors: its label, or its name where the label does not fit."""
+    label = case.supernodes[supernode].label if supernode in case.supernodes else ""
+    try:
+        return label.format_map(values) or supernode.replace("_", " ")
+    except (KeyError, ValueError):
+        return supernode.replace("_", " ")
+
+
 def with_share(edges: pd.DataFrame) -> pd.DataFrame:
     """Edges of one item with `share`: the direct effect over the sum of |direct effects| into the same target."""
     total = edges.groupby("target")["direct"].transform(lambda values: values.abs().sum())

@@ -78,7 +78,7 @@ function featureCard(payload, node) {
   const known = payload.cards?.[node.key];
   const plots = payload.operands?.[node.key] ?? [];
   const parts = [];
-  const chips = (title, listed) => listed?.length ? [element("p", { class: "ex-chips" }, element("span", { class: "soft" }, title), ...listed.slice(0, 10).map(([text]) => element("span", { class: "token" }, clipped(text, 24))))] : [];
+  const chips = (title, listed) => listed?.length ? [element("p", { class: "ex-chips" }, element("span", { class: "soft" }, title), ...listed.slice(0, 10).map((text) => element("span", { class: "token" }, clipped(text, 24))))] : [];
   if (known) {
     parts.push(...chips("promotes", known.promotes), ...chips("suppresses", known.suppresses));
     if (known.histogram?.length) parts.push(histogram(known, node.raw.activation));
@@ -87,7 +87,7 @@ function featureCard(payload, node) {
         const most = Math.max(...example.activations, 1e-9);
         return element("li", {}, ...example.tokens.map((text, i) => {
           const value = example.activations[i] ?? 0;
-          return element(value > 0 ? "mark" : "span", value > 0 ? { style: `--act:${(value / most).toFixed(2)}`, title: readable(value) } : {}, `${clipped(text, 40)} `);
+          return element(value > 0 ? "mark" : "span", value > 0 ? { style: `--act:${(value / most).toFixed(2)}` } : {}, `${clipped(text, 40)} `);
         }));
       })));
     }
