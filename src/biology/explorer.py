@@ -16,7 +16,6 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup, escape
 
-from biology.config import InputError
 from biology.graph_files import TYPES, computed_influence, graph_scores
 from biology.pages import TEMPLATES, environment, packed
 
@@ -27,7 +26,7 @@ MOST_LINKS = 70
 
 
 @dataclass(frozen=True)
-class Subject:
+class Traced:
     """A graph to explore, and what a page knows beside it."""
 
     name: str
@@ -38,13 +37,6 @@ class Subject:
     """What supernodes are called, where not by their names."""
     repeated: Sequence[str] = ()
     """Supernodes that mostly repeat another one and are not drawn."""
-    cards: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
-    """By "layer-feature", what is known of a feature beyond its graph: `promotes` and `suppresses` (lists of tokens),
-    `density` (share of tokens), `histogram` (counts of bins from 0 to `maximum`), `examples` (`tokens`, and `activations` in any unit)."""
-    operands: Mapping[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-    """By "layer-feature", its operand plots: `at`, and the lists `a`, `b` and `activation` of the cells."""
-    atlas: str | None = None
-    """Page of all features, in which each has the anchor `layer-feature`."""
 
 
 @dataclass(frozen=True)
@@ -65,18 +57,31 @@ class Explorer:
     graphs: tuple[Shown, ...]
     first: str
     """Name of the graph that a figure without a subject shows."""
+    shared: str
+    """What holds for the features of all graphs: cards, operand plots, the address of the atlas."""
     vendor: Markup
     script: Markup
 
 
-def explorer(subjects: Sequence[Subject]) -> Explorer:
-    """The interactive graphs of a page. `InputError` if there are none."""
-    if not subjects:
-        raise InputError("there is no graph to show: name a prompt in case.yaml.")
+def explorer(
+    subjects: Sequence[Traced],
+    cards: Mapping[str, Mapping[str, Any]] | None = None,
+    operands: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
+    atlas: str | None = None,
+) -> Explorer:
+    """The interactive graphs of a page.
+
+    Args:
+        subjects: one or more graphs.
+        cards: by "layer-feature", what is known of a feature beyond a graph (`feature_cards`).
+        operands: by "layer-feature", its operand plots (`operand_plots`).
+        atlas: address of the page of all features, in which each has the anchor `layer-feature`.
+    """
     scripts = [(TEMPLATES / name).read_text("utf-8") for name in SCRIPTS]
     return Explorer(
         tuple(_shown(subject) for subject in subjects),
         subjects[0].name,
+        packed({"cards": cards or {}, "operands": operands or {}, "atlas": atlas}),
         Markup(vendored()),
         Markup('(() => {\n"use strict";\n' + "\n".join(scripts) + "})();"),
     )
@@ -96,7 +101,7 @@ def graph_page(graph: Mapping[str, Any]) -> str:
         environment()
         .get_template("graph.html.j2")
         .render(
-            explorer=explorer([Subject("graph", graph)]),
+            explorer=explorer([Traced("graph", graph)]),
             title=clipped(str(metadata["prompt"]), 120),
             facts=[(clipped(name, 60), clipped(str(value), 500)) for name, value in facts],
         )
@@ -118,7 +123,8 @@ def vendored() -> str:
 
 
 def operand_plots(plots: pd.DataFrame, wanted: Collection[str]) -> dict[str, list[dict[str, Any]]]:
-    """Table `operand_plots` by feature, for the features `wanted` ("layer-feature")."""
+    """Table `operand_plots` by feature, for the features `wanted` ("layer-feature"): `at`, and the cells as lists `a`, `b`,
+    `activation`."""
     found: dict[str, list[dict[str, Any]]] = {}
     for (at, layer, feature), cells in plots.groupby(["at", "layer", "feature"], sort=False):
         if f"{layer}-{feature}" in wanted:
@@ -131,7 +137,11 @@ def operand_plots(plots: pd.DataFrame, wanted: Collection[str]) -> dict[str, lis
 def feature_cards(
     atlas: pd.DataFrame, prompts: pd.DataFrame, wanted: Collection[str], examples: int = 3
 ) -> dict[str, dict[str, Any]]:
-    """Cards of the features `wanted` ("layer-feature") from tables `atlas` and `atlas_prompts`; see `Subject.cards`."""
+    """Cards of the features `wanted` ("layer-feature") from tables `atlas` and `atlas_prompts`.
+
+    A card holds `promotes` and `suppresses` (tokens), `density` (share of all tokens), `histogram` (counts of bins from 0 to
+    `maximum`) and `examples` (`tokens`, and `activations` as shades from 0 to 9).
+    """
     texts = dict(zip(prompts["prompt"], prompts["tokens"], strict=True))
     names = atlas["layer"].astype(str) + "-" + atlas["feature"].astype(str)
     cards = {}
@@ -158,10 +168,10 @@ def features_of(graph: Mapping[str, Any]) -> set[str]:
     return {f"{layer}-{feature}" for layer, feature, *_ in ids}
 
 
-def _shown(subject: Subject) -> Shown:
+def _shown(subject: Traced) -> Shown:
     graph = subject.graph
     payload: dict[str, Any] = {"name": subject.name, "graph": graph}
-    extras = {key: getattr(subject, key) for key in ("called", "repeated", "cards", "operands", "atlas")}
+    extras = {key: getattr(subject, key) for key in ("called", "repeated")}
     payload |= {key: value for key, value in extras.items() if value}
     if not any(isinstance(node.get("influence"), int | float) for node in graph["nodes"]):
         payload["influence"] = computed_influence(graph)

@@ -9,13 +9,13 @@ numbers come from tables: templates hold words only. Everything that came from a
 
 from __future__ import annotations
 
-import base64
 import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 from xml.etree import ElementTree
 
 import pandas as pd
@@ -24,8 +24,7 @@ from biology.artefacts import contents_hash
 from biology.case import Case, Claim, load_claims
 from biology.config import Config, InputError, StatisticsConfig
 from biology.dossier import Subject, dossier, slider_data
-from biology.explorer import Subject as Shown
-from biology.explorer import explorer, feature_cards, features_of, operand_plots
+from biology.explorer import Explorer, Traced, explorer, feature_cards, features_of, operand_plots
 from biology.pages import counts, environment, manifest_of, records
 from biology.tables import Tables, read_table, read_tables
 from biology.turning import family
@@ -64,7 +63,7 @@ class Page:
     statistics: StatisticsConfig
     graphs: Mapping[str, Any]
     """Attribution graphs of the named prompts, in the published format."""
-    atlas: tuple[pd.DataFrame, pd.DataFrame] | None = None
+    atlas: tuple[pd.DataFrame, pd.DataFrame] | None
     """Tables `atlas` and `atlas_prompts` of the model, if it has been surveyed."""
     figures: tuple[Drawing, ...]
     provenance: Mapping[str, str]
@@ -98,7 +97,7 @@ def render_case(page: Page) -> str:
         counts=counts(verdicts["verdict"]),
         claims=claims,
         sliders=slider_data(claims),
-        explorer=explorer(_shown(page)) if page.graphs else None,
+        explorer=_explorer(page),
         named=records(named),
         scored=len(scored),
         correct=int(scored["correct"].sum()),
@@ -125,24 +124,19 @@ def _chains(page: Page, item: str, output: str) -> list[dict[str, Any]]:
     ]
 
 
-def _shown(page: Page) -> list[Shown]:
+def _explorer(page: Page) -> Explorer | None:
     """The graphs of the named prompts, with what the tables know of their supernodes and features."""
-    wanted = set().union(*(features_of(graph) for graph in page.graphs.values()))
-    operands = operand_plots(page.tables["operand_plots"], wanted)
-    cards = feature_cards(*page.atlas, wanted) if page.atlas else {}
+    if not page.graphs:
+        return None
     members = page.tables["supernodes"]
-    return [
-        Shown(
-            name=item,
-            graph=graph,
-            called=titles(page.case, item),
-            repeated=repeated(members[members["item"] == item]),
-            atlas="atlas.html" if cards else None,
-            cards={key: cards[key] for key in sorted(features_of(graph) & cards.keys())},
-            operands={key: operands[key] for key in sorted(features_of(graph) & operands.keys())},
-        )
+    subjects = [
+        Traced(item, graph, called=titles(page.case, item), repeated=repeated(members[members["item"] == item]))
         for item, graph in page.graphs.items()
     ]
+    wanted = set().union(*(features_of(graph) for graph in page.graphs.values()))
+    cards = feature_cards(*page.atlas, wanted) if page.atlas else {}
+    operands = operand_plots(page.tables["operand_plots"], wanted)
+    return explorer(subjects, cards, operands, atlas="atlas.html" if cards else None)
 
 
 def _members(members: pd.DataFrame) -> list[tuple[str, str, int, list[dict[str, Any]]]]:
@@ -205,7 +199,7 @@ def _drawing(path: Path) -> Drawing:
     purl = "{http://purl.org/dc/elements/1.1/}"
     root = ElementTree.fromstring(data)
     title, caption = (root.findtext(f".//{purl}{tag}", "") for tag in ("title", "description"))
-    source = "data:image/svg+xml;base64," + base64.b64encode(data).decode()
+    source = "data:image/svg+xml," + quote(data, safe=" ;,/:=$-_.!~*")  # shorter than base64
     width = round(float(root.get("width", "500pt").removesuffix("pt")) * 1.5)
     return Drawing(path.stem, title or path.stem.replace("_", " "), caption, source, width)
 

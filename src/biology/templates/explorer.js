@@ -35,7 +35,8 @@ class Explorer {
 
   async read(name) {
     if (!this.graphs.has(name)) {
-      this.graphs.set(name, indexed(await unpacked(this.sources.get(name).id))); // pages.js
+      this.shared ??= await unpacked("graph-shared"); // of pages.js
+      this.graphs.set(name, indexed({ ...this.shared, ...(await unpacked(this.sources.get(name).id)) }));
     }
     return this.graphs.get(name);
   }

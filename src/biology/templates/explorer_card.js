@@ -93,7 +93,7 @@ function featureCard(payload, node) {
     }
   }
   for (const plot of plots) parts.push(operandPlot(plot));
-  return parts.length ? [element("section", { class: "ex-feature", "aria-label": "The feature beyond this prompt" }, ...parts)] : [];
+  return parts.length ? [element("section", { class: "ex-known", "aria-label": "The feature beyond this prompt" }, ...parts)] : [];
 }
 
 function histogram(known, activation) {

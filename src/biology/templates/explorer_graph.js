@@ -65,7 +65,7 @@ function plainName(graph, node) {
     return `output “${clipped(inner ? inner[1] : text || node.id, 40)}”`;
   }
   const promotes = graph.payload.cards?.[node.key]?.promotes;
-  if (promotes?.length) return `${node.layer}/${node.index} ${promotes.slice(0, 2).map((text) => clipped(text, 14)).join(", ")}`;
+  if (promotes?.length) return `${node.layer}/${node.index} → ${promotes.slice(0, 2).map((text) => clipped(text, 14)).join(", ")}`;
   return node.index === null ? clipped(node.raw.feature_type, 30) : `${node.layer}/${node.index}`;
 }
 
