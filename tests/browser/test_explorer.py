@@ -312,11 +312,11 @@ def test_cards_of_features(open_page, tmp_path):
     page = open_page(path, "graph=two&clickedId=1_7_2")
     page.wait_for_selector("#explorer[data-ready=two]")
     feature = page.locator(".ex-known")
-    assert "promotes" in feature.inner_text() and "active on 2 % of tokens" in feature.inner_text()
+    assert "promotes" in page.locator(".ex-chips").first.inner_text() and "active on 2 %" in feature.inner_text()
     assert feature.locator("mark").count() == 1 and feature.locator("mark").inner_text().startswith("</script>")
     assert page.get_by_role("link", name="atlas").get_attribute("href") == "atlas.html#1-7"
     assert feature.get_by_role("img", name="Activation at").bounding_box()["width"] > 100
-    page.get_by_label("Prompt").select_option("one")
+    page.locator("[data-part=prompt]").select_option("one")
     page.wait_for_selector("#explorer[data-ready=one]")
     assert violations(page) == []
 

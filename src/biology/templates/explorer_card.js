@@ -43,10 +43,18 @@ function card(host, graph, node, view, act) {
   if (elsewhere.length) {
     parts.push(element("p", { class: "note" }, "The same feature on ", ...elsewhere.flatMap((other, i) => [i ? ", " : "", choice(other, `“${clipped(graph.token(other.position), 20)}” (${other.position})`, act)])));
   }
-  if (node.key) parts.push(...featureCard(graph.payload, node));
+  const known = graph.payload.cards?.[node.key];
+  if (known) parts.push(...chips("promotes", known.promotes), ...chips("suppresses", known.suppresses));
   parts.push(linkTable("Inputs", "share of all direct effects into this node", node.inputs, (link) => link.source, graph, view, act));
   parts.push(linkTable("Outputs", "share of all direct effects into the other node", node.outputs, (link) => link.target, graph, view, act));
+  if (node.key) parts.push(...featureCard(graph.payload, node));
   host.replaceChildren(...parts);
+}
+
+/** Tokens that a feature's decoder raises or lowers. */
+function chips(title, listed) {
+  if (!listed?.length) return [];
+  return [element("p", { class: "ex-chips" }, element("span", { class: "soft" }, title), ...listed.slice(0, 10).map((text) => element("span", { class: "token" }, clipped(text, 24))))];
 }
 
 function choice(node, text, act) {
@@ -78,9 +86,7 @@ function featureCard(payload, node) {
   const known = payload.cards?.[node.key];
   const plots = payload.operands?.[node.key] ?? [];
   const parts = [];
-  const chips = (title, listed) => listed?.length ? [element("p", { class: "ex-chips" }, element("span", { class: "soft" }, title), ...listed.slice(0, 10).map((text) => element("span", { class: "token" }, clipped(text, 24))))] : [];
   if (known) {
-    parts.push(...chips("promotes", known.promotes), ...chips("suppresses", known.suppresses));
     if (known.histogram?.length) parts.push(histogram(known, node.raw.activation));
     if (known.examples?.length) {
       parts.push(element("h5", {}, "Where it is most active"), element("ol", { class: "ex-examples" }, ...known.examples.slice(0, 6).map((example) => {
