@@ -25,6 +25,10 @@ from biology.config import METHOD, InputError, load_config
 
 min_version("9.0")
 
+
+report: "docs/report/workflow.rst"
+
+
 if config:
     sys.exit("error: settings are read from config.yaml only; --config and --configfile are not used.")
 try:
@@ -48,7 +52,9 @@ DRAWING = [f"src/biology/{name}" for name in ("figures.py", "prompt_figures.py",
 PAGES = [f"src/biology/{name}.py" for name in ("report", "dossier", "turning", "pages", "wording", "viewer", "explorer", "graph_files")]
 TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in Path("src/biology", part).glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
-REPORTS = [f"reports/{model}/{case}.html" for model, case in PAIRS] + ["reports/index.html"]
+CASE_PAGES = [f"reports/{model}/{case}.html" for model, case in PAIRS]
+MODEL_PAGES = [f"reports/{model}/{page}.html" for model in dict(PAIRS) for page in ("atlas", "steer")]
+REPORTS = [*CASE_PAGES, *MODEL_PAGES, "reports/index.html"]
 
 # The threads of a job are fixed, whatever the number of cores: sums in another order would give other bytes.
 shell.prefix(
@@ -62,6 +68,10 @@ wildcard_constraints:
     model="[^/]+",
     case="[a-z][a-z0-9_]*",
     figure="[a-z][a-z0-9_-]*",
+    page="atlas|steer",
+
+
+ruleorder: write_page > write
 
 
 # A nameless rule with a name and no output is a true phony target: a deleted figure is always noticed. A file called
@@ -249,6 +259,52 @@ rule intervene:
         "biology intervene --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
 
 
+rule sweep:
+    """The named prompts steered on a grid of supernodes and strengths, for the page on which one steers the model."""
+    input:
+        rules.cache.output,
+        rules.group.output,
+    output:
+        f"{RUN}/steering.parquet",
+    log:
+        f"{RUN}/sweep.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=gpu,
+    params:
+        case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes", "experiments"),
+        method=METHOD["sweep"],
+    message:
+        "{wildcards.model}, {wildcards.case}: steering on a grid"
+    shell:
+        "biology sweep --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+
+
+rule atlas:
+    """Every feature of the transcoders: what it answers to, on a sample of prompts, and what it says."""
+    input:
+        "data/runs/{model}/load.json",
+    output:
+        "data/runs/{model}/atlas.parquet",
+        "data/runs/{model}/atlas_prompts.parquet",
+    log:
+        "data/runs/{model}/atlas.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=6000,
+        runtime=60,
+        gpu=gpu,
+    params:
+        cases=lambda w: [fingerprint(CASES[case], "prompts", "items") for case in MODELS[w.model]],
+        method=METHOD["atlas"],
+    message:
+        "{wildcards.model}: surveying all features"
+    shell:
+        "biology atlas --model {wildcards.model} > {log} 2>&1"
+
+
 # 6. The waist: tidy tables. Nothing below needs torch, or a GPU, or more than a laptop -------------------------------
 rule tabulate:
     """Everything measured, as tidy tables with a checked schema; all that claims, figures and reports ever read."""
@@ -280,7 +336,12 @@ rule judge:
         lock="experiments/claims.lock",
         code=["src/biology/claims.py", "src/biology/statistics.py"],
     output:
-        verdicts="reports/{model}/verdicts.csv",
+        verdicts=report(
+            "reports/{model}/verdicts.csv",
+            caption="docs/report/verdicts.rst",
+            category="Verdicts",
+            labels={"model": "{model}", "what": "all claims"},
+        ),
         parts="data/runs/{model}/parts.parquet",
         clusters="data/runs/{model}/clusters.parquet",
     log:
@@ -305,7 +366,13 @@ rule draw:
         code=DRAWING,
         case=case_code,
     output:
-        "figures/{model}/{case}/{figure}.svg",
+        report(
+            "figures/{model}/{case}/{figure}.svg",
+            caption="docs/report/figure.rst",
+            category="Figures",
+            subcategory="{case}",
+            labels={"model": "{model}", "figure": "{figure}"},
+        ),
         "figures/{model}/{case}/{figure}.png",
     log:
         "data/runs/{model}/{case}/draw_{figure}.log",
@@ -325,12 +392,18 @@ rule write:
         rules.judge.output,
         figures=lambda w: [file for file in FIGURES if file.startswith(f"figures/{w.model}/{w.case}/")],
         graphs=rules.attribute.output.shown,
+        atlas=rules.atlas.output,
         claims="experiments/{case}/claims.yaml",
         manifest="data/runs/{model}/load.json",
         text="experiments/{case}/README.md",
         code=[*PAGES, *TEMPLATES],
     output:
-        "reports/{model}/{case}.html",
+        report(
+            "reports/{model}/{case}.html",
+            caption="docs/report/case.rst",
+            category="Pages",
+            labels={"model": "{model}", "page": "{case}"},
+        ),
     log:
         f"{RUN}/write.log",
     params:
@@ -341,14 +414,53 @@ rule write:
         "biology write --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
 
 
+def of_page(wildcards):
+    """The tables that a page of a model shows."""
+    tables = {"atlas": ["prompts", "supernodes", "operand_plots"], "steer": ["steering"]}[wildcards.page]
+    cases = expand(
+        "data/runs/{model}/{case}/{table}.parquet", model=wildcards.model, case=MODELS[wildcards.model], table=tables
+    )
+    own = ["atlas", "atlas_prompts"] if wildcards.page == "atlas" else []
+    return [*cases, *(f"data/runs/{wildcards.model}/{table}.parquet" for table in own)]
+
+
+rule write_page:
+    """The feature atlas of a model, and the page on which one steers it."""
+    input:
+        of_page,
+        manifest="data/runs/{model}/load.json",
+        code=["src/biology/atlas_page.py", "src/biology/steer_page.py", *PAGES, *TEMPLATES],
+    output:
+        report(
+            "reports/{model}/{page}.html",
+            caption="docs/report/page.rst",
+            category="Pages",
+            labels={"model": "{model}", "page": "{page}"},
+        ),
+    log:
+        "data/runs/{model}/write_{page}.log",
+    params:
+        cases=lambda w: [fingerprint(CASES[case], "prompts", "supernodes") for case in MODELS[w.model]],
+    message:
+        "{wildcards.model}: writing the {wildcards.page}"
+    shell:
+        "biology write --model {wildcards.model} --page {wildcards.page} > {log} 2>&1"
+
+
 rule write_index:
     """The page that lists every model, case and verdict."""
     input:
         VERDICTS,
-        [f"reports/{model}/{case}.html" for model, case in PAIRS],
+        CASE_PAGES,
+        MODEL_PAGES,
         code=["src/biology/scoreboard.py", *PAGES, *TEMPLATES],
     output:
-        "reports/index.html",
+        report(
+            "reports/index.html",
+            caption="docs/report/index.rst",
+            category="Verdicts",
+            labels={"model": "all", "what": "scoreboard"},
+        ),
     log:
         "data/runs/write_index.log",
     message:

@@ -30,17 +30,18 @@ FLOORS = [
     ["outcomes"],
     ["perturbation"],
     ["operand_tables"],
-    ["graph_tables", "lines", "census", "sharing"],
+    ["graph_tables", "lines", "census", "sharing", "sweep"],
     # torch-free again: what tables say, drawn and told
     ["statistics"],
     ["claims", "wording"],
-    ["procedure", "drawing", "viewer", "contrasts", "turning"],
+    ["procedure", "drawing", "viewer", "contrasts", "turning", "numbers"],
     ["prompt_figures", "dossier", "pages"],
     ["figures", "explorer"],
-    ["report", "scoreboard", "atlas_page"],
+    ["report", "scoreboard", "atlas_page", "steer_page"],
     # the commands
     ["stages"],
     ["tracing", "growth", "exchange"],
+    ["steering"],
     ["__main__"],
 ]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
@@ -67,8 +68,11 @@ LIGHT = [
         "atlas_page",
         "graph_files",
         "explorer",
+        "steer_page",
+        "numbers",
     ),
-    *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "exchange", "__main__"),
+    *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "exchange"),
+    *("steering", "__main__"),
 ]
 """Modules that start without torch: what the Snakefile, `biology --help`, judging, drawing and writing need."""
 

@@ -29,7 +29,9 @@ OUTPUTS = {
     "tabulate": ["{run}/{case}/%s.parquet" % table for table in
                  ("prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands",
                   "operand_plots")],
-    "judge": ["reports/{model}/verdicts.csv", "{run}/parts.parquet"],
+    "sweep": ["{run}/{case}/steering.parquet"],
+    "atlas": ["{run}/atlas.parquet", "{run}/atlas_prompts.parquet"],
+    "judge": ["reports/{model}/verdicts.csv", "{run}/parts.parquet", "{run}/clusters.parquet"],
     "draw": ["figures/{model}/{case}/{figure}.svg", "figures/{model}/{case}/{figure}.png"],
     "write": ["reports/{model}/{case}.html"],
 }
@@ -37,11 +39,12 @@ OUTPUTS = {
 
 def main():
     stage, options = sys.argv[1], dict(zip(sys.argv[2::2], sys.argv[3::2]))
-    words = {key: options.get("--" + key, "") for key in ("model", "case", "figure")}
+    words = {key: options.get("--" + key, "") for key in ("model", "case", "figure", "page")}
     words["run"] = "data/runs/" + words["model"]
     with open("calls.txt", "a") as file:
-        print(" ".join([stage, *filter(None, (words["case"], words["figure"]))]), file=file)
-    for name in OUTPUTS[stage] if words["model"] else ["reports/index.html"]:
+        print(" ".join([stage, *filter(None, (words["case"], words["figure"], words["page"]))]), file=file)
+    page = ["reports/{model}/{page}.html"] if words["page"] else OUTPUTS[stage]
+    for name in page if words["model"] else ["reports/index.html"]:
         path = Path(name.format(**words))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(stage)
@@ -101,7 +104,7 @@ def test_the_stages_run_in_order(finished):
     for before, after in [
         ("load", "cache"), ("cache", "group"), ("group", "attribute"), ("group", "intervene"),
         ("attribute", "tabulate"), ("intervene", "tabulate"), ("tabulate", "judge"), ("judge", "draw"),
-        ("judge", "write"), ("draw", "write"),
+        ("judge", "write"), ("draw", "write"), ("load", "atlas"), ("group", "sweep"),
     ]:  # fmt: skip
         assert place[before] < place[after], calls
     assert calls.count("load") == calls.count("judge") == 1

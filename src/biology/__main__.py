@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from biology import artefacts, exchange, growth, stages, tracing
+from biology import artefacts, exchange, growth, stages, steering, tracing
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -35,14 +35,19 @@ def lock(args: Arguments) -> None:
 
 
 def scoreboard(args: Arguments) -> None:
-    """write the verdicts of all models into README.md (short) and reports/README.md (all numbers)"""
+    """write verdicts and numbers into the texts: README.md, reports/README.md (all verdicts), docs"""
     from biology.config import load_config
+    from biology.numbers import numbers, with_numbers
     from biology.scoreboard import full_scoreboard, with_scoreboard
 
     root, config = Path(args.config).parent, load_config(args.config)
-    readme = with_scoreboard((root / "README.md").read_text(encoding="utf-8"), root, config)
-    artefacts.write_text(root / "reports/README.md", full_scoreboard(root, config))
-    artefacts.write_text(root / "README.md", readme)
+    values = numbers(root, config)
+    texts = {root / "reports/README.md": full_scoreboard(root, config)}
+    for path in [root / "README.md", *sorted(root.glob("docs/*.md"))]:
+        texts[path] = with_numbers(path.read_text(encoding="utf-8"), values, path)
+    texts[root / "README.md"] = with_scoreboard(texts[root / "README.md"], root, config)
+    for path, text in texts.items():
+        artefacts.write_text(path, text)
 
 
 MODEL: Options = {"--model": {"required": True, "metavar": "NAME", "help": "a model of config.yaml"}}
@@ -111,6 +116,29 @@ IMPORT: Options = {
     "--link": {"metavar": "URL", "help": "a shared address whose pins, supernodes and labels are to be shown"},
     "--out": {"metavar": "FILE", "help": "page.html, or graph.json (a page beside the graph)"},
 }
+STEER: Options = {
+    "text": {"metavar": "PROMPT", "help": "the prompt"},
+    "--model": TRACE["--model"],
+    "--transcoders": TRACE["--transcoders"],
+    "--supernode": {
+        "action": "append",
+        "metavar": "CASE/PROMPT/NAME",
+        "help": "hold a supernode with its members and activations on that prompt; may be repeated",
+    },
+    "--suppress": {
+        "action": "append",
+        "metavar": "CASE/PROMPT/NAME",
+        "help": "hold another one at minus the strength, as the swap experiments do; may be repeated",
+    },
+    "--features": {"metavar": "L/F,L/F=X", "help": "hold single features, at X or at their activation on the prompt"},
+    "--strength": {"type": float, "default": 1.0, "metavar": "M", "help": "multiplier of all activations (%(default)s)"},
+    "--at": {"type": int, "default": -1, "metavar": "P", "help": "the token at which they are held (the last)"},
+    "--everywhere": {"action": "store_true", "help": "hold them at every token, new ones included"},
+    "--tokens": {"type": int, "default": 8, "metavar": "N", "help": "how many tokens to write (%(default)s)"},
+    "--top": {"type": int, "default": 5, "metavar": "N", "help": "how many next tokens to show (%(default)s)"},
+    "--device": TRACE["--device"],
+    "--dtype": TRACE["--dtype"],
+}
 
 Command = tuple[Callable[[Arguments], None], Options]
 CONTENTS: dict[str, dict[str, Command]] = {
@@ -120,13 +148,14 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "group": (stages.group, MODEL | CASE),
         "attribute": (stages.attribute, MODEL | CASE),
         "intervene": (stages.intervene, MODEL | CASE),
+        "sweep": (stages.sweep, MODEL | CASE),
         "atlas": (stages.atlas, MODEL),
         "tabulate": (stages.tabulate, MODEL | CASE),
         "judge": (stages.judge, MODEL | THRESHOLD),
         "draw": (stages.draw, MODEL | CASE | FIGURE),
         "write": (stages.write, PAGE),
     },
-    "One prompt": {"trace": (tracing.trace, TRACE)},
+    "One prompt": {"trace": (tracing.trace, TRACE), "steer": (steering.steer, STEER)},
     "Graphs of ours elsewhere, graphs of others here": {
         "export": (exchange.export_graphs, MODEL | CASE | EXPORT),
         "import": (exchange.import_graph, IMPORT),

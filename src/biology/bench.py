@@ -108,7 +108,7 @@ class Bench:
                 source = self.prompts[donor].iat[place] if donor in self.prompts else ""
                 if source not in self.place:
                     raise InputError(f"case {self.case.name}, prompt {item}: donor '{source}' is no prompt of the case")
-                there = self._positions(experiment.inject, place)
+                there = self.position_of(experiment.inject, place)
                 for site in self.sites.get((source, experiment.inject), ()):
                     value = setting.strength * site.activation
                     found[site.layer, there, site.feature] = (value, self.place[source], site.pos)
@@ -119,7 +119,8 @@ class Bench:
         )
         return Push(Edits(row, layer, pos, feature, torch.from_numpy(table_[:, 4])), pool, pool_pos)
 
-    def _positions(self, supernode: str, place: int) -> int:
+    def position_of(self, supernode: str, place: int) -> int:
+        """Where a supernode lives in a prompt. InputError if the prompt has no such position."""
         key = (supernode, place)
         if key not in self._position_cache:
             row = self.prompts.iloc[place].to_dict()

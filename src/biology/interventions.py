@@ -393,7 +393,7 @@ def generate(
     open_ended = None if open_ended is None else checked_sites(model, transcoders, open_ended, lengths)
 
     def next_logits(texts: list[list[int]], live: list[int]) -> Float[Tensor, "row vocab"]:
-        parts = [edited] if open_ended is None else [edited, _extended(open_ended, texts)]
+        parts = [edited] if open_ended is None else [edited, extended(open_ended, texts)]
         here = torch.full((len(texts),), -1)
         here[live] = torch.arange(len(live))
         current = _of_rows(concatenate(parts), here, model)
@@ -445,7 +445,7 @@ def continued(
     return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
-def _extended(open_ended: Edits, texts: Sequence[Sequence[int]]) -> Edits:
+def extended(open_ended: Edits, texts: Sequence[Sequence[int]]) -> Edits:
     """Open-ended edits at every position they cover by now."""
     counts = torch.tensor([len(text) for text in texts])[open_ended.row] - open_ended.pos
     entry = torch.repeat_interleave(torch.arange(len(counts)), counts)

@@ -31,6 +31,8 @@ from biology.turning import family
 from biology.viewer import node, repeated, strongest_chains, titles
 
 MEASURES = ("replacement", "completeness", "error_share")
+PLAIN = " !$&'()*+,-./:;=?@[]_~\n"
+"""What an address may hold as it is, when it stands in quotes; a quarter smaller than base64."""
 
 
 @dataclass(frozen=True)
@@ -63,8 +65,8 @@ class Page:
     statistics: StatisticsConfig
     graphs: Mapping[str, Any]
     """Attribution graphs of the named prompts, in the published format."""
-    atlas: tuple[pd.DataFrame, pd.DataFrame] | None
-    """Tables `atlas` and `atlas_prompts` of the model, if it has been surveyed."""
+    atlas: tuple[pd.DataFrame, pd.DataFrame]
+    """Tables `atlas` and `atlas_prompts` of the model."""
     figures: tuple[Drawing, ...]
     provenance: Mapping[str, str]
 
@@ -134,9 +136,9 @@ def _explorer(page: Page) -> Explorer | None:
         for item, graph in page.graphs.items()
     ]
     wanted = set().union(*(features_of(graph) for graph in page.graphs.values()))
-    cards = feature_cards(*page.atlas, wanted) if page.atlas else {}
+    cards = feature_cards(*page.atlas, wanted)
     operands = operand_plots(page.tables["operand_plots"], wanted)
-    return explorer(subjects, cards, operands, atlas="atlas.html" if cards else None)
+    return explorer(subjects, cards, operands, atlas="atlas.html")
 
 
 def _members(members: pd.DataFrame) -> list[tuple[str, str, int, list[dict[str, Any]]]]:
@@ -171,17 +173,11 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         clusters=read_table(run / "clusters.parquet", "clusters"),
         statistics=config.statistics,
         graphs=_graphs(run / case.name / "graphs.json"),
-        atlas=_atlas(run),
+        atlas=(read_table(run / "atlas.parquet", "atlas"), read_table(run / "atlas_prompts.parquet", "atlas_prompts")),
         figures=tuple(_drawing(root / "figures" / model / case.name / f"{name}.svg") for name in case.figures),
         provenance=_provenance(root, manifest, case),
     )
     return render_case(page)
-
-
-def _atlas(run: Path) -> tuple[pd.DataFrame, pd.DataFrame] | None:
-    if not (run / "atlas.parquet").is_file():
-        return None
-    return read_table(run / "atlas.parquet", "atlas"), read_table(run / "atlas_prompts.parquet", "atlas_prompts")
 
 
 def _graphs(path: Path) -> dict[str, Any]:
@@ -199,7 +195,7 @@ def _drawing(path: Path) -> Drawing:
     purl = "{http://purl.org/dc/elements/1.1/}"
     root = ElementTree.fromstring(data)
     title, caption = (root.findtext(f".//{purl}{tag}", "") for tag in ("title", "description"))
-    source = "data:image/svg+xml," + quote(data, safe=" ;,/:=$-_.!~*")  # shorter than base64
+    source = "data:image/svg+xml," + quote(data.decode("utf-8"), safe=PLAIN)
     width = round(float(root.get("width", "500pt").removesuffix("pt")) * 1.5)
     return Drawing(path.stem, title or path.stem.replace("_", " "), caption, source, width)
 

@@ -147,6 +147,15 @@ def atlas(args: Arguments) -> None:
     write_table(root / "data/runs" / args.model / "atlas_prompts.parquet", texts, "atlas_prompts")
 
 
+def sweep(args: Arguments) -> None:
+    """steer the named prompts of a case on a grid of supernodes and strengths, for the page to play with"""
+    _, _, _, folder = _case(args)
+    from biology.sweep import sweep as swept
+    from biology.tables import write_table
+
+    write_table(folder / "steering.parquet", swept(_bench(args), progress=True), "steering")
+
+
 def tabulate(args: Arguments) -> None:
     """write everything measured as tidy tables; nothing after this needs torch"""
     _, root, case, folder = _case(args)
@@ -240,12 +249,13 @@ def write(args: Arguments) -> None:
     if args.page is not None:
         from biology.atlas_page import atlas_page
         from biology.config import InputError
+        from biology.steer_page import steer_page
 
         if args.model is None:
             raise InputError(f"--page {args.page} needs --model NAME.")
         config, root = configuration(args)
         config.model(args.model)
-        made = {"atlas": atlas_page}[args.page](root, config, args.model)
+        made = {"atlas": atlas_page, "steer": steer_page}[args.page](root, config, args.model)
         artefacts.write_text(root / "reports" / args.model / f"{args.page}.html", made)
         return
     if args.model is None:

@@ -25,7 +25,7 @@ def trace(args: Arguments) -> None:
 
     if (args.text is None) == (args.token_ids is None):
         raise InputError("give either a prompt or --token-ids.")
-    entry, root, settings = _subject(args)
+    entry, root, settings = subject(args)
     model, transcoders = open_model(entry, root, Path(args.model).name, threads=None)
     from tqdm import tqdm
 
@@ -130,7 +130,7 @@ def _write(out: Path, graph: Graph, masks: Any, scan: str, prompt: str, settings
     artefacts.write_json(out / "graph.json", exported)
 
 
-def _subject(args: Arguments) -> tuple[ModelConfig, Path, AttributionConfig]:
+def subject(args: Arguments) -> tuple[ModelConfig, Path, AttributionConfig]:
     """What to trace: a model of config.yaml, or directories; and the settings that hold for it."""
     from biology.config import AttributionConfig, InputError, ModelConfig
 

@@ -46,11 +46,13 @@
     if (wanted) {
       const fits = new Set(tokens.map((_, i) => i).filter((i) => tokens[i].toLowerCase().includes(wanted)));
       const exact = new Set([...fits].filter((i) => tokens[i].trim().toLowerCase() === wanted));
+      const titled = (group) => members[group][2].toLowerCase() === wanted;
       const rank = (index) => {
         const said = rows[index][4].findIndex((token) => exact.has(token));
-        return said >= 0 ? said : answers[index].some((token) => exact.has(token)) ? 20 : 40;
+        if (said >= 0) return said;
+        return memberships[index].some(([group]) => titled(group)) ? 11 : answers[index].some((token) => exact.has(token)) ? 20 : 40;
       };
-      found = found.filter((index) => [...rows[index][4], ...answers[index]].some((token) => fits.has(token)));
+      found = found.filter((index) => [...rows[index][4], ...answers[index]].some((token) => fits.has(token)) || memberships[index].some(([group]) => titled(group)));
       found = found.map((index) => [rank(index), index]).sort((a, b) => a[0] - b[0]).map(([, index]) => index);
     }
     const order = byId("order").value;
@@ -136,7 +138,7 @@
     const index = places.get(location.hash.slice(1));
     if (index === undefined) return false;
     card(index);
-    if (matchMedia("(max-width: 56rem)").matches) byId("card").scrollIntoView();
+    if (matchMedia("(max-width: 56rem)").matches) byId("card").scrollIntoView({ behavior: "instant" });
     return true;
   };
   const lucky = () => { location.hash = link(rows[alive[Math.floor(Math.random() * alive.length)]]); };

@@ -1,0 +1,82 @@
+"""Numbers in texts: each is named, comes from a committed table, and is written between two marks.
+
+`<!--n:claims-->47<!--/n-->` in README.md or in docs shows the number only. `biology scoreboard` writes all of them anew, and a
+test forbids numbers outside of such marks.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+from biology.case import discover_cases, load_case, load_claims
+from biology.claims import ALPHA, EXACT
+from biology.config import Config, InputError
+from biology.statistics import COVERAGE
+from biology.tables import VERDICTS, read_table
+from biology.wording import number
+
+MARK = re.compile(r"<!--n:([a-z0-9_.-]+)-->(.*?)<!--/n-->", flags=re.DOTALL)
+
+
+def numbers(root: Path, config: Config) -> dict[str, str]:
+    """Every number that a text may show, by name, ready to print; from files that are part of the repository."""
+    cases = [load_case(root, name) for name in discover_cases(root)]
+    claims = [claim for case in cases for claim in load_claims(root, case.name)]
+    items = [item for case in cases for item in case.items]
+    found = {
+        "cases": len(cases),
+        "claims": len(claims),
+        "prompts": len(items),
+        "heldout": sum(item.split == "heldout" and item.role == "score" for item in items),
+        "draws": config.statistics.control_draws,
+        "permutations": config.statistics.permutations,
+        "alpha": ALPHA,
+        "coverage": round(100 * COVERAGE),
+        "exact": EXACT,
+        "threads": config.threads,
+    }
+    for name, entry in config.models.items():
+        path = root / "reports" / name / "verdicts.csv"
+        if path.is_file():
+            verdicts = list(read_table(path, "verdicts")["verdict"])
+            found |= {f"{name}.{word.replace(' ', '_')}": verdicts.count(word) for word in VERDICTS}
+            found[f"{name}.claims"] = len(verdicts)
+        if (root / entry.path / "model.safetensors").is_file():
+            found[f"{name}.parameters"] = parameters(root / entry.path / "model.safetensors")
+        record = root / entry.path / "record.json"
+        if record.is_file():
+            grown = json.loads(record.read_text(encoding="utf-8"))
+            found[f"{name}.grow_minutes"] = math.ceil(grown["seconds"] / 60)
+            found[f"{name}.transcoder_minutes"] = math.ceil(grown["transcoder_seconds"] / 60)
+            found[f"{name}.grow_threads"] = grown["threads"]
+    trials = root / "data/models/trials.csv"
+    if trials.is_file():
+        with trials.open(encoding="utf-8", newline="") as file:
+            found["trials"] = sum(1 for _ in csv.DictReader(file))
+    return {name: number(value, 7 if isinstance(value, int) else 2) for name, value in found.items()}
+
+
+def parameters(path: Path) -> int:
+    """How many numbers a safetensors file holds, from its header."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def with_numbers(text: str, values: Mapping[str, str], path: Path) -> str:
+    """The text with all named numbers written anew. `InputError` names one that nobody computes."""
+
+    def written(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in values:
+            raise InputError(f"{path}: no number is called '{name}'. There are: {', '.join(values)}.")
+        return f"<!--n:{name}-->{values[name]}<!--/n-->"
+
+    return MARK.sub(written, text)
