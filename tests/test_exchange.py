@@ -17,7 +17,7 @@ def root(tmp_path_factory):
     root = write_repository(tmp_path_factory.mktemp("repository"), figures=False)
     graph = modern()
     graph["metadata"] |= {"scan": "elegans", "slug": "multi-hop-texas", "info": {"transcoder_kind": "per_layer"}}
-    graph["qParams"]["supernodes"] = [["texas", "0_1_2"]]
+    graph["qParams"]["supernodes"] = [["texas", "0_1_2"], ["say_a_capital", "0_1_2", "1_7_2"], ["again", "0_1_2"]]
     write_json(root / "data/runs/elegans/multi_hop/graphs.json", {"texas": graph})
     return root
 
@@ -40,6 +40,7 @@ def test_exported_graphs_say_what_they_are_and_come_back_the_same(root, tmp_path
     replication = graph["metadata"]["replication"]
     assert replication["claim_ids"] and replication["weights_sha256"] == "ab" * 32 and replication["prompt"] == "texas"
     assert {one["node_id"]: one["clerp"] for one in graph["nodes"]}["0_1_2"] != ""
+    assert [group[1:] for group in graph["qParams"]["supernodes"]] == [["0_1_2"], ["1_7_2"]]  # none is in two
     assert (tmp_path / "graph-metadata.json").is_file() == (viewer == "circuit-tracer")
 
     assert run(capsys, "import", tmp_path / "multi-hop-texas.json", "--out", tmp_path / "again.json")[0] == 0

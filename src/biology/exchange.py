@@ -70,7 +70,8 @@ def import_graph(args: Arguments) -> None:
 
 
 def _told(graph: dict[str, Any], root: Path, args: Arguments, item: str) -> dict[str, Any]:
-    """The graph of a named prompt with what it was made from, and its supernodes' members labelled."""
+    """The graph of a named prompt with what it was made from, and its supernodes' members labelled; a member of several is left
+    in the first."""
     from biology import __version__
     from biology.case import load_case, load_claims
     from biology.pages import manifest_of
@@ -79,9 +80,12 @@ def _told(graph: dict[str, Any], root: Path, args: Arguments, item: str) -> dict
     manifest = manifest_of(root / "data/runs" / args.model / "load.json")
     called = titles(load_case(root, args.case), item)
     labels: dict[str, str] = {}
+    groups = []
     for name, *members in graph["qParams"]["supernodes"]:
-        for member in members:
-            labels.setdefault(member, called.get(name, name.replace("_", " ")))
+        title = str(called.get(name, name.replace("_", " ")))
+        own = [member for member in members if member not in labels]  # a node is in one supernode there
+        labels |= dict.fromkeys(own, title)
+        groups += [[title, *own]] if own else []
     metadata = graph["metadata"] | {
         "info": graph["metadata"]["info"] | {"generator": {"name": "biology", "version": __version__}},
         "replication": {
@@ -96,5 +100,4 @@ def _told(graph: dict[str, Any], root: Path, args: Arguments, item: str) -> dict
         },
     }
     nodes = [node | {"clerp": node["clerp"] or labels.get(node["node_id"], "")} for node in graph["nodes"]]
-    groups = [[called.get(name, name), *members] for name, *members in graph["qParams"]["supernodes"]]
     return graph | {"metadata": metadata, "qParams": graph["qParams"] | {"supernodes": groups}, "nodes": nodes}

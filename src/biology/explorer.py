@@ -11,12 +11,12 @@ import json
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pandas as pd
 from markupsafe import Markup, escape
 
-from biology.graph_files import TYPES, computed_influence, graph_scores
+from biology.graph_files import TYPES, Graph, computed_influence, graph_scores
 from biology.pages import TEMPLATES, environment, packed
 
 VENDOR = Path(__file__).with_name("vendor")
@@ -30,7 +30,7 @@ class Traced:
     """A graph to explore, and what a page knows beside it."""
 
     name: str
-    graph: Mapping[str, Any]
+    graph: Graph
     """The canonical form of `graph_files`."""
     title: str = ""
     called: Mapping[str, str] = field(default_factory=dict)
@@ -87,7 +87,7 @@ def explorer(
     )
 
 
-def graph_page(graph: Mapping[str, Any]) -> str:
+def graph_page(graph: Graph) -> str:
     """A page of its own for one graph, such as one that another project made."""
     metadata = graph["metadata"]
     facts = [(name, metadata[name]) for name in ("prompt", "scan", "slug")]
@@ -126,11 +126,12 @@ def operand_plots(plots: pd.DataFrame, wanted: Collection[str]) -> dict[str, lis
     """Table `operand_plots` by feature, for the features `wanted` ("layer-feature"): `at`, and the cells as lists `a`, `b`,
     `activation`."""
     found: dict[str, list[dict[str, Any]]] = {}
-    for (at, layer, feature), cells in plots.groupby(["at", "layer", "feature"], sort=False):
+    for place, cells in plots.groupby(["at", "layer", "feature"], sort=False):
+        at, layer, feature = cast(tuple[str, int, int], place)
         if f"{layer}-{feature}" in wanted:
             columns = {name: cells[name].tolist() for name in ("a", "b")}
             columns["activation"] = [float(f"{value:.3g}") for value in cells["activation"]]
-            found.setdefault(f"{layer}-{feature}", []).append({"at": str(at), **columns})
+            found.setdefault(f"{layer}-{feature}", []).append({"at": at, **columns})
     return found
 
 
@@ -162,7 +163,7 @@ def feature_cards(
     return cards
 
 
-def features_of(graph: Mapping[str, Any]) -> set[str]:
+def features_of(graph: Graph) -> set[str]:
     """The features of a graph as "layer-feature"."""
     ids = [str(node["node_id"]).split("_") for node in graph["nodes"] if TYPES.get(node["feature_type"]) == "feature"]
     return {f"{layer}-{feature}" for layer, feature, *_ in ids}
@@ -179,7 +180,7 @@ def _shown(subject: Traced) -> Shown:
     return Shown(subject.name, title, _told(graph), packed(payload), still(graph))
 
 
-def _told(graph: Mapping[str, Any]) -> str:
+def _told(graph: Graph) -> str:
     info = graph["metadata"].get("info") or {}
     words = f"{len(graph['nodes'])} nodes, {len(graph['links'])} links"
     scores = [info.get("replacement_score"), info.get("completeness_score")]
@@ -191,7 +192,7 @@ def _told(graph: Mapping[str, Any]) -> str:
     return f"{words}; replacement score {scores[0]:.2f}, completeness {scores[1]:.2f}."
 
 
-def still(graph: Mapping[str, Any]) -> Markup:
+def still(graph: Graph) -> Markup:
     """A picture of a graph without scripts: tokens to the right, layers upwards, the strongest links."""
     tokens = [str(token) for token in graph["metadata"]["prompt_tokens"]]
     depth = {"token": -1.0, "logit": float("inf")}

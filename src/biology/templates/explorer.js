@@ -1,6 +1,8 @@
 // The interactive graph: what is shown follows from a few words of state, which the address keeps (after the #, in the words
 // that Neuronpedia uses in its addresses) so that a view can be sent to somebody.
 
+const LONGEST = 30_000; // letters of an address that every browser and messenger carries
+
 class Explorer {
   constructor(root) {
     this.root = root;
@@ -77,7 +79,7 @@ class Explorer {
     this.paper(name);
     this.stage.load(this.graph);
     this.refresh();
-    if (this.chosen) this.stage.reveal(this.chosen);
+    this.stage.reveal(this.chosen ?? this.stage.order.at(-1)); // the outputs, if nothing is chosen
     this.root.dataset.ready = name;
   }
 
@@ -131,7 +133,10 @@ class Explorer {
   }
 
   remember() {
-    history.replaceState(null, "", this.address());
+    const address = this.address(), fits = address.length < LONGEST;
+    if (fits) history.replaceState(null, "", address);
+    this.part("said").textContent = fits ? "" : "This view is too long for a link; “Download JSON” keeps it.";
+    return fits;
   }
 
   changed() {
@@ -231,7 +236,7 @@ class Explorer {
   }
 
   async copy() {
-    this.remember();
+    if (!this.remember()) return;
     const said = this.part("said");
     try {
       await navigator.clipboard.writeText(location.href);
@@ -324,6 +329,8 @@ class Explorer {
   scores() {
     const { replacement, completeness } = subgraphScores(this.graph, this.pins);
     this.part("scores").textContent = this.pins.size ? `As if nothing else were understood: replacement ${readable(replacement, 2)}, completeness ${readable(completeness, 2)}.` : "";
+    const repeated = (this.graph.payload.repeated ?? []).filter((name) => !this.groups.some((group) => group.name === name));
+    this.part("repeated").textContent = repeated.length ? ` Not drawn, since most of their nodes are in another supernode: ${clipped(repeated.map((name) => this.called(name)).join(", "), 200)}.` : "";
   }
 
   /** All nodes as a table, which the search filters. */

@@ -63,6 +63,7 @@ function choice(node, text, act) {
 
 /** Links of one direction, the strongest first; the ones that the slider hides are counted, not listed. */
 function linkTable(title, unit, links, other, graph, view, act) {
+  if (!links.length) return "";
   const seen = links.filter((link) => view.visible.has(other(link)));
   const hidden = links.length - seen.length;
   const rows = (from, to) => seen.slice(from, to).map((link) => {

@@ -1,6 +1,7 @@
 // The subgraph of pinned nodes: supernodes as boxes, laid out by dagre, with the direct effects between them.
 
 const HUES = ["#01766b", "#6a4fb3", "#b2182b", "#6f6a00", "#c51b7d", "#7a4a10", "#2f7d32", "#54575c"];
+const MOST_PINS = 200; // single pinned nodes that are drawn
 const MARKED = 0.1; // least share that is written at its arrow
 const DRAWN = 0.03; // least share of an effect that is drawn, beside the strongest into and out of every box
 
@@ -15,7 +16,7 @@ function boxesOf(graph, view, context) {
     const nodes = [...group.ids].map((id) => graph.byId.get(id)).filter((node) => node && !of.has(node));
     if (nodes.length) put({ id: `s${i}`, kind: "group", group, nodes, title: view.called(group.name), note: `${nodes.length} ${nodes.length > 1 ? "nodes" : "node"}`, colour: HUES[i % HUES.length] });
   });
-  for (const id of view.pins) {
+  for (const id of [...view.pins].slice(0, MOST_PINS)) {
     const node = graph.byId.get(id);
     if (node && !of.has(node)) put({ id, kind: node.kind, nodes: [node], title: view.name(node), note: "" });
   }
