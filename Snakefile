@@ -49,8 +49,8 @@ FIGURES = [
     for form in ("svg", "png")
 ]
 DRAWING = [f"src/biology/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
-PAGES = [f"src/biology/{name}.py" for name in ("report", "dossier", "turning", "pages", "wording", "viewer")]
-TEMPLATES = sorted(str(path) for path in Path("src/biology/templates").glob("*"))
+PAGES = [f"src/biology/{name}.py" for name in ("report", "dossier", "turning", "pages", "wording", "viewer", "explorer", "graph_files")]
+TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in Path("src/biology", part).glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
 STREAMS = {CONFIG.models[model].path: f"reports/{model}/streams.csv" for model in reversed(MODELS)}  # one a model folder
 CASE_PAGES = [f"reports/{model}/{case}.html" for model, case in PAIRS]
@@ -443,6 +443,7 @@ rule write:
         rules.judge.output,
         figures=lambda w: [file for file in FIGURES if file.startswith(f"figures/{w.model}/{w.case}/")],
         graphs=rules.attribute.output.shown,
+        atlas=rules.atlas.output,
         claims="experiments/{case}/claims.yaml",
         manifest="data/runs/{model}/load.json",
         text="experiments/{case}/README.md",

@@ -117,6 +117,63 @@ def graph_tables() -> dict[str, pd.DataFrame]:
     }
 
 
+def graph_file(members: pd.DataFrame) -> dict:
+    """The graph of the Dallas prompt as `biology attribute` leaves it: every member fed by all tokens, feeding one output."""
+    shared = {"activation": None, "influence": 0.5, "token_prob": 0.0}
+    tokens = [
+        {
+            "node_id": f"E_{pos}_{pos}", "feature": pos, "layer": "E", "ctx_idx": pos, "feature_type": "embedding",
+            "jsNodeId": f"E_{pos}-{pos}", "clerp": f'Emb: "{text}"', **shared,
+        }
+        for pos, text in enumerate(TOKENS)
+    ]  # fmt: skip
+    places = members[["layer", "feature", "pos"]].drop_duplicates().itertuples(index=False)
+    features = [
+        {
+            "node_id": f"{layer}_{feature}_{pos}", "feature": (layer + feature) * (layer + feature + 1) // 2 + feature,
+            "layer": str(layer), "ctx_idx": pos, "feature_type": "cross layer transcoder",
+            "jsNodeId": f"{layer}_{feature}-0", "clerp": "", **shared | {"activation": 2.0},
+        }
+        for layer, feature, pos in places
+    ]  # fmt: skip
+    output = {
+        "node_id": "6_3_11", "feature": 3, "layer": "6", "ctx_idx": 11, "feature_type": "logit", "jsNodeId": "L_3-11",
+        "clerp": 'Output "Austin" (p=0.991)', **shared | {"influence": None, "token_prob": 0.991},
+    }  # fmt: skip
+    ends = [(token, node, 1.0) for node in features for token in tokens if token["ctx_idx"] <= node["ctx_idx"]]
+    ends += [(node, output, -0.5 if node["layer"] == "0" else 2.0) for node in features]
+    groups = [
+        [name, *(f"{row.layer}_{row.feature}_{row.pos}" for row in rows.itertuples())]
+        for name, rows in members.groupby("supernode", sort=False)
+    ]
+    return {
+        "metadata": {
+            "slug": "multi-hop-texas", "scan": "elegans", "prompt_tokens": TOKENS, "schema_version": 1, "node_threshold": 0.8,
+            "prompt": "Fact: the capital of the state containing Dallas is",
+            "info": {"replacement_score": 0.871, "completeness_score": 0.934},
+        },
+        "qParams": {
+            "pinnedIds": [one for group in groups for one in group[1:]], "supernodes": groups, "linkType": "both",
+            "clickedId": "", "sg_pos": "",
+        },
+        "nodes": [*tokens, *features, output],
+        "links": [{"source": a["node_id"], "target": b["node_id"], "weight": weight} for a, b, weight in ends],
+    }  # fmt: skip
+
+
+def atlas_tables(members: pd.DataFrame) -> dict[str, pd.DataFrame]:
+    """Tables `atlas` and `atlas_prompts` of the members of supernodes."""
+    rows = [
+        {
+            "layer": layer, "feature": feature, "density": 0.02, "maximum": 4.0, "raises": '["Austin", "Texas"]',
+            "lowers": '["的"]', "histogram": "4 2 0 1", "examples": '[[0, "000000000019"]]',
+        }
+        for layer, feature in members[["layer", "feature"]].drop_duplicates().itertuples(index=False)
+    ]  # fmt: skip
+    prompts = [{"prompt": 0, "source": "multi_hop", "tokens": json.dumps(TOKENS)}]
+    return {"atlas": table("atlas", rows), "atlas_prompts": table("atlas_prompts", prompts)}
+
+
 def panel_tables() -> dict[str, pd.DataFrame]:
     """Table `panel` of the Dallas prompt: what the interventions of the paper did to supernodes and to the output."""
     nodes = ["capital", "state", "texas", "say_a_capital", "say_austin", "california"]
@@ -281,6 +338,9 @@ def write_repository(root: Path, figures: bool = True) -> Path:
     made["prompts"]["relation"] = made["prompts"]["relation"].fillna("capital")
     for name, frame in made.items():
         write_table(run / "multi_hop" / f"{name}.parquet", frame, name)
+    write_json(run / "multi_hop/graphs.json", {"texas": graph_file(made["supernodes"])})
+    for name, frame in atlas_tables(made["supernodes"]).items():
+        write_table(run / f"{name}.parquet", frame, name)
     tables = read_tables(run / "multi_hop")
     meta = Meta("multi_hop", "elegans", "per_layer relu", strengths={"swap_state": 2.0}, row_residual=4e-7)
     judged = judge_all(measure(load_claims(root, "multi_hop"), tables["evidence"], tables["prompts"], meta))

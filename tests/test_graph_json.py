@@ -8,6 +8,7 @@ from peer_graphs import NAMES, peer_graph
 from test_graph import EDGES, KINDS, LAYERS, make_graph
 
 from biology.graph import FEATURE, LOGIT, TOKEN, cumulative_scores, influence, prune
+from biology.graph_files import parse_graph
 from biology.graph_json import arrays, cantor, export_json, nodes_table
 
 NODE_FIELDS = {
@@ -62,6 +63,7 @@ def test_exported_graphs_follow_the_schema(name):
     nodes, edges = prune(graph)
     exported = export_json(graph, nodes, edges, slug="peer", scan="tiny", prompt="a b c")
     check_schema(exported)
+    assert parse_graph(json.dumps(exported), name) == json.loads(json.dumps(exported))  # it is the canonical form
     assert len(exported["nodes"]) == int(nodes.sum()) and len(exported["links"]) == int(edges.sum())
     assert sum(node["is_target_logit"] for node in exported["nodes"]) == 1
 

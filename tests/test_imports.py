@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src/biology"
 FLOORS = [
     # torch-free
     ["config", "artefacts"],
-    ["case", "tables"],
+    ["case", "tables", "graph_files"],
     ["corpus", "operands"],
     ["prompts", "cards", "vocabulary"],
     ["twins"],
@@ -37,11 +37,11 @@ FLOORS = [
     ["claims", "wording"],
     ["procedure", "drawing", "viewer", "contrasts", "robustness", "turning", "numbers"],
     ["prompt_figures", "dossier", "pages"],
-    ["figures"],
+    ["figures", "explorer"],
     ["report", "scoreboard", "atlas_page", "steer_page"],
     # the commands
     ["stages"],
-    ["tracing", "growth"],
+    ["tracing", "growth", "interchange"],
     ["steering"],
     ["__main__"],
 ]
@@ -67,6 +67,8 @@ LIGHT = [
         "pages",
         "scoreboard",
         "atlas_page",
+        "graph_files",
+        "explorer",
         "steer_page",
         "numbers",
     ),
@@ -80,6 +82,7 @@ LIGHT = [
         "tracing",
         "growth",
         "steering",
+        "interchange",
         "__main__",
     ),
 ]

@@ -166,7 +166,7 @@ def test_seeds_are_counted_and_controls_are_shown_as_such(root, tmp_path):
     """Two more seeds of the same model, one of which disagrees on one claim, and a control whose numbers stand in the index."""
     fresh = write_repository(tmp_path / "seeds", figures=False)
     text = "models:\n  elegans: {path: data/models, transcoders: data/models}\n"
-    text += "  nothing: {path: data/models, transcoders: data/models, shuffled: 0, control: true}\n"
+    text += "  nothing: {path: data/models, transcoders: data/models, shuffled: 0, role: random, of: elegans}\n"
     (fresh / "config.yaml").write_text(text)
     first = read_table(fresh / "reports/elegans/verdicts.csv", "verdicts")
     for name, changes in {
@@ -179,7 +179,7 @@ def test_seeds_are_counted_and_controls_are_shown_as_such(root, tmp_path):
     config = load_config(fresh / "config.yaml")
     board = scoreboard.columns(fresh, config)
     assert [(column.name, column.role) for column in board] == [
-        ("elegans", "model"), ("elegans-seed1", "model"), ("elegans-seed2", "model"), ("nothing", "null"),
+        ("elegans", "model"), ("elegans-seed1", "model"), ("elegans-seed2", "model"), ("nothing", "random"),
     ]  # fmt: skip
     same = scoreboard.seeds(board)
     assert scoreboard.agreement(same, "multi_hop", "multihop-7") == {"agree": 2, "of": 3}

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from biology import artefacts, growth, stages, steering, tracing
+from biology import artefacts, growth, interchange, stages, steering, tracing
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -97,6 +97,26 @@ TRACE: Options = {
     "--out": {"metavar": "DIR", "help": "where to write graph.json, graph.safetensors and nodes.parquet"},
 }
 
+EXPORT: Options = {
+    "--prompt": {"metavar": "NAME", "help": "one named prompt of the case (all)"},
+    "--for": {
+        "dest": "viewer",
+        "choices": ("neuronpedia", "circuit-tracer"),
+        "default": "circuit-tracer",
+        "help": "which viewer is to open them (%(default)s)",
+    },
+    "--scan": {
+        "metavar": "NAME",
+        "help": "Neuronpedia's name of the model, or circuit-tracer's transcoders (the model)",
+    },
+    "--source-set": {"metavar": "NAME", "help": "Neuronpedia's source set in which the features are"},
+    "--out": {"required": True, "metavar": "DIR", "help": "folder to write to"},
+}
+IMPORT: Options = {
+    "file": {"metavar": "FILE", "help": "a graph of Neuronpedia, circuit-tracer, `biology trace` or `biology export`"},
+    "--link": {"metavar": "URL", "help": "a shared address whose pins, supernodes and labels are to be shown"},
+    "--out": {"metavar": "FILE", "help": "page.html, or graph.json (a page beside the graph)"},
+}
 STEER: Options = {
     "text": {"metavar": "PROMPT", "help": "the prompt"},
     "--model": TRACE["--model"],
@@ -144,6 +164,10 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "write": (stages.write, PAGE),
     },
     "One prompt": {"trace": (tracing.trace, TRACE), "steer": (steering.steer, STEER)},
+    "Graphs of ours elsewhere, graphs of others here": {
+        "export": (interchange.export_graphs, MODEL | CASE | EXPORT),
+        "import": (interchange.import_graph, IMPORT),
+    },
     "The embedded model": {
         "evaluate": (growth.evaluate, MODEL),
         "organism": (growth.organism, GROWTH),

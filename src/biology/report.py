@@ -9,6 +9,7 @@ numbers come from tables: templates hold words only. Everything that came from a
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -23,10 +24,11 @@ from biology.artefacts import contents_hash
 from biology.case import Case, Claim, load_claims
 from biology.config import Config, InputError, StatisticsConfig
 from biology.dossier import Subject, dossier, slider_data
+from biology.explorer import Explorer, Traced, explorer, feature_cards, features_of, operand_plots
 from biology.pages import counts, environment, manifest_of, records
 from biology.tables import Tables, read_table, read_tables
 from biology.turning import family
-from biology.viewer import node, strongest_chains, titles
+from biology.viewer import node, repeated, strongest_chains, titles
 
 MEASURES = ("replacement", "completeness", "error_share")
 PLAIN = " !$&'()*+,-./:;=?@[]_~\n"
@@ -61,6 +63,10 @@ class Page:
     parts: pd.DataFrame
     clusters: pd.DataFrame
     statistics: StatisticsConfig
+    graphs: Mapping[str, Any]
+    """Attribution graphs of the named prompts, in the published format."""
+    atlas: tuple[pd.DataFrame, pd.DataFrame]
+    """Tables `atlas` and `atlas_prompts` of the model."""
     figures: tuple[Drawing, ...]
     provenance: Mapping[str, str]
 
@@ -93,6 +99,7 @@ def render_case(page: Page) -> str:
         counts=counts(verdicts["verdict"]),
         claims=claims,
         sliders=slider_data(claims),
+        explorer=_explorer(page),
         named=records(named),
         scored=len(scored),
         correct=int(scored["correct"].sum()),
@@ -117,6 +124,21 @@ def _chains(page: Page, item: str, output: str) -> list[dict[str, Any]]:
         }
         for chain in strongest_chains(page.tables["edges"], page.tables["supernodes"], item, output, 8)
     ]
+
+
+def _explorer(page: Page) -> Explorer | None:
+    """The graphs of the named prompts, with what the tables know of their supernodes and features."""
+    if not page.graphs:
+        return None
+    members = page.tables["supernodes"]
+    subjects = [
+        Traced(item, graph, called=titles(page.case, item), repeated=repeated(members[members["item"] == item]))
+        for item, graph in page.graphs.items()
+    ]
+    wanted = set().union(*(features_of(graph) for graph in page.graphs.values()))
+    cards = feature_cards(*page.atlas, wanted)
+    operands = operand_plots(page.tables["operand_plots"], wanted)
+    return explorer(subjects, cards, operands, atlas="atlas.html")
 
 
 def _members(members: pd.DataFrame) -> list[tuple[str, str, int, list[dict[str, Any]]]]:
@@ -150,10 +172,19 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         parts=read_table(run / "parts.parquet", "parts"),
         clusters=read_table(run / "clusters.parquet", "clusters"),
         statistics=config.statistics,
+        graphs=_graphs(run / case.name / "graphs.json"),
+        atlas=(read_table(run / "atlas.parquet", "atlas"), read_table(run / "atlas_prompts.parquet", "atlas_prompts")),
         figures=tuple(_drawing(root / "figures" / model / case.name / f"{name}.svg") for name in case.figures),
         provenance=_provenance(root, manifest, case),
     )
     return render_case(page)
+
+
+def _graphs(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file. Make it with `biology attribute`.") from None
 
 
 def _drawing(path: Path) -> Drawing:
@@ -172,7 +203,7 @@ def _drawing(path: Path) -> Drawing:
 def _provenance(root: Path, manifest: Mapping[str, Any], case: Case) -> dict[str, str]:
     """What the page was made of: hashes and versions, and no commit, so that equal contents give equal pages."""
     hashes = {
-        "sources": contents_hash(root / "src/biology", "*.py", "*.mplstyle", "templates/*"),
+        "sources": contents_hash(root / "src/biology", "*.py", "*.mplstyle", "templates/*", "vendor/*"),
         "weights": manifest["weights"],
         "transcoder weights": manifest["transcoders"]["weights"],
         "case": contents_hash(case.folder, "*.yaml", "*.csv", "*.md"),

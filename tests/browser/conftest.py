@@ -53,7 +53,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     wrong: list[str] = []
 
     def open_(path: Path, fragment: str = "", width: int = 1440, height: int = 900, **options: Any) -> Page:
-        context = browser.new_context(viewport={"width": width, "height": height}, offline=True, **options)
+        options = {"reduced_motion": "reduce", "viewport": {"width": width, "height": height}} | options
+        context = browser.new_context(offline=True, **options)
         opened.append(context)
         page = context.new_page()
         address = path.resolve().as_uri()

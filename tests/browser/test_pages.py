@@ -28,8 +28,8 @@ def made_up(tmp_path_factory):
 @pytest.fixture(
     params=[None, *PAGES], ids=lambda path: "made_up" if path is None else f"{path.parent.name}-{path.stem}"
 )
-def path(request, made_up):
-    return request.param or made_up
+def path(request):
+    return request.param or request.getfixturevalue("made_up")
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])

@@ -1,0 +1,103 @@
+"""Graphs to and from other projects: Neuronpedia, circuit-tracer, the hosted Claude 3.5 Haiku graphs."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import Any
+
+from biology import artefacts
+from biology.stages import configuration
+
+Arguments = argparse.Namespace
+
+
+def export_graphs(args: Arguments) -> None:
+    """write the attribution graphs of a case as files for Neuronpedia or circuit-tracer's viewer"""
+    from biology.config import InputError
+    from biology.graph_files import for_circuit_tracer, for_neuronpedia, graph_text, parse_graph
+
+    config, root = configuration(args)
+    config.model(args.model)
+    path = root / "data/runs" / args.model / args.case / "graphs.json"
+    try:
+        graphs = json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file. Make it with `biology attribute`.") from None
+    if args.prompt is not None and args.prompt not in graphs:
+        raise InputError(f"case '{args.case}' has no graph of prompt '{args.prompt}'. Prompts: {', '.join(graphs)}.")
+    made = {}
+    for item, graph in graphs.items():
+        if args.prompt not in (None, item):
+            continue
+        told = _told(graph, root, args, item)
+        read = parse_graph(json.dumps(told), f"{path}, {item}")
+        if args.viewer == "neuronpedia":
+            read = for_neuronpedia(read, args.scan, args.source_set)
+        else:
+            read = for_circuit_tracer(read, args.scan)
+        made[read["metadata"]["slug"]] = read
+    out = Path(args.out)
+    for slug, graph in made.items():
+        artefacts.write_text(out / f"{slug}.json", graph_text(graph))
+        print(out / f"{slug}.json")
+    if args.viewer == "circuit-tracer":  # the list from which its local server offers graphs
+        listed = {"graphs": [graph["metadata"] for graph in made.values()]}
+        artefacts.write_json(out / "graph-metadata.json", listed)
+        print(out / "graph-metadata.json")
+
+
+def import_graph(args: Arguments) -> None:
+    """read a graph file of any dialect and write it as a page to explore (.html) or in the canonical form (.json)"""
+    from biology.config import InputError
+    from biology.graph_files import graph_text, read_graph, with_shared_view
+
+    path = Path(args.file)
+    out = Path(args.out) if args.out else path.with_suffix(".html")
+    if out.suffix not in (".html", ".json"):
+        raise InputError(f"--out {out}: a page ends in .html, a graph in .json.")
+    graph = read_graph(path)
+    if args.link:
+        graph = with_shared_view(graph, args.link)
+    if out.suffix == ".json":
+        artefacts.write_text(out, graph_text(graph))
+    else:
+        from biology.explorer import graph_page
+
+        artefacts.write_text(out, graph_page(graph))
+    print(f"{out}: {len(graph['nodes'])} nodes, {len(graph['links'])} links")
+
+
+def _told(graph: dict[str, Any], root: Path, args: Arguments, item: str) -> dict[str, Any]:
+    """The graph of a named prompt with what it was made from, and its supernodes' members labelled; a member of several is left
+    in the first."""
+    from biology import __version__
+    from biology.case import load_case, load_claims
+    from biology.pages import manifest_of
+    from biology.viewer import titles
+
+    manifest = manifest_of(root / "data/runs" / args.model / "load.json")
+    called = titles(load_case(root, args.case), item)
+    labels: dict[str, str] = {}
+    groups = []
+    for name, *members in graph["qParams"]["supernodes"]:
+        title = str(called.get(name, name.replace("_", " ")))
+        own = [member for member in members if member not in labels]  # a node is in one supernode there
+        labels |= dict.fromkeys(own, title)
+        groups += [[title, *own]] if own else []
+    metadata = graph["metadata"] | {
+        "info": graph["metadata"]["info"] | {"generator": {"name": "biology", "version": __version__}},
+        "replication": {
+            "case": args.case,
+            "prompt": item,
+            "claim_ids": [claim.id for claim in load_claims(root, args.case)],
+            "model": args.model,
+            "seed": manifest["seed"],
+            "config_sha256": artefacts.contents_hash(root, "config.yaml"),
+            "weights_sha256": manifest["weights"],
+            "transcoder_sha256": manifest["transcoders"]["weights"],
+        },
+    }
+    nodes = [node | {"clerp": node["clerp"] or labels.get(node["node_id"], "")} for node in graph["nodes"]]
+    return graph | {"metadata": metadata, "qParams": graph["qParams"] | {"supernodes": groups}, "nodes": nodes}
