@@ -195,7 +195,7 @@ def test_a_copied_folder_is_a_case(root):
 def test_new_weights_rerun_everything(root):
     (root / "data/models/elegans/model.safetensors").write_text("other weights")
     calls = snakemake(root)[2]
-    assert calls[0] == "load" and "cache first" in calls and "cache second" in calls
+    assert "load" in calls and "cache first" in calls and "cache second" in calls
 
 
 def test_a_control_runs_on_request_only_and_the_shown_models_stay(root):
