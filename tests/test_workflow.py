@@ -8,6 +8,7 @@ import os
 import shutil
 import subprocess
 import sys
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,7 @@ def finished(tmp_path_factory):
     root = tmp_path_factory.mktemp("finished") / "repository"
     shutil.copytree(ROOT / "src/biology", root / "src/biology", ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copytree(ROOT / "profiles", root / "profiles")
+    shutil.copytree(ROOT / "docs", root / "docs")
     shutil.copy(ROOT / "Snakefile", root)
     for case in ("first", "second"):
         shutil.copytree(ROOT / "experiments/_template", root / "experiments" / case)
@@ -122,6 +124,18 @@ def test_the_stages_run_in_order(finished):
         assert place[before] < place[after], calls
     assert calls.count("load") == calls.count("judge") == 1
     assert "draw first supernode_graph" in calls and "draw first inhibition_panel" in calls
+
+
+def test_snakemake_can_wrap_everything_in_a_report(root):
+    """Pages, figures and verdicts with their captions; what Snakemake writes of itself is Snakemake's business."""
+    code, said, calls = snakemake(root, "--report", "report.zip")
+    assert code == 0 and calls == [], said
+    with zipfile.ZipFile(root / "report.zip") as made:
+        page = made.read("report/report.html").decode("utf-8")
+        names = {Path(name).name for name in made.namelist()}
+    assert {"index.html", "first.html", "atlas.html", "verdicts.csv", "supernode_graph.svg"} <= names
+    for text in ("Verdicts", "Pages", "Figures", "computed verdict for every claim", "on its own"):
+        assert text in page, text
 
 
 def test_a_second_run_does_nothing(root):

@@ -4,6 +4,7 @@ The address `atlas.html#<layer>-<feature>` opens a card; graphs and claims link 
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

@@ -163,7 +163,8 @@ def atlas(args: Arguments) -> None:
     cases = [
         of_corpus(load_case(root, name), entry, root) for name in config.cases_of(args.model, discover_cases(root))
     ]
-    own = _held_out(root / entry.path, [])[["behaviour", "prompt"]].set_axis(["source", "text"], axis=1)
+    held_out = _held_out(root / entry.path, [])
+    own = pd.DataFrame({"source": held_out["behaviour"], "text": held_out["prompt"]})
     named = [(case.name, prompt.text) for case in cases for prompt in case.prompts.values()]
     rest = [(case.name, item.text) for case in cases for item in case.items]
     prompts = pd.concat([pd.DataFrame([*named, *rest], columns=["source", "text"]), own], ignore_index=True)
