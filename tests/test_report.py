@@ -1,5 +1,7 @@
 """A page asks nothing of the network, its numbers come from tables, and whatever it quotes is escaped."""
 
+import ast
+import html
 import re
 from html.parser import HTMLParser
 
@@ -7,10 +9,14 @@ import numpy as np
 import pytest
 from multi_hop_tables import write_repository
 
-from biology import report
+from biology import pages, report, scoreboard, wording
 from biology.case import load_case
 from biology.config import InputError, load_config
 from biology.tables import read_table, write_table
+
+
+SCRIPTS = ("claims-data", "pages.js", "claims.js", "graph-data-0", "graph-shared", "vendor", "explorer")
+"""Of a case's page; nothing that is quoted may add one."""
 
 
 class Reader(HTMLParser):
@@ -58,9 +64,12 @@ def page(root):
 
 def test_the_page_is_whole_and_asks_nothing_of_the_network(page):
     reader = Reader(page)
-    assert len(reader.sources) == 6 and all(source.startswith("data:image/svg+xml,") for source in reader.sources)
-    assert not {"script", "link", "iframe", "object"} & {tag for tag, _ in reader.tags}
-    assert "@import" not in page and "url(" not in page
+    assert len(reader.sources) == 6 and all(
+        source.startswith("data:image/svg+xml,") for source in reader.sources
+    )
+    assert not {"link", "iframe", "object"} & {tag for tag, _ in reader.tags}
+    assert not [found["src"] for tag, found in reader.tags if tag == "script" and "src" in found]
+    assert not [word for word in ("@import", "url(", "fetch(") if word in re.sub(r'"data:[^"]*"', "", page)]
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in reader.tags
     assert all(found.get("alt") for tag, found in reader.tags if tag == "img")
 
@@ -84,6 +93,8 @@ def test_each_claim_shows_what_story_and_numbers_need(page, root):
         "Inhibiting Texas and injecting California makes the model say Sacramento.", "memory", "digest",
         "biology judge --model elegans", "80 of 80 attempted prompts pass it (100%", "about a quarter",
         "expected on this model: not replicated", "Prompts that speak most against “swap”", "Registered 2026-11-20",
+        "matched random features", "Another threshold?", "The rows behind “swap”", "found by the rule {at: last, factor: place}",
+        "not of Claude 3.5 Haiku", "weights ababababab",
         "elegans is not Claude 3.5 Haiku", "SHA-256 of the sources", "SHA-256 of the weights", "version of python",
         "replacement score 0.871, completeness 0.934", "the worst row is off by 4.1e−07",
     ):  # fmt: skip
@@ -108,12 +119,13 @@ def test_everything_quoted_is_escaped(page, root, tmp_path):
     write_table(path, prompts, "prompts")
     (evil / "experiments/multi_hop/README.md").write_text(f"# x\n\n{hostile}\n\n`{hostile}`\n\n## {hostile}\n")
     made = report.case_page(evil, load_config(evil / "config.yaml"), "elegans", case)
-    assert "<script" not in made and made.count("&lt;script&gt;") > 5 and "This case names no figures." in made
+    assert "<script>alert" not in made and made.count("<script") == len(SCRIPTS) and made.count("</script") == len(SCRIPTS)
+    assert made.count("&lt;script&gt;") > 5 and "This case names no figures." in made
     Reader(made)
 
 
 def test_no_number_in_the_templates_is_typed_by_hand():
-    for path in report.TEMPLATES.glob("*.j2"):
+    for path in pages.TEMPLATES.glob("*.j2"):
         text = re.sub(r"\{%.*?%\}|\{\{.*?\}\}|<[^>]*>|&\w+;", " ", path.read_text(encoding="utf-8"), flags=re.S)
         assert re.findall(r"\d+", text) == [], path.name
 
@@ -122,27 +134,79 @@ def test_the_same_inputs_are_the_same_page(page, root):
     assert report.case_page(root, load_config(root / "config.yaml"), "elegans", load_case(root, "multi_hop")) == page
 
 
+def test_the_query_of_a_page_gives_the_numbers_of_its_picture(page, root, monkeypatch):
+    """The Python that the page shows for a part, run as it stands, selects the rows whose means are effect and control."""
+    monkeypatch.chdir(root)
+    parts = read_table(root / "data/runs/elegans/parts.parquet", "parts").set_index(["claim", "part"])
+    blocks = re.findall(r"The rows behind “([^”]+)”.*?claim <code>([^<]+)</code>.*?<pre[^>]*><code>(.*?)</code>", page, re.S)
+    assert len(blocks) == 3
+    for part, claim, code in blocks:
+        *lines, last = ast.parse(html.unescape(code)).body
+        seen: dict = {}
+        exec(compile(ast.Module(lines, []), "page", "exec"), seen)
+        rows = eval(compile(ast.Expression(last.value), "page", "eval"), seen)
+        means = rows.groupby(["arm", "cluster", "item"])["value"].mean().groupby(["arm", "cluster"]).mean()
+        assert means["effect"].mean() == pytest.approx(parts.loc[(claim, part), "effect"])
+        assert means["match"].mean() == pytest.approx(parts.loc[(claim, part), "control_mean"])
+
+
 def test_index_lists_every_claim_of_every_model(root):
-    made = report.index_page(root, load_config(root / "config.yaml"))
+    made = scoreboard.index_page(root, load_config(root / "config.yaml"))
     reader = Reader(made)
-    assert [link for link in reader.links if "#claim" in link] == [
-        f"elegans/multi_hop.html#claim-multihop-{i}" for i in (7, 2, 8)
-    ]
+    wanted = {f"elegans/multi_hop.html#claim-multihop-{i}" for i in (7, 2, 8)}
+    assert {link for link in reader.links if "#claim" in link} == wanted
     assert "elegans/multi_hop.html" in reader.links and "elegans is not Claude 3.5 Haiku" in reader.words
     assert len(reader.ids) == len(set(reader.ids))
+    inner = {link.removeprefix("#") for link in reader.links if link.startswith("#")}
+    assert inner <= set(reader.ids)
+
+
+def test_seeds_are_counted_and_controls_are_shown_as_such(root, tmp_path):
+    """Two more seeds of the same model, one of which disagrees on one claim, and a control whose numbers stand in the index."""
+    fresh = write_repository(tmp_path / "seeds", figures=False)
+    text = "models:\n  elegans: {path: data/models, transcoders: data/models}\n"
+    text += "  nothing: {path: data/models, transcoders: data/models, shuffled: 0, control: true}\n"
+    (fresh / "config.yaml").write_text(text)
+    first = read_table(fresh / "reports/elegans/verdicts.csv", "verdicts")
+    for name, changes in {
+        "elegans-seed1": {"seed": 1}, "elegans-seed2": {"seed": 2}, "nothing": {"transcoders": "per_layer relu, shuffled"},
+    }.items():  # fmt: skip
+        other = first.assign(model=name, **changes)
+        if name == "elegans-seed2":
+            other.loc[other["claim"] == "multihop-7", "verdict"] = "inconclusive"
+        write_table(fresh / "reports" / name / "verdicts.csv", other, "verdicts")
+    config = load_config(fresh / "config.yaml")
+    board = scoreboard.columns(fresh, config)
+    assert [(column.name, column.role) for column in board] == [
+        ("elegans", "model"), ("elegans-seed1", "model"), ("elegans-seed2", "model"), ("nothing", "null"),
+    ]  # fmt: skip
+    same = scoreboard.seeds(board)
+    assert scoreboard.agreement(same, "multi_hop", "multihop-7") == {"agree": 2, "of": 3}
+    assert scoreboard.agreement(same[:1], "multi_hop", "multihop-7") is None
+    made = scoreboard.index_page(fresh, config)
+    words, links = Reader(made).words, Reader(made).links
+    assert "2 of 3" in words and "3 of 3" in words and "control: transcoders without meaning" in words
+    assert "#nothing-multihop-7" in links and "nothing/multi_hop.html#claim-multihop-7" not in links
 
 
 def test_scoreboard_replaces_its_block_and_nothing_else(root):
+    config = load_config(root / "config.yaml")
     before = "# biology\n<!-- scoreboard -->\nold\n<!-- /scoreboard -->\nafter\n"
-    after = report.with_scoreboard(before, root)
+    after = scoreboard.with_scoreboard(before, root, config)
     assert after.startswith("# biology\n<!-- scoreboard -->\n") and after.endswith("\n<!-- /scoreboard -->\nafter\n")
-    assert "old" not in after and report.with_scoreboard(after, root) == after
-    rows = [line for line in after.splitlines() if line.startswith("| [multihop")]
+    assert "old" not in after and scoreboard.with_scoreboard(after, root, config) == after
+    assert "| [multi hop](experiments/multi_hop/README.md) | elegans | 1 | 1 | 0 | 1 |" in after
+    assert "elegans is not Claude 3.5 Haiku" in after
+    with pytest.raises(InputError, match="lacks the marks"):
+        scoreboard.with_scoreboard("# biology\n", root, config)
+
+
+def test_the_full_scoreboard_has_every_number(root):
+    made = scoreboard.full_scoreboard(root, load_config(root / "config.yaml"))
+    rows = [line for line in made.splitlines() if line.startswith("| [multihop")]
     assert len(rows) == 3 and all(len(re.findall(r"(?<!\\)\|", row)) == 9 for row in rows)
     assert "✓ **replicated**" in rows[0] and "&lt;capital&gt; &amp; nothing" in rows[0] and "untestable" in rows[2]
-    assert "elegans is not Claude 3.5 Haiku" in after and "1 replicated, 1 not replicated, 1 untestable." in after
-    with pytest.raises(InputError, match="lacks the marks"):
-        report.with_scoreboard("# biology\n", root)
+    assert "1 replicated, 1 not replicated, 1 untestable." in made
 
 
 def test_what_is_missing_is_named(root, tmp_path):
@@ -171,8 +235,8 @@ def test_what_is_missing_is_named(root, tmp_path):
     ],
 )
 def test_numbers_in_print(value, text):
-    assert report.number(value) == text
+    assert wording.number(value) == text
 
 
 def test_fractions_in_print():
-    assert [report.percent(x) for x in (0.0, 0.0123, 0.5, 0.987, 1.0)] == ["0%", "1.2%", "50%", "98.7%", "100%"]
+    assert [wording.percent(x) for x in (0.0, 0.0123, 0.5, 0.987, 1.0)] == ["0%", "1.2%", "50%", "98.7%", "100%"]

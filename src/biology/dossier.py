@@ -167,13 +167,18 @@ def picture(row: pd.Series, clusters: pd.DataFrame, settings: StatisticsConfig) 
     bound = "within ±" if row["direction"] == "equivalent" else "at least "
     return {
         "rows": rows,
-        "ticks": [(place(value), number(value)) for value in ticks(left, right)],
+        "ticks": [(place(value), _anchor(place(value)), number(value)) for value in ticks(left, right)],
         "zero": place(0.0),
         "limits": [place(value) for value in limits],
         "axis": (left, right),
         "spoken": f"Means over {len(clusters)} clusters with 95 per cent intervals: {spoken}. "
         f"Registered: {bound}{number(row['threshold'])}.",
     }
+
+
+def _anchor(place: float) -> str:
+    """How a tick's label stands to its place, so that none is cut off at the ends."""
+    return "start" if place < 4 else "end" if place > 96 else "middle"
 
 
 def _score_words(row: pd.Series) -> str:
@@ -241,7 +246,7 @@ def _failed(subject: Subject, claim: Claim) -> dict[str, Any]:
     return {"count": len(failed), "rows": some[columns].to_dict("records")}
 
 
-def _graphs(subject: Subject, claim: Claim) -> dict[str, float]:
+def _graphs(subject: Subject, claim: Claim) -> dict[str, Any]:
     """How good the attribution graphs of the claim's prompts are."""
     graphs = subject.tables["graphs"]
     here = graphs[graphs["item"].isin(_attempted(subject, claim)["item"])] if claim.parts else graphs.iloc[:0]

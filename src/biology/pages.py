@@ -43,6 +43,7 @@ def environment() -> Environment:
     made.globals |= {
         "marks": MARKS,
         "speaks": SPEAKS,
+        "studied": "Claude 3.5 Haiku",
         "order": VERDICTS,
         "alpha": ALPHA,
         "style": Markup((TEMPLATES / "style.css").read_text("utf-8")),

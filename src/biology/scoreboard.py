@@ -90,8 +90,8 @@ def index_page(root: Path, config: Config) -> str:
     cases = []
     for name in discover_cases(root):
         claims = [c for c in load_claims(root, name) if any((name, c.id) in column.by_claim for column in board)]
-        rows = [_row(root, board, same, name, claim) for claim in claims]
-        here = [column for column in board if (column.verdicts["case"] == name).any()]
+        rows = [_row(config, board, same, name, claim) for claim in claims]
+        here = [column for column in board if name in set(column.verdicts["case"])]
         if rows:
             cases.append({"case": load_case(root, name), "rows": rows, "columns": here})
     models = [
@@ -111,18 +111,19 @@ def index_page(root: Path, config: Config) -> str:
 
 
 def _has_page(config: Config, column: Column, case: str) -> bool:
-    return column.role == "model" and column.name in config.models and (column.verdicts["case"] == case).any()
+    """Whether the pipeline writes a page of this case and model."""
+    return column.role == "model" and column.name in config.models and case in set(column.verdicts["case"])
 
 
-def _row(root: Path, board: list[Column], same: list[Column], case: str, claim: Claim) -> dict[str, Any]:
+def _row(config: Config, board: list[Column], same: list[Column], case: str, claim: Claim) -> dict[str, Any]:
     return {
         "claim": claim,
         "cells": [
-            {"verdict": column.by_claim[case, claim.id]["verdict"], "column": column, "paged": column.role == "model"}
+            {"verdict": column.by_claim[case, claim.id]["verdict"], "column": column, "paged": _has_page(config, column, case)}
             if (case, claim.id) in column.by_claim
             else None
             for column in board
-            if (column.verdicts["case"] == case).any()
+            if case in set(column.verdicts["case"])
         ],
         "agreement": agreement(same, case, claim.id),
     }

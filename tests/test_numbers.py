@@ -1,0 +1,72 @@
+"""No number in a text is typed by hand: each is written between marks from a committed table, and the texts are up to date."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from biology.config import InputError, load_config
+from biology.numbers import MARK, numbers, parameters, with_numbers
+from biology.scoreboard import BEGIN, END, full_scoreboard, with_scoreboard
+
+ROOT = Path(__file__).parents[1]
+TEXTS = [ROOT / "README.md", *sorted(ROOT.glob("docs/*.md"))]
+NAMES = ("Claude 3.5 Haiku", "Python 3.11", "(or 3.12)", "or 3.12", "et al., 2025", "Qwen3", "x86-64")
+"""Names that hold digits."""
+
+
+@pytest.fixture(scope="module")
+def config():
+    return load_config(ROOT / "config.yaml")
+
+
+def prose(text: str) -> str:
+    """What is left of a text without marked numbers, code, addresses and names."""
+    if BEGIN in text:
+        text = text.partition(BEGIN)[0] + text.partition(END)[2]
+    text = MARK.sub(" ", text)
+    text = re.sub(r"^```.*?^```", " ", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"`[^`]*`", " ", text)
+    text = re.sub(r"\]\([^)]*\)", "]", text)
+    text = " ".join(text.split())
+    for name in NAMES:
+        text = text.replace(name, " ")
+    return text
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_no_number_is_typed(path):
+    assert re.findall(r"\S*\d\S*", prose(path.read_text(encoding="utf-8"))) == []
+
+
+@pytest.mark.parametrize("path", TEXTS, ids=lambda path: path.name)
+def test_texts_are_what_the_tables_say(path, config):
+    text = path.read_text(encoding="utf-8")
+    made = with_numbers(text, numbers(ROOT, config), path)
+    assert (with_scoreboard(made, ROOT, config) if path.name == "README.md" else made) == text, "run `biology scoreboard`"
+
+
+def test_the_full_scoreboard_is_what_the_tables_say(config):
+    assert (ROOT / "reports/README.md").read_text(encoding="utf-8") == full_scoreboard(ROOT, config)
+
+
+def test_numbers_are_written_where_they_are_named():
+    made = with_numbers("a <!--n:claims-->old<!--/n--> b <!--n:x.y-->\n<!--/n-->", {"claims": "1", "x.y": "2"}, Path("t"))
+    assert made == "a <!--n:claims-->1<!--/n--> b <!--n:x.y-->2<!--/n-->"
+    with pytest.raises(InputError, match="t: no number is called 'nothing'. There are: claims"):
+        with_numbers("<!--n:nothing--><!--/n-->", {"claims": "1"}, Path("t"))
+
+
+def test_counts_are_counted(config):
+    found = numbers(ROOT, config)
+    kinds = ("replicated", "not_replicated", "inconclusive", "untestable")
+    assert sum(int(found[f"elegans.{kind}"]) for kind in kinds) == int(found["elegans.claims"]) == int(found["claims"])
+    assert int(found["elegans.parameters"].replace(",", "")) == parameters(ROOT / "data/models/elegans/model.safetensors")
+
+
+def test_parameters_are_those_of_the_tensors(tmp_path):
+    import torch
+    from safetensors.torch import save_file
+
+    save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5)}, tmp_path / "m.safetensors", metadata={"x": "y"})
+    assert parameters(tmp_path / "m.safetensors") == 17
