@@ -14,8 +14,6 @@ from biology.case import load_case
 from biology.config import InputError, load_config
 from biology.tables import read_table, write_table
 
-"""Of a case's page; nothing that is quoted may add one."""
-
 
 class Reader(HTMLParser):
     """Ids, links, sources and visible text of a page; complains about what is not closed."""
