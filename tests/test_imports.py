@@ -20,8 +20,18 @@ FLOORS = [
     ["organism", "graph", "weights", "checkpoint"],
     ["model", "layouts"],
     ["transcoders", "number_outcomes", "cell_outcomes"],
-    ["activations", "replacement"],
-    ["dictionary_training", "behaviour", "targets", "direct_effects", "graph_json", "global_weights", "carried"],
+    ["activations", "replacement", "documents", "sampling", "memory"],
+    ["splicing"],
+    [
+        "dictionary_training",
+        "dictionary_metrics",
+        "behaviour",
+        "targets",
+        "direct_effects",
+        "graph_json",
+        "global_weights",
+        "carried",
+    ],
     ["stream_effects", "descent", "whole_graph", "cross_layer_training"],
     ["qk", "head_loadings", "selection"],
     ["attribution", "supernodes", "interventions"],
@@ -41,6 +51,7 @@ FLOORS = [
     # the commands
     ["stages"],
     ["tracing", "growth"],
+    ["training"],
     ["__main__"],
 ]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
@@ -60,7 +71,18 @@ LIGHT = [
         "procedure",
         "contrasts",
     ),
-    *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
+    *(
+        "drawing",
+        "viewer",
+        "prompt_figures",
+        "figures",
+        "report",
+        "stages",
+        "tracing",
+        "growth",
+        "training",
+        "__main__",
+    ),
 ]
 """Modules that start without torch: what the Snakefile, `biology --help`, judging, drawing and writing need."""
 

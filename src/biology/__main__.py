@@ -1,6 +1,6 @@
 """`biology <command>`: the table of contents, the arguments, and what happens when something is wrong.
 
-One stage of the Snakefile is one command. Only the commands (`stages`, `tracing`, `growth` and the few below) read
+One stage of the Snakefile is one command. Only the commands (`stages`, `tracing`, `growth`, `training` and the few below) read
 arguments, write files, set seeds and pick devices; all other modules are functions of their arguments.
 """
 
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from biology import artefacts, growth, stages, tracing
+from biology import artefacts, growth, stages, tracing, training
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -60,9 +60,42 @@ GROWTH: Options = {
     "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
     "--out": {"metavar": "DIR", "help": "folder to write to (data/models/elegans, or elegans-seed<n>)"},
 }
-KIND: Options = {
-    "--kind": {"choices": ("plt", "clt"), "default": "plt", "help": "per layer or cross layer (%(default)s)"}
+DEVICE: Options = {
+    "--device": {"choices": ("cpu", "cuda"), "help": "where to compute (cpu)"},
+    "--dtype": {"choices": ("float32", "bfloat16"), "help": "precision of the model (float32)"},
 }
+TRAINING: Options = {
+    "--model": {"metavar": "NAME|DIR", "help": "a Hugging Face directory, or a model of config.yaml"},
+    "--text": {"nargs": "+", "metavar": "FILE", "help": "text to train on; documents end at a line <|endoftext|>"},
+    "--kind": {
+        "choices": ("plt", "clt", "skip"),
+        "default": "plt",
+        "help": "per layer, cross layer, or per layer with a skip connection (%(default)s)",
+    },
+    "--out": {"metavar": "DIR", "help": "folder to write to (beside the model, for elegans)"},
+    "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
+    "--features": {
+        "type": int,
+        "metavar": "N",
+        "help": "features of a layer (8 times the model's width, at least 1024)",
+    },
+    "--l0": {
+        "type": int,
+        "metavar": "N",
+        "help": "active features per token and layer; with clt, at most so many (16)",
+    },
+    "--sparsity": {"type": float, "metavar": "X", "help": "clt: coefficient of the sparsity penalty"},
+    "--tokens": {"type": int, "metavar": "N", "help": "read at most so much text to train on (all of it)"},
+    "--steps": {"type": int, "metavar": "N", "help": "training steps (1500 per layer; clt 2000)"},
+    "--context": {"type": int, "metavar": "N", "help": "tokens of a sequence (256, or the model's context)"},
+    "--memory": {"type": float, "metavar": "GIB", "help": "memory for activations (2)"},
+} | DEVICE
+SAMPLE: Options = {
+    "--model": {"required": True, "metavar": "NAME|DIR", "help": "a Hugging Face directory, or a model of config.yaml"},
+    "--out": {"required": True, "metavar": "FILE", "help": "text file to write"},
+    "--tokens": {"type": int, "metavar": "N", "default": 1_000_000, "help": "how much text (%(default)s)"},
+    "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
+} | DEVICE
 TRACE: Options = {
     "text": {"nargs": "?", "metavar": "PROMPT", "help": "the prompt"},
     "--model": {"required": True, "metavar": "NAME|DIR", "help": "a model of config.yaml, or a Hugging Face directory"},
@@ -101,11 +134,14 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "write": (stages.write, PAGE),
     },
     "One prompt": {"trace": (tracing.trace, TRACE)},
+    "A model of your own (docs/own_model.md)": {
+        "sample": (training.sample, SAMPLE),
+        "train-transcoders": (training.train_transcoders, TRAINING),
+    },
     "The embedded model": {
         "evaluate": (growth.evaluate, MODEL),
         "organism": (growth.organism, GROWTH),
         "grow": (growth.grow, GROWTH),
-        "train-transcoders": (growth.train_transcoders, GROWTH | KIND),
         "cards": (growth.cards, GROWTH),
         "prompts": (growth.prompts, CASE),
     },

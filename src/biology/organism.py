@@ -285,7 +285,7 @@ def restore(path: Path, identity: dict[str, str], model, optimiser) -> tuple[int
 
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    found = {key: metadata[key] for key in identity}
+    found = {key: metadata.get(key) for key in identity}
     if found != identity:
         raise InputError(
             f"{path} is a checkpoint of {found}, not of {identity}: remove it or choose another seed's folder"
