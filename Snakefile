@@ -44,6 +44,15 @@ FIGURES = [
     for figure in CASES[case].figures
     for form in ("svg", "png")
 ]
+COMPARED = [model for model in MODELS if model not in CONTROLS and CONFIG.first_sibling(model) == model]
+DICTIONARIES = [
+    f"figures/{model}/{figure}.{form}"
+    for model in MODELS
+    if model not in CONTROLS
+    for figure in ("dictionary_layers", "feature_density", "error_by_l0")
+    + ("dictionary_comparison",) * (model in COMPARED)
+    for form in ("svg", "png")
+]
 DRAWING = [f"src/biology/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
 TEMPLATES = sorted(str(path) for path in Path("src/biology/templates").glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
@@ -72,8 +81,10 @@ rule:
     default_target: True
     input:
         FIGURES,
+        DICTIONARIES,
         VERDICTS,
         REPORTS,
+        [f"reports/{model}/dictionaries.csv" for model in COMPARED],
         [f"data/runs/{model}/{case}/{table}.parquet" for model, case in PAIRS for table in TABLES],
     message:
         "all figures, verdicts and reports are there"
@@ -143,6 +154,51 @@ rule load:
         "{wildcards.model}: checking model and transcoders"
     shell:
         "biology load --model {wildcards.model} > {log} 2>&1"
+
+
+rule measure:
+    """Transcoders as dictionaries, on held-out tokens: L0, explained variance, losses against ablations, feature density."""
+    input:
+        "data/runs/{model}/load.json",
+    output:
+        expand("data/runs/{{model}}/{table}.parquet", table=["dictionary", "density", "token_errors"]),
+    log:
+        "data/runs/{model}/measure.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=gpu,
+    params:
+        model=lambda w: CONFIG.model(w.model).identity,
+        method=METHOD["measure"],
+    message:
+        "{wildcards.model}: measuring its transcoders as dictionaries"
+    shell:
+        "biology measure --model {wildcards.model} > {log} 2>&1"
+
+
+rule compare:
+    """All transcoder sets of a model, and its neurons, at equal L0 and equal size."""
+    input:
+        lambda w: expand("data/runs/{model}/load.json", model=CONFIG.siblings(w.model)),
+    output:
+        "data/runs/{model}/comparison.parquet",
+        "reports/{model}/dictionaries.csv",
+    log:
+        "data/runs/{model}/compare.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=120,
+        gpu=gpu,
+    params:
+        models=lambda w: [CONFIG.model(name).identity for name in CONFIG.siblings(w.model)],
+        method=METHOD["compare"],
+    message:
+        "{wildcards.model}: comparing its transcoder sets and neurons"
+    shell:
+        "biology compare --model {wildcards.model} > {log} 2>&1"
 
 
 # 2. Activations ------------------------------------------------------------------------------------------------------
@@ -313,6 +369,30 @@ rule draw:
         "{wildcards.model}, {wildcards.case}: drawing {wildcards.figure}"
     shell:
         "biology draw --model {wildcards.model} --case {wildcards.case} --figure {wildcards.figure} > {log} 2>&1"
+
+
+rule draw_dictionary:
+    """One figure of a model's transcoders as dictionaries."""
+    input:
+        lambda w: f"data/runs/{w.model}/{DICTIONARY_TABLES[w.figure]}.parquet",
+        code=["src/biology/dictionary_figures.py", "src/biology/drawing.py", "src/biology/paper.mplstyle"],
+    output:
+        "figures/{model}/{figure}.svg",
+        "figures/{model}/{figure}.png",
+    log:
+        "data/runs/{model}/draw_{figure}.log",
+    message:
+        "{wildcards.model}: drawing {wildcards.figure}"
+    shell:
+        "biology draw-dictionary --model {wildcards.model} --figure {wildcards.figure} > {log} 2>&1"
+
+
+DICTIONARY_TABLES = {
+    "dictionary_layers": "dictionary",
+    "feature_density": "density",
+    "error_by_l0": "token_errors",
+    "dictionary_comparison": "comparison",
+}
 
 
 # 9. Reports ----------------------------------------------------------------------------------------------------------

@@ -32,7 +32,7 @@ FLOORS = [
         "global_weights",
         "carried",
     ],
-    ["stream_effects", "descent", "whole_graph", "cross_layer_training"],
+    ["stream_effects", "descent", "whole_graph", "cross_layer_training", "dictionary_comparison"],
     ["qk", "head_loadings", "selection"],
     ["attribution", "supernodes", "interventions"],
     ["controls", "residuals", "ablation"],
@@ -46,7 +46,7 @@ FLOORS = [
     ["claims"],
     ["procedure", "drawing", "viewer", "contrasts"],
     ["prompt_figures"],
-    ["figures"],
+    ["figures", "dictionary_figures"],
     ["report"],
     # the commands
     ["stages"],

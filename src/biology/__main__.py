@@ -60,6 +60,9 @@ GROWTH: Options = {
     "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
     "--out": {"metavar": "DIR", "help": "folder to write to (data/models/elegans, or elegans-seed<n>)"},
 }
+TEXT: Options = {
+    "--text": {"nargs": "+", "metavar": "FILE", "help": "held-out text (that of the training, or the held-out prompts)"}
+}
 DEVICE: Options = {
     "--device": {"choices": ("cpu", "cuda"), "help": "where to compute (cpu)"},
     "--dtype": {"choices": ("float32", "bfloat16"), "help": "precision of the model (float32)"},
@@ -124,6 +127,8 @@ Command = tuple[Callable[[Arguments], None], Options]
 CONTENTS: dict[str, dict[str, Command]] = {
     "The pipeline, in order (snakemake runs it; results go to data/runs/<model>/<case>/)": {
         "load": (stages.load, MODEL),
+        "measure": (stages.measure, MODEL | TEXT),
+        "compare": (stages.compare, MODEL | TEXT),
         "cache": (stages.cache, MODEL | CASE),
         "group": (stages.group, MODEL | CASE),
         "attribute": (stages.attribute, MODEL | CASE),
@@ -131,6 +136,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "tabulate": (stages.tabulate, MODEL | CASE),
         "judge": (stages.judge, MODEL | THRESHOLD),
         "draw": (stages.draw, MODEL | CASE | FIGURE),
+        "draw-dictionary": (stages.draw_dictionary, MODEL | FIGURE),
         "write": (stages.write, PAGE),
     },
     "One prompt": {"trace": (tracing.trace, TRACE)},

@@ -19,10 +19,10 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from biology.activations import DenseCache, cache_dense
+from biology.activations import cache_dense
 from biology.model import Model
 from biology.organism import restore, save
 from biology.transcoders import Transcoder, TranscoderSet

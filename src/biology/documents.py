@@ -19,9 +19,11 @@ from biology.model import Model
 
 END = "<|endoftext|>"
 PIECE = 4096
-HELD_OUT = 10
+ONE_IN = 10
 """One piece in so many is held out."""
 MOST_UNKNOWN = 0.05
+HELD_OUT = "held_out.parquet"
+"""File beside transcoders with the sequences that they were not trained on."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,7 +73,7 @@ def pieces(paths: Sequence[Path]) -> Iterator[str]:
 
 
 def is_held_out(piece: str) -> bool:
-    return int.from_bytes(hashlib.sha256(piece.encode("utf-8")).digest()[:8], "big") % HELD_OUT == 0
+    return int.from_bytes(hashlib.sha256(piece.encode("utf-8")).digest()[:8], "big") % ONE_IN == 0
 
 
 def read(
@@ -119,3 +121,18 @@ def read(
         raise InputError(f"{texts}: the tokenizer of {model.name} does not know {n_unknown / n_tokens:.0%} of the text")
     train, test = (np.array(sides[side], dtype=np.int32) for side in (False, True))
     return Documents(train, test, n_pieces, n_unknown / n_tokens)
+
+
+def read_held_out(path: Path) -> np.ndarray:
+    """The sequences [sequence, context] that a training left beside its transcoders.
+
+    Raises:
+        InputError: the file is damaged.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return np.array(pq.read_table(path).column("ids").to_pylist(), dtype=np.int32)
+    except (OSError, KeyError, ValueError, pa.ArrowException) as error:
+        raise InputError(f"{path} holds no token sequences: {' '.join(str(error).split())}") from None

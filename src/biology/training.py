@@ -14,8 +14,6 @@ from biology import artefacts, growth
 from biology.stages import configuration, start_torch
 
 if TYPE_CHECKING:
-    import torch
-
     from biology.cross_layer_training import CrossLayerRecipe
     from biology.dictionary_training import DictionaryRecipe
     from biology.model import Model
@@ -70,9 +68,9 @@ def _train_on_text(args: Arguments) -> None:
 
     from biology.cards import transcoder_card
     from biology.cross_layer_training import train_cross_layer_set
-    from biology.dictionary_metrics import Passages, measure
+    from biology.dictionary_metrics import MOST_TOKENS, Passages, measure
     from biology.dictionary_training import train_set
-    from biology.documents import read
+    from biology.documents import HELD_OUT, read
     from biology.memory import plan, require, tokens_that_fit
     from biology.model import load_model, self_test
     from biology.transcoders import load_transcoders, save_transcoders
@@ -109,7 +107,8 @@ def _train_on_text(args: Arguments) -> None:
     save_transcoders(out, trained, layout=layout, model_name=model.name)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
     stored = load_transcoders(out, model)
-    measured = measure(model, stored, Passages.of_text(documents.held_out, model.bos_token))
+    sequences = documents.held_out[: max(1, MOST_TOKENS // context)]
+    measured = measure(model, stored, Passages.of_text(sequences, model.bos_token))
     record = {
         "kind": args.kind,
         "model": model.name,
@@ -136,10 +135,6 @@ def _train_on_text(args: Arguments) -> None:
     artefacts.write_text(out / "README.md", card)
     shutil.rmtree(out / WORK, ignore_errors=True)
     print(card.partition("## Recipe")[0].partition("# ")[2])
-
-
-HELD_OUT = "held_out.parquet"
-"""Held-out sequences beside transcoders, which `measure` reads."""
 
 
 def _recipe(args: Arguments, model: Model) -> DictionaryRecipe | CrossLayerRecipe:
