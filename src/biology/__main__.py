@@ -90,6 +90,7 @@ TRAINING: Options = {
     "--sparsity": {"type": float, "metavar": "X", "help": "clt: coefficient of the sparsity penalty"},
     "--tokens": {"type": int, "metavar": "N", "help": "read at most so much text to train on (all of it)"},
     "--steps": {"type": int, "metavar": "N", "help": "training steps (1500 per layer; clt 2000)"},
+    "--batch": {"type": int, "metavar": "N", "help": "tokens of a step (2048; clt 1024)"},
     "--context": {"type": int, "metavar": "N", "help": "tokens of a sequence (256, or the model's context)"},
     "--memory": {"type": float, "metavar": "GIB", "help": "memory for activations (2)"},
 } | DEVICE

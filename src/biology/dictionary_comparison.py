@@ -41,7 +41,7 @@ class Dictionary:
     """A transcoder set, or (None) the neurons of the MLPs, with the length of what each feature writes at activation 1."""
 
     transcoders: TranscoderSet | None
-    lengths: list[Float[Tensor, " feature"]]
+    lengths: list[Float[Tensor, " _"]]
     mean: list[Float[Tensor, " d_model"]]
     """Mean of what is replaced, by layer."""
     parameters: int

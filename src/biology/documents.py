@@ -111,14 +111,14 @@ def read(
                 sides[side].append(head + stream[:body])
                 del stream[:body]
     texts = ", ".join(map(str, paths))
+    if n_unknown > MOST_UNKNOWN * n_tokens:
+        raise InputError(f"{texts}: the tokenizer of {model.name} does not know {n_unknown / n_tokens:.0%} of the text")
     for side, name in ((False, "to train on"), (True, "held out")):
         if not sides[side]:
             raise InputError(
                 f"{texts}: {n_tokens} tokens in {n_pieces} pieces leave no sequence of {context} tokens {name}: give more "
                 f"text (documents end at a line {END}), or a smaller --context"
             )
-    if n_unknown > MOST_UNKNOWN * n_tokens:
-        raise InputError(f"{texts}: the tokenizer of {model.name} does not know {n_unknown / n_tokens:.0%} of the text")
     train, test = (np.array(sides[side], dtype=np.int32) for side in (False, True))
     return Documents(train, test, n_pieces, n_unknown / n_tokens)
 

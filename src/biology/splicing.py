@@ -24,7 +24,7 @@ def spliced(
     replaced = sorted(range(model.n_layers) if layers is None else layers)
     reading = range(max(replaced) + 1) if transcoders.kind == "cross_layer" else replaced
     inputs: dict[int, Tensor] = {}
-    activations: list[Tensor] = [torch.empty(0)] * model.n_layers
+    activations: dict[int, Tensor] = {}
 
     def read(layer: int) -> Edit:
         def seen(tensor: Tensor) -> None:
@@ -35,7 +35,8 @@ def spliced(
 
     def write(layer: int) -> Edit:
         def replace(tensor: Tensor) -> Tensor:
-            made = reconstruct(transcoders, layer, activations, inputs[layer])
+            known = [activations.get(source, activations[layer]) for source in range(layer + 1)]  # others are not read
+            made = reconstruct(transcoders, layer, known, inputs[layer])
             return torch.cat([tensor[:, :1], made[:, 1:].to(tensor.dtype)], 1)
 
         return replace

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 Arguments = argparse.Namespace
 THREADS = 1
 """The same text, seed and threads give the same weights."""
-NEEDS_TEXT = ("features", "tokens", "steps", "l0", "sparsity", "context", "memory", "device", "dtype")
+NEEDS_TEXT = ("features", "tokens", "steps", "batch", "l0", "sparsity", "context", "memory", "device", "dtype")
 WORK = ".training"
 """Folder of checkpoints inside the folder that is written to; gone when all is done."""
 
@@ -142,7 +142,7 @@ def _recipe(args: Arguments, model: Model) -> DictionaryRecipe | CrossLayerRecip
     from biology.cross_layer_training import CrossLayerRecipe
     from biology.dictionary_training import DictionaryRecipe
 
-    for name in ("features", "tokens", "steps", "l0", "context"):
+    for name in ("features", "tokens", "steps", "batch", "l0", "context"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             raise InputError(f"--{name} must be at least 1, found {getattr(args, name)}.")
     if args.context is not None and not 2 <= args.context <= model.n_context:
@@ -153,8 +153,7 @@ def _recipe(args: Arguments, model: Model) -> DictionaryRecipe | CrossLayerRecip
     if l0 >= features:
         raise InputError(f"--l0 {l0}: fewer than the {features} features of a layer.")
     sizes: dict[str, Any] = {"n_features": features, "n_features_first": features, "answering": 0.0}
-    if args.steps is not None:
-        sizes["steps"] = args.steps
+    sizes |= {name: getattr(args, name) for name in ("steps", "batch") if getattr(args, name) is not None}
     if args.kind == "clt":
         sizes |= {} if args.sparsity is None else {"sparsity": args.sparsity}
         return CrossLayerRecipe(most_active=float(l0), **sizes)
