@@ -15,7 +15,8 @@ FLOORS = [
     ["config", "artefacts"],
     ["case", "tables"],
     ["corpus", "operands"],
-    ["prompts", "cards"],
+    ["prompts", "cards", "vocabulary"],
+    ["twins"],
     # torch
     ["organism", "graph", "weights", "checkpoint"],
     ["model", "layouts"],
@@ -36,7 +37,7 @@ FLOORS = [
     ["qk", "head_loadings", "selection"],
     ["attribution", "supernodes", "interventions"],
     ["controls", "residuals", "ablation"],
-    ["bench"],
+    ["bench", "streams"],
     ["outcomes"],
     ["perturbation"],
     ["operand_tables"],
@@ -44,7 +45,7 @@ FLOORS = [
     # torch-free again: what tables say, drawn and told
     ["statistics"],
     ["claims"],
-    ["procedure", "drawing", "viewer", "contrasts"],
+    ["procedure", "drawing", "viewer", "contrasts", "robustness"],
     ["prompt_figures"],
     ["figures", "dictionary_figures"],
     ["report"],

@@ -58,7 +58,8 @@ PAGE: Options = {
 }
 GROWTH: Options = {
     "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
-    "--out": {"metavar": "DIR", "help": "folder to write to (data/models/elegans, or elegans-seed<n>)"},
+    "--twin": {"metavar": "NAME", "help": "grow a twin that lacks the mechanisms (rote, base12 or mod113)"},
+    "--out": {"metavar": "DIR", "help": "folder to write to (data/models/elegans, elegans-seed<n>, elegans-<twin>)"},
 }
 TEXT: Options = {
     "--text": {"nargs": "+", "metavar": "FILE", "help": "held-out text (that of the training, or the held-out prompts)"}
@@ -77,6 +78,7 @@ TRAINING: Options = {
     },
     "--out": {"metavar": "DIR", "help": "folder to write to (beside the model, for elegans)"},
     "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
+    "--twin": GROWTH["--twin"],
     "--features": {
         "type": int,
         "metavar": "N",
@@ -129,13 +131,15 @@ CONTENTS: dict[str, dict[str, Command]] = {
     "The pipeline, in order (snakemake runs it; results go to data/runs/<model>/<case>/)": {
         "load": (stages.load, MODEL),
         "measure": (stages.measure, MODEL | TEXT),
-        "compare": (stages.compare, MODEL | TEXT),
+        "compare-dictionaries": (stages.compare_dictionaries, MODEL | TEXT),
         "cache": (stages.cache, MODEL | CASE),
         "group": (stages.group, MODEL | CASE),
         "attribute": (stages.attribute, MODEL | CASE),
         "intervene": (stages.intervene, MODEL | CASE),
+        "exchange": (stages.exchange, MODEL),
         "tabulate": (stages.tabulate, MODEL | CASE),
         "judge": (stages.judge, MODEL | THRESHOLD),
+        "compare": (stages.compare, {}),
         "draw": (stages.draw, MODEL | CASE | FIGURE),
         "draw-dictionary": (stages.draw_dictionary, MODEL | FIGURE),
         "write": (stages.write, PAGE),
@@ -166,7 +170,7 @@ def _contents() -> str:
     lines = ["usage: biology <command> [options]      (biology <command> --help for its options)", ""]
     lines += ["Every case study of On the Biology of a Large Language Model, with a computed verdict for every claim."]
     for section, commands in CONTENTS.items():
-        lines += ["", section, *(f"  {name:<18} {_summary(function)}" for name, (function, _) in commands.items())]
+        lines += ["", section, *(f"  {name:<20} {_summary(function)}" for name, (function, _) in commands.items())]
     lines += [
         "",
         "Everything at once: make figures. New here? README.md. Words: GLOSSARY.md. Extend it: CONTRIBUTING.md",

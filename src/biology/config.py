@@ -20,11 +20,12 @@ METHOD: dict[str, int] = {
     # editing a comment reruns nothing costly, and whoever changes the numbers of a stage adds one here.
     "load": 2,
     "measure": 1,
-    "compare": 1,
+    "compare_dictionaries": 1,
     "cache": 1,
     "group": 2,
     "attribute": 1,
     "intervene": 1,
+    "exchange": 1,
 }
 
 
@@ -64,13 +65,19 @@ class ModelConfig(Strict):
     shuffled: int | None = Field(default=None, ge=0)
     """Seed with which the entries of every encoder and decoder vector are permuted: transcoders of the same lengths without
     a meaning, the null of the whole pipeline."""
-    control: bool = False
-    """Whether this is a control: `robustness/all` runs it, `figures/all` does not."""
+    role: Literal["model", "seed", "twin", "random"] = "model"
+    """`figures/all` runs models; `robustness/all` runs further seeds of one, twins that lack a mechanism, and controls whose
+    transcoders mean nothing."""
+    of: str | None = None
+    """The model that a seed, a twin or a control is compared with."""
+    corpus: str | None = None
+    """The twin (`twins.py`) whose corpus says what the answers to the cases' prompts are."""
 
     @property
     def identity(self) -> str:
         """What decides the results, as JSON."""
-        return self.model_dump_json(exclude={"cases", "control"} | ({"shuffled"} if self.shuffled is None else set()))
+        unset = {name for name in ("shuffled", "corpus") if getattr(self, name) is None}
+        return self.model_dump_json(exclude={"cases", "role", "of"} | unset)
 
 
 class AttributionConfig(Strict):
@@ -113,9 +120,9 @@ class Config(Strict):
         return self.models[name]
 
     def siblings(self, name: str) -> list[str]:
-        """The entries, this one first, that have transcoders of the same model and are no controls."""
+        """The entries, this one first, that have transcoders of the same model, random ones left out."""
         path = self.model(name).path
-        others = [other for other, entry in self.models.items() if entry.path == path and not entry.control]
+        others = [other for other, entry in self.models.items() if entry.path == path and entry.role != "random"]
         return [name, *(other for other in others if other != name)]
 
     def first_sibling(self, name: str) -> str:
