@@ -53,8 +53,9 @@ DICTIONARIES = [
     + ("dictionary_comparison",) * (model in COMPARED)
     for form in ("svg", "png")
 ]
-DRAWING = [f"src/biology/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
-TEMPLATES = sorted(str(path) for path in Path("src/biology/templates").glob("*"))
+CODE = Path(workflow.basedir) / "src/biology"  # the working directory may be a folder of one's own (snakemake --directory)
+DRAWING = [f"{CODE}/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
+TEMPLATES = sorted(str(path) for path in (CODE / "templates").glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
 STREAMS = {
     CONFIG.models[model].path: f"reports/{model}/streams.csv" for model in reversed(MODELS)
@@ -351,7 +352,7 @@ rule tabulate:
         rules.attribute.output,
         rules.intervene.output,
         fidelity="data/runs/{model}/fidelity.parquet",
-        code="src/biology/tables.py",
+        code=f"{CODE}/tables.py",
     output:
         expand(f"{RUN}/{{table}}.parquet", table=TABLES, allow_missing=True),
     log:
@@ -371,7 +372,7 @@ rule judge:
         lambda w: expand(rules.tabulate.output, model=w.model, case=MODELS[w.model]),
         claims=lambda w: expand("experiments/{case}/claims.yaml", case=MODELS[w.model]),
         lock="experiments/claims.lock",
-        code=["src/biology/claims.py", "src/biology/statistics.py"],
+        code=[f"{CODE}/claims.py", f"{CODE}/statistics.py"],
     output:
         verdicts="reports/{model}/verdicts.csv",
         parts="data/runs/{model}/parts.parquet",
@@ -394,7 +395,7 @@ rule compare:
         [f"reports/{model}/verdicts.csv" for model in CONTROLS],
         [f"reports/{CONFIG.models[model].of}/verdicts.csv" for model in CONTROLS],
         expected="experiments/twins.csv",
-        code="src/biology/robustness.py",
+        code=f"{CODE}/robustness.py",
     output:
         "reports/robustness.csv",
     log:
@@ -430,7 +431,7 @@ rule draw_dictionary:
     """One figure of a model's transcoders as dictionaries."""
     input:
         lambda w: f"data/runs/{w.model}/{DICTIONARY_TABLES[w.figure]}.parquet",
-        code=["src/biology/dictionary_figures.py", "src/biology/drawing.py", "src/biology/paper.mplstyle"],
+        code=[f"{CODE}/dictionary_figures.py", f"{CODE}/drawing.py", f"{CODE}/paper.mplstyle"],
     output:
         "figures/{model}/{figure}.svg",
         "figures/{model}/{figure}.png",
@@ -461,7 +462,7 @@ rule write:
         claims="experiments/{case}/claims.yaml",
         manifest="data/runs/{model}/load.json",
         text="experiments/{case}/README.md",
-        code=["src/biology/report.py", "src/biology/viewer.py", *TEMPLATES],
+        code=[f"{CODE}/report.py", f"{CODE}/viewer.py", *TEMPLATES],
     output:
         "reports/{model}/{case}.html",
     log:
@@ -479,7 +480,7 @@ rule write_index:
     input:
         VERDICTS,
         [f"reports/{model}/{case}.html" for model, case in PAIRS],
-        code=["src/biology/report.py", *TEMPLATES],
+        code=[f"{CODE}/report.py", *TEMPLATES],
     output:
         "reports/index.html",
     log:

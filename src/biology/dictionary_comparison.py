@@ -156,8 +156,8 @@ def pruned(transcoders: TranscoderSet, totals: list[np.ndarray], parameters: int
 def compare(
     model: Model, sets: Mapping[str, TranscoderSet], choosing: Passages, scored: Passages, *, progress: bool = True
 ) -> pd.DataFrame:
-    """Table `comparison`: every set as it is and thinned, sets larger than the smallest also pruned to its size, and the
-    neurons. Among the targets is the L0 of the set that has least, at which all are compared."""
+    """Table `comparison`: every set as it is (target 0) and thinned, sets larger than the smallest also pruned to its size,
+    and the neurons. Among the targets is the L0 of the set that has least, at which all are compared."""
     found: list[tuple[str, str, Dictionary, tuple[np.ndarray, list[np.ndarray], int]]] = []
     smallest = min((n_parameters(one) for one in sets.values()), default=0)
     for name, transcoders in {**sets, "neurons": None}.items():
@@ -174,29 +174,44 @@ def compare(
         (name, variant, one, seen, target)
         for name, variant, one, seen in found
         for target in [*sorted({*TARGETS, round(matched, 6)}), None]
-        if target is None or target < 0.999 * natural[name, variant] or round(matched, 6) == target
+        if target is None or target <= natural[name, variant] + 1e-6
     ]
+    ablated = {
+        hook: _ablated(model, hook, one.mean, scored) for hook, one in {o.write_hook: o for _, _, o, _ in found}.items()
+    }
     for name, variant, one, seen, target in tqdm(jobs, desc=f"{model.name}: comparing", disable=not progress):
         cut = 0.0 if target is None else cut_for(seen[0], seen[2], target)
-        shipped = variant == "thinned" and target is None
-        if target is None and not shipped:
-            continue
         rows.append(
             {
-                "dictionary": name, "variant": "shipped" if shipped else variant, "target": target or 0.0,
-                "features": one.n_features, "parameters": one.parameters, **_scores(model, one, cut, scored),
+                "dictionary": name, "variant": "shipped" if target is None and variant == "thinned" else variant,
+                "target": target or 0.0, "features": one.n_features, "parameters": one.parameters,
+                **_scores(model, one, cut, scored, *ablated[one.write_hook]),
             }
         )  # fmt: skip
     return table("comparison", rows)
 
 
-def _scores(model: Model, one: Dictionary, cut: float, passages: Passages) -> dict[str, float]:
-    """L0, FVU (mean over layers, on the model's own inputs), and the losses with the thinned dictionary in all layers."""
+def _ablated(model: Model, hook: str, mean: list[Tensor], passages: Passages) -> tuple[float, float]:
+    """Loss with zero and with the mean of what is written in the place of what passes a hook, in all layers."""
+    losses = {"zero": Loss(), "mean": Loss()}
+    for ids, targets in passages.batches(model):
+        for way, loss in losses.items():
+            blank = [value if way == "mean" else torch.zeros_like(value) for value in mean]
+            out, _ = run(model, ids, edits=[constant(hook, layer, value) for layer, value in enumerate(blank)])
+            loss.add(out, targets, out.argmax(-1))
+    return losses["zero"].mean, losses["mean"].mean
+
+
+def _scores(
+    model: Model, one: Dictionary, cut: float, passages: Passages, zero: float, mean: float
+) -> dict[str, float]:
+    """L0, FVU (mean over layers, on the model's own inputs), and the losses with the thinned dictionary in all layers, to be
+    seen beside those of zero and mean ablation."""
     layers = range(model.n_layers)
     names = [f"blocks.{layer}.{hook}" for layer in layers for hook in (one.read_hook, one.write_hook)]
     error, size = np.zeros(model.n_layers), np.zeros(model.n_layers)
     active, tokens = 0, 0
-    losses = {way: Loss() for way in ("clean", "thinned", "zero", "mean")}
+    clean, thinned = Loss(), Loss()
     for ids, targets in passages.batches(model):
         logits, seen = run(model, ids, reads=names)
         own, inside = logits.argmax(-1), passages.inside(ids)
@@ -213,20 +228,12 @@ def _scores(model: Model, one: Dictionary, cut: float, passages: Passages) -> di
             size[layer] += float((y - one.mean[layer]).double().square().sum())
             active += int((kept[layer][inside] != 0).sum())
         tokens += int(inside.sum())
-        for way, loss in losses.items():
-            if way == "clean":
-                out = logits
-            elif way == "thinned":
-                out, _ = run(model, ids, edits=one.edits(model, cut))
-            else:
-                blank = [value if way == "mean" else torch.zeros_like(value) for value in one.mean]
-                out, _ = run(model, ids, edits=[constant(one.write_hook, layer, blank[layer]) for layer in layers])
-            loss.add(out, targets, own)
-    clean, thinned, zero, mean = (losses[way].mean for way in losses)
+        clean.add(logits, targets, own)
+        thinned.add(run(model, ids, edits=one.edits(model, cut))[0], targets, own)
     return {
         "l0": active / tokens,
         "fvu": float((error / size).mean()),
-        "recovered_from_zero": recovered(thinned, clean, zero),
-        "recovered_from_mean": recovered(thinned, clean, mean),
-        "agreement": losses["thinned"].agreement,
+        "recovered_from_zero": recovered(thinned.mean, clean.mean, zero),
+        "recovered_from_mean": recovered(thinned.mean, clean.mean, mean),
+        "agreement": thinned.agreement,
     }

@@ -300,8 +300,9 @@ def restore(path: Path, identity: dict[str, str], model, optimiser) -> tuple[int
             value.copy_(tensors[f"model.{name}"])
     state = optimiser.state_dict()
     for key, value in tensors.items():
-        kind, index, name = key.split(".", 2)
+        kind, _, place = key.partition(".")
         if kind == "optimiser":
+            index, _, name = place.partition(".")
             state["state"].setdefault(int(index), {})[name] = value
     optimiser.load_state_dict(state)
     return int(metadata["step"]), json.loads(metadata["curve"])

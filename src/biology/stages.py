@@ -426,5 +426,5 @@ def _passages(args: Arguments, config: Config, root: Path, model: Model) -> tupl
     return chosen[0], chosen[1]
 
 
-PROMPTS = 200
+PROMPTS = 100
 """Most prompts of a behaviour that dictionaries are measured on."""
