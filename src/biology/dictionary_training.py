@@ -89,7 +89,7 @@ class Pools(Sequence[Pool]):
 
     def _computed(self, prompts: Sequence[Sequence[int]]) -> Pool:
         read, write = self.hooks
-        batch = max(1, 512 * 32 // max(map(len, prompts))) if self.ignored is not None else 512
+        batch = max(1, min(512, 32_768 // max(map(len, prompts))))
         cache = cache_dense(
             self.model, prompts, read_hook=read, write_hook=write, batch_size=batch, progress=self.progress
         )
