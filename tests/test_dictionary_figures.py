@@ -48,7 +48,12 @@ def run(tmp_path):
                     "fvu": 1 / l0, "recovered_from_zero": recovered, "recovered_from_mean": recovered, "agreement": 0.5,
                 }
             )  # fmt: skip
-    for name, listed in (("dictionary", rows), ("density", density), ("token_errors", errors), ("comparison", compared)):
+    for name, listed in (
+        ("dictionary", rows),
+        ("density", density),
+        ("token_errors", errors),
+        ("comparison", compared),
+    ):
         write_table(tmp_path / f"{name}.parquet", table(name, listed), name)
     return tmp_path
 
@@ -56,7 +61,10 @@ def run(tmp_path):
 @pytest.mark.parametrize(
     ("figure", "said"),
     [
-        ("dictionary_layers", "36 active features a token explain 75.0% of what the MLPs write and recover 87.5% of the loss"),
+        (
+            "dictionary_layers",
+            "36 active features a token explain 75.0% of what the MLPs write and recover 87.5% of the loss",
+        ),
         ("feature_density", "10.0% are dead"),
         ("error_by_l0", "tokens with more active features than the median have 3.0 times the error"),
         ("dictionary_comparison", "With 8 active features a token, loss recovered: clt 90.0%, plt 50.0%, neurons 0.0%"),
