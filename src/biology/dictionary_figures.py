@@ -8,12 +8,14 @@ Titles state what came out, with the numbers of the tables. How things look is d
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from biology.config import InputError
 from biology.drawing import canvas, captioned, colour, png, size, styled, svg
@@ -24,22 +26,38 @@ DASHED = (0, (4, 3))
 VARIANTS = {"thinned": ("", "-"), "pruned": (", pruned", DASHED)}
 
 
+def _plain(axis: Axis, ticks: Sequence[float]) -> None:
+    """Ticks of a logarithmic axis at these places, written out."""
+    axis.set_major_locator(FixedLocator(ticks))
+    axis.set_minor_locator(NullLocator())
+    axis.set_major_formatter(lambda value, _: f"{value:g}")
+
+
+def _decades(low: float, high: float) -> list[float]:
+    """Powers of ten around a range, and two and five times these where it is narrow."""
+    steps = (1, 2, 5) if high / low < 30 else (1,)
+    powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
+    return [step * 10.0**power for power in powers for step in steps]
+
+
 def dictionary_layers(tables: dict[str, pd.DataFrame], model: str) -> Figure:
     """L0, explained variance, loss recovered, dead and dense features, by layer."""
     frame = tables["dictionary"]
     by_layer = frame[frame["layer"] != "all"].pivot(index="layer", columns="metric", values="value")
     by_layer = by_layer.loc[sorted(by_layer.index, key=int)]
     whole = frame[frame["layer"] == "all"].set_index("metric")["value"]
-    figure = canvas(7.4, 2.3, layout="constrained")
+    figure = canvas(8.2, 2.3, layout="constrained")
     l0, variance, loss, unused = figure.subplots(1, 4)
     places = np.arange(len(by_layer))
     l0.bar(places, by_layer["l0"], color="C0", width=0.68)
-    variance.plot(places, by_layer["explained_variance"], "o-", color="C0")
+    variance.plot(places, by_layer["explained_variance"], "o-", color="C0", markersize=4, clip_on=False)
     for name, tint, text in (("recovered_from_mean", "C0", "mean"), ("recovered_from_zero", "C5", "zero")):
-        loss.plot(places, by_layer[name], "o-", color=tint, markersize=4)
+        loss.plot(places, by_layer[name], "o-", color=tint, markersize=4, clip_on=False)
         loss.axhline(whole[name], color=tint, linewidth=0.9, linestyle=DASHED)
-        loss.plot([], [], color=tint, label=f"over {text} ablation")
-    loss.legend(loc="lower left")
+        loss.plot([], [], color=tint, label=text)
+    loss.legend(
+        title="over ablation to", loc="upper left", bbox_to_anchor=(1.0, 1.0), handlelength=1.0, alignment="left"
+    )
     for offset, (name, tint) in zip((-0.19, 0.19), (("dead", "axes.edgecolor"), ("dense", "C1")), strict=True):
         unused.bar(places + offset, by_layer[name], width=0.36, color=colour(tint), label=name)
     unused.legend(loc="upper left", bbox_to_anchor=(0, 1.02), ncols=2)
@@ -48,6 +66,7 @@ def dictionary_layers(tables: dict[str, pd.DataFrame], model: str) -> Figure:
     for axes, title in zip((l0, variance, loss, unused), titles, strict=True):
         axes.set(title=title, xlabel="layer")
         axes.set_xticks(places if len(places) <= 8 else places[:: -(-len(places) // 8)])
+        axes.set_xlim(-0.6, len(places) - 0.4)
         if axes is not l0:
             axes.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     for axes, low in ((variance, by_layer["explained_variance"]), (loss, by_layer["recovered_from_mean"])):
@@ -72,7 +91,7 @@ def feature_density(tables: dict[str, pd.DataFrame], model: str) -> Figure:
     layers = sorted(set(frame["layer"]))
     figure = canvas(5.6, 1.0 + 0.42 * len(layers), layout="constrained")
     axes = figure.subplots()
-    low = np.floor(np.log10(living["density"].min()) * 2) / 2
+    low = np.floor(np.log10(living["density"].min()))
     edges = np.linspace(low, 0, 61)
     for row, layer in enumerate(layers):
         here = living[living["layer"] == layer]["density"]
@@ -89,7 +108,7 @@ def feature_density(tables: dict[str, pd.DataFrame], model: str) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.spines["left"].set_visible(False)
     axes.set(xlabel="share of tokens on which a feature fires", ylim=(0.9 - len(layers), 1.0), xlim=(low, 0.02))
-    axes.xaxis.set_major_formatter(lambda value, _: f"{100 * 10**value:.3g}%")
+    axes.set_xticks(np.arange(low, 1), [f"{100 * 10.0**power:g}%" for power in np.arange(low, 1)])
     middle = float(living["density"].median())
     title = (
         f"half of the features fire on fewer than {middle:.2%} of tokens; {(frame['density'] == 0).mean():.1%} are dead, "
@@ -125,6 +144,10 @@ def error_by_l0(tables: dict[str, pd.DataFrame], model: str) -> Figure:
     for axes in grid[len(layers) :]:
         axes.axis("off")
     grid[0].set_ylabel("relative squared error")
+    grid[0].autoscale_view()
+    bounds = grid[0].get_ylim()
+    _plain(grid[0].yaxis, _decades(*bounds))
+    grid[0].set_ylim(*bounds)
     for axes in grid[max(0, len(layers) - columns) : len(layers)]:
         axes.set_xlabel("active features")
     factor = float(np.exp(np.mean(np.log(np.maximum(factors, 1e-12))))) if factors else 1.0
@@ -139,6 +162,7 @@ def error_by_l0(tables: dict[str, pd.DataFrame], model: str) -> Figure:
 def dictionary_comparison(tables: dict[str, pd.DataFrame], model: str) -> Figure:
     """FVU and loss recovered against L0 for every dictionary of the model."""
     frame = tables["comparison"]
+    frame = frame[frame["fvu"] > 1e-9]  # all neurons are the model itself
     figure = canvas(7.0, 3.1, layout="constrained")
     left, right = figure.subplots(1, 2)
     names = list(dict.fromkeys(frame["dictionary"]))
@@ -159,17 +183,20 @@ def dictionary_comparison(tables: dict[str, pd.DataFrame], model: str) -> Figure
                     "markersize": 4,
                     "linewidth": 1.2,
                 }
-                values = rows[metric].clip(lower=0) if metric != "fvu" else rows[metric]
-                axes.plot(rows["l0"], values, **drawn, label=name + ending if axes is left else None)
+                axes.plot(rows["l0"], rows[metric], **drawn, label=name + ending if axes is left else None)
                 if variant == "thinned" and name != "neurons":
                     axes.plot(whole["l0"], whole[metric], "o", color=colour(tints[name]), markersize=6)
     matched = matched_l0(frame)
     for axes in (left, right):
         axes.axvline(matched, color=colour("text.color"), linewidth=0.8, linestyle=DASHED, zorder=0)
         axes.set(xscale="log", xlabel="active features a token, all layers")
-        axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
+        _plain(axes.xaxis, [2.0**power for power in range(12)])
+        axes.set_xlim(0.9 * frame["l0"].min(), 1.1 * frame["l0"].max())
     left.set(yscale="log", ylabel="FVU, mean over layers")
-    right.set(ylabel="loss recovered over mean ablation", ylim=(-0.02, 1.02))
+    bounds = (0.7 * float(max(frame["fvu"].min(), 1e-6)), 1.3 * float(frame["fvu"].max()))
+    _plain(left.yaxis, _decades(*bounds))
+    left.set_ylim(*bounds)
+    right.set(ylabel="loss recovered over mean ablation", ylim=(-0.03, 1.03))
     right.yaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
     figure.legend(loc="outside lower left", ncols=4, columnspacing=1.2)
     at = frame[np.isclose(frame["l0"], matched, rtol=0.02) & (frame["variant"] != "pruned")]
@@ -189,7 +216,7 @@ def matched_l0(comparison: pd.DataFrame) -> float:
 
 
 def _titled(figure: Figure, title: str, text: str) -> Figure:
-    figure.suptitle(title, x=0.005, ha="left")
+    figure.suptitle(f"{title}\n", x=0.005, ha="left", va="top", linespacing=0.6)
     return captioned(figure, title, text)
 
 
