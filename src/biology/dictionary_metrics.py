@@ -134,7 +134,7 @@ def measure(model: Model, transcoders: TranscoderSet, passages: Passages, *, pro
                 counts[layer] += fired.double().sum(0).cpu()
             del acts, made, seen
             for layer, way in losses:
-                chosen = layers if layer == "all" else [layer]
+                chosen = layers if layer == "all" else [int(str(layer))]
                 edits: list[tuple[str, Edit]] = []
                 if way == "spliced":
                     edits = spliced(model, transcoders, chosen)

@@ -304,8 +304,8 @@ def train_set(
     trainings, checkpoints = [], []
     for layer in range(model.n_layers):
         size = recipe.n_features_first if layer == 0 else recipe.n_features
-        first = (side[layer].float() for side in (feed[0].inputs, feed[0].outputs))
-        trainings.append(LayerTraining(*first, replace(recipe, n_features=size), seed + layer))
+        inputs, outputs = (side[layer].float() for side in (feed[0].inputs, feed[0].outputs))
+        trainings.append(LayerTraining(inputs, outputs, replace(recipe, n_features=size), seed + layer))
         if work is not None:
             named = {"recipe": recipe.hash(), "seed": str(seed), **(identity or {})}
             checkpoints.append(Checkpoint(work / f"checkpoint_{layer}.safetensors", named))

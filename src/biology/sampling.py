@@ -30,12 +30,14 @@ def samples(
     """
     checkpoint.architecture(path, architectures)
     network, tokenizer = checkpoint.network(path, dtype).to(device), checkpoint.tokenizer(path)
-    first = None if tokenizer is None else tokenizer.bos_token_id or network.config.bos_token_id
-    if first is None:
+    first = None
+    if tokenizer is not None:
+        first = network.config.bos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if tokenizer is None or first is None:
         raise InputError(
             f"{path}: no tokenizer with a first token (BOS), so nothing can be sampled: give a text of yours"
         )
-    ends = {first, tokenizer.eos_token_id, network.config.eos_token_id} - {None}
+    ends = {token for token in (first, tokenizer.eos_token_id) if token is not None}
     length = length or min(1024, getattr(network.config, "max_position_embeddings", 1024))
     start, found, index = torch.full((BATCH, 1), first, device=device), 0, 0
     with tqdm(total=tokens, desc="sampling", unit="token", disable=not progress, mininterval=5) as bar:

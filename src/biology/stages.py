@@ -411,19 +411,20 @@ def _passages(args: Arguments, config: Config, root: Path, model: Model) -> tupl
             rows = read_held_out(beside)
         most = max(1, MOST_TOKENS // rows.shape[1])
         half = min(most, len(rows) // 2)
-        return tuple(Passages.of_text(part, model.bos_token) for part in (rows[:half], rows[half : half + most]))
+        chosen, scored = (Passages.of_text(part, model.bos_token) for part in (rows[:half], rows[half : half + most]))
+        return chosen, scored
     cases = [
         of_corpus(load_case(root, name), entry, root) for name in config.cases_of(args.model, discover_cases(root))
     ]
     prompts = _held_out(root / entry.path, cases)
-    chosen = []
+    passages = []
     for dev in (True, False):
         part = prompts[(prompts["split"] == "dev") == dev]
         part = part if len(part) else prompts
         groups = [group.iloc[:: -(-len(group) // PROMPTS)] for _, group in part.groupby("behaviour", sort=True)]
         each = pd.concat(groups, ignore_index=True)
-        chosen.append(Passages.of_prompts(model, each["prompt"].tolist(), each["answer"].tolist()))
-    return chosen[0], chosen[1]
+        passages.append(Passages.of_prompts(model, each["prompt"].tolist(), each["answer"].tolist()))
+    return passages[0], passages[1]
 
 
 PROMPTS = 100

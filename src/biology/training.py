@@ -67,7 +67,7 @@ def _train_on_text(args: Arguments) -> None:
     import torch
 
     from biology.cards import transcoder_card
-    from biology.cross_layer_training import train_cross_layer_set
+    from biology.cross_layer_training import CrossLayerRecipe, train_cross_layer_set
     from biology.dictionary_metrics import MOST_TOKENS, Passages, measure
     from biology.dictionary_training import train_set
     from biology.documents import HELD_OUT, read
@@ -102,13 +102,16 @@ def _train_on_text(args: Arguments) -> None:
     shared: dict[str, Any] = {
         "storage": torch.float32, "pools": pools, "ignored": model.bos_token, "work": out / WORK, "identity": identity
     }  # fmt: skip
-    train, layout = (train_cross_layer_set, "circuit-tracer") if args.kind == "clt" else (train_set, "saelens")
-    trained = train(model, documents.train[order].tolist(), recipe, args.seed, **shared)
-    save_transcoders(out, trained, layout=layout, model_name=model.name)
+    sequences = documents.train[order].tolist()
+    if isinstance(recipe, CrossLayerRecipe):
+        trained = train_cross_layer_set(model, sequences, recipe, args.seed, **shared)
+    else:
+        trained = train_set(model, sequences, recipe, args.seed, **shared)
+    save_transcoders(out, trained, layout="circuit-tracer" if args.kind == "clt" else "saelens", model_name=model.name)
     seconds, cpu = time.monotonic() - started, time.process_time() - cpu
     stored = load_transcoders(out, model)
-    sequences = documents.held_out[: max(1, MOST_TOKENS // context)]
-    measured = measure(model, stored, Passages.of_text(sequences, model.bos_token))
+    held_out = documents.held_out[: max(1, MOST_TOKENS // context)]
+    measured = measure(model, stored, Passages.of_text(held_out, model.bos_token))
     record = {
         "kind": args.kind,
         "model": model.name,
