@@ -51,7 +51,7 @@ FLOORS = [
     ["report"],
     # the commands
     ["stages"],
-    ["tracing", "growth"],
+    ["tracing", "growth", "dictionaries"],
     ["training"],
     ["__main__"],
 ]
@@ -82,6 +82,7 @@ LIGHT = [
         "tracing",
         "growth",
         "training",
+        "dictionaries",
         "__main__",
     ),
 ]

@@ -1,7 +1,7 @@
 """`biology <command>`: the table of contents, the arguments, and what happens when something is wrong.
 
-One stage of the Snakefile is one command. Only the commands (`stages`, `tracing`, `growth`, `training` and the few below) read
-arguments, write files, set seeds and pick devices; all other modules are functions of their arguments.
+One stage of the Snakefile is one command. Only the commands (`stages`, `tracing`, `growth`, `training`, `dictionaries` and the
+few below) read arguments, write files, set seeds and pick devices; all other modules are functions of their arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from biology import artefacts, growth, stages, tracing, training
+from biology import artefacts, dictionaries, growth, stages, tracing, training
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -130,8 +130,8 @@ Command = tuple[Callable[[Arguments], None], Options]
 CONTENTS: dict[str, dict[str, Command]] = {
     "The pipeline, in order (snakemake runs it; results go to data/runs/<model>/<case>/)": {
         "load": (stages.load, MODEL),
-        "measure": (stages.measure, MODEL | TEXT),
-        "compare-dictionaries": (stages.compare_dictionaries, MODEL | TEXT),
+        "measure": (dictionaries.measure, MODEL | TEXT),
+        "compare-dictionaries": (dictionaries.compare_dictionaries, MODEL | TEXT),
         "cache": (stages.cache, MODEL | CASE),
         "group": (stages.group, MODEL | CASE),
         "attribute": (stages.attribute, MODEL | CASE),
@@ -141,7 +141,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "judge": (stages.judge, MODEL | THRESHOLD),
         "compare": (stages.compare, {}),
         "draw": (stages.draw, MODEL | CASE | FIGURE),
-        "draw-dictionary": (stages.draw_dictionary, MODEL | FIGURE),
+        "draw-dictionary": (dictionaries.draw_dictionary, MODEL | FIGURE),
         "write": (stages.write, PAGE),
     },
     "One prompt": {"trace": (tracing.trace, TRACE)},

@@ -31,7 +31,7 @@ from biology.splicing import constant, mean_outputs, spliced
 from biology.tables import table
 from biology.transcoders import TranscoderSet, encode, reconstruct
 
-TARGETS = tuple(2.0**power for power in range(1, 9))
+TARGETS = tuple(2.0**power for power in range(2, 8))
 """Mean numbers of active features at a token that dictionaries are thinned to, as far as they have them."""
 LOW, HIGH, CELLS = -8.0, 4.0, 24_000  # a histogram of log10 of what is written; a cell is a tenth of a percent wide
 

@@ -38,7 +38,7 @@ def samples(
             f"{path}: no tokenizer with a first token (BOS), so nothing can be sampled: give a text of yours"
         )
     ends = {token for token in (first, tokenizer.eos_token_id) if token is not None}
-    length = length or min(1024, getattr(network.config, "max_position_embeddings", 1024))
+    longest = int(length or min(1024, getattr(network.config, "max_position_embeddings", 1024)))
     start, found, index = torch.full((BATCH, 1), first, device=device), 0, 0
     with tqdm(total=tokens, desc="sampling", unit="token", disable=not progress, mininterval=5) as bar:
         while found < tokens:
@@ -46,7 +46,7 @@ def samples(
                 torch.manual_seed(1_000_003 * seed + index)
                 drawn = network.generate(
                     start, attention_mask=torch.ones_like(start), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
-                    max_new_tokens=length - 1, eos_token_id=sorted(ends), pad_token_id=min(ends), use_cache=True,
+                    max_new_tokens=longest - 1, eos_token_id=sorted(ends), pad_token_id=min(ends), use_cache=True,
                 )  # fmt: skip
             for row in drawn[:, 1:].tolist():
                 end = next((place for place, token in enumerate(row) if token in ends), len(row))
