@@ -77,6 +77,7 @@ LIGHT = [
         "viewer",
         "prompt_figures",
         "figures",
+        "dictionary_figures",
         "report",
         "stages",
         "tracing",

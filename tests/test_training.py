@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from safetensors.torch import load_file
 
 from biology import dictionary_training
 from biology.__main__ import main
@@ -54,6 +55,17 @@ def test_every_kind_is_trained_measured_and_traced(train, tiny, tiny_model, tmp_
     model = ["--model", str(tiny("llama")), "--transcoders", str(tmp_path / "set")]
     assert main(["trace", "w1 w2 w3 w4", *model, "--out", str(tmp_path / "graph")]) == 0
     assert (tmp_path / "graph/graph.json").is_file()
+
+
+@pytest.mark.parametrize("kind", ["plt", "clt"])
+def test_a_model_in_half_precision_gets_transcoders_in_full(train, tmp_path, kind):
+    assert train(tmp_path / "set", "--dtype", "bfloat16", kind=kind) == 0
+    assert train(tmp_path / "full", kind=kind) == 0
+    half, full = (json.loads((tmp_path / name / "record.json").read_text(encoding="utf-8")) for name in ("set", "full"))
+    assert half["dtype"] == "bfloat16"
+    assert half["measured"]["fvu"]["all"] == pytest.approx(full["measured"]["fvu"]["all"], abs=0.05)
+    for file in (tmp_path / "set").rglob("*.safetensors"):
+        assert all(tensor.dtype == torch.float32 for tensor in load_file(file).values())
 
 
 @pytest.mark.parametrize("kind", ["plt", "clt"])
