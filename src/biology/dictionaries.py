@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 Arguments = argparse.Namespace
 PROMPTS = 50
 """Most prompts of a behaviour that dictionaries are measured on."""
+COMPARED = 5_000
+"""Tokens of text that dictionaries are compared on, many times over."""
 
 
 def measure(args: Arguments) -> None:
@@ -24,10 +26,11 @@ def measure(args: Arguments) -> None:
     config, root = configuration(args)
     entry = config.model(args.model)
     model, transcoders = open_model(entry, root, args.model, config.threads)
+    from biology.dictionary_metrics import MOST_TOKENS
     from biology.dictionary_metrics import measure as measured
     from biology.tables import write_table
 
-    _, scored = _passages(args, config, root, model)
+    _, scored = _passages(args, config, root, model, MOST_TOKENS)
     found = measured(model, transcoders, scored)
     for name in ("dictionary", "density", "token_errors"):
         write_table(root / "data/runs" / args.model / f"{name}.parquet", getattr(found, name), name)
@@ -45,7 +48,7 @@ def compare_dictionaries(args: Arguments) -> None:
     sets = {args.model: transcoders}
     for name in config.siblings(args.model)[1:]:
         sets[name] = load_transcoders(root / config.model(name).transcoders, model)
-    choosing, scored = _passages(args, config, root, model)
+    choosing, scored = _passages(args, config, root, model, COMPARED)
     found = compared(model, sets, choosing, scored)
     write_table(root / "data/runs" / args.model / "comparison.parquet", found, "comparison")
     write_table(root / "reports" / args.model / "dictionaries.csv", found, "comparison")
@@ -60,13 +63,13 @@ def draw_dictionary(args: Arguments) -> None:
         artefacts.write_bytes(root / "figures" / args.model / f"{args.figure}.{form}", data)
 
 
-def _passages(args: Arguments, config: Config, root: Path, model: Model) -> tuple[Passages, Passages]:
+def _passages(args: Arguments, config: Config, root: Path, model: Model, tokens: int) -> tuple[Passages, Passages]:
     """Held-out tokens to choose cuts on, and others to measure on: text that is given or lies beside the transcoders, or else
     the model's held-out prompts, or those of its cases."""
     import pandas as pd
 
     from biology.case import discover_cases, load_case
-    from biology.dictionary_metrics import MOST_TOKENS, Passages
+    from biology.dictionary_metrics import Passages
     from biology.documents import HELD_OUT, read, read_held_out
 
     entry = config.model(args.model)
@@ -74,10 +77,10 @@ def _passages(args: Arguments, config: Config, root: Path, model: Model) -> tupl
     if args.text or beside.is_file():
         if args.text:
             context, files = min(256, model.n_context), [Path(name) for name in args.text]
-            rows = read(model, files, context=context, tokens=2 * MOST_TOKENS, held_out=context).train
+            rows = read(model, files, context=context, tokens=2 * tokens, held_out=context).train
         else:
             rows = read_held_out(beside)
-        most = max(1, MOST_TOKENS // rows.shape[1])
+        most = max(1, tokens // rows.shape[1])
         half = min(most, len(rows) // 2)
         chosen, scored = (Passages.of_text(part, model.bos_token) for part in (rows[:half], rows[half : half + most]))
         return chosen, scored
