@@ -48,11 +48,26 @@ FIGURES = [
     for figure in CASES[case].figures
     for form in ("svg", "png")
 ]
-DRAWING = [f"src/biology/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
-PAGES = [f"src/biology/{name}.py" for name in ("report", "dossier", "turning", "pages", "wording", "viewer", "explorer", "graph_files")]
-TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in Path("src/biology", part).glob("*"))
+COMPARED = [model for model in MODELS if model not in CONTROLS and CONFIG.first_sibling(model) == model]
+DICTIONARIES = [
+    f"figures/{model}/{figure}.{form}"
+    for model in MODELS
+    if model not in CONTROLS
+    for figure in ("dictionary_layers", "feature_density", "error_by_l0")
+    + ("dictionary_comparison",) * (model in COMPARED)
+    for form in ("svg", "png")
+]
+CODE = (
+    Path(workflow.basedir) / "src/biology"
+)  # the working directory may be a folder of one's own (snakemake --directory)
+DRAWING = [f"{CODE}/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
+WRITING = ("report", "dossier", "turning", "pages", "wording", "viewer", "explorer", "graph_files")
+PAGES = [f"{CODE}/{name}.py" for name in WRITING]
+TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in (CODE / part).glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
-STREAMS = {CONFIG.models[model].path: f"reports/{model}/streams.csv" for model in reversed(MODELS)}  # one a model folder
+STREAMS = {
+    CONFIG.models[model].path: f"reports/{model}/streams.csv" for model in reversed(MODELS)
+}  # one a model folder
 CASE_PAGES = [f"reports/{model}/{case}.html" for model, case in PAIRS]
 MODEL_PAGES = [f"reports/{model}/{page}.html" for model in dict(PAIRS) for page in ("atlas", "steer")]
 REPORTS = [*CASE_PAGES, *MODEL_PAGES, "reports/index.html"]
@@ -84,8 +99,10 @@ rule:
     default_target: True
     input:
         FIGURES,
+        DICTIONARIES,
         VERDICTS,
         REPORTS,
+        [f"reports/{model}/dictionaries.csv" for model in COMPARED],
         [STREAMS[entry.path] for entry in CONFIG.models.values() if entry.role == "model"],
         [f"data/runs/{model}/{case}/{table}.parquet" for model, case in PAIRS for table in TABLES],
     message:
@@ -119,7 +136,9 @@ def weights(wildcards):
     entry = CONFIG.model(wildcards.model)
     if entry.role in ("seed", "twin"):  # their transcoders do not ship
         return [*weight_files(entry.path.glob("*")), f"{entry.transcoders}/record.json"]
-    return weight_files([*entry.path.glob("*"), *entry.transcoders.rglob("*")])  # a folder may hold other transcoders too
+    return weight_files(
+        [*entry.path.glob("*"), *entry.transcoders.rglob("*")]
+    )  # a folder may hold other transcoders too
 
 
 def weight_files(files):
@@ -162,6 +181,51 @@ rule load:
         "{wildcards.model}: checking model and transcoders"
     shell:
         "biology load --model {wildcards.model} > {log} 2>&1"
+
+
+rule measure:
+    """Transcoders as dictionaries, on held-out tokens: L0, explained variance, losses against ablations, feature density."""
+    input:
+        "data/runs/{model}/load.json",
+    output:
+        expand("data/runs/{{model}}/{table}.parquet", table=["dictionary", "density", "token_errors"]),
+    log:
+        "data/runs/{model}/measure.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=60,
+        gpu=gpu,
+    params:
+        model=lambda w: CONFIG.model(w.model).identity,
+        method=METHOD["measure"],
+    message:
+        "{wildcards.model}: measuring its transcoders as dictionaries"
+    shell:
+        "biology measure --model {wildcards.model} > {log} 2>&1"
+
+
+rule compare_dictionaries:
+    """All transcoder sets of a model, and its neurons, at equal L0 and equal size."""
+    input:
+        lambda w: expand("data/runs/{model}/load.json", model=CONFIG.siblings(w.model)),
+    output:
+        "data/runs/{model}/comparison.parquet",
+        "reports/{model}/dictionaries.csv",
+    log:
+        "data/runs/{model}/compare_dictionaries.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=120,
+        gpu=gpu,
+    params:
+        models=lambda w: [CONFIG.model(name).identity for name in CONFIG.siblings(w.model)],
+        method=METHOD["compare_dictionaries"],
+    message:
+        "{wildcards.model}: comparing its transcoder sets and neurons"
+    shell:
+        "biology compare-dictionaries --model {wildcards.model} > {log} 2>&1"
 
 
 # 2. Activations ------------------------------------------------------------------------------------------------------
@@ -348,7 +412,7 @@ rule tabulate:
         rules.attribute.output,
         rules.intervene.output,
         fidelity="data/runs/{model}/fidelity.parquet",
-        code="src/biology/tables.py",
+        code=f"{CODE}/tables.py",
     output:
         expand(f"{RUN}/{{table}}.parquet", table=TABLES, allow_missing=True),
     log:
@@ -368,7 +432,7 @@ rule judge:
         lambda w: expand(rules.tabulate.output, model=w.model, case=MODELS[w.model]),
         claims=lambda w: expand("experiments/{case}/claims.yaml", case=MODELS[w.model]),
         lock="experiments/claims.lock",
-        code=["src/biology/claims.py", "src/biology/statistics.py"],
+        code=[f"{CODE}/claims.py", f"{CODE}/statistics.py"],
     output:
         verdicts=report(
             "reports/{model}/verdicts.csv",
@@ -397,7 +461,7 @@ rule compare:
         [f"reports/{model}/verdicts.csv" for model in CONTROLS],
         [f"reports/{CONFIG.models[model].of}/verdicts.csv" for model in CONTROLS],
         expected="experiments/twins.csv",
-        code="src/biology/robustness.py",
+        code=f"{CODE}/robustness.py",
     output:
         "reports/robustness.csv",
     log:
@@ -433,6 +497,30 @@ rule draw:
         "{wildcards.model}, {wildcards.case}: drawing {wildcards.figure}"
     shell:
         "biology draw --model {wildcards.model} --case {wildcards.case} --figure {wildcards.figure} > {log} 2>&1"
+
+
+rule draw_dictionary:
+    """One figure of a model's transcoders as dictionaries."""
+    input:
+        lambda w: f"data/runs/{w.model}/{DICTIONARY_TABLES[w.figure]}.parquet",
+        code=[f"{CODE}/dictionary_figures.py", f"{CODE}/drawing.py", f"{CODE}/paper.mplstyle"],
+    output:
+        "figures/{model}/{figure}.svg",
+        "figures/{model}/{figure}.png",
+    log:
+        "data/runs/{model}/draw_{figure}.log",
+    message:
+        "{wildcards.model}: drawing {wildcards.figure}"
+    shell:
+        "biology draw-dictionary --model {wildcards.model} --figure {wildcards.figure} > {log} 2>&1"
+
+
+DICTIONARY_TABLES = {
+    "dictionary_layers": "dictionary",
+    "feature_density": "density",
+    "error_by_l0": "token_errors",
+    "dictionary_comparison": "comparison",
+}
 
 
 # 9. Reports ----------------------------------------------------------------------------------------------------------
@@ -480,7 +568,7 @@ rule write_page:
     input:
         of_page,
         manifest="data/runs/{model}/load.json",
-        code=["src/biology/atlas_page.py", "src/biology/steer_page.py", *PAGES, *TEMPLATES],
+        code=[f"{CODE}/atlas_page.py", f"{CODE}/steer_page.py", *PAGES, *TEMPLATES],
     output:
         report(
             "reports/{model}/{page}.html",
@@ -504,7 +592,7 @@ rule write_index:
         VERDICTS,
         CASE_PAGES,
         MODEL_PAGES,
-        code=["src/biology/scoreboard.py", *PAGES, *TEMPLATES],
+        code=[f"{CODE}/scoreboard.py", *PAGES, *TEMPLATES],
     output:
         report(
             "reports/index.html",

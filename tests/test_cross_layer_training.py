@@ -14,7 +14,7 @@ from biology.cross_layer_training import (
     train_cross_layer,
     train_cross_layer_set,
 )
-from biology.dictionary_training import DictionaryRecipe, train_transcoder
+from biology.dictionary_training import DictionaryRecipe, Pool, train_transcoder
 from biology.model import capture, encode
 from biology.transcoders import Transcoder, TranscoderSet, load_transcoders, reconstruct_all, save_transcoders
 
@@ -65,7 +65,7 @@ def measured(transcoders: TranscoderSet, inputs, outputs):
 @pytest.fixture(scope="module")
 def trained():
     inputs, outputs, written = planted()
-    return train_cross_layer(inputs, outputs, RECIPE, 0, progress=False), inputs, outputs, written
+    return train_cross_layer([Pool(inputs, outputs)], RECIPE, 0, progress=False), inputs, outputs, written
 
 
 # What is found -------------------------------------------------------------------------------------------------------
@@ -100,7 +100,7 @@ def test_a_per_layer_set_needs_it_twice(trained):
 
 def test_more_sparsity_is_fewer_active_features(trained):
     made, inputs, outputs, _ = trained
-    loose = train_cross_layer(inputs, outputs, replace(RECIPE, sparsity=0.0, steps=200), 0, progress=False)
+    loose = train_cross_layer([Pool(inputs, outputs)], replace(RECIPE, sparsity=0.0, steps=200), 0, progress=False)
     assert sum(measured(as_set(loose), inputs, outputs)[1]) > 1.5 * sum(measured(as_set(made), inputs, outputs)[1])
 
 
@@ -118,7 +118,7 @@ def test_silent_features_are_revived(monkeypatch):
     for revival in (0.0, 1e-4):
         recipe = replace(RECIPE, bandwidth=1e-3, steps=200, dead_after=5, sparsity=0.0, revival=revival)
         activations, _ = reconstruct_all(
-            as_set(train_cross_layer(inputs, outputs, recipe, 0, progress=False)), list(inputs)
+            as_set(train_cross_layer([Pool(inputs, outputs)], recipe, 0, progress=False)), list(inputs)
         )
         alive[revival] = float(torch.cat([(a > 0).any(0) for a in activations]).double().mean())
     assert alive[0.0] < 0.1 and alive[1e-4] > 0.5
@@ -134,7 +134,7 @@ def test_answers_get_their_share_of_every_batch():
     error = {}
     for given in (answers, None):
         made = train_cross_layer(
-            inputs, outputs, replace(RECIPE, steps=300, batch=256), 0, answers=given, progress=False
+            [Pool(inputs, outputs, given)], replace(RECIPE, steps=300, batch=256), 0, progress=False
         )
         error[given is None] = max(measured(as_set(made), inputs[:, answers], outputs[:, answers])[0])
     assert error[False] < 0.5 * error[True]
@@ -212,7 +212,7 @@ def test_gradients_are_those_of_the_loss_as_defined():
 def test_scale_and_offset_of_the_data_are_folded_back():
     inputs, outputs, _ = planted(1024)
     plain, moved = (
-        train_cross_layer(x, y, SHORT, 0, progress=False)
+        train_cross_layer([Pool(x, y)], SHORT, 0, progress=False)
         for x, y in ((inputs, outputs), (4 * inputs + 1, 0.5 * outputs))
     )
     for layer, tensors in enumerate(plain):
@@ -227,7 +227,7 @@ def test_the_same_seed_is_the_same_bytes(tmp_path):
     inputs, outputs, _ = planted(1024)
     files = []
     for name, seed in (("first", 3), ("again", 3), ("other", 4)):
-        made = train_cross_layer(inputs, outputs, SHORT, seed, progress=False)
+        made = train_cross_layer([Pool(inputs, outputs)], SHORT, seed, progress=False)
         save_transcoders(tmp_path / name, as_set(made), layout="circuit-tracer", dtype=torch.float16)
         files.append({file.name: file.read_bytes() for file in sorted((tmp_path / name).iterdir())})
     assert files[0] == files[1] and len(files[0]) == 5
@@ -242,7 +242,7 @@ def interrupted(tmp_path, monkeypatch):
     save = cross_layer_training.save
 
     def go_on(folder=tmp_path, seed=0):
-        return train_cross_layer(inputs, outputs, recipe, seed, work=folder, checkpoint_every=4, progress=False)
+        return train_cross_layer([Pool(inputs, outputs)], recipe, seed, work=folder, checkpoint_every=4, progress=False)
 
     def stop(*args):
         save(*args)
@@ -284,7 +284,8 @@ def test_a_set_is_trained_on_all_tokens_but_the_first(tiny_model, tmp_path):
         torch.stack([torch.cat([getattr(one, side)[layer][0, 1:] for one in seen]) for layer in range(3)])
         for side in ("read", "write")
     )
-    expected = train_cross_layer(inputs, outputs, recipe, 11, answers=torch.tensor([2, 4, 8, 10]), progress=False)
+    pool = Pool(inputs, outputs, torch.tensor([2, 4, 8, 10]))
+    expected = train_cross_layer([pool], recipe, 11, progress=False)
     _, l0 = measured(made, inputs, outputs)
     assert max(l0) <= 2.5 and min(l0) > 0
     for layer in range(3):

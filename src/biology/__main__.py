@@ -1,7 +1,7 @@
 """`biology <command>`: the table of contents, the arguments, and what happens when something is wrong.
 
-One stage of the Snakefile is one command. Only the commands (`stages`, `tracing`, `growth` and the few below) read
-arguments, write files, set seeds and pick devices; all other modules are functions of their arguments.
+One stage of the Snakefile is one command. Only the commands (`stages`, `tracing`, `growth`, `training`, `dictionaries` and the
+few below) read arguments, write files, set seeds and pick devices; all other modules are functions of their arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from biology import artefacts, growth, interchange, stages, steering, tracing
+from biology import artefacts, dictionaries, growth, interchange, stages, steering, tracing, training
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -70,9 +70,47 @@ GROWTH: Options = {
     "--twin": {"metavar": "NAME", "help": "grow a twin that lacks the mechanisms (rote, base12 or mod113)"},
     "--out": {"metavar": "DIR", "help": "folder to write to (data/models/elegans, elegans-seed<n>, elegans-<twin>)"},
 }
-KIND: Options = {
-    "--kind": {"choices": ("plt", "clt"), "default": "plt", "help": "per layer or cross layer (%(default)s)"}
+TEXT: Options = {
+    "--text": {"nargs": "+", "metavar": "FILE", "help": "held-out text (that of the training, or the held-out prompts)"}
 }
+DEVICE: Options = {
+    "--device": {"choices": ("cpu", "cuda"), "help": "where to compute (cpu)"},
+    "--dtype": {"choices": ("float32", "bfloat16"), "help": "precision of the model (float32)"},
+}
+TRAINING: Options = {
+    "--model": {"metavar": "NAME|DIR", "help": "a Hugging Face directory, or a model of config.yaml"},
+    "--text": {"nargs": "+", "metavar": "FILE", "help": "text to train on; documents end at a line <|endoftext|>"},
+    "--kind": {
+        "choices": ("plt", "clt", "skip"),
+        "default": "plt",
+        "help": "per layer, cross layer, or per layer with a skip connection (%(default)s)",
+    },
+    "--out": {"metavar": "DIR", "help": "folder to write to (beside the model, for elegans)"},
+    "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
+    "--twin": GROWTH["--twin"],
+    "--features": {
+        "type": int,
+        "metavar": "N",
+        "help": "features of a layer (8 times the model's width, at least 1024)",
+    },
+    "--l0": {
+        "type": int,
+        "metavar": "N",
+        "help": "active features per token and layer; with clt, at most so many (16)",
+    },
+    "--sparsity": {"type": float, "metavar": "X", "help": "clt: coefficient of the sparsity penalty"},
+    "--tokens": {"type": int, "metavar": "N", "help": "read at most so much text to train on (all of it)"},
+    "--steps": {"type": int, "metavar": "N", "help": "training steps (1500 per layer; clt 2000)"},
+    "--batch": {"type": int, "metavar": "N", "help": "tokens of a step (2048; clt 1024)"},
+    "--context": {"type": int, "metavar": "N", "help": "tokens of a sequence (256, or the model's context)"},
+    "--memory": {"type": float, "metavar": "GIB", "help": "memory for activations (2)"},
+} | DEVICE
+SAMPLE: Options = {
+    "--model": {"required": True, "metavar": "NAME|DIR", "help": "a Hugging Face directory, or a model of config.yaml"},
+    "--out": {"required": True, "metavar": "FILE", "help": "text file to write"},
+    "--tokens": {"type": int, "metavar": "N", "default": 1_000_000, "help": "how much text (%(default)s)"},
+    "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
+} | DEVICE
 TRACE: Options = {
     "text": {"nargs": "?", "metavar": "PROMPT", "help": "the prompt"},
     "--model": {"required": True, "metavar": "NAME|DIR", "help": "a model of config.yaml, or a Hugging Face directory"},
@@ -150,6 +188,8 @@ Command = tuple[Callable[[Arguments], None], Options]
 CONTENTS: dict[str, dict[str, Command]] = {
     "The pipeline, in order (snakemake runs it; results go to data/runs/<model>/<case>/)": {
         "load": (stages.load, MODEL),
+        "measure": (dictionaries.measure, MODEL | TEXT),
+        "compare-dictionaries": (dictionaries.compare_dictionaries, MODEL | TEXT),
         "cache": (stages.cache, MODEL | CASE),
         "group": (stages.group, MODEL | CASE),
         "attribute": (stages.attribute, MODEL | CASE),
@@ -161,9 +201,14 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "judge": (stages.judge, MODEL | THRESHOLD),
         "compare": (stages.compare, {}),
         "draw": (stages.draw, MODEL | CASE | FIGURE),
+        "draw-dictionary": (dictionaries.draw_dictionary, MODEL | FIGURE),
         "write": (stages.write, PAGE),
     },
     "One prompt": {"trace": (tracing.trace, TRACE), "steer": (steering.steer, STEER)},
+    "A model of your own (docs/own_model.md)": {
+        "sample": (training.sample, SAMPLE),
+        "train-transcoders": (training.train_transcoders, TRAINING),
+    },
     "Graphs of ours elsewhere, graphs of others here": {
         "export": (interchange.export_graphs, MODEL | CASE | EXPORT),
         "import": (interchange.import_graph, IMPORT),
@@ -172,7 +217,6 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "evaluate": (growth.evaluate, MODEL),
         "organism": (growth.organism, GROWTH),
         "grow": (growth.grow, GROWTH),
-        "train-transcoders": (growth.train_transcoders, GROWTH | KIND),
         "cards": (growth.cards, GROWTH),
         "prompts": (growth.prompts, CASE),
     },
@@ -190,7 +234,7 @@ def _contents() -> str:
     lines = ["usage: biology <command> [options]      (biology <command> --help for its options)", ""]
     lines += ["Every case study of On the Biology of a Large Language Model, with a computed verdict for every claim."]
     for section, commands in CONTENTS.items():
-        lines += ["", section, *(f"  {name:<18} {_summary(function)}" for name, (function, _) in commands.items())]
+        lines += ["", section, *(f"  {name:<20} {_summary(function)}" for name, (function, _) in commands.items())]
     lines += [
         "",
         "Everything at once: make figures. New here? README.md. Words: GLOSSARY.md. Extend it: CONTRIBUTING.md",

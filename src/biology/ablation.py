@@ -101,7 +101,8 @@ def foretold(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
             break
         interval = stats.quantile_test(measured[name].to_numpy(), p=0.5).confidence_interval()
         values = {metric: float(measured[name].median())}
-        values |= {f"{metric}_low": float(interval.low), f"{metric}_high": float(interval.high)}
+        bounds = {f"{metric}_low": float(interval.low), f"{metric}_high": float(interval.high)}
+        values |= {name: bound for name, bound in bounds.items() if np.isfinite(bound)}  # few prompts have no interval
         rows += [{"layer": "all", "behaviour": "all", "metric": key, "value": value} for key, value in values.items()]
         for behaviour, median in measured.groupby(prompts["behaviour"])[name].median().items():
             rows.append({"layer": "all", "behaviour": behaviour, "metric": metric, "value": float(median)})

@@ -8,18 +8,17 @@ the first position replaced, attention live) gives the same answer.
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportReturnType=false
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float
-from torch import Tensor
 
 from biology.activations import FeatureCache, cache_features, length_batches
 from biology.case import Case
 from biology.config import InputError
 from biology.model import Model, answer_token, encode, run, token_batch, token_text
+from biology.splicing import constant, mean_outputs, spliced
 from biology.tables import donor_columns, table, validate_table
 from biology.transcoders import TranscoderSet, reconstruct
 from biology.transcoders import encode as feature_activations
@@ -124,7 +123,7 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     active = torch.zeros(len(frame), model.n_layers, dtype=torch.float64)
     tokens = torch.tensor([len(prompt) - 1 for prompt in ids], dtype=torch.float64)
     fired = [torch.zeros(count, dtype=torch.bool) for count in transcoders.n_features]
-    mean = _mean_outputs(model, transcoders, ids, names)
+    mean = mean_outputs(model, transcoders.write_hook, ids, BATCH)
     loss = torch.zeros(len(frame), 3, dtype=torch.float64)
     top = torch.zeros(len(frame), 2, dtype=torch.long)
     for places, batch in length_batches(ids, BATCH):
@@ -140,9 +139,9 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
             total[places, layer] = (y - mean[layer]).double().square().sum((1, 2)).cpu()
             active[places, layer] = (acts[layer][:, 1:] > 0).double().sum((1, 2)).cpu()
             fired[layer] |= (acts[layer][:, 1:] > 0).flatten(0, 1).any(0).cpu()
-        replaced = _replacement_logits(model, transcoders, batch)
+        replaced, _ = run(model, batch, edits=spliced(model, transcoders), positions=-1)
         blank, _ = run(
-            model, batch, edits=[_constant(model, transcoders, layer, mean[layer]) for layer in layers], positions=-1
+            model, batch, edits=[constant(transcoders.write_hook, layer, mean[layer]) for layer in layers], positions=-1
         )
         wanted = torch.tensor([answers[place] for place in places.tolist()])
         for column, out in enumerate((logits, replaced, blank)):
@@ -176,52 +175,6 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
 def _thinned(group: pd.DataFrame) -> pd.DataFrame:
     step = -(-len(group) // MOST_PER_BEHAVIOUR)
     return group.iloc[::step]
-
-
-def _mean_outputs(
-    model: Model, transcoders: TranscoderSet, ids: Sequence[Sequence[int]], names: Sequence[str]
-) -> list[Float[Tensor, " d_model"]]:
-    """Mean of what the transcoders are to write, over all positions but the first."""
-    total = [torch.zeros(model.d_model, dtype=torch.float64, device=model.device) for _ in range(model.n_layers)]
-    count = 0
-    for _, batch in length_batches(ids, BATCH):
-        _, seen = run(model, token_batch(model, batch), reads=names, positions=-1)
-        for layer in range(model.n_layers):
-            total[layer] += seen[f"blocks.{layer}.{transcoders.write_hook}"][:, 1:].double().sum((0, 1))
-        count += batch.shape[0] * (batch.shape[1] - 1)
-    return [(each / count).to(model.dtype) for each in total]
-
-
-def _constant(model: Model, transcoders: TranscoderSet, layer: int, value: Float[Tensor, " d_model"]):  # noqa: ANN202
-    def replace(tensor: Tensor) -> Tensor:
-        return torch.cat([tensor[:, :1], value.expand_as(tensor[:, 1:])], 1)
-
-    return f"blocks.{layer}.{transcoders.write_hook}", replace
-
-
-def _replacement_logits(model: Model, transcoders: TranscoderSet, ids: Tensor) -> Float[Tensor, "batch 1 vocab"]:
-    """Final logits with every MLP's output replaced by its transcoder's, except at the first position."""
-    activations: list[Tensor] = []
-    inputs: list[Tensor] = []
-
-    def read(tensor: Tensor) -> None:
-        inputs.append(tensor)
-        activations.append(feature_activations(transcoders, len(activations), tensor))
-
-    def write(layer: int):  # noqa: ANN202
-        def replace(tensor: Tensor) -> Tensor:
-            made = reconstruct(transcoders, layer, activations, inputs[layer])
-            return torch.cat([tensor[:, :1], made[:, 1:]], 1)
-
-        return replace
-
-    edits = []
-    for layer in range(model.n_layers):
-        edits += [
-            (f"blocks.{layer}.{transcoders.read_hook}", read),
-            (f"blocks.{layer}.{transcoders.write_hook}", write(layer)),
-        ]
-    return run(model, ids, edits=edits, positions=-1)[0]
 
 
 def selective_features(

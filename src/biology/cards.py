@@ -148,6 +148,54 @@ Accuracy on the development part of the held-out prompts.
 """
 
 
+def transcoder_card(record: Mapping[str, Any]) -> str:
+    """README.md of transcoders that were trained on a text (biology train-transcoders --text), from their record."""
+    kind = {"plt": "per-layer transcoders", "skip": "per-layer skip transcoders", "clt": "a cross-layer transcoder"}
+    whole = {metric: values["all"] for metric, values in record["measured"].items()}
+    shown = {
+        "l0": "L0", "explained_variance": "explained variance", "fvu": "FVU", "dead": "dead", "dense": "dense",
+        "recovered_from_zero": "loss recovered (zero)", "recovered_from_mean": "loss recovered (mean)",
+        "agreement": "agreement",
+    }  # fmt: skip
+    columns = {name: list(record["measured"][metric].values()) for metric, name in shown.items()}
+    layers = list(record["measured"]["fvu"])
+    measured = pd.DataFrame({"layer": layers, "features": [*record["features"], sum(record["features"])], **columns})
+    recipe = pd.DataFrame([(k, json.dumps(v)) for k, v in record["recipe"].items()], columns=["setting", "value"])
+    texts = ", ".join(f"{text['name']} ({text['sha256']})" for text in record["text"])
+    tokens = record["tokens"]
+    return f"""---
+tags: [interpretability, transcoder]
+---
+# Transcoders of {record["model"]}
+
+These are {kind[record["kind"]]} of {record["model"]} ({record["architecture"]}), trained by `biology train-transcoders` on
+{tokens["train"]:,} tokens in sequences of {tokens["context"]}. This card is generated from `record.json` beside the weights.
+
+| | |
+|---|---|
+| text (sha256) | {texts} |
+| model weights (sha256) | {record["identity"]["model"]} |
+| recipe (hash), seed | {record["recipe_hash"]}, {record["seed"]} |
+| precision of the model, device, threads | {record["dtype"]}, {record["device"]}, {record["threads"]} |
+| torch | {record["torch"]} |
+| time, s (of the processor, s) | {record["seconds"]:.0f} ({record["cpu_seconds"]:.0f}) |
+
+## Measured on held-out text
+{int(whole["tokens"]):,} tokens of text that was not trained on. Loss recovered: share of the loss by setting the MLP's output to
+zero (or its mean) that the transcoder avoids when it writes instead; agreement: how often the most probable next token is the
+model's own. In the rows of layers only that layer is replaced, in the last row all are; its FVU is the mean over the layers and
+its L0 the sum.
+
+{markdown(measured)}
+
+The cross-entropy of the next token is {whole["loss_clean"]:.3f} nats by the model, {whole["loss_spliced"]:.3f} with every MLP
+replaced, {whole["loss_mean"]:.3f} with their mean outputs and {whole["loss_zero"]:.3f} without them.
+
+## Recipe
+{markdown(recipe)}
+"""
+
+
 def data_card(corpus: Corpus, words: Path = WORDS) -> str:
     """README.md of data/words: what the tables hold (counted), what the corpus makes of them, where the facts are from."""
     sizes = pd.DataFrame(

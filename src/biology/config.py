@@ -19,6 +19,8 @@ METHOD: dict[str, int] = {
     # Version of the method of each stage that needs torch. It is a parameter of the stage's rule in the Snakefile:
     # editing a comment reruns nothing costly, and whoever changes the numbers of a stage adds one here.
     "load": 2,
+    "measure": 1,
+    "compare_dictionaries": 1,
     "cache": 1,
     "group": 2,
     "attribute": 1,
@@ -118,6 +120,16 @@ class Config(Strict):
         if name not in self.models:
             raise InputError(f"unknown model '{name}'. Known models (config.yaml): {', '.join(sorted(self.models))}.")
         return self.models[name]
+
+    def siblings(self, name: str) -> list[str]:
+        """The entries, this one first, that have transcoders of the same model, random ones left out."""
+        path = self.model(name).path
+        others = [other for other, entry in self.models.items() if entry.path == path and entry.role != "random"]
+        return [name, *(other for other in others if other != name)]
+
+    def first_sibling(self, name: str) -> str:
+        """The first entry of config.yaml with transcoders of the same model: comparisons of its sets bear its name."""
+        return next(other for other in self.models if other in self.siblings(name))
 
     def cases_of(self, model: str, discovered: list[str]) -> list[str]:
         """The cases that a model meets, in alphabetical order; `InputError` for a case that has no folder."""

@@ -19,7 +19,7 @@ import hashlib
 import json
 import math
 import warnings
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -29,7 +29,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.dictionary_training import calibrated, living, training_tokens
+from biology.dictionary_training import Pool, Pools, calibrated, living, stretches
 from biology.model import Model
 from biology.organism import restore, save
 from biology.transcoders import Transcoder, TranscoderSet
@@ -219,76 +219,82 @@ class Scales:
     def of(
         cls, inputs: Float[Tensor, "layer token d_model"], outputs: Float[Tensor, "layer token d_model"]
     ) -> "Scales":
-        centre, mean = inputs.mean(1), outputs.mean(1)
+        centre, mean = (torch.stack([layer.float().mean(0) for layer in side]) for side in (inputs, outputs))
 
         def scale(values: Tensor, middle: Tensor) -> Tensor:
-            return torch.stack([(v - m).square().mean().sqrt() for v, m in zip(values, middle, strict=True)])
+            return torch.stack([(v.float() - m).square().mean().sqrt() for v, m in zip(values, middle, strict=True)])
 
         return cls(centre, scale(inputs, centre), mean, scale(outputs, mean))
 
 
 def train_cross_layer(
-    inputs: Float[Tensor, "layer token d_model"],
-    outputs: Float[Tensor, "layer token d_model"],
+    pools: Sequence[Pool],
     recipe: CrossLayerRecipe,
     seed: int,
     *,
-    answers: Int[Tensor, " answer"] | None = None,
     work: Path | None = None,
+    identity: Mapping[str, str] | None = None,
     checkpoint_every: int = 500,
     progress: bool = True,
 ) -> list[dict[str, Tensor]]:
     """Fit all layers together. Returns W_enc [feature, d_model], b_enc, W_dec [feature, target, d_model], b_dec, threshold of each.
 
-    The normalisation is folded back into the weights; a feature's decoders have length 1 together. `work` holds the
-    checkpoint: an interrupted call continues where it stopped, and ends at the same weights.
+    Normalised by the first pool, and the normalisation is folded back into the weights; a feature's decoders have length 1
+    together. `work` holds the checkpoint: an interrupted call continues where it stopped, and ends at the same weights;
+    `identity` says of what else it is, beside recipe and seed.
 
     Raises InputError if `work` holds a checkpoint of another recipe or seed.
     """
     torch.set_flush_denormal(True)  # moments of features that have fallen silent underflow
+    inputs, outputs, answers = pools[0].inputs, pools[0].outputs, pools[0].answers
     n_layers, n_tokens, d_model = inputs.shape
     scales = Scales.of(inputs, outputs)
     sizes = [recipe.n_features_first] + [recipe.n_features] * (n_layers - 1)
     weights = CrossLayer(sizes, d_model).to(inputs.device)
 
-    def normalised(pick: Tensor) -> Tensor:
-        return (inputs[:, pick] - scales.centre[:, None]) / scales.input_scale[:, None, None]
+    def normalised(inputs: Tensor, pick: Tensor) -> Tensor:
+        return (inputs[:, pick].float() - scales.centre[:, None]) / scales.input_scale[:, None, None]
 
     generator = torch.Generator().manual_seed(seed)
     sample = torch.randint(n_tokens, (8192,), generator=generator)
     if answers is not None:
         half = int(recipe.answering * len(sample))
         sample[:half] = answers[torch.randint(len(answers), (half,), generator=generator)]
-    initialise(weights, normalised(sample), recipe, generator)
+    initialise(weights, normalised(inputs, sample), recipe, generator)
     with torch.no_grad():
         for bias, mean, scale in zip(weights.b_dec, scales.output_mean, scales.output_scale, strict=True):
             bias.copy_(mean / scale)
     optimiser = torch.optim.Adam(weights.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99), fused=True)
-    identity = {"recipe": recipe.hash(), "seed": str(seed), "device": inputs.device.type}
+    identity = {"recipe": recipe.hash(), "seed": str(seed), "device": inputs.device.type, **(identity or {})}
     checkpoint = None if work is None else work / "checkpoint.safetensors"
     start, history = (0, []) if checkpoint is None else restore(checkpoint, identity, weights, optimiser)
     silent = [torch.zeros(count, device=inputs.device) for count in sizes]
     if history:
         silent = [torch.tensor(entry["silent"], device=inputs.device) for entry in history]
+    pool_of = {step: index for index, steps in stretches(recipe.steps, len(pools)) for step in steps}
 
     bar = tqdm(
         range(start, recipe.steps), initial=start, total=recipe.steps, desc="cross-layer transcoder", disable=not progress, mininterval=5
     )  # fmt: skip
     for step in bar:
+        pool = pools[pool_of[step]]
+        inputs, outputs, answers = pool.inputs, pool.outputs, pool.answers
         left = (recipe.steps - step) / (recipe.steps * (1 - recipe.decay_from))
         optimiser.param_groups[0]["lr"] = recipe.learning_rate * min(1.0, left, (step + 1) / 50)
         rng = np.random.default_rng([seed, step])  # of the step, so that an interrupted run draws the same batches
-        pick = torch.from_numpy(rng.integers(0, n_tokens, recipe.batch))
+        pick = torch.from_numpy(rng.integers(0, inputs.shape[1], recipe.batch))
         if answers is not None:
             half = int(recipe.answering * recipe.batch)
             pick[:half] = answers[torch.from_numpy(rng.integers(0, len(answers), half))]
         pick = pick.to(inputs.device)
-        y = outputs[:, pick] / scales.output_scale[:, None, None]
+        y = outputs[:, pick].float() / scales.output_scale[:, None, None]
         # Relative errors: otherwise the tokens where the MLP writes little, often those that answer, are hardly learnt.
         size = (y - (scales.output_mean / scales.output_scale[:, None])[:, None]).square().mean(2)
         sparsity = recipe.sparsity * min(1.0, step / (recipe.ramp * recipe.steps))
         dead = [count > recipe.dead_after for count in silent]
-        loss, fired, l0 = backward(weights, normalised(pick), y, (size + recipe.floor).rsqrt(), sparsity, recipe, dead)
+        loss, fired, l0 = backward(
+            weights, normalised(inputs, pick), y, (size + recipe.floor).rsqrt(), sparsity, recipe, dead
+        )
         optimiser.step()
         silent = [torch.where(one, 0.0, count + 1) for one, count in zip(fired, silent, strict=True)]
         if progress and step % 20 == 0:
@@ -323,17 +329,19 @@ def _folded(weights: CrossLayer, layer: int, scales: Scales) -> dict[str, Tensor
 
 def train_cross_layer_set(
     model: Model, prompts: Sequence[Sequence[int]], recipe: CrossLayerRecipe, seed: int, *, read_hook: str = "mlp.hook_in",
-    write_hook: str = "hook_mlp_out", storage: torch.dtype = torch.float16, work: Path | None = None, progress: bool = True,
+    write_hook: str = "hook_mlp_out", storage: torch.dtype = torch.float16, pools: int = 1, ignored: int | None = None,
+    work: Path | None = None, identity: Mapping[str, str] | None = None, progress: bool = True,
 ) -> TranscoderSet:  # fmt: skip
-    """A cross-layer transcoder of a model, trained on all tokens of some prompts but the first of each."""
-    hooks = {"read_hook": read_hook, "write_hook": write_hook}
-    cache, inside, answers = training_tokens(model, prompts, **hooks, progress=progress)
-    inputs, outputs = (tensor[:, inside].float() for tensor in (cache.read, cache.write))
-    made = train_cross_layer(inputs, outputs, recipe, seed, answers=answers, work=work, progress=progress)
-    layers = []
+    """A cross-layer transcoder of a model; prompts and pools as for `dictionary_training.train_set`."""
+    feed = Pools(
+        model, prompts, read_hook=read_hook, write_hook=write_hook, count=pools, ignored=ignored, progress=progress
+    )
+    made = train_cross_layer(feed, recipe, seed, work=work, identity=identity, progress=progress)
+    layers, last = [], feed[len(feed) - 1]
     for layer, tensors in enumerate(made):
         # Calibrated as it will be stored, so that the stored set is the calibrated one.
         stored = Transcoder(**{name: tensor.to(storage).float().contiguous() for name, tensor in tensors.items()})
-        calm = calibrated(stored, inputs[layer], recipe.most_active, seed + layer)
-        layers.append(living(calm, inputs[layer], least=max(1, round(recipe.rarest * inputs.shape[1]))))
+        inputs = last.inputs[layer].float()
+        calm = calibrated(stored, inputs, recipe.most_active, seed + layer)
+        layers.append(living(calm, inputs, least=max(1, round(recipe.rarest * len(inputs)))))
     return TranscoderSet("cross_layer", "jumprelu", tuple(layers), read_hook, write_hook)

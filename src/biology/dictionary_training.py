@@ -1,23 +1,30 @@
-"""Training per-layer transcoders on cached activations.
+"""Training per-layer transcoders, with or without a skip connection, on cached activations.
+
+The activations come in pools: so many tokens at once as memory holds, from which a stretch of the steps draws its batches.
+A small corpus is one pool. All layers are trained on a pool before the next one is computed.
 
 BatchTopK during training (the k * batch largest activations of a batch are kept), JumpReLU with one threshold per layer
 afterwards: the form every reader of the SAELens layout understands, and one whose sparsity is set by k alone. Features
 that have stopped firing are taught the error that the others leave (auxiliary loss), so that few stay dead.
 
 Sources: Circuit Tracing, appendix on training (target, normalisation); Bussmann et al. 2024 (BatchTopK); Gao et al. 2024
-(auxiliary loss for dead features).
+(auxiliary loss for dead features); Paulo et al. 2025 (skip transcoders).
 """
 
+import hashlib
+import json
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from tqdm import tqdm
 
-from biology.activations import DenseCache, cache_dense
+from biology.activations import cache_dense
 from biology.model import Model
+from biology.organism import restore, save
 from biology.transcoders import Transcoder, TranscoderSet
 
 
@@ -42,6 +49,66 @@ class DictionaryRecipe:
     """Added to a token's mean squared output (1 on average) before its error is divided by it."""
     answering: float = 0.5
     """Share of each batch drawn from the last tokens of prompts, where the answers are made."""
+    skip: bool = False
+    """Whether a linear map of the input is added to the output."""
+
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """Activations of the tokens that a stretch of the steps draws its batches from; `answers` are the last of prompts."""
+
+    inputs: Float[torch.Tensor, "layer token d_model"]
+    outputs: Float[torch.Tensor, "layer token d_model"]
+    answers: Int[torch.Tensor, " answer"] | None = None
+
+
+class Pools(Sequence[Pool]):
+    """The tokens of some prompts but the first of each, in `count` pools, each computed when it is asked for (the last one
+    stays in memory). `ignored` is a token that is not trained on either (the one between documents)."""
+
+    def __init__(
+        self, model: Model, prompts: Sequence[Sequence[int]], *, read_hook: str, write_hook: str, count: int = 1,
+        ignored: int | None = None, progress: bool = True,
+    ):  # fmt: skip
+        self.model, self.hooks, self.ignored, self.progress = model, (read_hook, write_hook), ignored, progress
+        size = -(-len(prompts) // count)
+        self.parts = [prompts[start : start + size] for start in range(0, len(prompts), size)]
+        self._held: tuple[int, Pool] | None = None
+
+    def __len__(self) -> int:
+        return len(self.parts)
+
+    def __getitem__(self, index: int) -> Pool:  # type: ignore[override]
+        if self._held is None or self._held[0] != index:
+            self._held = None  # freed before the next one is computed
+            self._held = index, self._computed(self.parts[index])
+        return self._held[1]
+
+    def _computed(self, prompts: Sequence[Sequence[int]]) -> Pool:
+        read, write = self.hooks
+        batch = max(1, min(512, 32_768 // max(map(len, prompts))))
+        cache = cache_dense(
+            self.model, prompts, read_hook=read, write_hook=write, batch_size=batch, progress=self.progress
+        )
+        inside = torch.ones(len(cache.ids), dtype=torch.bool)
+        last = torch.zeros(len(cache.ids), dtype=torch.bool)
+        last[cache.offsets[1:] - 1] = True
+        inside[cache.offsets[:-1]] = False  # the first token is no node of any graph, and unlike all others
+        if self.ignored is not None:
+            inside &= cache.ids != self.ignored
+        kept = (torch.stack([layer[inside] for layer in side]) for side in (cache.read, cache.write))
+        inputs, outputs = (side.to(self.model.device) for side in kept)
+        return Pool(inputs, outputs, last[inside].nonzero().flatten())
+
+
+def stretches(steps: int, pools: int) -> Iterator[tuple[int, range]]:
+    """The steps that draw from each pool: as many as from any other, one pool after the other."""
+    each = -(-steps // pools)
+    for index in range(pools):
+        yield index, range(index * each, min(steps, (index + 1) * each))
 
 
 def batch_top_k(pre: Float[torch.Tensor, "batch feature"], k: int) -> Float[torch.Tensor, "batch feature"]:
@@ -51,6 +118,132 @@ def batch_top_k(pre: Float[torch.Tensor, "batch feature"], k: int) -> Float[torc
     return torch.nn.functional.threshold(pre, max(cut, 0.0), 0.0)
 
 
+class LayerTraining(torch.nn.Module):
+    """The transcoder of one layer in training, for inputs and outputs of unit mean square.
+
+    The scales are those of the activations that it starts with; `made` folds them back into the weights.
+    """
+
+    def __init__(
+        self, inputs: Float[torch.Tensor, "token d_in"], outputs: Float[torch.Tensor, "token d_out"],
+        recipe: DictionaryRecipe, seed: int,
+    ):  # fmt: skip
+        super().__init__()
+        self.recipe, self.seed, device = recipe, seed, inputs.device
+        self.generator = generator = torch.Generator(device="cpu").manual_seed(seed)
+        d_in, d_out, count = inputs.shape[1], outputs.shape[1], recipe.n_features
+        self.input_scale = inputs.square().mean().sqrt()
+        self.centre = outputs.mean(0)
+        self.output_scale = (outputs - self.centre).square().mean().sqrt()
+        directions = torch.randn(count, d_in, generator=generator).to(device)
+        directions = directions / directions.norm(dim=1, keepdim=True)
+        self.w_enc = torch.nn.Parameter(directions.T.contiguous() / math.sqrt(d_in) * 4)
+        self.b_enc = torch.nn.Parameter(torch.zeros(count, device=device))
+        decoders = torch.randn(count, d_out, generator=generator).to(device)
+        self.w_dec = torch.nn.Parameter(0.3 * decoders / decoders.norm(dim=1, keepdim=True))
+        self.b_dec = torch.nn.Parameter(self.centre / self.output_scale)
+        if recipe.skip:
+            self.w_skip = torch.nn.Parameter(torch.zeros(d_in, d_out, device=device))
+        self.optimiser = torch.optim.Adam(self.parameters(), lr=recipe.learning_rate, betas=(0.9, 0.99))
+        self.silent = torch.zeros(count, device=device)
+        self.cuts: list[torch.Tensor] = []
+        self.done = 0
+
+    def advance(
+        self, inputs: Float[torch.Tensor, "token d_in"], outputs: Float[torch.Tensor, "token d_out"],
+        answers: Int[torch.Tensor, " answer"] | None, until: int, bar: tqdm, checkpoint: "Checkpoint | None" = None,
+    ) -> None:  # fmt: skip
+        """Steps up to number `until` on batches drawn from these tokens."""
+        recipe, generator, device = self.recipe, self.generator, inputs.device
+        x_all, y_all = inputs / self.input_scale, outputs / self.output_scale
+        # Relative errors: otherwise the tokens where the MLP writes little, often those that answer, are hardly learnt.
+        size = (y_all - self.centre / self.output_scale).square().mean(1)
+        weight = (size + recipe.floor).rsqrt()
+        for step in range(self.done, until):
+            left = (recipe.steps - step) / (recipe.steps * (1 - recipe.decay_from))
+            self.optimiser.param_groups[0]["lr"] = recipe.learning_rate * min(1.0, left, (step + 1) / 50)
+            pick = torch.randint(len(x_all), (recipe.batch,), generator=generator)
+            if answers is not None:
+                n = int(recipe.answering * recipe.batch)
+                pick[:n] = answers[torch.randint(len(answers), (n,), generator=generator)]
+                pick = pick[torch.randperm(recipe.batch, generator=generator)]
+            pick = pick.to(device)
+            kept = self._step(x_all[pick], y_all[pick], weight[pick, None])
+            if step >= int(0.9 * recipe.steps):
+                positive = kept[kept > 0]
+                if len(positive):
+                    self.cuts.append(positive.min())
+            self.done = step + 1
+            bar.update()
+            if checkpoint is not None and self.done % checkpoint.every == 0:
+                checkpoint.save(self)
+
+    def _step(self, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
+        """One step of the optimiser; what BatchTopK kept."""
+        recipe = self.recipe
+        pre = x @ self.w_enc + self.b_enc
+        kept = batch_top_k(pre, recipe.k)
+        left = y - kept @ self.w_dec - self.b_dec
+        error = (left - x @ self.w_skip if recipe.skip else left) * weight
+        loss = error.square().mean()
+        self.silent = torch.where(kept.detach().amax(0) > 0, 0.0, self.silent + 1)
+        dead = (self.silent > recipe.dead_after).nonzero().flatten()
+        if len(dead):
+            values, index = pre[:, dead].topk(min(recipe.auxiliary_k, len(dead)), dim=1)
+            rescue = torch.zeros_like(pre[:, dead]).scatter(1, index, values.relu()) @ self.w_dec[dead]
+            rescue = rescue * weight
+            loss = loss + recipe.auxiliary_weight * (error.detach() - rescue).square().mean()
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()
+        self.optimiser.step()
+        return kept.detach()
+
+    @torch.no_grad()
+    def made(self) -> dict[str, torch.Tensor]:
+        """W_enc [d_in, feature], b_enc, W_dec [feature, d_out], b_dec, threshold (SAELens orientation), perhaps W_skip
+        [d_out, d_in], for inputs and outputs as they are."""
+        # One threshold: the typical smallest activation that BatchTopK still kept.
+        threshold = torch.stack(self.cuts).mean() * torch.ones_like(self.silent)
+        norm = self.w_dec.norm(dim=1)  # unit decoders: activations then measure the size of what is written
+        norm = torch.where(norm > 0, norm, 1.0)
+        made = {
+            "W_enc": self.w_enc / self.input_scale * norm * self.output_scale,
+            "b_enc": self.b_enc * norm * self.output_scale,
+            "W_dec": self.w_dec / norm[:, None],
+            "b_dec": self.b_dec * self.output_scale,
+            "threshold": threshold * norm * self.output_scale,
+        }
+        if self.recipe.skip:
+            made["W_skip"] = (self.w_skip * self.output_scale / self.input_scale).T
+        return {name: value.detach().contiguous() for name, value in made.items()}
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where the state of one layer's training is kept, so that an interrupted one goes on and ends at the same weights."""
+
+    path: Path
+    identity: Mapping[str, str]
+    every: int = 500
+
+    def save(self, training: LayerTraining) -> None:
+        state = {
+            "silent": training.silent.tolist(),
+            "cuts": [float(cut) for cut in training.cuts],
+            "generator": training.generator.get_state().numpy().tobytes().hex(),
+        }
+        save(self.path, dict(self.identity), training, training.optimiser, training.done, [state])
+
+    def restore(self, training: LayerTraining) -> None:
+        """Raises InputError if the file is a checkpoint of something else."""
+        training.done, states = restore(self.path, dict(self.identity), training, training.optimiser)
+        for state in states:
+            training.silent = torch.tensor(state["silent"], device=training.silent.device)
+            training.cuts = [torch.tensor(cut, device=training.silent.device) for cut in state["cuts"]]
+            held = torch.frombuffer(bytearray.fromhex(state["generator"]), dtype=torch.uint8)
+            training.generator.set_state(held)
+
+
 def train_transcoder(
     inputs: Float[torch.Tensor, "token d_in"],
     outputs: Float[torch.Tensor, "token d_out"],
@@ -58,77 +251,13 @@ def train_transcoder(
     seed: int,
     *,
     answers: Int[torch.Tensor, " answer"] | None = None,
-    label: str = "transcoder",
     progress: bool = True,
 ) -> dict[str, torch.Tensor]:
-    """Fit one layer. Returns W_enc [d_in, feature], b_enc, W_dec [feature, d_out], b_dec, threshold (SAELens orientation).
-
-    Inputs and outputs are scaled to unit mean square for training and the scales are folded back into the weights.
-    """
-    device = inputs.device
-    generator = torch.Generator(device="cpu").manual_seed(seed)
-    d_in, d_out = inputs.shape[1], outputs.shape[1]
-    input_scale = inputs.square().mean().sqrt()
-    centre = outputs.mean(0)
-    output_scale = (outputs - centre).square().mean().sqrt()
-    x_all, y_all = inputs / input_scale, outputs / output_scale
-    # Relative errors: otherwise the tokens where the MLP writes little, often those that answer, are hardly learnt.
-    size = (y_all - centre / output_scale).square().mean(1)
-    weight = (size + recipe.floor).rsqrt()
-
-    directions = torch.randn(recipe.n_features, d_in, generator=generator).to(device)
-    w_enc = torch.nn.Parameter((directions / directions.norm(dim=1, keepdim=True)).T.contiguous() / math.sqrt(d_in) * 4)
-    b_enc = torch.nn.Parameter(torch.zeros(recipe.n_features, device=device))
-    decoders = torch.randn(recipe.n_features, d_out, generator=generator).to(device)
-    w_dec = torch.nn.Parameter(0.3 * decoders / decoders.norm(dim=1, keepdim=True))
-    b_dec = torch.nn.Parameter(centre / output_scale)
-    parameters = [w_enc, b_enc, w_dec, b_dec]
-    optimiser = torch.optim.Adam(parameters, lr=recipe.learning_rate, betas=(0.9, 0.99))
-    silent = torch.zeros(recipe.n_features, device=device)
-    cuts = []
-
-    for step in tqdm(range(recipe.steps), desc=label, disable=not progress, mininterval=5):
-        left = (recipe.steps - step) / (recipe.steps * (1 - recipe.decay_from))
-        optimiser.param_groups[0]["lr"] = recipe.learning_rate * min(1.0, left, (step + 1) / 50)
-        pick = torch.randint(len(x_all), (recipe.batch,), generator=generator)
-        if answers is not None:
-            n = int(recipe.answering * recipe.batch)
-            pick[:n] = answers[torch.randint(len(answers), (n,), generator=generator)]
-            pick = pick[torch.randperm(recipe.batch, generator=generator)]
-        pick = pick.to(device)
-        x, y = x_all[pick], y_all[pick]
-        pre = x @ w_enc + b_enc
-        kept = batch_top_k(pre, recipe.k)
-        error = (y - kept @ w_dec - b_dec) * weight[pick, None]
-        loss = error.square().mean()
-        silent = torch.where(kept.detach().amax(0) > 0, 0.0, silent + 1)
-        dead = (silent > recipe.dead_after).nonzero().flatten()
-        if len(dead):
-            values, index = pre[:, dead].topk(min(recipe.auxiliary_k, len(dead)), dim=1)
-            rescue = torch.zeros_like(pre[:, dead]).scatter(1, index, values.relu()) @ w_dec[dead]
-            rescue = rescue * weight[pick, None]
-            loss = loss + recipe.auxiliary_weight * (error.detach() - rescue).square().mean()
-        optimiser.zero_grad(set_to_none=True)
-        loss.backward()
-        optimiser.step()
-        if step >= int(0.9 * recipe.steps):
-            positive = kept[kept > 0]
-            if len(positive):
-                cuts.append(positive.min().detach())
-
-    # One threshold: the typical smallest activation that BatchTopK still kept.
-    with torch.no_grad():
-        threshold = torch.stack(cuts).mean() * torch.ones(recipe.n_features, device=device)
-        norm = w_dec.norm(dim=1)  # unit decoders: activations then measure the size of what is written
-        norm = torch.where(norm > 0, norm, 1.0)
-        made = {
-            "W_enc": w_enc / input_scale * norm * output_scale,
-            "b_enc": b_enc * norm * output_scale,
-            "W_dec": w_dec / norm[:, None],
-            "b_dec": b_dec * output_scale,
-            "threshold": threshold * norm * output_scale,
-        }
-    return {name: value.detach().contiguous() for name, value in made.items()}
+    """Fit one layer on tokens that fit into memory; returns what `LayerTraining.made` does."""
+    training = LayerTraining(inputs, outputs, recipe, seed)
+    with tqdm(total=recipe.steps, desc="transcoder", disable=not progress, mininterval=5) as bar:
+        training.advance(inputs, outputs, answers, recipe.steps, bar)
+    return training.made()
 
 
 def calibrated(
@@ -148,49 +277,56 @@ def calibrated(
 def living(layer: Transcoder, inputs: Float[torch.Tensor, "token d_in"], least: int = 1) -> Transcoder:
     """The layer without the features that fire on fewer than ``least`` tokens: they change hardly more than the file's size."""
     assert layer.threshold is not None
-    tokens = torch.zeros(len(layer.b_enc), dtype=torch.long)
+    tokens = torch.zeros(len(layer.b_enc), dtype=torch.long, device=inputs.device)
     for chunk in inputs.split(8192):
         pre = chunk @ layer.W_enc.T + layer.b_enc
         tokens += ((pre > layer.threshold) & (pre > 0)).sum(0)
     fires = tokens >= least
-    return Transcoder(layer.W_enc[fires], layer.b_enc[fires], layer.W_dec[fires], layer.b_dec, layer.threshold[fires])
-
-
-def training_tokens(
-    model: Model, prompts: Sequence[Sequence[int]], *, read_hook: str, write_hook: str, progress: bool
-) -> tuple[DenseCache, Bool[torch.Tensor, " token"], Int[torch.Tensor, " answer"]]:
-    """What passes the hooks on all prompts, which tokens are trained on, and which of these are the last of a prompt."""
-    cache = cache_dense(model, prompts, read_hook=read_hook, write_hook=write_hook, batch_size=512, progress=progress)
-    inside = torch.ones(len(cache.ids), dtype=torch.bool)
-    last = torch.zeros(len(cache.ids), dtype=torch.bool)
-    last[cache.offsets[1:] - 1] = True
-    inside[cache.offsets[:-1]] = False  # the first token is no node of any graph, and unlike all others
-    return cache, inside, last[inside].nonzero().flatten()
+    kept = {name: getattr(layer, name)[fires] for name in ("W_enc", "b_enc", "W_dec", "threshold")}
+    return replace(layer, **kept)
 
 
 def train_set(
     model: Model, prompts: Sequence[Sequence[int]], recipe: DictionaryRecipe, seed: int, *, read_hook: str = "mlp.hook_in",
-    write_hook: str = "hook_mlp_out", storage: torch.dtype = torch.float16, progress: bool = True,
+    write_hook: str = "hook_mlp_out", storage: torch.dtype = torch.float16, pools: int = 1, ignored: int | None = None,
+    work: Path | None = None, identity: Mapping[str, str] | None = None, progress: bool = True,
 ) -> TranscoderSet:  # fmt: skip
-    """Per-layer transcoders of a model, trained on all tokens of some prompts but the first of each."""
-    hooks = {"read_hook": read_hook, "write_hook": write_hook}
-    cache, inside, answers = training_tokens(model, prompts, **hooks, progress=progress)
-    layers = []
+    """Per-layer transcoders of a model, trained on all tokens of some prompts but the first of each (and `ignored` ones).
+
+    `pools` is the number of parts in which the activations come. `work` holds the checkpoints: an interrupted call goes on
+    where it stopped and ends at the same weights; `identity` says of what else they are, beside recipe and seed.
+
+    Raises InputError if `work` holds checkpoints of something else.
+    """
+    feed = Pools(
+        model, prompts, read_hook=read_hook, write_hook=write_hook, count=pools, ignored=ignored, progress=progress
+    )
+    trainings, checkpoints = [], []
     for layer in range(model.n_layers):
-        inputs, outputs = (tensor[layer][inside].float() for tensor in (cache.read, cache.write))
-        label = f"transcoder of layer {layer}"
         size = recipe.n_features_first if layer == 0 else recipe.n_features
-        made = train_transcoder(
-            inputs,
-            outputs,
-            replace(recipe, n_features=size),
-            seed + layer,
-            answers=answers,
-            label=label,
-            progress=progress,
-        )
-        weights = (made["W_enc"].T, made["b_enc"], made["W_dec"][:, None], made["b_dec"], made["threshold"])
+        inputs, outputs = (side[layer].float() for side in (feed[0].inputs, feed[0].outputs))
+        trainings.append(LayerTraining(inputs, outputs, replace(recipe, n_features=size), seed + layer))
+        if work is not None:
+            named = {"recipe": recipe.hash(), "seed": str(seed), **(identity or {})}
+            checkpoints.append(Checkpoint(work / f"checkpoint_{layer}.safetensors", named))
+            checkpoints[-1].restore(trainings[-1])
+    total, done = recipe.steps * model.n_layers, sum(training.done for training in trainings)
+    with tqdm(total=total, initial=done, desc="transcoders", unit="step", disable=not progress, mininterval=5) as bar:
+        for index, steps in stretches(recipe.steps, len(feed)):
+            for layer, training in enumerate(trainings):
+                if training.done >= steps.stop:
+                    continue
+                bar.set_postfix_str(f"layer {layer}, part {index + 1} of {len(feed)}", refresh=False)
+                inputs, outputs = (side[layer].float() for side in (feed[index].inputs, feed[index].outputs))
+                checkpoint = checkpoints[layer] if checkpoints else None
+                training.advance(inputs, outputs, feed[index].answers, steps.stop, bar, checkpoint)
+                if checkpoint is not None:
+                    checkpoint.save(training)
+    last, layers = feed[len(feed) - 1], []
+    for layer, training in enumerate(trainings):
+        made, inputs = training.made(), last.inputs[layer].float()
+        made |= {"W_enc": made["W_enc"].T, "W_dec": made["W_dec"][:, None]}
         # Calibrated as it will be stored, so that the stored set is the calibrated one.
-        stored = Transcoder(*(tensor.to(storage).float().contiguous() for tensor in weights))
+        stored = Transcoder(**{name: tensor.to(storage).float().contiguous() for name, tensor in made.items()})
         layers.append(living(calibrated(stored, inputs, recipe.most_active, seed + layer), inputs))
     return TranscoderSet("per_layer", "jumprelu", tuple(layers), read_hook, write_hook)

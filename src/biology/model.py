@@ -359,6 +359,15 @@ def token_batch(model: Model, ids: TokenIds) -> Int[Tensor, "batch pos"]:
     return batch
 
 
+NEURONS = "mlp.hook_post"
+"""The hook within a block that the MLP's neurons pass, after their activation function (and gate)."""
+
+
+def neuron_outputs(model: Model, layer: int) -> Float[Tensor, "neuron d_model"]:
+    """What each neuron of a layer's MLP writes, before a post norm where there is one."""
+    return model.bridge.blocks[layer].mlp.W_out
+
+
 def freeze(
     model: Model, frozen: Capture, *, norms: bool = True, mlps: bool = True, rows: Int[Tensor, " row"] | None = None
 ) -> list[tuple[str, Edit]]:

@@ -289,7 +289,7 @@ def restore(path: Path, identity: dict[str, str], model, optimiser) -> tuple[int
 
     with safe_open(path, framework="pt") as file:
         metadata = file.metadata()
-    found = {key: metadata[key] for key in identity}
+    found = {key: metadata.get(key) for key in identity}
     if found != identity:
         raise InputError(
             f"{path} is a checkpoint of {found}, not of {identity}: remove it or choose another seed's folder"
@@ -300,8 +300,9 @@ def restore(path: Path, identity: dict[str, str], model, optimiser) -> tuple[int
             value.copy_(tensors[f"model.{name}"])
     state = optimiser.state_dict()
     for key, value in tensors.items():
-        kind, index, name = key.split(".", 2)
+        kind, _, place = key.partition(".")
         if kind == "optimiser":
+            index, _, name = place.partition(".")
             state["state"].setdefault(int(index), {})[name] = value
     optimiser.load_state_dict(state)
     return int(metadata["step"]), json.loads(metadata["curve"])

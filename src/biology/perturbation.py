@@ -55,7 +55,8 @@ def run_experiments(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
         tqdm.write(
             f"{name}: M = {setting.strength:g}, layers up to {setting.last_layer}, chosen on {len(dev)} development prompts"
         )
-        evidence += measure(bench, name, experiment, places, setting, experiment.controls)
+        if places:  # a case of one's own may have named prompts only
+            evidence += measure(bench, name, experiment, places, setting, experiment.controls)
         heldout = [place for place in places if prompts["split"].iat[place] == "heldout"]
         if experiment.dose:
             for strength in experiment.strengths:

@@ -56,7 +56,7 @@ def load(args: Arguments) -> None:
         "versions": artefacts.versions(),
     }
     folder = root / "data/runs" / args.model
-    prompts = _held_out(root / entry.path, cases)
+    prompts = held_out(root / entry.path, cases)
     measured = [fidelity(model, transcoders, prompts), foretold(model, transcoders, prompts)]
     write_table(folder / "fidelity.parquet", pd.concat(measured), "fidelity")
     artefacts.write_json(folder / "load.json", manifest)
@@ -387,7 +387,7 @@ def _features(folder: Path) -> FeatureCache:
     return features
 
 
-def _held_out(path: Path, cases: list[Case]) -> pd.DataFrame:
+def held_out(path: Path, cases: list[Case]) -> pd.DataFrame:
     """Prompts to measure fidelity on: the model's own held-out prompts, or else the prompt sets of its cases."""
     import pandas as pd
 

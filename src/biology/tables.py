@@ -120,6 +120,30 @@ SCHEMAS: dict[str, Schema] = {
         {"layer": "str", "behaviour": "str", "metric": "str", "value": "float"},
         key=("layer", "behaviour", "metric"), ordered=True,
     ),
+    # one row is a measure of a dictionary on held-out tokens: of a layer or of `all` (dictionary_metrics.py)
+    "dictionary": Schema(
+        {"layer": "str", "metric": "str", "value": "float"}, key=("layer", "metric"), ordered=True,
+    ),
+    # one row is a feature: the share of held-out tokens on which it fires
+    "density": Schema({"layer": "int", "feature": "int", "density": "float"}, key=("layer", "feature"), ordered=True),
+    # one row is a number of features active at a token (the middle of a bin): the errors of the tokens where so many are
+    "token_errors": Schema(
+        {
+            "layer": "int", "l0": "float", "tokens": "int", "error": "float", "low": "float", "median": "float",
+            "high": "float",
+        },
+        key=("layer", "l0"), ordered=True,
+    ),
+    # one row is a dictionary thinned to about `target` active features a token (dictionary_comparison.py); shipped: as it is
+    "comparison": Schema(
+        {
+            "dictionary": "str", "variant": "str", "target": "float", "features": "int", "parameters": "int",
+            "l0": "float", "fvu": "float", "recovered_from_zero": "float", "recovered_from_mean": "float",
+            "agreement": "float",
+        },
+        key=("dictionary", "variant", "target"), ordered=True,
+        allowed=(("variant", ("shipped", "thinned", "pruned")),),
+    ),
     # one row is a scored prompt whose stream at a layer was exchanged for the mean of a donor's level (streams.py)
     "streams": Schema(
         {

@@ -1,0 +1,98 @@
+"""Transcoders as dictionaries, as commands: measured on held-out tokens, compared at equal L0 and size, drawn."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biology import artefacts
+from biology.stages import configuration, held_out, of_corpus, open_model
+
+if TYPE_CHECKING:
+    from biology.config import Config
+    from biology.dictionary_metrics import Passages
+    from biology.model import Model
+
+Arguments = argparse.Namespace
+PROMPTS = 50
+"""Most prompts of a behaviour that dictionaries are measured on."""
+COMPARED = 5_000
+"""Tokens of text that dictionaries are compared on, many times over."""
+
+
+def measure(args: Arguments) -> None:
+    """measure a model's transcoders as dictionaries on held-out tokens: L0, explained variance, losses, density"""
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    model, transcoders = open_model(entry, root, args.model, config.threads)
+    from biology.dictionary_metrics import MOST_TOKENS
+    from biology.dictionary_metrics import measure as measured
+    from biology.tables import write_table
+
+    _, scored = _passages(args, config, root, model, MOST_TOKENS)
+    found = measured(model, transcoders, scored)
+    for name in ("dictionary", "density", "token_errors"):
+        write_table(root / "data/runs" / args.model / f"{name}.parquet", getattr(found, name), name)
+
+
+def compare_dictionaries(args: Arguments) -> None:
+    """compare all transcoder sets of a model, and its neurons, at equal L0 and equal size"""
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    model, transcoders = open_model(entry, root, args.model, config.threads)
+    from biology.dictionary_comparison import compare as compared
+    from biology.tables import write_table
+    from biology.transcoders import load_transcoders
+
+    sets = {args.model: transcoders}
+    for name in config.siblings(args.model)[1:]:
+        sets[name] = load_transcoders(root / config.model(name).transcoders, model)
+    choosing, scored = _passages(args, config, root, model, COMPARED)
+    found = compared(model, sets, choosing, scored)
+    write_table(root / "data/runs" / args.model / "comparison.parquet", found, "comparison")
+    write_table(root / "reports" / args.model / "dictionaries.csv", found, "comparison")
+
+
+def draw_dictionary(args: Arguments) -> None:
+    """draw one figure of a model's transcoders as dictionaries, as SVG and PNG"""
+    from biology.dictionary_figures import draw as drawn
+
+    _, root = configuration(args)
+    for form, data in drawn(args.figure, root / "data/runs" / args.model, args.model).items():
+        artefacts.write_bytes(root / "figures" / args.model / f"{args.figure}.{form}", data)
+
+
+def _passages(args: Arguments, config: Config, root: Path, model: Model, tokens: int) -> tuple[Passages, Passages]:
+    """Held-out tokens to choose cuts on, and others to measure on: text that is given or lies beside the transcoders, or else
+    the model's held-out prompts, or those of its cases."""
+    import pandas as pd
+
+    from biology.case import discover_cases, load_case
+    from biology.dictionary_metrics import Passages
+    from biology.documents import HELD_OUT, read, read_held_out
+
+    entry = config.model(args.model)
+    beside = root / entry.transcoders / HELD_OUT
+    if args.text or beside.is_file():
+        if args.text:
+            context, files = min(256, model.n_context), [Path(name) for name in args.text]
+            rows = read(model, files, context=context, tokens=2 * tokens, held_out=context).train
+        else:
+            rows = read_held_out(beside)
+        most = max(1, tokens // rows.shape[1])
+        half = min(most, len(rows) // 2)
+        chosen, scored = (Passages.of_text(part, model.bos_token) for part in (rows[:half], rows[half : half + most]))
+        return chosen, scored
+    cases = [
+        of_corpus(load_case(root, name), entry, root) for name in config.cases_of(args.model, discover_cases(root))
+    ]
+    prompts = held_out(root / entry.path, cases)
+    passages = []
+    for dev in (True, False):
+        part = prompts[(prompts["split"] == "dev") == dev]
+        part = part if len(part) else prompts
+        groups = [group.iloc[:: -(-len(group) // PROMPTS)] for _, group in part.groupby("behaviour", sort=True)]
+        each = pd.concat(groups, ignore_index=True)
+        passages.append(Passages.of_prompts(model, each["prompt"].tolist(), each["answer"].tolist()))
+    return passages[0], passages[1]

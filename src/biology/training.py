@@ -1,0 +1,177 @@
+"""Transcoders for a model of one's own, as commands: sample a text from it, train on a text, measure on held-out text."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from biology import artefacts, growth
+from biology.stages import configuration, start_torch
+
+if TYPE_CHECKING:
+    from biology.cross_layer_training import CrossLayerRecipe
+    from biology.dictionary_training import DictionaryRecipe
+    from biology.model import Model
+
+Arguments = argparse.Namespace
+THREADS = 1
+"""The same text, seed and threads give the same weights."""
+NEEDS_TEXT = ("features", "tokens", "steps", "batch", "l0", "sparsity", "context", "memory", "device", "dtype")
+WORK = ".training"
+"""Folder of checkpoints inside the folder that is written to; gone when all is done."""
+
+
+def sample(args: Arguments) -> None:
+    """write a text that a model says by itself, to train its transcoders on"""
+    start_torch(THREADS)
+    import torch
+
+    from biology.documents import END
+    from biology.model import ARCHITECTURES
+    from biology.sampling import samples
+
+    dtype = getattr(torch, args.dtype or "float32")
+    drawn = samples(
+        _directory(args), tuple(ARCHITECTURES), tokens=args.tokens, seed=args.seed, device=args.device or "cpu", dtype=dtype
+    )  # fmt: skip
+    artefacts.write_text(Path(args.out), "".join(f"{text.strip()}\n{END}\n" for text in drawn))
+
+
+def train_transcoders(args: Arguments) -> None:
+    """train transcoders of any model on a text (--model, --text), or those of elegans on its corpus"""
+    from biology.config import InputError
+
+    if args.text:
+        if not args.model or not args.out:
+            raise InputError("train-transcoders --text FILE also needs --model DIR and --out DIR.")
+        _train_on_text(args)
+        return
+    given = [name for name in ("model", *NEEDS_TEXT) if getattr(args, name) is not None]
+    if given:
+        raise InputError(
+            f"--{given[0]} needs --text FILE: without it, elegans is trained on its corpus by its own recipe."
+        )
+    if args.kind == "skip":
+        raise InputError("--kind skip needs --model DIR and --text FILE: elegans has no skip transcoders.")
+    growth.train_transcoders(args)
+
+
+def _train_on_text(args: Arguments) -> None:
+    """Resumes where it was interrupted. Weights come last but for the record and card that name them."""
+    start_torch(THREADS)
+    import torch
+
+    from biology.cards import transcoder_card
+    from biology.cross_layer_training import CrossLayerRecipe, train_cross_layer_set
+    from biology.dictionary_metrics import MOST_TOKENS, Passages, measure
+    from biology.dictionary_training import train_set
+    from biology.documents import HELD_OUT, read
+    from biology.memory import plan, require, tokens_that_fit
+    from biology.model import load_model, self_test
+    from biology.transcoders import load_transcoders, save_transcoders
+
+    started, cpu, out = time.monotonic(), time.process_time(), Path(args.out)
+    path = _directory(args)
+    model = load_model(path, device=args.device or "cpu", dtype=getattr(torch, args.dtype or "float32"))
+    self_test(model)
+    recipe, context = _recipe(args, model), args.context or min(256, model.n_context)
+    files = [Path(name) for name in args.text]
+    documents = read(model, files, context=context, tokens=args.tokens)
+    pool = tokens_that_fit(model, int((2.0 if args.memory is None else args.memory) * 2**30))
+    pools = min(len(documents.train), -(-documents.train.size // pool))
+    budget = plan(
+        model, cross_layer=args.kind == "clt", skip=args.kind == "skip", n_features=recipe.n_features,
+        batch=recipe.batch, pool=-(-documents.train.size // pools),
+    )  # fmt: skip
+    print(budget.text(), file=sys.stderr)
+    require(budget, model.device)
+
+    import numpy as np
+
+    order = np.random.default_rng(args.seed).permutation(len(documents.train))
+    identity = {
+        "model": artefacts.contents_hash(path, "*.safetensors")[:16],
+        "text": documents.digest(),
+        "pools": str(pools),
+    }
+    shared: dict[str, Any] = {
+        "storage": torch.float32, "pools": pools, "ignored": model.bos_token, "work": out / WORK, "identity": identity
+    }  # fmt: skip
+    sequences = documents.train[order].tolist()
+    if isinstance(recipe, CrossLayerRecipe):
+        trained = train_cross_layer_set(model, sequences, recipe, args.seed, **shared)
+    else:
+        trained = train_set(model, sequences, recipe, args.seed, **shared)
+    save_transcoders(out, trained, layout="circuit-tracer" if args.kind == "clt" else "saelens", model_name=model.name)
+    seconds, cpu = time.monotonic() - started, time.process_time() - cpu
+    stored = load_transcoders(out, model)
+    held_out = documents.held_out[: max(1, MOST_TOKENS // context)]
+    measured = measure(model, stored, Passages.of_text(held_out, model.bos_token))
+    record = {
+        "kind": args.kind,
+        "model": model.name,
+        "architecture": model.architecture,
+        "text": [{"name": file.name, "sha256": artefacts.contents_hash(file.parent, file.name)[:16]} for file in files],
+        "tokens": {"train": documents.train.size, "held_out": documents.held_out.size, "context": context},
+        "unknown": documents.unknown,
+        "recipe": asdict(recipe),
+        "recipe_hash": recipe.hash(),
+        "seed": args.seed,
+        "threads": THREADS,
+        "dtype": args.dtype or "float32",
+        "device": str(model.device),
+        "torch": torch.__version__,
+        "identity": identity,
+        "seconds": seconds,
+        "cpu_seconds": cpu,
+        "features": list(stored.n_features),
+        "measured": _nested(measured.dictionary),
+    }
+    artefacts.write_columns(out / HELD_OUT, {"ids": documents.held_out.tolist()})
+    artefacts.write_json(out / "record.json", record)
+    card = transcoder_card(record)
+    artefacts.write_text(out / "README.md", card)
+    shutil.rmtree(out / WORK, ignore_errors=True)
+    print(card.partition("## Recipe")[0].partition("# ")[2])
+
+
+def _recipe(args: Arguments, model: Model) -> DictionaryRecipe | CrossLayerRecipe:
+    from biology.config import InputError
+    from biology.cross_layer_training import CrossLayerRecipe
+    from biology.dictionary_training import DictionaryRecipe
+
+    for name in ("features", "tokens", "steps", "batch", "l0", "context"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            raise InputError(f"--{name} must be at least 1, found {getattr(args, name)}.")
+    if args.context is not None and not 2 <= args.context <= model.n_context:
+        raise InputError(f"--context {args.context}: {model.name} reads 2 to {model.n_context} tokens.")
+    if args.sparsity is not None and args.kind != "clt":
+        raise InputError("--sparsity is the penalty of cross-layer transcoders: with plt and skip give --l0.")
+    features, l0 = args.features or max(1024, 8 * model.d_model), args.l0 or 16
+    if l0 >= features:
+        raise InputError(f"--l0 {l0}: fewer than the {features} features of a layer.")
+    sizes: dict[str, Any] = {"n_features": features, "n_features_first": features, "answering": 0.0}
+    sizes |= {name: getattr(args, name) for name in ("steps", "batch") if getattr(args, name) is not None}
+    if args.kind == "clt":
+        sizes |= {} if args.sparsity is None else {"sparsity": args.sparsity}
+        return CrossLayerRecipe(most_active=float(l0), **sizes)
+    return DictionaryRecipe(k=l0, most_active=1.1 * l0, skip=args.kind == "skip", **sizes)
+
+
+def _nested(dictionary: Any) -> dict[str, dict[str, float]]:
+    """Of each metric its values by layer."""
+    return {str(metric): dict(zip(rows["layer"], rows["value"], strict=True)) for metric, rows in dictionary.groupby("metric", sort=False)}  # fmt: skip
+
+
+def _directory(args: Arguments) -> Path:
+    """The Hugging Face directory that --model names, by itself or as a model of config.yaml."""
+    path = Path(args.model)
+    if path.is_dir() or not Path(args.config).is_file():
+        return path
+    config, root = configuration(args)
+    return root / config.model(args.model).path
