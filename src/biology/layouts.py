@@ -4,7 +4,8 @@
                       config.yaml + W_enc_0.safetensors + W_dec_0.safetensors ... (+ skip.safetensors)   (cross layer)
     SAELens           layer_0/{cfg.json, sae_weights.safetensors} ...
     Gemma Scope       layer_0/width_16k/average_l0_76/params.npz ...
-    Gemma Scope 2     layer_0_width_16k_l0_small_affine/{config.json, params.safetensors} ...
+    Gemma Scope 2     layer_0_width_16k_l0_small_affine/{config.json, params.safetensors} ...   (per layer)
+                      config.json + params_layer_0.safetensors ...                              (cross layer)
 
 Whatever the layout stores, `Stored` holds `W_enc` [feature, d_model], `W_dec` [feature, d_model] or [feature, target,
 d_model], and `W_skip` [output, input]. Shapes are checked where they are used, in `transcoders.py`. Weights come from
@@ -61,6 +62,7 @@ def read_directory(path: Path, n_layers: int) -> Stored:
         ("layer_*/cfg.json", _saelens),
         ("**/params.npz", _gemma_scope),
         ("**/params.safetensors", _gemma_scope_2),
+        ("**/params_layer_*.safetensors", _gemma_scope_2_cross_layer),
     ):
         files = sorted(path.glob(pattern))
         if files:
@@ -219,6 +221,21 @@ def _gemma_scope_2(files: Sequence[Path]) -> Stored:
             raise InputError(f"{config}: architecture {architecture!r} is not supported; expected 'jump_relu'")
     tensors = tuple(_from_gemma_scope_2(_tensors(file)) for file in files)
     return Stored("per_layer", tensors, tuple(files), "ln2.hook_out", "hook_mlp_out")
+
+
+def _gemma_scope_2_cross_layer(files: Sequence[Path]) -> Stored:
+    """A decoder is stored as [feature, layer, d_model] with rows for all layers; those below the feature's own are unused."""
+    config = files[0].with_name("config.json")
+    named = str(_mapping(config).get("hf_hook_point_in") if config.is_file() else "pre_feedforward_layernorm.output")
+    if not named.endswith("pre_feedforward_layernorm.output"):
+        raise InputError(f"{config}: hf_hook_point_in {named!r} is not supported; expected the MLP's normed input")
+    tensors = []
+    for layer, file in enumerate(files):
+        entry = _from_gemma_scope_2(_tensors(file))
+        if "W_dec" in entry and entry["W_dec"].dim() == 3:
+            entry["W_dec"] = entry["W_dec"][:, layer:]
+        tensors.append(entry)
+    return Stored("cross_layer", tuple(tensors), tuple(files), "ln2.hook_out", "hook_mlp_out")
 
 
 def _from_gemma_scope_2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

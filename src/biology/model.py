@@ -27,6 +27,7 @@ ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",  # with an image encoder, which is left aside
 }
 Edit = Callable[[Tensor], Tensor | None]
 TokenIds = Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | Sequence[int] | Sequence[Sequence[int]]
