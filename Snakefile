@@ -25,23 +25,25 @@ from biology.config import METHOD, InputError, load_config
 
 min_version("9.0")
 
-if config:
-    sys.exit("error: settings are read from config.yaml only; --config and --configfile are not used.")
+ONLY = config.get("model")
+if set(config) - {"model"}:
+    sys.exit("error: --config takes model=NAME and nothing else; all other settings are read from config.yaml.")
 try:
-    CONFIG = load_config("config.yaml")
-    CASES = {name: load_case(".", name) for name in discover_cases(".")}
-    MODELS = {model: CONFIG.cases_of(model, list(CASES)) for model in CONFIG.models}
+    CONFIG = load_config("config.yaml", ONLY)
+    ASKED = CONFIG.models if ONLY is None else {ONLY: CONFIG.model(ONLY)}
+    MODELS = {model: CONFIG.cases_of(model, discover_cases(".", entry.prompts)) for model, entry in ASKED.items()}
+    CASES = {(model, case): load_case(".", case, ASKED[model].prompts) for model in MODELS for case in MODELS[model]}
 except InputError as error:
     sys.exit(f"error: {error}")
 
-CONTROLS = [model for model, entry in CONFIG.models.items() if entry.control]
+CONTROLS = [model for model in MODELS if CONFIG.model(model).control]
 PAIRS = [(model, case) for model, cases in MODELS.items() if model not in CONTROLS for case in cases]
 RUN = "data/runs/{model}/{case}"
 TABLES = ["prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands", "operand_plots"]
 FIGURES = [
     f"figures/{model}/{case}/{figure}.{form}"
     for model, case in PAIRS
-    for figure in CASES[case].figures
+    for figure in CASES[model, case].figures
     for form in ("svg", "png")
 ]
 DRAWING = [f"src/biology/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
@@ -103,6 +105,8 @@ rule:
 def weights(wildcards):
     """The files that a model and its transcoders consist of, so that new weights start everything anew."""
     entry = CONFIG.model(wildcards.model)
+    if entry.hub:
+        return [f"data/runs/{wildcards.model}/fetch.json"]
     files = {*entry.path.glob("*"), *entry.transcoders.rglob("*")}  # a model's folder may hold other transcoders too
     return sorted(str(file) for file in files if file.suffix in WEIGHT_FILES)
 
@@ -119,6 +123,21 @@ def case_code(wildcards):
     """The figures of a case's own, if it has any."""
     file = Path("experiments") / wildcards.case / "case.py"
     return [str(file)] if file.is_file() else []
+
+
+# 0. Known models -----------------------------------------------------------------------------------------------------
+rule fetch:
+    """A model of the Hub and its transcoders, once it is certain that machine and disk can hold them."""
+    output:
+        "data/runs/{model}/fetch.json",
+    localrule: True
+    params:
+        hub=lambda w: CONFIG.model(w.model).hub.model_dump_json(include={"model", "transcoders"}),
+        elsewhere=lambda w: "" if workflow.local_exec or workflow.dryrun else " --elsewhere",
+    message:
+        "{wildcards.model}: fetching model and transcoders"
+    shell:
+        "HF_HUB_OFFLINE=0 biology fetch --model {wildcards.model}{params.elsewhere}"
 
 
 # 1. Model and transcoders --------------------------------------------------------------------------------------------
@@ -161,7 +180,7 @@ rule cache:
         runtime=30,
         gpu=gpu,
     params:
-        case=lambda w: fingerprint(CASES[w.case], "prompts", "items"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items"),
         method=METHOD["cache"],
     message:
         "{wildcards.model}, {wildcards.case}: running all prompts"
@@ -186,7 +205,7 @@ rule group:
         runtime=30,
         gpu=gpu,
     params:
-        case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes", "operands"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "operands"),
         method=METHOD["group"],
     message:
         "{wildcards.model}, {wildcards.case}: finding supernodes"
@@ -213,7 +232,7 @@ rule attribute:
         runtime=120,
         gpu=gpu,
     params:
-        case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes", "experiments"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "experiments"),
         budget=CONFIG.attribution.model_dump_json(),
         method=METHOD["attribute"],
     message:
@@ -239,7 +258,7 @@ rule intervene:
         runtime=240,
         gpu=gpu,
     params:
-        case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes", "experiments"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "experiments"),
         draws=f"{CONFIG.statistics.control_draws} draws, seed {CONFIG.statistics.seed}",
         method=METHOD["intervene"],
     message:
@@ -263,7 +282,7 @@ rule tabulate:
     log:
         f"{RUN}/tabulate.log",
     params:
-        case=lambda w: fingerprint(CASES[w.case], "experiments"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "experiments"),
     message:
         "{wildcards.model}, {wildcards.case}: writing tables"
     shell:
@@ -308,7 +327,7 @@ rule draw:
     log:
         "data/runs/{model}/{case}/draw_{figure}.log",
     params:
-        case=lambda w: fingerprint(CASES[w.case], "prompts", "supernodes", "experiments"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "supernodes", "experiments"),
     message:
         "{wildcards.model}, {wildcards.case}: drawing {wildcards.figure}"
     shell:
@@ -332,7 +351,7 @@ rule write:
     log:
         f"{RUN}/write.log",
     params:
-        case=lambda w: fingerprint(CASES[w.case], "paper", "prompts", "supernodes", "experiments", "figures"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "paper", "prompts", "supernodes", "experiments", "figures"),
     message:
         "{wildcards.model}, {wildcards.case}: writing the report"
     shell:

@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src/biology"
 FLOORS = [
     # torch-free
     ["config", "artefacts"],
-    ["case", "tables"],
+    ["case", "tables", "memory", "hub"],
     ["corpus", "operands"],
     ["prompts", "cards"],
     # torch
@@ -40,7 +40,7 @@ FLOORS = [
     ["report"],
     # the commands
     ["stages"],
-    ["tracing", "growth"],
+    ["tracing", "growth", "fetching"],
     ["__main__"],
 ]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
@@ -50,6 +50,8 @@ LIGHT = [
         "config",
         "case",
         "artefacts",
+        "memory",
+        "hub",
         "tables",
         "corpus",
         "operands",
@@ -60,7 +62,18 @@ LIGHT = [
         "procedure",
         "contrasts",
     ),
-    *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "__main__"),
+    *(
+        "drawing",
+        "viewer",
+        "prompt_figures",
+        "figures",
+        "report",
+        "stages",
+        "tracing",
+        "growth",
+        "fetching",
+        "__main__",
+    ),
 ]
 """Modules that start without torch: what the Snakefile, `biology --help`, judging, drawing and writing need."""
 

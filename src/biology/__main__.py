@@ -14,7 +14,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from biology import artefacts, growth, stages, tracing
+from biology import artefacts, fetching, growth, stages, tracing
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -60,6 +60,10 @@ GROWTH: Options = {
     "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
     "--out": {"metavar": "DIR", "help": "folder to write to (data/models/elegans, or elegans-seed<n>)"},
 }
+FETCH: Options = {
+    "--elsewhere": {"action": "store_true", "help": "it will run on another machine: look at the disk only"}
+}
+MODELS: Options = {"--write": {"action": "store_true", "help": "write the table into docs/models.md"}}
 KIND: Options = {
     "--kind": {"choices": ("plt", "clt"), "default": "plt", "help": "per layer or cross layer (%(default)s)"}
 }
@@ -99,6 +103,10 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "judge": (stages.judge, MODEL | THRESHOLD),
         "draw": (stages.draw, MODEL | CASE | FIGURE),
         "write": (stages.write, PAGE),
+    },
+    "Known models of the Hub": {
+        "models": (fetching.models, MODELS),
+        "fetch": (fetching.fetch, MODEL | FETCH),
     },
     "One prompt": {"trace": (tracing.trace, TRACE)},
     "The embedded model": {
@@ -159,6 +167,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in artefacts.FULL:
+            raise
+        print("error: the disk is full, and nothing was written: make room, then run it again", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

@@ -298,13 +298,16 @@ class Case(Strict):
     experiments: dict[str, Experiment] = {}
     operands: Operands | None = None
     figures: tuple[str, ...] = ()
+    first_token: bool = False
+    """Whether an answer of several tokens stands for its first one: in the prompt sets for models whose vocabulary is not
+    made for them. Otherwise it is an error."""
 
 
-def discover_cases(root: str | Path) -> list[str]:
-    """Names of the cases below `root/experiments`, sorted."""
-    return sorted(
-        path.parent.name for path in Path(root).glob("experiments/*/case.yaml") if not path.parent.name.startswith("_")
-    )
+def discover_cases(root: str | Path, prompts: str | None = None) -> list[str]:
+    """Names of the cases below `root/experiments`, sorted; with `prompts`, of those that have a prompt set of that name."""
+    needed = f"prompts_{prompts}.csv" if prompts else "case.yaml"
+    folders = [path.parent for path in Path(root).glob("experiments/*/case.yaml")]
+    return sorted(path.name for path in folders if not path.name.startswith("_") and (path / needed).is_file())
 
 
 def _folder(root: str | Path, name: str) -> Path:
@@ -315,15 +318,19 @@ def _folder(root: str | Path, name: str) -> Path:
     return folder
 
 
-def load_case(root: str | Path, name: str) -> Case:
-    """The case study `root/experiments/<name>`. `InputError` names the file and what is wrong in it."""
+def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
+    """The case study `root/experiments/<name>`, with its prompt set of the name `prompts` in the place of `prompt_set`.
+
+    Raises `InputError` that names the file and what is wrong in it.
+    """
     folder = _folder(root, name)
     path = folder / "case.yaml"
     file = validate(_CaseFile, read_yaml(path), path)
-    items = _read_items(folder / file.prompt_set) if file.prompt_set else ()
+    prompt_set = f"prompts_{prompts}.csv" if prompts else file.prompt_set
+    items = _read_items(folder / prompt_set) if prompt_set else ()
     for item in items:
         if item.item in file.prompts:
-            raise InputError(f"{folder / str(file.prompt_set)}: item '{item.item}' is also a prompt of case.yaml.")
+            raise InputError(f"{folder / str(prompt_set)}: item '{item.item}' is also a prompt of case.yaml.")
     for label, rule in file.supernodes.items():
         if rule.operands and not file.operands:
             raise InputError(f"{path}: supernodes.{label}: a rule on operands needs `operands:` in case.yaml.")
@@ -339,7 +346,7 @@ def load_case(root: str | Path, name: str) -> Case:
         for prompt in experiment.prompts:
             _known(path, f"experiments.{label}", "prompt", prompt, file.prompts)
     fields = {key: value for key, value in file if key != "prompt_set"}
-    return Case(name=name, folder=folder, items=items, **fields)
+    return Case(name=name, folder=folder, items=items, first_token=prompts is not None, **fields)
 
 
 def fingerprint(case: Case, *fields: str) -> str:

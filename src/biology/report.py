@@ -297,13 +297,16 @@ def index_page(root: Path, config: Config) -> str:
         if config.models[model].control or not path.is_file():
             continue
         verdicts = read_table(path, "verdicts")
-        cases = config.cases_of(model, discover_cases(root))
+        prompts = config.models[model].prompts
+        cases = config.cases_of(model, discover_cases(root, prompts))
         listed = []
         for name in cases:
             rows = verdicts[verdicts["case"] == name]
             titles = {claim.id: claim.title for claim in load_claims(root, name)}
             claims = [row | {"title": titles.get(row["claim"], "")} for row in _records(rows)]
-            listed.append({"case": load_case(root, name), "claims": claims, "counts": _counts(rows["verdict"])})
+            listed.append(
+                {"case": load_case(root, name, prompts), "claims": claims, "counts": _counts(rows["verdict"])}
+            )
         transcoders = str(verdicts["transcoders"].iloc[0]) if len(verdicts) else ""
         models.append(
             {"name": model, "transcoders": transcoders, "cases": listed, "counts": _counts(verdicts["verdict"])}

@@ -30,6 +30,7 @@ def load(args: Arguments) -> None:
     """check a model and its transcoders: shapes, hooks, hashes, freezing, fidelity, influence against ablation"""
     config, root = configuration(args)
     entry = config.model(args.model)
+    sources = _verified(entry, root, args.model)
     model, transcoders = open_model(entry, root, args.model, config.threads)
     import pandas as pd
 
@@ -39,7 +40,8 @@ def load(args: Arguments) -> None:
     from biology.model import self_test
     from biology.tables import write_table
 
-    cases = [load_case(root, name) for name in config.cases_of(args.model, discover_cases(root))]
+    there = config.cases_of(args.model, discover_cases(root, entry.prompts))
+    cases = [load_case(root, name, entry.prompts) for name in there]
     manifest = {
         "model": args.model,
         "seed": entry.seed,
@@ -55,6 +57,8 @@ def load(args: Arguments) -> None:
         },
         "versions": artefacts.versions(),
     }
+    if entry.hub is not None:
+        manifest |= {"sources": sources, "gates": _gates(model, entry)}
     folder = root / "data/runs" / args.model
     prompts = _held_out(root / entry.path, cases)
     measured = [fidelity(model, transcoders, prompts), foretold(model, transcoders, prompts)]
@@ -169,7 +173,8 @@ def judge(args: Arguments) -> None:
     runs = root / "data/runs" / args.model
     manifest = json.loads((runs / "load.json").read_text(encoding="utf-8"))
     measured, again = [], []
-    for case in config.cases_of(args.model, discover_cases(root)):
+    entry = config.model(args.model)
+    for case in config.cases_of(args.model, discover_cases(root, entry.prompts)):
         tables = read_tables(runs / case, ("prompts", "evidence", "graphs"))
         residual = float(tables["graphs"]["row_residual"].to_numpy().max()) if len(tables["graphs"]) else None
         transcoders = manifest["transcoders"]["name"]
@@ -219,6 +224,12 @@ def write(args: Arguments) -> None:
 
     if args.model is None:
         config, root = configuration(args)
+        from biology.config import known_models
+
+        judged = {name: known for name, known in known_models().items() if (root / "reports" / name).is_dir()}
+        config = config.model_copy(
+            update={"models": config.models | {k: v for k, v in judged.items() if k not in config.models}}
+        )
         artefacts.write_text(root / "reports/index.html", report.index_page(root, config))
         return
     config, root, case, _ = _case(args)
@@ -233,7 +244,7 @@ def configuration(args: Arguments) -> tuple[Config, Path]:
     """The configuration, and the folder that its paths are relative to."""
     from biology.config import load_config
 
-    return load_config(args.config), Path(args.config).parent
+    return load_config(args.config, getattr(args, "model", None)), Path(args.config).parent
 
 
 def _case(args: Arguments) -> tuple[Config, Path, Case, Path]:
@@ -241,8 +252,8 @@ def _case(args: Arguments) -> tuple[Config, Path, Case, Path]:
     from biology.case import load_case
 
     config, root = configuration(args)
-    config.model(args.model)
-    return config, root, load_case(root, args.case), root / "data/runs" / args.model / args.case
+    case = load_case(root, args.case, config.model(args.model).prompts)
+    return config, root, case, root / "data/runs" / args.model / args.case
 
 
 def start_torch(threads: int | None) -> None:
@@ -265,9 +276,80 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
 
     if entry.device == "cuda" and not torch.cuda.is_available():
         raise InputError(f"model '{name}' is to run on cuda, but torch finds none here: set `device: cpu`.")
+    _say_plan(entry, root, name)
     model = load_model(root / entry.path, name=name, device=entry.device, dtype=getattr(torch, entry.dtype))
     transcoders = load_transcoders(root / entry.transcoders, model)
+    stated = None if entry.hub is None else entry.hub.transcoders
+    if stated and stated.reads and (stated.reads, stated.writes) != (transcoders.read_hook, transcoders.write_hook):
+        raise InputError(
+            f"transcoders in {entry.transcoders} read {transcoders.read_hook} and write {transcoders.write_hook}; those of "
+            f"model '{name}' read {stated.reads} and write {stated.writes}."
+        )
     return model, transcoders if entry.shuffled is None else shuffled(transcoders, entry.shuffled)
+
+
+def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
+    """The memory plan of a model that is more than small, before any of it is loaded; `InputError` if it cannot fit."""
+    import sys
+
+    from biology import memory
+    from biology.config import InputError
+
+    path, transcoders = root / entry.path, root / entry.transcoders
+    if not path.is_dir() or not transcoders.is_dir():
+        return  # said better by whoever looks into them
+    plan, there = memory.of_directories(path, transcoders, entry.dtype), memory.available(entry.device)
+    if plan.total - plan.working < memory.SMALL:
+        return
+    print(f"{name}, {entry.dtype} on {entry.device}: {plan} of {memory.gib(there or 0)}", file=sys.stderr)
+    if there is not None and plan.model + plan.transcoders > there:
+        raise InputError(
+            f"model '{name}' and its transcoders take {memory.gib(plan.model + plan.transcoders)} in {entry.dtype}, and this "
+            f"machine has {memory.gib(there)} for {entry.device}. `biology models` says what fits."
+        )
+
+
+def _verified(entry: ModelConfig, root: Path, name: str) -> dict[str, str]:
+    """Commits of what was downloaded for a model, after every file was found to be what arrived; {} without `hub`."""
+    from biology import hub
+    from biology.config import InputError
+
+    if entry.hub is None:
+        return {}
+    commits = {}
+    for repository in (entry.hub.model, entry.hub.transcoders):
+        folder = root / repository.folder
+        record, again = hub.record(folder), f"run `biology fetch --model {name}`."
+        if record is None:
+            raise InputError(f"{repository.repo} is not in {folder}: {again}")
+        if repository.revision not in (None, record["revision"]):
+            raise InputError(
+                f"{folder} holds revision {record['revision']} of {repository.repo}, and model '{name}' asks for "
+                f"{repository.revision}: {again}"
+            )
+        damaged = hub.damaged(folder, progress=True)
+        if damaged:
+            raise InputError(f"{folder / damaged[0]} is missing or not what was downloaded (other hash): {again}")
+        commits[repository.repo] = record["revision"]
+    return commits
+
+
+def _gates(model: Model, entry: ModelConfig) -> dict[str, bool]:
+    """Which of an entry's prompts the model answers as a sound copy does. `InputError` if it answers none of several."""
+    from biology.config import InputError
+    from biology.model import answer_token, encode, run, token_batch
+
+    assert entry.hub is not None
+    found = {}
+    for prompt, answer in entry.hub.gates.items():
+        logits, _ = run(model, token_batch(model, encode(model, prompt)), positions=-1)
+        found[prompt] = int(logits[0, 0].argmax()) == answer_token(model, prompt, answer, first=True)
+    if len(found) > 1 and not any(found.values()):
+        raise InputError(
+            f"model {model.name} answers none of its {len(found)} gate prompts, such as {next(iter(found))!r}: its weights or "
+            "its tokeniser are not what they should be."
+        )
+    return found
 
 
 def _bench(args: Arguments) -> Bench:
