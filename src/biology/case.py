@@ -24,6 +24,8 @@ from biology.config import InputError, Strict, read_yaml, validate
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
 CONTROLS = ("match", "donor", "position", "shuffle", "direction", "clean")
 """Control arms of the `evidence` table; the remaining arm is `effect`."""
+EXPECTATIONS = "expectations"
+"""Under this name `claims.lock` keeps what was expected of models before anyone ran them."""
 ITEM_COLUMNS = ("item", "text", "answer", "cluster", "split", "role")
 
 
@@ -278,6 +280,8 @@ class _CaseFile(Strict):
     paper: Paper
     prompts: dict[str, Prompt]
     prompt_set: str | None = None
+    prompt_sets: dict[str, str] = {}
+    """Further prompt sets by name, for models that say `prompts: <name>`."""
     supernodes: dict[str, SupernodeRule] = {}
     experiments: dict[str, Experiment] = {}
     operands: Operands | None = None
@@ -305,9 +309,10 @@ class Case(Strict):
 
 def discover_cases(root: str | Path, prompts: str | None = None) -> list[str]:
     """Names of the cases below `root/experiments`, sorted; with `prompts`, of those that have a prompt set of that name."""
-    needed = f"prompts_{prompts}.csv" if prompts else "case.yaml"
-    folders = [path.parent for path in Path(root).glob("experiments/*/case.yaml")]
-    return sorted(path.name for path in folders if not path.name.startswith("_") and (path / needed).is_file())
+    found = [path for path in Path(root).glob("experiments/*/case.yaml") if not path.parent.name.startswith("_")]
+    if prompts is not None:
+        found = [path for path in found if prompts in validate(_CaseFile, read_yaml(path), path).prompt_sets]
+    return sorted(path.parent.name for path in found)
 
 
 def _folder(root: str | Path, name: str) -> Path:
@@ -319,14 +324,17 @@ def _folder(root: str | Path, name: str) -> Path:
 
 
 def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
-    """The case study `root/experiments/<name>`, with its prompt set of the name `prompts` in the place of `prompt_set`.
+    """The case study `root/experiments/<name>`; with `prompts`, a set of its `prompt_sets` in the place of `prompt_set`.
 
     Raises `InputError` that names the file and what is wrong in it.
     """
     folder = _folder(root, name)
     path = folder / "case.yaml"
     file = validate(_CaseFile, read_yaml(path), path)
-    prompt_set = f"prompts_{prompts}.csv" if prompts else file.prompt_set
+    prompt_set = file.prompt_set
+    if prompts is not None:
+        _known(path, "prompt_sets", "prompt set", prompts, file.prompt_sets)
+        prompt_set = file.prompt_sets[prompts]
     items = _read_items(folder / prompt_set) if prompt_set else ()
     for item in items:
         if item.item in file.prompts:
@@ -345,7 +353,7 @@ def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
             _known(path, f"experiments.{label}", named[0], other, named[1])
         for prompt in experiment.prompts:
             _known(path, f"experiments.{label}", "prompt", prompt, file.prompts)
-    fields = {key: value for key, value in file if key != "prompt_set"}
+    fields = {key: value for key, value in file if key not in ("prompt_set", "prompt_sets")}
     return Case(name=name, folder=folder, items=items, first_token=prompts is not None, **fields)
 
 
@@ -374,6 +382,50 @@ def load_claims(root: str | Path, name: str) -> tuple[Claim, ...]:
             _known(path, f"{key}.parts.{part.name}", "outcome", part.outcome, experiments[part.experiment].outcomes)
         claims.append(claim)
     return tuple(claims)
+
+
+def with_minimum(claims: tuple[Claim, ...], most: int) -> tuple[Claim, ...]:
+    """The claims, none of which needs more than `most` items: prompt sets for models of others are smaller."""
+    return tuple(claim.model_copy(update={"minimum_n": min(claim.minimum_n, most)}) for claim in claims)
+
+
+class Expectation(Strict):
+    """A verdict that we expect of a model that nobody here has run, and what the expectation rests on."""
+
+    verdict: Verdict
+    because: str = Field(min_length=10)
+
+
+def load_expectations(root: str | Path) -> dict[str, dict[str, dict[str, Expectation]]]:
+    """`experiments/expectations.yaml`: {model: {case: {claim: expectation}}}; empty if there is no such file.
+
+    Raises `InputError` for a case or claim that there is not.
+    """
+    path = Path(root) / "experiments" / "expectations.yaml"
+    if not path.is_file():
+        return {}
+    found = validate(_ExpectationsFile, {"models": read_yaml(path)}, path).models
+    for model, cases in found.items():
+        for case, expected in cases.items():
+            _known(path, model, "case", case, discover_cases(root))
+            claims = [claim.id for claim in load_claims(root, case)]
+            for claim in expected:
+                _known(path, f"{model}.{case}", "claim", claim, claims)
+    return found
+
+
+class _ExpectationsFile(Strict):
+    models: dict[str, dict[str, dict[str, Expectation]]]
+
+
+def _expectations_lock(root: str | Path) -> dict[str, str]:
+    """SHA-256 of each expectation, as `model/claim`."""
+    return {
+        f"{model}/{claim}": hashlib.sha256(expectation.model_dump_json().encode()).hexdigest()
+        for model, cases in load_expectations(root).items()
+        for expected in cases.values()
+        for claim, expectation in expected.items()
+    }
 
 
 def claims_lock(claims: tuple[Claim, ...]) -> dict[str, str]:
@@ -437,6 +489,11 @@ def refreshed_lock(root: str | Path) -> dict[str, dict[str, str]]:
                     f"claim '{claim.id}' of case '{case}' was changed without amendment. Undo the change, or add "
                     f"`amended: {{date: ..., reason: ..., previous: {before}}}` and run `biology lock`."
                 )
+    expectations = _expectations_lock(root)
+    for name, digest in expectations.items():
+        if locked.get(EXPECTATIONS, {}).get(name, digest) != digest:
+            raise InputError(f"the expectation '{name}' was changed after it was registered. Undo the change.")
+    current |= {EXPECTATIONS: expectations} if expectations else {}
     for case, hashes in locked.items():
         for claim in hashes:
             if claim not in current.get(case, {}):

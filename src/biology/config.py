@@ -120,7 +120,7 @@ class ModelConfig(Strict):
     hub: Hub | None = None
     """Where both are downloaded from; then `path` and `transcoders` follow from it."""
     prompts: str | None = None
-    """The prompt set that cases use where they have it (`prompts_<name>.csv`); `null`: that of `prompt_set`."""
+    """Which of their `prompt_sets` cases use; cases without it are not met. `null`: their `prompt_set`."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     seed: int = Field(default=0, ge=0)
@@ -218,7 +218,7 @@ class Config(Strict):
                 wanted = tuple(case for case in wanted if case in discovered)
         for case in wanted:
             if case not in discovered:
-                of = f" with prompts_{entry.prompts}.csv" if entry.prompts else ""
+                of = f" with a prompt set {entry.prompts!r}" if entry.prompts else ""
                 raise InputError(
                     f"unknown case '{case}' for model '{model}' (config.yaml). "
                     f"Known cases (folders of experiments/{of}): {', '.join(discovered)}."

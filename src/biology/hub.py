@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -171,26 +170,40 @@ def download(wanted: Listing, folder: Path) -> None:
     Raises:
         InputError: a licence that was not accepted, a broken connection, a full disk, or a file with another hash.
     """
-    from huggingface_hub import hf_hub_download
-
-    before = record(folder) or {"files": {}}
+    before = (record(folder) or {"files": {}})["files"]
     hashes: dict[str, str] = {}
     for name, remote in sorted(wanted.files.items(), key=lambda item: (item[1].size, item[0])):
         place = folder / name
-        if place.is_file() and before["files"].get(name) not in (None, _sha256(place)):
-            place.unlink()  # not what was once downloaded: whatever the Hub's client believes, fetch it again
-        with _told(wanted.repository, wanted.revision):
-            hf_hub_download(wanted.repository.repo, name, revision=wanted.revision, local_dir=folder)
-        hashes[name] = _sha256(place)
-        if not _genuine(place, hashes[name], remote):
-            place.unlink()
-            raise InputError(
-                f"{wanted.repository.repo}: {name} arrived damaged (its hash is not that of the Hub) and was deleted; "
-                "run `biology fetch` again."
-            )
+        digest = _sha256(place) if place.is_file() else None
+        # a file that is not what was once downloaded, or not what the Hub has, is fetched again
+        if digest is None or before.get(name, digest) != digest or not _genuine(place, digest, remote):
+            digest = _fetched(wanted, name, remote, place)
+        hashes[name] = digest
     entry = {"repo": wanted.repository.repo, "revision": wanted.revision, "files": dict(sorted(hashes.items()))}
     artefacts.write_json(folder / RECORD, entry)
-    shutil.rmtree(folder / ".cache", ignore_errors=True)  # the client's own notes about unfinished files
+
+
+def _fetched(wanted: Listing, name: str, remote: Remote, place: Path) -> str:
+    """Downloads one file and gives its SHA-256. What arrived before a failure stays beside it, and the next attempt goes on
+    there (the client's own `hf_hub_download` begins every file anew)."""
+    from huggingface_hub import hf_hub_url
+    from huggingface_hub.file_download import http_get
+    from huggingface_hub.utils import build_hf_headers
+
+    place.parent.mkdir(parents=True, exist_ok=True)
+    partial = place.with_name(f".{place.name}.{(remote.sha256 or remote.blob or wanted.revision)[:12]}.partial")
+    url = hf_hub_url(wanted.repository.repo, name, revision=wanted.revision)
+    with _told(wanted.repository, wanted.revision), partial.open("ab") as file:
+        http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=remote.size)
+    digest = _sha256(partial)
+    if not _genuine(partial, digest, remote):
+        partial.unlink()
+        raise InputError(
+            f"{wanted.repository.repo}: {name} arrived damaged (its hash is not that of the Hub) and was deleted; "
+            "run `biology fetch` again."
+        )
+    partial.replace(place)
+    return digest
 
 
 def _genuine(file: Path, digest: str, remote: Remote) -> bool:

@@ -47,7 +47,7 @@ class Plan:
         return f"{gib(self.total)} ({', '.join(f'{name} {gib(size)}' for name, size in parts.items())})"
 
 
-def gib(size: float) -> str:
+def gib(size: int) -> str:
     return f"{size / GIB:.1f} GiB"
 
 

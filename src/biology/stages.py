@@ -18,12 +18,14 @@ if TYPE_CHECKING:
 
     from biology.activations import FeatureCache
     from biology.bench import Bench
-    from biology.case import Case
+    from biology.case import Case, Expectation
     from biology.config import Config, ModelConfig
     from biology.model import Model
     from biology.transcoders import TranscoderSet
 
 Arguments = argparse.Namespace
+MINIMUM_N = 64
+"""Fewest items that pass a claim's gate on a model that says `prompts:`; for elegans claims ask for more."""
 
 
 def load(args: Arguments) -> None:
@@ -165,7 +167,7 @@ def tabulate(args: Arguments) -> None:
 def judge(args: Arguments) -> None:
     """compute a verdict for every registered claim of a model"""
     config, root = configuration(args)
-    from biology.case import check_lock, discover_cases, load_case, load_claims
+    from biology.case import check_lock, discover_cases, load_case, load_claims, load_expectations, with_minimum
     from biology.claims import Meta, judge_all, measure, with_thresholds
     from biology.tables import read_tables, write_table
 
@@ -178,17 +180,29 @@ def judge(args: Arguments) -> None:
         tables = read_tables(runs / case, ("prompts", "evidence", "graphs"))
         residual = float(tables["graphs"]["row_residual"].to_numpy().max()) if len(tables["graphs"]) else None
         transcoders = manifest["transcoders"]["name"]
-        scope = {name: experiment.only for name, experiment in load_case(root, case).experiments.items()}
+        scope = {name: experiment.only for name, experiment in load_case(root, case, entry.prompts).experiments.items()}
         meta = Meta(case, args.model, transcoders, seed=manifest["seed"], row_residual=residual, scope=scope)
-        claims, rest = load_claims(root, case), (tables["evidence"], tables["prompts"], meta, config.statistics)
+        claims = load_claims(root, case)
+        claims = claims if entry.prompts is None else with_minimum(claims, MINIMUM_N)
+        rest = (tables["evidence"], tables["prompts"], meta, config.statistics)
         measured += measure(claims, *rest)
         again += measure(with_thresholds(claims, args.threshold), *rest) if args.threshold else ()
     judgement = judge_all(measured)
     if args.threshold:
         _show_thresholds(args.threshold, judgement.verdicts, judge_all(again).verdicts)
         return
+    _beside_expectations(load_expectations(root).get(args.model, {}), judgement.verdicts)
     write_table(runs / "parts.parquet", judgement.parts, "parts")
     write_table(root / "reports" / args.model / "verdicts.csv", judgement.verdicts, "verdicts")
+
+
+def _beside_expectations(expected: dict[str, dict[str, Expectation]], verdicts: pd.DataFrame) -> None:
+    """Says of each claim what was expected of this model before it was run, and what was found."""
+    for row in verdicts.itertuples():
+        expectation = expected.get(row.case, {}).get(row.claim)
+        if expectation is not None:
+            agrees = "as expected" if expectation.verdict == row.verdict else f"expected was {expectation.verdict}"
+            print(f"{row.claim}: {row.verdict}, {agrees} ({expectation.because})")
 
 
 def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFrame) -> None:
