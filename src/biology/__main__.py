@@ -1,6 +1,6 @@
 """`biology <command>`: the table of contents, the arguments, and what happens when something is wrong.
 
-One stage of the Snakefile is one command. Only the commands (`stages`, `tracing`, `growth` and the few below) read
+One stage of the Snakefile is one command. Only the commands (`stages`, `tracing`, `growth`, `fetching` and the few below) read
 arguments, write files, set seeds and pick devices; all other modules are functions of their arguments.
 """
 

@@ -13,7 +13,6 @@ safetensors or npz only; nothing is ever unpickled.
 """
 
 import json
-import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -25,6 +24,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from biology.artefacts import whole, write_text
 from biology.config import InputError
 
 SAELENS_FORMAT = "6.54.12"
@@ -321,7 +321,7 @@ def write_directory(path: Path, stored: Stored, *, layout: str, model_name: str)
             folder = path / f"layer_{layer}"
             _write_tensors(folder / "sae_weights.safetensors", _turned(tensors, "W_enc"))
             config = _saelens_config(stored, layer, model_name)
-            _write_text(folder / "cfg.json", json.dumps(config, indent=1) + "\n")
+            write_text(folder / "cfg.json", json.dumps(config, indent=1) + "\n")
 
 
 def _saelens_config(stored: Stored, layer: int, model_name: str) -> dict[str, Any]:
@@ -364,20 +364,18 @@ def _write_circuit_tracer(path: Path, stored: Stored, model_name: str) -> None:
         config["activation"] = stored.activation
     if stored.activation == "topk":
         config["k"] = stored.k
-    _write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
 
 
 def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
-    os.replace(partial, file)
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
+    with whole(file) as partial:
+        try:
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
+        except SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))  # a full disk, which has to be told as one
+            if code is None:
+                raise
+            raise OSError(int(code[1]), str(error)) from None

@@ -294,7 +294,9 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
     model = load_model(root / entry.path, name=name, device=entry.device, dtype=getattr(torch, entry.dtype))
     transcoders = load_transcoders(root / entry.transcoders, model)
     stated = None if entry.hub is None else entry.hub.transcoders
-    if stated and stated.reads and (stated.reads, stated.writes) != (transcoders.read_hook, transcoders.write_hook):
+    same = {"mlp.hook_in": "ln2.hook_out"} | ({} if model.post_norms else {"mlp.hook_out": "hook_mlp_out"})
+    pairs = ((stated.reads, transcoders.read_hook), (stated.writes, transcoders.write_hook)) if stated else ()
+    if stated and any(name is not None and same.get(name, name) != same.get(found, found) for name, found in pairs):
         raise InputError(
             f"transcoders in {entry.transcoders} read {transcoders.read_hook} and write {transcoders.write_hook}; those of "
             f"model '{name}' read {stated.reads} and write {stated.writes}."
