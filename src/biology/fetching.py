@@ -34,7 +34,7 @@ def fetch(args: Arguments) -> None:
         if known is not None and repository.revision not in (None, known["revision"]):
             known = None  # the entry asks for another commit than the one that is here
         if known is None or hub.damaged(folder, progress=True):
-            _download(args, entry, repository, folder, known and known["revision"])
+            _download(args, entry, repository, folder, known["revision"] if known else None)
         records[part] = hub.record(folder)
         print(f"{part}: {repository.repo} at {records[part]['revision']}, in {repository.folder}")
     _name_hooks(root, entry)

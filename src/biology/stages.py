@@ -151,6 +151,8 @@ def tabulate(args: Arguments) -> None:
     evidence = [read_table(folder / f"{stage}.parquet", "evidence") for stage in ("attribute_evidence", "intervene")]
     perturbed = evidence[1]
     for name, experiment in case.experiments.items():
+        if experiment.kind in ("contrast", "crossover") and not perturbed["experiment"].isin(experiment.of).any():
+            continue  # no prompt passed the gate, so there is nothing to compare
         if experiment.kind == "contrast":
             evidence.append(contrasts(name, experiment.of, experiment.outcomes, perturbed, experiment.share))
         elif experiment.kind == "crossover":
