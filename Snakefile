@@ -29,23 +29,25 @@ min_version("9.0")
 report: "docs/report/workflow.rst"
 
 
-if config:
-    sys.exit("error: settings are read from config.yaml only; --config and --configfile are not used.")
+ONLY = config.get("model")
+if set(config) - {"model"}:
+    sys.exit("error: --config takes model=NAME and nothing else; all other settings are read from config.yaml.")
 try:
-    CONFIG = load_config("config.yaml")
-    CASES = {name: load_case(".", name) for name in discover_cases(".")}
-    MODELS = {model: CONFIG.cases_of(model, list(CASES)) for model in CONFIG.models}
+    CONFIG = load_config("config.yaml", ONLY)
+    ASKED = CONFIG.models if ONLY is None else {ONLY: CONFIG.model(ONLY)}
+    MODELS = {model: CONFIG.cases_of(model, discover_cases(".", entry.prompts)) for model, entry in ASKED.items()}
+    CASES = {(model, case): load_case(".", case, ASKED[model].prompts) for model in MODELS for case in MODELS[model]}
 except InputError as error:
     sys.exit(f"error: {error}")
 
-CONTROLS = [model for model, entry in CONFIG.models.items() if entry.role != "model"]
+CONTROLS = [model for model in MODELS if CONFIG.model(model).role != "model"]
 PAIRS = [(model, case) for model, cases in MODELS.items() if model not in CONTROLS for case in cases]
 RUN = "data/runs/{model}/{case}"
 TABLES = ["prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands", "operand_plots"]
 FIGURES = [
     f"figures/{model}/{case}/{figure}.{form}"
     for model, case in PAIRS
-    for figure in CASES[case].figures
+    for figure in CASES[model, case].figures
     for form in ("svg", "png")
 ]
 COMPARED = [model for model in MODELS if model not in CONTROLS and CONFIG.first_sibling(model) == model]
@@ -134,11 +136,11 @@ rule:
 def weights(wildcards):
     """The files that a model and its transcoders consist of, so that new weights start everything anew."""
     entry = CONFIG.model(wildcards.model)
+    if entry.hub:
+        return [f"data/runs/{wildcards.model}/fetch.json"]
     if entry.role in ("seed", "twin"):  # their transcoders do not ship
         return [*weight_files(entry.path.glob("*")), f"{entry.transcoders}/record.json"]
-    return weight_files(
-        [*entry.path.glob("*"), *entry.transcoders.rglob("*")]
-    )  # a folder may hold other transcoders too
+    return weight_files([*entry.path.glob("*"), *entry.transcoders.rglob("*")])  # a folder may hold other sets too
 
 
 def weight_files(files):
@@ -157,6 +159,21 @@ def case_code(wildcards):
     """The figures of a case's own, if it has any."""
     file = Path("experiments") / wildcards.case / "case.py"
     return [str(file)] if file.is_file() else []
+
+
+# 0. Known models -----------------------------------------------------------------------------------------------------
+rule fetch:
+    """A model of the Hub and its transcoders, once it is certain that machine and disk can hold them."""
+    output:
+        "data/runs/{model}/fetch.json",
+    localrule: True
+    params:
+        hub=lambda w: CONFIG.model(w.model).hub.model_dump_json(include={"model", "transcoders"}),
+        elsewhere=lambda w: "" if workflow.local_exec or workflow.dryrun else " --elsewhere",
+    message:
+        "{wildcards.model}: fetching model and transcoders"
+    shell:
+        "HF_HUB_OFFLINE=0 biology fetch --model {wildcards.model}{params.elsewhere}"
 
 
 # 1. Model and transcoders --------------------------------------------------------------------------------------------
@@ -244,7 +261,7 @@ rule cache:
         runtime=30,
         gpu=gpu,
     params:
-        case=lambda w: fingerprint(CASES[w.case], "prompts", "items"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items"),
         method=METHOD["cache"],
     message:
         "{wildcards.model}, {wildcards.case}: running all prompts"
@@ -269,7 +286,7 @@ rule group:
         runtime=30,
         gpu=gpu,
     params:
-        case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes", "operands"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "operands"),
         method=METHOD["group"],
     message:
         "{wildcards.model}, {wildcards.case}: finding supernodes"
@@ -296,7 +313,7 @@ rule attribute:
         runtime=120,
         gpu=gpu,
     params:
-        case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes", "experiments"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "experiments"),
         budget=CONFIG.attribution.model_dump_json(),
         method=METHOD["attribute"],
     message:
@@ -322,7 +339,7 @@ rule intervene:
         runtime=240,
         gpu=gpu,
     params:
-        case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes", "experiments"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "experiments"),
         draws=f"{CONFIG.statistics.control_draws} draws, seed {CONFIG.statistics.seed}",
         method=METHOD["intervene"],
     message:
@@ -348,7 +365,7 @@ rule exchange:
         gpu=gpu,
     params:
         model=lambda w: CONFIG.model(w.model).identity,
-        cases=lambda w: [fingerprint(CASES[case], "items", "streams") for case in MODELS[w.model]],
+        cases=lambda w: [fingerprint(CASES[w.model, case], "items", "streams") for case in MODELS[w.model]],
         statistics=CONFIG.statistics.model_dump_json(),
         method=METHOD["exchange"],
     message:
@@ -372,7 +389,7 @@ rule sweep:
         runtime=60,
         gpu=gpu,
     params:
-        case=lambda w: fingerprint(CASES[w.case], "prompts", "items", "supernodes", "experiments"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "experiments"),
         method=METHOD["sweep"],
     message:
         "{wildcards.model}, {wildcards.case}: steering on a grid"
@@ -395,7 +412,7 @@ rule atlas:
         runtime=60,
         gpu=gpu,
     params:
-        cases=lambda w: [fingerprint(CASES[case], "prompts", "items") for case in MODELS[w.model]],
+        cases=lambda w: [fingerprint(CASES[w.model, case], "prompts", "items") for case in MODELS[w.model]],
         method=METHOD["atlas"],
     message:
         "{wildcards.model}: surveying all features"
@@ -418,7 +435,7 @@ rule tabulate:
     log:
         f"{RUN}/tabulate.log",
     params:
-        case=lambda w: fingerprint(CASES[w.case], "experiments"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "experiments"),
     message:
         "{wildcards.model}, {wildcards.case}: writing tables"
     shell:
@@ -492,7 +509,7 @@ rule draw:
     log:
         "data/runs/{model}/{case}/draw_{figure}.log",
     params:
-        case=lambda w: fingerprint(CASES[w.case], "prompts", "supernodes", "experiments"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "supernodes", "experiments"),
     message:
         "{wildcards.model}, {wildcards.case}: drawing {wildcards.figure}"
     shell:
@@ -546,7 +563,7 @@ rule write:
     log:
         f"{RUN}/write.log",
     params:
-        case=lambda w: fingerprint(CASES[w.case], "paper", "prompts", "supernodes", "experiments", "figures"),
+        case=lambda w: fingerprint(CASES[w.model, w.case], "paper", "prompts", "supernodes", "experiments", "figures"),
     message:
         "{wildcards.model}, {wildcards.case}: writing the report"
     shell:
@@ -579,7 +596,7 @@ rule write_page:
     log:
         "data/runs/{model}/write_{page}.log",
     params:
-        cases=lambda w: [fingerprint(CASES[case], "prompts", "supernodes") for case in MODELS[w.model]],
+        cases=lambda w: [fingerprint(CASES[w.model, case], "prompts", "supernodes") for case in MODELS[w.model]],
     message:
         "{wildcards.model}: writing the {wildcards.page}"
     shell:

@@ -43,7 +43,7 @@ def test_defaults_are_those_of_the_contract(tmp_path):
     [
         (SMALLEST + "thread: 2", "unknown key 'thread'. Did you mean 'threads'? Allowed keys: models, cases,"),
         ("models: {a: {pth: x, transcoders: y}}", "models.a: unknown key 'pth'. Did you mean 'path'?"),
-        ("models: {a: {path: x}}", "models.a.transcoders: Field required"),
+        ("models: {a: {path: x}}", "models.a: 'transcoders' is missing"),
         (SMALLEST + "attribution: {node_threshold: 1.5}", "attribution.node_threshold: Input should be less than"),
         (SMALLEST + "statistics: {bootstrap: many}", "statistics.bootstrap: Input should be a valid integer"),
         (SMALLEST + "threads: 0", "threads: Input should be greater than 0"),

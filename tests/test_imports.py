@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src/biology"
 FLOORS = [
     # torch-free
     ["config", "artefacts"],
-    ["case", "tables", "graph_files"],
+    ["case", "tables", "graph_files", "memory", "hub"],
     ["corpus", "operands"],
     ["prompts", "cards", "vocabulary"],
     ["twins"],
@@ -21,7 +21,7 @@ FLOORS = [
     ["organism", "graph", "weights", "checkpoint"],
     ["model", "layouts"],
     ["transcoders", "number_outcomes", "cell_outcomes"],
-    ["activations", "replacement", "documents", "sampling", "memory"],
+    ["activations", "replacement", "documents", "sampling", "training_memory"],
     ["splicing"],
     [
         "dictionary_training",
@@ -51,7 +51,7 @@ FLOORS = [
     ["report", "scoreboard", "atlas_page", "steer_page"],
     # the commands
     ["stages"],
-    ["tracing", "growth", "interchange", "dictionaries"],
+    ["tracing", "growth", "interchange", "dictionaries", "fetching"],
     ["steering", "training"],
     ["__main__"],
 ]
@@ -62,6 +62,8 @@ LIGHT = [
         "config",
         "case",
         "artefacts",
+        "memory",
+        "hub",
         "tables",
         "corpus",
         "operands",
@@ -94,6 +96,7 @@ LIGHT = [
         "growth",
         "training",
         "dictionaries",
+        "fetching",
         "steering",
         "interchange",
         "__main__",

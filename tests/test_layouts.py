@@ -1,6 +1,7 @@
 """Every layout of transcoder directories is read as it was meant, or refused in one line."""
 
 import json
+import resource
 from dataclasses import replace
 
 import numpy
@@ -10,6 +11,7 @@ import yaml
 from conftest import random_transcoders
 from safetensors.torch import load_file, save_file
 
+from biology.artefacts import FULL
 from biology.config import InputError
 from biology.transcoders import Transcoder, encode, load_transcoders, save_transcoders
 
@@ -37,7 +39,7 @@ def test_round_trip(tiny_model, tmp_path, layout, kind, activation, skip):
         return
     save_transcoders(tmp_path, transcoders, layout=layout, model_name="tiny")
     same(transcoders, load_transcoders(tmp_path, model))
-    assert not list(tmp_path.rglob("*.partial"))
+    assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".") or path.name.endswith(".partial")]
 
 
 @pytest.mark.parametrize("activation", ["relu", "jumprelu", "topk"])
@@ -187,6 +189,18 @@ def test_wrong_tensors(tiny_model, tmp_path, tensors, message):
     with pytest.raises(InputError, match=message) as caught:
         load_transcoders(tmp_path, model)
     assert "\n" not in str(caught.value)
+
+
+def test_a_full_disk_says_so(tiny_model, tmp_path):
+    transcoders = random_transcoders(tiny_model("llama"))
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(OSError) as caught:
+            save_transcoders(tmp_path, transcoders, layout="circuit-tracer")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert caught.value.errno in FULL and not list(tmp_path.iterdir())
 
 
 def test_damaged_and_missing_files(tiny_model, tmp_path):

@@ -1,6 +1,7 @@
 """The commands: a table of contents, one clear line for every mistake, and a traced prompt whose files agree."""
 
 import json
+import resource
 import subprocess
 import sys
 from pathlib import Path
@@ -88,6 +89,26 @@ def test_a_traced_prompt_is_written_and_told(capsys, directories, tmp_path):
     assert len(graph["links"]) == int(tensors["edge_mask"].sum())
     assert set(nodes["kind"]) == {"feature", "error", "token", "logit"}
     assert list(nodes.loc[nodes["kind"] == "token", "pos"]) == [0, 1, 2, 3]
+
+
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(directories, tmp_path):
+    """A limit on the size of files stands for the end of a disk."""
+
+    def small_files():
+        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
+
+    def trace(limit=None):
+        return subprocess.run(
+            [sys.executable, "-m", "biology", "trace", "w1 w2 w3", *directories, "--out", str(tmp_path / "out")],
+            capture_output=True, text=True, preexec_fn=limit,
+        )  # fmt: skip
+
+    done = trace(small_files)
+    assert done.returncode == 2 and not list((tmp_path / "out").iterdir())
+    assert [line for line in done.stderr.splitlines() if "rror" in line] == [
+        "error: the disk is full, and nothing was written: make room, then run it again"
+    ]
+    assert trace().returncode == 0 and len(list((tmp_path / "out").iterdir())) == 3
 
 
 def test_token_ids_and_budgets(capsys, directories, tmp_path):

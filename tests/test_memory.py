@@ -1,41 +1,96 @@
-"""The plan counts what is there: a model's weights, a pool's activations, a dictionary with gradients and moments."""
+"""The memory plan counts what is really there: parameters of every known model, and of files by their headers alone."""
 
 import pytest
 import torch
+from miniatures import ARCHITECTURES, LAYOUTS, write_model, write_transcoders
 
-from biology import memory
-from biology.config import InputError
-from biology.cross_layer_training import CrossLayer
-from biology.dictionary_training import DictionaryRecipe, LayerTraining
+from biology import checkpoint, memory
+from biology.config import InputError, known_models
+from biology.fetching import fitting
+from biology.transcoders import load_transcoders
 
-
-def test_a_plan_counts_what_training_holds(tiny_model):
-    model = tiny_model("llama")
-    kept = dict(n_features=50, batch=64, pool=1000)
-    plt = memory.plan(model, cross_layer=False, skip=True, **kept)
-    clt = memory.plan(model, cross_layer=True, skip=False, **kept)
-    weights = sum(parameter.numel() for parameter in model.bridge.original_model.parameters())
-    assert plt.model == clt.model == 4 * weights
-    x = torch.randn(100, 32)
-    layer = LayerTraining(x, x, DictionaryRecipe(n_features=50, skip=True), 0)
-    trained = 3 * sum(parameter.numel() for parameter in layer.parameters())
-    assert plt.dictionary == pytest.approx(16 * trained, rel=0.02)
-    cross = sum(parameter.numel() for parameter in CrossLayer([50] * 3, 32).parameters())
-    assert clt.dictionary == pytest.approx(16 * cross, rel=0.02)
-    assert plt.activations >= 2 * 3 * 1000 * 32 * 4
-    assert plt.total == plt.model + plt.activations + plt.dictionary + plt.batch
-    assert f"{plt.total / 2**30:.3f} GiB" in plt.text()
+SHAPES = {entry.hub.model.repo: entry.hub.shape for entry in known_models().values()}
 
 
-def test_pools_fit_into_their_budget(tiny_model):
-    model = tiny_model("llama")
-    for budget in (1 << 20, 1 << 30):
-        tokens = memory.tokens_that_fit(model, budget)
-        held = memory.plan(model, cross_layer=False, skip=False, n_features=1, batch=1, pool=tokens).activations
-        assert 0.9 * budget < held <= budget
+@pytest.mark.parametrize("repository", SHAPES)
+def test_parameters_of_known_models(repository):
+    """Against the network that transformers builds from these sizes, without its weights."""
+    import transformers
+
+    shape = SHAPES[repository]
+    sizes = dict(
+        vocab_size=shape.n_vocab, hidden_size=shape.d_model, intermediate_size=shape.d_mlp, head_dim=shape.d_head,
+        num_hidden_layers=shape.n_layers, num_attention_heads=shape.n_heads, num_key_value_heads=shape.n_key_value_heads,
+        tie_word_embeddings=shape.tied,
+    )  # fmt: skip
+    configurations = {
+        "llama": transformers.LlamaConfig, "qwen3": transformers.Qwen3Config, "gemma2": transformers.Gemma2Config,
+        "gemma3_text": transformers.Gemma3TextConfig, "gemma3": transformers.Gemma3TextConfig,
+    }  # fmt: skip
+    with torch.device("meta"):
+        network = transformers.AutoModelForCausalLM.from_config(configurations[shape.architecture](**sizes))
+    assert memory.parameters(shape) == sum(parameter.numel() for parameter in network.parameters())
 
 
-def test_what_does_not_fit_is_refused():
-    memory.require(memory.MemoryPlan(1, 1, 1, 1), torch.device("cpu"))
-    with pytest.raises(InputError, match="training needs 1048576.0 GiB and .* are free on cpu"):
-        memory.require(memory.MemoryPlan(0, 1 << 50, 0, 0), torch.device("cpu"))
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_models_on_disk(tmp_path, architecture, dtype):
+    """The image encoder does not count; of GPT-2's tied embedding neither file nor network hold a second copy."""
+    network = checkpoint.network(write_model(tmp_path / "model", architecture), torch.float32)
+    write_transcoders(tmp_path / "transcoders", "gemma scope 2")
+    plan = memory.of_directories(tmp_path / "model", tmp_path / "transcoders", dtype)
+    assert plan.model == sum(value.numel() for value in network.parameters()) * (4 if dtype == "float32" else 2)
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_transcoders_on_disk(tmp_path, tiny_model, layout):
+    model = tiny_model("gemma3", n_layers=2)
+    write_transcoders(tmp_path, layout)
+    transcoders = load_transcoders(tmp_path, model)
+    counted = sum(value.numel() for layer in transcoders.layers for value in vars(layer).values() if value is not None)
+    stored = memory.of_directories(model.path, tmp_path, "float32").transcoders // 4
+    unused = (
+        48 * 32 if layout == "gemma scope 2 cross-layer affine" else 0
+    )  # decoders into layers below a feature's own
+    assert stored == counted + unused
+
+
+def test_published_transcoders():
+    for name, layers, wide in (("gemma-2-2b", 26, 16384), ("gemma-2-2b-clt-426k", 26, 16384)):
+        hub = known_models()[name].hub
+        decoders = 351 if "clt" in name else 26
+        expected = wide * 2304 * (layers + decoders) + 2 * layers * wide + layers * 2304
+        assert memory.transcoder_parameters(hub.shape, hub.transcoders) == expected
+    assert memory.of_known(known_models()["qwen3-14b"]) is None
+
+
+def test_half_precision_takes_more_where_graphs_are_traced():
+    """Graphs are computed in float32, so transcoders in half precision are there twice."""
+    shape = SHAPES["google/gemma-2-2b"]
+    single, half = (memory.plan(shape, 10, 1000, dtype) for dtype in ("float32", "bfloat16"))
+    assert half.transcoders == 6000 > single.transcoders == 4000
+
+
+def test_what_fits():
+    gib = memory.GIB
+    assert fitting(4 * gib, None) == []
+    assert fitting(8 * gib, None) == ["gemma-3-270m", "gemma-3-270m-skip"]
+    with_gpu = fitting(8 * gib, 24 * gib)
+    assert {"gemma-2-2b", "gemma-3-1b", "gemma-3-270m"} <= set(with_gpu)
+    assert not [name for name in with_gpu if "clt" in name or "on the CPU" in name]
+
+
+def test_damaged_files_and_odd_configs(tmp_path):
+    write_model(tmp_path / "model", "llama")
+    (tmp_path / "transcoders").mkdir()
+    weights = tmp_path / "model/model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:6])
+    with pytest.raises(InputError, match="model.safetensors is truncated"):
+        memory.of_directories(tmp_path / "model", tmp_path / "transcoders", "float32")
+    (tmp_path / "model/config.json").write_text("[]")
+    with pytest.raises(InputError, match="does not say the sizes"):
+        memory.of_directories(tmp_path / "model", tmp_path / "transcoders", "float32")
+
+
+def test_this_machine():
+    assert memory.available("cpu") > memory.GIB

@@ -9,7 +9,7 @@ import pytest
 from biology.case import load_case
 from biology.config import InputError
 from biology.corpus import RELATION_FOLDS, RELATIONS, Corpus, place_split
-from biology.prompts import PROMPT_SETS, prompt_set
+from biology.prompts import PROMPT_SETS, TEMPLATES, prompt_sets
 
 ROOT = Path(__file__).parents[1]
 
@@ -21,7 +21,7 @@ def corpus() -> Corpus:
 
 @pytest.fixture(scope="module")
 def frame(corpus) -> pd.DataFrame:
-    return prompt_set("multi_hop", corpus)
+    return prompt_sets("multi_hop", corpus)["prompts.csv"]
 
 
 @pytest.fixture(scope="module")
@@ -30,11 +30,43 @@ def scored(frame) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("case", sorted(PROMPT_SETS))
-def test_the_committed_table_is_what_the_corpus_makes(corpus, case):
-    made = prompt_set(case, corpus)
-    committed = (ROOT / f"experiments/{case}/prompts.csv").read_text(encoding="utf-8")
-    assert made.to_csv(index=False, lineterminator="\n") == committed
-    assert len(load_case(ROOT, case).items) == len(made)
+def test_the_committed_tables_are_what_the_corpus_makes(corpus, case):
+    made = prompt_sets(case, corpus)
+    assert sorted(path.name for path in (ROOT / f"experiments/{case}").glob("*.csv")) == sorted(made)
+    for name, frame in made.items():
+        committed = (ROOT / f"experiments/{case}/{name}").read_text(encoding="utf-8")
+        assert frame.to_csv(index=False, lineterminator="\n") == committed
+        assert len(load_case(ROOT, case, None if name == "prompts.csv" else "natural").items) == len(frame)
+
+
+def test_natural_prompts_ask_in_all_wordings_and_donors_in_the_same(corpus):
+    frame = prompt_sets("multi_hop", corpus)["prompts_natural.csv"].set_index("item")
+    scored = frame[frame["role"] == "score"]
+    heldout = scored[(scored["split"] == "heldout") & (scored["set"] == "states")]
+    assert set(heldout["template"].astype(int)) == set(range(len(TEMPLATES))) and len(TEMPLATES) >= 8
+    assert heldout["cluster"].nunique() >= 30 and (heldout["relation"] == "capital").sum() >= 64
+    for row in scored.itertuples():
+        donor, wrong = frame.loc[row.donor], frame.loc[row.wrong_donor]
+        assert {donor["template"], wrong["template"]} == {row.template}
+        assert {donor["relation"], wrong["relation"]} == {row.relation}
+        assert (
+            len({row.answer, donor["answer"], wrong["answer"]}) == len({row.place, donor["place"], wrong["place"]}) == 3
+        )
+        if row.split == "dev":
+            assert donor["split"] == wrong["split"] == "dev"
+    for row in frame.itertuples():  # positions are found by these words
+        assert [row.text.count(word) for word in (row.city, row.relation, row.kind, "containing")] == [1] * 4, row.text
+
+
+def test_natural_features_are_chosen_apart_from_what_is_scored(corpus):
+    """Every scored place has prompts of other cities and other relations that select, as the rule of the bridge demands."""
+    frame = prompt_sets("multi_hop", corpus)["prompts_natural.csv"]
+    scored, select = frame[frame["role"] == "score"], frame[frame["role"] == "select"]
+    assert (scored["city_fold"] == scored["relation_fold"]).all() and (scored["kind"] == "state").all()
+    for place, group in scored[scored["set"] == "states"].groupby("place"):
+        for row in group.itertuples():
+            others = (select["city_fold"] != row.city_fold) & (select["relation_fold"] != row.relation_fold)
+            assert (others & (select["place"] == place)).any(), row.item
 
 
 @pytest.mark.parametrize("name", ["states", "foreign"])
@@ -115,7 +147,7 @@ def test_questions_and_answers_are_those_of_the_corpus(corpus, frame):
 
 @pytest.fixture(scope="module")
 def couplets(corpus) -> pd.DataFrame:
-    return prompt_set("rhyme_planning", corpus)
+    return prompt_sets("rhyme_planning", corpus)["prompts.csv"]
 
 
 def test_couplets_that_are_scored_were_never_taught_and_none_is_the_papers(corpus, couplets):
@@ -159,12 +191,12 @@ def test_an_unknown_case_is_refused(corpus):
     with pytest.raises(
         InputError, match="the prompts of case 'rhyme' are not made from the corpus; those of multi_hop, .* are"
     ):
-        prompt_set("rhyme", corpus)
+        prompt_sets("rhyme", corpus)
 
 
 @pytest.fixture(scope="module")
 def sums(corpus) -> pd.DataFrame:
-    return prompt_set("addition", corpus)
+    return prompt_sets("addition", corpus)["prompts.csv"]
 
 
 def test_sums_that_are_scored_were_never_taught_and_sums_that_select_were(corpus, sums):
@@ -202,7 +234,7 @@ FACTORS = {"operation": "relation", "operand": "concept", "language": "language"
 
 @pytest.fixture(scope="module")
 def cells(corpus) -> pd.DataFrame:
-    return prompt_set("multilingual", corpus).set_index("item")
+    return prompt_sets("multilingual", corpus)["prompts.csv"].set_index("item")
 
 
 def test_enough_untaught_cells_are_held_out_and_none_was_taught(corpus, cells):

@@ -21,6 +21,7 @@ import sys
 from pathlib import Path
 
 OUTPUTS = {
+    "fetch": ["{run}/fetch.json"],
     "load": ["{run}/load.json", "{run}/fidelity.parquet"],
     "cache": ["{run}/{case}/cache.safetensors", "{run}/{case}/cache.parquet"],
     "group": ["{run}/{case}/%s.parquet" % table for table in ("group", "group_operands", "group_plots")],
@@ -42,6 +43,8 @@ OUTPUTS = {
 
 def main():
     stage, options = sys.argv[1], dict(zip(sys.argv[2::2], sys.argv[3::2]))
+    if (stage, options.get("--model")) == ("fetch", "gemma-2-2b"):
+        sys.exit("error: 'gemma-2-2b' is to run on a GPU, and there is none here")
     words = {key: options.get("--" + key, "") for key in ("model", "case", "figure", "page")}
     words["run"] = "data/runs/" + words["model"]
     with open("calls.txt", "a") as file:
@@ -223,6 +226,49 @@ def test_a_control_runs_on_request_only_and_the_shown_models_stay(root):
     code, _, calls = snakemake(root, "robustness/all")
     assert code == 0 and sorted(call.split()[0] for call in calls) == sorted({*UP_TO_VERDICTS, "compare"})
     assert (root / "reports/nothing/verdicts.csv").is_file() and not (root / "figures/nothing").exists()
+
+
+@pytest.fixture
+def natural(root):
+    """One of the two cases has prompts for models of others."""
+    edit(root / "experiments/first/case.yaml", "# prompt_set:", "prompt_sets: {natural: some.csv}\n#")
+    (root / "experiments/first/some.csv").write_text("item,text,answer,cluster,split,role\na,b,c,d,dev,score\n")
+    return root
+
+
+def test_a_known_model_is_all_a_user_types(natural):
+    """It is fetched first, meets the cases that have prompts for it, and leaves the models of config.yaml alone."""
+    arguments = ("--config", "model=gemma-3-270m")
+    code, said, calls = snakemake(natural, "figures/all", *arguments)
+    assert code == 0, said
+    assert calls[:3] == ["fetch", "load", "cache first"] and not [call for call in calls if "second" in call]
+    assert (natural / "reports/gemma-3-270m/verdicts.csv").is_file()
+    assert (natural / "figures/gemma-3-270m/first/supernode_graph.svg").is_file()
+    code, said, calls = snakemake(natural, "figures/all", *arguments)
+    assert code == 0 and calls == [] and "Nothing to be done" in said
+    assert snakemake(natural)[2] == ["write"]  # of all that is there of elegans only the index, which lists both
+
+
+def test_a_known_model_may_be_an_entry(natural):
+    edit(natural / "config.yaml", "models: {", "models: {gemma: {known: gemma-3-270m, device: cuda}, ")
+    code, said, calls = snakemake(natural)
+    assert code == 0, said
+    assert calls[:3] == ["fetch", "load", "cache first"] and (natural / "reports/gemma/verdicts.csv").is_file()
+
+
+def test_what_does_not_fit_is_said_before_anything_is_fetched(natural):
+    code, said, calls = snakemake(natural, "figures/all", "--config", "model=gemma-2-2b")
+    assert code != 0 and calls == [] and "error: 'gemma-2-2b' is to run on a GPU, and there is none here" in said
+
+
+def test_config_takes_a_model_and_nothing_else(root):
+    code, said, calls = snakemake(root, "figures/all", "--config", "model=elegans", "threads=4")
+    assert code != 0 and calls == [] and "error: --config takes model=NAME and nothing else" in said
+    code, said, calls = snakemake(root, "figures/all", "--config", "model=gemma")
+    assert (
+        code != 0 and calls == [] and "error: unknown model 'gemma'. Known models" in said and "Traceback" not in said
+    )
+    assert snakemake(root, "figures/all", "--config", "model=elegans")[2] == []
 
 
 def test_a_misspelt_key_is_one_line(root):

@@ -1,7 +1,8 @@
 """`biology <command>`: the table of contents, the arguments, and what happens when something is wrong.
 
-One stage of the Snakefile is one command. Only the commands (`stages`, `tracing`, `growth`, `training`, `dictionaries` and the
-few below) read arguments, write files, set seeds and pick devices; all other modules are functions of their arguments.
+One stage of the Snakefile is one command. Only the commands (`stages`, `tracing`, `growth`, `training`, `dictionaries`,
+`fetching` and the few below) read arguments, write files, set seeds and pick devices; all other modules are functions of
+their arguments.
 """
 
 from __future__ import annotations
@@ -14,7 +15,17 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from biology import artefacts, dictionaries, growth, interchange, stages, steering, tracing, training
+from biology import (
+    artefacts,
+    dictionaries,
+    fetching,
+    growth,
+    interchange,
+    stages,
+    steering,
+    tracing,
+    training,
+)
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -70,6 +81,10 @@ GROWTH: Options = {
     "--twin": {"metavar": "NAME", "help": "grow a twin that lacks the mechanisms (rote, base12 or mod113)"},
     "--out": {"metavar": "DIR", "help": "folder to write to (data/models/elegans, elegans-seed<n>, elegans-<twin>)"},
 }
+FETCH: Options = {
+    "--elsewhere": {"action": "store_true", "help": "it will run on another machine: look at the disk only"}
+}
+MODELS: Options = {"--write": {"action": "store_true", "help": "write the table into docs/models.md"}}
 TEXT: Options = {
     "--text": {"nargs": "+", "metavar": "FILE", "help": "held-out text (that of the training, or the held-out prompts)"}
 }
@@ -204,6 +219,10 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "draw-dictionary": (dictionaries.draw_dictionary, MODEL | FIGURE),
         "write": (stages.write, PAGE),
     },
+    "Known models of the Hub": {
+        "models": (fetching.models, MODELS),
+        "fetch": (fetching.fetch, MODEL | FETCH),
+    },
     "One prompt": {"trace": (tracing.trace, TRACE), "steer": (steering.steer, STEER)},
     "A model of your own (docs/own_model.md)": {
         "sample": (training.sample, SAMPLE),
@@ -270,6 +289,11 @@ def main(argv: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the output has seen enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if error.errno not in artefacts.FULL:
+            raise
+        print("error: the disk is full, and nothing was written: make room, then run it again", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         return 130

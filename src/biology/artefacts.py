@@ -6,6 +6,7 @@ nothing half-written. The same contents are the same bytes. Only commands call t
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -15,6 +16,9 @@ from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
+
+FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""How a disk, a quota or a limit says that there is no room left."""
 
 
 @contextmanager

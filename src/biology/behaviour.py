@@ -8,7 +8,7 @@ the first position replaced, attention live) gives the same answer.
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportReturnType=false
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -31,7 +31,9 @@ def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple
     """Active features of every prompt of a case, and table `prompts`; named prompts first.
 
     `correct` says that the answer is the most probable token. For prompts with a donor, `correct_with_donor` says it of
-    donor and wrong donor too (and `correct_with_<column>` for each further column of donors). Raises InputError for an unknown word or an answer of several tokens.
+    donor and wrong donor too (and `correct_with_<column>` for each further column of donors). Where answers stand for their
+    first tokens (`Case.first_token`), these must differ, or a swap could not be told from none. Raises InputError for an
+    unknown word, or an answer of several tokens in another case.
     """
     rows: list[dict[str, object]] = [
         {
@@ -58,16 +60,17 @@ def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple
         for i in case.items
     ]
     columns = dict.fromkeys(column for row in rows for column in row)
-    ids = [_encoded(model, case.name, row) for row in rows]
+    ids = [_encoded(model, case, row) for row in rows]
     cache = cache_features(model, transcoders, ids, batch_size=BATCH, progress=True)
     probability, top = cache.logits.double().softmax(-1).max(-1)
     for row, p, token in zip(rows, probability.tolist(), top.tolist(), strict=True):
-        answer = answer_token(model, str(row["text"]), str(row["answer"]))
+        answer = answer_token(model, str(row["text"]), str(row["answer"]), first=case.first_token)
         row |= {"answer_token": answer, "top1": token_text(model, token), "probability": p, "correct": token == answer}
         for column in columns:
             row.setdefault(column, "")
     frame = pd.DataFrame(rows)
     correct = dict(zip(frame["item"], frame["correct"], strict=True)) | {"": True}
+    token = dict(zip(frame["item"], frame["answer_token"], strict=True))
     for column in donor_columns(frame):
         named = [name for name in (column, f"wrong_{column}") if name in frame]
         for name in named:
@@ -75,18 +78,23 @@ def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple
             if unknown:
                 raise InputError(f"case {case.name}: donor '{unknown[0]}' is no prompt of the case")
         frame[f"correct_with_{column}"] = [
-            bool(own and all(correct[item] for item in others))
-            for own, *others in frame[["correct", *named]].itertuples(index=False)
+            all(correct[item] for item in group)
+            and (not case.first_token or _all_different([token[item] for item in group if item]))
+            for group in frame[["item", *named]].itertuples(index=False)
         ]
     return cache, validate_table(frame, "prompts")
 
 
-def _encoded(model: Model, case: str, row: Mapping[str, object]) -> list[int]:
+def _all_different(tokens: Sequence[int]) -> bool:
+    return len(set(tokens)) == len(tokens)
+
+
+def _encoded(model: Model, case: Case, row: Mapping[str, object]) -> list[int]:
     try:
-        answer_token(model, str(row["text"]), str(row["answer"]))
+        answer_token(model, str(row["text"]), str(row["answer"]), first=case.first_token)
         return encode(model, str(row["text"]))
     except InputError as error:
-        raise InputError(f"case {case}, prompt {row['item']}: {error}") from None
+        raise InputError(f"case {case.name}, prompt {row['item']}: {error}") from None
 
 
 def evaluate(model: Model, frame: pd.DataFrame, split: str = "test") -> pd.DataFrame:
@@ -116,7 +124,7 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
         frame = frame[frame["split"] != "dev"]
     frame = pd.concat([_thinned(group) for _, group in frame.groupby("behaviour", sort=True)], ignore_index=True)
     ids = [encode(model, prompt) for prompt in frame["prompt"]]
-    answers = [answer_token(model, p, a) for p, a in zip(frame["prompt"], frame["answer"], strict=True)]
+    answers = [answer_token(model, p, a, first=True) for p, a in zip(frame["prompt"], frame["answer"], strict=True)]
     layers = range(model.n_layers)
     names = [f"blocks.{layer}.{hook}" for layer in layers for hook in (transcoders.read_hook, transcoders.write_hook)]
     square, total = (torch.zeros(len(frame), model.n_layers, dtype=torch.float64) for _ in range(2))

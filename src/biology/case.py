@@ -14,6 +14,7 @@ import datetime
 import hashlib
 import json
 import re
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -24,6 +25,8 @@ from biology.config import InputError, Strict, read_yaml, validate
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
 CONTROLS = ("match", "donor", "position", "shuffle", "direction", "clean")
 """Control arms of the `evidence` table; the remaining arm is `effect`."""
+EXPECTATIONS = "expectations"
+"""Under this name `claims.lock` keeps what was expected of models before anyone ran them."""
 ITEM_COLUMNS = ("item", "text", "answer", "cluster", "split", "role")
 
 
@@ -296,6 +299,8 @@ class _CaseFile(Strict):
     paper: Paper
     prompts: dict[str, Prompt]
     prompt_set: str | None = None
+    prompt_sets: dict[str, str] = {}
+    """Further prompt sets by name, for models that say `prompts: <name>`."""
     supernodes: dict[str, SupernodeRule] = {}
     experiments: dict[str, Experiment] = {}
     operands: Operands | None = None
@@ -318,13 +323,17 @@ class Case(Strict):
     operands: Operands | None = None
     streams: dict[str, Stream] = {}
     figures: tuple[str, ...] = ()
+    first_token: bool = False
+    """Whether an answer of several tokens stands for its first one: in the prompt sets for models whose vocabulary is not
+    made for them. Otherwise it is an error."""
 
 
-def discover_cases(root: str | Path) -> list[str]:
-    """Names of the cases below `root/experiments`, sorted."""
-    return sorted(
-        path.parent.name for path in Path(root).glob("experiments/*/case.yaml") if not path.parent.name.startswith("_")
-    )
+def discover_cases(root: str | Path, prompts: str | None = None) -> list[str]:
+    """Names of the cases below `root/experiments`, sorted; with `prompts`, of those that have a prompt set of that name."""
+    found = [path for path in Path(root).glob("experiments/*/case.yaml") if not path.parent.name.startswith("_")]
+    if prompts is not None:
+        found = [path for path in found if prompts in validate(_CaseFile, read_yaml(path), path).prompt_sets]
+    return sorted(path.parent.name for path in found)
 
 
 def _folder(root: str | Path, name: str) -> Path:
@@ -335,15 +344,22 @@ def _folder(root: str | Path, name: str) -> Path:
     return folder
 
 
-def load_case(root: str | Path, name: str) -> Case:
-    """The case study `root/experiments/<name>`. `InputError` names the file and what is wrong in it."""
+def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
+    """The case study `root/experiments/<name>`; with `prompts`, a set of its `prompt_sets` in the place of `prompt_set`.
+
+    Raises `InputError` that names the file and what is wrong in it.
+    """
     folder = _folder(root, name)
     path = folder / "case.yaml"
     file = validate(_CaseFile, read_yaml(path), path)
-    items = _read_items(folder / file.prompt_set) if file.prompt_set else ()
+    prompt_set = file.prompt_set
+    if prompts is not None:
+        _known(path, "prompt_sets", "prompt set", prompts, file.prompt_sets)
+        prompt_set = file.prompt_sets[prompts]
+    items = _read_items(folder / prompt_set) if prompt_set else ()
     for item in items:
         if item.item in file.prompts:
-            raise InputError(f"{folder / str(file.prompt_set)}: item '{item.item}' is also a prompt of case.yaml.")
+            raise InputError(f"{folder / str(prompt_set)}: item '{item.item}' is also a prompt of case.yaml.")
     for label, rule in file.supernodes.items():
         if rule.operands and not file.operands:
             raise InputError(f"{path}: supernodes.{label}: a rule on operands needs `operands:` in case.yaml.")
@@ -358,8 +374,8 @@ def load_case(root: str | Path, name: str) -> Case:
             _known(path, f"experiments.{label}", named[0], other, named[1])
         for prompt in experiment.prompts:
             _known(path, f"experiments.{label}", "prompt", prompt, file.prompts)
-    fields = {key: value for key, value in file if key != "prompt_set"}
-    return Case(name=name, folder=folder, items=items, **fields)
+    fields = {key: value for key, value in file if key not in ("prompt_set", "prompt_sets")}
+    return Case(name=name, folder=folder, items=items, first_token=prompts is not None, **fields)
 
 
 def fingerprint(case: Case, *fields: str) -> str:
@@ -387,6 +403,50 @@ def load_claims(root: str | Path, name: str) -> tuple[Claim, ...]:
             _known(path, f"{key}.parts.{part.name}", "outcome", part.outcome, experiments[part.experiment].outcomes)
         claims.append(claim)
     return tuple(claims)
+
+
+def with_minimum(claims: tuple[Claim, ...], most: int) -> tuple[Claim, ...]:
+    """The claims, none of which needs more than `most` items: prompt sets for models of others are smaller."""
+    return tuple(claim.model_copy(update={"minimum_n": min(claim.minimum_n, most)}) for claim in claims)
+
+
+class Expectation(Strict):
+    """A verdict that we expect of a model that nobody here has run, and what the expectation rests on."""
+
+    verdict: Verdict
+    because: str = Field(min_length=10)
+
+
+def load_expectations(root: str | Path) -> dict[str, dict[str, dict[str, Expectation]]]:
+    """`experiments/expectations.yaml`: {model: {case: {claim: expectation}}}; empty if there is no such file.
+
+    Raises `InputError` for a case or claim that there is not.
+    """
+    path = Path(root) / "experiments" / "expectations.yaml"
+    if not path.is_file():
+        return {}
+    found = validate(_ExpectationsFile, {"models": read_yaml(path)}, path).models
+    for model, cases in found.items():
+        for case, expected in cases.items():
+            _known(path, model, "case", case, discover_cases(root))
+            claims = [claim.id for claim in load_claims(root, case)]
+            for claim in expected:
+                _known(path, f"{model}.{case}", "claim", claim, claims)
+    return found
+
+
+class _ExpectationsFile(Strict):
+    models: dict[str, dict[str, dict[str, Expectation]]]
+
+
+def _expectations_lock(root: str | Path) -> dict[str, str]:
+    """SHA-256 of each expectation, as `model/claim`."""
+    return {
+        f"{model}/{claim}": hashlib.sha256(expectation.model_dump_json().encode()).hexdigest()
+        for model, cases in load_expectations(root).items()
+        for expected in cases.values()
+        for claim, expectation in expected.items()
+    }
 
 
 def claims_lock(claims: tuple[Claim, ...]) -> dict[str, str]:
@@ -450,6 +510,11 @@ def refreshed_lock(root: str | Path) -> dict[str, dict[str, str]]:
                     f"claim '{claim.id}' of case '{case}' was changed without amendment. Undo the change, or add "
                     f"`amended: {{date: ..., reason: ..., previous: {before}}}` and run `biology lock`."
                 )
+    expectations = _expectations_lock(root)
+    for name, digest in expectations.items():
+        if locked.get(EXPECTATIONS, {}).get(name, digest) != digest:
+            raise InputError(f"the expectation '{name}' was changed after it was registered. Undo the change.")
+    current |= {EXPECTATIONS: expectations} if expectations else {}
     for case, hashes in locked.items():
         for claim in hashes:
             if claim not in current.get(case, {}):

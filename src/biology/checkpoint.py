@@ -13,6 +13,14 @@ import torch
 
 from biology.config import InputError
 
+TEXT_PART = {
+    # A Gemma 3 from 4B up is stored with its image encoder. Only the language model is read, under the names it has alone;
+    # the first name is that of published checkpoints, the second what newer libraries write.
+    r"^language_model\.model\.": "model.",
+    r"^language_model\.lm_head\.": "lm_head.",
+    r"^model\.language_model\.": "model.",
+}
+
 
 def architecture(path: Path, supported: Sequence[str]) -> str:
     """The `model_type` of the directory's config.json.
@@ -60,9 +68,12 @@ def network(path: Path, dtype: torch.dtype) -> Any:
             raise InputError(f"weights file {shard} is truncated or damaged: {error}") from None
     with _quiet(transformers):
         try:
+            config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
+            text = config.get_text_config()
             loaded, report = transformers.AutoModelForCausalLM.from_pretrained(  # type: ignore[misc]
-                path, dtype=dtype, attn_implementation="eager", local_files_only=True, trust_remote_code=False,
-                use_safetensors=True, output_loading_info=True,
+                path, config=text, key_mapping=None if text is config else TEXT_PART, dtype=dtype,
+                attn_implementation="eager", local_files_only=True, trust_remote_code=False, use_safetensors=True,
+                output_loading_info=True,
             )  # fmt: skip
         except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise InputError(f"cannot load the model in {path}: {str(error).splitlines()[0]}") from None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import re
+from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
@@ -29,6 +30,10 @@ METHOD: dict[str, int] = {
     "atlas": 1,
     "sweep": 1,
 }
+
+
+HUB = Path("data/hub")
+"""Downloaded models and transcoders, relative to the folder of `config.yaml`."""
 
 
 class InputError(ValueError):
@@ -53,11 +58,74 @@ class Strict(BaseModel):
         return data
 
 
-class ModelConfig(Strict):
-    """One model and its transcoders; both paths are directories, relative to the folder of `config.yaml`."""
+class Repository(Strict):
+    """What is wanted of a repository of the Hugging Face Hub."""
 
-    path: Path
-    transcoders: Path
+    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
+    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
+    """The commit. Where none is given, the newest one at the first download is taken, and recorded beside the files."""
+    files: tuple[str, ...] = ()
+    """Names or patterns (`*` does not cross a slash); `{layer}` stands for each layer, `{variant}` for `variant`."""
+    release: str | None = None
+    """In the place of `files`: a release in the registry of SAELens, which names one file for each layer."""
+    variant: str = ""
+    """Which of several sets of one repository."""
+    gated: bool = False
+    """Whether a licence has to be accepted on the Hub first."""
+    stored: Literal["float32", "float16", "bfloat16"] = "float32"
+
+    @property
+    def folder(self) -> Path:
+        """Where its files are kept, relative to the folder of `config.yaml`."""
+        return HUB / "--".join(filter(None, [*self.repo.split("/"), self.variant]))
+
+
+class HubTranscoders(Repository):
+    """A published set of transcoders. What its own files say of hooks and shapes is what is used."""
+
+    kind: Literal["per_layer", "cross_layer"] = "per_layer"
+    features: int | None = Field(default=None, gt=0)
+    """Features per layer; where it is not known, memory is judged by the sizes of the files on the Hub."""
+    skip: bool = False
+    reads: str | None = None
+    writes: str | None = None
+    """Hooks within a block that the files have to name, where they are known beforehand."""
+
+
+class Shape(Strict):
+    """The sizes of a decoder-only transformer with grouped heads and a gated MLP."""
+
+    architecture: str
+    n_layers: int
+    d_model: int
+    n_heads: int
+    n_key_value_heads: int
+    d_head: int
+    d_mlp: int
+    n_vocab: int
+    tied: bool
+    """Whether the unembedding is the embedding."""
+
+
+class Hub(Strict):
+    """A model of the Hugging Face Hub and its transcoders, with what is known before anything is downloaded."""
+
+    model: Repository
+    transcoders: HubTranscoders
+    shape: Shape
+    gates: dict[str, str] = {}
+    """Prompts and the answers that a sound copy of the model gives."""
+
+
+class ModelConfig(Strict):
+    """One model and its transcoders: two directories, relative to the folder of `config.yaml`, or where they come from."""
+
+    path: Path = Path()
+    transcoders: Path = Path()
+    hub: Hub | None = None
+    """Where both are downloaded from; then `path` and `transcoders` follow from it."""
+    prompts: str | None = None
+    """Which of their `prompt_sets` cases use; cases without it are not met. `null`: their `prompt_set`."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     seed: int = Field(default=0, ge=0)
@@ -75,10 +143,33 @@ class ModelConfig(Strict):
     corpus: str | None = None
     """The twin (`twins.py`) whose corpus says what the answers to the cases' prompts are."""
 
+    @model_validator(mode="before")
+    @classmethod
+    def _directories(cls, data: Any) -> Any:
+        if not isinstance(data, dict):
+            return data
+        if "hub" not in data:
+            missing = [key for key in ("path", "transcoders") if key not in data]
+            if missing and set(data) <= set(cls.model_fields):  # a misspelt key is said first
+                raise ValueError(
+                    f"'{missing[0]}' is missing: a model has `path` and `transcoders`, or `hub`, or `known`"
+                )
+            return data
+        if "path" in data or "transcoders" in data:
+            raise ValueError("a model has either `path` and `transcoders`, or `hub`, not both")
+        return data
+
+    @model_validator(mode="after")
+    def _downloaded(self) -> ModelConfig:
+        if self.hub is not None:
+            object.__setattr__(self, "path", self.hub.model.folder)
+            object.__setattr__(self, "transcoders", self.hub.transcoders.folder)
+        return self
+
     @property
     def identity(self) -> str:
         """What decides the results, as JSON."""
-        unset = {name for name in ("shuffled", "corpus") if getattr(self, name) is None}
+        unset = {key for key in ("shuffled", "corpus", "hub", "prompts") if getattr(self, key) is None}
         return self.model_dump_json(exclude={"cases", "role", "of"} | unset)
 
 
@@ -118,7 +209,10 @@ class Config(Strict):
     def model(self, name: str) -> ModelConfig:
         """The entry of a model; `InputError` naming the known models if there is none."""
         if name not in self.models:
-            raise InputError(f"unknown model '{name}'. Known models (config.yaml): {', '.join(sorted(self.models))}.")
+            raise InputError(
+                f"unknown model '{name}'. Known models (config.yaml): {', '.join(sorted(self.models))}; "
+                f"from the Hub: {', '.join(known_models())}."
+            )
         return self.models[name]
 
     def siblings(self, name: str) -> list[str]:
@@ -132,15 +226,22 @@ class Config(Strict):
         return next(other for other in self.models if other in self.siblings(name))
 
     def cases_of(self, model: str, discovered: list[str]) -> list[str]:
-        """The cases that a model meets, in alphabetical order; `InputError` for a case that has no folder."""
-        wanted = self.model(model).cases
+        """The cases that a model meets, in alphabetical order; `InputError` for a case that has no folder.
+
+        `discovered` are the cases that there are: for a model with `prompts`, those with a prompt set of that name.
+        """
+        entry = self.model(model)
+        wanted = entry.cases
         if wanted is None:
             wanted = tuple(discovered) if self.cases == "all" else self.cases
+            if entry.prompts is not None:
+                wanted = tuple(case for case in wanted if case in discovered)
         for case in wanted:
             if case not in discovered:
+                of = f" with a prompt set {entry.prompts!r}" if entry.prompts else ""
                 raise InputError(
                     f"unknown case '{case}' for model '{model}' (config.yaml). "
-                    f"Known cases (folders of experiments/): {', '.join(discovered)}."
+                    f"Known cases (folders of experiments/{of}): {', '.join(discovered)}."
                 )
         return sorted(wanted)
 
@@ -190,6 +291,45 @@ def validate(record: type[Record], data: Any, path: str | Path, where: str = "")
         raise InputError(f"{path}: {place + ': ' if place else ''}{message}.") from None
 
 
-def load_config(path: str | Path = "config.yaml") -> Config:
-    """The configuration; `InputError` for an unknown key, a wrong value, or an unreadable file."""
-    return validate(Config, read_yaml(path), path)
+KNOWN = Path(__file__).with_name("known_models.yaml")
+
+
+@cache
+def known_models() -> dict[str, ModelConfig]:
+    """The entries of known_models.yaml by name."""
+    return {name: validate(ModelConfig, data, KNOWN, f"models.{name}") for name, data in _known().items()}
+
+
+@cache
+def _known() -> dict[str, Any]:
+    return read_yaml(KNOWN)["models"]
+
+
+def load_config(path: str | Path = "config.yaml", model: str | None = None) -> Config:
+    """The configuration; `model`, if it is a known model and no entry of the file, is added to its models.
+
+    An entry with `known: <name>` is that known model, with whatever else the entry says.
+
+    Raises `InputError` for an unknown key, a wrong value, or an unreadable file.
+    """
+    data = read_yaml(path)
+    models = data.get("models") if isinstance(data, dict) else None
+    if isinstance(models, dict):
+        filled = {name: _with_known(entry, path, name) for name, entry in models.items()}
+        if model is not None and model not in filled and model in _known():
+            filled[model] = _known()[model]
+        data = {**data, "models": filled}
+    return validate(Config, data, path)
+
+
+def _with_known(entry: Any, path: str | Path, name: str) -> Any:
+    """An entry of `models:` with `known:` replaced by what it stands for."""
+    if not isinstance(entry, dict) or "known" not in entry:
+        return entry
+    if entry["known"] not in _known():
+        close = difflib.get_close_matches(str(entry["known"]), _known(), n=1)
+        hint = f"Did you mean '{close[0]}'? " if close else ""
+        raise InputError(
+            f"{path}: models.{name}: no known model is called '{entry['known']}'. {hint}Known: {', '.join(_known())}."
+        )
+    return _known()[entry["known"]] | {key: value for key, value in entry.items() if key != "known"}

@@ -1,6 +1,7 @@
 """Evidence that is computed from other evidence: one experiment against another, and where dose curves cross."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false
 # (indexing a DataFrame may give a Series or a DataFrame; the checker cannot tell)
 
 from __future__ import annotations

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biology import artefacts
-from biology.stages import configuration, held_out, of_corpus, open_model
+from biology.stages import cases_of, configuration, held_out, open_model
 
 if TYPE_CHECKING:
     from biology.config import Config
@@ -68,7 +68,6 @@ def _passages(args: Arguments, config: Config, root: Path, model: Model, tokens:
     the model's held-out prompts, or those of its cases."""
     import pandas as pd
 
-    from biology.case import discover_cases, load_case
     from biology.dictionary_metrics import Passages
     from biology.documents import HELD_OUT, read, read_held_out
 
@@ -84,9 +83,7 @@ def _passages(args: Arguments, config: Config, root: Path, model: Model, tokens:
         half = min(most, len(rows) // 2)
         chosen, scored = (Passages.of_text(part, model.bos_token) for part in (rows[:half], rows[half : half + most]))
         return chosen, scored
-    cases = [
-        of_corpus(load_case(root, name), entry, root) for name in config.cases_of(args.model, discover_cases(root))
-    ]
+    cases = cases_of(config, root, args.model)
     prompts = held_out(root / entry.path, cases)
     passages = []
     for dev in (True, False):

@@ -41,6 +41,10 @@ BOLD = 600
 SIGNS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
+class NothingToDraw(InputError):
+    """The tables hold no rows of what a figure shows."""
+
+
 @functools.cache
 def register_fonts() -> tuple[Path, ...]:
     """Makes the fonts known to matplotlib, under names of our own so that no font of the machine takes their place.
@@ -129,6 +133,15 @@ def blank(width: float, height: float) -> tuple[Figure, Axes]:
     axes.set(xlim=(0, width), ylim=(0, height))
     axes.axis("off")
     return figure, axes
+
+
+def statement(title: str, text: str) -> Figure:
+    """A figure that says in words why it shows nothing."""
+    with styled():
+        width = max(3.0, text_width(text, size()) + 0.4)
+        figure, axes = blank(width, 0.7)
+        axes.text(width / 2, 0.35, text, ha="center", va="center")
+    return captioned(figure, title, text)
 
 
 def canvas(width: float, height: float, **options: Any) -> Figure:

@@ -22,7 +22,21 @@ from matplotlib.figure import Figure
 
 from biology.case import Case
 from biology.config import InputError
-from biology.drawing import BOLD, canvas, captioned, colour, label, png, signed, size, styled, svg, words
+from biology.drawing import (
+    BOLD,
+    NothingToDraw,
+    canvas,
+    captioned,
+    colour,
+    label,
+    png,
+    signed,
+    size,
+    statement,
+    styled,
+    svg,
+    words,
+)
 from biology.prompt_figures import inhibition_panel, judged_parts, judged_strength, supernode_graph
 from biology.statistics import bootstrap_interval, generator, resamples
 from biology.tables import ARMS, Tables
@@ -239,7 +253,7 @@ def experiments(
             found[experiment] = rows
     if not found:
         known = ", ".join(dict.fromkeys(evidence["experiment"])) or "none"
-        raise InputError(f"figure '{figure}': no fitting held-out rows in table 'evidence' (experiments: {known}).")
+        raise NothingToDraw(f"figure '{figure}': no fitting held-out rows in table 'evidence' (experiments: {known}).")
     return found
 
 
@@ -305,7 +319,7 @@ def scored(tables: Tables, experiment: str) -> pd.DataFrame:
     """Evidence of one experiment (or `<name>/dose`) on the scored held-out items that pass its gate, with their factors."""
     found = experiments(tables, experiment.partition("/")[0], experiment, lambda _: True)
     if experiment not in found:
-        raise InputError(f"table 'evidence' has no held-out rows of '{experiment}', only of {', '.join(found)}.")
+        raise NothingToDraw(f"table 'evidence' has no held-out rows of '{experiment}', only of {', '.join(found)}.")
     return found[experiment]
 
 
@@ -314,7 +328,8 @@ def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes
 
     A name may carry a subject behind a hyphen: the prompt of a graph or a panel, the experiment of the others, as in
     `supernode_graph-oakland`. `tables` may hold table `parts` too; then thresholds and gates of the claims are used.
-    `InputError` if there is no such figure, or the tables hold nothing to draw.
+    Where no claim of the case could be tested for want of prompts, a figure without rows says so. `InputError` if there is
+    no such figure, or the tables hold nothing to draw.
     """
     kind, _, subject = name.partition("-")
     known = FIGURES | own_figures(case)
@@ -322,6 +337,11 @@ def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes
         raise InputError(f"unknown figure '{name}'. Figures: {', '.join(known)}.")
     if case is not None and "parts" in tables:
         tables = {**tables, "parts": tables["parts"][tables["parts"]["case"] == case.name]}
-    with styled():
-        figure = known[kind](tables, subject or None, case)
+    try:
+        with styled():
+            figure = known[kind](tables, subject or None, case)
+    except NothingToDraw:
+        if "parts" not in tables or set(tables["parts"]["verdict"]) - {"untestable"}:
+            raise
+        figure = statement(words(kind), "Too few prompts pass their gates on this model: there is nothing to show.")
     return {"svg": svg(figure), "png": png(figure)}

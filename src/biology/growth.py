@@ -181,12 +181,13 @@ def cards(args: Arguments) -> None:
 
 
 def prompts(args: Arguments) -> None:
-    """write the prompt set of a case that is made from the corpus"""
+    """write the prompt sets of a case that are made from the corpus"""
     from biology.corpus import Corpus
-    from biology.prompts import prompt_set
+    from biology.prompts import prompt_sets
 
-    path = Path(args.config).parent / "experiments" / args.case / "prompts.csv"
-    artefacts.write_text(path, prompt_set(args.case, Corpus()).to_csv(index=False, lineterminator="\n"))
+    folder = Path(args.config).parent / "experiments" / args.case
+    for name, frame in prompt_sets(args.case, Corpus()).items():
+        artefacts.write_text(folder / name, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _state_prompts(corpus: Corpus) -> pd.DataFrame:

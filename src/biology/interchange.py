@@ -74,11 +74,13 @@ def _told(graph: dict[str, Any], root: Path, args: Arguments, item: str) -> dict
     in the first."""
     from biology import __version__
     from biology.case import load_case, load_claims
+    from biology.config import load_config
     from biology.pages import manifest_of
     from biology.viewer import titles
 
     manifest = manifest_of(root / "data/runs" / args.model / "load.json")
-    called = titles(load_case(root, args.case), item)
+    prompts = load_config(args.config).model(args.model).prompts
+    called = titles(load_case(root, args.case, prompts), item)
     labels: dict[str, str] = {}
     groups = []
     for name, *members in graph["qParams"]["supernodes"]:

@@ -4,7 +4,8 @@
                       config.yaml + W_enc_0.safetensors + W_dec_0.safetensors ... (+ skip.safetensors)   (cross layer)
     SAELens           layer_0/{cfg.json, sae_weights.safetensors} ...
     Gemma Scope       layer_0/width_16k/average_l0_76/params.npz ...
-    Gemma Scope 2     layer_0_width_16k_l0_small_affine/{config.json, params.safetensors} ...
+    Gemma Scope 2     layer_0_width_16k_l0_small_affine/{config.json, params.safetensors} ...   (per layer)
+                      config.json + params_layer_0.safetensors ...                              (cross layer)
 
 Whatever the layout stores, `Stored` holds `W_enc` [feature, d_model], `W_dec` [feature, d_model] or [feature, target,
 d_model], and `W_skip` [output, input]. Shapes are checked where they are used, in `transcoders.py`. Weights come from
@@ -12,7 +13,6 @@ safetensors or npz only; nothing is ever unpickled.
 """
 
 import json
-import os
 import re
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -24,6 +24,7 @@ import torch
 import yaml
 from torch import Tensor
 
+from biology.artefacts import whole, write_text
 from biology.config import InputError
 
 SAELENS_FORMAT = "6.54.12"
@@ -61,6 +62,7 @@ def read_directory(path: Path, n_layers: int) -> Stored:
         ("layer_*/cfg.json", _saelens),
         ("**/params.npz", _gemma_scope),
         ("**/params.safetensors", _gemma_scope_2),
+        ("**/params_layer_*.safetensors", _gemma_scope_2_cross_layer),
     ):
         files = sorted(path.glob(pattern))
         if files:
@@ -221,6 +223,21 @@ def _gemma_scope_2(files: Sequence[Path]) -> Stored:
     return Stored("per_layer", tensors, tuple(files), "ln2.hook_out", "hook_mlp_out")
 
 
+def _gemma_scope_2_cross_layer(files: Sequence[Path]) -> Stored:
+    """A decoder is stored as [feature, layer, d_model] with rows for all layers; those below the feature's own are unused."""
+    config = files[0].with_name("config.json")
+    named = str(_mapping(config).get("hf_hook_point_in") if config.is_file() else "pre_feedforward_layernorm.output")
+    if not named.endswith("pre_feedforward_layernorm.output"):
+        raise InputError(f"{config}: hf_hook_point_in {named!r} is not supported; expected the MLP's normed input")
+    tensors = []
+    for layer, file in enumerate(files):
+        entry = _from_gemma_scope_2(_tensors(file))
+        if "W_dec" in entry and entry["W_dec"].dim() == 3:
+            entry["W_dec"] = entry["W_dec"][:, layer:]
+        tensors.append(entry)
+    return Stored("cross_layer", tuple(tensors), tuple(files), "ln2.hook_out", "hook_mlp_out")
+
+
 def _from_gemma_scope_2(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     names = {"w_enc": "W_enc", "w_dec": "W_dec", "affine_skip_connection": "W_skip"}  # the skip is [input, output]
     return _turned({names.get(key, key): value for key, value in tensors.items()}, "W_enc", "W_skip")
@@ -304,7 +321,7 @@ def write_directory(path: Path, stored: Stored, *, layout: str, model_name: str)
             folder = path / f"layer_{layer}"
             _write_tensors(folder / "sae_weights.safetensors", _turned(tensors, "W_enc"))
             config = _saelens_config(stored, layer, model_name)
-            _write_text(folder / "cfg.json", json.dumps(config, indent=1) + "\n")
+            write_text(folder / "cfg.json", json.dumps(config, indent=1) + "\n")
 
 
 def _saelens_config(stored: Stored, layer: int, model_name: str) -> dict[str, Any]:
@@ -347,20 +364,18 @@ def _write_circuit_tracer(path: Path, stored: Stored, model_name: str) -> None:
         config["activation"] = stored.activation
     if stored.activation == "topk":
         config["k"] = stored.k
-    _write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
+    write_text(path / "config.yaml", yaml.safe_dump(config, sort_keys=False))
 
 
 def _write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    from safetensors import SafetensorError
     from safetensors.torch import save_file
 
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
-    os.replace(partial, file)
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.parent.mkdir(parents=True, exist_ok=True)
-    partial = file.with_name(file.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, file)
+    with whole(file) as partial:
+        try:
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
+        except SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))  # a full disk, which has to be told as one
+            if code is None:
+                raise
+            raise OSError(int(code[1]), str(error)) from None

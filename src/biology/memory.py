@@ -1,68 +1,179 @@
-"""What training transcoders will hold in memory, added up before anything is computed."""
+"""How much memory and disk a model and its transcoders need, told before anything heavy is loaded or downloaded.
 
+Torch-free arithmetic: from the sizes of a known model (`of_known`), or from the headers of files on disk (`of_directories`).
+
+    model          every parameter once, in the model's dtype
+    engine         what attribution keeps beside it: per-head maps of attention, and float32 copies for a model in half precision
+    transcoders    encoders, decoders and skips in the model's dtype; traced in half precision, a float32 copy too
+    working        rows of a graph on their way (`--memory`); the adjacency matrix of n nodes is 4 n^2 bytes more
+"""
+
+from __future__ import annotations
+
+import json
 import os
+import shutil
+import struct
+import subprocess
+import zipfile
 from dataclasses import dataclass
+from math import prod
+from pathlib import Path
 
-import torch
+from biology.config import HubTranscoders, InputError, ModelConfig, Shape
 
-from biology.config import InputError
-from biology.model import Model
-
-FLOAT = 4
-"""Bytes of the numbers in which dictionaries are trained, whatever the model's precision."""
+BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
+WORKING = 4 << 30
+GIB = 2**30
+SMALL = GIB
+"""Nobody needs to be told how much memory a model of less than this takes."""
 
 
 @dataclass(frozen=True)
-class MemoryPlan:
-    """Bytes, at the peak of training."""
+class Plan:
+    """Bytes by purpose."""
 
     model: int
-    activations: int
-    dictionary: int
-    batch: int
+    engine: int
+    transcoders: int
+    working: int = WORKING
 
     @property
     def total(self) -> int:
-        return self.model + self.activations + self.dictionary + self.batch
+        return self.model + self.engine + self.transcoders + self.working
 
-    def text(self) -> str:
-        gib = 2**30
-        parts = {
-            "model weights": self.model,
-            "activations of one pool": self.activations,
-            "dictionary with gradients and moments": self.dictionary,
-            "one batch": self.batch,
-            "in all, beside some 0.5 GiB for Python": self.total,
-        }
-        return "\n".join(f"memory plan: {size / gib:8.3f} GiB  {name}" for name, size in parts.items())
+    def __str__(self) -> str:
+        parts = {"model": self.model, "engine": self.engine, "transcoders": self.transcoders, "working": self.working}
+        return f"{gib(self.total)} ({', '.join(f'{name} {gib(size)}' for name, size in parts.items())})"
 
 
-def plan(model: Model, *, cross_layer: bool, skip: bool, n_features: int, batch: int, pool: int) -> MemoryPlan:
-    """The plan for `n_features` features a layer and `pool` tokens whose activations are held at once."""
-    layers, width, item = model.n_layers, model.d_model, model.dtype.itemsize
-    parameters = sum(p.numel() * p.element_size() for p in model.bridge.original_model.parameters())
-    targets = (layers + 1) / 2 if cross_layer else 1
-    weights = layers * (n_features * (width * (1 + targets) + 2) + width + (width * width if skip else 0))
-    own = 2 * layers * width * item * pool  # what is read and written at every layer
-    in_training = 0 if cross_layer else 4 * width * FLOAT * pool  # one layer, as it is and normalised
-    held = 3 * n_features * (layers if cross_layer else 1) + 4 * layers * width  # a batch's activations and errors
-    return MemoryPlan(int(parameters), 2 * own + in_training, int(4 * weights * FLOAT), batch * held * FLOAT)
+def gib(size: int) -> str:
+    return f"{size / GIB:.1f} GiB"
 
 
-def tokens_that_fit(model: Model, budget: int) -> int:
-    """Tokens whose activations, with the copies made of them, fit into `budget` bytes."""
-    each = 4 * model.n_layers * model.d_model * model.dtype.itemsize + 4 * model.d_model * FLOAT
-    return max(1, budget // each)
+def parameters(shape: Shape) -> int:
+    """Parameters of the text model."""
+    width, heads, keys = shape.d_model, shape.n_heads * shape.d_head, shape.n_key_value_heads * shape.d_head
+    norms = {"llama": 2, "qwen3": 2}.get(shape.architecture, 4) * width
+    if shape.architecture.startswith(("qwen3", "gemma3")):
+        norms += 2 * shape.d_head  # of queries and keys
+    layer = width * (2 * heads + 2 * keys) + 3 * width * shape.d_mlp + norms
+    return shape.n_layers * layer + width + shape.n_vocab * width * (1 if shape.tied else 2)
 
 
-def require(plan: MemoryPlan, device: torch.device) -> None:
-    """Raises InputError if the plan exceeds what the device has free."""
-    if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0] + plan.model  # the model is there already
-    else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + plan.model
-    if plan.total > free:
-        raise InputError(
-            f"training needs {plan.total / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on {device}: "
-            "give a smaller --memory (activations) or fewer --features, or --dtype bfloat16"
-        )
+def transcoder_parameters(shape: Shape, transcoders: HubTranscoders) -> int | None:
+    """Parameters of a published set, or None where its width is not known."""
+    if transcoders.features is None:
+        return None
+    layers, cross = shape.n_layers, transcoders.kind == "cross_layer"
+    decoders = layers * (layers + 1) // 2 if cross else layers
+    per_feature = layers * (shape.d_model + 2) + decoders * shape.d_model
+    return transcoders.features * per_feature + layers * shape.d_model * (1 + shape.d_model * transcoders.skip)
+
+
+def plan(shape: Shape, n_parameters: int, n_transcoders: int, dtype: str) -> Plan:
+    """The plan for so many parameters of model and transcoders, in memory as `dtype`."""
+    half = BYTES[dtype] < 4
+    precise = max(4, BYTES[dtype])
+    heads = shape.n_layers * shape.n_heads * shape.d_head * shape.d_model
+    copies = heads * (6 if half else 4) + (shape.n_vocab * shape.d_model if half else 0)
+    return Plan(
+        n_parameters * BYTES[dtype],
+        copies * precise,
+        n_transcoders * (BYTES[dtype] + (precise if half else 0)),
+    )
+
+
+def of_known(entry: ModelConfig) -> Plan | None:
+    """The plan of an entry with `hub`, before any of it is here; None where the width of its transcoders is not known."""
+    assert entry.hub is not None
+    count = transcoder_parameters(entry.hub.shape, entry.hub.transcoders)
+    return None if count is None else plan(entry.hub.shape, parameters(entry.hub.shape), count, entry.dtype)
+
+
+def disk_of_known(entry: ModelConfig) -> int | None:
+    """Bytes of the files of an entry with `hub`, estimated from its sizes; None where the width is not known."""
+    assert entry.hub is not None
+    hub, count = entry.hub, transcoder_parameters(entry.hub.shape, entry.hub.transcoders)
+    if count is None:
+        return None
+    return parameters(hub.shape) * BYTES[hub.model.stored] + count * BYTES[hub.transcoders.stored]
+
+
+# Files on disk -------------------------------------------------------------------------------------------------------
+
+
+def of_directories(path: Path, transcoders: Path, dtype: str) -> Plan:
+    """The plan of a model and transcoders on disk, from config.json and the headers of their weight files.
+
+    Raises:
+        InputError: no config.json in `path`, or a weight file without a readable header.
+    """
+    shape = _shape(path)
+    stored = [file for pattern in ("**/*.safetensors", "**/*.npz") for file in sorted(transcoders.glob(pattern))]
+    text = sum(size for file in sorted(path.glob("*.safetensors")) for size in _sizes(file, images=False))
+    return plan(shape, text, sum(size for file in stored for size in _sizes(file)), dtype)
+
+
+def _shape(path: Path) -> Shape:
+    """What config.json says of the sizes that matter here, whatever the architecture calls them."""
+    try:
+        config = json.loads((path / "config.json").read_text(encoding="utf-8"))
+        text = config.get("text_config", config)
+        width = text.get("hidden_size") or text["n_embd"]
+        heads = text.get("num_attention_heads") or text["n_head"]
+        return Shape(
+            architecture=str(config.get("model_type")), n_layers=text.get("num_hidden_layers") or text["n_layer"],
+            d_model=width, n_heads=heads, n_key_value_heads=text.get("num_key_value_heads") or heads,
+            d_head=text.get("head_dim") or width // heads, d_mlp=text.get("intermediate_size") or 4 * width,
+            n_vocab=text.get("vocab_size") or 0, tied=bool(config.get("tie_word_embeddings", True)),
+        )  # fmt: skip
+    except FileNotFoundError:
+        raise InputError(f"model directory {path} has no config.json: is it a Hugging Face model directory?") from None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{path / 'config.json'} does not say the sizes of the model: {error!r}") from None
+
+
+def _sizes(file: Path, images: bool = True) -> list[int]:
+    """Numbers of elements of the tensors of a safetensors or npz file, from its header(s) alone."""
+    try:
+        if file.suffix == ".npz":
+            import numpy
+
+            with zipfile.ZipFile(file) as archive:
+                sizes = []
+                for name in archive.namelist():
+                    with archive.open(name) as member:
+                        version = numpy.lib.format.read_magic(member)
+                        read = getattr(numpy.lib.format, f"read_array_header_{version[0]}_{version[1]}")
+                        sizes.append(prod(read(member)[0]))
+                return sizes
+        with file.open("rb") as opened:
+            (length,) = struct.unpack("<Q", opened.read(8))
+            if length > file.stat().st_size:
+                raise ValueError("the header is longer than the file")
+            header = json.loads(opened.read(length))
+        named = {name: tensor for name, tensor in header.items() if name != "__metadata__"}
+        kept = [tensor for name, tensor in named.items() if images or not name.startswith(("vision_", "multi_modal"))]
+        return [prod(tensor["shape"]) for tensor in kept]
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, struct.error, zipfile.BadZipFile) as error:
+        raise InputError(f"weights file {file} is truncated or damaged: {error}") from None
+
+
+# This machine --------------------------------------------------------------------------------------------------------
+
+
+def available(device: str) -> int | None:
+    """Bytes of memory that this machine has for a device ("cpu" or "cuda", its largest GPU); None without such a device."""
+    if device == "cpu":
+        total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+        limit = Path("/sys/fs/cgroup/memory.max")  # of a container
+        text = limit.read_text().strip() if limit.is_file() else "max"
+        return min(total, int(text)) if text.isdigit() else total
+    command = shutil.which("nvidia-smi")
+    if command is None:
+        return None
+    asked = [command, "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
+    said = subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout.split()
+    sizes = [int(size) for size in said if size.isdigit()]
+    return max(sizes) * 2**20 if sizes else None

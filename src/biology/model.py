@@ -27,6 +27,7 @@ ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
+    "gemma3": "Gemma3ForCausalLM",  # with an image encoder, which is left aside
 }
 Edit = Callable[[Tensor], Tensor | None]
 TokenIds = Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | Sequence[int] | Sequence[Sequence[int]]
@@ -172,13 +173,15 @@ def encode(model: Model, text: str) -> list[int]:
     return ids
 
 
-def answer_token(model: Model, prompt: str, answer: str) -> int:
+def answer_token(model: Model, prompt: str, answer: str, *, first: bool = False) -> int:
     """The one token that `answer` adds to `prompt`, appended as it is or else after a space.
 
-    Between two letters or digits only the space is tried: "was" and "as" are two words, not "was" going on.
+    Between two letters or digits only the space is tried: "was" and "as" are two words, not "was" going on. With `first`,
+    an answer of several tokens stands for its first one, which is what the model says next.
 
     Raises:
-        InputError: the answer is not exactly one token after this prompt, or a word is unknown.
+        InputError: the answer is not exactly one token after this prompt (`first`: not appended to its tokens), or a word
+            is unknown.
     """
     before = encode(model, prompt)
     problems = []
@@ -190,8 +193,8 @@ def answer_token(model: Model, prompt: str, answer: str) -> int:
         except InputError as error:
             problems.append(error)
             continue
-        if after[:-1] == before:
-            return after[-1]
+        if after[:-1] == before or (first and len(after) > len(before) and after[: len(before)] == before):
+            return after[len(before)]
     if len(problems) == len(separators):
         raise problems[-1]
     raise InputError(f"model {model.name}: the answer {answer!r} is not exactly one token after the prompt {prompt!r}")

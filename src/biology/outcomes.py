@@ -66,7 +66,8 @@ class Reader:
                 if not row.get(level):
                     where = f"case {self.bench.case.name}, prompt {row['item']}"
                     raise InputError(f"{where}: an outcome asks for its level of '{level}', and it has none")
-                answers.append(answer_token(self.bench.model, row["text"], row[level]))
+                first = self.bench.case.first_token
+                answers.append(answer_token(self.bench.model, row["text"], row[level], first=first))
             columns.append(answers)
         return torch.tensor(columns, dtype=torch.long).reshape(-1, 3 + len(self.levels))
 

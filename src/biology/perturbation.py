@@ -100,6 +100,8 @@ def measure(
     draws: int | None = None,
 ) -> list[dict[str, object]]:  # fmt: skip
     """Rows of the evidence table: the effect and each control arm, for every prompt."""
+    if not places:
+        return []  # no prompt passed the gate
     prompt = torch.tensor(places, dtype=torch.long)
     reader = Reader(bench, experiment, places)
     clean = run_rows(bench, reader, prompt, no_edits(), setting, torch.arange(len(places)))

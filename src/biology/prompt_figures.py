@@ -17,8 +17,7 @@ from matplotlib.path import Path as Curve
 from matplotlib.patheffects import Normal, Stroke
 
 from biology.case import Case
-from biology.config import InputError
-from biology.drawing import BOLD, blank, captioned, colour, label, signed, size, text_width, words
+from biology.drawing import BOLD, NothingToDraw, blank, captioned, colour, label, signed, size, text_width, words
 from biology.tables import Tables
 from biology.viewer import Arrow, Box, layout, node, points, repeated, titles
 
@@ -227,7 +226,7 @@ def _subject(known: list[str], subject: str | None, figure: str, case: Case | No
     """The prompt to draw: the one asked for, else the case's first that has rows."""
     if not known or (subject and subject not in known):
         listed = ", ".join(known) or "none"
-        raise InputError(f"figure '{figure}': no rows for prompt '{subject or 'any'}'. Prompts with rows: {listed}.")
+        raise NothingToDraw(f"figure '{figure}': no rows for prompt '{subject or 'any'}'. Prompts with rows: {listed}.")
     return subject or next((name for name in (case.prompts if case else ()) if name in known), known[0])
 
 

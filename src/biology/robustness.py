@@ -5,7 +5,7 @@ the claims that `experiments/twins.csv` lists, with the verdict expected before 
 the twin, not a pass. On transcoders without meaning nothing may be replicated.
 """
 
-# pyright: reportArgumentType=false, reportReturnType=false
+# pyright: reportArgumentType=false, reportReturnType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 

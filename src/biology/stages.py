@@ -18,28 +18,30 @@ if TYPE_CHECKING:
 
     from biology.activations import FeatureCache
     from biology.bench import Bench
-    from biology.case import Case
+    from biology.case import Case, Expectation
     from biology.config import Config, ModelConfig
     from biology.model import Model
     from biology.transcoders import TranscoderSet
 
 Arguments = argparse.Namespace
+MINIMUM_N = 64
+"""Fewest items that pass a claim's gate on a model that says `prompts:`; for elegans claims ask for more."""
 
 
 def load(args: Arguments) -> None:
     """check a model and its transcoders: shapes, hooks, hashes, freezing, fidelity, influence against ablation"""
     config, root = configuration(args)
     entry = config.model(args.model)
+    sources = _verified(entry, root, args.model)
     model, transcoders = open_model(entry, root, args.model, config.threads)
     import pandas as pd
 
     from biology.ablation import foretold
     from biology.behaviour import fidelity
-    from biology.case import discover_cases, load_case
     from biology.model import self_test
     from biology.tables import write_table
 
-    cases = [load_case(root, name) for name in config.cases_of(args.model, discover_cases(root))]
+    cases = cases_of(config, root, args.model)
     manifest = {
         "model": args.model,
         "seed": entry.seed,
@@ -55,6 +57,8 @@ def load(args: Arguments) -> None:
         },
         "versions": artefacts.versions(),
     }
+    if entry.hub is not None:
+        manifest |= {"sources": sources, "gates": _gates(model, entry)}
     folder = root / "data/runs" / args.model
     prompts = held_out(root / entry.path, cases)
     measured = [fidelity(model, transcoders, prompts), foretold(model, transcoders, prompts)]
@@ -133,16 +137,13 @@ def exchange(args: Arguments) -> None:
     start_torch(config.threads)
     import torch
 
-    from biology.case import discover_cases, load_case
     from biology.contrasts import stream_contrasts
     from biology.model import load_model
     from biology.streams import exchange_means
     from biology.tables import stacked, write_table
 
     model = load_model(root / entry.path, name=args.model, device=entry.device, dtype=getattr(torch, entry.dtype))
-    cases = [
-        of_corpus(load_case(root, name), entry, root) for name in config.cases_of(args.model, discover_cases(root))
-    ]
+    cases = cases_of(config, root, args.model)
     measured = stacked([exchange_means(model, case) for case in cases])
     write_table(root / "data/runs" / args.model / "streams.parquet", measured, "streams")
     made = stream_contrasts(measured, config.statistics)
@@ -157,14 +158,11 @@ def atlas(args: Arguments) -> None:
     import pandas as pd
 
     from biology.atlas import sample, survey
-    from biology.case import discover_cases, load_case
     from biology.tables import write_table
 
-    cases = [
-        of_corpus(load_case(root, name), entry, root) for name in config.cases_of(args.model, discover_cases(root))
-    ]
-    held_out = _held_out(root / entry.path, [])
-    own = pd.DataFrame({"source": held_out["behaviour"], "text": held_out["prompt"]})
+    cases = cases_of(config, root, args.model)
+    beside = held_out(root / entry.path, [])
+    own = pd.DataFrame({"source": beside["behaviour"], "text": beside["prompt"]})
     named = [(case.name, prompt.text) for case in cases for prompt in case.prompts.values()]
     rest = [(case.name, item.text) for case in cases for item in case.items]
     prompts = pd.concat([pd.DataFrame([*named, *rest], columns=["source", "text"]), own], ignore_index=True)
@@ -201,6 +199,8 @@ def tabulate(args: Arguments) -> None:
     evidence = [read_table(folder / f"{stage}.parquet", "evidence") for stage in ("attribute_evidence", "intervene")]
     perturbed = evidence[1]
     for name, experiment in case.experiments.items():
+        if experiment.kind in ("contrast", "crossover") and not bool(perturbed["experiment"].isin(experiment.of).any()):
+            continue  # no prompt passed the gate, so there is nothing to compare
         if experiment.kind == "contrast":
             evidence.append(contrasts(name, experiment.of, experiment.outcomes, perturbed, experiment.share))
         elif experiment.kind == "crossover":
@@ -217,7 +217,7 @@ def tabulate(args: Arguments) -> None:
 def judge(args: Arguments) -> None:
     """compute a verdict for every registered claim of a model"""
     config, root = configuration(args)
-    from biology.case import check_lock, discover_cases, load_case, load_claims
+    from biology.case import check_lock, discover_cases, load_case, load_claims, load_expectations, with_minimum
     from biology.claims import Meta, judge_all, measure, with_thresholds
     from biology.tables import read_tables, write_table
 
@@ -225,22 +225,35 @@ def judge(args: Arguments) -> None:
     runs = root / "data/runs" / args.model
     manifest = json.loads((runs / "load.json").read_text(encoding="utf-8"))
     measured, again = [], []
-    for case in config.cases_of(args.model, discover_cases(root)):
+    entry = config.model(args.model)
+    for case in config.cases_of(args.model, discover_cases(root, entry.prompts)):
         tables = read_tables(runs / case, ("prompts", "evidence", "graphs"))
         residual = float(tables["graphs"]["row_residual"].to_numpy().max()) if len(tables["graphs"]) else None
         transcoders = manifest["transcoders"]["name"]
-        scope = {name: experiment.only for name, experiment in load_case(root, case).experiments.items()}
+        scope = {name: experiment.only for name, experiment in load_case(root, case, entry.prompts).experiments.items()}
         meta = Meta(case, args.model, transcoders, seed=manifest["seed"], row_residual=residual, scope=scope)
-        claims, rest = load_claims(root, case), (tables["evidence"], tables["prompts"], meta, config.statistics)
+        claims = load_claims(root, case)
+        claims = claims if entry.prompts is None else with_minimum(claims, MINIMUM_N)
+        rest = (tables["evidence"], tables["prompts"], meta, config.statistics)
         measured += measure(claims, *rest)
         again += measure(with_thresholds(claims, args.threshold), *rest) if args.threshold else ()
     judgement = judge_all(measured)
     if args.threshold:
         _show_thresholds(args.threshold, judgement.verdicts, judge_all(again).verdicts)
         return
+    _beside_expectations(load_expectations(root).get(args.model, {}), judgement.verdicts)
     write_table(runs / "parts.parquet", judgement.parts, "parts")
     write_table(runs / "clusters.parquet", judgement.clusters, "clusters")
     write_table(root / "reports" / args.model / "verdicts.csv", judgement.verdicts, "verdicts")
+
+
+def _beside_expectations(expected: dict[str, dict[str, Expectation]], verdicts: pd.DataFrame) -> None:
+    """Says of each claim what was expected of this model before it was run, and what was found."""
+    for row in verdicts.itertuples():
+        expectation = expected.get(row.case, {}).get(row.claim)
+        if expectation is not None:
+            agrees = "as expected" if expectation.verdict == row.verdict else f"expected was {expectation.verdict}"
+            print(f"{row.claim}: {row.verdict}, {agrees} ({expectation.because})")
 
 
 def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFrame) -> None:
@@ -296,9 +309,12 @@ def write(args: Arguments) -> None:
         artefacts.write_text(root / "reports" / args.model / f"{args.page}.html", made)
         return
     if args.model is None:
+        from biology.config import known_models
         from biology.scoreboard import index_page
 
         config, root = configuration(args)
+        judged = {name: known for name, known in known_models().items() if (root / "reports" / name).is_dir()}
+        config = config.model_copy(update={"models": judged | config.models})
         artefacts.write_text(root / "reports/index.html", index_page(root, config))
         return
     from biology.report import case_page
@@ -315,7 +331,7 @@ def configuration(args: Arguments) -> tuple[Config, Path]:
     """The configuration, and the folder that its paths are relative to."""
     from biology.config import load_config
 
-    return load_config(args.config), Path(args.config).parent
+    return load_config(args.config, getattr(args, "model", None)), Path(args.config).parent
 
 
 def _case(args: Arguments) -> tuple[Config, Path, Case, Path]:
@@ -323,8 +339,17 @@ def _case(args: Arguments) -> tuple[Config, Path, Case, Path]:
     from biology.case import load_case
 
     config, root = configuration(args)
-    case = of_corpus(load_case(root, args.case), config.model(args.model), root)
+    case = of_corpus(load_case(root, args.case, config.model(args.model).prompts), config.model(args.model), root)
     return config, root, case, root / "data/runs" / args.model / args.case
+
+
+def cases_of(config: Config, root: Path, model: str) -> list[Case]:
+    """The cases that a model meets, with its own prompts."""
+    from biology.case import discover_cases, load_case
+
+    entry = config.model(model)
+    names = config.cases_of(model, discover_cases(root, entry.prompts))
+    return [of_corpus(load_case(root, name, entry.prompts), entry, root) for name in names]
 
 
 def of_corpus(case: Case, entry: ModelConfig, root: Path) -> Case:
@@ -360,9 +385,82 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
 
     if entry.device == "cuda" and not torch.cuda.is_available():
         raise InputError(f"model '{name}' is to run on cuda, but torch finds none here: set `device: cpu`.")
+    _say_plan(entry, root, name)
     model = load_model(root / entry.path, name=name, device=entry.device, dtype=getattr(torch, entry.dtype))
     transcoders = load_transcoders(root / entry.transcoders, model)
+    stated = None if entry.hub is None else entry.hub.transcoders
+    same = {"mlp.hook_in": "ln2.hook_out"} | ({} if model.post_norms else {"mlp.hook_out": "hook_mlp_out"})
+    pairs = ((stated.reads, transcoders.read_hook), (stated.writes, transcoders.write_hook)) if stated else ()
+    if stated and any(name is not None and same.get(name, name) != same.get(found, found) for name, found in pairs):
+        raise InputError(
+            f"transcoders in {entry.transcoders} read {transcoders.read_hook} and write {transcoders.write_hook}; those of "
+            f"model '{name}' read {stated.reads} and write {stated.writes}."
+        )
     return model, transcoders if entry.shuffled is None else shuffled(transcoders, entry.shuffled)
+
+
+def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
+    """The memory plan of a model that is more than small, before any of it is loaded; `InputError` if it cannot fit."""
+    import sys
+
+    from biology import memory
+    from biology.config import InputError
+
+    path, transcoders = root / entry.path, root / entry.transcoders
+    if not path.is_dir() or not transcoders.is_dir():
+        return  # said better by whoever looks into them
+    plan, there = memory.of_directories(path, transcoders, entry.dtype), memory.available(entry.device)
+    if plan.total - plan.working < memory.SMALL:
+        return
+    print(f"{name}, {entry.dtype} on {entry.device}: {plan} of {memory.gib(there or 0)}", file=sys.stderr)
+    if there is not None and plan.model + plan.transcoders > there:
+        raise InputError(
+            f"model '{name}' and its transcoders take {memory.gib(plan.model + plan.transcoders)} in {entry.dtype}, and this "
+            f"machine has {memory.gib(there)} for {entry.device}. `biology models` says what fits."
+        )
+
+
+def _verified(entry: ModelConfig, root: Path, name: str) -> dict[str, str]:
+    """Commits of what was downloaded for a model, after every file was found to be what arrived; {} without `hub`."""
+    from biology import hub
+    from biology.config import InputError
+
+    if entry.hub is None:
+        return {}
+    commits = {}
+    for repository in (entry.hub.model, entry.hub.transcoders):
+        folder = root / repository.folder
+        record, again = hub.record(folder), f"run `biology fetch --model {name}`."
+        if record is None:
+            raise InputError(f"{repository.repo} is not in {folder}: {again}")
+        if repository.revision not in (None, record["revision"]):
+            raise InputError(
+                f"{folder} holds revision {record['revision']} of {repository.repo}, and model '{name}' asks for "
+                f"{repository.revision}: {again}"
+            )
+        damaged = hub.damaged(folder, progress=True)
+        if damaged:
+            raise InputError(f"{folder / damaged[0]} is missing or not what was downloaded (other hash): {again}")
+        commits[repository.repo] = record["revision"]
+    return commits
+
+
+def _gates(model: Model, entry: ModelConfig) -> dict[str, bool]:
+    """Which of an entry's prompts the model answers as a sound copy does. `InputError` if it answers none of several."""
+    from biology.config import InputError
+    from biology.model import answer_token, encode, run, token_batch
+
+    assert entry.hub is not None
+    found = {}
+    for prompt, answer in entry.hub.gates.items():
+        logits, _ = run(model, token_batch(model, encode(model, prompt)), positions=-1)
+        found[prompt] = int(logits[0, 0].argmax()) == answer_token(model, prompt, answer, first=True)
+    if len(found) > 1 and not any(found.values()):
+        raise InputError(
+            f"model {model.name} answers none of its {len(found)} gate prompts, such as {next(iter(found))!r}: its weights or "
+            "its tokeniser are not what they should be."
+        )
+    return found
 
 
 def _bench(args: Arguments) -> Bench:

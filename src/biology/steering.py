@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from biology.stages import configuration, open_model
+from biology.stages import configuration, of_corpus, open_model
 from biology.tracing import subject
 
 if TYPE_CHECKING:
@@ -101,7 +101,7 @@ def _table(args: Arguments, case: str) -> pd.DataFrame:
     from biology.supernodes import group
 
     print(f"No results of the pipeline for '{case}' yet: finding its supernodes first (`make figures` keeps them).")
-    read = load_case(root, case)
+    read = of_corpus(load_case(root, case, entry.prompts), entry, root)
     model, transcoders = open_model(entry, root, args.model, config.threads)
     features, prompts = prompts_table(model, transcoders, read)
     operands, _ = read_grid(model, transcoders, read, prompts, features, config.statistics.seed)

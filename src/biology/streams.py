@@ -57,7 +57,7 @@ def _exchange(
     for column, level in stream.only.items():
         scored &= frame[column] == level
     donors = {
-        arm: frame[column].map(place).fillna(-1).astype(int).to_numpy()
+        arm: frame[column].map(place.get).fillna(-1).astype(int).to_numpy()
         for arm, column in zip(ARMS, (stream.donor, f"wrong_{stream.donor}"), strict=True)
     }
     answered = right & np.all([right[found] & (found >= 0) for found in donors.values()], axis=0)

@@ -7,6 +7,8 @@ and was committed before any twin was trained. Torch-free.
 corpus has the same couplets, and is grown without context dropout. `base12` and `mod113` add, in another base and in a ring.
 """
 
+# pyright: reportGeneralTypeIssues=false
+
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass, field

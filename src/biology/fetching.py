@@ -1,0 +1,149 @@
+"""Known models as commands: list them, and fetch one with its transcoders once it is certain that it will fit."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biology import artefacts, hub, memory
+from biology.config import InputError, known_models
+from biology.stages import configuration
+
+if TYPE_CHECKING:
+    from biology.config import ModelConfig, Repository
+
+Arguments = argparse.Namespace
+SPARE = 1 << 30
+"""Bytes that are left free on the disk."""
+
+
+def fetch(args: Arguments) -> None:
+    """download a model of the Hub and its transcoders: pinned, resumable, verified; says first whether they fit here"""
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    if entry.hub is None:
+        raise InputError(f"model '{args.model}' is a directory of your own ({entry.path}): there is nothing to fetch.")
+    if not args.elsewhere:
+        _check_machine(args.model, entry, memory.of_known(entry))
+    records = {}
+    for part, repository in (("model", entry.hub.model), ("transcoders", entry.hub.transcoders)):
+        folder = root / repository.folder
+        known = hub.record(folder)
+        if known is not None and repository.revision not in (None, known["revision"]):
+            known = None  # the entry asks for another commit than the one that is here
+        if known is None or hub.damaged(folder, progress=True):
+            _download(args, entry, repository, folder, known["revision"] if known else None)
+        records[part] = hub.record(folder)
+        print(f"{part}: {repository.repo} at {records[part]['revision']}, in {repository.folder}")
+    _name_hooks(root, entry)
+    artefacts.write_json(root / "data/runs" / args.model / "fetch.json", records)
+
+
+def _download(args: Arguments, entry: ModelConfig, repository: Repository, folder: Path, revision: str | None) -> None:
+    """One repository, after a look at the disk and, where the sizes were not known before, at the memory."""
+    assert entry.hub is not None
+    wanted = hub.listing(repository, entry.hub.shape.n_layers, repository.revision or revision)
+    if repository is entry.hub.transcoders and not args.elsewhere and memory.of_known(entry) is None:
+        count = wanted.size // memory.BYTES[repository.stored]
+        n_parameters = memory.parameters(entry.hub.shape)
+        _check_machine(args.model, entry, memory.plan(entry.hub.shape, n_parameters, count, entry.dtype))
+    folder.mkdir(parents=True, exist_ok=True)
+    needed, free = hub.missing_bytes(wanted, folder) + SPARE, shutil.disk_usage(folder).free
+    if needed > free:
+        raise InputError(
+            f"{repository.repo} needs {memory.gib(needed)} more on the disk of {folder}, which has {memory.gib(free)} "
+            "left: make room, or link data/hub to a larger disk."
+        )
+    hub.download(wanted, folder)
+
+
+def _check_machine(name: str, entry: ModelConfig, plan: memory.Plan | None) -> None:
+    """Raises `InputError`, with what would fit, if this machine cannot hold a model."""
+    there = memory.available(entry.device)
+    if there is not None and (plan is None or plan.total <= there):
+        return
+    on_cpu = memory.available("cpu") or 0
+    if there is None:
+        problem = f"'{name}' is to run on a GPU" + (f" with {plan}" if plan else "") + ", and there is none here"
+    else:
+        problem = f"'{name}' needs {plan}, and this machine has {memory.gib(there)} for {entry.device}"
+    advice = []
+    if entry.device == "cuda" and plan and plan.total <= on_cpu:
+        advice.append(f"an entry `{name}: {{known: {name}, device: cpu}}` in config.yaml runs it on the CPU, slowly")
+    advice.append(
+        f"here fit {', '.join(fitting(on_cpu, there if entry.device == 'cuda' else None)) or 'no known model'}"
+    )
+    advice.append(f"`biology fetch --model {name} --elsewhere` fetches it for another machine")
+    raise InputError(f"{problem}: {'; '.join(advice)}.")
+
+
+def fitting(cpu: int, gpu: int | None) -> list[str]:
+    """Known models that so many bytes of memory hold, with the device where it is not that of their entry."""
+    found = []
+    for name, entry in known_models().items():
+        plan = memory.of_known(entry)
+        if plan is not None and plan.total <= ((gpu or 0) if entry.device == "cuda" else cpu):
+            found.append(name)
+        elif plan is not None and plan.total <= cpu:
+            found.append(f"{name} on the CPU")
+    return found
+
+
+def _name_hooks(root: Path, entry: ModelConfig) -> None:
+    """Some repositories hold weights without saying what these read and write; then the entry says it."""
+    assert entry.hub is not None
+    stated, folder = entry.hub.transcoders, root / entry.hub.transcoders.folder
+    if not list(folder.glob("layer_*.safetensors")) or (folder / "config.yaml").is_file() or not stated.reads:
+        return
+    lines = {
+        "model_kind": "transcoder_set", "model_name": entry.hub.model.repo, "feature_input_hook": stated.reads,
+        "feature_output_hook": stated.writes,
+    }  # fmt: skip
+    artefacts.write_text(folder / "config.yaml", "".join(f"{key}: {value}\n" for key, value in lines.items()))
+
+
+def models(args: Arguments) -> None:
+    """list the known models: what they are, and how much memory and disk they need"""
+    if args.write:
+        page = Path(args.config).parent / "docs/models.md"
+        artefacts.write_text(page, with_table(page.read_text(encoding="utf-8")))
+        return
+    on_gpu, on_cpu = memory.available("cuda"), memory.available("cpu") or 0
+    print(f"This machine: {memory.gib(on_cpu)} of memory, " + (f"GPU {memory.gib(on_gpu)}" if on_gpu else "no GPU"))
+    for row in rows():
+        print(f"{row[0]:<22} {row[2]:<34} {row[4]:>9} {row[5]:>9}  {row[1]}")
+    print(f"Here fit: {', '.join(fitting(on_cpu, on_gpu)) or 'none'}")
+
+
+HEADINGS = ("name", "transcoders", "model", "device", "disk", "memory", "hooks")
+BEGIN, END = "<!-- known models -->", "<!-- /known models -->"
+
+
+def rows() -> list[tuple[str, ...]]:
+    """A row of HEADINGS for each known model."""
+    table = []
+    for name, entry in known_models().items():
+        assert entry.hub is not None
+        source, plan, disk = entry.hub.transcoders, memory.of_known(entry), memory.disk_of_known(entry)
+        traits = [source.kind.replace("_", "-"), *(["skip"] if source.skip else [])]
+        width = f"{source.features:,} features a layer" if source.features else "width told by its files"
+        table.append(
+            (
+                name, f"{source.repo} {source.variant}".strip() + f" ({', '.join([*traits, width])})",
+                f"{entry.hub.model.repo} ({memory.parameters(entry.hub.shape) / 1e9:.2f} B)", entry.device,
+                memory.gib(disk) if disk else "by its files", memory.gib(plan.total) if plan else "by its files",
+                f"{source.reads} → {source.writes}" if source.reads else "named by its files",
+            )
+        )  # fmt: skip
+    return table
+
+
+def with_table(text: str) -> str:
+    """`text` (docs/models.md) with the table of known models between its marks. `InputError` if it lacks the marks."""
+    if BEGIN not in text or END not in text:
+        raise InputError(f"docs/models.md lacks the marks {BEGIN} and {END} between which the table is written.")
+    lines = [f"| {' | '.join(row)} |" for row in (HEADINGS, ("---",) * len(HEADINGS), *rows())]
+    before, _, rest = text.partition(BEGIN)
+    return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}"
