@@ -11,10 +11,9 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
-from biology import artefacts, growth, stages, tracing
+from biology import __version__, artefacts, growth, stages, tracing
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -23,8 +22,9 @@ Options = dict[str, dict[str, Any]]
 def lock(args: Arguments) -> None:
     """register new and amended claims in experiments/claims.lock"""
     from biology.case import read_lock, refreshed_lock
+    from biology.config import config_file
 
-    root = Path(args.config).parent
+    root = config_file(args.config).parent
     before, after = read_lock(root), refreshed_lock(root)
     artefacts.write_text(root / "experiments/claims.lock", json.dumps(after, indent=2, sort_keys=True) + "\n")
     for case, hashes in after.items():
@@ -36,9 +36,10 @@ def lock(args: Arguments) -> None:
 
 def scoreboard(args: Arguments) -> None:
     """write the verdicts of all models into the generated block of README.md"""
+    from biology.config import config_file
     from biology.report import with_scoreboard
 
-    root = Path(args.config).parent
+    root = config_file(args.config).parent
     artefacts.write_text(root / "README.md", with_scoreboard((root / "README.md").read_text(encoding="utf-8"), root))
 
 
@@ -111,7 +112,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
     },
     "Housekeeping": {"lock": (lock, {}), "scoreboard": (scoreboard, {})},
 }
-CONFIG: dict[str, Any] = {"default": "config.yaml", "metavar": "FILE", "help": "configuration (%(default)s)"}
+CONFIG: dict[str, Any] = {"metavar": "FILE", "help": "configuration (config.yaml here)"}
 
 
 def _summary(function: Callable[[Arguments], None]) -> str:
@@ -120,7 +121,10 @@ def _summary(function: Callable[[Arguments], None]) -> str:
 
 def _contents() -> str:
     """What `biology --help` prints."""
-    lines = ["usage: biology <command> [options]      (biology <command> --help for its options)", ""]
+    lines = [
+        "usage: biology <command> [options]      (biology <command> --help for its options; biology --version)",
+        "",
+    ]
     lines += ["Every case study of On the Biology of a Large Language Model, with a computed verdict for every claim."]
     for section, commands in CONTENTS.items():
         lines += ["", section, *(f"  {name:<18} {_summary(function)}" for name, (function, _) in commands.items())]
@@ -134,6 +138,7 @@ def _contents() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="biology", usage="biology <command> [options]")
     parser.format_help = _contents  # type: ignore[method-assign]
+    parser.add_argument("--version", action="version", version=f"biology {__version__}")
     commands = parser.add_subparsers(metavar="<command>", required=True, prog="biology")
     for section in CONTENTS.values():
         for name, (function, options) in section.items():

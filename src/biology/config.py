@@ -169,6 +169,35 @@ def validate(record: type[Record], data: Any, path: str | Path, where: str = "")
         raise InputError(f"{path}: {place + ': ' if place else ''}{message}.") from None
 
 
+def config_file(given: str | None, *, shipped: bool = False) -> Path:
+    """The configuration to read: the one that was given, or else config.yaml in the folder one is in.
+
+    With `shipped`, for commands that only look at a model, that of the installed package stands in for a missing one: its
+    folder holds the embedded model too.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(given or "config.yaml")
+    if given is None and not path.is_file():
+        if shipped:
+            return shipped_folder() / "config.yaml"
+        raise InputError(
+            "there is no config.yaml here: run this in a checkout of the repository, or give --config FILE."
+        )
+    return path
+
+
+def shipped_folder() -> Path:
+    """What stands for a checkout outside of one, config.yaml and data/models/elegans: part of the wheel (see setup.py).
+
+    A package that is imported from its checkout has that.
+    """
+    package = Path(__file__).parent
+    inside = package / "shipped"
+    return inside if inside.is_dir() else package.parents[1]
+
+
 def load_config(path: str | Path = "config.yaml") -> Config:
     """The configuration; `InputError` for an unknown key, a wrong value, or an unreadable file."""
     return validate(Config, read_yaml(path), path)

@@ -30,7 +30,7 @@ CROSS_LAYER_THREADS = 1
 
 def evaluate(args: Arguments) -> None:
     """behaviour of a model on its held-out prompts, as a table"""
-    config, root = configuration(args)
+    config, root = configuration(args, shipped=True)
     from biology.config import InputError
 
     entry = config.model(args.model)
@@ -174,10 +174,11 @@ def cards(args: Arguments) -> None:
 
 def prompts(args: Arguments) -> None:
     """write the prompt set of a case that is made from the corpus"""
+    from biology.config import config_file
     from biology.corpus import Corpus
     from biology.prompts import prompt_set
 
-    path = Path(args.config).parent / "experiments" / args.case / "prompts.csv"
+    path = config_file(args.config).parent / "experiments" / args.case / "prompts.csv"
     artefacts.write_text(path, prompt_set(args.case, Corpus()).to_csv(index=False, lineterminator="\n"))
 
 
