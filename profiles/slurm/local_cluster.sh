@@ -3,7 +3,7 @@
 #
 #     profiles/slurm/local_cluster.sh start     sets it up from nothing; nothing happens if it runs
 #     profiles/slurm/local_cluster.sh status    nodes and jobs
-#     profiles/slurm/local_cluster.sh run CMD   runs a command that finds this cluster (SLURM_CONF is set)
+#     profiles/slurm/local_cluster.sh run CMD   runs a command that finds this cluster
 #     profiles/slurm/local_cluster.sh stop      ends its daemons and removes its folder
 #
 # A controller and two node daemons of Slurm, and a munge daemon of their own, listen on the loopback address only and keep
@@ -30,11 +30,11 @@ wait_for() {    # wait_for WHAT COMMAND...: up to half a minute
         sleep 0.5
     done
 }
-two_idle() { [ "$(sinfo --noheader --Node --format=%T 2>/dev/null | grep -c '^idle')" = 2 ]; }
+two_idle() { [ "$(sinfo --noheader --Node --partition=cpu --format=%T 2>/dev/null | grep -c '^idle')" = 2 ]; }
 all_gone() { for file in "$CLUSTER_DIR"/*.pid; do ! alive "$file" || return 1; done; }
 
 configure() {
-    mkdir -p "$CLUSTER_DIR"/{state,n1,n2}
+    mkdir -p "$CLUSTER_DIR"/{bin,state,n1,n2}
     chmod 755 "$CLUSTER_DIR"
     [ -f "$CLUSTER_DIR/munge.key" ] || (umask 077 && head -c 1024 /dev/urandom >"$CLUSTER_DIR/munge.key")
     cat >"$SLURM_CONF" <<CONF
@@ -71,6 +71,10 @@ NodeName=n2 NodeHostname=localhost NodeAddr=127.0.0.1 Port=$((PORT + 2)) CPUs=1 
 PartitionName=cpu Nodes=n1,n2 Default=YES MaxTime=INFINITE State=UP
 PartitionName=gpu Nodes=n1,n2 MaxTime=INFINITE State=UP
 CONF
+    # Snakemake's plugin takes every SLURM_ variable away from the srun within a job, this one too.
+    printf '#!/bin/sh\nSLURM_CONF=%q exec %q "$@"\n' "$SLURM_CONF" "$(command -v srun)" >"$CLUSTER_DIR/bin/srun.new"
+    chmod 755 "$CLUSTER_DIR/bin/srun.new"
+    mv "$CLUSTER_DIR/bin/srun.new" "$CLUSTER_DIR/bin/srun"
 }
 
 start() {
@@ -88,7 +92,7 @@ start() {
         alive "$CLUSTER_DIR/slurmd-$node.pid" || slurmd -f "$SLURM_CONF" -N "$node"
     done
     wait_for "the nodes did not become idle" two_idle
-    echo "Slurm runs here: 2 nodes of one core each. Use it by: export SLURM_CONF=$SLURM_CONF"
+    echo "Slurm runs here: 2 nodes of one core each. Use it by: $0 run COMMAND"
 }
 
 stop() {
@@ -105,6 +109,6 @@ case ${1:-} in
     start) start ;;
     stop) stop ;;
     status) sinfo --Node --format="%N %T" && squeue --format="%i %k %T %N" ;;
-    run) shift && "$@" ;;
+    run) shift && PATH=$CLUSTER_DIR/bin:$PATH "$@" ;;
     *) sed -n 's/^#     //p' "$0" && exit 2 ;;
 esac

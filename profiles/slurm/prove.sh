@@ -78,7 +78,7 @@ disturber=$!
 started=$SECONDS
 say "\$ snakemake figures/all reports/all --profile profiles/slurm"
 # The loopback cluster keeps no accounts, and its jobs are short: ask for their state more often than the plugin would.
-(cd "$scratch/slurm" && "$BIN/snakemake" figures/all reports/all --profile profiles/slurm \
+(cd "$scratch/slurm" && "$here/$cluster" run "$BIN/snakemake" figures/all reports/all --profile profiles/slurm \
     --slurm-no-account --slurm-status-command squeue --slurm-init-seconds-before-status-checks 5 --latency-wait 5) \
     2>&1 | tee "$scratch/log" || fail "the run through Slurm failed"
 wait "$disturber" || fail "no job was disturbed"

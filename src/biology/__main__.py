@@ -112,7 +112,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
     },
     "Housekeeping": {"lock": (lock, {}), "scoreboard": (scoreboard, {})},
 }
-CONFIG: dict[str, Any] = {"metavar": "FILE", "help": "configuration (config.yaml here)"}
+CONFIG: dict[str, Any] = {"default": "config.yaml", "metavar": "FILE", "help": "configuration (%(default)s)"}
 
 
 def _summary(function: Callable[[Arguments], None]) -> str:

@@ -169,8 +169,11 @@ def validate(record: type[Record], data: Any, path: str | Path, where: str = "")
         raise InputError(f"{path}: {place + ': ' if place else ''}{message}.") from None
 
 
-def config_file(given: str | None, *, shipped: bool = False) -> Path:
-    """The configuration to read: the one that was given, or else config.yaml in the folder one is in.
+CONFIG_FILE = "config.yaml"
+
+
+def config_file(given: str = CONFIG_FILE, *, shipped: bool = False) -> Path:
+    """The configuration to read: the one that was given, which is config.yaml in the folder one is in if none was.
 
     With `shipped`, for commands that only look at a model, that of the installed package stands in for a missing one: its
     folder holds the embedded model too.
@@ -178,10 +181,10 @@ def config_file(given: str | None, *, shipped: bool = False) -> Path:
     Raises:
         InputError: there is none.
     """
-    path = Path(given or "config.yaml")
-    if given is None and not path.is_file():
+    path = Path(given)
+    if given == CONFIG_FILE and not path.is_file():
         if shipped:
-            return shipped_folder() / "config.yaml"
+            return shipped_folder() / CONFIG_FILE
         raise InputError(
             "there is no config.yaml here: run this in a checkout of the repository, or give --config FILE."
         )
