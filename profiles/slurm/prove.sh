@@ -53,7 +53,7 @@ results() {     # one line a file, logs left out
 
 disturb() {     # drains the node on which `intervene` runs and kills the job there, as a crash would
     local id node
-    until read -r id node < <(squeue --noheader --states=RUNNING --format="%i %N %k" | grep rule_intervene); do sleep 1; done
+    until read -r id node _ < <(squeue --noheader --states=RUNNING --format="%i %N %k" | grep rule_intervene); do sleep 1; done
     sleep 10
     scontrol update nodename="$node" state=drain reason=maintenance
     scancel --full --signal=KILL "$id"
