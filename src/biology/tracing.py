@@ -137,7 +137,7 @@ def _subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
     config, root = configuration(args, shipped=True)
     if args.model in config.models:
         entry = config.models[args.model]
-        given = {
+        given: dict[str, Any] = {
             "device": args.device or entry.device,
             "dtype": args.dtype or entry.dtype,
             "path": root / entry.path,
