@@ -94,7 +94,7 @@ def test_the_log_of_the_slurm_run_is_a_log():
     log = page.split("<!-- slurm -->")[1].split("<!-- /slurm -->")[0]
     for shown in (r"drained", r"n[12] drain", r"Trying to restart job \d+", r"(CANCELLED|FAILED) .*intervene"):
         assert re.search(shown, log), shown
-    files = re.findall(r"(\d+) files in \d+ s", log)
+    files = re.findall(r"^  (\d+) files$", log, flags=re.MULTILINE)
     assert len(files) == 2 and files[0] == files[1]
     assert re.search(r"equal: [0-9a-f]{64}\n", log)
     assert not re.search(r"(^|[\s=:])/\w", log)

@@ -62,20 +62,19 @@ disturb() {     # drains the node on which `intervene` runs and kills the job th
     sinfo --Node --noheader --format="    %N %T" | sort -u | tee -a "$excerpt"
 }
 
+say "\$ profiles/slurm/prove.sh $*"
 copy local "$@"
 copy slurm "$@"
 
-started=$SECONDS
 (cd "$scratch/local" && "$BIN/snakemake" figures/all reports/all --cores 2 --quiet all) || fail "the local run failed"
 say "\$ snakemake figures/all reports/all --cores 2"
-say "  $(results local | wc -l) files in $((SECONDS - started)) s"
+say "  $(results local | wc -l) files"
 
 "$cluster" start >/dev/null
 say "\$ sinfo"
 sinfo | sed 's/^/  /' | tee -a "$excerpt"
 disturb &
 disturber=$!
-started=$SECONDS
 say "\$ snakemake figures/all reports/all --profile profiles/slurm"
 # The loopback cluster keeps no accounts, and its jobs are short: ask for their state more often than the plugin would.
 (cd "$scratch/slurm" && "$here/$cluster" run "$BIN/snakemake" figures/all reports/all --profile profiles/slurm \
@@ -84,7 +83,7 @@ say "\$ snakemake figures/all reports/all --profile profiles/slurm"
 wait "$disturber" || fail "no job was disturbed"
 disturber=
 grep 'Trying to restart' "$scratch/log" | sed 's/^/  /' | tee -a "$excerpt"
-say "  $(results slurm | wc -l) files in $((SECONDS - started)) s"
+say "  $(results slurm | wc -l) files"
 say "\$ squeue --states=all"
 squeue --states=all --sort=i --format="%.5i %9P %.2N %9T %.7M  %k" |
     sed -e 's/_wildcards_/ /' -e 's/rule_//' -e 's/^/  /' | tee -a "$excerpt"
