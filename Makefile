@@ -29,8 +29,8 @@ setup: $(STAMP)
 # versions, transitive ones included, stand in the lock, so pip has nothing to resolve and nothing else can come in.
 $(STAMP): requirements.lock
 	@echo "Installing into .venv (once; about 2 GB, a few minutes)"
-	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 13))' \
-	    || { echo "error: Python 3.11 or 3.12 is needed; say which: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' \
+	    || { echo "error: Python 3.11, 3.12 or 3.13 is needed; say which: make $(MAKECMDGOALS) PYTHON=/path/to/python3.11"; exit 1; }
 	@test -x $(BIN)/python || $(PYTHON) -m venv .venv
 	@$(PIP) --constraint requirements.lock $(TORCH)
 	@$(PIP) --no-deps --requirement requirements.lock

@@ -446,7 +446,8 @@ rule tabulate:
 rule judge:
     """A verdict for every registered claim; all cases of a model at once, because Holm's correction spans them."""
     input:
-        lambda w: expand(rules.tabulate.output, model=w.model, case=MODELS[w.model]),
+        lambda w: expand(f"{RUN}/{{table}}.parquet", model=w.model, case=MODELS[w.model], table=TABLES),
+        manifest="data/runs/{model}/load.json",
         claims=lambda w: expand("experiments/{case}/claims.yaml", case=MODELS[w.model]),
         lock="experiments/claims.lock",
         code=[f"{CODE}/claims.py", f"{CODE}/statistics.py"],

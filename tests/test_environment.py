@@ -67,5 +67,5 @@ def test_the_running_environment_is_the_locked_one():
 
 
 def test_python_versions_agree():
-    assert PROJECT["requires-python"] == ">=3.11,<3.13"
+    assert PROJECT["requires-python"] == ">=3.11,<3.14"
     assert "python=3.11" in yaml.safe_load((ROOT / "environment.yml").read_text())["dependencies"]

@@ -12,10 +12,10 @@ import json
 import os
 import sys
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from biology import (
+    __version__,
     artefacts,
     dictionaries,
     fetching,
@@ -34,8 +34,9 @@ Options = dict[str, dict[str, Any]]
 def lock(args: Arguments) -> None:
     """register new and amended claims in experiments/claims.lock"""
     from biology.case import read_lock, refreshed_lock
+    from biology.config import config_file
 
-    root = Path(args.config).parent
+    root = config_file(args.config).parent
     before, after = read_lock(root), refreshed_lock(root)
     artefacts.write_text(root / "experiments/claims.lock", json.dumps(after, indent=2, sort_keys=True) + "\n")
     for case, hashes in after.items():
@@ -47,11 +48,12 @@ def lock(args: Arguments) -> None:
 
 def scoreboard(args: Arguments) -> None:
     """write verdicts and numbers into the texts: README.md, reports/README.md (all verdicts), docs"""
-    from biology.config import load_config
+    from biology.config import config_file, load_config
     from biology.numbers import numbers, with_numbers
     from biology.scoreboard import full_scoreboard, with_scoreboard
 
-    root, config = Path(args.config).parent, load_config(args.config)
+    path = config_file(args.config)
+    root, config = path.parent, load_config(path)
     values = numbers(root, config)
     texts = {root / "reports/README.md": full_scoreboard(root, config)}
     for path in [root / "README.md", *sorted(root.glob("docs/*.md"))]:
@@ -250,7 +252,10 @@ def _summary(function: Callable[[Arguments], None]) -> str:
 
 def _contents() -> str:
     """What `biology --help` prints."""
-    lines = ["usage: biology <command> [options]      (biology <command> --help for its options)", ""]
+    lines = [
+        "usage: biology <command> [options]      (biology <command> --help for its options; biology --version)",
+        "",
+    ]
     lines += ["Every case study of On the Biology of a Large Language Model, with a computed verdict for every claim."]
     for section, commands in CONTENTS.items():
         lines += ["", section, *(f"  {name:<20} {_summary(function)}" for name, (function, _) in commands.items())]
@@ -264,6 +269,7 @@ def _contents() -> str:
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="biology", usage="biology <command> [options]")
     parser.format_help = _contents  # type: ignore[method-assign]
+    parser.add_argument("--version", action="version", version=f"biology {__version__}")
     commands = parser.add_subparsers(metavar="<command>", required=True, prog="biology")
     for section in CONTENTS.values():
         for name, (function, options) in section.items():

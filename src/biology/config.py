@@ -40,6 +40,38 @@ class InputError(ValueError):
     """A mistake in what the user gave (a file, a name, a prompt), said in one line that tells what to do."""
 
 
+CONFIG_FILE = "config.yaml"
+
+
+def config_file(given: str = CONFIG_FILE, *, shipped: bool = False) -> Path:
+    """The configuration to read: the one that was given, which is config.yaml in the folder one is in if none was.
+
+    With `shipped`, for commands that only look at a model, that of the installed package stands in for a missing one: its
+    folder holds the embedded model too.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = Path(given)
+    if given == CONFIG_FILE and not path.is_file():
+        if shipped:
+            return shipped_folder() / CONFIG_FILE
+        raise InputError(
+            "there is no config.yaml here: run this in a checkout of the repository, or give --config FILE."
+        )
+    return path
+
+
+def shipped_folder() -> Path:
+    """What stands for a checkout outside of one, config.yaml and data/models/elegans: part of the wheel (see setup.py).
+
+    A package that is imported from its checkout has that.
+    """
+    package = Path(__file__).parent
+    inside = package / "shipped"
+    return inside if inside.is_dir() else package.parents[1]
+
+
 class Strict(BaseModel):
     """Base of every record read from a file: frozen, and an unknown key is an error that lists the allowed ones."""
 

@@ -107,7 +107,7 @@ def _name_hooks(root: Path, entry: ModelConfig) -> None:
 def models(args: Arguments) -> None:
     """list the known models: what they are, and how much memory and disk they need"""
     if args.write:
-        page = Path(args.config).parent / "docs/models.md"
+        page = config_file(args.config).parent / "docs/models.md"
         artefacts.write_text(page, with_table(page.read_text(encoding="utf-8")))
         return
     on_gpu, on_cpu = memory.available("cuda"), memory.available("cpu") or 0

@@ -31,7 +31,7 @@ CROSS_LAYER_THREADS = 1
 
 def evaluate(args: Arguments) -> None:
     """behaviour of a model on its held-out prompts, as a table"""
-    config, root = configuration(args)
+    config, root = configuration(args, shipped=True)
     from biology.config import InputError
 
     entry = config.model(args.model)
@@ -182,10 +182,11 @@ def cards(args: Arguments) -> None:
 
 def prompts(args: Arguments) -> None:
     """write the prompt sets of a case that are made from the corpus"""
+    from biology.config import config_file
     from biology.corpus import Corpus
     from biology.prompts import prompt_sets
 
-    folder = Path(args.config).parent / "experiments" / args.case
+    folder = config_file(args.config).parent / "experiments" / args.case
     for name, frame in prompt_sets(args.case, Corpus()).items():
         artefacts.write_text(folder / name, frame.to_csv(index=False, lineterminator="\n"))
 

@@ -327,11 +327,12 @@ def write(args: Arguments) -> None:
 # What the stages share -----------------------------------------------------------------------------------------------
 
 
-def configuration(args: Arguments) -> tuple[Config, Path]:
-    """The configuration, and the folder that its paths are relative to."""
-    from biology.config import load_config
+def configuration(args: Arguments, *, shipped: bool = False) -> tuple[Config, Path]:
+    """The configuration, and the folder that its paths are relative to; see `config_file` for `shipped`."""
+    from biology.config import config_file, load_config
 
-    return load_config(args.config, getattr(args, "model", None)), Path(args.config).parent
+    path = config_file(args.config, shipped=shipped)
+    return load_config(path, getattr(args, "model", None)), path.parent
 
 
 def _case(args: Arguments) -> tuple[Config, Path, Case, Path]:

@@ -32,7 +32,7 @@ def steer(args: Arguments) -> None:
 
     if not (args.supernode or args.features):
         raise InputError("say what to hold: --supernode CASE/PROMPT/NAME or --features LAYER/FEATURE,...")
-    entry, _, _ = subject(args)
+    entry, _ = subject(args)
     held: Held = {}
     tables: dict[str, pd.DataFrame] = {}
     for sign, names in ((-1.0, args.suppress), (1.0, args.supernode)):

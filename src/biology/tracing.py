@@ -25,8 +25,8 @@ def trace(args: Arguments) -> None:
 
     if (args.text is None) == (args.token_ids is None):
         raise InputError("give either a prompt or --token-ids.")
-    entry, root, settings = subject(args)
-    model, transcoders = open_model(entry, root, Path(args.model).name, threads=None)
+    entry, settings = subject(args)
+    model, transcoders = open_model(entry, Path(), Path(args.model).name, threads=None)
     from tqdm import tqdm
 
     from biology.attribution import MEMORY, attribute
@@ -130,32 +130,26 @@ def _write(out: Path, graph: Graph, masks: Any, scan: str, prompt: str, settings
     artefacts.write_json(out / "graph.json", exported)
 
 
-def subject(args: Arguments) -> tuple[ModelConfig, Path, AttributionConfig]:
-    """What to trace: a model of config.yaml, or directories; and the settings that hold for it."""
-    from biology.config import AttributionConfig, InputError, ModelConfig
+def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
+    """What to trace, a model of the configuration or directories, and the settings that hold for it."""
+    from biology.config import InputError, ModelConfig
 
-    settings = AttributionConfig()
-    if Path(args.config).is_file():
-        config, root = configuration(args)
-        settings = config.attribution
-        if args.model in config.models:
-            entry = config.models[args.model]
-            given = {
-                "device": args.device or entry.device,
-                "dtype": args.dtype or entry.dtype,
-                "path": root / entry.path,
-            }
-            given["transcoders"] = Path(args.transcoders) if args.transcoders else root / entry.transcoders
-            return entry.model_copy(update=given), Path(), settings
-        if not Path(args.model).is_dir():
-            config.model(args.model)
+    config, root = configuration(args, shipped=True)
+    if args.model in config.models:
+        entry = config.models[args.model]
+        given: dict[str, Any] = {
+            "device": args.device or entry.device,
+            "dtype": args.dtype or entry.dtype,
+            "path": root / entry.path,
+            "transcoders": Path(args.transcoders) if args.transcoders else root / entry.transcoders,
+        }
+        return entry.model_copy(update=given), config.attribution
     if not Path(args.model).is_dir():
-        raise InputError(f"unknown model '{args.model}': no directory, and there is no {args.config} to look it up in.")
+        config.model(args.model)
     if not args.transcoders:
         raise InputError("a model given as a directory needs --transcoders DIR.")
-    given: dict[str, Any] = {"device": args.device or "cpu", "dtype": args.dtype or "float32"}
-    entry = ModelConfig(path=Path(args.model), transcoders=Path(args.transcoders), **given)
-    return entry, Path(), settings
+    given = {"device": args.device or "cpu", "dtype": args.dtype or "float32"}
+    return ModelConfig(path=Path(args.model), transcoders=Path(args.transcoders), **given), config.attribution
 
 
 def _token_ids(text: str, model: Model) -> list[int]:

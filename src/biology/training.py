@@ -71,8 +71,8 @@ def _train_on_text(args: Arguments) -> None:
     from biology.dictionary_metrics import MOST_TOKENS, Passages, measure
     from biology.dictionary_training import train_set
     from biology.documents import HELD_OUT, read
-    from biology.training_memory import plan, require, tokens_that_fit
     from biology.model import load_model, self_test
+    from biology.training_memory import plan, require, tokens_that_fit
     from biology.transcoders import load_transcoders, save_transcoders
 
     started, cpu, out = time.monotonic(), time.process_time(), Path(args.out)
