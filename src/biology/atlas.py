@@ -8,10 +8,10 @@ active. Nothing here was chosen by its effect in a graph.
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 
 import json
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from biology.activations import FeatureCache, cache_features
 from biology.model import Model, encode, token_text
@@ -82,7 +82,7 @@ def _features(model: Model, transcoders: TranscoderSet, cache: FeatureCache) -> 
     return rows
 
 
-def _examples(active: pd.DataFrame, lengths: Sequence[int]) -> dict[int, list[tuple[int, str]]]:
+def _examples(active: pd.DataFrame, lengths: Int[np.ndarray, " prompt"]) -> dict[int, list[tuple[int, str]]]:
     """For each feature, the prompts on which it is most active: prompt, and a digit a token (share of the largest)."""
     best = active.groupby(["key", "prompt"], as_index=False)["value"].max()
     best = best.sort_values(["key", "value", "prompt"], ascending=[True, False, True], kind="stable")

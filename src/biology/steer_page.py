@@ -42,6 +42,7 @@ def case_data(case: Case, steering: pd.DataFrame) -> dict[str, Any]:
         ways = [
             {
                 "source": source, "supernode": supernode, "mode": mode, "title": _title(case, supernode, source),
+                "pos": int(way["pos"].iloc[0]),
                 "at": [[strength, *_said(found)] for strength, found in way.groupby("strength")],
             }
             for (source, supernode, mode), way in steered

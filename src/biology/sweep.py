@@ -34,6 +34,7 @@ class Push(NamedTuple):
     source: str
     supernode: str
     mode: str
+    pos: int
     held: dict[Site, float]
 
 
@@ -47,7 +48,7 @@ def sweep(bench: Bench, progress: bool = False) -> pd.DataFrame:
     )
     clean = _clean(bench)
     made: list[dict[str, object]] = [
-        {"item": item, "source": "", "supernode": "", "mode": "clean", "strength": 1.0, **row}
+        {"item": item, "source": "", "supernode": "", "mode": "clean", "pos": 0, "strength": 1.0, **row}
         for item, found in clean.items()
         for row in found
     ]
@@ -56,7 +57,13 @@ def sweep(bench: Bench, progress: bool = False) -> pd.DataFrame:
     top = _most_probable(bench, prompt, held, progress)
     texts = _continued(bench, [push.item for push, _ in rows], prompt, held)
     for number, (push, strength) in enumerate(rows):
-        shared = {"item": push.item, "source": push.source, "supernode": push.supernode, "mode": push.mode}
+        shared = {
+            "item": push.item,
+            "source": push.source,
+            "supernode": push.supernode,
+            "mode": push.mode,
+            "pos": push.pos,
+        }
         made += [shared | {"strength": strength} | row for row in [*top[number], *texts.get(number, [])]]
     return table("steering", made)
 
@@ -82,9 +89,9 @@ def _pushes(bench: Bench) -> Iterator[Push]:
                     continue
                 seen.add(which)
                 held = {(site.layer, there, site.feature): site.activation for site in members}
-                yield Push(item, source, name, "hold", held)
+                yield Push(item, source, name, "hold", there, held)
                 if source != item and own:
-                    yield Push(item, source, name, "swap", {key: -value for key, value in own.items()} | held)
+                    yield Push(item, source, name, "swap", there, {key: -value for key, value in own.items()} | held)
 
 
 def _most_probable(

@@ -180,8 +180,8 @@ SCHEMAS: dict[str, Schema] = {
     # one row is what a named prompt says next (or the line that it writes) while a supernode of `source` is held
     "steering": Schema(
         {
-            "item": "str", "source": "str", "supernode": "str", "mode": "str", "strength": "float", "kind": "str",
-            "text": "str", "value": "float",
+            "item": "str", "source": "str", "supernode": "str", "mode": "str", "pos": "int", "strength": "float",
+            "kind": "str", "text": "str", "value": "float",
         },
         key=("item", "source", "supernode", "mode", "strength", "kind", "text"), ordered=True,
         allowed=(("mode", ("clean", "hold", "swap")), ("kind", ("token", "line"))),

@@ -64,7 +64,7 @@
     byId("after").replaceChildren(...bars([tokens, line], entry.clean[0]));
     const swap = found.mode === "swap" ? ` --suppress ${byId("case").value}/${entry.item}/${found.supernode}` : "";
     const asked = JSON.stringify(entry.text).replaceAll("\\n", "\n");
-    byId("command").textContent = `biology steer ${asked} --model ${document.body.dataset.model} --supernode ${byId("case").value}/${found.source}/${found.supernode}${swap} --strength ${strength}`;
+    byId("command").textContent = `biology steer ${asked} --model ${document.body.dataset.model} --supernode ${byId("case").value}/${found.source}/${found.supernode}${swap} --strength ${strength} --at ${found.pos}`;
     history.replaceState(null, "", "#" + [byId("case").value, entry.item, found.source, found.supernode, found.mode, strength].join("/"));
   };
   const open = () => {

@@ -1,0 +1,56 @@
+"""`biology steer` on the shipped model: what it holds, where, and one line for every mistake."""
+
+import pytest
+
+from biology.__main__ import main
+from biology.steering import _features
+
+PROMPT = "Fact: the capital of the state containing Dallas is"
+
+
+def test_features_are_read():
+    assert _features(" 2/120, 3/45=-1.5 ") == {(2, 120): None, (3, 45): -1.5}
+    assert _features(None) == {}
+
+
+@pytest.mark.slow
+def test_holding_a_feature_at_its_own_activation_changes_nothing_and_another_strength_does(capsys):
+    from pathlib import Path
+
+    from biology.activations import cache_features
+    from biology.config import load_config
+    from biology.model import encode
+    from biology.stages import open_model
+
+    config = load_config("config.yaml")
+    model, transcoders = open_model(config.model("elegans"), Path(), "elegans", 1)
+    ids = encode(model, PROMPT)
+    cache = cache_features(model, transcoders, [ids])
+    layer, (features, values) = 3, cache.cell(0, 3, len(ids) - 1)
+    feature = int(features[values.argmax()])
+    common = ["steer", PROMPT, "--model", "elegans", "--features", f"{layer}/{feature}", "--tokens", "1"]
+    assert main([*common, "--strength", "1"]) == 0
+    same = capsys.readouterr().out
+    rows = [line.split() for line in same.splitlines() if "%" in line]
+    assert rows and all(row[0] == row[len(row) // 2] and row[1] == row[len(row) // 2 + 1] for row in rows)
+    assert main([*common, "--strength", "-30", "--everywhere"]) == 0
+    moved = capsys.readouterr().out
+    assert "every token" in moved and moved.splitlines()[3:] != same.splitlines()[3:]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "options, said",
+    [
+        ([], "say what to hold: --supernode CASE/PROMPT/NAME or --features"),
+        (["--supernode", "bridge"], "a supernode is named CASE/PROMPT/NAME"),
+        (["--supernode", "nothing/dallas/bridge"], "unknown case 'nothing'"),
+        (["--features", "two"], "--features takes LAYER/FEATURE"),
+        (["--features", "99/1=1"], "feature 99/1 does not exist"),
+        (["--features", "0/1=1", "--at", "99"], "--at 99: the prompt has 13 tokens"),
+    ],
+)
+def test_a_mistake_is_one_line(options, said, capsys):
+    assert main(["steer", PROMPT, "--model", "elegans", *options]) == 2
+    error = capsys.readouterr().err
+    assert said in error and error.count("\n") == 1 and "Traceback" not in error

@@ -1,0 +1,46 @@
+"""Steering on the grid is steering: M = 1 of one's own changes nothing, and each row is what a single intervention says."""
+
+import pytest
+import torch
+from toy_case import toy_bench
+
+from biology.case import Experiment
+from biology.interventions import edits, intervene
+from biology.model import token_text
+from biology.sweep import STRENGTHS, TOP, sweep
+
+
+@pytest.fixture(scope="module")
+def swept(tiny_model):
+    bench = toy_bench(
+        tiny_model("llama"), {"inhibit": Experiment(kind="inhibit", inhibit="own", outcomes=("answer_probability",))}
+    )
+    return bench, sweep(bench)
+
+
+def test_holding_ones_own_at_one_changes_nothing(swept):
+    _, table = swept
+    clean = table[table["mode"] == "clean"].set_index("text")["value"]
+    own = table[(table["source"] == "shown") & (table["strength"] == 1.0)]
+    for _, rows in own.groupby("supernode"):
+        assert rows.set_index("text")["value"].to_dict() == pytest.approx(clean.to_dict(), rel=1e-4)
+
+
+def test_every_row_is_what_an_intervention_says(swept):
+    bench, table = swept
+    place = bench.place["shown"]
+    for strength in STRENGTHS:
+        held = edits((0, m.layer, m.pos, m.feature, strength * m.activation) for m in bench.sites["shown", "own"])
+        out = intervene(
+            bench.model,
+            bench.transcoders,
+            bench.ids,
+            torch.tensor([place]),
+            held,
+            protocol="iterative",
+            live_attention=True,
+        )
+        best = out.logits[0, 0].double().softmax(-1).topk(TOP)
+        wanted = {token_text(bench.model, int(t)): float(p) for p, t in zip(best.values, best.indices, strict=True)}
+        rows = table[(table["supernode"] == "own") & (table["mode"] == "hold") & (table["strength"] == strength)]
+        assert rows.set_index("text")["value"].to_dict() == pytest.approx(wanted, rel=1e-4)
