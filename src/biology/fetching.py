@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biology import artefacts, hub, memory
-from biology.config import InputError, known_models
+from biology.config import InputError, config_file, known_models
 from biology.stages import configuration
 
 if TYPE_CHECKING:
