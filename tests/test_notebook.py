@@ -40,7 +40,9 @@ def test_it_runs(path, monkeypatch, capsys):
         exec(compile(tree, f"{path.name}, cell {number}", "exec"), seen)
         if last is not None:
             seen["_"] = eval(compile(ast.Expression(last.value), f"{path.name}, cell {number}", "eval"), seen)
-    assert seen["prompts"].set_index("item").loc["ours", "correct"] and len(seen["bridge"]) > 3 and len(seen["shared"]) > 3
+    assert (
+        seen["prompts"].set_index("item").loc["ours", "correct"] and len(seen["bridge"]) > 3 and len(seen["shared"]) > 3
+    )
     table = seen["_"].set_index("M")
     assert table.loc[1.0, "bridge held"].startswith(seen["ANSWER"]) and table.loc[1.0].nunique() == 1
     assert not table.loc[-2.0, "bridge held"].startswith(seen["ANSWER"])

@@ -43,7 +43,9 @@ def test_no_number_is_typed(path):
 def test_texts_are_what_the_tables_say(path, config):
     text = path.read_text(encoding="utf-8")
     made = with_numbers(text, numbers(ROOT, config), path)
-    assert (with_scoreboard(made, ROOT, config) if path.name == "README.md" else made) == text, "run `biology scoreboard`"
+    assert (with_scoreboard(made, ROOT, config) if path.name == "README.md" else made) == text, (
+        "run `biology scoreboard`"
+    )
 
 
 def test_the_full_scoreboard_is_what_the_tables_say(config):
@@ -51,7 +53,9 @@ def test_the_full_scoreboard_is_what_the_tables_say(config):
 
 
 def test_numbers_are_written_where_they_are_named():
-    made = with_numbers("a <!--n:claims-->old<!--/n--> b <!--n:x.y-->\n<!--/n-->", {"claims": "1", "x.y": "2"}, Path("t"))
+    made = with_numbers(
+        "a <!--n:claims-->old<!--/n--> b <!--n:x.y-->\n<!--/n-->", {"claims": "1", "x.y": "2"}, Path("t")
+    )
     assert made == "a <!--n:claims-->1<!--/n--> b <!--n:x.y-->2<!--/n-->"
     with pytest.raises(InputError, match="t: no number is called 'nothing'. There are: claims"):
         with_numbers("<!--n:nothing--><!--/n-->", {"claims": "1"}, Path("t"))
@@ -61,7 +65,9 @@ def test_counts_are_counted(config):
     found = numbers(ROOT, config)
     kinds = ("replicated", "not_replicated", "inconclusive", "untestable")
     assert sum(int(found[f"elegans.{kind}"]) for kind in kinds) == int(found["elegans.claims"]) == int(found["claims"])
-    assert int(found["elegans.parameters"].replace(",", "")) == parameters(ROOT / "data/models/elegans/model.safetensors")
+    assert int(found["elegans.parameters"].replace(",", "")) == parameters(
+        ROOT / "data/models/elegans/model.safetensors"
+    )
 
 
 def test_parameters_are_those_of_the_tensors(tmp_path):

@@ -14,7 +14,6 @@ from biology.case import load_case
 from biology.config import InputError, load_config
 from biology.tables import read_table, write_table
 
-
 SCRIPTS = ("claims-data", "pages.js", "claims.js", "graph-data-0", "graph-shared", "vendor", "explorer")
 """Of a case's page; nothing that is quoted may add one."""
 
@@ -64,9 +63,7 @@ def page(root):
 
 def test_the_page_is_whole_and_asks_nothing_of_the_network(page):
     reader = Reader(page)
-    assert len(reader.sources) == 6 and all(
-        source.startswith("data:image/svg+xml,") for source in reader.sources
-    )
+    assert len(reader.sources) == 6 and all(source.startswith("data:image/svg+xml,") for source in reader.sources)
     assert not {"link", "iframe", "object"} & {tag for tag, _ in reader.tags}
     assert not [found["src"] for tag, found in reader.tags if tag == "script" and "src" in found]
     assert not [word for word in ("@import", "url(", "fetch(") if word in re.sub(r'"data:[^"]*"', "", page)]
@@ -119,7 +116,9 @@ def test_everything_quoted_is_escaped(page, root, tmp_path):
     write_table(path, prompts, "prompts")
     (evil / "experiments/multi_hop/README.md").write_text(f"# x\n\n{hostile}\n\n`{hostile}`\n\n## {hostile}\n")
     made = report.case_page(evil, load_config(evil / "config.yaml"), "elegans", case)
-    assert "<script>alert" not in made and made.count("<script") == len(SCRIPTS) and made.count("</script") == len(SCRIPTS)
+    assert (
+        "<script>alert" not in made and made.count("<script") == len(SCRIPTS) and made.count("</script") == len(SCRIPTS)
+    )
     assert made.count("&lt;script&gt;") > 5 and "This case names no figures." in made
     Reader(made)
 
@@ -138,7 +137,9 @@ def test_the_query_of_a_page_gives_the_numbers_of_its_picture(page, root, monkey
     """The Python that the page shows for a part, run as it stands, selects the rows whose means are effect and control."""
     monkeypatch.chdir(root)
     parts = read_table(root / "data/runs/elegans/parts.parquet", "parts").set_index(["claim", "part"])
-    blocks = re.findall(r"The rows behind “([^”]+)”.*?claim <code>([^<]+)</code>.*?<pre[^>]*><code>(.*?)</code>", page, re.S)
+    blocks = re.findall(
+        r"The rows behind “([^”]+)”.*?claim <code>([^<]+)</code>.*?<pre[^>]*><code>(.*?)</code>", page, re.S
+    )
     assert len(blocks) == 3
     for part, claim, code in blocks:
         *lines, last = ast.parse(html.unescape(code)).body

@@ -131,7 +131,12 @@ STEER: Options = {
         "help": "hold another one at minus the strength, as the swap experiments do; may be repeated",
     },
     "--features": {"metavar": "L/F,L/F=X", "help": "hold single features, at X or at their activation on the prompt"},
-    "--strength": {"type": float, "default": 1.0, "metavar": "M", "help": "multiplier of all activations (%(default)s)"},
+    "--strength": {
+        "type": float,
+        "default": 1.0,
+        "metavar": "M",
+        "help": "multiplier of all activations (%(default)s)",
+    },
     "--at": {"type": int, "default": -1, "metavar": "P", "help": "the token at which they are held (the last)"},
     "--everywhere": {"action": "store_true", "help": "hold them at every token, new ones included"},
     "--tokens": {"type": int, "default": 8, "metavar": "N", "help": "how many tokens to write (%(default)s)"},

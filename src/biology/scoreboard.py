@@ -119,7 +119,11 @@ def _row(config: Config, board: list[Column], same: list[Column], case: str, cla
     return {
         "claim": claim,
         "cells": [
-            {"verdict": column.by_claim[case, claim.id]["verdict"], "column": column, "paged": _has_page(config, column, case)}
+            {
+                "verdict": column.by_claim[case, claim.id]["verdict"],
+                "column": column,
+                "paged": _has_page(config, column, case),
+            }
             if (case, claim.id) in column.by_claim
             else None
             for column in board

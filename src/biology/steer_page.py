@@ -1,6 +1,7 @@
 """The page on which one steers a model: a supernode, a strength, and what is then said; computed beforehand on a grid."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportReturnType=false
 
 from __future__ import annotations
 
@@ -45,9 +46,7 @@ def case_data(case: Case, steering: pd.DataFrame) -> dict[str, Any]:
             for (source, supernode, mode), way in steered
         ]  # fmt: skip
         shown = case.prompts[str(item)]
-        prompts.append(
-            {"item": item, "text": shown.text, "answer": shown.answer, "clean": _said(clean), "ways": ways}
-        )
+        prompts.append({"item": item, "text": shown.text, "answer": shown.answer, "clean": _said(clean), "ways": ways})
     return {"case": case.name, "prompts": prompts}
 
 

@@ -116,7 +116,9 @@ def _features(text: str | None) -> Held:
     for piece in filter(None, (text or "").split(",")):
         found = re.fullmatch(r"\s*(\d+)/(\d+)(?:=(-?[\d.]+(?:e-?\d+)?))?\s*", piece)
         if not found:
-            raise InputError(f"--features takes LAYER/FEATURE or LAYER/FEATURE=VALUE with commas between, not '{piece}'.")
+            raise InputError(
+                f"--features takes LAYER/FEATURE or LAYER/FEATURE=VALUE with commas between, not '{piece}'."
+            )
         held[int(found[1]), int(found[2])] = None if found[3] is None else float(found[3])
     return held
 
@@ -134,7 +136,9 @@ def _edits(
     pos = at % len(ids)
     for layer, feature in held:
         if layer >= transcoders.n_layers or feature >= transcoders.n_features[layer]:
-            raise InputError(f"feature {layer}/{feature} does not exist: see `biology load --model` for layers and sizes.")
+            raise InputError(
+                f"feature {layer}/{feature} does not exist: see `biology load --model` for layers and sizes."
+            )
     cache = cache_features(model, transcoders, [ids])
     active = {
         (layer, int(feature)): float(value)

@@ -6,6 +6,7 @@ does), and with it the p of an equivalence test, which asks whether the score li
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
+# pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportReturnType=false
 
 from __future__ import annotations
 

@@ -1,0 +1,93 @@
+"""The slider over a threshold says what `biology judge --threshold` says, and the registered threshold stays marked."""
+
+import json
+
+import pytest
+from multi_hop_tables import write_repository
+
+from biology import report
+from biology.case import discover_cases, load_case, load_claims
+from biology.claims import Meta, judge_all, measure, with_thresholds
+from biology.config import load_config
+from biology.tables import read_tables
+from browser.conftest import ROOT
+
+pytestmark = pytest.mark.browser
+
+READ = "id => JSON.parse(document.getElementById(id).textContent).claims"
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory):
+    root = write_repository(tmp_path_factory.mktemp("repository"))
+    path = root / "reports/elegans/multi_hop.html"
+    page = report.case_page(root, load_config(root / "config.yaml"), "elegans", load_case(root, "multi_hop"))
+    path.write_text(page, encoding="utf-8")
+    return root, path
+
+
+def test_every_place_of_every_slider_is_what_judge_says(open_page, made_up):
+    root, path = made_up
+    page = open_page(path)
+    claims, tables = load_claims(root, "multi_hop"), read_tables(root / "data/runs/elegans/multi_hop")
+    meta = Meta("multi_hop", "elegans", "per_layer relu", strengths={"swap_state": 2.0}, row_residual=4e-7)
+    compared, turning = 0, 0
+    for claim, parts in page.evaluate(READ, "claims-data").items():
+        for number, part in enumerate(parts):
+            places = range(len(part["thresholds"]))
+            said = page.evaluate(
+                "([claim, part, places]) => places.map(place => biologyVerdict(claim, {[part]: place}))",
+                [claim, number, list(places)],
+            )
+            turning += len(set(said)) > 1
+            for place in [*places[:3], *places[3::9]]:
+                wanted = [f"{part['key']}={part['thresholds'][place]}"]
+                changed = with_thresholds(claims, wanted)
+                again = judge_all(measure(changed, tables["evidence"], tables["prompts"], meta)).verdicts
+                assert said[place] == again.set_index("claim").loc[claim, "verdict"], wanted
+                compared += 1
+    assert compared > 20 and turning > 0
+
+
+def test_moving_a_slider_shows_it_and_marks_what_was_registered(open_page, made_up):
+    page = open_page(made_up[1])
+    box = page.locator(".whatif").first
+    slider, output = box.locator("input"), box.locator("output")
+    assert output.inner_text() == "the registered threshold" and not page.locator(".yours.moved").count()
+    slider.focus()
+    page.keyboard.press("End")
+    assert "part" in output.inner_text() and "not replicated" in output.inner_text()
+    assert "biology judge --model elegans --threshold" in output.inner_text()
+    part = page.locator(".part").first
+    assert page.locator(".yours.moved").count() == 1
+    assert part.locator(".limit").get_attribute("x1") != part.locator(".yours").get_attribute("x1")
+    assert box.locator(".bands b").is_visible()  # the registered one stays marked
+    slider.evaluate("(node) => { node.value = node.defaultValue; node.dispatchEvent(new Event('input')); }")
+    assert output.inner_text() == "the registered threshold"
+
+
+@pytest.mark.parametrize("case", discover_cases(ROOT))
+def test_real_pages_agree_with_the_registered_verdicts(open_page, case):
+    path = ROOT / f"reports/elegans/{case}.html"
+    if not path.is_file():
+        pytest.skip(f"{path} is not written yet: make figures")
+    page = open_page(path)
+    for claim, parts in page.evaluate(READ, "claims-data").items():
+        places = {str(number): part["registered"] for number, part in enumerate(parts) if part["thresholds"]}
+        said = page.evaluate("([claim, places]) => biologyVerdict(claim, places)", [claim, places])
+        badge = page.locator(f"section[aria-labelledby='claim-{claim}'] .ruling .badge").inner_text()
+        assert said in badge, (claim, json.dumps(places))
+
+
+def test_a_link_opens_what_it_points_at(open_page):
+    path = ROOT / "reports/index.html"
+    if not path.is_file():
+        pytest.skip(f"{path} is not written yet: make figures")
+    page = open_page(path, "elegans-shuffled-multihop-1")
+    assert page.locator("#elegans-shuffled-multihop-1").is_visible()
+    for link in page.locator("a.sign").evaluate_all("nodes => nodes.map(node => node.getAttribute('href'))"):
+        target, _, fragment = link.partition("#")
+        if target:
+            assert f'id="{fragment}"' in (path.parent / target).read_text(encoding="utf-8"), link
+        else:
+            assert page.locator(f'[id="{fragment}"]').count() == 1, link
