@@ -49,7 +49,10 @@ FIGURES = [
     for form in ("svg", "png")
 ]
 DRAWING = [f"src/biology/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
-PAGES = [f"src/biology/{name}.py" for name in ("report", "dossier", "turning", "pages", "wording", "viewer", "explorer", "graph_files")]
+PAGES = [
+    f"src/biology/{name}.py"
+    for name in ("report", "dossier", "turning", "pages", "wording", "viewer", "explorer", "graph_files")
+]
 TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in Path("src/biology", part).glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
 CASE_PAGES = [f"reports/{model}/{case}.html" for model, case in PAIRS]

@@ -71,23 +71,8 @@ LIGHT = [
         "steer_page",
         "numbers",
     ),
-<<<<<<< HEAD
     *("drawing", "viewer", "prompt_figures", "figures", "report", "stages", "tracing", "growth", "exchange"),
     *("steering", "__main__"),
-=======
-    *(
-        "drawing",
-        "viewer",
-        "prompt_figures",
-        "figures",
-        "report",
-        "stages",
-        "tracing",
-        "growth",
-        "steering",
-        "__main__",
-    ),
->>>>>>> reports
 ]
 """Modules that start without torch: what the Snakefile, `biology --help`, judging, drawing and writing need."""
 
