@@ -59,17 +59,15 @@ DICTIONARIES = [
     + ("dictionary_comparison",) * (model in COMPARED)
     for form in ("svg", "png")
 ]
-CODE = (
-    Path(workflow.basedir) / "src/biology"
-)  # the working directory may be a folder of one's own (snakemake --directory)
+# The working directory may be a folder of one's own (snakemake --directory).
+CODE = Path(workflow.basedir) / "src/biology"
 DRAWING = [f"{CODE}/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
 WRITING = ("report", "dossier", "turning", "pages", "wording", "viewer", "explorer", "graph_files")
 PAGES = [f"{CODE}/{name}.py" for name in WRITING]
 TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in (CODE / part).glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
-STREAMS = {
-    CONFIG.models[model].path: f"reports/{model}/streams.csv" for model in reversed(MODELS)
-}  # one a model folder
+# One a model folder, whichever transcoders there are.
+STREAMS = {CONFIG.models[model].path: f"reports/{model}/streams.csv" for model in reversed(MODELS)}
 CASE_PAGES = [f"reports/{model}/{case}.html" for model, case in PAIRS]
 MODEL_PAGES = [f"reports/{model}/{page}.html" for model in dict(PAIRS) for page in ("atlas", "steer")]
 REPORTS = [*CASE_PAGES, *MODEL_PAGES, "reports/index.html"]
