@@ -30,7 +30,7 @@ from biology.transcoders import TranscoderSet, reconstruct_all
 DENSE = 0.1
 """A feature that fires on a larger share of the tokens is dense."""
 BINS = 20
-MOST_TOKENS = 20_000
+MOST_TOKENS = 10_000
 """Tokens of text that dictionaries are measured on."""
 NOT_SCORED = -100
 LOGITS = 1 << 26
