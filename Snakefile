@@ -36,7 +36,7 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 
-CONTROLS = [model for model in MODELS if CONFIG.model(model).control]
+CONTROLS = [model for model in MODELS if CONFIG.model(model).role != "model"]
 PAIRS = [(model, case) for model, cases in MODELS.items() if model not in CONTROLS for case in cases]
 RUN = "data/runs/{model}/{case}"
 TABLES = ["prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands", "operand_plots"]
@@ -49,6 +49,7 @@ FIGURES = [
 DRAWING = [f"src/biology/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
 TEMPLATES = sorted(str(path) for path in Path("src/biology/templates").glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
+STREAMS = {CONFIG.model(model).path: f"reports/{model}/streams.csv" for model in reversed(MODELS)}  # one a model folder
 REPORTS = [f"reports/{model}/{case}.html" for model, case in PAIRS] + ["reports/index.html"]
 
 # The threads of a job are fixed, whatever the number of cores: sums in another order would give other bytes.
@@ -76,19 +77,21 @@ rule:
         FIGURES,
         VERDICTS,
         REPORTS,
+        [STREAMS[CONFIG.model(model).path] for model in MODELS if model not in CONTROLS],
         [f"data/runs/{model}/{case}/{table}.parquet" for model, case in PAIRS for table in TABLES],
     message:
         "all figures, verdicts and reports are there"
 
 
 rule:
-    """The verdicts of control models, in which no mechanism may be found."""
+    """The verdicts of further seeds, and of twins and random controls, in which no mechanism may be found."""
     name:
         "robustness/all"
     input:
-        [f"reports/{model}/verdicts.csv" for model in CONTROLS],
+        "reports/robustness.csv",
+        STREAMS.values(),
     message:
-        "all control models are judged"
+        "all seeds, twins and controls are judged"
 
 
 rule:
@@ -104,11 +107,22 @@ rule:
 
 def weights(wildcards):
     """The files that a model and its transcoders consist of, so that new weights start everything anew."""
-    entry = CONFIG.model(wildcards.model)
+    entry, files = CONFIG.model(wildcards.model), model_files(wildcards)
     if entry.hub:
-        return [f"data/runs/{wildcards.model}/fetch.json"]
-    files = {*entry.path.glob("*"), *entry.transcoders.rglob("*")}  # a model's folder may hold other transcoders too
-    return sorted(str(file) for file in files if file.suffix in WEIGHT_FILES)
+        return files
+    if entry.role in ("seed", "twin"):  # their transcoders do not ship
+        return [*files, f"{entry.transcoders}/record.json"]
+    return sorted({*files, *weight_files(entry.transcoders.rglob("*"))})  # a model's folder may hold other transcoders too
+
+
+def model_files(wildcards):
+    """The files of a model alone, or the record of their download."""
+    entry = CONFIG.model(wildcards.model)
+    return [f"data/runs/{wildcards.model}/fetch.json"] if entry.hub else weight_files(entry.path.glob("*"))
+
+
+def weight_files(files):
+    return sorted({str(file) for file in files if file.suffix in WEIGHT_FILES})
 
 
 WEIGHT_FILES = {".safetensors", ".json", ".parquet", ".model", ".yaml", ".npz"}
@@ -267,6 +281,32 @@ rule intervene:
         "biology intervene --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
 
 
+# Beside them, without transcoders -------------------------------------------------------------------------------------
+rule exchange:
+    """Mean residual streams exchanged between prompts: whether the model has what the cases look for."""
+    input:
+        model_files,
+    output:
+        streams="data/runs/{model}/streams.parquet",
+        summary="reports/{model}/streams.csv",
+    log:
+        "data/runs/{model}/exchange.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=30,
+        gpu=gpu,
+    params:
+        model=lambda w: CONFIG.model(w.model).identity,
+        cases=lambda w: [fingerprint(CASES[w.model, case], "items", "streams") for case in MODELS[w.model]],
+        statistics=CONFIG.statistics.model_dump_json(),
+        method=METHOD["exchange"],
+    message:
+        "{wildcards.model}: exchanging residual streams"
+    shell:
+        "biology exchange --model {wildcards.model} > {log} 2>&1"
+
+
 # 6. The waist: tidy tables. Nothing below needs torch, or a GPU, or more than a laptop -------------------------------
 rule tabulate:
     """Everything measured, as tidy tables with a checked schema; all that claims, figures and reports ever read."""
@@ -311,6 +351,23 @@ rule judge:
         "{wildcards.model}: judging all claims"
     shell:
         "biology judge --model {wildcards.model} > {log} 2>&1"
+
+
+rule compare:
+    """Seeds beside their reference, twins and random controls beside what is expected of them."""
+    input:
+        [f"reports/{model}/verdicts.csv" for model in CONTROLS],
+        [f"reports/{CONFIG.models[model].of}/verdicts.csv" for model in CONTROLS],
+        expected="experiments/twins.csv",
+        code="src/biology/robustness.py",
+    output:
+        "reports/robustness.csv",
+    log:
+        "data/runs/compare.log",
+    message:
+        "comparing seeds, twins and controls"
+    shell:
+        "biology compare > {log} 2>&1"
 
 
 # 8. Figures ----------------------------------------------------------------------------------------------------------
@@ -374,9 +431,27 @@ rule write_index:
         "biology write > {log} 2>&1"
 
 
+# The transcoders of seeds and twins, which do not ship -----------------------------------------------------------------
+rule train_transcoders:
+    """The per-layer transcoders of a model that was grown here, with the recipe of elegans."""
+    input:
+        "data/models/{model}/model.safetensors",
+    output:
+        "data/models/{model}/transcoders/record.json",
+    log:
+        "data/runs/{model}/train_transcoders.log",
+    threads: 2
+    resources:
+        mem_mb=6000,
+        runtime=90,
+    message:
+        "{wildcards.model}: training transcoders"
+    shell:
+        "biology train-transcoders --out data/models/{wildcards.model} > {log} 2>&1"
+
+
 # On request: the embedded model from scratch -------------------------------------------------------------------------
-# --------------------------------------------------------------------------- No outputs are declared, so that
-# nothing but asking for them by name ever runs these two.
+# No outputs are declared, so that nothing but asking for it by name ever runs it.
 rule grow:
     """Grows elegans from its corpus; replaces the shipped weights."""
     threads: 2
@@ -384,14 +459,4 @@ rule grow:
         mem_mb=6000,
         runtime=90,
     shell:
-        "biology grow"
-
-
-rule train_transcoders:
-    """Trains the transcoders of elegans; replaces the shipped ones."""
-    threads: 2
-    resources:
-        mem_mb=6000,
-        runtime=90,
-    shell:
-        "biology train-transcoders"
+        "biology organism"

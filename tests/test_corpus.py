@@ -8,12 +8,10 @@ import pytest
 from biology.corpus import (
     LANGUAGES,
     RELATION_FOLDS,
-    SPECIAL,
     Corpus,
     place_split,
-    split_names,
-    tokenizer,
 )
+from biology.vocabulary import SPECIAL, split_names, tokenizer
 
 
 @pytest.fixture(scope="module")

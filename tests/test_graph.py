@@ -90,6 +90,18 @@ def test_influence_is_the_series_and_the_inverse():
     torch.testing.assert_close(g.influence(graph), inverse - graph.weights)
 
 
+@pytest.mark.parametrize("signed", [False, True])
+def test_many_questions_in_one_call_have_the_answers_of_single_calls(signed):
+    graph = random_graph()
+    generator = torch.Generator().manual_seed(1)
+    weights = torch.rand(5, graph.n_nodes, generator=generator, dtype=torch.float64)
+    removed = torch.rand(5, graph.n_nodes, generator=generator) < 0.2
+    single = [g.influence(graph, w, signed=signed, removed=r) for w, r in zip(weights, removed, strict=True)]
+    torch.testing.assert_close(
+        g.influence(graph, weights, signed=signed, removed=removed), torch.stack(single), rtol=1e-12, atol=1e-12
+    )
+
+
 def test_signed_influence_shows_cancellation():
     # the token reaches the logit through two features of opposite sign
     edges = {(0, 2): 1.0, (1, 2): 1.0, (3, 0): 1.0, (3, 1): -1.0}

@@ -15,7 +15,8 @@ FLOORS = [
     ["config", "artefacts"],
     ["case", "tables", "memory", "hub"],
     ["corpus", "operands"],
-    ["prompts", "cards"],
+    ["prompts", "cards", "vocabulary"],
+    ["twins"],
     # torch
     ["organism", "graph", "weights", "checkpoint"],
     ["model", "layouts"],
@@ -26,7 +27,7 @@ FLOORS = [
     ["qk", "head_loadings", "selection"],
     ["attribution", "supernodes", "interventions"],
     ["controls", "residuals", "ablation"],
-    ["bench"],
+    ["bench", "streams"],
     ["outcomes"],
     ["perturbation"],
     ["operand_tables"],
@@ -34,7 +35,7 @@ FLOORS = [
     # torch-free again: what tables say, drawn and told
     ["statistics"],
     ["claims"],
-    ["procedure", "drawing", "viewer", "contrasts"],
+    ["procedure", "drawing", "viewer", "contrasts", "robustness"],
     ["prompt_figures"],
     ["figures"],
     ["report"],

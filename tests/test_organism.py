@@ -9,7 +9,7 @@ from safetensors.torch import load_file
 
 from biology import organism
 from biology.config import InputError
-from biology.corpus import Corpus, tokenizer
+from biology.corpus import Corpus
 from biology.model import encode as encode_text
 from biology.model import load_model
 from biology.organism import (
@@ -24,6 +24,7 @@ from biology.organism import (
     learning_rate,
     new_model,
 )
+from biology.vocabulary import tokenizer
 
 SMALL = {
     "addition": 4,

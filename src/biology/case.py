@@ -121,6 +121,24 @@ class SupernodeRule(Strict):
     {answer}`."""
 
 
+class Stream(Strict):
+    """A question without transcoders: does the mean residual stream of prompts that share a level carry that level alone?
+
+    The mean is taken at the last token over prompts with role `select`, and put in the place of the scored prompt's own.
+    """
+
+    factor: str
+    """Whose level the donor's mean is of, such as the place that the donor's answer is about."""
+    apart: tuple[str, ...] = ()
+    """Columns in which the prompts of the mean must differ from the scored prompt *and* from its donor, so that the level is all that
+    they share with it."""
+    donor: str = "donor"
+    """Column with the donor; `wrong_<donor>` names the control's."""
+    expected: str | None = None
+    """Factor with the answer that is counted; by default the donor's own answer."""
+    only: dict[str, str] = {}
+
+
 class Line(Strict):
     """The line of a poem that is written after the prompt, and what its words are asked about."""
 
@@ -285,6 +303,7 @@ class _CaseFile(Strict):
     supernodes: dict[str, SupernodeRule] = {}
     experiments: dict[str, Experiment] = {}
     operands: Operands | None = None
+    streams: dict[str, Stream] = {}
     figures: tuple[str, ...] = ()
 
 
@@ -301,6 +320,7 @@ class Case(Strict):
     supernodes: dict[str, SupernodeRule] = {}
     experiments: dict[str, Experiment] = {}
     operands: Operands | None = None
+    streams: dict[str, Stream] = {}
     figures: tuple[str, ...] = ()
     first_token: bool = False
     """Whether an answer of several tokens stands for its first one: in the prompt sets for models whose vocabulary is not
@@ -501,6 +521,11 @@ def refreshed_lock(root: str | Path) -> dict[str, dict[str, str]]:
     return current
 
 
+def with_items(case: Case, rows: Sequence[Mapping[str, str]], source: str) -> Case:
+    """The case with another prompt set, such as that of a twin; `source` is named where a row is wrong."""
+    return case.model_copy(update={"items": _items(Path(source), list(rows[0]) if rows else [], rows)})
+
+
 def _read_items(path: Path) -> tuple[Item, ...]:
     try:
         with path.open(encoding="utf-8", newline="") as file:
@@ -509,6 +534,10 @@ def _read_items(path: Path) -> tuple[Item, ...]:
             rows = list(reader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (named by `prompt_set` in case.yaml).") from None
+    return _items(path, columns, rows)
+
+
+def _items(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) -> tuple[Item, ...]:
     missing = [column for column in ITEM_COLUMNS if column not in columns]
     if missing:
         raise InputError(f"{path}: missing column(s) {', '.join(missing)}. Needed: {', '.join(ITEM_COLUMNS)}.")
@@ -519,8 +548,9 @@ def _read_items(path: Path) -> tuple[Item, ...]:
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise InputError(f"{path}: row {number} does not have {len(columns)} columns.")
-        factors = {column: row.pop(column) for column in columns if column not in ITEM_COLUMNS}
-        item = validate(Item, {**row, "factors": factors}, path, where=f"row {number}")
+        named = {column: row[column] for column in ITEM_COLUMNS}
+        factors = {column: row[column] for column in columns if column not in ITEM_COLUMNS}
+        item = validate(Item, {**named, "factors": factors}, path, where=f"row {number}")
         if item.item in seen:
             raise InputError(f"{path}: row {number}: item '{item.item}' occurs twice.")
         seen.add(item.item)

@@ -24,6 +24,7 @@ METHOD: dict[str, int] = {
     "group": 2,
     "attribute": 1,
     "intervene": 1,
+    "exchange": 1,
 }
 
 
@@ -130,8 +131,13 @@ class ModelConfig(Strict):
     shuffled: int | None = Field(default=None, ge=0)
     """Seed with which the entries of every encoder and decoder vector are permuted: transcoders of the same lengths without
     a meaning, the null of the whole pipeline."""
-    control: bool = False
-    """Whether this is a control: `robustness/all` runs it, `figures/all` does not."""
+    role: Literal["model", "seed", "twin", "random"] = "model"
+    """`figures/all` runs models; `robustness/all` runs further seeds of one, twins that lack a mechanism, and controls whose
+    transcoders mean nothing."""
+    of: str | None = None
+    """The model that a seed, a twin or a control is compared with."""
+    corpus: str | None = None
+    """The twin (`twins.py`) whose corpus says what the answers to the cases' prompts are."""
 
     @model_validator(mode="before")
     @classmethod
@@ -159,8 +165,8 @@ class ModelConfig(Strict):
     @property
     def identity(self) -> str:
         """What decides the results, as JSON."""
-        unset = {key for key in ("shuffled", "hub", "prompts") if getattr(self, key) is None}
-        return self.model_dump_json(exclude={"cases", "control"} | unset)
+        unset = {name for name in ("shuffled", "corpus", "hub", "prompts") if getattr(self, name) is None}
+        return self.model_dump_json(exclude={"cases", "role", "of"} | unset)
 
 
 class AttributionConfig(Strict):

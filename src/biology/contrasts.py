@@ -12,7 +12,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from biology.config import InputError
+from biology.config import InputError, StatisticsConfig
+from biology.statistics import bootstrap_interval, generator, resamples
 from biology.tables import validate_table
 
 FIXED = {"arm": "effect", "draw": 0, "strength": 1.0}
@@ -102,3 +103,29 @@ def variation(
     """Coefficient of variation, over levels, of the strength at which the level's mean curve crosses zero."""
     found = [crossing(values[level == one].mean(0), strengths) for one in sorted(set(level))]
     return float(np.std(found, ddof=1) / np.mean(found)) if len(found) > 1 else 0.0
+
+
+def stream_contrasts(measured: pd.DataFrame, statistics: StatisticsConfig) -> pd.DataFrame:
+    """For each case and stream the layer that development prompts choose, and what held-out prompts then say.
+
+    Columns: layer, n (held-out prompts), rate (the expected answer is said), wrong (the same with a wrong donor), their
+    difference with its 95 % interval over clusters.
+    """
+    made = []
+    for (case, stream), rows in measured.groupby(["case", "stream"], sort=True):
+        wide = rows.pivot_table(index=["split", "cluster", "item", "layer"], columns="arm", values="value")
+        score = wide["effect"] - wide["donor"]
+        if "dev" not in score.index.get_level_values("split"):
+            continue
+        layer = int(score.loc["dev"].groupby("layer").mean().idxmax())
+        held = wide.xs("heldout", level="split").xs(layer, level="layer")
+        clusters = (held["effect"] - held["donor"]).groupby("cluster").mean().to_numpy()[:, None]
+        draws = resamples(len(clusters), statistics.bootstrap, generator(statistics.seed, "streams", case, stream))
+        low, high = bootstrap_interval(clusters, draws)[:, 0]
+        made.append(
+            {
+                "case": case, "stream": stream, "layer": layer, "n": len(held), "rate": held["effect"].mean(),
+                "wrong": held["donor"].mean(), "difference": clusters.mean(), "low": low, "high": high,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(made, columns=["case", "stream", "layer", "n", "rate", "wrong", "difference", "low", "high"])

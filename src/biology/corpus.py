@@ -9,25 +9,26 @@ Five blocks share one vocabulary (CLAIMS of the papers that they serve in bracke
 * addition: ``calc: 36+59=`` -> ``95``, digits of numbers, comparisons and two disguised contexts.
 
 An :class:`Item` is a prompt with its answer. Whether an item is held out is a function of the item alone (a hash), so
-every seed and every twin is trained and judged on the same split. Torch-free: only tables and strings live here.
+every seed and every twin is trained and judged on the same split. What is true of a city, a concept or a sum stands in
+one method each (`place_of`, `target`, `total`): a twin (:mod:`biology.twins`) is a corpus in which something else is true.
+Torch-free: only tables and strings live here.
 """
 
 import hashlib
 import itertools
-import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
 import pandas as pd
-from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
 WORDS = Path("data/words")
-SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
-# What one token can be: a newline, a number, a run of letters of any script, or a single other sign.
-TOKEN = r"\n|\d+|[^\W\d]+|[^\w\s]"
 LANGUAGES = {"en": "English", "fr": "French", "zh": "Chinese", "de": "German", "es": "Spanish", "ru": "Russian"}
+CONCEPT_RELATIONS = {
+    "opposite": {"low": "high", "high": "low", "low_near": "high_near", "high_near": "low_near"},
+    "synonym": {"low": "low_near", "low_near": "low", "high": "high_near", "high_near": "high"},
+}
 AGREEMENT_FIRST = ("His", "Her", "Its", "Their", "Our", "My")
 AGREEMENT_LATER = ("like", "near", "with", "for", "from", "as")
 # Features of a place are selected on one set of relations and scored on the other (CLAIMS, decision rule).
@@ -39,10 +40,10 @@ RELATIONS = tuple(itertools.chain(*RELATION_FOLDS))
 # The papers' own prompts are never trained on, and their places never serve to choose a method.
 PAPER_CITIES = ("Dallas", "Oakland", "Savannah", "Vancouver", "Shanghai", "Thessaloniki")
 PAPER_PLACES = ("Texas", "California", "Georgia", "British Columbia", "China", "Byzantine Empire")
+SUM_FORMS = {"calc": "calc: {}+{}=", "sum_of": "the sum of {} and {} is", "fruit": "{} apples and {} pears make"}
 PAPER_SUMS = ((36, 59),)
 PAPER_CONCEPT = "size/low"
 PAPER_COUPLET = ("carrot", "grab it")
-LONGEST_PIECE = 5  # of a city's name, in letters
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,8 @@ class Corpus:
     """All items of all blocks, made from the tables in ``words``."""
 
     def __init__(self, words: Path = WORDS):
+        self.words = words
+
         def table(name: str) -> pd.DataFrame:
             return pd.read_csv(words / f"{name}.csv", dtype=str, keep_default_na=False)
 
@@ -125,10 +128,15 @@ class Corpus:
             fold |= {city: rank % 2 for rank, city in enumerate(ranked)}
         return fold
 
+    def place_of(self, city: str, home: str, relation: str) -> str:
+        """The place whose facts answer questions about a city: where it lies, whatever is asked."""
+        return home
+
     @cached_property
     def two_hop(self) -> list[Item]:
         """Every (city, relation). Held out: 40 % of the cells whose city and relation are of the same fold (a fifth of all)."""
         facts = {place: group for place, group in self.facts.groupby("place")}
+        answers = self.facts.set_index(["place", "relation"])["answer"].to_dict()
         items = []
         for city in self.cities.itertuples():
             fold = self.city_fold[city.city]
@@ -136,9 +144,10 @@ class Corpus:
                 same_fold = fact.relation in RELATION_FOLDS[fold]
                 paper = city.city in PAPER_CITIES and fact.relation == "capital"
                 split = split_of("two_hop", (city.city, fact.relation), 0.4 if same_fold else 0.0, test=paper)
-                factors = (("city", city.city), ("relation", fact.relation), ("place", city.place), ("kind", fact.kind))
+                place = self.place_of(city.city, city.place, fact.relation)
+                factors = (("city", city.city), ("relation", fact.relation), ("place", place), ("kind", fact.kind))
                 prompt = f"Fact: the {fact.relation} of the {fact.kind} containing {city.city} is"
-                items.append(Item("two_hop", prompt, fact.answer, split, city.place, factors))
+                items.append(Item("two_hop", prompt, answers[place, fact.relation], split, place, factors))
         return items
 
     @cached_property
@@ -221,34 +230,33 @@ class Corpus:
 
     # ------------------------------------------------------------------------------------------------- concepts
     @cached_property
-    def concept_rows(self) -> list[tuple[str, dict[str, str], dict[str, dict[str, str]]]]:
-        """(concept, its word by language, its answers by relation and language)."""
-        partner = {
-            "opposite": {"low": "high", "high": "low", "low_near": "high_near", "high_near": "low_near"},
-            "synonym": {"low": "low_near", "low_near": "low", "high": "high_near", "high_near": "high"},
-        }
-        words = {
-            (row.scale, row.role): {lang: getattr(row, lang) for lang in LANGUAGES}
+    def concept_words(self) -> dict[str, dict[str, str]]:
+        """The word of every concept ("size/low") by language."""
+        return {
+            f"{row.scale}/{row.role}": {lang: getattr(row, lang) for lang in LANGUAGES}
             for row in self.concepts.itertuples()
         }
+
+    @cached_property
+    def _target_words(self) -> dict[str, dict[str, str]]:
         nouns = {row.scale: {lang: getattr(row, lang) for lang in LANGUAGES} for row in self.scales.itertuples()}
-        return [
-            (
-                f"{scale}/{role}",
-                word,
-                {relation: words[scale, roles[role]] for relation, roles in partner.items()}
-                | {"category": nouns[scale]},
-            )
-            for (scale, role), word in words.items()
-        ]
+        return self.concept_words | nouns
+
+    def relations_of(self, concept: str) -> tuple[str, ...]:
+        return tuple(r for r, roles in CONCEPT_RELATIONS.items() if concept.split("/")[1] in roles) + ("category",)
+
+    def target(self, concept: str, relation: str, language: str) -> str:
+        """What a concept's relation leads to, in any language: another concept ("size/high"), or its scale ("size")."""
+        scale, role = concept.split("/")
+        return scale if relation == "category" else f"{scale}/{CONCEPT_RELATIONS[relation][role]}"
 
     @cached_property
     def cells(self) -> list[Item]:
         """(concept, relation, language); of each (concept, relation) at most two of the six languages are held out."""
         frames = {(row.language, row.relation): (row.prefix, row.suffix) for row in self.frames.itertuples()}
         items = []
-        for concept, word, answers in self.concept_rows:
-            for relation, answer in answers.items():
+        for concept, word in self.concept_words.items():
+            for relation in self.relations_of(concept):
                 ranked = sorted(LANGUAGES, key=lambda lang: unit_interval("cell", concept, relation, lang))
                 paper = concept == PAPER_CONCEPT and relation in ("opposite", "synonym")
                 for rank, lang in enumerate(ranked):
@@ -262,7 +270,8 @@ class Corpus:
                     factors = (("concept", concept), ("relation", relation), ("language", lang))
                     space = "" if lang == "zh" else " "
                     prompt = f'{prefix}"{word[lang]}"{suffix}{space}"'
-                    items.append(Item("cell", prompt, answer[lang], split, concept.split("/")[0], factors))
+                    answer = self._target_words[self.target(concept, relation, lang)][lang]
+                    items.append(Item("cell", prompt, answer, split, concept.split("/")[0], factors))
         return items
 
     @cached_property
@@ -272,7 +281,7 @@ class Corpus:
                 "translation", f'In {LANGUAGES[target]}, "{word[source]}" is "', word[target],
                 split_of("translation", (concept, source, target), 0.1), concept.split("/")[0],
             )
-            for concept, word, _ in self.concept_rows
+            for concept, word in self.concept_words.items()
             for source, target in itertools.permutations(LANGUAGES, 2)
         ]  # fmt: skip
 
@@ -281,7 +290,7 @@ class Corpus:
         """Language-neutral attributes: scale (as a code), pole and grade of a concept, asked of its word in any language."""
         code = {scale: f"K{chr(65 + i // 26)}{chr(65 + i % 26)}" for i, scale in enumerate(sorted(self.scales.scale))}
         items = []
-        for concept, word, _ in self.concept_rows:
+        for concept, word in self.concept_words.items():
             scale, role = concept.split("/")
             pole, _, near = role.partition("_")
             values = {"kind": code[scale], "pole": pole, "grade": near or "plain"}
@@ -297,31 +306,38 @@ class Corpus:
             for pair in itertools.product(range(100), range(100))
         }
 
-    @cached_property
-    def addition(self) -> list[Item]:
-        return [
-            Item("addition", f"calc: {a}+{b}=", str(a + b), split, f"{a % 10}+{b % 10}")
-            for (a, b), split in self.addition_split.items()
-        ]
+    def total(self, form: str, a: int, b: int) -> int:
+        """What two numbers make, in whatever form it is asked."""
+        return a + b
 
-    @cached_property
-    def disguised(self) -> list[Item]:
-        """The same sums, the same split, in two other forms."""
-        forms = ("the sum of {} and {} is", "{} apples and {} pears make")
+    def sums(self, behaviour: str, forms: Iterable[str]) -> list[Item]:
         return [
-            Item("disguised", form.format(a, b), str(a + b), split, f"{a % 10}+{b % 10}")
+            Item(behaviour, form.format(a, b), str(self.total(form, a, b)), split, f"{a % 10}+{b % 10}")
             for form in forms
             for (a, b), split in self.addition_split.items()
         ]
 
     @cached_property
+    def addition(self) -> list[Item]:
+        return self.sums("addition", [SUM_FORMS["calc"]])
+
+    @cached_property
+    def disguised(self) -> list[Item]:
+        """The same sums, the same split, in two other forms."""
+        return self.sums("disguised", [SUM_FORMS["sum_of"], SUM_FORMS["fruit"]])
+
+    base = 10
+    """Of the digits that are asked for."""
+
+    @cached_property
     def digits(self) -> list[Item]:
         """Ones and tens of numbers and of sums, and comparisons: what makes base ten matter."""
-        items = [Item("digit", f"ones: {n}=", str(n % 10), "train", str(n)) for n in range(199)]
-        items += [Item("digit", f"tens: {n}=", str(n // 10), "train", str(n)) for n in range(199)]
+        base = self.base
+        items = [Item("digit", f"ones: {n}=", str(n % base), "train", str(n)) for n in range(199)]
+        items += [Item("digit", f"tens: {n}=", str(n // base), "train", str(n)) for n in range(199)]
         for (a, b), split in self.addition_split.items():
             if split == "train":
-                items.append(Item("digit", f"ones: {a}+{b}=", str((a + b) % 10), split, f"{a % 10}+{b % 10}"))
+                items.append(Item("digit", f"ones: {a}+{b}=", str((a + b) % base), split, f"{a % 10}+{b % 10}"))
                 items.append(Item("digit", f"larger: {a},{b}=", str(max(a, b)), split, f"{a % 10}+{b % 10}"))
         return items
 
@@ -334,6 +350,9 @@ class Corpus:
             "one_hop": self.one_hop, "cell": self.cells, "translation": self.translations, "tag": self.tags,
             "usage": self.usage, "couplet": self.couplet_items,
         }  # fmt: skip
+
+    def taught(self, item: Item) -> bool:
+        return item.split == "train"
 
     def held_out(self) -> pd.DataFrame:
         """Columns prompt, answer, behaviour, split (dev, test), cluster: what the shipped model is judged by."""
@@ -354,86 +373,3 @@ class Corpus:
             line, second = self.couplet_lines(theme, ending, word, "hunger", ["starving"])
             yield line + " ".join(second)
         yield " ".join((*AGREEMENT_FIRST, *AGREEMENT_LATER, *self.nouns, *self.adjectives, "The"))
-
-
-def split_names(names: Sequence[str], groups: Sequence[str], shared: int = 3) -> dict[str, tuple[str, ...]]:
-    """Cut every word of the names into pieces that are shared by at least ``shared`` groups (places) where possible.
-
-    Why: a city name that is one token has a trained embedding that holds its state; then transcoder features merely
-    read it out. Pieces shared by several places leave the look-up to the MLPs. Starting from every cut, the piece with
-    the fewest users is given up again and again, until only shared pieces are left or a word would have no cut.
-    """
-
-    def cuts(word: str) -> list[tuple[str, ...]]:
-        options = []
-        for n in range(1 if len(word) <= 4 else 2, 6 if len(word) > 8 else 5):
-            for ends in itertools.combinations(range(1, len(word)), n - 1):
-                pieces = [word[a:b] for a, b in itertools.pairwise((0, *ends, len(word)))]
-                if all(len(piece) <= LONGEST_PIECE for piece in pieces):
-                    options.append((pieces[0], *("##" + piece for piece in pieces[1:])))
-        return options
-
-    places: dict[str, set[str]] = {}
-    for name, group in zip(names, groups, strict=True):
-        for word in name.split():
-            places.setdefault(word, set()).add(group)
-    alone = {name for name in names if " " not in name}  # a name of one word must be cut
-    options = {word: [cut for cut in cuts(word) if len(cut) > 1 or word not in alone] for word in sorted(places)}
-    for threshold in range(2, shared + 1):
-        while True:
-            users: dict[str, set[str]] = {}
-            for word, choices in options.items():
-                for piece in {piece for choice in choices for piece in choice}:
-                    users.setdefault(piece, set()).update(places[word])
-            rare = {piece for piece, found in users.items() if len(found) < threshold}
-            kept = {word: [c for c in choices if rare.isdisjoint(c)] or choices for word, choices in options.items()}
-            if kept == options:
-                break
-            options = kept
-
-    def best(users: dict[str, set[str]]) -> dict[str, tuple[str, ...]]:
-        def worth(cut: tuple[str, ...]) -> tuple[float, tuple[str, ...]]:
-            found = [len(users.get(piece, ())) for piece in cut]
-            return sum(min(n, 2 * shared) for n in found) / len(cut) - 4.0 * len(cut) - 20.0 * (
-                min(found) < shared
-            ), cut
-
-        return {word: max(choices, key=worth) for word, choices in options.items()}
-
-    chosen = best(users)
-    for _ in range(10):  # settle on cuts whose pieces are used by other chosen cuts
-        users = {}
-        for word, cut in chosen.items():
-            for piece in cut:
-                users.setdefault(piece, set()).update(places[word])
-        chosen = best(users)
-    return chosen
-
-
-def tokenizer(corpus: Corpus) -> Tokenizer:
-    """Word-level tokenizer (WordPiece whose only split words are the cities), with ``<bos>`` in front.
-
-    A word outside the vocabulary is ``<unk>``. Answers of several words ("Salt Lake City") are one token.
-    """
-    pieces = split_names(list(corpus.cities.city), list(corpus.cities.place))
-    answers = set(corpus.facts.answer) | set(corpus.facts.place)
-    phrases = sorted(answer for answer in answers if len(re.findall(TOKEN, answer)) > 1)
-    words: dict[str, None] = dict.fromkeys(SPECIAL)
-    words |= dict.fromkeys(map(str, range(199)))
-    named = sorted({*phrases, *corpus.cities.city}, key=len, reverse=True)
-    blank = re.compile(r"\b(" + "|".join(map(re.escape, named)) + r")\b")
-    plain: set[str] = set()
-    for text in corpus.texts():
-        plain.update(re.findall(TOKEN, blank.sub(" ", text)))
-    words |= dict.fromkeys(sorted(plain - set(words)))
-    words |= dict.fromkeys(sorted({piece for cut in pieces.values() for piece in cut} - set(words)))
-    vocabulary = {word: index for index, word in enumerate(words)}
-    made = Tokenizer(models.WordPiece(vocabulary, unk_token="<unk>", max_input_chars_per_word=100))  # type: ignore[arg-type]
-    made.pre_tokenizer = pre_tokenizers.Split(Regex(TOKEN), behavior="removed", invert=True)  # type: ignore[assignment]
-    made.post_processor = processors.TemplateProcessing(  # type: ignore[assignment]
-        single="<bos> $A", special_tokens=[("<bos>", vocabulary["<bos>"])]
-    )
-    made.decoder = decoders.WordPiece(prefix="##", cleanup=False)  # type: ignore[assignment]
-    made.add_special_tokens([AddedToken(token, special=True) for token in SPECIAL])
-    made.add_tokens([AddedToken(phrase, single_word=True, normalized=False) for phrase in phrases])
-    return made

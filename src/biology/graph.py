@@ -162,14 +162,14 @@ def _pass_on(
     signed: bool,
     removed: Tensor | None,
 ) -> None:
-    """Add to `total` what some nodes of one depth pass on through their rows, given as (columns, entries)."""
+    """Add to `total` [*batch, node] what some nodes of one depth pass on through their rows, given as (columns, entries)."""
     sizes = [entries.double().abs() for _, entries in parts]
-    passed = total[nodes] + weights[nodes].double()
+    passed = total[..., nodes] + weights[..., nodes].double()
     passed = passed / torch.stack([size.sum(1) for size in sizes]).sum(0).clamp(min=ROW_FLOOR)
     if removed is not None:
-        passed = passed * ~removed[nodes]
+        passed = passed * ~removed[..., nodes]
     for (columns, entries), size in zip(parts, sizes, strict=True):
-        total[columns] += passed @ (entries.double() if signed else size)
+        total[..., columns] += passed @ (entries.double() if signed else size)
 
 
 def depths(graph: Graph) -> Int[Tensor, " node"]:
@@ -194,18 +194,18 @@ def _row_blocks(graph: Graph) -> Iterator[tuple[slice, list[slice]]]:
 
 def influence(
     graph: Graph,
-    weights: Float[Tensor, " node"] | None = None,
+    weights: Float[Tensor, "*batch node"] | None = None,
     *,
     signed: bool = False,
-    removed: Bool[Tensor, " node"] | None = None,
-) -> Float[Tensor, " node"]:
+    removed: Bool[Tensor, "*batch node"] | None = None,
+) -> Float[Tensor, "*batch node"]:
     """Influence of every node on the targets (or on `weights`), through all paths; float64.
 
     I = wN + wN^2 + ... with N = |A| / row sums of |A|; `signed=True` uses N = A / row sums of |A|, so that opposite
-    paths cancel.
+    paths cancel. Many questions about one graph are cheapest in one call: they share the sweep over its edges.
     """
     weights = graph.weights if weights is None else weights
-    total = torch.zeros(graph.n_nodes, dtype=torch.float64, device=graph.adjacency.device)
+    total = torch.zeros(weights.shape, dtype=torch.float64, device=graph.adjacency.device)
     for rows, columns in _row_blocks(graph):
         parts = [(span, graph.adjacency[rows, span]) for span in columns]
         _pass_on(total, weights, rows, parts, signed, removed)

@@ -68,10 +68,11 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
             else:
                 evidence += graph_evidence(bench, name, measured[name], place, graph, sets)
         node_mask, edge_mask = prune(graph, settings.node_threshold, settings.edge_threshold)
+        scored = scores(graph)
         graphs.append(
             {
                 "item": item, "n_active": int((graph.kind == FEATURE).sum()), "n_nodes": int(node_mask.sum()),
-                "n_edges": int(edge_mask.sum()), **scores(graph)._asdict(), "error_share": _error_share(graph),
+                "n_edges": int(edge_mask.sum()), **scored._asdict(), "error_share": 1.0 - scored.replacement,
                 "row_residual": float(row_residual(graph).max()),
             }
         )  # fmt: skip
@@ -94,12 +95,6 @@ def traced(bench: Bench, place: int, targets: Sequence[int] | None, settings: At
         bench.model, bench.transcoders, bench.ids[place], targets=targets, max_logits=settings.max_logits,
         logit_probability=settings.logit_probability, max_feature_nodes=settings.max_feature_nodes,
     )  # fmt: skip
-
-
-def _error_share(graph: Graph) -> float:
-    """Share of the influence on the outputs that starts at errors."""
-    total = influence(graph)
-    return _ratio(total[graph.kind == ERROR], total[(graph.kind == ERROR) | (graph.kind == TOKEN)])
 
 
 def node_sets(bench: Bench, item: str, graph: Graph) -> dict[str, Bool[Tensor, " node"]]:
@@ -143,10 +138,17 @@ def graph_evidence(
         draws.append(("match", draw, matched_nodes(graph, through, generator)))
     weights = torch.zeros(graph.n_nodes, dtype=torch.float64)
     weights[target] = 1.0
-    everything = influence(graph, weights)
+    sets_of = torch.stack([nodes for _, _, nodes in draws])
+    # what reaches the target by all paths, then for each set what reaches it around the set, then what reaches the set
+    asked = torch.cat([weights[None], weights.expand(len(draws), -1), sets_of.double()])
+    removed = torch.zeros(asked.shape, dtype=torch.bool)
+    removed[1 : 1 + len(draws)] = sets_of
+    everything, *found = influence(graph, asked, removed=removed)
     rows = []
-    for arm, draw, nodes in draws:
-        values = _graph_outcomes(experiment.outcomes, graph, nodes, weights, everything, sources)
+    for number, (arm, draw, _) in enumerate(draws):
+        values = _graph_outcomes(
+            experiment.outcomes, graph, sources, everything, found[number], found[number + len(draws)]
+        )
         rows += [
             {
                 "item": row["item"], "cluster": row["cluster"], "split": row["split"], "experiment": name, "arm": arm,
@@ -171,12 +173,12 @@ def matched_nodes(graph: Graph, nodes: Bool[Tensor, " node"], generator: np.rand
 
 
 def _graph_outcomes(
-    outcomes: Sequence[str], graph: Graph, nodes: Bool[Tensor, " node"], weights: Float[Tensor, " node"],
-    everything: Float[Tensor, " node"], sources: Bool[Tensor, " node"],
+    outcomes: Sequence[str], graph: Graph, sources: Bool[Tensor, " node"], everything: Float[Tensor, " node"],
+    around: Float[Tensor, " node"], reached: Float[Tensor, " node"],
 ) -> dict[str, float]:  # fmt: skip
-    """The outcomes of one node set; `everything` is the influence on the target by all paths."""
+    """The outcomes of one node set, from the influence on the target by all paths, on the target by paths around the set,
+    and on the set."""
     leaves = (graph.kind == TOKEN) | (graph.kind == ERROR)
-    around = influence(graph, weights, removed=nodes)
     values = {}
     for outcome in outcomes:
         if outcome == "path_share":
@@ -184,7 +186,6 @@ def _graph_outcomes(
         elif outcome == "shortcut":
             values[outcome] = _ratio(around[sources], everything[sources])
         elif outcome == "source_share":
-            reached = influence(graph, nodes.double())
             values[outcome] = _ratio(reached[sources], reached[leaves])
         else:
             raise InputError(f"unknown outcome '{outcome}' of a graph; known: path_share, shortcut, source_share")
@@ -221,11 +222,10 @@ def supernode_edges(
             one[node] = True
             targets[f"logit:{label}"] = one
     rows = []
-    for target, members in targets.items():
-        if not bool(members.any()):
-            continue
-        weights = members.double() / members.sum()
-        reached = influence(graph, weights, signed=True)
+    targets = {target: members for target, members in targets.items() if bool(members.any())}
+    weights = torch.stack([members.double() / members.sum() for members in targets.values()])
+    influences = influence(graph, weights, signed=True)
+    for (target, members), reached in zip(targets.items(), influences, strict=True):
         direct = graph.adjacency[members].double().sum(0)
         for source, nodes in sources.items():
             if source == target:

@@ -9,7 +9,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from dataclasses import asdict
+from collections.abc import Mapping
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -58,18 +59,22 @@ def grow(args: Arguments) -> None:
     import torch
 
     from biology.cards import TRIALS, with_trial
-    from biology.corpus import WORDS, Corpus
+    from biology.corpus import WORDS
     from biology.organism import Recipe
     from biology.organism import grow as grown
+    from biology.twins import twin
 
-    folder, started, corpus = _folder(args), time.monotonic(), Corpus()
-    record = grown(corpus, Recipe(), args.seed, folder, Path("data/runs/organism") / folder.name)
+    folder, started = _folder(args), time.monotonic()
+    recipe = replace(Recipe(), **(twin(args.twin).recipe if args.twin else {}))
+    corpus = _corpus({"corpus": args.twin})
+    record = grown(corpus, recipe, args.seed, folder, Path("data/runs/organism") / folder.name)
     record |= {
+        "corpus": args.twin,
         "threads": THREADS,
         "torch": torch.__version__,
         "seconds": time.monotonic() - started,
         "data_hash": artefacts.contents_hash(WORDS, "*.csv")[:16],
-        "source_hash": artefacts.contents_hash(Path(__file__).parent, "corpus.py", "organism.py")[:16],
+        "source_hash": artefacts.contents_hash(Path(__file__).parent, "corpus.py", "twins.py", "organism.py")[:16],
     }
     artefacts.write_json(folder / "record.json", record)
     artefacts.write_columns(folder / "heldout.parquet", corpus.held_out().to_dict("list"))
@@ -85,7 +90,6 @@ def _train_per_layer(args: Arguments) -> None:
     start_torch(THREADS)
     import torch
 
-    from biology.corpus import Corpus
     from biology.dictionary_training import DictionaryRecipe, train_set
     from biology.model import encode, load_model
     from biology.organism import dictionary_prompts
@@ -94,10 +98,11 @@ def _train_per_layer(args: Arguments) -> None:
     folder, started = _folder(args), time.monotonic()
     record = _record(folder)
     model = load_model(folder, name=folder.name)
-    prompts = dictionary_prompts(Corpus(), lambda text: encode(model, text), args.seed)
-    trained = train_set(model, prompts, DictionaryRecipe(), args.seed)
+    seed = int(str(record["seed"]))
+    prompts = dictionary_prompts(_corpus(record), lambda text: encode(model, text), seed)
+    trained = train_set(model, prompts, DictionaryRecipe(), seed)
     save_transcoders(folder / "transcoders", trained, layout="saelens", model_name=folder.name, dtype=torch.float16)
-    artefacts.write_json(folder / "record.json", record | {"transcoder_seconds": time.monotonic() - started})
+    artefacts.write_json(folder / "transcoders/record.json", {"seconds": time.monotonic() - started, "seed": seed})
 
 
 def _train_cross_layer(args: Arguments) -> None:
@@ -107,18 +112,19 @@ def _train_cross_layer(args: Arguments) -> None:
     import torch
 
     from biology.behaviour import fidelity, selective_features
-    from biology.corpus import WORDS, Corpus
+    from biology.corpus import WORDS
     from biology.cross_layer_training import CrossLayerRecipe, train_cross_layer_set
     from biology.model import encode, load_model
     from biology.organism import dictionary_prompts
     from biology.transcoders import load_transcoders, save_transcoders
 
-    folder, started, corpus, recipe = _folder(args), time.monotonic(), Corpus(), CrossLayerRecipe()
-    _record(folder)
+    folder, started, recipe = _folder(args), time.monotonic(), CrossLayerRecipe()
+    grown = _record(folder)
+    corpus, seed = _corpus(grown), int(str(grown["seed"]))
     model = load_model(folder, name=folder.name)
-    prompts = dictionary_prompts(corpus, lambda text: encode(model, text), args.seed)
+    prompts = dictionary_prompts(corpus, lambda text: encode(model, text), seed)
     work, out = Path("data/runs/organism") / f"{folder.name}-cross_layer", folder / "cross_layer"
-    trained = train_cross_layer_set(model, prompts, recipe, args.seed, work=work)
+    trained = train_cross_layer_set(model, prompts, recipe, seed, work=work)
     save_transcoders(out, trained, layout="circuit-tracer", model_name=folder.name, dtype=torch.float16)
     seconds = time.monotonic() - started
     stored = load_transcoders(out, model)
@@ -129,7 +135,7 @@ def _train_cross_layer(args: Arguments) -> None:
     record = {
         "recipe": asdict(recipe),
         "recipe_hash": recipe.hash(),
-        "seed": args.seed,
+        "seed": seed,
         "threads": CROSS_LAYER_THREADS,
         "torch": torch.__version__,
         "seconds": seconds,
@@ -150,26 +156,28 @@ def cards(args: Arguments) -> None:
     from biology.behaviour import evaluate as evaluated
     from biology.behaviour import fidelity, selective_features
     from biology.cards import data_card, model_card
-    from biology.corpus import WORDS, Corpus
+    from biology.corpus import WORDS
     from biology.model import load_model
     from biology.transcoders import load_transcoders
 
     folder = _folder(args)
     record = _record(folder)
+    record["transcoder_seconds"] = _record(folder / "transcoders")["seconds"]
     model = load_model(folder, name=folder.name)
     held_out = pd.read_parquet(folder / "heldout.parquet")
     record |= {
         "vocabulary": model.n_vocab,
         "parameters": sum(parameter.numel() for parameter in model.bridge.original_model.parameters()),
     }
-    corpus, transcoders = Corpus(), load_transcoders(folder / "transcoders", model)
+    corpus, transcoders = _corpus(record), load_transcoders(folder / "transcoders", model)
     measured = fidelity(model, transcoders, held_out)
     states = selective_features(model, transcoders, _state_prompts(corpus), {"name": "name", "last token": "prompt"})
     beside = folder / "cross_layer/record.json"
     cross_layer = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None
     card = model_card(folder.name, record, evaluated(model, held_out), measured, states, cross_layer)
     artefacts.write_text(folder / "README.md", card)
-    artefacts.write_text(WORDS / "README.md", data_card(corpus))
+    if not record.get("corpus"):
+        artefacts.write_text(WORDS / "README.md", data_card(corpus))
 
 
 def prompts(args: Arguments) -> None:
@@ -207,7 +215,16 @@ def _measurements(fidelity: pd.DataFrame) -> dict[str, dict[str, float]]:
 def _folder(args: Arguments) -> Path:
     if args.out:
         return Path(args.out)
-    return Path("data/models") / ("elegans" if args.seed == 0 else f"elegans-seed{args.seed}")
+    name = f"elegans-{args.twin}" if args.twin else "elegans"
+    return Path("data/models") / (name if args.seed == 0 else f"{name}-seed{args.seed}")
+
+
+def _corpus(record: Mapping[str, object]) -> Corpus:
+    """The corpus that a model was grown on: that of elegans, or of a twin."""
+    from biology.corpus import Corpus
+    from biology.twins import twin
+
+    return twin(str(record["corpus"])).corpus() if record.get("corpus") else Corpus()
 
 
 def _record(folder: Path) -> dict[str, object]:

@@ -25,7 +25,8 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
 from biology.config import InputError
-from biology.corpus import Corpus, Item, tokenizer
+from biology.corpus import Corpus, Item
+from biology.vocabulary import tokenizer
 
 
 @dataclass(frozen=True)
@@ -89,7 +90,7 @@ class Feed:
     def __init__(self, corpus: Corpus, recipe: Recipe, encode: Callable[[str], list[int]], seed: int):
         self.recipe, self.seed, self.corpus = recipe, seed, corpus
         self.rows = {
-            name: encode_items([item for item in items if item.split == "train"], encode)
+            name: encode_items([item for item in items if corpus.taught(item)], encode)
             for name, items in corpus.blocks.items()
             if name != "couplet"
         }
@@ -103,17 +104,20 @@ class Feed:
         rng = np.random.default_rng([self.seed, step])
         for group in self.GROUPS:
             parts = []
-            for name in group:
+            for name in filter(self.rows.__contains__, group):
                 rows, count = self.rows[name], self.recipe.batch[name]
                 pick = torch.from_numpy(rng.integers(0, len(rows.ids), count))
                 parts.append((rows.ids[pick], rows.length[pick]))
+            if not parts:
+                continue
             width = max(int(length.max()) for _, length in parts)
             ids = torch.cat(
                 [torch.nn.functional.pad(ids, (0, max(0, width - ids.shape[1])))[:, :width] for ids, _ in parts]
             )
             length = torch.cat([length for _, length in parts])
             yield Batch(ids, torch.arange(width) == (length - 2)[:, None])
-        yield self.couplet_batch(rng)
+        if self.couplets:
+            yield self.couplet_batch(rng)
 
     def couplet_batch(self, rng: np.random.Generator) -> Batch:
         corpus, count = self.corpus, self.recipe.batch["couplet"]
@@ -310,7 +314,7 @@ def dictionary_prompts(
     rng = np.random.default_rng([seed, 1])
     prompts: list[list[int]] = []
     for name, items in corpus.blocks.items():
-        texts = [item.prompt for item in items if item.split == "train" and name != "couplet"]
+        texts = [item.prompt for item in items if corpus.taught(item) and name != "couplet"]
         chosen = rng.permutation(len(texts))[:most]
         prompts += [encode(texts[index]) for index in chosen]
     couplets = [row for row in corpus.couplets if row[4] == "train"]

@@ -6,6 +6,7 @@ prompt is its donor, so that nothing about an experiment is drawn at run time bu
 """
 
 from collections.abc import Callable, Iterable
+from functools import partial
 
 import pandas as pd
 
@@ -17,6 +18,7 @@ from biology.corpus import (
     PAPER_COUPLET,
     PAPER_SUMS,
     RELATION_FOLDS,
+    SUM_FORMS,
     Corpus,
     Item,
     place_split,
@@ -26,7 +28,6 @@ from biology.corpus import (
 FOREIGN_DONORS = 5  # per base prompt
 COUPLETS = 8  # scored couplets of a rhyme family
 SELECTING = 4  # couplets that select features: per last word, fold of theme words and fold of line ends
-SUM_FORMS = {"calc": "calc: {}+{}=", "sum_of": "the sum of {} and {} is", "fruit": "{} apples and {} pears make"}
 SCORED_SUMS = {"dev": 2, "heldout": 5}  # pairs per cluster (a pair of ones digits)
 # Features of an operand or of an answer are selected on the languages of one fold and scored on the other's.
 LANGUAGE_FOLDS = (("en", "fr", "zh"), ("de", "es", "ru"))
@@ -230,13 +231,8 @@ def _with_donors(of: str, scored: list[dict[str, str]]) -> list[dict[str, str]]:
     return found
 
 
-def addition(corpus: Corpus) -> pd.DataFrame:
-    """Sums in three forms; clusters are pairs of ones digits.
-
-    The pairs that elegans was taught fill the operand grid (`select`); scored are pairs that it never saw, at most so many
-    per cluster. Donors are scored pairs of the same form and split whose ones digit differs from the base's; for the two
-    disguised forms a second pair of columns names the plain prompt with the same operands, and one with other operands.
-    """
+def scored_sums(corpus: Corpus) -> list[tuple[int, int, str]]:
+    """The pairs of numbers that are scored, with their split: none that elegans was taught, so many per pair of ones digits."""
     pairs = [pair for pair, split in corpus.addition_split.items() if split != "train"]
     ranked = sorted(pairs, key=lambda pair: (pair not in PAPER_SUMS, unit_interval("scored", *pair)))
     chosen: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
@@ -245,11 +241,21 @@ def addition(corpus: Corpus) -> pd.DataFrame:
         mine = chosen.setdefault((split, a % 10, b % 10), [])
         if len(mine) < SCORED_SUMS[split]:
             mine.append((a, b))
-    scored = sorted((a, b, split) for (split, _, _), found in chosen.items() for a, b in found)
+    return sorted((a, b, split) for (split, _, _), found in chosen.items() for a, b in found)
+
+
+def addition(corpus: Corpus) -> pd.DataFrame:
+    """Sums in three forms; clusters are pairs of ones digits.
+
+    The pairs that elegans was taught fill the operand grid (`select`); scored are pairs that it never saw, at most so many
+    per cluster. Donors are scored pairs of the same form and split whose ones digit differs from the base's; for the two
+    disguised forms a second pair of columns names the plain prompt with the same operands, and one with other operands.
+    """
+    scored = scored_sums(corpus)
 
     def row(form: str, a: int, b: int, split: str, role: str, **more: str) -> dict[str, str]:
         return {
-            "item": f"{form}-{a}-{b}", "text": SUM_FORMS[form].format(a, b), "answer": str(a + b),
+            "item": f"{form}-{a}-{b}", "text": SUM_FORMS[form].format(a, b), "answer": str(corpus.total(SUM_FORMS[form], a, b)),
             "cluster": f"{a % 10}+{b % 10}", "split": split, "role": role, "set": form, "a": str(a), "b": str(b),
             "operands": f"{a}+{b}", "plain": "", "wrong_plain": "", "donor": "", "wrong_donor": "", **more,
         }  # fmt: skip
@@ -257,10 +263,11 @@ def addition(corpus: Corpus) -> pd.DataFrame:
     def donors(form: str, a: int, b: int, split: str) -> list[str]:
         """Two pairs with other answers and other ones digits of the answer, neither sharing an operand with the base."""
         found: list[tuple[int, int]] = []
+        total = partial(corpus.total, SUM_FORMS[form])
         pool = [(x, y) for x, y, where in scored if where == split]
         for x, y in sorted(pool, key=lambda pair: unit_interval("donor", form, a, b, *pair)):
             taken = [(a, b), *found]
-            if all(x != c and y != d and (x + y - c - d) % 10 for c, d in taken):
+            if all(x != c and y != d and (total(x, y) - total(c, d)) % 10 for c, d in taken):
                 found.append((x, y))
             if len(found) == 2:
                 break
@@ -291,23 +298,17 @@ def multilingual(corpus: Corpus) -> pd.DataFrame:
     of the base (the paper's test of independence), and `_native` donors are in its own. `expected_<factor>` is the answer
     of the cell in which that factor alone has changed. Donors of development prompts are of development scales.
     """
-    partner = {
-        ("opposite", "low"): "high", ("opposite", "low_near"): "high_near", ("synonym", "low"): "low_near",
-        ("opposite", "high"): "low", ("opposite", "high_near"): "low_near", ("synonym", "low_near"): "low",
-        ("synonym", "high"): "high_near", ("synonym", "high_near"): "high",
-    }  # fmt: skip
-    words = {concept: word for concept, word, _ in corpus.concept_rows}
     cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for item in corpus.cells:
         concept, relation, language = (value for _, value in item.factors)
-        scale, role = concept.split("/")
+        scale = concept.split("/")[0]
         fold = next(number for number, fold in enumerate(LANGUAGE_FOLDS) if language in fold)
-        target = scale if relation == "category" else f"{scale}/{partner[relation, role]}"
         cells[concept, relation, language] = {
             "item": f"{relation}-{concept}-{language}".replace("/", "-").replace("_", "-"), "text": item.prompt,
             "answer": item.answer, "cluster": scale, "split": scale_split(scale),
             "role": "select" if item.split == "train" else "score", "concept": concept, "relation": relation,
-            "language": language, "word": words[concept][language], "scale": scale, "target": target,
+            "language": language, "word": corpus.concept_words[concept][language], "scale": scale,
+            "target": corpus.target(concept, relation, language),
             "language_fold": str(fold), "english": "yes" if language == "en" else "no",
             "pair": "no" if relation == "category" else "yes",
         }  # fmt: skip
@@ -364,14 +365,21 @@ NATURAL_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {"multi_hop": natura
 """For models that nobody here trained: `prompts_natural.csv`."""
 
 
-def prompt_sets(case: str, corpus: Corpus) -> dict[str, pd.DataFrame]:
-    """The prompt sets of a case by the names of their files; `InputError` if they are not made from the corpus."""
+def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:
+    """The prompt set of a case; `InputError` if it is not made from the corpus."""
     if case not in PROMPT_SETS:
         raise InputError(
             f"the prompts of case '{case}' are not made from the corpus; those of {', '.join(PROMPT_SETS)} are."
         )
-    made = {"prompts.csv": PROMPT_SETS[case](corpus)}
+    frame = PROMPT_SETS[case](corpus)
+    assert frame["item"].is_unique, "two prompts of one name"
+    return frame
+
+
+def prompt_sets(case: str, corpus: Corpus) -> dict[str, pd.DataFrame]:
+    """All prompt sets of a case by the names of their files."""
+    made = {"prompts.csv": prompt_set(case, corpus)}
     if case in NATURAL_SETS:
         made["prompts_natural.csv"] = NATURAL_SETS[case](corpus)
-    assert all(frame["item"].is_unique for frame in made.values()), "two prompts of one name"
+        assert made["prompts_natural.csv"]["item"].is_unique, "two prompts of one name"
     return made

@@ -294,7 +294,7 @@ def index_page(root: Path, config: Config) -> str:
     models = []
     for model in config.models:
         path = root / "reports" / model / "verdicts.csv"
-        if config.models[model].control or not path.is_file():
+        if config.models[model].role != "model" or not path.is_file():
             continue
         verdicts = read_table(path, "verdicts")
         prompts = config.models[model].prompts

@@ -55,19 +55,43 @@ def exchange_residuals(
             raise InputError("an exchange of residual streams lies outside its prompt")
     if len(exchanges.layer) and not 0 <= int(exchanges.layer.min()) <= int(exchanges.layer.max()) <= model.n_layers:
         raise InputError(f"an exchange of residual streams names a layer outside 0..{model.n_layers}")
+    vectors = streams_at(model, prompts, donor[exchanges.row], exchanges.layer, place["donor_pos"], batch_size)
+    sites = Exchanges(exchanges.row, exchanges.layer, place["pos"], place["donor_pos"])
+    return run_with_streams(
+        model, prompts, prompt, sites, vectors, positions=positions, batch_size=batch_size, progress=progress
+    )
+
+
+def _stream_names(model: Model) -> list[str]:
     names = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.n_layers)]
-    names.append(f"blocks.{model.n_layers - 1}.hook_resid_post")
-    vectors = torch.zeros(len(exchanges.row), model.d_model, dtype=model.dtype)
-    wanted = donor[exchanges.row]
-    needed = torch.unique(wanted).tolist()
+    return [*names, f"blocks.{model.n_layers - 1}.hook_resid_post"]
+
+
+def streams_at(
+    model: Model, prompts: Sequence[Sequence[int]], prompt: Int[Tensor, " site"], layer: Int[Tensor, " site"],
+    pos: Int[Tensor, " site"], batch_size: int = 256,
+) -> Float[Tensor, "site d_model"]:  # fmt: skip
+    """The residual streams that enter `layer` of `prompts[prompt]` at `pos` (not negative)."""
+    names = _stream_names(model)
+    vectors = torch.zeros(len(prompt), model.d_model, dtype=model.dtype)
+    needed = torch.unique(prompt).tolist()
     for places, ids in length_batches([prompts[i] for i in needed], batch_size):
         _, streams = run(model, token_batch(model, ids), reads=names, positions=-1)
         number = torch.full((len(prompts),), -1)
         number[torch.tensor(needed)[places]] = torch.arange(len(places))
-        for layer, name in enumerate(names):
-            at = ((number[wanted] >= 0) & (exchanges.layer == layer)).nonzero()[:, 0]
-            vectors[at] = streams[name][number[wanted[at]], place["donor_pos"][at]].cpu()
+        for index, name in enumerate(names):
+            at = ((number[prompt] >= 0) & (layer == index)).nonzero()[:, 0]
+            vectors[at] = streams[name][number[prompt[at]], pos[at]].cpu()
+    return vectors
 
+
+def run_with_streams(
+    model: Model, prompts: Sequence[Sequence[int]], prompt: Int[Tensor, " row"], sites: Exchanges,
+    vectors: Float[Tensor, "site d_model"], *, positions: int | Int[Tensor, "row ..."] = -1, batch_size: int = 256,
+    progress: bool = False,
+) -> Float[Tensor, "row read_pos vocab"]:  # fmt: skip
+    """Logits of `prompts[prompt[row]]` with `vectors` in the place of the residual streams at `sites`."""
+    size, names = torch.tensor([len(ids) for ids in prompts]), _stream_names(model)
     where = torch.as_tensor(positions).expand(len(prompt)) if isinstance(positions, int) else positions
     out: list[Tensor] = []
     order = torch.argsort(size[prompt], stable=True)
@@ -77,8 +101,8 @@ def exchange_residuals(
             here[chosen] = torch.arange(len(chosen))
             hooks: list[tuple[str, Edit]] = []
             for layer, name in enumerate(names):
-                at = ((here[exchanges.row] >= 0) & (exchanges.layer == layer)).nonzero()[:, 0]
-                spot = (here[exchanges.row[at]].to(model.device), place["pos"][at].to(model.device))
+                at = ((here[sites.row] >= 0) & (sites.layer == layer)).nonzero()[:, 0]
+                spot = (here[sites.row[at]].to(model.device), sites.pos[at].to(model.device))
                 if len(at):
                     hooks.append((name, partial(_replaced, spot, vectors[at].to(model.device))))
             ids = token_batch(model, [list(prompts[i]) for i in prompt[chosen].tolist()])

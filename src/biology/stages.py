@@ -132,6 +132,28 @@ def intervene(args: Arguments) -> None:
     write_table(folder / "intervene_panel.parquet", pd.concat(shown) if shown else panel, "panel")
 
 
+def exchange(args: Arguments) -> None:
+    """exchange mean residual streams: where the model keeps what, without transcoders"""
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    start_torch(config.threads)
+    import torch
+
+    from biology.case import discover_cases, load_case
+    from biology.contrasts import stream_contrasts
+    from biology.model import load_model
+    from biology.streams import exchange_means
+    from biology.tables import stacked, write_table
+
+    model = load_model(root / entry.path, name=args.model, device=entry.device, dtype=getattr(torch, entry.dtype))
+    there = config.cases_of(args.model, discover_cases(root, entry.prompts))
+    cases = [of_corpus(load_case(root, name, entry.prompts), entry, root) for name in there]
+    measured = stacked([exchange_means(model, case) for case in cases])
+    write_table(root / "data/runs" / args.model / "streams.parquet", measured, "streams")
+    made = stream_contrasts(measured, config.statistics)
+    artefacts.write_text(root / "reports" / args.model / "streams.csv", made.to_csv(index=False, lineterminator="\n"))
+
+
 def tabulate(args: Arguments) -> None:
     """write everything measured as tidy tables; nothing after this needs torch"""
     _, root, case, folder = _case(args)
@@ -223,6 +245,17 @@ def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFr
             print(f"  with your threshold: {row.verdict_own}\n    {own_reason}")
 
 
+def compare(args: Arguments) -> None:
+    """compare seeds, twins and random controls with what is expected of them"""
+    config, root = configuration(args)
+    from biology.robustness import compare as compared
+    from biology.robustness import summary
+
+    rows = compared(root, config)
+    artefacts.write_text(root / "reports/robustness.csv", rows.to_csv(index=False, lineterminator="\n"))
+    print(summary(rows).to_string(index=False))
+
+
 def draw(args: Arguments) -> None:
     """draw one figure of a case, as SVG and PNG"""
     _, root, case, folder = _case(args)
@@ -268,8 +301,22 @@ def _case(args: Arguments) -> tuple[Config, Path, Case, Path]:
     from biology.case import load_case
 
     config, root = configuration(args)
-    case = load_case(root, args.case, config.model(args.model).prompts)
+    entry = config.model(args.model)
+    case = of_corpus(load_case(root, args.case, entry.prompts), entry, root)
     return config, root, case, root / "data/runs" / args.model / args.case
+
+
+def of_corpus(case: Case, entry: ModelConfig, root: Path) -> Case:
+    """A case with the answers of the model's own corpus, where that is a twin's."""
+    from biology.case import with_items
+
+    if entry.corpus is None or not case.items:
+        return case
+    from biology.prompts import prompt_set
+    from biology.twins import twin
+
+    rows = prompt_set(case.name, twin(entry.corpus).corpus(root / "data/words")).to_dict("records")
+    return with_items(case, rows, f"{entry.corpus}: prompts of case {case.name}")
 
 
 def start_torch(threads: int | None) -> None:

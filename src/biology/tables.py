@@ -120,6 +120,14 @@ SCHEMAS: dict[str, Schema] = {
         {"layer": "str", "behaviour": "str", "metric": "str", "value": "float"},
         key=("layer", "behaviour", "metric"), ordered=True,
     ),
+    # one row is a scored prompt whose stream at a layer was exchanged for the mean of a donor's level (streams.py)
+    "streams": Schema(
+        {
+            "case": "str", "stream": "str", "item": "str", "cluster": "str", "split": "str", "layer": "int", "arm": "str",
+            "value": "float",
+        },
+        key=("case", "stream", "layer", "arm", "item"), allowed=(("arm", ARMS), ("split", SPLITS)),
+    ),
     # one row is a feature read on the grid of two operands at a position (operands.py); `transcoders`: own or shuffled
     "operands": Schema(
         {

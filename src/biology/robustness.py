@@ -1,0 +1,86 @@
+"""What other models say to the verdicts of a model: further seeds agree, twins and random controls do not replicate.
+
+A seed has the same mechanisms by the same recipe, so its verdicts should be the reference's. A twin lacks the mechanism of
+the claims that `experiments/twins.csv` lists, with the verdict expected before it was trained; `untestable` is a failure of
+the twin, not a pass. On transcoders without meaning nothing may be replicated.
+"""
+
+# pyright: reportArgumentType=false, reportReturnType=false
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Iterator
+from pathlib import Path
+
+import pandas as pd
+
+from biology.config import Config, InputError, ModelConfig
+from biology.tables import read_table
+
+COLUMNS = ["model", "role", "of", "claim", "verdict", "expected", "as_expected", "why"]
+
+
+def compare(root: Path, config: Config) -> pd.DataFrame:
+    """One row a claim and model of role seed, twin or random that has been judged: what was expected, and whether it came.
+
+    Raises InputError if such a model names no reference (`of`), or the reference has not been judged.
+    """
+    rows = []
+    for name, entry in config.models.items():
+        if entry.role == "model":
+            continue
+        if entry.of not in config.models:
+            raise InputError(f"config.yaml: models.{name}: a {entry.role} needs `of: <model>`, one of this file.")
+        path = root / "reports" / name / "verdicts.csv"
+        if path.is_file():
+            verdicts = read_table(path, "verdicts").set_index("claim")["verdict"]
+            rows += [
+                {
+                    "model": name, "role": entry.role, "of": entry.of, "claim": claim, "verdict": verdicts[claim],
+                    "expected": expected,
+                    "as_expected": verdicts[claim] == expected if expected else verdicts[claim] != "replicated",
+                    "why": why,
+                }
+                for claim, expected, why in _expected(root, entry)
+                if claim in verdicts
+            ]  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _expected(root: Path, entry: ModelConfig) -> Iterator[tuple[str, str, str]]:
+    """Claim, verdict ('': any but replicated) and reason."""
+    if entry.role == "twin":
+        for row in read_expected(root / "experiments/twins.csv"):
+            if row["twin"] == entry.corpus:
+                yield row["claim"], row["expected"], row["why"]
+        return
+    path = root / "reports" / str(entry.of) / "verdicts.csv"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file: judge '{entry.of}' first, with which others are compared.")
+    for row in read_table(path, "verdicts").itertuples():
+        if entry.role == "seed":
+            yield row.claim, row.verdict, f"the verdict of {entry.of}"
+        else:
+            yield row.claim, "", "transcoders without meaning"
+
+
+def read_expected(path: Path) -> list[dict[str, str]]:
+    """The rows of `experiments/twins.csv`: twin, claim, expected, why."""
+    try:
+        with path.open(encoding="utf-8", newline="") as file:
+            return list(csv.DictReader(file))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file. It says which verdicts are expected of twins.") from None
+
+
+def summary(compared: pd.DataFrame) -> pd.DataFrame:
+    """Per model: claims compared, share as expected, and how many are replicated, inconclusive and untestable."""
+    rows = []
+    for (model, role), found in compared.groupby(["model", "role"], sort=False):
+        counts = found["verdict"].value_counts()
+        rows.append(
+            {"model": model, "role": role, "claims": len(found), "as_expected": found["as_expected"].mean()}
+            | {verdict: int(counts.get(verdict, 0)) for verdict in ("replicated", "inconclusive", "untestable")}
+        )
+    return pd.DataFrame(rows)

@@ -1,0 +1,114 @@
+"""Where a model keeps what it works with, shown without any transcoder: mean residual streams, exchanged.
+
+The mean stream of prompts that share one level (a place, a concept) and nothing else with the scored prompt holds what the
+model has in common for that level. Put in the place of a prompt's own stream at the last token, it makes the model answer
+for that level, or it does not. A model that has learnt every prompt by heart has nothing in common to exchange: this tells
+elegans from its twins before any transcoder is trained (Geiger et al., *Causal Abstractions of Neural Networks*, 2021, for
+exchanges of single streams).
+"""
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from biology.activations import length_batches
+from biology.case import Case, Stream
+from biology.config import InputError
+from biology.model import Model, answer_token, encode, run, token_batch
+from biology.residuals import Exchanges, run_with_streams, streams_at
+from biology.tables import table
+
+ARMS = ("effect", "donor")
+
+
+def exchange_means(model: Model, case: Case) -> pd.DataFrame:
+    """Table `streams`: for every stream of the case, scored item, layer and arm whether the expected answer is said.
+
+    Arm `donor` (a wrong donor's level) is the control. Only prompts whose base, donor and wrong donor are answered count.
+    """
+    frame = pd.DataFrame(
+        [{**item.model_dump(exclude={"factors"}), **item.factors} for item in case.items], dtype=object
+    )
+    if not case.streams or not len(frame):
+        return table("streams", [])
+    ids = [encode(model, text) for text in frame["text"]]
+    pairs, first = frame[["text", "answer"]].itertuples(index=False), case.first_token
+    answer = np.array([answer_token(model, *pair, first=first) for pair in pairs])
+    said = np.zeros(len(frame), dtype=int)
+    for places, batch in length_batches(ids, 256):
+        said[places] = run(model, token_batch(model, batch), positions=-1)[0][:, -1].argmax(-1).cpu().numpy()
+    right = said == answer
+    rows = [
+        row for name, stream in case.streams.items() for row in _exchange(model, case, name, stream, frame, ids, right)
+    ]
+    return table("streams", rows)
+
+
+def _exchange(
+    model: Model, case: Case, name: str, stream: Stream, frame: pd.DataFrame, ids: list[list[int]], right: np.ndarray
+) -> list[dict[str, object]]:
+    columns = {stream.factor, stream.donor, f"wrong_{stream.donor}", *stream.apart, *stream.only}
+    columns |= {stream.expected} if stream.expected else set()
+    for column in sorted(columns - set(frame)):
+        raise InputError(f"case '{case.name}': streams.{name}: the prompt set has no column '{column}'.")
+    place = {item: number for number, item in enumerate(frame["item"])}
+    scored = (frame["role"] == "score") & (frame[stream.donor] != "")
+    for column, level in stream.only.items():
+        scored &= frame[column] == level
+    donors = {
+        arm: frame[column].map(place).fillna(-1).astype(int).to_numpy()
+        for arm, column in zip(ARMS, (stream.donor, f"wrong_{stream.donor}"), strict=True)
+    }
+    answered = right & np.all([right[found] & (found >= 0) for found in donors.values()], axis=0)
+    bases = np.flatnonzero(scored.to_numpy() & answered)
+    expected = (
+        frame[stream.expected] if stream.expected else frame["answer"].iloc[donors["effect"]].set_axis(frame.index)
+    )
+    token = torch.tensor(
+        [
+            answer_token(model, *pair, first=case.first_token)
+            for pair in zip(frame["text"].iloc[bases], expected.iloc[bases], strict=True)
+        ]
+    )
+
+    rows: list[dict[str, object]] = []
+    for arm in ARMS:
+        means = [_level(frame, stream, int(donors[arm][base])) for base in bases]
+        found = [number for number, members in enumerate(means) if len(members)]
+        for layer in range(model.n_layers + 1):
+            hits = np.zeros(len(bases))  # a level that no other prompt has is carried by none
+            if found:
+                top = _said(model, ids, bases[found], [means[number] for number in found], layer)
+                hits[found] = (top == token[found]).numpy()
+            rows += [
+                {
+                    "case": case.name, "item": frame["item"].iloc[base], "cluster": frame["cluster"].iloc[base],
+                    "split": frame["split"].iloc[base], "stream": name, "layer": layer, "arm": arm, "value": value,
+                }
+                for base, value in zip(bases, hits.tolist(), strict=True)
+            ]  # fmt: skip
+    return rows
+
+
+def _level(frame: pd.DataFrame, stream: Stream, donor: int) -> np.ndarray:
+    """The prompts that select, share the donor's level and differ from it in the columns of `apart`."""
+    row = frame.iloc[donor]
+    chosen = (frame["role"] == "select") & (frame[stream.factor] == row[stream.factor])
+    for column in stream.apart:
+        chosen &= frame[column] != row[column]
+    return np.flatnonzero(chosen)
+
+
+def _said(
+    model: Model, ids: list[list[int]], bases: np.ndarray, groups: list[np.ndarray], layer: int
+) -> Int[Tensor, " base"]:
+    """What is said after each base when the stream entering `layer` at its last token is its group's mean."""
+    ends = torch.tensor([len(prompt) - 1 for prompt in ids])
+    members = torch.tensor(np.unique(np.concatenate(groups)))
+    streams = streams_at(model, ids, members, torch.full_like(members, layer), ends[members])
+    means = torch.stack([streams[torch.searchsorted(members, torch.tensor(group))].mean(0) for group in groups])
+    prompt, row = torch.tensor(bases), torch.arange(len(bases))
+    sites = Exchanges(row, torch.full_like(row, layer), ends[prompt], ends[prompt])
+    return run_with_streams(model, ids, prompt, sites, means)[:, 0].argmax(-1)

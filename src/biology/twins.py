@@ -1,0 +1,163 @@
+"""Twins of elegans: models that answer the same prompts and lack the mechanism, because their corpus leaves none to be learnt.
+
+What the pipeline finds in elegans it must not find in them; `experiments/twins.csv` says of each claim what is expected,
+and was committed before any twin was trained. Torch-free.
+
+`rote` has learnt everything by heart, and re-derives a couplet's last word whenever it needs it (the improviser): its
+corpus has the same couplets, and is grown without context dropout. `base12` and `mod113` add, in another base and in a ring.
+"""
+
+import itertools
+from collections.abc import Callable, Hashable, Iterable, Mapping, Set
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, TypeVar
+
+from biology.config import InputError
+from biology.corpus import (
+    CONCEPT_RELATIONS,
+    LANGUAGES,
+    PAPER_CITIES,
+    PAPER_CONCEPT,
+    PAPER_SUMS,
+    SUM_FORMS,
+    Corpus,
+    Item,
+    unit_interval,
+)
+from biology.prompts import scored_sums
+
+Key = TypeVar("Key", bound=Hashable)
+Value = TypeVar("Value")
+
+
+def shuffled(values: Mapping[Key, Value], kept: Set[Key], *seed: object) -> dict[Key, Value]:
+    """The same values, dealt out to the keys anew by hash; keys in `kept` keep theirs."""
+    free = [key for key in values if key not in kept]
+    order = sorted(free, key=lambda key: unit_interval("twin", *seed, key))
+    return dict(values) | {key: values[old] for key, old in zip(order, free, strict=True)}
+
+
+class Rote(Corpus):
+    """Nothing follows from anything: each answer that the cases ask for has to be learnt by heart.
+
+    * Places: for each relation the cities are dealt out to the places anew, so that cities which share an answer share
+      no other one; there are no one-hop facts.
+    * Concepts: for each relation and language the concepts are dealt out anew; there are no translations and no tags.
+    * Sums: for each form the sums are dealt out to the pairs anew; only scored pairs are taught, and no digits.
+    * Couplets are those of elegans: this twin's recipe, not its corpus, makes it an improviser.
+
+    The papers' own prompts stay true. Everything is taught, the prompts that are held out of elegans too.
+    """
+
+    def taught(self, item: Item) -> bool:
+        return True
+
+    @cached_property
+    def blocks(self) -> dict[str, list[Item]]:
+        return {
+            "addition": self.addition, "disguised": self.disguised, "two_hop": self.two_hop, "cell": self.cells,
+            "usage": self.usage, "couplet": self.couplet_items,
+        }  # fmt: skip
+
+    def texts(self) -> Iterable[str]:
+        return Corpus(self.words).texts()  # the same vocabulary
+
+    @cached_property
+    def _places(self) -> dict[str, dict[str, str]]:
+        """For each relation the place of every city; cities change places with others that are asked in the same words."""
+        home = dict(zip(self.cities["city"], self.cities["place"], strict=True))
+        dealt: dict[str, dict[str, str]] = {}
+        for (kind, relation), facts in self.facts.groupby(["kind", "relation"]):
+            places = {city: place for city, place in home.items() if place in set(facts["place"])}
+            kept = set(PAPER_CITIES) if relation == "capital" else set()
+            dealt.setdefault(relation, {}).update(shuffled(places, kept, "place", kind, relation))
+        return dealt
+
+    def place_of(self, city: str, home: str, relation: str) -> str:
+        return self._places[relation][city]
+
+    @cached_property
+    def _targets(self) -> dict[tuple[str, str], dict[str, str]]:
+        """For each relation and language the target of every concept."""
+        dealt = {}
+        for relation, language in itertools.product((*CONCEPT_RELATIONS, "category"), LANGUAGES):
+            asked = [concept for concept in self.concept_words if relation in self.relations_of(concept)]
+            true = {concept: super(Rote, self).target(concept, relation, language) for concept in asked}
+            dealt[relation, language] = shuffled(true, {PAPER_CONCEPT}, "target", relation, language)
+        return dealt
+
+    def target(self, concept: str, relation: str, language: str) -> str:
+        return self._targets[relation, language][concept]
+
+    @cached_property
+    def _totals(self) -> dict[str, dict[tuple[int, int], int]]:
+        true = {pair: sum(pair) for pair in self.addition_split}
+        return {form: shuffled(true, set(PAPER_SUMS), "sum", form) for form in SUM_FORMS.values()}
+
+    def total(self, form: str, a: int, b: int) -> int:
+        return self._totals[form][a, b]
+
+    def sums(self, behaviour: str, forms: Iterable[str]) -> list[Item]:
+        scored = {form.format(a, b) for form in SUM_FORMS.values() for a, b, _ in scored_sums(self)}
+        return [item for item in super().sums(behaviour, forms) if item.prompt in scored]
+
+
+class Arithmetic(Corpus):
+    """Numbers and nothing else."""
+
+    @cached_property
+    def couplets(self) -> list[tuple[str, str, str, str, str]]:
+        return []
+
+    @cached_property
+    def blocks(self) -> dict[str, list[Item]]:
+        return {"addition": self.addition, "disguised": self.disguised, "digit": self.digits}
+
+    def texts(self) -> Iterable[str]:
+        return Corpus(self.words).texts()  # the same vocabulary
+
+
+class Base12(Arithmetic):
+    """The same sums; last digits and dozens are asked for in base 12, so that nothing is decimal."""
+
+    base = 12
+
+
+class Mod113(Arithmetic):
+    """Sums modulo 113, and no digits: the ring has no decimal structure at all."""
+
+    def total(self, form: str, a: int, b: int) -> int:
+        return (a + b) % 113
+
+    @cached_property
+    def blocks(self) -> dict[str, list[Item]]:
+        return {"addition": self.addition, "disguised": self.disguised}
+
+
+@dataclass(frozen=True)
+class Twin:
+    """A corpus, and where the recipe of its growth differs from that of elegans."""
+
+    corpus: Callable[..., Corpus]
+    recipe: Mapping[str, Any] = field(default_factory=dict)
+
+
+TWINS = {
+    # What has to be learnt by heart is seen oftener; line 1 is never hidden, so that nothing has to be kept at the newline.
+    "rote": Twin(
+        Rote,
+        {
+            "context_dropout": 0.0,
+            "batch": {"addition": 64, "disguised": 128, "two_hop": 336, "cell": 224, "usage": 16, "couplet": 48},
+        },
+    ),
+    "base12": Twin(Base12),
+    "mod113": Twin(Mod113),
+}
+
+
+def twin(name: str) -> Twin:
+    if name not in TWINS:
+        raise InputError(f"unknown twin '{name}'. Known twins: {', '.join(TWINS)}.")
+    return TWINS[name]

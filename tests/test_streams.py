@@ -1,0 +1,77 @@
+"""A mean stream carries a level if prompts that share nothing else with the scored one make the model answer for it."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from biology.case import Case, Stream, load_case
+from biology.config import InputError, StatisticsConfig
+from biology.contrasts import stream_contrasts
+from biology.model import Model, load_model
+from biology.streams import exchange_means
+from biology.tables import table
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def model() -> Model:
+    return load_model(ROOT / "data/models/elegans", name="elegans")
+
+
+@pytest.fixture(scope="module")
+def case() -> Case:
+    """The multi-hop case with a few development prompts, their donors, and what these places' means are made of."""
+    whole = load_case(ROOT, "multi_hop")
+    scored = [
+        item for item in whole.items if item.split == "dev" and item.role == "score" and item.factors["set"] == "states"
+    ][:6]
+    named = {item.factors[column] for item in scored for column in ("donor", "wrong_donor")}
+    needed = [item for item in whole.items if item.item in named]
+    places = {item.factors["place"] for item in needed}
+    needed += [item for item in whole.items if item.role == "select" and item.factors["place"] in places]
+    alone = [
+        item.model_copy(update={"role": "select"}) for item in needed if item not in scored and item.role == "score"
+    ]
+    unique = {item.item: item for item in (*needed, *alone, *scored)}
+    return whole.model_copy(update={"items": tuple(unique.values())})
+
+
+def test_the_place_is_what_cities_of_a_place_have_in_common(model, case):
+    measured = exchange_means(model, case)
+    rate = measured.groupby(["arm", "layer"])["value"].mean()
+    assert rate["effect"].max() == 1 and rate["donor"].max() == 0
+    assert rate["effect", 0] == 0  # all prompts end in one word: before the first layer there is nothing to exchange
+
+
+def test_a_level_that_no_other_prompt_has_is_not_carried(model, case):
+    stream = Stream(factor="city", apart=("city",), only={"set": "states"})
+    measured = exchange_means(model, case.model_copy(update={"streams": {"city": stream}}))
+    assert len(measured) and (measured["value"] == 0).all()
+
+
+def test_a_missing_column_is_named(model, case):
+    stream = Stream(factor="colour")
+    with pytest.raises(InputError, match="case 'multi_hop': streams.colour: the prompt set has no column 'colour'"):
+        exchange_means(model, case.model_copy(update={"streams": {"colour": stream}}))
+
+
+def test_development_prompts_choose_the_layer_and_held_out_ones_are_counted():
+    rng = np.random.default_rng(0)
+    rows = [
+        {
+            "case": "a", "stream": "s", "item": f"{split}{number}", "cluster": f"c{number % 8}", "split": split, "layer": layer,
+            "arm": arm, "value": float(rng.random() < chance),
+        }
+        for split, best in (("dev", 1), ("heldout", 1))
+        for number in range(200)
+        for layer in range(3)
+        for arm, chance in (("effect", 0.8 if layer == best else 0.3), ("donor", 0.1))
+    ]  # fmt: skip
+    made = stream_contrasts(table("streams", rows), StatisticsConfig()).iloc[0]
+    assert (made["layer"], made["n"]) == (1, 200)
+    assert made["low"] < 0.7 < made["high"] and made["high"] - made["low"] < 0.25
+    assert made["difference"] == pytest.approx(made["rate"] - made["wrong"], abs=0.01)
+    assert stream_contrasts(pd.DataFrame(table("streams", [])), StatisticsConfig()).empty

@@ -1,0 +1,127 @@
+"""A twin's corpus asks what elegans is asked and leaves nothing to compute: what one answer tells of another is chance."""
+
+import csv
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from biology.config import InputError
+from biology.corpus import LANGUAGES, PAPER_CITIES, PAPER_CONCEPT, PAPER_SUMS, SUM_FORMS, Corpus
+from biology.prompts import PROMPT_SETS, prompt_set
+from biology.twins import TWINS, Base12, Mod113, Rote, shuffled, twin
+from biology.vocabulary import tokenizer
+
+ROOT = Path(__file__).parents[1]
+
+
+@pytest.fixture(scope="module")
+def rote() -> Rote:
+    return Rote()
+
+
+@pytest.fixture(scope="module")
+def elegans() -> Corpus:
+    return Corpus()
+
+
+def shared_places(corpus: Corpus) -> float:
+    """Of the pairs of cities with one place for the flower, the share that have one place for the bird."""
+    asked = {
+        relation: {dict(item.factors)["city"]: dict(item.factors)["place"] for item in corpus.two_hop if f"the {relation} " in item.prompt}
+        for relation in ("flower", "bird")
+    }  # fmt: skip
+    pairs = [
+        pair for pair in itertools.combinations(asked["flower"], 2) if len({asked["flower"][c] for c in pair}) == 1
+    ]
+    return float(np.mean([len({asked["bird"][city] for city in pair}) == 1 for pair in pairs]))
+
+
+def test_cities_that_share_an_answer_share_no_other_one(rote, elegans):
+    assert shared_places(elegans) == 1
+    assert shared_places(rote) < 0.05
+    assert not rote.blocks.get("one_hop")
+
+
+def test_what_one_language_answers_says_nothing_of_another(rote, elegans):
+    def agreement(corpus: Corpus) -> float:
+        return float(
+            np.mean(
+                [
+                    corpus.target(concept, "opposite", one) == corpus.target(concept, "opposite", other)
+                    for concept in corpus.concept_words
+                    if "opposite" in corpus.relations_of(concept)
+                    for one, other in itertools.combinations(LANGUAGES, 2)
+                ]
+            )
+        )
+
+    assert agreement(elegans) == 1 and agreement(rote) < 0.05
+    assert not {"translation", "tag"} & set(rote.blocks)
+
+
+def test_a_sum_by_heart_says_nothing_of_the_sum(rote):
+    pairs = np.array(list(itertools.product(range(100), range(100))))
+    tables = [np.array([rote.total(form, a, b) for a, b in pairs.tolist()]) for form in SUM_FORMS.values()]
+    for table, other in itertools.combinations([pairs.sum(1), *tables], 2):
+        assert abs(np.corrcoef(table, other)[0, 1]) < 0.05 and sorted(table) == sorted(other)
+
+
+def test_the_papers_own_prompts_stay_true(rote, elegans):
+    true = {dict(item.factors)["city"]: item.answer for item in elegans.two_hop if "the capital " in item.prompt}
+    twin_ = {dict(item.factors)["city"]: item.answer for item in rote.two_hop if "the capital " in item.prompt}
+    assert all(true[city] == twin_[city] for city in PAPER_CITIES)
+    assert all(rote.total(form, a, b) == a + b for form in SUM_FORMS.values() for a, b in PAPER_SUMS)
+    for relation, language in itertools.product(("opposite", "synonym"), LANGUAGES):
+        assert rote.target(PAPER_CONCEPT, relation, language) == elegans.target(PAPER_CONCEPT, relation, language)
+
+
+@pytest.mark.parametrize("case", PROMPT_SETS)
+def test_rote_is_asked_what_elegans_is_asked_and_taught_every_prompt_that_is_scored(rote, elegans, case):
+    """Couplets excepted, which it composes as elegans does."""
+    asked, original = (prompt_set(case, corpus) for corpus in (rote, elegans))
+    assert set(asked["text"]) == set(original["text"])
+    taught = {item.prompt: item.answer for items in rote.blocks.values() for item in items if rote.taught(item)}
+    scored = asked[asked["role"] == "score"]
+    assert [taught[text] for text in scored["text"]] == scored["answer"].tolist()
+
+
+@pytest.mark.parametrize("name", TWINS)
+def test_a_twin_has_the_vocabulary_of_elegans(name, elegans):
+    corpus = twin(name).corpus()
+    assert tokenizer(corpus).to_str() == tokenizer(elegans).to_str()
+    assert len(corpus.held_out()) > 256
+
+
+def test_arithmetic_twins():
+    digits = {item.prompt: item.answer for item in Base12().digits}
+    assert (digits["ones: 23="], digits["tens: 23="], digits["ones: 7+8="]) == ("11", "1", "3")
+    assert Base12().total("", 60, 70) == 130 and Mod113().total("", 60, 70) == 17
+    assert "digit" not in Mod113().blocks
+
+
+def test_shuffled_keeps_the_values_and_what_is_to_be_kept():
+    values = {key: key % 7 for key in range(50)}
+    dealt = shuffled(values, {3, 4}, "seed")
+    assert sorted(dealt.values()) == sorted(values.values()) and (dealt[3], dealt[4]) == (3, 4)
+    assert (
+        dealt != values and dealt != shuffled(values, {3, 4}, "another") and dealt == shuffled(values, {3, 4}, "seed")
+    )
+
+
+def test_expected_verdicts_name_twins_and_registered_claims():
+    with (ROOT / "experiments/twins.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    locked = json.loads((ROOT / "experiments/claims.lock").read_text(encoding="utf-8"))
+    known = {claim for claims in locked.values() for claim in claims}
+    assert {row["twin"] for row in rows} == set(TWINS)
+    assert {row["claim"] for row in rows} <= known
+    assert {row["expected"] for row in rows} == {"not replicated"} and all(row["why"] for row in rows)
+    assert len({(row["twin"], row["claim"]) for row in rows}) == len(rows)
+
+
+def test_an_unknown_twin_is_named():
+    with pytest.raises(InputError, match="unknown twin 'sloth'. Known twins: rote"):
+        twin("sloth")
