@@ -112,7 +112,9 @@ def weights(wildcards):
         return files
     if entry.role in ("seed", "twin"):  # their transcoders do not ship
         return [*files, f"{entry.transcoders}/record.json"]
-    return sorted({*files, *weight_files(entry.transcoders.rglob("*"))})  # a model's folder may hold other transcoders too
+    return sorted(
+        {*files, *weight_files(entry.transcoders.rglob("*"))}
+    )  # a model's folder may hold other transcoders too
 
 
 def model_files(wildcards):

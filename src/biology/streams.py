@@ -38,7 +38,7 @@ def exchange_means(model: Model, case: Case) -> pd.DataFrame:
     answer = np.array([answer_token(model, *pair, first=first) for pair in pairs])
     said = np.zeros(len(frame), dtype=int)
     for places, batch in length_batches(ids, 256):
-        said[places] = run(model, token_batch(model, batch), positions=-1)[0][:, -1].argmax(-1).cpu().numpy()
+        said[places.numpy()] = run(model, token_batch(model, batch), positions=-1)[0][:, -1].argmax(-1).cpu().numpy()
     right = said == answer
     rows = [
         row for name, stream in case.streams.items() for row in _exchange(model, case, name, stream, frame, ids, right)
