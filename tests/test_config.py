@@ -86,5 +86,5 @@ def test_configuration_is_frozen():
 
 
 def test_every_stage_that_needs_torch_has_a_method_version():
-    assert list(METHOD) == ["load", "cache", "group", "attribute", "intervene"]
+    assert list(METHOD) == ["load", "cache", "group", "attribute", "intervene", "exchange"]
     assert all(isinstance(version, int) and version >= 1 for version in METHOD.values())
