@@ -67,7 +67,7 @@ PAGES = [f"{CODE}/{name}.py" for name in WRITING]
 TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in (CODE / part).glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
 # One a model folder, whichever transcoders there are.
-STREAMS = {CONFIG.models[model].path: f"reports/{model}/streams.csv" for model in reversed(MODELS)}
+STREAMS = {CONFIG.model(model).path: f"reports/{model}/streams.csv" for model in reversed(MODELS)}
 CASE_PAGES = [f"reports/{model}/{case}.html" for model, case in PAIRS]
 MODEL_PAGES = [f"reports/{model}/{page}.html" for model in dict(PAIRS) for page in ("atlas", "steer")]
 REPORTS = [*CASE_PAGES, *MODEL_PAGES, "reports/index.html"]
@@ -103,7 +103,7 @@ rule:
         VERDICTS,
         REPORTS,
         [f"reports/{model}/dictionaries.csv" for model in COMPARED],
-        [STREAMS[entry.path] for entry in CONFIG.models.values() if entry.role == "model"],
+        [STREAMS[CONFIG.model(model).path] for model in MODELS if model not in CONTROLS],
         [f"data/runs/{model}/{case}/{table}.parquet" for model, case in PAIRS for table in TABLES],
     message:
         "all figures, verdicts and reports are there"
@@ -133,12 +133,18 @@ rule:
 
 def weights(wildcards):
     """The files that a model and its transcoders consist of, so that new weights start everything anew."""
-    entry = CONFIG.model(wildcards.model)
+    entry, files = CONFIG.model(wildcards.model), model_files(wildcards)
     if entry.hub:
-        return [f"data/runs/{wildcards.model}/fetch.json"]
+        return files
     if entry.role in ("seed", "twin"):  # their transcoders do not ship
-        return [*weight_files(entry.path.glob("*")), f"{entry.transcoders}/record.json"]
-    return weight_files([*entry.path.glob("*"), *entry.transcoders.rglob("*")])  # a folder may hold other sets too
+        return [*files, f"{entry.transcoders}/record.json"]
+    return sorted({*files, *weight_files(entry.transcoders.rglob("*"))})  # a folder may hold other sets too
+
+
+def model_files(wildcards):
+    """The files of a model alone, or the record of their download."""
+    entry = CONFIG.model(wildcards.model)
+    return [f"data/runs/{wildcards.model}/fetch.json"] if entry.hub else weight_files(entry.path.glob("*"))
 
 
 def weight_files(files):
@@ -350,7 +356,7 @@ rule intervene:
 rule exchange:
     """Mean residual streams exchanged between prompts: whether the model has what the cases look for."""
     input:
-        lambda w: weight_files(CONFIG.model(w.model).path.glob("*")),
+        model_files,
     output:
         streams="data/runs/{model}/streams.parquet",
         summary="reports/{model}/streams.csv",

@@ -72,6 +72,7 @@ def finished(root):
         run("load", "mini")
         for stage in ("cache", "group", "attribute", "intervene", "tabulate"):
             run(stage, "mini", "--case", "multi_hop")
+        run("exchange", "mini")
         run("judge", "mini")
         for figure in load_case(root, "multi_hop").figures:
             run("draw", "mini", "--case", "multi_hop", "--figure", figure)

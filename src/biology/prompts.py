@@ -365,14 +365,21 @@ NATURAL_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {"multi_hop": natura
 """For models that nobody here trained: `prompts_natural.csv`."""
 
 
-def prompt_sets(case: str, corpus: Corpus) -> dict[str, pd.DataFrame]:
-    """The prompt sets of a case by the names of their files; `InputError` if they are not made from the corpus."""
+def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:
+    """The prompt set of a case; `InputError` if it is not made from the corpus."""
     if case not in PROMPT_SETS:
         raise InputError(
             f"the prompts of case '{case}' are not made from the corpus; those of {', '.join(PROMPT_SETS)} are."
         )
-    made = {"prompts.csv": PROMPT_SETS[case](corpus)}
+    frame = PROMPT_SETS[case](corpus)
+    assert frame["item"].is_unique, "two prompts of one name"
+    return frame
+
+
+def prompt_sets(case: str, corpus: Corpus) -> dict[str, pd.DataFrame]:
+    """All prompt sets of a case by the names of their files."""
+    made = {"prompts.csv": prompt_set(case, corpus)}
     if case in NATURAL_SETS:
         made["prompts_natural.csv"] = NATURAL_SETS[case](corpus)
-    assert all(frame["item"].is_unique for frame in made.values()), "two prompts of one name"
+        assert made["prompts_natural.csv"]["item"].is_unique, "two prompts of one name"
     return made

@@ -340,7 +340,8 @@ def _case(args: Arguments) -> tuple[Config, Path, Case, Path]:
     from biology.case import load_case
 
     config, root = configuration(args)
-    case = of_corpus(load_case(root, args.case, config.model(args.model).prompts), config.model(args.model), root)
+    entry = config.model(args.model)
+    case = of_corpus(load_case(root, args.case, entry.prompts), entry, root)
     return config, root, case, root / "data/runs" / args.model / args.case
 
 

@@ -34,10 +34,11 @@ def exchange_means(model: Model, case: Case) -> pd.DataFrame:
     if not case.streams or not len(frame):
         return table("streams", [])
     ids = [encode(model, text) for text in frame["text"]]
-    answer = np.array([answer_token(model, *pair) for pair in frame[["text", "answer"]].itertuples(index=False)])
+    pairs, first = frame[["text", "answer"]].itertuples(index=False), case.first_token
+    answer = np.array([answer_token(model, *pair, first=first) for pair in pairs])
     said = np.zeros(len(frame), dtype=int)
     for places, batch in length_batches(ids, 256):
-        said[places] = run(model, token_batch(model, batch), positions=-1)[0][:, -1].argmax(-1).cpu().numpy()
+        said[places.numpy()] = run(model, token_batch(model, batch), positions=-1)[0][:, -1].argmax(-1).cpu().numpy()
     right = said == answer
     rows = [
         row for name, stream in case.streams.items() for row in _exchange(model, case, name, stream, frame, ids, right)
@@ -66,7 +67,10 @@ def _exchange(
         frame[stream.expected] if stream.expected else frame["answer"].iloc[donors["effect"]].set_axis(frame.index)
     )
     token = torch.tensor(
-        [answer_token(model, *pair) for pair in zip(frame["text"].iloc[bases], expected.iloc[bases], strict=True)]
+        [
+            answer_token(model, *pair, first=case.first_token)
+            for pair in zip(frame["text"].iloc[bases], expected.iloc[bases], strict=True)
+        ]
     )
 
     rows: list[dict[str, object]] = []
