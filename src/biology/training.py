@@ -37,7 +37,7 @@ def sample(args: Arguments) -> None:
 
     dtype = getattr(torch, args.dtype or "float32")
     drawn = samples(
-        _directory(args), tuple(ARCHITECTURES), tokens=args.tokens, seed=args.seed, device=args.device or "cpu", dtype=dtype
+        _directory(args), tuple(ARCHITECTURES), tokens=args.tokens, seed=args.seed, device=_device(args), dtype=dtype
     )  # fmt: skip
     artefacts.write_text(Path(args.out), "".join(f"{text.strip()}\n{END}\n" for text in drawn))
 
@@ -77,7 +77,7 @@ def _train_on_text(args: Arguments) -> None:
 
     started, cpu, out = time.monotonic(), time.process_time(), Path(args.out)
     path = _directory(args)
-    model = load_model(path, device=args.device or "cpu", dtype=getattr(torch, args.dtype or "float32"))
+    model = load_model(path, device=_device(args), dtype=getattr(torch, args.dtype or "float32"))
     self_test(model)
     recipe, context = _recipe(args, model), args.context or min(256, model.n_context)
     files = [Path(name) for name in args.text]
@@ -166,6 +166,17 @@ def _recipe(args: Arguments, model: Model) -> DictionaryRecipe | CrossLayerRecip
 def _nested(dictionary: Any) -> dict[str, dict[str, float]]:
     """Of each metric its values by layer."""
     return {str(metric): dict(zip(rows["layer"], rows["value"], strict=True)) for metric, rows in dictionary.groupby("metric", sort=False)}  # fmt: skip
+
+
+def _device(args: Arguments) -> str:
+    from biology.config import InputError
+
+    if args.device == "cuda":
+        import torch
+
+        if not torch.cuda.is_available():
+            raise InputError("--device cuda: this machine (or this build of torch) has no usable GPU.")
+    return args.device or "cpu"
 
 
 def _directory(args: Arguments) -> Path:
