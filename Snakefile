@@ -15,6 +15,7 @@ read, or the integer version of their method (`METHOD` in src/biology/config.py)
 other stages take seconds, so they run again whenever a module that does their work changes.
 """
 
+import os
 import sys
 from pathlib import Path
 
@@ -60,7 +61,7 @@ DICTIONARIES = [
     for form in ("svg", "png")
 ]
 # The working directory may be a folder of one's own (snakemake --directory).
-CODE = Path(workflow.basedir) / "src/biology"
+CODE = Path(os.path.relpath(workflow.basedir)) / "src/biology"
 DRAWING = [f"{CODE}/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
 WRITING = ("report", "dossier", "turning", "pages", "wording", "viewer", "explorer", "graph_files")
 PAGES = [f"{CODE}/{name}.py" for name in WRITING]

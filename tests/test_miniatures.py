@@ -9,8 +9,8 @@ from miniatures import ARCHITECTURES, LAYOUTS, N_LAYERS, by_hand, write_model, w
 
 from biology import replacement
 from biology.attribution import attribute
-from biology.behaviour import _replacement_logits
 from biology.model import load_model, run, self_test
+from biology.splicing import spliced
 from biology.transcoders import load_transcoders, reconstruct_all
 
 IDS = [2, 5, 17, 33, 8, 61, 40]
@@ -103,7 +103,8 @@ def test_replacing_all_mlps_equals_doing_it_by_hand(folder, model, sets, layout)
         handles += [norm.register_forward_hook(reads), mlp.register_forward_hook(writes(layer))]
     expected = network(torch.tensor([IDS])).logits[:, -1]
     assert len(seen) == N_LAYERS
-    found = _replacement_logits(model, load_transcoders(directory, model), torch.tensor([IDS]))[:, 0]
+    edits = spliced(model, load_transcoders(directory, model))
+    found = run(model, torch.tensor([IDS]), edits=edits, positions=-1)[0][:, 0]
     assert relative(found, expected) <= 1e-5
     clean = run(model, torch.tensor([IDS]), positions=-1)[0][:, 0]
     assert relative(clean, expected) > 0.01  # it is another function than the model

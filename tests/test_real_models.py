@@ -76,6 +76,7 @@ def finished(root):
         run("judge", "mini")
         for figure in load_case(root, "multi_hop").figures:
             run("draw", "mini", "--case", "multi_hop", "--figure", figure)
+        run("atlas", "mini")
         run("write", "mini", "--case", "multi_hop")
         assert main(["write"]) == 0
     return root

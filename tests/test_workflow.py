@@ -31,6 +31,9 @@ OUTPUTS = {
     "tabulate": ["{run}/{case}/%s.parquet" % table for table in
                  ("prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands",
                   "operand_plots")],
+    "measure": ["{run}/%s.parquet" % table for table in ("dictionary", "density", "token_errors")],
+    "compare-dictionaries": ["{run}/comparison.parquet", "reports/{model}/dictionaries.csv"],
+    "draw-dictionary": ["figures/{model}/{figure}.svg", "figures/{model}/{figure}.png"],
     "exchange": ["{run}/streams.parquet", "reports/{model}/streams.csv"],
     "compare": ["reports/robustness.csv"],
     "sweep": ["{run}/{case}/steering.parquet"],

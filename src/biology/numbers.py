@@ -54,8 +54,11 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
         if record.is_file():
             grown = json.loads(record.read_text(encoding="utf-8"))
             found[f"{name}.grow_minutes"] = math.ceil(grown["seconds"] / 60)
-            found[f"{name}.transcoder_minutes"] = math.ceil(grown["transcoder_seconds"] / 60)
             found[f"{name}.grow_threads"] = grown["threads"]
+        record = root / entry.transcoders / "record.json"
+        if record.is_file():
+            trained = json.loads(record.read_text(encoding="utf-8"))
+            found[f"{name}.transcoder_minutes"] = math.ceil(trained["seconds"] / 60)
     trials = root / "data/models/trials.csv"
     if trials.is_file():
         with trials.open(encoding="utf-8", newline="") as file:
