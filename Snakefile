@@ -632,14 +632,19 @@ rule write_index:
 
 
 # The transcoders of seeds and twins, which do not ship -----------------------------------------------------------------
+GROWN = sorted({CONFIG.model(model).path.name for model in CONTROLS if CONFIG.model(model).role in ("seed", "twin")})
+
+
 rule train_transcoders:
-    """The per-layer transcoders of a model that was grown here, with the recipe of elegans."""
     input:
         "data/models/{model}/model.safetensors",
     output:
         "data/models/{model}/transcoders/record.json",
     log:
         "data/runs/{model}/train_transcoders.log",
+    """The per-layer transcoders of a model that was grown here, with the recipe of elegans; never those that ship."""
+    wildcard_constraints:
+        model="|".join(GROWN) or "none",
     threads: 2
     resources:
         mem_mb=6000,
