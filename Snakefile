@@ -380,12 +380,14 @@ rule exchange:
 
 
 rule sweep:
-    """The named prompts steered on a grid of supernodes and strengths, for the page on which one steers the model."""
+    """The named prompts steered on a grid of strengths: by supernodes, for the page on which one steers, and by single features."""
     input:
         rules.cache.output,
         rules.group.output,
+        graphs=f"{RUN}/graphs.json",
     output:
         f"{RUN}/steering.parquet",
+        f"{RUN}/node_steering.parquet",
     log:
         f"{RUN}/sweep.log",
     threads: CONFIG.threads
@@ -555,6 +557,7 @@ rule write:
         figures=lambda w: [file for file in FIGURES if file.startswith(f"figures/{w.model}/{w.case}/")],
         graphs=rules.attribute.output.shown,
         atlas=rules.atlas.output,
+        steering=f"{RUN}/node_steering.parquet",
         claims="experiments/{case}/claims.yaml",
         manifest="data/runs/{model}/load.json",
         text="experiments/{case}/README.md",

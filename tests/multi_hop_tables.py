@@ -339,6 +339,12 @@ def write_repository(root: Path, figures: bool = True) -> Path:
     for name, frame in made.items():
         write_table(run / "multi_hop" / f"{name}.parquet", frame, name)
     write_json(run / "multi_hop/graphs.json", {"texas": graph_file(made["supernodes"])})
+    held = [
+        {"item": "texas", "layer": row.layer, "pos": row.pos, "feature": row.feature, "strength": m, "text": said, "value": 0.5}
+        for row in made["supernodes"][["layer", "pos", "feature"]].drop_duplicates().itertuples()
+        for m, said in ((0.0, "Texas"), (1.0, "Austin"))
+    ]  # fmt: skip
+    write_table(run / "multi_hop/node_steering.parquet", table("node_steering", held), "node_steering")
     for name, frame in atlas_tables(made["supernodes"]).items():
         write_table(run / f"{name}.parquet", frame, name)
     tables = read_tables(run / "multi_hop")

@@ -67,6 +67,7 @@ def test_from_a_checkpoint_to_a_report(mine, capsys):
     for figure in ("dictionary_layers", "feature_density", "error_by_l0", "dictionary_comparison"):
         assert main(["draw-dictionary", "--model", "mine", "--figure", figure, *config]) == 0, figure
     assert main(["atlas", "--model", "mine", *config]) == 0
+    assert main(["sweep", "--model", "mine", "--case", "story", *config]) == 0
     assert main(["write", "--model", "mine", "--case", "story", *config]) == 0
     assert main(["write", *config]) == 0
     page = (mine / "reports/mine/story.html").read_text(encoding="utf-8")

@@ -77,6 +77,7 @@ def finished(root):
         for figure in load_case(root, "multi_hop").figures:
             run("draw", "mini", "--case", "multi_hop", "--figure", figure)
         run("atlas", "mini")
+        run("sweep", "mini", "--case", "multi_hop")
         run("write", "mini", "--case", "multi_hop")
         assert main(["write"]) == 0
     return root

@@ -36,7 +36,7 @@ OUTPUTS = {
     "draw-dictionary": ["figures/{model}/{figure}.svg", "figures/{model}/{figure}.png"],
     "exchange": ["{run}/streams.parquet", "reports/{model}/streams.csv"],
     "compare": ["reports/robustness.csv"],
-    "sweep": ["{run}/{case}/steering.parquet"],
+    "sweep": ["{run}/{case}/steering.parquet", "{run}/{case}/node_steering.parquet"],
     "atlas": ["{run}/atlas.parquet", "{run}/atlas_prompts.parquet"],
     "judge": ["reports/{model}/verdicts.csv", "{run}/parts.parquet", "{run}/clusters.parquet"],
     "draw": ["figures/{model}/{case}/{figure}.svg", "figures/{model}/{case}/{figure}.png"],
@@ -125,7 +125,7 @@ def test_the_stages_run_in_order(finished):
     for before, after in [
         ("load", "cache"), ("cache", "group"), ("group", "attribute"), ("group", "intervene"),
         ("attribute", "tabulate"), ("intervene", "tabulate"), ("tabulate", "judge"), ("judge", "draw"),
-        ("judge", "write"), ("draw", "write"), ("load", "atlas"), ("group", "sweep"),
+        ("judge", "write"), ("draw", "write"), ("load", "atlas"), ("attribute", "sweep"),
     ]:  # fmt: skip
         assert place[before] < place[after], calls
     assert calls.count("load") == calls.count("judge") == 1

@@ -31,8 +31,8 @@ def atlas_page(root: Path, config: Config, model: str) -> str:
     """The atlas of a model, from what the stages left below `root`. `InputError` names what is missing."""
     run = root / "data/runs" / model
     features, prompts = (read_table(run / f"{name}.parquet", name) for name in ("atlas", "atlas_prompts"))
-    prompts = config.model(model).prompts
-    cases = [load_case(root, name, prompts) for name in config.cases_of(model, discover_cases(root, prompts))]
+    named = config.model(model).prompts
+    cases = [load_case(root, name, named) for name in config.cases_of(model, discover_cases(root, named))]
     tables = {case.name: read_tables(run / case.name, TABLES) for case in cases}
     data = atlas_data(features, prompts, cases, tables)
     layers = features.assign(alive=features["density"] > 0).groupby("layer")

@@ -28,7 +28,7 @@ METHOD: dict[str, int] = {
     "intervene": 1,
     "exchange": 1,
     "atlas": 1,
-    "sweep": 1,
+    "sweep": 2,
 }
 
 

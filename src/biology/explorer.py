@@ -37,6 +37,8 @@ class Traced:
     """What supernodes are called, where not by their names."""
     repeated: Sequence[str] = ()
     """Supernodes that mostly repeat another one and are not drawn."""
+    steering: Mapping[str, Sequence[tuple[float, str, float]]] = field(default_factory=dict)
+    """By node, what is said with the feature held at M times its activation: M, most probable token, its probability."""
 
 
 @dataclass(frozen=True)
@@ -135,6 +137,15 @@ def operand_plots(plots: pd.DataFrame, wanted: Collection[str]) -> dict[str, lis
     return found
 
 
+def node_steering(rows: pd.DataFrame) -> dict[str, list[tuple[float, str, float]]]:
+    """Rows of one item of table `node_steering`, by node."""
+    found: dict[str, list[tuple[float, str, float]]] = {}
+    for row in rows.itertuples():
+        said = (float(row.strength), str(row.text), float(f"{row.value:.3g}"))  # type: ignore[arg-type]
+        found.setdefault(f"{row.layer}_{row.feature}_{row.pos}", []).append(said)
+    return found
+
+
 def feature_cards(
     atlas: pd.DataFrame, prompts: pd.DataFrame, wanted: Collection[str], examples: int = 3
 ) -> dict[str, dict[str, Any]]:
@@ -172,7 +183,7 @@ def features_of(graph: Graph) -> set[str]:
 def _shown(subject: Traced) -> Shown:
     graph = subject.graph
     payload: dict[str, Any] = {"name": subject.name, "graph": graph}
-    extras = {key: getattr(subject, key) for key in ("called", "repeated")}
+    extras = {key: getattr(subject, key) for key in ("called", "repeated", "steering")}
     payload |= {key: value for key, value in extras.items() if value}
     if not any(isinstance(node.get("influence"), int | float) for node in graph["nodes"]):
         payload["influence"] = computed_influence(graph)

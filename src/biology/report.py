@@ -24,7 +24,7 @@ from biology.artefacts import contents_hash
 from biology.case import Case, Claim, load_claims
 from biology.config import Config, InputError, StatisticsConfig
 from biology.dossier import Subject, dossier, slider_data
-from biology.explorer import Explorer, Traced, explorer, feature_cards, features_of, operand_plots
+from biology.explorer import Explorer, Traced, explorer, feature_cards, features_of, node_steering, operand_plots
 from biology.pages import counts, environment, manifest_of, records
 from biology.tables import Tables, read_table, read_tables
 from biology.turning import family
@@ -67,6 +67,8 @@ class Page:
     """Attribution graphs of the named prompts, in the published format."""
     atlas: tuple[pd.DataFrame, pd.DataFrame]
     """Tables `atlas` and `atlas_prompts` of the model."""
+    steering: pd.DataFrame
+    """Table `node_steering`."""
     figures: tuple[Drawing, ...]
     provenance: Mapping[str, str]
 
@@ -132,7 +134,13 @@ def _explorer(page: Page) -> Explorer | None:
         return None
     members = page.tables["supernodes"]
     subjects = [
-        Traced(item, graph, called=titles(page.case, item), repeated=repeated(members[members["item"] == item]))
+        Traced(
+            item,
+            graph,
+            called=titles(page.case, item),
+            repeated=repeated(members[members["item"] == item]),
+            steering=node_steering(page.steering[page.steering["item"] == item]),
+        )
         for item, graph in page.graphs.items()
     ]
     wanted = set().union(*(features_of(graph) for graph in page.graphs.values()))
@@ -173,6 +181,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         clusters=read_table(run / "clusters.parquet", "clusters"),
         statistics=config.statistics,
         graphs=_graphs(run / case.name / "graphs.json"),
+        steering=read_table(run / case.name / "node_steering.parquet", "node_steering"),
         atlas=(read_table(run / "atlas.parquet", "atlas"), read_table(run / "atlas_prompts.parquet", "atlas_prompts")),
         figures=tuple(_drawing(root / "figures" / model / case.name / f"{name}.svg") for name in case.figures),
         provenance=_provenance(root, manifest, case),

@@ -172,12 +172,15 @@ def atlas(args: Arguments) -> None:
 
 
 def sweep(args: Arguments) -> None:
-    """steer the named prompts of a case on a grid of supernodes and strengths, for the page to play with"""
+    """steer the named prompts of a case by supernodes and by single features, on a grid of strengths"""
     _, _, _, folder = _case(args)
     from biology.sweep import sweep as swept
+    from biology.sweep import sweep_nodes
     from biology.tables import write_table
 
-    write_table(folder / "steering.parquet", swept(_bench(args), progress=True), "steering")
+    bench, graphs = _bench(args), json.loads((folder / "graphs.json").read_text(encoding="utf-8"))
+    write_table(folder / "steering.parquet", swept(bench, progress=True), "steering")
+    write_table(folder / "node_steering.parquet", sweep_nodes(bench, graphs, progress=True), "node_steering")
 
 
 def tabulate(args: Arguments) -> None:

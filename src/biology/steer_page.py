@@ -20,8 +20,8 @@ from biology.viewer import called
 def steer_page(root: Path, config: Config, model: str) -> str:
     """The page of a model, from the tables `steering` of its cases. `InputError` names what is missing."""
     run = root / "data/runs" / model
-    prompts = config.model(model).prompts
-    cases = [load_case(root, name, prompts) for name in config.cases_of(model, discover_cases(root, prompts))]
+    named = config.model(model).prompts
+    cases = [load_case(root, name, named) for name in config.cases_of(model, discover_cases(root, named))]
     tables = {case.name: read_table(run / case.name / "steering.parquet", "steering") for case in cases}
     data = [case_data(case, tables[case.name]) for case in cases if len(tables[case.name])]
     examples = [(case, striking(case, tables[case.name])) for case in cases]

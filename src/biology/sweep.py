@@ -8,8 +8,8 @@ clamping does, not what a graph foretells.
 
 # pyright: reportArgumentType=false, reportCallIssue=false
 
-from collections.abc import Iterator, Sequence
-from typing import NamedTuple
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
 
 import pandas as pd
 import torch
@@ -24,6 +24,9 @@ from biology.tables import table
 
 STRENGTHS = (-2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 TOP = 5
+NODE_STRENGTHS = (-4.0, -2.0, 0.0, 1.0, 2.0, 4.0)
+NODES = 60
+"""Features of a graph that are steered one by one: the most influential."""
 Site = tuple[int, int, int]
 
 
@@ -66,6 +69,31 @@ def sweep(bench: Bench, progress: bool = False) -> pd.DataFrame:
         }
         made += [shared | {"strength": strength} | row for row in [*top[number], *texts.get(number, [])]]
     return table("steering", made)
+
+
+def sweep_nodes(bench: Bench, graphs: Mapping[str, Mapping[str, Any]], progress: bool = False) -> pd.DataFrame:
+    """Table `node_steering`: what a named prompt says while one feature of its graph is held at M times its activation.
+
+    `graphs` are those of the named prompts, as `attribute` wrote them; a node's `influence` is cumulative, so small is much.
+    """
+    chosen: list[tuple[str, Site, float]] = []
+    for item, graph in graphs.items():
+        nodes = [node for node in graph["nodes"] if node["feature_type"] == "cross layer transcoder"]
+        for node in sorted(nodes, key=lambda node: (node["influence"], node["node_id"]))[:NODES]:
+            layer, feature, pos = map(int, node["node_id"].split("_"))
+            chosen.append((item, (layer, pos, feature), node["activation"]))
+    rows = [(item, site, strength, value) for item, site, value in chosen for strength in NODE_STRENGTHS]
+    if not rows:
+        return table("node_steering", [])
+    prompt = torch.tensor([bench.place[item] for item, *_ in rows], dtype=torch.long)
+    held = edits((row, *site, strength * value) for row, (_, site, strength, value) in enumerate(rows))
+    made = []
+    for (item, (layer, pos, feature), strength, _), top in zip(
+        rows, _most_probable(bench, prompt, held, progress), strict=True
+    ):
+        best = {key: top[0][key] for key in ("text", "value")}
+        made.append({"item": item, "layer": layer, "pos": pos, "feature": feature, "strength": strength} | best)
+    return table("node_steering", made)
 
 
 def _pushes(bench: Bench) -> Iterator[Push]:

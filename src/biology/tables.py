@@ -186,6 +186,14 @@ SCHEMAS: dict[str, Schema] = {
         key=("item", "source", "supernode", "mode", "strength", "kind", "text"), ordered=True,
         allowed=(("mode", ("clean", "hold", "swap")), ("kind", ("token", "line"))),
     ),
+    # one row is the most probable next token of a named prompt while one feature of its graph is held
+    "node_steering": Schema(
+        {
+            "item": "str", "layer": "int", "pos": "int", "feature": "int", "strength": "float", "text": "str",
+            "value": "float",
+        },
+        key=("item", "layer", "pos", "feature", "strength"), ordered=True,
+    ),
     # one row is a claim, judged
     "verdicts": Schema(
         {

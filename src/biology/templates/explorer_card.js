@@ -47,6 +47,8 @@ function card(host, graph, node, view, act) {
   if (known) parts.push(...chips("promotes", known.promotes), ...chips("suppresses", known.suppresses));
   parts.push(linkTable("Inputs", "share of all direct effects into this node", node.inputs, (link) => link.source, graph, view, act));
   parts.push(linkTable("Outputs", "share of all direct effects into the other node", node.outputs, (link) => link.target, graph, view, act));
+  const steered = graph.payload.steering?.[node.id];
+  if (steered) parts.push(steeringTable(steered));
   if (node.key) parts.push(...featureCard(graph.payload, node));
   host.replaceChildren(...parts);
 }
@@ -80,6 +82,14 @@ function linkTable(title, unit, links, other, graph, view, act) {
   if (seen.length <= LISTED) return table;
   const more = element("button", { type: "button", onclick: () => { body.append(...rows(LISTED)); more.remove(); } }, `Show all ${seen.length}`);
   return element("div", {}, table, more);
+}
+
+/** What the model says while this feature is held at M times its activation: rows of M, token, probability. */
+function steeringTable(rows) {
+  return element("table", { class: "ex-links" },
+    element("caption", {}, element("strong", {}, "Steered"), element("span", { class: "soft" }, " · what is said with this feature held at M times its activation; M = 1 is as it is")),
+    element("thead", {}, element("tr", {}, ...["M", "says", "probability"].map((name, i) => element("th", { scope: "col", class: i % 2 ? "" : "n" }, name)))),
+    element("tbody", {}, ...rows.map(([strength, text, value]) => element("tr", {}, element("td", { class: "n" }, readable(strength)), element("td", {}, element("span", { class: "token" }, clipped(text, 40))), element("td", { class: "n" }, `${readable(value * 100)} %`)))));
 }
 
 /** What is known of a feature beyond this prompt, where the page has it: see `cards` in explorer.py. */

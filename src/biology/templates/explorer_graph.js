@@ -18,7 +18,7 @@ function signed(share) {
 }
 
 function readable(value, digits = 3) {
-  return Number(value).toPrecision(digits).replace(/\.?0+$/, "").replace("-", "−");
+  return Number(value).toPrecision(digits).replace(/(\.\d*?)0+$/, "$1").replace(/\.$/, "").replace("-", "−");
 }
 
 /**
