@@ -72,6 +72,7 @@ def fetch(root, hub, *arguments, limit=None):
     environment = os.environ | {
         "PYTHONPATH": str(ROOT / "src"), "HF_ENDPOINT": hub if isinstance(hub, str) else hub.url, "HF_HOME": str(root / "home"),
         "HF_HUB_OFFLINE": "0", "NO_PROXY": "127.0.0.1",
+        "PYTHONDONTWRITEBYTECODE": "1",  # or Python leaves half-written bytecode for whoever comes next
     }  # fmt: skip
 
     def small_files():

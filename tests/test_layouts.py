@@ -2,6 +2,7 @@
 
 import json
 import resource
+import sys
 from dataclasses import replace
 
 import numpy
@@ -191,7 +192,8 @@ def test_wrong_tensors(tiny_model, tmp_path, tensors, message):
     assert "\n" not in str(caught.value)
 
 
-def test_a_full_disk_says_so(tiny_model, tmp_path):
+def test_a_full_disk_says_so(tiny_model, tmp_path, monkeypatch):
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # it would be half-written
     transcoders = random_transcoders(tiny_model("llama"))
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))

@@ -1,6 +1,7 @@
 """The commands: a table of contents, one clear line for every mistake, and a traced prompt whose files agree."""
 
 import json
+import os
 import resource
 import subprocess
 import sys
@@ -101,6 +102,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(directories, tm
         return subprocess.run(
             [sys.executable, "-m", "biology", "trace", "w1 w2 w3", *directories, "--out", str(tmp_path / "out")],
             capture_output=True, text=True, preexec_fn=limit,
+            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},  # or Python leaves half-written bytecode for whoever comes next
         )  # fmt: skip
 
     done = trace(small_files)
