@@ -639,13 +639,13 @@ GROWN = sorted({CONFIG.model(model).path.name for model in CONTROLS if CONFIG.mo
 
 
 rule train_transcoders:
+    """The per-layer transcoders of a model that was grown here, with the recipe of elegans; never those that ship."""
     input:
         "data/models/{model}/model.safetensors",
     output:
         "data/models/{model}/transcoders/record.json",
     log:
         "data/runs/{model}/train_transcoders.log",
-    """The per-layer transcoders of a model that was grown here, with the recipe of elegans; never those that ship."""
     wildcard_constraints:
         model="|".join(GROWN) or "none",
     threads: 2
