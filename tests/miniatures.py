@@ -41,14 +41,19 @@ def write_model(folder: Path, architecture: str) -> Path:
     network = transformers.Gemma3ForConditionalGeneration(
         transformers.Gemma3Config(text_config=text, vision_config=image, mm_tokens_per_image=4)
     )
+    livened(network).save_pretrained(folder)
+    write_tokenizer(folder)
+    return folder
+
+
+def livened(network):
+    """A random network whose answers depend on its prompt: norms that are not one, and larger matrices."""
     for name, parameter in network.named_parameters():
         if "norm" in name:
             parameter.data.add_(0.3 * torch.randn_like(parameter))
         elif parameter.dim() > 1:
             parameter.data.mul_(8.0)
-    network.eval().save_pretrained(folder)
-    write_tokenizer(folder)
-    return folder
+    return network.eval()
 
 
 def write_transcoders(folder: Path, layout: str, *, model_name: str = "tiny") -> list[dict[str, torch.Tensor]]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import torch
-from miniatures import write_transcoders
+from miniatures import livened, write_transcoders
 
 
 def write_natural_model(folder: Path, texts: list[str], n_vocab: int = 600) -> Path:
@@ -28,12 +28,7 @@ def write_natural_model(folder: Path, texts: list[str], n_vocab: int = 600) -> P
         query_pre_attn_scalar=8, sliding_window=8, attn_logit_softcapping=50.0, final_logit_softcapping=30.0,
     )  # fmt: skip
     network = transformers.AutoModelForCausalLM.from_config(config)
-    for name, parameter in network.named_parameters():
-        if "norm" in name:
-            parameter.data.add_(0.3 * torch.randn_like(parameter))
-        elif parameter.dim() > 1:
-            parameter.data.mul_(8.0)
-    network.eval().save_pretrained(folder)
+    livened(network).save_pretrained(folder)
     transformers.PreTrainedTokenizerFast(
         tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", pad_token="<pad>", unk_token="<unk>"
     ).save_pretrained(folder)

@@ -15,12 +15,10 @@ Sources: Circuit Tracing, Methods and appendix on training (architecture, loss, 
 Rajamanoharan et al. 2024 (straight-through estimate).
 """
 
-import hashlib
-import json
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -31,12 +29,12 @@ from tqdm import tqdm
 
 from biology.dictionary_training import Pool, Pools, calibrated, living, stretches
 from biology.model import Model
-from biology.organism import restore, save
+from biology.organism import Settings, restore, save
 from biology.transcoders import Transcoder, TranscoderSet
 
 
 @dataclass(frozen=True)
-class CrossLayerRecipe:
+class CrossLayerRecipe(Settings):
     """Everything that decides a cross-layer transcoder but the seed and the activations."""
 
     n_features: int = 2048
@@ -68,9 +66,6 @@ class CrossLayerRecipe:
     """Added to a token's mean squared output (1 on average) before its error is divided by it."""
     answering: float = 0.5
     """Share of each batch drawn from the last tokens of prompts, where the answers are made."""
-
-    def hash(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
 class CrossLayer(torch.nn.Module):

@@ -11,11 +11,9 @@ Sources: Circuit Tracing, appendix on training (target, normalisation); Bussmann
 (auxiliary loss for dead features); Paulo et al. 2025 (skip transcoders).
 """
 
-import hashlib
-import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,12 +22,12 @@ from tqdm import tqdm
 
 from biology.activations import cache_dense
 from biology.model import Model
-from biology.organism import restore, save
+from biology.organism import Settings, restore, save
 from biology.transcoders import Transcoder, TranscoderSet
 
 
 @dataclass(frozen=True)
-class DictionaryRecipe:
+class DictionaryRecipe(Settings):
     """Everything that decides a layer's transcoder but the seed and the activations."""
 
     n_features: int = 2048
@@ -51,9 +49,6 @@ class DictionaryRecipe:
     """Share of each batch drawn from the last tokens of prompts, where the answers are made."""
     skip: bool = False
     """Whether a linear map of the input is added to the output."""
-
-    def hash(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True, eq=False)

@@ -29,8 +29,15 @@ from biology.corpus import Corpus, Item
 from biology.vocabulary import tokenizer
 
 
+class Settings:
+    """What decides a training but its seed and data; a dataclass."""
+
+    def hash(self) -> str:
+        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
+
+
 @dataclass(frozen=True)
-class Recipe:
+class Recipe(Settings):
     """Everything that decides the weights but the seed. Batch sizes are examples per step."""
 
     n_layers: int = 5
@@ -50,9 +57,6 @@ class Recipe:
             "tag": 48, "usage": 16, "couplet": 48,
         }
     )  # fmt: skip
-
-    def hash(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)

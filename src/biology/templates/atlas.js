@@ -2,14 +2,6 @@
 "use strict";
 (async () => {
   const { rows, texts, members, plots, tokens } = await unpacked("atlas-data");
-  const byId = (id) => document.getElementById(id);
-  const make = (tag, attributes = {}, ...children) => {
-    const made = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    made.append(...children);
-    return made;
-  };
-  const visible = (text) => text.replaceAll("\n", "↵");
   const percent = (share) => (share === 0 ? "never" : share < 0.001 ? "<0.1%" : (100 * share).toFixed(share < 0.1 ? 1 : 0) + "%");
   const name = (row) => `${row[0]}/${row[1]}`;
   const link = (row) => `#${row[0]}-${row[1]}`;

@@ -1,4 +1,4 @@
-// Shared by all pages: what a link points at is opened, and packed data are read.
+// Shared by all pages: what a link points at is opened, packed data are read, and elements are made.
 "use strict";
 const reveal = () => {
   let target = null;
@@ -17,3 +17,13 @@ const unpacked = async (id) => {
   const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
   return JSON.parse(await new Response(stream).text());
 };
+
+// Children that are text go in as text, never as markup.
+const byId = (id) => document.getElementById(id);
+const make = (tag, attributes = {}, ...children) => {
+  const made = document.createElement(tag);
+  for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
+  made.append(...children);
+  return made;
+};
+const visible = (text) => text.replaceAll("\n", "↵");

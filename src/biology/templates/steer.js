@@ -2,14 +2,6 @@
 "use strict";
 (async () => {
   const data = await unpacked("steer-data");
-  const byId = (id) => document.getElementById(id);
-  const make = (tag, attributes = {}, ...children) => {
-    const made = document.createElement(tag);
-    for (const [name, value] of Object.entries(attributes)) made.setAttribute(name, value);
-    made.append(...children);
-    return made;
-  };
-  const visible = (text) => text.replaceAll("\n", "↵");
   const percent = (value) => (value < 0.001 ? "<0.1%" : (100 * value).toFixed(value < 0.1 || value > 0.95 ? 1 : 0) + "%");
   const option = (value, text) => make("option", { value }, text);
 
