@@ -38,7 +38,7 @@ SMALL = {
     "usage": 2,
     "couplet": 4,
 }
-TINY = Recipe(n_layers=1, d_model=16, n_heads=2, d_mlp=16, steps=3, batch=SMALL)
+TINY = Recipe(n_layers=1, d_model=16, n_heads=2, d_mlp=16, steps=5, batch=SMALL)
 
 
 @pytest.fixture(scope="module")
@@ -247,8 +247,10 @@ def interrupted(small, words, tmp_path):
     return tmp_path
 
 
-def test_an_interrupted_growth_ends_at_the_same_weights(small, words, whole, interrupted):
+def test_a_growth_interrupted_twice_ends_at_the_same_weights(small, words, whole, interrupted):
     record, weights, folder = whole
+    with pytest.raises(KeyboardInterrupt):
+        grown(small, words, interrupted, interrupt_at=4)
     resumed, again = grown(small, words, interrupted)
     assert all(torch.equal(weights[name], again[name]) for name in weights) and len(weights) == len(again) > 8
     assert resumed == record
@@ -268,7 +270,7 @@ def test_a_checkpoint_of_another_seed_is_refused(small, words, interrupted):
 def test_what_is_grown_is_a_model_directory(whole, small):
     record, weights, folder = whole
     assert record["seed"] == 0 and record["recipe_hash"] == TINY.hash() and record["recipe"]["d_model"] == 16
-    assert [entry["step"] for entry in record["curve"]] == [3] and record["dev"] == record["curve"][-1]
+    assert [entry["step"] for entry in record["curve"]] == [5] and record["dev"] == record["curve"][-1]
     assert set(small.held_out()["behaviour"]) <= set(record["dev"])
     stored = load_file(folder / "out/model.safetensors")
     assert all(torch.equal(stored[name], weights[name].half()) for name in weights)
