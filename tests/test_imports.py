@@ -21,7 +21,7 @@ FLOORS = [
     ["organism", "graph", "weights", "checkpoint"],
     ["model", "layouts"],
     ["transcoders", "number_outcomes", "cell_outcomes"],
-    ["activations", "replacement", "documents", "sampling", "training_memory"],
+    ["activations", "replacement", "continuation", "documents", "sampling", "training_memory"],
     ["splicing"],
     [
         "dictionary_training",

@@ -1,6 +1,7 @@
 """A line is what the model writes under the perturbation, and its outcomes are their definitions."""
 
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -12,9 +13,10 @@ from biology import lines
 from biology.bench import Setting
 from biology.case import Experiment, Line
 from biology.config import InputError
+from biology.continuation import ReadOn
 from biology.interventions import edits, generate
 from biology.lines import Words, held, measure_lines, run_lines, text, write
-from biology.model import capture, run
+from biology.model import capture, hooked, run
 from biology.perturbation import no_edits
 
 OUTCOMES = (
@@ -113,13 +115,35 @@ def test_with_line_1_hidden_the_exchanged_token_decides_the_whole_line(tiny_mode
     bench = toy_bench(tiny_model("llama"), {}, prompts=same_length())
     words = words_of(bench, hidden=hidden, most=8)
     last = torch.tensor([len(bench.ids[place]) - 1 for place in EVERYONE])
-    mixed = lines.exchanged(bench, EVERYONE, words.donors, last, last)
+    mixed = lines.exchanged(bench, torch.tensor(words.donors), last, last)
     exchanged = write(bench, words, everyone(), mixed, None)
     plain = write(bench, words, everyone(), held(bench, no_edits()), None)
     of_donor = [plain.lines[(number + 1) % ITEMS] for number in range(ITEMS)]
     assert [line[0] for line in exchanged.lines] == [line[0] for line in of_donor]
     if hidden:
         assert exchanged.lines == of_donor
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "qwen3", "gemma2", "gemma3"])
+@pytest.mark.parametrize("hidden", [True, False])
+def test_reading_on_is_reading_anew(tiny_model, architecture, hidden):
+    """After edits and exchanges on the prompt, what is said next is what the whole text, read with them, is followed by."""
+    bench = toy_bench(tiny_model(architecture), {}, prompts=same_length())
+    edited = edits([(row, row % 2, 1, feature, 3.0) for row in range(ITEMS) for feature in range(row, row + 3)])
+    prompt, pos = torch.tensor(EVERYONE), torch.ones(ITEMS, dtype=torch.long)
+    donor = prompt.roll(1)
+    for perturbed in (lambda of: held(of, edited), lambda of: lines.exchanged(of, donor, pos, pos)):
+        say = ReadOn(bench.model, partial(perturbed(bench), prompt))
+        texts, live = [list(bench.ids[place]) for place in EVERYONE], list(range(ITEMS))
+        for new in range(4):
+            written_on = replace(bench)
+            written_on.__dict__["ids"] = [bench.ids[0], *texts]
+            with hooked(bench.model, lines.unseen(bench.model, new) if hidden else ()):
+                said, anew = say(texts, live), perturbed(written_on)(prompt, [])
+            assert torch.allclose(said, anew[live], atol=1e-4)
+            live = live[1:] if new % 2 else live  # rows that have ended are not read on
+            for row in live:
+                texts[row].append(11 + 7 * new + row)
 
 
 def test_hidden_tokens_get_no_attention_from_the_line_and_keep_that_of_the_prompt(tiny_model):

@@ -14,7 +14,7 @@ write to every layer above them (inside the range, in the constrained protocol).
 linear map: where MLP outputs are held, the change of its input passes through it.
 """
 
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TypeVar
@@ -26,12 +26,12 @@ from tqdm import tqdm
 
 from biology.activations import row_batches
 from biology.config import InputError
+from biology.continuation import Prefix, continued, kept
 from biology.model import Capture, Edit, Model, capture, freeze, run, token_batch
 from biology.transcoders import TranscoderSet, decoder, encode, skip
 
 PROTOCOLS = ("constrained", "iterative", "direct")
 Readout = Callable[[Tensor, Tensor], Tensor]
-NextLogits = Callable[[list[list[int]], list[int]], Tensor]
 
 
 @dataclass(frozen=True, eq=False)
@@ -137,6 +137,7 @@ def intervene(
     watch: Sites | None = None,
     profile: int | None = None,
     readout: Readout | None = None,
+    prefixes: list[Prefix] | None = None,
     batch_size: int = 256,
     progress: bool = False,
 ) -> Outcome:
@@ -149,6 +150,7 @@ def intervene(
         watch: sites whose pre-activations and activations are wanted.
         profile: a position at which all activations of all layers are wanted.
         readout: applied per batch to (logits [row, read_pos, vocab], row numbers), to keep less than all logits.
+        prefixes: receives what the rows of each batch leave to attention, to be read on from.
 
     Raises:
         InputError: an unknown protocol, an edit outside the model, its prompt or the constrained range, or one
@@ -179,7 +181,9 @@ def intervene(
             hooks = _hooks(model, transcoders, ids, which, mine, added, protocol, top, live_attention)
             names = ["unembed.hook_out", *reads.values()]
             at = where[chosen].reshape(len(chosen), -1)
-            logits, tensors = run(model, ids[which], edits=hooks, reads=names, positions=at)
+            logits, tensors = run(
+                model, ids[which], edits=hooks, reads=names, positions=at, past=kept(prefixes, chosen)
+            )
             inputs = {layer: tensors[name] for layer, name in reads.items()}
             outputs = [logits, tensors["unembed.hook_out"]] if readout is None else [readout(logits, chosen)]
             if profile is not None:
@@ -406,43 +410,6 @@ def generate(
 
     stops = () if stop is None else (stop,)
     return continued(prompts, next_logits, n_tokens, temperature=temperature, generator=generator, stops=stops)
-
-
-def continued(
-    prompts: Sequence[Sequence[int]],
-    next_logits: NextLogits,
-    n_tokens: int,
-    *,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
-    stops: Collection[int] = (),
-    forced: Callable[[int, int], int | None] = lambda row, number: None,
-) -> list[list[int]]:
-    """The new tokens of each row, up to `n_tokens` or the first of `stops`: the most probable at temperature 0,
-    otherwise sampled.
-
-    Args:
-        next_logits: what the model says next, [row, vocab], given all texts so far and the rows that still go on.
-        forced: the token that a row must take as its new token of a number (from 0), or None.
-    """
-    texts = [list(prompt) for prompt in prompts]
-    live = list(range(len(texts)))
-    for number in range(n_tokens):
-        if not live:
-            break
-        logits = next_logits(texts, live).double()
-        if temperature > 0:
-            chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
-        else:
-            chosen = logits.argmax(-1)
-        going = []
-        for row, token in zip(live, chosen.tolist(), strict=True):
-            wanted = forced(row, number)
-            texts[row].append(token if wanted is None else wanted)
-            if texts[row][-1] not in stops:
-                going.append(row)
-        live = going
-    return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
 
 
 def extended(open_ended: Edits, texts: Sequence[Sequence[int]]) -> Edits:

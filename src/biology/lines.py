@@ -16,9 +16,9 @@ Outcomes (1 or 0 for a line; log-odds in nats, at the first new token, against t
     ending_log_odds      change of log p(donor's planned word) / p(own planned word)
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -30,12 +30,16 @@ from tqdm import tqdm
 from biology.bench import Bench, Setting
 from biology.case import Experiment, Line
 from biology.config import InputError
+from biology.continuation import Prefix, ReadOn, continued
 from biology.controls import matched_sets, moved
-from biology.interventions import Edits, NextLogits, continued, intervene
+from biology.interventions import Edits, intervene
 from biology.model import Edit, Model, answer_token, hooked, token_text
 from biology.perturbation import Arm, arms, choose, no_edits, positions_of
 from biology.residuals import Exchanges, exchange_residuals
 from biology.tables import table
+
+Read = Callable[[Int[Tensor, " row"], list[Prefix]], Float[Tensor, "row vocab"]]
+"""Reads prompts, one a row, with what a perturbation does to each: the logits at their ends, and what is kept of them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -121,32 +125,25 @@ class Written:
 
 
 def write(
-    bench: Bench,
-    words: Words,
-    item: Int[Tensor, " row"],
-    next_logits: NextLogits,
-    generator: np.random.Generator | None,
+    bench: Bench, words: Words, item: Int[Tensor, " row"], read: Read, generator: np.random.Generator | None
 ) -> Written:
     """Every row writes a line after the prompt of its item; sampled if a generator is given."""
-    prompts = [bench.ids[words.places[number]] for number in item.tolist()]
-    first: list[Tensor] = []
+    numbers = item.tolist()
+    prompt = torch.tensor([words.places[number] for number in numbers])
+    say, first = ReadOn(bench.model, partial(read, prompt)), []
 
     def said(texts: list[list[int]], live: list[int]) -> Tensor:
-        if words.rule.hidden:
-            new = len(texts[live[0]]) - len(prompts[live[0]])
-            with hooked(bench.model, unseen(bench.model, new)):
-                logits = next_logits(texts, live)
-        else:
-            logits = next_logits(texts, live)
-        if not first:
-            first.append(logits)
+        new = len(texts[live[0]]) - len(bench.ids[int(prompt[live[0]])])
+        with hooked(bench.model, unseen(bench.model, new) if words.rule.hidden else ()):
+            logits = say(texts, live)
+        first.append(logits)
         return logits
 
-    numbers = item.tolist()
     seed = None if generator is None else torch.Generator().manual_seed(int(generator.integers(2**62)))
     lines = continued(
-        prompts, said, words.rule.most, temperature=0.0 if generator is None else 1.0, generator=seed,
-        stops=set(words.endings.values()), forced=lambda row, number: words.forced[numbers[row]].get(number),
+        [bench.ids[place] for place in prompt.tolist()], said, words.rule.most,
+        temperature=0.0 if generator is None else 1.0, generator=seed, stops=set(words.endings.values()),
+        forced=lambda row, number: words.forced[numbers[row]].get(number),
     )  # fmt: skip
     return Written(lines, first[0])
 
@@ -156,54 +153,41 @@ def unseen(model: Model, new: int) -> list[tuple[str, Edit]]:
     attention rests)."""
 
     def cut(pattern: Float[Tensor, "row head query key"]) -> Float[Tensor, "row head query key"]:
-        newline = pattern.shape[-1] - 1 - new
-        kept = torch.ones(pattern.shape[-2:], dtype=pattern.dtype, device=pattern.device)
-        kept[newline + 1 :, 1:newline] = 0.0
+        n_queries, n_keys = pattern.shape[-2:]  # fewer queries than keys where a text is read on
+        newline = n_keys - 1 - new
+        kept = torch.ones(n_queries, n_keys, dtype=pattern.dtype, device=pattern.device)
+        kept[max(0, n_queries - new) :, 1:newline] = 0.0
         pattern = pattern * kept
         return pattern / pattern.sum(-1, keepdim=True)
 
     return [(f"blocks.{layer}.attn.hook_pattern", cut) for layer in range(model.n_layers)]
 
 
-def held(bench: Bench, edits: Edits) -> NextLogits:
-    """The model while features of each row are held at their values."""
+def held(bench: Bench, edits: Edits) -> Read:
+    """Features of each row are held at their values."""
 
-    def next_logits(texts: list[list[int]], live: list[int]) -> Float[Tensor, "row vocab"]:
-        here = torch.full((len(texts),), -1)
-        here[live] = torch.arange(len(live))
-        at = here[edits.row] >= 0
-        mine = Edits(here[edits.row[at]], edits.layer[at], edits.pos[at], edits.feature[at], edits.value[at])
+    def read(prompt: Int[Tensor, " row"], prefixes: list[Prefix]) -> Float[Tensor, "row vocab"]:
         outcome = intervene(
-            bench.model, bench.transcoders, [texts[i] for i in live], torch.arange(len(live)), mine,
-            protocol="iterative", live_attention=True,
+            bench.model, bench.transcoders, bench.ids, prompt, edits, protocol="iterative", live_attention=True,
+            prefixes=prefixes,
         )  # fmt: skip
         return outcome.logits[:, 0]
 
-    return next_logits
+    return read
 
 
 def exchanged(
-    bench: Bench,
-    prompts: Sequence[int],
-    donors: Sequence[int],
-    pos: Int[Tensor, " row"],
-    donor_pos: Int[Tensor, " row"],
-) -> NextLogits:
-    """The model while the residual stream of each row at `pos` is, in every layer, that of its donor at `donor_pos`."""
+    bench: Bench, donor: Int[Tensor, " row"], pos: Int[Tensor, " row"], donor_pos: Int[Tensor, " row"]
+) -> Read:
+    """The residual stream of each row at `pos` is, in every layer, that of its donor at `donor_pos`."""
     layers = bench.model.n_layers + 1
+    row = torch.arange(len(donor)).repeat_interleave(layers)
+    sites = Exchanges(row, torch.arange(layers).repeat(len(donor)), pos[row], donor_pos[row])
 
-    def next_logits(texts: list[list[int]], live: list[int]) -> Float[Tensor, "row vocab"]:
-        lengths = [len(bench.ids[prompts[i]]) for i in live]
-        # the donor is followed by the same line, which nothing at its own positions can see
-        both = [bench.ids[donors[i]] + texts[i][length:] for i, length in zip(live, lengths, strict=True)]
-        row = torch.arange(len(live)).repeat_interleave(layers)
-        layer = torch.arange(layers).repeat(len(live))
-        chosen = torch.tensor(live)
-        sites = Exchanges(row, layer, pos[chosen][row], donor_pos[chosen][row])
-        own = torch.arange(len(live))
-        return exchange_residuals(bench.model, [texts[i] for i in live] + both, own, own + len(live), sites)[:, 0]
+    def read(prompt: Int[Tensor, " row"], prefixes: list[Prefix]) -> Float[Tensor, "row vocab"]:
+        return exchange_residuals(bench.model, bench.ids, prompt, donor, sites, prefixes=prefixes)[:, 0]
 
-    return next_logits
+    return read
 
 
 # Experiments ---------------------------------------------------------------------------------------------------------
@@ -276,10 +260,8 @@ def _steps(
 
         def of(at: str):  # noqa: ANN202
             pos, donor_pos = positions_of(bench, places, at), positions_of(bench, donors, at)
-            return lambda times: exchanged(
-                bench, np.repeat(places, times).tolist(), np.repeat(donors, times).tolist(),
-                pos.repeat_interleave(times), donor_pos.repeat_interleave(times),
-            )  # fmt: skip
+            each = (torch.tensor(donors), pos, donor_pos)
+            return lambda times: exchanged(bench, *(part.repeat_interleave(times) for part in each))
 
         return {arm: (of(at), 1) for arm, at in sites.items()}
     if "direction" in controls:

@@ -249,12 +249,14 @@ def run(
     edits: Iterable[tuple[str, Edit]] = (),
     reads: Sequence[str] = (),
     positions: int | Tensor | None = None,
+    past: Any = None,
     grad: bool = False,
 ) -> tuple[Float[Tensor, "batch read_pos vocab"], dict[str, Tensor]]:
     """One forward pass of rows of equal length, with edits, reading what passes the hooks `reads` after the edits.
 
     `positions` restricts the logits to one position (an int), to one per row ([batch]) or to several per row
-    ([batch, read_pos]); the unembedding of the others is then not computed. None gives every position.
+    ([batch, read_pos]); the unembedding of the others is then not computed. None gives every position. `past` holds the
+    keys and values of what the rows have read (a cache of transformers); those of `ids` are added to it.
 
     Returns:
         Logits after the final soft-cap, [batch, read_pos, vocab], and {hook name: tensor}. Logits before the
@@ -275,7 +277,8 @@ def run(
         index = index.expand(ids.shape[0], -1) % ids.shape[1]
         hooks.append(("unembed.hook_in", lambda x: x.gather(1, index[..., None].expand(-1, -1, x.shape[-1]))))
     with torch.set_grad_enabled(grad), hooked(model, hooks):
-        logits = model.bridge(ids.to(model.device), return_type="logits", use_cache=False)
+        cache = {"use_cache": False} if past is None else {"use_cache": True, "past_key_values": past}
+        logits = model.bridge(ids.to(model.device), return_type="logits", **cache)
     return logits, seen
 
 

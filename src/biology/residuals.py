@@ -11,6 +11,7 @@ from tqdm import tqdm
 
 from biology.activations import length_batches, row_batches
 from biology.config import InputError
+from biology.continuation import Prefix, kept
 from biology.model import Edit, Model, run, token_batch
 
 
@@ -35,6 +36,7 @@ def exchange_residuals(
     exchanges: Exchanges,
     *,
     positions: int | Int[Tensor, "row ..."] = -1,
+    prefixes: list[Prefix] | None = None,
     batch_size: int = 256,
     progress: bool = False,
 ) -> Float[Tensor, "row read_pos vocab"]:
@@ -58,8 +60,9 @@ def exchange_residuals(
     vectors = streams_at(model, prompts, donor[exchanges.row], exchanges.layer, place["donor_pos"], batch_size)
     sites = Exchanges(exchanges.row, exchanges.layer, place["pos"], place["donor_pos"])
     return run_with_streams(
-        model, prompts, prompt, sites, vectors, positions=positions, batch_size=batch_size, progress=progress
-    )
+        model, prompts, prompt, sites, vectors, positions=positions, prefixes=prefixes, batch_size=batch_size,
+        progress=progress,
+    )  # fmt: skip
 
 
 def _stream_names(model: Model) -> list[str]:
@@ -87,10 +90,11 @@ def streams_at(
 
 def run_with_streams(
     model: Model, prompts: Sequence[Sequence[int]], prompt: Int[Tensor, " row"], sites: Exchanges,
-    vectors: Float[Tensor, "site d_model"], *, positions: int | Int[Tensor, "row ..."] = -1, batch_size: int = 256,
-    progress: bool = False,
+    vectors: Float[Tensor, "site d_model"], *, positions: int | Int[Tensor, "row ..."] = -1,
+    prefixes: list[Prefix] | None = None, batch_size: int = 256, progress: bool = False,
 ) -> Float[Tensor, "row read_pos vocab"]:  # fmt: skip
-    """Logits of `prompts[prompt[row]]` with `vectors` in the place of the residual streams at `sites`."""
+    """Logits of `prompts[prompt[row]]` with `vectors` in the place of the residual streams at `sites`; `prefixes` receives
+    what the rows of each batch leave to attention, to be read on from."""
     size, names = torch.tensor([len(ids) for ids in prompts]), _stream_names(model)
     where = torch.as_tensor(positions).expand(len(prompt)) if isinstance(positions, int) else positions
     out: list[Tensor] = []
@@ -106,7 +110,8 @@ def run_with_streams(
                 if len(at):
                     hooks.append((name, partial(_replaced, spot, vectors[at].to(model.device))))
             ids = token_batch(model, [list(prompts[i]) for i in prompt[chosen].tolist()])
-            out.append(run(model, ids, edits=hooks, positions=where[chosen].reshape(len(chosen), -1))[0].cpu())
+            at, past = where[chosen].reshape(len(chosen), -1), kept(prefixes, chosen)
+            out.append(run(model, ids, edits=hooks, positions=at, past=past)[0].cpu())
             bar.update(len(chosen))
     return torch.cat(out)[torch.argsort(order)]
 
