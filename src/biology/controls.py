@@ -186,8 +186,10 @@ def _drawn(
     feature, activation = (part.numpy() for part in pool)
     allowed = ~numpy.isin(feature, list(excluded))
     feature, activation = feature[allowed].astype(numpy.int64), activation[allowed].astype(numpy.float64)
-    others = numpy.setdiff1d(numpy.arange(width), numpy.concatenate([feature, numpy.fromiter(excluded, numpy.int64)]))
-    taken = min(size, len(feature))
+    taken, others = min(size, len(feature)), numpy.zeros(0, numpy.int64)
+    if taken < size:
+        known = numpy.concatenate([feature, numpy.fromiter(excluded, numpy.int64)])
+        others = numpy.setdiff1d(numpy.arange(width), known)
     missing = min(size - taken, len(others))
     if taken + missing == 0:
         raise InputError("a control set needs at least one feature of the layer that is not edited")
