@@ -68,9 +68,12 @@ def matched_sets(
     pool_pos = edited.pos if pool_pos is None else pool_pos
     columns: list[tuple[Tensor, ...]] = []
     filled = torch.zeros(len(prompt), draws, dtype=torch.long)
+    of_layer: dict[tuple[int, int], set[int]] = {}
+    for item, layer, feature in torch.stack([edited.row, edited.layer, edited.feature], 1).tolist():
+        of_layer.setdefault((item, layer), set()).add(feature)
     for cell in _groups(torch.stack([edited.row, edited.layer, edited.pos], 1)):
         item, layer, pos = (int(column[cell[0]]) for column in (edited.row, edited.layer, edited.pos))
-        excluded = set(edited.feature[(edited.row == item) & (edited.layer == layer)].tolist())
+        excluded = of_layer[item, layer]
         target = _vectors(transcoders, layer, edited.feature[cell], last_layer).T @ change[cell]
         raised = (change[cell] > 0).long()
         parts = []
@@ -156,6 +159,8 @@ def _groups(keys: Int[Tensor, "site key"]) -> list[Int[Tensor, " member"]]:
     """Indices of the rows of `keys` that are equal, in ascending order of the keys."""
     if not len(keys):
         return []
+    if bool((keys == keys[0]).all()):  # within one cell, nearly always: not worth sorting
+        return [torch.arange(len(keys))]
     _, which, counts = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
     return list(torch.argsort(which, stable=True).split(counts.tolist()))
 
@@ -207,11 +212,10 @@ def _merged(
     cache: FeatureCache, prompt: int, item: int, layer: int, pos: int, features: Tensor, push: Tensor
 ) -> tuple[Tensor, ...]:
     """Edits of one cell: clean activation + push; a feature drawn both to go up and to go down gets both pushes."""
-    draws, size = features.shape
-    row = (item * draws + torch.arange(draws))[:, None].expand(-1, size).flatten()
-    sites, which = torch.unique(torch.stack([row, features.flatten()], 1), dim=0, return_inverse=True)
-    total = torch.zeros(len(sites), dtype=torch.float64).index_add(0, which, push.flatten())
-    row, feature = sites.unbind(1)
+    draws, width = len(features), int(features.max()) + 1
+    sites, which = torch.unique(torch.arange(draws)[:, None] * width + features, return_inverse=True)
+    total = torch.zeros(len(sites), dtype=torch.float64).index_add(0, which.flatten(), push.flatten())
+    row, feature = item * draws + sites // width, sites % width
     own, layers, places = (torch.full_like(feature, number) for number in (prompt, layer, pos))
     clean = cache.at(own, layers, places, feature).double()
     return row, layers, places, feature, clean + total
