@@ -103,7 +103,7 @@ def test_the_slider_keeps_what_matters_most_and_says_what_it_hides(view):
     shown = page.locator("[data-part=shown]")
     assert "The slider hides nothing" in shown.inner_text()
     page.locator("[data-part=threshold]").fill("0.3")
-    page.wait_for_function("document.querySelector('[data-part=shown]').textContent.includes('hides')")
+    page.wait_for_function("document.querySelector('[data-part=shown]').textContent.includes('hides 1')")
     assert "hides 1 feature and 2 error nodes" in shown.inner_text()
     assert not mark(page, "0_1_2").is_visible() and mark(page, "1_7_2").is_visible()  # 0.2 before 0.5
     assert mark(page, "E_9_1").is_visible() and mark(page, "x1").is_visible()  # tokens; nodes without an influence
