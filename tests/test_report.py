@@ -186,6 +186,15 @@ def test_seeds_are_counted_and_controls_are_shown_as_such(root, tmp_path):
     assert "#nothing-multihop-7" in links and "nothing/multi_hop.html#claim-multihop-7" not in links
 
 
+def test_another_model_with_such_transcoders_is_no_seed(root, tmp_path):
+    fresh = write_repository(tmp_path / "others", figures=False)
+    first = read_table(fresh / "reports/elegans/verdicts.csv", "verdicts")
+    write_table(fresh / "reports/gemma/verdicts.csv", first.assign(model="gemma"), "verdicts")
+    board = scoreboard.columns(fresh, load_config(fresh / "config.yaml"))
+    assert [column.name for column in board] == ["elegans", "gemma"]
+    assert [column.name for column in scoreboard.seeds(board)] == ["elegans"] and scoreboard.seeds([]) == []
+
+
 def test_scoreboard_replaces_its_block_and_nothing_else(root):
     config = load_config(root / "config.yaml")
     before = "# biology\n<!-- scoreboard -->\nold\n<!-- /scoreboard -->\nafter\n"

@@ -77,9 +77,12 @@ def agreement(column: list[Column], case: str, claim: str) -> dict[str, int] | N
 
 
 def seeds(board: list[Column]) -> list[Column]:
-    """The columns that differ from the first one in the seed alone, itself included."""
-    first = board[:1]
-    return [c for c in board if c.role in ("model", "seed") and c.transcoders == first[0].transcoders] if first else []
+    """The columns that differ from the first one in the seed alone, itself included; another model of the same seed does not."""
+    same: dict[int, Column] = {}
+    for column in board:
+        if column.role in ("model", "seed") and column.transcoders == board[0].transcoders:
+            same.setdefault(column.seed, column)
+    return list(same.values())
 
 
 def index_page(root: Path, config: Config) -> str:
