@@ -62,6 +62,7 @@ def test_registered_claims_are_locked():
         ("inhibit: texas", "inhibit: utah", r"experiments\.inhibit_texas: unknown supernode 'utah'"),
         ("prompts: [dallas]", "prompts: [utah]", r"experiments\.inhibit_texas: unknown prompt 'utah'"),
         ("# prompt_set:", "prompt_set:", r"prompts\.csv: no such file"),
+        ("kind: inhibit", "kind: inhibit\n    only: {citty: Dallas}", r"inhibit_texas\.only: unknown factor 'citty'"),
     ],
     ids=lambda value: value[:20],
 )
@@ -98,6 +99,27 @@ def test_a_mistake_in_claims_yaml_is_named(root, old, new, expected):
     edit(root, "claims.yaml", old, new)
     with pytest.raises(InputError, match=expected):
         load_claims(root, "mine")
+
+
+@pytest.mark.parametrize("data", ["a,é,b,c,dev,score,d".encode("latin-1"), b"a," + b"x" * 200_000 + b",b,c,dev,score,d"])
+def test_a_prompt_set_that_is_no_csv_in_utf_8_is_named(root, data):
+    edit(root, "case.yaml", "# prompt_set:", "prompt_set:")
+    (root / "experiments/mine/prompts.csv").write_bytes(HEADER.encode() + data)
+    with pytest.raises(InputError, match=r"prompts\.csv: cannot be read as CSV in UTF-8"):
+        load_case(root, "mine")
+
+
+def test_a_prompt_set_saved_by_a_spreadsheet_is_read(root):
+    edit(root, "case.yaml", "# prompt_set:", "prompt_set:")
+    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b,c,d,dev,score,e\n", encoding="utf-8-sig")
+    assert [item.item for item in load_case(root, "mine").items] == ["a"]
+
+
+@pytest.mark.parametrize("data", [b"[]", b"\xff", b'{"mine": 3}', b"{"])
+def test_a_damaged_lock_is_named(root, data):
+    (root / "experiments/claims.lock").write_bytes(data)
+    with pytest.raises(InputError, match=r"claims\.lock"):
+        check_lock(root)
 
 
 def test_the_prompt_set_keeps_text_and_factors(root):

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from biology.config import METHOD, InputError, load_config
+from biology.config import METHOD, InputError, load_config, read_yaml
 
 ROOT = Path(__file__).parents[1]
 SMALLEST = "models: {a: {path: x, transcoders: y}}\n"
@@ -49,12 +49,25 @@ def test_defaults_are_those_of_the_contract(tmp_path):
         (SMALLEST + "threads: 0", "threads: Input should be greater than 0"),
         (SMALLEST + "threads: 1\nthreads: 2", "key 'threads' is given twice"),
         ("models: {a: [", "not valid YAML"),
+        ("models: {a: {known: [gemma]}}", "no known model is called '['gemma']'"),
         ("- models", "Input should be a mapping"),
     ],
     ids=lambda value: value[:30],
 )
 def test_a_mistake_is_named_with_its_place(tmp_path, text, expected):
     assert expected in complaint(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["text: {{name}}", "registered: 2025-13-45", "? [1, 2]\n: 3", "n: !!int abc", "when: !!timestamp soon"],
+)
+def test_what_yaml_cannot_make_is_one_line(tmp_path, text):
+    path = tmp_path / "case.yaml"
+    path.write_text(text + "\n")
+    with pytest.raises(InputError, match=r"case\.yaml: not valid YAML") as error:
+        read_yaml(path)
+    assert "\n" not in str(error.value)
 
 
 def test_a_missing_file_is_named(tmp_path):

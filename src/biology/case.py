@@ -365,7 +365,10 @@ def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
             raise InputError(f"{path}: supernodes.{label}: a rule on operands needs `operands:` in case.yaml.")
         for prompt in (*rule.active_on, *rule.silent_on):
             _known(path, f"supernodes.{label}", "prompt", prompt, file.prompts)
+    factors = {*ITEM_COLUMNS, *(name for one in (*items, *file.prompts.values()) for name in one.factors)}
     for label, experiment in file.experiments.items():
+        for factor in experiment.only:
+            _known(path, f"experiments.{label}.only", "factor", factor, sorted(factors))
         for supernode in filter(None, (experiment.inhibit, experiment.inject, experiment.through)):
             _known(path, f"experiments.{label}", "supernode", supernode, file.supernodes)
         of_supernodes = experiment.kind in ("wiring", "reuse", "sharing")
@@ -470,15 +473,20 @@ def _without_empty(value: Any) -> Any:
     return [_without_empty(inner) for inner in value] if isinstance(value, list) else value
 
 
+class _LockFile(Strict):
+    cases: dict[str, dict[str, str]]
+
+
 def read_lock(root: str | Path) -> dict[str, dict[str, str]]:
     """`experiments/claims.lock`: {case: {claim: sha256}}; empty if the file does not exist yet."""
     path = Path(root) / "experiments" / "claims.lock"
     if not path.is_file():
         return {}
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
         raise InputError(f"{path}: not valid JSON ({error}).") from None
+    return validate(_LockFile, {"cases": found}, path).cases
 
 
 def check_lock(root: str | Path) -> None:
@@ -529,12 +537,14 @@ def with_items(case: Case, rows: Sequence[Mapping[str, str]], source: str) -> Ca
 
 def _read_items(path: Path) -> tuple[Item, ...]:
     try:
-        with path.open(encoding="utf-8", newline="") as file:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first column
             reader = csv.DictReader(file)
             columns = list(reader.fieldnames or [])
             rows = list(reader)
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (named by `prompt_set` in case.yaml).") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV in UTF-8 ({error}).") from None
     return _items(path, columns, rows)
 
 

@@ -284,6 +284,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):  # {{placeholder}} is a mapping with a mapping as its key
+                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
             if key_node.value in seen:
                 raise yaml.constructor.ConstructorError(
                     None, None, f"key '{key_node.value}' is given twice", key_node.start_mark
@@ -303,7 +305,7 @@ def read_yaml(path: str | Path) -> Any:
         raise InputError(f"{path}: cannot be read ({error}).") from None
     try:
         return yaml.load(text, Loader=_UniqueKeyLoader)  # noqa: S506 (a SafeLoader)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, AttributeError) as error:  # the latter two: no such date, no such number
         raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
 
 
@@ -358,7 +360,7 @@ def _with_known(entry: Any, path: str | Path, name: str) -> Any:
     """An entry of `models:` with `known:` replaced by what it stands for."""
     if not isinstance(entry, dict) or "known" not in entry:
         return entry
-    if entry["known"] not in _known():
+    if str(entry["known"]) not in _known():
         close = difflib.get_close_matches(str(entry["known"]), _known(), n=1)
         hint = f"Did you mean '{close[0]}'? " if close else ""
         raise InputError(

@@ -222,11 +222,12 @@ def judge(args: Arguments) -> None:
     config, root = configuration(args)
     from biology.case import check_lock, discover_cases, load_case, load_claims, load_expectations, with_minimum
     from biology.claims import Meta, judge_all, measure, with_thresholds
+    from biology.pages import manifest_of
     from biology.tables import read_tables, write_table
 
     check_lock(root)
     runs = root / "data/runs" / args.model
-    manifest = json.loads((runs / "load.json").read_text(encoding="utf-8"))
+    manifest = manifest_of(runs / "load.json")
     measured, again = [], []
     entry = config.model(args.model)
     for case in config.cases_of(args.model, discover_cases(root, entry.prompts)):
