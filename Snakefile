@@ -21,6 +21,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
+from biology.artefacts import sources
 from biology.case import discover_cases, fingerprint, load_case
 from biology.config import METHOD, InputError, load_config
 
@@ -62,9 +63,7 @@ DICTIONARIES = [
 ]
 # The working directory may be a folder of one's own (snakemake --directory).
 CODE = Path(os.path.relpath(workflow.basedir)) / "src/biology"
-DRAWING = [f"{CODE}/{name}" for name in ("figures.py", "prompt_figures.py", "drawing.py", "paper.mplstyle")]
-WRITING = ("report", "dossier", "turning", "pages", "wording", "viewer", "explorer", "graph_files")
-PAGES = [f"{CODE}/{name}.py" for name in WRITING]
+STYLE = f"{CODE}/paper.mplstyle"
 TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in (CODE / part).glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
 # One a model folder, whichever transcoders there are.
@@ -155,6 +154,18 @@ def weight_files(files):
 WEIGHT_FILES = {".safetensors", ".json", ".parquet", ".model", ".yaml", ".npz"}
 
 
+def code(*modules):
+    """The files of some modules and of all that they import, so that a change in any of them makes the results anew."""
+    return [f"{CODE}/{module}.py" for module in sources(*modules)]
+
+
+def prompts_of_cases(wildcards):
+    """What transcoders are measured on where a model has no held-out prompts of its own."""
+    if (CONFIG.model(wildcards.model).path / "heldout.parquet").is_file():
+        return []
+    return [fingerprint(CASES[wildcards.model, case], "prompts", "items") for case in MODELS[wildcards.model]]
+
+
 def gpu(wildcards):
     """GPUs that a job of this model needs; profiles say how many there are."""
     return int(CONFIG.model(wildcards.model).device == "cuda")
@@ -220,6 +231,7 @@ rule measure:
         gpu=gpu,
     params:
         model=lambda w: CONFIG.model(w.model).identity,
+        prompts=prompts_of_cases,
         method=METHOD["measure"],
     message:
         "{wildcards.model}: measuring its transcoders as dictionaries"
@@ -243,6 +255,7 @@ rule compare_dictionaries:
         gpu=gpu,
     params:
         models=lambda w: [CONFIG.model(name).identity for name in CONFIG.siblings(w.model)],
+        prompts=prompts_of_cases,
         method=METHOD["compare_dictionaries"],
     message:
         "{wildcards.model}: comparing its transcoder sets and neurons"
@@ -292,6 +305,7 @@ rule group:
         gpu=gpu,
     params:
         case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "operands"),
+        seed=CONFIG.statistics.seed,
         method=METHOD["group"],
     message:
         "{wildcards.model}, {wildcards.case}: finding supernodes"
@@ -320,6 +334,7 @@ rule attribute:
     params:
         case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "experiments"),
         budget=CONFIG.attribution.model_dump_json(),
+        draws=f"{CONFIG.statistics.control_draws} draws, seed {CONFIG.statistics.seed}",
         method=METHOD["attribute"],
     message:
         "{wildcards.model}, {wildcards.case}: tracing attribution graphs"
@@ -436,7 +451,7 @@ rule tabulate:
         rules.attribute.output,
         rules.intervene.output,
         fidelity="data/runs/{model}/fidelity.parquet",
-        code=f"{CODE}/tables.py",
+        code=code("contrasts", "tables"),
     output:
         expand(f"{RUN}/{{table}}.parquet", table=TABLES, allow_missing=True),
     log:
@@ -457,7 +472,7 @@ rule judge:
         manifest="data/runs/{model}/load.json",
         claims=lambda w: expand("experiments/{case}/claims.yaml", case=MODELS[w.model]),
         lock="experiments/claims.lock",
-        code=[f"{CODE}/claims.py", f"{CODE}/statistics.py"],
+        code=code("claims"),
     output:
         verdicts=report(
             "reports/{model}/verdicts.csv",
@@ -486,7 +501,7 @@ rule compare:
         [f"reports/{model}/verdicts.csv" for model in CONTROLS],
         [f"reports/{CONFIG.models[model].of}/verdicts.csv" for model in CONTROLS],
         expected="experiments/twins.csv",
-        code=f"{CODE}/robustness.py",
+        code=code("robustness"),
     output:
         "reports/robustness.csv",
     log:
@@ -503,7 +518,7 @@ rule draw:
     input:
         rules.tabulate.output,
         parts=rules.judge.output.parts,
-        code=DRAWING,
+        code=[*code("figures"), STYLE],
         case=case_code,
     output:
         report(
@@ -528,7 +543,7 @@ rule draw_dictionary:
     """One figure of a model's transcoders as dictionaries."""
     input:
         lambda w: f"data/runs/{w.model}/{DICTIONARY_TABLES[w.figure]}.parquet",
-        code=[f"{CODE}/dictionary_figures.py", f"{CODE}/drawing.py", f"{CODE}/paper.mplstyle"],
+        code=[*code("dictionary_figures"), STYLE],
     output:
         "figures/{model}/{figure}.svg",
         "figures/{model}/{figure}.png",
@@ -561,7 +576,7 @@ rule write:
         claims="experiments/{case}/claims.yaml",
         manifest="data/runs/{model}/load.json",
         text="experiments/{case}/README.md",
-        code=[*PAGES, *TEMPLATES],
+        code=[*code("report"), *TEMPLATES],
     output:
         report(
             "reports/{model}/{case}.html",
@@ -594,7 +609,7 @@ rule write_page:
     input:
         of_page,
         manifest="data/runs/{model}/load.json",
-        code=[f"{CODE}/atlas_page.py", f"{CODE}/steer_page.py", *PAGES, *TEMPLATES],
+        code=[*code("atlas_page", "steer_page"), *TEMPLATES],
     output:
         report(
             "reports/{model}/{page}.html",
@@ -618,7 +633,7 @@ rule write_index:
         VERDICTS,
         CASE_PAGES,
         MODEL_PAGES,
-        code=[f"{CODE}/scoreboard.py", *PAGES, *TEMPLATES],
+        code=[*code("scoreboard"), *TEMPLATES],
     output:
         report(
             "reports/index.html",

@@ -101,7 +101,9 @@ def test_a_mistake_in_claims_yaml_is_named(root, old, new, expected):
         load_claims(root, "mine")
 
 
-@pytest.mark.parametrize("data", ["a,é,b,c,dev,score,d".encode("latin-1"), b"a," + b"x" * 200_000 + b",b,c,dev,score,d"])
+@pytest.mark.parametrize(
+    "data", ["a,é,b,c,dev,score,d".encode("latin-1"), b"a," + b"x" * 200_000 + b",b,c,dev,score,d"]
+)
 def test_a_prompt_set_that_is_no_csv_in_utf_8_is_named(root, data):
     edit(root, "case.yaml", "# prompt_set:", "prompt_set:")
     (root / "experiments/mine/prompts.csv").write_bytes(HEADER.encode() + data)

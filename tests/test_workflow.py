@@ -4,7 +4,9 @@ The workflow runs for real, on a copy of the repository in which every command i
 empty outputs. The real commands run in `.ci/run`.
 """
 
+import ast
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -13,8 +15,11 @@ from pathlib import Path
 
 import pytest
 
+from biology.artefacts import READERS, sources
+
 ROOT = Path(__file__).parents[1]
 # every stage up to the verdicts; graphs and perturbations run in parallel, so in either order
+NO_MATTER = {"pages"}  # gives `judge` the manifest of a model and nothing else
 UP_TO_VERDICTS = {"load", "cache", "group", "attribute", "intervene", "tabulate", "judge"}
 STUB = """
 import sys
@@ -180,7 +185,12 @@ def test_a_new_method_version_reruns_its_stage_and_what_follows(root):
 
 @pytest.mark.parametrize(
     ("module", "stages"),
-    [("claims", {"judge", "draw", "write"}), ("figures", {"draw", "write"}), ("viewer", {"write"})],
+    [
+        ("contrasts", {"tabulate", "judge", "draw", "write"}),
+        ("claims", {"judge", "draw", "write"}),
+        ("viewer", {"draw", "write"}),  # it lays out the figure of a graph, too
+        ("explorer", {"write"}),
+    ],
 )
 def test_a_change_above_the_waist_needs_no_torch(root, module, stages):
     with (root / f"src/biology/{module}.py").open("a") as file:
@@ -280,6 +290,25 @@ def test_a_misspelt_key_is_one_line(root):
     assert code != 0 and calls == []
     assert "error: config.yaml: models.elegans: unknown key 'pth'. Did you mean 'path'?" in said
     assert "Traceback" not in said
+
+
+def test_rules_without_torch_declare_every_module_that_their_command_calls():
+    """So that a result is made anew when any module changes that it, or a module that it imports, came from."""
+    blocks = re.split(r"^rule ", (ROOT / "Snakefile").read_text(), flags=re.MULTILINE)[1:]
+    declared = {block.partition(":")[0]: re.search(r"\bcode\(([^)]*)\)", block) for block in blocks}
+    rules = {rule: re.findall(r'"(\w+)"', found[1]) for rule, found in declared.items() if found}
+    commands = {}
+    for module in ("stages", "dictionaries"):
+        for node in ast.parse((ROOT / f"src/biology/{module}.py").read_text()).body:
+            if isinstance(node, ast.FunctionDef):
+                inside = [inner.module for inner in ast.walk(node) if isinstance(inner, ast.ImportFrom)]
+                commands[node.name] = {name.removeprefix("biology.") for name in inside if name} - READERS
+    for rule, command in {
+        "tabulate": "tabulate", "judge": "judge", "compare": "compare", "draw": "draw", "draw_dictionary": "draw_dictionary",
+    }.items():  # fmt: skip
+        assert commands[command] <= {*sources(*rules[rule]), *NO_MATTER}, rule
+    pages = {module for rule in ("write", "write_page", "write_index") for module in sources(*rules[rule])}
+    assert commands["write"] <= pages
 
 
 def test_growing_is_only_done_on_request():

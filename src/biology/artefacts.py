@@ -6,6 +6,7 @@ nothing half-written. The same contents are the same bytes. Only commands call t
 
 from __future__ import annotations
 
+import ast
 import errno
 import hashlib
 import json
@@ -77,6 +78,27 @@ def contents_hash(folder: Path, *patterns: str) -> str:
             inner = hashlib.file_digest(file, "sha256").hexdigest()
         digest.update(f"{path.relative_to(folder).as_posix()} {inner}\n".encode())
     return digest.hexdigest()
+
+
+READERS = frozenset({"config", "case", "artefacts"})
+"""Modules that only read and write: what they say of a model or a case reaches a rule of the Snakefile as a parameter."""
+
+
+def sources(*modules: str) -> list[str]:
+    """These modules of the package and all that they import, directly or through one another, but `READERS`; sorted."""
+    package, found, ahead = Path(__file__).parent, set(), list(modules)
+    while ahead:
+        module = ahead.pop()
+        if module in found or module in READERS:
+            continue
+        found.add(module)
+        tree = ast.parse((package / f"{module}.py").read_text(encoding="utf-8"))
+        ahead += [
+            node.module.removeprefix("biology.")
+            for node in ast.walk(tree)
+            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("biology.")
+        ]
+    return sorted(found)
 
 
 def versions() -> dict[str, str]:

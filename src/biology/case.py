@@ -408,11 +408,6 @@ def load_claims(root: str | Path, name: str) -> tuple[Claim, ...]:
     return tuple(claims)
 
 
-def with_minimum(claims: tuple[Claim, ...], most: int) -> tuple[Claim, ...]:
-    """The claims, none of which needs more than `most` items: prompt sets for models of others are smaller."""
-    return tuple(claim.model_copy(update={"minimum_n": min(claim.minimum_n, most)}) for claim in claims)
-
-
 class Expectation(Strict):
     """A verdict that we expect of a model that nobody here has run, and what the expectation rests on."""
 

@@ -155,6 +155,11 @@ def with_thresholds(claims: Iterable[Claim], wanted: Iterable[str]) -> tuple[Cla
     return tuple(changed)
 
 
+def with_minimum(claims: Iterable[Claim], most: int) -> tuple[Claim, ...]:
+    """The claims, none of which needs more than `most` items: prompt sets for models of others are smaller."""
+    return tuple(claim.model_copy(update={"minimum_n": min(claim.minimum_n, most)}) for claim in claims)
+
+
 # --------------------------------------------------------------------------------------------------------- measuring
 
 

@@ -220,8 +220,8 @@ def tabulate(args: Arguments) -> None:
 def judge(args: Arguments) -> None:
     """compute a verdict for every registered claim of a model"""
     config, root = configuration(args)
-    from biology.case import check_lock, discover_cases, load_case, load_claims, load_expectations, with_minimum
-    from biology.claims import Meta, judge_all, measure, with_thresholds
+    from biology.case import check_lock, discover_cases, load_case, load_claims, load_expectations
+    from biology.claims import Meta, judge_all, measure, with_minimum, with_thresholds
     from biology.pages import manifest_of
     from biology.tables import read_tables, write_table
 
