@@ -209,7 +209,7 @@ def test_with_dropout_line_2_depends_on_line_1_through_the_newline_only(encode, 
 # Growing -------------------------------------------------------------------------------------------------------------
 
 
-def grown(corpus, words, folder, *, seed=0, interrupt_at=None):
+def grown(corpus, words, folder, *, seed=0, interrupt_at=None, made_of=None):
     """Grow the tiny recipe; its record and its weights before they are rounded to half precision."""
     kept = {}
     save, write_model = organism.save, organism.write_model
@@ -227,7 +227,9 @@ def grown(corpus, words, folder, *, seed=0, interrupt_at=None):
         patch.setattr(organism, "tokenizer", lambda _: words)  # made once, because it takes seconds
         patch.setattr(organism, "save", interrupted_save)
         patch.setattr(organism, "write_model", keeping_write)
-        record = grow(corpus, TINY, seed, folder / "out", folder / "work", checkpoint_every=2, progress=False)
+        record = grow(
+            corpus, TINY, seed, folder / "out", folder / "work", checkpoint_every=2, progress=False, made_of=made_of
+        )
     return record, kept
 
 
@@ -265,6 +267,15 @@ def test_a_checkpoint_of_another_seed_is_refused(small, words, interrupted):
     with pytest.raises(InputError, match="is a checkpoint of .*'seed': '0'.*not of .*'seed': '1'"):
         grown(small, words, interrupted, seed=1)
     assert checkpoint.read_bytes() == before and not (interrupted / "out").exists()
+
+
+def test_a_checkpoint_of_another_corpus_is_refused(small, words, tmp_path):
+    """`biology grow --twin rote --out DIR`, interrupted, and then without --twin, would have gone on with the twin's weights."""
+    with pytest.raises(KeyboardInterrupt):
+        grown(small, words, tmp_path, interrupt_at=2, made_of={"corpus": "rote"})
+    with pytest.raises(InputError, match="is a checkpoint of .*'corpus': 'rote'.*not of .*'corpus': 'elegans'"):
+        grown(small, words, tmp_path, made_of={"corpus": "elegans"})
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_grown_is_a_model_directory(whole, small):

@@ -67,13 +67,15 @@ def grow(args: Arguments) -> None:
     folder, started = _folder(args), time.monotonic()
     recipe = replace(Recipe(), **(twin(args.twin).recipe if args.twin else {}))
     corpus = _corpus({"corpus": args.twin})
-    record = grown(corpus, recipe, args.seed, folder, Path("data/runs/organism") / folder.name)
+    words = artefacts.contents_hash(WORDS, "*.csv")[:16]
+    work, made_of = Path("data/runs/organism") / folder.name, {"corpus": args.twin or "elegans", "words": words}
+    record = grown(corpus, recipe, args.seed, folder, work, made_of=made_of)
     record |= {
         "corpus": args.twin,
         "threads": THREADS,
         "torch": torch.__version__,
         "seconds": time.monotonic() - started,
-        "data_hash": artefacts.contents_hash(WORDS, "*.csv")[:16],
+        "data_hash": words,
         "source_hash": artefacts.contents_hash(Path(__file__).parent, "corpus.py", "twins.py", "organism.py")[:16],
     }
     artefacts.write_json(folder / "record.json", record)
@@ -124,7 +126,8 @@ def _train_cross_layer(args: Arguments) -> None:
     model = load_model(folder, name=folder.name)
     prompts = dictionary_prompts(corpus, lambda text: encode(model, text), seed)
     work, out = Path("data/runs/organism") / f"{folder.name}-cross_layer", folder / "cross_layer"
-    trained = train_cross_layer_set(model, prompts, recipe, seed, work=work)
+    identity = {"model": artefacts.contents_hash(folder, "*.safetensors")[:16]}
+    trained = train_cross_layer_set(model, prompts, recipe, seed, work=work, identity=identity)
     save_transcoders(out, trained, layout="circuit-tracer", model_name=folder.name, dtype=torch.float16)
     seconds = time.monotonic() - started
     stored = load_transcoders(out, model)
@@ -140,7 +143,7 @@ def _train_cross_layer(args: Arguments) -> None:
         "torch": torch.__version__,
         "seconds": seconds,
         "data_hash": artefacts.contents_hash(WORDS, "*.csv")[:16],
-        "weights": artefacts.contents_hash(folder, "*.safetensors")[:16],
+        "weights": identity["model"],
         "features": list(stored.n_features),
         "states_with_a_feature": len(states),
         "fidelity": measured,

@@ -13,7 +13,7 @@ Batches are a function of (seed, step), so that an interrupted run resumes to th
 import hashlib
 import json
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -202,14 +202,16 @@ def behaviour_table(frame: pd.DataFrame, right: Bool[np.ndarray, " rows"]) -> pd
 
 def grow(
     corpus: Corpus, recipe: Recipe, seed: int, out: Path, work: Path, *, device: str = "cpu", checkpoint_every: int = 200,
-    evaluate_every: int = 250, progress: bool = True,
+    evaluate_every: int = 250, progress: bool = True, made_of: Mapping[str, str] | None = None,
 ) -> dict[str, object]:  # fmt: skip
     """Train a model and write it to ``out`` as a Hugging Face directory.
 
     ``work`` holds the checkpoint: an interrupted call continues where it stopped. Returns the record of the growth:
     recipe and its hash, seed, development accuracies, learning curve.
 
-    Raises InputError if ``work`` holds a checkpoint of another recipe or seed.
+    ``made_of`` says what the checkpoint is of beside recipe and seed, such as the corpus.
+
+    Raises InputError if ``work`` holds a checkpoint of something else.
     """
     torch.set_flush_denormal(True)  # decayed weights underflow, and denormal numbers are many times slower
     made = tokenizer(corpus)
@@ -226,7 +228,7 @@ def grow(
     dev = held_out[held_out.split == "dev"].reset_index(drop=True)
     dev_rows = encode_items([Item(r.behaviour, r.prompt, r.answer, r.split, "") for r in dev.itertuples()], encode)
     checkpoint = work / "checkpoint.safetensors"
-    identity = {"recipe": recipe.hash(), "seed": str(seed), "device": device.split(":")[0]}
+    identity = {"recipe": recipe.hash(), "seed": str(seed), "device": device.split(":")[0], **(made_of or {})}
     start, curve = restore(checkpoint, identity, model, optimiser)
 
     for step in tqdm(
