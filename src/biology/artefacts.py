@@ -96,7 +96,7 @@ def sources(*modules: str) -> list[str]:
         ahead += [
             node.module.removeprefix("biology.")
             for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and str(node.module).startswith("biology.")
+            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("biology.")
         ]
     return sorted(found)
 
