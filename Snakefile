@@ -472,7 +472,7 @@ rule judge:
         manifest="data/runs/{model}/load.json",
         claims=lambda w: expand("experiments/{case}/claims.yaml", case=MODELS[w.model]),
         lock="experiments/claims.lock",
-        code=code("claims"),
+        code=code("claims", "registration"),
     output:
         verdicts=report(
             "reports/{model}/verdicts.csv",

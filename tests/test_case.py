@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from biology.case import check_lock, claims_lock, discover_cases, fingerprint, load_case, load_claims, refreshed_lock
+from biology.case import discover_cases, fingerprint, load_case, load_claims
 from biology.config import InputError
+from biology.registration import check_lock, claims_lock, refreshed_lock
 
 ROOT = Path(__file__).parents[1]
 HEADER = "item,text,answer,cluster,split,role,city\n"

@@ -14,7 +14,7 @@ FLOORS = [
     # torch-free
     ["config", "artefacts"],
     ["case", "tables", "graph_files", "memory", "hub"],
-    ["corpus", "operands"],
+    ["corpus", "operands", "registration"],
     ["prompts", "cards", "vocabulary"],
     ["twins"],
     # torch
@@ -61,6 +61,7 @@ LIGHT = [
     *(
         "config",
         "case",
+        "registration",
         "artefacts",
         "memory",
         "hub",

@@ -33,8 +33,8 @@ Options = dict[str, dict[str, Any]]
 
 def lock(args: Arguments) -> None:
     """register new and amended claims in experiments/claims.lock"""
-    from biology.case import read_lock, refreshed_lock
     from biology.config import config_file
+    from biology.registration import read_lock, refreshed_lock
 
     root = config_file(args.config).parent
     before, after = read_lock(root), refreshed_lock(root)

@@ -4,7 +4,7 @@ There is no registry. A folder of `experiments/` that holds a `case.yaml`, and w
 a case; copying `experiments/_template/` makes a new one. `case.yaml` holds what may change often (prompts, supernode
 rules, interventions, figures). `claims.yaml` holds what must change loudly: what the paper says, and the statistic, the
 control and the threshold by which we judge it. `experiments/claims.lock` keeps one hash per claim, so that a threshold
-changed after the fact is an error unless the claim says `amended:` and why.
+changed after the fact is an error unless the claim says `amended:` and why (`registration.py`).
 """
 
 from __future__ import annotations
@@ -12,9 +12,8 @@ from __future__ import annotations
 import csv
 import datetime
 import hashlib
-import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,8 +24,6 @@ from biology.config import InputError, Strict, read_yaml, validate
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
 CONTROLS = ("match", "donor", "position", "shuffle", "direction", "clean")
 """Control arms of the `evidence` table; the remaining arm is `effect`."""
-EXPECTATIONS = "expectations"
-"""Under this name `claims.lock` keeps what was expected of models before anyone ran them."""
 ITEM_COLUMNS = ("item", "text", "answer", "cluster", "split", "role")
 
 
@@ -354,7 +351,7 @@ def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
     file = validate(_CaseFile, read_yaml(path), path)
     prompt_set = file.prompt_set
     if prompts is not None:
-        _known(path, "prompt_sets", "prompt set", prompts, file.prompt_sets)
+        known(path, "prompt_sets", "prompt set", prompts, file.prompt_sets)
         prompt_set = file.prompt_sets[prompts]
     items = _read_items(folder / prompt_set) if prompt_set else ()
     for item in items:
@@ -364,19 +361,19 @@ def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
         if rule.operands and not file.operands:
             raise InputError(f"{path}: supernodes.{label}: a rule on operands needs `operands:` in case.yaml.")
         for prompt in (*rule.active_on, *rule.silent_on):
-            _known(path, f"supernodes.{label}", "prompt", prompt, file.prompts)
+            known(path, f"supernodes.{label}", "prompt", prompt, file.prompts)
     factors = {*ITEM_COLUMNS, *(name for one in (*items, *file.prompts.values()) for name in one.factors)}
     for label, experiment in file.experiments.items():
         for factor in experiment.only:
-            _known(path, f"experiments.{label}.only", "factor", factor, sorted(factors))
+            known(path, f"experiments.{label}.only", "factor", factor, sorted(factors))
         for supernode in filter(None, (experiment.inhibit, experiment.inject, experiment.through)):
-            _known(path, f"experiments.{label}", "supernode", supernode, file.supernodes)
+            known(path, f"experiments.{label}", "supernode", supernode, file.supernodes)
         of_supernodes = experiment.kind in ("wiring", "reuse", "sharing")
         named = ("supernode", file.supernodes) if of_supernodes else ("experiment", file.experiments)
         for other in experiment.of:
-            _known(path, f"experiments.{label}", named[0], other, named[1])
+            known(path, f"experiments.{label}", named[0], other, named[1])
         for prompt in experiment.prompts:
-            _known(path, f"experiments.{label}", "prompt", prompt, file.prompts)
+            known(path, f"experiments.{label}", "prompt", prompt, file.prompts)
     fields = {key: value for key, value in file if key not in ("prompt_set", "prompt_sets")}
     return Case(name=name, folder=folder, items=items, first_token=prompts is not None, **fields)
 
@@ -402,127 +399,10 @@ def load_claims(root: str | Path, name: str) -> tuple[Claim, ...]:
             raise InputError(f"{path}: {key}: unknown key 'id'. The id of a claim is the name it stands under.")
         claim = validate(Claim, {"id": key, **fields}, path, where=str(key))
         for part in claim.parts:
-            _known(path, f"{key}.parts.{part.name}", "experiment", part.experiment, experiments)
-            _known(path, f"{key}.parts.{part.name}", "outcome", part.outcome, experiments[part.experiment].outcomes)
+            known(path, f"{key}.parts.{part.name}", "experiment", part.experiment, experiments)
+            known(path, f"{key}.parts.{part.name}", "outcome", part.outcome, experiments[part.experiment].outcomes)
         claims.append(claim)
     return tuple(claims)
-
-
-class Expectation(Strict):
-    """A verdict that we expect of a model that nobody here has run, and what the expectation rests on."""
-
-    verdict: Verdict
-    because: str = Field(min_length=10)
-
-
-def load_expectations(root: str | Path) -> dict[str, dict[str, dict[str, Expectation]]]:
-    """`experiments/expectations.yaml`: {model: {case: {claim: expectation}}}; empty if there is no such file.
-
-    Raises `InputError` for a case or claim that there is not.
-    """
-    path = Path(root) / "experiments" / "expectations.yaml"
-    if not path.is_file():
-        return {}
-    found = validate(_ExpectationsFile, {"models": read_yaml(path)}, path).models
-    for model, cases in found.items():
-        for case, expected in cases.items():
-            _known(path, model, "case", case, discover_cases(root))
-            claims = [claim.id for claim in load_claims(root, case)]
-            for claim in expected:
-                _known(path, f"{model}.{case}", "claim", claim, claims)
-    return found
-
-
-class _ExpectationsFile(Strict):
-    models: dict[str, dict[str, dict[str, Expectation]]]
-
-
-def _expectations_lock(root: str | Path) -> dict[str, str]:
-    """SHA-256 of each expectation, as `model/claim`."""
-    return {
-        f"{model}/{claim}": hashlib.sha256(expectation.model_dump_json().encode()).hexdigest()
-        for model, cases in load_expectations(root).items()
-        for expected in cases.values()
-        for claim, expectation in expected.items()
-    }
-
-
-def claims_lock(claims: tuple[Claim, ...]) -> dict[str, str]:
-    """SHA-256 of each claim by id: of its canonical JSON without `amended`, so that comments and layout do not matter.
-
-    Defaults are hashed like stated values, so that changing a default is a change too; empty fields are not, so that
-    a new optional field leaves the old claims as they were.
-    """
-    hashes = {}
-    for claim in claims:
-        stated = _without_empty(claim.model_dump(mode="json", exclude={"amended"}))
-        text = json.dumps(stated, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        hashes[claim.id] = hashlib.sha256(text.encode()).hexdigest()
-    return hashes
-
-
-def _without_empty(value: Any) -> Any:
-    if isinstance(value, dict):
-        kept = {key: _without_empty(inner) for key, inner in value.items()}
-        return {key: inner for key, inner in kept.items() if inner not in (None, [], {})}
-    return [_without_empty(inner) for inner in value] if isinstance(value, list) else value
-
-
-class _LockFile(Strict):
-    cases: dict[str, dict[str, str]]
-
-
-def read_lock(root: str | Path) -> dict[str, dict[str, str]]:
-    """`experiments/claims.lock`: {case: {claim: sha256}}; empty if the file does not exist yet."""
-    path = Path(root) / "experiments" / "claims.lock"
-    if not path.is_file():
-        return {}
-    try:
-        found = json.loads(path.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise InputError(f"{path}: not valid JSON ({error}).") from None
-    return validate(_LockFile, {"cases": found}, path).cases
-
-
-def check_lock(root: str | Path) -> None:
-    """Raises `InputError` unless every claim on disk is the one in `experiments/claims.lock`, and the reverse."""
-    locked, current = read_lock(root), refreshed_lock(root)
-    for case, hashes in current.items():
-        for claim, digest in hashes.items():
-            if claim not in locked.get(case, {}):
-                raise InputError(f"claim '{claim}' of case '{case}' is not registered: run `biology lock`.")
-            if locked[case][claim] != digest:
-                raise InputError(f"claim '{claim}' of case '{case}' is amended but not locked: run `biology lock`.")
-
-
-def refreshed_lock(root: str | Path) -> dict[str, dict[str, str]]:
-    """The lock as `biology lock` writes it: new claims are added, amended claims replaced.
-
-    Raises `InputError` if a locked claim was changed without an amendment that names its locked hash, or was removed.
-    """
-    locked = read_lock(root)
-    current: dict[str, dict[str, str]] = {}
-    for case in discover_cases(root):
-        claims = load_claims(root, case)
-        current[case] = claims_lock(claims)
-        for claim in claims:
-            before = locked.get(case, {}).get(claim.id)
-            changed = before is not None and before != current[case][claim.id]
-            if changed and before not in [amendment.previous for amendment in claim.amended]:
-                raise InputError(
-                    f"claim '{claim.id}' of case '{case}' was changed without amendment. Undo the change, or add "
-                    f"`amended: {{date: ..., reason: ..., previous: {before}}}` and run `biology lock`."
-                )
-    expectations = _expectations_lock(root)
-    for name, digest in expectations.items():
-        if locked.get(EXPECTATIONS, {}).get(name, digest) != digest:
-            raise InputError(f"the expectation '{name}' was changed after it was registered. Undo the change.")
-    current |= {EXPECTATIONS: expectations} if expectations else {}
-    for case, hashes in locked.items():
-        for claim in hashes:
-            if claim not in current.get(case, {}):
-                raise InputError(f"claim '{claim}' of case '{case}' is registered but gone. Registered claims stay.")
-    return current
 
 
 def with_items(case: Case, rows: Sequence[Mapping[str, str]], source: str) -> Case:
@@ -564,6 +444,7 @@ def _items(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) ->
     return tuple(items)
 
 
-def _known(path: Path, where: str, kind: str, name: str, known: Any) -> None:
-    if name not in known:
-        raise InputError(f"{path}: {where}: unknown {kind} '{name}'. Known: {', '.join(known)}.")
+def known(path: Path, where: str, kind: str, name: str, there: Collection[str]) -> None:
+    """Raises InputError, listing what there is, if `name` is none of `there`; `where` is the place in the file."""
+    if name not in there:
+        raise InputError(f"{path}: {where}: unknown {kind} '{name}'. Known: {', '.join(there)}.")

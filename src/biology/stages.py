@@ -18,9 +18,10 @@ if TYPE_CHECKING:
 
     from biology.activations import FeatureCache
     from biology.bench import Bench
-    from biology.case import Case, Expectation
+    from biology.case import Case
     from biology.config import Config, ModelConfig
     from biology.model import Model
+    from biology.registration import Expectation
     from biology.transcoders import TranscoderSet
 
 Arguments = argparse.Namespace
@@ -220,9 +221,10 @@ def tabulate(args: Arguments) -> None:
 def judge(args: Arguments) -> None:
     """compute a verdict for every registered claim of a model"""
     config, root = configuration(args)
-    from biology.case import check_lock, discover_cases, load_case, load_claims, load_expectations
+    from biology.case import discover_cases, load_case, load_claims
     from biology.claims import Meta, judge_all, measure, with_minimum, with_thresholds
     from biology.pages import manifest_of
+    from biology.registration import check_lock, load_expectations
     from biology.tables import read_tables, write_table
 
     check_lock(root)

@@ -1,0 +1,137 @@
+"""Registration: what was stated before the run, bound by hashes in `experiments/claims.lock`.
+
+A claim changed after the fact is an error unless it says `amended:` and why; an expectation of what a model nobody has run
+will show (`experiments/expectations.yaml`) may not be changed at all.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from biology.case import Claim, Verdict, discover_cases, known, load_claims
+from biology.config import InputError, Strict, read_yaml, validate
+
+EXPECTATIONS = "expectations"
+"""Under this name `claims.lock` keeps what was expected of models before anyone ran them."""
+
+
+class Expectation(Strict):
+    """A verdict that we expect of a model that nobody here has run, and what the expectation rests on."""
+
+    verdict: Verdict
+    because: str = Field(min_length=10)
+
+
+def load_expectations(root: str | Path) -> dict[str, dict[str, dict[str, Expectation]]]:
+    """`experiments/expectations.yaml`: {model: {case: {claim: expectation}}}; empty if there is no such file.
+
+    Raises `InputError` for a case or claim that there is not.
+    """
+    path = Path(root) / "experiments" / "expectations.yaml"
+    if not path.is_file():
+        return {}
+    found = validate(_ExpectationsFile, {"models": read_yaml(path)}, path).models
+    for model, cases in found.items():
+        for case, expected in cases.items():
+            known(path, model, "case", case, discover_cases(root))
+            claims = [claim.id for claim in load_claims(root, case)]
+            for claim in expected:
+                known(path, f"{model}.{case}", "claim", claim, claims)
+    return found
+
+
+class _ExpectationsFile(Strict):
+    models: dict[str, dict[str, dict[str, Expectation]]]
+
+
+def _expectations_lock(root: str | Path) -> dict[str, str]:
+    """SHA-256 of each expectation, as `model/claim`."""
+    return {
+        f"{model}/{claim}": hashlib.sha256(expectation.model_dump_json().encode()).hexdigest()
+        for model, cases in load_expectations(root).items()
+        for expected in cases.values()
+        for claim, expectation in expected.items()
+    }
+
+
+def claims_lock(claims: tuple[Claim, ...]) -> dict[str, str]:
+    """SHA-256 of each claim by id: of its canonical JSON without `amended`, so that comments and layout do not matter.
+
+    Defaults are hashed like stated values, so that changing a default is a change too; empty fields are not, so that
+    a new optional field leaves the old claims as they were.
+    """
+    hashes = {}
+    for claim in claims:
+        stated = _without_empty(claim.model_dump(mode="json", exclude={"amended"}))
+        text = json.dumps(stated, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        hashes[claim.id] = hashlib.sha256(text.encode()).hexdigest()
+    return hashes
+
+
+def _without_empty(value: Any) -> Any:
+    if isinstance(value, dict):
+        kept = {key: _without_empty(inner) for key, inner in value.items()}
+        return {key: inner for key, inner in kept.items() if inner not in (None, [], {})}
+    return [_without_empty(inner) for inner in value] if isinstance(value, list) else value
+
+
+class _LockFile(Strict):
+    cases: dict[str, dict[str, str]]
+
+
+def read_lock(root: str | Path) -> dict[str, dict[str, str]]:
+    """`experiments/claims.lock`: {case: {claim: sha256}}; empty if the file does not exist yet."""
+    path = Path(root) / "experiments" / "claims.lock"
+    if not path.is_file():
+        return {}
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}).") from None
+    return validate(_LockFile, {"cases": found}, path).cases
+
+
+def check_lock(root: str | Path) -> None:
+    """Raises `InputError` unless every claim on disk is the one in `experiments/claims.lock`, and the reverse."""
+    locked, current = read_lock(root), refreshed_lock(root)
+    for case, hashes in current.items():
+        for claim, digest in hashes.items():
+            if claim not in locked.get(case, {}):
+                raise InputError(f"claim '{claim}' of case '{case}' is not registered: run `biology lock`.")
+            if locked[case][claim] != digest:
+                raise InputError(f"claim '{claim}' of case '{case}' is amended but not locked: run `biology lock`.")
+
+
+def refreshed_lock(root: str | Path) -> dict[str, dict[str, str]]:
+    """The lock as `biology lock` writes it: new claims are added, amended claims replaced.
+
+    Raises `InputError` if a locked claim was changed without an amendment that names its locked hash, or was removed.
+    """
+    locked = read_lock(root)
+    current: dict[str, dict[str, str]] = {}
+    for case in discover_cases(root):
+        claims = load_claims(root, case)
+        current[case] = claims_lock(claims)
+        for claim in claims:
+            before = locked.get(case, {}).get(claim.id)
+            changed = before is not None and before != current[case][claim.id]
+            if changed and before not in [amendment.previous for amendment in claim.amended]:
+                raise InputError(
+                    f"claim '{claim.id}' of case '{case}' was changed without amendment. Undo the change, or add "
+                    f"`amended: {{date: ..., reason: ..., previous: {before}}}` and run `biology lock`."
+                )
+    expectations = _expectations_lock(root)
+    for name, digest in expectations.items():
+        if locked.get(EXPECTATIONS, {}).get(name, digest) != digest:
+            raise InputError(f"the expectation '{name}' was changed after it was registered. Undo the change.")
+    current |= {EXPECTATIONS: expectations} if expectations else {}
+    for case, hashes in locked.items():
+        for claim in hashes:
+            if claim not in current.get(case, {}):
+                raise InputError(f"claim '{claim}' of case '{case}' is registered but gone. Registered claims stay.")
+    return current
