@@ -239,6 +239,8 @@ def test_a_control_runs_on_request_only_and_the_shown_models_stay(root):
     code, _, calls = snakemake(root, "robustness/all")
     assert code == 0 and sorted(call.split()[0] for call in calls) == sorted({*UP_TO_VERDICTS, "compare"})
     assert (root / "reports/nothing/verdicts.csv").is_file() and not (root / "figures/nothing").exists()
+    shutil.rmtree(root / "data/runs/nothing")  # as in a fresh clone, whose verdicts of controls are those committed
+    assert "judge" in [call.split()[0] for call in snakemake(root, "robustness/all")[2]]
 
 
 @pytest.fixture
