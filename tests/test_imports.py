@@ -15,6 +15,7 @@ FLOORS = [
     ["config", "artefacts"],
     ["case", "tables", "graph_files", "memory", "hub"],
     ["corpus", "operands", "registration"],
+    ["natural_prompts"],
     ["prompts", "cards", "vocabulary"],
     ["twins"],
     # torch

@@ -59,12 +59,12 @@ def test_without_edits_a_line_is_what_the_model_writes(tiny_model):
 def test_endings_are_the_levels_of_the_factor_and_lines_that_end_too_soon_do_not_count(tiny_model):
     bench = toy_bench(tiny_model("llama"), {})
     words = words_of(bench)
-    assert words.endings == WORDS
-    assert words.own == [54 + i for i in range(ITEMS)]
-    assert words.planned == [54 + (i + 1) % ITEMS for i in range(ITEMS)]
-    assert words.rhymes[0] == {54, 55, 56} and words.rhymes[5] == {57, 58, 59}
-    assert words.ending([9, 9, 55, 54]) == 55 and words.ending([9, 9]) == -2
-    assert words_of(bench, least=3).ending([9, 9, 55, 54]) == -2
+    assert words.endings == {token: word for word, token in WORDS.items()}
+    assert words.own == [f"w{50 + i}" for i in range(ITEMS)]
+    assert words.planned == [f"w{50 + (i + 1) % ITEMS}" for i in range(ITEMS)]
+    assert words.rhymes[0] == {"w50", "w51", "w52"} and words.rhymes[5] == {"w53", "w54", "w55"}
+    assert words.ending([9, 9, 55, 54]) == "w51" and words.ending([9, 9]) == ""
+    assert words_of(bench, least=3).ending([9, 9, 55, 54]) == ""
 
 
 def test_outcomes_are_their_definitions(tiny_model):

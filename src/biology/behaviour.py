@@ -32,8 +32,10 @@ def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple
 
     `correct` says that the answer is the most probable token. For prompts with a donor, `correct_with_donor` says it of
     donor and wrong donor too (and `correct_with_<column>` for each further column of donors). Where answers stand for their
-    first tokens (`Case.first_token`), these must differ, or a swap could not be told from none. Raises InputError for an
-    unknown word, or an answer of several tokens in another case.
+    first tokens (`Case.first_token`), these must differ, or a swap could not be told from none. Numbers never do: a sum that
+    the model writes in several tokens is not `correct`, whatever its first digit. A prompt whose column `gated_by` names
+    another is `correct` if that one is. Raises InputError for an unknown word or prompt, or an answer of several tokens in
+    another case.
     """
     rows: list[dict[str, object]] = [
         {
@@ -63,12 +65,16 @@ def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple
     ids = [_encoded(model, case, row) for row in rows]
     cache = cache_features(model, transcoders, ids, batch_size=BATCH, progress=True)
     probability, top = cache.logits.double().softmax(-1).max(-1)
+    by_number = case.first_token and case.operands is not None
     for row, p, token in zip(rows, probability.tolist(), top.tolist(), strict=True):
         answer = answer_token(model, str(row["text"]), str(row["answer"]), first=case.first_token)
-        row |= {"answer_token": answer, "top1": token_text(model, token), "probability": p, "correct": token == answer}
+        right = token == answer and (not by_number or _whole(model, row))
+        row |= {"answer_token": answer, "top1": token_text(model, token), "probability": p, "correct": right}
         for column in columns:
             row.setdefault(column, "")
     frame = pd.DataFrame(rows)
+    if "gated_by" in frame:
+        frame["correct"] = _gated(case, frame)
     correct = dict(zip(frame["item"], frame["correct"], strict=True)) | {"": True}
     token = dict(zip(frame["item"], frame["answer_token"], strict=True))
     for column in donor_columns(frame):
@@ -83,6 +89,24 @@ def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple
             for group in frame[["item", *named]].itertuples(index=False)
         ]
     return cache, validate_table(frame, "prompts")
+
+
+def _whole(model: Model, row: Mapping[str, object]) -> bool:
+    """Whether the answer of a prompt is a single token."""
+    try:
+        answer_token(model, str(row["text"]), str(row["answer"]))
+    except InputError:
+        return False
+    return True
+
+
+def _gated(case: Case, frame: pd.DataFrame) -> list[bool]:
+    own = dict(zip(frame["item"], frame["correct"], strict=True))
+    unknown = frame.loc[~frame["gated_by"].isin({*own, ""}), ["item", "gated_by"]]
+    if len(unknown):
+        item, named = unknown.iloc[0]
+        raise InputError(f"case {case.name}, prompt {item}: gated_by '{named}' is no prompt of the case")
+    return [own[gate or item] for item, gate in zip(frame["item"], frame["gated_by"], strict=True)]
 
 
 def _all_different(tokens: Sequence[int]) -> bool:

@@ -7,7 +7,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -21,15 +21,17 @@ FIXED = {"arm": "effect", "draw": 0, "strength": 1.0}
 
 
 def contrasts(
-    name: str, of: Sequence[str], outcomes: Sequence[str], evidence: pd.DataFrame, share: float = 1.0
-) -> pd.DataFrame:
+    name: str, of: Sequence[str], outcomes: Sequence[str], evidence: pd.DataFrame, share: float = 1.0,
+    asked: Mapping[str, Sequence[str]] | None = None,
+) -> pd.DataFrame:  # fmt: skip
     """Evidence rows that compare two experiments A and B on the same items, arm by arm and draw by draw:
 
         difference:<o>          A's o minus `share` times B's o
         interaction:<o>,<p>     (A's o - A's p) minus `share` times (B's o - B's p), as in a double dissociation
 
     With donors from one language as A, donors from the prompt's own as B and a share of 0.8, a mean above zero says that
-    less than a fifth is lost. Raises InputError where an outcome is none, or is measured by one of the two only.
+    less than a fifth is lost. An outcome that an experiment asks for (`asked`, its outcomes) and that is undefined on every
+    item has no rows. Raises InputError where an outcome is none, or is measured by one of the two only.
     """
     rows = evidence[evidence["experiment"].isin(of)]
     index = ["item", "cluster", "split", "arm", "draw"]
@@ -43,7 +45,9 @@ def contrasts(
                 f"experiment '{name}': unknown outcome '{outcome}' of a contrast of {', '.join(of) or 'none'}."
             )
         for experiment, (_, term) in itertools.product(of, terms):
-            if (experiment, term) not in wide:
+            if (experiment, term) not in wide and term in (asked or {}).get(experiment, ()):
+                wide[experiment, term] = np.nan
+            elif (experiment, term) not in wide:
                 raise InputError(f"experiment '{name}': '{experiment}' does not measure '{term}'.")
         first, second = (sum(sign * wide[experiment, term] for sign, term in terms) for experiment in of)
         value = first - share * second

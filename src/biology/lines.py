@@ -1,10 +1,11 @@
 """Whole lines written under a perturbation: what a poem's line ends in once the plan for it was changed.
 
 After a prompt the model writes on, token by token, while features are held (iterative protocol, attention live) or while
-the residual stream at one position is a donor's. A line ends with the first word that is some prompt's planned word. The
-donor's agreement word and its planned word are known from the donor's prompt. Words of the line may be forced, so that
-a change cannot act through the words that were written on the way; and line 1 may be hidden from the new line, so that
-it can only use what the prompt's last token holds.
+the residual stream at one position is a donor's. A line ends with the first word that is some prompt's planned word. Nobody foresees the
+lines of a model of natural language: they end where the model breaks them, with a word that they do not hold before. The
+donor's agreement word and its planned word are known from the donor's prompt. Words of the line may be forced, so that a
+change cannot act through the words that were written on the way; and line 1 may be hidden from the new line, so that it can
+only use what the prompt's last token holds.
 
 Outcomes (1 or 0 for a line; log-odds in nats, at the first new token, against the clean prompt):
 
@@ -16,9 +17,10 @@ Outcomes (1 or 0 for a line; log-odds in nats, at the first new token, against t
     ending_log_odds      change of log p(donor's planned word) / p(own planned word)
 """
 
-from collections.abc import Callable, Sequence
+import re
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cache, cached_property, partial
 
 import numpy as np
 import pandas as pd
@@ -38,6 +40,7 @@ from biology.perturbation import Arm, arms, choose, no_edits, positions_of
 from biology.residuals import Exchanges, exchange_residuals
 from biology.tables import table
 
+TOKENS_PER_WORD = 2  # of a model of natural language, at most so many on average
 Read = Callable[[Int[Tensor, " row"], list[Prefix]], Float[Tensor, "row vocab"]]
 """Reads prompts, one a row, with what a perturbation does to each: the logits at their ends, and what is kept of them."""
 
@@ -50,31 +53,43 @@ class Words:
     rule: Line
     places: Sequence[int]
 
-    @cached_property
-    def endings(self) -> dict[str, int]:
-        """The token of every word that can end a line."""
-        prompts, found = self.bench.prompts, {}
+    def __post_init__(self) -> None:
         for column in (self.rule.ends, self.rule.family, *self.rule.forced.values()):
-            if column not in prompts:
+            if column not in self.bench.prompts:
                 raise InputError(
                     f"case {self.bench.case.name}: a line asks for the factor '{column}', no prompt has it"
                 )
+
+    @cached_property
+    def endings(self) -> dict[int, str]:
+        """Every word that can end a line, by its token, in a vocabulary that was made for our words."""
+        prompts, found = self.bench.prompts, {}
         for word, text in prompts.drop_duplicates(self.rule.ends)[[self.rule.ends, "text"]].itertuples(index=False):
             if word:
-                found[word] = answer_token(self.bench.model, text, word)
+                found[answer_token(self.bench.model, text, word)] = word
         return found
 
     @cached_property
-    def rhymes(self) -> list[set[int]]:
-        """The words of each prompt's rhyme family."""
-        prompts = self.bench.prompts
-        of = prompts[prompts[self.rule.ends] != ""].groupby(self.rule.family)[self.rule.ends].unique()
-        tokens = {family: {self.endings[word] for word in words} for family, words in of.items()}
-        return [tokens[prompts[self.rule.family].iat[place]] for place in self.places]
+    def stops(self) -> Collection[int]:
+        """The tokens at which a line is over."""
+        return line_breaks(self.bench.model) if self.bench.case.first_token else set(self.endings)
+
+    @property
+    def most(self) -> int:
+        """Tokens after which an unfinished line is given up."""
+        return self.rule.most * (TOKENS_PER_WORD if self.bench.case.first_token else 1)
 
     @cached_property
-    def own(self) -> list[int]:
-        return [self.endings[self.bench.prompts[self.rule.ends].iat[place]] for place in self.places]
+    def rhymes(self) -> list[set[str]]:
+        """The words of each prompt's rhyme family: those that prompts plan, and what their factor `rhymes` lists."""
+        prompts = self.bench.prompts
+        of = prompts[prompts[self.rule.ends] != ""].groupby(self.rule.family)[self.rule.ends].unique()
+        more = prompts["rhymes"] if "rhymes" in prompts else pd.Series("", index=prompts.index)
+        return [{*of[prompts[self.rule.family].iat[place]], *more.iat[place].split()} for place in self.places]
+
+    @cached_property
+    def own(self) -> list[str]:
+        return [str(self.bench.prompts[self.rule.ends].iat[place]) for place in self.places]
 
     @cached_property
     def donors(self) -> list[int]:
@@ -84,10 +99,15 @@ class Words:
         return [self.bench.place[item] if item else -1 for item in named]
 
     @cached_property
-    def planned(self) -> list[int]:
+    def planned(self) -> list[str | None]:
         """The donor's planned word."""
         words = self.bench.prompts[self.rule.ends]
-        return [self.endings[words.iat[donor]] if donor >= 0 else -1 for donor in self.donors]
+        return [str(words.iat[donor]) if donor >= 0 else None for donor in self.donors]
+
+    def token(self, number: int, word: str) -> int:
+        """The token with which a word begins after the prompt of an item."""
+        text = self.bench.prompts["text"].iat[self.places[number]]
+        return answer_token(self.bench.model, text, word, first=self.bench.case.first_token)
 
     @cached_property
     def answers(self) -> Int[np.ndarray, "item 2"]:
@@ -101,19 +121,30 @@ class Words:
 
     @cached_property
     def forced(self) -> list[dict[int, int]]:
-        """For each prompt, the tokens that its line must have, by number."""
-        rows = [self.bench.prompts.iloc[place] for place in self.places]
-        forced = self.rule.forced.items()
+        """For each prompt, the tokens that its line must have, by number; none where it lacks the factor."""
         return [
-            {number: answer_token(self.bench.model, row["text"], row[column]) for number, column in forced}
-            for row in rows
+            {place: self.token(number, row[column]) for place, column in self.rule.forced.items() if row[column]}
+            for number, row in enumerate(self.bench.prompts.iloc[place] for place in self.places)
         ]
 
-    def ending(self, line: Sequence[int]) -> int:
-        """The word that a line ends in, -2 if it has none that counts."""
-        ends = set(self.endings.values())
-        place = next((number for number, token in enumerate(line) if token in ends), -1)
-        return line[place] if place >= self.rule.least else -2
+    def ending(self, line: Sequence[int]) -> str:
+        """The word that a line ends in, empty if it has none that counts."""
+        if self.bench.case.first_token:
+            if line[-1] not in self.stops:
+                return ""
+            said = text(self.bench.model, [token for token in line if token not in self.stops]).lower()
+            words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", said)
+            return words[-1] if len(words) > self.rule.least and words[-1] not in words[:-1] else ""
+        place = next((number for number, token in enumerate(line) if token in self.endings), -1)
+        return self.endings[line[place]] if place >= self.rule.least else ""
+
+
+@cache
+def line_breaks(model: Model) -> frozenset[int]:
+    """The tokens that hold a line break, and the one that ends a text."""
+    end = getattr(model.tokenizer, "eos_token_id", None)
+    broken = (token for token in range(model.n_vocab) if "\n" in token_text(model, token))
+    return frozenset([*broken, *([] if end is None else [end])])
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,8 +172,8 @@ def write(
 
     seed = None if generator is None else torch.Generator().manual_seed(int(generator.integers(2**62)))
     lines = continued(
-        [bench.ids[place] for place in prompt.tolist()], said, words.rule.most,
-        temperature=0.0 if generator is None else 1.0, generator=seed, stops=set(words.endings.values()),
+        [bench.ids[place] for place in prompt.tolist()], said, words.most,
+        temperature=0.0 if generator is None else 1.0, generator=seed, stops=words.stops,
         forced=lambda row, number: words.forced[numbers[row]].get(number),
     )  # fmt: skip
     return Written(lines, first[0])
@@ -226,6 +257,8 @@ def measure_lines(
     With `samples`, lines are sampled if the experiment says so; of a matched set one line each.
     """
     assert experiment.line is not None
+    if not places:
+        return []  # no prompt passed the gate
     words = Words(bench, experiment.line, places)
     each = torch.arange(len(places))
     clean = write(bench, words, each, held(bench, no_edits()), None)
@@ -351,7 +384,7 @@ def _value(outcome: str, words: Words, number: int, line: list[int], change: Flo
     if outcome == "answer_moves":
         return float(change[other] > change[answer])
     if outcome == "ending_log_odds":
-        return float(change[planned] - change[own])
+        return float(change[words.token(number, str(planned))] - change[words.token(number, own)])
     known = "line_ends_own, _donor, _family, _rhyme, line_starts_donor, answer_log_odds, answer_moves, ending_log_odds"
     raise InputError(f"unknown outcome '{outcome}' of a line; known: {known}")
 

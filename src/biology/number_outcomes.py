@@ -6,6 +6,9 @@ near_right        1 if it is a number at most `NEAR` from the answer
 near_probability  probability of numbers at most `NEAR` from the answer, without the answer itself
 width             count of numbers in the smallest interval with `MASS` of the numbers' probability
 ones_swapped      1 if the most probable token has the answer's tens and the ones digit of the donor's answer
+
+Of a model whose tokens write digits and no larger numbers, ones digit and magnitude of what one token says are the same thing:
+`ones_right`, `near_right` and `ones_swapped` are NaN.
 """
 
 import torch
@@ -15,6 +18,7 @@ from torch import Tensor
 from biology.model import Model, token_text
 
 OUTCOMES = ("answer_top1", "ones_right", "near_right", "near_probability", "width", "ones_swapped")
+DIGITS_AND_MAGNITUDES = ("ones_right", "near_right", "ones_swapped")
 NEAR = 5
 MASS = 0.8
 
@@ -43,7 +47,10 @@ def read_numbers(
         probability.argmax(-1) == answer, is_number & (said % 10 == right % 10),
         is_number & ((said - right).abs() <= NEAR), (probability * near).sum(-1), interval_width(probability, number), swapped,
     ]  # fmt: skip
-    return torch.stack([column.to(probability.dtype) for column in columns], 1)
+    values = torch.stack([column.to(probability.dtype) for column in columns], 1)
+    if int(number.max()) < 10:
+        values[:, [OUTCOMES.index(name) for name in DIGITS_AND_MAGNITUDES]] = torch.nan
+    return values
 
 
 def interval_width(probability: Float[Tensor, "row vocab"], number: Int[Tensor, " vocab"]) -> Float[Tensor, " row"]:

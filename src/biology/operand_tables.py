@@ -259,6 +259,8 @@ def _wiring(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, o
     assert frame is not None
     reader = replace(finder, operands=frame)
     ends = [reader.plotted(bench.case.supernodes[end]) for end in (source, target)]
+    if not len(ends[1]):
+        return []  # no feature is what weights could lead to
     grid = grid_prompts(bench.case, bench.prompts)
     active = finder.active(LAST)[grid.index.to_numpy()]
     sums = (grid["first"] + grid["second"]).to_numpy()

@@ -24,6 +24,7 @@ from biology.corpus import (
     place_split,
     unit_interval,
 )
+from biology.natural_prompts import natural_couplets, natural_sums
 
 FOREIGN_DONORS = 5  # per base prompt
 COUPLETS = 8  # scored couplets of a rhyme family
@@ -361,8 +362,12 @@ PROMPT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
 }
 
 
-NATURAL_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {"multi_hop": natural_multi_hop}
-"""For models that nobody here trained: `prompts_natural.csv`."""
+NATURAL_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
+    "multi_hop": natural_multi_hop,
+    "rhyme_planning": natural_couplets,
+    "addition": natural_sums,
+}
+"""For models that nobody here trained: `prompts_natural.csv`. The prompts of multilingual are natural language as they stand."""
 
 
 def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:

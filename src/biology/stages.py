@@ -206,7 +206,8 @@ def tabulate(args: Arguments) -> None:
         if experiment.kind in ("contrast", "crossover") and not bool(perturbed["experiment"].isin(experiment.of).any()):
             continue  # no prompt passed the gate, so there is nothing to compare
         if experiment.kind == "contrast":
-            evidence.append(contrasts(name, experiment.of, experiment.outcomes, perturbed, experiment.share))
+            asked = {other: case.experiments[other].outcomes for other in experiment.of}
+            evidence.append(contrasts(name, experiment.of, experiment.outcomes, perturbed, experiment.share, asked))
         elif experiment.kind == "crossover":
             listed = case.experiments[experiment.of[0]].outcomes
             evidence.append(crossovers(name, experiment.of[0], listed, perturbed, measured["prompts"], experiment.by))
