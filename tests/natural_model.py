@@ -15,7 +15,11 @@ def write_natural_model(folder: Path, texts: list[str], n_vocab: int = 600) -> P
     tokenizer = Tokenizer(models.BPE(unk_token="<unk>", fuse_unk=True))
     tokenizer.normalizer = normalizers.Replace(" ", "▁")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
-        [pre_tokenizers.Split(Regex("▁?[^▁]+"), "isolated"), pre_tokenizers.Digits(individual_digits=True)]
+        [
+            pre_tokenizers.Split(Regex("▁?[^▁]+"), "isolated"),
+            pre_tokenizers.Split(Regex(r"[\n,:]"), "isolated"),
+            pre_tokenizers.Digits(individual_digits=True),
+        ]
     )
     tokenizer.decoder = decoders.Replace("▁", " ")
     trainer = trainers.BpeTrainer(vocab_size=n_vocab, special_tokens=special, show_progress=False)

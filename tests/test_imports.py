@@ -69,6 +69,7 @@ LIGHT = [
         "tables",
         "corpus",
         "operands",
+        "natural_prompts",
         "prompts",
         "cards",
         "statistics",

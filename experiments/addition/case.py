@@ -5,7 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from biology.figures import ARM, canvas, captioned, colour, draw_interval, interval, look, signed, size, words
+from biology.figures import ARM, NothingToDraw, canvas, captioned, colour, draw_interval, interval, look, signed, size, words
 from biology.tables import Tables
 
 FAMILIES = ("add", "lookup", "sum", "constant", "other", "error")
@@ -17,11 +17,14 @@ TOKEN = {"-4": "at a", "-2": "at b", "last": "at ="}
 
 
 def _heldout(tables: Tables, experiment: str) -> pd.DataFrame:
-    """Evidence of an experiment on scored held-out items that the model answers correctly."""
+    """Evidence of an experiment on scored held-out items that the model answers correctly; NothingToDraw if there is none."""
     prompts = tables["prompts"]
     chosen = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score") & prompts["correct"]]
     evidence = tables["evidence"]
-    return evidence[(evidence["experiment"] == experiment) & evidence["item"].isin(chosen["item"])]
+    found = evidence[(evidence["experiment"] == experiment) & evidence["item"].isin(chosen["item"])]
+    if not len(found):
+        raise NothingToDraw(f"no held-out rows of experiment '{experiment}' in table 'evidence'.")
+    return found
 
 
 def _of(rows: pd.DataFrame, outcome: str, arm: str) -> pd.DataFrame:

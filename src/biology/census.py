@@ -53,6 +53,8 @@ def run_census(bench: Bench) -> pd.DataFrame:
         finder = Finder(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache)
         places = bench.items(experiment)
         tqdm.write(f"{name}: {len(places)} prompts")
+        if not places:
+            continue  # none passed the gate
         values = _counted(bench, finder, experiment, rule, places)
         if "probe" in experiment.outcomes:
             values += probed(bench, finder, experiment, rule, places)

@@ -286,6 +286,8 @@ def _with_donor_kind(rows: pd.DataFrame, tables: Tables) -> pd.DataFrame:
 
 def interval(rows: pd.DataFrame) -> tuple[float, float, float]:
     """Mean over clusters of the means over items, and its interval."""
+    if not len(rows):
+        raise NothingToDraw("no held-out item has rows in table 'evidence' for one of the intervals of this figure.")
     items = rows.groupby(["cluster", "item"], sort=True)["value"].mean()
     means = items.groupby(level="cluster", sort=True).mean().to_numpy()[:, None]
     low, high = bootstrap_interval(means, resamples(len(means), RESAMPLES, generator("figure", len(means))))
@@ -328,8 +330,8 @@ def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes
 
     A name may carry a subject behind a hyphen: the prompt of a graph or a panel, the experiment of the others, as in
     `supernode_graph-oakland`. `tables` may hold table `parts` too; then thresholds and gates of the claims are used.
-    Where no claim of the case could be tested for want of prompts, a figure without rows says so. `InputError` if there is
-    no such figure, or the tables hold nothing to draw.
+    Where no claim of the case could be tested for want of prompts, or the prompts are the natural ones of a model of others,
+    a figure without rows says so. `InputError` if there is no such figure, or the tables hold nothing to draw.
     """
     kind, _, subject = name.partition("-")
     known = FIGURES | own_figures(case)
@@ -341,7 +343,9 @@ def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes
         with styled():
             figure = known[kind](tables, subject or None, case)
     except NothingToDraw:
-        if "parts" not in tables or set(tables["parts"]["verdict"]) - {"untestable"}:
+        untested = "parts" in tables and not set(tables["parts"]["verdict"]) - {"untestable"}
+        if not untested and not (case is not None and case.first_token):
             raise
-        figure = statement(words(kind), "Too few prompts pass their gates on this model: there is nothing to show.")
+        why = "Too few prompts pass their gates on this model" if untested else "This model cannot be asked what it shows"
+        figure = statement(words(kind), f"{why}: there is nothing to show.")
     return {"svg": svg(figure), "png": png(figure)}

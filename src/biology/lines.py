@@ -384,7 +384,9 @@ def _value(outcome: str, words: Words, number: int, line: list[int], change: Flo
     if outcome == "answer_moves":
         return float(change[other] > change[answer])
     if outcome == "ending_log_odds":
-        return float(change[words.token(number, str(planned))] - change[words.token(number, own)])
+        if planned is None:
+            return float("nan")
+        return float(change[words.token(number, planned)] - change[words.token(number, own)])
     known = "line_ends_own, _donor, _family, _rhyme, line_starts_donor, answer_log_odds, answer_moves, ending_log_odds"
     raise InputError(f"unknown outcome '{outcome}' of a line; known: {known}")
 
