@@ -1,5 +1,6 @@
 """Prompt sets follow from the corpus, and what selects features shares nothing with what is scored."""
 
+import re
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 from biology.case import load_case
 from biology.config import InputError
 from biology.corpus import RELATION_FOLDS, RELATIONS, Corpus, place_split
+from biology.natural_prompts import FIRST_LINES, SUMS
 from biology.prompts import PROMPT_SETS, TEMPLATES, prompt_sets
 
 ROOT = Path(__file__).parents[1]
@@ -272,3 +274,110 @@ def test_an_operand_is_exchanged_for_one_of_another_scale(cells):
     for row in cells[cells["role"] == "score"].to_dict("records"):
         scales = {row["scale"], *(cells.loc[row[f"{wrong}operand_donor"], "scale"] for wrong in ("", "wrong_"))}
         assert len(scales) == 3
+
+
+# ----------------------------------------------------------------------------- couplets and sums for models of others
+@pytest.fixture(scope="module")
+def poems(corpus) -> pd.DataFrame:
+    return prompt_sets("rhyme_planning", corpus)["prompts_natural.csv"]
+
+
+@pytest.fixture(scope="module")
+def plain_sums(corpus) -> pd.DataFrame:
+    return prompt_sets("addition", corpus)["prompts_natural.csv"]
+
+
+@pytest.mark.parametrize("case", ["rhyme_planning", "addition"])
+def test_natural_sets_have_the_factors_of_the_sets_for_elegans(corpus, case):
+    made = prompt_sets(case, corpus)
+    assert set(made["prompts.csv"]) <= set(made["prompts_natural.csv"])
+    assert set(made["prompts.csv"]["set"]) == set(made["prompts_natural.csv"]["set"])
+
+
+@pytest.mark.parametrize("name", ["rhyme", "other", "later", "last"])
+def test_enough_poems_of_enough_families_in_all_wordings(poems, name):
+    chosen = poems[(poems["role"] == "score") & (poems["set"] == name)]
+    heldout = chosen[chosen["split"] == "heldout"]
+    assert len(heldout) >= 2 * 64 and heldout["cluster"].nunique() >= 20
+    assert set(chosen.loc[chosen["split"] == "dev", "cluster"]).isdisjoint(heldout["cluster"])
+    first = {
+        re.sub(" +", " ", one.text.split("\n")[1].replace(one.theme, "").replace(one.ending, ""))
+        for one in heldout.itertuples()
+    }
+    assert len(first) == len(FIRST_LINES) >= 8
+
+
+def test_poems_hold_the_words_and_the_tokens_that_positions_name(poems):
+    """Of the position sweep the highest index from the start is 12; a tokenizer may join marks with the line break."""
+    highest = max(int(at) for at in load_case(ROOT, "rhyme_planning").experiments["census"].sites if at.isdigit())
+    for row in poems.itertuples():
+        assert row.text.count(row.theme) == row.text.count(",\n") == 1, row.text
+        assert len(re.findall(r"\w+|[^\w\s]\s*", row.text[: row.text.index(",\n") + 2])) > highest, row.text
+
+
+def test_a_poem_is_gated_by_its_last_word_and_says_what_its_plan_takes(poems):
+    rows = poems.set_index("item")
+    assert {(row.first, row.answer) for row in poems[poems["set"].isin(["rhyme", "other"])].itertuples()} <= {
+        (first, first) for first in ("He", "She", "It", "They")
+    }
+    for row in poems[(poems["role"] == "score") & (poems["set"] != "last")].itertuples():
+        gate = rows.loc[row.gated_by]
+        assert row.gated_by == row.spoken and gate["answer"] == gate["word"] == row.word
+        assert gate["text"].startswith(row.text) and gate["text"].split("\n")[2].split()[0] == row.first
+        if row.set == "later":
+            assert gate["text"] == f"{row.text} {row.answer}"
+            assert row.answer == "some" or (row.answer == "an") == (row.word[0] in "aeiou" or row.word == "heir")
+
+
+def test_donors_of_poems_plan_other_words_of_their_own_split_and_all_begin_differently(poems):
+    rows = poems.set_index("item")
+    for base in poems[(poems["role"] == "score") & (poems["set"] != "last")].itertuples():
+        donor, wrong = rows.loc[base.donor], rows.loc[base.wrong_donor]
+        assert {donor["split"], wrong["split"]} == {base.split} and {donor["set"], wrong["set"]} == {base.set}
+        assert len({base.answer, donor["answer"], wrong["answer"]}) == 3
+        assert (donor["family"] == base.family) == (base.set != "other")
+        assert wrong["family"] not in (base.family, donor["family"])
+
+
+def test_what_a_poem_plans_is_selected_on_other_themes_and_other_line_ends(poems):
+    selecting = poems[poems["role"] == "select"]
+    left = {key: len(group) for key, group in selecting.groupby(["word", "theme_fold", "ending_fold"])}
+    opposite = {"0": "1", "1": "0"}
+    for row in poems[poems["role"] == "score"].itertuples():
+        assert left[row.word, opposite[row.theme_fold], opposite[row.ending_fold]] == 2
+        assert row.theme not in set(selecting.loc[selecting["word"] == row.word, "theme"])
+        assert row.ending not in row.rhymes.split()
+
+
+def test_enough_sums_of_one_digit_are_scored_in_all_wordings(plain_sums):
+    """Of a model that writes digit by digit only these can be scored; a claim needs 64."""
+    one = plain_sums[(plain_sums["role"] == "score") & (plain_sums["answer"].str.len() == 1)]
+    for _, group in one[one["split"] == "heldout"].groupby("set"):
+        assert len(group) >= 64 and group["template"].nunique() >= 8 and group["cluster"].nunique() >= 20
+    for form, wordings in SUMS.items():
+        assert len(set(wordings)) == 8 and all(wording.endswith("=") for wording in wordings), form
+
+
+def test_operands_of_sums_stand_where_the_rules_look(plain_sums):
+    """In the fourth and second token from the end, whether numbers are split into digits or not."""
+    for row in plain_sums[plain_sums["set"] == "calc"].itertuples():
+        assert row.text.endswith(f"{row.a}+{row.b}=") and len(row.b) == 1
+        assert row.text.count(row.operands) == 1 and int(row.answer) == int(row.a) + int(row.b) < 100
+
+
+def test_no_sum_both_selects_and_is_scored_and_donors_share_nothing(plain_sums):
+    rows, scored = plain_sums.set_index("item"), plain_sums[plain_sums["role"] == "score"]
+    selecting = plain_sums[plain_sums["role"] == "select"]
+    assert not set(scored["operands"]) & set(selecting["operands"])
+    held = {split: set(group["operands"]) for split, group in scored.groupby("split")}
+    assert not held["dev"] & held["heldout"]
+    for base in scored.itertuples():
+        donor, wrong = rows.loc[base.donor], rows.loc[base.wrong_donor]
+        for one in (donor, wrong):
+            assert (one["set"], one["split"], one["template"]) == (base.set, base.split, base.template)
+            assert len(one["answer"]) == len(base.answer)  # what can be asked of both
+        assert len({int(one) % 10 for one in (base.answer, donor["answer"], wrong["answer"])}) == 3
+        assert len({base.a, donor["a"], wrong["a"]}) == len({base.b, donor["b"], wrong["b"]}) == 3
+        if base.set != "calc":
+            assert rows.loc[base.plain, "operands"] == base.operands
+            assert rows.loc[base.wrong_plain, "operands"] == wrong["operands"]

@@ -5,7 +5,19 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from biology.figures import ARM, NothingToDraw, canvas, captioned, colour, draw_interval, interval, look, signed, size, words
+from biology.figures import (
+    ARM,
+    NothingToDraw,
+    canvas,
+    captioned,
+    colour,
+    draw_interval,
+    interval,
+    look,
+    signed,
+    size,
+    words,
+)
 from biology.tables import Tables
 
 FAMILIES = ("add", "lookup", "sum", "constant", "other", "error")

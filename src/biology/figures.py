@@ -346,6 +346,8 @@ def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes
         untested = "parts" in tables and not set(tables["parts"]["verdict"]) - {"untestable"}
         if not untested and not (case is not None and case.first_token):
             raise
-        why = "Too few prompts pass their gates on this model" if untested else "This model cannot be asked what it shows"
+        why = (
+            "Too few prompts pass their gates on this model" if untested else "This model cannot be asked what it shows"
+        )
         figure = statement(words(kind), f"{why}: there is nothing to show.")
     return {"svg": svg(figure), "png": png(figure)}

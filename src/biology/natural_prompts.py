@@ -75,7 +75,7 @@ def natural_couplets(_: Corpus) -> pd.DataFrame:
             "word": word, FIRST: couplet[FIRST], LATER: "",  # which word of a free line the article would be is not known
             "theme_fold": str(int(taught)), "ending_fold": couplet["ending_fold"],
             "spoken": "" if taught else f"{name}-last", "gated_by": "" if taught or of == "last" else f"{name}-last",
-            "rhymes": rhymes[family], "donor": "", "wrong_donor": "",
+            "rhymes": " ".join(one for one in rhymes[family].split() if one != ending), "donor": "", "wrong_donor": "",
         }  # fmt: skip
 
     rows = [row(couplet, "taught") for couplet in taught]
@@ -90,7 +90,7 @@ def _family_split(family: str) -> str:
 
 def _with_donors(scored: Sequence[dict[str, str]], of: str) -> list[dict[str, str]]:
     """The couplets of a set that have a donor (of their rhyme family, or in set `other` of another one) and a wrong donor
-    (of a third family), of their split, whose answers all differ."""
+    (of a third family), of their split, whose answers all differ. None of them is the donor of another without having one."""
     found = []
     for base in scored:
         pool = sorted(
@@ -103,7 +103,7 @@ def _with_donors(scored: Sequence[dict[str, str]], of: str) -> list[dict[str, st
             if (len(apart) == 2) == (of == "other") and wrong:
                 found.append({**base, "donor": donor["item"], "wrong_donor": wrong[0]["item"]})
                 break
-    return found
+    return found if len(found) == len(scored) else _with_donors(found, of)
 
 
 # Sums ----------------------------------------------------------------------------------------------------------------
@@ -139,9 +139,7 @@ def natural_sums(_: Corpus) -> pd.DataFrame:
     of the same form, wording, split and size, share no operand, and differ in the ones digit of the answer.
     """
     digits = sorted(itertools.product(range(10), repeat=2), key=lambda pair: unit_interval("natural sum", *pair))
-    larger = sorted(
-        itertools.product(range(10, 100), range(10)), key=lambda pair: unit_interval("natural sum", *pair)
-    )
+    larger = sorted(itertools.product(range(10, 100), range(10)), key=lambda pair: unit_interval("natural sum", *pair))
     larger = [pair for pair in larger if sum(pair) < 100]
     low = [pair for pair in digits if sum(pair) < 10]
     asked: dict[tuple[str, str, int], list[tuple[int, int]]] = {}  # pairs by size, split and wording
