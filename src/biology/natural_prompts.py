@@ -138,7 +138,7 @@ def natural_sums(_: Corpus) -> pd.DataFrame:
     whole. The operand grid (`select`) holds all other pairs of digits and some with a first number of two digits. Donors are
     of the same form, wording, split and size, share no operand, and differ in the ones digit of the answer.
     """
-    digits = sorted(itertools.product(range(10), repeat=2), key=lambda pair: unit_interval("natural sum", *pair))
+    digits = sorted(itertools.product(range(10), range(10)), key=lambda pair: unit_interval("natural sum", *pair))
     larger = sorted(itertools.product(range(10, 100), range(10)), key=lambda pair: unit_interval("natural sum", *pair))
     larger = [pair for pair in larger if sum(pair) < 100]
     low = [pair for pair in digits if sum(pair) < 10]
@@ -164,7 +164,7 @@ def natural_sums(_: Corpus) -> pd.DataFrame:
 
     rows = [row("calc", 0, pair, "dev", "select") for pair in sorted(grid)]
     for form in SUMS:
-        for (_, split, wording), pairs in sorted(asked.items()):
+        for (_size, split, wording), pairs in sorted(asked.items()):
             for pair in sorted(pairs):
                 donors = _other_sums(form, pair, pairs)
                 if len(donors) < 2:

@@ -83,7 +83,9 @@ def test_a_link_opens_what_it_points_at(open_page):
     path = ROOT / "reports/index.html"
     if not path.is_file():
         pytest.skip(f"{path} is not written yet: make figures")
-    last = open_page(path).locator('[id$="-multihop-1"]').last.get_attribute("id")  # far down, in a table that is folded
+    last = (
+        open_page(path).locator('[id$="-multihop-1"]').last.get_attribute("id")
+    )  # far down, in a table that is folded
     page = open_page(path, last)
     assert page.locator(f"#{last}").is_visible()
     for link in page.locator("a.sign").evaluate_all("nodes => nodes.map(node => node.getAttribute('href'))"):
