@@ -43,3 +43,11 @@ def test_width_is_the_smallest_interval_with_four_fifths(spread, width):
     probability = torch.zeros(1, len(NUMBER), dtype=torch.float64)
     probability[0, [number + 1 for number in spread]] = 1 / len(spread)
     assert interval_width(probability, NUMBER).tolist() == [width]
+
+
+def test_digits_alone_have_no_magnitude_beside_the_ones_digit():
+    """A model that writes numbers digit by digit: what one token says is both, and asking for either is asking for neither."""
+    number, none = torch.arange(10), torch.tensor([-1])
+    read = read_numbers(torch.eye(10, dtype=torch.float64)[[7]], number, torch.tensor([7]), none)[0]
+    undefined = [name for name, value in zip(OUTCOMES, read.tolist(), strict=True) if value != value]
+    assert undefined == ["ones_right", "near_right", "ones_swapped"] and read[OUTCOMES.index("answer_top1")] == 1

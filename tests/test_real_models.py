@@ -16,7 +16,7 @@ from natural_model import write_natural_model
 from test_hub import fetch
 
 from biology.__main__ import main
-from biology.behaviour import prompts_table
+from biology.behaviour import _gated, _whole, prompts_table
 from biology.case import Case, Paper, Prompt, load_case, load_claims
 from biology.claims import with_minimum
 from biology.config import InputError, ModelConfig, known_models
@@ -26,7 +26,7 @@ from biology.tables import read_table
 from biology.transcoders import load_transcoders
 
 ROOT = Path(__file__).parents[1]
-SIGNS = '0123456789 "France" "hot" "P"'
+SIGNS = '0123456789 calc: + = "France" "hot" "P"'
 ENTRY = """models:
   mini:
     prompts: natural
@@ -194,3 +194,17 @@ def test_a_model_that_answers_no_gate_prompt_is_refused(model):
     prompt = "Fact: the capital of the state containing Dallas is"
     one = hub.model_copy(update={"gates": {prompt: "Austin"}})
     assert _gates(model, ModelConfig(hub=one)) == {prompt: False}
+
+
+def test_a_number_is_an_answer_only_as_a_whole(model):
+    """The miniature writes digit by digit, so that of 95 its first token would be right for 9 and 91 too."""
+    said = [_whole(model, {"text": "calc: 36+59=", "answer": answer}) for answer in ("9", "95")]
+    assert said == [True, False]
+
+
+def test_a_prompt_is_gated_by_the_one_that_it_names():
+    rows = [("a", True, ""), ("b", False, "a"), ("c", True, "d"), ("d", False, "")]
+    frame = pd.DataFrame(rows, columns=["item", "correct", "gated_by"])
+    assert _gated(small_case(), frame) == [True, True, False, False]
+    with pytest.raises(InputError, match="case small, prompt c: gated_by 'nobody' is no prompt of the case"):
+        _gated(small_case(), frame.replace({"gated_by": {"d": "nobody"}}))
