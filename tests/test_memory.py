@@ -6,7 +6,7 @@ from miniatures import ARCHITECTURES, LAYOUTS, write_model, write_transcoders
 
 from biology import checkpoint, memory
 from biology.config import InputError, known_models
-from biology.fetching import fitting
+from biology.fetching import _check_machine, fitting
 from biology.transcoders import load_transcoders
 
 SHAPES = {entry.hub.model.repo: entry.hub.shape for entry in known_models().values()}
@@ -78,6 +78,28 @@ def test_what_fits():
     with_gpu = fitting(8 * gib, 24 * gib)
     assert {"gemma-2-2b", "gemma-3-1b", "gemma-3-270m"} <= set(with_gpu)
     assert not [name for name in with_gpu if "clt" in name or "on the CPU" in name]
+
+
+def test_offloaded_transcoders_take_the_memory_of_the_cpu(monkeypatch):
+    shape, entry = SHAPES["google/gemma-2-2b"], known_models()["gemma-2-2b-clt-426k"]
+    plan = memory.of_known(entry)
+    away = memory.by_device(plan, entry.model_copy(update={"offload": True}))
+    assert memory.by_device(plan, entry) == {"cuda": plan}
+    assert away["cpu"].total == plan.transcoders and away["cuda"].model == plan.model
+    largest = (
+        entry.hub.transcoders.features * shape.n_layers * shape.d_model * 4
+    )  # decoders of layer 0 into every layer
+    assert 1.0 <= away["cuda"].transcoders / largest < 1.1
+    assert memory.by_device(plan, entry.model_copy(update={"offload": True, "device": "cpu"})) == {"cpu": plan}
+    # a GPU that holds the model and one layer, on a machine that holds the rest: said before anything is downloaded
+    sizes = {"cuda": away["cuda"].total, "cpu": away["cpu"].total}
+    monkeypatch.setattr(memory, "available", sizes.get)
+    with pytest.raises(InputError, match="needs .* for cuda.*offload: true"):
+        _check_machine("gemma", entry, plan)
+    _check_machine("gemma", entry.model_copy(update={"offload": True}), plan)
+    sizes["cpu"] -= 1
+    with pytest.raises(InputError, match="needs .* for cpu"):
+        _check_machine("gemma", entry.model_copy(update={"offload": True}), plan)
 
 
 def test_damaged_files_and_odd_configs(tmp_path):

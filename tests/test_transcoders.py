@@ -6,7 +6,11 @@ import pytest
 import torch
 from conftest import random_transcoders
 
+from biology.attribution import attribute
+from biology.interventions import edits, intervene
+from biology.model import load_model
 from biology.transcoders import (
+    Offloaded,
     Transcoder,
     TranscoderSet,
     activate,
@@ -19,6 +23,9 @@ from biology.transcoders import (
     save_transcoders,
     shuffled,
 )
+
+IDS = [2, 5, 17, 33, 8, 61]
+NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
 def single(activation, threshold=None, k=None):
@@ -111,3 +118,58 @@ def test_shuffled_transcoders_keep_every_length(tiny_model):
         assert torch.allclose(before.W_enc.norm(dim=-1), after.W_enc.norm(dim=-1), rtol=1e-5)
         assert not torch.allclose(before.W_dec, after.W_dec)
         assert torch.equal(before.b_enc, after.b_enc)
+
+
+# Offloading -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["per_layer", "cross_layer"])
+def test_offloaded_matrices_rest_on_the_cpu_and_visit_the_device(tiny_model, kind):
+    whole = random_transcoders(tiny_model("llama"), kind, activation="jumprelu", skip=True)
+    away = whole.offloaded(
+        torch.device("meta")
+    )  # a device without memory: what is computed there shows where it would be
+    for layer in away.to(dtype=torch.float64).layers:
+        resting = layer.resting()
+        assert {resting[name].device.type for name in ("W_enc", "W_dec", "W_skip")} == {"cpu"}
+        assert {resting[name].device.type for name in ("b_enc", "b_dec", "threshold")} == {"meta"}
+        assert {value.dtype for value in resting.values()} == {torch.float64}
+        assert layer.W_enc.device.type == layer.W_dec.device.type == "meta"
+    assert away.n_features == whole.n_features and away.d_model == whole.d_model
+    inputs = [torch.zeros(2, 5, 32, device="meta") for _ in whole.layers]
+    assert {output.device.type for output in reconstruct_all(away, inputs)[1]} == {"meta"}
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=NEEDS_GPU)])
+@pytest.mark.parametrize("kind", ["per_layer", "cross_layer"])
+def test_an_offloaded_set_gives_the_same_graphs_and_interventions(tiny_model, tmp_path, kind, device):
+    model = load_model(tiny_model("llama").path, device=device)
+    save_transcoders(tmp_path, random_transcoders(model, kind, skip=True), layout="circuit-tracer")
+    resident, offloaded = (load_transcoders(tmp_path, model, offload=offload) for offload in (False, True))
+    graphs = [attribute(model, transcoders, IDS) for transcoders in (resident, offloaded)]
+    assert torch.equal(graphs[0].adjacency, graphs[1].adjacency) and len(graphs[0].adjacency) > 20
+    for protocol in ("constrained", "iterative", "direct"):
+        said = [
+            intervene(
+                model,
+                transcoders,
+                [IDS],
+                torch.zeros(1, dtype=torch.long),
+                edits([(0, 1, 3, 2, 4.0)]),
+                protocol=protocol,
+            )
+            for transcoders in (resident, offloaded)
+        ]
+        assert torch.equal(said[0].logits, said[1].logits)
+
+
+def test_shuffling_and_saving_take_an_offloaded_set(tiny_model, tmp_path):
+    transcoders = random_transcoders(tiny_model("llama"))
+    away = transcoders.offloaded(torch.device("cpu"))
+    for one, other in zip(shuffled(transcoders, 3).layers, shuffled(away, 3).layers, strict=True):
+        assert torch.equal(one.W_enc, other.W_enc) and torch.equal(one.W_dec, other.W_dec)
+        assert isinstance(other, Offloaded)
+    for name, chosen in (("a", transcoders), ("b", away)):
+        save_transcoders(tmp_path / name, chosen)
+    files = [sorted(path for path in (tmp_path / name).rglob("*") if path.is_file()) for name in ("a", "b")]
+    assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]] and files[0]

@@ -160,6 +160,8 @@ class ModelConfig(Strict):
     """Which of their `prompt_sets` cases use; cases without it are not met. `null`: their `prompt_set`."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
+    offload: bool = False
+    """Keep the transcoders in the memory of the CPU, from where they visit a GPU that is too small for both."""
     seed: int = Field(default=0, ge=0)
     """Seed the model was grown with, as reported beside its verdicts."""
     cases: tuple[str, ...] | None = None
@@ -200,9 +202,9 @@ class ModelConfig(Strict):
 
     @property
     def identity(self) -> str:
-        """What decides the results, as JSON."""
+        """What decides the results, as JSON; where weights rest does not."""
         unset = {key for key in ("shuffled", "corpus", "hub", "prompts") if getattr(self, key) is None}
-        return self.model_dump_json(exclude={"cases", "role", "of"} | unset)
+        return self.model_dump_json(exclude={"cases", "role", "of", "offload"} | unset)
 
 
 class AttributionConfig(Strict):

@@ -47,7 +47,8 @@ def compare_dictionaries(args: Arguments) -> None:
 
     sets = {args.model: transcoders}
     for name in config.siblings(args.model)[1:]:
-        sets[name] = load_transcoders(root / config.model(name).transcoders, model)
+        other = config.model(name)
+        sets[name] = load_transcoders(root / other.transcoders, model, offload=other.offload)
     choosing, scored = _passages(args, config, root, model, COMPARED)
     found = compared(model, sets, choosing, scored)
     write_table(root / "data/runs" / args.model / "comparison.parquet", found, "comparison")

@@ -79,7 +79,7 @@ class Dictionary:
 
 def n_parameters(transcoders: TranscoderSet) -> int:
     """Numbers in the weights of a set."""
-    return sum(w.numel() for layer in transcoders.layers for w in vars(layer).values() if w is not None)
+    return sum(w.numel() for layer in transcoders.layers for w in layer.resting().values())
 
 
 def dictionary(model: Model, transcoders: TranscoderSet | None, passages: Passages) -> Dictionary:

@@ -61,15 +61,23 @@ def _download(args: Arguments, entry: ModelConfig, repository: Repository, folde
 
 def _check_machine(name: str, entry: ModelConfig, plan: memory.Plan | None) -> None:
     """Raises `InputError`, with what would fit, if this machine cannot hold a model."""
-    there = memory.available(entry.device)
-    if there is not None and (plan is None or plan.total <= there):
+    there, on_cpu = memory.available(entry.device), memory.available("cpu") or 0
+    parts = {} if plan is None else memory.by_device(plan, entry)
+    lacking = [device for device, part in parts.items() if part.total > (memory.available(device) or 0)]
+    if there is not None and not lacking:
         return
-    on_cpu = memory.available("cpu") or 0
     if there is None:
         problem = f"'{name}' is to run on a GPU" + (f" with {plan}" if plan else "") + ", and there is none here"
     else:
-        problem = f"'{name}' needs {plan}, and this machine has {memory.gib(there)} for {entry.device}"
+        device, part = lacking[0], parts[lacking[0]]
+        problem = (
+            f"'{name}' needs {part}, and this machine has {memory.gib(memory.available(device) or 0)} for {device}"
+        )
     advice = []
+    if there is not None and plan and not entry.offload and _fits(plan, entry.model_copy(update={"offload": True})):
+        advice.append(
+            f"an entry `{name}: {{known: {name}, offload: true}}` in config.yaml keeps its transcoders on the CPU"
+        )
     if entry.device == "cuda" and plan and plan.total <= on_cpu:
         advice.append(f"an entry `{name}: {{known: {name}, device: cpu}}` in config.yaml runs it on the CPU, slowly")
     advice.append(
@@ -77,6 +85,10 @@ def _check_machine(name: str, entry: ModelConfig, plan: memory.Plan | None) -> N
     )
     advice.append(f"`biology fetch --model {name} --elsewhere` fetches it for another machine")
     raise InputError(f"{problem}: {'; '.join(advice)}.")
+
+
+def _fits(plan: memory.Plan, entry: ModelConfig) -> bool:
+    return all(part.total <= (memory.available(device) or 0) for device, part in memory.by_device(plan, entry).items())
 
 
 def fitting(cpu: int, gpu: int | None) -> list[str]:

@@ -16,7 +16,7 @@ import shutil
 import struct
 import subprocess
 import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
@@ -37,6 +37,8 @@ class Plan:
     engine: int
     transcoders: int
     working: int = WORKING
+    visiting: int = 0
+    """What the largest layer of transcoders takes, the most of offloaded ones that a device holds at a time."""
 
     @property
     def total(self) -> int:
@@ -45,6 +47,13 @@ class Plan:
     def __str__(self) -> str:
         parts = {"model": self.model, "engine": self.engine, "transcoders": self.transcoders, "working": self.working}
         return f"{gib(self.total)} ({', '.join(f'{name} {gib(size)}' for name, size in parts.items())})"
+
+
+def by_device(plan: Plan, entry: ModelConfig) -> dict[str, Plan]:
+    """The plan of the device that a model runs on, and of the CPU where its transcoders are offloaded."""
+    if not entry.offload or entry.device == "cpu":
+        return {entry.device: plan}
+    return {entry.device: replace(plan, transcoders=plan.visiting), "cpu": Plan(0, 0, plan.transcoders, 0)}
 
 
 def gib(size: int) -> str:
@@ -77,11 +86,9 @@ def plan(shape: Shape, n_parameters: int, n_transcoders: int, dtype: str) -> Pla
     precise = max(4, BYTES[dtype])
     heads = shape.n_layers * shape.n_heads * shape.d_head * shape.d_model
     copies = heads * (6 if half else 4) + (shape.n_vocab * shape.d_model if half else 0)
-    return Plan(
-        n_parameters * BYTES[dtype],
-        copies * precise,
-        n_transcoders * (BYTES[dtype] + (precise if half else 0)),
-    )
+    size = n_transcoders * (BYTES[dtype] + (precise if half else 0))
+    # the first layer of a cross-layer set writes to all L layers, of L (L + 1) / 2 decoders
+    return Plan(n_parameters * BYTES[dtype], copies * precise, size, visiting=-(-2 * size // (shape.n_layers + 1)))
 
 
 def of_known(entry: ModelConfig) -> Plan | None:

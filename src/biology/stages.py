@@ -396,7 +396,7 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
         raise InputError(f"model '{name}' is to run on cuda, but torch finds none here: set `device: cpu`.")
     _say_plan(entry, root, name)
     model = load_model(root / entry.path, name=name, device=entry.device, dtype=getattr(torch, entry.dtype))
-    transcoders = load_transcoders(root / entry.transcoders, model)
+    transcoders = load_transcoders(root / entry.transcoders, model, offload=entry.offload)
     stated = None if entry.hub is None else entry.hub.transcoders
     same = {"mlp.hook_in": "ln2.hook_out"} | ({} if model.post_norms else {"mlp.hook_out": "hook_mlp_out"})
     pairs = ((stated.reads, transcoders.read_hook), (stated.writes, transcoders.write_hook)) if stated else ()
@@ -418,15 +418,17 @@ def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
     path, transcoders = root / entry.path, root / entry.transcoders
     if not path.is_dir() or not transcoders.is_dir():
         return  # said better by whoever looks into them
-    plan, there = memory.of_directories(path, transcoders, entry.dtype), memory.available(entry.device)
+    plan = memory.of_directories(path, transcoders, entry.dtype)
     if plan.total - plan.working < memory.SMALL:
         return
-    print(f"{name}, {entry.dtype} on {entry.device}: {plan} of {memory.gib(there or 0)}", file=sys.stderr)
-    if there is not None and plan.model + plan.transcoders > there:
-        raise InputError(
-            f"model '{name}' and its transcoders take {memory.gib(plan.model + plan.transcoders)} in {entry.dtype}, and this "
-            f"machine has {memory.gib(there)} for {entry.device}. `biology models` says what fits."
-        )
+    for device, part in memory.by_device(plan, entry).items():
+        there, least = memory.available(device), part.model + part.transcoders
+        print(f"{name}, {entry.dtype} on {device}: {part} of {memory.gib(there or 0)}", file=sys.stderr)
+        if there is not None and least > there:
+            raise InputError(
+                f"model '{name}' and its transcoders take {memory.gib(least)} in {entry.dtype}, and this machine has "
+                f"{memory.gib(there)} for {device}. `biology models` says what fits."
+            )
 
 
 def _verified(entry: ModelConfig, root: Path, name: str) -> dict[str, str]:

@@ -13,6 +13,7 @@ In a cross-layer transcoder the features of layer l have one decoder for every l
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -25,6 +26,7 @@ from biology.model import Model
 READ_HOOKS = ("hook_resid_mid", "ln2.hook_in", "ln2.hook_normalized", "ln2.hook_out", "mlp.hook_in")
 WRITE_HOOKS = ("mlp.hook_out", "hook_mlp_out")
 ACTIVATIONS = ("relu", "jumprelu", "topk")
+MATRICES = ("W_enc", "W_dec", "W_skip")
 
 
 @dataclass(frozen=True, eq=False)
@@ -38,6 +40,38 @@ class Transcoder:
     threshold: Float[Tensor, " feature"] | None = None
     W_skip: Float[Tensor, "d_model d_model"] | None = None
     """[output, input], applied as `x @ W_skip.T`."""
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "Transcoder":
+        """The same layer with all weights moved or cast."""
+        return Transcoder(**{key: value.to(device, dtype) for key, value in self.resting().items()})
+
+    def resting(self) -> dict[str, Tensor]:
+        """The weights that there are, where they rest."""
+        return {key: value for key, value in vars(self).items() if isinstance(value, Tensor)}
+
+
+@dataclass(frozen=True, eq=False)
+class Offloaded(Transcoder):
+    """A layer whose matrices rest in the memory of the CPU and visit `device` whenever they are read.
+
+    For a GPU that holds the model but not its transcoders. Results are those of weights that stay on the device; each visit
+    takes the time to copy one matrix there.
+    """
+
+    device: torch.device = torch.device("cpu")
+
+    def __post_init__(self) -> None:
+        for name, value in self.resting().items():
+            object.__setattr__(self, name, value.to("cpu" if name in MATRICES else self.device))
+
+    def __getattribute__(self, name: str) -> Any:
+        value = super().__getattribute__(name)
+        return value.to(self.device) if name in MATRICES and value is not None else value
+
+    def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Transcoder:
+        """Cast, for visits to `device`; without one, to the same."""
+        weights = {key: value.to(dtype=dtype) for key, value in self.resting().items()}
+        return Offloaded(**weights, device=self.device if device is None else torch.device(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -62,25 +96,24 @@ class TranscoderSet:
 
     @property
     def d_model(self) -> int:
-        return self.layers[0].W_enc.shape[1]
+        return self.layers[0].b_dec.shape[0]
 
     @property
     def n_features(self) -> tuple[int, ...]:
         """Features per layer."""
-        return tuple(layer.W_enc.shape[0] for layer in self.layers)
+        return tuple(layer.b_enc.shape[0] for layer in self.layers)
 
     @property
     def has_skip(self) -> bool:
         return any(layer.W_skip is not None for layer in self.layers)
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "TranscoderSet":
-        """The same set with all weights moved or cast."""
+        """The same set with all weights moved or cast; those of offloaded layers visit another device."""
+        return replace(self, layers=tuple(layer.to(device, dtype) for layer in self.layers))
 
-        def moved(layer: Transcoder) -> Transcoder:
-            present = {key: value for key, value in vars(layer).items() if value is not None}
-            return Transcoder(**{key: value.to(device=device, dtype=dtype) for key, value in present.items()})
-
-        return replace(self, layers=tuple(moved(layer) for layer in self.layers))
+    def offloaded(self, device: torch.device) -> "TranscoderSet":
+        """The same set with its matrices in the memory of the CPU, for a model on `device`."""
+        return replace(self, layers=tuple(Offloaded(**layer.resting(), device=device) for layer in self.layers))
 
 
 def shuffled(transcoders: TranscoderSet, seed: int) -> TranscoderSet:
@@ -105,7 +138,7 @@ def pre_activations(
 ) -> Float[Tensor, "*batch feature"]:
     """What the features of a layer see in `x`, before their activation function."""
     weights = transcoders.layers[layer]
-    return torch.nn.functional.linear(x.to(weights.W_enc.dtype), weights.W_enc, weights.b_enc)
+    return torch.nn.functional.linear(x.to(weights.b_enc.dtype), weights.W_enc, weights.b_enc)
 
 
 def activate(
@@ -181,8 +214,9 @@ def reconstruct_all(
 # Files ---------------------------------------------------------------------------------------------------------------
 
 
-def load_transcoders(path: str | Path, model: Model) -> TranscoderSet:
-    """Read a directory of transcoders of `model`, in any layout of `layouts.py`, in the model's dtype, on its device.
+def load_transcoders(path: str | Path, model: Model, *, offload: bool = False) -> TranscoderSet:
+    """Read a directory of transcoders of `model`, in any layout of `layouts.py`, in the model's dtype, on its device
+    (`offload`: from where they visit it, see `Offloaded`).
 
     Raises:
         InputError: no known layout, a missing layer or tensor, a wrong width, NaN, unknown hooks or activation.
@@ -196,7 +230,7 @@ def load_transcoders(path: str | Path, model: Model) -> TranscoderSet:
         )
     activation = _activation(path, stored)
     layers = [
-        _checked(stored.kind, layer, tensors, file, model)
+        _checked(stored.kind, layer, tensors, file, model, offload)
         for layer, (tensors, file) in enumerate(zip(stored.tensors, stored.files, strict=True))
     ]
     k = stored.k if activation == "topk" else None
@@ -219,7 +253,9 @@ def _activation(path: Path, stored: Stored) -> str:
     return named
 
 
-def _checked(kind: str, layer: int, tensors: Mapping[str, Tensor], file: Path, model: Model) -> Transcoder:
+def _checked(
+    kind: str, layer: int, tensors: Mapping[str, Tensor], file: Path, model: Model, offload: bool
+) -> Transcoder:
     """The transcoder of one layer, after every tensor was found, of the right shape and finite."""
     where = f"transcoder of layer {layer}, {file}"
     needed, optional = ("W_enc", "b_enc", "W_dec", "b_dec"), ("threshold", "W_skip")
@@ -250,7 +286,8 @@ def _checked(kind: str, layer: int, tensors: Mapping[str, Tensor], file: Path, m
             )
         if not torch.isfinite(value).all():
             raise InputError(f"{where}: {key} holds NaN or infinite values")
-    return Transcoder(**{key: value.to(model.device, model.dtype).contiguous() for key, value in weights.items()})
+    weights = {key: value.to(dtype=model.dtype).contiguous() for key, value in weights.items()}
+    return Offloaded(**weights, device=model.device) if offload else Transcoder(**weights).to(model.device)
 
 
 def save_transcoders(
@@ -266,7 +303,7 @@ def save_transcoders(
         InputError: an unknown layout, or a cross-layer or TopK set in the SAELens layout, which has no such thing.
     """
     half = transcoders.to("cpu", dtype)
-    tensors = [{key: value for key, value in vars(layer).items() if value is not None} for layer in half.layers]
+    tensors = [layer.resting() for layer in half.layers]
     if half.kind == "per_layer":
         tensors = [{**layer, "W_dec": layer["W_dec"][:, 0]} for layer in tensors]
     stored = Stored(half.kind, tuple(tensors), (), half.read_hook, half.write_hook, half.activation, half.k)
