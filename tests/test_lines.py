@@ -224,12 +224,13 @@ def test_a_line_is_read_as_text(tiny_model):
     assert text(bench.model, [13, 14]).split() == ["w9", "w10"]
 
 
-def test_a_line_of_natural_language_ends_where_it_breaks_in_a_word_it_did_not_hold(tiny_model):
+def test_a_line_of_natural_language_ends_where_it_breaks_in_a_word_it_did_not_hold(tiny_model, monkeypatch):
     """Of a tokenizer of words without a line break the end of the text is the break."""
     bench = toy_bench(tiny_model("llama"), {})
     bench = replace(bench, case=bench.case.model_copy(update={"first_token": True}))
     words, end = words_of(bench, least=1), bench.model.tokenizer.eos_token_id
-    bench.model.tokenizer.decode = lambda ids, **_: " ".join("abcdefgh"[token % 8] * 3 for token in ids) + "."
+    letters = lambda ids, **_: " ".join("abcdefgh"[token % 8] * 3 for token in ids) + "."  # noqa: E731
+    monkeypatch.setattr(bench.model.tokenizer, "decode", letters)  # the model is shared with other tests
     assert end in words.stops and words.most == 2 * LINE.most
     assert words.ending([8, 9, end]) == "bbb" and words.ending([8, 9]) == ""
     assert words.ending([9, 8, 9, end]) == "" and words.ending([9, end]) == ""
