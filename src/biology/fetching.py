@@ -62,19 +62,18 @@ def _download(args: Arguments, entry: ModelConfig, repository: Repository, folde
 def _check_machine(name: str, entry: ModelConfig, plan: memory.Plan | None) -> None:
     """Raises `InputError`, with what would fit, if this machine cannot hold a model."""
     there, on_cpu = memory.available(entry.device), memory.available("cpu") or 0
-    parts = {} if plan is None else memory.by_device(plan, entry)
-    lacking = [device for device, part in parts.items() if part.total > (memory.available(device) or 0)]
+    lacking = {} if plan is None else _lacking(plan, entry)
     if there is not None and not lacking:
         return
     if there is None:
         problem = f"'{name}' is to run on a GPU" + (f" with {plan}" if plan else "") + ", and there is none here"
     else:
-        device, part = lacking[0], parts[lacking[0]]
+        device, part = next(iter(lacking.items()))
         problem = (
             f"'{name}' needs {part}, and this machine has {memory.gib(memory.available(device) or 0)} for {device}"
         )
     advice = []
-    if there is not None and plan and not entry.offload and _fits(plan, entry.model_copy(update={"offload": True})):
+    if there is not None and plan and not _lacking(plan, entry.model_copy(update={"offload": True})):
         advice.append(
             f"an entry `{name}: {{known: {name}, offload: true}}` in config.yaml keeps its transcoders on the CPU"
         )
@@ -87,8 +86,10 @@ def _check_machine(name: str, entry: ModelConfig, plan: memory.Plan | None) -> N
     raise InputError(f"{problem}: {'; '.join(advice)}.")
 
 
-def _fits(plan: memory.Plan, entry: ModelConfig) -> bool:
-    return all(part.total <= (memory.available(device) or 0) for device, part in memory.by_device(plan, entry).items())
+def _lacking(plan: memory.Plan, entry: ModelConfig) -> dict[str, memory.Plan]:
+    """What is to be held by devices that have too little memory for it."""
+    parts = memory.by_device(plan, entry).items()
+    return {device: part for device, part in parts if part.total > (memory.available(device) or 0)}
 
 
 def fitting(cpu: int, gpu: int | None) -> list[str]:

@@ -167,7 +167,8 @@ def write(
         new = len(texts[live[0]]) - len(bench.ids[int(prompt[live[0]])])
         with hooked(bench.model, unseen(bench.model, new) if words.rule.hidden else ()):
             logits = say(texts, live)
-        first.append(logits)
+        if not first:
+            first.append(logits)
         return logits
 
     seed = None if generator is None else torch.Generator().manual_seed(int(generator.integers(2**62)))

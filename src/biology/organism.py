@@ -279,9 +279,8 @@ def write_model(model, made, out: Path) -> None:
 
 def save(path: Path, identity: dict[str, str], model, optimiser, step: int, curve: list[dict]) -> None:
     tensors = {f"model.{name}": value.detach().cpu().clone() for name, value in model.named_parameters()}
-    for index, state in optimiser.state_dict()[
-        "state"
-    ].items():  # by key: a restored optimiser has them in another order
+    # by key: a restored optimiser has them in another order
+    for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value).cpu().clone() for name, value in state.items()}
     path.parent.mkdir(parents=True, exist_ok=True)
     part = path.with_suffix(".part")
