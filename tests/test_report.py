@@ -163,6 +163,9 @@ def test_seeds_are_counted_and_controls_are_shown_as_such(root, tmp_path):
     fresh = write_repository(tmp_path / "seeds", figures=False)
     text = "models:\n  elegans: {path: data/models, transcoders: data/models}\n"
     text += "  nothing: {path: data/models, transcoders: data/models, shuffled: 0, role: random, of: elegans}\n"
+    for seed in (1, 2):
+        entry = f"{{path: data/models, transcoders: data/models, seed: {seed}, role: seed, of: elegans}}"
+        text += f"  elegans-seed{seed}: {entry}\n"
     (fresh / "config.yaml").write_text(text)
     first = read_table(fresh / "reports/elegans/verdicts.csv", "verdicts")
     for name, changes in {
@@ -175,7 +178,7 @@ def test_seeds_are_counted_and_controls_are_shown_as_such(root, tmp_path):
     config = load_config(fresh / "config.yaml")
     board = scoreboard.columns(fresh, config)
     assert [(column.name, column.role) for column in board] == [
-        ("elegans", "model"), ("elegans-seed1", "model"), ("elegans-seed2", "model"), ("nothing", "random"),
+        ("elegans", "model"), ("elegans-seed1", "seed"), ("elegans-seed2", "seed"), ("nothing", "random"),
     ]  # fmt: skip
     same = scoreboard.seeds(board)
     assert scoreboard.agreement(same, "multi_hop", "multihop-7") == {"agree": 2, "of": 3}
@@ -186,10 +189,11 @@ def test_seeds_are_counted_and_controls_are_shown_as_such(root, tmp_path):
     assert "#nothing-multihop-7" in links and "nothing/multi_hop.html#claim-multihop-7" not in links
 
 
-def test_another_model_with_such_transcoders_is_no_seed(root, tmp_path):
+def test_another_model_is_no_seed_unless_its_entry_says_so(root, tmp_path):
+    """A model of one's own, grown with another seed and with transcoders of the same kind, is no witness about elegans."""
     fresh = write_repository(tmp_path / "others", figures=False)
     first = read_table(fresh / "reports/elegans/verdicts.csv", "verdicts")
-    write_table(fresh / "reports/gemma/verdicts.csv", first.assign(model="gemma"), "verdicts")
+    write_table(fresh / "reports/gemma/verdicts.csv", first.assign(model="gemma", seed=1), "verdicts")
     board = scoreboard.columns(fresh, load_config(fresh / "config.yaml"))
     assert [column.name for column in board] == ["elegans", "gemma"]
     assert [column.name for column in scoreboard.seeds(board)] == ["elegans"] and scoreboard.seeds([]) == []

@@ -1,7 +1,7 @@
 """The scoreboard: what came out for every claim on every model, as a page and as Markdown.
 
-A column is one set of verdicts: a model with its transcoders, grown with one seed. Columns of one model that differ in the
-seed alone are counted together; controls, in which nothing may be found, are shown as such.
+A column is one set of verdicts: a model with its transcoders, grown with one seed. Those that config.yaml calls further seeds
+of a model are counted together with it; controls, in which nothing may be found, are shown as such.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -40,6 +40,8 @@ class Column:
     name: str
     role: str
     """A key of ROLES."""
+    of: str | None
+    """The model that a seed, a twin or a control is compared with."""
     verdicts: pd.DataFrame
 
     @property
@@ -60,14 +62,12 @@ def columns(root: Path, config: Config) -> list[Column]:
     found = {path.parent.name: path for path in sorted(root.glob("reports/*/verdicts.csv"))}
     names = [name for name in config.models if name in found]
     names += [name for name in found if name not in config.models]
-    made = [Column(name, role(config, name), read_table(found[name], "verdicts")) for name in names]
+    made = []
+    for name in names:
+        entry = config.models.get(name)
+        kind, of = (entry.role, entry.of) if entry else ("model", None)
+        made.append(Column(name, kind, of, read_table(found[name], "verdicts")))
     return sorted((c for c in made if len(c.verdicts)), key=lambda c: list(ROLES).index(c.role))
-
-
-def role(config: Config, name: str) -> str:
-    """What a model is for, a key of ROLES."""
-    entry = config.models.get(name)
-    return "model" if entry is None else entry.role
 
 
 def agreement(column: list[Column], case: str, claim: str) -> dict[str, int] | None:
@@ -77,12 +77,8 @@ def agreement(column: list[Column], case: str, claim: str) -> dict[str, int] | N
 
 
 def seeds(board: list[Column]) -> list[Column]:
-    """The columns that differ from the first one in the seed alone, itself included; another model of the same seed does not."""
-    same: dict[int, Column] = {}
-    for column in board:
-        if column.role in ("model", "seed") and column.transcoders == board[0].transcoders:
-            same.setdefault(column.seed, column)
-    return list(same.values())
+    """The first column, and those that config.yaml calls further seeds of it."""
+    return [column for column in board if column is board[0] or (column.role == "seed" and column.of == board[0].name)]
 
 
 def index_page(root: Path, config: Config) -> str:
@@ -109,7 +105,7 @@ def index_page(root: Path, config: Config) -> str:
         for column in board
     ]  # fmt: skip
     template = environment().get_template("index.html.j2")
-    return template.render(models=models, cases=cases, seeds=len({column.seed for column in same}))
+    return template.render(models=models, cases=cases, seeds=len(same))
 
 
 def _has_page(config: Config, column: Column, case: str) -> bool:
