@@ -36,12 +36,16 @@ if set(config) - {"model"}:
     sys.exit("error: --config takes model=NAME and nothing else; all other settings are read from config.yaml.")
 try:
     CONFIG = load_config("config.yaml", ONLY)
-    ASKED = CONFIG.models if ONLY is None else {ONLY: CONFIG.model(ONLY)}
+    # with a seed, a size, a twin or a control, the model with which it is compared
+    ASKED = (
+        CONFIG.models if ONLY is None else {name: CONFIG.model(name) for name in (ONLY, CONFIG.model(ONLY).of) if name}
+    )
     MODELS = {model: CONFIG.cases_of(model, discover_cases(".", entry.prompts)) for model, entry in ASKED.items()}
     CASES = {(model, case): load_case(".", case, ASKED[model].prompts) for model in MODELS for case in MODELS[model]}
 except InputError as error:
     sys.exit(f"error: {error}")
 
+GROWN_HERE = ("seed", "size", "twin")
 CONTROLS = [model for model in MODELS if CONFIG.model(model).role != "model"]
 PAIRS = [(model, case) for model, cases in MODELS.items() if model not in CONTROLS for case in cases]
 RUN = "data/runs/{model}/{case}"
@@ -118,7 +122,7 @@ rule:
 
 
 rule:
-    """The verdicts of further seeds, and of twins and random controls, in which no mechanism may be found."""
+    """The verdicts of further seeds and sizes, and of twins and random controls, in which no mechanism may be found."""
     name:
         "robustness/all"
     input:
@@ -145,7 +149,7 @@ def weights(wildcards):
     entry, files = CONFIG.model(wildcards.model), model_files(wildcards)
     if entry.hub:
         return files
-    if entry.role in ("seed", "twin"):  # their transcoders do not ship
+    if entry.role in GROWN_HERE:  # their transcoders do not ship
         return [*files, f"{entry.transcoders}/record.json"]
     return sorted({*files, *weight_files(entry.transcoders.rglob("*"))})  # a folder may hold other sets too
 
@@ -452,6 +456,14 @@ rule atlas:
 
 
 # 6. The waist: tidy tables. Nothing below needs torch, or a GPU, or more than a laptop -------------------------------
+def other_size(wildcards):
+    """Of a further size of a model, the tables of that model, with which it is compared."""
+    entry = CONFIG.model(wildcards.model)
+    if entry.role != "size":
+        return []
+    return expand(f"{RUN}/{{table}}.parquet", model=entry.of, case=wildcards.case, table=["prompts", "evidence"])
+
+
 rule tabulate:
     """Everything measured, as tidy tables with a checked schema; all that claims, figures and reports ever read."""
     input:
@@ -459,6 +471,7 @@ rule tabulate:
         rules.group.output,
         rules.attribute.output,
         rules.intervene.output,
+        other_size,
         fidelity="data/runs/{model}/fidelity.parquet",
         code=code("contrasts", "tables"),
     output:
@@ -659,7 +672,7 @@ rule write_index:
 
 
 # The transcoders of seeds and twins, which do not ship -----------------------------------------------------------------
-GROWN = sorted({CONFIG.model(model).path.name for model in CONTROLS if CONFIG.model(model).role in ("seed", "twin")})
+GROWN = sorted({CONFIG.model(model).path.name for model in CONTROLS if CONFIG.model(model).role in GROWN_HERE})
 
 
 rule train_transcoders:

@@ -1,12 +1,21 @@
 """Evidence from evidence: planted differences and planted crossovers are found, and nothing where there is none."""
 
+from argparse import Namespace
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
+import torch
+from multi_hop_tables import claim
+from safetensors.torch import save_file
 
-from biology.config import InputError
-from biology.contrasts import contrasts, crossing, crossovers
-from biology.tables import table
+from biology.case import Experiment
+from biology.claims import Meta, judge
+from biology.config import Config, InputError, StatisticsConfig
+from biology.contrasts import contrasts, crossing, crossovers, scaled
+from biology.stages import beside_another_size
+from biology.tables import table, validate_table, write_table
 
 STRENGTHS = (1.0, 2.0, 3.0, 4.0)
 OUTCOMES = ["level_top1:x", "level_probability:x", "answer_probability"]
@@ -108,3 +117,65 @@ def test_contrasts_by_hand():
     for outcomes, message in ((["ratio:ones"], "unknown outcome"), (["difference:tens"], "does not measure 'tens'")):
         with pytest.raises(InputError, match=message):
             contrasts("x", ["a", "b"], outcomes, evidence)
+
+
+def overlaps(above: float, n: int = 300, noise: float = 0.02) -> pd.DataFrame:
+    """An experiment on n items of 30 clusters whose outcome is so much above its shuffled control."""
+    rng = np.random.default_rng([n, round(1000 * above)])
+    chance = dict(zip((f"c{k % 30}-{k}" for k in range(n)), rng.uniform(0, 0.3, n), strict=True))
+    found = {item: value + above + noise * rng.normal() for item, value in chance.items()}
+    frames = [rows("overlap", "overlap:2", found), rows("overlap", "overlap:2", chance).assign(arm="shuffle")]
+    return table("evidence", pd.concat(frames).to_dict("records"))
+
+
+def answered(evidence: pd.DataFrame) -> pd.DataFrame:
+    """The prompts of some evidence, all answered correctly."""
+    items = evidence[["item", "cluster", "split"]].drop_duplicates()
+    fixed = {"text": "t", "answer": "a", "answer_token": 7, "top1": "a", "probability": 0.9, "correct": True}
+    return validate_table(items.assign(**fixed, role="score"), "prompts")
+
+
+@pytest.mark.parametrize("gain,verdict", [(0.1, "replicated"), (0.0, "not replicated"), (-0.1, "not replicated")])
+def test_what_a_larger_model_shares_more_is_found(gain, verdict):
+    found = scaled("scale", "overlap", ["overlap:2"], overlaps(0.2 + gain), overlaps(0.2, n=280))
+    assert found["item"].nunique() == 280 and set(found["arm"]) == {"effect", "smaller"}
+    arms = found.groupby("arm")["value"].mean()
+    assert arms["effect"] - arms["smaller"] == pytest.approx(gain, abs=0.01)
+    prompts = answered(found)
+    part = {"experiment": "scale", "outcome": "overlap:2", "control": "smaller", "minimum": 0.05}
+    meta, quick = Meta("multilingual", "wide", "plt"), StatisticsConfig(permutations=2000, bootstrap=500)
+    assert judge([claim(part)], found, prompts, meta, quick)["verdict"].tolist() == [verdict]
+    alone = judge([claim(part)], overlaps(0.2, n=280), prompts, meta, quick).iloc[0]
+    assert alone["verdict"] == "untestable" and "this model stands alone" in alone["reason"]
+
+
+def test_a_scale_needs_what_was_measured():
+    for without in ("overlap:1", "overlap:2"):
+        with pytest.raises(InputError, match=f"does not measure '{without}' with the control 'shuffle'"):
+            rest = overlaps(0.2)
+            scaled("scale", "overlap", [without], rest[rest["arm"] == "effect"], rest)
+
+
+@pytest.mark.parametrize("width", [4, 16])
+def test_the_larger_of_two_models_has_more_parameters(tmp_path, width):
+    """Whichever of both is called the other's size; of the other, only prompts count that it answers correctly."""
+    names = {"first": 8, "second": width}
+    for name, size in names.items():
+        (tmp_path / name).mkdir()
+        save_file({"w": torch.zeros(size, size)}, tmp_path / name / "model.safetensors")
+    entries = {name: {"path": Path(name), "transcoders": Path(name)} for name in names}
+    config = Config.model_validate(
+        {"models": entries | {"second": entries["second"] | {"role": "size", "of": "first"}}}
+    )
+    other, own = overlaps(0.3), overlaps(0.1)
+    items = answered(other)
+    items.loc[items.index[:7], "correct"] = False
+    folder = tmp_path / "data/runs/first/multilingual"
+    write_table(folder / "prompts.parquet", items, "prompts")
+    write_table(folder / "evidence.parquet", other, "evidence")
+    experiment = Experiment(kind="scale", of=("overlap",), outcomes=("overlap:2",))
+    asked = Namespace(model="second", case="multilingual")
+    found = beside_another_size(config, tmp_path, asked, "scale", experiment, own).groupby("arm")["value"]
+    assert found.size().tolist() == [293, 293]
+    effect, smaller = (0.1, 0.3) if width == 16 else (0.3, 0.1)
+    assert found.mean().to_dict() == pytest.approx({"effect": effect, "smaller": smaller}, abs=0.01)

@@ -26,6 +26,7 @@ def root(tmp_path) -> Path:
         "seed": ("replicated", "inconclusive", "replicated"),
         "twin": ("not replicated", "replicated", "untestable"),
         "random": ("inconclusive", "not replicated", "replicated"),
+        "wide": ("replicated", "replicated", "replicated"),
     }.items():
         frame = shipped.set_index("claim").loc[["multihop-1", "multihop-3", "multihop-7"]].reset_index()
         (tmp_path / "reports" / model).mkdir(parents=True)
@@ -41,6 +42,7 @@ def config(**changed: dict) -> Config:
         "seed": {**PATHS, "role": "seed", "of": "grown", "seed": 1},
         "twin": {**PATHS, "role": "twin", "of": "grown", "corpus": "rote"},
         "random": {**PATHS, "role": "random", "of": "grown", "shuffled": 0},
+        "wide": {**PATHS, "role": "size", "of": "grown"},  # of which nothing is expected
     }
     return Config.model_validate({"models": models | changed})
 

@@ -243,6 +243,24 @@ def test_a_control_runs_on_request_only_and_the_shown_models_stay(root):
     assert "judge" in [call.split()[0] for call in snakemake(root, "robustness/all")[2]]
 
 
+def test_a_further_size_waits_for_the_model_that_it_is_a_size_of(root):
+    edit(
+        root / "config.yaml",
+        "elegans/transcoders}",
+        "elegans/transcoders}, wide: {path: data/models/wide, transcoders: data/models/wide/transcoders,"
+        " role: size, of: elegans, cases: [first]}",
+    )
+    for name in ("model.safetensors", "transcoders/record.json"):
+        (root / "data/models/wide" / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / "data/models/wide" / name).write_text("weights")
+    shutil.rmtree(root / "data/runs/elegans/first")
+    code, said, calls = snakemake(root, "robustness/all", "--config", "model=wide")
+    assert code == 0, said
+    assert calls.count("tabulate first") == 2 and (root / "reports/wide/verdicts.csv").is_file()
+    edit(root / "data/models/elegans/model.safetensors", "weights", "others")
+    assert snakemake(root, "robustness/all", "--config", "model=wide")[2].count("tabulate first") == 2
+
+
 @pytest.fixture
 def natural(root):
     """One of the two cases has prompts for models of others."""

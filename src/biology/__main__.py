@@ -81,7 +81,11 @@ PAGE: Options = {
 GROWTH: Options = {
     "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
     "--twin": {"metavar": "NAME", "help": "grow a twin that lacks the mechanisms (rote, base12 or mod113)"},
-    "--out": {"metavar": "DIR", "help": "folder to write to (data/models/elegans, elegans-seed<n>, elegans-<twin>)"},
+    "--width": {"type": int, "metavar": "N", "help": "grow a model of this width (128, a multiple of 8)"},
+    "--out": {
+        "metavar": "DIR",
+        "help": "folder to write to (data/models/elegans, elegans-seed<n>, elegans-width<n>, elegans-<twin>)",
+    },
 }
 FETCH: Options = {
     "--elsewhere": {"action": "store_true", "help": "it will run on another machine: look at the disk only"}
@@ -105,6 +109,7 @@ TRAINING: Options = {
     "--out": {"metavar": "DIR", "help": "folder to write to (beside the model, for elegans)"},
     "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
     "--twin": GROWTH["--twin"],
+    "--width": GROWTH["--width"],
     "--features": {
         "type": int,
         "metavar": "N",

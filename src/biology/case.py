@@ -22,7 +22,7 @@ from pydantic import Field, field_validator, model_validator
 from biology.config import InputError, Strict, read_yaml, validate
 
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
-CONTROLS = ("match", "donor", "position", "shuffle", "direction", "clean")
+CONTROLS = ("match", "donor", "position", "shuffle", "direction", "clean", "smaller")
 """Control arms of the `evidence` table; the remaining arm is `effect`."""
 ITEM_COLUMNS = ("item", "text", "answer", "cluster", "split", "role")
 
@@ -167,13 +167,13 @@ class Experiment(Strict):
     The others perturb nothing: `graph`, path shares of the attribution graph; `signs`, whether its signs foretell the
     effects of inhibitions; `census`, what the features at a position tell (`census.py`); `classes`, `wiring` and `reuse`,
     what operand plots say of active features (`operand_tables.py`); `sharing`, what prompts of several languages have in
-    common (`sharing.py`); `contrast`, two experiments item by item, and `crossover`, how much the strength at which a swap
-    takes over varies between levels of a factor (`contrasts.py`).
+    common (`sharing.py`); `contrast`, two experiments item by item, `crossover`, how much the strength at which a swap
+    takes over varies between levels of a factor, and `scale`, one experiment on models of two sizes (`contrasts.py`).
     """
 
     kind: Literal[
         "inhibit", "inject", "swap", "exchange", "graph", "signs", "census", "classes", "wiring", "reuse", "sharing",
-        "contrast", "crossover",
+        "contrast", "crossover", "scale",
     ]  # fmt: skip
     inhibit: str | None = None
     """Supernode held at multiples of its clean activation."""
@@ -211,7 +211,7 @@ class Experiment(Strict):
     of: tuple[str, ...] = ()
     """`signs`: the inhibitions whose effects are compared with the graph. `contrast`: the two that are compared.
     `crossover`: one with `dose`, whose last two outcomes are the probabilities of what takes over and of what gives way.
-    `wiring`: the source and the target supernode; `reuse`: the supernode; `sharing`: those looked at together."""
+    `scale`: the one that is compared, which has a control `shuffle`. `wiring`: the source and the target supernode; `reuse`: the supernode; `sharing`: those looked at together."""
     share: float = Field(default=1.0, gt=0)
     """`contrast`: the share of the second experiment's outcome that is taken off the first one's."""
     by: str | None = None
@@ -244,7 +244,7 @@ class Part(Strict):
     name: str
     experiment: str
     outcome: str
-    control: Literal["match", "donor", "position", "shuffle", "direction", "clean", "none"]
+    control: Literal["match", "donor", "position", "shuffle", "direction", "clean", "smaller", "none"]
     direction: Literal["increase", "decrease", "equivalent"]
     minimum: float = Field(gt=0)
     """Smallest effect that counts, in the unit of the outcome; for `equivalent` the margin."""

@@ -207,6 +207,10 @@ def _measure_part(
     rows = evidence[(evidence["experiment"] == part.experiment) & evidence["item"].isin(passing)]
     if len(passing) < claim.minimum_n:
         return replace(result, untestable=f"{gate}, and the claim needs {claim.minimum_n}")
+    if not len(rows) and part.control == "smaller":
+        return replace(
+            result, untestable="two sizes are compared, and this model stands alone (`role: size` in config.yaml)"
+        )
     if not len(rows):
         return replace(result, untestable=f"experiment '{part.experiment}' measured none of the items ({gate})")
     if part.outcome not in set(rows["outcome"]):

@@ -169,11 +169,11 @@ class ModelConfig(Strict):
     shuffled: int | None = Field(default=None, ge=0)
     """Seed with which the entries of every encoder and decoder vector are permuted: transcoders of the same lengths without
     a meaning, the null of the whole pipeline."""
-    role: Literal["model", "seed", "twin", "random"] = "model"
-    """`figures/all` runs models; `robustness/all` runs further seeds of one, twins that lack a mechanism, and controls whose
-    transcoders mean nothing."""
+    role: Literal["model", "seed", "size", "twin", "random"] = "model"
+    """`figures/all` runs models; `robustness/all` runs further seeds and sizes of one, twins that lack a mechanism, and controls
+    whose transcoders mean nothing."""
     of: str | None = None
-    """The model that a seed, a twin or a control is compared with."""
+    """The model that a seed, a size, a twin or a control is compared with."""
     corpus: str | None = None
     """The twin (`twins.py`) whose corpus says what the answers to the cases' prompts are."""
 

@@ -1,4 +1,4 @@
-"""Evidence that is computed from other evidence: one experiment against another, and where dose curves cross."""
+"""Evidence that is computed from other evidence: one experiment against another, two sizes of a model, where dose curves cross."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false
@@ -88,6 +88,30 @@ def crossovers(
     return validate_table(
         keys.assign(value=keys["cluster"].map(pseudo), experiment=name, outcome="crossover_cv", **FIXED), "evidence"
     )
+
+
+def scaled(name: str, of: str, outcomes: Sequence[str], larger: pd.DataFrame, smaller: pd.DataFrame) -> pd.DataFrame:
+    """Evidence rows of one experiment on the same items of two models: arm `effect` is the larger's, `smaller` the smaller's.
+
+    Each value is what an outcome is above its own `shuffle` control on that model, so that a model with more, or denser,
+    features has no head start. Only items that both tables hold are compared. Raises InputError where an outcome or the
+    control was not measured.
+    """
+    made = []
+    for outcome in outcomes:
+        excess = {}
+        for arm, evidence in (("effect", larger), ("smaller", smaller)):
+            rows = evidence[(evidence["experiment"] == of) & (evidence["outcome"] == outcome)]
+            wide = rows.pivot_table(index=["item", "cluster", "split"], columns="arm", values="value", sort=True)
+            if not {"effect", "shuffle"} <= set(wide):
+                raise InputError(
+                    f"experiment '{name}': '{of}' does not measure '{outcome}' with the control 'shuffle'."
+                )
+            excess[arm] = wide["effect"] - wide["shuffle"]
+        both = pd.DataFrame(excess).dropna().rename_axis(columns="arm").stack().rename("value")
+        made.append(both.reset_index().assign(outcome=outcome))
+    fixed = {"experiment": name, "draw": 0, "strength": 1.0}
+    return validate_table(pd.concat(made, ignore_index=True).assign(**fixed), "evidence")
 
 
 def crossing(lead: Float[np.ndarray, " strength"], strengths: Float[np.ndarray, " strength"]) -> float:

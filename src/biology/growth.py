@@ -59,6 +59,7 @@ def grow(args: Arguments) -> None:
     import torch
 
     from biology.cards import TRIALS, with_trial
+    from biology.config import InputError
     from biology.corpus import WORDS
     from biology.organism import Recipe
     from biology.organism import grow as grown
@@ -66,6 +67,12 @@ def grow(args: Arguments) -> None:
 
     folder, started = _folder(args), time.monotonic()
     recipe = replace(Recipe(), **(twin(args.twin).recipe if args.twin else {}))
+    if args.width:
+        if args.width % (2 * recipe.n_heads):
+            raise InputError(
+                f"--width {args.width}: the {recipe.n_heads} heads need a multiple of {2 * recipe.n_heads}."
+            )
+        recipe = replace(recipe, d_model=args.width, d_mlp=args.width * recipe.d_mlp // recipe.d_model)
     corpus = _corpus({"corpus": args.twin})
     words = artefacts.contents_hash(WORDS, "*.csv")[:16]
     work, made_of = Path("data/runs/organism") / folder.name, {"corpus": args.twin or "elegans", "words": words}
@@ -219,7 +226,7 @@ def _measurements(fidelity: pd.DataFrame) -> dict[str, dict[str, float]]:
 def _folder(args: Arguments) -> Path:
     if args.out:
         return Path(args.out)
-    name = f"elegans-{args.twin}" if args.twin else "elegans"
+    name = "-".join(filter(None, ["elegans", args.twin, args.width and f"width{args.width}"]))
     return Path("data/models") / (name if args.seed == 0 else f"{name}-seed{args.seed}")
 
 

@@ -28,6 +28,7 @@ BEGIN, END = "<!-- scoreboard -->", "<!-- /scoreboard -->"
 ROLES = {
     "model": "a model of the replication",
     "seed": "the same, grown with another seed",
+    "size": "the same, grown with another width",
     "twin": "behaves alike but lacks a mechanism",
     "random": "control: transcoders without meaning, nothing may be found",
 }
@@ -41,7 +42,7 @@ class Column:
     role: str
     """A key of ROLES."""
     of: str | None
-    """The model that a seed, a twin or a control is compared with."""
+    """The model that a seed, a size, a twin or a control is compared with."""
     verdicts: pd.DataFrame
 
     @property

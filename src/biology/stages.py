@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from biology.activations import FeatureCache
     from biology.bench import Bench
-    from biology.case import Case
+    from biology.case import Case, Experiment
     from biology.config import Config, ModelConfig
     from biology.model import Model
     from biology.registration import Expectation
@@ -186,7 +186,7 @@ def sweep(args: Arguments) -> None:
 
 def tabulate(args: Arguments) -> None:
     """write everything measured as tidy tables; nothing after this needs torch"""
-    _, root, case, folder = _case(args)
+    config, root, case, folder = _case(args)
     from biology.contrasts import contrasts, crossovers
     from biology.tables import read_table, sign_agreement, stacked, write_table
 
@@ -214,9 +214,29 @@ def tabulate(args: Arguments) -> None:
         elif experiment.kind == "signs":
             inhibited = {other: case.experiments[other].inhibit or "" for other in experiment.of}
             evidence.append(sign_agreement(name, inhibited, measured["edges"], perturbed))
+        elif experiment.kind == "scale" and config.model(args.model).role == "size":
+            evidence.append(beside_another_size(config, root, args, name, experiment, evidence[0]))
     measured["evidence"] = stacked(evidence)
     for name, frame in measured.items():
         write_table(folder / f"{name}.parquet", frame, name)
+
+
+def beside_another_size(
+    config: Config, root: Path, args: Arguments, name: str, experiment: Experiment, own: pd.DataFrame
+) -> pd.DataFrame:
+    """An experiment on this model and on the one it is `of`, on prompts that the latter answers correctly."""
+    from biology.contrasts import scaled
+    from biology.numbers import parameters
+    from biology.tables import read_tables
+
+    entry = config.model(args.model)
+    other = config.model(str(entry.of))
+    tables = read_tables(root / "data/runs" / str(entry.of) / args.case, ("prompts", "evidence"))
+    correct = tables["prompts"].loc[tables["prompts"]["correct"], "item"]
+    others = tables["evidence"].loc[tables["evidence"]["item"].isin(correct)]
+    size = {one.path: sum(map(parameters, (root / one.path).glob("*.safetensors"))) for one in (entry, other)}
+    larger, smaller = (own, others) if size[entry.path] > size[other.path] else (others, own)
+    return scaled(name, experiment.of[0], experiment.outcomes, larger, smaller)
 
 
 def judge(args: Arguments) -> None:
