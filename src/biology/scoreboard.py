@@ -21,6 +21,7 @@ import pandas as pd
 from biology.case import Claim, discover_cases, load_case, load_claims
 from biology.config import Config, InputError
 from biology.pages import MARKS, SPEAKS, counts, environment, records
+from biology.robustness import compare
 from biology.tables import read_table
 from biology.wording import number
 
@@ -32,6 +33,11 @@ ROLES = {
     "twin": "behaves alike but lacks a mechanism",
     "random": "control: transcoders without meaning, nothing may be found",
 }
+BESIDE = (
+    "Held against these: of further seeds the verdicts of the model are expected, of twins what "
+    "[twins.csv](experiments/twins.csv) said before they were trained, of random controls that nothing is replicated "
+    "([claim by claim](reports/robustness.csv))."
+)
 
 
 @dataclass(frozen=True)
@@ -165,7 +171,7 @@ def full(column: Column, titles: Mapping[str, str], link: str) -> str:
 
 
 def short(board: list[Column], cases: list[str]) -> str:
-    """How many claims of each case came out how on each model, and which were replicated."""
+    """How many claims of each case came out how on each model; controls stand in a table of their own."""
     words = list(MARKS)
     lines = [
         "| case | model | " + " | ".join(f"{MARKS[word]} {word}" for word in words) + " |",
@@ -174,10 +180,22 @@ def short(board: list[Column], cases: list[str]) -> str:
     for case in cases:
         for column in board:
             found = column.verdicts[column.verdicts["case"] == case]["verdict"]
-            if len(found):
+            if len(found) and column.role == "model":
                 linked = f"[{case.replace('_', ' ')}](experiments/{case}/README.md)"
-                which = column.name if column.role == "model" else f"{column.name} ({column.role})"
-                lines.append(cells(linked, which, *((found == word).sum() for word in words)))
+                lines.append(cells(linked, column.name, *((found == word).sum() for word in words)))
+    return "\n".join(lines)
+
+
+def held(compared: pd.DataFrame) -> str:
+    """Seeds, twins and random controls: on how many claims they do what is expected of them, and what they do instead."""
+    words = list(MARKS)
+    lines = [
+        "| | what it is | claims | as expected | " + " | ".join(f"{MARKS[word]} {word}" for word in words) + " |",
+        "|---|---|" + "---:|" * (2 + len(words)),
+    ]
+    for (name, kind), found in compared.groupby(["model", "role"], sort=False):
+        counted = ((found["verdict"] == word).sum() for word in words)
+        lines.append(cells(name, ROLES[kind], len(found), f"{found['as_expected'].mean():.0%}", *counted))
     return "\n".join(lines)
 
 
@@ -194,5 +212,6 @@ def with_scoreboard(text: str, root: Path, config: Config) -> str:
     if BEGIN not in text or END not in text:
         raise InputError(f"README.md lacks the marks {BEGIN} and {END} between which the scoreboard is written.")
     before, _, rest = text.partition(BEGIN)
-    board = short(columns(root, config), discover_cases(root))
-    return f"{before}{BEGIN}\n{SPEAKS}\n\n{board}\n{END}{rest.partition(END)[2]}"
+    board, compared = short(columns(root, config), discover_cases(root)), compare(root, config)
+    beside = f"\n\n{BESIDE}\n\n{held(compared)}" if len(compared) else ""
+    return f"{before}{BEGIN}\n{SPEAKS}\n\n{board}{beside}\n{END}{rest.partition(END)[2]}"
