@@ -36,7 +36,7 @@ def record(root: Path, model: str = "elegans") -> dict:
     import pandas as pd
 
     from biology.config import load_config
-    from biology.stages import open_model
+    from biology.opening import open_model
 
     config = load_config(root / "config.yaml")
     loaded, transcoders = open_model(config.model(model), root, model, config.threads)

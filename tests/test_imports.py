@@ -51,8 +51,8 @@ FLOORS = [
     ["figures", "explorer", "dictionary_figures"],
     ["report", "scoreboard", "atlas_page", "steer_page"],
     # the commands
-    ["stages"],
-    ["tracing", "growth", "interchange", "dictionaries", "fetching"],
+    ["opening"],
+    ["stages", "tracing", "growth", "interchange", "dictionaries", "fetching"],
     ["steering", "training"],
     ["__main__"],
 ]
@@ -80,6 +80,7 @@ LIGHT = [
         "turning",
         "dossier",
         "pages",
+        "robustness",
         "scoreboard",
         "atlas_page",
         "graph_files",
@@ -94,6 +95,7 @@ LIGHT = [
         "figures",
         "dictionary_figures",
         "report",
+        "opening",
         "stages",
         "tracing",
         "growth",

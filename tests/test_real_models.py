@@ -21,7 +21,8 @@ from biology.case import Case, Paper, Prompt, load_case, load_claims
 from biology.claims import with_minimum
 from biology.config import InputError, ModelConfig, known_models
 from biology.model import answer_token, encode, load_model
-from biology.stages import MINIMUM_N, _gates
+from biology.opening import gates_passed
+from biology.stages import MINIMUM_N
 from biology.tables import read_table
 from biology.transcoders import load_transcoders
 
@@ -190,10 +191,10 @@ def test_a_model_that_answers_no_gate_prompt_is_refused(model):
     gates = known_models()["gemma-2-2b"].hub.gates
     hub = known_models()["gemma-2-2b"].hub.model_copy(update={"gates": gates})
     with pytest.raises(InputError, match="answers none of its 3 gate prompts"):
-        _gates(model, ModelConfig(hub=hub))
+        gates_passed(model, ModelConfig(hub=hub))
     prompt = "Fact: the capital of the state containing Dallas is"
     one = hub.model_copy(update={"gates": {prompt: "Austin"}})
-    assert _gates(model, ModelConfig(hub=one)) == {prompt: False}
+    assert gates_passed(model, ModelConfig(hub=one)) == {prompt: False}
 
 
 def test_a_number_is_an_answer_only_as_a_whole(model):

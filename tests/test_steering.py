@@ -20,7 +20,7 @@ def test_holding_a_feature_at_its_own_activation_changes_nothing_and_another_str
     from biology.activations import cache_features
     from biology.config import load_config
     from biology.model import encode
-    from biology.stages import open_model
+    from biology.opening import open_model
 
     config = load_config("config.yaml")
     model, transcoders = open_model(config.model("elegans"), Path(), "elegans", 1)

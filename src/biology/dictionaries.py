@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biology import artefacts
-from biology.stages import cases_of, configuration, held_out, open_model
+from biology.opening import cases_of, configuration, held_out, open_model
 
 if TYPE_CHECKING:
     from biology.config import Config

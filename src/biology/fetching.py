@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from biology import artefacts, hub, memory
 from biology.config import InputError, config_file, known_models
-from biology.stages import configuration
+from biology.opening import configuration
 
 if TYPE_CHECKING:
     from biology.config import ModelConfig, Repository

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biology import artefacts
-from biology.stages import configuration, open_model, start_torch
+from biology.opening import configuration, open_model, start_torch
 
 if TYPE_CHECKING:
     import pandas as pd

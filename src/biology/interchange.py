@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from biology import artefacts
-from biology.stages import configuration
+from biology.opening import configuration
 
 Arguments = argparse.Namespace
 

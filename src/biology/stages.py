@@ -12,17 +12,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biology import artefacts
+from biology.opening import case_of, cases_of, configuration, gates_passed, held_out, open_model, start_torch, verified
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from biology.activations import FeatureCache
     from biology.bench import Bench
-    from biology.case import Case, Experiment
-    from biology.config import Config, ModelConfig
-    from biology.model import Model
+    from biology.case import Experiment
+    from biology.config import Config
     from biology.registration import Expectation
-    from biology.transcoders import TranscoderSet
 
 Arguments = argparse.Namespace
 MINIMUM_N = 64
@@ -33,7 +32,7 @@ def load(args: Arguments) -> None:
     """check a model and its transcoders: shapes, hooks, hashes, freezing, fidelity, influence against ablation"""
     config, root = configuration(args)
     entry = config.model(args.model)
-    sources = _verified(entry, root, args.model)
+    sources = verified(entry, root, args.model)
     model, transcoders = open_model(entry, root, args.model, config.threads)
     import pandas as pd
 
@@ -59,7 +58,7 @@ def load(args: Arguments) -> None:
         "versions": artefacts.versions(),
     }
     if entry.hub is not None:
-        manifest |= {"sources": sources, "gates": _gates(model, entry)}
+        manifest |= {"sources": sources, "gates": gates_passed(model, entry)}
     folder = root / "data/runs" / args.model
     prompts = held_out(root / entry.path, cases)
     measured = [fidelity(model, transcoders, prompts), foretold(model, transcoders, prompts)]
@@ -69,7 +68,7 @@ def load(args: Arguments) -> None:
 
 def cache(args: Arguments) -> None:
     """run every prompt of a case once: its answer and its active features"""
-    config, root, case, folder = _case(args)
+    config, root, case, folder = case_of(args)
     model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
     from biology.activations import pack
     from biology.behaviour import prompts_table
@@ -82,7 +81,7 @@ def cache(args: Arguments) -> None:
 
 def group(args: Arguments) -> None:
     """find the members of the supernodes by their rules"""
-    config, root, case, folder = _case(args)
+    config, root, case, folder = case_of(args)
     model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
     from biology.operand_tables import read_grid
     from biology.supernodes import group as grouped
@@ -98,7 +97,7 @@ def group(args: Arguments) -> None:
 
 def attribute(args: Arguments) -> None:
     """build the attribution graphs and reduce them to edges between supernodes; what languages share"""
-    config, _, _, folder = _case(args)
+    config, _, _, folder = case_of(args)
     from biology.graph_tables import reduce_graphs
     from biology.sharing import reduce_sharing
     from biology.tables import stacked, write_table
@@ -114,7 +113,7 @@ def attribute(args: Arguments) -> None:
 
 def intervene(args: Arguments) -> None:
     """perturb supernodes, each time beside its controls"""
-    _, _, _, folder = _case(args)
+    _, _, _, folder = case_of(args)
     import pandas as pd
 
     from biology.census import run_census
@@ -174,7 +173,7 @@ def atlas(args: Arguments) -> None:
 
 def sweep(args: Arguments) -> None:
     """steer the named prompts of a case by supernodes and by single features, on a grid of strengths"""
-    _, _, _, folder = _case(args)
+    _, _, _, folder = case_of(args)
     from biology.sweep import sweep as swept
     from biology.sweep import sweep_nodes
     from biology.tables import write_table
@@ -186,7 +185,7 @@ def sweep(args: Arguments) -> None:
 
 def tabulate(args: Arguments) -> None:
     """write everything measured as tidy tables; nothing after this needs torch"""
-    config, root, case, folder = _case(args)
+    config, root, case, folder = case_of(args)
     from biology.contrasts import contrasts, crossovers
     from biology.tables import read_table, sign_agreement, stacked, write_table
 
@@ -312,7 +311,7 @@ def compare(args: Arguments) -> None:
 
 def draw(args: Arguments) -> None:
     """draw one figure of a case, as SVG and PNG"""
-    _, root, case, folder = _case(args)
+    _, root, case, folder = case_of(args)
     from biology.figures import draw as drawn
     from biology.tables import read_table, read_tables
 
@@ -346,157 +345,14 @@ def write(args: Arguments) -> None:
         return
     from biology.report import case_page
 
-    config, root, case, _ = _case(args)
+    config, root, case, _ = case_of(args)
     page = case_page(root, config, args.model, case)
     artefacts.write_text(root / "reports" / args.model / f"{args.case}.html", page)
 
 
-# What the stages share -----------------------------------------------------------------------------------------------
-
-
-def configuration(args: Arguments, *, shipped: bool = False) -> tuple[Config, Path]:
-    """The configuration, and the folder that its paths are relative to; see `config_file` for `shipped`."""
-    from biology.config import config_file, load_config
-
-    path = config_file(args.config, shipped=shipped)
-    return load_config(path, getattr(args, "model", None)), path.parent
-
-
-def _case(args: Arguments) -> tuple[Config, Path, Case, Path]:
-    """Configuration, root, case, and the folder of results of (model, case)."""
-    from biology.case import load_case
-
-    config, root = configuration(args)
-    entry = config.model(args.model)
-    case = of_corpus(load_case(root, args.case, entry.prompts), entry, root)
-    return config, root, case, root / "data/runs" / args.model / args.case
-
-
-def cases_of(config: Config, root: Path, model: str) -> list[Case]:
-    """The cases that a model meets, with its own prompts."""
-    from biology.case import discover_cases, load_case
-
-    entry = config.model(model)
-    names = config.cases_of(model, discover_cases(root, entry.prompts))
-    return [of_corpus(load_case(root, name, entry.prompts), entry, root) for name in names]
-
-
-def of_corpus(case: Case, entry: ModelConfig, root: Path) -> Case:
-    """A case with the answers of the model's own corpus, where that is a twin's."""
-    from biology.case import with_items
-
-    if entry.corpus is None or not case.items:
-        return case
-    from biology.prompts import prompt_set
-    from biology.twins import twin
-
-    rows = prompt_set(case.name, twin(entry.corpus).corpus(root / "data/words")).to_dict("records")
-    return with_items(case, rows, f"{entry.corpus}: prompts of case {case.name}")
-
-
-def start_torch(threads: int | None) -> None:
-    """Fixes threads and seed, so that the same job gives the same bytes wherever it runs."""
-    import torch
-
-    if threads is not None:
-        torch.set_num_threads(threads)
-    torch.manual_seed(0)
-
-
-def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -> tuple[Model, TranscoderSet]:
-    """A model with its transcoders, on the device of its entry."""
-    start_torch(threads)
-    import torch
-
-    from biology.config import InputError
-    from biology.model import load_model
-    from biology.transcoders import load_transcoders, shuffled
-
-    if entry.device == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"model '{name}' is to run on cuda, but torch finds none here: set `device: cpu`.")
-    _say_plan(entry, root, name)
-    model = load_model(root / entry.path, name=name, device=entry.device, dtype=getattr(torch, entry.dtype))
-    transcoders = load_transcoders(root / entry.transcoders, model, offload=entry.offload)
-    stated = None if entry.hub is None else entry.hub.transcoders
-    same = {"mlp.hook_in": "ln2.hook_out"} | ({} if model.post_norms else {"mlp.hook_out": "hook_mlp_out"})
-    pairs = ((stated.reads, transcoders.read_hook), (stated.writes, transcoders.write_hook)) if stated else ()
-    if stated and any(name is not None and same.get(name, name) != same.get(found, found) for name, found in pairs):
-        raise InputError(
-            f"transcoders in {entry.transcoders} read {transcoders.read_hook} and write {transcoders.write_hook}; those of "
-            f"model '{name}' read {stated.reads} and write {stated.writes}."
-        )
-    return model, transcoders if entry.shuffled is None else shuffled(transcoders, entry.shuffled)
-
-
-def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
-    """The memory plan of a model that is more than small, before any of it is loaded; `InputError` if it cannot fit."""
-    import sys
-
-    from biology import memory
-    from biology.config import InputError
-
-    path, transcoders = root / entry.path, root / entry.transcoders
-    if not path.is_dir() or not transcoders.is_dir():
-        return  # said better by whoever looks into them
-    plan = memory.of_directories(path, transcoders, entry.dtype)
-    if plan.total - plan.working < memory.SMALL:
-        return
-    for device, part in memory.by_device(plan, entry).items():
-        there, least = memory.available(device), part.model + part.transcoders
-        print(f"{name}, {entry.dtype} on {device}: {part} of {memory.gib(there or 0)}", file=sys.stderr)
-        if there is not None and least > there:
-            raise InputError(
-                f"model '{name}' and its transcoders take {memory.gib(least)} in {entry.dtype}, and this machine has "
-                f"{memory.gib(there)} for {device}. `biology models` says what fits."
-            )
-
-
-def _verified(entry: ModelConfig, root: Path, name: str) -> dict[str, str]:
-    """Commits of what was downloaded for a model, after every file was found to be what arrived; {} without `hub`."""
-    from biology import hub
-    from biology.config import InputError
-
-    if entry.hub is None:
-        return {}
-    commits = {}
-    for repository in (entry.hub.model, entry.hub.transcoders):
-        folder = root / repository.folder
-        record, again = hub.record(folder), f"run `biology fetch --model {name}`."
-        if record is None:
-            raise InputError(f"{repository.repo} is not in {folder}: {again}")
-        if repository.revision not in (None, record["revision"]):
-            raise InputError(
-                f"{folder} holds revision {record['revision']} of {repository.repo}, and model '{name}' asks for "
-                f"{repository.revision}: {again}"
-            )
-        damaged = hub.damaged(folder, progress=True)
-        if damaged:
-            raise InputError(f"{folder / damaged[0]} is missing or not what was downloaded (other hash): {again}")
-        commits[repository.repo] = record["revision"]
-    return commits
-
-
-def _gates(model: Model, entry: ModelConfig) -> dict[str, bool]:
-    """Which of an entry's prompts the model answers as a sound copy does. `InputError` if it answers none of several."""
-    from biology.config import InputError
-    from biology.model import answer_token, encode, run, token_batch
-
-    assert entry.hub is not None
-    found = {}
-    for prompt, answer in entry.hub.gates.items():
-        logits, _ = run(model, token_batch(model, encode(model, prompt)), positions=-1)
-        found[prompt] = int(logits[0, 0].argmax()) == answer_token(model, prompt, answer, first=True)
-    if len(found) > 1 and not any(found.values()):
-        raise InputError(
-            f"model {model.name} answers none of its {len(found)} gate prompts, such as {next(iter(found))!r}: its weights or "
-            "its tokeniser are not what they should be."
-        )
-    return found
-
-
 def _bench(args: Arguments) -> Bench:
     """Everything that experiments on a case need."""
-    config, root, case, folder = _case(args)
+    config, root, case, folder = case_of(args)
     model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
     from biology.bench import Bench
     from biology.tables import read_table
@@ -514,14 +370,3 @@ def _features(folder: Path) -> FeatureCache:
     features = unpack(artefacts.read_tensors(folder / "cache.safetensors"))
     assert isinstance(features, FeatureCache)
     return features
-
-
-def held_out(path: Path, cases: list[Case]) -> pd.DataFrame:
-    """Prompts to measure fidelity on: the model's own held-out prompts, or else the prompt sets of its cases."""
-    import pandas as pd
-
-    if (path / "heldout.parquet").is_file():
-        return pd.read_parquet(path / "heldout.parquet")
-    rows = [(case.name, item.text, item.answer, item.split) for case in cases for item in case.items]
-    rows += [(case.name, shown.text, shown.answer, "shown") for case in cases for shown in case.prompts.values()]
-    return pd.DataFrame(rows, columns=["behaviour", "prompt", "answer", "split"])

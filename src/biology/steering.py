@@ -11,7 +11,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from biology.stages import configuration, of_corpus, open_model
+from biology.opening import configuration, of_corpus, open_model
 from biology.tracing import subject
 
 if TYPE_CHECKING:

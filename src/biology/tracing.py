@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biology import artefacts
-from biology.stages import configuration, open_model
+from biology.opening import configuration, open_model
 
 if TYPE_CHECKING:
     from biology.config import AttributionConfig, ModelConfig

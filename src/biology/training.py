@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biology import artefacts, growth
-from biology.stages import configuration, start_torch
+from biology.opening import configuration, start_torch
 
 if TYPE_CHECKING:
     from biology.cross_layer_training import CrossLayerRecipe
