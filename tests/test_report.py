@@ -189,6 +189,28 @@ def test_seeds_are_counted_and_controls_are_shown_as_such(root, tmp_path):
     assert "#nothing-multihop-7" in links and "nothing/multi_hop.html#claim-multihop-7" not in links
 
 
+def test_where_two_transcoder_sets_disagree_is_said(root, tmp_path):
+    fresh = write_repository(tmp_path / "sets", figures=False)
+    text = "models:\n"
+    for name in ("elegans", "elegans-clt", "gemma"):
+        text += f"  {name}: {{path: data/{'gemma' if name == 'gemma' else 'models'}, transcoders: data/{name}}}\n"
+    (fresh / "config.yaml").write_text(text)
+    first = read_table(fresh / "reports/elegans/verdicts.csv", "verdicts")
+    other = first.assign(transcoders="cross_layer relu")
+    other.loc[other["claim"] == "multihop-7", "verdict"] = "inconclusive"
+    for name in ("elegans-clt", "gemma"):  # of gemma there is one set only
+        write_table(fresh / "reports" / name / "verdicts.csv", other.assign(model=name), "verdicts")
+    config = load_config(fresh / "config.yaml")
+    found = scoreboard.differing(config, scoreboard.columns(fresh, config))
+    assert [(a.name, b.name, claims) for a, b, claims in found] == [
+        ("elegans", "elegans-clt", [("multi_hop", "multihop-7")])
+    ]
+    said = scoreboard.full_scoreboard(fresh, config)
+    assert "1 of 3 verdicts differ" in said and "| multihop-7 | ✓ replicated | " in said
+    words = Reader(scoreboard.index_page(fresh, config)).words
+    assert words.count("transcoder sets disagree") == 1
+
+
 def test_another_model_is_no_seed_unless_its_entry_says_so(root, tmp_path):
     """A model of one's own, grown with another seed and with transcoders of the same kind, is no witness about elegans."""
     fresh = write_repository(tmp_path / "others", figures=False)

@@ -56,6 +56,13 @@ def test_each_role_has_its_expectation(root):
     }  # fmt: skip
 
 
+def test_the_reference_stands_beside(root):
+    """A verdict that the model shares tells no twin from it."""
+    found = compare(root, config()).set_index(["model", "claim"])["reference"]
+    assert found["twin"].to_dict() == {"multihop-1": "replicated", "multihop-7": "replicated"}
+    assert found["seed"]["multihop-3"] == "not replicated"
+
+
 def test_the_summary_counts(root):
     made = summary(compare(root, config())).set_index("model")
     assert made.loc["seed", "as_expected"] == pytest.approx(2 / 3)
@@ -67,9 +74,9 @@ def test_the_summary_counts(root):
 def test_what_is_missing_is_named(root):
     with pytest.raises(InputError, match="models.alone: a seed needs `of: <model>`"):
         compare(root, config(alone={**PATHS, "role": "seed"}))
+    (root / "experiments/twins.csv").unlink()
+    with pytest.raises(InputError, match="twins.csv: no such file"):
+        compare(root, config())
     (root / "reports/grown/verdicts.csv").unlink()
     with pytest.raises(InputError, match="judge 'grown' first"):
         compare(root, config())
-    (root / "experiments/twins.csv").unlink()
-    with pytest.raises(InputError, match="twins.csv: no such file"):
-        compare(root, config(seed=PATHS, random=PATHS))

@@ -153,10 +153,12 @@ def test_sign_agreement_by_hand():
         for item in items for (source, target), influence in strengths.items()
     ])  # fmt: skip
     found = sign_agreement("signs", {"inhibit_city": "city"}, edges, table("evidence", evidence))
-    value = dict(zip(found["item"], found["value"], strict=True))
-    assert value == {"as foretold": 1.0, "the opposite": -1.0, "half": 0.0, "still": 0.0}
+    value = found.pivot(index="item", columns="arm", values="value").to_dict()
+    assert value["effect"] == {"as foretold": 1.0, "the opposite": -1.0, "half": 0.0, "still": 0.0}
+    # one foretold rise and one foretold fall: dealt out anew, they foretell nothing
+    assert value["shuffle"] == {"as foretold": 0.0, "the opposite": 0.0, "half": 0.0, "still": 0.0}
     assert set(found["experiment"]) == {"signs"} and set(found["outcome"]) == {"agreement"}
-    assert set(found["arm"]) == {"effect"} and found["cluster"].tolist() == [f"c-{item}" for item in found["item"]]
+    assert found["cluster"].tolist() == [f"c-{item}" for item in found["item"]]
 
 
 def test_sign_agreement_joins_several_inhibitions():
@@ -173,4 +175,7 @@ def test_sign_agreement_joins_several_inhibitions():
     edges = table("edges", [edge | {"source": source} for source in ("a", "b", "c")])
     of = {"inhibit_a": "a", "inhibit_b": "b", "inhibit_c": "c"}
     found = sign_agreement("signs", of, edges, table("evidence", [same | row for row in rows]))
-    assert found["value"].tolist() == pytest.approx([1 / 3])
+    value = found.set_index("arm")["value"].to_dict()
+    assert value == pytest.approx(
+        {"effect": 1 / 3, "shuffle": 1 / 3}
+    )  # all are foretold to fall: no pair in particular

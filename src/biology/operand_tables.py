@@ -9,9 +9,10 @@ Experiments that perturb nothing:
     classes   one prompt's graph: `share:<family>` of the influence on the answer among features and errors at the last token
               (`share:error` too), `class_share` (add, lookup and sum together), `class_fraction` (of active features, each
               counting once), `lookup_present` (1 if a lookup is active), `decimal_share` (of the influence of these families:
-              conditions that repeat 2, 4, 10, 20 or 50 times per hundred), `label_wrong` (share of lookups and
-              sums whose strongest examples suggest the other family). The arm `shuffle` is shuffled transcoders; of
-              `decimal_share`, the frequencies beside the decimal ones.
+              conditions that repeat 2, 4, 10, 20 or 50 times per hundred), `dozenal_share` (the same of the multiples of
+              a hundred twelfths, as in a model that counts in dozens), `label_wrong` (share of lookups and sums whose
+              strongest examples suggest the other family). The arm `shuffle` is shuffled transcoders; of these two
+              shares, as many frequencies beside.
     wiring    `auc_virtual`, `auc_twera`: do the prompt's active sources (`of`, first) have larger weights to those targets
               (second) whose plot fires at the prompt's sum than to others? `shuffle`: the targets' plots exchanged.
     reuse     `shared_activity`: how much of the activity that a supernode has on the plain prompt with the same operands is
@@ -48,8 +49,11 @@ from biology.transcoders import TranscoderSet, shuffled
 EXAMPLES = 20
 BLOCK = 128  # features read at a time
 EXEMPLARS = 4  # operand plots shown of each family and position
-DECIMAL = (2, 4, 10, 20, 50)
-BESIDE = (3, 5, 11, 21, 49)
+BEATS = {
+    "decimal_share": ((2, 4, 10, 20, 50), (3, 5, 11, 21, 49)),
+    "dozenal_share": ((8, 17, 25, 33, 42), (6, 13, 21, 29, 38)),
+}
+"""Cycles per hundred that a base makes, and as many beside them."""
 LAST = "last"
 
 
@@ -177,7 +181,7 @@ def class_evidence(
         "effect": _class_values(graph, answer, plots.rows["own"]),
         "shuffle": _class_values(null, answer, plots.rows.get("shuffled", {})),
     }
-    values["shuffle"]["decimal_share"] = values["effect"]["decimal_share:control"]
+    values["shuffle"] |= {outcome: values["effect"][f"{outcome}:control"] for outcome in BEATS}
     rows = []
     for outcome in experiment.outcomes:
         if outcome not in values["effect"]:
@@ -207,8 +211,9 @@ def _class_values(graph: Graph, answer: int, known: Mapping[tuple[int, int], dic
     values["class_fraction"] = len(classed) / max(1, len(frame))
     values["lookup_present"] = float((frame["family"] == "lookup").any())
     whole = max(float(classed["influence"].sum()), 1e-300)
-    for outcome, beats in (("decimal_share", DECIMAL), ("decimal_share:control", BESIDE)):
-        values[outcome] = float(classed.loc[classed["frequency"].isin(beats), "influence"].sum()) / whole
+    for outcome, (base, beside) in BEATS.items():
+        for name, beats in ((outcome, base), (f"{outcome}:control", beside)):
+            values[name] = float(classed.loc[classed["frequency"].isin(beats), "influence"].sum()) / whole
     labelled = classed[classed["family"] != "add"]
     values["label_wrong"] = float((labelled["label"] != labelled["family"]).mean()) if len(labelled) else 0.0
     return values

@@ -18,11 +18,13 @@ import pandas as pd
 from biology.config import Config, InputError, ModelConfig
 from biology.tables import read_table
 
-COLUMNS = ["model", "role", "of", "claim", "verdict", "expected", "as_expected", "why"]
+COLUMNS = ["model", "role", "of", "claim", "reference", "verdict", "expected", "as_expected", "why"]
 
 
 def compare(root: Path, config: Config) -> pd.DataFrame:
     """One row a claim and model of role seed, twin or random that has been judged: what was expected, and whether it came.
+
+    `reference` is the verdict on the model that it is compared with: what that model lacks too tells the two not apart.
 
     Raises InputError if such a model names no reference (`of`), or the reference has not been judged.
     """
@@ -35,9 +37,11 @@ def compare(root: Path, config: Config) -> pd.DataFrame:
         path = root / "reports" / name / "verdicts.csv"
         if path.is_file():
             verdicts = read_table(path, "verdicts").set_index("claim")["verdict"]
+            reference = _reference(root, entry).set_index("claim")["verdict"]
             rows += [
                 {
-                    "model": name, "role": entry.role, "of": entry.of, "claim": claim, "verdict": verdicts[claim],
+                    "model": name, "role": entry.role, "of": entry.of, "claim": claim,
+                    "reference": reference.get(claim, ""), "verdict": verdicts[claim],
                     "expected": expected,
                     "as_expected": verdicts[claim] == expected if expected else verdicts[claim] != "replicated",
                     "why": why,
@@ -55,14 +59,19 @@ def _expected(root: Path, entry: ModelConfig) -> Iterator[tuple[str, str, str]]:
             if row["twin"] == entry.corpus:
                 yield row["claim"], row["expected"], row["why"]
         return
-    path = root / "reports" / str(entry.of) / "verdicts.csv"
-    if not path.is_file():
-        raise InputError(f"{path}: no such file: judge '{entry.of}' first, with which others are compared.")
-    for row in read_table(path, "verdicts").itertuples():
+    for row in _reference(root, entry).itertuples():
         if entry.role == "seed":
             yield row.claim, row.verdict, f"the verdict of {entry.of}"
         else:
             yield row.claim, "", "transcoders without meaning"
+
+
+def _reference(root: Path, entry: ModelConfig) -> pd.DataFrame:
+    """The verdicts on the model that an entry is compared with."""
+    path = root / "reports" / str(entry.of) / "verdicts.csv"
+    if not path.is_file():
+        raise InputError(f"{path}: no such file: judge '{entry.of}' first, with which others are compared.")
+    return read_table(path, "verdicts")
 
 
 def read_expected(path: Path) -> list[dict[str, str]]:

@@ -9,6 +9,7 @@ of a model are counted together with it; controls, in which nothing may be found
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -36,7 +37,7 @@ ROLES = {
 BESIDE = (
     "Held against these: of further seeds the verdicts of the model are expected, of twins what "
     "[twins.csv](experiments/twins.csv) said before they were trained, of random controls that nothing is replicated "
-    "([claim by claim](reports/robustness.csv))."
+    "([claim by claim](reports/robustness.csv)). What is not replicated on the model itself tells no twin from it."
 )
 
 
@@ -92,10 +93,11 @@ def index_page(root: Path, config: Config) -> str:
     """The page of all models and cases that have been judged."""
     board = columns(root, config)
     same = seeds(board)
+    differ = {key for _, _, claims in differing(config, board) for key in claims}
     cases = []
     for name in discover_cases(root):
         claims = [c for c in load_claims(root, name) if any((name, c.id) in column.by_claim for column in board)]
-        rows = [_row(config, board, same, name, claim) for claim in claims]
+        rows = [_row(config, board, same, name, claim) | {"differ": (name, claim.id) in differ} for claim in claims]
         here = [column for column in board if name in set(column.verdicts["case"])]
         if rows:
             cases.append({"case": load_case(root, name), "rows": rows, "columns": here})
@@ -148,7 +150,7 @@ def cells(*texts: object) -> str:
 
 
 def full(column: Column, titles: Mapping[str, str], link: str) -> str:
-    """All verdicts on one model with their numbers; `link` (with {case}) leads to the claims."""
+    """All verdicts on one model with their numbers; `link` (with {case}) leads to the claims, whose titles are given."""
     tally = ", ".join(f"{count} {verdict}" for verdict, count in counts(column.verdicts["verdict"]))
     lines = [
         f"## {column.name}",
@@ -158,12 +160,11 @@ def full(column: Column, titles: Mapping[str, str], link: str) -> str:
         "|---" * 8 + "|",
     ]
     for row in records(column.verdicts):
-        interval = f"{number(row['statistic'])} [{number(row['low'])}, {number(row['high'])}]"
         lines.append(
             cells(
                 f"[{row['claim']}]({link.format(case=row['case'])})", titles.get(row["claim"], ""),
                 f"{MARKS[row['verdict']]} **{row['verdict']}**",
-                "–" if math.isnan(row["statistic"]) else interval, number(row["threshold"]), row["control"],
+                _interval(row), number(row["threshold"]), row["control"],
                 number(row["p"], 2), number(row["n"], 6),
             )
         )  # fmt: skip
@@ -190,20 +191,66 @@ def held(compared: pd.DataFrame) -> str:
     """Seeds, twins and random controls: on how many claims they do what is expected of them, and what they do instead."""
     words = list(MARKS)
     lines = [
-        "| | what it is | claims | as expected | " + " | ".join(f"{MARKS[word]} {word}" for word in words) + " |",
-        "|---|---|" + "---:|" * (2 + len(words)),
+        "| | what it is | claims | replicated on its model | as expected | "
+        + " | ".join(f"{MARKS[word]} {word}" for word in words)
+        + " |",
+        "|---|---|" + "---:|" * (3 + len(words)),
     ]
     for (name, kind), found in compared.groupby(["model", "role"], sort=False):
         counted = ((found["verdict"] == word).sum() for word in words)
-        lines.append(cells(name, ROLES[kind], len(found), f"{found['as_expected'].mean():.0%}", *counted))
+        there = (found["reference"] == "replicated").sum()
+        lines.append(cells(name, ROLES[kind], len(found), there, f"{found['as_expected'].mean():.0%}", *counted))
     return "\n".join(lines)
+
+
+def differing(config: Config, board: list[Column]) -> list[tuple[Column, Column, list[tuple[str, str]]]]:
+    """Pairs of transcoder sets of one model, with the claims (case, id) that both judge and that come out differently."""
+    sets = [column for column in board if column.role == "model" and column.name in config.models]
+    pairs = [(a, b) for a, b in itertools.combinations(sets, 2) if b.name in config.siblings(a.name)]
+    return [
+        (a, b, [key for key, row in a.by_claim.items() if b.by_claim.get(key, row)["verdict"] != row["verdict"]])
+        for a, b in pairs
+    ]
+
+
+def disagreement(config: Config, board: list[Column]) -> str:
+    """Where two transcoder sets of one model lead to different verdicts, with both numbers (claim meth-20)."""
+    lines = []
+    for a, b, claims in differing(config, board):
+        lines += [
+            f"## Where {a.name} and {b.name} disagree",
+            f"Transcoders of one model need not tell one story: {len(claims)} of {len(a.by_claim)} verdicts differ.",
+            "",
+            f"| claim | {a.name} | effect − control [95 %] | {b.name} | effect − control [95 %] |",
+            "|---" * 5 + "|",
+        ]
+        for key in claims:
+            found = [side.by_claim[key] for side in (a, b)]
+            lines.append(
+                cells(
+                    key[1],
+                    *(text for row in found for text in (f"{MARKS[row['verdict']]} {row['verdict']}", _interval(row))),
+                )
+            )
+    return "\n".join(lines)
+
+
+def _interval(row: Mapping[str, Any]) -> str:
+    interval = f"{number(row['statistic'])} [{number(row['low'])}, {number(row['high'])}]"
+    return "–" if math.isnan(row["statistic"]) else interval
 
 
 def full_scoreboard(root: Path, config: Config) -> str:
     """reports/README.md: every verdict on every model."""
-    titles = {claim.id: claim.title for case in discover_cases(root) for claim in load_claims(root, case)}
-    blocks = [full(column, titles, "../experiments/{case}/claims.yaml") for column in columns(root, config)]
-    head = f"# All verdicts\n\nWritten by `biology scoreboard` from `reports/*/verdicts.csv`. {SPEAKS}"
+    claims = [claim for case in discover_cases(root) for claim in load_claims(root, case)]
+    titles = {claim.id: claim.title + (" (amended)" if claim.amended else "") for claim in claims}
+    board = columns(root, config)
+    blocks = [full(column, titles, "../experiments/{case}/claims.yaml") for column in board]
+    blocks = list(filter(None, [disagreement(config, board), *blocks]))
+    head = (
+        f"# All verdicts\n\nWritten by `biology scoreboard` from `reports/*/verdicts.csv`. {SPEAKS} A claim that was amended "
+        "after its first verdict on a model is exploratory there, and registered on models judged later; each amendment says why."
+    )
     return "\n\n".join([head, *blocks]) + "\n"
 
 

@@ -370,8 +370,9 @@ def sign_agreement(name: str, of: Mapping[str, str], edges: pd.DataFrame, eviden
 
     `of` maps experiments to the supernode that each inhibits. A pair is (inhibited supernode, watched supernode or
     answer); its sign in the graph is that of the signed influence, and an inhibition should move the target the other
-    way. An item's value is the mean over its pairs of +1 (as foretold) and -1 (the opposite; 0 where nothing moved): 0
-    is chance.
+    way. An item's value is the mean over its pairs of +1 (as foretold) and -1 (the opposite; 0 where nothing moved). Arm
+    `shuffle` is what it would be on average if the item's signs were dealt out to its pairs anew: where nearly all
+    influences are positive and nearly all targets fall, the signs foretell nothing about one pair or another.
     """
     rows = evidence[evidence["experiment"].isin(of)]
     effect = rows[rows["arm"] == "effect"]
@@ -387,7 +388,10 @@ def sign_agreement(name: str, of: Mapping[str, str], edges: pd.DataFrame, eviden
     joined = changes.merge(edges[["item", "source", "target", "influence"]], on=["item", "source", "target"])
     joined = joined[joined["influence"] != 0]
     moved = np.where(joined["change"].abs() > 1e-6, np.sign(joined["change"]), 0.0)
-    joined["agrees"] = -np.sign(joined["influence"]) * moved
-    value = joined.groupby(["item", "cluster", "split"], sort=True)["agrees"].mean().reset_index()
-    fixed = {"experiment": name, "arm": "effect", "draw": 0, "strength": 1.0, "outcome": "agreement"}
-    return validate_table(value.rename(columns={"agrees": "value"}).assign(**fixed), "evidence")
+    joined = joined.assign(foretold=-np.sign(joined["influence"]), moved=moved)
+    joined["effect"] = joined["foretold"] * joined["moved"]
+    means = joined.groupby(["item", "cluster", "split"], sort=True)[["effect", "foretold", "moved"]].mean()
+    arms = pd.DataFrame({"effect": means["effect"], "shuffle": means["foretold"].mul(means["moved"])})
+    value = arms.rename_axis(columns="arm").stack().rename("value").reset_index()
+    fixed = {"experiment": name, "draw": 0, "strength": 1.0, "outcome": "agreement"}
+    return validate_table(value.assign(**fixed), "evidence")
