@@ -66,6 +66,9 @@ def test_no_number_of_the_model_card_is_typed_by_hand():
 
 
 def test_a_cross_layer_transcoder_has_its_section():
+    def by_layer_of(dead: float) -> dict:
+        return {metric: {"0": dead, "all": dead} for metric in ("dead", "fvu", "l0")} | {"top1_agreement": {"all": 1.0}}
+
     def record(shift: float) -> dict:
         by_layer = {
             metric: {"0": 0.1 + k + shift, "all": 0.2 + k + shift} for k, metric in enumerate(("dead", "fvu", "l0"))
@@ -86,7 +89,11 @@ def test_a_cross_layer_transcoder_has_its_section():
     ):  # fmt: skip
         assert shown in section, shown
     numbers = [set(re.findall(r"(?<![\w.])\d+(?:\.\d+)?(?![\w.])", cross_layer_section(record(s)))) for s in (0, 3)]
-    assert numbers[0] & numbers[1] <= {"1", "50", "0"}
+    assert numbers[0] & numbers[1] <= {"1", "50", "0", "5"}  # 5 %: of dead features, what was aimed at
+    assert "layer 0 has 10.0% dead features" in section and "were aimed at" in section
+    good = record(0) | {"fidelity": {"test": by_layer_of(0.04)}}
+    assert "aimed at" not in cross_layer_section(good)
+    assert "states: 40 were aimed at" in cross_layer_section(good | {"states_with_a_feature": 39})
 
 
 def test_the_data_card_counts_what_is_there():

@@ -24,6 +24,8 @@ BARS = {
     "couplet_later": 0.97,
     "couplet_last": 0.97,
 }
+AIMED_STATES, AIMED_DEAD = 40, 0.05
+"""Of a cross-layer set: states with a feature of their own, at least; dead features of a layer, at most."""
 
 
 def markdown(frame: pd.DataFrame, digits: int = 4) -> str:
@@ -60,10 +62,19 @@ Top-1 agreement of the full replacement model with the model:
 
 {markdown(agreement)}
 
-For {record["states_with_a_feature"]} of 50 states one feature fires as selectively as above.
+For {record["states_with_a_feature"]} of 50 states one feature fires as selectively as above{missed(record)}.
 
 {markdown(recipe)}
 """
+
+
+def missed(record: Mapping[str, Any]) -> str:
+    """Where a cross-layer set stays behind what its training aimed at, in words; "" where it does not."""
+    dead = record["fidelity"]["test"]["dead"]
+    short = [f"states: {AIMED_STATES} were aimed at"] * (record["states_with_a_feature"] < AIMED_STATES)
+    short += [f"layer {layer} has {share:.1%} dead features: at most {AIMED_DEAD:.0%} were aimed at"
+              for layer, share in dead.items() if layer != "all" and share > AIMED_DEAD]  # fmt: skip
+    return f"; missed ({'; '.join(short)})" if short else ""
 
 
 def model_card(
