@@ -135,6 +135,11 @@ def test_members_that_are_active_in_the_other_languages_of_the_fold_are_shared(t
     # English prompts have two members, one of which is active in French; the others have the first alone
     assert found["shared", "effect"] == pytest.approx((0.5 + 1 + 1 + 1) / 4)
     assert found["shared", "match"] == 0.0
+    bench = bench_of(tiny_model("llama"), active, experiment, members[1:])
+    rows = reduce_sharing(bench)
+    nobody = rows[rows["arm"] == "effect"].set_index("item")["value"]
+    # French and Chinese prompts have no member, which counts; English ones share theirs with nobody
+    assert len(nobody) == len(bench.items(experiment)) and (nobody == 0).all()
 
 
 def test_the_default_language_is_the_one_whose_answers_the_decoders_promote(tiny_model):

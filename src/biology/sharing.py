@@ -16,7 +16,8 @@ Nothing is perturbed here. Outcomes of an experiment of kind `sharing` (`of` nam
 
 Controls: `shuffle` pairs a prompt with one that asks something else of another scale in the language of its translation
 (a pair that shares words beyond the punctuation of all prompts does not count, on either side); `match` puts other
-features, active in the same layers and at the same position, in the members' place.
+features, active in the same layers and at the same position, in the members' place. What a prompt has no member of is not
+shared: `shared` and `default` are 0 then, in every arm, as a supernode without members does nothing where it is held.
 """
 
 from collections.abc import Mapping, Sequence
@@ -114,7 +115,7 @@ class Sharing:
         return {}
 
     def measured(self, outcome: str, place: int) -> list[tuple[str, int, float]]:
-        """(arm, draw, value) of one outcome of one prompt; nothing where it has no members or no pair."""
+        """(arm, draw, value) of one outcome of one prompt; nothing where it has no pair, or too little else to match with."""
         kind, _, level = outcome.partition(":")
         if kind in ("overlap", "overlap_profile"):
             profiles = self.profiles(place)
@@ -132,7 +133,9 @@ class Sharing:
                 ("match", draw, self.matched(place, members, generator))
                 for draw in range(self.bench.statistics.control_draws)
             ]
-        if not members or not all(chosen for _, _, chosen in draws):
+        if not members and kind != "closeness":
+            return [(arm, draw, 0.0) for arm, draw, _ in draws]
+        if not all(chosen for _, _, chosen in draws):
             return []
         return [
             (arm, draw, self.default(place, chosen, level) if kind == "default" else measures[kind](place, chosen))
