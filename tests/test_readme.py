@@ -24,6 +24,24 @@ def test_every_command_is_run_by_something():
         assert command.startswith(LIGHT) or (command.startswith("make ") and command in ci), command
 
 
+def test_long_commands_are_spelt_as_the_program_knows_them():
+    """Blocks of `sh` take too long for a test; their commands, options and models still have to exist."""
+    lines = re.findall(r"^```sh\n(.*?)^```$", TEXT, flags=re.MULTILINE | re.DOTALL)
+    commands = [shlex.split(line) for block in lines for line in block.splitlines()]
+    assert len(commands) >= 4
+    for program, command, *arguments in commands:
+        options = [word for word in arguments if word.startswith("--")]
+        if program == LIGHT.strip():
+            called = [sys.executable, "-m", "biology", command, "--help"]
+            said = subprocess.run(called, capture_output=True, text=True, check=True).stdout
+            assert all(option in said for option in options), (command, options)
+        else:
+            assert program == ".venv/bin/snakemake" and f'"{command}"' in (ROOT / "Snakefile").read_text(
+                encoding="utf-8"
+            )
+            assert "model={}".format(*re.findall(r"^  (elegans-seed\d):", TEXT, flags=re.MULTILINE)) in arguments
+
+
 def test_every_make_target_that_is_named_exists():
     targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE))
     named = set(re.findall(r"(?:^|`)make ([a-z]+)", TEXT, flags=re.MULTILINE))

@@ -168,6 +168,7 @@ def cards(args: Arguments) -> None:
     from biology.cards import data_card, model_card
     from biology.corpus import WORDS
     from biology.model import load_model
+    from biology.numbers import parameters
     from biology.transcoders import load_transcoders
 
     folder = _folder(args)
@@ -175,10 +176,7 @@ def cards(args: Arguments) -> None:
     record["transcoder_seconds"] = _record(folder / "transcoders")["seconds"]
     model = load_model(folder, name=folder.name)
     held_out = pd.read_parquet(folder / "heldout.parquet")
-    record |= {
-        "vocabulary": model.n_vocab,
-        "parameters": sum(parameter.numel() for parameter in model.bridge.original_model.parameters()),
-    }
+    record |= {"vocabulary": model.n_vocab, "parameters": parameters(folder / "model.safetensors")}
     corpus, transcoders = _corpus(record), load_transcoders(folder / "transcoders", model)
     measured = fidelity(model, transcoders, held_out)
     states = selective_features(model, transcoders, _state_prompts(corpus), {"name": "name", "last token": "prompt"})
