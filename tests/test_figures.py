@@ -99,6 +99,62 @@ def test_every_figure_says_what_it_shows(name, tables, case):
     assert title and text.endswith(".") and "\n" not in text
 
 
+def titled(name, tables, case) -> str:
+    svg = draw(name, tables, case)["svg"].decode()
+    return re.search(r"<dc:title>(.*?)</dc:title>", svg, re.DOTALL)[1]
+
+
+def planted(tables, column: str, value: float, **where) -> dict:
+    """The tables with a value put into the evidence, where columns have the given levels."""
+    evidence = tables["evidence"].copy()
+    chosen = np.all([evidence[name] == level for name, level in where.items()], axis=0)
+    assert chosen.any()
+    evidence.loc[chosen, column] = value
+    return tables | {"evidence": evidence}
+
+
+def test_titles_say_what_was_planted(tables, case):
+    """The effect and, beside it, its control; other numbers make another title."""
+    for effect, match in ((0.75, 0.25), (0.5, 0.125)):
+        swap = {"experiment": "swap_state", "outcome": "swap"}
+        found = planted(planted(tables, "value", effect, arm="effect", **swap), "value", match, arm="match", **swap)
+        said = titled("swap_panel-swap_state", found, case)
+        assert f"swap state {effect:.0%}, matched random features {match:.0%}" in said
+        path = {"outcome": next(one for one in tables["evidence"]["outcome"] if "share" in one)}
+        found = planted(planted(tables, "value", effect, arm="effect", **path), "value", match, arm="match", **path)
+        said = titled("path_share", found, case)
+        assert f"{path['outcome'].replace('_', ' ')} {effect:.0%}, matched random features {match:.0%}" in said.lower()
+    fidelity = tables["fidelity"].copy()
+    fidelity.loc[(fidelity["metric"] == "fvu") & (fidelity["behaviour"] == "all"), "value"] = 0.123
+    said = titled("fidelity", tables | {"fidelity": fidelity}, case)
+    assert said.startswith("Transcoders leave 12.3% of the variance unexplained")
+
+
+def test_the_title_of_a_panel_is_its_largest_effect(tables, case):
+    panel = tables["panel"].copy()
+    outputs = panel[panel["kind"] == "probability"]
+    token = outputs.loc[outputs["clean"].idxmax(), "supernode_or_token"]
+    here = (panel["kind"] == "probability") & (panel["supernode_or_token"] == token)
+    first = panel.loc[here, "experiment"].iloc[0]
+    panel.loc[here, "value"] = np.where(panel.loc[here, "experiment"] == first, 0.03, 0.5)
+    said = titled("inhibition_panel", tables | {"panel": panel}, case)
+    assert (
+        first.replace("_", " ") in said
+        and f"“{token.strip()}”" in said.replace(token, token.strip())
+        and "to 3%" in said
+    )
+
+
+def test_the_title_of_a_graph_is_the_strongest_supernode(tables, case):
+    said = titled("supernode_graph", tables, case)
+    name, share = re.match(r"“(.*)” makes (\d+)% of the direct effects on", said).groups()
+    made = arranged(case)
+    called = {box.name: box.text for box in made.boxes}
+    output = next(box.name for box in made.boxes if box.kind == "logit")
+    into = {called[a.source]: a.share for a in made.arrows if a.target == output and not a.source.startswith("token:")}
+    assert max(into, key=lambda one: abs(into[one])) == name and f"{into[name]:.0%}" == f"{share}%"
+
+
 def test_fonts_are_those_of_the_pinned_packages():
     assert [path.parent.parent.name for path in register_fonts()[:2]] == ["font_source_sans_pro", "notojp_matplotlib"]
     assert "mpl-data" in str(register_fonts()[2])

@@ -82,7 +82,10 @@ def test_titles_state_what_was_measured():
     assert title("position_sweep", tables).startswith(
         "The same push makes the line end in the injected word in 75% of couplets at the newline, in at most 0%"
     )
-    assert title("rewritten_lines", tables) == "1 of 2 interventions change the word that the line ends in"
+    assert (
+        title("rewritten_lines", tables)
+        == "1 of 2 interventions make the line end in another word that a line can end in"
+    )
     assert "resample 0%" in title("carriers", tables) and "resample hidden 75%" in title("carriers", tables)
     assert "0% at the newline" in title("position_sweep", tables_with(newline=0.0)).replace("of couplets ", "")
 

@@ -121,22 +121,19 @@ def rewritten_lines(tables: Tables, subject: str | None = None, case=None) -> Fi
     for number, (name, told, line) in enumerate(rows):
         y = top - step * (number + 0.5) + 0.05
         axes.plot([0, first + second + third], [y + step / 2] * 2, color=colour("grid.color"), linewidth=0.6)
-        axes.text(0, y, name, va="center", weight=BOLD)
-        axes.text(first, y, told, va="center", fontsize=size(-1), color=colour("axes.edgecolor"))
+        axes.text(0, y, name, va="center_baseline", weight=BOLD)
+        axes.text(first, y, told, va="center_baseline", fontsize=size(-1), color=colour("axes.edgecolor"))
         rest, _, last = line.rpartition(" ")
-        axes.text(first + second, y, label(rest), va="center")
-        axes.text(
-            first + second + text_width(label(rest), size()) + 0.05,
-            y,
-            label(last),
-            va="center",
-            weight=BOLD,
-            color="C0",
-        )
-    changed = sum(line.rpartition(" ")[2] != rows[0][2].rpartition(" ")[2] for *_, line in rows[1:])
+        written = axes.text(first + second, y, label(rest), va="center_baseline")
+        axes.annotate(
+            label(last), (1, y), xycoords=(written, "data"), xytext=(4, 0), textcoords="offset points",
+            va="center_baseline", weight=BOLD, color="C0",
+        )  # fmt: skip
+    ends = [line.rpartition(" ")[2] for *_, line in rows]
+    changed = sum(end != ends[0] and end in set(prompts["word"]) for end in ends[1:])
     return captioned(
         figure,
-        f"{changed} of {len(rows) - 1} interventions change the word that the line ends in",
+        f"{changed} of {len(rows) - 1} interventions make the line end in another word that a line can end in",
         f"Line 2 after “{shared}”, greedy, in full; the word that ends it is coloured. Where agreement words are forced, "
         "the first word and the word after “was” are those of the line without intervention; where line 1 is hidden, the new "
         "line can see nothing of it but the newline.",

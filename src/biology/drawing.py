@@ -86,6 +86,11 @@ def label(text: str) -> str:
     return "".join(f"\\u{ord(c):04x}" if hide else c for c, hide in zip(shown, hidden, strict=True))
 
 
+def sentence(text: str) -> str:
+    """The text with a capital at its beginning."""
+    return text[:1].upper() + text[1:]
+
+
 def words(name: str) -> str:
     """A name of the configuration in words."""
     return name.replace("_", " ").replace(":", ": ")

@@ -30,6 +30,7 @@ from biology.drawing import (
     colour,
     label,
     png,
+    sentence,
     signed,
     size,
     statement,
@@ -50,6 +51,7 @@ ARM = {
     "direction": ("random direction", "C3", "P", 4.2),
     "shuffle": ("shuffled", "C4", "v", 4.2),
     "clean": ("clean", "text.color", "x", 4.2),
+    "smaller": ("smaller model", "C5", "<", 4.2),
 }
 DASHED = (0, (4, 3))
 RESAMPLES = 2000
@@ -98,12 +100,22 @@ def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = N
         axes.set_xlim(-0.02, 1.02)
     handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **look(arm))[0] for arm in arms]
     figure.legend(handles=handles, loc="outside upper right", ncols=len(arms), columnspacing=1.1, handletextpad=0.2)
+    told = [(words(rows["experiment"].iloc[0]), rows) for _, depth, rows in groups if depth == 0]
     return captioned(
         figure,
-        "Swaps beside their controls",
+        sentence(f"{outcomes[0]}: " + "; ".join(f"{name} {beside(rows)}" for name, rows in told)),
         f"Mean {', '.join(outcomes)} on held-out prompts that the model answers correctly, with 95 % intervals over "
         "clusters. The dashed line is the smallest effect, minus its control, that the claim was registered to need.",
     )
+
+
+def beside(rows: pd.DataFrame) -> str:
+    """The mean of the effect and, if there is one, of its first control, for a title."""
+    arms = [arm for arm in ARMS if arm in set(rows["arm"])]
+    share = bool(rows["value"].between(0, 1).all())
+    means = {arm: interval(rows[rows["arm"] == arm])[0] for arm in arms[:2]}
+    shown = {arm: f"{mean:.0%}" if share else signed(round(mean, 2)) for arm, mean in means.items()}
+    return ", ".join(text if arm == "effect" else f"{ARM[arm][0]} {text}" for arm, text in shown.items())
 
 
 def draw_interval(axes: Axes, rows: pd.DataFrame, arm: str, y: float) -> None:
@@ -119,6 +131,7 @@ def dose_response(tables: Tables, subject: str | None = None, case: Case | None 
     figure = canvas(1.6 + 2.3 * len(found), 2.9, layout="constrained")
     grid = figure.subplots(1, len(found), squeeze=False)[0]
     shown: dict[str, Any] = {}
+    told = []
     for axes, (experiment, rows) in zip(grid, found.items(), strict=True):
         outcome = _outcome(tables, experiment, rows, case)
         rows = rows[rows["outcome"] == outcome]
@@ -131,13 +144,15 @@ def dose_response(tables: Tables, subject: str | None = None, case: Case | None 
         judged = _base(tables["evidence"], experiment)
         if len(judged) == 1:
             axes.axvline(judged[0], color=colour("text.color"), linewidth=0.8, linestyle=DASHED, zorder=0)
-        axes.set(title=words(experiment.partition("/")[0]), xlabel="multiple M", ylabel=words(outcome))
+        name, far = words(experiment.partition("/")[0]), max(set(rows["strength"]), key=lambda dose: abs(dose - 1))
+        axes.set(title=name, xlabel="multiple M", ylabel=words(outcome))
+        told.append(f"{name}, {words(outcome)} at M = {signed(far)}: {beside(rows[rows['strength'] == far])}")
     order = [arm for arm in ARMS if arm in shown]
     names = [ARM[arm][0] for arm in order]
     figure.legend([shown[arm] for arm in order], names, loc="outside lower left", ncols=3, columnspacing=1.2)
     return captioned(
         figure,
-        "Dose and response",
+        sentence("; ".join(told)),
         "Means over held-out prompts that the model answers correctly, by the multiple M at which supernodes are "
         "held (no change at one, ablation at zero), with 95 % bands over clusters. The dashed line is the strength "
         "that was chosen on development prompts and judged.",
@@ -179,7 +194,7 @@ def path_share(tables: Tables, subject: str | None = None, case: Case | None = N
     figure.legend(handles=handles, loc="outside upper right", ncols=2)
     return captioned(
         figure,
-        "Shares of paths",
+        sentence("; ".join(f"{words(name)} {beside(rows[rows['outcome'] == name])}" for name in names)),
         "How much of the absolute influence takes the paths named on the left: distribution over held-out prompts, "
         "for the supernode (effect) and for matched random sets of features in its place. Below each, the mean and "
         "its 95 % interval over clusters.",
@@ -223,9 +238,13 @@ def fidelity(tables: Tables, subject: str | None = None, case: Case | None = Non
         axes.set(title="top-1 agreement", xlim=(least, 1 + 0.02 * reach), ylim=(len(names) - 0.5, -0.5))
         axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:.3g}%")
         axes.tick_params(axis="y", length=0)
+    unexplained = layered.loc[layered["metric"] == "fvu", "value"]
+    told = [f"transcoders leave {unexplained.mean():.1%} of the variance unexplained"] * (len(unexplained) > 0)
+    whole = agreement.loc[agreement["behaviour"] == "all", "value"]
+    told += [f"with all MLPs replaced the model says the same in {whole.mean():.1%}"] * (len(whole) > 0)
     return captioned(
         figure,
-        "Fidelity of the transcoders",
+        sentence("; ".join(told) or "fidelity of the transcoders"),
         "On held-out prompts, by layer: the fraction of the MLP output's variance that the transcoder leaves "
         "unexplained (FVU), the number of features active at a token (L0), the fraction of features that never are. On "
         "the right: how often the model with every MLP replaced has the same most probable token as the model itself.",

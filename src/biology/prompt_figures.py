@@ -19,7 +19,7 @@ from matplotlib.patheffects import Normal, Stroke
 from biology.case import Case
 from biology.drawing import BOLD, NothingToDraw, blank, captioned, colour, label, signed, size, text_width, words
 from biology.tables import Tables
-from biology.viewer import Arrow, Box, layout, node, points, repeated, titles
+from biology.viewer import Arrow, Box, Layout, layout, node, points, repeated, titles
 
 # ------------------------------------------------------------------------------------------------------ supernode graph
 
@@ -52,13 +52,26 @@ def supernode_graph(tables: Tables, subject: str | None = None, case: Case | Non
     _draw_key(axes, 0.0, arranged.height - 0.1)
     return captioned(
         figure,
-        f"Simplified attribution graph of the prompt {item}",
+        _strongest(arranged),
         "Boxes are supernodes: groups of transcoder features found by the rules of the case. Tokens of the prompt are "
         "below, outputs on top. An arrow is a direct effect, as a share of all direct effects into its target: plus "
         "and a pointed end where it excites, minus and a flat end where it inhibits. Small shares are left out, and so "
         f"are features in no supernode, errors and biases: {arranged.undrawn:.0%} of the direct effects into the "
         "outputs shown.",
     )
+
+
+def _strongest(arranged: Layout) -> str:
+    """The title of a graph: the supernode with the largest direct effect on the most probable output."""
+    called = {box.name: box.text for box in arranged.boxes}
+    outputs = [box for box in arranged.boxes if box.kind == "logit"]
+    supernodes = {box.name for box in arranged.boxes if box.kind not in ("logit", "token")}
+    found = [a for a in arranged.arrows if outputs and a.target == outputs[0].name and a.source in supernodes]
+    if not found:
+        return f"No supernode has a direct effect on {outputs[0].text if outputs else 'the output'}"
+    best = max(found, key=lambda arrow: abs(arrow.share))
+    what = f"makes {best.share:.0%}" if best.share > 0 else f"takes away {-best.share:.0%}"
+    return f"“{called[best.source]}” {what} of the direct effects on “{called[best.target]}”, the largest share of a supernode"
 
 
 def _tokens(prompt: pd.DataFrame, edges: pd.DataFrame) -> list[str]:
@@ -97,7 +110,8 @@ def _draw_arrow(axes: Axes, arrow: Arrow) -> None:
 def _draw_share(axes: Axes, arrow: Arrow) -> None:
     x, y = points(arrow.curve, [arrow.mark])[0]
     sign, tint = ("+", "C0") if arrow.share > 0 else ("−", "C1")
-    text = axes.text(x, y, f"{sign}{abs(arrow.share):.0%}", fontsize=size(-2), weight=BOLD, color=tint)
+    size_of = f"{abs(arrow.share):.0%}" if abs(arrow.share) >= 0.005 else "<1%"
+    text = axes.text(x, y, f"{sign}{size_of}", fontsize=size(-2), weight=BOLD, color=tint)
     text.set(ha="center", va="center")
     text.set_path_effects([Stroke(linewidth=2.2, foreground=colour("figure.facecolor")), Normal()])
 
@@ -148,7 +162,8 @@ def inhibition_panel(tables: Tables, subject: str | None = None, case: Case | No
     states: list[tuple[str, str, pd.DataFrame, str]] = [("no intervention", "", once, "clean")]
     for experiment, rows in panel.groupby("experiment", sort=False):
         strength = judged_strength(tables, str(experiment), rows["strength"])
-        states.append((str(experiment), f"M = {signed(strength)}", rows[rows["strength"] == strength], "value"))
+        dose = f"M = {signed(strength)}" + ", nothing to hold" * _empty(case, str(experiment), members)
+        states.append((str(experiment), dose, rows[rows["strength"] == strength], "value"))
     widths = [max(0.62, text_width(label(called.get(n, words(n))), size(-0.5), BOLD) + 0.12) for n in names]
     first = max(text_width(label(words(text)), size(), BOLD) for text, *_ in states) + 0.15
     gap, step, top = 0.07, 0.56, 0.56 * len(states)
@@ -174,10 +189,39 @@ def inhibition_panel(tables: Tables, subject: str | None = None, case: Case | No
         _draw_outputs(axes, rows[rows["kind"] == "probability"], column, right, middle, outputs)
     return captioned(
         figure,
-        f"Interventions on the prompt {item}",
+        _largest(states),
         "Rows are interventions, columns supernodes. A cell is the supernode's activation as a share of its activation "
         "without intervention; in a thick frame, the multiple M of it at which the supernode itself was held. On the "
         "right the most probable next tokens.",
+    )
+
+
+def _largest(states: list[tuple[str, str, pd.DataFrame, str]]) -> str:
+    """The title of a panel: the intervention that takes most from the output that was most probable without any."""
+    _, _, before, column = states[0]
+    outputs = before[before["kind"] == "probability"].sort_values(column, ascending=False, kind="stable")
+    if not len(outputs) or len(states) < 2:
+        return "No intervention on this prompt"
+    token, clean = outputs["supernode_or_token"].iloc[0], float(outputs[column].iloc[0])
+    after = {}
+    for name, dose, rows, changed in states[1:]:
+        here = rows[(rows["kind"] == "probability") & (rows["supernode_or_token"] == token)]
+        if len(here):
+            after[name, dose] = float(here[changed].iloc[0])
+    if not after:
+        return f"{token}: {clean:.0%} without intervention"
+    name, dose = min(after, key=lambda key: after[key])
+    return f"“{words(name)}” ({dose}) takes “{token}” from {clean:.0%} to {after[name, dose]:.0%}, most of {len(after)} interventions"
+
+
+def _empty(case: Case | None, experiment: str, members: pd.DataFrame | None) -> bool:
+    """Whether an inhibition has no feature of the prompt to hold, so that it is none."""
+    found = case.experiments.get(experiment) if case else None
+    return (
+        found is not None
+        and members is not None
+        and found.kind == "inhibit"
+        and found.inhibit not in set(members["supernode"])
     )
 
 
@@ -186,7 +230,9 @@ def _held(case: Case | None, experiment: str, strength: float) -> dict[str, floa
     found = case.experiments.get(experiment) if case else None
     if found is None or found.inhibit is None:
         return {}
-    return {found.inhibit: -strength * found.suppress if found.kind == "swap" else strength}
+    return {
+        found.inhibit: -strength * found.suppress + 0.0 if found.kind == "swap" else strength
+    }  # no minus before zero
 
 
 def _draw_level(axes: Axes, x: float, y: float, width: float, clean: float, value: float, held: float | None) -> None:
