@@ -9,12 +9,14 @@ import pandas as pd
 import pytest
 from multi_hop_tables import claim, evidence_rows, prompt_rows, swap
 
-from biology.case import discover_cases, load_case, load_claims
+from biology.case import UNREGISTERED, discover_cases, load_case, load_claims
 from biology.claims import ALPHA, Meta, dev_strength, judge, judge_all, measure, with_thresholds
 from biology.config import InputError, StatisticsConfig
 from biology.procedure import Simulation, noise, procedure_table, registered_table, scored_clusters
+from biology.registration import read_lock
 from biology.statistics import bootstrap_interval, generator, holm, resamples, score_noise, sign_flip_p, signs
 from biology.tables import table
+from biology.turning import family
 
 ROOT = Path(__file__).parents[1]
 META = Meta(case="multi_hop", model="elegans", transcoders="plt", seed=3)
@@ -332,6 +334,17 @@ def test_holm_is_over_all_claims_of_the_model_also_the_untestable():
         judge_all([*here, *measure(claims[6:], evidence, prompts, Meta("rhyme_planning", "gemma", "plt"))])
 
 
+def test_a_claim_that_is_not_registered_yet_changes_nothing_for_the_others():
+    prompts, evidence = swap(states=10, per_state=6)
+    claims = [claim(id=f"c-{i}", minimum_n=30) for i in range(3)]
+    new = claim(id="new", minimum_n=30).model_copy(update={"parts": (), "untestable": UNREGISTERED})
+    alone, beside = (judge_all(measure(listed, evidence, prompts, META)) for listed in (claims, [new, *claims]))
+    assert beside.verdicts.iloc[1:].reset_index(drop=True).equals(alone.verdicts)
+    first = beside.verdicts.iloc[0]
+    assert first["verdict"] == "untestable" and math.isnan(first["p"]) and first["reason"] == f"{UNREGISTERED}."
+    assert family(beside.parts) == family(alone.parts)  # on pages the threshold is turned in the same family
+
+
 def test_draws_depend_on_the_seed_and_the_claim_only():
     prompts, evidence = swap(effect=0.6)
     alone = one(judge([claim()], evidence, prompts, META, QUICK))
@@ -395,7 +408,11 @@ def test_the_strength_is_fixed_on_dev_items():
 @pytest.fixture(scope="module")
 def registered():
     """Error rates of all parts of all registered claims; draws enough that Holm's correction over all can be passed."""
-    cases = {name: (load_case(ROOT, name), load_claims(ROOT, name)) for name in discover_cases(ROOT)}
+    lock = read_lock(ROOT)
+    cases = {
+        name: (load_case(ROOT, name), [claim for claim in load_claims(ROOT, name) if claim.id in lock.get(name, {})])
+        for name in discover_cases(ROOT)
+    }
     draws = StatisticsConfig(permutations=10_000, bootstrap=400)
     assert 2 / (1 + draws.permutations) * sum(len(claims) for _, claims in cases.values()) < ALPHA
     return cases, registered_table(cases, simulations=2400, settings=draws)
@@ -403,7 +420,13 @@ def registered():
 
 def test_the_procedure_is_checked_with_the_clusters_of_the_prompts(registered):
     cases, rates = registered
-    asked = [(claim.id, part.name) for _, claims in cases.values() for claim in claims for part in claim.parts]
+    asked = [
+        (claim.id, part.name)
+        for case, claims in cases.values()
+        for claim in claims
+        for part in claim.parts
+        if case.items
+    ]
     assert list(zip(rates["claim"], rates["part"], strict=True)) == asked
     assert set(rates["direction"]) == {"increase", "decrease", "equivalent"}
     prompts = pd.read_csv(ROOT / "experiments/multi_hop/prompts.csv", keep_default_na=False)

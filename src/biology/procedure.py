@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from biology.case import Case, Claim, Part
+from biology.case import UNREGISTERED, Case, Claim, Part
 from biology.claims import Check, Measured, estimate, rule
 from biology.config import StatisticsConfig
 from biology.statistics import bootstrap_interval, generator, resamples, score_noise, signs
@@ -132,8 +132,9 @@ def procedure_table(
     measured: Sequence[Measured], *, simulations: int = 1000, settings: StatisticsConfig | None = None
 ) -> pd.DataFrame:
     """`procedure_check` for every testable part, with the part's own clusters and noise: a row a part."""
-    family = len({(part.meta.case, part.claim.id) for part in measured})
-    fewest = 1 + len({(part.meta.case, part.claim.id) for part in measured if part.claim.untestable})
+    reasons = {(one.meta.case, one.claim.id): one.claim.untestable for one in measured}
+    reasons = {name: reason for name, reason in reasons.items() if reason != UNREGISTERED}
+    family, fewest = len(reasons), 1 + sum(reason is not None for reason in reasons.values())
     rows = []
     for one in measured:
         if one.scores is None:
@@ -200,6 +201,8 @@ def registered_table(
     for name, (case, listed) in cases.items():
         for claim, part in [(one, part) for one in listed for part in one.parts]:
             sizes = scored_clusters(case, part)
+            if not sizes:
+                continue  # a case without a prompt set
             structure = (sizes, part.direction == "equivalent", part.specificity)
             if structure not in found:
                 found[structure] = _structure_rates(part, sizes, family, fewest, simulations, settings)
