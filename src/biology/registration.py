@@ -113,8 +113,10 @@ def check_lock(root: str | Path) -> None:
 
 
 def registered(root: str | Path, case: str, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
-    """The claims, of which those that are not in `experiments/claims.lock` are untestable: nobody may see how they would
-    turn out while they can still be changed."""
+    """The claims, those that are not in `experiments/claims.lock` made untestable.
+
+    Nobody may see how a claim would turn out while it can still be changed.
+    """
     locked = read_lock(root).get(case, {})
     silent = {"parts": (), "untestable": UNREGISTERED}
     return tuple(claim if claim.id in locked else claim.model_copy(update=silent) for claim in claims)
