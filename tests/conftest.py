@@ -113,3 +113,24 @@ def random_transcoders(
             )  # fmt: skip
         )
     return TranscoderSet(kind, activation, tuple(layers), read_hook, write_hook, k if activation == "topk" else None)
+
+
+@pytest.fixture
+def restyled(monkeypatch, tmp_path):
+    """With another ink and other first colours in the style file; the check that a drawn figure has those only."""
+    from biology.drawing import STYLE
+
+    text = STYLE.read_text(encoding="utf-8")
+    changed = {"222222": "101010", "0072B2": "117733", "D55E00": "882255"}
+    for old, new in changed.items():
+        assert old in text
+        text = text.replace(old, new)
+    (tmp_path / "paper.mplstyle").write_text(text, encoding="utf-8")
+    monkeypatch.setattr("biology.drawing.STYLE", tmp_path / "paper.mplstyle")
+
+    def check(drawn: dict[str, bytes]) -> bytes:
+        svg = drawn["svg"]
+        assert b"#101010" in svg and not [old for old in changed if f"#{old.lower()}".encode() in svg]
+        return svg
+
+    return check

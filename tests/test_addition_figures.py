@@ -8,7 +8,7 @@ import pytest
 
 from biology.case import load_case
 from biology.config import InputError
-from biology.figures import draw
+from biology.figures import draw, own_figures
 from biology.tables import table
 
 ROOT = Path(__file__).parents[1]
@@ -81,6 +81,11 @@ def test_a_figure_states_what_it_shows(tables, name, title):
     drawn = draw(name, tables, CASE)
     assert title in drawn["svg"].decode().replace("&apos;", "'") and drawn["png"].startswith(b"\x89PNG")
     assert draw(name, tables, CASE) == drawn
+
+
+def test_the_style_file_restyles_every_figure_of_the_case(tables, restyled):
+    for name in own_figures(CASE):
+        restyled(draw(name, tables, CASE))
 
 
 def test_another_case_does_not_know_them(tables):

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from biology.case import discover_cases, fingerprint, load_case, load_claims
+from biology.case import UNREGISTERED, discover_cases, fingerprint, load_case, load_claims
 from biology.config import InputError
-from biology.registration import check_lock, claims_lock, refreshed_lock
+from biology.registration import check_lock, claims_lock, refreshed_lock, registered
 
 ROOT = Path(__file__).parents[1]
 HEADER = "item,text,answer,cluster,split,role,city\n"
@@ -49,8 +49,10 @@ def test_every_case_of_the_repository_loads(name):
     assert load_claims(ROOT, name)
 
 
-def test_registered_claims_are_locked():
+def test_all_claims_of_the_repository_are_registered_as_they_stand():
     check_lock(ROOT)
+    for name in discover_cases(ROOT):
+        assert registered(ROOT, name, load_claims(ROOT, name)) == load_claims(ROOT, name)
 
 
 @pytest.mark.parametrize(
@@ -179,11 +181,17 @@ def amendment(previous):
     return f'{{date: 2026-02-01, reason: "the unit was wrong", previous: "{previous}"}}'
 
 
-def test_a_claim_must_be_registered(root):
-    with pytest.raises(InputError, match=r"'template-1' of case 'mine' is not registered: run `biology lock`"):
-        check_lock(root)
+def test_a_claim_is_asked_of_no_model_until_it_is_registered(root):
+    claims = load_claims(root, "mine")
+    check_lock(root)
+    (silent,) = registered(root, "mine", claims)
+    assert silent.untestable == UNREGISTERED and not silent.parts and silent.title == claims[0].title
     lock(root)
     check_lock(root)
+    assert registered(root, "mine", claims) == claims
+    shutil.copytree(ROOT / "experiments/_template", root / "experiments/yours")
+    check_lock(root)
+    assert registered(root, "mine", claims) == claims and registered(root, "yours", claims) == (silent,)
 
 
 def test_a_registered_claim_changes_only_by_amendment(root):
@@ -199,6 +207,9 @@ def test_a_registered_claim_changes_only_by_amendment(root):
     lock(root)
     check_lock(root)
     edit(root, "claims.yaml", "minimum: 0.1", "minimum: 0.05")
+    shutil.copytree(
+        ROOT / "experiments/_template", root / "experiments/yours"
+    )  # a new claim does not hide a changed one
     with pytest.raises(InputError, match="changed without amendment"):
         check_lock(root)
 

@@ -76,6 +76,11 @@ def test_a_title_states_what_came_out(run, figure, said):
     assert said in made["svg"].decode("utf-8")
 
 
+def test_the_style_file_restyles_every_figure_of_a_dictionary(run, restyled):
+    for figure in FIGURES:
+        assert b"#117733" in restyled(draw(figure, run, "tiny"))
+
+
 def test_what_cannot_be_drawn_is_named(run):
     with pytest.raises(InputError, match="unknown figure 'nothing' of a dictionary. Figures: dictionary_layers"):
         draw("nothing", run, "tiny")

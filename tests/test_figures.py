@@ -203,13 +203,9 @@ def test_any_factor_prints_beside_the_rates(tables, case):
             draw(name, {**tables, "prompts": prompts}, case)
 
 
-def test_the_style_file_restyles_every_figure(tables, case, monkeypatch, tmp_path):
-    restyled = STYLE.read_text(encoding="utf-8").replace("'0072B2', 'D55E00'", "'117733', '882255'")
-    (tmp_path / "paper.mplstyle").write_text(restyled.replace("text.color: 222222", "text.color: 000000"))
-    monkeypatch.setattr("biology.drawing.STYLE", tmp_path / "paper.mplstyle")
+def test_the_style_file_restyles_every_figure(tables, case, restyled):
     for name in FIGURES:
-        after = draw(name, tables, case)["svg"]
-        assert b"#117733" in after and b"#0072b2" not in after
+        assert b"#117733" in restyled(draw(name, tables, case))
 
 
 # what is drawn ------------------------------------------------------------------------------------------------------

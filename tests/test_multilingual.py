@@ -132,3 +132,10 @@ def test_the_titles_of_its_figures_state_what_the_tables_hold(figure, title):
     drawn = draw(figure, tables, case)
     assert drawn["svg"].startswith(b"<?xml") and title in drawn["svg"].decode()
     assert draw(figure, tables, case) == drawn
+
+
+def test_the_style_file_restyles_every_figure_of_the_case(restyled):
+    case = load_case(ROOT, "multilingual")
+    tables = planted({"operation": 0.75, "operand": 0.25, "language": 0.5})
+    for figure in own_figures(case):
+        restyled(draw(figure, tables, case))

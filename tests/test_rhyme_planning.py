@@ -96,6 +96,11 @@ def test_the_same_tables_are_the_same_bytes(name):
     assert first == second and first["svg"].startswith(b"<?xml")
 
 
+def test_the_style_file_restyles_every_figure_of_the_case(restyled):
+    for name in own_figures(CASE):
+        restyled(draw(name, tables_with(), CASE))
+
+
 def test_every_figure_of_the_case_is_known():
     from biology.figures import FIGURES
 

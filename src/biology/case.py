@@ -24,6 +24,8 @@ from biology.config import InputError, Strict, read_yaml, validate
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
 CONTROLS = ("match", "donor", "position", "shuffle", "direction", "clean", "smaller")
 """Control arms of the `evidence` table; the remaining arm is `effect`."""
+UNREGISTERED = "Not registered: run `biology lock` before held-out prompts are scored"
+"""Why a claim that is not in claims.lock yet is untestable (`registration.registered`)."""
 ITEM_COLUMNS = ("item", "text", "answer", "cluster", "split", "role")
 
 

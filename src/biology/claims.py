@@ -8,7 +8,8 @@ of one cluster share a mechanism and are no independent witnesses:
 * a one-sided sign-flip permutation test of "the mean score is not above zero" (exact where enumeration is cheaper than
   the draws); for `equivalent`, the larger p of the two one-sided tests of "the score lies outside the margin";
 * a percentile bootstrap interval (95 %) of the mean;
-* Holm's correction over all registered claims of one model and transcoder set.
+* Holm's correction over all registered claims of one model and transcoder set; a claim that is not registered yet is
+  untestable and does not count.
 
 `replicated`      estimate >= minimum, lower bound > half of it, Holm p < 0.01, and all ratios and ceilings hold
                   (`equivalent`: the interval lies within the margin, Holm p < 0.01, and the ceilings hold)
@@ -35,7 +36,7 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from biology.case import Claim, Part
+from biology.case import UNREGISTERED, Claim, Part
 from biology.config import InputError, StatisticsConfig
 from biology.statistics import bootstrap_interval, generator, holm, resamples, sign_flip_p, signs
 from biology.tables import VERDICTS, stacked, table, validate_table
@@ -322,7 +323,7 @@ def judge_all(measured: Sequence[Measured]) -> Judgement:
             "claims of several models are judged one model at a time: Holm's family is one model's claims."
         )
     # an intersection-union test is as significant as its least significant part
-    raw = {name: _largest_p(parts) for name, parts in families.items()}
+    raw = {name: _largest_p(parts) for name, parts in families.items() if parts[0].untestable != UNREGISTERED}
     adjusted = holm(raw)
     verdict_rows, part_rows = [], []
     for name, parts in families.items():

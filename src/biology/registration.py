@@ -1,6 +1,7 @@
 """Registration: what was stated before the run, bound by hashes in `experiments/claims.lock`.
 
-A claim changed after the fact is an error unless it says `amended:` and why; an expectation of what a model nobody has run
+A claim changed after the fact is an error unless it says `amended:` and why; a new one is untestable until it is
+registered, and is no concern of the others; an expectation of what a model nobody has run
 will show (`experiments/expectations.yaml`) may not be changed at all.
 """
 
@@ -13,7 +14,7 @@ from typing import Any
 
 from pydantic import Field
 
-from biology.case import Claim, Verdict, discover_cases, known, load_claims
+from biology.case import UNREGISTERED, Claim, Verdict, discover_cases, known, load_claims
 from biology.config import InputError, Strict, read_yaml, validate
 
 EXPECTATIONS = "expectations"
@@ -97,14 +98,28 @@ def read_lock(root: str | Path) -> dict[str, dict[str, str]]:
 
 
 def check_lock(root: str | Path) -> None:
-    """Raises `InputError` unless every claim on disk is the one in `experiments/claims.lock`, and the reverse."""
+    """Raises `InputError` unless every claim of `experiments/claims.lock` is on disk as it was registered.
+
+    A claim on disk that is not in there is no error (see `registered`); an expectation is.
+    """
     locked, current = read_lock(root), refreshed_lock(root)
     for case, hashes in current.items():
         for claim, digest in hashes.items():
-            if claim not in locked.get(case, {}):
-                raise InputError(f"claim '{claim}' of case '{case}' is not registered: run `biology lock`.")
-            if locked[case][claim] != digest:
+            before = locked.get(case, {}).get(claim)
+            if before is None and case == EXPECTATIONS:
+                raise InputError(f"the expectation '{claim}' is not registered: run `biology lock`.")
+            if before is not None and before != digest:
                 raise InputError(f"claim '{claim}' of case '{case}' is amended but not locked: run `biology lock`.")
+
+
+def registered(root: str | Path, case: str, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
+    """The claims, those that are not in `experiments/claims.lock` made untestable.
+
+    Nobody may see how a claim would turn out while it can still be changed.
+    """
+    locked = read_lock(root).get(case, {})
+    silent = {"parts": (), "untestable": UNREGISTERED}
+    return tuple(claim if claim.id in locked else claim.model_copy(update=silent) for claim in claims)
 
 
 def refreshed_lock(root: str | Path) -> dict[str, dict[str, str]]:

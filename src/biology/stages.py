@@ -244,7 +244,7 @@ def judge(args: Arguments) -> None:
     from biology.case import discover_cases, load_case, load_claims
     from biology.claims import Meta, judge_all, measure, with_minimum, with_thresholds
     from biology.pages import manifest_of
-    from biology.registration import check_lock, load_expectations
+    from biology.registration import check_lock, load_expectations, registered
     from biology.tables import read_tables, write_table
 
     check_lock(root)
@@ -261,8 +261,9 @@ def judge(args: Arguments) -> None:
         claims = load_claims(root, case)
         claims = claims if entry.prompts is None else with_minimum(claims, MINIMUM_N)
         rest = (tables["evidence"], tables["prompts"], meta, config.statistics)
-        measured += measure(claims, *rest)
-        again += measure(with_thresholds(claims, args.threshold), *rest) if args.threshold else ()
+        measured += measure(registered(root, case, claims), *rest)
+        if args.threshold:
+            again += measure(registered(root, case, with_thresholds(claims, args.threshold)), *rest)
     judgement = judge_all(measured)
     if args.threshold:
         _show_thresholds(args.threshold, judgement.verdicts, judge_all(again).verdicts)

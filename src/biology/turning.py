@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
+from biology.case import UNREGISTERED
 from biology.claims import rule
 from biology.config import StatisticsConfig
 from biology.statistics import generator, holm, sign_flip_p, signs
@@ -51,9 +52,9 @@ class Turning:
 
 
 def family(parts: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """The uncorrected p of every claim of a model, by (case, claim): that of its least significant part."""
+    """The uncorrected p of every registered claim of a model, by (case, claim): that of its least significant part."""
     found: dict[tuple[str, str], float] = {}
-    for (case, claim), rows in parts.groupby(["case", "claim"], sort=False):
+    for (case, claim), rows in parts[parts["reason"] != f"{UNREGISTERED}."].groupby(["case", "claim"], sort=False):
         untestable = (rows["verdict"] == "untestable").any()
         found[str(case), str(claim)] = math.nan if untestable else float(rows["p"].max())
     return found

@@ -1,0 +1,100 @@
+"""The commands of the pipeline on files: a reader's own threshold writes nothing, a copied case runs as it is."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+from multi_hop_tables import write_repository
+
+from biology.__main__ import main
+from biology.artefacts import contents_hash
+from biology.case import UNREGISTERED, load_case
+from biology.tables import read_table, write_table
+
+ROOT = Path(__file__).parents[1]
+VERDICTS = "reports/elegans/verdicts.csv"
+
+
+@pytest.fixture(scope="module")
+def judged(tmp_path_factory):
+    """A repository with one made-up case, registered and judged, whose model is the shipped one."""
+    root = write_repository(tmp_path_factory.mktemp("judged"), figures=False)
+    shipped = ROOT / "data/models/elegans"
+    (root / "config.yaml").write_text(
+        f"models: {{elegans: {{path: {shipped}, transcoders: {shipped}/transcoders}}}}\n"
+        "statistics: {permutations: 4000, bootstrap: 1000}\n"
+    )
+    made = root / "data/runs/elegans/multi_hop"
+    shutil.copy(made / "fidelity.parquet", made.parent)  # as `biology load` leaves it
+    path = made / "evidence.parquet"
+    evidence = read_table(path, "evidence")  # the command judges at the one strength that was measured
+    write_table(path, evidence[(evidence["experiment"] != "swap_state") | (evidence["strength"] == 2.0)], "evidence")
+    assert run(root, "lock") == run(root, "judge", "--model", "elegans") == 0
+    return root
+
+
+@pytest.fixture
+def root(judged, tmp_path):
+    return shutil.copytree(judged, tmp_path / "repository")
+
+
+def run(root, *arguments):
+    return main([*arguments, "--config", str(root / "config.yaml")])
+
+
+def verdicts(root):
+    return read_table(root / VERDICTS, "verdicts").set_index(["case", "claim"])
+
+
+def test_a_readers_own_threshold_is_shown_beside_the_registered_verdict_and_nothing_is_written(root, capsys):
+    before, names = contents_hash(root, "**/*.*"), sorted(root.rglob("*"))
+    registered = verdicts(root).loc[("multi_hop", "multihop-7")]
+    assert registered["verdict"] == "replicated" and 0.5 < registered["statistic"] < 0.96
+    capsys.readouterr()
+    assert run(root, "judge", "--model", "elegans", "--threshold", "multihop-7=0.96") == 0
+    said = capsys.readouterr().out.splitlines()
+    assert [line for line in said if line[:4] != "    "] == [
+        "multihop-7: replicated (registered)",
+        "  with your threshold: inconclusive",
+    ]
+    assert said[1].strip() == registered["reason"] and "at least the registered minimum 0.5" in said[1]
+    assert "the estimate is below the minimum 0.96" in said[3]
+    assert run(root, "judge", "--model", "elegans", "--threshold", "multihop-7/swap=2") == 0
+    assert "  with your threshold: not replicated" in capsys.readouterr().out.splitlines()
+    assert run(root, "judge", "--model", "elegans", "--threshold", "multihop-99=2") == 2
+    assert "unknown claim 'multihop-99'. Known: multihop-7, multihop-2, multihop-8" in capsys.readouterr().err
+    assert (contents_hash(root, "**/*.*"), sorted(root.rglob("*"))) == (before, names)
+
+
+def test_a_copied_case_runs_and_is_judged_once_it_is_registered(root):
+    """Every command of the pipeline on the template as it is, beside a case whose verdicts stay what they are."""
+    before = verdicts(root)
+    shutil.copytree(ROOT / "experiments/_template", root / "experiments/mine")
+    mine = ["--model", "elegans", "--case", "mine"]
+    for stage in ("cache", "group", "attribute", "intervene", "sweep", "tabulate"):
+        assert run(root, stage, *mine) == 0, stage
+    assert run(root, "judge", "--model", "elegans") == 0
+    after = verdicts(root)
+    assert after.loc[["multi_hop"]].equals(before)
+    new = after.loc[("mine", "template-1")]
+    assert new["verdict"] == "untestable" and new["reason"] == f"{UNREGISTERED}."
+    for figure in load_case(root, "mine").figures:
+        assert run(root, "draw", *mine, "--figure", figure) == 0, figure
+    assert run(root, "write", *mine) == run(root, "write") == 0
+    for page in ("elegans/mine.html", "index.html"):
+        assert "Not registered: run" in (root / "reports" / page).read_text(encoding="utf-8"), page
+    assert run(root, "lock") == run(root, "judge", "--model", "elegans") == 0
+    assert verdicts(root).loc[("mine", "template-1"), "reason"].startswith("0 of 0 held-out items pass the gate")
+
+
+def test_a_changed_claim_stops_all_verdicts_whatever_is_new_beside_it(root, capsys):
+    shutil.copytree(ROOT / "experiments/_template", root / "experiments/mine")
+    path = root / "experiments/multi_hop/claims.yaml"
+    path.write_text(path.read_text().replace("minimum: 0.5", "minimum: 0.4", 1))
+    before = contents_hash(root, "reports/**/*.csv", "data/runs/**/*.*")
+    assert run(root, "judge", "--model", "elegans") == run(root, "lock") == 2
+    said = capsys.readouterr().err
+    assert said.count("claim 'multihop-7' of case 'multi_hop' was changed without amendment") == 2
+    assert contents_hash(root, "reports/**/*.csv", "data/runs/**/*.*") == before
+    assert "mine" not in json.loads((root / "experiments/claims.lock").read_text())
