@@ -8,7 +8,7 @@ import pytest
 
 from biology.case import UNREGISTERED, discover_cases, fingerprint, load_case, load_claims
 from biology.config import InputError
-from biology.registration import check_lock, claims_lock, refreshed_lock, registered
+from biology.registration import check_lock, claims_lock, refreshed_lock, registered, rules_lock
 
 ROOT = Path(__file__).parents[1]
 HEADER = "item,text,answer,cluster,split,role,city\n"
@@ -199,7 +199,7 @@ def test_a_registered_claim_changes_only_by_amendment(root):
     registered = claims_lock(load_claims(root, "mine"))["template-1"]
     edit(root, "claims.yaml", "minimum: 0.3", "minimum: 0.1")
     for check in (check_lock, refreshed_lock):
-        with pytest.raises(InputError, match="'template-1' of case 'mine' was changed without amendment"):
+        with pytest.raises(InputError, match="'template-1' of case 'mine': it was changed without amendment"):
             check(root)
     edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment(registered)}")
     with pytest.raises(InputError, match="amended but not locked"):
@@ -212,6 +212,41 @@ def test_a_registered_claim_changes_only_by_amendment(root):
     )  # a new claim does not hide a changed one
     with pytest.raises(InputError, match="changed without amendment"):
         check_lock(root)
+
+
+def test_what_a_claim_rests_on_changes_only_by_amendment(root):
+    """Strengths, rules, the prompts that a rule names, scored prompts; what is only shown, or judged by nobody, may change."""
+    (claim,) = load_claims(root, "mine")
+    lock(root)
+    for old, new in (
+        ("    prompts: [dallas] ", "    prompts: [oakland] "),
+        ("    outcomes: [answer_probability]", "    outcomes: [answer_probability, answer_logit]"),
+        ("    promotes: ", "    top: 3\n    promotes: "),  # of a supernode that the experiment does not hold
+        ("figures: [", "figures: [fidelity, "),
+    ):
+        edit(root, "case.yaml", old, new)
+        check_lock(root)
+    shutil.copy(root / "experiments/mine/case.yaml", root / "before.yaml")
+    strengths = ("strengths: [0, -1, -2]", "strengths: [0, -1, -4]")
+    scored = ("# prompt_set: prompts.csv", "prompt_set: prompts.csv")
+    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b,c,d,heldout,score,e\n")
+    shown = (
+        '"Fact: the capital of the state containing Oakland is"',
+        '"Fact: the capital of the state holding Oakland is"',
+    )
+    for old, new in (strengths, scored, shown, ("    silent_on: [oakland]\n", "")):
+        edit(root, "case.yaml", old, new)
+        with pytest.raises(InputError, match="'template-1' of case 'mine': what it rests on .* was changed without"):
+            check_lock(root)
+        shutil.copy(root / "before.yaml", root / "experiments/mine/case.yaml")
+        check_lock(root)
+    before = rules_lock(load_case(root, "mine"), (claim,))["template-1"]
+    edit(root, "case.yaml", *strengths)
+    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment(before)}")
+    with pytest.raises(InputError, match="amended but not locked"):
+        check_lock(root)
+    lock(root)
+    check_lock(root)
 
 
 def test_a_registered_claim_cannot_be_removed(root):

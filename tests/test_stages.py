@@ -95,6 +95,6 @@ def test_a_changed_claim_stops_all_verdicts_whatever_is_new_beside_it(root, caps
     before = contents_hash(root, "reports/**/*.csv", "data/runs/**/*.*")
     assert run(root, "judge", "--model", "elegans") == run(root, "lock") == 2
     said = capsys.readouterr().err
-    assert said.count("claim 'multihop-7' of case 'multi_hop' was changed without amendment") == 2
+    assert said.count("claim 'multihop-7' of case 'multi_hop': it was changed without amendment") == 2
     assert contents_hash(root, "reports/**/*.csv", "data/runs/**/*.*") == before
     assert "mine" not in json.loads((root / "experiments/claims.lock").read_text())

@@ -1,10 +1,11 @@
 """A case study is a folder: `experiments/<case>/{README.md, case.yaml, claims.yaml, prompts.csv, case.py}`.
 
 There is no registry. A folder of `experiments/` that holds a `case.yaml`, and whose name does not start with `_`, is
-a case; copying `experiments/_template/` makes a new one. `case.yaml` holds what may change often (prompts, supernode
-rules, interventions, figures). `claims.yaml` holds what must change loudly: what the paper says, and the statistic, the
-control and the threshold by which we judge it. `experiments/claims.lock` keeps one hash per claim, so that a threshold
-changed after the fact is an error unless the claim says `amended:` and why (`registration.py`).
+a case; copying `experiments/_template/` makes a new one. `case.yaml` holds how things are measured and shown (prompts,
+supernode rules, interventions, figures). `claims.yaml` holds what must change loudly: what the paper says, and the
+statistic, the control and the threshold by which we judge it. `experiments/claims.lock` keeps hashes of every claim and of
+the rules and interventions that it rests on, so that a threshold or a rule changed after the fact is an error unless the
+claim says `amended:` and why (`registration.py`).
 """
 
 from __future__ import annotations

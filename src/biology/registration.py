@@ -1,24 +1,28 @@
 """Registration: what was stated before the run, bound by hashes in `experiments/claims.lock`.
 
-A claim changed after the fact is an error unless it says `amended:` and why; a new one is untestable until it is
-registered, and is no concern of the others; an expectation of what a model nobody has run
-will show (`experiments/expectations.yaml`) may not be changed at all.
+A claim changed after the fact is an error unless it says `amended:` and why, and so is a change of what its numbers rest on:
+the experiments that its parts name, the supernodes that these hold or watch, and the prompt set. A new claim is untestable until
+it is registered, and is no concern of the others; an expectation of what a model nobody has run will show
+(`experiments/expectations.yaml`) may not be changed at all.
 """
 
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from biology.case import UNREGISTERED, Claim, Verdict, discover_cases, known, load_claims
+from biology.case import UNREGISTERED, Case, Claim, Verdict, discover_cases, known, load_case, load_claims
 from biology.config import InputError, Strict, read_yaml, validate
 
 EXPECTATIONS = "expectations"
 """Under this name `claims.lock` keeps what was expected of models before anyone ran them."""
+RULES = "/rules"
+"""Behind the name of a case: what its claims rest on."""
 
 
 class Expectation(Strict):
@@ -66,12 +70,48 @@ def claims_lock(claims: tuple[Claim, ...]) -> dict[str, str]:
     Defaults are hashed like stated values, so that changing a default is a change too; empty fields are not, so that
     a new optional field leaves the old claims as they were.
     """
-    hashes = {}
-    for claim in claims:
-        stated = _without_empty(claim.model_dump(mode="json", exclude={"amended"}))
-        text = json.dumps(stated, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
-        hashes[claim.id] = hashlib.sha256(text.encode()).hexdigest()
-    return hashes
+    return {claim.id: _digest(claim.model_dump(mode="json", exclude={"amended"})) for claim in claims}
+
+
+def rules_lock(case: Case, claims: tuple[Claim, ...]) -> dict[str, str]:
+    """SHA-256 of what the numbers of each claim rest on, by id; claims without parts rest on nothing.
+
+    Of an experiment the outcomes that nobody judges may change, but not the first, by which development prompts choose
+    strengths; nor does it matter on which named prompts it is shown, and what a supernode is called.
+    """
+    items = _digest([item.model_dump(mode="json") for item in case.items])
+    return {claim.id: _digest({"items": items, **_rests_on(case, claim)}) for claim in claims if claim.parts}
+
+
+def _rests_on(case: Case, claim: Claim) -> dict[str, Any]:
+    names = [part.experiment for part in claim.parts]
+    for name in names:  # grows: a contrast rests on two others
+        names += [other for other in case.experiments[name].of if other in case.experiments and other not in names]
+    judged = {part.outcome for part in claim.parts}
+    experiments, held = {}, set()
+    for name in names:
+        experiment = case.experiments[name]
+        outcomes = [one for one in experiment.outcomes if one == experiment.outcomes[0] or one in judged]
+        experiments[name] = _stated(experiment, "prompts", "outcomes") | {"outcomes": outcomes}
+        watched = (one.partition(":")[2] for one in outcomes)
+        held |= {experiment.inhibit, experiment.inject, experiment.through, *experiment.of, *watched} & set(
+            case.supernodes
+        )
+    supernodes = {name: _stated(case.supernodes[name], "label") for name in held}
+    named = {one for name in held for rule in [case.supernodes[name]] for one in (*rule.active_on, *rule.silent_on)}
+    prompts = {name: case.prompts[name].text for name in named}
+    operands = case.operands and _stated(case.operands)
+    return {"experiments": experiments, "supernodes": supernodes, "prompts": prompts, "operands": operands}
+
+
+def _stated(record: Strict, *without: str) -> dict[str, Any]:
+    """What a file says; a field that is left out is not hashed, so that a new one changes nothing that was locked."""
+    return record.model_dump(mode="json", exclude=set(without), exclude_defaults=True)
+
+
+def _digest(stated: Any) -> str:
+    text = json.dumps(_without_empty(stated), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _without_empty(value: Any) -> Any:
@@ -108,8 +148,10 @@ def check_lock(root: str | Path) -> None:
             before = locked.get(case, {}).get(claim)
             if before is None and case == EXPECTATIONS:
                 raise InputError(f"the expectation '{claim}' is not registered: run `biology lock`.")
-            if before is not None and before != digest:
-                raise InputError(f"claim '{claim}' of case '{case}' is amended but not locked: run `biology lock`.")
+            unlocked = case.endswith(RULES) and before is None and claim in locked.get(case.removesuffix(RULES), {})
+            if unlocked or (before is not None and before != digest):
+                where = case.removesuffix(RULES)
+                raise InputError(f"claim '{claim}' of case '{where}' is amended but not locked: run `biology lock`.")
 
 
 def registered(root: str | Path, case: str, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
@@ -131,14 +173,15 @@ def refreshed_lock(root: str | Path) -> dict[str, dict[str, str]]:
     current: dict[str, dict[str, str]] = {}
     for case in discover_cases(root):
         claims = load_claims(root, case)
-        current[case] = claims_lock(claims)
-        for claim in claims:
-            before = locked.get(case, {}).get(claim.id)
-            changed = before is not None and before != current[case][claim.id]
+        current[case], current[case + RULES] = claims_lock(claims), rules_lock(load_case(root, case), claims)
+        for claim, part in itertools.product(claims, ("", RULES)):
+            before = locked.get(case + part, {}).get(claim.id)
+            changed = before is not None and before != current[case + part].get(claim.id)
             if changed and before not in [amendment.previous for amendment in claim.amended]:
+                what = "what it rests on (experiments and supernodes of case.yaml, or the prompt set)" if part else "it"
                 raise InputError(
-                    f"claim '{claim.id}' of case '{case}' was changed without amendment. Undo the change, or add "
-                    f"`amended: {{date: ..., reason: ..., previous: {before}}}` and run `biology lock`."
+                    f"claim '{claim.id}' of case '{case}': {what} was changed without amendment. Undo the change, or add to the "
+                    f"claim `amended: {{date: ..., reason: ..., previous: {before}}}` and run `biology lock`."
                 )
     expectations = _expectations_lock(root)
     for name, digest in expectations.items():
@@ -147,6 +190,6 @@ def refreshed_lock(root: str | Path) -> dict[str, dict[str, str]]:
     current |= {EXPECTATIONS: expectations} if expectations else {}
     for case, hashes in locked.items():
         for claim in hashes:
-            if claim not in current.get(case, {}):
+            if claim not in current.get(case, {}) and not case.endswith(RULES):
                 raise InputError(f"claim '{claim}' of case '{case}' is registered but gone. Registered claims stay.")
     return current
