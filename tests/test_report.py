@@ -233,6 +233,18 @@ def test_scoreboard_replaces_its_block_and_nothing_else(root):
         scoreboard.with_scoreboard("# biology\n", root, config)
 
 
+def test_exchanges_without_transcoders_stand_in_the_scoreboard(root, tmp_path):
+    fresh = write_repository(tmp_path / "streams", figures=False)
+    config = load_config(fresh / "config.yaml")
+    assert scoreboard.exchanged(fresh, config) == ""
+    (fresh / "reports/elegans/streams.csv").write_text(
+        "case,stream,layer,n,rate,wrong,difference,low,high\nmulti_hop,place,1,500,0.9,0.1,0.8123,0.7,0.9\n"
+    )
+    assert "| elegans | 0.812 [0.7, 0.9] |" in scoreboard.exchanged(fresh, config)
+    after = scoreboard.with_scoreboard(f"{scoreboard.BEGIN}\n{scoreboard.END}", fresh, config)
+    assert "|  | multi hop: place |" in after and "without any transcoder" in after
+
+
 def test_the_full_scoreboard_has_every_number(root):
     made = scoreboard.full_scoreboard(root, load_config(root / "config.yaml"))
     rows = [line for line in made.splitlines() if line.startswith("| [multihop")]

@@ -39,6 +39,11 @@ BESIDE = (
     "[twins.csv](experiments/twins.csv) said before they were trained, of random controls that nothing is replicated "
     "([claim by claim](reports/robustness.csv)). What is not replicated on the model itself tells no twin from it."
 )
+EXCHANGED = (
+    "And without any transcoder: the mean residual stream of prompts that share a place (an operand) with a donor and nothing "
+    "else, put in the place of a prompt's own; how often the donor's answer is said, minus the same with a wrong donor "
+    "([streams.py](src/biology/streams.py))."
+)
 
 
 @dataclass(frozen=True)
@@ -203,6 +208,21 @@ def held(compared: pd.DataFrame) -> str:
     return "\n".join(lines)
 
 
+def exchanged(root: Path, config: Config) -> str:
+    """What exchanging mean residual streams does on each model, minus a wrong donor; "" where nothing was exchanged."""
+    paths = [(name, root / "reports" / name / "streams.csv") for name in config.models]
+    tables = {name: pd.read_csv(path) for name, path in paths if path.is_file()}
+    told = {
+        name: {f"{row.case.replace('_', ' ')}: {row.stream}": f"{number(row.difference)} [{number(row.low)}, {number(row.high)}]"
+               for row in table.itertuples()} for name, table in tables.items()
+    }  # fmt: skip
+    names = list(dict.fromkeys(column for row in told.values() for column in row))
+    if not names:
+        return ""
+    lines = [cells("", *names), "|---" * (1 + len(names)) + "|"]
+    return "\n".join([*lines, *(cells(name, *(row.get(one, "–") for one in names)) for name, row in told.items())])
+
+
 def differing(config: Config, board: list[Column]) -> list[tuple[Column, Column, list[tuple[str, str]]]]:
     """Pairs of transcoder sets of one model, with the claims (case, id) that both judge and that come out differently."""
     sets = [column for column in board if column.role == "model" and column.name in config.models]
@@ -260,5 +280,8 @@ def with_scoreboard(text: str, root: Path, config: Config) -> str:
         raise InputError(f"README.md lacks the marks {BEGIN} and {END} between which the scoreboard is written.")
     before, _, rest = text.partition(BEGIN)
     board, compared = short(columns(root, config), discover_cases(root)), compare(root, config)
-    beside = f"\n\n{BESIDE}\n\n{held(compared)}" if len(compared) else ""
-    return f"{before}{BEGIN}\n{SPEAKS}\n\n{board}{beside}\n{END}{rest.partition(END)[2]}"
+    parts = [SPEAKS, board]
+    parts += [BESIDE, held(compared)] if len(compared) else []
+    streams = exchanged(root, config)
+    parts += [EXCHANGED, streams] if streams else []
+    return f"{before}{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}{rest.partition(END)[2]}"
