@@ -6,6 +6,7 @@ import re
 from html.parser import HTMLParser
 
 import numpy as np
+import pandas as pd
 import pytest
 from multi_hop_tables import write_repository
 
@@ -231,6 +232,23 @@ def test_scoreboard_replaces_its_block_and_nothing_else(root):
     assert "elegans is not Claude 3.5 Haiku" in after
     with pytest.raises(InputError, match="lacks the marks"):
         scoreboard.with_scoreboard("# biology\n", root, config)
+
+
+def test_what_meaningless_transcoders_replicate_is_named():
+    rows = [
+        {
+            "model": "nothing",
+            "role": "random",
+            "claim": claim,
+            "verdict": verdict,
+            "reference": "replicated",
+            "as_expected": ok,
+        }
+        for claim, verdict, ok in (("a-1", "replicated", False), ("a-2", "not replicated", True))
+    ]
+    said = scoreboard.held(pd.DataFrame(rows))
+    assert "wherever they are replicated: a-1." in said
+    assert "wherever they are replicated" not in scoreboard.held(pd.DataFrame(rows[1:]))
 
 
 def test_exchanges_without_transcoders_stand_in_the_scoreboard(root, tmp_path):

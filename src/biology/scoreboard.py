@@ -205,6 +205,13 @@ def held(compared: pd.DataFrame) -> str:
         counted = ((found["verdict"] == word).sum() for word in words)
         there = (found["reference"] == "replicated").sum()
         lines.append(cells(name, ROLES[kind], len(found), there, f"{found['as_expected'].mean():.0%}", *counted))
+    chance = compared[(compared["role"] == "random") & (compared["verdict"] == "replicated")]
+    if len(chance):
+        listed = ", ".join(dict.fromkeys(chance["claim"]))
+        lines += [
+            "",
+            f"Replicated with transcoders that mean nothing, so owed to no trained feature wherever they are replicated: {listed}.",
+        ]
     return "\n".join(lines)
 
 
