@@ -249,6 +249,19 @@ def test_what_a_claim_rests_on_changes_only_by_amendment(root):
     check_lock(root)
 
 
+def test_an_amended_claim_speaks_for_what_it_rests_on(root):
+    lock(root)
+    before = claims_lock(load_claims(root, "mine"))["template-1"]
+    edit(root, "case.yaml", "strengths: [0, -1, -2]", "strengths: [0, -1, -4]")
+    edit(root, "claims.yaml", "minimum: 0.3", "minimum: 0.4")
+    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment(before)}")
+    lock(root)
+    check_lock(root)
+    edit(root, "case.yaml", "strengths: [0, -1, -4]", "strengths: [0, -1, -8]")  # once, not for ever
+    with pytest.raises(InputError, match="what it rests on .* was changed without"):
+        check_lock(root)
+
+
 def test_a_registered_claim_cannot_be_removed(root):
     lock(root)
     edit(root, "claims.yaml", "template-1:", "template-2:")

@@ -175,9 +175,12 @@ def refreshed_lock(root: str | Path) -> dict[str, dict[str, str]]:
         claims = load_claims(root, case)
         current[case], current[case + RULES] = claims_lock(claims), rules_lock(load_case(root, case), claims)
         for claim, part in itertools.product(claims, ("", RULES)):
+            stood = locked.get(case, {}).get(claim.id)
             before = locked.get(case + part, {}).get(claim.id)
             changed = before is not None and before != current[case + part].get(claim.id)
-            if changed and before not in [amendment.previous for amendment in claim.amended]:
+            # an amendment of the claim speaks for what its new parts rest on too
+            named = {before} | ({stood} if stood != current[case][claim.id] else set())
+            if changed and not named & {amendment.previous for amendment in claim.amended}:
                 what = "what it rests on (experiments and supernodes of case.yaml, or the prompt set)" if part else "it"
                 raise InputError(
                     f"claim '{claim.id}' of case '{case}': {what} was changed without amendment. Undo the change, or add to the "
