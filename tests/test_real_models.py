@@ -55,7 +55,9 @@ def root(tmp_path_factory):
     prompts = prompts[prompts["template"] == "0"]
     prompts.to_csv(case / "prompts_natural.csv", index=False)
     lock = json.loads((ROOT / "experiments/claims.lock").read_text())
-    (root / "experiments/claims.lock").write_text(json.dumps({"multi_hop": lock["multi_hop"]}))
+    (root / "experiments/claims.lock").write_text(
+        json.dumps({key: lock[key] for key in ("multi_hop", "multi_hop/rules")})
+    )
     (root / "config.yaml").write_text(ENTRY)
     write_natural_model(root / "published/model", [*(prompts["text"] + " " + prompts["answer"]), SIGNS])
     write_transcoders(root / "published/scope", "gemma scope")
