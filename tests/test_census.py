@@ -15,11 +15,13 @@ from biology.census import linear_probe, run_census
 from biology.config import InputError, StatisticsConfig
 from biology.model import encode
 from biology.tables import table
+from biology.transcoders import shuffled
 
 LEVELS = 6
 CENSUS = Experiment(
-    kind="census", through="word", sites=("1", "2"), outcomes=("planned", "candidates", "ordinary", "probe")
-)
+    kind="census", through="word", sites=("1", "2"), outcomes=("planned", "candidates", "ordinary", "probe"),
+    controls=("position", "shuffle", "random"),
+)  # fmt: skip
 
 
 def planted(tiny_model) -> Bench:
@@ -59,6 +61,16 @@ def test_a_planted_level_is_found_where_it_is_and_a_null_is_not(tiny_model):
     assert mean["probe", "shuffle"] == 0.5  # two levels a cluster
     positions = evidence[(evidence["outcome"] == "planned") & (evidence["arm"] == "position")]
     assert set(positions["draw"]) == {0, 1}
+
+
+def test_transcoders_without_meaning_are_no_better_than_what_the_rule_finds_with_others(tiny_model):
+    bench = planted(tiny_model)
+    null = shuffled(bench.transcoders, 7)
+    cache = cache_features(bench.model, null, bench.ids)
+    mean = run_census(replace(bench, transcoders=null, cache=cache)).groupby(["outcome", "arm"])["value"].mean()
+    for outcome in ("planned", "candidates", "ordinary"):
+        assert abs(mean[outcome, "effect"] - mean[outcome, "random"]) < 0.2
+    assert mean["planned", "effect"] > max(0.5, 2 * mean["planned", "shuffle"])  # which other controls do not tell
 
 
 def test_the_probe_names_planted_levels_and_guesses_where_there_are_none():

@@ -116,6 +116,22 @@ def test_reuse_is_whole_on_the_same_prompt_and_partial_on_another(tiny_model):
     assert means["effect"] == pytest.approx(1.0) and means["donor"] < 0.99
 
 
+def test_the_control_of_reuse_is_what_the_same_rule_finds_with_shuffled_transcoders(tiny_model):
+    reuse = Experiment(kind="reuse", of=("own",), outcomes=("shared_activity",), controls=("donor", "random"))
+    frame = prompts_frame()
+    frame = frame.assign(plain=frame["donor"], wrong_plain=frame["item"])
+    bench = toy_bench(tiny_model("llama"), {"reuse": reuse}, prompts=frame)
+    rows = operand_evidence(bench).set_index(["item", "arm"])["value"]
+    null = bench.random_finder(frame)
+    place = bench.items(reuse)[0]
+    item, plain = frame["item"].iat[place], frame["donor"].iat[place]
+    found = null.select(bench.case.supernodes["own"], "own", frame.iloc[bench.place[plain]].to_dict())
+    columns = found.layer * null.width + found.feature
+    here, there = (null.active("last")[bench.place[one], columns].toarray() for one in (item, plain))
+    assert rows[item, "random"] == pytest.approx(np.minimum(here, there).sum() / there.sum())
+    assert rows[item, "random"] != rows[item, "effect"]
+
+
 def test_area_under_the_curve_and_where_a_sum_feature_fires():
     assert _auc(np.array([1.0, 2.0, 3.0, 4.0]), [False, False, True, True]) == 1.0
     assert _auc(np.array([1.0, 1.0, 1.0]), [True, False, False]) == 0.5

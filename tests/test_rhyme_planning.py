@@ -28,6 +28,7 @@ def rows(experiment, arm, outcome, value, draw=0):
 def tables_with(newline=0.75):
     """Planted: three quarters of the features fire at the newline, and lines follow a push there alone."""
     evidence = rows("census", "effect", "planned", newline) + rows("census", "shuffle", "planned", 0.0)
+    evidence += rows("census", "random", "planned", 0.5)
     for number in range(len(CASE.experiments["census"].sites)):
         evidence += rows("census", "position", "planned", 0.05, number)
     for arm, value in (("effect", 1.0), ("position", 0.9), ("shuffle", 0.3)):
@@ -77,7 +78,8 @@ def title(name, tables):
 def test_titles_state_what_was_measured():
     tables = tables_with()
     assert title("planning_census", tables) == (
-        "75% of the planned word's features fire at the newline, 5% at the comma before it, 5.0% elsewhere in line 1"
+        "75% of the planned word's features fire at the newline, 5% at the comma before it, 5.0% elsewhere in line 1; of "
+        "shuffled transcoders' 50% at the newline"
     )
     assert title("position_sweep", tables).startswith(
         "The same push makes the line end in the injected word in 75% of couplets at the newline, in at most 0%"

@@ -33,8 +33,10 @@ def planning_census(tables: Tables, subject: str | None = None, case=None) -> Fi
         left.bar(x, mean, color=tint, width=0.68)
         left.plot([x, x], [low, high], color=colour("text.color"), linewidth=0.8)
     other = interval(planned[planned["arm"] == "shuffle"])[0]
+    null = interval(planned[planned["arm"] == "random"])[0]
     at_newline = [len(order) - 1.4, len(order) - 0.6]
     left.plot(at_newline, [other] * 2, color="C4", linewidth=2.2, label="features of another word, at the newline")
+    left.plot(at_newline, [null] * 2, color="C5", linewidth=2.2, label="the same rule with shuffled transcoders, there")
     left.legend(loc="upper left")
     left.set_xticks(range(len(order)), [label(tokens[number]) for number in order], rotation=45, ha="right")
     left.set(ylabel="share that fires", title="Features of the planned word")
@@ -51,7 +53,7 @@ def planning_census(tables: Tables, subject: str | None = None, case=None) -> Fi
     return captioned(
         figure,
         f"{at:.0%} of the planned word's features fire at the newline, {comma:.0%} at the comma before it, {rest:.1%} "
-        "elsewhere in line 1",
+        f"elsewhere in line 1; of shuffled transcoders' {null:.0%} at the newline",
         "Left: features that fire for a last word more than for all others together, chosen on couplets with other theme "
         "words and other line ends; the share of them that fires on held-out couplets, by position in line 1 (tokens of "
         "the paper's prompt stand for all prompts). Right: how often a linear probe on the residual stream names the "

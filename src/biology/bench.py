@@ -18,7 +18,7 @@ from biology.config import InputError, StatisticsConfig
 from biology.interventions import Edits
 from biology.model import Model, encode
 from biology.number_outcomes import token_numbers
-from biology.supernodes import position
+from biology.supernodes import Finder, position, random_finder
 from biology.transcoders import TranscoderSet
 
 
@@ -61,6 +61,14 @@ class Bench:
     @cached_property
     def ids(self) -> list[list[int]]:
         return [encode(self.model, text) for text in self.prompts["text"]]
+
+    @cached_property
+    def finder(self) -> Finder:
+        return Finder(self.model, self.transcoders, self.case, self.prompts, self.cache, self.operands)
+
+    def random_finder(self, prompts: pd.DataFrame) -> Finder:
+        """What the rules find on these prompts with transcoders of shuffled weights."""
+        return random_finder(self.model, self.transcoders, self.case, prompts, self.statistics.seed, self.operands)
 
     @cached_property
     def place(self) -> dict[str, int]:

@@ -23,7 +23,7 @@ from pydantic import Field, field_validator, model_validator
 from biology.config import InputError, Strict, read_yaml, validate
 
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
-CONTROLS = ("match", "donor", "position", "shuffle", "direction", "clean", "smaller")
+CONTROLS = ("match", "donor", "position", "shuffle", "direction", "clean", "random", "smaller")
 """Control arms of the `evidence` table; the remaining arm is `effect`."""
 UNREGISTERED = "Not registered: run `biology lock` before held-out prompts are scored"
 """Why a claim that is not in claims.lock yet is untestable (`registration.registered`)."""
@@ -221,7 +221,7 @@ class Experiment(Strict):
     """`crossover`: the factor whose levels are compared."""
     protocol: Literal["constrained", "iterative"] = "constrained"
     """How features are held (see `interventions.py`)."""
-    controls: tuple[Literal["match", "donor", "position", "shuffle", "direction", "clean"], ...] = ("match",)
+    controls: tuple[Literal["match", "donor", "position", "shuffle", "direction", "clean", "random"], ...] = ("match",)
     outcomes: tuple[str, ...] = Field(min_length=1)
     prompts: tuple[str, ...] = ()
     """Named prompts to show it on."""
@@ -237,7 +237,7 @@ class Source(Strict):
 class Specificity(Strict):
     """The effect must be at least `ratio` times the mean of each of these control arms."""
 
-    arms: tuple[Literal["donor", "position", "shuffle", "direction"], ...]
+    arms: tuple[Literal["donor", "position", "shuffle", "direction", "random"], ...]
     ratio: float = Field(gt=1)
 
 
@@ -247,12 +247,12 @@ class Part(Strict):
     name: str
     experiment: str
     outcome: str
-    control: Literal["match", "donor", "position", "shuffle", "direction", "clean", "smaller", "none"]
+    control: Literal["match", "donor", "position", "shuffle", "direction", "clean", "random", "smaller", "none"]
     direction: Literal["increase", "decrease", "equivalent"]
     minimum: float = Field(gt=0)
     """Smallest effect that counts, in the unit of the outcome; for `equivalent` the margin."""
     specificity: Specificity | None = None
-    ceiling: dict[Literal["match", "donor", "position", "shuffle", "direction", "clean"], float] = {}
+    ceiling: dict[Literal["match", "donor", "position", "shuffle", "direction", "clean", "random"], float] = {}
     """Largest mean allowed for a control arm."""
 
 

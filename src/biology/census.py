@@ -2,7 +2,9 @@
 
 For every scored prompt the features of its level (of the rule that the experiment names, selected on other prompts) are
 looked for at the rule's position, at the experiment's other `sites` (arm `position`), and the features of another
-prompt's level at the rule's position (arm `shuffle`, drawn among prompts of other clusters):
+prompt's level at the rule's position (arm `shuffle`, drawn among prompts of other clusters). Arm `random`: the same with
+what the rule finds for the prompt's own level with transcoders of shuffled weights, as any direction can be selected by
+what it fires on.
 
     planned     share of the level's features that fire there: a rate, not a count, as many features fire anywhere
     candidates  1 if features of the level and of another level of the same cluster fire there at once, each its own
@@ -14,12 +16,12 @@ prompt's level at the rule's position (arm `shuffle`, drawn among prompts of oth
 """
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
-from scipy import sparse
 from tqdm import tqdm
 
 from biology.activations import length_batches
@@ -50,14 +52,13 @@ def run_census(bench: Bench) -> pd.DataFrame:
         rule = bench.case.supernodes.get(experiment.through or "")
         if rule is None or rule.factor is None:
             raise InputError(f"{where}: `through` must name a supernode whose rule has a factor")
-        finder = Finder(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache)
         places = bench.items(experiment)
         tqdm.write(f"{name}: {len(places)} prompts")
         if not places:
             continue  # none passed the gate
-        values = _counted(bench, finder, experiment, rule, places)
+        values = _counted(bench, experiment, rule, places)
         if "probe" in experiment.outcomes:
-            values += probed(bench, finder, experiment, rule, places)
+            values += probed(bench, experiment, rule, places)
         for place, outcome, arm, draw, value in values:
             item, cluster, split = bench.identity[place]
             rows.append(
@@ -69,49 +70,74 @@ def run_census(bench: Bench) -> pd.DataFrame:
     return table("evidence", rows)
 
 
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """One set of transcoders, and the rule whose members are looked for among its features."""
+
+    finder: Finder
+    name: str
+    rule: SupernodeRule
+
+    def members(self, place: int, level: str) -> Int[np.ndarray, " member"]:
+        """Columns of the features of a level, as the rule selects them for a prompt."""
+        row = self.finder.prompts.iloc[place].to_dict() | {str(self.rule.factor): level}
+        found = self.finder.select(self.rule, self.name, row)
+        return found.layer * self.finder.width + found.feature
+
+    def fires(self, at: str, place: int, columns: Int[np.ndarray, " member"]) -> np.ndarray:
+        return np.isin(columns, self.finder.active(at)[place].indices)
+
+    def planned(self, at: str, place: int, columns: Int[np.ndarray, " member"]) -> float:
+        return float(self.fires(at, place, columns).mean()) if len(columns) else 0.0
+
+    def candidates(self, place: int, own: Int[np.ndarray, " member"], others: Sequence[str]) -> float:
+        if not self.fires(self.rule.at, place, own).any():
+            return 0.0
+        rest = (np.setdiff1d(self.members(place, other), own) for other in others)
+        return float(any(self.fires(self.rule.at, place, columns).any() for columns in rest))
+
+    def ordinary(self, place: int, own: Int[np.ndarray, " member"], there: int) -> float:
+        return float(self.fires("last", there, own[self.fires(self.rule.at, place, own)]).any())
+
+
 def _counted(
-    bench: Bench, finder: Finder, experiment: Experiment, rule: SupernodeRule, places: Sequence[int]
+    bench: Bench, experiment: Experiment, rule: SupernodeRule, places: Sequence[int]
 ) -> list[tuple[int, str, str, int, float]]:
-    prompts, name, factor = bench.prompts, str(experiment.through), str(rule.factor)
+    prompts, name = bench.prompts, str(experiment.through)
     generator = bench.generator(bench.case.name, name, "census")
-    cluster, level = prompts["cluster"].to_numpy(), prompts[factor].to_numpy()
+    cluster, level = prompts["cluster"].to_numpy(), prompts[str(rule.factor)].to_numpy()
     levels = {of: sorted(set(level[cluster == of]) - {""}) for of in set(cluster[places])}
-    here = finder.active(rule.at)
-    sites = [finder.active(at) for at in experiment.sites]
-    spoken = finder.active("last")
-
-    def members(place: int, of: str) -> Int[np.ndarray, " member"]:
-        row = prompts.iloc[place].to_dict() | {factor: of}
-        found = finder.select(rule, name, row)
-        return found.layer * finder.width + found.feature
-
-    def fires(active: sparse.csr_matrix, place: int, columns: Int[np.ndarray, " member"]) -> np.ndarray:
-        return np.isin(columns, active[place].indices)
-
+    look = _Look(bench.finder, name, rule)
+    nulls = [_Look(bench.random_finder(prompts), name, rule)] if "random" in experiment.controls else []
     values: list[tuple[int, str, str, int, float]] = []
     for place in places:
         strangers = [other for other in places if cluster[other] != cluster[place]]
         stranger = strangers[int(generator.integers(len(strangers)))]
-        own = members(place, level[place])
-        foreign = members(place, level[stranger])
-        firing = fires(here, place, own)
+        rivals = [one for one in levels[cluster[place]] if one != level[place]]
+        own, foreign = look.members(place, level[place]), look.members(place, level[stranger])
+        random = [(null, null.members(place, level[place])) for null in nulls]
         for outcome in experiment.outcomes:
+            found: list[tuple[str, int, float]] = []
             if outcome == "planned":
-                arms = [("effect", 0, firing), ("shuffle", 0, fires(here, place, foreign))]
-                arms += [("position", number, fires(site, place, own)) for number, site in enumerate(sites)]
-                values += [(place, outcome, arm, draw, float(f.mean()) if len(f) else 0.0) for arm, draw, f in arms]
+                found = [("effect", 0, look.planned(rule.at, place, own))]
+                found += [("shuffle", 0, look.planned(rule.at, place, foreign))]
+                found += [
+                    ("position", number, look.planned(site, place, own)) for number, site in enumerate(experiment.sites)
+                ]
+                found += [("random", 0, null.planned(rule.at, place, members)) for null, members in random]
             elif outcome == "candidates":
-                rivals = [one for one in levels[cluster[place]] if one != level[place]]
-                away = [one for one in levels[cluster[stranger]]][: len(rivals)]
-                for arm, others in (("effect", rivals), ("shuffle", away)):
-                    together = any(
-                        fires(here, place, np.setdiff1d(members(place, other), own)).any() for other in others
-                    )
-                    values.append((place, outcome, arm, 0, float(firing.any() and together)))
+                away = levels[cluster[stranger]][: len(rivals)]
+                found = [("effect", 0, look.candidates(place, own, rivals))]
+                found += [("shuffle", 0, look.candidates(place, own, away))]
+                found += [("random", 0, null.candidates(place, members, rivals)) for null, members in random]
             elif outcome == "ordinary":
-                for arm, other in (("effect", place), ("shuffle", stranger)):
-                    there = bench.place[prompts["spoken"].iat[other]]
-                    values.append((place, outcome, arm, 0, float(fires(spoken, there, own[firing]).any())))
+                said = {
+                    arm: bench.place[prompts["spoken"].iat[at]]
+                    for arm, at in (("effect", place), ("shuffle", stranger))
+                }
+                found = [(arm, 0, look.ordinary(place, own, there)) for arm, there in said.items()]
+                found += [("random", 0, null.ordinary(place, members, said["effect"])) for null, members in random]
+            values += [(place, outcome, *one) for one in found]
     return values
 
 
@@ -119,7 +145,7 @@ def _counted(
 
 
 def probed(
-    bench: Bench, finder: Finder, experiment: Experiment, rule: SupernodeRule, places: Sequence[int]
+    bench: Bench, experiment: Experiment, rule: SupernodeRule, places: Sequence[int]
 ) -> list[tuple[int, str, str, int, float]]:
     """Values of `probe`. The stream's layer is the one that is best on development prompts (the lowest of equals)."""
     prompts, factor = bench.prompts, str(rule.factor)
@@ -128,7 +154,7 @@ def probed(
     needed = np.union1d(np.flatnonzero(chosen), places)
     found: dict[str, tuple[Float[np.ndarray, "layer item"], int]] = {}
     for arm, at in (("effect", rule.at), *((("position", experiment.sites[0]),) if experiment.sites else ())):
-        stream = streams(bench, needed, finder.positions(at)[needed])
+        stream = streams(bench, needed, bench.finder.positions(at)[needed])
         right = np.zeros((len(stream), len(places)))
         keys = prompts[list(rule.apart)].astype(str).agg("|".join, axis=1).to_numpy() if rule.apart else level
         for key in sorted(set(keys[list(places)])):

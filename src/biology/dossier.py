@@ -31,6 +31,7 @@ CONTROLS = {
     "shuffle": "the same with the pairing shuffled",
     "direction": "random directions of the same size",
     "clean": "no perturbation",
+    "random": "what the same rule finds with transcoders of shuffled weights",
     "smaller": "the smaller model",
     "none": "no control",
 }

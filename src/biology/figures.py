@@ -51,6 +51,7 @@ ARM = {
     "direction": ("random direction", "C3", "P", 4.2),
     "shuffle": ("shuffled", "C4", "v", 4.2),
     "clean": ("clean", "text.color", "x", 4.2),
+    "random": ("shuffled transcoders", "C5", "p", 4.2),
     "smaller": ("smaller model", "C5", "<", 4.2),
 }
 DASHED = (0, (4, 3))

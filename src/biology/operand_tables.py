@@ -16,14 +16,15 @@ Experiments that perturb nothing:
     wiring    `auc_virtual`, `auc_twera`: do the prompt's active sources (`of`, first) have larger weights to those targets
               (second) whose plot fires at the prompt's sum than to others? `shuffle`: the targets' plots exchanged.
     reuse     `shared_activity`: how much of the activity that a supernode has on the plain prompt with the same operands is
-              there on this prompt too; arm `donor`: on a plain prompt with other operands.
+              there on this prompt too; arm `donor`: on a plain prompt with other operands;
+              arm `random`: of what the same rule finds with shuffled transcoders.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 # (indexing a DataFrame may give a Series or a DataFrame; the checker cannot tell)
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
@@ -33,16 +34,16 @@ from jaxtyping import Float, Int
 from scipy import sparse
 from scipy.stats import rankdata
 
-from biology.activations import FeatureCache, cache_features
+from biology.activations import FeatureCache
 from biology.attribution import attribute
 from biology.bench import Bench
 from biology.case import Case, Experiment
 from biology.config import AttributionConfig, InputError
 from biology.global_weights import GlobalWeights, global_weights, virtual_weights
 from biology.graph import ERROR, FEATURE, LOGIT, Graph, influence
-from biology.model import Model, encode
+from biology.model import Model
 from biology.operands import CLASSED, FEWEST, SIZE, Grid, example_labels, read_operands
-from biology.supernodes import Finder
+from biology.supernodes import Finder, random_finder
 from biology.tables import table
 from biology.transcoders import TranscoderSet, shuffled
 
@@ -89,11 +90,7 @@ def read_grid(
         found = _read(grid, active, finder.width)
         rows += [{"transcoders": "own", "at": at, **row} for row in found]
         plots += _exemplars(grid, active, found, finder.width, at)
-    null = shuffled(transcoders, seed)
-    selecting = grid.reset_index(drop=True)
-    null_cache = cache_features(model, null, [encode(model, text) for text in selecting["text"]])
-    null_finder = Finder(model, null, case, selecting, null_cache)
-    found = _read(selecting, null_finder.active(LAST), finder.width)
+    found = _read(grid, random_finder(model, transcoders, case, grid, seed).active(LAST), finder.width)
     rows += [{"transcoders": "shuffled", "at": LAST, **row} for row in found]
     return table("operands", rows), table("operand_plots", plots)
 
@@ -243,27 +240,36 @@ def operand_evidence(bench: Bench) -> pd.DataFrame:
 
 
 def _reuse(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, object]]:
+    prompts, supernode, places = bench.prompts, experiment.of[0], bench.items(experiment)
+    looks = [("effect", "plain", bench.finder), ("donor", "wrong_plain", bench.finder)]
+    if "random" in experiment.controls:
+        needed = {*prompts["item"].iloc[places], *prompts["plain"].iloc[places]}
+        looks.append(("random", "plain", bench.random_finder(prompts[prompts["item"].isin(needed)])))
     rows = []
-    for place in bench.items(experiment):
-        for arm, column in (("effect", "plain"), ("donor", "wrong_plain")):
-            sites = bench.sites.get((bench.prompts[column].iat[place], experiment.of[0]), ())
-            if not sites:
-                continue
-            layer, feature = (torch.tensor([getattr(site, part) for site in sites]) for part in ("layer", "feature"))
-            there = torch.tensor([site.activation for site in sites], dtype=torch.float64)
-            pos = torch.full_like(layer, len(bench.ids[place]) - 1)
-            here = bench.cache.at(torch.full_like(layer, place), layer, pos, feature).double()
-            shared = float(torch.minimum(here, there).sum() / there.sum())
-            rows.append(_row(bench, name, place, arm, "shared_activity", shared))
+    for place in places:
+        item = prompts["item"].iat[place]
+        shared = {arm: _shared(finder, supernode, prompts[column].iat[place], item) for arm, column, finder in looks}
+        if shared["effect"] is not None:
+            rows += [_row(bench, name, place, arm, "shared_activity", value or 0.0) for arm, value in shared.items()]
     return rows
+
+
+def _shared(finder: Finder, supernode: str, plain: str, item: str) -> float | None:
+    """Share of a supernode's activity on the prompt `plain` that its members have on the prompt `item` too.
+
+    None if none of them is active there.
+    """
+    rule = finder.case.supernodes[supernode]
+    found = finder.select(rule, supernode, finder.prompts.iloc[finder.place[plain]].to_dict())
+    columns = found.layer * finder.width + found.feature
+    there, here = (finder.active(rule.at)[finder.place[one], columns].toarray() for one in (plain, item))
+    return float(np.minimum(here, there).sum() / there.sum()) if there.any() else None
 
 
 def _wiring(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, object]]:
     source, target = experiment.of
-    frame, finder = bench.operands, Finder(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache)
-    assert frame is not None
-    reader = replace(finder, operands=frame)
-    ends = [reader.plotted(bench.case.supernodes[end]) for end in (source, target)]
+    finder = bench.finder
+    ends = [finder.plotted(bench.case.supernodes[end]) for end in (source, target)]
     if not len(ends[1]):
         return []  # no feature is what weights could lead to
     grid = grid_prompts(bench.case, bench.prompts)

@@ -23,12 +23,12 @@ from jaxtyping import Float, Int
 from scipy import sparse
 from torch import Tensor
 
-from biology.activations import FeatureCache
+from biology.activations import FeatureCache, cache_features
 from biology.case import Case, SupernodeRule
 from biology.config import InputError
 from biology.model import Model, encode
 from biology.tables import donor_columns, table
-from biology.transcoders import TranscoderSet
+from biology.transcoders import TranscoderSet, shuffled
 
 
 def position(model: Model, text: str, at: str, factors: Mapping[str, str], where: str) -> int:
@@ -93,6 +93,8 @@ class Finder:
     cache: FeatureCache
     operands: pd.DataFrame | None = None
     """Table `operands`, for rules on operand plots."""
+    plots: str = "own"
+    """Of which transcoders the operand plots are (column `transcoders`)."""
 
     @cached_property
     def width(self) -> int:
@@ -145,7 +147,7 @@ class Finder:
     def plotted(self, rule: SupernodeRule) -> Int[np.ndarray, " member"]:
         """Features whose operand plot at the rule's position meets its condition."""
         assert rule.operands is not None and self.operands is not None
-        found = self.operands[(self.operands["transcoders"] == "own") & (self.operands["at"] == rule.at)]
+        found = self.operands[(self.operands["transcoders"] == self.plots) & (self.operands["at"] == rule.at)]
         found = found[found["family"] == rule.operands.family]
         if rule.operands.digit:
             found = found[found["digit"].isin(rule.operands.digit)]
@@ -175,10 +177,10 @@ class Finder:
             if key not in self._selected:
                 self._selected[key] = self._of_level(rule, row)
             return self._selected[key]
-        columns = np.unique(self.active(rule.at)[self._place[str(row["item"])]].indices)
+        columns = np.unique(self.active(rule.at)[self.place[str(row["item"])]].indices)
         chosen = np.ones(len(columns), dtype=bool)
         for prompt, wanted in [(p, True) for p in rule.active_on] + [(p, False) for p in rule.silent_on]:
-            there = self.active(rule.at)[self._place[prompt]].indices
+            there = self.active(rule.at)[self.place[prompt]].indices
             chosen &= np.isin(columns, there) == wanted
         return self._kept(rule, columns[chosen], np.ones(int(chosen.sum())), row)
 
@@ -187,7 +189,7 @@ class Finder:
         return {}
 
     @cached_property
-    def _place(self) -> dict[str, int]:
+    def place(self) -> dict[str, int]:
         return {item: place for place, item in enumerate(self.prompts["item"])}
 
     def _of_level(self, rule: SupernodeRule, row: Mapping[str, object]) -> Selection:
@@ -228,6 +230,20 @@ class Finder:
             best = np.sort(np.argsort(-share, kind="stable")[: rule.most])
             columns, share = columns[best], share[best]
         return Selection(columns // self.width, columns % self.width, share)
+
+
+def random_finder(
+    model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, seed: int,
+    operands: pd.DataFrame | None = None,
+) -> Finder:  # fmt: skip
+    """What the same rules find with transcoders of shuffled weights: the null of all that rules select by what fires.
+
+    `prompts` may be some of the case's; their rows are numbered anew.
+    """
+    null = shuffled(transcoders, seed)
+    frame = prompts.reset_index(drop=True)
+    cache = cache_features(model, null, [encode(model, text) for text in frame["text"]])
+    return Finder(model, null, case, frame, cache, operands, "shuffled")
 
 
 def grouped_items(case: Case, prompts: pd.DataFrame) -> pd.Series:

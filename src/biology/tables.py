@@ -31,7 +31,7 @@ Kind = Literal["str", "int", "float", "bool"]
 Tables = Mapping[str, pd.DataFrame]
 """Tables of one (model, case) by name."""
 
-ARMS = ("effect", "match", "donor", "position", "shuffle", "direction", "clean", "smaller")
+ARMS = ("effect", "match", "donor", "position", "shuffle", "direction", "clean", "random", "smaller")
 SPLITS = ("dev", "heldout", "registered", "exploratory")
 VERDICTS = ("untestable", "not replicated", "inconclusive", "replicated")
 """From the weakest to the strongest: a claim of several parts is as strong as its weakest."""
