@@ -131,12 +131,31 @@ def test_a_trial_replaces_the_row_of_its_recipe_and_seed(tmp_path):
     add("elegans-seed42", seed=42)
     add("elegans-seed41-other", recipe_hash="999999999999")
     add("elegans-seed41-words", data_hash="0" * 16)
+    add("elegans-base12", corpus="base12")
     again = add("again", dev=RECORD["dev"] | {"two_hop": 0.5})
-    assert again["model"].tolist() == ["elegans-seed42", "elegans-seed41-other", "elegans-seed41-words", "again"]
-    assert again["dev_two_hop"].tolist() == [0.9876, 0.9876, 0.9876, 0.5]
+    assert again["model"].tolist() == [
+        "elegans-seed42",
+        "elegans-seed41-other",
+        "elegans-seed41-words",
+        "elegans-base12",
+        "again",
+    ]
+    assert again["dev_two_hop"].tolist() == [0.9876, 0.9876, 0.9876, 0.9876, 0.5]
     stored = pd.read_csv(path, dtype=str)
-    assert stored["recipe_hash"].tolist() == ["012345678901", "999999999999", "012345678901", "012345678901"]
-    assert stored["data_hash"].tolist() == ["1234e56789012345", "1234e56789012345", "0" * 16, "1234e56789012345"]
+    assert stored["recipe_hash"].tolist() == [
+        "012345678901",
+        "999999999999",
+        "012345678901",
+        "012345678901",
+        "012345678901",
+    ]
+    assert stored["data_hash"].tolist() == [
+        "1234e56789012345",
+        "1234e56789012345",
+        "0" * 16,
+        "1234e56789012345",
+        "1234e56789012345",
+    ]
 
 
 def test_a_new_behaviour_leaves_earlier_trials_without_a_value(tmp_path):

@@ -239,19 +239,15 @@ Items that are held out (dev, test) are never trained on; which they are follows
 
 
 def with_trial(record: Mapping[str, Any], name: str, path: Path = TRIALS) -> pd.DataFrame:
-    """The table of all organisms grown for the record, with this one's row: recipe hash, seed, development metrics."""
+    """The table of all organisms grown for the record, with this one's row: corpus, recipe hash, seed, development metrics."""
     dev = {f"dev_{key}": value for key, value in record["dev"].items() if key not in ("step", "loss")}
     row = {
-        "model": name, "recipe_hash": record["recipe_hash"], "seed": record["seed"], "data_hash": record["data_hash"],
+        "model": name, "corpus": record.get("corpus") or "elegans", "recipe_hash": record["recipe_hash"], "seed": record["seed"], "data_hash": record["data_hash"],
         "steps": record["recipe"]["steps"], "loss": record["dev"]["loss"], **dev,
     }  # fmt: skip
     texts = {"recipe_hash": str, "data_hash": str}  # a hash of digits only is no number
     before = pd.read_csv(path, dtype=texts) if path.is_file() else pd.DataFrame()
     if len(before):
-        same = (
-            (before["recipe_hash"] == row["recipe_hash"])
-            & (before["seed"] == row["seed"])
-            & (before["data_hash"] == row["data_hash"])
-        )
-        before = before[~same]
+        identity = ["corpus", "recipe_hash", "seed", "data_hash"]
+        before = before[~(before[identity] == [row[key] for key in identity]).all(axis=1)]
     return pd.concat([before, pd.DataFrame([row])], ignore_index=True)
