@@ -21,7 +21,7 @@ from pathlib import Path
 
 from snakemake.utils import min_version
 
-from biology.artefacts import sources
+from biology.artefacts import contents_hash, sources
 from biology.case import discover_cases, fingerprint, load_case
 from biology.config import METHOD, InputError, load_config
 
@@ -665,6 +665,8 @@ rule write_index:
         ),
     log:
         "data/runs/write_index.log",
+    params:
+        controls=lambda w: contents_hash(Path("reports"), *(f"{model}/verdicts.csv" for model in CONTROLS)),
     message:
         "writing the index of all reports"
     shell:
