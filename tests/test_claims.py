@@ -270,6 +270,12 @@ def test_what_was_not_measured_is_untestable():
     assert verdict["verdict"] == "untestable" and verdict["n"] == 100 and "scored 100 items" in verdict["reason"]
 
 
+def test_a_supernode_that_no_item_has_cannot_be_watched():
+    prompts, evidence = swap()
+    verdict = one(judge([claim({"outcome": "activation:sum"})], evidence, prompts, META, QUICK))
+    assert verdict["verdict"] == "untestable" and "members of the supernode 'sum'" in verdict["reason"]
+
+
 def test_graphs_that_do_not_add_up_make_every_claim_untestable():
     prompts, evidence = swap()
     loose, exact = (Meta("multi_hop", "elegans", "plt", row_residual=value) for value in (1e-3, 1e-7))

@@ -39,7 +39,7 @@ import pandas as pd
 from biology.case import UNREGISTERED, Claim, Part
 from biology.config import InputError, StatisticsConfig
 from biology.statistics import bootstrap_interval, generator, holm, resamples, sign_flip_p, signs
-from biology.tables import VERDICTS, stacked, table, validate_table
+from biology.tables import VERDICTS, WATCHED, stacked, table, validate_table
 
 ALPHA = 0.01
 """Largest Holm-corrected p of a replicated claim."""
@@ -214,6 +214,9 @@ def _measure_part(
         )
     if not len(rows):
         return replace(result, untestable=f"experiment '{part.experiment}' measured none of the items ({gate})")
+    if part.outcome.startswith(WATCHED) and part.outcome not in set(rows["outcome"]):
+        supernode = part.outcome.partition(":")[2]
+        return replace(result, untestable=f"no item has members of the supernode '{supernode}' to watch ({gate})")
     if part.outcome not in set(rows["outcome"]):
         found = ", ".join(sorted(set(rows["outcome"])))
         raise InputError(f"{where}: experiment '{part.experiment}' has no outcome '{part.outcome}', only {found}.")

@@ -29,8 +29,8 @@ from biology.config import InputError
 from biology.interventions import Edits, Injections, Outcome, Sites, intervene
 from biology.model import answer_token
 from biology.number_outcomes import OUTCOMES, read_numbers
+from biology.tables import WATCHED
 
-WATCHED = ("activation:", "lost:")  # outcomes that watch a supernode
 P_ANSWER, P_DONOR, L_ANSWER, L_DONOR, L_WRONG, TOP_ANSWER, TOP_DONOR, P_OTHERS = range(8)
 SIMPLE = {
     "answer_probability": P_ANSWER, "donor_probability": P_DONOR, "answer_top1": TOP_ANSWER, "donor_top1": TOP_DONOR,
