@@ -270,10 +270,36 @@ def test_what_was_not_measured_is_untestable():
     assert verdict["verdict"] == "untestable" and verdict["n"] == 100 and "scored 100 items" in verdict["reason"]
 
 
-def test_a_supernode_that_no_item_has_cannot_be_watched():
-    prompts, evidence = swap()
-    verdict = one(judge([claim({"outcome": "activation:sum"})], evidence, prompts, META, QUICK))
+def watching(members: int) -> pd.DataFrame:
+    """Evidence of the swap, in which a supernode that the first items have loses all of its activity."""
+    _, evidence = swap()
+    have = evidence["item"].isin(evidence["item"].unique()[:members])
+    seen = evidence[have].assign(outcome="activation:sum")
+    return pd.concat([evidence, seen.assign(value=np.where(seen["arm"] == "effect", 0.0, 1.0))], ignore_index=True)
+
+
+def test_a_supernode_that_is_not_there_does_not_fall():
+    prompts, _ = swap()
+    falls = claim({"outcome": "activation:sum", "direction": "decrease", "control": "match", "minimum": 0.5})
+    found = [one(judge([falls], watching(members), prompts, META, QUICK)) for members in (len(prompts), 0)]
+    assert [verdict["verdict"] for verdict in found] == ["replicated", "not replicated"]
+    assert [verdict["statistic"] for verdict in found] == [1.0, 0.0] and found[0]["n"] == found[1]["n"] > 256
+    some = one(judge([falls], watching(len(prompts) // 2), prompts, META, QUICK))
+    assert 0.2 < some["statistic"] < 0.8
+
+
+def test_that_a_supernode_stays_cannot_be_asked_where_there_is_none():
+    prompts, _ = swap()
+    stays = claim({"outcome": "activation:sum", "direction": "equivalent", "control": "match", "minimum": 0.5})
+    verdict = one(judge([stays], watching(0), prompts, META, QUICK))
     assert verdict["verdict"] == "untestable" and "members of the supernode 'sum'" in verdict["reason"]
+
+
+def test_one_part_that_is_not_replicated_refutes_a_claim_whatever_cannot_be_tested():
+    prompts, evidence = swap(effect=0.02)
+    parts = [{"experiment": "swap_country", "name": "unmeasured"}, {"name": "measured"}]
+    verdict = one(judge([claim(*parts)], evidence, prompts, META, QUICK))
+    assert verdict["verdict"] == "not replicated" and verdict["reason"].startswith("Part 'measured' decides")
 
 
 def test_graphs_that_do_not_add_up_make_every_claim_untestable():

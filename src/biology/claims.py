@@ -18,7 +18,11 @@ of one cluster share a mechanism and are no independent witnesses:
 `untestable`      no effect can be scored: too few items pass the gate, nothing was measured, or graphs are not exact
 
 A claim of several parts holds if all of them do (intersection-union test): its p is the largest of theirs, its verdict
-and its numbers are the weakest part's. A specificity ratio compares like with like: the score of the effect arm over
+and its numbers are the weakest part's. One part that is not replicated refutes it, also where another cannot be tested.
+
+A supernode that no member of is active on a prompt has nothing to lose there: an outcome that watches it counts as unchanged,
+which speaks against a claim that it falls or rises. For `equivalent` it would speak for the claim, so there the prompt is left
+out. A specificity ratio compares like with like: the score of the effect arm over
 the score of a control arm, both minus the same control. It is infinite where the control arm's score is not positive,
 since then that arm shows nothing of the effect.
 """
@@ -39,7 +43,7 @@ import pandas as pd
 from biology.case import UNREGISTERED, Claim, Part
 from biology.config import InputError, StatisticsConfig
 from biology.statistics import bootstrap_interval, generator, holm, resamples, sign_flip_p, signs
-from biology.tables import VERDICTS, WATCHED, stacked, table, validate_table
+from biology.tables import WATCHED, stacked, table, validate_table
 
 ALPHA = 0.01
 """Largest Holm-corrected p of a replicated claim."""
@@ -47,6 +51,8 @@ EXACT = 1e-5
 """Largest row residual of a float32 graph whose numbers may be judged (incoming edges + bias = pre-activation)."""
 NO_PART = Part(name="none", experiment="none", outcome="none", control="none", direction="increase", minimum=1.0)
 """Stands in the tables for a claim that no part can test."""
+ORDER = ("not replicated", "untestable", "inconclusive", "replicated")
+"""From the part that decides a claim to the one that does not."""
 SIGN = {"increase": 1.0, "decrease": -1.0, "equivalent": 1.0}
 
 
@@ -214,7 +220,8 @@ def _measure_part(
         )
     if not len(rows):
         return replace(result, untestable=f"experiment '{part.experiment}' measured none of the items ({gate})")
-    if part.outcome.startswith(WATCHED) and part.outcome not in set(rows["outcome"]):
+    rows = with_absent(part, rows)
+    if part.outcome.startswith(tuple(WATCHED)) and part.outcome not in set(rows["outcome"]):
         supernode = part.outcome.partition(":")[2]
         return replace(result, untestable=f"no item has members of the supernode '{supernode}' to watch ({gate})")
     if part.outcome not in set(rows["outcome"]):
@@ -255,6 +262,16 @@ def _strength(where: str, part: Part, rows: pd.DataFrame, meta: Meta) -> float:
             f"fixed: {chosen:g}, measured: {listed}."
         )
     return chosen
+
+
+def with_absent(part: Part, rows: pd.DataFrame) -> pd.DataFrame:
+    """Evidence of an experiment, in which prompts that have no member of the watched supernode count as unchanged."""
+    unchanged = next((value for prefix, value in WATCHED.items() if part.outcome.startswith(prefix)), None)
+    if unchanged is None or part.direction == "equivalent":
+        return rows
+    there = rows.loc[(rows["outcome"] == part.outcome) & (rows["arm"] == "effect"), "item"]
+    rest = rows[~rows["item"].isin(there)].drop_duplicates(["item", "arm", "draw", "strength"])
+    return pd.concat([rows, rest.assign(outcome=part.outcome, value=unchanged)], ignore_index=True)
 
 
 def item_scores(part: Part, rows: pd.DataFrame, strength: float, control_draws: int, where: str) -> pd.DataFrame:
@@ -334,7 +351,7 @@ def judge_all(measured: Sequence[Measured]) -> Judgement:
         holm_p = [math.nan if part.untestable else holm(raw | {name: part.p})[name] for part in parts]
         verdicts = [part_verdict(part, p) for part, p in zip(parts, holm_p, strict=True)]
         reasons = [_reason(part, p, verdict) for part, p, verdict in zip(parts, holm_p, verdicts, strict=True)]
-        weakest = min(range(len(parts)), key=lambda i: (VERDICTS.index(verdicts[i]), _margin(parts[i])))
+        weakest = min(range(len(parts)), key=lambda i: (ORDER.index(verdicts[i]), _margin(parts[i])))
         binding, meta = parts[weakest], parts[weakest].meta
         prefix = f"part '{binding.part.name}' decides: " if len(parts) > 1 else ""
         sentence = prefix + reasons[weakest]

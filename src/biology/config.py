@@ -24,7 +24,7 @@ METHOD: dict[str, int] = {
     "compare_dictionaries": 1,
     "cache": 1,
     "group": 2,
-    "attribute": 2,
+    "attribute": 3,
     "intervene": 1,
     "exchange": 1,
     "atlas": 1,

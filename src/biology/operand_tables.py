@@ -270,8 +270,6 @@ def _wiring(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, o
     source, target = experiment.of
     finder = bench.finder
     ends = [finder.plotted(bench.case.supernodes[end]) for end in (source, target)]
-    if not len(ends[1]):
-        return []  # no feature is what weights could lead to
     grid = grid_prompts(bench.case, bench.prompts)
     active = finder.active(LAST)[grid.index.to_numpy()]
     sums = (grid["first"] + grid["second"]).to_numpy()
@@ -289,8 +287,6 @@ def _wiring(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, o
         total = int(row[bench.case.operands.first]) + int(row[bench.case.operands.second])
         reached = later[:, values[place] > 0].any(1)
         yes = fires[total][reached]
-        if not yes.any() or yes.all():
-            continue
         generator = bench.generator(bench.case.name, name, row["item"])
         order = [generator.permutation(len(yes)) for _ in range(bench.statistics.control_draws)]
         for outcome, weights in factors.items():
@@ -306,8 +302,8 @@ def _wiring(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, o
 def _fires(values: Float[np.ndarray, "prompt target"], sums: Int[np.ndarray, " prompt"]) -> np.ndarray:
     """[sum, target]: whether a target's mean activation at a sum is at least half of its largest such mean."""
     count = np.bincount(sums, minlength=2 * SIZE - 1)[:, None]
-    total = np.stack([np.bincount(sums, column, minlength=2 * SIZE - 1) for column in values.T], 1)
-    curve = total / np.maximum(count, 1)
+    total = [np.bincount(sums, column, minlength=2 * SIZE - 1) for column in values.T]
+    curve = np.reshape(total, (-1, 2 * SIZE - 1)).T / np.maximum(count, 1)
     return (curve >= 0.5 * curve.max(0)) & (curve > 0)
 
 
@@ -326,8 +322,13 @@ def _weights(weights: GlobalWeights, sources: np.ndarray, targets: np.ndarray, w
 
 
 def _auc(score: Float[np.ndarray, " target"], yes: Sequence[bool] | np.ndarray) -> float:
-    """Probability that a target that is meant has a larger score than one that is not; ties count half."""
+    """Probability that a target that is meant has a larger score than one that is not; ties count half.
+
+    Where there are not both kinds, weights tell none from the other: 0.5.
+    """
     hit = np.asarray(yes, dtype=bool)
+    if not hit.any() or hit.all():
+        return 0.5
     ranks = rankdata(score)
     n = hit.sum()
     return float((ranks[hit].sum() - n * (n + 1) / 2) / (n * (len(hit) - n)))

@@ -122,7 +122,7 @@ def run_rows(
     injections: Injections | None = None,
 ) -> Read:  # fmt: skip
     """Run rows (prompt `prompt[row]`, item number `item[row]`) and read them."""
-    asked = [outcome.split(":")[1] for outcome in reader.experiment.outcomes if outcome.startswith(WATCHED)]
+    asked = [outcome.split(":")[1] for outcome in reader.experiment.outcomes if outcome.startswith(tuple(WATCHED))]
     watched = list(dict.fromkeys(asked))
     sites, owner = watched_sites(bench, watched, prompt)
     out: Outcome = intervene(
@@ -172,7 +172,7 @@ def evidence_rows(
         for draw in range(repeats):
             after = read.numbers[number * repeats + draw]
             for outcome in experiment.outcomes:
-                if outcome.startswith(WATCHED):
+                if outcome.startswith(tuple(WATCHED)):
                     label = outcome.split(":")[1]
                     start = clean.activation[label][number]
                     value = read.activation[label][number * repeats + draw] / start if start > 0 else np.nan

@@ -31,8 +31,8 @@ Kind = Literal["str", "int", "float", "bool"]
 Tables = Mapping[str, pd.DataFrame]
 """Tables of one (model, case) by name."""
 
-WATCHED = ("activation:", "lost:")
-"""Outcomes that watch a supernode begin with one of these. A prompt without members of it has none."""
+WATCHED = {"activation:": 1.0, "lost:": 0.0}
+"""How outcomes that watch a supernode begin, and what they are where nothing changes. A prompt without members has none."""
 ARMS = ("effect", "match", "donor", "position", "shuffle", "direction", "clean", "random", "smaller")
 SPLITS = ("dev", "heldout", "registered", "exploratory")
 VERDICTS = ("untestable", "not replicated", "inconclusive", "replicated")
