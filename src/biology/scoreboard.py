@@ -223,6 +223,7 @@ def exchanged(root: Path, config: Config) -> str:
         name: {f"{row.case.replace('_', ' ')}: {row.stream}": f"{number(row.difference)} [{number(row.low)}, {number(row.high)}]"
                for row in table.itertuples()} for name, table in tables.items()
     }  # fmt: skip
+    told = {name: row for name, row in told.items() if row}  # a model of the addition case alone exchanges nothing
     names = list(dict.fromkeys(column for row in told.values() for column in row))
     if not names:
         return ""
