@@ -13,7 +13,7 @@ from biology.tables import table
 
 ROOT = Path(__file__).parents[1]
 CASE = load_case(ROOT, "addition")
-VALUES = {"effect": 0.75, "match": 0.25, "donor": 0.2, "position": 0.1, "direction": 0.1, "shuffle": 0.5}
+VALUES = {"effect": 0.75, "match": 0.25, "donor": 0.2, "random": 0.2, "position": 0.1, "direction": 0.1, "shuffle": 0.5}
 
 
 @pytest.fixture(scope="module")
