@@ -242,7 +242,8 @@ def with_trial(record: Mapping[str, Any], name: str, path: Path = TRIALS) -> pd.
     """The table of all organisms grown for the record, with this one's row: corpus, recipe hash, seed, development metrics."""
     dev = {f"dev_{key}": value for key, value in record["dev"].items() if key not in ("step", "loss")}
     row = {
-        "model": name, "corpus": record.get("corpus") or "elegans", "recipe_hash": record["recipe_hash"], "seed": record["seed"], "data_hash": record["data_hash"],
+        "model": name, "corpus": record.get("corpus") or "elegans", "recipe_hash": record["recipe_hash"],
+        "seed": record["seed"], "data_hash": record["data_hash"],
         "steps": record["recipe"]["steps"], "loss": record["dev"]["loss"], **dev,
     }  # fmt: skip
     texts = {"recipe_hash": str, "data_hash": str}  # a hash of digits only is no number

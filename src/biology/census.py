@@ -81,8 +81,7 @@ class _Look:
     def members(self, place: int, level: str) -> Int[np.ndarray, " member"]:
         """Columns of the features of a level, as the rule selects them for a prompt."""
         row = self.finder.prompts.iloc[place].to_dict() | {str(self.rule.factor): level}
-        found = self.finder.select(self.rule, self.name, row)
-        return found.layer * self.finder.width + found.feature
+        return self.finder.columns(self.finder.select(self.rule, self.name, row))
 
     def fires(self, at: str, place: int, columns: Int[np.ndarray, " member"]) -> np.ndarray:
         return np.isin(columns, self.finder.active(at)[place].indices)

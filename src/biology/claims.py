@@ -43,7 +43,7 @@ import pandas as pd
 from biology.case import UNREGISTERED, Claim, Part
 from biology.config import InputError, StatisticsConfig
 from biology.statistics import bootstrap_interval, generator, holm, resamples, sign_flip_p, signs
-from biology.tables import WATCHED, stacked, table, validate_table
+from biology.tables import DECIDING, stacked, table, unchanged, validate_table
 
 ALPHA = 0.01
 """Largest Holm-corrected p of a replicated claim."""
@@ -51,8 +51,6 @@ EXACT = 1e-5
 """Largest row residual of a float32 graph whose numbers may be judged (incoming edges + bias = pre-activation)."""
 NO_PART = Part(name="none", experiment="none", outcome="none", control="none", direction="increase", minimum=1.0)
 """Stands in the tables for a claim that no part can test."""
-ORDER = ("not replicated", "untestable", "inconclusive", "replicated")
-"""From the part that decides a claim to the one that does not."""
 SIGN = {"increase": 1.0, "decrease": -1.0, "equivalent": 1.0}
 
 
@@ -221,7 +219,7 @@ def _measure_part(
     if not len(rows):
         return replace(result, untestable=f"experiment '{part.experiment}' measured none of the items ({gate})")
     rows = with_absent(part, rows)
-    if part.outcome.startswith(tuple(WATCHED)) and part.outcome not in set(rows["outcome"]):
+    if unchanged(part.outcome) is not None and part.outcome not in set(rows["outcome"]):
         supernode = part.outcome.partition(":")[2]
         return replace(result, untestable=f"no item has members of the supernode '{supernode}' to watch ({gate})")
     if part.outcome not in set(rows["outcome"]):
@@ -266,12 +264,12 @@ def _strength(where: str, part: Part, rows: pd.DataFrame, meta: Meta) -> float:
 
 def with_absent(part: Part, rows: pd.DataFrame) -> pd.DataFrame:
     """Evidence of an experiment, in which prompts that have no member of the watched supernode count as unchanged."""
-    unchanged = next((value for prefix, value in WATCHED.items() if part.outcome.startswith(prefix)), None)
-    if unchanged is None or part.direction == "equivalent":
+    value = unchanged(part.outcome)
+    if value is None or part.direction == "equivalent":
         return rows
     there = rows.loc[(rows["outcome"] == part.outcome) & (rows["arm"] == "effect"), "item"]
     rest = rows[~rows["item"].isin(there)].drop_duplicates(["item", "arm", "draw", "strength"])
-    return pd.concat([rows, rest.assign(outcome=part.outcome, value=unchanged)], ignore_index=True)
+    return pd.concat([rows, rest.assign(outcome=part.outcome, value=value)], ignore_index=True)
 
 
 def item_scores(part: Part, rows: pd.DataFrame, strength: float, control_draws: int, where: str) -> pd.DataFrame:
@@ -351,7 +349,7 @@ def judge_all(measured: Sequence[Measured]) -> Judgement:
         holm_p = [math.nan if part.untestable else holm(raw | {name: part.p})[name] for part in parts]
         verdicts = [part_verdict(part, p) for part, p in zip(parts, holm_p, strict=True)]
         reasons = [_reason(part, p, verdict) for part, p, verdict in zip(parts, holm_p, verdicts, strict=True)]
-        weakest = min(range(len(parts)), key=lambda i: (ORDER.index(verdicts[i]), _margin(parts[i])))
+        weakest = min(range(len(parts)), key=lambda i: (DECIDING.index(verdicts[i]), _margin(parts[i])))
         binding, meta = parts[weakest], parts[weakest].meta
         prefix = f"part '{binding.part.name}' decides: " if len(parts) > 1 else ""
         sentence = prefix + reasons[weakest]

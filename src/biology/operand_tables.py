@@ -261,7 +261,7 @@ def _shared(finder: Finder, supernode: str, plain: str, item: str) -> float | No
     """
     rule = finder.case.supernodes[supernode]
     found = finder.select(rule, supernode, finder.prompts.iloc[finder.place[plain]].to_dict())
-    columns = found.layer * finder.width + found.feature
+    columns = finder.columns(found)
     there, here = (finder.active(rule.at)[finder.place[one], columns].toarray() for one in (plain, item))
     return float(np.minimum(here, there).sum() / there.sum()) if there.any() else None
 

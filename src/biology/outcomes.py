@@ -29,7 +29,7 @@ from biology.config import InputError
 from biology.interventions import Edits, Injections, Outcome, Sites, intervene
 from biology.model import answer_token
 from biology.number_outcomes import OUTCOMES, read_numbers
-from biology.tables import WATCHED
+from biology.tables import unchanged
 
 P_ANSWER, P_DONOR, L_ANSWER, L_DONOR, L_WRONG, TOP_ANSWER, TOP_DONOR, P_OTHERS = range(8)
 SIMPLE = {
@@ -122,7 +122,7 @@ def run_rows(
     injections: Injections | None = None,
 ) -> Read:  # fmt: skip
     """Run rows (prompt `prompt[row]`, item number `item[row]`) and read them."""
-    asked = [outcome.split(":")[1] for outcome in reader.experiment.outcomes if outcome.startswith(tuple(WATCHED))]
+    asked = [outcome.split(":")[1] for outcome in reader.experiment.outcomes if unchanged(outcome) is not None]
     watched = list(dict.fromkeys(asked))
     sites, owner = watched_sites(bench, watched, prompt)
     out: Outcome = intervene(
@@ -172,7 +172,7 @@ def evidence_rows(
         for draw in range(repeats):
             after = read.numbers[number * repeats + draw]
             for outcome in experiment.outcomes:
-                if outcome.startswith(tuple(WATCHED)):
+                if unchanged(outcome) is not None:
                     label = outcome.split(":")[1]
                     start = clean.activation[label][number]
                     value = read.activation[label][number * repeats + draw] / start if start > 0 else np.nan

@@ -19,7 +19,7 @@ from markupsafe import Markup
 
 from biology.claims import ALPHA
 from biology.config import InputError
-from biology.tables import VERDICTS
+from biology.tables import DECIDING, VERDICTS
 from biology.wording import embed, number, percent, prose, visible
 
 TEMPLATES = Path(__file__).with_name("templates")
@@ -44,7 +44,7 @@ def environment() -> Environment:
         "marks": MARKS,
         "speaks": SPEAKS,
         "studied": "Claude 3.5 Haiku",
-        "order": VERDICTS,
+        "order": DECIDING,
         "alpha": ALPHA,
         "style": Markup((TEMPLATES / "style.css").read_text("utf-8")),
         "script": lambda name: Markup((TEMPLATES / name).read_text("utf-8")),

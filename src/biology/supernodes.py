@@ -144,6 +144,10 @@ class Finder:
         wanted = torch.tensor(sorted(set(tokens)), dtype=torch.long)
         return torch.isin(self.promoted[torch.as_tensor(columns)][:, :top], wanted).any(1).numpy()
 
+    def columns(self, found: Selection) -> Int[np.ndarray, " member"]:
+        """Where the features of a set stand in `active`."""
+        return found.layer * self.width + found.feature
+
     def plotted(self, rule: SupernodeRule) -> Int[np.ndarray, " member"]:
         """Features whose operand plot at the rule's position meets its condition."""
         assert rule.operands is not None and self.operands is not None
@@ -277,7 +281,7 @@ def group(
             if positions[place] < 0:
                 continue
             found = finder.select(rule, name, row)
-            columns = found.layer * finder.width + found.feature
+            columns = finder.columns(found)
             values = np.asarray(activations[place, columns].todense()).ravel() if len(columns) else np.zeros(0)
             rows += [
                 {

@@ -33,10 +33,19 @@ Tables = Mapping[str, pd.DataFrame]
 
 WATCHED = {"activation:": 1.0, "lost:": 0.0}
 """How outcomes that watch a supernode begin, and what they are where nothing changes. A prompt without members has none."""
+
+
+def unchanged(outcome: str) -> float | None:
+    """What an outcome that watches a supernode is where nothing changes; None for other outcomes."""
+    return next((value for prefix, value in WATCHED.items() if outcome.startswith(prefix)), None)
+
+
 ARMS = ("effect", "match", "donor", "position", "shuffle", "direction", "clean", "random", "smaller")
 SPLITS = ("dev", "heldout", "registered", "exploratory")
 VERDICTS = ("untestable", "not replicated", "inconclusive", "replicated")
-"""From the weakest to the strongest: a claim of several parts is as strong as its weakest."""
+"""In the order in which they are counted, last first."""
+DECIDING = ("not replicated", "untestable", "inconclusive", "replicated")
+"""A claim of several parts has the verdict of the part that comes first here: one that is refuted refutes it."""
 RUN_TABLES = (
     "prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands", "operand_plots",
 )  # fmt: skip
