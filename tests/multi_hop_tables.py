@@ -198,13 +198,14 @@ def panel_tables() -> dict[str, pd.DataFrame]:
         shared = {"item": "texas", "experiment": experiment, "strength": -2.0}
         for name, before, factor in zip(nodes, active, factors, strict=True):
             after = 5.5 if factor is None else before * factor
-            rows.append(
-                shared | {"supernode_or_token": name, "kind": "activation", "clean": before, "value": float(after)}
-            )
+            levels = {"clean": before, "value": float(after), "control": 0.9 * before}
+            rows.append(shared | {"supernode_or_token": name, "kind": "activation"} | levels)
         for name, after in outputs[experiment].items():
             before = clean.get(name, 0.0001)
-            rows.append(shared | {"supernode_or_token": name, "kind": "probability", "clean": before, "value": after})
-        rows.append(shared | {"supernode_or_token": "Austin ", "kind": "probability", "clean": 0.0, "value": 0.0})
+            levels = {"clean": before, "value": after, "control": 0.8 * before}
+            rows.append(shared | {"supernode_or_token": name, "kind": "probability"} | levels)
+        levels = {"clean": 0.0, "value": 0.0, "control": float("nan")}
+        rows.append(shared | {"supernode_or_token": "Austin ", "kind": "probability"} | levels)
     return {"panel": table("panel", rows)}
 
 

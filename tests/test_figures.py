@@ -141,8 +141,25 @@ def test_the_title_of_a_panel_is_its_largest_effect(tables, case):
     assert (
         first.replace("_", " ") in said
         and f"“{token.strip()}”" in said.replace(token, token.strip())
-        and "to 3%" in said
+        and "to 3% (matched random features: to " in said
     )
+
+
+def test_a_panel_holds_the_same_prompt_with_other_donors(tables, case):
+    """The paper's figure: one prompt, Texas exchanged for one place after another."""
+    panel, prompts = tables["panel"], tables["prompts"]
+    item = panel["item"].iloc[0]
+    same = prompts[prompts["item"] == item].assign(item="again")
+    assert len(same)
+    prompts = pd.concat([prompts, same])
+    last = panel["experiment"].iloc[-1]
+    again = panel[panel["experiment"] == last].assign(item="again", value=0.0)
+    one, two = (
+        draw("inhibition_panel", tables | {"panel": found, "prompts": prompts}, case)["svg"]
+        for found in (panel, pd.concat([panel, again]))
+    )
+    height = [float(re.search(rb'height="([0-9.]+)pt"', svg)[1]) for svg in (one, two)]
+    assert height[1] > height[0] + 20
 
 
 def test_the_title_of_a_graph_is_the_strongest_supernode(tables, case):

@@ -12,9 +12,9 @@ from biology import perturbation
 from biology.bench import Setting
 from biology.case import Experiment
 from biology.config import InputError
-from biology.interventions import edits, intervene
+from biology.interventions import Edits, edits, intervene
 from biology.model import capture
-from biology.perturbation import choose, measure, run_experiments
+from biology.perturbation import arms, choose, measure, run_experiments
 
 OUTCOMES = (
     "answer_probability", "donor_probability", "donor_top1", "level_top1:place", "others_probability", "advantage",
@@ -283,6 +283,30 @@ def test_the_panel_shows_named_prompts(tiny_model):
         row = tokens.loc[bench.model.tokenizer.decode([token])]
         assert row["clean"] == pytest.approx(float(clean[token]), rel=1e-3, abs=1e-6)
         assert row["value"] == pytest.approx(float(moved[token]), rel=1e-3, abs=1e-6)
+
+
+def test_the_panel_shows_the_mean_of_matched_sets(tiny_model):
+    """The same draws, run one by one."""
+    shown = replace_experiment(
+        SWAP, controls=("match", "position"), outcomes=("answer_probability",), prompts=("shown",)
+    )
+    bench = toy_bench(tiny_model("llama"), {"swap": shown})
+    panel = run_experiments(bench)[1]
+    place, setting = bench.place["shown"], Setting(2.0, 2)
+    matched = arms(bench, "swap/shown", shown, [place], setting, ("match",))["match"]
+    sums = torch.zeros(bench.model.n_vocab, dtype=torch.float64)
+    for draw in range(matched.repeats):
+        mine = matched.edits.row == draw
+        held = Edits(*(getattr(matched.edits, name)[mine] for name in ("row", "layer", "pos", "feature", "value")))
+        held = replace(held, row=torch.zeros_like(held.row))
+        out = intervene(bench.model, bench.transcoders, bench.ids, torch.tensor([place]), held, last_layer=2)
+        sums += out.logits[0, 0].double().softmax(-1)
+    tokens = panel[panel["kind"] == "probability"].set_index("supernode_or_token")
+    for token in softmax(bench, place).topk(5).indices.tolist():
+        found = tokens.loc[bench.model.tokenizer.decode([token]), "control"]
+        assert found == pytest.approx(float(sums[token]) / matched.repeats, rel=1e-3, abs=1e-6)
+    without = toy_bench(tiny_model("llama"), {"swap": replace_experiment(shown, controls=())})
+    assert run_experiments(without)[1]["control"].isna().all()
 
 
 def test_what_is_missing_is_named(tiny_model):

@@ -60,9 +60,9 @@ def tables_with(newline=0.75):
     panel = []
     for experiment, item, line in lines:
         common = {"item": item, "experiment": experiment, "strength": 1.0, "kind": "line"}
-        panel.append(common | {"supernode_or_token": clean, "clean": 1.0, "value": float(line is None)})
+        panel.append(common | {"supernode_or_token": clean, "clean": 1.0, "value": float(line is None), "control": 1.0})
         if line:
-            panel.append(common | {"supernode_or_token": line, "clean": 0.0, "value": 1.0})
+            panel.append(common | {"supernode_or_token": line, "clean": 0.0, "value": 1.0, "control": 0.0})
     return {
         "evidence": table("evidence", evidence),
         "prompts": validate_table(pd.DataFrame(prompts), "prompts"),

@@ -262,6 +262,8 @@ class Amendment(Strict):
     date: datetime.date
     reason: str = Field(min_length=10)
     previous: str = Field(pattern=r"^[0-9a-f]{64}$")
+    seen_on: tuple[str, ...] = ()
+    """Models whose verdict on the claim was known by then."""
 
 
 class Claim(Strict):
@@ -288,6 +290,10 @@ class Claim(Strict):
         if bool(self.parts) == bool(self.untestable):
             raise ValueError("a claim has either parts or a reason why it is `untestable`.")
         return self
+
+    def explores(self, model: str) -> bool:
+        """Whether the claim was changed after its first verdict on a model, and so was not registered before it."""
+        return any(model in amendment.seen_on for amendment in self.amended)
 
     @field_validator("amended", mode="before")
     @classmethod

@@ -43,11 +43,12 @@ class Reduced:
 
 
 def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
-    """Trace every scored and every named prompt of a case; one graph at a time is in memory."""
+    """Trace every scored prompt of a case and every text of its named ones; one graph at a time is in memory."""
     case, prompts = bench.case, bench.prompts
     measured = {name: one for name, one in case.experiments.items() if one.kind in ("graph", "classes")}
     plots = Plots(bench)
-    wanted: dict[int, list[str]] = {bench.place[item]: [] for item in case.prompts}
+    drawn = {one.text: item for item, one in reversed(case.prompts.items())}  # another donor leaves the graph as it is
+    wanted: dict[int, list[str]] = {bench.place[item]: [] for item in drawn.values()}
     for name, experiment in measured.items():
         for place in bench.items(experiment):
             wanted.setdefault(place, []).append(name)

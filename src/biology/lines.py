@@ -394,20 +394,21 @@ def _value(outcome: str, words: Words, number: int, line: list[int], change: Flo
 
 def shown(bench: Bench, name: str, experiment: Experiment, setting: Setting) -> list[dict[str, object]]:
     """Panel rows of the named prompts: `clean` says that the line is what the prompt is followed by, `value` that it is what
-    is written under the perturbation."""
+    is written under the perturbation, `control` that it is what its first control leaves (one set of matched features)."""
     rows: list[dict[str, object]] = []
     for item in experiment.prompts:
         words = Words(bench, experiment.line, [bench.place[item]])  # type: ignore[arg-type]
         one = torch.zeros(1, dtype=torch.long)
-        steps, _ = _steps(bench, name, experiment, words, setting, (), None)["effect"]
-        before = text(bench.model, write(bench, words, one, held(bench, no_edits()), None).lines[0])
-        after = text(bench.model, write(bench, words, one, steps(1), None).lines[0])
+        found = _steps(bench, f"{name}/{item}", experiment, words, setting, experiment.controls[:1], 1)
+        steps = [held(bench, no_edits()), *(of(1) for of, _ in found.values())]
+        lines = [text(bench.model, write(bench, words, one, step, None).lines[0]) for step in steps]
         rows += [
             {
-                "item": item, "experiment": name, "strength": setting.strength, "supernode_or_token": line,
-                "kind": "line", "clean": float(line == before), "value": float(line == after),
+                "item": item, "experiment": name, "strength": setting.strength, "supernode_or_token": line, "kind": "line",
+                "clean": float(line == lines[0]), "value": float(line == lines[1]),
+                "control": float(line == lines[2]) if len(lines) > 2 else float("nan"),
             }
-            for line in dict.fromkeys((before, after))
+            for line in dict.fromkeys(lines)
         ]  # fmt: skip
     return rows
 

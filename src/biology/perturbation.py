@@ -159,31 +159,47 @@ def positions_of(bench: Bench, places: Sequence[int], at: str) -> Int[Tensor, " 
 
 
 def show(bench: Bench, name: str, experiment: Experiment, setting: Setting) -> list[dict[str, object]]:
-    """Panel rows of the named prompts: activation of every supernode as a share of clean, and the top next tokens."""
+    """Panel rows of the named prompts: activation of every supernode as a share of clean, and the top next tokens.
+
+    Beside them, if the experiment is controlled so, the mean over sets of matched random features.
+    """
     rows: list[dict[str, object]] = []
     for item in experiment.prompts:
         place = bench.place[item]
+        controls = [control for control in experiment.controls if control == "match"]
+        found = arms(bench, f"{name}/{item}", experiment, [place], setting, controls)
+        push, matched = found["effect"].edits, found[controls[0]].edits if controls else no_edits()
+        parts = ("layer", "pos", "feature", "value")
+        edits = Edits(
+            torch.cat([push.row, matched.row + 2]),
+            *(torch.cat([getattr(push, part), getattr(matched, part)]) for part in parts),
+        )
+        # row 0 is edited, row 1 is clean, the rest are matched sets
+        prompt = torch.full((2 + sum(found[control].repeats for control in controls),), place)
         names = [label for label in bench.case.supernodes if (item, label) in bench.sites]
-        sites, owner = watched_sites(bench, names, torch.tensor([place, place]))
-        push = bench.edits(experiment, [place], setting).edits
+        sites, owner = watched_sites(bench, names, prompt)
         out = intervene(
-            bench.model, bench.transcoders, bench.ids, torch.tensor([place, place]), push, last_layer=setting.last_layer, watch=sites,
+            bench.model, bench.transcoders, bench.ids, prompt, edits, last_layer=setting.last_layer, watch=sites,
             protocol=experiment.protocol, live_attention=experiment.attention == "live",
-        )  # fmt: skip  # row 0 is edited, row 1 is clean
+        )  # fmt: skip
         common = {"item": item, "experiment": name, "strength": setting.strength}
         for index, label in enumerate(names):
-            after, clean = (float(out.watched[(owner == index) & (sites.row == row)].sum()) for row in (0, 1))
-            if clean > 0:
-                rows.append(
-                    {**common, "supernode_or_token": label, "kind": "activation", "clean": 1.0, "value": after / clean}
-                )
+            sums = [float(out.watched[(owner == index) & (sites.row == row)].sum()) for row in range(len(prompt))]
+            if sums[1] > 0:
+                shares = {"clean": 1.0, "value": sums[0] / sums[1], "control": _mean(sums[2:]) / sums[1]}
+                rows.append({**common, "supernode_or_token": label, "kind": "activation", **shares})
         probability = out.logits[:, 0].double().softmax(-1)
         shown = dict.fromkeys(int(token) for row in (1, 0) for token in probability[row].topk(TOP_TOKENS).indices)
         rows += [
             {
                 **common, "supernode_or_token": token_text(bench.model, token), "kind": "probability",
                 "clean": float(probability[1, token]), "value": float(probability[0, token]),
+                "control": _mean(probability[2:, token].tolist()),
             }
             for token in shown
         ]  # fmt: skip
     return rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

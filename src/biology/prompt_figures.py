@@ -153,16 +153,17 @@ def inhibition_panel(tables: Tables, subject: str | None = None, case: Case | No
     """What each intervention on one prompt (`subject`) does to every supernode and to the most probable outputs."""
     panel = tables["panel"][tables["panel"]["kind"] != "line"]
     item = _subject(list(dict.fromkeys(panel["item"])), subject, "inhibition_panel", case)
-    panel, called = panel[panel["item"] == item], titles(case, item)
+    panel, called = panel[panel["item"].isin(_same_text(tables, item))], titles(case, item)
     members = tables["supernodes"][tables["supernodes"]["item"] == item] if "supernodes" in tables else None
     again = repeated(members) if members is not None else []
     names = dict.fromkeys(panel.loc[panel["kind"] == "activation", "supernode_or_token"])
     names = [name for name in names if name not in again]
     once = panel.drop_duplicates(["kind", "supernode_or_token"])
     states: list[tuple[str, str, pd.DataFrame, str]] = [("no intervention", "", once, "clean")]
-    for experiment, rows in panel.groupby("experiment", sort=False):
+    for (experiment, of), rows in panel.groupby(["experiment", "item"], sort=False):
         strength = judged_strength(tables, str(experiment), rows["strength"])
-        dose = f"M = {signed(strength)}" + ", nothing to hold" * _empty(case, str(experiment), members)
+        dose = f"M = {signed(strength)}{_from(case, str(experiment), str(of))}"
+        dose += ", nothing to hold" * _empty(case, str(experiment), members)
         states.append((str(experiment), dose, rows[rows["strength"] == strength], "value"))
     widths = [max(0.62, text_width(label(called.get(n, words(n))), size(-0.5), BOLD) + 0.12) for n in names]
     first = max(text_width(label(words(text)), size(), BOLD) for text, *_ in states) + 0.15
@@ -186,13 +187,15 @@ def inhibition_panel(tables: Tables, subject: str | None = None, case: Case | No
             if name in active.index:
                 clean, value = float(active.loc[name, "clean"]), float(active.loc[name, column])
                 _draw_level(axes, start, middle, width, clean, value, held.get(name))
-        _draw_outputs(axes, rows[rows["kind"] == "probability"], column, right, middle, outputs)
+                if dose and name not in held and clean:
+                    _draw_control(axes, start, width, middle, 0.3, float(active.loc[name, "control"]) / clean)
+        _draw_outputs(axes, rows[rows["kind"] == "probability"], column, right, middle, outputs, bool(dose))
     return captioned(
         figure,
         _largest(states),
         "Rows are interventions, columns supernodes. A cell is the supernode's activation as a share of its activation "
         "without intervention; in a thick frame, the multiple M of it at which the supernode itself was held. On the "
-        "right the most probable next tokens.",
+        "right the most probable next tokens. Grey ticks: the mean of matched sets of random features.",
     )
 
 
@@ -203,15 +206,37 @@ def _largest(states: list[tuple[str, str, pd.DataFrame, str]]) -> str:
     if not len(outputs) or len(states) < 2:
         return "No intervention on this prompt"
     token, clean = outputs["supernode_or_token"].iloc[0], float(outputs[column].iloc[0])
-    after = {}
+    after, matched = {}, {}
     for name, dose, rows, changed in states[1:]:
         here = rows[(rows["kind"] == "probability") & (rows["supernode_or_token"] == token)]
         if len(here):
-            after[name, dose] = float(here[changed].iloc[0])
+            after[name, dose], matched[name, dose] = float(here[changed].iloc[0]), float(here["control"].iloc[0])
     if not after:
         return f"{token}: {clean:.0%} without intervention"
     name, dose = min(after, key=lambda key: after[key])
-    return f"“{words(name)}” ({dose}) takes “{token}” from {clean:.0%} to {after[name, dose]:.0%}, most of {len(after)} interventions"
+    control = matched[name, dose]
+    beside = "" if np.isnan(control) else f" (matched random features: to {control:.0%})"
+    return (
+        f"“{words(name)}” ({dose}) takes “{token}” from {clean:.0%} to {after[name, dose]:.0%}{beside}, most of "
+        f"{len(after)} interventions"
+    )
+
+
+def _same_text(tables: Tables, item: str) -> list[str]:
+    """The named prompts that are this one with another donor, and itself."""
+    prompts = tables.get("prompts")
+    if prompts is None or item not in set(prompts["item"]):
+        return [item]
+    text = prompts.loc[prompts["item"] == item, "text"].iloc[0]
+    return list(prompts.loc[prompts["text"] == text, "item"])
+
+
+def _from(case: Case | None, experiment: str, item: str) -> str:
+    """Where the features that an experiment injects come from."""
+    found = case.experiments.get(experiment) if case else None
+    if case is None or found is None or found.inject is None or item not in case.prompts:
+        return ""
+    return f", from {words(case.prompts[item].factors.get(found.donor, ''))}"
 
 
 def _empty(case: Case | None, experiment: str, members: pd.DataFrame | None) -> bool:
@@ -254,12 +279,31 @@ def _draw_level(axes: Axes, x: float, y: float, width: float, clean: float, valu
     axes.text(x + width / 2, y, text, ha="center", va="center_baseline", color=ink)
 
 
-def _draw_outputs(axes: Axes, rows: pd.DataFrame, column: str, x: float, middle: float, count: int) -> None:
+def _draw_control(axes: Axes, x: float, width: float, y: float, height: float, share: float) -> None:
+    """Where a level would stand after a matched set of random features; nothing where there was none."""
+    if not np.isnan(share):
+        at = x + width * min(1.0, max(0.0, share))
+        axes.plot(
+            [at, at],
+            [y - height / 2, y + height / 2],
+            color=colour("axes.edgecolor"),
+            linewidth=2,
+            solid_capstyle="butt",
+        )
+
+
+def _draw_outputs(
+    axes: Axes, rows: pd.DataFrame, column: str, x: float, middle: float, count: int, control: bool
+) -> None:
     best = rows.sort_values(column, ascending=False, kind="stable").head(count)
     room = 0.85
-    for rank, (token, value) in enumerate(zip(best["supernode_or_token"], best[column], strict=True)):
+    for rank, (token, value, matched) in enumerate(
+        best[["supernode_or_token", column, "control"]].itertuples(index=False)
+    ):
         y = middle + 0.16 * ((len(best) - 1) / 2 - rank)
         axes.add_patch(Rectangle((x, y - 0.05), room * value, 0.1, color="C0" if rank == 0 else "C5", linewidth=0))
+        if control:
+            _draw_control(axes, x, room, y, 0.13, matched)
         text = f"{label(token)}  {value:.0%}" if value >= 0.005 else f"{label(token)}  <1%"
         weight = BOLD if rank == 0 else 400
         axes.text(x + room * value + 0.05, y, text, va="center_baseline", fontsize=size(-1), weight=weight)

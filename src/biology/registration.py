@@ -184,7 +184,8 @@ def refreshed_lock(root: str | Path) -> dict[str, dict[str, str]]:
                 what = "what it rests on (experiments and supernodes of case.yaml, or the prompt set)" if part else "it"
                 raise InputError(
                     f"claim '{claim.id}' of case '{case}': {what} was changed without amendment. Undo the change, or add to the "
-                    f"claim `amended: {{date: ..., reason: ..., previous: {before}}}` and run `biology lock`."
+                    f"claim `amended: {{date: ..., reason: ..., previous: {before}, seen_on: [models that were judged]}}` and "
+                    "run `biology lock`."
                 )
     expectations = _expectations_lock(root)
     for name, digest in expectations.items():

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from html import escape
 from pathlib import Path
@@ -37,7 +37,8 @@ ROLES = {
 BESIDE = (
     "Held against these: of further seeds the verdicts of the model are expected, of twins what "
     "[twins.csv](experiments/twins.csv) said before they were trained, of random controls that nothing is replicated "
-    "([claim by claim](reports/robustness.csv)). What is not replicated on the model itself tells no twin from it."
+    "([claim by claim](reports/robustness.csv)). What is not replicated on the model itself tells no twin from it; nor does what a twin "
+    "replicates although nobody said that it would not (last column)."
 )
 EXCHANGED = (
     "And without any transcoder: the mean residual stream of prompts that share a place (an operand) with a donor and nothing "
@@ -154,8 +155,8 @@ def cells(*texts: object) -> str:
     return "| " + " | ".join(escaped) + " |"
 
 
-def full(column: Column, titles: Mapping[str, str], link: str) -> str:
-    """All verdicts on one model with their numbers; `link` (with {case}) leads to the claims, whose titles are given."""
+def full(column: Column, claims: Mapping[str, Claim], link: str) -> str:
+    """All verdicts on one model with their numbers; `link` (with {case}) leads to the claims."""
     tally = ", ".join(f"{count} {verdict}" for verdict, count in counts(column.verdicts["verdict"]))
     lines = [
         f"## {column.name}",
@@ -165,10 +166,12 @@ def full(column: Column, titles: Mapping[str, str], link: str) -> str:
         "|---" * 8 + "|",
     ]
     for row in records(column.verdicts):
+        claim = claims.get(row["claim"])
+        explored = ", exploratory" if claim and claim.explores(column.name) else ""
         lines.append(
             cells(
-                f"[{row['claim']}]({link.format(case=row['case'])})", titles.get(row["claim"], ""),
-                f"{MARKS[row['verdict']]} **{row['verdict']}**",
+                f"[{row['claim']}]({link.format(case=row['case'])})", claim.title if claim else "",
+                f"{MARKS[row['verdict']]} **{row['verdict']}**{explored}",
                 _interval(row), number(row["threshold"]), row["control"],
                 number(row["p"], 2), number(row["n"], 6),
             )
@@ -176,35 +179,42 @@ def full(column: Column, titles: Mapping[str, str], link: str) -> str:
     return "\n".join(lines)
 
 
-def short(board: list[Column], cases: list[str]) -> str:
+def short(board: list[Column], claims: Mapping[str, Iterable[Claim]]) -> str:
     """How many claims of each case came out how on each model; controls stand in a table of their own."""
     words = list(MARKS)
     lines = [
-        "| case | model | " + " | ".join(f"{MARKS[word]} {word}" for word in words) + " |",
-        "|---|---|" + "---:|" * len(words),
+        "| case | model | " + " | ".join(f"{MARKS[word]} {word}" for word in words) + " | ✓ of which exploratory |",
+        "|---|---|" + "---:|" * (len(words) + 1),
     ]
-    for case in cases:
+    for case, registered in claims.items():
         for column in board:
-            found = column.verdicts[column.verdicts["case"] == case]["verdict"]
+            found = column.verdicts[column.verdicts["case"] == case].set_index("claim")["verdict"]
             if len(found) and column.role == "model":
                 linked = f"[{case.replace('_', ' ')}](experiments/{case}/README.md)"
-                lines.append(cells(linked, column.name, *((found == word).sum() for word in words)))
+                explored = sum(
+                    found.get(claim.id) == "replicated" and claim.explores(column.name) for claim in registered
+                )
+                lines.append(cells(linked, column.name, *((found == word).sum() for word in words), explored))
     return "\n".join(lines)
 
 
-def held(compared: pd.DataFrame) -> str:
+def held(compared: pd.DataFrame, board: list[Column]) -> str:
     """Seeds, twins and random controls: on how many claims they do what is expected of them, and what they do instead."""
     words = list(MARKS)
     lines = [
         "| | what it is | claims | replicated on its model | as expected | "
         + " | ".join(f"{MARKS[word]} {word}" for word in words)
-        + " |",
-        "|---|---|" + "---:|" * (3 + len(words)),
+        + " | ✓ though nothing was expected |",
+        "|---|---|" + "---:|" * (3 + len(words)) + "---|",
     ]
+    judged = {column.name: column.verdicts for column in board}
     for (name, kind), found in compared.groupby(["model", "role"], sort=False):
         counted = ((found["verdict"] == word).sum() for word in words)
         there = (found["reference"] == "replicated").sum()
-        lines.append(cells(name, ROLES[kind], len(found), there, f"{found['as_expected'].mean():.0%}", *counted))
+        others = judged[name].loc[~judged[name]["claim"].isin(found["claim"])]
+        beyond = ", ".join(others.loc[others["verdict"] == "replicated", "claim"])
+        share = f"{found['as_expected'].mean():.0%}"
+        lines.append(cells(name, ROLES[kind], len(found), there, share, *counted, beyond or "–"))
     chance = compared[(compared["role"] == "random") & (compared["verdict"] == "replicated")]
     if len(chance):
         listed = ", ".join(dict.fromkeys(chance["claim"]))
@@ -270,14 +280,13 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 def full_scoreboard(root: Path, config: Config) -> str:
     """reports/README.md: every verdict on every model."""
-    claims = [claim for case in discover_cases(root) for claim in load_claims(root, case)]
-    titles = {claim.id: claim.title + (" (amended)" if claim.amended else "") for claim in claims}
+    claims = {claim.id: claim for case in discover_cases(root) for claim in load_claims(root, case)}
     board = columns(root, config)
-    blocks = [full(column, titles, "../experiments/{case}/claims.yaml") for column in board]
+    blocks = [full(column, claims, "../experiments/{case}/claims.yaml") for column in board]
     blocks = list(filter(None, [disagreement(config, board), *blocks]))
     head = (
         f"# All verdicts\n\nWritten by `biology scoreboard` from `reports/*/verdicts.csv`. {SPEAKS} A claim that was amended "
-        "after its first verdict on a model is exploratory there, and registered on models judged later; each amendment says why."
+        "after its first verdict on a model is *exploratory* there, and registered on models judged later; each amendment says why."
     )
     return "\n\n".join([head, *blocks]) + "\n"
 
@@ -287,9 +296,9 @@ def with_scoreboard(text: str, root: Path, config: Config) -> str:
     if BEGIN not in text or END not in text:
         raise InputError(f"README.md lacks the marks {BEGIN} and {END} between which the scoreboard is written.")
     before, _, rest = text.partition(BEGIN)
-    board, compared = short(columns(root, config), discover_cases(root)), compare(root, config)
-    parts = [SPEAKS, board]
-    parts += [BESIDE, held(compared)] if len(compared) else []
+    board, compared = columns(root, config), compare(root, config)
+    parts = [SPEAKS, short(board, {case: load_claims(root, case) for case in discover_cases(root)})]
+    parts += [BESIDE, held(compared, board)] if len(compared) else []
     streams = exchanged(root, config)
     parts += [EXCHANGED, streams] if streams else []
     return f"{before}{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}{rest.partition(END)[2]}"

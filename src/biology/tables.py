@@ -117,14 +117,14 @@ SCHEMAS: dict[str, Schema] = {
         key=("item", "supernode", "layer", "pos", "feature"), ordered=True,
     ),
     # one row is the activation of a supernode, or the probability of a next token, or a line written, under an
-    # intervention
+    # intervention, and under its control: the mean of matched random features, or the line that one such set leaves
     "panel": Schema(
         {
             "item": "str", "experiment": "str", "strength": "float", "supernode_or_token": "str", "kind": "str",
-            "clean": "float", "value": "float",
+            "clean": "float", "value": "float", "control": "float",
         },
         key=("item", "experiment", "strength", "kind", "supernode_or_token"), ordered=True,
-        allowed=(("kind", ("activation", "probability", "line")),),
+        allowed=(("kind", ("activation", "probability", "line")),), missing=("control",),
     ),
     # one row is a measure of the transcoders: of a layer or of `all`, on a behaviour or on `all`
     "fidelity": Schema(
