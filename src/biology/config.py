@@ -26,7 +26,7 @@ METHOD: dict[str, int] = {
     "group": 2,
     "attribute": 4,
     "intervene": 2,
-    "exchange": 1,
+    "exchange": 2,
     "atlas": 1,
     "sweep": 2,
 }

@@ -137,24 +137,25 @@ def variation(
 def stream_contrasts(measured: pd.DataFrame, statistics: StatisticsConfig) -> pd.DataFrame:
     """For each case and stream the layer that development prompts choose, and what held-out prompts then say.
 
-    Columns: layer, n (held-out prompts), rate (the expected answer is said), wrong (the same with a wrong donor), their
-    difference with its 95 % interval over clusters.
+    Columns: layer, n (held-out prompts), rate (the expected answer is said), wrong (the same with a wrong donor, or at another
+    position), their difference with its 95 % interval over clusters.
     """
     made = []
     for (case, stream), rows in measured.groupby(["case", "stream"], sort=True):
         wide = rows.pivot_table(index=["split", "cluster", "item", "layer"], columns="arm", values="value")
-        score = wide["effect"] - wide["donor"]
+        control = "donor" if "donor" in wide else "position"
+        score = wide["effect"] - wide[control]
         if not {"dev", "heldout"} <= set(score.index.get_level_values("split")):
             continue  # a model that answers too little
         layer = int(score.loc["dev"].groupby("layer").mean().idxmax())
         held = wide.xs("heldout", level="split").xs(layer, level="layer")
-        clusters = (held["effect"] - held["donor"]).groupby("cluster").mean().to_numpy()[:, None]
+        clusters = (held["effect"] - held[control]).groupby("cluster").mean().to_numpy()[:, None]
         draws = resamples(len(clusters), statistics.bootstrap, generator(statistics.seed, "streams", case, stream))
         low, high = bootstrap_interval(clusters, draws)[:, 0]
         made.append(
             {
                 "case": case, "stream": stream, "layer": layer, "n": len(held), "rate": held["effect"].mean(),
-                "wrong": held["donor"].mean(), "difference": clusters.mean(), "low": low, "high": high,
+                "wrong": held[control].mean(), "difference": clusters.mean(), "low": low, "high": high,
             }
         )  # fmt: skip
     return pd.DataFrame(made, columns=["case", "stream", "layer", "n", "rate", "wrong", "difference", "low", "high"])

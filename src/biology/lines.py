@@ -21,6 +21,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,14 +31,15 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.bench import Bench, Setting
-from biology.case import Experiment, Line
-from biology.config import InputError
+from biology.case import Case, Experiment, Line
+from biology.config import InputError, StatisticsConfig
 from biology.continuation import Prefix, ReadOn, continued
 from biology.controls import matched_sets, moved
 from biology.interventions import Edits, intervene
 from biology.model import Edit, Model, answer_token, hooked, token_text
 from biology.perturbation import Arm, arms, choose, no_edits, positions_of
 from biology.residuals import Exchanges, exchange_residuals
+from biology.streams import answered
 from biology.tables import table
 
 TOKENS_PER_WORD = 2  # of a model of natural language, at most so many on average
@@ -247,6 +249,46 @@ def run_lines(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
         evidence += sweep(bench, f"{name}/sweep", experiment, heldout, setting)
         panel += shown(bench, name, experiment, setting)
     return table("evidence", evidence), table("panel", panel)
+
+
+def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd.DataFrame:
+    """Table `streams` of the experiments that exchange a position's stream in all layers (`layer` 0): whether the greedy line
+    then ends in the donor's word. Arm `position` is the control. No transcoder is involved.
+
+    Sets whose answers are gated by another prompt (`gated_by`) are left out.
+    """
+    prompts = answered(model, case) if case.items else pd.DataFrame()
+    named = {name: one for name, one in case.experiments.items() if one.kind == "exchange" and one.line is not None}
+    if not named or "donor" not in prompts or "gated_by" in prompts:
+        return table("streams", [])
+    nothing: Any = None
+    bench = Bench(model, nothing, case, prompts, table("supernodes", []), nothing, statistics)
+    rows: list[dict[str, object]] = []
+    for name, experiment in named.items():
+        known = prompts["correct"].tolist()
+        places = [place for place, donor in _with_donors(bench, experiment) if known[donor]]
+        if not places:
+            continue
+        words = Words(bench, experiment.line, places)  # type: ignore[arg-type]
+        steps = _steps(bench, name, experiment, words, Setting(1.0, model.n_layers - 1), experiment.controls, None)
+        for arm, (of, _) in steps.items():
+            written = write(bench, words, torch.arange(len(places)), of(1), None)
+            for number, place in enumerate(places):
+                item, cluster, split = bench.identity[place]
+                ends = words.ending(written.lines[number]) == words.planned[number]
+                rows.append(
+                    {
+                        "case": case.name, "item": item, "cluster": cluster, "split": split, "stream": name, "layer": 0,
+                        "arm": arm, "value": float(ends),
+                    }
+                )  # fmt: skip
+    return table("streams", rows)
+
+
+def _with_donors(bench: Bench, experiment: Experiment) -> list[tuple[int, int]]:
+    """The scored prompts of an experiment that have a donor, and its place."""
+    donors = bench.prompts["donor"].map(bench.place).fillna(-1).astype(int).tolist()
+    return [(place, donors[place]) for place in bench.items(experiment) if donors[place] >= 0]
 
 
 def measure_lines(

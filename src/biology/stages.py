@@ -138,13 +138,17 @@ def exchange(args: Arguments) -> None:
     import torch
 
     from biology.contrasts import stream_contrasts
+    from biology.lines import exchange_lines
     from biology.model import load_model
     from biology.streams import exchange_means
     from biology.tables import stacked, write_table
 
     model = load_model(root / entry.path, name=args.model, device=entry.device, dtype=getattr(torch, entry.dtype))
     cases = cases_of(config, root, args.model)
-    measured = stacked([exchange_means(model, case) for case in cases])
+    parts = [
+        part for case in cases for part in (exchange_means(model, case), exchange_lines(model, case, config.statistics))
+    ]
+    measured = stacked(parts)
     write_table(root / "data/runs" / args.model / "streams.parquet", measured, "streams")
     made = stream_contrasts(measured, config.statistics)
     artefacts.write_text(root / "reports" / args.model / "streams.csv", made.to_csv(index=False, lineterminator="\n"))

@@ -28,26 +28,30 @@ def exchange_means(model: Model, case: Case) -> pd.DataFrame:
 
     Arm `donor` (a wrong donor's level) is the control. Only prompts whose base, donor and wrong donor are answered count.
     """
+    if not case.streams or not case.items:
+        return table("streams", [])
+    frame = answered(model, case)
+    ids = [encode(model, text) for text in frame["text"]]
+    rows = [row for name, stream in case.streams.items() for row in _exchange(model, case, name, stream, frame, ids)]
+    return table("streams", rows)
+
+
+def answered(model: Model, case: Case) -> pd.DataFrame:
+    """The prompt set of a case, a row each, with `answer_token` and whether the model says it (`correct`)."""
     frame = pd.DataFrame(
         [{**item.model_dump(exclude={"factors"}), **item.factors} for item in case.items], dtype=object
     )
-    if not case.streams or not len(frame):
-        return table("streams", [])
     ids = [encode(model, text) for text in frame["text"]]
     pairs, first = frame[["text", "answer"]].itertuples(index=False), case.first_token
     answer = np.array([answer_token(model, *pair, first=first) for pair in pairs])
     said = np.zeros(len(frame), dtype=int)
     for places, batch in length_batches(ids, 256):
         said[places.numpy()] = run(model, token_batch(model, batch), positions=-1)[0][:, -1].argmax(-1).cpu().numpy()
-    right = said == answer
-    rows = [
-        row for name, stream in case.streams.items() for row in _exchange(model, case, name, stream, frame, ids, right)
-    ]
-    return table("streams", rows)
+    return frame.assign(answer_token=answer, correct=said == answer)
 
 
 def _exchange(
-    model: Model, case: Case, name: str, stream: Stream, frame: pd.DataFrame, ids: list[list[int]], right: np.ndarray
+    model: Model, case: Case, name: str, stream: Stream, frame: pd.DataFrame, ids: list[list[int]]
 ) -> list[dict[str, object]]:
     columns = {stream.factor, stream.donor, f"wrong_{stream.donor}", *stream.apart, *stream.only}
     columns |= {stream.expected} if stream.expected else set()
@@ -61,8 +65,9 @@ def _exchange(
         arm: frame[column].map(place.get).fillna(-1).astype(int).to_numpy()
         for arm, column in zip(ARMS, (stream.donor, f"wrong_{stream.donor}"), strict=True)
     }
-    answered = right & np.all([right[found] & (found >= 0) for found in donors.values()], axis=0)
-    bases = np.flatnonzero(scored.to_numpy() & answered)
+    right = frame["correct"].to_numpy(dtype=bool)
+    known = right & np.all([right[found] & (found >= 0) for found in donors.values()], axis=0)
+    bases = np.flatnonzero(scored.to_numpy() & known)
     expected = (
         frame[stream.expected] if stream.expected else frame["answer"].iloc[donors["effect"]].set_axis(frame.index)
     )

@@ -155,7 +155,8 @@ SCHEMAS: dict[str, Schema] = {
         key=("dictionary", "variant", "target"), ordered=True,
         allowed=(("variant", ("shipped", "thinned", "pruned")),),
     ),
-    # one row is a scored prompt whose stream at a layer was exchanged for the mean of a donor's level (streams.py)
+    # one row is a scored prompt whose stream at a layer was exchanged for the mean of a donor's level (streams.py), or in all
+    # layers for a donor's own (lines.py)
     "streams": Schema(
         {
             "case": "str", "stream": "str", "item": "str", "cluster": "str", "split": "str", "layer": "int", "arm": "str",
