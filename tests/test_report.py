@@ -11,7 +11,7 @@ import pytest
 from multi_hop_tables import write_repository
 
 from biology import pages, report, scoreboard, wording
-from biology.case import load_case
+from biology.case import Claim, load_case, load_claims
 from biology.config import InputError, load_config
 from biology.tables import read_table, write_table
 
@@ -246,9 +246,27 @@ def test_what_meaningless_transcoders_replicate_is_named():
         }
         for claim, verdict, ok in (("a-1", "replicated", False), ("a-2", "not replicated", True))
     ]
-    said = scoreboard.held(pd.DataFrame(rows))
+    judged = pd.DataFrame({"claim": ["a-1", "a-2", "a-3"], "verdict": ["replicated", "not replicated", "replicated"]})
+    board = [scoreboard.Column("nothing", "random", "elegans", judged)]
+    said = scoreboard.held(pd.DataFrame(rows), board)
     assert "wherever they are replicated: a-1." in said
-    assert "wherever they are replicated" not in scoreboard.held(pd.DataFrame(rows[1:]))
+    assert "wherever they are replicated" not in scoreboard.held(pd.DataFrame(rows[1:]), board)
+    assert said.split("\n")[2].endswith("| a-3 |")  # replicated, and nobody had said that it would not be
+
+
+def test_a_claim_that_was_amended_after_a_verdict_explores_that_model(root):
+    claims = {claim.id: claim for claim in load_claims(root, "multi_hop")}
+    name, claim = next(iter(claims.items()))
+    amendment = {"date": "2026-11-20", "reason": "seen on elegans", "previous": "0" * 64, "seen_on": ["elegans"]}
+    changed = Claim.model_validate(claim.model_dump() | {"amended": amendment})
+    column = scoreboard.columns(root, load_config(root / "config.yaml"))[0]
+    assert column.name == "elegans" and changed.explores("elegans") and not changed.explores("elegans-seed1")
+    line = next(line for line in scoreboard.full(column, {name: changed}, "{case}").split("\n") if f"[{name}]" in line)
+    assert "**, exploratory |" in line
+    assert "exploratory" not in scoreboard.full(column, {name: claim}, "{case}")
+    last = scoreboard.short([column], {"multi_hop": [changed]}).split("\n")[-1]
+    replicated = column.by_claim["multi_hop", name]["verdict"] == "replicated"
+    assert last.endswith(f"| {int(replicated)} |")
 
 
 def test_exchanges_without_transcoders_stand_in_the_scoreboard(root, tmp_path):

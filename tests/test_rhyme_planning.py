@@ -86,7 +86,7 @@ def test_titles_state_what_was_measured():
     )
     assert (
         title("rewritten_lines", tables)
-        == "1 of 2 interventions make the line end in another word that a line can end in"
+        == "1 of 2 interventions make the line end in another word that a line can end in, 0 of 2 controls"
     )
     assert "resample 0%" in title("carriers", tables) and "resample hidden 75%" in title("carriers", tables)
     assert "0% at the newline" in title("position_sweep", tables_with(newline=0.0)).replace("of couplets ", "")

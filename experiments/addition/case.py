@@ -52,7 +52,7 @@ def operand_plots(tables: Tables, subject: str | None = None, case: object = Non
     groups = sorted(
         shown.groupby(["at", "family"]), key=lambda pair: (list(TOKEN).index(pair[0][0]), order[pair[0][1]])
     )
-    figure = canvas(6.6, 1.62 * len(groups), layout="constrained")
+    figure = canvas(6.6, 1.76 * len(groups), layout="constrained")
     grid = figure.subplots(len(groups), 4, squeeze=False)
     for line, ((at, family), group) in zip(grid, groups, strict=True):
         for axes in line:
@@ -64,9 +64,10 @@ def operand_plots(tables: Tables, subject: str | None = None, case: object = Non
             image[cells["b"], cells["a"]] = cells["activation"]
             axes.axis("on")
             axes.imshow(image, origin="lower", cmap="magma", interpolation="nearest", vmin=0, rasterized=True)
-            axes.set(
-                xticks=[0, 50, 99], yticks=[0, 50, 99], xlabel=f"layer {row.layer}, {row.feature}: R² {row.r2:.2f}"
-            )
+            what = {"ones": "ones digit", "range": f"band of {row.width}", "periodic": f"{row.frequency} × per 100"}
+            condition = f"{what[row.digit]}, " if row.digit in what else ""
+            axes.set(xticks=[0, 50, 99], yticks=[0, 50, 99])
+            axes.set_xlabel(f"layer {row.layer}, {row.feature}:\n{condition}R² {row.r2:.2f}")
             axes.xaxis.label.set_fontsize(size(-2))
             axes.tick_params(labelsize=size(-3), length=2)
     at_end = own[own["at"] == "last"]
@@ -77,7 +78,8 @@ def operand_plots(tables: Tables, subject: str | None = None, case: object = Non
         figure,
         f"Operand plots: lookups and sums hold {share:.0%} of the activity at the equals sign; {ones} of {len(fitted)} read ones digits",
         "Activation on calc: a+b= by a (across) and b (up), for the most active features of each family and token; R² is "
-        "that of the family's model on cells it was not fitted to. White cells are sums that the model was never taught.",
+        "that of the family's model on cells it was not fitted to. Below each, what its condition is about: the ones digit, the "
+        "narrowest band of numbers that holds it, or how often it repeats. White cells are sums that the model was never taught.",
     )
 
 

@@ -101,42 +101,51 @@ def rewritten_lines(tables: Tables, subject: str | None = None, case=None) -> Fi
     """The second lines of the paper's couplet, in full, as they are written under each intervention."""
     panel, prompts = tables["panel"], tables["prompts"].set_index("item")
     panel = panel[panel["kind"] == "line"]
-    rows: list[tuple[str, str, str]] = []
+    rows: list[tuple[str, str, str, bool]] = []
     for (name, item), lines in panel.groupby(["experiment", "item"], sort=False):
         strength = judged_strength(tables, str(name), lines["strength"])
         lines = lines[lines["strength"] == strength]
         if not rows:
             clean = lines.loc[lines["clean"] == 1, "supernode_or_token"].iloc[0]
-            rows.append(("no intervention", "", clean))
+            rows.append(("no intervention", "", clean, False))
         kind = case.experiments[str(name)].kind
         donor = prompts.loc[item, "donor"]
         told = f"M = {signed(strength)}" if kind in ("inhibit", "swap", "inject") else "residual stream"
         if kind in ("swap", "inject", "exchange") and donor in prompts.index:
             told += f", donor plans {prompts.loc[donor, 'word']}"
-        rows.append((words(str(name)), told, lines.loc[lines["value"] == 1, "supernode_or_token"].iloc[0]))
+        rows.append((words(str(name)), told, lines.loc[lines["value"] == 1, "supernode_or_token"].iloc[0], False))
+        control = "at the comma" if kind == "exchange" else "matched random features"
+        beside = lines.loc[lines["control"] == 1, "supernode_or_token"]
+        rows += [("", control, line, True) for line in beside]
     first = max(text_width(name, size(), BOLD) for name, *_ in rows) + 0.25
-    second = max(text_width(told, size(-1)) for _, told, _ in rows) + 0.25
-    third = max(text_width(line, size()) for *_, line in rows) + 0.4
+    second = max(text_width(told, size(-1)) for _, told, *_ in rows) + 0.25
+    third = max(text_width(line, size()) for *_, line, _ in rows) + 0.4
     step, top = 0.27, 0.27 * len(rows)
     figure, axes = blank(first + second + third, top + 0.1)
     shared = str(prompts.loc[panel["item"].iloc[0], "text"]).split("\n")[1]
-    for number, (name, told, line) in enumerate(rows):
+    for number, (name, told, line, control) in enumerate(rows):
         y = top - step * (number + 0.5) + 0.05
-        axes.plot([0, first + second + third], [y + step / 2] * 2, color=colour("grid.color"), linewidth=0.6)
+        if not control:
+            axes.plot([0, first + second + third], [y + step / 2] * 2, color=colour("grid.color"), linewidth=0.6)
         axes.text(0, y, name, va="center_baseline", weight=BOLD)
         axes.text(first, y, told, va="center_baseline", fontsize=size(-1), color=colour("axes.edgecolor"))
         rest, _, last = line.rpartition(" ")
-        written = axes.text(first + second, y, label(rest), va="center_baseline")
+        ink = colour("axes.edgecolor" if control else "text.color")
+        written = axes.text(first + second, y, label(rest), va="center_baseline", color=ink)
         axes.annotate(
             label(last), (1, y), xycoords=(written, "data"), xytext=(4, 0), textcoords="offset points",
-            va="center_baseline", weight=BOLD, color="C0",
+            va="center_baseline", weight=BOLD, color=ink if control else "C0",
         )  # fmt: skip
-    ends = [line.rpartition(" ")[2] for *_, line in rows]
-    changed = sum(end != ends[0] and end in set(prompts["word"]) for end in ends[1:])
+    other = set(prompts["word"]) - {rows[0][2].rpartition(" ")[2]}
+    changed, beside = (
+        [line.rpartition(" ")[2] in other for *_, line, control in rows[1:] if control is of] for of in (False, True)
+    )
     return captioned(
         figure,
-        f"{changed} of {len(rows) - 1} interventions make the line end in another word that a line can end in",
-        f"Line 2 after “{shared}”, greedy, in full; the word that ends it is coloured. Where agreement words are forced, "
+        f"{sum(changed)} of {len(changed)} interventions make the line end in another word that a line can end in, "
+        f"{sum(beside)} of {len(beside)} controls",
+        f"Line 2 after “{shared}”, greedy, in full; the word that ends it is coloured. In grey its control: one matched set of "
+        "random features, or the same exchange at the comma. Where agreement words are forced, "
         "the first word and the word after “was” are those of the line without intervention; where line 1 is hidden, the new "
         "line can see nothing of it but the newline.",
     )

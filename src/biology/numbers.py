@@ -45,9 +45,11 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
     for name, entry in config.models.items():
         path = root / "reports" / name / "verdicts.csv"
         if path.is_file():
-            verdicts = list(read_table(path, "verdicts")["verdict"])
+            judged = read_table(path, "verdicts")
+            verdicts, replicated = list(judged["verdict"]), set(judged.loc[judged["verdict"] == "replicated", "claim"])
             found |= {f"{name}.{word.replace(' ', '_')}": verdicts.count(word) for word in VERDICTS}
             found[f"{name}.claims"] = len(verdicts)
+            found[f"{name}.exploratory"] = sum(claim.id in replicated and claim.explores(name) for claim in claims)
         if (root / entry.path / "model.safetensors").is_file():
             found[f"{name}.parameters"] = parameters(root / entry.path / "model.safetensors")
         record = root / entry.path / "record.json"
