@@ -47,7 +47,7 @@ def planted(tiny_model) -> Bench:
         name="toy", folder=Path("toy"), paper=Paper(section="", url=""), prompts={}, supernodes={"word": rule},
         experiments={"census": CENSUS},
     )  # fmt: skip
-    return Bench(model, transcoders, case, prompts, table("supernodes", []), cache, StatisticsConfig(control_draws=2))
+    return Bench(model, case, prompts, StatisticsConfig(control_draws=2), transcoders, table("supernodes", []), cache)
 
 
 def test_a_planted_level_is_found_where_it_is_and_a_null_is_not(tiny_model):

@@ -69,7 +69,7 @@ def bench_of(model, active, experiment: Experiment, members=()) -> Bench:
         if (layer, 3, feature) in there
     ]
     transcoders = random_transcoders(model, n_features=WIDTH)
-    return Bench(model, transcoders, case, frame, table("supernodes", rows), cache, StatisticsConfig(control_draws=3))
+    return Bench(model, case, frame, StatisticsConfig(control_draws=3), transcoders, table("supernodes", rows), cache)
 
 
 def means(bench: Bench) -> dict[tuple[str, str], float]:

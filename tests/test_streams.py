@@ -9,6 +9,7 @@ import pytest
 from biology.case import Case, Stream, load_case
 from biology.config import InputError, StatisticsConfig
 from biology.contrasts import stream_contrasts
+from biology.lines import exchange_lines
 from biology.model import Model, load_model
 from biology.streams import exchange_means
 from biology.tables import table
@@ -75,3 +76,23 @@ def test_development_prompts_choose_the_layer_and_held_out_ones_are_counted():
     assert made["low"] < 0.7 < made["high"] and made["high"] - made["low"] < 0.25
     assert made["difference"] == pytest.approx(made["rate"] - made["wrong"], abs=0.01)
     assert stream_contrasts(pd.DataFrame(table("streams", [])), StatisticsConfig()).empty
+
+
+def test_the_newline_holds_the_line_and_the_comma_does_not(model):
+    """With line 1 hidden, the exchanged newline alone decides how line 2 ends; with line 1 in sight and the words on the way
+    forced, it decides nothing. No transcoder is at hand."""
+    whole = load_case(ROOT, "rhyme_planning")
+    items = {item.item: item for item in whole.items}
+    scored = [item for item in whole.items if item.role == "score" and item.factors["set"] == "other"][:8]
+    chosen = {item.item: item for item in scored} | {
+        item.factors["donor"]: items[item.factors["donor"]] for item in scored
+    }
+    names = ("resample_hidden", "resample_forced")
+    experiments = {name: whole.experiments[name] for name in names}
+    part = whole.model_copy(update={"items": tuple(chosen.values()), "experiments": experiments})
+    measured = exchange_lines(model, part, StatisticsConfig())
+    rate = measured.groupby(["stream", "arm"])["value"].mean()
+    assert rate["resample_hidden", "effect"] == 1 and rate["resample_hidden", "position"] == 0
+    assert rate["resample_forced", "effect"] == 0
+    assert set(measured["layer"]) == {0} and {item.item for item in scored} <= set(measured["item"])
+    assert exchange_lines(model, whole.model_copy(update={"experiments": {}}), StatisticsConfig()).empty

@@ -79,4 +79,4 @@ def toy_bench(
         supernodes={"own": SupernodeRule(), "watched": SupernodeRule()}, experiments=experiments,
     )  # fmt: skip
     statistics = StatisticsConfig(control_draws=draws, seed=seed)
-    return Bench(model, transcoders, case, prompts, members_of(prompts, cache), cache, statistics)
+    return Bench(model, case, prompts, statistics, transcoders, members_of(prompts, cache), cache)

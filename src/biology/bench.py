@@ -40,48 +40,21 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Bench:
-    """What every experiment of a case needs: prompts (rows in the order of the cache) and members of supernodes."""
+class Prompted:
+    """The prompts of a case as a model reads them: all that an experiment without transcoders needs."""
 
     model: Model
-    transcoders: TranscoderSet
     case: Case
     prompts: pd.DataFrame
-    members: pd.DataFrame
-    cache: FeatureCache
     statistics: StatisticsConfig
-    operands: pd.DataFrame | None = None
-    """Table `operands` of cases that read operand plots."""
-
-    @cached_property
-    def numbers(self) -> Int[Tensor, " vocab"]:
-        """The number that each token writes."""
-        return token_numbers(self.model)
 
     @cached_property
     def ids(self) -> list[list[int]]:
         return [encode(self.model, text) for text in self.prompts["text"]]
 
     @cached_property
-    def finder(self) -> Finder:
-        return Finder(self.model, self.transcoders, self.case, self.prompts, self.cache, self.operands)
-
-    def random_finder(self, prompts: pd.DataFrame) -> Finder:
-        """What the rules find on these prompts with transcoders of shuffled weights."""
-        return random_finder(self.model, self.transcoders, self.case, prompts, self.statistics.seed, self.operands)
-
-    @cached_property
     def place(self) -> dict[str, int]:
         return {item: place for place, item in enumerate(self.prompts["item"])}
-
-    @cached_property
-    def sites(self) -> dict[tuple[str, str], list[Member]]:
-        """Members by (item, supernode)."""
-        found: dict[tuple[str, str], list[Member]] = {}
-        columns = ["item", "supernode", "layer", "pos", "feature", "activation"]
-        for item, supernode, *member in self.members[columns].itertuples(index=False, name=None):
-            found.setdefault((item, supernode), []).append(Member(*member))
-        return found
 
     @cached_property
     def identity(self) -> list[tuple[str, str, str]]:
@@ -99,6 +72,39 @@ class Bench:
         for column, value in experiment.only.items():
             chosen &= self.prompts[column] == value
         return np.flatnonzero(chosen & self.prompts["correct"]).tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class Bench(Prompted):
+    """What every experiment of a case needs: prompts (rows in the order of the cache) and members of supernodes."""
+
+    transcoders: TranscoderSet
+    members: pd.DataFrame
+    cache: FeatureCache
+    operands: pd.DataFrame | None = None
+    """Table `operands` of cases that read operand plots."""
+
+    @cached_property
+    def numbers(self) -> Int[Tensor, " vocab"]:
+        """The number that each token writes."""
+        return token_numbers(self.model)
+
+    @cached_property
+    def finder(self) -> Finder:
+        return Finder(self.model, self.transcoders, self.case, self.prompts, self.cache, self.operands)
+
+    def random_finder(self, prompts: pd.DataFrame) -> Finder:
+        """What the rules find on these prompts with transcoders of shuffled weights."""
+        return random_finder(self.model, self.transcoders, self.case, prompts, self.statistics.seed, self.operands)
+
+    @cached_property
+    def sites(self) -> dict[tuple[str, str], list[Member]]:
+        """Members by (item, supernode)."""
+        found: dict[tuple[str, str], list[Member]] = {}
+        columns = ["item", "supernode", "layer", "pos", "feature", "activation"]
+        for item, supernode, *member in self.members[columns].itertuples(index=False, name=None):
+            found.setdefault((item, supernode), []).append(Member(*member))
+        return found
 
     def edits(self, experiment: Experiment, places: Sequence[int], setting: Setting, *, wrong: bool = False) -> "Push":
         """The edits of an experiment, a row for each prompt, and where the injected features come from (`wrong`: from the

@@ -21,7 +21,6 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import cache, cached_property, partial
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -30,7 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.bench import Bench, Setting
+from biology.bench import Bench, Prompted, Setting
 from biology.case import Case, Experiment, Line
 from biology.config import InputError, StatisticsConfig
 from biology.continuation import Prefix, ReadOn, continued
@@ -51,7 +50,7 @@ Read = Callable[[Int[Tensor, " row"], list[Prefix]], Float[Tensor, "row vocab"]]
 class Words:
     """The tokens that outcomes ask about, for each of some prompts; -1 where there is none."""
 
-    bench: Bench
+    bench: Prompted
     rule: Line
     places: Sequence[int]
 
@@ -158,7 +157,7 @@ class Written:
 
 
 def write(
-    bench: Bench, words: Words, item: Int[Tensor, " row"], read: Read, generator: np.random.Generator | None
+    bench: Prompted, words: Words, item: Int[Tensor, " row"], read: Read, generator: np.random.Generator | None
 ) -> Written:
     """Every row writes a line after the prompt of its item; sampled if a generator is given."""
     numbers = item.tolist()
@@ -211,7 +210,7 @@ def held(bench: Bench, edits: Edits) -> Read:
 
 
 def exchanged(
-    bench: Bench, donor: Int[Tensor, " row"], pos: Int[Tensor, " row"], donor_pos: Int[Tensor, " row"]
+    bench: Prompted, donor: Int[Tensor, " row"], pos: Int[Tensor, " row"], donor_pos: Int[Tensor, " row"]
 ) -> Read:
     """The residual stream of each row at `pos` is, in every layer, that of its donor at `donor_pos`."""
     layers = bench.model.n_layers + 1
@@ -261,8 +260,7 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
     named = {name: one for name, one in case.experiments.items() if one.kind == "exchange" and one.line is not None}
     if not named or "donor" not in prompts or "gated_by" in prompts:
         return table("streams", [])
-    nothing: Any = None
-    bench = Bench(model, nothing, case, prompts, table("supernodes", []), nothing, statistics)
+    bench = Prompted(model, case, prompts, statistics)
     rows: list[dict[str, object]] = []
     for name, experiment in named.items():
         known = prompts["correct"].tolist()
@@ -270,9 +268,8 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
         if not places:
             continue
         words = Words(bench, experiment.line, places)  # type: ignore[arg-type]
-        steps = _steps(bench, name, experiment, words, Setting(1.0, model.n_layers - 1), experiment.controls, None)
-        for arm, (of, _) in steps.items():
-            written = write(bench, words, torch.arange(len(places)), of(1), None)
+        for arm, steps in _exchanges(bench, name, experiment, words, experiment.controls).items():
+            written = write(bench, words, torch.arange(len(places)), steps(1), None)
             for number, place in enumerate(places):
                 item, cluster, split = bench.identity[place]
                 ends = words.ending(written.lines[number]) == words.planned[number]
@@ -285,7 +282,7 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
     return table("streams", rows)
 
 
-def _with_donors(bench: Bench, experiment: Experiment) -> list[tuple[int, int]]:
+def _with_donors(bench: Prompted, experiment: Experiment) -> list[tuple[int, int]]:
     """The scored prompts of an experiment that have a donor, and its place."""
     donors = bench.prompts["donor"].map(bench.place).fillna(-1).astype(int).tolist()
     return [(place, donors[place]) for place in bench.items(experiment) if donors[place] >= 0]
@@ -325,25 +322,28 @@ def _steps(
     draws: int | None,
 ):  # noqa: ANN202
     """For every arm, a function from the number of lines per row to what writes them, and its rows per prompt."""
-    places = words.places
     if experiment.kind == "exchange":
-        sites = {"effect": experiment.at} | ({"position": experiment.elsewhere} if "position" in controls else {})
-        donors = words.donors
-        if min(donors, default=0) < 0:
-            raise InputError(
-                f"case {bench.case.name}: experiment '{name}' exchanges with donors, and a prompt has none"
-            )
-
-        def of(at: str):  # noqa: ANN202
-            pos, donor_pos = positions_of(bench, places, at), positions_of(bench, donors, at)
-            each = (torch.tensor(donors), pos, donor_pos)
-            return lambda times: exchanged(bench, *(part.repeat_interleave(times) for part in each))
-
-        return {arm: (of(at), 1) for arm, at in sites.items()}
+        return {arm: (of, 1) for arm, of in _exchanges(bench, name, experiment, words, controls).items()}
     if "direction" in controls:
         raise InputError(f"case {bench.case.name}: experiment '{name}' writes lines and has no control 'direction'")
-    found = arms(bench, name, experiment, places, setting, controls, draws)
+    found = arms(bench, name, experiment, words.places, setting, controls, draws)
     return {arm: (lambda times, one=one: held(bench, repeated(one, times)), one.repeats) for arm, one in found.items()}
+
+
+def _exchanges(
+    bench: Prompted, name: str, experiment: Experiment, words: Words, controls: Sequence[str]
+) -> dict[str, Callable[[int], Read]]:
+    """For every arm of an exchange, a function from the number of lines per row to what writes them."""
+    places, donors = words.places, words.donors
+    sites = {"effect": experiment.at} | ({"position": experiment.elsewhere} if "position" in controls else {})
+    if min(donors, default=0) < 0:
+        raise InputError(f"case {bench.case.name}: experiment '{name}' exchanges with donors, and a prompt has none")
+
+    def of(at: str) -> Callable[[int], Read]:
+        each = (torch.tensor(donors), positions_of(bench, places, at), positions_of(bench, donors, at))
+        return lambda times: exchanged(bench, *(part.repeat_interleave(times) for part in each))
+
+    return {arm: of(at) for arm, at in sites.items()}
 
 
 def repeated(arm: Arm, times: int) -> Edits:

@@ -16,7 +16,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.bench import Bench, Setting
+from biology.bench import Bench, Prompted, Setting
 from biology.case import Experiment
 from biology.controls import directions, matched_sets, moved
 from biology.interventions import Edits, Injections, intervene
@@ -151,7 +151,7 @@ def no_edits() -> Edits:
     return Edits(empty, empty, empty, empty, torch.zeros(0, dtype=torch.float64))
 
 
-def positions_of(bench: Bench, places: Sequence[int], at: str) -> Int[Tensor, " item"]:
+def positions_of(bench: Prompted, places: Sequence[int], at: str) -> Int[Tensor, " item"]:
     """The position that `at` names in each of some prompts."""
     rows = [bench.prompts.iloc[place].to_dict() for place in places]
     where = f"case {bench.case.name}, prompt"

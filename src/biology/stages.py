@@ -365,7 +365,7 @@ def _bench(args: Arguments) -> Bench:
     prompts = read_table(folder / "cache.parquet", "prompts")
     members = read_table(folder / "group.parquet", "supernodes")
     operands = read_table(folder / "group_operands.parquet", "operands")
-    return Bench(model, transcoders, case, prompts, members, _features(folder), config.statistics, operands)
+    return Bench(model, case, prompts, config.statistics, transcoders, members, _features(folder), operands)
 
 
 def _features(folder: Path) -> FeatureCache:
