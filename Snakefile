@@ -398,7 +398,9 @@ rule exchange:
         gpu=gpu,
     params:
         model=lambda w: CONFIG.model(w.model).identity,
-        cases=lambda w: [fingerprint(CASES[w.model, case], "items", "streams", "experiments") for case in MODELS[w.model]],
+        cases=lambda w: [
+            fingerprint(CASES[w.model, case], "items", "streams", "experiments") for case in MODELS[w.model]
+        ],
         statistics=CONFIG.statistics.model_dump_json(),
         method=METHOD["exchange"],
     message:

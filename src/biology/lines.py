@@ -284,7 +284,7 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
 
 def _with_donors(bench: Prompted, experiment: Experiment) -> list[tuple[int, int]]:
     """The scored prompts of an experiment that have a donor, and its place."""
-    donors = bench.prompts["donor"].map(bench.place).fillna(-1).astype(int).tolist()
+    donors = [bench.place.get(item, -1) for item in bench.prompts["donor"]]
     return [(place, donors[place]) for place in bench.items(experiment) if donors[place] >= 0]
 
 

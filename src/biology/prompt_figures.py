@@ -1,7 +1,7 @@
 """Figures of one prompt: its simplified attribution graph, and what interventions did to it."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
-# pyright: reportAssignmentType=false, reportReturnType=false, reportOperatorIssue=false
+# pyright: reportAssignmentType=false, reportReturnType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
 # (indexing a DataFrame may give a Series or a DataFrame; the checker cannot tell)
 
 from __future__ import annotations
