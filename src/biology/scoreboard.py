@@ -232,7 +232,7 @@ def exchanged(root: Path, config: Config) -> str:
     paths = [(name, root / "reports" / name / "streams.csv") for name in config.models]
     tables = {name: pd.read_csv(path) for name, path in paths if path.is_file()}
     told = {
-        name: {f"{row.case.replace('_', ' ')}: {row.stream}": f"{number(row.difference)} [{number(row.low)}, {number(row.high)}]"
+        name: {f"{row.case}: {row.stream}".replace("_", " "): f"{number(row.difference)} [{number(row.low)}, {number(row.high)}]"
                for row in table.itertuples()} for name, table in tables.items()
     }  # fmt: skip
     told = {name: row for name, row in told.items() if row}  # a model of the addition case alone exchanges nothing
