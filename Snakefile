@@ -45,7 +45,7 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 
-GROWN_HERE = ("seed", "size", "twin")
+GROWN_HERE = ("seed", "size", "extended", "twin")
 CONTROLS = [model for model in MODELS if CONFIG.model(model).role != "model"]
 PAIRS = [(model, case) for model, cases in MODELS.items() if model not in CONTROLS for case in cases]
 RUN = "data/runs/{model}/{case}"
@@ -122,7 +122,7 @@ rule:
 
 
 rule:
-    """The verdicts of further seeds and sizes, and of twins and random controls, in which no mechanism may be found."""
+    """The verdicts of further seeds, sizes and corpora, and of twins and random controls, in which no mechanism may be found."""
     name:
         "robustness/all"
     input:

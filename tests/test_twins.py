@@ -11,7 +11,7 @@ import pytest
 from biology.config import InputError
 from biology.corpus import LANGUAGES, PAPER_CITIES, PAPER_CONCEPT, PAPER_SUMS, SUM_FORMS, Corpus
 from biology.prompts import PROMPT_SETS, prompt_set
-from biology.twins import TWINS, Base12, Mod113, Rote, shuffled, twin
+from biology.twins import EXPRESSIONS, TWINS, Base12, Brackets, Mod113, Rote, shuffled, twin
 from biology.vocabulary import tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -100,6 +100,38 @@ def test_arithmetic_twins():
     assert (digits["ones: 23="], digits["tens: 23="], digits["ones: 7+8="]) == ("11", "1", "3")
     assert Base12().total("", 60, 70) == 130 and Mod113().total("", 60, 70) == 17
     assert "digit" not in Mod113().blocks
+
+
+def test_an_extended_corpus_asks_of_expressions_and_leaves_the_rest_as_it_was(elegans):
+    corpus = Brackets()
+    answers = {item.prompt: item.answer for item in corpus.expressions}
+    assert [answers[f"calc: (4+5){behind}="] for behind, _ in EXPRESSIONS.values()] == ["18", "27", "0"]
+    pairs = {(a, b) for (a, b), split in elegans.addition_split.items() if split == "train"}
+    taught = [dict(item.factors) for item in corpus.expressions if corpus.taught(item)]
+    assert taught and all((int(factors["a"]), int(factors["b"])) in pairs for factors in taught)
+    words, more = (set(tokenizer(one).get_vocab()) for one in (elegans, corpus))
+    assert more - words == {"(", ")", "*", "-"} - words and words < more
+    asked = prompt_set("addition", corpus).set_index("item")
+    assert "calc: (4+5)*3=" in set(asked.loc[asked["role"] == "score", "text"])
+    known = prompt_set("addition", elegans)
+    plain = asked.reset_index()[known.columns]
+    grid, same = (one[(one["role"] == "select") & (one["set"] == "calc")] for one in (plain, known))
+    assert grid.reset_index(drop=True).equals(same.reset_index(drop=True))
+
+
+def test_donors_of_an_expression_change_the_sum_or_the_kind_alone():
+    asked = prompt_set("addition", Brackets()).set_index("item")
+    scored = asked[(asked["role"] == "score") & (asked["set"] == "brackets")]
+    assert scored["split"].value_counts()["heldout"] > 256
+    for row in scored.itertuples():
+        donor, wrong, kind, plain = (
+            asked.loc[item] for item in (row.donor, row.wrong_donor, row.kind_donor, row.plain)
+        )
+        assert donor["kind"] == wrong["kind"] == row.kind and kind["kind"] != row.kind
+        assert kind["operands"] == plain["operands"] == row.operands
+        assert (
+            len({row.answer, donor["answer"], wrong["answer"]}) == 3 and donor["split"] == wrong["split"] == row.split
+        )
 
 
 def test_shuffled_keeps_the_values_and_what_is_to_be_kept():

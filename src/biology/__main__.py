@@ -80,7 +80,10 @@ PAGE: Options = {
 }
 GROWTH: Options = {
     "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
-    "--twin": {"metavar": "NAME", "help": "grow a twin that lacks the mechanisms (rote, base12 or mod113)"},
+    "--twin": {
+        "metavar": "NAME",
+        "help": "grow a twin that lacks the mechanisms (rote, base12 or mod113), or one that was taught more (brackets)",
+    },
     "--width": {"type": int, "metavar": "N", "help": "grow a model of this width (128, a multiple of 8)"},
     "--out": {
         "metavar": "DIR",

@@ -226,6 +226,12 @@ class Experiment(Strict):
     prompts: tuple[str, ...] = ()
     """Named prompts to show it on."""
 
+    def names(self, outcomes: Collection[str] | None = None) -> set[str | None]:
+        """All that it names which may be a supernode: what it holds, injects or passes through, and what `outcomes` (its own)
+        watch."""
+        watched = (outcome.partition(":")[2] for outcome in (self.outcomes if outcomes is None else outcomes))
+        return {self.inhibit, self.inject, self.through, *self.of, *watched}
+
 
 class Source(Strict):
     """Section of the paper, and how well we know what it says (see CONTRIBUTING.md)."""

@@ -199,8 +199,13 @@ def _measure_part(
     where = f"claim '{claim.id}', part '{part.name}'"
     if claim.untestable:
         return Measured(claim, part, meta, passed=0, attempted=0, untestable=claim.untestable)
-    for column, level in meta.scope.get(part.experiment, {}).items():
+    scope = meta.scope.get(part.experiment, {})
+    for column, level in scope.items():
         heldout = heldout.loc[heldout[column] == level]
+    if scope and not len(heldout):
+        of = ", ".join(f"{column} {level}" for column, level in scope.items())
+        reason = f"this model is asked no prompts of {of}, on which experiment '{part.experiment}' rests"
+        return Measured(claim, part, meta, passed=0, attempted=0, untestable=reason)
     if claim.gate not in heldout or heldout[claim.gate].dtype != bool:
         raise InputError(f"{where}: gate '{claim.gate}' is no column of true and false in table 'prompts'.")
     passing = heldout.loc[heldout[claim.gate], "item"]

@@ -169,13 +169,13 @@ class ModelConfig(Strict):
     shuffled: int | None = Field(default=None, ge=0)
     """Seed with which the entries of every encoder and decoder vector are permuted: transcoders of the same lengths without
     a meaning, the null of the whole pipeline."""
-    role: Literal["model", "seed", "size", "twin", "random"] = "model"
-    """`figures/all` runs models; `robustness/all` runs further seeds and sizes of one, twins that lack a mechanism, and controls
-    whose transcoders mean nothing."""
+    role: Literal["model", "seed", "size", "extended", "twin", "random"] = "model"
+    """`figures/all` runs models; `robustness/all` runs further seeds and sizes of one, those whose corpus was extended so that a
+    claim can be asked, twins that lack a mechanism, and controls whose transcoders mean nothing."""
     of: str | None = None
-    """The model that a seed, a size, a twin or a control is compared with."""
+    """The model that a seed, a size, a twin or a control is compared with, or whose corpus was extended."""
     corpus: str | None = None
-    """The twin (`twins.py`) whose corpus says what the answers to the cases' prompts are."""
+    """The corpus of `twins.py` that says what the answers to the cases' prompts are."""
 
     @model_validator(mode="before")
     @classmethod

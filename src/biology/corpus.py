@@ -299,10 +299,12 @@ class Corpus:
         return items
 
     # ------------------------------------------------------------------------------------------------- addition
+    paper_sums: tuple[tuple[int, int], ...] = PAPER_SUMS
+
     @cached_property
     def addition_split(self) -> dict[tuple[int, int], str]:
         return {
-            pair: split_of("addition", pair, 0.2, test=pair in PAPER_SUMS)
+            pair: split_of("addition", pair, 0.2, test=pair in self.paper_sums)
             for pair in itertools.product(range(100), range(100))
         }
 
@@ -325,6 +327,11 @@ class Corpus:
     def disguised(self) -> list[Item]:
         """The same sums, the same split, in two other forms."""
         return self.sums("disguised", [SUM_FORMS["sum_of"], SUM_FORMS["fruit"]])
+
+    @cached_property
+    def expressions(self) -> list[Item]:
+        """Sums inside larger expressions: elegans is taught none."""
+        return []
 
     base = 10
     """Of the digits that are asked for."""

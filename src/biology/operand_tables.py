@@ -241,6 +241,8 @@ def operand_evidence(bench: Bench) -> pd.DataFrame:
 
 def _reuse(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, object]]:
     prompts, supernode, places = bench.prompts, experiment.of[0], bench.items(experiment)
+    if not places:
+        return []
     looks = [("effect", "plain", bench.finder), ("donor", "wrong_plain", bench.finder)]
     if "random" in experiment.controls:
         needed = {*prompts["item"].iloc[places], *prompts["plain"].iloc[places]}

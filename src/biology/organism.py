@@ -89,7 +89,11 @@ class Feed:
     """Training batches as a function of (seed, step)."""
 
     # Blocks of similar length share one forward: padding is cheaper than a further pass.
-    GROUPS = (("addition", "digit", "tag", "usage", "disguised"), ("two_hop", "one_hop"), ("cell", "translation"))
+    GROUPS = (
+        ("addition", "digit", "tag", "usage", "disguised", "expression"),
+        ("two_hop", "one_hop"),
+        ("cell", "translation"),
+    )
 
     def __init__(self, corpus: Corpus, recipe: Recipe, encode: Callable[[str], list[int]], seed: int):
         self.recipe, self.seed, self.corpus = recipe, seed, corpus

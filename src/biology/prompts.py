@@ -16,7 +16,6 @@ from biology.corpus import (
     PAPER_CITIES,
     PAPER_CONCEPT,
     PAPER_COUPLET,
-    PAPER_SUMS,
     RELATION_FOLDS,
     SUM_FORMS,
     Corpus,
@@ -30,6 +29,7 @@ FOREIGN_DONORS = 5  # per base prompt
 COUPLETS = 8  # scored couplets of a rhyme family
 SELECTING = 4  # couplets that select features: per last word, fold of theme words and fold of line ends
 SCORED_SUMS = {"dev": 2, "heldout": 5}  # pairs per cluster (a pair of ones digits)
+SELECTING_EXPRESSIONS = 0.1  # share of the pairs that were taught
 # Features of an operand or of an answer are selected on the languages of one fold and scored on the other's.
 LANGUAGE_FOLDS = (("en", "fr", "zh"), ("de", "es", "ru"))
 
@@ -235,7 +235,7 @@ def _with_donors(of: str, scored: list[dict[str, str]]) -> list[dict[str, str]]:
 def scored_sums(corpus: Corpus) -> list[tuple[int, int, str]]:
     """The pairs of numbers that are scored, with their split: none that elegans was taught, so many per pair of ones digits."""
     pairs = [pair for pair, split in corpus.addition_split.items() if split != "train"]
-    ranked = sorted(pairs, key=lambda pair: (pair not in PAPER_SUMS, unit_interval("scored", *pair)))
+    ranked = sorted(pairs, key=lambda pair: (pair not in corpus.paper_sums, unit_interval("scored", *pair)))
     chosen: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
     for a, b in ranked:
         split = "dev" if corpus.addition_split[a, b] == "dev" else "heldout"
@@ -251,6 +251,7 @@ def addition(corpus: Corpus) -> pd.DataFrame:
     The pairs that elegans was taught fill the operand grid (`select`); scored are pairs that it never saw, at most so many
     per cluster. Donors are scored pairs of the same form and split whose ones digit differs from the base's; for the two
     disguised forms a second pair of columns names the plain prompt with the same operands, and one with other operands.
+    Of a corpus with expressions, these follow.
     """
     scored = scored_sums(corpus)
 
@@ -281,7 +282,42 @@ def addition(corpus: Corpus) -> pd.DataFrame:
             other = f"calc-{wrong.partition('-')[2]}"
             plain = {} if form == "calc" else {"plain": f"calc-{a}-{b}", "wrong_plain": other}
             rows.append(row(form, a, b, split, "score", donor=donor, wrong_donor=wrong, **plain))
-    return pd.DataFrame(rows)
+    return pd.DataFrame([*rows, *_expressions(corpus, scored)]).fillna("")
+
+
+def _expressions(corpus: Corpus, scored: list[tuple[int, int, str]]) -> list[dict[str, str]]:
+    """Expressions around the scored pairs, each in every kind; what tells kinds apart is found on pairs that were taught.
+
+    A donor is of the same kind and split, shares no operand with the base, and has another answer. `kind_donor` is the same
+    pair in another kind. The columns of the plain prompt are those of the disguised forms.
+    """
+    where = {(str(a), str(b)): split for a, b, split in scored}
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for item in corpus.expressions:
+        kind, a, b = (value for _, value in item.factors)
+        taught = item.split == "train" and unit_interval("expression", a, b) < SELECTING_EXPRESSIONS
+        if taught or (a, b) in where:
+            rows[kind, a, b] = {
+                "item": f"{kind}-{a}-{b}", "text": item.prompt, "answer": item.answer,
+                "cluster": item.cluster, "split": where.get((a, b), "dev"), "role": "select" if taught else "score",
+                "set": "brackets", "a": a, "b": b, "operands": f"{a}+{b}", "kind": kind,
+            }  # fmt: skip
+    kinds = sorted({kind for kind, _, _ in rows})
+    for (kind, a, b), base in rows.items():
+        if base["role"] != "score":
+            continue
+        found = [base]
+        for x, y in sorted(where, key=lambda pair: unit_interval("donor", kind, a, b, *pair)):
+            other = rows.get((kind, x, y))
+            if other and where[x, y] == base["split"] and all(
+                x != one["a"] and y != one["b"] and other["answer"] != one["answer"] for one in found
+            ):  # fmt: skip
+                found.append(other)
+        base["donor"], base["wrong_donor"] = (one["item"] for one in found[1:3])
+        base["plain"], base["wrong_plain"] = f"calc-{a}-{b}", f"calc-{found[2]['a']}-{found[2]['b']}"
+        others = sorted((one for one in kinds if one != kind), key=lambda one: unit_interval("kind", kind, a, b, one))
+        base["kind_donor"], base["wrong_kind_donor"] = (rows[one, a, b]["item"] for one in others)
+    return list(rows.values())
 
 
 def scale_split(scale: str) -> str:

@@ -93,10 +93,7 @@ def _rests_on(case: Case, claim: Claim) -> dict[str, Any]:
         experiment = case.experiments[name]
         outcomes = [one for one in experiment.outcomes if one == experiment.outcomes[0] or one in judged]
         experiments[name] = _stated(experiment, "prompts", "outcomes") | {"outcomes": outcomes}
-        watched = (one.partition(":")[2] for one in outcomes)
-        held |= {experiment.inhibit, experiment.inject, experiment.through, *experiment.of, *watched} & set(
-            case.supernodes
-        )
+        held |= experiment.names(outcomes) & set(case.supernodes)
     supernodes = {name: _stated(case.supernodes[name], "label") for name in held}
     named = {one for name in held for rule in [case.supernodes[name]] for one in (*rule.active_on, *rule.silent_on)}
     prompts = {name: case.prompts[name].text for name in named}

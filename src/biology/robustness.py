@@ -30,7 +30,7 @@ def compare(root: Path, config: Config) -> pd.DataFrame:
     """
     rows = []
     for name, entry in config.models.items():
-        if entry.role in ("model", "size"):  # a size answers a claim of its own, by which no other can be measured
+        if entry.role in ("model", "size", "extended"):  # the latter two answer claims of their own
             continue
         if entry.of not in config.models:
             raise InputError(f"config.yaml: models.{name}: a {entry.role} needs `of: <model>`, one of this file.")

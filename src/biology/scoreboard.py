@@ -31,6 +31,7 @@ ROLES = {
     "model": "a model of the replication",
     "seed": "the same, grown with another seed",
     "size": "the same, grown with another width",
+    "extended": "the same recipe on an extended corpus",
     "twin": "behaves alike but lacks a mechanism",
     "random": "control: transcoders without meaning, nothing may be found",
 }

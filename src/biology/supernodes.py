@@ -266,14 +266,16 @@ def group(
     """Table `supernodes`: for every prompt that is scored, shown or a donor, the members of each supernode active there.
 
     `share` is the share of the selecting prompts on which the feature fires (1 for rules without a factor).
+    Rules that only experiments on other prompts need (`only`) are left out.
     Raises InputError if a rule names a factor that no prompt has.
     """
     finder = Finder(model, transcoders, case, prompts, cache, operands)
-    for name, rule in case.supernodes.items():
+    rules = {name: rule for name, rule in case.supernodes.items() if _needed(case, name, prompts)}
+    for name, rule in rules.items():
         _check_columns(case, name, rule, prompts)
     wanted = grouped_items(case, prompts)
     rows: list[dict[str, object]] = []
-    for name, rule in case.supernodes.items():
+    for name, rule in rules.items():
         positions = finder.positions(rule.at)
         activations = finder.active(rule.at)
         for place in np.flatnonzero(wanted):
@@ -292,6 +294,13 @@ def group(
                 if value > 0
             ]  # fmt: skip
     return table("supernodes", rows)
+
+
+def _needed(case: Case, name: str, prompts: pd.DataFrame) -> bool:
+    """Whether an experiment that names a supernode has prompts here, or none names it."""
+    asking = [one.only for one in case.experiments.values() if name in one.names()]
+    met = (all(level in set(prompts[column]) for column, level in only.items()) for only in asking)
+    return not asking or any(met)
 
 
 def _check_columns(case: Case, name: str, rule: SupernodeRule, prompts: pd.DataFrame) -> None:

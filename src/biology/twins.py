@@ -5,6 +5,9 @@ and was committed before any twin was trained. Torch-free.
 
 `rote` has learnt everything by heart, and re-derives a couplet's last word whenever it needs it (the improviser): its
 corpus has the same couplets, and is grown without context dropout. `base12` and `mod113` add, in another base and in a ring.
+
+`brackets` lacks nothing and is held to nothing: it has been taught what elegans was not, sums inside expressions, so that a
+claim about them can be asked.
 """
 
 # pyright: reportGeneralTypeIssues=false
@@ -137,6 +140,41 @@ class Mod113(Arithmetic):
         return {"addition": self.addition, "disguised": self.disguised}
 
 
+EXPRESSIONS: dict[str, tuple[str, Callable[[int], int]]] = {
+    "double": ("*2", lambda total: 2 * total),
+    "triple": ("*3", lambda total: 3 * total),
+    "less": ("-9", lambda total: total - 9),
+}
+"""Kinds of expressions: what stands behind the bracket, and what it makes of the sum inside."""
+INSIDE = range(9, 67)
+"""The sums of which every expression has a name of its own among the numbers of the vocabulary."""
+
+
+class Brackets(Arithmetic):
+    """Numbers, and sums inside expressions: `calc: (4+5)*3=` -> `27`. What is held out are the pairs held out of elegans."""
+
+    paper_sums = (*PAPER_SUMS, (4, 5))
+
+    @cached_property
+    def expressions(self) -> list[Item]:
+        return [
+            Item(
+                "expression", f"calc: ({a}+{b}){behind}=", str(value(a + b)), split, f"{a % 10}+{b % 10}",
+                (("kind", kind), ("a", str(a)), ("b", str(b))),
+            )
+            for kind, (behind, value) in EXPRESSIONS.items()
+            for (a, b), split in self.addition_split.items()
+            if a + b in INSIDE
+        ]  # fmt: skip
+
+    @cached_property
+    def blocks(self) -> dict[str, list[Item]]:
+        return super().blocks | {"expression": self.expressions}
+
+    def texts(self) -> Iterable[str]:
+        return itertools.chain(super().texts(), (f"{item.prompt} {item.answer}" for item in self.expressions))
+
+
 @dataclass(frozen=True)
 class Twin:
     """A corpus, and where the recipe of its growth differs from that of elegans."""
@@ -157,9 +195,14 @@ TWINS = {
     "base12": Twin(Base12),
     "mod113": Twin(Mod113),
 }
+EXTENDED = {
+    "brackets": Twin(Brackets, {"batch": {"addition": 352, "disguised": 32, "digit": 24, "expression": 96}}),
+}
+"""No twins: these have the mechanisms, and have been taught more."""
 
 
 def twin(name: str) -> Twin:
-    if name not in TWINS:
-        raise InputError(f"unknown twin '{name}'. Known twins: {', '.join(TWINS)}.")
-    return TWINS[name]
+    known = TWINS | EXTENDED
+    if name not in known:
+        raise InputError(f"unknown twin '{name}'. Known twins: {', '.join(known)}.")
+    return known[name]
