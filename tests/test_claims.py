@@ -252,6 +252,16 @@ def test_an_experiment_attempts_only_its_own_items():
     assert one(judge([claim()], evidence, prompts, few, QUICK))["reason"].startswith("50 of 50 held-out items pass")
 
 
+def test_an_experiment_on_prompts_that_a_model_is_not_asked_is_untestable_and_says_so():
+    prompts, evidence = swap()
+    none = Meta("multi_hop", "elegans", "plt", scope={"swap_state": {"relation": "tree"}})
+    verdict = one(judge([claim()], evidence, prompts, none, QUICK))
+    assert verdict["verdict"] == "untestable"
+    assert (
+        verdict["reason"] == "This model is asked no prompts of relation tree, on which experiment 'swap_state' rests."
+    )
+
+
 def test_a_claim_that_cannot_be_asked_is_untestable_with_its_reason():
     prompts, evidence = swap()
     asked = claim(id="a")

@@ -190,6 +190,25 @@ def test_seeds_are_counted_and_controls_are_shown_as_such(root, tmp_path):
     assert "#nothing-multihop-7" in links and "nothing/multi_hop.html#claim-multihop-7" not in links
 
 
+def test_what_a_model_cannot_be_asked_is_said_of_its_relatives(root, tmp_path):
+    """The relative's verdict on the claim that its model cannot be asked is shown, and none of its others."""
+    fresh = write_repository(tmp_path / "relatives", figures=False)
+    text = "models:\n  elegans: {path: data/models, transcoders: data/models}\n"
+    (fresh / "config.yaml").write_text(text + "  wide: {path: wide, transcoders: wide, role: size, of: elegans}\n")
+    first = read_table(fresh / "reports/elegans/verdicts.csv", "verdicts")
+    untestable = first.loc[first["verdict"] == "untestable", "claim"].tolist()
+    assert len(untestable) == 1
+    board = scoreboard.columns(fresh, load_config(fresh / "config.yaml"))
+    assert scoreboard.elsewhere(board) == ""
+    write_table(fresh / "reports/wide/verdicts.csv", first.assign(model="wide", verdict="replicated"), "verdicts")
+    board = scoreboard.columns(fresh, load_config(fresh / "config.yaml"))
+    _, _, *rows = scoreboard.elsewhere(board).splitlines()
+    assert len(rows) == 1 and rows[0].startswith(f"| {untestable[0]} | wide | ") and "✓ replicated" in rows[0]
+    assert rows[0] in scoreboard.with_scoreboard(
+        f"{scoreboard.BEGIN}\n{scoreboard.END}", fresh, load_config(fresh / "config.yaml")
+    )
+
+
 def test_where_two_transcoder_sets_disagree_is_said(root, tmp_path):
     fresh = write_repository(tmp_path / "sets", figures=False)
     text = "models:\n"

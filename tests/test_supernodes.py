@@ -10,7 +10,7 @@ import torch
 from conftest import random_transcoders
 
 from biology.activations import FeatureCache
-from biology.case import Case, Paper, Prompt, SupernodeRule
+from biology.case import Case, Experiment, Paper, Prompt, SupernodeRule
 from biology.config import InputError
 from biology.supernodes import Finder, group, grouped_items, position
 
@@ -260,3 +260,19 @@ def test_a_factor_that_no_prompt_has_is_refused(tiny_model, rule):
     case = finder_of(model, {"bridge": rule}, []).case
     with pytest.raises(InputError, match="case toy: supernodes.bridge: .*(plaice|flod|cty).*Known: .*place"):
         group(model, random_transcoders(model), case, FRAME, cache_of([]))
+
+
+def test_a_rule_that_only_other_prompts_need_is_left_out(tiny_model):
+    """A model that is not asked about states needs no column that only those prompts have; one that is asked does."""
+    model = tiny_model("llama")
+    rules = {"bridge": SupernodeRule(factor="state"), "place": SupernodeRule(factor="place")}
+    case = finder_of(model, rules, []).case
+    asked = Experiment(kind="inhibit", inhibit="bridge", only={"place": "oregon"}, outcomes=("answer_top1",))
+    found = group(
+        model, random_transcoders(model), case.model_copy(update={"experiments": {"ask": asked}}), FRAME,
+        cache_of(fires({7: TEXAS})),
+    )  # fmt: skip
+    assert set(found["supernode"]) == {"place"}
+    here = case.model_copy(update={"experiments": {"ask": asked.model_copy(update={"only": {"place": "texas"}})}})
+    with pytest.raises(InputError, match="no prompt has the factor 'state'"):
+        group(model, random_transcoders(model), here, FRAME, cache_of([]))

@@ -41,6 +41,7 @@ BESIDE = (
     "([claim by claim](reports/robustness.csv)). What is not replicated on the model itself tells no twin from it; nor does what a twin "
     "replicates although nobody said that it would not (last column)."
 )
+ELSEWHERE = "What a model cannot be asked is asked of its relatives, grown in another width or on a corpus that holds what is asked for."
 EXCHANGED = (
     "And without any transcoder: the mean residual stream of prompts that share a place (an operand) with a donor and nothing "
     "else, put in the place of a prompt's own; how often the donor's answer is said, minus the same with a wrong donor "
@@ -228,6 +229,23 @@ def held(compared: pd.DataFrame, board: list[Column]) -> str:
     return "\n".join(lines)
 
 
+def elsewhere(board: list[Column]) -> str:
+    """The claims that a model cannot be asked, on the sizes and extended corpora that can be; "" where there are none."""
+    named = {column.name: column for column in board}
+    lines = [
+        cells(
+            f"{row['claim']}", column.name, ROLES[column.role], f"{MARKS[row['verdict']]} {row['verdict']}",
+            _interval(row), number(row["threshold"]),
+        )
+        for column in board
+        if column.role in ("size", "extended") and column.of in named
+        for key, row in column.by_claim.items()
+        if named[column.of].by_claim.get(key, row)["verdict"] == "untestable" != row["verdict"]
+    ]  # fmt: skip
+    head = ["| claim | asked of | what it is | verdict | effect − control [95 %] | needed |", "|---" * 6 + "|"]
+    return "\n".join([*head, *lines]) if lines else ""
+
+
 def exchanged(root: Path, config: Config) -> str:
     """What exchanging mean residual streams does on each model, minus a wrong donor; "" where nothing was exchanged."""
     paths = [(name, root / "reports" / name / "streams.csv") for name in config.models]
@@ -302,6 +320,8 @@ def with_scoreboard(text: str, root: Path, config: Config) -> str:
     board, compared = columns(root, config), compare(root, config)
     parts = [SPEAKS, short(board, {case: load_claims(root, case) for case in discover_cases(root)})]
     parts += [BESIDE, held(compared, board)] if len(compared) else []
+    asked = elsewhere(board)
+    parts += [ELSEWHERE, asked] if asked else []
     streams = exchanged(root, config)
     parts += [EXCHANGED, streams] if streams else []
     return f"{before}{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}{rest.partition(END)[2]}"
