@@ -9,9 +9,10 @@ import pandas as pd
 import pytest
 from multi_hop_tables import claim, evidence_rows, prompt_rows, swap
 
-from biology.case import UNREGISTERED, discover_cases, load_case, load_claims
+from biology.case import UNREGISTERED, Case, discover_cases, load_case, load_claims
 from biology.claims import ALPHA, Meta, dev_strength, judge, judge_all, measure, with_thresholds
-from biology.config import InputError, StatisticsConfig
+from biology.config import InputError, StatisticsConfig, load_config
+from biology.opening import of_corpus
 from biology.procedure import Simulation, noise, procedure_table, registered_table, scored_clusters
 from biology.registration import read_lock
 from biology.statistics import bootstrap_interval, generator, holm, resamples, score_noise, sign_flip_p, signs
@@ -447,12 +448,24 @@ def test_the_strength_is_fixed_on_dev_items():
 # procedure ----------------------------------------------------------------------------------------------------------
 
 
+def with_extensions(case: Case) -> Case:
+    """The case with what it asks models of extended corpora beside its own prompts."""
+    items = {item.item: item for item in case.items}
+    for entry in load_config(ROOT / "config.yaml").models.values():
+        if entry.role == "extended" and case.name in (entry.cases or ()):
+            items = {item.item: item for item in of_corpus(case, entry, ROOT).items} | items
+    return case.model_copy(update={"items": tuple(items.values())})
+
+
 @pytest.fixture(scope="module")
 def registered():
     """Error rates of all parts of all registered claims; draws enough that Holm's correction over all can be passed."""
     lock = read_lock(ROOT)
     cases = {
-        name: (load_case(ROOT, name), [claim for claim in load_claims(ROOT, name) if claim.id in lock.get(name, {})])
+        name: (
+            with_extensions(load_case(ROOT, name)),
+            [claim for claim in load_claims(ROOT, name) if claim.id in lock.get(name, {})],
+        )
         for name in discover_cases(ROOT)
     }
     draws = StatisticsConfig(permutations=10_000, bootstrap=400)

@@ -67,6 +67,8 @@ class OperandCondition(Strict):
     family: Literal["add", "lookup", "sum"]
     digit: tuple[Literal["ones", "range", "periodic"], ...] = ()
     """Any of these; empty: whatever it is about."""
+    at: str | None = None
+    """Where the operand plot is read; by default where the supernode is."""
 
 
 class Operands(Strict):
@@ -120,6 +122,11 @@ class SupernodeRule(Strict):
     label: str = ""
     """What figures call it; factors of the prompt and `answer` may stand in braces: `say a {relation}`, `say
     {answer}`."""
+
+    @property
+    def as_read(self) -> SupernodeRule:
+        """The same rule where its operand plots are read."""
+        return self.model_copy(update={"at": (self.operands and self.operands.at) or self.at})
 
 
 class Stream(Strict):

@@ -82,7 +82,7 @@ def read_grid(
     if case.operands is None:
         return table("operands", []), table("operand_plots", [])
     grid = grid_prompts(case, prompts)
-    positions = sorted({rule.at for rule in case.supernodes.values() if rule.operands} | {LAST})
+    positions = sorted({rule.as_read.at for rule in case.supernodes.values() if rule.operands} | {LAST})
     finder = Finder(model, transcoders, case, prompts, cache)
     rows, plots = [], []
     for at in positions:
@@ -257,14 +257,15 @@ def _reuse(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, ob
 
 
 def _shared(finder: Finder, supernode: str, plain: str, item: str) -> float | None:
-    """Share of a supernode's activity on the prompt `plain` that its members have on the prompt `item` too.
+    """Share of a supernode's activity on the prompt `plain`, where its operand plots are read, that its members have on the
+    prompt `item` too.
 
     None if none of them is active there.
     """
     rule = finder.case.supernodes[supernode]
-    found = finder.select(rule, supernode, finder.prompts.iloc[finder.place[plain]].to_dict())
-    columns = finder.columns(found)
-    there, here = (finder.active(rule.at)[finder.place[one], columns].toarray() for one in (plain, item))
+    found = finder.select(rule.as_read, supernode, finder.prompts.iloc[finder.place[plain]].to_dict())
+    columns, looks = finder.columns(found), ((rule.as_read.at, plain), (rule.at, item))
+    there, here = (finder.active(at)[finder.place[one], columns].toarray() for at, one in looks)
     return float(np.minimum(here, there).sum() / there.sum()) if there.any() else None
 
 

@@ -149,9 +149,9 @@ class Finder:
         return found.layer * self.width + found.feature
 
     def plotted(self, rule: SupernodeRule) -> Int[np.ndarray, " member"]:
-        """Features whose operand plot at the rule's position meets its condition."""
+        """Features whose operand plot, where the rule reads it, meets its condition."""
         assert rule.operands is not None and self.operands is not None
-        found = self.operands[(self.operands["transcoders"] == self.plots) & (self.operands["at"] == rule.at)]
+        found = self.operands[(self.operands["transcoders"] == self.plots) & (self.operands["at"] == rule.as_read.at)]
         found = found[found["family"] == rule.operands.family]
         if rule.operands.digit:
             found = found[found["digit"].isin(rule.operands.digit)]
