@@ -36,7 +36,7 @@ if set(config) - {"model"}:
     sys.exit("error: --config takes model=NAME and nothing else; all other settings are read from config.yaml.")
 try:
     CONFIG = load_config("config.yaml", ONLY)
-    # with a seed, a size, a twin or a control, the model with which it is compared
+    # with whatever is `of` another model, that model
     ASKED = (
         CONFIG.models if ONLY is None else {name: CONFIG.model(name) for name in (ONLY, CONFIG.model(ONLY).of) if name}
     )
@@ -130,7 +130,7 @@ rule:
         STREAMS.values(),
         tables(CONTROLS),
     message:
-        "all seeds, twins and controls are judged"
+        "all seeds, sizes, corpora, twins and controls are judged"
 
 
 rule:
@@ -277,6 +277,11 @@ rule compare_dictionaries:
 
 
 # 2. Activations ------------------------------------------------------------------------------------------------------
+def corpus(wildcards):
+    """What decides the prompts of a model that answers by a corpus of its own."""
+    return CONFIG.model(wildcards.model).corpus and contents_hash(CODE, "corpus.py", "prompts.py", "twins.py")
+
+
 rule cache:
     """Every prompt of the case once through the model: the answer it gives, and the features that are active."""
     input:
@@ -293,6 +298,7 @@ rule cache:
         gpu=gpu,
     params:
         case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items"),
+        corpus=corpus,
         method=METHOD["cache"],
     message:
         "{wildcards.model}, {wildcards.case}: running all prompts"
@@ -520,7 +526,7 @@ rule judge:
 
 
 rule compare:
-    """Seeds beside their reference, twins and random controls beside what is expected of them."""
+    """Seeds beside their reference, twins and random controls beside what is expected of them; other relatives are only judged."""
     input:
         [f"reports/{model}/verdicts.csv" for model in CONTROLS],
         [f"reports/{CONFIG.models[model].of}/verdicts.csv" for model in CONTROLS],
@@ -675,7 +681,7 @@ rule write_index:
         "biology write > {log} 2>&1"
 
 
-# The transcoders of seeds and twins, which do not ship -----------------------------------------------------------------
+# The transcoders of models whose own do not ship ---------------------------------------------------------------------
 GROWN = sorted({CONFIG.model(model).path.name for model in CONTROLS if CONFIG.model(model).role in GROWN_HERE})
 
 

@@ -9,6 +9,8 @@ import pytest
 from biology.case import UNREGISTERED, discover_cases, fingerprint, load_case, load_claims
 from biology.config import InputError
 from biology.registration import check_lock, claims_lock, refreshed_lock, registered, rules_lock
+from biology.twins import prompts_of
+from biology.viewer import titles
 
 ROOT = Path(__file__).parents[1]
 HEADER = "item,text,answer,cluster,split,role,city\n"
@@ -267,3 +269,21 @@ def test_a_registered_claim_cannot_be_removed(root):
     edit(root, "claims.yaml", "template-1:", "template-2:")
     with pytest.raises(InputError, match="'template-1' of case 'mine' is registered but gone"):
         check_lock(root)
+
+
+def test_the_lock_binds_the_prompts_of_an_extended_corpus(monkeypatch):
+    """Of the claims that ask for them, and of no other."""
+    case, claims = load_case(ROOT, "addition"), load_claims(ROOT, "addition")
+    before = rules_lock(case, claims)
+    other = prompts_of("addition", "brackets").assign(donor="")
+    monkeypatch.setattr("biology.registration.prompts_of", lambda *_: other)
+    after = rules_lock(case, claims)
+    assert [claim for claim in before if before[claim] != after[claim]] == ["add-14"]
+
+
+@pytest.mark.parametrize("case", discover_cases(ROOT))
+def test_every_named_prompt_of_a_shipped_case_has_what_labels_ask_for(case):
+    """Or no figure of it could be drawn."""
+    loaded = load_case(ROOT, case)
+    for prompt in loaded.prompts:
+        assert len(titles(loaded, prompt)) == sum(bool(rule.label) for rule in loaded.supernodes.values())

@@ -259,7 +259,8 @@ def test_an_experiment_on_prompts_that_a_model_is_not_asked_is_untestable_and_sa
     verdict = one(judge([claim()], evidence, prompts, none, QUICK))
     assert verdict["verdict"] == "untestable"
     assert (
-        verdict["reason"] == "This model is asked no prompts of relation tree, on which experiment 'swap_state' rests."
+        verdict["reason"]
+        == "This model is asked no prompts of relation tree, on which experiment 'swap_state' rests (see `role: extended` in config.yaml)."
     )
 
 
@@ -451,8 +452,9 @@ def test_the_strength_is_fixed_on_dev_items():
 def with_extensions(case: Case) -> Case:
     """The case with what it asks models of extended corpora beside its own prompts."""
     items = {item.item: item for item in case.items}
-    for entry in load_config(ROOT / "config.yaml").models.values():
-        if entry.role == "extended" and case.name in (entry.cases or ()):
+    config = load_config(ROOT / "config.yaml")
+    for name, entry in config.models.items():
+        if entry.role == "extended" and case.name in config.cases_of(name, discover_cases(ROOT)):
             items = {item.item: item for item in of_corpus(case, entry, ROOT).items} | items
     return case.model_copy(update={"items": tuple(items.values())})
 

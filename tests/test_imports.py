@@ -14,10 +14,11 @@ FLOORS = [
     # torch-free
     ["config", "artefacts"],
     ["case", "tables", "graph_files", "memory", "hub"],
-    ["corpus", "operands", "registration"],
+    ["corpus", "operands"],
     ["natural_prompts"],
     ["prompts", "cards", "vocabulary"],
     ["twins"],
+    ["registration"],
     # torch
     ["organism", "graph", "weights", "checkpoint"],
     ["model", "layouts"],

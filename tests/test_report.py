@@ -203,7 +203,11 @@ def test_what_a_model_cannot_be_asked_is_said_of_its_relatives(root, tmp_path):
     write_table(fresh / "reports/wide/verdicts.csv", first.assign(model="wide", verdict="replicated"), "verdicts")
     board = scoreboard.columns(fresh, load_config(fresh / "config.yaml"))
     _, _, *rows = scoreboard.elsewhere(board).splitlines()
-    assert len(rows) == 1 and rows[0].startswith(f"| {untestable[0]} | wide | ") and "✓ replicated" in rows[0]
+    assert (
+        len(rows) == 1
+        and rows[0].startswith(f"| [{untestable[0]}](experiments/multi_hop/claims.yaml) | wide | ")
+        and "✓ replicated" in rows[0]
+    )
     assert rows[0] in scoreboard.with_scoreboard(
         f"{scoreboard.BEGIN}\n{scoreboard.END}", fresh, load_config(fresh / "config.yaml")
     )

@@ -72,8 +72,9 @@ def test_the_summary_counts(root):
 
 
 def test_what_is_missing_is_named(root):
-    with pytest.raises(InputError, match="models.alone: a seed needs `of: <model>`"):
-        compare(root, config(alone={**PATHS, "role": "seed"}))
+    for role in ("seed", "size", "extended", "twin", "random"):
+        with pytest.raises(ValueError, match=f"models.alone: role {role} needs `of: <model>`"):
+            config(alone={**PATHS, "role": role})
     (root / "experiments/twins.csv").unlink()
     with pytest.raises(InputError, match="twins.csv: no such file"):
         compare(root, config())

@@ -102,7 +102,7 @@ def test_arithmetic_twins():
     assert "digit" not in Mod113().blocks
 
 
-def test_an_extended_corpus_asks_of_expressions_and_leaves_the_rest_as_it_was(elegans):
+def test_an_extended_corpus_asks_of_expressions_and_leaves_the_grid_as_it_was(elegans):
     corpus = Brackets()
     answers = {item.prompt: item.answer for item in corpus.expressions}
     assert [answers[f"calc: (4+5){behind}="] for behind, _ in EXPRESSIONS.values()] == ["18", "27", "0"]
@@ -124,11 +124,18 @@ def test_donors_of_an_expression_change_the_sum_or_the_kind_alone():
     scored = asked[(asked["role"] == "score") & (asked["set"] == "brackets")]
     assert scored["split"].value_counts()["heldout"] > 256
     for row in scored.itertuples():
-        donor, wrong, kind, plain = (
-            asked.loc[item] for item in (row.donor, row.wrong_donor, row.kind_donor, row.plain)
+        donor, wrong, kind, other, plain, wrong_plain = (
+            asked.loc[item]
+            for item in (
+                row.donor, row.wrong_donor, row.kind_donor, row.wrong_kind_donor, row.plain, row.wrong_plain,
+            )
+        )  # fmt: skip
+        assert donor["kind"] == wrong["kind"] == row.kind and {row.kind, kind["kind"], other["kind"]} == set(
+            EXPRESSIONS
         )
-        assert donor["kind"] == wrong["kind"] == row.kind and kind["kind"] != row.kind
-        assert kind["operands"] == plain["operands"] == row.operands
+        assert kind["operands"] == other["operands"] == plain["operands"] == row.operands
+        assert plain["set"] == wrong_plain["set"] == "calc" and wrong_plain["operands"] == wrong["operands"]
+        assert all({row.a, row.b}.isdisjoint((one["a"], one["b"])) for one in (donor, wrong))
         assert (
             len({row.answer, donor["answer"], wrong["answer"]}) == 3 and donor["split"] == wrong["split"] == row.split
         )
@@ -155,5 +162,5 @@ def test_expected_verdicts_name_twins_and_registered_claims():
 
 
 def test_an_unknown_twin_is_named():
-    with pytest.raises(InputError, match="unknown twin 'sloth'. Known twins: rote"):
+    with pytest.raises(InputError, match="unknown corpus 'sloth'. Known: rote, base12, mod113, brackets"):
         twin("sloth")

@@ -107,7 +107,7 @@ class SupernodeRule(Strict):
     silent_on: tuple[str, ...] = ()
     """Named prompts on which it must not be."""
     operands: OperandCondition | None = None
-    """Condition on the feature's operand plot at this position (needs `operands:` in case.yaml)."""
+    """Condition on the feature's operand plot (needs `operands:` in case.yaml)."""
     promotes: tuple[str, ...] = ()
     """Tokens, one of which must be among the `top` tokens that the decoder promotes. `answer` stands for the
     prompt's own answer, `answers` for those of all prompts of the level."""
@@ -235,7 +235,7 @@ class Experiment(Strict):
 
     def names(self, outcomes: Collection[str] | None = None) -> set[str | None]:
         """All that it names which may be a supernode: what it holds, injects or passes through, and what `outcomes` (its own)
-        watch."""
+        are about."""
         watched = (outcome.partition(":")[2] for outcome in (self.outcomes if outcomes is None else outcomes))
         return {self.inhibit, self.inject, self.through, *self.of, *watched}
 

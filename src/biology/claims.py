@@ -204,7 +204,7 @@ def _measure_part(
         heldout = heldout.loc[heldout[column] == level]
     if scope and not len(heldout):
         of = ", ".join(f"{column} {level}" for column, level in scope.items())
-        reason = f"this model is asked no prompts of {of}, on which experiment '{part.experiment}' rests"
+        reason = f"this model is asked no prompts of {of}, on which experiment '{part.experiment}' rests (see `role: extended` in config.yaml)"
         return Measured(claim, part, meta, passed=0, attempted=0, untestable=reason)
     if claim.gate not in heldout or heldout[claim.gate].dtype != bool:
         raise InputError(f"{where}: gate '{claim.gate}' is no column of true and false in table 'prompts'.")
@@ -219,7 +219,8 @@ def _measure_part(
         return replace(result, untestable=f"{gate}, and the claim needs {claim.minimum_n}")
     if not len(rows) and part.control == "smaller":
         return replace(
-            result, untestable="two sizes are compared, and this model stands alone (`role: size` in config.yaml)"
+            result,
+            untestable="two sizes are compared, and this model is no further size of another (`role: size` in config.yaml)",
         )
     if not len(rows):
         return replace(result, untestable=f"experiment '{part.experiment}' measured none of the items ({gate})")

@@ -240,6 +240,13 @@ class Config(Strict):
     """Threads of every torch job. Fixed, whatever the number of cores, because sums in another order give other
     bytes."""
 
+    @model_validator(mode="after")
+    def _relatives(self) -> Config:
+        for name, entry in self.models.items():
+            if entry.role != "model" and entry.of not in self.models:
+                raise ValueError(f"models.{name}: role {entry.role} needs `of: <model>`, another one of this file")
+        return self
+
     def model(self, name: str) -> ModelConfig:
         """The entry of a model; `InputError` naming the known models if there is none."""
         if name not in self.models:

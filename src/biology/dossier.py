@@ -263,8 +263,7 @@ def named_supernodes(case: Case, claim: Claim) -> list[str]:
 
     def of(experiment: Experiment) -> set[str]:
         inner = [case.experiments[name] for name in experiment.of if name in case.experiments]
-        plain = {experiment.inhibit, experiment.inject, experiment.through, *experiment.of}
-        return {name for name in plain if name} | {name for other in inner for name in of(other)}
+        return {name for name in experiment.names(()) if name} | {name for other in inner for name in of(other)}
 
     wanted: set[str] = set()
     for part in claim.parts:

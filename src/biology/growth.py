@@ -229,7 +229,7 @@ def _folder(args: Arguments) -> Path:
 
 
 def _corpus(record: Mapping[str, object]) -> Corpus:
-    """The corpus that a model was grown on: that of elegans, or of a twin."""
+    """The corpus that a model was grown on: that of elegans, or one of `twins.py`."""
     from biology.corpus import Corpus
     from biology.twins import twin
 

@@ -48,15 +48,14 @@ def cases_of(config: Config, root: Path, model: str) -> list[Case]:
 
 
 def of_corpus(case: Case, entry: ModelConfig, root: Path) -> Case:
-    """A case with the answers of the model's own corpus, where that is a twin's."""
+    """A case as the model's own corpus asks and answers it, where that is not elegans's."""
     from biology.case import with_items
 
     if entry.corpus is None or not case.items:
         return case
-    from biology.prompts import prompt_set
-    from biology.twins import twin
+    from biology.twins import prompts_of
 
-    rows = prompt_set(case.name, twin(entry.corpus).corpus(root / "data/words")).to_dict("records")
+    rows = prompts_of(case.name, entry.corpus, root / "data/words").to_dict("records")
     return with_items(case, rows, f"{entry.corpus}: prompts of case {case.name}")
 
 

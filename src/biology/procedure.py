@@ -202,7 +202,7 @@ def registered_table(
         for claim, part in [(one, part) for one in listed for part in one.parts]:
             sizes = scored_clusters(case, part)
             if not sizes:
-                continue  # a case without a prompt set
+                continue  # a case without a prompt set, or prompts that only models of an extended corpus are asked
             structure = (sizes, part.direction == "equivalent", part.specificity)
             if structure not in found:
                 found[structure] = _structure_rates(part, sizes, family, fewest, simulations, settings)

@@ -310,9 +310,11 @@ def _expressions(corpus: Corpus, scored: list[tuple[int, int, str]]) -> list[dic
         for x, y in sorted(where, key=lambda pair: unit_interval("donor", kind, a, b, *pair)):
             other = rows.get((kind, x, y))
             if other and where[x, y] == base["split"] and all(
-                x != one["a"] and y != one["b"] and other["answer"] != one["answer"] for one in found
+                {x, y}.isdisjoint((one["a"], one["b"])) and other["answer"] != one["answer"] for one in found
             ):  # fmt: skip
                 found.append(other)
+            if len(found) == 3:
+                break
         base["donor"], base["wrong_donor"] = (one["item"] for one in found[1:3])
         base["plain"], base["wrong_plain"] = f"calc-{a}-{b}", f"calc-{found[2]['a']}-{found[2]['b']}"
         others = sorted((one for one in kinds if one != kind), key=lambda one: unit_interval("kind", kind, a, b, one))

@@ -1,7 +1,8 @@
 """Registration: what was stated before the run, bound by hashes in `experiments/claims.lock`.
 
 A claim changed after the fact is an error unless it says `amended:` and why, and so is a change of what its numbers rest on:
-the experiments that its parts name, the supernodes that these hold or watch, and the prompt set. A new claim is untestable until
+the experiments that its parts name, the supernodes that these hold or watch, and the prompt set (where it is asked of a model of an
+extended corpus alone, that one's too). A new claim is untestable until
 it is registered, and is no concern of the others; an expectation of what a model nobody has run will show
 (`experiments/expectations.yaml`) may not be changed at all.
 """
@@ -11,13 +12,15 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from biology.case import UNREGISTERED, Case, Claim, Verdict, discover_cases, known, load_case, load_claims
+from biology.case import UNREGISTERED, Case, Claim, Item, Verdict, discover_cases, known, load_case, load_claims
 from biology.config import InputError, Strict, read_yaml, validate
+from biology.twins import EXTENDED, prompts_of
 
 EXPECTATIONS = "expectations"
 """Under this name `claims.lock` keeps what was expected of models before anyone ran them."""
@@ -80,7 +83,24 @@ def rules_lock(case: Case, claims: tuple[Claim, ...]) -> dict[str, str]:
     strengths; nor does it matter on which named prompts it is shown, and what a supernode is called.
     """
     items = _digest([item.model_dump(mode="json") for item in case.items])
-    return {claim.id: _digest({"items": items, **_rests_on(case, claim)}) for claim in claims if claim.parts}
+    return {
+        claim.id: _digest({"items": items, **_rests_on(case, claim)} | _elsewhere(case, claim))
+        for claim in claims
+        if claim.parts
+    }
+
+
+def _elsewhere(case: Case, claim: Claim) -> dict[str, Any]:
+    """The prompts of extended corpora, where a part's experiment is about none of the case's own."""
+    asked = [case.experiments[part.experiment].only for part in claim.parts]
+    if not case.items or all(any(_of(item, only) for item in case.items) for only in asked):
+        return {}
+    words = case.folder.parents[1] / "data/words"
+    return {"extended": {name: prompts_of(case.name, name, words).to_dict("records") for name in EXTENDED}}
+
+
+def _of(item: Item, only: Mapping[str, str]) -> bool:
+    return all(item.factors.get(factor) == level for factor, level in only.items())
 
 
 def _rests_on(case: Case, claim: Claim) -> dict[str, Any]:

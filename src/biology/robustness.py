@@ -26,14 +26,12 @@ def compare(root: Path, config: Config) -> pd.DataFrame:
 
     `reference` is the verdict on the model that it is compared with: what that model lacks too tells the two not apart.
 
-    Raises InputError if such a model names no reference (`of`), or the reference has not been judged.
+    Raises InputError if the reference (`of`) of such a model has not been judged.
     """
     rows = []
     for name, entry in config.models.items():
         if entry.role in ("model", "size", "extended"):  # the latter two answer claims of their own
             continue
-        if entry.of not in config.models:
-            raise InputError(f"config.yaml: models.{name}: a {entry.role} needs `of: <model>`, one of this file.")
         path = root / "reports" / name / "verdicts.csv"
         if path.is_file():
             verdicts = read_table(path, "verdicts").set_index("claim")["verdict"]

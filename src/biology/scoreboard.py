@@ -59,7 +59,7 @@ class Column:
     role: str
     """A key of ROLES."""
     of: str | None
-    """The model that a seed, a size, a twin or a control is compared with."""
+    """The model that it is another seed, size, twin or control of, or whose corpus was extended."""
     verdicts: pd.DataFrame
 
     @property
@@ -234,7 +234,7 @@ def elsewhere(board: list[Column]) -> str:
     named = {column.name: column for column in board}
     lines = [
         cells(
-            f"{row['claim']}", column.name, ROLES[column.role], f"{MARKS[row['verdict']]} {row['verdict']}",
+            f"[{row['claim']}](experiments/{row['case']}/claims.yaml)", column.name, ROLES[column.role], f"{MARKS[row['verdict']]} {row['verdict']}",
             _interval(row), number(row["threshold"]),
         )
         for column in board

@@ -299,8 +299,7 @@ def group(
 def _needed(case: Case, name: str, prompts: pd.DataFrame) -> bool:
     """Whether an experiment that names a supernode has prompts here, or none names it."""
     asking = [one.only for one in case.experiments.values() if name in one.names()]
-    met = (all(level in set(prompts[column]) for column, level in only.items()) for only in asking)
-    return not asking or any(met)
+    return not asking or any((prompts[list(only)] == pd.Series(only)).all(axis=1).any() for only in asking)
 
 
 def _check_columns(case: Case, name: str, rule: SupernodeRule, prompts: pd.DataFrame) -> None:

@@ -15,8 +15,11 @@ claim about them can be asked.
 import itertools
 from collections.abc import Callable, Hashable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 from typing import Any, TypeVar
+
+import pandas as pd
 
 from biology.config import InputError
 from biology.corpus import (
@@ -26,11 +29,12 @@ from biology.corpus import (
     PAPER_CONCEPT,
     PAPER_SUMS,
     SUM_FORMS,
+    WORDS,
     Corpus,
     Item,
     unit_interval,
 )
-from biology.prompts import scored_sums
+from biology.prompts import prompt_set, scored_sums
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
@@ -201,8 +205,14 @@ EXTENDED = {
 """No twins: these have the mechanisms, and have been taught more."""
 
 
+@cache
+def prompts_of(case: str, name: str, words: Path = WORDS) -> pd.DataFrame:
+    """The prompt set of a case with the answers, and whatever else is asked, of the corpus `name`. Not to be changed."""
+    return prompt_set(case, twin(name).corpus(words))
+
+
 def twin(name: str) -> Twin:
     known = TWINS | EXTENDED
     if name not in known:
-        raise InputError(f"unknown twin '{name}'. Known twins: {', '.join(known)}.")
+        raise InputError(f"unknown corpus '{name}'. Known: {', '.join(known)}.")
     return known[name]
