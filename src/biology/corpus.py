@@ -300,6 +300,7 @@ class Corpus:
 
     # ------------------------------------------------------------------------------------------------- addition
     paper_sums: tuple[tuple[int, int], ...] = PAPER_SUMS
+    """Never taught, and scored first."""
 
     @cached_property
     def addition_split(self) -> dict[tuple[int, int], str]:

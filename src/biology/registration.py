@@ -20,6 +20,7 @@ from pydantic import Field
 
 from biology.case import UNREGISTERED, Case, Claim, Item, Verdict, discover_cases, known, load_case, load_claims
 from biology.config import InputError, Strict, read_yaml, validate
+from biology.prompts import PROMPT_SETS
 from biology.twins import EXTENDED, prompts_of
 
 EXPECTATIONS = "expectations"
@@ -93,7 +94,7 @@ def rules_lock(case: Case, claims: tuple[Claim, ...]) -> dict[str, str]:
 def _elsewhere(case: Case, claim: Claim) -> dict[str, Any]:
     """The prompts of extended corpora, where a part's experiment is about none of the case's own."""
     asked = [case.experiments[part.experiment].only for part in claim.parts]
-    if not case.items or all(any(_of(item, only) for item in case.items) for only in asked):
+    if case.name not in PROMPT_SETS or all(any(_of(item, only) for item in case.items) for only in asked):
         return {}
     words = case.folder.parents[1] / "data/words"
     return {"extended": {name: prompts_of(case.name, name, words).to_dict("records") for name in EXTENDED}}
