@@ -94,9 +94,14 @@ def rules_lock(case: Case, claims: tuple[Claim, ...]) -> dict[str, str]:
 def _elsewhere(case: Case, claim: Claim) -> dict[str, Any]:
     """The prompts of extended corpora, where a part's experiment is about none of the case's own."""
     asked = [case.experiments[part.experiment].only for part in claim.parts]
-    if case.name not in PROMPT_SETS or all(any(_of(item, only) for item in case.items) for only in asked):
+    mine = case.items and case.name in PROMPT_SETS
+    if not mine or all(any(_of(item, only) for item in case.items) for only in asked):
         return {}
     words = case.folder.parents[1] / "data/words"
+    if not words.is_dir():
+        raise InputError(
+            f"{words}: no such folder, from whose words the prompts that claim '{claim.id}' rests on are made."
+        )
     return {"extended": {name: prompts_of(case.name, name, words).to_dict("records") for name in EXTENDED}}
 
 
