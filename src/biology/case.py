@@ -60,6 +60,10 @@ class Item(Strict):
     factors: dict[str, str] = {}
     """The free columns, e.g. {city: Dallas, relation: capital, place: Texas}."""
 
+    def meets(self, only: Mapping[str, str]) -> bool:
+        """Whether it has these levels of factors."""
+        return all(self.factors.get(factor) == level for factor, level in only.items())
+
 
 class OperandCondition(Strict):
     """What a feature's operand plot must show (see `operands.py`): its family, and what its condition is about."""

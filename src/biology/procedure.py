@@ -165,10 +165,7 @@ def scored_clusters(case: Case, part: Part) -> tuple[int, ...]:
     only = case.experiments[part.experiment].only
     return tuple(
         Counter(
-            item.cluster
-            for item in case.items
-            if (item.split, item.role) == ("heldout", "score")
-            and all(item.factors.get(column) == level for column, level in only.items())
+            item.cluster for item in case.items if (item.split, item.role) == ("heldout", "score") and item.meets(only)
         ).values()
     )
 

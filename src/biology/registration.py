@@ -12,13 +12,12 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field
 
-from biology.case import UNREGISTERED, Case, Claim, Item, Verdict, discover_cases, known, load_case, load_claims
+from biology.case import UNREGISTERED, Case, Claim, Verdict, discover_cases, known, load_case, load_claims
 from biology.config import InputError, Strict, read_yaml, validate
 from biology.prompts import PROMPT_SETS
 from biology.twins import EXTENDED, prompts_of
@@ -95,7 +94,7 @@ def _elsewhere(case: Case, claim: Claim) -> dict[str, Any]:
     """The prompts of extended corpora, where a part's experiment is about none of the case's own."""
     asked = [case.experiments[part.experiment].only for part in claim.parts]
     mine = case.items and case.name in PROMPT_SETS
-    if not mine or all(any(_of(item, only) for item in case.items) for only in asked):
+    if not mine or all(any(item.meets(only) for item in case.items) for only in asked):
         return {}
     words = case.folder.parents[1] / "data/words"
     if not words.is_dir():
@@ -103,10 +102,6 @@ def _elsewhere(case: Case, claim: Claim) -> dict[str, Any]:
             f"{words}: no such folder, from whose words the prompts that claim '{claim.id}' rests on are made."
         )
     return {"extended": {name: prompts_of(case.name, name, words).to_dict("records") for name in EXTENDED}}
-
-
-def _of(item: Item, only: Mapping[str, str]) -> bool:
-    return all(item.factors.get(factor) == level for factor, level in only.items())
 
 
 def _rests_on(case: Case, claim: Claim) -> dict[str, Any]:
