@@ -23,7 +23,7 @@ from snakemake.utils import min_version
 
 from biology.artefacts import contents_hash, sources
 from biology.case import discover_cases, fingerprint, load_case
-from biology.config import METHOD, InputError, load_config
+from biology.config import HELD_ROLES, METHOD, InputError, load_config
 
 min_version("9.0")
 
@@ -46,8 +46,10 @@ except InputError as error:
     sys.exit(f"error: {error}")
 
 GROWN_HERE = ("seed", "size", "extended", "twin")
-CONTROLS = [model for model in MODELS if CONFIG.model(model).role != "model"]
-PAIRS = [(model, case) for model, cases in MODELS.items() if model not in CONTROLS for case in cases]
+SHOWN = [model for model in MODELS if CONFIG.model(model).role == "model"]
+CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES]
+EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS]
+PAIRS = [(model, case) for model in SHOWN for case in MODELS[model]]
 RUN = "data/runs/{model}/{case}"
 TABLES = ["prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands", "operand_plots"]
 FIGURES = [
@@ -56,11 +58,10 @@ FIGURES = [
     for figure in CASES[model, case].figures
     for form in ("svg", "png")
 ]
-COMPARED = [model for model in MODELS if model not in CONTROLS and CONFIG.first_sibling(model) == model]
+COMPARED = [model for model in SHOWN if CONFIG.first_sibling(model) == model]
 DICTIONARIES = [
     f"figures/{model}/{figure}.{form}"
-    for model in MODELS
-    if model not in CONTROLS
+    for model in SHOWN
     for figure in ("dictionary_layers", "feature_density", "error_by_l0")
     + ("dictionary_comparison",) * (model in COMPARED)
     for form in ("svg", "png")
@@ -69,12 +70,16 @@ DICTIONARIES = [
 CODE = Path(os.path.relpath(workflow.basedir)) / "src/biology"
 STYLE = f"{CODE}/paper.mplstyle"
 TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in (CODE / part).glob("*"))
-VERDICTS = [f"reports/{model}/verdicts.csv" for model in MODELS if model not in CONTROLS]
+VERDICTS = [f"reports/{model}/verdicts.csv" for model in SHOWN]
 # One a model folder, whichever transcoders there are.
 STREAMS = {CONFIG.model(model).path: f"reports/{model}/streams.csv" for model in reversed(MODELS)}
 CASE_PAGES = [f"reports/{model}/{case}.html" for model, case in PAIRS]
-MODEL_PAGES = [f"reports/{model}/{page}.html" for model in dict(PAIRS) for page in ("atlas", "steer")]
+MODEL_PAGES = [f"reports/{model}/{page}.html" for model in SHOWN for page in ("atlas", "steer")]
 REPORTS = [*CASE_PAGES, *MODEL_PAGES, "reports/index.html"]
+
+
+def streams(models):
+    return sorted({STREAMS[CONFIG.model(model).path] for model in models})
 
 
 def tables(models):
@@ -115,22 +120,34 @@ rule:
         VERDICTS,
         REPORTS,
         [f"reports/{model}/dictionaries.csv" for model in COMPARED],
-        [STREAMS[CONFIG.model(model).path] for model in MODELS if model not in CONTROLS],
-        tables(dict(PAIRS)),
+        streams(SHOWN),
+        tables(SHOWN),
     message:
         "all figures, verdicts and reports are there"
 
 
 rule:
-    """The verdicts of further seeds, sizes and corpora, and of twins and random controls, in which no mechanism may be found."""
+    """The verdicts of further seeds, and of twins and random controls, in which no mechanism may be found."""
     name:
         "robustness/all"
     input:
         "reports/robustness.csv",
-        STREAMS.values(),
+        streams(CONTROLS),
         tables(CONTROLS),
     message:
-        "all seeds, sizes, corpora, twins and controls are judged"
+        "all seeds, twins and controls are judged"
+
+
+rule:
+    """The verdicts of further sizes and corpora, of which some claims speak."""
+    name:
+        "extensions/all"
+    input:
+        [f"reports/{model}/verdicts.csv" for model in EXTENSIONS],
+        streams(EXTENSIONS),
+        tables(EXTENSIONS),
+    message:
+        "all further sizes and corpora are judged"
 
 
 rule:
@@ -526,7 +543,7 @@ rule judge:
 
 
 rule compare:
-    """Seeds beside their reference, twins and random controls beside what is expected of them; other relatives are only judged."""
+    """Seeds beside their reference, twins and random controls beside what is expected of them."""
     input:
         [f"reports/{model}/verdicts.csv" for model in CONTROLS],
         [f"reports/{CONFIG.models[model].of}/verdicts.csv" for model in CONTROLS],
@@ -674,7 +691,7 @@ rule write_index:
     log:
         "data/runs/write_index.log",
     params:
-        controls=lambda w: contents_hash(Path("reports"), *(f"{model}/verdicts.csv" for model in CONTROLS)),
+        controls=lambda w: contents_hash(Path("reports"), *(f"{model}/verdicts.csv" for model in CONTROLS + EXTENSIONS)),
     message:
         "writing the index of all reports"
     shell:
@@ -682,7 +699,7 @@ rule write_index:
 
 
 # The transcoders of models whose own do not ship ---------------------------------------------------------------------
-GROWN = sorted({CONFIG.model(model).path.name for model in CONTROLS if CONFIG.model(model).role in GROWN_HERE})
+GROWN = sorted({CONFIG.model(model).path.name for model in MODELS if CONFIG.model(model).role in GROWN_HERE})
 
 
 rule train_transcoders:

@@ -255,11 +255,13 @@ def test_a_further_size_waits_for_the_model_that_it_is_a_size_of(root):
         (root / "data/models/wide" / name).parent.mkdir(parents=True, exist_ok=True)
         (root / "data/models/wide" / name).write_text("weights")
     shutil.rmtree(root / "data/runs/elegans/first")
-    code, said, calls = snakemake(root, "robustness/all", "--config", "model=wide")
+    snakemake(root, "robustness/all")
+    assert not (root / "data/runs/wide").exists()
+    code, said, calls = snakemake(root, "extensions/all", "--config", "model=wide")
     assert code == 0, said
     assert calls.count("tabulate first") == 2 and (root / "reports/wide/verdicts.csv").is_file()
     edit(root / "data/models/elegans/model.safetensors", "weights", "others")
-    assert snakemake(root, "robustness/all", "--config", "model=wide")[2].count("tabulate first") == 2
+    assert snakemake(root, "extensions/all", "--config", "model=wide")[2].count("tabulate first") == 2
 
 
 @pytest.fixture

@@ -41,6 +41,8 @@ class InputError(ValueError):
 
 
 CONFIG_FILE = "config.yaml"
+HELD_ROLES = ("seed", "twin", "random")
+"""Roles of models whose verdicts are held to those of another; sizes and extended corpora answer claims of their own."""
 
 
 def config_file(given: str = CONFIG_FILE, *, shipped: bool = False) -> Path:
@@ -170,8 +172,8 @@ class ModelConfig(Strict):
     """Seed with which the entries of every encoder and decoder vector are permuted: transcoders of the same lengths without
     a meaning, the null of the whole pipeline."""
     role: Literal["model", "seed", "size", "extended", "twin", "random"] = "model"
-    """`figures/all` runs models; `robustness/all` runs further seeds and sizes of one, those whose corpus was extended so that a
-    claim can be asked, twins that lack a mechanism, and controls whose transcoders mean nothing."""
+    """`figures/all` runs models; `robustness/all` runs further seeds, twins that lack a mechanism, and controls whose transcoders
+    mean nothing; `extensions/all` runs further sizes, and those whose corpus was extended so that a claim can be asked."""
     of: str | None = None
     """The model that a seed, a size, a twin or a control is compared with, or whose corpus was extended."""
     corpus: str | None = None

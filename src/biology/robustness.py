@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from biology.config import Config, InputError, ModelConfig
+from biology.config import HELD_ROLES, Config, InputError, ModelConfig
 from biology.tables import read_table
 
 COLUMNS = ["model", "role", "of", "claim", "reference", "verdict", "expected", "as_expected", "why"]
@@ -30,7 +30,7 @@ def compare(root: Path, config: Config) -> pd.DataFrame:
     """
     rows = []
     for name, entry in config.models.items():
-        if entry.role in ("model", "size", "extended"):  # the latter two answer claims of their own
+        if entry.role not in HELD_ROLES:
             continue
         path = root / "reports" / name / "verdicts.csv"
         if path.is_file():
