@@ -71,15 +71,16 @@ CODE = Path(os.path.relpath(workflow.basedir)) / "src/biology"
 STYLE = f"{CODE}/paper.mplstyle"
 TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in (CODE / part).glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in SHOWN]
-# One a model folder, whichever transcoders there are.
-STREAMS = {CONFIG.model(model).path: f"reports/{model}/streams.csv" for model in reversed(MODELS)}
 CASE_PAGES = [f"reports/{model}/{case}.html" for model, case in PAIRS]
 MODEL_PAGES = [f"reports/{model}/{page}.html" for model in SHOWN for page in ("atlas", "steer")]
 REPORTS = [*CASE_PAGES, *MODEL_PAGES, "reports/index.html"]
 
 
 def streams(models):
-    return sorted({STREAMS[CONFIG.model(model).path] for model in models})
+    """What is found without transcoders: once a model folder. The table is asked for beside the summary, as below."""
+    first = {CONFIG.model(model).path: model for model in reversed(MODELS)}
+    names = sorted({first[CONFIG.model(model).path] for model in models})
+    return expand(["data/runs/{model}/streams.parquet", "reports/{model}/streams.csv"], model=names)
 
 
 def tables(models):
