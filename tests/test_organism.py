@@ -270,7 +270,7 @@ def test_a_checkpoint_of_another_seed_is_refused(small, words, interrupted):
 
 
 def test_a_checkpoint_of_another_corpus_is_refused(small, words, tmp_path):
-    """`biology grow --twin rote --out DIR`, interrupted, and then without --twin, would have gone on with the twin's weights."""
+    """`biology grow --corpus rote --out DIR`, interrupted, and then without --corpus, would have gone on with the twin's weights."""
     with pytest.raises(KeyboardInterrupt):
         grown(small, words, tmp_path, interrupt_at=2, made_of={"corpus": "rote"})
     with pytest.raises(InputError, match="is a checkpoint of .*'corpus': 'rote'.*not of .*'corpus': 'elegans'"):

@@ -80,14 +80,14 @@ PAGE: Options = {
 }
 GROWTH: Options = {
     "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
-    "--twin": {
+    "--corpus": {
         "metavar": "NAME",
-        "help": "grow a twin that lacks the mechanisms (rote, base12 or mod113), or one that was taught more (brackets)",
+        "help": "grow it on another corpus: a twin that lacks the mechanisms (rote, base12, mod113), or taught more (brackets)",
     },
     "--width": {"type": int, "metavar": "N", "help": "grow a model of this width (128, a multiple of 8)"},
     "--out": {
         "metavar": "DIR",
-        "help": "folder to write to (data/models/elegans, elegans-seed<n>, elegans-width<n>, elegans-<twin>)",
+        "help": "folder to write to (data/models/elegans, elegans-seed<n>, elegans-width<n>, elegans-<corpus>)",
     },
 }
 FETCH: Options = {
@@ -111,7 +111,7 @@ TRAINING: Options = {
     },
     "--out": {"metavar": "DIR", "help": "folder to write to (beside the model, for elegans)"},
     "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
-    "--twin": GROWTH["--twin"],
+    "--corpus": GROWTH["--corpus"],
     "--width": GROWTH["--width"],
     "--features": {
         "type": int,

@@ -66,19 +66,19 @@ def grow(args: Arguments) -> None:
     from biology.twins import twin
 
     folder, started = _folder(args), time.monotonic()
-    recipe = replace(Recipe(), **(twin(args.twin).recipe if args.twin else {}))
+    recipe = replace(Recipe(), **(twin(args.corpus).recipe if args.corpus else {}))
     if args.width:
         if args.width % (2 * recipe.n_heads):
             raise InputError(
                 f"--width {args.width}: the {recipe.n_heads} heads need a multiple of {2 * recipe.n_heads}."
             )
         recipe = replace(recipe, d_model=args.width, d_mlp=args.width * recipe.d_mlp // recipe.d_model)
-    corpus = _corpus({"corpus": args.twin})
+    corpus = _corpus({"corpus": args.corpus})
     words = artefacts.contents_hash(WORDS, "*.csv")[:16]
-    work, made_of = Path("data/runs/organism") / folder.name, {"corpus": args.twin or "elegans", "words": words}
+    work, made_of = Path("data/runs/organism") / folder.name, {"corpus": args.corpus or "elegans", "words": words}
     record = grown(corpus, recipe, args.seed, folder, work, made_of=made_of)
     record |= {
-        "corpus": args.twin,
+        "corpus": args.corpus,
         "threads": THREADS,
         "torch": torch.__version__,
         "seconds": time.monotonic() - started,
@@ -224,7 +224,7 @@ def _measurements(fidelity: pd.DataFrame) -> dict[str, dict[str, float]]:
 def _folder(args: Arguments) -> Path:
     if args.out:
         return Path(args.out)
-    name = "-".join(filter(None, ["elegans", args.twin, args.width and f"width{args.width}"]))
+    name = "-".join(filter(None, ["elegans", args.corpus, args.width and f"width{args.width}"]))
     return Path("data/models") / (name if args.seed == 0 else f"{name}-seed{args.seed}")
 
 
