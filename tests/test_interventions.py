@@ -7,6 +7,7 @@ from conftest import KINDS, random_transcoders
 from biology.config import InputError
 from biology.interventions import (
     PROTOCOLS,
+    CleanPasses,
     Injections,
     Sites,
     concatenate,
@@ -93,6 +94,26 @@ def test_protocols_are_their_definitions_and_batches_change_nothing(tiny_model, 
         for row, source in enumerate(prompt.tolist()):
             expected = slow(model, transcoders, PROMPTS[source], parts[row], protocol, 1, live)
             assert torch.allclose(outcome.logits[row], expected[0], atol=1e-9)
+
+
+def test_clean_passes_are_shared_within_a_limit_and_change_nothing(tiny_model):
+    model = tiny_model("llama")
+    transcoders = random_transcoders(model)
+    edited = some_edits(model, transcoders, 0, PROMPTS[0], torch.Generator().manual_seed(1), top=1)
+
+    def logits(passes=None):
+        rows = torch.arange(len(PROMPTS))
+        return intervene(
+            model, transcoders, PROMPTS, rows, edited, last_layer=1, batch_size=1, passes=passes
+        ).logits  # fmt: skip
+
+    every = CleanPasses(model, transcoders)
+    clean = [every(torch.tensor([prompt])) for prompt in PROMPTS]
+    assert all(every(torch.tensor([prompt])) is one for prompt, one in zip(PROMPTS, clean, strict=True))
+    for limit in (0, every.size // 2, every.size):
+        passes = CleanPasses(model, transcoders, limit)
+        assert torch.equal(logits(), logits(passes)) and torch.equal(logits(), logits(passes))
+        assert passes.size <= limit and (passes.size > 0) == (limit > 0)
 
 
 @pytest.mark.parametrize("architecture", KINDS)

@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,7 +15,7 @@ from torch import Tensor
 from biology.activations import FeatureCache
 from biology.case import Case, Experiment
 from biology.config import InputError, StatisticsConfig
-from biology.interventions import Edits
+from biology.interventions import CleanPasses, Edits
 from biology.model import Model, encode
 from biology.number_outcomes import token_numbers
 from biology.supernodes import Finder, position, random_finder
@@ -57,6 +57,11 @@ class Prompted:
         return {item: place for place, item in enumerate(self.prompts["item"])}
 
     @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """Every prompt with all its columns."""
+        return self.prompts.to_dict("records")
+
+    @cached_property
     def identity(self) -> list[tuple[str, str, str]]:
         """Item, cluster and split of every prompt."""
         return list(self.prompts[["item", "cluster", "split"]].itertuples(index=False, name=None))
@@ -90,6 +95,10 @@ class Bench(Prompted):
         return token_numbers(self.model)
 
     @cached_property
+    def passes(self) -> CleanPasses:
+        return CleanPasses(self.model, self.transcoders)
+
+    @cached_property
     def finder(self) -> Finder:
         return Finder(self.model, self.transcoders, self.case, self.prompts, self.cache, self.operands)
 
@@ -112,14 +121,14 @@ class Bench(Prompted):
         donor = f"wrong_{experiment.donor}" if wrong else experiment.donor
         columns: list[tuple[int, int, int, int, float, int, int]] = []
         for row, place in enumerate(places):
-            item = self.prompts["item"].iat[place]
+            item = self.records[place]["item"]
             found: dict[tuple[int, int, int], tuple[float, int, int]] = {}
             if experiment.inhibit:
                 factor = setting.strength * (-experiment.suppress if experiment.kind == "swap" else 1.0)
                 for site in self.sites.get((item, experiment.inhibit), ()):
                     found[site.layer, site.pos, site.feature] = (factor * site.activation, place, site.pos)
             if experiment.inject:
-                source = self.prompts[donor].iat[place] if donor in self.prompts else ""
+                source = self.records[place].get(donor, "")
                 if source not in self.place:
                     raise InputError(f"case {self.case.name}, prompt {item}: donor '{source}' is no prompt of the case")
                 there = self.position_of(experiment.inject, place)
@@ -137,7 +146,7 @@ class Bench(Prompted):
         """Where a supernode lives in a prompt. InputError if the prompt has no such position."""
         key = (supernode, place)
         if key not in self._position_cache:
-            row = self.prompts.iloc[place].to_dict()
+            row = self.records[place]
             where = f"case {self.case.name}, prompt {row['item']}"
             self._position_cache[key] = position(
                 self.model, row["text"], self.case.supernodes[supernode].at, row, where

@@ -80,11 +80,11 @@ class _Look:
 
     def members(self, place: int, level: str) -> Int[np.ndarray, " member"]:
         """Columns of the features of a level, as the rule selects them for a prompt."""
-        row = self.finder.prompts.iloc[place].to_dict() | {str(self.rule.factor): level}
+        row = self.finder.records[place] | {str(self.rule.factor): level}
         return self.finder.columns(self.finder.select(self.rule, self.name, row))
 
     def fires(self, at: str, place: int, columns: Int[np.ndarray, " member"]) -> np.ndarray:
-        return np.isin(columns, self.finder.active(at)[place].indices)
+        return np.isin(columns, self.finder.firing(at, place))
 
     def planned(self, at: str, place: int, columns: Int[np.ndarray, " member"]) -> float:
         return float(self.fires(at, place, columns).mean()) if len(columns) else 0.0

@@ -189,12 +189,14 @@ def _drawn(
 ) -> tuple[Int[Tensor, "draw size"], Float[Tensor, "draw size"], int]:
     """Random sets of `size` features without repetition, each with a weight; and how many are not of the pool."""
     feature, activation = (part.numpy() for part in pool)
-    allowed = ~numpy.isin(feature, list(excluded))
+    free = numpy.ones(width, dtype=bool)
+    free[list(excluded)] = False
+    allowed = free[feature]
     feature, activation = feature[allowed].astype(numpy.int64), activation[allowed].astype(numpy.float64)
     taken, others = min(size, len(feature)), numpy.zeros(0, numpy.int64)
     if taken < size:
-        known = numpy.concatenate([feature, numpy.fromiter(excluded, numpy.int64)])
-        others = numpy.setdiff1d(numpy.arange(width), known)
+        free[feature] = False
+        others = numpy.flatnonzero(free)
     missing = min(size - taken, len(others))
     if taken + missing == 0:
         raise InputError("a control set needs at least one feature of the layer that is not edited")

@@ -73,7 +73,7 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
         graphs.append(
             {
                 "item": item, "n_active": int((graph.kind == FEATURE).sum()), "n_nodes": int(node_mask.sum()),
-                "n_edges": int(edge_mask.sum()), **scored._asdict(), "error_share": 1.0 - scored.replacement,
+                "n_edges": int(torch.count_nonzero(edge_mask)), **scored._asdict(), "error_share": 1.0 - scored.replacement,
                 "row_residual": float(row_residual(graph).max()),
             }
         )  # fmt: skip

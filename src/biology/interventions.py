@@ -61,6 +61,37 @@ class Injections:
     vector: Float[Tensor, "site d_model"]
 
 
+class CleanPasses:
+    """Passes of unedited prompts, kept for the next who asks for the same batch: experiments do at every strength and layer.
+
+    The oldest go when all together would take more than `limit` bytes.
+    """
+
+    def __init__(self, model: Model, transcoders: TranscoderSet, limit: int = 2**30) -> None:
+        self.model, self.transcoders, self.limit = model, transcoders, limit
+        self._kept: dict[tuple[tuple[int, ...], bytes], tuple[int, Capture]] = {}
+
+    def __call__(self, ids: Int[Tensor, "prompt pos"]) -> Capture:
+        key = (tuple(ids.shape), ids.cpu().numpy().tobytes())
+        if key not in self._kept:
+            set_ = self.transcoders
+            clean = capture(self.model, ids, read_hook=set_.read_hook, write_hook=set_.write_hook, positions=-1)
+            parts = (getattr(clean, entry.name) for entry in fields(clean))
+            tensors = (tensor for part in parts for tensor in (part if isinstance(part, tuple) else (part,)))
+            size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+            if size > self.limit:
+                return clean
+            while self.size + size > self.limit:
+                del self._kept[next(iter(self._kept))]
+            self._kept[key] = size, clean
+        return self._kept[key][1]
+
+    @property
+    def size(self) -> int:
+        """Bytes of what is kept."""
+        return sum(size for size, _ in self._kept.values())
+
+
 AnySites = TypeVar("AnySites", Sites, Edits, Injections)
 
 
@@ -138,6 +169,7 @@ def intervene(
     profile: int | None = None,
     readout: Readout | None = None,
     prefixes: list[Prefix] | None = None,
+    passes: CleanPasses | None = None,
     batch_size: int = 256,
     progress: bool = False,
 ) -> Outcome:
@@ -151,6 +183,7 @@ def intervene(
         profile: a position at which all activations of all layers are wanted.
         readout: applied per batch to (logits [row, read_pos, vocab], row numbers), to keep less than all logits.
         prefixes: receives what the rows of each batch leave to attention, to be read on from.
+        passes: clean passes that calls on the same prompts share.
 
     Raises:
         InputError: an unknown protocol, an edit outside the model, its prompt or the constrained range, or one
@@ -166,6 +199,7 @@ def intervene(
     read_layers = set() if watched is None else set(watched.layer.tolist())
     read_layers |= set() if profile is None else set(range(model.n_layers))
     reads = {layer: f"blocks.{layer}.{transcoders.read_hook}" for layer in sorted(read_layers)}
+    passes = CleanPasses(model, transcoders, limit=0) if passes is None else passes
 
     results: list[tuple[Tensor, ...]] = []
     seen = torch.zeros(2, 0 if watched is None else len(watched.row), dtype=model.dtype)
@@ -178,7 +212,9 @@ def intervene(
             here[chosen] = torch.arange(len(chosen))
             added = _Added() if injections is None else _Added.injected(_of_rows(injections, here, model))
             mine = _of_rows(edited, here, model)
-            hooks = _hooks(model, transcoders, ids, which, mine, added, protocol, top, live_attention)
+            hooks = _hooks(passes, ids, which, mine, added, protocol, top, live_attention)
+            if protocol == "constrained":
+                hooks += _idle(layer for layer in range(top + 1) if layer not in reads)
             names = ["unembed.hook_out", *reads.values()]
             at = where[chosen].reshape(len(chosen), -1)
             logits, tensors = run(
@@ -270,19 +306,25 @@ def _of_rows(sites: AnySites, here: Int[Tensor, " row"], model: Model) -> AnySit
 
 
 def _hooks(
-    model: Model, transcoders: TranscoderSet, ids: Int[Tensor, "prompt pos"], which: Int[Tensor, " row"],
+    passes: CleanPasses, ids: Int[Tensor, "prompt pos"], which: Int[Tensor, " row"],
     edited: Edits, added: "_Added", protocol: str, top: int, live_attention: bool,
 ) -> list[tuple[str, Edit]]:  # fmt: skip
     """What one batch holds and adds. `which` says which of the prompts `ids` a row is."""
+    model, transcoders = passes.model, passes.transcoders
     if protocol == "iterative" and live_attention:
         return _moving(model, transcoders, edited, added)
-    clean = capture(model, ids, read_hook=transcoders.read_hook, write_hook=transcoders.write_hook, positions=-1)
+    clean = passes(ids)
     held = freeze(model, clean, norms=protocol == "direct", mlps=False, rows=which)
     if protocol == "iterative":
         return held + _moving(model, transcoders, edited, added)
     if live_attention and protocol == "constrained":
         held = []
     return held + _clamped(transcoders, clean, which, edited, added, top)
+
+
+def _idle(layers: Iterable[int]) -> list[tuple[str, Edit]]:
+    """MLPs whose output is held and whose input nobody reads are given nothing to do: most of a pass is MLPs."""
+    return [(f"blocks.{layer}.mlp.hook_in", lambda tensor: tensor[:, :0]) for layer in layers]
 
 
 class _Added(dict[int, list[tuple[Tensor, Tensor, Tensor]]]):

@@ -29,6 +29,8 @@ ARCHITECTURES = {
     "gemma3_text": "Gemma3ForCausalLM",
     "gemma3": "Gemma3ForCausalLM",  # with an image encoder, which is left aside
 }
+REMEMBERED = 2**16
+"""Texts of which a model keeps the token ids."""
 Edit = Callable[[Tensor], Tensor | None]
 TokenIds = Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | Sequence[int] | Sequence[Sequence[int]]
 
@@ -45,6 +47,8 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     hooks: Mapping[str, Any] = field(repr=False)
+    encoded: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
+    """Texts met of late with their token ids: a prompt is encoded for each place that is asked of it."""
 
     @property
     def n_layers(self) -> int:
@@ -155,6 +159,15 @@ def encode(model: Model, text: str) -> list[int]:
     Raises:
         InputError: no tokenizer, empty text, or a word outside the vocabulary (named).
     """
+    if text not in model.encoded:
+        ids = _encode(model, text)
+        if len(model.encoded) >= REMEMBERED:
+            model.encoded.clear()
+        model.encoded[text] = tuple(ids)
+    return list(model.encoded[text])
+
+
+def _encode(model: Model, text: str) -> list[int]:
     tokenizer = model.tokenizer
     if tokenizer is None:
         raise InputError(f"model {model.name} has no tokenizer in {model.path}: give token ids instead of text")

@@ -53,15 +53,14 @@ class Reader:
     @cached_property
     def tokens(self) -> Int[Tensor, "item token"]:
         """Answer, donor's answer, wrong donor's answer and the levels' words of each item; -1 where there is none."""
-        prompts, columns = self.bench.prompts, []
+        records, columns = self.bench.records, []
         for place in self.places:
-            row = prompts.iloc[place]
+            row = records[place]
             answers = [int(row["answer_token"])]
             for column in (self.experiment.donor, f"wrong_{self.experiment.donor}"):
                 source = row.get(column, "")
-                answers.append(
-                    int(prompts["answer_token"].iat[self.bench.place[source]]) if source in self.bench.place else -1
-                )
+                known = source in self.bench.place
+                answers.append(int(records[self.bench.place[source]]["answer_token"]) if known else -1)
             for level in self.levels:
                 if not row.get(level):
                     where = f"case {self.bench.case.name}, prompt {row['item']}"
@@ -82,8 +81,8 @@ class Reader:
         """1 for the answers of the item's relation, without its own."""
         mask = torch.zeros(len(self.places), self.bench.model.n_vocab)
         for row, place in enumerate(self.places):
-            own = int(self.bench.prompts["answer_token"].iat[place])
-            same = self.bench.same_relation.get(str(self.bench.prompts.iloc[place].get("relation", "")), [])
+            own = int(self.bench.records[place]["answer_token"])
+            same = self.bench.same_relation.get(str(self.bench.records[place].get("relation", "")), [])
             mask[row, [token for token in same if token != own]] = 1.0
         return mask
 
@@ -128,7 +127,7 @@ def run_rows(
     out: Outcome = intervene(
         bench.model, bench.transcoders, bench.ids, prompt, edits, last_layer=setting.last_layer, injections=injections,
         protocol=reader.experiment.protocol, live_attention=reader.experiment.attention == "live", watch=sites,
-        readout=lambda logits, rows: reader(item[rows], logits),
+        readout=lambda logits, rows: reader(item[rows], logits), passes=bench.passes,
     )  # fmt: skip
     activation = {}
     for index, name in enumerate(watched):

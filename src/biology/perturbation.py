@@ -153,7 +153,7 @@ def no_edits() -> Edits:
 
 def positions_of(bench: Prompted, places: Sequence[int], at: str) -> Int[Tensor, " item"]:
     """The position that `at` names in each of some prompts."""
-    rows = [bench.prompts.iloc[place].to_dict() for place in places]
+    rows = [bench.records[place] for place in places]
     where = f"case {bench.case.name}, prompt"
     return torch.tensor([position(bench.model, row["text"], at, row, f"{where} {row['item']}") for row in rows])
 

@@ -123,7 +123,7 @@ def _adjacency(job: Job, source: Sources, chosen: Tensor) -> Float[Tensor, "node
 
     def emit(first: int) -> Callable[[Tensor, Tensor], None]:
         def write(index: Tensor, effects: Tensor) -> None:
-            adjacency[index + first] = effects[:, columns]
+            adjacency[index + first] = effects.index_select(1, columns)  # several times as fast as indexing
 
         return write
 

@@ -15,6 +15,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -100,17 +101,21 @@ class Finder:
     def width(self) -> int:
         return max(self.transcoders.n_features)
 
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """Every prompt with all its columns."""
+        return self.prompts.to_dict("records")
+
     def positions(self, at: str) -> Int[np.ndarray, " prompt"]:
         """The position of each prompt; -1 where a factor that the prompt lacks is asked for."""
         kind, _, value = at.partition(":")
-        rows = self.prompts.to_dict("records")
-        there = [kind != "factor" or bool(row.get(value)) for row in rows]
+        there = [kind != "factor" or bool(row.get(value)) for row in self.records]
         return np.array(
             [
                 position(self.model, row["text"], at, row, f"case {self.case.name}, prompt {row['item']}")
                 if yes
                 else -1
-                for row, yes in zip(rows, there, strict=True)
+                for row, yes in zip(self.records, there, strict=True)
             ]
         )
 
@@ -129,6 +134,11 @@ class Finder:
     @cached_property
     def _active(self) -> dict[str, sparse.csr_matrix]:
         return {}
+
+    def firing(self, at: str, place: int) -> Int[np.ndarray, " column"]:
+        """Columns of the features that are active at one position of a prompt."""
+        active = self.active(at)
+        return active.indices[active.indptr[place] : active.indptr[place + 1]]
 
     @cached_property
     def promoted(self) -> Int[Tensor, "column rank"]:
@@ -151,11 +161,18 @@ class Finder:
     def plotted(self, rule: SupernodeRule) -> Int[np.ndarray, " member"]:
         """Features whose operand plot, where the rule reads it, meets its condition."""
         assert rule.operands is not None and self.operands is not None
-        found = self.operands[(self.operands["transcoders"] == self.plots) & (self.operands["at"] == rule.as_read.at)]
-        found = found[found["family"] == rule.operands.family]
-        if rule.operands.digit:
-            found = found[found["digit"].isin(rule.operands.digit)]
-        return (found["layer"] * self.width + found["feature"]).to_numpy()
+        key = (rule.as_read.at, rule.operands.family, rule.operands.digit)
+        if key not in self._plotted:
+            found = self.operands[(self.operands["transcoders"] == self.plots) & (self.operands["at"] == key[0])]
+            found = found[found["family"] == rule.operands.family]
+            if rule.operands.digit:
+                found = found[found["digit"].isin(rule.operands.digit)]
+            self._plotted[key] = (found["layer"] * self.width + found["feature"]).to_numpy()
+        return self._plotted[key]
+
+    @cached_property
+    def _plotted(self) -> dict[tuple[object, ...], Int[np.ndarray, " member"]]:
+        return {}
 
     def answers(self, rule: SupernodeRule, level: str | None) -> list[int]:
         """Answer tokens of every prompt of a level."""
@@ -181,11 +198,10 @@ class Finder:
             if key not in self._selected:
                 self._selected[key] = self._of_level(rule, row)
             return self._selected[key]
-        columns = np.unique(self.active(rule.at)[self.place[str(row["item"])]].indices)
+        columns = np.unique(self.firing(rule.at, self.place[str(row["item"])]))
         chosen = np.ones(len(columns), dtype=bool)
         for prompt, wanted in [(p, True) for p in rule.active_on] + [(p, False) for p in rule.silent_on]:
-            there = self.active(rule.at)[self.place[prompt]].indices
-            chosen &= np.isin(columns, there) == wanted
+            chosen &= np.isin(columns, self.firing(rule.at, self.place[prompt])) == wanted
         return self._kept(rule, columns[chosen], np.ones(int(chosen.sum())), row)
 
     @cached_property
@@ -279,7 +295,7 @@ def group(
         positions = finder.positions(rule.at)
         activations = finder.active(rule.at)
         for place in np.flatnonzero(wanted):
-            row = prompts.iloc[place].to_dict()
+            row = finder.records[place]
             if positions[place] < 0:
                 continue
             found = finder.select(rule, name, row)
