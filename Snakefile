@@ -23,7 +23,7 @@ from snakemake.utils import min_version
 
 from biology.artefacts import contents_hash, sources
 from biology.case import discover_cases, fingerprint, load_case
-from biology.config import HELD_ROLES, METHOD, InputError, load_config
+from biology.config import GROWN_ROLES, HELD_ROLES, METHOD, InputError, load_config
 
 min_version("9.0")
 
@@ -45,7 +45,6 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 
-GROWN_HERE = ("seed", "size", "extended", "twin")
 SHOWN = [model for model in MODELS if CONFIG.model(model).role == "model"]
 CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES]
 EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS]
@@ -167,7 +166,7 @@ def weights(wildcards):
     entry, files = CONFIG.model(wildcards.model), model_files(wildcards)
     if entry.hub:
         return files
-    if entry.role in GROWN_HERE:  # their transcoders do not ship
+    if entry.role in GROWN_ROLES:
         return [*files, f"{entry.transcoders}/record.json"]
     return sorted({*files, *weight_files(entry.transcoders.rglob("*"))})  # a folder may hold other sets too
 
@@ -700,7 +699,7 @@ rule write_index:
 
 
 # The transcoders of models whose own do not ship ---------------------------------------------------------------------
-GROWN = sorted({CONFIG.model(model).path.name for model in MODELS if CONFIG.model(model).role in GROWN_HERE})
+GROWN = sorted({CONFIG.model(model).path.name for model in MODELS if CONFIG.model(model).role in GROWN_ROLES})
 
 
 rule train_transcoders:

@@ -22,7 +22,7 @@ FLOORS = [
     # torch
     ["organism", "graph", "weights", "checkpoint"],
     ["model", "layouts"],
-    ["transcoders", "number_outcomes", "cell_outcomes"],
+    ["transcoders", "case_prompts", "number_outcomes", "cell_outcomes"],
     ["activations", "replacement", "continuation", "documents", "sampling", "training_memory"],
     ["splicing"],
     [

@@ -61,12 +61,12 @@ def test_a_feature_of_the_first_word_is_an_add_function_there(tiny_model):
 
 def test_a_rule_takes_features_by_their_plot_and_position(tiny_model):
     bench = grid_bench(tiny_model("llama"), {})
-    active = Finder(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache).active("-2")
+    active = Finder(bench.model, bench.case, bench.prompts, bench.transcoders, bench.cache).active("-2")
     column = int(active[bench.place["i0"]].indices[0])
     width = max(bench.transcoders.n_features)
     row = {"transcoders": "own", "layer": column // width, "feature": column % width, "digit": "ones"}
     table = pd.DataFrame([{**row, "at": "-2", "family": "add"}])
-    finder = Finder(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache, table)
+    finder = Finder(bench.model, bench.case, bench.prompts, bench.transcoders, bench.cache, table)
     item = bench.prompts.iloc[bench.place["i0"]].to_dict()
 
     def members(**fields):

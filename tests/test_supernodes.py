@@ -11,8 +11,9 @@ from conftest import random_transcoders
 
 from biology.activations import FeatureCache
 from biology.case import Case, Experiment, Paper, Prompt, SupernodeRule
+from biology.case_prompts import position
 from biology.config import InputError
-from biology.supernodes import Finder, group, grouped_items, position
+from biology.supernodes import Finder, group, grouped_items
 
 LAYER, LAST = 1, 3  # features are planted in this layer; every prompt is <bos> and three words
 DEV_SELECT, HELD_SELECT = 10, 6  # prompts of each place
@@ -66,7 +67,7 @@ def cache_of(entries: list[tuple[int, int, int, int, float]], n_prompts: int = l
 def finder_of(model, rules: dict[str, SupernodeRule], entries, *, transcoders=None, named: tuple[str, ...] = ()):
     prompts = {item: Prompt(text="w1", answer="w2") for item in named}
     case = Case(name="toy", folder=Path("toy"), paper=Paper(section="", url=""), prompts=prompts, supernodes=rules)
-    return Finder(model, transcoders or random_transcoders(model), case, FRAME, cache_of(entries))
+    return Finder(model, case, FRAME, transcoders or random_transcoders(model), cache_of(entries))
 
 
 def chosen(finder: Finder, rule: SupernodeRule, item: str) -> dict[int, float]:

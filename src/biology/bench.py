@@ -4,7 +4,7 @@ import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -13,12 +13,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from biology.activations import FeatureCache
-from biology.case import Case, Experiment
+from biology.case import Experiment
+from biology.case_prompts import CasePrompts
 from biology.config import InputError, StatisticsConfig
 from biology.interventions import CleanPasses, Edits
-from biology.model import Model, encode
 from biology.number_outcomes import token_numbers
-from biology.supernodes import Finder, position, random_finder
+from biology.supernodes import Finder, random_finder
 from biology.transcoders import TranscoderSet
 
 
@@ -40,26 +40,10 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class Prompted:
-    """The prompts of a case as a model reads them: all that an experiment without transcoders needs."""
+class BareBench(CasePrompts):
+    """All that an experiment without transcoders needs."""
 
-    model: Model
-    case: Case
-    prompts: pd.DataFrame
     statistics: StatisticsConfig
-
-    @cached_property
-    def ids(self) -> list[list[int]]:
-        return [encode(self.model, text) for text in self.prompts["text"]]
-
-    @cached_property
-    def place(self) -> dict[str, int]:
-        return {item: place for place, item in enumerate(self.prompts["item"])}
-
-    @cached_property
-    def records(self) -> list[dict[str, Any]]:
-        """Every prompt with all its columns."""
-        return self.prompts.to_dict("records")
 
     @cached_property
     def identity(self) -> list[tuple[str, str, str]]:
@@ -80,7 +64,7 @@ class Prompted:
 
 
 @dataclass(frozen=True, eq=False)
-class Bench(Prompted):
+class Bench(BareBench):
     """What every experiment of a case needs: prompts (rows in the order of the cache) and members of supernodes."""
 
     transcoders: TranscoderSet
@@ -100,7 +84,7 @@ class Bench(Prompted):
 
     @cached_property
     def finder(self) -> Finder:
-        return Finder(self.model, self.transcoders, self.case, self.prompts, self.cache, self.operands)
+        return Finder(self.model, self.case, self.prompts, self.transcoders, self.cache, self.operands)
 
     def random_finder(self, prompts: pd.DataFrame) -> Finder:
         """What the rules find on these prompts with transcoders of shuffled weights."""
@@ -144,18 +128,7 @@ class Bench(Prompted):
 
     def position_of(self, supernode: str, place: int) -> int:
         """Where a supernode lives in a prompt. InputError if the prompt has no such position."""
-        key = (supernode, place)
-        if key not in self._position_cache:
-            row = self.records[place]
-            where = f"case {self.case.name}, prompt {row['item']}"
-            self._position_cache[key] = position(
-                self.model, row["text"], self.case.supernodes[supernode].at, row, where
-            )
-        return self._position_cache[key]
-
-    @cached_property
-    def _position_cache(self) -> dict[tuple[str, int], int]:
-        return {}
+        return self.position(self.case.supernodes[supernode].at, place)
 
     @cached_property
     def same_relation(self) -> dict[str, list[int]]:

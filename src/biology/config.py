@@ -43,6 +43,8 @@ class InputError(ValueError):
 CONFIG_FILE = "config.yaml"
 HELD_ROLES = ("seed", "twin", "random")
 """Roles of models whose verdicts are held to those of another; sizes and extended corpora answer claims of their own."""
+GROWN_ROLES = ("seed", "size", "extended", "twin")
+"""Roles of models that ship without transcoders; the pipeline trains them."""
 
 
 def config_file(given: str = CONFIG_FILE, *, shipped: bool = False) -> Path:

@@ -118,7 +118,7 @@ def node_sets(bench: Bench, item: str, graph: Graph) -> dict[str, Bool[Tensor, "
 
 def source_tokens(bench: Bench, place: int, factor: str, graph: Graph) -> Bool[Tensor, " node"]:
     """Token nodes of the pieces of a factor's text (a city's name)."""
-    row = bench.prompts.iloc[place]
+    row = bench.records[place]
     start = row["text"].index(row[factor])
     first = len(encode(bench.model, row["text"][:start].rstrip()))
     last = len(encode(bench.model, row["text"][: start + len(row[factor])]))
@@ -129,7 +129,7 @@ def graph_evidence(
     bench: Bench, name: str, experiment: Experiment, place: int, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]]
 ) -> list[dict[str, object]]:
     """Evidence rows of one prompt: effect and matched control of every outcome. A missing supernode counts as zero."""
-    row = bench.prompts.iloc[place]
+    row = bench.records[place]
     target = int(sets[ANSWER].nonzero()[0])
     sources = source_tokens(bench, place, str(experiment.source), graph)
     through = sets.get(str(experiment.through), torch.zeros(graph.n_nodes, dtype=torch.bool))

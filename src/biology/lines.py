@@ -29,7 +29,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.bench import Bench, Prompted, Setting
+from biology.bench import BareBench, Bench, Setting
 from biology.case import Case, Experiment, Line
 from biology.config import InputError, StatisticsConfig
 from biology.continuation import Prefix, ReadOn, continued
@@ -50,7 +50,7 @@ Read = Callable[[Int[Tensor, " row"], list[Prefix]], Float[Tensor, "row vocab"]]
 class Words:
     """The tokens that outcomes ask about, for each of some prompts; -1 where there is none."""
 
-    bench: Prompted
+    bench: BareBench
     rule: Line
     places: Sequence[int]
 
@@ -125,7 +125,7 @@ class Words:
         """For each prompt, the tokens that its line must have, by number; none where it lacks the factor."""
         return [
             {place: self.token(number, row[column]) for place, column in self.rule.forced.items() if row[column]}
-            for number, row in enumerate(self.bench.prompts.iloc[place] for place in self.places)
+            for number, row in enumerate(self.bench.records[place] for place in self.places)
         ]
 
     def ending(self, line: Sequence[int]) -> str:
@@ -157,7 +157,7 @@ class Written:
 
 
 def write(
-    bench: Prompted, words: Words, item: Int[Tensor, " row"], read: Read, generator: np.random.Generator | None
+    bench: BareBench, words: Words, item: Int[Tensor, " row"], read: Read, generator: np.random.Generator | None
 ) -> Written:
     """Every row writes a line after the prompt of its item; sampled if a generator is given."""
     numbers = item.tolist()
@@ -210,7 +210,7 @@ def held(bench: Bench, edits: Edits) -> Read:
 
 
 def exchanged(
-    bench: Prompted, donor: Int[Tensor, " row"], pos: Int[Tensor, " row"], donor_pos: Int[Tensor, " row"]
+    bench: BareBench, donor: Int[Tensor, " row"], pos: Int[Tensor, " row"], donor_pos: Int[Tensor, " row"]
 ) -> Read:
     """The residual stream of each row at `pos` is, in every layer, that of its donor at `donor_pos`."""
     layers = bench.model.n_layers + 1
@@ -260,7 +260,7 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
     named = {name: one for name, one in case.experiments.items() if one.kind == "exchange" and one.line is not None}
     if not named or "donor" not in prompts or "gated_by" in prompts:
         return table("streams", [])
-    bench = Prompted(model, case, prompts, statistics)
+    bench = BareBench(model, case, prompts, statistics)
     rows: list[dict[str, object]] = []
     for name, experiment in named.items():
         known = prompts["correct"].tolist()
@@ -282,7 +282,7 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
     return table("streams", rows)
 
 
-def _with_donors(bench: Prompted, experiment: Experiment) -> list[tuple[int, int]]:
+def _with_donors(bench: BareBench, experiment: Experiment) -> list[tuple[int, int]]:
     """The scored prompts of an experiment that have a donor, and its place."""
     donors = [bench.place.get(item, -1) for item in bench.prompts["donor"]]
     return [(place, donors[place]) for place in bench.items(experiment) if donors[place] >= 0]
@@ -331,7 +331,7 @@ def _steps(
 
 
 def _exchanges(
-    bench: Prompted, name: str, experiment: Experiment, words: Words, controls: Sequence[str]
+    bench: BareBench, name: str, experiment: Experiment, words: Words, controls: Sequence[str]
 ) -> dict[str, Callable[[int], Read]]:
     """For every arm of an exchange, a function from the number of lines per row to what writes them."""
     places, donors = words.places, words.donors

@@ -83,7 +83,7 @@ def read_grid(
         return table("operands", []), table("operand_plots", [])
     grid = grid_prompts(case, prompts)
     positions = sorted({rule.as_read.at for rule in case.supernodes.values() if rule.operands} | {LAST})
-    finder = Finder(model, transcoders, case, prompts, cache)
+    finder = Finder(model, case, prompts, transcoders, cache)
     rows, plots = [], []
     for at in positions:
         active = finder.active(at)[grid.index.to_numpy()]
@@ -263,7 +263,7 @@ def _shared(finder: Finder, supernode: str, plain: str, item: str) -> float | No
     None if none of them is active there.
     """
     rule = finder.case.supernodes[supernode]
-    found = finder.select(rule.as_read, supernode, finder.prompts.iloc[finder.place[plain]].to_dict())
+    found = finder.select(rule.as_read, supernode, finder.records[finder.place[plain]])
     columns, looks = finder.columns(found), ((rule.as_read.at, plain), (rule.at, item))
     there, here = (finder.active(at)[finder.place[one], columns].toarray() for at, one in looks)
     return float(np.minimum(here, there).sum() / there.sum()) if there.any() else None
@@ -286,7 +286,7 @@ def _wiring(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, o
     assert bench.case.operands is not None
     rows = []
     for place in bench.items(experiment):
-        row = bench.prompts.iloc[place]
+        row = bench.records[place]
         total = int(row[bench.case.operands.first]) + int(row[bench.case.operands.second])
         reached = later[:, values[place] > 0].any(1)
         yes = fires[total][reached]

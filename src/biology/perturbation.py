@@ -16,13 +16,12 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.bench import Bench, Prompted, Setting
+from biology.bench import BareBench, Bench, Setting
 from biology.case import Experiment
 from biology.controls import directions, matched_sets, moved
 from biology.interventions import Edits, Injections, intervene
 from biology.model import token_text
 from biology.outcomes import Reader, evidence_rows, run_rows, watched_sites
-from biology.supernodes import position
 from biology.tables import table
 
 Measure = Callable[..., list[dict[str, object]]]
@@ -151,11 +150,9 @@ def no_edits() -> Edits:
     return Edits(empty, empty, empty, empty, torch.zeros(0, dtype=torch.float64))
 
 
-def positions_of(bench: Prompted, places: Sequence[int], at: str) -> Int[Tensor, " item"]:
+def positions_of(bench: BareBench, places: Sequence[int], at: str) -> Int[Tensor, " item"]:
     """The position that `at` names in each of some prompts."""
-    rows = [bench.records[place] for place in places]
-    where = f"case {bench.case.name}, prompt"
-    return torch.tensor([position(bench.model, row["text"], at, row, f"{where} {row['item']}") for row in rows])
+    return torch.tensor([bench.position(at, place) for place in places])
 
 
 def show(bench: Bench, name: str, experiment: Experiment, setting: Setting) -> list[dict[str, object]]:

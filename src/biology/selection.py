@@ -98,11 +98,11 @@ def selected_adjacency(
         step = max(1, BLOCK // (source.n_columns * rows.values.element_size()))
         for part in row.split(step):
             block = rows.values[part]
-            rows.values[part] = block.index_add_(1, home, block[:, rest_columns])
+            rows.values[part] = block.index_add_(1, home, block.index_select(1, rest_columns))
     else:  # a cross-layer feature writes to many: gradients meet the new errors
         rows.meet(job.sources(keep).errors)
     for part, node in zip(row.split(256), row_of_node.split(256), strict=True):
-        adjacency[node] = rows.values[part][:, columns]
+        adjacency[node] = rows.values[part].index_select(1, columns)
     return features, adjacency
 
 

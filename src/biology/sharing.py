@@ -33,7 +33,6 @@ from torch import Tensor
 from biology.bench import Bench, Member
 from biology.case import Experiment
 from biology.config import InputError
-from biology.supernodes import position
 from biology.tables import table
 
 CELL = ("concept", "relation", "language", "scale", "language_fold")
@@ -227,23 +226,12 @@ class Sharing:
         layer, pos, feature = (torch.tensor([member[i] for member in members]) for i in range(3))
         active = np.ones(len(members), dtype=bool)
         for there in self.translations(place, of_fold=True):
-            moved = {self.at(name, place): self.at(name, there) for name in self.experiment.of}
+            moved = {
+                self.bench.position_of(name, place): self.bench.position_of(name, there) for name in self.experiment.of
+            }
             target = torch.tensor([moved[one] for one in pos.tolist()])
             active &= self.bench.cache.at(torch.full_like(layer, there), layer, target, feature).numpy() > 0
         return float(active.mean())
-
-    def at(self, name: str, place: int) -> int:
-        """The position of a supernode in a prompt."""
-        if (name, place) not in self._at:
-            row = self.bench.prompts.iloc[place].to_dict()
-            where = f"case {self.bench.case.name}, prompt {row['item']}"
-            at = self.bench.case.supernodes[name].at
-            self._at[name, place] = position(self.bench.model, row["text"], at, row, where)
-        return self._at[name, place]
-
-    @cached_property
-    def _at(self) -> dict[tuple[str, int], int]:
-        return {}
 
     @cached_property
     def answers(self) -> Mapping[str, Int[Tensor, " answer"]]:

@@ -11,11 +11,9 @@ have replaced an answer by a copy of itself.
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 
-import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -26,32 +24,11 @@ from torch import Tensor
 
 from biology.activations import FeatureCache, cache_features
 from biology.case import Case, SupernodeRule
+from biology.case_prompts import CasePrompts
 from biology.config import InputError
 from biology.model import Model, encode
 from biology.tables import donor_columns, table
 from biology.transcoders import TranscoderSet, shuffled
-
-
-def position(model: Model, text: str, at: str, factors: Mapping[str, str], where: str) -> int:
-    """The token position that `at` names in a prompt: `last`, an index, `token:Dallas`, or `factor:city` (its last piece).
-
-    Raises InputError if the prompt does not hold it exactly once; `where` names case and prompt.
-    """
-    ids = encode(model, text)
-    kind, _, value = at.partition(":")
-    if at == "last":
-        return len(ids) - 1
-    if kind in ("token", "factor"):
-        word = factors.get(value, "") if kind == "factor" else value
-        if text.count(word) != 1:
-            raise InputError(f"{where}: position '{at}' needs '{word}' exactly once in the prompt {text!r}")
-        end = text.index(word) + len(word)
-        return len(encode(model, text[:end])) - 1
-    if not re.fullmatch(r"-?\d+", at) or not -len(ids) <= int(at) < len(ids):
-        raise InputError(
-            f"{where}: position '{at}' is neither last, token:<word>, factor:<column> nor one of {len(ids)} tokens"
-        )
-    return int(at) % len(ids)
 
 
 def promoted(
@@ -84,13 +61,10 @@ class Selection:
 
 
 @dataclass(frozen=True, eq=False)
-class Finder:
-    """What the rules of a case see: prompts (a row each, in the order of the cache), active features and decoders."""
+class Finder(CasePrompts):
+    """What the rules of a case see: prompts (in the order of the cache), active features and decoders."""
 
-    model: Model
     transcoders: TranscoderSet
-    case: Case
-    prompts: pd.DataFrame
     cache: FeatureCache
     operands: pd.DataFrame | None = None
     """Table `operands`, for rules on operand plots."""
@@ -101,21 +75,13 @@ class Finder:
     def width(self) -> int:
         return max(self.transcoders.n_features)
 
-    @cached_property
-    def records(self) -> list[dict[str, Any]]:
-        """Every prompt with all its columns."""
-        return self.prompts.to_dict("records")
-
     def positions(self, at: str) -> Int[np.ndarray, " prompt"]:
         """The position of each prompt; -1 where a factor that the prompt lacks is asked for."""
         kind, _, value = at.partition(":")
-        there = [kind != "factor" or bool(row.get(value)) for row in self.records]
         return np.array(
             [
-                position(self.model, row["text"], at, row, f"case {self.case.name}, prompt {row['item']}")
-                if yes
-                else -1
-                for row, yes in zip(self.records, there, strict=True)
+                self.position(at, place) if kind != "factor" or row.get(value) else -1
+                for place, row in enumerate(self.records)
             ]
         )
 
@@ -208,10 +174,6 @@ class Finder:
     def _selected(self) -> dict[tuple[str, ...], Selection]:
         return {}
 
-    @cached_property
-    def place(self) -> dict[str, int]:
-        return {item: place for place, item in enumerate(self.prompts["item"])}
-
     def _of_level(self, rule: SupernodeRule, row: Mapping[str, object]) -> Selection:
         frame = self.prompts
         chosen = (frame["role"] == "select") & (frame[rule.factor] != "")
@@ -263,7 +225,7 @@ def random_finder(
     null = shuffled(transcoders, seed)
     frame = prompts.reset_index(drop=True)
     cache = cache_features(model, null, [encode(model, text) for text in frame["text"]])
-    return Finder(model, null, case, frame, cache, operands, "shuffled")
+    return Finder(model, case, frame, null, cache, operands, "shuffled")
 
 
 def grouped_items(case: Case, prompts: pd.DataFrame) -> pd.Series:
@@ -285,7 +247,7 @@ def group(
     Rules that only experiments on other prompts need (`only`) are left out.
     Raises InputError if a rule names a factor that no prompt has.
     """
-    finder = Finder(model, transcoders, case, prompts, cache, operands)
+    finder = Finder(model, case, prompts, transcoders, cache, operands)
     rules = {name: rule for name, rule in case.supernodes.items() if _needed(case, name, prompts)}
     for name, rule in rules.items():
         _check_columns(case, name, rule, prompts)
