@@ -39,7 +39,7 @@ from biology.drawing import (
     words,
 )
 from biology.prompt_figures import inhibition_panel, judged_parts, judged_strength, supernode_graph
-from biology.statistics import bootstrap_interval, generator, resamples
+from biology.statistics import COVERAGE, bootstrap_interval, generator, resamples
 from biology.tables import ARMS, Tables
 
 ARM = {
@@ -312,6 +312,18 @@ def interval(rows: pd.DataFrame) -> tuple[float, float, float]:
     means = items.groupby(level="cluster", sort=True).mean().to_numpy()[:, None]
     low, high = bootstrap_interval(means, resamples(len(means), RESAMPLES, generator("figure", len(means))))
     return float(means.mean()), float(low[0]), float(high[0])
+
+
+def rank_correlation(rows: pd.DataFrame, one: str, other: str) -> tuple[float, float, float]:
+    """Spearman's rank correlation of two columns over all rows, and its interval over resampled clusters."""
+    values = rows[[one, other]]
+    places = list(rows.groupby("cluster", sort=True).indices.values())
+    drawn = []
+    for counts in resamples(len(places), RESAMPLES, generator("figure", len(places))):
+        chosen = np.concatenate([np.tile(at, times) for at, times in zip(places, counts, strict=True)])
+        drawn.append(values.iloc[chosen].corr(method="spearman").iloc[0, 1])
+    low, high = np.nanquantile(drawn, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
+    return float(values.corr(method="spearman").iloc[0, 1]), float(low), float(high)
 
 
 def look(arm: str) -> dict[str, Any]:
