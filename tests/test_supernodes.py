@@ -174,6 +174,19 @@ def test_promotes_and_spares(tiny_model):
     assert found(promotes=("answer",), top=1) == {1}  # without a factor: of what is active on the prompt itself
 
 
+def test_what_a_member_may_promote_is_asked_of_every_prompt_and_not_of_the_first_of_its_level(tiny_model):
+    """Prompts of one level and fold share what fires there, and nothing of what follows from their answers."""
+    model = tiny_model("llama")
+    answer = {row["item"]: row["answer_token"] for row in FRAME.to_dict("records")}
+    transcoders = planted_decoders(model, {1: answer["texas16"], 2: answer["texas17"], 3: 90})
+    entries = fires(dict.fromkeys((1, 2, 3), TEXAS))
+    level = {"factor": "place", "precision": 0.9, "recall": 0.9, "top": 1}
+    for limits, expected in (({"spares": ("answer",)}, ({2, 3}, {1, 3})), ({"promotes": ("answer",)}, ({1}, {2}))):
+        rule = SupernodeRule(**level, **limits)
+        finder = finder_of(model, {"rule": rule}, entries, transcoders=transcoders)
+        assert tuple(set(chosen(finder, rule, item)) for item in ("texas16", "texas17")) == expected
+
+
 def test_rules_on_named_prompts_layers_and_the_most(tiny_model):
     model = tiny_model("llama")
     only = {item: FRAME["item"] == item for item in ("texas0", "california0")}

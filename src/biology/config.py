@@ -23,7 +23,7 @@ METHOD: dict[str, int] = {
     "measure": 1,
     "compare_dictionaries": 1,
     "cache": 1,
-    "group": 2,
+    "group": 3,
     "attribute": 4,
     "intervene": 2,
     "exchange": 2,

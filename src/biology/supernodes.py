@@ -163,7 +163,9 @@ class Finder(CasePrompts):
             key = (name, str(row.get(rule.factor, "")), *(str(row[column]) for column in rule.apart))
             if key not in self._selected:
                 self._selected[key] = self._of_level(rule, row)
-            return self._selected[key]
+            return self._kept(
+                rule, *self._selected[key], row
+            )  # each time: what it may promote depends on its own answer
         columns = np.unique(self.firing(rule.at, self.place[str(row["item"])]))
         chosen = np.ones(len(columns), dtype=bool)
         for prompt, wanted in [(p, True) for p in rule.active_on] + [(p, False) for p in rule.silent_on]:
@@ -171,10 +173,11 @@ class Finder(CasePrompts):
         return self._kept(rule, columns[chosen], np.ones(int(chosen.sum())), row)
 
     @cached_property
-    def _selected(self) -> dict[tuple[str, ...], Selection]:
+    def _selected(self) -> dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]]:
         return {}
 
-    def _of_level(self, rule: SupernodeRule, row: Mapping[str, object]) -> Selection:
+    def _of_level(self, rule: SupernodeRule, row: Mapping[str, object]) -> tuple[np.ndarray, np.ndarray]:
+        """Columns that fire on prompts of the row's level and on little else, and the share of those prompts."""
         frame = self.prompts
         chosen = (frame["role"] == "select") & (frame[rule.factor] != "")
         if rule.split == "dev":
@@ -183,7 +186,7 @@ class Finder(CasePrompts):
             chosen &= frame[column] != row[column]
         of_level = (chosen & (frame[rule.factor] == row.get(rule.factor))).to_numpy()
         if not of_level.any():
-            return Selection(*np.zeros((2, 0), dtype=int), np.zeros(0))
+            return np.zeros(0, dtype=int), np.zeros(0)
         fires = self.active(rule.at) > 0
         hits = np.asarray(fires[of_level].sum(0)).ravel()
         every = np.asarray(fires[chosen.to_numpy()].sum(0)).ravel()
@@ -191,7 +194,7 @@ class Finder(CasePrompts):
         others = (every - hits) / max(1, int(chosen.sum() - of_level.sum()))
         member = (share >= rule.recall) & (hits >= rule.precision * every) & (others <= rule.elsewhere) & (hits > 0)
         columns = np.flatnonzero(member)
-        return self._kept(rule, columns, share[columns], row)
+        return columns, share[columns]
 
     def _kept(
         self, rule: SupernodeRule, columns: np.ndarray, share: np.ndarray, row: Mapping[str, object]
