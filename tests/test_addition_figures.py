@@ -73,7 +73,10 @@ def tables() -> dict[str, pd.DataFrame]:
         ("operand_plots", "lookups and sums hold 67% of the activity at the equals sign; 0 of 2 read ones digits"),
         ("class_composition", "75% of the influence belongs to add-functions, lookups and sums; 50% with shuffled"),
         ("pathways", "the interaction of the two inhibitions is 0.75"),
-        ("lookup_swap", "donor's sum in 75%; swapping lookups of ones digits its ones digit in 75%"),
+        (
+            "lookup_swap",
+            "donor's sum in 75% (matched random features 25%); swapping lookups of ones digits its ones digit in 75% (25%)",
+        ),
         ("wiring", "point to its sum features: area 0.75, with exchanged plots 0.50"),
     ],
 )

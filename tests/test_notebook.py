@@ -40,10 +40,8 @@ def test_it_runs(path, monkeypatch, capsys):
         exec(compile(tree, f"{path.name}, cell {number}", "exec"), seen)
         if last is not None:
             seen["_"] = eval(compile(ast.Expression(last.value), f"{path.name}, cell {number}", "eval"), seen)
-    assert (
-        seen["prompts"].set_index("item").loc["ours", "correct"] and len(seen["bridge"]) > 3 and len(seen["shared"]) > 3
-    )
-    table = seen["_"].set_index("M")
-    assert table.loc[1.0, "bridge held"].startswith(seen["ANSWER"]) and table.loc[1.0].nunique() == 1
-    assert not table.loc[-2.0, "bridge held"].startswith(seen["ANSWER"])
-    assert table.loc[0.0, "as many other features held"].startswith(seen["ANSWER"])
+    assert seen["prompts"].set_index("item").loc["ours", "correct"] and len(seen["bridge"]) > 3 and len(seen["shared"])
+    table, answer = seen["_"].set_index("M"), seen["ANSWER"]
+    assert table.loc[1.0].nunique() == 1 and table.loc[1.0, "bridge"].startswith(answer)
+    assert not table.loc[-1.0, "with features of the answer"].startswith(answer)
+    assert table.loc[0.0, "as many others"].startswith(answer)

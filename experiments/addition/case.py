@@ -103,6 +103,8 @@ def class_composition(tables: Tables, subject: str | None = None, case: object =
     handles, shown = left.get_legend_handles_labels()
     figure.legend(handles, shown, loc="outside upper right", ncols=6, columnspacing=0.8, handlelength=0.9)
     _compare(right, rows, ("class_share", "class_fraction", "decimal_share"), ("effect", "shuffle"))
+    marks = [right.plot([], [], linestyle="none", label=name, **look(arm))[0] for arm, name in names.items()]
+    right.legend(handles=marks, loc="center left", bbox_to_anchor=(1.0, 0.5))
     share, null = (interval(_of(rows, "class_share", arm))[0] for arm in ("effect", "shuffle"))
     return captioned(
         figure,
@@ -178,13 +180,14 @@ def lookup_swap(tables: Tables, subject: str | None = None, case: object = None)
     axes.set(xlim=(-0.03, 1.03), xlabel="share of held-out sums")
     handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **look(arm))[0] for arm in arms]
     figure.legend(handles=handles, loc="outside upper center", ncols=5, columnspacing=1.0, handletextpad=0.2)
-    whole, ones = (
-        interval(_of(_heldout(tables, e), o, "effect"))[0]
+    (whole, matched), (ones, matched_ones) = (
+        [interval(_of(_heldout(tables, e), o, arm))[0] for arm in ("effect", "match")]
         for e, o in (("swap", "donor_top1"), ("swap_ones", "ones_swapped"))
     )
     return captioned(
         figure,
-        f"Swapping all lookups gives the donor's sum in {whole:.0%}; swapping lookups of ones digits its ones digit in {ones:.0%}",
+        f"Swapping all lookups gives the donor's sum in {whole:.0%} (matched random features {matched:.0%}); swapping lookups of "
+        f"ones digits its ones digit in {ones:.0%} ({matched_ones:.0%})",
         "The prompt's lookups are inhibited and the donor's injected at the last token. Where no lookup reads ones digits, the "
         "swap of those is no intervention.",
     )

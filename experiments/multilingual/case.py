@@ -34,7 +34,7 @@ def edit_matrix(tables: Tables, subject: str | None = None, case: Case | None = 
         titles = RELATIONS if edit == "operand" else levels
         to = effect["relation"] if edit == "operand" else effect[f"{edit}_donor"].map(donors[factor])
         share = effect["value"].groupby([effect[factor], to.rename("to")]).mean().unstack("to")
-        _draw_matrix(grid[0, column], share.reindex(index=levels, columns=titles))
+        _draw_matrix(grid[0, column], share.reindex(index=levels, columns=titles).dropna(axis="columns", how="all"))
         axis = ("in", "asked for") if edit == "operand" else ("from", "to")
         grid[0, column].set(title=f"change the {edit}", ylabel=axis[0], xlabel=axis[1])
         arms = [arm for arm in ARM if arm in set(rows["arm"])]
@@ -86,7 +86,7 @@ def crossover_curves(tables: Tables, subject: str | None = None, case: Case | No
         "answer_probability": ("old answer", "C1"),
         "level_probability:expected_operation": ("predicted answer", "C0"),
     }
-    crossings = []
+    crossings, matched = [], 0
     for axes, language in zip(grid, LANGUAGES, strict=True):
         here = rows[rows["language"] == language]
         means = {}
@@ -100,7 +100,11 @@ def crossover_curves(tables: Tables, subject: str | None = None, case: Case | No
                           label=name if arm == "effect" else f"{name}, random features")  # fmt: skip
                 if arm == "effect":
                     axes.fill_between(doses, low, high, color=tint, alpha=0.15, linewidth=0)
-        lead = means["level_probability:expected_operation", "effect"] - means["answer_probability", "effect"]
+        null, lead = (
+            means["level_probability:expected_operation", arm] - means["answer_probability", arm]
+            for arm in ("match", "effect")
+        )
+        matched += bool((null > 0).any())
         above = np.flatnonzero(lead > 0)
         if len(above):
             after = int(above[0])
@@ -118,7 +122,8 @@ def crossover_curves(tables: Tables, subject: str | None = None, case: Case | No
     where = f"at M from {min(crossings):.2g} to {max(crossings):.2g}" if crossings else "nowhere"
     return captioned(
         figure,
-        f"The new operation takes over {where}, in {len(crossings)} of {len(LANGUAGES)} languages",
+        f"The new operation takes over {where}, in {len(crossings)} of {len(LANGUAGES)} languages (with matched random features "
+        f"in {matched})",
         f"Held-out prompts of each language; the operation's features are held at {-held:g} M and those of an English donor at M "
         "times their activations. Solid: mean probability of the prompt's answer and of the predicted one, with 95 % bands over "
         "scales; dashed: the same with matched random features. The vertical line is where the predicted answer passes the old.",

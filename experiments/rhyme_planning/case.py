@@ -66,7 +66,7 @@ def position_sweep(tables: Tables, subject: str | None = None, case=None) -> Fig
     found = experiments(tables, subject, "position_sweep", lambda rows: rows["experiment"].str.endswith("/sweep").all())
     figure = canvas(7.0, 2.2 * len(found) + 0.5, layout="constrained")
     grid = figure.subplots(len(found), 1, squeeze=False, sharey=True)[:, 0]
-    best, newline = 0.0, 0.0
+    best, newline, matched = 0.0, 0.0, 0.0
     for axes, (name, rows) in zip(grid, found.items(), strict=True):
         base = name.partition("/")[0]
         sites = case.experiments[base].sites
@@ -81,16 +81,18 @@ def position_sweep(tables: Tables, subject: str | None = None, case=None) -> Fig
             values = np.array([interval(here[here["draw"] == number]) for number in order])
             axes.fill_between(range(len(order)), values[:, 1], values[:, 2], color=tint, alpha=0.2, linewidth=0)
             axes.plot(range(len(order)), values[:, 0], "o-", color=tint, markersize=4, label=text)
+            at = [sites[number] for number in order].index("last")
             if arm == "effect" and axes is grid[0]:
-                at = [sites[number] for number in order].index("last")
                 newline, best = values[at, 0], float(np.delete(values[:, 0], at).max())
+            elif axes is grid[0]:
+                matched = values[at, 0]
         axes.set_xticks(range(len(order)), [label(tokens[number]) for number in order], rotation=45, ha="right")
         axes.set(ylabel="line ends in the\ninjected word", title=words(base), ylim=(-0.03, 1.03))
     grid[0].legend(loc="upper left")
     return captioned(
         figure,
-        f"The same push makes the line end in the injected word in {newline:.0%} of couplets at the newline, in at most "
-        f"{best:.0%} at any other position",
+        f"The same push makes the line end in the injected word in {newline:.0%} of couplets at the newline (matched random "
+        f"features {matched:.0%}), in at most {best:.0%} at any other position",
         "The plan of the donor is added, and the prompt's own taken away, at one position of line 1 at a time; a greedy line "
         "is written after each. Held-out couplets, 95 % bands over rhyme families; tokens of the paper's prompt stand for "
         "all prompts.",
@@ -123,6 +125,7 @@ def rewritten_lines(tables: Tables, subject: str | None = None, case=None) -> Fi
     step, top = 0.27, 0.27 * len(rows)
     figure, axes = blank(first + second + third, top + 0.1)
     shared = str(prompts.loc[panel["item"].iloc[0], "text"]).split("\n")[1]
+    ends = set(prompts["word"])
     for number, (name, told, line, control) in enumerate(rows):
         y = top - step * (number + 0.5) + 0.05
         if not control:
@@ -134,9 +137,9 @@ def rewritten_lines(tables: Tables, subject: str | None = None, case=None) -> Fi
         written = axes.text(first + second, y, label(rest), va="center_baseline", color=ink)
         axes.annotate(
             label(last), (1, y), xycoords=(written, "data"), xytext=(4, 0), textcoords="offset points",
-            va="center_baseline", weight=BOLD, color=ink if control else "C0",
+            va="center_baseline", weight=BOLD, color="C0" if last in ends and not control else ink,
         )  # fmt: skip
-    other = set(prompts["word"]) - {rows[0][2].rpartition(" ")[2]}
+    other = ends - {rows[0][2].rpartition(" ")[2]}
     changed, beside = (
         [line.rpartition(" ")[2] in other for *_, line, control in rows[1:] if control is of] for of in (False, True)
     )
@@ -179,8 +182,12 @@ def carriers(tables: Tables, subject: str | None = None, case=None) -> Figure:
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(0, 1), xlabel="share of lines by the word that ends them")
     figure.legend(loc="outside upper right", ncols=3)
-    shown = {name: shares[name, "effect", "line_ends_donor"] for name in names}
-    told = ", ".join(f"{words(name)} {share:.0%}" for name, share in shown.items())
+    told = "; ".join(
+        f"{words(name)} "
+        + ", ".join(f"{share:.0%}" + " at the comma" * (arm == "position") for (of, arm, outcome), share in shares.items()
+                    if of == name and outcome == "line_ends_donor")
+        for name in names
+    )  # fmt: skip
     return captioned(
         figure,
         f"Lines that end in the donor's word after the newline's stream was exchanged: {told}",

@@ -76,7 +76,7 @@ def dictionary_layers(tables: dict[str, pd.DataFrame], model: str) -> Figure:
         f"{whole['l0']:.0f} active features a token explain {whole['explained_variance']:.1%} of what the MLPs write "
         f"and recover {whole['recovered_from_mean']:.1%} of the loss"
     )
-    return _titled(
+    return captioned(
         figure, f"{model}: {title}",
         f"On {int(whole['tokens']):,} held-out tokens. In panels by layer only that layer's MLP is replaced; dashed: all of "
         "them at once. Loss recovered: share of the loss by setting the MLP's output to its mean (or zero) that the "
@@ -114,7 +114,7 @@ def feature_density(tables: dict[str, pd.DataFrame], model: str) -> Figure:
         f"half of the features fire on fewer than {middle:.2%} of tokens; {(frame['density'] == 0).mean():.1%} are dead, "
         f"{(frame['density'] > DENSE).mean():.1%} dense"
     )
-    return _titled(
+    return captioned(
         figure, f"{model}: {title}",
         "Distribution over the features of a layer that fire at all, each scaled to its peak; the dashed line marks what "
         f"counts as dense ({DENSE:.0%}).",
@@ -152,7 +152,7 @@ def error_by_l0(tables: dict[str, pd.DataFrame], model: str) -> Figure:
         axes.set_xlabel("active features")
     factor = float(np.exp(np.mean(np.log(np.maximum(factors, 1e-12))))) if factors else 1.0
     title = f"tokens with more active features than the median have {factor:.1f} times the error of the others"
-    return _titled(
+    return captioned(
         figure, f"{model}: {title}",
         "Squared error of a token in units of the layer's mean squared deviation, against the number of features active there: "
         "median and quartiles. The factor in the title is the geometric mean over layers.",
@@ -202,7 +202,7 @@ def dictionary_comparison(tables: dict[str, pd.DataFrame], model: str) -> Figure
     at = frame[np.isclose(frame["l0"], matched, rtol=0.02) & (frame["variant"] != "pruned")]
     best = at.drop_duplicates("dictionary", keep="last").sort_values("recovered_from_mean", ascending=False)
     said = ", ".join(f"{row.dictionary} {max(0.0, row.recovered_from_mean):.1%}" for row in best.itertuples())
-    return _titled(
+    return captioned(
         figure, f"With {matched:.0f} active features a token, loss recovered: {said}",
         "Dictionaries thinned by a cut on what an active feature writes (dots: as they are); pruned: without the features that "
         "write least, as small as the smallest set. Left: on the model's own inputs. Right: in the place of all MLPs. The dashed "
@@ -213,11 +213,6 @@ def dictionary_comparison(tables: dict[str, pd.DataFrame], model: str) -> Figure
 def matched_l0(comparison: pd.DataFrame) -> float:
     """The L0 at which all dictionaries are compared: that of the transcoder set that has least."""
     return float(comparison.loc[comparison["variant"] == "shipped"].query("dictionary != 'neurons'")["l0"].min())
-
-
-def _titled(figure: Figure, title: str, text: str) -> Figure:
-    figure.suptitle(f"{title}\n", x=0.005, ha="left", va="top", linespacing=0.6)
-    return captioned(figure, title, text)
 
 
 FIGURES: dict[str, tuple[str, Callable[[dict[str, pd.DataFrame], str], Figure]]] = {

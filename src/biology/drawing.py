@@ -24,6 +24,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, FontProperties, fontManager, get_font
 from matplotlib.textpath import TextPath
+from matplotlib.transforms import ScaledTranslation
 
 from biology.config import InputError
 
@@ -157,9 +158,35 @@ def canvas(width: float, height: float, **options: Any) -> Figure:
 
 
 def captioned(figure: Figure, title: str, text: str) -> Figure:
-    """The same figure with its title and caption, which are not drawn but go with it."""
+    """The same figure with its title above it, and a caption that is not drawn but goes with it."""
+    _settle(figure)
+    above = figure.transFigure + ScaledTranslation(0, 8 / 72, figure.dpi_scale_trans)
+    lines = _wrapped(label(title), float(figure.get_figwidth()), size(0.5))
+    figure.text(0, 1, "\n".join(lines), transform=above, va="bottom", fontsize=size(0.5), weight=BOLD, linespacing=1.25)
     figure.set_label(f"{title}\n{text}")
     return figure
+
+
+def _settle(figure: Figure) -> None:
+    """Lays the figure out once and for all: a legend outside the axes would move with the edge, over a title above it."""
+    figure.draw_without_rendering()
+    figure.set_layout_engine("none")
+    for legend in figure.legends:
+        corner = figure.transFigure.inverted().transform(legend.get_window_extent().p0)
+        legend.set_loc("lower left")
+        legend.set_bbox_to_anchor(tuple(corner), transform=figure.transFigure)
+
+
+def _wrapped(text: str, width: float, points: float) -> list[str]:
+    """Lines of at most `width` inches."""
+    lines = [""]
+    for word in text.split(" "):
+        longer = f"{lines[-1]} {word}".strip()
+        if lines[-1] and text_width(longer, points, BOLD) > width:
+            lines.append(word)
+        else:
+            lines[-1] = longer
+    return lines
 
 
 def caption(figure: Figure) -> tuple[str, str]:

@@ -145,9 +145,10 @@ def dose_response(tables: Tables, subject: str | None = None, case: Case | None 
         judged = _base(tables["evidence"], experiment)
         if len(judged) == 1:
             axes.axvline(judged[0], color=colour("text.color"), linewidth=0.8, linestyle=DASHED, zorder=0)
-        name, far = words(experiment.partition("/")[0]), max(set(rows["strength"]), key=lambda dose: abs(dose - 1))
+        far = max(set(rows["strength"]), key=lambda dose: abs(dose - 1))
+        name, dose = words(experiment.partition("/")[0]), judged[0] if len(judged) == 1 else far
         axes.set(title=name, xlabel="multiple M", ylabel=words(outcome))
-        told.append(f"{name}, {words(outcome)} at M = {signed(far)}: {beside(rows[rows['strength'] == far])}")
+        told.append(f"{name}, {words(outcome)} at M = {signed(dose)}: {beside(rows[rows['strength'] == dose])}")
     order = [arm for arm in ARMS if arm in shown]
     names = [ARM[arm][0] for arm in order]
     figure.legend([shown[arm] for arm in order], names, loc="outside lower left", ncols=3, columnspacing=1.2)

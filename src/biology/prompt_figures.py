@@ -192,34 +192,35 @@ def inhibition_panel(tables: Tables, subject: str | None = None, case: Case | No
         _draw_outputs(axes, rows[rows["kind"] == "probability"], column, right, middle, outputs, bool(dose))
     return captioned(
         figure,
-        _largest(states),
+        _largest(states, {text for text, *_ in states if len(judged_parts(tables, text))}),
         "Rows are interventions, columns supernodes. A cell is the supernode's activation as a share of its activation "
         "without intervention; in a thick frame, the multiple M of it at which the supernode itself was held. On the "
-        "right the most probable next tokens. Grey ticks: the mean of matched sets of random features.",
+        "right the most probable next tokens. Grey marks: the mean of matched sets of random features.",
     )
 
 
-def _largest(states: list[tuple[str, str, pd.DataFrame, str]]) -> str:
-    """The title of a panel: the intervention that takes most from the output that was most probable without any."""
+def _largest(states: list[tuple[str, str, pd.DataFrame, str]], judged: set[str]) -> str:
+    """The title of a panel: the intervention that takes most, beyond its control, from the output that was most probable
+    without any. One that a claim rests on, if there is one."""
     _, _, before, column = states[0]
     outputs = before[before["kind"] == "probability"].sort_values(column, ascending=False, kind="stable")
     if not len(outputs) or len(states) < 2:
         return "No intervention on this prompt"
     token, clean = outputs["supernode_or_token"].iloc[0], float(outputs[column].iloc[0])
-    after, matched = {}, {}
+    after: dict[tuple[str, str], tuple[float, float]] = {}
     for name, dose, rows, changed in states[1:]:
         here = rows[(rows["kind"] == "probability") & (rows["supernode_or_token"] == token)]
         if len(here):
-            after[name, dose], matched[name, dose] = float(here[changed].iloc[0]), float(here["control"].iloc[0])
+            after[name, dose] = (float(here[changed].iloc[0]), float(here["control"].iloc[0]))
     if not after:
         return f"{token}: {clean:.0%} without intervention"
-    name, dose = min(after, key=lambda key: after[key])
-    control = matched[name, dose]
+    asked = {key: levels for key, levels in after.items() if key[0] in judged} or after
+    beyond = {key: (clean if np.isnan(control) else control) - level for key, (level, control) in asked.items()}
+    name, dose = key = max(beyond, key=lambda key: beyond[key])
+    level, control = asked[key]
     beside = "" if np.isnan(control) else f" (matched random features: to {control:.0%})"
-    return (
-        f"“{words(name)}” ({dose}) takes “{token}” from {clean:.0%} to {after[name, dose]:.0%}{beside}, most of "
-        f"{len(after)} interventions"
-    )
+    most = f", the most beyond its control of {len(asked)} interventions" * (len(asked) > 1)
+    return f"“{words(name)}” ({dose}) takes “{token}” from {clean:.0%} to {level:.0%}{beside}{most}"
 
 
 def _same_text(tables: Tables, item: str) -> list[str]:
@@ -282,14 +283,9 @@ def _draw_level(axes: Axes, x: float, y: float, width: float, clean: float, valu
 def _draw_control(axes: Axes, x: float, width: float, y: float, height: float, share: float) -> None:
     """Where a level would stand after a matched set of random features; nothing where there was none."""
     if not np.isnan(share):
-        at = x + width * min(1.0, max(0.0, share))
-        axes.plot(
-            [at, at],
-            [y - height / 2, y + height / 2],
-            color=colour("axes.edgecolor"),
-            linewidth=2,
-            solid_capstyle="butt",
-        )
+        at, ink = x + width * min(1.0, max(0.0, share)), colour("axes.edgecolor")
+        for edge in (y - height / 2, y + height / 2):  # a notch at either edge, so that no number is crossed
+            axes.plot([at, at], [edge - 0.035, edge + 0.035], color=ink, linewidth=2, solid_capstyle="butt")
 
 
 def _draw_outputs(
@@ -302,11 +298,15 @@ def _draw_outputs(
     ):
         y = middle + 0.16 * ((len(best) - 1) / 2 - rank)
         axes.add_patch(Rectangle((x, y - 0.05), room * value, 0.1, color="C0" if rank == 0 else "C5", linewidth=0))
-        if control:
-            _draw_control(axes, x, room, y, 0.13, matched)
+        if control and not np.isnan(matched):
+            at = x + room * matched
+            axes.plot(
+                [at, at], [y - 0.065, y + 0.065], color=colour("axes.edgecolor"), linewidth=2, solid_capstyle="butt"
+            )
         text = f"{label(token)}  {value:.0%}" if value >= 0.005 else f"{label(token)}  <1%"
         weight = BOLD if rank == 0 else 400
-        axes.text(x + room * value + 0.05, y, text, va="center_baseline", fontsize=size(-1), weight=weight)
+        end = max(value, matched) if control and not np.isnan(matched) else value
+        axes.text(x + room * end + 0.05, y, text, va="center_baseline", fontsize=size(-1), weight=weight)
 
 
 # --------------------------------------------------------------------------------------------------- reading the tables
