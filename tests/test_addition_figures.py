@@ -29,7 +29,7 @@ def tables() -> dict[str, pd.DataFrame]:
     evidence = [
         {
             "item": item.item, "cluster": item.cluster, "split": item.split, "experiment": name, "arm": arm, "draw": 0,
-            "strength": -1.0, "outcome": outcome, "value": VALUES[arm],
+            "strength": -1.0, "outcome": outcome, "value": VALUES[arm] / (6 if outcome.startswith("share:") else 1),
         }
         for name, experiment in CASE.experiments.items()
         for item, arm, outcome in itertools.product(items, ["effect", *experiment.controls], experiment.outcomes)
