@@ -264,15 +264,19 @@ def test_what_meaningless_transcoders_replicate_is_named():
             "role": "random",
             "claim": claim,
             "verdict": verdict,
-            "reference": "replicated",
+            "reference": reference,
             "as_expected": ok,
         }
-        for claim, verdict, ok in (("a-1", "replicated", False), ("a-2", "not replicated", True))
+        for claim, verdict, reference, ok in (
+            ("a-1", "replicated", "replicated", False),
+            ("a-2", "not replicated", "untestable", True),
+        )
     ]
     judged = pd.DataFrame({"claim": ["a-1", "a-2", "a-3"], "verdict": ["replicated", "not replicated", "replicated"]})
     board = [scoreboard.Column("nothing", "random", "elegans", judged)]
     said = scoreboard.held(pd.DataFrame(rows), board)
     assert "wherever they are replicated: a-1." in said
+    assert "| 50% (0%) |" in said  # the second claim cannot be asked of its model
     assert "wherever they are replicated" not in scoreboard.held(pd.DataFrame(rows[1:]), board)
     assert said.split("\n")[2].endswith("| a-3 |")  # replicated, and nobody had said that it would not be
 

@@ -206,7 +206,7 @@ def held(compared: pd.DataFrame, board: list[Column]) -> str:
     """Seeds, twins and random controls: on how many claims they do what is expected of them, and what they do instead."""
     words = list(MARKS)
     lines = [
-        "| | what it is | claims | replicated on its model | as expected | "
+        "| | what it is | claims | replicated on its model | as expected (of those its model can be asked) | "
         + " | ".join(f"{MARKS[word]} {word}" for word in words)
         + " | ✓ though nothing was expected |",
         "|---|---|" + "---:|" * (3 + len(words)) + "---|",
@@ -217,7 +217,8 @@ def held(compared: pd.DataFrame, board: list[Column]) -> str:
         there = (found["reference"] == "replicated").sum()
         others = judged[name].loc[~judged[name]["claim"].isin(found["claim"])]
         beyond = ", ".join(others.loc[others["verdict"] == "replicated", "claim"])
-        share = f"{found['as_expected'].mean():.0%}"
+        asked = found.loc[found["reference"] != "untestable", "as_expected"]
+        share = f"{found['as_expected'].mean():.0%}" + f" ({asked.mean():.0%})" * bool(len(asked))
         lines.append(cells(name, ROLES[kind], len(found), there, share, *counted, beyond or "–"))
     chance = compared[(compared["role"] == "random") & (compared["verdict"] == "replicated")]
     if len(chance):
