@@ -47,8 +47,8 @@ FLOORS = [
     # torch-free again: what tables say, drawn and told
     ["statistics"],
     ["claims", "wording"],
-    ["procedure", "drawing", "viewer", "contrasts", "robustness", "turning", "numbers"],
-    ["prompt_figures", "dossier", "pages"],
+    ["procedure", "drawing", "viewer", "contrasts", "robustness", "turning"],
+    ["prompt_figures", "dossier", "pages", "numbers"],
     ["figures", "explorer", "dictionary_figures"],
     ["report", "scoreboard", "atlas_page", "steer_page"],
     # the commands

@@ -15,9 +15,12 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+from scipy import stats
+
 from biology.case import discover_cases, load_case, load_claims
 from biology.claims import ALPHA, EXACT
 from biology.config import Config, InputError
+from biology.procedure import NOISE
 from biology.statistics import COVERAGE
 from biology.tables import VERDICTS, read_table
 from biology.wording import number
@@ -49,6 +52,8 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
             verdicts, replicated = list(judged["verdict"]), set(judged.loc[judged["verdict"] == "replicated", "claim"])
             found |= {f"{name}.{word.replace(' ', '_')}": verdicts.count(word) for word in VERDICTS}
             found[f"{name}.claims"] = len(verdicts)
+            error = (judged["high"] - judged["low"]) / (2 * stats.norm.ppf((1 + COVERAGE) / 2))
+            found[f"{name}.noisy"] = int((error > NOISE * judged["threshold"]).sum())
             found[f"{name}.exploratory"] = sum(claim.id in replicated and claim.explores(name) for claim in claims)
         if (root / entry.path / "model.safetensors").is_file():
             found[f"{name}.parameters"] = parameters(root / entry.path / "model.safetensors")
