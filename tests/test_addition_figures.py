@@ -78,6 +78,7 @@ def tables() -> dict[str, pd.DataFrame]:
             "donor's sum in 75% (matched random features 25%); swapping lookups of ones digits its ones digit in 75% (25%)",
         ),
         ("wiring", "point to its sum features: area 0.75, with exchanged plots 0.50"),
+        ("connectivity", "lookups give a net +75%; with families exchanged +50%"),
     ],
 )
 def test_a_figure_states_what_it_shows(tables, name, title):

@@ -11,6 +11,7 @@ from toy_case import prompts_frame, toy_bench
 from biology.activations import cache_features
 from biology.case import Experiment, OperandCondition, Operands, SupernodeRule
 from biology.config import AttributionConfig, InputError
+from biology.global_weights import global_weights, virtual_weights
 from biology.graph_tables import traced
 from biology.model import encode
 from biology.operand_tables import (
@@ -130,6 +131,47 @@ def test_the_control_of_reuse_is_what_the_same_rule_finds_with_shuffled_transcod
     here, there = (null.active("last")[bench.place[one], columns].toarray() for one in (item, plain))
     assert rows[item, "random"] == pytest.approx(np.minimum(here, there).sum() / there.sum())
     assert rows[item, "random"] != rows[item, "effect"]
+
+
+def test_what_a_family_takes_in_is_virtual_weight_times_activation(tiny_model):
+    outcomes = ("input:lookup>sum", "input:other>sum")
+    wired = Experiment(kind="connectivity", outcomes=outcomes, controls=("shuffle",))
+    bench = grid_bench(tiny_model("llama"), {"connectivity": wired})
+    operands, _ = read_grid(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache)
+    own = operands[(operands["transcoders"] == "own") & (operands["at"] == "last")]
+    top = own["layer"].max()
+    weights = global_weights(bench.model, bench.transcoders)
+    place = bench.items(wired)[0]
+    active = bench.finder.active("last")[place].toarray().ravel()
+    by_layer = {layer: np.array(rows["feature"]) for layer, rows in own.groupby("layer")}
+    target = next(feature for feature in by_layer[top] if active[top * bench.finder.width + feature] > 0)
+    taken = {}
+    for layer in range(top):
+        sources = by_layer[layer]
+        row = (
+            virtual_weights(weights, int(layer), int(top), targets=[int(target)], sources=sources.tolist())[0]
+            .double()
+            .numpy()
+        )
+        taken |= {(layer, f): w * active[layer * bench.finder.width + f] for f, w in zip(sources, row, strict=True)}
+
+    def measured(lookups):
+        """The target is the one sum; of what stands before it, these are lookups."""
+        at = list(zip(operands["layer"], operands["feature"], strict=True))
+        families = ["sum" if one == (top, target) else "lookup" if one in lookups else "other" for one in at]
+        rows = operand_evidence(replace(bench, operands=operands.assign(family=families)))
+        rows = rows[rows["item"] == bench.prompts["item"].iat[place]]
+        return rows.groupby(["outcome", "arm"])["value"].mean()
+
+    whole = sum(map(abs, taken.values()))
+    raising = {one for one, amount in taken.items() if amount > 0}
+    found = measured(raising)
+    assert found["input:lookup>sum", "effect"] == pytest.approx(sum(taken[one] for one in raising) / whole, rel=1e-4)
+    assert found["input:other>sum", "effect"] <= 0.0
+    assert found["input:lookup>sum", "shuffle"] < found["input:lookup>sum", "effect"]
+    alike = measured(set(taken))  # with one family alone there is nothing to exchange
+    assert alike["input:lookup>sum", "shuffle"] == pytest.approx(alike["input:lookup>sum", "effect"])
+    assert alike["input:lookup>sum", "effect"] == pytest.approx(sum(taken.values()) / whole, rel=1e-4)
 
 
 def test_area_under_the_curve_and_where_a_sum_feature_fires():

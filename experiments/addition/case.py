@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from biology.figures import (
@@ -225,7 +226,41 @@ def wiring(tables: Tables, subject: str | None = None, case: object = None) -> F
     )
 
 
+def connectivity(tables: Tables, subject: str | None = None, case: object = None) -> Figure:
+    """What features of a family take in from those of another by virtual weights, beside exchanged families."""
+    rows = _heldout(tables, "connectivity")
+    families = ("lookup", "sum", "other")
+    share, null = (
+        np.array([[interval(_of(rows, f"input:{of}>{to}", arm))[0] for to in families] for of in families])
+        for arm in ("effect", "shuffle")
+    )
+    figure = canvas(4.6, 2.6, layout="constrained")
+    axes = figure.subplots()
+    shades = LinearSegmentedColormap.from_list("net", [colour("C1"), colour("figure.facecolor"), colour("C0")])
+    axes.imshow(share, cmap=shades, vmin=-1, vmax=1, aspect="auto")
+    for (row, column), value in np.ndenumerate(share):
+        tint = colour("figure.facecolor" if abs(value) > 0.6 else "text.color")
+        axes.text(column, row, f"{value:+.0%}", ha="center", va="bottom", weight="bold", color=tint)
+        axes.text(
+            column, row, f"exchanged {null[row, column]:+.0%}", ha="center", va="top", fontsize=size(-2), color=tint
+        )
+    axes.set_xticks(range(len(families)), [f"towards {name}" for name in families])
+    axes.set_yticks(range(len(families)), [f"from {name}" for name in families])
+    axes.tick_params(length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    fed, chance = share[0, 1], null[0, 1]
+    return captioned(
+        figure,
+        f"Of what a sum's features take in from earlier ones, lookups give a net {fed:+.0%}; with families exchanged {chance:+.0%}",
+        "Active features at the equals sign of held-out sums, by family of operand plot: virtual weight times the source's "
+        "activation, as a share of all that a feature takes in from features of earlier layers; what pushes it down counts as "
+        "negative. Below, the same when the sources of a layer exchange families. Add-functions stand at the numbers: "
+        "attention brings them here, which virtual weights leave out.",
+    )
+
+
 FIGURES = {
     "operand_plots": operand_plots, "class_composition": class_composition, "pathways": pathways,
-    "lookup_swap": lookup_swap, "wiring": wiring,
+    "lookup_swap": lookup_swap, "wiring": wiring, "connectivity": connectivity,
 }  # fmt: skip

@@ -179,15 +179,15 @@ class Experiment(Strict):
     With a `line`, whole lines are written under the perturbation (see `lines.py`).
 
     The others perturb nothing: `graph`, path shares of the attribution graph; `signs`, whether its signs foretell the
-    effects of inhibitions; `census`, what the features at a position tell (`census.py`); `classes`, `wiring` and `reuse`,
-    what operand plots say of active features (`operand_tables.py`); `sharing`, what prompts of several languages have in
+    effects of inhibitions; `census`, what the features at a position tell (`census.py`); `classes`, `wiring`, `connectivity`
+    and `reuse`, what operand plots say of active features (`operand_tables.py`); `sharing`, what prompts of several languages have in
     common (`sharing.py`); `contrast`, two experiments item by item, `crossover`, how much the strength at which a swap
     takes over varies between levels of a factor, and `scale`, one experiment on models of two sizes (`contrasts.py`).
     """
 
     kind: Literal[
-        "inhibit", "inject", "swap", "exchange", "graph", "signs", "census", "classes", "wiring", "reuse", "sharing",
-        "contrast", "crossover", "scale",
+        "inhibit", "inject", "swap", "exchange", "graph", "signs", "census", "classes", "wiring", "connectivity",
+        "reuse", "sharing", "contrast", "crossover", "scale",
     ]  # fmt: skip
     inhibit: str | None = None
     """Supernode held at multiples of its clean activation."""

@@ -15,6 +15,9 @@ Experiments that perturb nothing:
               shares, as many frequencies beside.
     wiring    `auc_virtual`, `auc_twera`: do the prompt's active sources (`of`, first) have larger weights to those targets
               (second) whose plot fires at the prompt's sum than to others? `shuffle`: the targets' plots exchanged.
+    connectivity  `input:<source>><target>`: what a prompt's active features of a family take in at the last token from active
+              features of another in earlier layers, by virtual weights and activations, as a share of all that they take
+              in from features there, what is taken away counting as negative. `shuffle`: sources of a layer exchange families.
     reuse     `shared_activity`: how much of the activity that a supernode has on the plain prompt with the same operands is
               there on this prompt too; arm `donor`: on a plain prompt with other operands;
               arm `random`: of what the same rule finds with shuffled transcoders.
@@ -229,11 +232,13 @@ def _row(bench: Bench, name: str, place: int, arm: str, outcome: str, value: flo
 
 
 def operand_evidence(bench: Bench) -> pd.DataFrame:
-    """Evidence rows of the experiments of kinds `wiring` and `reuse`."""
+    """Evidence rows of the experiments of kinds `wiring`, `connectivity` and `reuse`."""
     rows: list[dict[str, object]] = []
     for name, experiment in bench.case.experiments.items():
         if experiment.kind == "wiring":
             rows += _wiring(bench, name, experiment)
+        elif experiment.kind == "connectivity":
+            rows += _connectivity(bench, name, experiment)
         elif experiment.kind == "reuse":
             rows += _reuse(bench, name, experiment)
     return table("evidence", rows)
@@ -300,6 +305,43 @@ def _wiring(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, o
                 for draw, one in enumerate(order)
             ]
     return rows
+
+
+def _connectivity(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, object]]:
+    finder, read = bench.finder, Plots(bench).rows["own"]
+    features = np.array([layer * finder.width + feature for layer, feature in read], dtype=np.int64)
+    family = np.array([row["family"] for row in read.values()])
+    V = _weights(global_weights(bench.model, bench.transcoders), features, features, finder.width)
+    values = finder.active(LAST)[:, features].toarray()
+    pairs = {outcome: tuple(outcome.removeprefix("input:").split(">")) for outcome in experiment.outcomes}
+    rows = []
+    for place in bench.items(experiment):
+        on = np.flatnonzero(values[place] > 0)
+        taken = V[np.ix_(on, on)] * values[place][on]
+        taken, of = taken[taken.any(1)], family[on][taken.any(1)]  # nothing stands before the first layer's features
+        taken /= np.abs(taken).sum(1, keepdims=True)
+        generator = bench.generator(bench.case.name, name, bench.records[place]["item"])
+        arms = [("effect", 0, family[on])] + [
+            ("shuffle", draw, _within(features[on] // finder.width, family[on], generator))
+            for draw in range(bench.statistics.control_draws)
+        ]
+        for outcome, (source, target) in pairs.items():
+            towards = taken[of == target]
+            if len(towards):
+                rows += [
+                    _row(bench, name, place, arm, outcome, float(towards[:, names == source].sum(1).mean()), draw)
+                    for arm, draw, names in arms
+                ]
+    return rows
+
+
+def _within(layer: Int[np.ndarray, " feature"], values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
+    """The values dealt out anew among the features of each layer."""
+    dealt = values.copy()
+    for one in np.unique(layer):
+        here = np.flatnonzero(layer == one)
+        dealt[here] = values[generator.permutation(here)]
+    return dealt
 
 
 def _fires(values: Float[np.ndarray, "prompt target"], sums: Int[np.ndarray, " prompt"]) -> np.ndarray:
