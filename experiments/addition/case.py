@@ -230,16 +230,20 @@ def connectivity(tables: Tables, subject: str | None = None, case: object = None
     """What features of a family take in from those of another by virtual weights, beside exchanged families."""
     rows = _heldout(tables, "connectivity")
     families = ("lookup", "sum", "other")
-    share, null = (
-        np.array([[interval(_of(rows, f"input:{of}>{to}", arm))[0] for to in families] for of in families])
+    cells = {
+        arm: [[_of(rows, f"input:{of}>{to}", arm) for to in families] for of in families]
         for arm in ("effect", "shuffle")
+    }
+    share, null = (  # a family that no prompt has above the first layer takes nothing in
+        np.array([[interval(cell)[0] if len(cell) else np.nan for cell in line] for line in cells[arm]])
+        for arm in cells
     )
     figure = canvas(4.6, 2.6, layout="constrained")
     axes = figure.subplots()
     shades = LinearSegmentedColormap.from_list("net", [colour("C1"), colour("figure.facecolor"), colour("C0")])
     axes.imshow(share, cmap=shades, vmin=-1, vmax=1, aspect="auto")
-    for (row, column), value in np.ndenumerate(share):
-        tint = colour("figure.facecolor" if abs(value) > 0.6 else "text.color")
+    for row, column in zip(*np.nonzero(np.isfinite(share)), strict=True):
+        value, tint = share[row, column], colour("figure.facecolor" if abs(share[row, column]) > 0.6 else "text.color")
         axes.text(column, row, f"{value:+.0%}", ha="center", va="bottom", weight="bold", color=tint)
         axes.text(
             column, row, f"exchanged {null[row, column]:+.0%}", ha="center", va="top", fontsize=size(-2), color=tint
@@ -249,7 +253,7 @@ def connectivity(tables: Tables, subject: str | None = None, case: object = None
     axes.tick_params(length=0)
     for side in axes.spines.values():
         side.set_visible(False)
-    fed, chance = share[0, 1], null[0, 1]
+    fed, chance = (interval(cells[arm][0][1])[0] for arm in cells)
     return captioned(
         figure,
         f"Of what a sum's features take in from earlier ones, lookups give a net {fed:+.0%}; with families exchanged {chance:+.0%}",
