@@ -43,7 +43,7 @@ BESIDE = (
 )
 ELSEWHERE = "What a model cannot be asked is asked of its relatives, grown in another width or on a corpus that holds what is asked for."
 EXCHANGED = (
-    "And without any transcoder: the mean residual stream of prompts that share a place (an operand) with a donor and nothing "
+    "And without any transcoder: the mean residual stream of prompts that share a place (an operand, the sum) with a donor and nothing "
     "else, put in the place of a prompt's own; how often the donor's answer is said, minus the same with a wrong donor "
     "([streams.py](src/biology/streams.py)). For poems: the newline's own stream in all layers, exchanged for that of a couplet with "
     "another rhyme; how often the line then ends in that couplet's word, minus the same at the comma (with the words on the way "
