@@ -313,7 +313,14 @@ def _connectivity(bench: Bench, name: str, experiment: Experiment) -> list[dict[
     family = np.array([row["family"] for row in read.values()])
     V = _weights(global_weights(bench.model, bench.transcoders), features, features, finder.width)
     values = finder.active(LAST)[:, features].toarray()
-    pairs = {outcome: tuple(outcome.removeprefix("input:").split(">")) for outcome in experiment.outcomes}
+    families = (*CLASSED, "constant", "other")
+    pairs = {f"input:{source}>{target}": (source, target) for source in families for target in families}
+    for outcome in experiment.outcomes:
+        if outcome not in pairs:
+            raise InputError(
+                f"experiment '{name}': unknown outcome '{outcome}' of connectivity; known: input:<family>><family>, each one "
+                f"of {', '.join(families)}"
+            )
     rows = []
     for place in bench.items(experiment):
         on = np.flatnonzero(values[place] > 0)
@@ -325,7 +332,8 @@ def _connectivity(bench: Bench, name: str, experiment: Experiment) -> list[dict[
             ("shuffle", draw, _within(features[on] // finder.width, family[on], generator))
             for draw in range(bench.statistics.control_draws)
         ]
-        for outcome, (source, target) in pairs.items():
+        for outcome in experiment.outcomes:
+            source, target = pairs[outcome]
             towards = taken[of == target]
             if len(towards):
                 rows += [
