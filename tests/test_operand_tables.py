@@ -169,17 +169,17 @@ def test_what_a_family_takes_in_is_virtual_weight_times_activation(tiny_model):
     assert found["input:lookup>sum", "effect"] == pytest.approx(sum(taken[one] for one in raising) / whole, rel=1e-4)
     assert found["input:other>sum", "effect"] <= 0.0
     assert found["input:lookup>sum", "shuffle"] < found["input:lookup>sum", "effect"]
-    unknown = wired.model_copy(update={"outcomes": ("input:lookup>verb",)})
-    asked = replace(
-        bench, operands=operands, case=bench.case.model_copy(update={"experiments": {"connectivity": unknown}})
-    )
-    with pytest.raises(
-        InputError, match="unknown outcome 'input:lookup>verb' of connectivity; known: input:<family>><family>"
-    ):
-        operand_evidence(asked)
     alike = measured(set(taken))  # with one family alone there is nothing to exchange
     assert alike["input:lookup>sum", "shuffle"] == pytest.approx(alike["input:lookup>sum", "effect"])
     assert alike["input:lookup>sum", "effect"] == pytest.approx(sum(taken.values()) / whole, rel=1e-4)
+
+
+def test_an_outcome_that_connectivity_does_not_know_is_named(tiny_model):
+    wired = Experiment(kind="connectivity", outcomes=("input:lookup>verb",), controls=("shuffle",))
+    with pytest.raises(
+        InputError, match="unknown outcome 'input:lookup>verb' of connectivity; known: input:<family>><family>"
+    ):
+        operand_evidence(grid_bench(tiny_model("llama"), {"connectivity": wired}))
 
 
 def test_area_under_the_curve_and_where_a_sum_feature_fires():

@@ -3,7 +3,6 @@
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
 from biology.figures import (
@@ -13,7 +12,9 @@ from biology.figures import (
     captioned,
     colour,
     draw_interval,
+    draw_matrix,
     interval,
+    legend_marks,
     look,
     signed,
     size,
@@ -104,8 +105,7 @@ def class_composition(tables: Tables, subject: str | None = None, case: object =
     handles, shown = left.get_legend_handles_labels()
     figure.legend(handles, shown, loc="outside upper right", ncols=6, columnspacing=0.8, handlelength=0.9)
     _compare(right, rows, ("class_share", "class_fraction", "decimal_share"), ("effect", "shuffle"))
-    marks = [right.plot([], [], linestyle="none", label=name, **look(arm))[0] for arm, name in names.items()]
-    right.legend(handles=marks, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    right.legend(handles=legend_marks(right, names, names), loc="center left", bbox_to_anchor=(1.0, 0.5))
     share, null = (interval(_of(rows, "class_share", arm))[0] for arm in ("effect", "shuffle"))
     return captioned(
         figure,
@@ -148,7 +148,7 @@ def pathways(tables: Tables, subject: str | None = None, case: object = None) ->
         axes.set(title=title, xlim=(-0.03, 1.03), xlabel="share of held-out sums")
     grid[0].set_yticks([-y for y in range(len(names))], names)
     grid[0].tick_params(axis="y", length=0)
-    handles = [grid[0].plot([], [], linestyle="none", label=ARM[arm][0], **look(arm))[0] for arm in arms]
+    handles = legend_marks(grid[0], arms)
     figure.legend(handles=handles, loc="outside lower center", ncols=3)
     contrast = _heldout(tables, "dissociation")
     value = interval(_of(contrast, "interaction:ones_right,near_right", "effect"))[0]
@@ -179,7 +179,7 @@ def lookup_swap(tables: Tables, subject: str | None = None, case: object = None)
     axes.set_yticks([-y for y in range(len(lines))], [name for *_, name in lines])
     axes.tick_params(axis="y", length=0)
     axes.set(xlim=(-0.03, 1.03), xlabel="share of held-out sums")
-    handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **look(arm))[0] for arm in arms]
+    handles = legend_marks(axes, arms)
     figure.legend(handles=handles, loc="outside upper center", ncols=5, columnspacing=1.0, handletextpad=0.2)
     (whole, matched), (ones, matched_ones) = (
         [interval(_of(_heldout(tables, e), o, arm))[0] for arm in ("effect", "match")]
@@ -240,19 +240,13 @@ def connectivity(tables: Tables, subject: str | None = None, case: object = None
     )
     figure = canvas(4.6, 2.6, layout="constrained")
     axes = figure.subplots()
-    shades = LinearSegmentedColormap.from_list("net", [colour("C1"), colour("figure.facecolor"), colour("C0")])
-    axes.imshow(share, cmap=shades, vmin=-1, vmax=1, aspect="auto")
-    for row, column in zip(*np.nonzero(np.isfinite(share)), strict=True):
-        value, tint = share[row, column], colour("figure.facecolor" if abs(share[row, column]) > 0.6 else "text.color")
-        axes.text(column, row, f"{value:+.0%}", ha="center", va="bottom", weight="bold", color=tint)
-        axes.text(
-            column, row, f"exchanged {null[row, column]:+.0%}", ha="center", va="top", fontsize=size(-2), color=tint
-        )
-    axes.set_xticks(range(len(families)), [f"towards {name}" for name in families])
-    axes.set_yticks(range(len(families)), [f"from {name}" for name in families])
-    axes.tick_params(length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
+    sides = [[f"{way} {name}" for name in families] for way in ("from", "towards")]
+    for row, column, value, ink in draw_matrix(
+        axes, pd.DataFrame(share, *sides), ("C1", "figure.facecolor", "C0"), -1.0
+    ):
+        axes.text(column, row, f"{value:+.0%}", ha="center", va="bottom", weight="bold", color=ink)
+        beside = f"exchanged {null[row, column]:+.0%}"
+        axes.text(column, row, beside, ha="center", va="top", fontsize=size(-2), color=ink)
     fed, chance = (interval(cells[arm][0][1])[0] for arm in cells)
     return captioned(
         figure,

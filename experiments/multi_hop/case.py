@@ -3,7 +3,18 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from biology.figures import ARM, NothingToDraw, canvas, captioned, look, rank_correlation, scored, signed, statement
+from biology.figures import (
+    ARM,
+    NothingToDraw,
+    canvas,
+    captioned,
+    legend_marks,
+    look,
+    rank_correlation,
+    scored,
+    signed,
+    statement,
+)
 from biology.tables import Tables
 
 SHOWN = ("effect", "match")
@@ -57,8 +68,7 @@ def foretold(tables: Tables, subject: str | None = None, case: object = None) ->
     right.set_yticks([-y for y in range(len(told))], list(names.values()))
     right.tick_params(axis="y", length=0)
     right.set(xlim=(-1.02, 1.02), ylim=(0.5 - len(told), 0.5), xlabel="rank correlation")
-    handles = [left.plot([], [], linestyle="none", label=ARM[arm][0], **look(arm))[0] for arm in SHOWN]
-    figure.legend(handles=handles, loc="outside upper right", ncols=2)
+    figure.legend(handles=legend_marks(left, SHOWN), loc="outside upper right", ncols=2)
     (middle, low, high), (null, *_) = told["effect"], told["match"]
     return captioned(
         figure,

@@ -8,11 +8,22 @@ from __future__ import annotations
 
 import numpy as np
 import pandas as pd
-from matplotlib.axes import Axes
-from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 
-from biology.figures import ARM, DASHED, Case, canvas, captioned, colour, interval, judged_strength, look, scored, size
+from biology.figures import (
+    ARM,
+    DASHED,
+    Case,
+    canvas,
+    captioned,
+    colour,
+    draw_matrix,
+    interval,
+    judged_strength,
+    look,
+    scored,
+    size,
+)
 from biology.tables import Tables
 
 LANGUAGES = ("en", "fr", "zh", "de", "es", "ru")
@@ -34,7 +45,11 @@ def edit_matrix(tables: Tables, subject: str | None = None, case: Case | None = 
         titles = RELATIONS if edit == "operand" else levels
         to = effect["relation"] if edit == "operand" else effect[f"{edit}_donor"].map(donors[factor])
         share = effect["value"].groupby([effect[factor], to.rename("to")]).mean().unstack("to")
-        _draw_matrix(grid[0, column], share.reindex(index=levels, columns=titles).dropna(axis="columns", how="all"))
+        share = share.reindex(index=levels, columns=titles).dropna(axis="columns", how="all")
+        for row, to_column, value, ink in draw_matrix(grid[0, column], share, ("figure.facecolor", "C0")):
+            grid[0, column].text(
+                to_column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=size(-1), color=ink
+            )
         axis = ("in", "asked for") if edit == "operand" else ("from", "to")
         grid[0, column].set(title=f"change the {edit}", ylabel=axis[0], xlabel=axis[1])
         arms = [arm for arm in ARM if arm in set(rows["arm"])]
@@ -61,20 +76,6 @@ def edit_matrix(tables: Tables, subject: str | None = None, case: Case | None = 
         "features of the same layers and number with a push of the same length, the features of a wrong donor, another "
         "position, random directions.",
     )
-
-
-def _draw_matrix(axes: Axes, share: pd.DataFrame) -> None:
-    shades = LinearSegmentedColormap.from_list("share", [colour("figure.facecolor"), colour("C0")])
-    axes.imshow(share.to_numpy(float), cmap=shades, vmin=0, vmax=1, aspect="auto")
-    for (row, column), value in np.ndenumerate(share.to_numpy(float)):
-        if np.isfinite(value):
-            tint = colour("figure.facecolor" if value > 0.6 else "text.color")
-            axes.text(column, row, f"{100 * value:.0f}", ha="center", va="center", fontsize=size(-1), color=tint)
-    axes.set_xticks(range(share.shape[1]), list(share.columns))
-    axes.set_yticks(range(share.shape[0]), list(share.index))
-    axes.tick_params(length=0)
-    for side in axes.spines.values():
-        side.set_visible(False)
 
 
 def crossover_curves(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:

@@ -12,13 +12,15 @@ bootstrap over clusters. How things look is decided in `drawing.py` and `paper.m
 from __future__ import annotations
 
 import runpy
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 
 from biology.case import Case
 from biology.config import InputError
@@ -99,7 +101,7 @@ def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = N
     axes.set(ylim=(-len(groups) + 0.5, 0.5), xlabel=", ".join(outcomes))
     if all(rows["value"].between(0, 1).all() for _, _, rows in groups):
         axes.set_xlim(-0.02, 1.02)
-    handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **look(arm))[0] for arm in arms]
+    handles = legend_marks(axes, arms)
     figure.legend(handles=handles, loc="outside upper right", ncols=len(arms), columnspacing=1.1, handletextpad=0.2)
     told = [(words(rows["experiment"].iloc[0]), rows) for _, depth, rows in groups if depth == 0]
     return captioned(
@@ -192,7 +194,7 @@ def path_share(tables: Tables, subject: str | None = None, case: Case | None = N
     axes.set(ylim=(-len(names) + 0.8, 0.95), xlabel="share of |influence|")
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
     arms = [arm for arm in ("effect", "match") if arm in set(rows["arm"])]
-    handles = [axes.plot([], [], linestyle="none", label=ARM[arm][0], **look(arm))[0] for arm in arms]
+    handles = legend_marks(axes, arms)
     figure.legend(handles=handles, loc="outside upper right", ncols=2)
     return captioned(
         figure,
@@ -330,6 +332,32 @@ def rank_correlation(rows: pd.DataFrame, one: str, other: str) -> tuple[float, f
 def look(arm: str) -> dict[str, Any]:
     _, tint, marker, points = ARM[arm]
     return {"color": colour(tint), "marker": marker, "markersize": points}
+
+
+def legend_marks(axes: Axes, arms: Iterable[str], names: Mapping[str, str] | None = None) -> list[Line2D]:
+    """The marks of arms, for a legend; `names` are theirs where they are not those of ARM."""
+    named = names or {arm: name for arm, (name, *_) in ARM.items()}
+    return [axes.plot([], [], linestyle="none", label=named[arm], **look(arm))[0] for arm in arms]
+
+
+def draw_matrix(
+    axes: Axes, shares: pd.DataFrame, tints: Sequence[str], least: float = 0.0
+) -> list[tuple[int, int, float, str]]:
+    """Cells shaded in colours between `tints`, from `least` to one; of every cell that has a share its row, column, share and
+    the colour that text on it is legible in."""
+    values = shares.to_numpy(float)
+    shades = LinearSegmentedColormap.from_list("shares", [colour(tint) for tint in tints])
+    axes.imshow(values, cmap=shades, vmin=least, vmax=1, aspect="auto")
+    axes.set_xticks(range(shares.shape[1]), list(shares.columns))
+    axes.set_yticks(range(shares.shape[0]), list(shares.index))
+    axes.tick_params(length=0)
+    for side in axes.spines.values():
+        side.set_visible(False)
+    return [
+        (row, column, float(share), colour("figure.facecolor" if abs(share) > 0.6 else "text.color"))
+        for (row, column), share in np.ndenumerate(values)
+        if np.isfinite(share)
+    ]
 
 
 FIGURES: dict[str, Callable[..., Figure]] = {

@@ -51,6 +51,7 @@ from biology.tables import table
 from biology.transcoders import TranscoderSet, shuffled
 
 EXAMPLES = 20
+FAMILIES = (*CLASSED, "constant", "other")
 BLOCK = 128  # features read at a time
 EXEMPLARS = 4  # operand plots shown of each family and position
 BEATS = {
@@ -156,6 +157,10 @@ class Plots:
         return shuffled(self.bench.transcoders, self.bench.statistics.seed)
 
     @cached_property
+    def weights(self) -> GlobalWeights:
+        return global_weights(self.bench.model, self.bench.transcoders)
+
+    @cached_property
     def rows(self) -> dict[str, dict[tuple[int, int], dict]]:
         """Rows of features at the last token, by transcoders and (layer, feature)."""
         frame = self.bench.operands
@@ -202,8 +207,7 @@ def _class_values(graph: Graph, answer: int, known: Mapping[tuple[int, int], dic
     frame = pd.DataFrame(found, columns=list(NOT_READ)).assign(influence=reached[nodes])
     total = max(float(frame["influence"].sum() + errors), 1e-300)
     values = {
-        f"share:{family}": float(frame.loc[frame["family"] == family, "influence"].sum()) / total
-        for family in (*CLASSED, "constant", "other")
+        f"share:{family}": float(frame.loc[frame["family"] == family, "influence"].sum()) / total for family in FAMILIES
     }
     values["share:error"] = float(errors) / total
     classed = frame[frame["family"].isin(CLASSED)]
@@ -233,12 +237,13 @@ def _row(bench: Bench, name: str, place: int, arm: str, outcome: str, value: flo
 
 def operand_evidence(bench: Bench) -> pd.DataFrame:
     """Evidence rows of the experiments of kinds `wiring`, `connectivity` and `reuse`."""
+    plots = Plots(bench)
     rows: list[dict[str, object]] = []
     for name, experiment in bench.case.experiments.items():
         if experiment.kind == "wiring":
-            rows += _wiring(bench, name, experiment)
+            rows += _wiring(plots, name, experiment)
         elif experiment.kind == "connectivity":
-            rows += _connectivity(bench, name, experiment)
+            rows += _connectivity(plots, name, experiment)
         elif experiment.kind == "reuse":
             rows += _reuse(bench, name, experiment)
     return table("evidence", rows)
@@ -274,15 +279,15 @@ def _shared(finder: Finder, supernode: str, plain: str, item: str) -> float | No
     return float(np.minimum(here, there).sum() / there.sum()) if there.any() else None
 
 
-def _wiring(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, object]]:
-    source, target = experiment.of
+def _wiring(plots: Plots, name: str, experiment: Experiment) -> list[dict[str, object]]:
+    bench, (source, target) = plots.bench, experiment.of
     finder = bench.finder
     ends = [finder.plotted(bench.case.supernodes[end]) for end in (source, target)]
     grid = grid_prompts(bench.case, bench.prompts)
     active = finder.active(LAST)[grid.index.to_numpy()]
     sums = (grid["first"] + grid["second"]).to_numpy()
     fires = _fires(active[:, ends[1]].toarray(), sums)  # [sum, target]
-    V = _weights(global_weights(bench.model, bench.transcoders), ends[0], ends[1], finder.width)
+    V = _weights(plots.weights, ends[0], ends[1], finder.width)
     together = (active[:, ends[1]].T @ active[:, ends[0]]).toarray()
     together /= np.maximum(np.asarray(active[:, ends[1]].sum(0)).ravel(), 1e-300)[:, None]
     factors = {"auc_virtual": V, "auc_twera": V * together}
@@ -307,24 +312,23 @@ def _wiring(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, o
     return rows
 
 
-def _connectivity(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, object]]:
-    finder, read = bench.finder, Plots(bench).rows["own"]
-    features = np.array([layer * finder.width + feature for layer, feature in read], dtype=np.int64)
-    family = np.array([row["family"] for row in read.values()])
-    V = _weights(global_weights(bench.model, bench.transcoders), features, features, finder.width)
-    values = finder.active(LAST)[:, features].toarray()
-    families = (*CLASSED, "constant", "other")
-    pairs = {f"input:{source}>{target}": (source, target) for source in families for target in families}
+def _connectivity(plots: Plots, name: str, experiment: Experiment) -> list[dict[str, object]]:
+    pairs = {f"input:{source}>{target}": (source, target) for source in FAMILIES for target in FAMILIES}
     for outcome in experiment.outcomes:
         if outcome not in pairs:
             raise InputError(
                 f"experiment '{name}': unknown outcome '{outcome}' of connectivity; known: input:<family>><family>, each one "
-                f"of {', '.join(families)}"
+                f"of {', '.join(FAMILIES)}"
             )
+    bench, finder, read = plots.bench, plots.bench.finder, plots.rows["own"]
+    features = np.array([layer * finder.width + feature for layer, feature in read], dtype=np.int64)
+    family = np.array([row["family"] for row in read.values()])
+    V = _weights(plots.weights, features, features, finder.width)
+    places = bench.items(experiment)
     rows = []
-    for place in bench.items(experiment):
-        on = np.flatnonzero(values[place] > 0)
-        taken = V[np.ix_(on, on)] * values[place][on]
+    for place, values in zip(places, finder.active(LAST)[places][:, features].toarray(), strict=True):
+        on = np.flatnonzero(values > 0)
+        taken = V[np.ix_(on, on)] * values[on]
         taken, of = taken[taken.any(1)], family[on][taken.any(1)]  # nothing stands before the first layer's features
         taken /= np.abs(taken).sum(1, keepdims=True)
         generator = bench.generator(bench.case.name, name, bench.records[place]["item"])

@@ -296,16 +296,16 @@ def _draw_outputs(
     for rank, (token, value, matched) in enumerate(
         best[["supernode_or_token", column, "control"]].itertuples(index=False)
     ):
-        y = middle + 0.16 * ((len(best) - 1) / 2 - rank)
+        y, end = middle + 0.16 * ((len(best) - 1) / 2 - rank), value
         axes.add_patch(Rectangle((x, y - 0.05), room * value, 0.1, color="C0" if rank == 0 else "C5", linewidth=0))
         if control and not np.isnan(matched):
             at = x + room * matched
             axes.plot(
                 [at, at], [y - 0.065, y + 0.065], color=colour("axes.edgecolor"), linewidth=2, solid_capstyle="butt"
             )
+            end = max(value, matched)
         text = f"{label(token)}  {value:.0%}" if value >= 0.005 else f"{label(token)}  <1%"
         weight = BOLD if rank == 0 else 400
-        end = max(value, matched) if control and not np.isnan(matched) else value
         axes.text(x + room * end + 0.05, y, text, va="center_baseline", fontsize=size(-1), weight=weight)
 
 

@@ -163,9 +163,8 @@ class Finder(CasePrompts):
             key = (name, str(row.get(rule.factor, "")), *(str(row[column]) for column in rule.apart))
             if key not in self._selected:
                 self._selected[key] = self._of_level(rule, row)
-            return self._kept(
-                rule, *self._selected[key], row
-            )  # each time: what it may promote depends on its own answer
+            # not kept with the level: what a member may promote depends on the answer of the row
+            return self._kept(rule, *self._selected[key], row)
         columns = np.unique(self.firing(rule.at, self.place[str(row["item"])]))
         chosen = np.ones(len(columns), dtype=bool)
         for prompt, wanted in [(p, True) for p in rule.active_on] + [(p, False) for p in rule.silent_on]:
