@@ -13,7 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src/biology"
 FLOORS = [
     # torch-free
     ["config", "artefacts"],
-    ["case", "tables", "graph_files", "memory", "hub"],
+    ["case", "tables", "graph_files", "memory", "hub", "text"],
     ["corpus", "operands"],
     ["natural_prompts"],
     ["prompts", "cards", "vocabulary"],
@@ -67,6 +67,7 @@ LIGHT = [
         "artefacts",
         "memory",
         "hub",
+        "text",
         "tables",
         "corpus",
         "operands",

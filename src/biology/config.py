@@ -22,13 +22,13 @@ METHOD: dict[str, int] = {
     "load": 2,
     "measure": 1,
     "compare_dictionaries": 1,
-    "cache": 1,
+    "cache": 2,
     "group": 3,
     "attribute": 4,
     "intervene": 2,
-    "exchange": 2,
-    "atlas": 1,
-    "sweep": 2,
+    "exchange": 3,
+    "atlas": 2,
+    "sweep": 3,
 }
 
 

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from biology import checkpoint
 from biology.config import InputError
+from biology.text import piece_text, separators
 from biology.weights import LayerWeights, Weights, read_weights
 from biology.weights import Norm as Norm
 
@@ -187,20 +188,16 @@ def _encode(model: Model, text: str) -> list[int]:
 
 
 def answer_token(model: Model, prompt: str, answer: str, *, first: bool = False) -> int:
-    """The one token that `answer` adds to `prompt`, appended as it is or else after a space.
+    """The one token that `answer` adds to `prompt`, appended as it is or after a space (`text.separators` says which).
 
-    Between two letters or digits only the space is tried: "was" and "as" are two words, not "was" going on. With `first`,
-    an answer of several tokens stands for its first one, which is what the model says next.
+    With `first`, an answer of several tokens stands for its first one, which is what the model says next.
 
     Raises:
         InputError: the answer is not exactly one token after this prompt (`first`: not appended to its tokens), or a word
             is unknown.
     """
-    before = encode(model, prompt)
-    problems = []
-    joined = prompt[-1:].isalnum() and answer[:1].isalnum() and prompt.isascii()
-    separators = (" ",) if joined else ("", " ")
-    for separator in separators:
+    before, tried, problems = encode(model, prompt), separators(prompt, answer), []
+    for separator in tried:
         try:
             after = encode(model, prompt + separator + answer)
         except InputError as error:
@@ -208,21 +205,15 @@ def answer_token(model: Model, prompt: str, answer: str, *, first: bool = False)
             continue
         if after[:-1] == before or (first and len(after) > len(before) and after[: len(before)] == before):
             return after[len(before)]
-    if len(problems) == len(separators):
+    if len(problems) == len(tried):
         raise problems[-1]
     raise InputError(f"model {model.name}: the answer {answer!r} is not exactly one token after the prompt {prompt!r}")
 
 
 def token_text(model: Model, token: int) -> str:
     """What a reader sees of a token, its leading space included; `#17` without a tokenizer."""
-    if model.tokenizer is None:
-        return f"#{token}"
-    piece = model.tokenizer.convert_ids_to_tokens(int(token))
-    if piece is None:
-        return f"#{token}"
-    if "\u2581" in piece:  # SentencePiece writes a space as a low block, and decode() would strip it
-        return piece.replace("\u2581", " ")
-    return model.tokenizer.decode([int(token)], clean_up_tokenization_spaces=False)
+    said = None if model.tokenizer is None else piece_text(model.tokenizer, token)
+    return f"#{token}" if said is None else said
 
 
 # Running -------------------------------------------------------------------------------------------------------------

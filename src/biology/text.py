@@ -1,0 +1,80 @@
+"""Words as tokens and tokens as words: what stands between a prompt and its answer, and what a reader sees of tokens."""
+
+import os
+import re
+import unicodedata
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+UNSPACED = (
+    "CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "FULLWIDTH", "BOPOMOFO", "THAI", "LAO", "KHMER",
+    "MYANMAR", "TIBETAN", "TAI ", "NEW TAI", "JAVANESE",
+)  # fmt: skip
+"""How Unicode's names begin of characters in whose scripts words follow each other without a space."""
+PAUSES = frozenset(",;:!?،؛؟")
+"""Marks after which a word begins with a space, where words do."""
+
+
+def separators(prompt: str, answer: str) -> tuple[str, ...]:
+    """What may stand between a prompt and its answer, in the order in which to try.
+
+    After a letter or digit, a word begins with a space and only so: "was" and "as" are two words, not "was" going on. Which
+    characters meet decides, not what else is in the text; in a script without spaces the answer goes straight on. After a
+    quote, a bracket, a sign or a line break it goes straight on as well.
+    """
+    last, first = unicodedata.normalize("NFC", prompt)[-1:], unicodedata.normalize("NFC", answer)[:1]
+    if not _in_word(first) or _unspaced(last):
+        return "", " "
+    if _in_word(last):
+        return (" ", "") if _unspaced(first) else (" ",)
+    return (" ", "") if last in PAUSES and first.isalpha() and not _unspaced(first) else ("", " ")
+
+
+def _in_word(character: str) -> bool:
+    """Whether it is a letter, a digit, or a mark on one (Devanagari ends words in marks)."""
+    return bool(character) and unicodedata.category(character)[0] in "LNM"
+
+
+def _unspaced(character: str) -> bool:
+    return _in_word(character) and unicodedata.name(character, "").startswith(UNSPACED)
+
+
+def piece_text(tokenizer: Any, token: int) -> str | None:
+    """The text of one token, its leading space included; bytes that are no whole letter as `<0xF0>`. None: there is none."""
+    piece = tokenizer.convert_ids_to_tokens(int(token))
+    if piece is None:
+        return None
+    if "\u2581" in piece:  # SentencePiece writes a space as a low block, and decode() would strip it
+        return piece.replace("\u2581", " ")
+    text = tokenizer.decode([int(token)], clean_up_tokenization_spaces=False)
+    return _with_bytes(piece, text) if "\ufffd" in text else text
+
+
+def _with_bytes(piece: str, text: str) -> str:
+    """What a piece says byte by byte where `text`, its decoding, has lost some; decoded, all such pieces look alike."""
+    if re.fullmatch("<0x[0-9A-F]{2}>", piece):  # how SentencePiece writes a byte
+        return piece
+    alphabet = _byte_alphabet()
+    if not alphabet.keys() >= set(piece):
+        return text
+    found = bytes(alphabet[character] for character in piece).decode("utf-8", "surrogateescape")
+    return re.sub("[\udc80-\udcff]", lambda lone: f"<0x{ord(lone[0]) - 0xDC00:02X}>", found)
+
+
+@cache
+def _byte_alphabet() -> dict[str, int]:
+    """The byte for which each character stands in byte-level BPE: printable ones for themselves, the rest from U+0100 on
+    (GPT-2, `bytes_to_unicode`)."""
+    printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
+    rest = [byte for byte in range(0x100) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(0x100 + place): byte for place, byte in enumerate(rest)}
+
+
+def continuation(tokenizer: Any, before: Sequence[int], after: Sequence[int]) -> str:
+    """What the tokens `after` add to the text of those `before`: decoded whole, since a token by itself may lose its space
+    or be a part of a letter."""
+    start, whole = (
+        str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)) for ids in (before, [*before, *after])
+    )
+    return whole[len(os.path.commonprefix([start, whole])) :]
