@@ -12,24 +12,39 @@ training its transcoders are rules too, but only on request (last section); what
 
 When does a stage run again? Stages that need torch: when their inputs, the settings and parts of case.yaml that they
 read, or the integer version of their method (`METHOD` in src/biology/config.py) change; an edited comment is free. The
-other stages take seconds, so they run again whenever a module that does their work changes.
+other stages take seconds, so they run again whenever a module that does their work changes. The command line of a rule is
+no reason (`rerun-triggers` in profiles/default): all that it passes on are names.
 """
 
 import os
+import re
+import shlex
 import sys
 from pathlib import Path
 
+from snakemake.cli import get_argument_parser
 from snakemake.utils import min_version
 
 from biology.artefacts import contents_hash, sources
 from biology.case import discover_cases, fingerprint, load_case
-from biology.config import GROWN_ROLES, HELD_ROLES, METHOD, InputError, load_config
+from biology.config import GROWN_ROLES, HELD_ROLES, METHOD, NAME, InputError, load_config
+from biology.folders import hold
 
 min_version("9.0")
 
 
 report: "docs/report/workflow.rst"
 
+
+# Two runs in one folder would take each other's files away. A dry run may look on.
+if workflow.is_main_process and not get_argument_parser().parse_known_args()[0].dryrun:
+    try:
+        hold(
+            ".snakemake/running",
+            f"snakemake already runs in {os.getcwd()}: wait for it, or work in another --directory",
+        )
+    except InputError as error:
+        sys.exit(f"error: {error}")
 
 ONLY = config.get("model")
 if set(config) - {"model"}:
@@ -91,15 +106,15 @@ def tables(models):
 
 # The threads of a job are fixed, whatever the number of cores: sums in another order would give other bytes.
 shell.prefix(
-    f'set -euo pipefail; unset PYTHONDONTWRITEBYTECODE; export PATH="{Path(sys.executable).parent}:$PATH"'
+    f'set -euo pipefail; unset PYTHONDONTWRITEBYTECODE; export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
     f" PYTHONHASHSEED=0 OMP_NUM_THREADS={CONFIG.threads} MKL_NUM_THREADS={CONFIG.threads} TOKENIZERS_PARALLELISM=false"
     " HF_HUB_OFFLINE=1 WANDB_MODE=disabled; "
 )
 
 
 wildcard_constraints:
-    model="[^/]+",
-    case="[a-z][a-z0-9_]*",
+    model=NAME,
+    case=NAME,
     figure="[a-z][a-z0-9_-]*",
     page="atlas|steer",
 
@@ -215,11 +230,11 @@ rule fetch:
     localrule: True
     params:
         hub=lambda w: CONFIG.model(w.model).hub.model_dump_json(include={"model", "transcoders"}),
-        elsewhere=lambda w: "" if workflow.local_exec or workflow.dryrun else " --elsewhere",
+        elsewhere=lambda w: [] if workflow.local_exec or workflow.dryrun else ["--elsewhere"],
     message:
         "{wildcards.model}: fetching model and transcoders"
     shell:
-        "HF_HUB_OFFLINE=0 biology fetch --model {wildcards.model}{params.elsewhere}"
+        "HF_HUB_OFFLINE=0 biology fetch --model {wildcards.model:q} {params.elsewhere:q}"
 
 
 # 1. Model and transcoders --------------------------------------------------------------------------------------------
@@ -243,7 +258,7 @@ rule load:
     message:
         "{wildcards.model}: checking model and transcoders"
     shell:
-        "biology load --model {wildcards.model} > {log} 2>&1"
+        "biology load --model {wildcards.model:q} > {log:q} 2>&1"
 
 
 rule measure:
@@ -266,7 +281,7 @@ rule measure:
     message:
         "{wildcards.model}: measuring its transcoders as dictionaries"
     shell:
-        "biology measure --model {wildcards.model} > {log} 2>&1"
+        "biology measure --model {wildcards.model:q} > {log:q} 2>&1"
 
 
 rule compare_dictionaries:
@@ -290,7 +305,7 @@ rule compare_dictionaries:
     message:
         "{wildcards.model}: comparing its transcoder sets and neurons"
     shell:
-        "biology compare-dictionaries --model {wildcards.model} > {log} 2>&1"
+        "biology compare-dictionaries --model {wildcards.model:q} > {log:q} 2>&1"
 
 
 # 2. Activations ------------------------------------------------------------------------------------------------------
@@ -320,7 +335,7 @@ rule cache:
     message:
         "{wildcards.model}, {wildcards.case}: running all prompts"
     shell:
-        "biology cache --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+        "biology cache --model {wildcards.model:q} --case {wildcards.case:q} > {log:q} 2>&1"
 
 
 # 3. Supernodes -------------------------------------------------------------------------------------------------------
@@ -346,7 +361,7 @@ rule group:
     message:
         "{wildcards.model}, {wildcards.case}: finding supernodes"
     shell:
-        "biology group --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+        "biology group --model {wildcards.model:q} --case {wildcards.case:q} > {log:q} 2>&1"
 
 
 # 4. Attribution graphs -----------------------------------------------------------------------------------------------
@@ -375,7 +390,7 @@ rule attribute:
     message:
         "{wildcards.model}, {wildcards.case}: tracing attribution graphs"
     shell:
-        "biology attribute --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+        "biology attribute --model {wildcards.model:q} --case {wildcards.case:q} > {log:q} 2>&1"
 
 
 # 5. Perturbation experiments -----------------------------------------------------------------------------------------
@@ -401,7 +416,7 @@ rule intervene:
     message:
         "{wildcards.model}, {wildcards.case}: perturbing"
     shell:
-        "biology intervene --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+        "biology intervene --model {wildcards.model:q} --case {wildcards.case:q} > {log:q} 2>&1"
 
 
 # Beside them, without transcoders -------------------------------------------------------------------------------------
@@ -429,7 +444,7 @@ rule exchange:
     message:
         "{wildcards.model}: exchanging residual streams"
     shell:
-        "biology exchange --model {wildcards.model} > {log} 2>&1"
+        "biology exchange --model {wildcards.model:q} > {log:q} 2>&1"
 
 
 rule sweep:
@@ -454,7 +469,7 @@ rule sweep:
     message:
         "{wildcards.model}, {wildcards.case}: steering on a grid"
     shell:
-        "biology sweep --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+        "biology sweep --model {wildcards.model:q} --case {wildcards.case:q} > {log:q} 2>&1"
 
 
 rule atlas:
@@ -477,7 +492,7 @@ rule atlas:
     message:
         "{wildcards.model}: surveying all features"
     shell:
-        "biology atlas --model {wildcards.model} > {log} 2>&1"
+        "biology atlas --model {wildcards.model:q} > {log:q} 2>&1"
 
 
 # 6. The waist: tidy tables. Nothing below needs torch, or a GPU, or more than a laptop -------------------------------
@@ -508,7 +523,7 @@ rule tabulate:
     message:
         "{wildcards.model}, {wildcards.case}: writing tables"
     shell:
-        "biology tabulate --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+        "biology tabulate --model {wildcards.model:q} --case {wildcards.case:q} > {log:q} 2>&1"
 
 
 # 7. Verdicts ---------------------------------------------------------------------------------------------------------
@@ -539,7 +554,7 @@ rule judge:
     message:
         "{wildcards.model}: judging all claims"
     shell:
-        "biology judge --model {wildcards.model} > {log} 2>&1"
+        "biology judge --model {wildcards.model:q} > {log:q} 2>&1"
 
 
 rule compare:
@@ -556,7 +571,7 @@ rule compare:
     message:
         "comparing seeds, twins and controls"
     shell:
-        "biology compare > {log} 2>&1"
+        "biology compare > {log:q} 2>&1"
 
 
 # 8. Figures ----------------------------------------------------------------------------------------------------------
@@ -583,7 +598,7 @@ rule draw:
     message:
         "{wildcards.model}, {wildcards.case}: drawing {wildcards.figure}"
     shell:
-        "biology draw --model {wildcards.model} --case {wildcards.case} --figure {wildcards.figure} > {log} 2>&1"
+        "biology draw --model {wildcards.model:q} --case {wildcards.case:q} --figure {wildcards.figure:q} > {log:q} 2>&1"
 
 
 rule draw_dictionary:
@@ -599,7 +614,7 @@ rule draw_dictionary:
     message:
         "{wildcards.model}: drawing {wildcards.figure}"
     shell:
-        "biology draw-dictionary --model {wildcards.model} --figure {wildcards.figure} > {log} 2>&1"
+        "biology draw-dictionary --model {wildcards.model:q} --figure {wildcards.figure:q} > {log:q} 2>&1"
 
 
 DICTIONARY_TABLES = {
@@ -638,7 +653,7 @@ rule write:
     message:
         "{wildcards.model}, {wildcards.case}: writing the report"
     shell:
-        "biology write --model {wildcards.model} --case {wildcards.case} > {log} 2>&1"
+        "biology write --model {wildcards.model:q} --case {wildcards.case:q} > {log:q} 2>&1"
 
 
 def of_page(wildcards):
@@ -671,7 +686,7 @@ rule write_page:
     message:
         "{wildcards.model}: writing the {wildcards.page}"
     shell:
-        "biology write --model {wildcards.model} --page {wildcards.page} > {log} 2>&1"
+        "biology write --model {wildcards.model:q} --page {wildcards.page:q} > {log:q} 2>&1"
 
 
 rule write_index:
@@ -695,7 +710,7 @@ rule write_index:
     message:
         "writing the index of all reports"
     shell:
-        "biology write > {log} 2>&1"
+        "biology write > {log:q} 2>&1"
 
 
 # The transcoders of models whose own do not ship ---------------------------------------------------------------------
@@ -711,7 +726,7 @@ rule train_transcoders:
     log:
         "data/runs/{model}/train_transcoders.log",
     wildcard_constraints:
-        model="|".join(GROWN) or "none",
+        model="|".join(map(re.escape, GROWN)) or "none",
     threads: 2
     resources:
         mem_mb=6000,
@@ -719,7 +734,7 @@ rule train_transcoders:
     message:
         "{wildcards.model}: training transcoders"
     shell:
-        "biology train-transcoders --out data/models/{wildcards.model} > {log} 2>&1"
+        "biology train-transcoders --out data/models/{wildcards.model:q} > {log:q} 2>&1"
 
 
 # On request: the embedded model from scratch -------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from biology.config import METHOD, InputError, load_config, read_yaml
+from biology.case import discover_cases
+from biology.config import METHOD, InputError, load_config, read_yaml, refused_name
 
 ROOT = Path(__file__).parents[1]
 SMALLEST = "models: {a: {path: x, transcoders: y}}\n"
@@ -51,6 +52,11 @@ def test_defaults_are_those_of_the_contract(tmp_path):
         ("models: {a: [", "not valid YAML"),
         ("models: {a: {known: [gemma]}}", "no known model is called '['gemma']'"),
         ("- models", "Input should be a mapping"),
+        ("models: {my model: {path: x, transcoders: y}}", "models: 'my model' is no name (letters, digits,"),
+        ("models: {'a;rm -rf b': {path: x, transcoders: y}}", "rename it, for instance to 'a_rm_-rf_b'"),
+        ("models: {-rf: {path: x, transcoders: y}}", "rename it, for instance to 'rf'"),
+        ("models: {a/../b: {path: x, transcoders: y}}", "models: 'a/../b' is no name"),
+        ("models: {a..b: {path: x, transcoders: y}}", "rename it, for instance to 'a.b'"),
     ],
     ids=lambda value: value[:30],
 )
@@ -90,6 +96,29 @@ def test_cases_of_a_model(tmp_path):
     assert config.cases_of("b", ["one", "two"]) == ["two"]
     with pytest.raises(InputError, match="unknown case 'two' for model 'b'"):
         config.cases_of("b", ["one"])
+
+
+@pytest.mark.parametrize("name", ["a", "gemma-2-2b-clt-2.5m", "Qwen3_0.6B", "_template"])
+def test_what_a_name_may_hold(name):
+    assert refused_name(name) is None
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("story copy", "for instance to 'story_copy'"),
+        ("a;b", "no name"),
+        ("-rf", "no name"),
+        (".x", "no name"),
+        ("steer", "page"),
+    ],
+)
+def test_a_folder_that_cannot_be_a_case_is_named(tmp_path, name, said):
+    (tmp_path / "experiments" / name).mkdir(parents=True)
+    (tmp_path / "experiments" / name / "case.yaml").touch()
+    with pytest.raises(InputError, match=said) as error:
+        discover_cases(tmp_path)
+    assert str(tmp_path / "experiments" / name) in str(error.value) and "\n" not in str(error.value)
 
 
 def test_configuration_is_frozen():

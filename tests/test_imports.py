@@ -13,6 +13,7 @@ PACKAGE = Path(__file__).parents[1] / "src/biology"
 FLOORS = [
     # torch-free
     ["config", "artefacts"],
+    ["folders"],
     ["case", "tables", "graph_files", "memory", "hub", "text"],
     ["corpus", "operands"],
     ["natural_prompts"],
@@ -62,6 +63,7 @@ HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens"}
 LIGHT = [
     *(
         "config",
+        "folders",
         "case",
         "registration",
         "artefacts",

@@ -5,6 +5,7 @@ empty outputs. The real commands run in `.ci/run`.
 """
 
 import ast
+import fcntl
 import os
 import re
 import shutil
@@ -149,7 +150,14 @@ def test_snakemake_can_wrap_everything_in_a_report(root):
         assert text in page, text
 
 
-def test_a_second_run_does_nothing(root):
+def test_a_second_run_at_once_is_one_line_and_a_later_one_does_nothing(root):
+    """While a run is at work another one may only look; the lock is the operating system's, so its file locks nothing."""
+    with (root / ".snakemake/running").open("a") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        code, said, calls = snakemake(root)
+        assert code != 0 and calls == [] and "Traceback" not in said
+        assert len(re.findall("^error: snakemake already runs in .*wait for it", said, flags=re.MULTILINE)) == 1
+        assert snakemake(root, "figures/all", "-np")[0] == 0
     code, said, calls = snakemake(root, "figures/all", "reports/all")
     assert code == 0 and calls == [] and "Nothing to be done" in said
 
@@ -170,6 +178,10 @@ def test_lost_results_are_noticed(root):
 
 
 def test_a_comment_in_a_torch_module_costs_nothing(root):
+    """Nor does another way to write a rule's command."""
+    edit(
+        root / "Snakefile", "biology load --model {wildcards.model:q} >", "biology load  --model {wildcards.model:q} >"
+    )
     for module in ("attribution", "graph", "model", "interventions"):
         path = root / f"src/biology/{module}.py"
         path.write_text((path.read_text() if path.is_file() else "") + "\n# a comment\n")
@@ -218,9 +230,9 @@ def test_a_new_figure_is_drawn_without_torch(root):
 
 
 def test_a_copied_folder_is_a_case(root):
-    shutil.copytree(ROOT / "experiments/_template", root / "experiments/third")
+    shutil.copytree(ROOT / "experiments/_template", root / "experiments/My-third.case")
     calls = snakemake(root)[2]
-    assert "cache third" in calls and not [call for call in calls if call.startswith(("load", "cache first"))]
+    assert "cache My-third.case" in calls and not [call for call in calls if call.startswith(("load", "cache first"))]
 
 
 def test_new_weights_rerun_everything(root):
@@ -332,6 +344,13 @@ def test_rules_without_torch_declare_every_module_that_their_command_calls():
         assert commands[command] <= {*sources(*rules[rule]), *NO_MATTER}, rule
     pages = {module for rule in ("write", "write_page", "write_index") for module in sources(*rules[rule])}
     assert commands["write"] <= pages
+
+
+def test_every_name_in_a_command_is_quoted():
+    commands = re.findall(r'^    shell:\n((?:        ".*"\n)+)', (ROOT / "Snakefile").read_text(), flags=re.MULTILINE)
+    assert len(commands) == len(re.findall(r"^    shell:", (ROOT / "Snakefile").read_text(), flags=re.MULTILINE))
+    placeholders = re.findall(r"\{[^{}]*\}", "".join(commands))
+    assert placeholders and not [placeholder for placeholder in placeholders if not placeholder.endswith(":q}")]
 
 
 def test_growing_is_only_done_on_request():

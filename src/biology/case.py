@@ -20,13 +20,15 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from biology.config import InputError, Strict, read_yaml, validate
+from biology.config import InputError, Strict, read_yaml, refused_name, validate
 
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
 CONTROLS = ("match", "donor", "position", "shuffle", "direction", "clean", "random", "smaller")
 """Control arms of the `evidence` table; the remaining arm is `effect`."""
 UNREGISTERED = "Not registered: run `biology lock` before held-out prompts are scored"
 """Why a claim that is not in claims.lock yet is untestable (`registration.registered`)."""
+PAGES = ("atlas", "steer")
+"""Pages of a model, beside which those of its cases lie."""
 ITEM_COLUMNS = ("item", "text", "answer", "cluster", "split", "role")
 
 
@@ -352,16 +354,30 @@ class Case(Strict):
 
 
 def discover_cases(root: str | Path, prompts: str | None = None) -> list[str]:
-    """Names of the cases below `root/experiments`, sorted; with `prompts`, of those that have a prompt set of that name."""
+    """Names of the cases below `root/experiments`, sorted; with `prompts`, of those that have a prompt set of that name.
+
+    Raises `InputError` for a folder whose name no case can have.
+    """
     found = [path for path in Path(root).glob("experiments/*/case.yaml") if not path.parent.name.startswith("_")]
+    for path in found:
+        _named(path.parent)
     if prompts is not None:
         found = [path for path in found if prompts in validate(_CaseFile, read_yaml(path), path).prompt_sets]
     return sorted(path.parent.name for path in found)
 
 
+def _named(folder: Path) -> None:
+    """Raises `InputError` if the folder's name cannot be a case's."""
+    problem = refused_name(folder.name)
+    if folder.name in PAGES:
+        problem = f"'{folder.name}' is a page of every model (reports/<model>/{folder.name}.html): rename it"
+    if problem:
+        raise InputError(f"{folder}: {problem}.")
+
+
 def _folder(root: str | Path, name: str) -> Path:
     folder = Path(root) / "experiments" / name
-    if not (folder / "case.yaml").is_file():
+    if refused_name(name) or not (folder / "case.yaml").is_file():
         known = ", ".join(discover_cases(root)) or "none"
         raise InputError(f"unknown case '{name}': {folder / 'case.yaml'} does not exist. Known cases: {known}.")
     return folder

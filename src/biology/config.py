@@ -40,6 +40,19 @@ class InputError(ValueError):
     """A mistake in what the user gave (a file, a name, a prompt), said in one line that tells what to do."""
 
 
+NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+"""What models and cases may be called: their names are those of folders, and stand in commands and addresses."""
+
+
+def refused_name(name: str) -> str | None:
+    """Why nothing can be called `name`, and what would do; None if it can."""
+    if re.fullmatch(NAME, name) and ".." not in name:
+        return None
+    better = re.sub(r"\.\.+", ".", re.sub(r"[^A-Za-z0-9._-]+", "_", name)).lstrip(".-").rstrip("_")
+    hint = f", for instance to '{better}'" if better else ""
+    return f"'{name}' is no name (letters, digits, '.', '-' and '_', the first neither '.' nor '-', no '..'): rename it{hint}"
+
+
 CONFIG_FILE = "config.yaml"
 HELD_ROLES = ("seed", "twin", "random")
 """Roles of models whose verdicts are held to those of another; sizes and extended corpora answer claims of their own."""
@@ -243,6 +256,12 @@ class Config(Strict):
     threads: int = Field(default=1, gt=0)
     """Threads of every torch job. Fixed, whatever the number of cores, because sums in another order give other
     bytes."""
+
+    @model_validator(mode="after")
+    def _names(self) -> Config:
+        for problem in filter(None, map(refused_name, self.models)):
+            raise ValueError(f"models: {problem}")
+        return self
 
     @model_validator(mode="after")
     def _relatives(self) -> Config:
