@@ -53,6 +53,7 @@ FLOORS = [
     ["figures", "explorer", "dictionary_figures"],
     ["report", "scoreboard", "atlas_page", "steer_page"],
     # the commands
+    ["arguments"],
     ["opening"],
     ["stages", "tracing", "growth", "interchange", "dictionaries", "fetching"],
     ["steering", "training"],
@@ -99,6 +100,7 @@ LIGHT = [
         "figures",
         "dictionary_figures",
         "report",
+        "arguments",
         "opening",
         "stages",
         "tracing",

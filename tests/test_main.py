@@ -1,8 +1,10 @@
 """The commands: a table of contents, one clear line for every mistake, and a traced prompt whose files agree."""
 
+import io
 import json
 import os
 import resource
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -22,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 
 def complaint(capsys, *arguments):
     """The one line that a command says before it gives up."""
+    capsys.readouterr()
     assert main(list(arguments)) == 2
     said = capsys.readouterr().err
     assert said.startswith("error: ") and said.count("\n") == 1
@@ -98,6 +101,98 @@ def test_a_traced_prompt_is_written_and_told(capsys, directories, tmp_path):
     assert list(nodes.loc[nodes["kind"] == "token", "pos"]) == [0, 1, 2, 3]
 
 
+@pytest.fixture(scope="module")
+def accented(directories, tmp_path_factory):
+    """The same model with a word that ASCII cannot write."""
+    folder = tmp_path_factory.mktemp("accented") / "model"
+    shutil.copytree(directories[1], folder)
+    tokenizer = folder / "tokenizer.json"
+    tokenizer.write_text(tokenizer.read_text(encoding="utf-8").replace('"w5"', '"café"'), encoding="utf-8")
+    return ["--model", str(folder), *directories[2:]]
+
+
+def test_results_are_there_whatever_the_terminal_can_show(accented, tmp_path, monkeypatch):
+    shown = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", shown)
+    trace = ["trace", "w1 café w3", *accented, "--target", "café"]
+    assert main([*trace, "--out", str(tmp_path / "ascii")]) == 0
+    said = shown.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
+    assert '"caf\\xe9"  #9' in said and '"caf\\xe9"@2' in said
+    assert json.loads((tmp_path / "ascii/graph.json").read_text("utf-8"))["metadata"]["prompt_tokens"][2] == "café"
+    read, write = os.pipe()
+    os.close(read)  # as `head` does when it has seen enough
+    with open(write, "w", encoding="utf-8") as pipe:
+        monkeypatch.setattr(sys, "stdout", pipe)
+        assert main([*trace, "--out", str(tmp_path / "pipe")]) == 141
+    assert [file.name for file in sorted((tmp_path / "pipe").iterdir())] == [
+        "graph.json", "graph.safetensors", "nodes.parquet"
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "trace x --model nowhere --transcoders nowhere",
+        "sample --model nowhere",
+        "train-transcoders --model nowhere --text nowhere",
+        "train-transcoders",
+        "grow",
+        "organism",
+        "cards",
+        "export --model elegans --case multi_hop",
+        "import nowhere.json",
+    ],
+)
+def test_where_results_go_is_looked_at_before_anything_else(capsys, monkeypatch, tmp_path, command):
+    monkeypatch.chdir(ROOT)
+    (tmp_path / "file").touch()
+    (tmp_path / "folder.html").mkdir()
+    into_a_file = command.split()[0] in ("sample", "import")
+    taken, nowhere = ("folder.html", "file/in.html") if into_a_file else ("file", "file/in")
+    why = "is a folder: name a file" if into_a_file else "is no folder"
+    assert why in complaint(capsys, *command.split(), "--out", str(tmp_path / taken))
+    assert "file is no folder" in complaint(capsys, *command.split(), "--out", str(tmp_path / nowhere))
+    said = complaint(capsys, *command.split(), "--out", "/proc/out.html")  # which takes no files, from root neither
+    assert "nothing can be written to /proc" in said
+    assert [path.name for path in sorted(tmp_path.iterdir())] == ["file", "folder.html"]
+
+
+def test_a_stage_that_cannot_write_its_results_does_no_work(capsys, tmp_path):
+    (tmp_path / "config.yaml").write_text("models: {mine: {path: a, transcoders: b}}\n")
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    (tmp_path / "data").touch()
+    for stage in ("load", "measure", "compare-dictionaries", "exchange", "atlas"):
+        said = complaint(capsys, stage, "--model", "mine", "--config", str(tmp_path / "config.yaml"))
+        assert "data is no folder" in said
+    for stage in ("cache", "group", "attribute", "intervene", "sweep"):
+        case = ["--case", "multi_hop", "--config", str(tmp_path / "config.yaml")]
+        assert "data is no folder" in complaint(capsys, stage, "--model", "mine", *case)
+
+
+NUMBERS = [
+    (name, flag)
+    for section in CONTENTS.values()
+    for name, (_, options) in section.items()
+    for flag, settings in options.items()
+    if "type" in settings
+]
+
+
+@pytest.mark.parametrize("command, flag", NUMBERS)
+def test_what_is_no_number_is_refused_in_one_line(capsys, command, flag):
+    for wrong in ("1.2.3", "nan", "inf", "1e400", "", "x"):
+        assert f"error: {flag}: takes a" in complaint(capsys, command, f"{flag}={wrong}")
+    if flag not in ("--position", "--at", "--strength"):
+        assert f"error: {flag}: must be " in complaint(capsys, command, f"{flag}=-1")
+
+
+def test_an_unknown_option_is_one_line_that_says_where_to_look(capsys):
+    assert "unrecognized arguments: --depth (`biology --help` lists" in complaint(
+        capsys, "trace", "x", "--model", "a", "--depth"
+    )
+    assert "required: --model (`biology steer --help` lists" in complaint(capsys, "steer", "x")
+
+
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(directories, tmp_path):
     """A limit on the size of files stands for the end of a disk."""
 
@@ -167,8 +262,13 @@ def test_targets_and_given_features(capsys, directories, tmp_path):
             kept[["layer", "pos", "feature"]].to_numpy().tolist()
             == chosen[["layer", "pos", "feature"]].to_numpy().tolist()
         )
+    for wrong, why in (("1,1.5,2", "no whole numbers"), ("1,9,2", "has no position 9"), ("1,x,2", "no table")):
+        (tmp_path / "wrong.csv").write_text(f"layer,pos,feature\n{wrong}\n")
+        assert why in complaint(capsys, *trace, "--features", str(tmp_path / "wrong.csv"))
     (tmp_path / "bad.csv").write_text("layer,pos\n1,2\n")
     assert "bad.csv is no table" in complaint(capsys, *trace, "--features", str(tmp_path / "bad.csv"))
+    both = ("--features", str(tmp_path / "chosen.csv"), "--max-nodes", "3")
+    assert "either --features" in complaint(capsys, *trace, *both)
     assert "there is no file" in complaint(capsys, *trace, "--features", str(tmp_path / "none.csv"))
     assert "'w4 w5' is not exactly one token" in complaint(capsys, *trace, "--target", "w4 w5")
     assert "named by its id" in complaint(capsys, "trace", "--token-ids", "2,7", *directories, "--target", "w4")

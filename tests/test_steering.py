@@ -35,6 +35,8 @@ def test_holding_a_feature_at_its_own_activation_changes_nothing_and_another_str
     assert rows and all(row[0] == row[len(row) // 2] and row[1] == row[len(row) // 2 + 1] for row in rows)
     assert main([*common, "--strength", "-30", "--everywhere"]) == 0
     moved = capsys.readouterr().out
+    assert main([*common, "--tokens", "3"]) == 0  # pieces of words are joined
+    assert 'by itself it writes: " Austin' in capsys.readouterr().out
     assert "every token" in moved and moved.splitlines()[3:] != same.splitlines()[3:]
 
 
@@ -46,6 +48,10 @@ def test_holding_a_feature_at_its_own_activation_changes_nothing_and_another_str
         (["--supernode", "bridge"], "a supernode is named CASE/PROMPT/NAME"),
         (["--supernode", "nothing/dallas/bridge"], "unknown case 'nothing'"),
         (["--features", "two"], "--features takes LAYER/FEATURE"),
+        (["--features", "0/1=1.2.3"], "--features 0/1=1.2.3: a feature's activation takes a number"),
+        (["--features", "0/1=1e400"], "--features 0/1=1e400: a feature's activation takes a finite number"),
+        (["--features", "0/1=1e18", "--strength", "1e9"], "0/1 at 1e+09 times 1e+18 is too much for torch.float32"),
+        (["--features", "0/1=1", "--tokens", "999"], "after the 13 tokens of the prompt elegans can write 116 at most"),
         (["--features", "99/1=1"], "feature 99/1 does not exist"),
         (["--features", "0/1=1", "--at", "99"], "--at 99: the prompt has 13 tokens"),
     ],

@@ -163,7 +163,7 @@ def test_a_model_writes_its_own_text(tiny, tmp_path):
         (("--l0", "64"), "--l0 64: fewer than the 64 features"),
         (("--context", "65"), "reads 2 to 64 tokens"),
         (("--sparsity", "1"), "--sparsity is the penalty of cross-layer"),
-        (("--steps", "0"), "--steps must be at least 1"),
+        (("--steps", "0"), "--steps: must be at least 1, not 0"),
         (("--features", "4000000000"), "training needs .* free on cpu"),
     ],
 )

@@ -8,8 +8,10 @@ their arguments.
 from __future__ import annotations
 
 import argparse
+import io
 import json
 import os
+import signal
 import sys
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +28,8 @@ from biology import (
     tracing,
     training,
 )
+from biology.arguments import SEEDS, Parser, integer, real
+from biology.config import InputError
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -79,12 +83,12 @@ PAGE: Options = {
     "--page": {"choices": ("atlas", "steer"), "help": "a page of the model"},
 }
 GROWTH: Options = {
-    "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
+    "--seed": {"type": integer(0, SEEDS), "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
     "--corpus": {
         "metavar": "NAME",
         "help": "grow it on another corpus: a twin that lacks the mechanisms (rote, base12, mod113), or taught more (brackets)",
     },
-    "--width": {"type": int, "metavar": "N", "help": "grow a model of this width (128, a multiple of 8)"},
+    "--width": {"type": integer(1), "metavar": "N", "help": "grow a model of this width (128, a multiple of 8)"},
     "--out": {
         "metavar": "DIR",
         "help": "folder to write to (data/models/elegans, elegans-seed<n>, elegans-width<n>, elegans-<corpus>)",
@@ -110,31 +114,31 @@ TRAINING: Options = {
         "help": "per layer, cross layer, or per layer with a skip connection (%(default)s)",
     },
     "--out": {"metavar": "DIR", "help": "folder to write to (beside the model, for elegans)"},
-    "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
+    "--seed": {"type": integer(0, SEEDS), "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
     "--corpus": GROWTH["--corpus"],
     "--width": GROWTH["--width"],
     "--features": {
-        "type": int,
+        "type": integer(1),
         "metavar": "N",
         "help": "features of a layer (8 times the model's width, at least 1024)",
     },
     "--l0": {
-        "type": int,
+        "type": integer(1),
         "metavar": "N",
         "help": "active features per token and layer; with clt, at most so many (16)",
     },
-    "--sparsity": {"type": float, "metavar": "X", "help": "clt: coefficient of the sparsity penalty"},
-    "--tokens": {"type": int, "metavar": "N", "help": "read at most so much text to train on (all of it)"},
-    "--steps": {"type": int, "metavar": "N", "help": "training steps (1500 per layer; clt 2000)"},
-    "--batch": {"type": int, "metavar": "N", "help": "tokens of a step (2048; clt 1024)"},
-    "--context": {"type": int, "metavar": "N", "help": "tokens of a sequence (256, or the model's context)"},
-    "--memory": {"type": float, "metavar": "GIB", "help": "memory for activations (2)"},
+    "--sparsity": {"type": real(0.0), "metavar": "X", "help": "clt: coefficient of the sparsity penalty"},
+    "--tokens": {"type": integer(1), "metavar": "N", "help": "read at most so much text to train on (all of it)"},
+    "--steps": {"type": integer(1), "metavar": "N", "help": "training steps (1500 per layer; clt 2000)"},
+    "--batch": {"type": integer(1), "metavar": "N", "help": "tokens of a step (2048; clt 1024)"},
+    "--context": {"type": integer(2), "metavar": "N", "help": "tokens of a sequence (256, or the model's context)"},
+    "--memory": {"type": real(above=0.0), "metavar": "GIB", "help": "memory for activations (2)"},
 } | DEVICE
 SAMPLE: Options = {
     "--model": {"required": True, "metavar": "NAME|DIR", "help": "a Hugging Face directory, or a model of config.yaml"},
     "--out": {"required": True, "metavar": "FILE", "help": "text file to write"},
-    "--tokens": {"type": int, "metavar": "N", "default": 1_000_000, "help": "how much text (%(default)s)"},
-    "--seed": {"type": int, "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
+    "--tokens": {"type": integer(1), "metavar": "N", "default": 1_000_000, "help": "how much text (%(default)s)"},
+    "--seed": {"type": integer(0, SEEDS), "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
 } | DEVICE
 TRACE: Options = {
     "text": {"nargs": "?", "metavar": "PROMPT", "help": "the prompt"},
@@ -146,15 +150,15 @@ TRACE: Options = {
         "metavar": "T",
         "help": "what to explain, may be repeated: a token, a difference 'A - B', #17, or 'feature LAYER/FEATURE@POSITION'",
     },
-    "--position": {"type": int, "default": -1, "metavar": "P", "help": "whose next token to explain (the last)"},
-    "--max-nodes": {"type": int, "metavar": "N", "help": "most feature nodes (all active features)"},
-    "--max-logits": {"type": int, "metavar": "N", "help": "most logit nodes (10)"},
+    "--position": {"type": integer(), "default": -1, "metavar": "P", "help": "whose next token to explain (the last)"},
+    "--max-nodes": {"type": integer(0), "metavar": "N", "help": "most feature nodes (all active features)"},
+    "--max-logits": {"type": integer(1), "metavar": "N", "help": "most logit nodes (10)"},
     "--features": {
         "metavar": "FILE",
         "help": "the feature nodes: a CSV file or nodes.parquet with layer, pos, feature",
     },
-    "--memory": {"type": float, "metavar": "GIB", "help": "memory of working arrays beside the graph (4)"},
-    "--paths": {"type": int, "metavar": "N", "default": 10, "help": "how many paths to print (%(default)s)"},
+    "--memory": {"type": real(above=0.0), "metavar": "GIB", "help": "memory of working arrays beside the graph (4)"},
+    "--paths": {"type": integer(0), "metavar": "N", "default": 10, "help": "how many paths to print (%(default)s)"},
     "--device": {"choices": ("cpu", "cuda"), "help": "where to compute (as in config.yaml, or cpu)"},
     "--dtype": {"choices": ("float32", "bfloat16", "float64"), "help": "precision (as in config.yaml, or float32)"},
     "--out": {"metavar": "DIR", "help": "where to write graph.json, graph.safetensors and nodes.parquet"},
@@ -196,15 +200,15 @@ STEER: Options = {
     },
     "--features": {"metavar": "L/F,L/F=X", "help": "hold single features, at X or at their activation on the prompt"},
     "--strength": {
-        "type": float,
+        "type": real(),
         "default": 1.0,
         "metavar": "M",
         "help": "multiplier of all activations (%(default)s)",
     },
-    "--at": {"type": int, "default": -1, "metavar": "P", "help": "the token at which they are held (the last)"},
+    "--at": {"type": integer(), "default": -1, "metavar": "P", "help": "the token at which they are held (the last)"},
     "--everywhere": {"action": "store_true", "help": "hold them at every token, new ones included"},
-    "--tokens": {"type": int, "default": 8, "metavar": "N", "help": "how many tokens to write (%(default)s)"},
-    "--top": {"type": int, "default": 5, "metavar": "N", "help": "how many next tokens to show (%(default)s)"},
+    "--tokens": {"type": integer(1), "default": 8, "metavar": "N", "help": "how many tokens to write (%(default)s)"},
+    "--top": {"type": integer(1), "default": 5, "metavar": "N", "help": "how many next tokens to show (%(default)s)"},
     "--device": TRACE["--device"],
     "--dtype": TRACE["--dtype"],
 }
@@ -274,8 +278,8 @@ def _contents() -> str:
     return "\n".join(lines) + "\n"
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="biology", usage="biology <command> [options]")
+def _parser() -> Parser:
+    parser = Parser(prog="biology", usage="biology <command> [options]")
     parser.format_help = _contents  # type: ignore[method-assign]
     parser.add_argument("--version", action="version", version=f"biology {__version__}")
     commands = parser.add_subparsers(metavar="<command>", required=True, prog="biology")
@@ -292,26 +296,35 @@ def _parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. A mistake of the user's is one line on stderr and exit code 2."""
     given = sys.argv[1:] if argv is None else argv
-    args = _parser().parse_args(given or ["--help"])
-    from biology.config import InputError
-
+    for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show is written as \u0645
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     try:
+        args = _parser().parse_args(given or ["--help"])
         args.function(args)
+        if sys.stdout is not None:
+            sys.stdout.flush()  # here, where a closed pipe is understood
     except InputError as error:
-        print(f"error: {' '.join(str(error).split())}", file=sys.stderr)
-        return 2
+        return _refused(str(error))
     except BrokenPipeError:  # whoever read the output has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return 141
+        if sys.stdout is not None:
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno not in artefacts.FULL:
-            raise
-        print("error: the disk is full, and nothing was written: make room, then run it again", file=sys.stderr)
-        return 2
+        if error.errno in artefacts.FULL:
+            return _refused("the disk is full, and nothing was written: make room, then run it again")
+        if error.errno in artefacts.BARRED and error.filename is not None:
+            return _refused(f"{error.filename}: {error.strerror}")
+        raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
-        return 130
+        return 128 + signal.SIGINT
     return 0
+
+
+def _refused(reason: str) -> int:
+    print(f"error: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
 
 
 if __name__ == "__main__":

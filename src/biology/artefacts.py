@@ -20,6 +20,8 @@ from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """How a disk, a quota or a limit says that there is no room left."""
+BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
+"""How it says that a place cannot be read or written."""
 
 
 @contextmanager

@@ -342,6 +342,8 @@ def _positions_of(active: ActiveFeatures, features: Sequence[tuple[int, int, int
     }
     found = []
     for layer, pos, feature in features:
+        if not -n_pos <= int(pos) < n_pos:
+            raise InputError(f"feature {feature} of layer {layer}: the prompt of {n_pos} tokens has no position {pos}")
         key = (int(layer), int(pos) % n_pos, int(feature))
         if key not in index:
             raise InputError(f"feature {feature} of layer {layer} is not active at position {pos} of this prompt")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biology import artefacts
+from biology.arguments import writable_folder
 from biology.opening import cases_of, configuration, held_out, open_model
 
 if TYPE_CHECKING:
@@ -24,7 +25,7 @@ COMPARED = 5_000
 def measure(args: Arguments) -> None:
     """measure a model's transcoders as dictionaries on held-out tokens: L0, explained variance, losses, density"""
     config, root = configuration(args)
-    entry = config.model(args.model)
+    entry, folder = config.model(args.model), writable_folder(root / "data/runs" / args.model)
     model, transcoders = open_model(entry, root, args.model, config.threads)
     from biology.dictionary_metrics import MOST_TOKENS
     from biology.dictionary_metrics import measure as measured
@@ -33,13 +34,14 @@ def measure(args: Arguments) -> None:
     _, scored = _passages(args, config, root, model, MOST_TOKENS)
     found = measured(model, transcoders, scored)
     for name in ("dictionary", "density", "token_errors"):
-        write_table(root / "data/runs" / args.model / f"{name}.parquet", getattr(found, name), name)
+        write_table(folder / f"{name}.parquet", getattr(found, name), name)
 
 
 def compare_dictionaries(args: Arguments) -> None:
     """compare all transcoder sets of a model, and its neurons, at equal L0 and equal size"""
     config, root = configuration(args)
     entry = config.model(args.model)
+    folder, reports = (writable_folder(root / part / args.model) for part in ("data/runs", "reports"))
     model, transcoders = open_model(entry, root, args.model, config.threads)
     from biology.dictionary_comparison import compare as compared
     from biology.tables import write_table
@@ -51,8 +53,8 @@ def compare_dictionaries(args: Arguments) -> None:
         sets[name] = load_transcoders(root / other.transcoders, model, offload=other.offload)
     choosing, scored = _passages(args, config, root, model, COMPARED)
     found = compared(model, sets, choosing, scored)
-    write_table(root / "data/runs" / args.model / "comparison.parquet", found, "comparison")
-    write_table(root / "reports" / args.model / "dictionaries.csv", found, "comparison")
+    write_table(folder / "comparison.parquet", found, "comparison")
+    write_table(reports / "dictionaries.csv", found, "comparison")
 
 
 def draw_dictionary(args: Arguments) -> None:

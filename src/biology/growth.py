@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biology import artefacts
+from biology.arguments import writable_folder
 from biology.opening import configuration, open_model, start_torch
 
 if TYPE_CHECKING:
@@ -222,10 +223,11 @@ def _measurements(fidelity: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def _folder(args: Arguments) -> Path:
-    if args.out:
-        return Path(args.out)
+    """Where a model is grown to. `InputError` if nothing can be written there."""
+    if args.out is not None:
+        return writable_folder(Path(args.out))
     name = "-".join(filter(None, ["elegans", args.corpus, args.width and f"width{args.width}"]))
-    return Path("data/models") / (name if args.seed == 0 else f"{name}-seed{args.seed}")
+    return writable_folder(Path("data/models") / (name if args.seed == 0 else f"{name}-seed{args.seed}"))
 
 
 def _corpus(record: Mapping[str, object]) -> Corpus:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from biology import artefacts
+from biology.arguments import writable_file, writable_folder
 from biology.opening import configuration
 
 Arguments = argparse.Namespace
@@ -20,6 +21,7 @@ def export_graphs(args: Arguments) -> None:
 
     config, root = configuration(args)
     config.model(args.model)
+    out = writable_folder(Path(args.out))
     path = root / "data/runs" / args.model / args.case / "graphs.json"
     try:
         graphs = json.loads(path.read_text(encoding="utf-8"))
@@ -38,14 +40,15 @@ def export_graphs(args: Arguments) -> None:
         else:
             read = for_circuit_tracer(read, args.scan)
         made[read["metadata"]["slug"]] = read
-    out = Path(args.out)
     for slug, graph in made.items():
         artefacts.write_text(out / f"{slug}.json", graph_text(graph))
-        print(out / f"{slug}.json")
+    written = [f"{slug}.json" for slug in made]
     if args.viewer == "circuit-tracer":  # the list from which its local server offers graphs
         listed = {"graphs": [graph["metadata"] for graph in made.values()]}
         artefacts.write_json(out / "graph-metadata.json", listed)
-        print(out / "graph-metadata.json")
+        written.append("graph-metadata.json")
+    for name in written:
+        print(out / name)
 
 
 def import_graph(args: Arguments) -> None:
@@ -57,6 +60,7 @@ def import_graph(args: Arguments) -> None:
     out = Path(args.out) if args.out else path.with_suffix(".html")
     if out.suffix not in (".html", ".json"):
         raise InputError(f"--out {out}: a page ends in .html, a graph in .json.")
+    writable_file(out)
     graph = read_graph(path)
     if args.link:
         graph = with_shared_view(graph, args.link)

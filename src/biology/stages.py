@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biology import artefacts
+from biology.arguments import writable_folder
 from biology.opening import case_of, cases_of, configuration, gates_passed, held_out, open_model, start_torch, verified
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ def load(args: Arguments) -> None:
     """check a model and its transcoders: shapes, hooks, hashes, freezing, fidelity, influence against ablation"""
     config, root = configuration(args)
     entry = config.model(args.model)
+    folder = writable_folder(root / "data/runs" / args.model)
     sources = verified(entry, root, args.model)
     model, transcoders = open_model(entry, root, args.model, config.threads)
     import pandas as pd
@@ -59,7 +61,6 @@ def load(args: Arguments) -> None:
     }
     if entry.hub is not None:
         manifest |= {"sources": sources, "gates": gates_passed(model, entry)}
-    folder = root / "data/runs" / args.model
     prompts = held_out(root / entry.path, cases)
     measured = [fidelity(model, transcoders, prompts), foretold(model, transcoders, prompts)]
     write_table(folder / "fidelity.parquet", pd.concat(measured), "fidelity")
@@ -69,6 +70,7 @@ def load(args: Arguments) -> None:
 def cache(args: Arguments) -> None:
     """run every prompt of a case once: its answer and its active features"""
     config, root, case, folder = case_of(args)
+    writable_folder(folder)
     model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
     from biology.activations import pack
     from biology.behaviour import prompts_table
@@ -82,6 +84,7 @@ def cache(args: Arguments) -> None:
 def group(args: Arguments) -> None:
     """find the members of the supernodes by their rules"""
     config, root, case, folder = case_of(args)
+    writable_folder(folder)
     model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
     from biology.operand_tables import read_grid
     from biology.supernodes import group as grouped
@@ -98,6 +101,7 @@ def group(args: Arguments) -> None:
 def attribute(args: Arguments) -> None:
     """build the attribution graphs and reduce them to edges between supernodes; what languages share"""
     config, _, _, folder = case_of(args)
+    writable_folder(folder)
     from biology.graph_tables import reduce_graphs
     from biology.sharing import reduce_sharing
     from biology.tables import stacked, write_table
@@ -114,6 +118,7 @@ def attribute(args: Arguments) -> None:
 def intervene(args: Arguments) -> None:
     """perturb supernodes, each time beside its controls"""
     _, _, _, folder = case_of(args)
+    writable_folder(folder)
     import pandas as pd
 
     from biology.census import run_census
@@ -134,6 +139,7 @@ def exchange(args: Arguments) -> None:
     """exchange mean residual streams: where the model keeps what, without transcoders"""
     config, root = configuration(args)
     entry = config.model(args.model)
+    folder, reports = (writable_folder(root / part / args.model) for part in ("data/runs", "reports"))
     start_torch(config.threads)
     import torch
 
@@ -149,15 +155,15 @@ def exchange(args: Arguments) -> None:
         part for case in cases for part in (exchange_means(model, case), exchange_lines(model, case, config.statistics))
     ]
     measured = stacked(parts)
-    write_table(root / "data/runs" / args.model / "streams.parquet", measured, "streams")
+    write_table(folder / "streams.parquet", measured, "streams")
     made = stream_contrasts(measured, config.statistics)
-    artefacts.write_text(root / "reports" / args.model / "streams.csv", made.to_csv(index=False, lineterminator="\n"))
+    artefacts.write_text(reports / "streams.csv", made.to_csv(index=False, lineterminator="\n"))
 
 
 def atlas(args: Arguments) -> None:
     """survey every feature of a model: what it answers to, and what it says"""
     config, root = configuration(args)
-    entry = config.model(args.model)
+    entry, folder = config.model(args.model), writable_folder(root / "data/runs" / args.model)
     model, transcoders = open_model(entry, root, args.model, config.threads)
     import pandas as pd
 
@@ -171,13 +177,14 @@ def atlas(args: Arguments) -> None:
     rest = [(case.name, item.text) for case in cases for item in case.items]
     prompts = pd.concat([pd.DataFrame([*named, *rest], columns=["source", "text"]), own], ignore_index=True)
     features, texts = survey(model, transcoders, sample(prompts))
-    write_table(root / "data/runs" / args.model / "atlas.parquet", features, "atlas")
-    write_table(root / "data/runs" / args.model / "atlas_prompts.parquet", texts, "atlas_prompts")
+    write_table(folder / "atlas.parquet", features, "atlas")
+    write_table(folder / "atlas_prompts.parquet", texts, "atlas_prompts")
 
 
 def sweep(args: Arguments) -> None:
     """steer the named prompts of a case by supernodes and by single features, on a grid of strengths"""
     _, _, _, folder = case_of(args)
+    writable_folder(folder)
     from biology.sweep import sweep as swept
     from biology.sweep import sweep_nodes
     from biology.tables import write_table
@@ -272,10 +279,10 @@ def judge(args: Arguments) -> None:
     if args.threshold:
         _show_thresholds(args.threshold, judgement.verdicts, judge_all(again).verdicts)
         return
-    _beside_expectations(load_expectations(root).get(args.model, {}), judgement.verdicts)
     write_table(runs / "parts.parquet", judgement.parts, "parts")
     write_table(runs / "clusters.parquet", judgement.clusters, "clusters")
     write_table(root / "reports" / args.model / "verdicts.csv", judgement.verdicts, "verdicts")
+    _beside_expectations(load_expectations(root).get(args.model, {}), judgement.verdicts)
 
 
 def _beside_expectations(expected: dict[str, dict[str, Expectation]], verdicts: pd.DataFrame) -> None:

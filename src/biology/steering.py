@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from biology.arguments import real
 from biology.opening import configuration, of_corpus, open_model
+from biology.text import continuation, visible
 from biology.tracing import subject
 
 if TYPE_CHECKING:
@@ -44,6 +47,11 @@ def steer(args: Arguments) -> None:
     from biology.model import encode, token_text
 
     ids = encode(model, args.text)
+    if len(ids) + args.tokens - 1 > model.n_context:
+        raise InputError(
+            f"--tokens {args.tokens}: after the {len(ids)} tokens of the prompt {model.name} can write "
+            f"{max(0, model.n_context + 1 - len(ids))} at most."
+        )
     pushed = _edits(model, transcoders, ids, held, args.at, args.strength)
     every = _everywhere(model, pushed, ids, args.at) if args.everywhere else None
     fixed = edits([]) if args.everywhere else pushed
@@ -52,18 +60,22 @@ def steer(args: Arguments) -> None:
     for arms in ((edits([]), None), (fixed, every)):
         said = _top(model, transcoders, ids, *arms, count=args.top)
         written = generate(model, transcoders, [ids], arms[0], args.tokens, open_ended=arms[1], stop=stop)[0]
-        sides.append((said, " ".join(token_text(model, token) for token in written if token != stop)))
-    where = "every token" if args.everywhere else f"token {args.at % len(ids)} ('{token_text(model, ids[args.at])}')"
+        sides.append((said, continuation(model.tokenizer, ids, [token for token in written if token != stop])))
+    where = (
+        "every token"
+        if args.everywhere
+        else f'token {args.at % len(ids)} ("{visible(token_text(model, ids[args.at]))}")'
+    )
     print(f"{len(held)} features held at M = {args.strength:g} on {where}\n")
     print(f"{'by itself':<34}steered")
     for (before, p), (after, q) in zip(sides[0][0], sides[1][0], strict=True):
-        print(f"{p:7.2%}  {_shown(before):<25}{q:7.2%}  {_shown(after)}")
+        print(f"{p:7.2%}  {_quoted(before):<25}{q:7.2%}  {_quoted(after)}")
     if args.tokens > 1:
-        print(f"\nby itself it writes: {_shown(sides[0][1])}\nsteered it writes:   {_shown(sides[1][1])}")
+        print(f"\nby itself it writes: {_quoted(sides[0][1])}\nsteered it writes:   {_quoted(sides[1][1])}")
 
 
-def _shown(text: str) -> str:
-    return text.replace("\n", "↵")
+def _quoted(text: str) -> str:
+    return f'"{visible(text)}"'
 
 
 def _members(args: Arguments, name: str, found: dict[str, pd.DataFrame]) -> dict[tuple[int, int], float]:
@@ -100,8 +112,9 @@ def _table(args: Arguments, case: str) -> pd.DataFrame:
     from biology.operand_tables import read_grid
     from biology.supernodes import group
 
-    print(f"No results of the pipeline for '{case}' yet: finding its supernodes first (`make figures` keeps them).")
     read = of_corpus(load_case(root, case, entry.prompts), entry, root)
+    why = f"No results of the pipeline for '{case}' yet: finding its supernodes first (`make figures` keeps them)."
+    print(why, file=sys.stderr)
     model, transcoders = open_model(entry, root, args.model, config.threads)
     features, prompts = prompts_table(model, transcoders, read)
     operands, _ = read_grid(model, transcoders, read, prompts, features, config.statistics.seed)
@@ -114,12 +127,15 @@ def _features(text: str | None) -> Held:
 
     held: Held = {}
     for piece in filter(None, (text or "").split(",")):
-        found = re.fullmatch(r"\s*(\d+)/(\d+)(?:=(-?[\d.]+(?:e-?\d+)?))?\s*", piece)
+        found = re.fullmatch(r"\s*(\d+)/(\d+)(?:=(\S*))?\s*", piece)
         if not found:
             raise InputError(
                 f"--features takes LAYER/FEATURE or LAYER/FEATURE=VALUE with commas between, not '{piece}'."
             )
-        held[int(found[1]), int(found[2])] = None if found[3] is None else float(found[3])
+        try:
+            held[int(found[1]), int(found[2])] = None if found[3] is None else real()(found[3])
+        except argparse.ArgumentTypeError as error:
+            raise InputError(f"--features {piece.strip()}: a feature's activation {error}.") from None
     return held
 
 
@@ -127,6 +143,8 @@ def _edits(
     model: Model, transcoders: TranscoderSet, ids: list[int], held: Held, at: int, strength: float
 ) -> Edits:  # fmt: skip
     """The features at `strength` times their activations, at one token of the prompt."""
+    import torch
+
     from biology.activations import cache_features
     from biology.config import InputError
     from biology.interventions import edits
@@ -153,6 +171,8 @@ def _edits(
                 f"feature {layer}/{feature} is not active at token {pos} of this prompt, so there is nothing to multiply: "
                 f"say how active it is to be, as {layer}/{feature}=1.5 (the atlas shows its largest activation)."
             )
+        if not (strength * here) ** 2 <= torch.finfo(model.dtype).max:  # norms square it
+            raise InputError(f"feature {layer}/{feature} at {strength:g} times {here:g} is too much for {model.dtype}.")
         rows.append((0, layer, pos, feature, strength * here))
     return edits(rows)
 
@@ -171,6 +191,7 @@ def _top(
     """The most probable next tokens under edits at one token, or at every one from theirs on."""
     import torch
 
+    from biology.config import InputError
     from biology.interventions import concatenate, extended, intervene
     from biology.model import token_text
 
@@ -178,5 +199,8 @@ def _top(
     outcome = intervene(
         model, transcoders, [ids], torch.zeros(1, dtype=torch.long), held, protocol="iterative", live_attention=True
     )
-    best = outcome.logits[0, 0].double().softmax(-1).topk(min(count, model.n_vocab))
+    probabilities = outcome.logits[0, 0].double().softmax(-1)
+    if not bool(probabilities.isfinite().all()):
+        raise InputError("held at such values, the model computes no numbers any more: hold the features at less.")
+    best = probabilities.topk(min(count, model.n_vocab))
     return [(token_text(model, int(t)), float(p)) for p, t in zip(best.values, best.indices, strict=True)]

@@ -71,6 +71,11 @@ def _byte_alphabet() -> dict[str, int]:
     return {chr(byte): byte for byte in printable} | {chr(0x100 + place): byte for place, byte in enumerate(rest)}
 
 
+def visible(text: str) -> str:
+    """A text on one line: line breaks and other control characters as in a string of Python."""
+    return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: repr(control[0])[1:-1], text)
+
+
 def continuation(tokenizer: Any, before: Sequence[int], after: Sequence[int]) -> str:
     """What the tokens `after` add to the text of those `before`: decoded whole, since a token by itself may lose its space
     or be a part of a letter."""

@@ -8,7 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biology import artefacts
+from biology.arguments import writable_folder
 from biology.opening import configuration, open_model
+from biology.text import visible
 
 if TYPE_CHECKING:
     from biology.config import AttributionConfig, ModelConfig
@@ -25,6 +27,10 @@ def trace(args: Arguments) -> None:
 
     if (args.text is None) == (args.token_ids is None):
         raise InputError("give either a prompt or --token-ids.")
+    if args.features is not None and args.max_nodes is not None:
+        raise InputError("give either --features (the feature nodes) or --max-nodes (how many to choose).")
+    out = None if args.out is None else writable_folder(Path(args.out))
+    chosen = _features(Path(args.features)) if args.features else None
     entry, settings = subject(args)
     model, transcoders = open_model(entry, Path(), Path(args.model).name, threads=None)
     from tqdm import tqdm
@@ -49,17 +55,18 @@ def trace(args: Arguments) -> None:
             else None,
             max_logits=settings.max_logits if args.max_logits is None else args.max_logits,
             logit_probability=settings.logit_probability,
-            max_feature_nodes=None if args.features else budget,
-            features=_features(Path(args.features)) if args.features else None,
+            max_feature_nodes=None if chosen is not None else budget,
+            features=chosen,
             position=args.position,
             memory=MEMORY if args.memory is None else int(args.memory * 2**30),
             progress=progress,
         )
     masks = prune(graph, settings.node_threshold, settings.edge_threshold)
+    if out is not None:
+        _write(out, graph, masks, model.name, args.text or f"token ids {args.token_ids}", settings)
     _describe(graph, args.paths)
-    if args.out:
-        _write(Path(args.out), graph, masks, model.name, args.text or f"token ids {args.token_ids}", settings)
-        print(f"\nWritten to {args.out}: graph.json, graph.safetensors, nodes.parquet")
+    if out is not None:
+        print(f"\nWritten to {out}: graph.json, graph.safetensors, nodes.parquet")
 
 
 def _target(model: Model, prompt: str | None, text: str, position: int) -> Target:
@@ -95,7 +102,10 @@ def _features(path: Path) -> list[tuple[int, int, int]]:
         frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
         if "kind" in frame:
             frame = frame[frame["kind"] == "feature"]
-        return [tuple(row) for row in frame[columns].astype(int).to_numpy().tolist()]
+        numbers = frame[columns].astype(int)
+        if not bool((numbers == frame[columns]).to_numpy().all()):
+            raise ValueError("some are no whole numbers")
+        return [tuple(row) for row in numbers.to_numpy().tolist()]
     except FileNotFoundError:
         raise InputError(f"--features: there is no file {path}.") from None
     except (KeyError, ValueError, OSError) as error:
@@ -110,14 +120,13 @@ def _describe(graph: Graph, n_paths: int) -> None:
     for token, probability, value, label in zip(
         *(each[graph.logits].tolist() for each in shown), target_labels(graph), strict=True
     ):
-        print(
-            f"{probability:7.2%}  {label}" if token >= 0 else f"{value:+7.2f}  {label}"
-        )  # what is no token has no probability
+        # what is no token has no probability; a token's id tells it from its like ("Paris", " Paris")
+        print(f'{probability:7.2%}  "{visible(label)}"  #{token}' if token >= 0 else f"{value:+7.2f}  {visible(label)}")
     score = scores(graph)
     print(f"\nreplacement score {score.replacement:.3f}, completeness {score.completeness:.3f}, {graph.n_nodes} nodes")
     print("\nStrongest paths (share of the influence on the outputs, sign):")
     for path in strongest_paths(graph, n_paths):
-        print(describe(graph, path))
+        print(visible(describe(graph, path)))
 
 
 def _write(out: Path, graph: Graph, masks: Any, scan: str, prompt: str, settings: AttributionConfig) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biology import artefacts, growth
+from biology.arguments import writable_file, writable_folder
 from biology.opening import configuration, start_torch
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ WORK = ".training"
 
 def sample(args: Arguments) -> None:
     """write a text that a model says by itself, to train its transcoders on"""
+    out = writable_file(Path(args.out))
     start_torch(THREADS)
     import torch
 
@@ -39,7 +41,7 @@ def sample(args: Arguments) -> None:
     drawn = samples(
         _directory(args), tuple(ARCHITECTURES), tokens=args.tokens, seed=args.seed, device=_device(args), dtype=dtype
     )  # fmt: skip
-    artefacts.write_text(Path(args.out), "".join(f"{text.strip()}\n{END}\n" for text in drawn))
+    artefacts.write_text(out, "".join(f"{text.strip()}\n{END}\n" for text in drawn))
 
 
 def train_transcoders(args: Arguments) -> None:
@@ -63,6 +65,7 @@ def train_transcoders(args: Arguments) -> None:
 
 def _train_on_text(args: Arguments) -> None:
     """Resumes where it was interrupted. Weights come last but for the record and card that name them."""
+    out = writable_folder(Path(args.out))
     start_torch(THREADS)
     import torch
 
@@ -75,7 +78,7 @@ def _train_on_text(args: Arguments) -> None:
     from biology.training_memory import plan, require, tokens_that_fit
     from biology.transcoders import load_transcoders, save_transcoders
 
-    started, cpu, out = time.monotonic(), time.process_time(), Path(args.out)
+    started, cpu = time.monotonic(), time.process_time()
     path = _directory(args)
     model = load_model(path, device=_device(args), dtype=getattr(torch, args.dtype or "float32"))
     self_test(model)
@@ -145,10 +148,7 @@ def _recipe(args: Arguments, model: Model) -> DictionaryRecipe | CrossLayerRecip
     from biology.cross_layer_training import CrossLayerRecipe
     from biology.dictionary_training import DictionaryRecipe
 
-    for name in ("features", "tokens", "steps", "batch", "l0", "context"):
-        if getattr(args, name) is not None and getattr(args, name) < 1:
-            raise InputError(f"--{name} must be at least 1, found {getattr(args, name)}.")
-    if args.context is not None and not 2 <= args.context <= model.n_context:
+    if args.context is not None and args.context > model.n_context:
         raise InputError(f"--context {args.context}: {model.name} reads 2 to {model.n_context} tokens.")
     if args.sparsity is not None and args.kind != "clt":
         raise InputError("--sparsity is the penalty of cross-layer transcoders: with plt and skip give --l0.")
