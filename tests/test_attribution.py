@@ -1,12 +1,14 @@
 """Graphs equal circuit-tracer's number by number, budgets keep more of the influence, and odd input is refused."""
 
+import warnings
+
 import pytest
 import torch
 from conftest import random_transcoders
 from peer_graphs import NAMES, peer_columns, peer_graph, peer_transcoders, write_peer_model
 
-from biology.attribution import attribute
-from biology.config import InputError
+from biology.attribution import attribute, attribute_batch
+from biology.config import InputError, InputWarning
 from biology.graph import influence, prune, scores
 from biology.model import load_model
 
@@ -132,6 +134,22 @@ def test_topk_features_are_positive(model):
     graph = attribute(model, random_transcoders(model, activation="topk", n_features=8, k=8), IDS)
     assert float(graph.activation[graph.features].min()) > 0
     assert graph.features.stop < 8 * 3 * 7  # negative ones among the k largest are not active
+
+
+def test_a_first_word_that_is_left_out_is_said(tiny_model):
+    """Of a prompt without BOS the first word is no node but its token, as in circuit-tracer."""
+    model = tiny_model("llama")
+    transcoders = random_transcoders(model)
+    with pytest.warns(InputWarning, match="no special token stands before 'w8': .* are no nodes"):
+        graph = attribute(model, transcoders, [12, 21, 37])
+    assert int(graph.pos[graph.features].min()) == 1
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InputWarning)
+        counted = attribute(model, transcoders, [12, 21, 37], first_position=0)
+        attribute(model, transcoders, [1, 21, 37])  # <eos> is a special token too
+    assert int((counted.pos[counted.features] == 0).sum()) > 10 and counted.metadata["row_residual"] < 1e-5
+    with pytest.warns(InputWarning, match="before 'w0', 'w1', 'w2', ...:"):
+        attribute_batch(model, transcoders, [[2, 5], [4, 5], [5, 6], [6, 7], [9, 3, 4]])
 
 
 def test_later_first_position_leaves_more_to_the_bias(tiny_model):

@@ -28,6 +28,8 @@ def test_documents_end_at_their_line_and_long_ones_at_line_ends(tmp_path):
     assert all(len(piece) <= PIECE and piece.endswith("\n") for piece in found)
     path.write_text("x" * (2 * PIECE + 5), encoding="utf-8")  # a line that never ends
     assert [len(piece) for piece in pieces([path])] == [PIECE, PIECE, 5]
+    path.write_text(f"one{END}two\n\nthree {END} \n{END}four{END}\n\n{END}\n", encoding="utf-8")  # inside of lines
+    assert list(pieces([path])) == ["one", "two\n\nthree ", "four", "\n"]
 
 
 def test_sequences_begin_with_the_first_token_and_hold_the_text_in_order(tiny_model, tmp_path, texts):
@@ -59,6 +61,16 @@ def test_reading_stops_when_there_is_enough(tiny_model, tmp_path, texts):
     assert few.train.shape == (4, 16) and few.held_out.shape == (2, 16)
     whole = read(model, [path], context=16, progress=False)
     assert (whole.train[:4] == few.train).all() and whole.digest() != few.digest()
+
+
+def test_a_token_for_unknown_words_is_known_where_the_text_says_it(tiny_model, tmp_path, texts):
+    found = read(
+        tiny_model("llama"),
+        [write(tmp_path / "a.txt", [f"<unk> {text} zebra" for text in texts])],
+        context=16,
+        progress=False,
+    )
+    assert abs(found.unknown - 1 / 22) < 1e-9
 
 
 @pytest.mark.parametrize(

@@ -21,9 +21,10 @@ FLOORS = [
     ["twins"],
     ["registration"],
     # torch
-    ["organism", "graph", "weights", "checkpoint"],
+    ["organism", "graph", "weights", "checkpoint", "bridge", "agreement"],
+    ["tokenizer"],
     ["model", "layouts"],
-    ["transcoders", "case_prompts", "number_outcomes", "cell_outcomes"],
+    ["freezing", "transcoders", "case_prompts", "number_outcomes", "cell_outcomes"],
     ["activations", "replacement", "continuation", "documents", "sampling", "training_memory"],
     ["splicing"],
     [
@@ -161,7 +162,7 @@ def test_the_graph_is_data_and_algebra():
 
 
 @pytest.mark.parametrize(
-    ("library", "only"), [("transformer_lens", {"model"}), ("sae_lens", {"transcoders", "dictionary_training"})]
+    ("library", "only"), [("transformer_lens", {"bridge"}), ("sae_lens", {"transcoders", "dictionary_training"})]
 )
 def test_a_library_is_known_to_one_module(library, only):
     users = {

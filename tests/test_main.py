@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import resource
 import shutil
 import subprocess
@@ -87,10 +88,17 @@ def test_missing_weights_are_named(capsys, monkeypatch, tmp_path):
     assert "nowhere" in complaint(capsys, "load", "--model", "a")
 
 
+def test_a_graph_that_does_not_add_up_says_so(capsys, directories):
+    assert main(["trace", "w1 w2 w3", *directories, "--dtype", "bfloat16"]) == 0
+    assert re.search(
+        r"\nwarning: rows are off by up to \S+ of their terms, more than 1e-04: .*\n$", "\n" + capsys.readouterr().err
+    )
+
+
 def test_a_traced_prompt_is_written_and_told(capsys, directories, tmp_path):
     assert main(["trace", "w1 w2 w3", *directories, "--out", str(tmp_path / "traced")]) == 0
     said = capsys.readouterr().out
-    assert "replacement score" in said and '"w1"@1' in said
+    assert "replacement score" in said and '"w1"@1' in said and re.search(r"add up to within \d\.\de-0[5-9] of", said)
     tensors = load_file(tmp_path / "traced/graph.safetensors")
     nodes = pd.read_parquet(tmp_path / "traced/nodes.parquet")
     graph = json.loads((tmp_path / "traced/graph.json").read_text())

@@ -9,7 +9,8 @@ from miniatures import ARCHITECTURES, LAYOUTS, N_LAYERS, by_hand, write_model, w
 
 from biology import replacement
 from biology.attribution import attribute
-from biology.model import load_model, run, self_test
+from biology.freezing import self_test
+from biology.model import load_model, run
 from biology.splicing import spliced
 from biology.transcoders import load_transcoders, reconstruct_all
 

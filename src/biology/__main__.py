@@ -13,7 +13,9 @@ import json
 import os
 import signal
 import sys
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from biology import (
@@ -293,6 +295,21 @@ def _parser() -> Parser:
     return parser
 
 
+@contextmanager
+def _warnings_in_one_line() -> Iterator[None]:
+    """What is wrong with a user's input and not fatal is one line on stderr, without the line of code that says so."""
+    from biology.config import InputWarning
+
+    def say(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
+        own = issubclass(category, InputWarning)
+        text = f"warning: {' '.join(str(message).split())}\n"
+        sys.stderr.write(text if own else warnings.formatwarning(message, category, filename, lineno))
+
+    with warnings.catch_warnings():
+        warnings.showwarning = say  # type: ignore[assignment]
+        yield
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. A mistake of the user's is one line on stderr and exit code 2."""
     given = sys.argv[1:] if argv is None else argv
@@ -301,7 +318,8 @@ def main(argv: list[str] | None = None) -> int:
             stream.reconfigure(errors="backslashreplace")
     try:
         args = _parser().parse_args(given or ["--help"])
-        args.function(args)
+        with _warnings_in_one_line():
+            args.function(args)
         if sys.stdout is not None:
             sys.stdout.flush()  # here, where a closed pipe is understood
     except InputError as error:

@@ -3,7 +3,8 @@
 Edges are direct effects in the local replacement model (attention patterns and norm scales frozen). Whole graphs of
 per-layer transcoders are computed from both sides (`whole_graph`), all others row by row (`selection`,
 `direct_effects`); the edges are the same. Position 0 is the beginning-of-sequence token: its features and errors are no
-nodes, its MLP outputs belong to the bias. `bias` is read off an affine pass with all sources zero, `pre_activation`
+nodes, its MLP outputs belong to the bias. A word that stands there is treated alike, because the first position gathers
+attention whatever it holds and transcoders are not trained on it; a warning says so. `bias` is read off an affine pass with all sources zero, `pre_activation`
 off the unmodified forward pass, so that "incoming edges + bias = pre-activation" checks every row; the worst residual
 is in the metadata.
 """
@@ -21,7 +22,7 @@ from torch import Tensor
 
 from biology import targets as target_nodes
 from biology.config import InputError
-from biology.direct_effects import ActiveFeatures, batch_active_features
+from biology.direct_effects import ActiveFeatures, batch_active_features, mention_first_words
 from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, empty_edges, row_residual
 from biology.model import Model, token_batch, token_text
 from biology.replacement import LocalReplacement, bias_pass, freeze_prompt
@@ -60,7 +61,8 @@ def attribute(
         features: the feature nodes themselves, as (layer, pos, feature), instead of a budget; each must be active.
         position: which position's next-token logits are explained if `targets` is None. Later tokens are dropped:
             they cannot matter.
-        first_position: features and errors before it are no nodes (1: the beginning-of-sequence token only).
+        first_position: features and errors before it are no nodes (1: the beginning-of-sequence token only). A prompt whose
+            first token is a word is said in a warning.
         memory: bytes of working arrays, beyond the graph itself. Where the rows of a budget do not fit, only their
             largest entries are kept to choose by, and the rows of the chosen features are computed again.
         progress: called with (rows done, rows in all).
@@ -74,6 +76,7 @@ def attribute(
     settings = _Settings(max_logits, logit_probability, max_feature_nodes, first_position, memory, progress)
     _check(model, transcoders, settings, features)
     ids, chosen, places = _prepared(model, token_ids, targets, position)
+    mention_first_words(model, [ids], first_position)
     return _trace(model, transcoders, ids, [chosen], [places], [features], settings, alone=True)[0]
 
 
@@ -109,6 +112,7 @@ def attribute_batch(
     for ids, wanted, given in zip(prompts, every_target, every_feature, strict=True):
         _check(model, transcoders, settings, given)
         prepared.append((*_prepared(model, ids, wanted, position), given))
+    mention_first_words(model, [ids for ids, *_ in prepared], first_position)
     by_length: dict[int, list[int]] = {}
     for index, (ids, *_) in enumerate(prepared):
         by_length.setdefault(ids.shape[1], []).append(index)

@@ -1,17 +1,22 @@
-"""What a Hugging Face model directory holds: its architecture, network and tokenizer, checked before anything runs.
+"""What a Hugging Face model directory holds: its architecture and network, checked before anything runs.
 
-Nothing is fetched, unpickled or executed from the directory: safetensors only, local files only, no remote code.
+Nothing is fetched, unpickled or executed from the directory: safetensors only, local files only, no remote code. And nothing
+in it is passed over: weights that the network of config.json has no place for are refused, files and keys that are not used
+are named in a warning.
 """
 
+import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+import re
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from biology.config import InputError
+from biology.config import InputError, InputWarning
 
 TEXT_PART = {
     # A Gemma 3 from 4B up is stored with its image encoder. Only the language model is read, under the names it has alone;
@@ -20,53 +25,53 @@ TEXT_PART = {
     r"^language_model\.lm_head\.": "lm_head.",
     r"^model\.language_model\.": "model.",
 }
+IMAGE_PART = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
+CONSTANTS = re.compile(r".*(\.attn\.(masked_)?bias|\.rotary_emb\.inv_freq)")
+"""Causal masks and rotary frequencies, which older libraries stored beside the weights: they follow from config.json."""
+FLOATS = ("F64", "F32", "F16", "BF16")
+INERT_KEYS = frozenset({"n_ctx", "task_specific_params", "torchscript", "transformers_version", "unsloth_version"})
+"""Keys of config.json that transformers has dropped and that never changed an answer."""
 
 
 def architecture(path: Path, supported: Sequence[str]) -> str:
     """The `model_type` of the directory's config.json.
 
     Raises:
-        InputError: the directory or its config.json is missing or damaged, or the type is not a supported one.
+        InputError: the directory or its config.json is missing or damaged, the type is not a supported one, or the weights
+            are quantised.
     """
     if not path.is_dir():
         raise InputError(f"model directory {path} does not exist")
-    config = path / "config.json"
-    if not config.is_file():
+    file = path / "config.json"
+    if not file.is_file():
         raise InputError(f"model directory {path} has no config.json: is it a Hugging Face model directory?")
-    try:
-        kind = json.loads(config.read_text(encoding="utf-8")).get("model_type")
-    except (json.JSONDecodeError, UnicodeDecodeError, AttributeError) as error:
-        raise InputError(f"{config} is not a JSON object: {error}") from None
-    if kind not in supported:
-        raise InputError(f"{config}: model_type {kind!r} is not supported; supported are {', '.join(supported)}")
+    config = _json(file)
+    kind = config.get("model_type")
+    if not isinstance(kind, str) or kind not in supported:
+        raise InputError(f"{file}: model_type {kind!r} is not supported; supported are {', '.join(supported)}")
+    for part in (config, *(value for value in config.values() if isinstance(value, dict))):
+        said = part.get("quantization_config") or part.get("compression_config")
+        if said:
+            method = said.get("quant_method", "an unnamed method") if isinstance(said, dict) else said
+            raise InputError(
+                f"{file}: the weights are quantised ({method}), and graphs need them as they were trained: take the original "
+                "checkpoint, or write one with transformers (model.dequantize(), then model.save_pretrained(DIR))"
+            )
     return kind
 
 
 def network(path: Path, dtype: torch.dtype) -> Any:
-    """The Hugging Face network with eager attention, every weight present, of the right shape and finite.
+    """The Hugging Face network with eager attention: every weight present, of the right shape and finite, and none too many.
 
     Raises:
-        InputError: a weight file is missing or truncated, or a weight is missing, of another shape, or NaN.
+        InputError: a weight file is missing, damaged or there twice; a weight is missing, of another shape, no float, or NaN;
+            or the network of config.json has no place for a stored weight.
     """
     import transformers
-    from safetensors import SafetensorError, safe_open
 
-    index, single = path / "model.safetensors.index.json", path / "model.safetensors"
-    if single.is_file():
-        shards = [single]
-    elif index.is_file():
-        shards = sorted({path / shard for shard in json.loads(index.read_text())["weight_map"].values()})
-    else:
-        raise InputError(f"model directory {path} has no model.safetensors: put the weights there (safetensors only)")
-    for shard in shards:
-        if not shard.is_file():
-            raise InputError(f"weights file {shard} is missing")
-        try:
-            with safe_open(shard, framework="pt"):
-                pass
-        except (SafetensorError, OSError) as error:
-            raise InputError(f"weights file {shard} is truncated or damaged: {error}") from None
-    with _quiet(transformers):
+    shards = _shards(path)
+    _check_tensors(path, shards)
+    with quiet(transformers):
         try:
             config = transformers.AutoConfig.from_pretrained(path, local_files_only=True, trust_remote_code=False)
             text = config.get_text_config()
@@ -75,20 +80,116 @@ def network(path: Path, dtype: torch.dtype) -> Any:
                 attn_implementation="eager", local_files_only=True, trust_remote_code=False, use_safetensors=True,
                 output_loading_info=True,
             )  # fmt: skip
-        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImportError) as error:
             raise InputError(f"cannot load the model in {path}: {str(error).splitlines()[0]}") from None
     missing = sorted(report["missing_keys"])
     if missing or report["mismatched_keys"]:
         names = ", ".join([*missing, *(str(key[0]) for key in report["mismatched_keys"])][:3])
         raise InputError(f"weights in {path} do not fit its config.json: missing or of another shape: {names}")
+    aside = [CONSTANTS] if text is config else [CONSTANTS, IMAGE_PART]
+    surplus = sorted(key for key in report["unexpected_keys"] if not any(part.match(key) for part in aside))
+    if surplus:
+        raise InputError(_no_place(path, surplus, text))
+    _name_unread(path, shards, text)
     for key, parameter in loaded.named_parameters():
         if not torch.isfinite(parameter).all():
             raise InputError(f"weights in {path}: {key} holds NaN or infinite values")
     return loaded.eval()
 
 
+def _shards(path: Path) -> list[Path]:
+    """The files that hold the weights: one, or those that the index names."""
+    index, single = path / "model.safetensors.index.json", path / "model.safetensors"
+    if single.is_file() and index.is_file():
+        raise InputError(f"{path} holds {single.name} and {index.name}: remove the one that is not meant")
+    if single.is_file():
+        return [single]
+    if not index.is_file():
+        raise InputError(f"model directory {path} has no model.safetensors: put the weights there (safetensors only)")
+    said = _json(index)
+    for key in ("metadata", "weight_map"):
+        if not isinstance(said.get(key), dict):
+            raise InputError(f"{index} has no {key}, which transformers asks for: fetch or write it again")
+    return sorted({path / str(shard) for shard in said["weight_map"].values()})
+
+
+def _check_tensors(path: Path, shards: Sequence[Path]) -> None:
+    """Looks at the headers of the weight files: whole, each weight once, and all weights floats."""
+    from safetensors import SafetensorError, safe_open
+
+    home: dict[str, Path] = {}
+    for shard in shards:
+        if not shard.is_file():
+            raise InputError(f"weights file {shard} is missing")
+        try:
+            with safe_open(shard, framework="pt") as stored:
+                kinds = {key: stored.get_slice(key).get_dtype() for key in stored.keys()}  # noqa: SIM118 (no mapping)
+        except (SafetensorError, OSError) as error:
+            raise InputError(f"weights file {shard} is truncated or damaged: {error}") from None
+        for key, kind in kinds.items():
+            if key in home:
+                raise InputError(f"weight {key} is in {home[key]} and in {shard}: remove the file that is not meant")
+            if kind not in FLOATS and not CONSTANTS.match(key):
+                raise InputError(f"weights in {path}: {key} is stored as {kind}, which is no float: take a checkpoint that is not quantised")  # fmt: skip
+            home[key] = shard
+
+
+def _no_place(path: Path, surplus: Sequence[str], config: Any) -> str:
+    """Why weights are left over, as far as their names tell."""
+    layers = [int(found[1]) for key in surplus if (found := re.search(r"\b(?:layers|h)\.(\d+)\.", key))]
+    hint = "it names another network"
+    if layers and max(layers) >= config.num_hidden_layers:
+        hint = f"it says {config.num_hidden_layers} layers, and there are weights of layer {max(layers)}"
+    elif all(key.endswith(".bias") for key in surplus):
+        hint = "biases need a key such as attention_bias or mlp_bias to be true"
+    more = f" and {len(surplus) - 3} more" if len(surplus) > 3 else ""
+    return (
+        f"weights in {path} do not fit its config.json, which has no place for {', '.join(surplus[:3])}{more}: {hint}; mend "
+        "config.json, or remove what does not belong to the language model"
+    )
+
+
+def _name_unread(path: Path, shards: Sequence[Path], config: Any) -> None:
+    """Warns of weight files that no index names and of keys of config.json that transformers does not know."""
+    files = [file.name for file in sorted(path.glob("*.safetensors")) if file not in shards]
+    if files:
+        warnings.warn(f"{path}: weights in {', '.join(files)} are not used", InputWarning, stacklevel=4)
+    said = _json(path / "config.json")
+    keys = unknown_keys(said if "text_config" not in said else said["text_config"], config)
+    if keys:
+        kind = type(config).__name__
+        message = f"{path / 'config.json'}: transformers' {kind} does not know {', '.join(keys)}: not used"
+        warnings.warn(message, InputWarning, stacklevel=4)
+
+
+def unknown_keys(said: Mapping[str, Any], config: Any) -> list[str]:
+    """The keys that a config was given and only stored. One that asks for nothing, or repeats a key of a longer name
+    (`hidden_act` beside Gemma's `hidden_activation`), is none."""
+    known = {field.name for field in dataclasses.fields(config)}
+
+    def repeated(key: str) -> bool:
+        return any(name.startswith(key) and getattr(config, name) == said[key] for name in known)
+
+    stored = [key for key in said if key in vars(config) and key not in known | INERT_KEYS and not key.startswith("_")]
+    return [
+        key
+        for key in stored
+        if key != "model_type" and said[key] not in (None, False, "", [], {}) and not repeated(key)
+    ]
+
+
+def _json(file: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(file.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise InputError(f"{file} is not a JSON object: {error}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file} is not a JSON object: it holds a {type(content).__name__}")
+    return content
+
+
 @contextmanager
-def _quiet(transformers: Any) -> Iterator[None]:
+def quiet(transformers: Any) -> Iterator[None]:
     """No progress bar and no warnings while a model loads; our own checks speak instead."""
     logging = transformers.utils.logging
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
@@ -100,26 +201,3 @@ def _quiet(transformers: Any) -> Iterator[None]:
         logging.set_verbosity(level)
         if bars:
             logging.enable_progress_bar()
-
-
-def tokenizer(path: Path) -> Any:
-    """The directory's tokenizer, or None where it has none.
-
-    Raises:
-        InputError: the tokenizer's files are damaged.
-    """
-    import transformers
-
-    file = path / "tokenizer.json"
-    if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json", "tokenizer.model")):
-        return None
-    with _quiet(transformers):
-        try:
-            return transformers.AutoTokenizer.from_pretrained(path, local_files_only=True, trust_remote_code=False)
-        except Exception as error:  # the library raises bare Exceptions for damaged files
-            if not file.is_file():
-                raise InputError(f"cannot read the tokenizer in {path}: {str(error).splitlines()[0]}") from None
-        try:
-            return transformers.PreTrainedTokenizerFast(tokenizer_file=str(file))
-        except Exception as error:
-            raise InputError(f"{file} is damaged: {str(error).splitlines()[0]}") from None

@@ -40,6 +40,10 @@ class InputError(ValueError):
     """A mistake in what the user gave (a file, a name, a prompt), said in one line that tells what to do."""
 
 
+class InputWarning(UserWarning):
+    """Something in what the user gave that is not used, or not as it may be meant; said in one line, and work goes on."""
+
+
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
 """What models and cases may be called: their names are those of folders, and stand in commands and addresses."""
 

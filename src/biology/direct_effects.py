@@ -11,6 +11,8 @@ are added up.
 
 from __future__ import annotations
 
+import warnings
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -18,6 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from biology.config import InputWarning
+from biology.model import Model, token_text
 from biology.replacement import LocalReplacement
 from biology.transcoders import activate, decoder, pre_activations
 
@@ -40,6 +44,21 @@ class ActiveFeatures:
     def subset(self, chosen: Tensor | slice) -> ActiveFeatures:
         """The features at a boolean mask, at sorted indices or in a range."""
         return ActiveFeatures(**{name: tensor[chosen] for name, tensor in vars(self).items()})
+
+
+def mention_first_words(model: Model, prompts: Sequence[Int[Tensor, "1 pos"]], first_position: int) -> None:
+    """Warns where the position that is left out holds a word of the prompt and no special token."""
+    words = {int(ids[0, 0]) for ids in prompts} - model.special_tokens
+    if words and first_position == 1:
+        shown = [repr(token_text(model, word)) for word in sorted(words)]
+        shown = [*shown[:3], "..."] if len(shown) > 3 else shown
+        warnings.warn(
+            f"model {model.name}: no special token stands before {', '.join(shown)}: features and errors of this first word "
+            "(position 0) are no nodes, and what its MLPs write belongs to the bias. Put a BOS before it, or count it by "
+            "attribute(..., first_position=0)",
+            InputWarning,
+            stacklevel=3,
+        )
 
 
 def active_features(local: LocalReplacement, first_position: int, below: int) -> ActiveFeatures:

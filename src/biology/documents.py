@@ -1,7 +1,7 @@
 """Text files as token sequences of equal length, a part of them held out.
 
-A document ends at a line `<|endoftext|>` or at the end of its file, and one longer than `PIECE` characters is cut at line
-ends, so that no file has to fit into memory. The hash of a piece decides whether it is held out: the split depends on the
+A document ends at `<|endoftext|>`, which may stand on a line of its own, or at the end of its file, and one longer than `PIECE`
+characters is cut at line ends, so that no file has to fit into memory. The hash of a piece decides whether it is held out: the split depends on the
 text alone, and a text given twice stands on one side. Pieces follow one another, each behind the model's first token, and
 this stream is cut into sequences, each of which begins with that token too.
 """
@@ -16,6 +16,7 @@ from tqdm import tqdm
 
 from biology.config import InputError
 from biology.model import Model
+from biology.tokenizer import unknown
 
 END = "<|endoftext|>"
 PIECE = 4096
@@ -34,7 +35,7 @@ class Documents:
     held_out: np.ndarray
     n_pieces: int
     unknown: float
-    """Share of tokens that the tokenizer does not know."""
+    """Share of tokens that the tokenizer does not know (of characters that it leaves out, where it has no such token)."""
 
     def digest(self) -> str:
         """A hash of all tokens."""
@@ -52,18 +53,18 @@ def pieces(paths: Sequence[Path]) -> Iterator[str]:
         size = 0
         try:
             with path.open(encoding="utf-8") as lines:
-                for line in lines:
-                    end = line.strip() == END
-                    if held and (end or size + len(line) > PIECE):
+                for part, ended in ((part, place > 0) for line in lines for place, part in enumerate(line.split(END))):
+                    if held and (ended or size + len(part) > PIECE):
                         yield "".join(held)
                         held, size = [], 0
-                    if not end:
-                        for start in range(0, len(line), PIECE):
-                            if held and start:
-                                yield "".join(held)
-                                held, size = [], 0
-                            held.append(line[start : start + PIECE])
-                            size += len(held[-1])
+                    if not part.strip() and (ended or not part):
+                        continue  # nothing but the mark stands on this line
+                    for start in range(0, len(part), PIECE):
+                        if held and start:
+                            yield "".join(held)
+                            held, size = [], 0
+                        held.append(part[start : start + PIECE])
+                        size += len(held[-1])
         except UnicodeDecodeError:
             raise InputError(f"{path} is no UTF-8 text: give plain text files") from None
         except OSError as error:
@@ -101,9 +102,10 @@ def read(
             if most[False] is not None and all(len(sides[side]) >= (most[side] or 0) for side in sides):
                 break
             side = is_held_out(piece)
-            ids = list(tokenizer(piece, add_special_tokens=False, verbose=False)["input_ids"])
+            encoding = tokenizer(piece, add_special_tokens=False, verbose=False)
+            ids = list(encoding["input_ids"])
             n_pieces, n_tokens = n_pieces + 1, n_tokens + len(ids)
-            n_unknown += ids.count(tokenizer.unk_token_id) if tokenizer.unk_token_id is not None else 0
+            n_unknown += len(unknown(tokenizer, piece, encoding))
             bar.update(len(ids))
             stream = waiting[side]
             stream += (head if stream else []) + ids
@@ -117,7 +119,7 @@ def read(
         if not sides[side]:
             raise InputError(
                 f"{texts}: {n_tokens} tokens in {n_pieces} pieces leave no sequence of {context} tokens {name}: give more "
-                f"text (documents end at a line {END}), or a smaller --context"
+                f"text (documents end at {END}), or a smaller --context"
             )
     train, test = (np.array(sides[side], dtype=np.int32) for side in (False, True))
     return Documents(train, test, n_pieces, n_unknown / n_tokens)

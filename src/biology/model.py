@@ -1,8 +1,4 @@
-"""A language model from a local Hugging Face directory, its weights, and one hooked forward pass.
-
-The only module that knows transformer_lens. The model is a raw TransformerBridge: unprocessed
-weights, eager attention, so that transcoders read the activations they were trained on.
-"""
+"""A language model from a local Hugging Face directory, its weights, and one hooked forward pass."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -17,19 +13,14 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology import checkpoint
+from biology.agreement import Plain, plain_answer, require_agreement
+from biology.bridge import ARCHITECTURES, bridged
 from biology.config import InputError
 from biology.text import piece_text, separators
-from biology.weights import LayerWeights, Weights, read_weights
+from biology.tokenizer import open_tokenizer, special_ids, unknown
 from biology.weights import Norm as Norm
+from biology.weights import Weights, read_weights
 
-ARCHITECTURES = {
-    "gpt2": "GPT2LMHeadModel",
-    "llama": "LlamaForCausalLM",
-    "qwen3": "Qwen3ForCausalLM",
-    "gemma2": "Gemma2ForCausalLM",
-    "gemma3_text": "Gemma3ForCausalLM",
-    "gemma3": "Gemma3ForCausalLM",  # with an image encoder, which is left aside
-}
 REMEMBERED = 2**16
 """Texts of which a model keeps the token ids."""
 Edit = Callable[[Tensor], Tensor | None]
@@ -85,6 +76,17 @@ class Model:
         configured = getattr(self.bridge.original_model.config, "bos_token_id", None)
         return configured if configured in tokenizer.all_special_ids else None
 
+    @cached_property
+    def special_tokens(self) -> frozenset[int]:
+        """Tokens that are no text: what a prompt may begin with instead of the BOS."""
+        if self.tokenizer is not None:
+            return special_ids(self.tokenizer)
+        config = self.bridge.original_model.config
+        given = [getattr(config, f"{role}_token_id", None) for role in ("bos", "eos", "pad")]
+        return frozenset(
+            int(token) for each in given if each is not None for token in (each if isinstance(each, list) else [each])
+        )
+
     @property
     def precision(self) -> torch.dtype:
         """What graphs are computed in: the model's dtype, but float32 for a model in half precision."""
@@ -105,57 +107,38 @@ def load_model(
 ) -> Model:
     """Load a Hugging Face directory (config.json, safetensors, a tokenizer if there is one) as a raw bridge.
 
-    Nothing is fetched, unpickled or executed from the directory.
+    Nothing is fetched, unpickled or executed from the directory. What the model says with its hooks, frozen and not, is
+    compared with what transformers says (`agreement`).
 
     Raises:
-        InputError: the directory, its config or a weight file is missing, truncated or not finite, or the
-            architecture is not one of `ARCHITECTURES`.
+        InputError: the directory, its config or a weight file is missing, truncated or not finite; the architecture is not
+            one of `ARCHITECTURES`; weights are quantised or have no place in the network; or the hooked model is another
+            function than that of transformers, or not causal.
     """
-    from transformer_lens.model_bridge.sources import build_bridge_from_module
-
     path = Path(path)
     name = name or path.resolve().name
     architecture = checkpoint.architecture(path, tuple(ARCHITECTURES))
     network = checkpoint.network(path, dtype).to(device)
-    bridge = build_bridge_from_module(
-        network, ARCHITECTURES[architecture], hf_config=network.config, dtype=dtype, model_name=name
-    ).eval()
-    for parameter in bridge.parameters():
-        parameter.requires_grad_(False)
-    hooks = dict(bridge.hook_dict)
-    # The alias is missing where a block has no post norm only in some releases of the library; the fallback is exact.
-    for layer in range(bridge.cfg.n_layers):
-        alias = f"blocks.{layer}.hook_mlp_out"
-        post = f"blocks.{layer}.ln2_post.hook_out"
-        hooks.setdefault(alias, hooks.get(post, hooks[f"blocks.{layer}.mlp.hook_out"]))
-    if dtype == torch.float64:
-        _compute_in_double(bridge, hooks)
-    return Model(name, path, architecture, bridge, checkpoint.tokenizer(path), torch.device(device), dtype, hooks)
+    plain = plain_answer(network, path)
+    bridge, hooks = bridged(network, architecture, dtype, name)
+    model = Model(name, path, architecture, bridge, open_tokenizer(path), torch.device(device), dtype, hooks)
+    _compare(model, plain)
+    return model
 
 
-def _compute_in_double(bridge: Any, hooks: Mapping[str, Any]) -> None:
-    """Hugging Face computes norms and softmax in float32 whatever the dtype; in float64 do both in float64."""
-    for module in bridge.modules():
-        if hasattr(module, "use_native_layernorm_autograd"):
-            module.use_native_layernorm_autograd = False
-    for layer in range(bridge.cfg.n_layers):
-        kept: dict[str, Tensor] = {}
-
-        def scores(tensor: Tensor, hook: Any, kept: dict[str, Tensor] = kept) -> None:
-            kept["scores"] = tensor
-
-        def pattern(tensor: Tensor, hook: Any, kept: dict[str, Tensor] = kept) -> Tensor:
-            return kept.pop("scores").softmax(-1)
-
-        hooks[f"blocks.{layer}.attn.hook_attn_scores"].add_hook(scores, is_permanent=True)
-        hooks[f"blocks.{layer}.attn.hook_pattern"].add_hook(pattern, is_permanent=True)
+def _compare(model: Model, plain: Plain) -> None:
+    frozen = capture(model, plain.ids, positions=plain.positions)
+    held, _ = run(model, plain.ids, edits=freeze(model, frozen), positions=plain.positions)
+    found = {"hooked": frozen.logits, "frozen": held}
+    require_agreement(model.path, model.bridge.original_model.config, plain, found, frozen.pattern)
 
 
 # Text ----------------------------------------------------------------------------------------------------------------
 
 
 def encode(model: Model, text: str) -> list[int]:
-    """Token ids of `text`, BOS prepended exactly once if the model has one (`Model.bos_token`).
+    """Token ids of `text` behind the BOS, if the model has one (`Model.bos_token`). A text that begins with a special token
+    (the BOS, or a mark of a chat) is taken as it is.
 
     Raises:
         InputError: no tokenizer, empty text, or a word outside the vocabulary (named).
@@ -174,13 +157,11 @@ def _encode(model: Model, text: str) -> list[int]:
         raise InputError(f"model {model.name} has no tokenizer in {model.path}: give token ids instead of text")
     encoding = tokenizer(text, add_special_tokens=False)
     ids = list(encoding["input_ids"])
-    if tokenizer.unk_token_id is not None and tokenizer.unk_token_id in ids:
-        where = ids.index(tokenizer.unk_token_id)
-        span = encoding.token_to_chars(where) if tokenizer.is_fast else None
-        word = text[span.start : span.end] if span else text
-        raise InputError(f"model {model.name} does not know the word {word!r} in {text!r}")
+    strange = unknown(tokenizer, text, encoding)
+    if strange:
+        raise InputError(f"model {model.name} does not know the word {strange[0]!r} in {text!r}")
     bos = model.bos_token
-    if bos is not None and ids[:1] != [bos]:
+    if bos is not None and not (ids and ids[0] in model.special_tokens):
         ids.insert(0, bos)
     if not ids:
         raise InputError(f"model {model.name}: the prompt {text!r} is empty")
@@ -401,51 +382,3 @@ def freeze(
     if mlps:
         held += [(f"blocks.{layer}.hook_mlp_out", value) for layer, value in enumerate(frozen.mlp_out)]
     return [(name, hold(value)) for name, value in held]
-
-
-def attention_difference(
-    weights: LayerWeights, frozen: Capture, layer: int, x: Float[Tensor, "batch pos d_model"]
-) -> Float[Tensor, "batch pos d_model"]:
-    """What frozen attention adds to the residual stream for a difference `x` entering the block (biases drop out)."""
-    normed = weights.ln1.centre(x) * weights.ln1.gain / frozen.scale1[layer]
-    values = torch.einsum("bkd,hde->bhke", normed, weights.W_V.to(x.dtype))
-    out = torch.einsum("bhqk,bhke,hed->bqd", frozen.pattern[layer].to(x.dtype), values, weights.W_O.to(x.dtype))
-    if weights.ln1_post is None or frozen.scale1_post is None:
-        return out
-    return weights.ln1_post.centre(out) * weights.ln1_post.gain / frozen.scale1_post[layer]
-
-
-def self_test(model: Model, *, seed: int = 0) -> float:
-    """Prove on this very model that freezing holds and that `Model.weights` are its weights.
-
-    Zeroed attention patterns must change the logits. Then, with patterns, norm scales and MLP outputs frozen, a large
-    random change of the embedding must move the logits exactly as the explicit chain of weights says.
-
-    Returns:
-        The relative error of that prediction.
-
-    Raises:
-        InputError: the model's attention cannot be frozen, or the frozen model is not the linear map of its weights.
-    """
-    generator = torch.Generator().manual_seed(seed)
-    ids = torch.randint(model.n_vocab, (2, min(8, model.n_context)), generator=generator).to(model.device)
-    frozen = capture(model, ids)
-    zero = [(f"blocks.{layer}.attn.hook_pattern", torch.zeros_like) for layer in range(model.n_layers)]
-    if torch.equal(run(model, ids, edits=zero)[0], frozen.logits):
-        raise InputError(f"model {model.name}: its attention patterns are only observed and cannot be frozen")
-
-    shape = frozen.embed.shape
-    change = 3 * frozen.embed.std() * torch.randn(shape, generator=generator, dtype=torch.float64).to(frozen.embed)
-    edits = [*freeze(model, frozen), ("hook_embed", lambda tensor: tensor + change)]
-    moved = run(model, ids, edits=edits, reads=["unembed.hook_out"])[1]["unembed.hook_out"]
-    x = change.to(model.precision)
-    for layer, weights in enumerate(model.weights.layers):
-        x = x + attention_difference(weights, frozen, layer, x)
-    final = model.weights.ln_final
-    expected = (final.centre(x) * final.gain / frozen.scale_final) @ model.weights.W_U.T
-    difference = (moved - frozen.pre_logits).to(x.dtype)
-    error = float((difference - expected).norm() / expected.norm())
-    tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(model.dtype, 0.05)
-    if not error <= tolerance:
-        raise InputError(f"model {model.name}: freezing does not hold, relative error {error:.1e} > {tolerance:.0e}")
-    return error

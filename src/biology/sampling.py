@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from biology import checkpoint
 from biology.config import InputError
+from biology.tokenizer import open_tokenizer
 
 BATCH = 256
 
@@ -29,7 +30,7 @@ def samples(
         InputError: the model does not load, or has no tokenizer or no first token.
     """
     checkpoint.architecture(path, architectures)
-    network, tokenizer = checkpoint.network(path, dtype).to(device), checkpoint.tokenizer(path)
+    network, tokenizer = checkpoint.network(path, dtype).to(device), open_tokenizer(path)
     first = None
     if tokenizer is not None:
         first = network.config.bos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id

@@ -40,7 +40,7 @@ def load(args: Arguments) -> None:
 
     from biology.ablation import foretold
     from biology.behaviour import fidelity
-    from biology.model import self_test
+    from biology.freezing import self_test
     from biology.tables import write_table
 
     cases = cases_of(config, root, args.model)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from biology.targets import Target
 
 Arguments = argparse.Namespace
+INEXACT = 1e-4
+"""Row residual above which `trace` says that a graph does not add up."""
 
 
 def trace(args: Arguments) -> None:
@@ -114,6 +117,7 @@ def _features(path: Path) -> list[tuple[int, int, int]]:
 
 def _describe(graph: Graph, n_paths: int) -> None:
     """Outputs, scores and strongest paths, on the screen."""
+    from biology.config import InputWarning
     from biology.graph import describe, scores, strongest_paths, target_labels
 
     shown = (graph.token_id, graph.probability, graph.pre_activation)
@@ -123,7 +127,16 @@ def _describe(graph: Graph, n_paths: int) -> None:
         # what is no token has no probability; a token's id tells it from its like ("Paris", " Paris")
         print(f'{probability:7.2%}  "{visible(label)}"  #{token}' if token >= 0 else f"{value:+7.2f}  {visible(label)}")
     score = scores(graph)
+    residual = graph.metadata["row_residual"]
     print(f"\nreplacement score {score.replacement:.3f}, completeness {score.completeness:.3f}, {graph.n_nodes} nodes")
+    print(f"rows (incoming edges + bias = pre-activation) add up to within {residual:.1e} of their terms")
+    if not residual <= INEXACT:
+        warnings.warn(
+            f"rows are off by up to {residual:.1e} of their terms, more than {INEXACT:.0e}: edges do not explain what they lead "
+            "to (half precision does this; trace in float32)",
+            InputWarning,
+            stacklevel=2,
+        )
     print("\nStrongest paths (share of the influence on the outputs, sign):")
     for path in strongest_paths(graph, n_paths):
         print(visible(describe(graph, path)))

@@ -33,8 +33,8 @@ def sample(args: Arguments) -> None:
     start_torch(THREADS)
     import torch
 
+    from biology.bridge import ARCHITECTURES
     from biology.documents import END
-    from biology.model import ARCHITECTURES
     from biology.sampling import samples
 
     dtype = getattr(torch, args.dtype or "float32")
@@ -74,7 +74,8 @@ def _train_on_text(args: Arguments) -> None:
     from biology.dictionary_metrics import MOST_TOKENS, Passages, measure
     from biology.dictionary_training import train_set
     from biology.documents import HELD_OUT, read
-    from biology.model import load_model, self_test
+    from biology.freezing import self_test
+    from biology.model import load_model
     from biology.training_memory import plan, require, tokens_that_fit
     from biology.transcoders import load_transcoders, save_transcoders
 
