@@ -46,7 +46,7 @@ class ActiveFeatures:
         return ActiveFeatures(**{name: tensor[chosen] for name, tensor in vars(self).items()})
 
 
-def mention_first_words(model: Model, prompts: Sequence[Int[Tensor, "1 pos"]], first_position: int) -> None:
+def mention_first_words(model: Model, prompts: Sequence[Int[Tensor, "1 _"]], first_position: int) -> None:
     """Warns where the position that is left out holds a word of the prompt and no special token."""
     words = {int(ids[0, 0]) for ids in prompts} - model.special_tokens
     if words and first_position == 1:
