@@ -47,10 +47,25 @@ def test_the_place_is_what_cities_of_a_place_have_in_common(model, case):
     assert rate["effect", 0] == 0  # all prompts end in one word: before the first layer there is nothing to exchange
 
 
-def test_a_level_that_no_other_prompt_has_is_not_carried(model, case):
+def test_a_mean_is_apart_from_the_scored_prompt_too(model):
+    """Of English donors the mean is taken over the other fold of languages: prompts of that fold ask nothing of the model."""
+    whole = load_case(ROOT, "multilingual")
+    items, columns = {item.item: item for item in whole.items}, ("operand_donor", "wrong_operand_donor")
+    scored = [item for item in whole.items if item.role == "score" and item.split == "dev"][:8]
+    donors = {item.factors[column]: items[item.factors[column]] for item in scored for column in columns}
+    levels = {donor.factors["concept"] for donor in donors.values()}
+    means = {item.item: item for item in whole.items if item.role == "select" and item.factors["concept"] in levels}
+    part = whole.model_copy(update={"items": tuple({**means, **donors, **{one.item: one for one in scored}}.values())})
+    measured = exchange_means(model, part)
+    folds = {item.factors["language_fold"] for item in scored}
+    assert len(folds) == 2 and {donor.factors["language_fold"] for donor in donors.values()} == {"0"}
+    assert {items[item].factors["language_fold"] for item in measured["item"]} == {"0"}
+
+
+def test_a_level_that_no_other_prompt_has_asks_no_model_anything(model, case):
     stream = Stream(factor="city", apart=("city",), only={"set": "states"})
-    measured = exchange_means(model, case.model_copy(update={"streams": {"city": stream}}))
-    assert len(measured) and (measured["value"] == 0).all()
+    with pytest.raises(InputError, match=r"streams\.city: for no scored prompt there is a mean.*shares city"):
+        exchange_means(model, case.model_copy(update={"streams": {"city": stream}}))
 
 
 def test_a_missing_column_is_named(model, case):

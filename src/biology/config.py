@@ -26,7 +26,7 @@ METHOD: dict[str, int] = {
     "group": 3,
     "attribute": 4,
     "intervene": 2,
-    "exchange": 3,
+    "exchange": 4,
     "atlas": 2,
     "sweep": 3,
 }

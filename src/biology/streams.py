@@ -5,6 +5,9 @@ model has in common for that level. Put in the place of a prompt's own stream at
 for that level, or it does not. A model that has learnt every prompt by heart has nothing in common to exchange: this tells
 elegans from its twins before any transcoder is trained (Geiger et al., *Causal Abstractions of Neural Networks*, 2021, for
 exchanges of single streams).
+
+Which prompts a mean is taken of is settled by the prompt set. A prompt for which none qualifies asks the model nothing: it is
+not scored, and neither a success nor a failure.
 """
 
 import numpy as np
@@ -12,6 +15,7 @@ import pandas as pd
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from tqdm import tqdm
 
 from biology.activations import length_batches
 from biology.case import Case, Stream
@@ -26,7 +30,10 @@ ARMS = ("effect", "donor")
 def exchange_means(model: Model, case: Case) -> pd.DataFrame:
     """Table `streams`: for every stream of the case, scored item, layer and arm whether the expected answer is said.
 
-    Arm `donor` (a wrong donor's level) is the control. Only prompts whose base, donor and wrong donor are answered count.
+    Arm `donor` (a wrong donor's level) is the control. Only prompts whose base, donor and wrong donor are answered, and for which
+    both arms have a mean, count.
+
+    Raises InputError where the prompt set lacks a column, or no scored prompt has a mean.
     """
     if not case.streams or not case.items:
         return table("streams", [])
@@ -65,9 +72,21 @@ def _exchange(
         arm: frame[column].map(place.get).fillna(-1).astype(int).to_numpy()
         for arm, column in zip(ARMS, (stream.donor, f"wrong_{stream.donor}"), strict=True)
     }
+    asked = np.flatnonzero(scored.to_numpy() & np.all([found >= 0 for found in donors.values()], axis=0))
+    levels = {int(base): [_level(frame, stream, int(base), int(donors[arm][base])) for arm in ARMS] for base in asked}
+    means = {base: groups for base, groups in levels.items() if all(map(len, groups))}
+    if len(asked) and not means:
+        raise InputError(
+            f"case '{case.name}': streams.{name}: for no scored prompt there is a mean: no prompt with role `select` shares "
+            f"{stream.factor} with a donor and differs from both in {', '.join(stream.apart) or 'nothing'}."
+        )
+    if len(means) < len(asked):
+        tqdm.write(
+            f"{case.name}, {name}: {len(asked) - len(means)} of {len(asked)} prompts have no mean and are not scored"
+        )
     right = frame["correct"].to_numpy(dtype=bool)
-    known = right & np.all([right[found] & (found >= 0) for found in donors.values()], axis=0)
-    bases = np.flatnonzero(scored.to_numpy() & known)
+    known = right & np.all([right[found] for found in donors.values()], axis=0)
+    bases = np.array([base for base in means if known[base]], dtype=int)
     expected = (
         frame[stream.expected] if stream.expected else frame["answer"].iloc[donors["effect"]].set_axis(frame.index)
     )
@@ -79,30 +98,25 @@ def _exchange(
     )
 
     rows: list[dict[str, object]] = []
-    for arm in ARMS:
-        means = [_level(frame, stream, int(donors[arm][base])) for base in bases]
-        found = [number for number, members in enumerate(means) if len(members)]
-        for layer in range(model.n_layers + 1):
-            hits = np.zeros(len(bases))  # a level that no other prompt has is carried by none
-            if found:
-                top = _said(model, ids, bases[found], [means[number] for number in found], layer)
-                hits[found] = (top == token[found]).numpy()
+    for number, arm in enumerate(ARMS):
+        for layer in range(model.n_layers + 1) if len(bases) else ():
+            top = _said(model, ids, bases, [means[base][number] for base in bases], layer)
             rows += [
                 {
                     "case": case.name, "item": frame["item"].iloc[base], "cluster": frame["cluster"].iloc[base],
                     "split": frame["split"].iloc[base], "stream": name, "layer": layer, "arm": arm, "value": value,
                 }
-                for base, value in zip(bases, hits.tolist(), strict=True)
+                for base, value in zip(bases, (top == token).double().tolist(), strict=True)
             ]  # fmt: skip
     return rows
 
 
-def _level(frame: pd.DataFrame, stream: Stream, donor: int) -> np.ndarray:
-    """The prompts that select, share the donor's level and differ from it in the columns of `apart`."""
-    row = frame.iloc[donor]
+def _level(frame: pd.DataFrame, stream: Stream, base: int, donor: int) -> np.ndarray:
+    """The prompts that select, share the donor's level and differ from it and from the base in the columns of `apart`."""
+    row, own = frame.iloc[donor], frame.iloc[base]
     chosen = (frame["role"] == "select") & (frame[stream.factor] == row[stream.factor])
     for column in stream.apart:
-        chosen &= frame[column] != row[column]
+        chosen &= (frame[column] != row[column]) & (frame[column] != own[column])
     return np.flatnonzero(chosen)
 
 
