@@ -26,7 +26,7 @@ from snakemake.cli import get_argument_parser
 from snakemake.utils import min_version
 
 from biology.artefacts import contents_hash, sources
-from biology.case import discover_cases, fingerprint, load_case
+from biology.case import discover_cases, fingerprint, load_case, load_claims
 from biology.config import GROWN_ROLES, HELD_ROLES, METHOD, NAME, InputError, load_config
 from biology.folders import hold
 
@@ -520,6 +520,7 @@ rule tabulate:
         f"{RUN}/tabulate.log",
     params:
         case=lambda w: fingerprint(CASES[w.model, w.case], "experiments"),
+        gates=lambda w: [claim.gate for claim in load_claims(".", w.case)],
     message:
         "{wildcards.model}, {wildcards.case}: writing tables"
     shell:

@@ -1,6 +1,7 @@
 """Evidence from evidence: planted differences and planted crossovers are found, and nothing where there is none."""
 
 from argparse import Namespace
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -10,13 +11,15 @@ import torch
 from multi_hop_tables import claim
 from safetensors.torch import save_file
 
-from biology.case import Experiment
-from biology.claims import Meta, judge
+from biology.case import Experiment, load_case
+from biology.claims import Meta, estimate, judge
 from biology.config import Config, InputError, StatisticsConfig
-from biology.contrasts import contrasts, crossing, crossovers, scaled
+from biology.contrasts import contrasts, crossing, crossovers, gate_of, scaled, squared_variation
 from biology.stages import beside_another_size
+from biology.statistics import generator, resamples, signs
 from biology.tables import table, validate_table, write_table
 
+ROOT = Path(__file__).parents[1]
 STRENGTHS = (1.0, 2.0, 3.0, 4.0)
 OUTCOMES = ["level_top1:x", "level_probability:x", "answer_probability"]
 
@@ -45,7 +48,7 @@ def dose_curves(
         new = {item: 0.5 + 0.2 * (strength - at[item]) for item, _ in items}
         frames.append(rows("swap/dose", OUTCOMES[1], new, strength))
         frames.append(rows("swap/dose", OUTCOMES[2], {item: 1 - value for item, value in new.items()}, strength))
-    return pd.concat(frames, ignore_index=True), pd.DataFrame(items, columns=["item", "language"])
+    return pd.concat(frames, ignore_index=True), pd.DataFrame(items, columns=["item", "language"]).assign(correct=True)
 
 
 def test_a_contrast_is_the_first_minus_a_share_of_the_second():
@@ -73,30 +76,75 @@ def test_a_lead_crosses_where_it_becomes_positive():
 
 def test_equal_crossovers_vary_by_nothing():
     evidence, prompts = dose_curves({"en": 2.5, "fr": 2.5, "zh": 2.5})
-    found = crossovers("crossover", "swap", OUTCOMES, evidence, prompts, "language")
+    found = crossovers("crossover", "swap", OUTCOMES, evidence, prompts, "language", "correct")
     assert found["value"].abs().max() < 1e-9
     assert len(found) == len(prompts)
 
 
-def test_crossovers_that_differ_give_their_coefficient_of_variation():
+def test_crossovers_that_differ_give_their_squared_coefficient_of_variation():
     planted = {"en": 1.5, "fr": 2.5, "zh": 3.5}
     evidence, prompts = dose_curves(planted, noise=0.1)
-    found = crossovers("crossover", "swap", OUTCOMES, evidence, prompts, "language")
+    found = crossovers("crossover", "swap", OUTCOMES, evidence, prompts, "language", "correct")
     at = np.array(list(planted.values()))
-    assert found["value"].mean() == pytest.approx(at.std(ddof=1) / at.mean(), abs=0.05)
+    assert set(found["outcome"]) == {"crossover_cv2"}
+    assert found["value"].mean() == pytest.approx(at.var(ddof=1) / at.mean() ** 2, abs=0.02)
     assert found.groupby("cluster")["value"].nunique().max() == 1
 
 
 def test_a_language_that_never_crosses_is_not_hidden():
     evidence, prompts = dose_curves({"en": 1.2, "fr": 1.2, "zh": 9.0})
-    assert crossovers("crossover", "swap", OUTCOMES, evidence, prompts, "language")["value"].mean() > 0.3
+    assert crossovers("crossover", "swap", OUTCOMES, evidence, prompts, "language", "correct")["value"].mean() > 0.09
+
+
+def test_only_prompts_that_pass_the_gate_of_the_claim_cross():
+    """A language whose prompts all fail the gate, and a cluster whose prompts do, are as if they had not been asked."""
+    evidence, prompts = dose_curves({"en": 1.2, "fr": 1.2, "zh": 3.9}, noise=0.1)
+    prompts["answered"] = (prompts["language"] != "zh") & ~prompts["item"].str.startswith("c3-")
+    claims = (claim({"experiment": "crossover"}).model_copy(update={"gate": "answered"}), claim({"experiment": "swap"}))
+    asked = (evidence, prompts, "language", gate_of("crossover", claims))
+    found = crossovers("crossover", "swap", OUTCOMES, *asked)
+    assert set(found["item"]) == set(prompts.loc[prompts["answered"], "item"]) and found["value"].mean() < 0.01
+    prompts["answered"] = prompts["language"] == "zh"
+    assert crossovers("crossover", "swap", OUTCOMES, *asked).empty  # one language varies by nothing that could be told
+    assert gate_of("crossover", claims[1:]) == "correct"
+    with pytest.raises(InputError, match="gates of its claims differ: answered .*, correct"):
+        gate_of("crossover", (claims[0], claim({"experiment": "crossover"})))
+    with pytest.raises(InputError, match="gate 'answered' is no column"):
+        crossovers("crossover", "swap", OUTCOMES, evidence, prompts.drop(columns="answered"), "language", "answered")
+
+
+@pytest.mark.parametrize("cv", [0.0, 0.15, 0.3])
+def test_the_interval_of_how_much_crossovers_vary_covers_what_is_planted(cv):
+    """With the clusters, languages and noise that elegans is asked with: a language's strength is known to a sixth of it."""
+    case = load_case(ROOT, "multilingual")
+    cells = Counter(
+        (item.cluster, item.factors["language"])
+        for item in case.items
+        if (item.split, item.role) == ("heldout", "score")
+    )
+    clusters, languages = (sorted(set(column)) for column in zip(*cells, strict=True))
+    items = np.array([[cells[cluster, language] for language in languages] for cluster in clusters])
+    rng, runs = np.random.default_rng(round(100 * cv)), 400
+    spread = np.linspace(-1, 1, len(languages))
+    at = 2 * (1 + cv * rng.permutation(spread) / spread.std(ddof=1))
+    noise = 2 * np.sqrt(len(clusters)) / 6 * (rng.exponential(size=(runs, *items.shape)) - 1)  # a long tail above
+    strengths = np.array([0.01, 10.0])
+    sums = items[..., None] * (strengths - (at + noise)[..., None])
+    scores = np.array([squared_variation(one, items, strengths) for one in sums]).T
+    part = claim({"direction": "equivalent", "minimum": 0.09}).parts[0]
+    chance = generator("crossovers")
+    flips, counts = signs(len(clusters), 1000, chance), resamples(len(clusters), 1000, chance)
+    mean, low, high, _ = estimate(part, scores, flips, counts)
+    assert len(clusters) == 28 and mean.mean() == pytest.approx(cv**2, abs=0.01)
+    assert ((low <= cv**2) & (cv**2 <= high)).mean() >= 0.94
+    assert (high < cv**2).mean() <= 0.05 and (low > cv**2).mean() <= 0.03
 
 
 def test_a_crossover_needs_dose_rows_and_a_factor():
     evidence, prompts = dose_curves({"en": 2.0, "fr": 2.0})
     for of, by in (("other", "language"), ("swap", "colour")):
         with pytest.raises(InputError, match="needs `by`, a factor, and `of`"):
-            crossovers("crossover", of, OUTCOMES, evidence, prompts, by)
+            crossovers("crossover", of, OUTCOMES, evidence, prompts, by, "correct")
 
 
 def test_contrasts_by_hand():

@@ -226,7 +226,8 @@ class Experiment(Strict):
     """`graph`: the factor at whose tokens the paths of `shortcut` and `source_share` start."""
     of: tuple[str, ...] = ()
     """`signs`: the inhibitions whose effects are compared with the graph. `contrast`: the two that are compared.
-    `crossover`: one with `dose`, whose last two outcomes are the probabilities of what takes over and of what gives way.
+    `crossover`: one with `dose`, whose last two outcomes are the probabilities of what takes over and of what gives way; it is
+    computed on the prompts that pass the gate of the claim that asks it.
     `scale`: the one that is compared, which has a control `shuffle`. `wiring`: the source and the target supernode; `reuse`: the supernode; `sharing`: those looked at together."""
     share: float = Field(default=1.0, gt=0)
     """`contrast`: the share of the second experiment's outcome that is taken off the first one's."""

@@ -11,11 +11,12 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float
+from jaxtyping import Float, Int
 
+from biology.case import Claim
 from biology.config import InputError, StatisticsConfig
 from biology.statistics import bootstrap_interval, generator, resamples
-from biology.tables import validate_table
+from biology.tables import table, validate_table
 
 FIXED = {"arm": "effect", "draw": 0, "strength": 1.0}
 
@@ -57,37 +58,61 @@ def contrasts(
 
 
 def crossovers(
-    name: str, of: str, outcomes: Sequence[str], evidence: pd.DataFrame, prompts: pd.DataFrame, by: str | None
+    name: str,
+    of: str,
+    outcomes: Sequence[str],
+    evidence: pd.DataFrame,
+    prompts: pd.DataFrame,
+    by: str | None,
+    gate: str,
 ) -> pd.DataFrame:
-    """Evidence rows `crossover_cv`: how much the strength at which the swap `of` takes over varies between levels of `by`.
+    """Evidence rows `crossover_cv2`: how much the strength at which the swap `of` takes over varies between levels of `by`.
 
     The strength of a level is where its mean dose curve of the second-last of the swap's outcomes (what takes over) passes
-    that of the last (what gives way); the statistic is the coefficient of variation of these strengths. It is no mean over
-    items, so each cluster gets its jackknife pseudo-value, n CV - (n - 1) CV without the cluster: their mean is the
-    (bias-corrected) CV, and they go through the same test as every other score. All items of a cluster share its value.
-    A level whose curves never cross counts at the largest strength. Raises InputError where dose rows are missing.
+    that of the last (what gives way), over the prompts that pass `gate`; a level whose curves never cross counts at the largest
+    strength. The statistic is the squared coefficient of variation of these strengths (`squared_variation`). It is no mean
+    over items: all items of a cluster share its score. A level with prompts in one cluster only is left out, since how far chance
+    moves it cannot be told; where fewer than two levels remain there are no rows. Raises InputError where dose rows or the gate
+    are missing.
     """
     takes_over, gives_way = outcomes[-2:]
     rows = evidence[(evidence["experiment"] == f"{of}/dose") & (evidence["arm"] == "effect")]
     if by not in prompts or not len(rows):
         raise InputError(f"experiment '{name}': needs `by`, a factor, and `of`, an experiment with `dose: true`.")
-    wide = rows[rows["outcome"].isin([takes_over, gives_way])].pivot_table(
-        index=["item", "cluster", "split", "strength"], columns="outcome", values="value"
-    )
+    if gate not in prompts or prompts[gate].dtype != bool:
+        raise InputError(f"experiment '{name}': gate '{gate}' is no column of true and false in table 'prompts'.")
+    rows = rows[rows["outcome"].isin([takes_over, gives_way]) & rows["item"].isin(prompts.loc[prompts[gate], "item"])]
+    wide = rows.pivot_table(index=["item", "cluster", "split", "strength"], columns="outcome", values="value")
+    if not len(wide):
+        return table("evidence", [])
     lead = (wide[takes_over] - wide[gives_way]).unstack("strength")
-    level = lead.index.get_level_values("item").map(prompts.set_index("item")[by])
-    strengths = lead.columns.to_numpy(dtype=float)
-    cluster = lead.index.get_level_values("cluster")
-    values, names = lead.to_numpy(), sorted(set(cluster))
-    everything = variation(values, level, strengths)
-    pseudo = {
-        one: len(names) * everything - (len(names) - 1) * variation(values[cluster != one], level[cluster != one], strengths)
-        for one in names
-    }  # fmt: skip
     keys = lead.index.to_frame(index=False)
-    return validate_table(
-        keys.assign(value=keys["cluster"].map(pseudo), experiment=name, outcome="crossover_cv", **FIXED), "evidence"
-    )
+    level = keys["item"].map(prompts.set_index("item")[by])
+    items = pd.crosstab(keys["cluster"], level)
+    items = items.loc[:, (items > 0).sum() > 1]
+    if items.shape[1] < 2:
+        return table("evidence", [])
+    sums = np.zeros((*items.shape, lead.shape[1]))
+    for i, one in enumerate(items.index):
+        for j, other in enumerate(items):
+            sums[i, j] = lead.to_numpy()[(keys["cluster"] == one) & (level == other)].sum(0)
+    scores = squared_variation(sums, items.to_numpy(), lead.columns.to_numpy(dtype=float))
+    value = keys["cluster"].map(dict(zip(items.index, scores, strict=True)))
+    return validate_table(keys.assign(value=value, experiment=name, outcome="crossover_cv2", **FIXED), "evidence")
+
+
+def gate_of(name: str, claims: Sequence[Claim]) -> str:
+    """The gate of the claims that ask an experiment whose statistic is one of all prompts together.
+
+    Raises InputError where they do not agree: each gate would give another number.
+    """
+    gates = {claim.gate: claim.id for claim in claims for part in claim.parts if part.experiment == name}
+    if len(gates) > 1:
+        told = ", ".join(f"{gate} ({claim})" for gate, claim in gates.items())
+        raise InputError(
+            f"experiment '{name}' gives one number for all prompts, and the gates of its claims differ: {told}."
+        )
+    return next(iter(gates), "correct")
 
 
 def scaled(name: str, of: str, outcomes: Sequence[str], larger: pd.DataFrame, smaller: pd.DataFrame) -> pd.DataFrame:
@@ -114,24 +139,51 @@ def scaled(name: str, of: str, outcomes: Sequence[str], larger: pd.DataFrame, sm
     return validate_table(pd.concat(made, ignore_index=True).assign(**fixed), "evidence")
 
 
-def crossing(lead: Float[np.ndarray, " strength"], strengths: Float[np.ndarray, " strength"]) -> float:
+def crossing(
+    lead: Float[np.ndarray, "*any strength"], strengths: Float[np.ndarray, " strength"]
+) -> Float[np.ndarray, "*any"]:
     """The first strength at which a lead is positive, linear in between; the first or the last if it always or never is."""
-    above = np.flatnonzero(lead > 0)
-    if not len(above):
-        return float(strengths[-1])
-    after = int(above[0])
-    if after == 0:
-        return float(strengths[0])
-    low, high = lead[after - 1], lead[after]
-    return float(strengths[after - 1] + (strengths[after] - strengths[after - 1]) * -low / (high - low))
+    above = lead > 0
+    after = np.maximum(above.argmax(-1), 1)
+    low, high = (np.take_along_axis(lead, place[..., None], -1)[..., 0] for place in (after - 1, after))
+    rise = np.where(high > low, high - low, 1.0)  # what is not used may not rise
+    at = strengths[after - 1] + (strengths[after] - strengths[after - 1]) * -low / rise
+    return np.where(above[..., 0], strengths[0], np.where(above.any(-1), at, strengths[-1]))
 
 
-def variation(
-    values: Float[np.ndarray, "item strength"], level: pd.Index, strengths: Float[np.ndarray, " strength"]
-) -> float:
-    """Coefficient of variation, over levels, of the strength at which the level's mean curve crosses zero."""
-    found = [crossing(values[level == one].mean(0), strengths) for one in sorted(set(level))]
-    return float(np.std(found, ddof=1) / np.mean(found)) if len(found) > 1 else 0.0
+def squared_variation(
+    sums: Float[np.ndarray, "cluster level strength"],
+    items: Int[np.ndarray, "cluster level"],
+    strengths: Float[np.ndarray, " strength"],
+) -> Float[np.ndarray, " cluster"]:
+    """Scores of clusters, whose mean estimates the squared coefficient of variation between levels of where they cross.
+
+    `sums` are the leads of a cluster's items of a level added up, `items` their number. A plain coefficient of variation is
+    positive even where all levels cross at one strength, because chance moves each. So let P be the jackknife pseudo-values
+    [cluster, level] of the levels' crossings, each divided by the mean over levels and less 1. The estimate is the mean of
+    P_i . P_j / (levels - 1) over pairs of different clusters, in which chance cancels (a U-statistic, Hoeffding, *A Class of
+    Statistics with Asymptotically Normal Distribution*, 1948): unbiased to that order, and below zero about as often as above
+    where nothing varies.
+
+    Its variance has two parts. That of the mean over the other cluster is what single clusters show; where nothing varies it
+    vanishes, and what is left, 2 tr(C C) / clusters^2 with C the covariance of P / sqrt(levels - 1), is not seen in them. Scores
+    are spread about their mean so that their variance is the sum of both: with the few clusters there are, the estimate of the
+    first part is small just where the estimate of the whole is.
+    """
+    n = len(sums)
+
+    def relative(total: np.ndarray, number: np.ndarray) -> np.ndarray:
+        at = crossing(total / number[..., None], strengths)
+        return at / at.mean(-1, keepdims=True) - 1
+
+    rest = relative(sums.sum(0) - sums, items.sum(0) - items)
+    pseudo = (n * relative(sums.sum(0), items.sum(0)) - (n - 1) * rest) / np.sqrt(items.shape[1] - 1)
+    others = (pseudo.sum(0) - pseudo) / (n - 1)
+    estimate = float((pseudo * others).sum(1).mean())
+    scores = 2 * (pseudo * others).sum(1) - estimate
+    seen = scores.var(ddof=1) / n
+    unseen = 2 * (np.cov(pseudo.T) ** 2).sum() / n**2
+    return estimate + (scores - estimate) * np.sqrt(1 + unseen / seen) if seen > 0 else scores
 
 
 def stream_contrasts(measured: pd.DataFrame, statistics: StatisticsConfig) -> pd.DataFrame:

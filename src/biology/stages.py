@@ -197,7 +197,8 @@ def sweep(args: Arguments) -> None:
 def tabulate(args: Arguments) -> None:
     """write everything measured as tidy tables; nothing after this needs torch"""
     config, root, case, folder = case_of(args)
-    from biology.contrasts import contrasts, crossovers
+    from biology.case import load_claims
+    from biology.contrasts import contrasts, crossovers, gate_of
     from biology.tables import read_table, sign_agreement, stacked, write_table
 
     measured = {
@@ -219,8 +220,9 @@ def tabulate(args: Arguments) -> None:
             asked = {other: case.experiments[other].outcomes for other in experiment.of}
             evidence.append(contrasts(name, experiment.of, experiment.outcomes, perturbed, experiment.share, asked))
         elif experiment.kind == "crossover":
-            listed = case.experiments[experiment.of[0]].outcomes
-            evidence.append(crossovers(name, experiment.of[0], listed, perturbed, measured["prompts"], experiment.by))
+            of, gate = experiment.of[0], gate_of(name, load_claims(root, args.case))
+            listed = case.experiments[of].outcomes
+            evidence.append(crossovers(name, of, listed, perturbed, measured["prompts"], experiment.by, gate))
         elif experiment.kind == "signs":
             inhibited = {other: case.experiments[other].inhibit or "" for other in experiment.of}
             evidence.append(sign_agreement(name, inhibited, measured["edges"], perturbed))
