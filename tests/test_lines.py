@@ -169,10 +169,24 @@ def test_every_arm_has_its_rows_and_samples_are_seeded(tiny_model):
     pd.testing.assert_frame_equal(*again)
     counts = again[0].groupby(["arm", "item", "outcome"]).size().groupby("arm").unique()
     assert {arm: list(count) for arm, count in counts.items()} == {
-        "clean": [1], "effect": [4], "match": [3], "donor": [4], "position": [4],
+        "clean": [4], "effect": [4], "match": [3], "donor": [4], "position": [4],
     }  # fmt: skip
     greedy = pd.DataFrame(measure_lines(bench, "swap", SWAP, EVERYONE, Setting(2.0, 2), ("match",)))
     assert (greedy[greedy["arm"] == "effect"].groupby(["item", "outcome"]).size() == 1).all()
+
+
+def test_an_outcome_about_what_a_prompt_has_not_has_no_row(tiny_model):
+    """One prompt has no donor, the donor of another plans no word: neither is a last token nor a line that ends in nothing."""
+    frame = prompts_frame()
+    frame.loc[1, "donor"], frame.loc[3, "place"] = "", ""
+    bench = toy_bench(tiny_model("llama"), {}, prompts=frame)
+    inhibit = SWAP.model_copy(update={"kind": "inhibit", "inject": None})
+    rows = pd.DataFrame(measure_lines(bench, "inhibit", inhibit, EVERYONE, Setting(1.0, 2), ()))
+    without = {outcome: set(frame["item"][1:]) - set(of["item"]) for outcome, of in rows.groupby("outcome")}
+    assert without == {
+        "line_ends_own": {"i2"}, "line_ends_donor": {"i0", "i1"}, "line_ends_family": set(), "line_ends_rhyme": {"i2"},
+        "line_starts_donor": {"i0"}, "answer_log_odds": {"i0"}, "answer_moves": {"i0"}, "ending_log_odds": {"i0", "i1", "i2"},
+    }  # fmt: skip
 
 
 def test_a_sample_repeats_the_edits_of_its_row(tiny_model):

@@ -109,6 +109,25 @@ def test_a_swap_is_the_intervention_written_by_hand_and_outcomes_are_their_defin
         )
 
 
+def test_a_prompt_without_a_donor_has_no_outcome_about_one(tiny_model):
+    """It has no answer to compare with; the first token of the vocabulary is not its donor's answer."""
+    outcomes = ("answer_probability", "donor_probability", "donor_top1", "advantage")
+    inhibit = INHIBIT.model_copy(update={"outcomes": outcomes})
+    frame = prompts_frame()
+    frame.loc[1, "donor"], frame.loc[2, "wrong_donor"] = "", ""
+    bench = toy_bench(tiny_model("llama"), {"inhibit": inhibit}, prompts=frame)
+    rows = measure(bench, "inhibit", inhibit, EVERYONE, Setting(0.0, 2), ())
+    everyone, of_donors = set(frame["item"][1:]), set(frame["item"][2:])
+    assert {outcome: set(effects(rows, outcome)) for outcome in outcomes} == {
+        "answer_probability": everyone, "donor_probability": of_donors, "donor_top1": of_donors, "advantage": of_donors,
+    }  # fmt: skip
+    assert set(effects(rows, "advantage", "shuffle")) == of_donors - {"i1"}
+    frame.loc[3, "donor"] = "nobody"
+    lost = toy_bench(tiny_model("llama"), {"inhibit": inhibit}, prompts=frame)
+    with pytest.raises(InputError, match="case toy, prompt i2: donor 'nobody' is no prompt of the case"):
+        measure(lost, "inhibit", inhibit, EVERYONE, Setting(0.0, 2), ())
+
+
 def test_a_swap_may_only_take_its_own_members_out(tiny_model):
     """`suppress` is the share of M at which they are inhibited: by default all of it, at 0 they are at zero."""
     bench = toy_bench(tiny_model("llama"), {"swap": SWAP})

@@ -96,6 +96,15 @@ def test_a_planted_feature_is_found_and_decoys_are_not(tiny_model):
     assert chosen(finder_of(tiny_model("llama"), {"there": there}, elsewhere), there, "texas16") == {15: 1.0}
 
 
+def test_where_a_rule_looks_is_part_of_what_it_finds(tiny_model):
+    """One rule at two positions, asked under one name, as operand plots are."""
+    rule = SupernodeRule(factor="place", precision=0.8, recall=0.7)
+    finder = finder_of(tiny_model("llama"), {"texas": rule}, fires({7: TEXAS}) + fires({15: TEXAS}, pos=1))
+    row = FRAME[FRAME["item"] == "texas16"].iloc[0].to_dict()
+    for at, feature in (("last", 7), ("1", 15)):
+        assert finder.select(rule.model_copy(update={"at": at}), "texas", row).feature.tolist() == [feature]
+
+
 def test_development_prompts_decide_where_the_rule_says_so(tiny_model):
     planted = {
         20: TEXAS & DEV,

@@ -15,6 +15,8 @@ Outcomes (1 or 0 for a line; log-odds in nats, at the first new token, against t
     line_starts_donor    its first word is the donor's answer
     answer_log_odds      change of log p(donor's answer) / p(own answer)    answer_moves   1 if that is above zero
     ending_log_odds      change of log p(donor's planned word) / p(own planned word)
+
+An outcome about a donor, or about a planned word, has no row for a prompt that has none.
 """
 
 import re
@@ -42,6 +44,9 @@ from biology.streams import answered
 from biology.tables import table
 
 TOKENS_PER_WORD = 2  # of a model of natural language, at most so many on average
+ABOUT_OWN = ("line_ends_own", "line_ends_rhyme", "ending_log_odds")
+ABOUT_PLANNED = ("line_ends_donor", "ending_log_odds")
+ABOUT_DONOR = ("line_starts_donor", "answer_log_odds", "answer_moves")
 Read = Callable[[Int[Tensor, " row"], list[Prefix]], Float[Tensor, "row vocab"]]
 """Reads prompts, one a row, with what a perturbation does to each: the logits at their ends, and what is kept of them."""
 
@@ -100,10 +105,10 @@ class Words:
         return [self.bench.place[item] if item else -1 for item in named]
 
     @cached_property
-    def planned(self) -> list[str | None]:
-        """The donor's planned word."""
+    def planned(self) -> list[str]:
+        """The donor's planned word; "" where there is none."""
         words = self.bench.prompts[self.rule.ends]
-        return [str(words.iat[donor]) if donor >= 0 else None for donor in self.donors]
+        return [str(words.iat[donor]) if donor >= 0 else "" for donor in self.donors]
 
     def token(self, number: int, word: str) -> int:
         """The token with which a word begins after the prompt of an item."""
@@ -271,6 +276,8 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
         for arm, steps in _exchanges(bench, name, experiment, words, experiment.controls).items():
             written = write(bench, words, torch.arange(len(places)), steps(1), None)
             for number, place in enumerate(places):
+                if not words.planned[number]:
+                    continue
                 item, cluster, split = bench.identity[place]
                 ends = words.ending(written.lines[number]) == words.planned[number]
                 rows.append(
@@ -294,21 +301,22 @@ def measure_lines(
 ) -> list[dict[str, object]]:  # fmt: skip
     """Rows of the evidence table: the effect, each control arm and the clean prompt (arm `clean`), for every prompt.
 
-    With `samples`, lines are sampled if the experiment says so; of a matched set one line each.
+    With `samples`, lines are sampled if the experiment says so, clean ones too; of a matched set one line each.
     """
     assert experiment.line is not None
     if not places:
         return []  # no prompt passed the gate
     words = Words(bench, experiment.line, places)
     each = torch.arange(len(places))
-    clean = write(bench, words, each, held(bench, no_edits()), None)
-    rows = _rows(words, name, experiment, setting, "clean", 1, clean, clean)
     count = experiment.line.samples if samples else 0
-    for arm, (steps, repeats) in _steps(bench, name, experiment, words, setting, controls, draws).items():
+    before, rows = None, []
+    unheld = {"clean": (lambda times: held(bench, no_edits()), 1)}
+    for arm, (steps, repeats) in (unheld | _steps(bench, name, experiment, words, setting, controls, draws)).items():
         times = max(1, count) if repeats == 1 else 1
         generator = bench.generator(bench.case.name, name, setting.strength, arm, "lines") if count else None
         written = write(bench, words, each.repeat_interleave(repeats * times), steps(times), generator)
-        rows += _rows(words, name, experiment, setting, arm, repeats * times, written, clean)
+        before = written.logits[::times] if before is None else before
+        rows += _rows(words, name, experiment, setting, arm, repeats * times, written, before)
     return rows
 
 
@@ -376,7 +384,7 @@ def sweep(
         for arm, edits in (("effect", push.edits), ("match", control.edits)):
             steps = held(bench, moved(bench.cache, prompt, edits, there[edits.row]))
             written = write(bench, words, each, steps, None)
-            found = _rows(words, name, experiment, setting, arm, 1, written, written)
+            found = _rows(words, name, experiment, setting, arm, 1, written, written.logits)
             rows += [row | {"draw": number} for row in found if str(row["outcome"]).startswith("line_")]
     return rows
 
@@ -389,10 +397,10 @@ def _rows(
     arm: str,
     repeats: int,
     written: Written,
-    clean: Written,
+    clean: Float[Tensor, "item vocab"],
 ) -> list[dict[str, object]]:
     rows: list[dict[str, object]] = []
-    before = clean.logits.double().log_softmax(-1)
+    before = clean.double().log_softmax(-1)
     after = written.logits.double().log_softmax(-1)
     for number, place in enumerate(words.places):
         item, cluster, split = words.bench.identity[place]
@@ -400,6 +408,8 @@ def _rows(
             row = number * repeats + draw
             for outcome in experiment.outcomes:
                 value = _value(outcome, words, number, written.lines[row], after[row] - before[number])
+                if value is None:
+                    continue
                 rows.append(
                     {
                         "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
@@ -409,9 +419,16 @@ def _rows(
     return rows
 
 
-def _value(outcome: str, words: Words, number: int, line: list[int], change: Float[Tensor, " vocab"]) -> float:
+def _value(outcome: str, words: Words, number: int, line: list[int], change: Float[Tensor, " vocab"]) -> float | None:
+    """An outcome of one line; None where the prompt has not what it is about."""
     end, own, planned = words.ending(line), words.own[number], words.planned[number]
     answer, other = words.answers[number].tolist()
+    if (
+        (outcome in ABOUT_OWN and not own)
+        or (outcome in ABOUT_PLANNED and not planned)
+        or (outcome in ABOUT_DONOR and other < 0)
+    ):
+        return None
     if outcome == "line_ends_own":
         return float(end == own)
     if outcome == "line_ends_donor":
@@ -427,8 +444,6 @@ def _value(outcome: str, words: Words, number: int, line: list[int], change: Flo
     if outcome == "answer_moves":
         return float(change[other] > change[answer])
     if outcome == "ending_log_odds":
-        if planned is None:
-            return float("nan")
         return float(change[words.token(number, planned)] - change[words.token(number, own)])
     known = "line_ends_own, _donor, _family, _rhyme, line_starts_donor, answer_log_odds, answer_moves, ending_log_odds"
     raise InputError(f"unknown outcome '{outcome}' of a line; known: {known}")

@@ -8,7 +8,7 @@ width             count of numbers in the smallest interval with `MASS` of the n
 ones_swapped      1 if the most probable token has the answer's tens and the ones digit of the donor's answer
 
 Of a model whose tokens write digits and no larger numbers, ones digit and magnitude of what one token says are the same thing:
-`ones_right`, `near_right` and `ones_swapped` are NaN.
+`ones_right`, `near_right` and `ones_swapped` are NaN. So is `ones_swapped` of a row without a donor.
 """
 
 import torch
@@ -42,12 +42,13 @@ def read_numbers(
     said, right, other = number[probability.argmax(-1)], number[answer], number[donor.clamp(min=0)]
     is_number, distance = said >= 0, (number[None] - right[:, None]).abs()
     near = (number >= 0)[None] & (distance <= NEAR) & (distance > 0)
-    swapped = is_number & (donor >= 0) & (said == right // 10 * 10 + other % 10)
+    swapped = is_number & (said == right // 10 * 10 + other % 10)
     columns = [
         probability.argmax(-1) == answer, is_number & (said % 10 == right % 10),
         is_number & ((said - right).abs() <= NEAR), (probability * near).sum(-1), interval_width(probability, number), swapped,
     ]  # fmt: skip
     values = torch.stack([column.to(probability.dtype) for column in columns], 1)
+    values[donor < 0, OUTCOMES.index("ones_swapped")] = torch.nan
     if int(number.max()) < 10:
         values[:, [OUTCOMES.index(name) for name in DIGITS_AND_MAGNITUDES]] = torch.nan
     return values

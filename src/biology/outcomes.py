@@ -11,6 +11,7 @@ Of one row (p is a probability, LD the logit of the answer minus that of the don
     lost:<name>          the share of its clean activation that it has lost
 
 and those of `cell_outcomes.py` (level_top1, level_probability, kept) and, where answers are numbers, `number_outcomes.py`.
+An outcome about a donor's answer has no row for a prompt without that donor.
 """
 
 from collections.abc import Mapping, Sequence
@@ -52,15 +53,20 @@ class Reader:
 
     @cached_property
     def tokens(self) -> Int[Tensor, "item token"]:
-        """Answer, donor's answer, wrong donor's answer and the levels' words of each item; -1 where there is none."""
+        """Answer, donor's answer, wrong donor's answer and the levels' words of each item; -1 where it has no such donor.
+
+        Raises InputError for a donor that is no prompt, or a level that an item lacks.
+        """
         records, columns = self.bench.records, []
         for place in self.places:
             row = records[place]
             answers = [int(row["answer_token"])]
             for column in (self.experiment.donor, f"wrong_{self.experiment.donor}"):
                 source = row.get(column, "")
-                known = source in self.bench.place
-                answers.append(int(records[self.bench.place[source]]["answer_token"]) if known else -1)
+                if source and source not in self.bench.place:
+                    where = f"case {self.bench.case.name}, prompt {row['item']}"
+                    raise InputError(f"{where}: {column} '{source}' is no prompt of the case")
+                answers.append(int(records[self.bench.place[source]]["answer_token"]) if source else -1)
             for level in self.levels:
                 if not row.get(level):
                     where = f"case {self.bench.case.name}, prompt {row['item']}"
@@ -93,9 +99,10 @@ class Reader:
         safe = tokens.clamp(min=0)
         p, raw = probability.gather(1, safe), logits.gather(1, safe) - logits.mean(-1, keepdim=True)
         top = logits.argmax(-1)
-        said = (top[:, None] == tokens[:, :2]).double()
+        said = (top[:, None] == tokens).double()
+        p, raw, said = (torch.where(tokens >= 0, values, torch.nan) for values in (p, raw, said))
         others = (probability * self.others[item]).sum(-1)
-        read = [*p[:, :2].T, *raw[:, :3].T, *said.T, others]
+        read = [*p[:, :2].T, *raw[:, :3].T, *said[:, :2].T, others]
         read += read_cells(item, top, probability, self.tokens[:, 3:], self.kept)
         if set(OUTCOMES) & set(self.experiment.outcomes):
             read += read_numbers(probability, self.bench.numbers, tokens[:, 0], tokens[:, 1]).T
@@ -185,7 +192,8 @@ def evidence_rows(
                     if outcome == "advantage" and arm == "effect":
                         # the same for an answer that no path of this prompt leads to
                         wrong = (after[L_WRONG] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR])
-                        rows.append(base(place, outcome, "shuffle", draw, float(wrong)))
+                        if np.isfinite(wrong):
+                            rows.append(base(place, outcome, "shuffle", draw, float(wrong)))
     return rows
 
 

@@ -160,7 +160,7 @@ class Finder(CasePrompts):
     def select(self, rule: SupernodeRule, name: str, row: Mapping[str, object]) -> Selection:
         """The members that a rule names for one prompt, whether or not they are active there."""
         if rule.factor is not None:
-            key = (name, str(row.get(rule.factor, "")), *(str(row[column]) for column in rule.apart))
+            key = (name, rule.at, str(row.get(rule.factor, "")), *(str(row[column]) for column in rule.apart))
             if key not in self._selected:
                 self._selected[key] = self._of_level(rule, row)
             # not kept with the level: what a member may promote depends on the answer of the row
