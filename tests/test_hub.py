@@ -118,6 +118,10 @@ def test_only_wanted_files_come_and_a_second_time_needs_no_network(root, hub):
     asked = len(hub.requests)
     whole(root, hub)
     assert len(hub.requests) == asked
+    (root / "data/hub/someone--mini-clt/layer_0.safetensors").touch()
+    code, _, said = fetch(root, hub)
+    assert code == 2 and "mini-clt holds layer_0.safetensors, which was not downloaded" in said
+    (root / "data/hub/someone--mini-clt/layer_0.safetensors").unlink()
 
 
 def test_a_broken_download_goes_on_where_it_stopped(root, hub):
@@ -169,6 +173,7 @@ def test_another_revision_than_the_one_here_is_refused_and_fetched(root, hub, ca
     model = hub.folders["someone/mini"]
     config = json.loads((model / "config.json").read_text())
     (model / "config.json").write_text(json.dumps({**config, "new": 1}))
+    (model / "generation_config.json").unlink()  # of the old revision it must not stay
     configure(root, revision=f"'{commit_of(model)}'")
     monkeypatch.chdir(root)
     assert main(["load", "--model", "mini"]) == 2
@@ -215,6 +220,10 @@ def test_a_missing_layer(root, hub):
     refused(root, hub, "someone/mini-clt", "has no file W_dec_1.safetensors")
     file.with_name("gone").rename(file)
     whole(root, hub)
+    text = (root / "config.yaml").read_text()
+    (root / "config.yaml").write_text(text.replace("files: [config.yaml,", "files: [config.yaml, W_new.safetensors,"))
+    (hub.folders["someone/mini-clt"] / "W_new.safetensors").write_bytes(b"new")
+    assert "someone/mini-clt has no revision" in fetch(root, hub)[2]  # it asked, and for the commit that came first
 
 
 def test_weights_that_would_have_to_be_unpickled_are_not_read(root, hub):

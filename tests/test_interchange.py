@@ -47,6 +47,44 @@ def test_exported_graphs_say_what_they_are_and_come_back_the_same(root, tmp_path
     assert (tmp_path / "again.json").read_text(encoding="utf-8") == text
 
 
+def test_a_folder_of_exported_graphs_takes_further_ones_and_nothing_else(root, tmp_path, capsys):
+    """A second case joins the list; a prompt that is gone leaves; a graph of another model, or another file, is never lost."""
+    out, runs = tmp_path / "graphs", root / "data/runs/elegans/multi_hop/graphs.json"
+    export = ("export", "--model", "elegans", "--case", "multi_hop", "--config", root / "config.yaml", "--out", out)
+
+    def told(slug, **replication):
+        graph = modern()
+        graph["metadata"] |= {
+            "slug": slug,
+            "replication": {"model": "elegans", "case": "x", "prompt": "p"} | replication,
+        }
+        write_json(out / f"{slug}.json", graph)
+
+    told("another-case")
+    told("multi-hop-gone", case="multi_hop", prompt="gone")
+    assert run(capsys, *export, "--scan", "a/b")[0] == 0
+    listed = [one["slug"] for one in json.loads((out / "graph-metadata.json").read_text())["graphs"]]
+    assert listed == ["another-case", "multi-hop-texas"] and not (out / "multi-hop-gone.json").exists()
+    assert runs.is_file()
+
+    told("multi-hop-texas", model="another", case="multi_hop", prompt="texas")
+    before = (out / "multi-hop-texas.json").read_bytes()
+    code, said, error = run(capsys, *export)
+    assert code == 2 and said == "" and "is the graph of another / multi_hop / texas" in error
+    assert (out / "multi-hop-texas.json").read_bytes() == before
+    for name, text in (("notes.txt", ""), ("theirs.json", json.dumps(modern()))):
+        (out / name).write_text(text)
+        code, said, error = run(capsys, *export)
+        assert code == 2 and name in error and "not written by `biology export`" in error
+        (out / name).unlink()
+    assert (
+        run(capsys, "import", out / "another-case.json", "--out", out / "another-case.json")[2].count(
+            "name another one"
+        )
+        == 1
+    )
+
+
 @pytest.mark.parametrize("graph", [modern(), old_errors(), hosted()], ids=["modern", "old", "hosted"])
 def test_graphs_of_others_become_pages(graph, tmp_path, capsys):
     path = tmp_path / "theirs.json"

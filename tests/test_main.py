@@ -215,11 +215,22 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(directories, tm
         )  # fmt: skip
 
     done = trace(small_files)
-    assert done.returncode == 2 and not list((tmp_path / "out").iterdir())
+    assert done.returncode == 2 and not (tmp_path / "out").exists()
     assert [line for line in done.stderr.splitlines() if "rror" in line] == [
         "error: the disk is full, and nothing was written: make room, then run it again"
     ]
     assert trace().returncode == 0 and len(list((tmp_path / "out").iterdir())) == 3
+
+
+def test_a_trace_replaces_a_trace_and_nothing_else(capsys, directories, tmp_path):
+    """Not even a part of a model: the folder of the transcoders is refused before anything is loaded."""
+    said = complaint(capsys, "trace", "w1 w2", *directories, "--out", directories[-1])
+    assert "holds layer_0/cfg.json and 5 more, not written by `biology trace`" in said
+    for prompt in ("w1 w2 w3", "w1 w2"):
+        assert main(["trace", prompt, *directories, "--out", str(tmp_path / "out")]) == 0
+    assert len(list((tmp_path / "out").iterdir())) == 3
+    tokens = pd.read_parquet(tmp_path / "out/nodes.parquet").query("kind == 'token'")
+    assert len(tokens) == 3 == len(json.loads((tmp_path / "out/graph.json").read_text())["metadata"]["prompt_tokens"])
 
 
 def test_token_ids_and_budgets(capsys, directories, tmp_path):

@@ -1,13 +1,16 @@
 """Batches are what the recipe says, nothing held out is fed, and an interrupted growth ends at the same weights."""
 
 import itertools
+import os
+from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
-from biology import organism
+from biology import growth, organism
+from biology.__main__ import main
 from biology.config import InputError
 from biology.corpus import Corpus
 from biology.model import encode as encode_text
@@ -276,6 +279,41 @@ def test_a_checkpoint_of_another_corpus_is_refused(small, words, tmp_path):
     with pytest.raises(InputError, match="is a checkpoint of .*'corpus': 'rote'.*not of .*'corpus': 'elegans'"):
         grown(small, words, tmp_path, made_of={"corpus": "elegans"})
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_is_grown_anew_takes_the_old_ones_transcoders_with_it(small, words, tmp_path, monkeypatch, capsys):
+    """If its weights are other ones; a folder with anything else is refused before anything is grown. (Growing is stood for by
+    its last step.)"""
+
+    def last_step(corpus, recipe, seed, out, work, made_of):
+        organism.write_model(new_model(TINY, words.get_vocab_size(), seed), words, out)
+        return {"recipe": {"steps": 5}, "recipe_hash": TINY.hash(), "seed": seed, "curve": [1], "dev": {"loss": 1.0}}
+
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(organism, "grow", last_step)
+    monkeypatch.setattr(growth, "_corpus", lambda _: small)
+    assert main(["grow", "--out", "model"]) == 0
+    grown, weights = sorted(os.listdir("model")), Path("model/model.safetensors").read_bytes()
+    assert {"config.json", "model.safetensors", "record.json", "heldout.parquet", "tokenizer.json"} <= set(grown)
+    for name in ("transcoders/record.json", "transcoders/layer_0/cfg.json", "cross_layer/config.yaml"):
+        Path("model", name).parent.mkdir(parents=True, exist_ok=True)
+        Path("model", name).touch()
+    assert main(["grow", "--out", "model"]) == 0
+    assert Path("model/model.safetensors").read_bytes() == weights and Path("model/cross_layer/config.yaml").is_file()
+    assert main(["grow", "--out", "model", "--seed", "1"]) == 0
+    assert Path("model/model.safetensors").read_bytes() != weights and sorted(os.listdir("model")) == grown
+    assert capsys.readouterr().out.count("deleted, since it was trained on weights that are replaced") == 2
+
+    for name, said in (
+        ("model/notes.txt", "model holds notes.txt, not written by `biology grow`"),
+        ("model/transcoders/held_out.parquet", "transcoders holds held_out.parquet, not written by"),
+        ("theirs/model.safetensors", "theirs holds a model that `biology grow` did not grow"),
+    ):
+        Path(name).parent.mkdir(parents=True, exist_ok=True)
+        Path(name).touch()
+        assert main(["grow", "--out", name.split("/")[0]]) == 2
+        assert said in capsys.readouterr().err
+        Path(name).unlink()
 
 
 def test_what_is_grown_is_a_model_directory(whole, small):

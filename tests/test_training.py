@@ -112,6 +112,38 @@ def test_a_checkpoint_of_another_text_or_recipe_is_refused(train, tmp_path, monk
     assert "is a checkpoint of" in capsys.readouterr().err
 
 
+def test_a_folder_holds_one_set_of_one_training(train, tiny_model, tmp_path, capsys):
+    """What loads is what the record says: another kind is refused, and the same training takes the place of all of it."""
+    out = tmp_path / "set"
+    assert train(out, kind="clt") == 0
+    record = (out / "record.json").read_bytes()
+    for kind, options, said in (
+        ("plt", (), "holds the clt transcoders of another training"),
+        ("clt", ("--seed", "1"), "(seed: 0)"),
+        ("clt", ("--tokens", "256"), "(text: "),
+    ):
+        assert train(out, *options, kind=kind) == 2
+        assert said in capsys.readouterr().err.splitlines()[-1]
+    assert (out / "record.json").read_bytes() == record and load_transcoders(
+        out, tiny_model("llama")
+    ).kind == "cross_layer"
+
+    whole = {path.relative_to(out): path.read_bytes() for path in out.rglob("*.safetensors")}
+    (out / "skip.safetensors").write_bytes(b"left of something else")
+    (out / "W_enc_0.safetensors").write_bytes(b"damaged")
+    assert train(out, kind="clt") == 0
+    assert {path.relative_to(out): path.read_bytes() for path in out.rglob("*.safetensors")} == whole
+
+    (out / "notes.txt").touch()
+    assert train(out, kind="clt") == 2 and "holds notes.txt, not written by" in capsys.readouterr().err
+    (out / "notes.txt").unlink()
+    (out / "record.json").unlink()  # as in a set of somebody else's
+    assert train(out, kind="clt") == 2 and "no record.json of a training" in capsys.readouterr().err
+    (tmp_path / "begun/.training").mkdir(parents=True)
+    (tmp_path / "begun/.training/checkpoint_0.safetensors").touch()
+    assert train(tmp_path / "begun", kind="clt") == 2 and "checkpoints of another kind" in capsys.readouterr().err
+
+
 def test_every_pool_is_drawn_from_and_holds_all_tokens_but_the_first_and_ignored_ones(tiny_model):
     model = tiny_model("llama")
     prompts = [[2, 5, 6, 2, 7], [2, 8, 9, 10, 11], [2, 12, 2, 13, 14]]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import shutil
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from biology import artefacts, hub, memory
 from biology.config import InputError, config_file, known_models
@@ -27,15 +27,17 @@ def fetch(args: Arguments) -> None:
         raise InputError(f"model '{args.model}' is a directory of your own ({entry.path}): there is nothing to fetch.")
     if not args.elsewhere:
         _check_machine(args.model, entry, memory.of_known(entry))
-    records = {}
+    records: dict[str, Any] = {}
     for part, repository in (("model", entry.hub.model), ("transcoders", entry.hub.transcoders)):
         folder = root / repository.folder
         known = hub.record(folder)
         if known is not None and repository.revision not in (None, known["revision"]):
             known = None  # the entry asks for another commit than the one that is here
-        if known is None or hub.damaged(folder, progress=True):
+        asked = hub.settled(repository, entry.hub.shape.n_layers)
+        if known is None or not known["files"].keys() >= set(asked) or hub.damaged(folder, progress=True):
             _download(args, entry, repository, folder, known["revision"] if known else None)
         records[part] = hub.record(folder)
+        hub.refuse_strangers(folder, records[part]["files"])
         print(f"{part}: {repository.repo} at {records[part]['revision']}, in {repository.folder}")
     _name_hooks(root, entry)
     artefacts.write_json(root / "data/runs" / args.model / "fetch.json", records)
@@ -108,13 +110,15 @@ def _name_hooks(root: Path, entry: ModelConfig) -> None:
     """Some repositories hold weights without saying what these read and write; then the entry says it."""
     assert entry.hub is not None
     stated, folder = entry.hub.transcoders, root / entry.hub.transcoders.folder
-    if not list(folder.glob("layer_*.safetensors")) or (folder / "config.yaml").is_file() or not stated.reads:
+    here = hub.record(folder)
+    fetched = here is not None and hub.HOOKS in here["files"]
+    if not list(folder.glob("layer_*.safetensors")) or fetched or not stated.reads:
         return
     lines = {
         "model_kind": "transcoder_set", "model_name": entry.hub.model.repo, "feature_input_hook": stated.reads,
         "feature_output_hook": stated.writes,
     }  # fmt: skip
-    artefacts.write_text(folder / "config.yaml", "".join(f"{key}: {value}\n" for key, value in lines.items()))
+    artefacts.write_text(folder / hub.HOOKS, "".join(f"{key}: {value}\n" for key, value in lines.items()))
 
 
 def models(args: Arguments) -> None:

@@ -15,21 +15,20 @@ import shutil
 import socket
 import sys
 from collections.abc import Collection, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
-from typing import IO
 
 from biology.config import InputError
 
 STAGED = ".staged"
-"""Where the new files wait, inside the folder that they are for; a part of what every command owns."""
-_HELD: list[IO[str]] = []
-"""Locks of this process; they end with it."""
+"""Where the new files wait, inside the folder that they are for. Whoever owns the folder owns what a killed run left there."""
+_HELD = ExitStack()
+"""Locks that end with this process."""
 
 
 def strangers(folder: Path, owned: Collection[str]) -> list[str]:
-    """Names (relative, sorted) of the files below `folder` that match none of the patterns; `*` does not cross a slash, and
+    """Names (relative, sorted) of the files below `folder` that match none of the patterns. `*` does not cross a slash, and
     a pattern that ends in a slash stands for all that lies below it."""
     files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     names = [path.relative_to(folder).as_posix() for path in files]
@@ -46,13 +45,11 @@ def _matches(name: str, patterns: Collection[str]) -> bool:
 
 
 def claim(folder: Path, owned: Collection[str], command: str) -> None:
-    """Makes sure that `command` may write a result into `folder`; nothing is written.
+    """Makes sure that `command`, which writes files of the names `owned`, may write into `folder`. Nothing is written here.
 
     Raises:
-        InputError: it is a file, or holds files that `command` does not write.
+        InputError: it holds files of other names.
     """
-    if folder.exists() and not folder.is_dir():
-        raise InputError(f"{folder} is a file: `biology {command}` writes a folder, so name another one.")
     other = strangers(folder, owned)
     if other:
         more = f" and {len(other) - 1} more" if len(other) > 1 else ""
@@ -62,67 +59,82 @@ def claim(folder: Path, owned: Collection[str], command: str) -> None:
 
 
 @contextmanager
-def replaced(folder: Path, owned: Collection[str], command: str) -> Iterator[Path]:
-    """A staging folder; when the block ends without an error, what lies in it replaces all files of `folder` that match
-    `owned`.
+def replaced(folder: Path, owned: Collection[str], command: str, beside: Collection[str] = ()) -> Iterator[Path]:
+    """An empty folder for new files; when the block ends without an error, they replace all files of `folder` that match
+    `owned`. Files that match `beside` may lie there and stay.
 
     Raises:
-        InputError: `folder` is a file, or holds files that `command` does not write.
+        InputError: `claim` refuses the folder, or another process is at work in it.
     """
-    claim(folder, owned, command)
-    staged = folder / STAGED
-    shutil.rmtree(staged, ignore_errors=True)
+    claim(folder, [*owned, *beside], command)
     made = [one for one in (folder, *folder.parents) if not one.exists()]
-    staged.mkdir(parents=True)
+    staged = folder / STAGED
+    busy = f"another `biology {command}` is writing {folder}: wait for it, or name another folder"
     try:
-        yield staged
-        new = sorted(path for path in staged.rglob("*") if path.is_file())
-        for path in sorted(folder.rglob("*"), reverse=True):  # files before the folders that they lie in
-            name = path.relative_to(folder).as_posix()
-            if name.split("/")[0] == STAGED:
-                continue
-            if path.is_dir() and not path.is_symlink():
-                if not any(path.iterdir()):
-                    path.rmdir()
-            elif _matches(name, owned):
-                path.unlink()
-        for path in new:
-            place = folder / path.relative_to(staged)
-            place.parent.mkdir(parents=True, exist_ok=True)
-            os.replace(path, place)
+        with locked(staged / "lock", busy):
+            new = staged / "new"
+            shutil.rmtree(new, ignore_errors=True)
+            new.mkdir()
+            try:
+                yield new
+                _remove(folder, owned)
+                for path in sorted(path for path in new.rglob("*") if path.is_file()):
+                    place = folder / path.relative_to(new)
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    os.replace(path, place)
+            finally:
+                shutil.rmtree(staged, ignore_errors=True)
     finally:
-        shutil.rmtree(staged, ignore_errors=True)
         for one in made:  # of a command that failed nothing remains
             if one.is_dir() and not any(one.iterdir()):
                 one.rmdir()
 
 
+def _remove(folder: Path, owned: Collection[str]) -> None:
+    """Deletes the files that match, and the folders that are empty then."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder comes before it
+        name = path.relative_to(folder).as_posix()
+        if name == STAGED or name.startswith(f"{STAGED}/"):
+            continue
+        if path.is_dir() and not path.is_symlink():
+            if not any(path.iterdir()):
+                path.rmdir()
+        elif _matches(name, owned):
+            path.unlink()
+
+
 def hold(path: Path | str, busy: str) -> None:
-    """Locks the file `path` for as long as this process lives, however it ends; what is left of the file locks nothing.
+    """Locks the file `path` for as long as this process lives, however it ends. Raises as `locked` does."""
+    _HELD.enter_context(locked(Path(path), busy))
+
+
+@contextmanager
+def locked(path: Path, busy: str) -> Iterator[None]:
+    """Locks the file `path`, which is made if it is not there. A file that is left behind locks nothing.
 
     Raises:
         InputError: another process holds it; `busy` says what that means and what to do.
     """
-    path = Path(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         file = path.open("a+", encoding="utf-8")
     except OSError as error:
-        if error.errno in (errno.EACCES, errno.EROFS):
-            return  # where nobody can write, nobody is disturbed
-        raise
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        file.seek(0)
-        holder = " ".join(file.read(200).split()) or "unknown"
-        file.close()
-        raise InputError(f"{busy} (process {holder}).") from None
-    except OSError as error:
-        if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+        if error.errno not in (errno.EACCES, errno.EROFS):
             raise
-        print(f"warning: {path}: this file system knows no locks; start nothing else here meanwhile", file=sys.stderr)
-    file.truncate(0)
-    file.write(f"{os.getpid()} on {socket.gethostname()}\n")
-    file.flush()
-    _HELD.append(file)
+        yield  # where nothing can be written, nobody is disturbed
+        return
+    with file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            file.seek(0)
+            holder = " ".join(file.read(200).split()) or "unknown"
+            raise InputError(f"{busy} (process {holder}).") from None
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS, errno.EBADF):
+                raise
+            print(f"warning: {path}: no locks on this file system, so start nothing else here", file=sys.stderr)
+        file.truncate(0)
+        file.write(f"{os.getpid()} on {socket.gethostname()}\n")
+        file.flush()
+        yield

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from biology import artefacts
 from biology.arguments import writable_folder
+from biology.folders import claim, locked, replaced
 from biology.opening import configuration, open_model, start_torch
 
 if TYPE_CHECKING:
@@ -28,6 +29,14 @@ THREADS = 2
 """Growing uses two threads, whatever the machine: the same seed and threads give the same weights."""
 CROSS_LAYER_THREADS = 1
 """Sparse products hardly gain by a second."""
+MODEL = (
+    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "record.json", "heldout.parquet", "README.md",
+)  # fmt: skip
+"""The files of a grown model, and its card."""
+SETS = ("transcoders", "cross_layer")
+"""Folders beside them with what was trained on its activations."""
+WORK = Path("data/runs/organism")
 
 
 def evaluate(args: Arguments) -> None:
@@ -67,6 +76,7 @@ def grow(args: Arguments) -> None:
     from biology.twins import twin
 
     folder, started = _folder(args), time.monotonic()
+    _claim(folder)
     recipe = replace(Recipe(), **(twin(args.corpus).recipe if args.corpus else {}))
     if args.width:
         if args.width % (2 * recipe.n_heads):
@@ -76,19 +86,33 @@ def grow(args: Arguments) -> None:
         recipe = replace(recipe, d_model=args.width, d_mlp=args.width * recipe.d_mlp // recipe.d_model)
     corpus = _corpus({"corpus": args.corpus})
     words = artefacts.contents_hash(WORDS, "*.csv")[:16]
-    work, made_of = Path("data/runs/organism") / folder.name, {"corpus": args.corpus or "elegans", "words": words}
-    record = grown(corpus, recipe, args.seed, folder, work, made_of=made_of)
-    record |= {
-        "corpus": args.corpus,
-        "threads": THREADS,
-        "torch": torch.__version__,
-        "seconds": time.monotonic() - started,
-        "data_hash": words,
-        "source_hash": artefacts.contents_hash(Path(__file__).parent, "corpus.py", "twins.py", "organism.py")[:16],
-    }
-    artefacts.write_json(folder / "record.json", record)
-    artefacts.write_columns(folder / "heldout.parquet", corpus.held_out().to_dict("list"))
+    work, made_of = WORK / folder.name, {"corpus": args.corpus or "elegans", "words": words}
+    alone = locked(work / "lock", f"another `biology grow` works in {work}: wait for it")
+    with alone, replaced(folder, MODEL, "grow", beside=[f"{name}/" for name in SETS]) as new:
+        record = grown(corpus, recipe, args.seed, new, work, made_of=made_of)
+        record |= {
+            "corpus": args.corpus,
+            "threads": THREADS,
+            "torch": torch.__version__,
+            "seconds": time.monotonic() - started,
+            "data_hash": words,
+            "source_hash": artefacts.contents_hash(Path(__file__).parent, "corpus.py", "twins.py", "organism.py")[:16],
+        }
+        artefacts.write_json(new / "record.json", record)
+        artefacts.write_columns(new / "heldout.parquet", corpus.held_out().to_dict("list"))
+        if artefacts.contents_hash(new, "*.safetensors") != artefacts.contents_hash(folder, "*.safetensors"):
+            _without_sets(folder)
     artefacts.write_text(TRIALS, with_trial(record, folder.name).to_csv(index=False, lineterminator="\n"))
+
+
+def _without_sets(folder: Path) -> None:
+    """Deletes the transcoders of the weights that are about to be replaced: those of no other model may lie beside it."""
+    from biology.layouts import WRITTEN
+
+    for name in SETS:
+        if (folder / name).is_dir():
+            with replaced(folder / name, (*WRITTEN, "record.json"), "train-transcoders"):
+                print(f"{folder / name}: deleted, since it was trained on weights that are replaced")
 
 
 def train_transcoders(args: Arguments) -> None:
@@ -101,18 +125,21 @@ def _train_per_layer(args: Arguments) -> None:
     import torch
 
     from biology.dictionary_training import DictionaryRecipe, train_set
+    from biology.layouts import WRITTEN
     from biology.model import encode, load_model
     from biology.organism import dictionary_prompts
     from biology.transcoders import save_transcoders
 
     folder, started = _folder(args), time.monotonic()
-    record = _record(folder)
+    record, out, owned = _record(folder), folder / "transcoders", (*WRITTEN, "record.json")
+    claim(out, owned, "train-transcoders")
     model = load_model(folder, name=folder.name)
     seed = int(str(record["seed"]))
     prompts = dictionary_prompts(_corpus(record), lambda text: encode(model, text), seed)
-    trained = train_set(model, prompts, DictionaryRecipe(), seed)
-    save_transcoders(folder / "transcoders", trained, layout="saelens", model_name=folder.name, dtype=torch.float16)
-    artefacts.write_json(folder / "transcoders/record.json", {"seconds": time.monotonic() - started, "seed": seed})
+    with replaced(out, owned, "train-transcoders") as new:
+        trained = train_set(model, prompts, DictionaryRecipe(), seed)
+        save_transcoders(new, trained, layout="saelens", model_name=folder.name, dtype=torch.float16)
+        artefacts.write_json(new / "record.json", {"seconds": time.monotonic() - started, "seed": seed})
 
 
 def _train_cross_layer(args: Arguments) -> None:
@@ -124,6 +151,7 @@ def _train_cross_layer(args: Arguments) -> None:
     from biology.behaviour import fidelity, selective_features
     from biology.corpus import WORDS
     from biology.cross_layer_training import CrossLayerRecipe, train_cross_layer_set
+    from biology.layouts import WRITTEN
     from biology.model import encode, load_model
     from biology.organism import dictionary_prompts
     from biology.transcoders import load_transcoders, save_transcoders
@@ -133,30 +161,33 @@ def _train_cross_layer(args: Arguments) -> None:
     corpus, seed = _corpus(grown), int(str(grown["seed"]))
     model = load_model(folder, name=folder.name)
     prompts = dictionary_prompts(corpus, lambda text: encode(model, text), seed)
-    work, out = Path("data/runs/organism") / f"{folder.name}-cross_layer", folder / "cross_layer"
+    work, out = WORK / f"{folder.name}-cross_layer", folder / "cross_layer"
+    owned = (*WRITTEN, "record.json")
+    claim(out, owned, "train-transcoders")
     identity = {"model": artefacts.contents_hash(folder, "*.safetensors")[:16]}
-    trained = train_cross_layer_set(model, prompts, recipe, seed, work=work, identity=identity)
-    save_transcoders(out, trained, layout="circuit-tracer", model_name=folder.name, dtype=torch.float16)
-    seconds = time.monotonic() - started
-    stored = load_transcoders(out, model)
-    held_out = pd.read_parquet(folder / "heldout.parquet")
-    parts = {"dev": held_out[held_out["split"] == "dev"].drop(columns="split"), "test": held_out}
-    measured = {part: _measurements(fidelity(model, stored, frame)) for part, frame in parts.items()}
-    states = selective_features(model, stored, _state_prompts(corpus), {"name": "name", "last token": "prompt"})
-    record = {
-        "recipe": asdict(recipe),
-        "recipe_hash": recipe.hash(),
-        "seed": seed,
-        "threads": CROSS_LAYER_THREADS,
-        "torch": torch.__version__,
-        "seconds": seconds,
-        "data_hash": artefacts.contents_hash(WORDS, "*.csv")[:16],
-        "weights": identity["model"],
-        "features": list(stored.n_features),
-        "states_with_a_feature": len(states),
-        "fidelity": measured,
-    }
-    artefacts.write_json(out / "record.json", record)
+    with replaced(out, owned, "train-transcoders") as new:
+        trained = train_cross_layer_set(model, prompts, recipe, seed, work=work, identity=identity)
+        save_transcoders(new, trained, layout="circuit-tracer", model_name=folder.name, dtype=torch.float16)
+        seconds = time.monotonic() - started
+        stored = load_transcoders(new, model)
+        held_out = pd.read_parquet(folder / "heldout.parquet")
+        parts = {"dev": held_out[held_out["split"] == "dev"].drop(columns="split"), "test": held_out}
+        measured = {part: _measurements(fidelity(model, stored, frame)) for part, frame in parts.items()}
+        states = selective_features(model, stored, _state_prompts(corpus), {"name": "name", "last token": "prompt"})
+        record = {
+            "recipe": asdict(recipe),
+            "recipe_hash": recipe.hash(),
+            "seed": seed,
+            "threads": CROSS_LAYER_THREADS,
+            "torch": torch.__version__,
+            "seconds": seconds,
+            "data_hash": artefacts.contents_hash(WORDS, "*.csv")[:16],
+            "weights": identity["model"],
+            "features": list(stored.n_features),
+            "states_with_a_feature": len(states),
+            "fidelity": measured,
+        }
+        artefacts.write_json(new / "record.json", record)
 
 
 def cards(args: Arguments) -> None:
@@ -222,6 +253,18 @@ def _measurements(fidelity: pd.DataFrame) -> dict[str, dict[str, float]]:
     return made | {"top1_agreement": dict(zip(agreement["behaviour"], agreement["value"], strict=True))}
 
 
+def _claim(folder: Path) -> None:
+    """Raises `InputError` if a model cannot be grown into `folder`: something else lies there, perhaps another model."""
+    from biology.config import InputError
+    from biology.layouts import WRITTEN
+
+    claim(folder, [*MODEL, *(f"{name}/" for name in SETS)], "grow")
+    for name in SETS:
+        claim(folder / name, [*WRITTEN, "record.json"], "train-transcoders")
+    if any(folder.glob("*.safetensors")) and not ((folder / "record.json").is_file() and _record(folder).get("curve")):
+        raise InputError(f"{folder} holds a model that `biology grow` did not grow: name another --out.")
+
+
 def _folder(args: Arguments) -> Path:
     """Where a model is grown to. `InputError` if nothing can be written there."""
     if args.out is not None:
@@ -245,3 +288,5 @@ def _record(folder: Path) -> dict[str, object]:
         return json.loads((folder / "record.json").read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{folder / 'record.json'} does not exist: grow the model first (`biology grow`).") from None
+    except ValueError:
+        raise InputError(f"{folder / 'record.json'} is damaged: grow the model again (`biology grow`).") from None

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
@@ -21,12 +21,17 @@ from tqdm import tqdm
 
 from biology import artefacts
 from biology.config import InputError, Repository
+from biology.folders import strangers
 
 MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json",
     "merges.txt", "special_tokens_map.json",
 )  # fmt: skip
 RECORD = "fetched.json"
+HOOKS = "config.yaml"
+"""Where no repository says which hooks its transcoders read and write, `biology fetch` does."""
+READ = (".safetensors", ".npz", ".json", ".yaml")
+"""Endings of the files that are read."""
 
 
 @dataclass(frozen=True)
@@ -101,6 +106,12 @@ def _registry() -> dict[str, Any]:
     return content.get("releases", content)
 
 
+def settled(repository: Repository, n_layers: int) -> list[str]:
+    """The files that an entry itself names, known without network and registry."""
+    named = repository.model_copy(update={"release": None})
+    return [name for name in patterns(named, n_layers) if "*" not in name] if repository.files else []
+
+
 # What is there -------------------------------------------------------------------------------------------------------
 
 
@@ -167,10 +178,14 @@ def _matches(name: str, pattern: str) -> bool:
 def download(wanted: Listing, folder: Path) -> None:
     """Brings the files of a listing into `folder`, verifies each, and records them; small files come first.
 
+    Files of an earlier download that are not wanted any more are deleted when all that is wanted is there.
+
     Raises:
-        InputError: a licence that was not accepted, a broken connection, a full disk, or a file with another hash.
+        InputError: a licence that was not accepted, a broken connection, a full disk, a file with another hash, or weights or
+            settings in `folder` that were not downloaded.
     """
     before = (record(folder) or {"files": {}})["files"]
+    refuse_strangers(folder, {*before, *wanted.files})
     hashes: dict[str, str] = {}
     for name, remote in sorted(wanted.files.items(), key=lambda item: (item[1].size, item[0])):
         place = folder / name
@@ -179,8 +194,20 @@ def download(wanted: Listing, folder: Path) -> None:
         if digest is None or before.get(name, digest) != digest or not _genuine(place, digest, remote):
             digest = _fetched(wanted, name, remote, place)
         hashes[name] = digest
+    for name in before.keys() - hashes.keys():
+        (folder / name).unlink(missing_ok=True)
     entry = {"repo": wanted.repository.repo, "revision": wanted.revision, "files": dict(sorted(hashes.items()))}
     artefacts.write_json(folder / RECORD, entry)
+
+
+def refuse_strangers(folder: Path, known: Collection[str]) -> None:
+    """Raises `InputError` if weights or settings lie in `folder` that are not among the known files: the layout of transcoders is
+    told by what lies there."""
+    other = [name for name in strangers(folder, {*known, RECORD, HOOKS}) if name.endswith(READ)]
+    if other:
+        raise InputError(
+            f"{folder} holds {other[0]}, which was not downloaded and could be taken for a part of what was: move it away."
+        )
 
 
 def _fetched(wanted: Listing, name: str, remote: Remote, place: Path) -> str:

@@ -12,6 +12,8 @@ from biology.arguments import writable_file, writable_folder
 from biology.opening import configuration
 
 Arguments = argparse.Namespace
+LIST = "graph-metadata.json"
+"""The list from which circuit-tracer's local server offers graphs."""
 
 
 def export_graphs(args: Arguments) -> None:
@@ -29,7 +31,8 @@ def export_graphs(args: Arguments) -> None:
         raise InputError(f"{path}: no such file. Make it with `biology attribute`.") from None
     if args.prompt is not None and args.prompt not in graphs:
         raise InputError(f"case '{args.case}' has no graph of prompt '{args.prompt}'. Prompts: {', '.join(graphs)}.")
-    made = {}
+    present = _exported(out)
+    made: dict[str, dict[str, Any]] = {}
     for item, graph in graphs.items():
         if args.prompt not in (None, item):
             continue
@@ -39,16 +42,57 @@ def export_graphs(args: Arguments) -> None:
             read = for_neuronpedia(read, args.scan, args.source_set)
         else:
             read = for_circuit_tracer(read, args.scan)
-        made[read["metadata"]["slug"]] = read
+        slug = read["metadata"]["slug"]
+        other = made.get(slug) or present.get(slug)
+        if other is not None and _subject(other) != _subject(read):
+            raise InputError(
+                f"{out / slug}.json is the graph of {' / '.join(map(str, _subject(other)))}, and that of "
+                f"{' / '.join(map(str, _subject(read)))} would have the same name: name another folder."
+            )
+        made[slug] = read
+    kept = {slug: graph for slug, graph in present.items() if slug not in made}
+    if args.prompt is None:  # prompts that the case no longer has
+        gone = {slug for slug, graph in kept.items() if _subject(graph)[:2] == (args.model, args.case)}
+        kept = {slug: graph for slug, graph in kept.items() if slug not in gone}
+        for slug in gone:
+            (out / f"{slug}.json").unlink()
     for slug, graph in made.items():
         artefacts.write_text(out / f"{slug}.json", graph_text(graph))
     written = [f"{slug}.json" for slug in made]
-    if args.viewer == "circuit-tracer":  # the list from which its local server offers graphs
-        listed = {"graphs": [graph["metadata"] for graph in made.values()]}
-        artefacts.write_json(out / "graph-metadata.json", listed)
-        written.append("graph-metadata.json")
+    if args.viewer == "circuit-tracer":
+        listed = {"graphs": [graph["metadata"] for _, graph in sorted((kept | made).items())]}
+        artefacts.write_json(out / LIST, listed)
+        written.append(LIST)
     for name in written:
         print(out / name)
+
+
+def _exported(out: Path) -> dict[str, dict[str, Any]]:
+    """The graphs that `biology export` wrote into a folder, by slug. `InputError` if anything else lies there."""
+    from biology.config import InputError
+    from biology.folders import claim
+
+    claim(out, ("*.json",), "export")
+    found = {}
+    for file in sorted(out.glob("*.json")):
+        try:
+            read = json.loads(file.read_text(encoding="utf-8"))
+            if file.name != LIST:
+                _ = (read["nodes"], _subject(read))
+                found[file.stem] = read
+            elif not isinstance(read["graphs"], list):
+                raise ValueError
+        except (KeyError, TypeError, ValueError):
+            raise InputError(
+                f"{file} was not written by `biology export`: name another folder, or empty this one."
+            ) from None
+    return found
+
+
+def _subject(graph: dict[str, Any]) -> tuple[str, str, str]:
+    """Model, case and prompt of an exported graph."""
+    replication = graph["metadata"]["replication"]
+    return replication["model"], replication["case"], replication["prompt"]
 
 
 def import_graph(args: Arguments) -> None:
@@ -62,6 +106,8 @@ def import_graph(args: Arguments) -> None:
         raise InputError(f"--out {out}: a page ends in .html, a graph in .json.")
     writable_file(out)
     graph = read_graph(path)
+    if out.exists() and out.samefile(path):
+        raise InputError(f"--out {out}: this is the file that is read: name another one.")
     if args.link:
         graph = with_shared_view(graph, args.link)
     if out.suffix == ".json":

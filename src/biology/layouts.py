@@ -301,6 +301,12 @@ def _mapping(file: Path) -> dict[str, Any]:
 
 # Writing -------------------------------------------------------------------------------------------------------------
 
+WRITTEN = (
+    "config.yaml", "layer_*.safetensors", "W_enc_*.safetensors", "W_dec_*.safetensors", "skip.safetensors",
+    "layer_*/cfg.json", "layer_*/sae_weights.safetensors",
+)  # fmt: skip
+"""Patterns of all files that `write_directory` writes; a folder is cleared of them before it holds another set."""
+
 
 def write_directory(path: Path, stored: Stored, *, layout: str, model_name: str) -> None:
     """Write one of the layouts `saelens` (per layer, ReLU or JumpReLU) and `circuit-tracer` (all kinds).

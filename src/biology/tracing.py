@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from biology import artefacts
 from biology.arguments import writable_folder
+from biology.folders import claim, replaced
 from biology.opening import configuration, open_model
 from biology.text import visible
 
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
 Arguments = argparse.Namespace
 INEXACT = 1e-4
 """Row residual above which `trace` says that a graph does not add up."""
+GRAPH, TENSORS, NODES = FILES = ("graph.json", "graph.safetensors", "nodes.parquet")
 
 
 def trace(args: Arguments) -> None:
@@ -33,6 +35,8 @@ def trace(args: Arguments) -> None:
     if args.features is not None and args.max_nodes is not None:
         raise InputError("give either --features (the feature nodes) or --max-nodes (how many to choose).")
     out = None if args.out is None else writable_folder(Path(args.out))
+    if out is not None:
+        claim(out, FILES, "trace")
     chosen = _features(Path(args.features)) if args.features else None
     entry, settings = subject(args)
     model, transcoders = open_model(entry, Path(), Path(args.model).name, threads=None)
@@ -69,7 +73,7 @@ def trace(args: Arguments) -> None:
         _write(out, graph, masks, model.name, args.text or f"token ids {args.token_ids}", settings)
     _describe(graph, args.paths)
     if out is not None:
-        print(f"\nWritten to {out}: graph.json, graph.safetensors, nodes.parquet")
+        print(f"\nWritten to {out}: {', '.join(FILES)}")
 
 
 def _target(model: Model, prompt: str | None, text: str, position: int) -> Target:
@@ -147,9 +151,10 @@ def _write(out: Path, graph: Graph, masks: Any, scan: str, prompt: str, settings
 
     pruning = {"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold}
     exported = export_json(graph, *masks, slug=out.name, scan=scan, prompt=prompt, pruning_settings=pruning)
-    artefacts.write_tensors(out / "graph.safetensors", arrays(graph, *masks))
-    artefacts.write_columns(out / "nodes.parquet", nodes_table(graph))
-    artefacts.write_json(out / "graph.json", exported)
+    with replaced(out, FILES, "trace") as new:
+        artefacts.write_tensors(new / TENSORS, arrays(graph, *masks))
+        artefacts.write_columns(new / NODES, nodes_table(graph))
+        artefacts.write_json(new / GRAPH, exported)
 
 
 def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import argparse
-import shutil
+import json
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biology import artefacts, growth
 from biology.arguments import writable_file, writable_folder
+from biology.folders import STAGED, claim, locked, replaced
 from biology.opening import configuration, start_torch
 
 if TYPE_CHECKING:
@@ -25,6 +27,8 @@ THREADS = 1
 NEEDS_TEXT = ("features", "tokens", "steps", "batch", "l0", "sparsity", "context", "memory", "device", "dtype")
 WORK = ".training"
 """Folder of checkpoints inside the folder that is written to; gone when all is done."""
+RECORD, CARD = "record.json", "README.md"
+COMMAND = "train-transcoders"
 
 
 def sample(args: Arguments) -> None:
@@ -64,7 +68,7 @@ def train_transcoders(args: Arguments) -> None:
 
 
 def _train_on_text(args: Arguments) -> None:
-    """Resumes where it was interrupted. Weights come last but for the record and card that name them."""
+    """Resumes where it was interrupted. A finished set is replaced whole, and only by one of the same settings."""
     out = writable_folder(Path(args.out))
     start_torch(THREADS)
     import torch
@@ -75,13 +79,16 @@ def _train_on_text(args: Arguments) -> None:
     from biology.dictionary_training import train_set
     from biology.documents import HELD_OUT, read
     from biology.freezing import self_test
+    from biology.layouts import WRITTEN
     from biology.model import load_model
     from biology.training_memory import plan, require, tokens_that_fit
     from biology.transcoders import load_transcoders, save_transcoders
 
     started, cpu = time.monotonic(), time.process_time()
-    path = _directory(args)
-    model = load_model(path, device=_device(args), dtype=getattr(torch, args.dtype or "float32"))
+    path, dtype, owned = _directory(args), args.dtype or "float32", (*WRITTEN, HELD_OUT, RECORD, CARD, f"{WORK}/")
+    claim(out, owned, COMMAND)
+    _refuse_another(out, {"kind": args.kind, "seed": args.seed})
+    model = load_model(path, device=_device(args), dtype=getattr(torch, dtype))
     self_test(model)
     recipe, context = _recipe(args, model), args.context or min(256, model.n_context)
     files = [Path(name) for name in args.text]
@@ -103,45 +110,74 @@ def _train_on_text(args: Arguments) -> None:
         "text": documents.digest(),
         "pools": str(pools),
     }
+    computed = {"dtype": dtype, "device": str(model.device)}
+    _refuse_another(out, {"recipe": asdict(recipe), **identity, **computed})
     shared: dict[str, Any] = {
-        "storage": torch.float32, "pools": pools, "ignored": model.bos_token, "work": out / WORK, "identity": identity
+        "storage": torch.float32, "pools": pools, "ignored": model.bos_token, "work": out / WORK,
+        "identity": identity | computed,
     }  # fmt: skip
-    sequences = documents.train[order].tolist()
-    if isinstance(recipe, CrossLayerRecipe):
-        trained = train_cross_layer_set(model, sequences, recipe, args.seed, **shared)
-    else:
-        trained = train_set(model, sequences, recipe, args.seed, **shared)
-    save_transcoders(out, trained, layout="circuit-tracer" if args.kind == "clt" else "saelens", model_name=model.name)
-    seconds, cpu = time.monotonic() - started, time.process_time() - cpu
-    stored = load_transcoders(out, model)
-    held_out = documents.held_out[: max(1, MOST_TOKENS // context)]
-    measured = measure(model, stored, Passages.of_text(held_out, model.bos_token))
-    record = {
-        "kind": args.kind,
-        "model": model.name,
-        "architecture": model.architecture,
-        "text": [{"name": file.name, "sha256": artefacts.contents_hash(file.parent, file.name)[:16]} for file in files],
-        "tokens": {"train": documents.train.size, "held_out": documents.held_out.size, "context": context},
-        "unknown": documents.unknown,
-        "recipe": asdict(recipe),
-        "recipe_hash": recipe.hash(),
-        "seed": args.seed,
-        "threads": THREADS,
-        "dtype": args.dtype or "float32",
-        "device": str(model.device),
-        "torch": torch.__version__,
-        "identity": identity,
-        "seconds": seconds,
-        "cpu_seconds": cpu,
-        "features": list(stored.n_features),
-        "measured": _nested(measured.dictionary),
-    }
-    artefacts.write_columns(out / HELD_OUT, {"ids": documents.held_out.tolist()})
-    artefacts.write_json(out / "record.json", record)
-    card = transcoder_card(record)
-    artefacts.write_text(out / "README.md", card)
-    shutil.rmtree(out / WORK, ignore_errors=True)
+    sequences, busy = documents.train[order].tolist(), f"another `biology {COMMAND}` works in {out}: wait for it"
+    with locked(out / WORK / "lock", busy), replaced(out, owned, COMMAND) as new:
+        if isinstance(recipe, CrossLayerRecipe):
+            trained = train_cross_layer_set(model, sequences, recipe, args.seed, **shared)
+        else:
+            trained = train_set(model, sequences, recipe, args.seed, **shared)
+        layout = "circuit-tracer" if args.kind == "clt" else "saelens"
+        save_transcoders(new, trained, layout=layout, model_name=model.name)
+        seconds, cpu = time.monotonic() - started, time.process_time() - cpu
+        stored = load_transcoders(new, model)
+        held_out = documents.held_out[: max(1, MOST_TOKENS // context)]
+        measured = measure(model, stored, Passages.of_text(held_out, model.bos_token))
+        texts = [{"name": file.name, "sha256": artefacts.contents_hash(file.parent, file.name)[:16]} for file in files]
+        record = {
+            "kind": args.kind,
+            "model": model.name,
+            "architecture": model.architecture,
+            "text": texts,
+            "tokens": {"train": documents.train.size, "held_out": documents.held_out.size, "context": context},
+            "unknown": documents.unknown,
+            "recipe": asdict(recipe),
+            "recipe_hash": recipe.hash(),
+            "seed": args.seed,
+            "threads": THREADS,
+            **computed,
+            "torch": torch.__version__,
+            "identity": identity,
+            "seconds": seconds,
+            "cpu_seconds": cpu,
+            "features": list(stored.n_features),
+            "measured": _nested(measured.dictionary),
+        }
+        card = transcoder_card(record)
+        artefacts.write_columns(new / HELD_OUT, {"ids": documents.held_out.tolist()})
+        artefacts.write_json(new / RECORD, record)
+        artefacts.write_text(new / CARD, card)
     print(card.partition("## Recipe")[0].partition("# ")[2])
+
+
+def _refuse_another(out: Path, planned: Mapping[str, Any]) -> None:
+    """Raises `InputError` if `out` holds transcoders, or checkpoints, of a training that is not the planned one."""
+    from biology.config import InputError
+
+    advice = "name another --out, or delete this folder"
+    entries = {path.name for path in out.iterdir()} - {WORK, STAGED} if out.is_dir() else set()
+    if entries and not (out / RECORD).is_file():
+        raise InputError(f"{out} holds {min(entries)} and no {RECORD} of a training: {advice}.")
+    if entries:
+        try:
+            record = json.loads((out / RECORD).read_text(encoding="utf-8"))
+            found = {**record, **record["identity"], "model": record["identity"]["model"]}
+        except (ValueError, KeyError, TypeError):
+            raise InputError(f"{out / RECORD} is no record of `biology {COMMAND}`: {advice}.") from None
+        for key, value in planned.items():
+            if found.get(key) != json.loads(json.dumps(value)):
+                raise InputError(
+                    f"{out} holds the {found.get('kind')} transcoders of another training, by its {RECORD} "
+                    f"({key}: {found.get(key)}): {advice}."
+                )
+    others = "checkpoint_*.safetensors" if planned.get("kind") == "clt" else "checkpoint.safetensors"
+    if "kind" in planned and any((out / WORK).glob(others)):
+        raise InputError(f"{out / WORK} holds checkpoints of another kind than {planned['kind']}: {advice}.")
 
 
 def _recipe(args: Arguments, model: Model) -> DictionaryRecipe | CrossLayerRecipe:
