@@ -68,6 +68,11 @@ def test_all_claims_of_the_repository_are_registered_as_they_stand():
         ("prompts: [dallas]", "prompts: [utah]", r"experiments\.inhibit_texas: unknown prompt 'utah'"),
         ("# prompt_set:", "prompt_set:", r"prompts\.csv: no such file"),
         ("kind: inhibit", "kind: inhibit\n    only: {citty: Dallas}", r"inhibit_texas\.only: unknown factor 'citty'"),
+        (
+            "kind: inhibit",
+            "kind: inhibit\n    elsewhere: best",
+            r"inhibit_texas: `elsewhere: best` needs `sites` to choose",
+        ),
     ],
     ids=lambda value: value[:20],
 )

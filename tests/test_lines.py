@@ -218,6 +218,38 @@ def test_run_lines_chooses_sweeps_and_shows(tiny_model):
     assert set(panel["kind"]) == {"line"} and panel["clean"].sum() == panel["value"].sum() == 1
 
 
+def test_the_best_other_position_is_chosen_on_development_prompts(tiny_model, monkeypatch):
+    """Of the sites, one that is the supernode's own in some prompt is out; what is chosen is what the control then does."""
+    sites = ("last", "2", "1", "0", "-2")  # the last word is at 2 in every other prompt
+    best = SWAP.model_copy(update={"sites": sites, "elsewhere": "best", "controls": ("position",)})
+    bench = toy_bench(tiny_model("llama"), {"swap": best}, prompts=prompts_frame())
+    evidence, _ = run_lines(bench)
+    looked = evidence[evidence["experiment"] == "swap/elsewhere"]
+    assert (
+        set(looked["draw"]) == {2, 3, 4}
+        and set(looked["split"]) == {"dev"}
+        and set(looked["arm"]) == {"effect", "match"}
+    )
+
+    def planted(frame, outcome, direction):
+        assert (outcome, direction) == ("line_ends_own", "increase") and set(frame["split"]) == {"dev"}
+        return 3
+
+    monkeypatch.setattr(lines, "best_site", planted)
+    control, _ = run_lines(bench)
+    fixed, _ = run_lines(
+        replace(
+            bench,
+            case=bench.case.model_copy(update={"experiments": {"swap": best.model_copy(update={"elsewhere": "0"})}}),
+        )
+    )
+    rows = [frame[(frame["experiment"] == "swap") & (frame["arm"] == "position")] for frame in (control, fixed)]
+    assert len(rows[0]) and rows[0].reset_index(drop=True).equals(rows[1].reset_index(drop=True))
+    alone = best.model_copy(update={"sites": ("last", "2")})
+    with pytest.raises(InputError, match="experiment 'swap': every one of its `sites` is where it acts"):
+        run_lines(toy_bench(tiny_model("llama"), {"swap": alone}))
+
+
 def replace_experiment(experiment, **changes):
     return experiment.model_copy(update=changes)
 

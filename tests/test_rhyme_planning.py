@@ -37,6 +37,8 @@ def tables_with(newline=0.75):
     for number, site in enumerate(sites):
         evidence += rows("inject_rhyme/sweep", "effect", "line_ends_donor", newline if site == "last" else 0.0, number)
         evidence += rows("inject_rhyme/sweep", "match", "line_ends_donor", 0.0, number)
+        for arm, value in (("effect", float(site == "-3")), ("match", 0.0)):
+            evidence += rows("inject_rhyme/elsewhere", arm, "line_ends_donor", value, number)
     for name in ("resample", "resample_forced", "resample_hidden", "resample_hidden_forced"):
         for arm in ("effect", "position"):
             donor = newline if name == "resample_hidden" and arm == "effect" else 0.0
@@ -70,9 +72,9 @@ def tables_with(newline=0.75):
     }
 
 
-def title(name, tables):
+def title(name, tables, line=0):
     with styled():
-        return caption(own_figures(CASE)[name](tables, None, CASE))[0]
+        return caption(own_figures(CASE)[name](tables, None, CASE))[line]
 
 
 def test_titles_state_what_was_measured():
@@ -90,6 +92,7 @@ def test_titles_state_what_was_measured():
         == "1 of 2 interventions make the line end in another word that a line can end in, 0 of 2 controls"
     )
     assert "resample 0%" in title("carriers", tables) and "resample hidden 75%" in title("carriers", tables)
+    assert "development couplets are moved most, “it”" in title("position_sweep", tables, line=1)
     assert "0% at the newline" in title("position_sweep", tables_with(newline=0.0)).replace("of couplets ", "")
 
 

@@ -11,6 +11,7 @@ import pytest
 from biology.config import InputError
 from biology.tables import (
     SCHEMAS,
+    best_site,
     read_table,
     read_tables,
     sign_agreement,
@@ -179,3 +180,21 @@ def test_sign_agreement_joins_several_inhibitions():
     assert value == pytest.approx(
         {"effect": 1 / 3, "shuffle": 1 / 3}
     )  # all are foretold to fall: no pair in particular
+
+
+@pytest.mark.parametrize("direction,best", [("increase", 5), ("decrease", 2)])
+def test_the_best_site_moves_most_beyond_matched_features(direction, best):
+    """Site 3 is moved most, but by anything; of sites that move alike the first is taken."""
+    moved = {2: (0.1, 0.4), 3: (0.9, 0.8), 5: (0.5, 0.1), 6: (0.5, 0.1)}
+    rows = [
+        {
+            "item": item, "cluster": item, "split": "dev", "experiment": "swap/elsewhere", "arm": arm, "draw": site,
+            "strength": 1.0, "outcome": outcome, "value": value if outcome == "line_ends_donor" else 1 - value,
+        }
+        for site, values in moved.items()
+        for arm, value in zip(("effect", "match"), values, strict=True)
+        for item in ("a", "b")
+        for outcome in ("line_ends_donor", "line_ends_own")
+    ]  # fmt: skip
+    assert best_site(table("evidence", rows), "line_ends_donor", direction) == best
+    assert best_site(table("evidence", []), "line_ends_donor", direction) is None

@@ -6,8 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from biology.drawing import BOLD, blank, canvas, captioned, colour, label, signed, size, text_width, words
-from biology.figures import experiments, interval, judged_strength
-from biology.tables import Tables
+from biology.figures import DASHED, experiments, interval, judged_strength
+from biology.tables import ELSEWHERE, Tables, best_site
 
 
 def planning_census(tables: Tables, subject: str | None = None, case=None) -> Figure:
@@ -66,7 +66,7 @@ def position_sweep(tables: Tables, subject: str | None = None, case=None) -> Fig
     found = experiments(tables, subject, "position_sweep", lambda rows: rows["experiment"].str.endswith("/sweep").all())
     figure = canvas(7.0, 2.2 * len(found) + 0.5, layout="constrained")
     grid = figure.subplots(len(found), 1, squeeze=False, sharey=True)[:, 0]
-    best, newline, matched = 0.0, 0.0, 0.0
+    best, newline, matched, control = 0.0, 0.0, 0.0, ""
     for axes, (name, rows) in zip(grid, found.items(), strict=True):
         base = name.partition("/")[0]
         sites = case.experiments[base].sites
@@ -88,6 +88,12 @@ def position_sweep(tables: Tables, subject: str | None = None, case=None) -> Fig
                 matched = values[at, 0]
         axes.set_xticks(range(len(order)), [label(tokens[number]) for number in order], rotation=45, ha="right")
         axes.set(ylabel="line ends in the\ninjected word", title=words(base), ylim=(-0.03, 1.03))
+        evidence, asked = tables["evidence"], case.experiments[base]
+        looked = evidence[evidence["experiment"] == f"{base}/{ELSEWHERE}"]
+        chosen = best_site(looked, asked.outcomes[0], asked.direction)
+        if chosen is not None:
+            axes.axvline(list(order).index(chosen), color=colour("text.color"), linewidth=0.8, linestyle=DASHED)
+            control = f" Dashed: the position at which development couplets are moved most, “{tokens[chosen]}”; the judged control is there."
     grid[0].legend(loc="upper left")
     return captioned(
         figure,
@@ -95,7 +101,7 @@ def position_sweep(tables: Tables, subject: str | None = None, case=None) -> Fig
         f"features {matched:.0%}), in at most {best:.0%} at any other position",
         "The plan of the donor is added, and the prompt's own taken away, at one position of line 1 at a time; a greedy line "
         "is written after each. Held-out couplets, 95 % bands over rhyme families; tokens of the paper's prompt stand for "
-        "all prompts.",
+        f"all prompts.{control}",
     )
 
 

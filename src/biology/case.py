@@ -25,6 +25,8 @@ from biology.config import InputError, Strict, read_yaml, refused_name, validate
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
 CONTROLS = ("match", "donor", "position", "shuffle", "direction", "clean", "random", "smaller")
 """Control arms of the `evidence` table; the remaining arm is `effect`."""
+BEST = "best"
+"""As `elsewhere` of an experiment: the position at which its push does most, of those where it does not belong."""
 UNREGISTERED = "Not registered: run `biology lock` before held-out prompts are scored"
 """Why a claim that is not in claims.lock yet is untestable (`registration.registered`)."""
 PAGES = ("atlas", "steer")
@@ -210,7 +212,8 @@ class Experiment(Strict):
     attention: Literal["frozen", "live"] = "frozen"
     """Whether attention patterns stay as on the clean prompt, as in the attribution graph, or follow the perturbation."""
     elsewhere: str = "1"
-    """Position (as in a supernode's `at`) of the `position` control."""
+    """Position (as in a supernode's `at`) of the `position` control. `best`, where lines are written at `sites`: the one of them,
+    other than the supernodes' own, at which the same push moves the first outcome most on development prompts of the model."""
     dose: bool = False
     """Whether all strengths are also run on the held-out prompts, for the dose-response figure (judged by no claim)."""
     line: Line | None = None
@@ -239,6 +242,16 @@ class Experiment(Strict):
     outcomes: tuple[str, ...] = Field(min_length=1)
     prompts: tuple[str, ...] = ()
     """Named prompts to show it on."""
+
+    @model_validator(mode="after")
+    def _elsewhere_of_sites(self) -> Experiment:
+        lines = self.sites and self.line and self.outcomes[0].startswith("line_")
+        if self.elsewhere == BEST and not (lines and (self.inhibit or self.inject)):
+            raise ValueError(
+                f"`elsewhere: {BEST}` needs `sites` to choose from, a supernode that is held or injected, a `line`, and a first "
+                "outcome about how it ends (line_...)"
+            )
+        return self
 
     def names(self, outcomes: Collection[str] | None = None) -> set[str | None]:
         """All that it names which may be a supernode: what it holds, injects or passes through, and what `outcomes` (its own)

@@ -32,7 +32,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.bench import BareBench, Bench, Setting
-from biology.case import Case, Experiment, Line
+from biology.case import BEST, Case, Experiment, Line
 from biology.config import InputError, StatisticsConfig
 from biology.continuation import Prefix, ReadOn, continued
 from biology.controls import matched_sets, moved
@@ -41,7 +41,7 @@ from biology.model import Edit, Model, answer_token, hooked, token_text
 from biology.perturbation import Arm, arms, choose, no_edits, positions_of
 from biology.residuals import Exchanges, exchange_residuals
 from biology.streams import answered
-from biology.tables import table
+from biology.tables import ELSEWHERE, best_site, table
 
 TOKENS_PER_WORD = 2  # of a model of natural language, at most so many on average
 ABOUT_OWN = ("line_ends_own", "line_ends_rhyme", "ending_log_odds")
@@ -245,12 +245,16 @@ def run_lines(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
         if experiment.kind != "exchange":
             setting = choose(bench, name, experiment, dev, evidence, measure_lines)
         tqdm.write(f"{name}: M = {setting.strength:g}, chosen on {len(dev)} development prompts; writing lines")
+        if experiment.elsewhere == BEST:
+            at = best_elsewhere(bench, name, experiment, dev, heldout, setting, evidence)
+            experiment = experiment.model_copy(update={"elsewhere": at})
+            tqdm.write(f"{name}: of other positions, {at} moves most")
         evidence += measure_lines(bench, name, experiment, heldout, setting, experiment.controls, samples=True)
         if experiment.dose:
             for strength in experiment.strengths:
                 dose = Setting(strength, setting.last_layer)
                 evidence += measure_lines(bench, f"{name}/dose", experiment, heldout, dose, ("match",), draws=2)
-        evidence += sweep(bench, f"{name}/sweep", experiment, heldout, setting)
+        evidence += sweep(bench, f"{name}/sweep", experiment, heldout, setting, experiment.sites)
         panel += shown(bench, name, experiment, setting)
     return table("evidence", evidence), table("panel", panel)
 
@@ -364,12 +368,33 @@ def repeated(arm: Arm, times: int) -> Edits:
     return Edits(row, layer, pos, feature, value)
 
 
+def best_elsewhere(
+    bench: Bench, name: str, experiment: Experiment, dev: Sequence[int], heldout: Sequence[int], setting: Setting,
+    evidence: list[dict[str, object]],
+) -> str:  # fmt: skip
+    """Of the experiment's `sites`, those at which its supernodes are in no prompt, where the same push does most.
+
+    Development prompts decide as they do on strengths, and their rows are kept as `<name>/elsewhere`; without any the first
+    site is taken. Raises InputError if there is no such site.
+    """
+    places = [*dev, *heldout]
+    held = [bench.case.supernodes[one].at for one in (experiment.inhibit, experiment.inject) if one]
+    own = torch.stack([positions_of(bench, places, at) for at in held])
+    sites = [at for at in experiment.sites if not bool((positions_of(bench, places, at) == own).any())]
+    if not sites:
+        raise InputError(f"case {bench.case.name}: experiment '{name}': every one of its `sites` is where it acts")
+    rows = sweep(bench, f"{name}/{ELSEWHERE}", experiment, dev, setting, sites)
+    evidence += rows
+    best = best_site(table("evidence", rows), experiment.outcomes[0], experiment.direction)
+    return sites[0] if best is None else experiment.sites[best]
+
+
 def sweep(
-    bench: Bench, name: str, experiment: Experiment, places: Sequence[int], setting: Setting
+    bench: Bench, name: str, experiment: Experiment, places: Sequence[int], setting: Setting, sites: Sequence[str]
 ) -> list[dict[str, object]]:
-    """The same push at each of the experiment's `sites` (`draw` is its number), and one matched set moved like it."""
+    """The same push at some of the experiment's `sites` (`draw` is the number of each), and one matched set moved like it."""
     assert experiment.line is not None
-    if not experiment.sites or not places:
+    if not sites or not places:
         return []
     words, prompt = Words(bench, experiment.line, places), torch.tensor(places)
     each = torch.arange(len(places))
@@ -379,8 +404,8 @@ def sweep(
         last_layer=setting.last_layer, pool_prompt=push.pool_prompt, pool_pos=push.pool_pos,
     )  # fmt: skip
     rows = []
-    for number, at in enumerate(experiment.sites):
-        there = positions_of(bench, places, at)
+    for at in sites:
+        there, number = positions_of(bench, places, at), experiment.sites.index(at)
         for arm, edits in (("effect", push.edits), ("match", control.edits)):
             steps = held(bench, moved(bench.cache, prompt, edits, there[edits.row]))
             written = write(bench, words, each, steps, None)

@@ -31,6 +31,8 @@ Kind = Literal["str", "int", "float", "bool"]
 Tables = Mapping[str, pd.DataFrame]
 """Tables of one (model, case) by name."""
 
+ELSEWHERE = "elsewhere"
+"""Under `<experiment>/elsewhere` stands what the same push does at other positions on development prompts, of which one is chosen."""
 WATCHED = {"activation:": 1.0, "lost:": 0.0}
 """How outcomes that watch a supernode begin, and what they are where nothing changes. A prompt without members has none."""
 
@@ -244,6 +246,16 @@ def stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     listed = list(frames)
     filled = [frame for frame in listed if len(frame)]
     return pd.concat(filled, ignore_index=True) if filled else listed[0]
+
+
+def best_site(evidence: pd.DataFrame, outcome: str, direction: str) -> int | None:
+    """Number of the site (`draw`) whose rows have the largest mean effect minus match, the first of equals; None without rows."""
+    rows = evidence[evidence["outcome"] == outcome]
+    arms = rows.groupby(["draw", "arm"])["value"].mean().unstack("arm")
+    if not len(arms):
+        return None
+    score = (arms["effect"] - arms["match"]) * (1 if direction == "increase" else -1)
+    return int(score.index[score >= score.max() - 1e-9][0])
 
 
 def donor_columns(prompts: pd.DataFrame) -> list[str]:
