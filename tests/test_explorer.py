@@ -23,9 +23,11 @@ from biology.explorer import (
     still,
 )
 from biology.graph_files import parse_graph
+from biology.graph_nodes import KINDS
 from biology.pages import TEMPLATES
 from biology.tables import table
 
+pytestmark = pytest.mark.filterwarnings("ignore::biology.config.InputWarning")  # graphs that hold something unknown
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"']]>"
 
 
@@ -57,6 +59,12 @@ def test_no_script_can_end_its_element_or_ask_the_network():
             )
 
 
+def test_a_page_knows_the_same_categories_of_nodes():
+    script = (TEMPLATES / "explorer_graph.js").read_text("utf-8")
+    table = re.search(r"const KIND_OF = \{(.*?)\};", script, flags=re.DOTALL)
+    assert table is not None and dict(re.findall(r'"([\w ]+)": "(\w+)"', table[1])) == KINDS
+
+
 def test_a_page_holds_the_file_that_it_was_made_from():
     shown = explorer([Traced("one", parsed(modern()), called={"say b": "say B"})])
     payload = unpacked(shown.graphs[0].data)
@@ -72,6 +80,7 @@ def test_influence_and_scores_are_worked_out_where_a_file_has_none():
         r"6 nodes, 5 links; of the pruned graph: replacement 0\.\d\d, completeness 0\.\d\d\.", shown.told
     )
     graph = modern()
+    assert explorer([Traced("one", parsed(graph))]).graphs[0].told.endswith("nodes of another category: something new.")
     graph["metadata"]["info"] = {"replacement_score": 0.5, "completeness_score": 0.25}
     assert (
         explorer([Traced("one", parsed(graph))]).graphs[0].told.endswith("replacement score 0.50, completeness 0.25.")

@@ -2,21 +2,21 @@
 
 import copy
 import json
+import warnings
+from pathlib import Path
 
 import jsonschema
 import pytest
 
-from biology.config import InputError
-from biology.graph_files import (
-    computed_influence,
-    for_circuit_tracer,
-    for_neuronpedia,
-    graph_scores,
-    graph_text,
-    parse_graph,
-    read_graph,
-    with_shared_view,
-)
+from biology.config import InputError, InputWarning
+from biology.graph_files import for_circuit_tracer, for_neuronpedia, graph_text, parse_graph, read_graph
+from biology.graph_flow import computed_influence, graph_scores
+from biology.saved_view import with_shared_view
+
+FIXTURES = Path(__file__).parent / "fixtures"
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::biology.config.InputWarning"
+)  # most graphs here hold something unknown
 
 # What Neuronpedia's upload asks of a graph, in our words.
 _TEXT, _NUMBER, _TEXTS = {"type": "string"}, {"type": "number"}, {"type": "array", "items": {"type": "string"}}
@@ -197,9 +197,27 @@ def test_all_dialects_of_one_graph_are_one_object(name):
     assert parsed(DIALECTS[name]) == parsed(modern())
 
 
-def test_nothing_is_lost():
-    """A canonical file comes back as it was, unknown keys and types of nodes included."""
-    assert parsed(modern()) == modern()
+def test_nothing_is_lost_and_what_is_not_used_is_named():
+    """A canonical file comes back as it was, unknown keys and categories of nodes included."""
+    graph = modern() | {"qk_only_nodes": {}}
+    graph["qParams"]["pinnedIds"] = ["0_1_2", "9_9_9"]
+    graph["links"][0]["colour"] = "red"
+    with pytest.warns(InputWarning) as said:
+        assert parsed(graph) == graph
+    assert [str(one.message) for one in said] == [
+        "made up: qParams names nodes that are not in the graph: 9_9_9",
+        "made up: kept and not used are keys of the file: qk_only_nodes; metadata: extra; nodes: odd, qk_tracing_results; links: colour",
+        "made up: the category 'something new' (1 nodes) is not known, so no score can be worked out",
+    ]
+
+
+@pytest.mark.parametrize("name", ["graph_attention.json", "graph_layer_minus_one.json", "hosted"])
+def test_a_known_dialect_is_read_without_a_word(name):
+    graph = hosted() if name == "hosted" else json.loads((FIXTURES / name).read_text())
+    graph["metadata"].pop("extra", None)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        parsed(graph)
 
 
 def test_a_feature_and_an_error_of_one_old_id_stay_two_nodes_with_their_own_links():
@@ -245,6 +263,34 @@ def test_scores_are_worked_out_where_the_file_has_errors():
     assert graph_scores(parsed(graph)) is None
 
 
+def test_what_replaces_attention_and_its_errors_count_in_the_scores():
+    """By hand: the output takes 0.4 each from 1_cro_3 and the attention error and 0.2 from a token; of what starts anywhere 0.24
+    starts at tokens. (With the errors of MLPs alone: 0.75.)"""
+    graph = read_graph(FIXTURES / "graph_attention.json")
+    assert graph_scores(graph) == pytest.approx((0.24, 0.7076923), abs=1e-6)
+    assert for_circuit_tracer(graph)["nodes"] == graph["nodes"]
+    graph["links"].append({"source": "1_bias_attn_bO_2", "target": "2_42_2", "weight": 5.0})
+    assert graph_scores(graph) == pytest.approx((0.24, 0.7076923), abs=1e-6)  # a bias is no part of the flow
+    graph["nodes"][4]["feature_type"] = "attention error"
+    with pytest.warns(InputWarning, match=r"the category 'attention error' \(1 nodes\) is not known, so no score"):
+        assert graph_scores(parsed(graph)) is None
+
+
+def test_tokens_and_outputs_are_in_no_layer_whatever_a_dialect_says():
+    """EleutherAI's attribute has outputs in layer -1, OpenMOSS tokens; features there are refused."""
+    raw = json.loads((FIXTURES / "graph_layer_minus_one.json").read_text())
+    raw["nodes"][0]["layer"] = -1
+    graph = parsed(raw)
+    jsonschema.validate(graph, SCHEMA)
+    found = [(one["node_id"], one["layer"], one["feature"]) for one in graph["nodes"]]
+    assert found == [("E_1_1", "E", None), ("0_7_2", "0", cantor(0, 7)), ("1_-1_2", "1", -1), ("2_42_2", "2", None)]
+    assert [link["source"] for link in graph["links"]] == ["E_1_1", "0_7_2", "1_-1_2"]
+    assert graph_scores(graph) == pytest.approx((0.8, 0.9285714))
+    raw["nodes"][1]["layer"] = "-1"
+    with pytest.raises(InputError, match="there is no layer -1"):
+        parsed(raw)
+
+
 # ------------------------------------------------------------------------------------------------------- shared addresses
 
 ADDRESS = (
@@ -260,7 +306,14 @@ def test_a_shared_address_brings_its_pins_supernodes_and_labels():
     ]  # a name twice, a token as a member, unpinned
     clerps = [["0_1_2", "by node"], [str(cantor(1, 7)), "by feature"], ["9_9_9", "of no node"]]
     address = f"{ADDRESS}&supernodes={json.dumps(groups)}&clerps={json.dumps(clerps)}&pruningThreshold=0.6&densityThreshold=0.99"
-    graph = with_shared_view(parsed(modern()), address)
+    with pytest.warns(InputWarning) as said:
+        graph = with_shared_view(parsed(modern() | {"metadata": modern()["metadata"] | {"slug": "other"}}), address)
+    assert [str(one.message) for one in said][-4:] == [
+        "the address is of the graph 'made-up', and this one is 'other'",
+        "the address: not used are densityThreshold",
+        "the address: qParams names nodes that are not in the graph: D25_5604_7",
+        "the address: labels of nodes that are not in the graph are left out: 9_9_9",
+    ]
     q_params = graph["qParams"]
     assert q_params["pinnedIds"] == ["0_1_2", "D25_5604_7", "1_7_2"] and q_params["clickedId"] == ""
     assert q_params["supernodes"] == [["say b", "0_1_2"], ["say b (2)", "1_7_2"], ["tokens", "E_9_1"]]
@@ -341,6 +394,11 @@ HOSTILE = {
     "a label that is a list": (changed(lambda g: g["nodes"][0].update(clerp=["x"])), "clerp"),
     "tokens that are numbers": (changed(lambda g: g["metadata"].update(prompt_tokens=[1, 2])), "prompt_tokens"),
     "supernodes that are numbers": (changed(lambda g: g["qParams"].update(supernodes=[1])), "supernodes"),
+    "a node without a category": (changed(lambda g: g["nodes"][0].pop("feature_type")), "has no category"),
+    "an unknown version": (changed(lambda g: g["metadata"].update(schema_version=2)), "schema_version is 2"),
+    "links of another kind": (changed(lambda g: g["qParams"].update(linkType="sideways")), "none of both, input"),
+    "a threshold of text": (changed(lambda g: g["qParams"].update(pruningThreshold="much")), "pruningThreshold"),
+    "labels that are numbers": (changed(lambda g: g["qParams"].update(clerps=[["0_1_2", 5]])), "clerps"),
     "supernodes of broken text": (changed(lambda g: g["qParams"].update(supernodes="[[")), "no JSON"),
     "no nodes": (changed(lambda g: g.update(nodes=[], links=[])), "without nodes"),
     "half a character": (json.dumps(modern()).replace("made-up", "\\ud800", 1), "surrogate"),

@@ -14,6 +14,8 @@ FLOORS = [
     # torch-free
     ["config", "artefacts"],
     ["folders"],
+    ["graph_nodes"],
+    ["saved_view", "graph_flow"],
     ["case", "tables", "graph_files", "memory", "hub", "text"],
     ["corpus", "operands"],
     ["natural_prompts"],
@@ -89,6 +91,9 @@ LIGHT = [
         "robustness",
         "scoreboard",
         "atlas_page",
+        "graph_nodes",
+        "saved_view",
+        "graph_flow",
         "graph_files",
         "explorer",
         "steer_page",

@@ -89,8 +89,9 @@ def test_a_folder_of_exported_graphs_takes_further_ones_and_nothing_else(root, t
 def test_graphs_of_others_become_pages(graph, tmp_path, capsys):
     path = tmp_path / "theirs.json"
     path.write_text(json.dumps(graph))
-    code, said, _ = run(capsys, "import", path, "--link", "/m/graph?pinnedIds=0_1_2")
+    code, said, error = run(capsys, "import", path, "--link", "/m/graph?pinnedIds=0_1_2&depth=3")
     assert code == 0 and f"{len(graph['nodes'])} nodes" in said
+    assert all(line.startswith("warning: ") for line in error.splitlines()) and "not used are depth" in error
     page = (tmp_path / "theirs.html").read_text(encoding="utf-8")
     assert 'id="explorer"' in page and "&lt;|im_end|&gt;" in page
 
@@ -109,5 +110,6 @@ def test_mistakes_are_one_line_and_leave_nothing(root, tmp_path, capsys):
         (("export", *case, *config, "--for", "neuronpedia", "--scan", "a/b"), "--scan"),
     ]:
         code, said, error = run(capsys, *words)
-        assert code == 2 and said == "" and expected in error and len(error.splitlines()) == 1
+        lines = [line for line in error.splitlines() if not line.startswith("warning: ")]
+        assert code == 2 and said == "" and len(lines) == 1 and expected in lines[0]
     assert sorted(path.name for path in tmp_path.iterdir()) == ["bad.json"]

@@ -8,6 +8,7 @@ the part that a page includes. Nothing here decides what a graph says: numbers a
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,7 +17,8 @@ from typing import Any, cast
 import pandas as pd
 from markupsafe import Markup, escape
 
-from biology.graph_files import TYPES, Graph, computed_influence, graph_scores
+from biology.graph_flow import Graph, computed_influence, graph_scores
+from biology.graph_nodes import kind_of, listed, unknown_categories
 from biology.pages import TEMPLATES, environment, packed
 
 VENDOR = Path(__file__).with_name("vendor")
@@ -176,8 +178,8 @@ def feature_cards(
 
 def features_of(graph: Graph) -> set[str]:
     """The features of a graph as "layer-feature"."""
-    ids = [str(node["node_id"]).split("_") for node in graph["nodes"] if TYPES.get(node["feature_type"]) == "feature"]
-    return {f"{layer}-{feature}" for layer, feature, *_ in ids}
+    ids = [re.fullmatch(r"(\d+)_(\d+)_\d+", node["node_id"]) for node in graph["nodes"] if kind_of(node) == "feature"]
+    return {f"{found[1]}-{found[2]}" for found in ids if found}
 
 
 def _shown(subject: Traced) -> Shown:
@@ -196,7 +198,9 @@ def _told(graph: Graph) -> str:
     words = f"{len(graph['nodes'])} nodes, {len(graph['links'])} links"
     scores = [info.get("replacement_score"), info.get("completeness_score")]
     if not all(isinstance(score, int | float) for score in scores):
-        computed = graph_scores(graph)
+        computed, unknown = graph_scores(graph), unknown_categories(graph["nodes"])
+        if unknown:
+            return f"{words}; no score can be worked out, since it holds nodes of another category: {listed(unknown)}."
         if computed is None:
             return f"{words}; the file holds no error nodes, so no score can be worked out."
         return f"{words}; of the pruned graph: replacement {computed[0]:.2f}, completeness {computed[1]:.2f}."
@@ -207,11 +211,11 @@ def still(graph: Graph) -> Markup:
     """A picture of a graph without scripts: tokens to the right, layers upwards, the strongest links."""
     tokens = [str(token) for token in graph["metadata"]["prompt_tokens"]]
     depth = {"token": -1.0, "logit": float("inf")}
-    inner = [_layer(node) for node in graph["nodes"] if TYPES.get(node["feature_type"]) not in depth]
+    inner = [_layer(node) for node in graph["nodes"] if kind_of(node) not in depth]
     rows = list(range(min(inner, default=0), max(inner, default=-1) + 1))
     cells: dict[tuple[int, int], list[Mapping[str, Any]]] = {}
     for node in graph["nodes"]:
-        kind = TYPES.get(node["feature_type"])
+        kind = kind_of(node)
         row = 0 if kind == "token" else len(rows) + 1 if kind == "logit" else _layer(node) - rows[0] + 1
         cells.setdefault((int(node["ctx_idx"]), row), []).append(node)
     columns = max([len(tokens), *(column + 1 for column, _ in cells)])
@@ -232,7 +236,7 @@ def still(graph: Graph) -> Markup:
     ]
     for node in graph["nodes"]:
         x, y = place[str(node["node_id"])]
-        kind = TYPES.get(node["feature_type"])
+        kind = kind_of(node)
         if kind in depth:
             parts.append(f'<path d="M{x - 4} {y - 4}h8v8h-8z"/>')
         elif kind == "feature":

@@ -98,7 +98,8 @@ def _subject(graph: dict[str, Any]) -> tuple[str, str, str]:
 def import_graph(args: Arguments) -> None:
     """read a graph file of any dialect and write it as a page to explore (.html) or in the canonical form (.json)"""
     from biology.config import InputError
-    from biology.graph_files import graph_text, read_graph, with_shared_view
+    from biology.graph_files import graph_text, read_graph
+    from biology.saved_view import with_shared_view
 
     path = Path(args.file)
     out = Path(args.out) if args.out else path.with_suffix(".html")

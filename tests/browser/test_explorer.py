@@ -12,8 +12,9 @@ from biology.graph_files import parse_graph
 from biology.pages import environment
 from browser.conftest import sideways, violations
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::biology.config.InputWarning")]
 
+FEATURES = ("lorsa", "cross layer transcoder")
 EVIL = '</script><script>window.pwned=true</script><img src=x onerror="window.pwned=true">\'"]]>&lt;\u2028'
 
 
@@ -96,6 +97,17 @@ def test_everything_by_keyboard(view):
     press(page, "Escape")
     assert page.locator(".ex-card h4").inner_text() == "No node chosen"
     assert page.locator('.ex-node[tabindex="0"]').count() == 1  # one stop of the Tab key
+
+
+def test_the_scores_of_a_subgraph_are_those_of_the_graph_where_all_is_pinned(view, tmp_path):
+    """Features that replace attention, and their errors, among them; the same numbers as `graph_scores`."""
+    graph = json.loads((Path(__file__).parents[1] / "fixtures/graph_attention.json").read_text())
+    graph["qParams"] = {"pinnedIds": [one["node_id"] for one in graph["nodes"] if one["feature_type"] in FEATURES]}
+    page = view(path=page_of(graph, tmp_path, "attention"))
+    assert "replacement 0.24, completeness 0.71" in page.locator("[data-part=scores]").text_content()
+    graph["nodes"][4]["feature_type"] = "attention error"  # which nobody knows
+    page = view(path=page_of(graph, tmp_path, "unknown"))
+    assert page.locator("[data-part=scores]").text_content() == ""
 
 
 def test_the_slider_keeps_what_matters_most_and_says_what_it_hides(view):

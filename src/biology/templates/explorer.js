@@ -327,8 +327,8 @@ class Explorer {
   }
 
   scores() {
-    const { replacement, completeness } = subgraphScores(this.graph, this.pins);
-    this.part("scores").textContent = this.pins.size ? `As if nothing else were understood: replacement ${readable(replacement, 2)}, completeness ${readable(completeness, 2)}.` : "";
+    const scores = this.pins.size ? subgraphScores(this.graph, this.pins) : null;
+    this.part("scores").textContent = scores ? `As if nothing else were understood: replacement ${readable(scores.replacement, 2)}, completeness ${readable(scores.completeness, 2)}.` : "";
     const repeated = (this.graph.payload.repeated ?? []).filter((name) => !this.groups.some((group) => group.name === name));
     this.part("repeated").textContent = repeated.length ? ` Not drawn, since most of their nodes are in another supernode: ${clipped(repeated.map((name) => this.called(name)).join(", "), 200)}.` : "";
   }

@@ -11,8 +11,9 @@ function card(host, graph, node, view, act) {
     );
     return;
   }
-  const kinds = { feature: "feature", error: "reconstruction error", token: "token of the prompt", logit: "output", other: node.raw.feature_type };
-  const facts = [["kind", clipped(kinds[node.kind], 60)], ["token", `“${clipped(graph.token(node.position), 60)}” (position ${node.position})`]];
+  const kinds = { "cross layer transcoder": "feature", "mlp reconstruction error": "reconstruction error", embedding: "token of the prompt", logit: "output" };
+  const kind = kinds[node.raw.feature_type] ?? clipped(node.raw.feature_type, 60);
+  const facts = [["kind", kind], ["token", `“${clipped(graph.token(node.position), 60)}” (position ${node.position})`]];
   if (node.index !== null) facts.push(["layer / feature", `${node.layer} / ${node.index}`]);
   if (typeof node.raw.activation === "number") facts.push(["activation", readable(node.raw.activation)]);
   if (node.kind === "logit" && typeof node.raw.token_prob === "number") facts.push(["probability", `${readable(node.raw.token_prob * 100)} %`]);
@@ -31,7 +32,7 @@ function card(host, graph, node, view, act) {
   }, element("option", { value: "" }, "in no supernode"), ...view.groups.map(({ name }) => element("option", { value: name, selected: name === groupName }, clipped(view.called(name), 40))), element("option", { value: "+" }, "a new supernode …"));
 
   const parts = [
-    element("div", { class: "ex-title" }, element("span", { class: `ex-key ex-${node.kind}`, "aria-hidden": "true" }, { feature: "●", error: "◆", token: "■", logit: "■", other: "▲" }[node.kind]), label),
+    element("div", { class: "ex-title" }, element("span", { class: `ex-key ex-${node.kind}`, "aria-hidden": "true" }, { feature: "●", error: "◆", token: "■", logit: "■" }[node.kind] ?? "▲"), label),
     element("div", { class: "ex-do" },
       element("button", { type: "button", "aria-pressed": String(pinned), onclick: () => act.pin(node) }, pinned ? "Unpin" : "Pin"),
       groups,

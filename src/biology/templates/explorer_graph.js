@@ -1,7 +1,8 @@
 // A graph of the published format, indexed, and what can be worked out from it. Nothing here touches the page.
 
-const KIND_OF = {
-  "cross layer transcoder": "feature", "mlp reconstruction error": "error", "embedding": "token", "logit": "logit",
+const KIND_OF = { // as in graph_nodes.py
+  "cross layer transcoder": "feature", "lorsa": "feature", "mlp reconstruction error": "error", "lorsa error": "error",
+  "embedding": "token", "logit": "logit", "bias": "bias",
 };
 const FIXED = new Set(["token", "logit"]); // never hidden by the slider
 
@@ -58,9 +59,9 @@ function indexed(payload) {
 /** What a node is called where nobody has given it a label. */
 function plainName(graph, node) {
   if (node.kind === "token") return `“${clipped(graph.token(node.position), 40)}”`;
-  if (node.kind === "error") return `error of layer ${node.layer}`;
+  if (node.kind === "error") return `error of layer ${node.layer}${node.raw.feature_type.startsWith("lorsa") ? " (attention)" : ""}`;
   if (node.kind === "logit") {
-    const text = (node.raw.clerp ?? "").replace(/\s*\(p=[^()]*\)\s*$/, "").replace(/^output:?\s*/i, "");
+    const text = (node.raw.clerp ?? "").replace(/\s*\(p=[^()]*\)\s*$/, "").replace(/^(output|logit):?\s*/i, "");
     const inner = /^"([\s\S]*)"$/.exec(text);
     return `output “${clipped(inner ? inner[1] : text || node.id, 40)}”`;
   }
@@ -116,25 +117,33 @@ function placed(graph, room, measure, pitch = 15) {
 
 /**
  * Replacement and completeness of the subgraph of `pinned` nodes: features left out count as errors, as on Neuronpedia.
- * Both are shares between 0 and 1 of the file's own (pruned) graph.
+ * Both are shares between 0 and 1 of the file's own (pruned) graph; biases are no part of the flow. Null where the file holds
+ * categories that are not known: nobody can say on which side they count.
  */
 function subgraphScores(graph, pinned) {
+  if (graph.nodes.some((node) => node.kind === "other")) return null;
   const explained = (node) => FIXED.has(node.kind) || (node.kind !== "error" && pinned.has(node.id));
-  const order = [...graph.nodes].sort((a, b) => b.row - a.row || b.position - a.position);
+  const attention = (node) => Number(node.raw.feature_type.startsWith("lorsa")); // comes before the MLP of its layer
+  const order = [...graph.nodes].sort((a, b) => b.row - a.row || attention(a) - attention(b) || b.position - a.position);
   const passed = new Map(graph.nodes.map((node) => [node, node.kind === "logit" ? node.raw.token_prob || 0 : 0]));
   let tokens = 0, lost = 0, total = 0, whole = 0;
   for (const node of order) {
     const amount = passed.get(node);
     if (!amount) continue;
     if (node.kind === "token") tokens += amount;
-    if (!explained(node)) {
+    if (!explained(node)) { // nothing flows on, and as what has no inputs it is complete
       lost += amount;
+      total += amount;
+      whole += amount;
       continue;
     }
+    const inputs = node.inputs.filter((link) => link.source.kind !== "bias");
+    const sum = inputs.reduce((all, link) => all + Math.abs(link.weight), 0) || 1;
     let missing = 0;
-    for (const link of node.inputs) {
-      passed.set(link.source, passed.get(link.source) + amount * Math.abs(link.share));
-      if (!explained(link.source)) missing += Math.abs(link.share);
+    for (const link of inputs) {
+      const share = Math.abs(link.weight) / sum;
+      passed.set(link.source, passed.get(link.source) + amount * share);
+      if (!explained(link.source)) missing += share;
     }
     total += amount;
     whole += amount * (1 - missing);

@@ -3,7 +3,7 @@
 const SVG = "http://www.w3.org/2000/svg";
 const GLYPHS = {
   feature: "M0-5.6A5.6 5.6 0 1 1 0 5.6A5.6 5.6 0 1 1 0-5.6Z", error: "M0-6.6L6.6 0L0 6.6L-6.6 0Z",
-  token: "M-5-5H5V5H-5Z", logit: "M-5-5H5V5H-5Z", other: "M0-6.4L6.4 5H-6.4Z",
+  token: "M-5-5H5V5H-5Z", logit: "M-5-5H5V5H-5Z", bias: "M-1.5-6H1.5V-1.5H6V1.5H1.5V6H-1.5V1.5H-6V-1.5H-1.5Z", other: "M0-6.4L6.4 5H-6.4Z",
 };
 const QUICK = 700; // links drawn while the slider moves, the strongest; all others follow when it rests
 const NEAR = 26; // pixels from a tap or pointer to the node that it means

@@ -1,0 +1,125 @@
+"""Nodes of graph files: their categories, their checks, and one form for the ids, layers and codes of every dialect."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from biology.config import InputError
+
+KINDS = {
+    "cross layer transcoder": "feature", "lorsa": "feature", "mlp reconstruction error": "error", "lorsa error": "error",
+    "embedding": "token", "logit": "logit", "bias": "bias",
+}  # fmt: skip
+"""What the categories in use are: per-layer features are called "cross layer transcoder" too, "lorsa" stands for features that
+replace attention and for what these leave over. Any other category is drawn as it is, and no score is worked out then."""
+MOST_LAYERS = 1000
+
+Node = dict[str, Any]
+
+
+def kind_of(node: Mapping[str, Any]) -> str | None:
+    """feature, error, token, logit or bias; None for a category that is not known."""
+    return KINDS.get(node["feature_type"])
+
+
+def unknown_categories(nodes: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """How many nodes there are of each category that is not known."""
+    return dict(Counter(node["feature_type"] for node in nodes if kind_of(node) is None))
+
+
+def checked_node(raw: Mapping[str, Any], metadata: Mapping[str, Any], where: str) -> Node:
+    """A node in canonical form. Raises `InputError` that names it if it is none."""
+    node = dict(raw)
+    identity, category = node.get("node_id"), node.get("feature_type")
+    if not isinstance(identity, str):
+        raise InputError(f"{where}: a node lacks a text node_id.")
+    name = f"{where}: node '{short(identity)}'"
+    if not isinstance(category, str) or not category:
+        raise InputError(f"{name}: has no category (a text feature_type).")
+    position, layer = node.get("ctx_idx"), node.get("layer")
+    if not isinstance(position, int) or isinstance(position, bool):
+        raise InputError(f"{name}: ctx_idx is no whole number.")
+    if not 0 <= position < len(metadata["prompt_tokens"]):
+        raise InputError(f"{name}: stands on token {position} of a prompt of {len(metadata['prompt_tokens'])}.")
+    if not isinstance(layer, str | int) or isinstance(layer, bool):
+        raise InputError(f"{name}: layer is neither a text nor a whole number.")
+    node["layer"] = _layer(node)
+    if re.fullmatch(r"-?\d{1,9}", node["layer"]) and not 0 <= int(node["layer"]) <= MOST_LAYERS:
+        raise InputError(f"{name}: there is no layer {node['layer']}.")
+    for key, default in (("jsNodeId", identity), ("clerp", "")):
+        node[key] = default if node.get(key) is None else node[key]
+        if not isinstance(node[key], str):
+            raise InputError(f"{name}: {key} is no text.")
+    feature = node.setdefault("feature", None)
+    if not isinstance(feature, int | None) or isinstance(feature, bool):
+        raise InputError(f"{name}: feature is no whole number.")
+    for key in ("influence", "activation", "token_prob"):
+        if not is_number(node.get(key)):
+            raise InputError(f"{name}: {key} is no number.")
+
+    if is_old_error(raw):
+        node |= {"node_id": f"{layer}_-1_{position}", "jsNodeId": f"{layer}_-1-{position}", "feature": -1}
+    parts = re.fullmatch(r"(\d{1,18})_(\d{1,18})_\d+", identity)
+    if metadata.get("schema_version") is None and kind_of(node) == "feature" and parts:
+        level, index = int(parts[1]), int(parts[2])
+        node["feature"] = (level + index) * (level + index + 1) // 2 + index
+    return node
+
+
+def _layer(node: Mapping[str, Any]) -> str:
+    """The layer as a text. Tokens and outputs are in none, and some dialects say -1: tokens are in "E", and outputs where their
+    ids say."""
+    layer, kind = str(node["layer"]), kind_of(node)
+    if layer != "-1" or kind not in ("token", "logit"):
+        return layer
+    above = re.match(r"(\d{1,9})_", node["node_id"])
+    return "E" if kind == "token" else above[1] if above else "output"
+
+
+def is_old_error(raw: Mapping[str, Any]) -> bool:
+    """Whether a node's id is an error's of the time when it looked like a feature of layer 0."""
+    old = raw["node_id"] == f"0_{raw['layer']}_{raw['ctx_idx']}"
+    return kind_of(raw) == "error" and old and raw.get("feature") in (-1, None)
+
+
+def id_spaces(original: list[Node], nodes: list[Node]) -> tuple[dict[str, str], dict[str, str]]:
+    """Canonical ids by the ids of the file: of all nodes but old errors, and of old errors."""
+    pairs = list(zip(original, nodes, strict=True))
+    errors = {raw["node_id"]: node["node_id"] for raw, node in pairs if is_old_error(raw)}
+    return {raw["node_id"]: node["node_id"] for raw, node in pairs if not is_old_error(raw)}, errors
+
+
+# --------------------------------------------------------------------------------------------------------- plain checks
+
+
+def record(given: Any, name: str, where: str) -> dict[str, Any]:
+    if not isinstance(given, dict):
+        raise InputError(f"{where}: {name} is no mapping.")
+    return dict(given)
+
+
+def records(given: Any, name: str, where: str) -> list[dict[str, Any]]:
+    if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
+        raise InputError(f"{where}: {name} is no list of mappings.")
+    if not given and name == "nodes":
+        raise InputError(f"{where}: a graph without nodes.")
+    return given
+
+
+def is_number(value: Any) -> bool:
+    """Whether a value is a finite number or nothing."""
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+
+
+def short(text: str) -> str:
+    return text if len(text) <= 60 else text[:59] + "…"
+
+
+def listed(names: Iterable[str], most: int = 5) -> str:
+    """Some names in a line, and how many more there are."""
+    given = [short(name) for name in names]
+    return ", ".join(given[:most]) + (f" and {len(given) - most} more" if len(given) > most else "")
