@@ -9,6 +9,7 @@ from peer_graphs import NAMES, peer_graph
 
 from biology import graph as g
 from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph
+from biology.graph_paths import describe, strongest_paths
 
 
 def make_graph(kinds, layers, edges, *, probability=None, positions=None, bias=None, pre=None) -> Graph:
@@ -223,18 +224,18 @@ def test_strongest_paths_equal_brute_force():
 
     starts = range(graph.logits.start, graph.logits.stop)
     every = sorted(itertools.chain(*(walk((t,), float(graph.weights[t])) for t in starts)), reverse=True)
-    found = g.strongest_paths(graph, 20, errors=True)
+    found = strongest_paths(graph, 20, errors=True)
     assert [path.nodes for path in found] == [path for _, path in every[:20]]
     assert [path.strength for path in found] == pytest.approx([strength for strength, _ in every[:20]])
     assert sum(strength for strength, _ in every) == pytest.approx(float(graph.weights.sum()))
     tokens_only = [path for _, path in every if int(graph.kind[path[0]]) == TOKEN][:7]
-    assert [path.nodes for path in g.strongest_paths(graph, 7)] == tokens_only
+    assert [path.nodes for path in strongest_paths(graph, 7)] == tokens_only
 
 
 def test_paths_in_words(drawn):
-    first = g.strongest_paths(drawn, 1)[0]
+    first = strongest_paths(drawn, 1)[0]
     assert first.edges == (2.0, -3.0, 2.0)
-    words = g.describe(drawn, first, {(1, 11): "Texas"})
+    words = describe(drawn, first, {(1, 11): "Texas"})
     assert words == '37.50% -  "Dallas"@1 -> feature 0/10@1 -> feature 1/11@1 (Texas) -> output "Austin"'
 
 

@@ -25,7 +25,7 @@ FLOORS = [
     # torch
     ["organism", "graph", "weights", "checkpoint", "bridge", "agreement"],
     ["tokenizer"],
-    ["model", "layouts"],
+    ["model", "layouts", "graph_paths"],
     ["freezing", "transcoders", "case_prompts", "number_outcomes", "cell_outcomes"],
     ["activations", "replacement", "continuation", "documents", "sampling", "training_memory"],
     ["splicing"],

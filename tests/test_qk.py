@@ -9,8 +9,9 @@ from test_direct_effects import IDS, source_vectors
 
 from biology.attribution import attribute
 from biology.config import InputError
-from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, node_label
+from biology.graph import ERROR, FEATURE, LOGIT, TOKEN
 from biology.graph_json import export_json
+from biology.graph_paths import node_label
 from biology.model import capture, freeze, run, token_batch
 from biology.qk import qk_attribution
 

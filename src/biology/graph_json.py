@@ -25,12 +25,10 @@ from biology.graph import (
     Graph,
     cumulative_scores,
     influence,
-    node_label,
     row_residual,
     scores,
-    target_labels,
-    token_texts,
 )
+from biology.graph_paths import node_label, target_labels, token_texts
 
 
 def nodes_table(graph: Graph, labels: Mapping[tuple[int, int], str] | None = None) -> dict[str, list[Any]]:

@@ -23,8 +23,9 @@ from biology.attribution import attribute
 from biology.bench import Bench
 from biology.case import Experiment
 from biology.config import AttributionConfig, InputError
-from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, influence, prune, row_residual, scores, target_labels
+from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, influence, prune, row_residual, scores
 from biology.graph_json import export_json
+from biology.graph_paths import target_labels
 from biology.model import encode, token_text
 from biology.operand_tables import Plots, class_evidence, operand_evidence
 from biology.tables import table

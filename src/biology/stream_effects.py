@@ -46,7 +46,7 @@ class SourceNodes:
         return f"{layer}_{int(self.feature[index])}_{pos}"  # -1 for errors
 
     def label(self, index: int, labels: Mapping[tuple[int, int], str] | None = None) -> str:
-        """A node in words, as `graph.node_label` has it: `"Dallas"@9`, `feature 3/120@9 (Texas)`, `error 3@9`."""
+        """A node in words, as `graph_paths.node_label` has it: `"Dallas"@9`, `feature 3/120@9 (Texas)`, `error 3@9`."""
         kind, layer, pos = int(self.kind[index]), int(self.layer[index]), int(self.pos[index])
         if kind == TOKEN:
             return f'"{self.tokens[pos]}"@{pos}'

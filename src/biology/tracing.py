@@ -122,7 +122,8 @@ def _features(path: Path) -> list[tuple[int, int, int]]:
 def _describe(graph: Graph, n_paths: int) -> None:
     """Outputs, scores and strongest paths, on the screen."""
     from biology.config import InputWarning
-    from biology.graph import describe, scores, strongest_paths, target_labels
+    from biology.graph import scores
+    from biology.graph_paths import describe, strongest_paths, target_labels
 
     shown = (graph.token_id, graph.probability, graph.pre_activation)
     for token, probability, value, label in zip(
