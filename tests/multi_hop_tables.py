@@ -8,7 +8,8 @@ import numpy as np
 import pandas as pd
 
 from biology.artefacts import write_bytes, write_json
-from biology.case import Claim, Part, Source, load_case, load_claims
+from biology.case import load_case
+from biology.claim_file import Claim, Part, Source, load_claims
 from biology.claims import Meta, judge_all, measure
 from biology.figures import draw
 from biology.tables import read_tables, table, write_table
@@ -19,7 +20,13 @@ TOKENS = ["<bos>", "Fact", ":", "the", "capital", "of", "the", "state", "contain
 
 def claim(*parts: dict, **fields) -> Claim:
     """A claim with the given parts (fields of `Part` that differ from a plain increase against `match`)."""
-    plain = {"name": "swap", "experiment": "swap_state", "outcome": "swap", "control": "match", "direction": "increase"}
+    plain = {
+        "name": "swap",
+        "experiment": "swap_state",
+        "outcome": "donor_top1",
+        "control": "match",
+        "direction": "increase",
+    }
     made = tuple(Part(**(plain | {"minimum": 0.5} | part)) for part in (parts or ({},)))
     named = {
         "id": "multihop-7",
@@ -45,7 +52,7 @@ def prompt_rows(states: int = 50, per_state: int = 6, split: str = "heldout", st
 
 
 def evidence_rows(
-    prompts: pd.DataFrame, values: dict, *, experiment="swap_state", outcome="swap", strength=2.0
+    prompts: pd.DataFrame, values: dict, *, experiment="swap_state", outcome="donor_top1", strength=2.0
 ) -> list[dict]:
     """Evidence rows: `values` maps an arm to a function of the item's row that gives the list of its draws."""
     return [
@@ -230,7 +237,7 @@ def evidence_tables(seed: int = 0) -> dict[str, pd.DataFrame]:
             for arm, r in rates.items()
         }
         rows += evidence_rows(prompts, coins, strength=strength)
-    shares = {"bridge_share": (6, 3, 1, 12), "shortcut_share": (2, 7, 6, 2)}
+    shares = {"path_share": (6, 3, 1, 12), "shortcut": (2, 7, 6, 2)}
     for outcome, (a, b, c, d) in shares.items():
         draws = {"effect": lambda row, a=a, b=b: rng.beta(a, b, 1), "match": lambda row, c=c, d=d: rng.beta(c, d, 10)}
         rows += evidence_rows(prompts, draws, experiment="paths", outcome=outcome, strength=1.0)
@@ -279,9 +286,9 @@ supernodes:
   say_a_capital: {factor: relation, label: "say a {relation}"}
   say_austin: {promotes: [answer], label: "say {answer}"}
 experiments:
-  swap_state: {kind: swap, inhibit: texas, inject: texas, controls: [match, donor, position], outcomes: [swap]}
-  paths: {kind: graph, through: texas, source: place, outcomes: [bridge_share, shortcut_share]}
-  inhibit_texas: {kind: inhibit, inhibit: texas, outcomes: [swap]}
+  swap_state: {kind: swap, inhibit: texas, inject: texas, controls: [match, donor, position], outcomes: [donor_top1]}
+  paths: {kind: graph, through: texas, source: place, outcomes: [path_share, shortcut]}
+  inhibit_texas: {kind: inhibit, inhibit: texas, outcomes: [donor_top1]}
 figures: [supernode_graph, inhibition_panel, swap_panel, dose_response, path_share, fidelity]
 """
 CLAIMS = """
@@ -290,7 +297,7 @@ multihop-7:
   paper_says: Inhibiting Texas and injecting California makes the model say Sacramento.
   source: {section: Multi-step Reasoning, confidence: digest}
   parts:
-    - {name: swap, experiment: swap_state, outcome: swap, control: match, direction: increase, minimum: 0.5,
+    - {name: swap, experiment: swap_state, outcome: donor_top1, control: match, direction: increase, minimum: 0.5,
        specificity: {arms: [donor, position], ratio: 5}, ceiling: {match: 0.05}}
   minimum_n: 60
   registered: 2026-11-20
@@ -299,8 +306,8 @@ multihop-2:
   paper_says: A direct edge from Dallas to say Austin coexists with the two-hop path.
   source: {section: Multi-step Reasoning, confidence: secondary}
   parts:
-    - {name: through it, experiment: paths, outcome: bridge_share, control: match, direction: increase, minimum: 0.1}
-    - {name: around it, experiment: paths, outcome: shortcut_share, control: match, direction: increase, minimum: 0.1}
+    - {name: through it, experiment: paths, outcome: path_share, control: match, direction: increase, minimum: 0.1}
+    - {name: around it, experiment: paths, outcome: shortcut, control: match, direction: increase, minimum: 0.1}
   minimum_n: 60
   registered: 2026-11-20
   expected: {elegans: not replicated}
@@ -309,7 +316,7 @@ multihop-8:
   paper_says: The swap generalises to China.
   source: {section: Multi-step Reasoning, confidence: memory}
   parts:
-    - {name: swap, experiment: swap_foreign, outcome: swap, control: match, direction: increase, minimum: 0.5}
+    - {name: swap, experiment: swap_foreign, outcome: donor_top1, control: match, direction: increase, minimum: 0.5}
   minimum_n: 60
   registered: 2026-11-20
 """

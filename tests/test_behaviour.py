@@ -14,8 +14,9 @@ from safetensors.torch import load_file
 from biology import behaviour
 from biology.activations import FeatureCache
 from biology.behaviour import evaluate, fidelity, prompts_table, selective_features
-from biology.case import Case, Item, Paper, Prompt
+from biology.case import Case, Paper, Prompt
 from biology.config import InputError
+from biology.items import Item
 from biology.model import answer_token, capture, encode, load_model, run
 from biology.transcoders import Transcoder, TranscoderSet, reconstruct
 from biology.transcoders import encode as activations_of

@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from biology.case import UNREGISTERED, discover_cases, fingerprint, load_case, load_claims
+from biology.case import discover_cases, fingerprint, load_case
+from biology.claim_file import UNREGISTERED, load_claims
 from biology.config import InputError
 from biology.registration import check_lock, claims_lock, refreshed_lock, registered, rules_lock
 from biology.twins import prompts_of

@@ -9,7 +9,8 @@ import pandas as pd
 import pytest
 from multi_hop_tables import claim, evidence_rows, prompt_rows, swap
 
-from biology.case import UNREGISTERED, Case, discover_cases, load_case, load_claims
+from biology.case import Case, discover_cases, load_case
+from biology.claim_file import UNREGISTERED, load_claims
 from biology.claims import ALPHA, Meta, dev_strength, judge, judge_all, measure, with_thresholds
 from biology.config import InputError, StatisticsConfig, load_config
 from biology.opening import of_corpus
@@ -412,7 +413,8 @@ def test_what_the_tables_lack_is_named():
             judge([claim(rule, **fields)], evidence, prompts, meta, QUICK)
 
     refused(
-        "'multihop-7', part 'swap': experiment 'swap_state' has no outcome 'flip', only swap", part={"outcome": "flip"}
+        "'multihop-7', part 'swap': experiment 'swap_state' has no outcome 'flip', only donor_top1",
+        part={"outcome": "flip"},
     )
     refused("gate 'certain' is no column of true and false", gate="certain")
     refused("gate 'relation' is no column of true and false", gate="relation")
@@ -440,8 +442,8 @@ def test_the_strength_is_fixed_on_dev_items():
             arms = {"effect": lambda row, v=value: [v], "match": lambda row, m=match: [m] * 10}
             rows += evidence_rows(prompts, arms, strength=strength)
     evidence = table("evidence", rows)
-    assert dev_strength(evidence, "swap_state", "swap") == 2.0
-    assert dev_strength(evidence, "swap_state", "swap", "decrease") == 1.0
+    assert dev_strength(evidence, "swap_state", "donor_top1") == 2.0
+    assert dev_strength(evidence, "swap_state", "donor_top1", "decrease") == 1.0
     with pytest.raises(InputError, match="no dev items"):
         dev_strength(evidence, "swap_state", "flip")
 

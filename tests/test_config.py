@@ -42,7 +42,7 @@ def test_defaults_are_those_of_the_contract(tmp_path):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        (SMALLEST + "thread: 2", "unknown key 'thread'. Did you mean 'threads'? Allowed keys: models, cases,"),
+        (SMALLEST + "thread: 2", "unknown key 'thread'. Did you mean 'threads'? Known: models, cases,"),
         ("models: {a: {pth: x, transcoders: y}}", "models.a: unknown key 'pth'. Did you mean 'path'?"),
         ("models: {a: {path: x}}", "models.a: 'transcoders' is missing"),
         (SMALLEST + "attribution: {node_threshold: 1.5}", "attribution.node_threshold: Input should be less than"),
@@ -50,7 +50,7 @@ def test_defaults_are_those_of_the_contract(tmp_path):
         (SMALLEST + "threads: 0", "threads: Input should be greater than 0"),
         (SMALLEST + "threads: 1\nthreads: 2", "key 'threads' is given twice"),
         ("models: {a: [", "not valid YAML"),
-        ("models: {a: {known: [gemma]}}", "no known model is called '['gemma']'"),
+        ("models: {a: {known: [gemma]}}", "unknown model '['gemma']'"),
         ("- models", "Input should be a mapping"),
         ("models: {my model: {path: x, transcoders: y}}", "models: 'my model' is no name (letters, digits,"),
         ("models: {'a;rm -rf b': {path: x, transcoders: y}}", "rename it, for instance to 'a_rm_-rf_b'"),

@@ -10,8 +10,9 @@ import pytest
 import torch
 from multi_hop_tables import claim
 from safetensors.torch import save_file
+from toy_case import experiment_of
 
-from biology.case import Experiment, load_case
+from biology.case import load_case
 from biology.claims import Meta, estimate, judge
 from biology.config import Config, InputError, StatisticsConfig
 from biology.contrasts import contrasts, crossing, crossovers, gate_of, scaled, squared_variation
@@ -221,7 +222,7 @@ def test_the_larger_of_two_models_has_more_parameters(tmp_path, width):
     folder = tmp_path / "data/runs/first/multilingual"
     write_table(folder / "prompts.parquet", items, "prompts")
     write_table(folder / "evidence.parquet", other, "evidence")
-    experiment = Experiment(kind="scale", of=("overlap",), outcomes=("overlap:2",))
+    experiment = experiment_of(kind="scale", of=("overlap",), outcomes=("overlap:2",))
     asked = Namespace(model="second", case="multilingual")
     found = beside_another_size(config, tmp_path, asked, "scale", experiment, own).groupby("arm")["value"]
     assert found.size().tolist() == [293, 293]

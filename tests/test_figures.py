@@ -116,7 +116,7 @@ def planted(tables, column: str, value: float, **where) -> dict:
 def test_titles_say_what_was_planted(tables, case):
     """The effect and, beside it, its control; other numbers make another title."""
     for effect, match in ((0.75, 0.25), (0.5, 0.125)):
-        swap = {"experiment": "swap_state", "outcome": "swap"}
+        swap = {"experiment": "swap_state", "outcome": "donor_top1"}
         found = planted(planted(tables, "value", effect, arm="effect", **swap), "value", match, arm="match", **swap)
         said = titled("swap_panel-swap_state", found, case)
         assert f"swap state {effect:.0%}, matched random features {match:.0%}" in said

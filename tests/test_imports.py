@@ -12,11 +12,14 @@ PACKAGE = Path(__file__).parents[1] / "src/biology"
 # From the ground up. A module imports only from rows above its own; modules of one row do not know each other.
 FLOORS = [
     # torch-free
-    ["config", "artefacts"],
+    ["grammar"],
+    ["config", "artefacts", "positions", "arms", "measures"],
     ["folders"],
     ["graph_nodes"],
     ["saved_view", "graph_flow"],
-    ["case", "tables", "graph_files", "memory", "hub", "text"],
+    ["experiments", "rules", "items", "tables", "graph_files", "memory", "hub", "text"],
+    ["case"],
+    ["claim_file"],
     ["corpus", "operands"],
     ["natural_prompts"],
     ["prompts", "cards", "vocabulary"],
@@ -66,9 +69,17 @@ FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in flo
 HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens"}
 LIGHT = [
     *(
+        "grammar",
         "config",
         "folders",
+        "positions",
+        "arms",
+        "measures",
+        "experiments",
+        "rules",
+        "items",
         "case",
+        "claim_file",
         "registration",
         "artefacts",
         "memory",

@@ -6,12 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toy_case import ITEMS, members_of, prompts_frame, toy_bench, transcoders_of
+from toy_case import ITEMS, experiment_of, members_of, prompts_frame, toy_bench, transcoders_of
 
 from biology import perturbation
 from biology.bench import Setting
-from biology.case import Experiment
 from biology.config import InputError
+from biology.experiments import Perturbation
 from biology.interventions import Edits, edits, intervene
 from biology.model import capture
 from biology.perturbation import arms, choose, measure, run_experiments
@@ -20,7 +20,7 @@ OUTCOMES = (
     "answer_probability", "donor_probability", "donor_top1", "level_top1:place", "others_probability", "advantage",
     "answer_logit", "activation:watched",
 )  # fmt: skip
-SWAP = Experiment(
+SWAP = experiment_of(
     kind="swap",
     inhibit="own",
     inject="own",
@@ -28,7 +28,7 @@ SWAP = Experiment(
     outcomes=OUTCOMES,
     controls=("match", "donor", "position", "direction"),
 )
-INHIBIT = Experiment(
+INHIBIT = experiment_of(
     kind="inhibit", inhibit="own", outcomes=("answer_probability", "activation:own", "activation:watched")
 )
 EVERYONE = range(1, 1 + ITEMS)  # the first prompt is the named one
@@ -112,7 +112,7 @@ def test_a_swap_is_the_intervention_written_by_hand_and_outcomes_are_their_defin
 def test_a_prompt_without_a_donor_has_no_outcome_about_one(tiny_model):
     """It has no answer to compare with; the first token of the vocabulary is not its donor's answer."""
     outcomes = ("answer_probability", "donor_probability", "donor_top1", "advantage")
-    inhibit = INHIBIT.model_copy(update={"outcomes": outcomes})
+    inhibit = replace_experiment(INHIBIT, outcomes=outcomes)
     frame = prompts_frame()
     frame.loc[1, "donor"], frame.loc[2, "wrong_donor"] = "", ""
     bench = toy_bench(tiny_model("llama"), {"inhibit": inhibit}, prompts=frame)
@@ -150,7 +150,7 @@ def test_the_most_probable_token_is_recognised(tiny_model):
     place = next(place for place in words if place > 0)
     frame.loc[frame["item"] == frame["donor"][place], "answer_token"] = clean[place]
     frame.loc[place, "place"] = f"w{clean[place] - 4}"
-    same = Experiment(kind="inhibit", inhibit="own", strengths=(1.0,), outcomes=("donor_top1", "level_top1:place"))
+    same = experiment_of(kind="inhibit", inhibit="own", strengths=(1.0,), outcomes=("donor_top1", "level_top1:place"))
     bench = toy_bench(model, {"same": same}, prompts=frame)
     rows = measure(bench, "same", same, [place], Setting(1.0, 2), ())
     assert {row["outcome"]: row["value"] for row in rows} == {"donor_top1": 1.0, "level_top1:place": 1.0}
@@ -184,8 +184,8 @@ def test_the_same_seed_is_the_same_table(tiny_model):
     assert one["match"].tolist() != two["match"].tolist()
 
 
-def replace_experiment(experiment: Experiment, **fields) -> Experiment:
-    return Experiment(**(experiment.model_dump() | fields))
+def replace_experiment(experiment: Perturbation, **fields) -> Perturbation:
+    return type(experiment)(**(experiment.model_dump() | fields))
 
 
 def test_an_experiment_is_about_scored_prompts_that_the_model_answers(tiny_model):
@@ -254,7 +254,7 @@ def planted_bench(model, experiments):
 
 
 def test_a_planted_effect_beats_its_control_and_development_prompts_choose(tiny_model):
-    push = Experiment(
+    push = experiment_of(
         kind="inhibit",
         inhibit="own",
         strengths=(1.0, 6.0),
@@ -333,9 +333,6 @@ def test_what_is_missing_is_named(tiny_model):
     frame.loc[frame["item"] == "i1", "donor"] = "nobody"
     with pytest.raises(InputError, match="case toy, prompt i1: donor 'nobody' is no prompt of the case"):
         run_experiments(toy_bench(tiny_model("llama"), {"swap": SWAP}, prompts=frame))
-    misspelt = replace_experiment(INHIBIT, outcomes=("answer_probabilty",))
-    with pytest.raises(InputError, match="unknown outcome 'answer_probabilty'; known: answer_probability"):
-        run_experiments(toy_bench(tiny_model("llama"), {"inhibit": misspelt}))
 
 
 def test_a_swap_may_hold_back_the_old_features_less_and_take_donors_from_another_column(tiny_model):

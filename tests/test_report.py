@@ -11,7 +11,8 @@ import pytest
 from multi_hop_tables import write_repository
 
 from biology import pages, report, scoreboard, wording
-from biology.case import Claim, load_case, load_claims
+from biology.case import load_case
+from biology.claim_file import Claim, load_claims
 from biology.config import InputError, load_config
 from biology.tables import read_table, write_table
 

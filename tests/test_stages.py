@@ -9,7 +9,8 @@ from multi_hop_tables import write_repository
 
 from biology.__main__ import main
 from biology.artefacts import contents_hash
-from biology.case import UNREGISTERED, load_case
+from biology.case import load_case
+from biology.claim_file import UNREGISTERED
 from biology.tables import read_table, write_table
 
 ROOT = Path(__file__).parents[1]

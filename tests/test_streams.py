@@ -6,11 +6,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from biology.case import Case, Stream, load_case
+from biology.case import Case, load_case
 from biology.config import InputError, StatisticsConfig
 from biology.contrasts import stream_contrasts
 from biology.lines import exchange_lines
 from biology.model import Model, load_model
+from biology.rules import Stream
 from biology.streams import exchange_means
 from biology.tables import table
 

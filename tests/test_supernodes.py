@@ -8,11 +8,13 @@ import pandas as pd
 import pytest
 import torch
 from conftest import random_transcoders
+from toy_case import experiment_of
 
 from biology.activations import FeatureCache
-from biology.case import Case, Experiment, Paper, Prompt, SupernodeRule
+from biology.case import Case, Paper, Prompt
 from biology.case_prompts import position
 from biology.config import InputError
+from biology.rules import SupernodeRule
 from biology.supernodes import Finder, group, grouped_items
 
 LAYER, LAST = 1, 3  # features are planted in this layer; every prompt is <bos> and three words
@@ -262,7 +264,6 @@ def test_positions(tiny_model, at, expected):
         ("token:w1", "needs 'w1' exactly once"),
         ("factor:city", "needs 'w7' exactly once"),
         ("factor:town", "case toy, prompt dallas: position 'factor:town'"),
-        ("lst", "case toy, prompt dallas: position 'lst'"),
         ("4", "case toy, prompt dallas: position '4'"),
         ("-5", "position '-5'"),
     ],
@@ -290,7 +291,7 @@ def test_a_rule_that_only_other_prompts_need_is_left_out(tiny_model):
     model = tiny_model("llama")
     rules = {"bridge": SupernodeRule(factor="state"), "place": SupernodeRule(factor="place")}
     case = finder_of(model, rules, []).case
-    asked = Experiment(kind="inhibit", inhibit="bridge", only={"place": "oregon"}, outcomes=("answer_top1",))
+    asked = experiment_of(kind="inhibit", inhibit="bridge", only={"place": "oregon"}, outcomes=("answer_top1",))
     found = group(
         model, random_transcoders(model), case.model_copy(update={"experiments": {"ask": asked}}), FRAME,
         cache_of(fires({7: TEXAS})),

@@ -2,9 +2,8 @@
 
 import pytest
 import torch
-from toy_case import toy_bench
+from toy_case import experiment_of, toy_bench
 
-from biology.case import Experiment
 from biology.interventions import edits, intervene
 from biology.model import token_text
 from biology.sweep import NODE_STRENGTHS, STRENGTHS, TOP, sweep, sweep_nodes
@@ -13,7 +12,7 @@ from biology.sweep import NODE_STRENGTHS, STRENGTHS, TOP, sweep, sweep_nodes
 @pytest.fixture(scope="module")
 def swept(tiny_model):
     bench = toy_bench(
-        tiny_model("llama"), {"inhibit": Experiment(kind="inhibit", inhibit="own", outcomes=("answer_probability",))}
+        tiny_model("llama"), {"inhibit": experiment_of(kind="inhibit", inhibit="own", outcomes=("answer_probability",))}
     )
     return bench, sweep(bench)
 

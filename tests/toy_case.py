@@ -7,15 +7,19 @@ features of layers 0 and 1 at the last position, `watched` two of layer 2. The f
 
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 from conftest import random_transcoders
+from pydantic import TypeAdapter
 
 from biology.activations import FeatureCache, cache_features
 from biology.bench import Bench
-from biology.case import Case, Experiment, Paper, Prompt, SupernodeRule
+from biology.case import Case, Paper, Prompt
 from biology.config import StatisticsConfig
+from biology.experiments import Experiment, Measurement
 from biology.model import encode
+from biology.rules import SupernodeRule
 from biology.tables import table
 from biology.transcoders import TranscoderSet
 
@@ -66,8 +70,13 @@ def members_of(prompts: pd.DataFrame, cache: FeatureCache) -> pd.DataFrame:
     return table("supernodes", rows)
 
 
+def experiment_of(**fields) -> Any:
+    """An experiment as case.yaml would give it."""
+    return TypeAdapter(Experiment).validate_python(fields)
+
+
 def toy_bench(
-    model, experiments: dict[str, Experiment], *, transcoders: TranscoderSet | None = None, seed: int = 0,
+    model, experiments: dict[str, Measurement], *, transcoders: TranscoderSet | None = None, seed: int = 0,
     prompts: pd.DataFrame | None = None, draws: int = 3,
 ) -> Bench:  # fmt: skip
     transcoders = transcoders_of(model) if transcoders is None else transcoders

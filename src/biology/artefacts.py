@@ -82,7 +82,21 @@ def contents_hash(folder: Path, *patterns: str) -> str:
     return digest.hexdigest()
 
 
-READERS = frozenset({"config", "case", "artefacts"})
+READERS = frozenset(
+    {
+        "config",
+        "case",
+        "artefacts",
+        "grammar",
+        "positions",
+        "arms",
+        "measures",
+        "experiments",
+        "rules",
+        "items",
+        "claim_file",
+    }
+)
 """Modules that only read and write: what they say of a model or a case reaches a rule of the Snakefile as a parameter."""
 
 

@@ -13,9 +13,9 @@ from jaxtyping import Int
 from torch import Tensor
 
 from biology.activations import FeatureCache
-from biology.case import Experiment
 from biology.case_prompts import CasePrompts
 from biology.config import InputError, StatisticsConfig
+from biology.experiments import Measurement, Perturbation
 from biology.interventions import CleanPasses, Edits
 from biology.number_outcomes import token_numbers
 from biology.supernodes import Finder, random_finder
@@ -55,7 +55,7 @@ class BareBench(CasePrompts):
         digest = hashlib.sha256("|".join(map(str, (self.statistics.seed, *key))).encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
-    def items(self, experiment: Experiment) -> list[int]:
+    def items(self, experiment: Measurement) -> list[int]:
         """Places of the scored prompts that an experiment is about."""
         chosen = self.prompts["role"] == "score"
         for column, value in experiment.only.items():
@@ -99,7 +99,9 @@ class Bench(BareBench):
             found.setdefault((item, supernode), []).append(Member(*member))
         return found
 
-    def edits(self, experiment: Experiment, places: Sequence[int], setting: Setting, *, wrong: bool = False) -> "Push":
+    def edits(
+        self, experiment: Perturbation, places: Sequence[int], setting: Setting, *, wrong: bool = False
+    ) -> "Push":  # fmt: skip
         """The edits of an experiment, a row for each prompt, and where the injected features come from (`wrong`: from the
         wrong donor)."""
         donor = f"wrong_{experiment.donor}" if wrong else experiment.donor
@@ -107,16 +109,15 @@ class Bench(BareBench):
         for row, place in enumerate(places):
             item = self.records[place]["item"]
             found: dict[tuple[int, int, int], tuple[float, int, int]] = {}
-            if experiment.inhibit:
-                factor = setting.strength * (-experiment.suppress if experiment.kind == "swap" else 1.0)
-                for site in self.sites.get((item, experiment.inhibit), ()):
+            for held, factor in experiment.holds(setting.strength).items():
+                for site in self.sites.get((item, held), ()):
                     found[site.layer, site.pos, site.feature] = (factor * site.activation, place, site.pos)
-            if experiment.inject:
+            if experiment.injected:
                 source = self.records[place].get(donor, "")
                 if source not in self.place:
                     raise InputError(f"case {self.case.name}, prompt {item}: donor '{source}' is no prompt of the case")
-                there = self.position_of(experiment.inject, place)
-                for site in self.sites.get((source, experiment.inject), ()):
+                there = self.position_of(experiment.injected, place)
+                for site in self.sites.get((source, experiment.injected), ()):
                     value = setting.strength * site.activation
                     found[site.layer, there, site.feature] = (value, self.place[source], site.pos)
             columns += [(row, *site, *value) for site, value in found.items() if site[0] <= setting.last_layer]

@@ -26,32 +26,20 @@ from tqdm import tqdm
 
 from biology.activations import length_batches
 from biology.bench import Bench
-from biology.case import Experiment, SupernodeRule
-from biology.config import InputError
+from biology.experiments import Census
 from biology.model import run, token_batch
+from biology.rules import SupernodeRule
 from biology.supernodes import Finder
 from biology.tables import table
 
 RIDGE = 0.01  # of the probe, in units of the mean variance of a direction of the stream
-OUTCOMES = ("planned", "candidates", "ordinary", "probe")
 
 
 def run_census(bench: Bench) -> pd.DataFrame:
-    """Table `evidence` of the experiments of kind `census`.
-
-    Raises InputError for an unknown outcome, or a rule that tells no levels apart.
-    """
+    """Table `evidence` of the experiments of kind `census`."""
     rows: list[dict[str, object]] = []
-    for name, experiment in bench.case.experiments.items():
-        if experiment.kind != "census":
-            continue
-        where = f"case {bench.case.name}, experiment '{name}'"
-        unknown = [outcome for outcome in experiment.outcomes if outcome not in OUTCOMES]
-        if unknown:
-            raise InputError(f"{where}: unknown outcome '{unknown[0]}'; known: {', '.join(OUTCOMES)}")
-        rule = bench.case.supernodes.get(experiment.through or "")
-        if rule is None or rule.factor is None:
-            raise InputError(f"{where}: `through` must name a supernode whose rule has a factor")
+    for name, experiment in bench.case.of_kind(Census).items():
+        rule = bench.case.supernodes[experiment.through]
         places = bench.items(experiment)
         tqdm.write(f"{name}: {len(places)} prompts")
         if not places:
@@ -100,9 +88,9 @@ class _Look:
 
 
 def _counted(
-    bench: Bench, experiment: Experiment, rule: SupernodeRule, places: Sequence[int]
+    bench: Bench, experiment: Census, rule: SupernodeRule, places: Sequence[int]
 ) -> list[tuple[int, str, str, int, float]]:
-    prompts, name = bench.prompts, str(experiment.through)
+    prompts, name = bench.prompts, experiment.through
     generator = bench.generator(bench.case.name, name, "census")
     cluster, level = prompts["cluster"].to_numpy(), prompts[str(rule.factor)].to_numpy()
     levels = {of: sorted(set(level[cluster == of]) - {""}) for of in set(cluster[places])}
@@ -144,7 +132,7 @@ def _counted(
 
 
 def probed(
-    bench: Bench, experiment: Experiment, rule: SupernodeRule, places: Sequence[int]
+    bench: Bench, experiment: Census, rule: SupernodeRule, places: Sequence[int]
 ) -> list[tuple[int, str, str, int, float]]:
     """Values of `probe`. The stream's layer is the one that is best on development prompts (the lowest of equals)."""
     prompts, factor = bench.prompts, str(rule.factor)

@@ -1,6 +1,6 @@
 """Verdicts: is a claim of the paper borne out on this model, with these transcoders?
 
-Statistic, control and threshold of a claim are registered before the run (`case.Claim`); this module only computes.
+Statistic, control and threshold of a claim are registered before the run (`claim_file.Claim`); this module only computes.
 An item's score is its effect minus the mean of its control draws, turned so that the claimed direction is positive.
 Scores are averaged within clusters (a state, a rhyme family ...), and all that follows is about clusters, because items
 of one cluster share a mechanism and are no independent witnesses:
@@ -40,10 +40,11 @@ from dataclasses import dataclass, field, replace
 import numpy as np
 import pandas as pd
 
-from biology.case import UNREGISTERED, Claim, Part
+from biology.claim_file import UNREGISTERED, Claim, Part
 from biology.config import InputError, StatisticsConfig
+from biology.measures import unchanged
 from biology.statistics import bootstrap_interval, generator, holm, resamples, sign_flip_p, signs
-from biology.tables import DECIDING, stacked, table, unchanged, validate_table
+from biology.tables import DECIDING, stacked, table, validate_table
 
 ALPHA = 0.01
 """Largest Holm-corrected p of a replicated claim."""
@@ -67,7 +68,7 @@ class Meta:
     row_residual: float | None = None
     """Worst row residual of the graphs that the numbers rest on."""
     scope: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Levels of factors that experiments are restricted to (`case.Experiment.only`); other items are not attempted."""
+    """Levels of factors that experiments are restricted to (`experiments.Measurement.only`); other items are not attempted."""
 
 
 @dataclass(frozen=True)

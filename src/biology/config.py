@@ -7,14 +7,16 @@ a case study (see `case.py`). This module and `case.py` are torch-free, so that 
 
 from __future__ import annotations
 
-import difflib
 import re
+from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from biology.grammar import steps_to, unknown
 
 METHOD: dict[str, int] = {
     # Version of the method of each stage that needs torch. It is a parameter of the stage's rule in the Snakefile:
@@ -105,9 +107,7 @@ class Strict(BaseModel):
             return data
         for key in data:
             if key not in cls.model_fields:
-                close = difflib.get_close_matches(str(key), cls.model_fields, n=1)
-                hint = f" Did you mean '{close[0]}'?" if close else ""
-                raise ValueError(f"unknown key '{key}'.{hint} Allowed keys: {', '.join(cls.model_fields)}.")
+                raise ValueError(unknown("key", key, cls.model_fields))
         return data
 
 
@@ -354,11 +354,19 @@ def validate(record: type[Record], data: Any, path: str | Path, where: str = "")
         return record.model_validate(data)
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
-        steps = [str(step) for step in first["loc"] if "[" not in str(step)]  # without the branches of a union
-        place = ".".join([where, *steps] if where else steps)
+        steps = steps_to(first["loc"], data)
         message = first["msg"].removeprefix("Value error, ").rstrip(".")
+        if first["type"] == "missing":
+            message = f"the key '{steps.pop()}' is missing"
+        place = ".".join([where, *steps] if where else steps)
         message = re.sub("a valid dictionary or instance of .*", "a mapping", message)
         raise InputError(f"{path}: {place + ': ' if place else ''}{message}.") from None
+
+
+def known(path: Path, where: str, kind: str, name: str, there: Iterable[str]) -> None:
+    """Raises InputError, with the nearest of `there` and all of them, if `name` is none; `where` is the place in the file."""
+    if name not in (names := list(there)):
+        raise InputError(f"{path}: {where}: {unknown(kind, name, names)}")
 
 
 KNOWN = Path(__file__).with_name("known_models.yaml")
@@ -397,9 +405,5 @@ def _with_known(entry: Any, path: str | Path, name: str) -> Any:
     if not isinstance(entry, dict) or "known" not in entry:
         return entry
     if str(entry["known"]) not in _known():
-        close = difflib.get_close_matches(str(entry["known"]), _known(), n=1)
-        hint = f"Did you mean '{close[0]}'? " if close else ""
-        raise InputError(
-            f"{path}: models.{name}: no known model is called '{entry['known']}'. {hint}Known: {', '.join(_known())}."
-        )
+        raise InputError(f"{path}: models.{name}: {unknown('model', entry['known'], _known())}")
     return _known()[entry["known"]] | {key: value for key, value in entry.items() if key != "known"}

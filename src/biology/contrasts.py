@@ -13,7 +13,7 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
-from biology.case import Claim
+from biology.claim_file import Claim
 from biology.config import InputError, StatisticsConfig
 from biology.statistics import bootstrap_interval, generator, resamples
 from biology.tables import table, validate_table

@@ -17,24 +17,16 @@ import numpy as np
 import pandas as pd
 import yaml
 
-from biology.case import Case, Claim, Experiment, Part
+from biology.arms import CONTROLS
+from biology.case import Case
+from biology.claim_file import Claim, Part
 from biology.config import StatisticsConfig
+from biology.experiments import Measurement
 from biology.statistics import bootstrap_interval, generator, resamples
 from biology.tables import Tables
 from biology.turning import Turning, turning
 from biology.wording import number
 
-CONTROLS = {
-    "match": "matched random features",
-    "donor": "the wrong donor",
-    "position": "the same features at the wrong token",
-    "shuffle": "the same with the pairing shuffled",
-    "direction": "random directions of the same size",
-    "clean": "no perturbation",
-    "random": "what the same rule finds with transcoders of shuffled weights",
-    "smaller": "the smaller model",
-    "none": "no control",
-}
 SHOWN = 8
 """Prompts, or features, listed in one place at most."""
 
@@ -77,13 +69,18 @@ def dossier(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str, Any
     }
 
 
+def control_words(control: str) -> str:
+    """What pages call the control of a part."""
+    return "no control" if control == "none" else CONTROLS[control].words
+
+
 def _part(subject: Subject, claim: Claim, part: Part | None, row: pd.Series) -> dict[str, Any]:
     """One measurement: its numbers, its picture, its turning points, the prompts against it, the rows that it rests on."""
     where = subject.clusters
     where = where[
         (where["case"] == row["case"]) & (where["claim"] == row["claim"]) & (where["part"] == row["part"])
     ].reset_index(drop=True)
-    made = row.to_dict() | {"control_words": CONTROLS[row["control"]]}
+    made = row.to_dict() | {"control_words": control_words(row["control"])}
     if row["verdict"] == "untestable" or part is None:
         return made | {"picture": None, "turning": None, "against": [], "query": ""}
     turned = turning(row, where["score"].to_numpy(), subject.family, subject.statistics)
@@ -152,7 +149,7 @@ def picture(row: pd.Series, clusters: pd.DataFrame, settings: StatisticsConfig) 
     def place(value: float) -> float:
         return round(100 * (value - left) / (right - left), 2)
 
-    names = {"effect": "effect", "control": f"control: {CONTROLS[row['control']]}", "score": _score_words(row)}
+    names = {"effect": "effect", "control": f"control: {control_words(row['control'])}", "score": _score_words(row)}
     rows = []
     for index, column in enumerate(columns):
         dots = [(place(value), str(name)) for value, name in zip(clusters[column], clusters["cluster"], strict=True)]
@@ -261,9 +258,9 @@ def _graphs(subject: Subject, claim: Claim) -> dict[str, Any]:
 def named_supernodes(case: Case, claim: Claim) -> list[str]:
     """Supernodes that a claim speaks of: what its experiments perturb, follow or watch, in the order of the case."""
 
-    def of(experiment: Experiment) -> set[str]:
-        inner = [case.experiments[name] for name in experiment.of if name in case.experiments]
-        return {name for name in experiment.names(()) if name} | {name for other in inner for name in of(other)}
+    def of(experiment: Measurement) -> set[str]:
+        inner = [case.experiments[name] for name in experiment.rests_on]
+        return {*experiment.held, *(name for other in inner for name in of(other))}
 
     wanted: set[str] = set()
     for part in claim.parts:
@@ -282,7 +279,7 @@ def _supernodes(subject: Subject, claim: Claim) -> list[dict[str, Any]]:
         rows = members[(members["supernode"] == name) & members["item"].isin(scored)]
         often = rows.groupby(["layer", "feature"]).size().sort_values(ascending=False, kind="stable")
         rule = subject.case.supernodes[name].model_dump(mode="json", exclude_defaults=True, exclude={"label"})
-        rule = {"at": subject.case.supernodes[name].at} | rule
+        rule = {"at": str(subject.case.supernodes[name].at)} | rule
         found.append(
             {
                 "name": name,

@@ -22,6 +22,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
+from biology.arms import CONTROLS
 from biology.case import Case
 from biology.config import InputError
 from biology.drawing import (
@@ -47,14 +48,14 @@ from biology.tables import ARMS, Tables
 ARM = {
     # name in print, colour, marker, size of the marker
     "effect": ("effect", "C0", "o", 5.5),
-    "match": ("matched random features", "axes.edgecolor", "s", 3.6),
-    "donor": ("wrong donor", "C1", "^", 4.2),
-    "position": ("wrong position", "C2", "D", 3.6),
-    "direction": ("random direction", "C3", "P", 4.2),
-    "shuffle": ("shuffled", "C4", "v", 4.2),
-    "clean": ("clean", "text.color", "x", 4.2),
-    "random": ("shuffled transcoders", "C5", "p", 4.2),
-    "smaller": ("smaller model", "C5", "<", 4.2),
+    "match": (CONTROLS["match"].brief, "axes.edgecolor", "s", 3.6),
+    "donor": (CONTROLS["donor"].brief, "C1", "^", 4.2),
+    "position": (CONTROLS["position"].brief, "C2", "D", 3.6),
+    "direction": (CONTROLS["direction"].brief, "C3", "P", 4.2),
+    "shuffle": (CONTROLS["shuffle"].brief, "C4", "v", 4.2),
+    "clean": (CONTROLS["clean"].brief, "text.color", "x", 4.2),
+    "random": (CONTROLS["random"].brief, "C5", "p", 4.2),
+    "smaller": (CONTROLS["smaller"].brief, "C5", "<", 4.2),
 }
 DASHED = (0, (4, 3))
 RESAMPLES = 2000

@@ -21,8 +21,9 @@ from tqdm import tqdm
 
 from biology.attribution import attribute
 from biology.bench import Bench
-from biology.case import Experiment
-from biology.config import AttributionConfig, InputError
+from biology.config import AttributionConfig
+from biology.experiments import Classes
+from biology.experiments import Graph as Paths
 from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, influence, prune, row_residual, scores
 from biology.graph_json import export_json
 from biology.graph_paths import target_labels
@@ -46,7 +47,7 @@ class Reduced:
 def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
     """Trace every scored prompt of a case and every text of its named ones; one graph at a time is in memory."""
     case, prompts = bench.case, bench.prompts
-    measured = {name: one for name, one in case.experiments.items() if one.kind in ("graph", "classes")}
+    measured = case.of_kind(Paths, Classes)
     plots = Plots(bench)
     drawn = {one.text: item for item, one in reversed(case.prompts.items())}  # another donor leaves the graph as it is
     wanted: dict[int, list[str]] = {bench.place[item]: [] for item in drawn.values()}
@@ -65,10 +66,11 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
         sets = node_sets(bench, item, graph)
         edges += supernode_edges(bench, item, graph, sets, detailed=named)
         for name in wanted[place]:
-            if measured[name].kind == "classes":
-                evidence += class_evidence(plots, name, measured[name], place, graph, settings)
+            experiment = measured[name]
+            if isinstance(experiment, Classes):
+                evidence += class_evidence(plots, name, experiment, place, graph, settings)
             else:
-                evidence += graph_evidence(bench, name, measured[name], place, graph, sets)
+                evidence += graph_evidence(bench, name, experiment, place, graph, sets)
         node_mask, edge_mask = prune(graph, settings.node_threshold, settings.edge_threshold)
         scored = scores(graph)
         graphs.append(
@@ -127,13 +129,13 @@ def source_tokens(bench: Bench, place: int, factor: str, graph: Graph) -> Bool[T
 
 
 def graph_evidence(
-    bench: Bench, name: str, experiment: Experiment, place: int, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]]
+    bench: Bench, name: str, experiment: Paths, place: int, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]]
 ) -> list[dict[str, object]]:
     """Evidence rows of one prompt: effect and matched control of every outcome. A missing supernode counts as zero."""
     row = bench.records[place]
     target = int(sets[ANSWER].nonzero()[0])
-    sources = source_tokens(bench, place, str(experiment.source), graph)
-    through = sets.get(str(experiment.through), torch.zeros(graph.n_nodes, dtype=torch.bool))
+    sources = source_tokens(bench, place, experiment.source, graph)
+    through = sets.get(experiment.through, torch.zeros(graph.n_nodes, dtype=torch.bool))
     draws = [("effect", 0, through)]
     generator = bench.generator(bench.case.name, name, row["item"])
     for draw in range(bench.statistics.control_draws if "match" in experiment.controls else 0):
@@ -181,17 +183,12 @@ def _graph_outcomes(
     """The outcomes of one node set, from the influence on the target by all paths, on the target by paths around the set,
     and on the set."""
     leaves = (graph.kind == TOKEN) | (graph.kind == ERROR)
-    values = {}
-    for outcome in outcomes:
-        if outcome == "path_share":
-            values[outcome] = 1.0 - _ratio(around[leaves], everything[leaves])
-        elif outcome == "shortcut":
-            values[outcome] = _ratio(around[sources], everything[sources])
-        elif outcome == "source_share":
-            values[outcome] = _ratio(reached[sources], reached[leaves])
-        else:
-            raise InputError(f"unknown outcome '{outcome}' of a graph; known: path_share, shortcut, source_share")
-    return values
+    values = {
+        "path_share": 1.0 - _ratio(around[leaves], everything[leaves]),
+        "shortcut": _ratio(around[sources], everything[sources]),
+        "source_share": _ratio(reached[sources], reached[leaves]),
+    }
+    return {outcome: values[outcome] for outcome in outcomes}
 
 
 def _ratio(part: Float[Tensor, " member"], whole: Float[Tensor, " node"]) -> float:

@@ -124,7 +124,8 @@ def _told(graph: dict[str, Any], root: Path, args: Arguments, item: str) -> dict
     """The graph of a named prompt with what it was made from, and its supernodes' members labelled; a member of several is left
     in the first."""
     from biology import __version__
-    from biology.case import load_case, load_claims
+    from biology.case import load_case
+    from biology.claim_file import load_claims
     from biology.config import load_config
     from biology.pages import manifest_of
     from biology.viewer import titles

@@ -32,10 +32,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.bench import BareBench, Bench, Setting
-from biology.case import BEST, Case, Experiment, Line
+from biology.case import Case
 from biology.config import InputError, StatisticsConfig
 from biology.continuation import Prefix, ReadOn, continued
 from biology.controls import matched_sets, moved
+from biology.experiments import BEST, Exchange, Line, Perturbation
 from biology.interventions import Edits, intervene
 from biology.model import Edit, Model, answer_token, hooked, token_text
 from biology.perturbation import Arm, arms, choose, no_edits, positions_of
@@ -43,6 +44,8 @@ from biology.residuals import Exchanges, exchange_residuals
 from biology.streams import answered
 from biology.tables import ELSEWHERE, best_site, table
 
+Writing = Perturbation | Exchange
+"""Experiments that may write lines."""
 TOKENS_PER_WORD = 2  # of a model of natural language, at most so many on average
 ABOUT_OWN = ("line_ends_own", "line_ends_rhyme", "ending_log_odds")
 ABOUT_PLANNED = ("line_ends_donor", "ending_log_odds")
@@ -235,26 +238,26 @@ def run_lines(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `evidence` and `panel` (kind `line`: the lines of named prompts) of the experiments that write lines."""
     evidence: list[dict[str, object]] = []
     panel: list[dict[str, object]] = []
-    for name, experiment in bench.case.experiments.items():
+    for name, experiment in bench.case.of_kind(Perturbation, Exchange).items():
         if experiment.line is None:
             continue
         places = bench.items(experiment)
         split = [bench.prompts["split"].iat[place] for place in places]
         dev, heldout = ([p for p, of in zip(places, split, strict=True) if of == which] for which in ("dev", "heldout"))
         setting = Setting(1.0, bench.model.n_layers - 1)
-        if experiment.kind != "exchange":
+        if isinstance(experiment, Perturbation):
             setting = choose(bench, name, experiment, dev, evidence, measure_lines)
         tqdm.write(f"{name}: M = {setting.strength:g}, chosen on {len(dev)} development prompts; writing lines")
-        if experiment.elsewhere == BEST:
+        if isinstance(experiment, Perturbation) and experiment.elsewhere == BEST:
             at = best_elsewhere(bench, name, experiment, dev, heldout, setting, evidence)
             experiment = experiment.model_copy(update={"elsewhere": at})
             tqdm.write(f"{name}: of other positions, {at} moves most")
         evidence += measure_lines(bench, name, experiment, heldout, setting, experiment.controls, samples=True)
-        if experiment.dose:
-            for strength in experiment.strengths:
+        if isinstance(experiment, Perturbation):
+            for strength in experiment.strengths if experiment.dose else ():
                 dose = Setting(strength, setting.last_layer)
                 evidence += measure_lines(bench, f"{name}/dose", experiment, heldout, dose, ("match",), draws=2)
-        evidence += sweep(bench, f"{name}/sweep", experiment, heldout, setting, experiment.sites)
+            evidence += sweep(bench, f"{name}/sweep", experiment, heldout, setting, experiment.sites)
         panel += shown(bench, name, experiment, setting)
     return table("evidence", evidence), table("panel", panel)
 
@@ -266,7 +269,7 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
     Sets whose answers are gated by another prompt (`gated_by`) are left out.
     """
     prompts = answered(model, case) if case.items else pd.DataFrame()
-    named = {name: one for name, one in case.experiments.items() if one.kind == "exchange" and one.line is not None}
+    named = case.of_kind(Exchange)
     if not named or "donor" not in prompts or "gated_by" in prompts:
         return table("streams", [])
     bench = BareBench(model, case, prompts, statistics)
@@ -276,7 +279,7 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
         places = [place for place, donor in _with_donors(bench, experiment) if known[donor]]
         if not places:
             continue
-        words = Words(bench, experiment.line, places)  # type: ignore[arg-type]
+        words = Words(bench, experiment.line, places)
         for arm, steps in _exchanges(bench, name, experiment, words, experiment.controls).items():
             written = write(bench, words, torch.arange(len(places)), steps(1), None)
             for number, place in enumerate(places):
@@ -293,14 +296,14 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
     return table("streams", rows)
 
 
-def _with_donors(bench: BareBench, experiment: Experiment) -> list[tuple[int, int]]:
+def _with_donors(bench: BareBench, experiment: Exchange) -> list[tuple[int, int]]:
     """The scored prompts of an experiment that have a donor, and its place."""
     donors = [bench.place.get(item, -1) for item in bench.prompts["donor"]]
     return [(place, donors[place]) for place in bench.items(experiment) if donors[place] >= 0]
 
 
 def measure_lines(
-    bench: Bench, name: str, experiment: Experiment, places: Sequence[int], setting: Setting, controls: Sequence[str],
+    bench: Bench, name: str, experiment: Writing, places: Sequence[int], setting: Setting, controls: Sequence[str],
     draws: int | None = None, samples: bool = False,
 ) -> list[dict[str, object]]:  # fmt: skip
     """Rows of the evidence table: the effect, each control arm and the clean prompt (arm `clean`), for every prompt.
@@ -327,23 +330,21 @@ def measure_lines(
 def _steps(
     bench: Bench,
     name: str,
-    experiment: Experiment,
+    experiment: Writing,
     words: Words,
     setting: Setting,
     controls: Sequence[str],
     draws: int | None,
 ):  # noqa: ANN202
     """For every arm, a function from the number of lines per row to what writes them, and its rows per prompt."""
-    if experiment.kind == "exchange":
+    if isinstance(experiment, Exchange):
         return {arm: (of, 1) for arm, of in _exchanges(bench, name, experiment, words, controls).items()}
-    if "direction" in controls:
-        raise InputError(f"case {bench.case.name}: experiment '{name}' writes lines and has no control 'direction'")
     found = arms(bench, name, experiment, words.places, setting, controls, draws)
     return {arm: (lambda times, one=one: held(bench, repeated(one, times)), one.repeats) for arm, one in found.items()}
 
 
 def _exchanges(
-    bench: BareBench, name: str, experiment: Experiment, words: Words, controls: Sequence[str]
+    bench: BareBench, name: str, experiment: Exchange, words: Words, controls: Sequence[str]
 ) -> dict[str, Callable[[int], Read]]:
     """For every arm of an exchange, a function from the number of lines per row to what writes them."""
     places, donors = words.places, words.donors
@@ -369,7 +370,7 @@ def repeated(arm: Arm, times: int) -> Edits:
 
 
 def best_elsewhere(
-    bench: Bench, name: str, experiment: Experiment, dev: Sequence[int], heldout: Sequence[int], setting: Setting,
+    bench: Bench, name: str, experiment: Perturbation, dev: Sequence[int], heldout: Sequence[int], setting: Setting,
     evidence: list[dict[str, object]],
 ) -> str:  # fmt: skip
     """Of the experiment's `sites`, those at which its supernodes are in no prompt, where the same push does most.
@@ -378,8 +379,7 @@ def best_elsewhere(
     site is taken. Raises InputError if there is no such site.
     """
     places = [*dev, *heldout]
-    held = [bench.case.supernodes[one].at for one in (experiment.inhibit, experiment.inject) if one]
-    own = torch.stack([positions_of(bench, places, at) for at in held])
+    own = torch.stack([positions_of(bench, places, bench.case.supernodes[one].at) for one in experiment.held])
     sites = [at for at in experiment.sites if not bool((positions_of(bench, places, at) == own).any())]
     if not sites:
         raise InputError(f"case {bench.case.name}: experiment '{name}': every one of its `sites` is where it acts")
@@ -390,7 +390,7 @@ def best_elsewhere(
 
 
 def sweep(
-    bench: Bench, name: str, experiment: Experiment, places: Sequence[int], setting: Setting, sites: Sequence[str]
+    bench: Bench, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, sites: Sequence[str]
 ) -> list[dict[str, object]]:
     """The same push at some of the experiment's `sites` (`draw` is the number of each), and one matched set moved like it."""
     assert experiment.line is not None
@@ -417,7 +417,7 @@ def sweep(
 def _rows(
     words: Words,
     name: str,
-    experiment: Experiment,
+    experiment: Writing,
     setting: Setting,
     arm: str,
     repeats: int,
@@ -468,18 +468,17 @@ def _value(outcome: str, words: Words, number: int, line: list[int], change: Flo
         return float(change[other] - change[answer])
     if outcome == "answer_moves":
         return float(change[other] > change[answer])
-    if outcome == "ending_log_odds":
-        return float(change[words.token(number, planned)] - change[words.token(number, own)])
-    known = "line_ends_own, _donor, _family, _rhyme, line_starts_donor, answer_log_odds, answer_moves, ending_log_odds"
-    raise InputError(f"unknown outcome '{outcome}' of a line; known: {known}")
+    assert outcome == "ending_log_odds"
+    return float(change[words.token(number, planned)] - change[words.token(number, own)])
 
 
-def shown(bench: Bench, name: str, experiment: Experiment, setting: Setting) -> list[dict[str, object]]:
+def shown(bench: Bench, name: str, experiment: Writing, setting: Setting) -> list[dict[str, object]]:
     """Panel rows of the named prompts: `clean` says that the line is what the prompt is followed by, `value` that it is what
     is written under the perturbation, `control` that it is what its first control leaves (one set of matched features)."""
     rows: list[dict[str, object]] = []
+    assert experiment.line is not None
     for item in experiment.prompts:
-        words = Words(bench, experiment.line, [bench.place[item]])  # type: ignore[arg-type]
+        words = Words(bench, experiment.line, [bench.place[item]])
         one = torch.zeros(1, dtype=torch.long)
         found = _steps(bench, f"{name}/{item}", experiment, words, setting, experiment.controls[:1], 1)
         steps = [held(bench, no_edits()), *(of(1) for of, _ in found.values())]

@@ -17,7 +17,8 @@ from pathlib import Path
 
 from scipy import stats
 
-from biology.case import discover_cases, load_case, load_claims
+from biology.case import discover_cases, load_case
+from biology.claim_file import load_claims
 from biology.claims import ALPHA, EXACT
 from biology.config import Config, InputError
 from biology.procedure import NOISE

@@ -40,18 +40,19 @@ from scipy.stats import rankdata
 from biology.activations import FeatureCache
 from biology.attribution import attribute
 from biology.bench import Bench
-from biology.case import Case, Experiment
+from biology.case import Case
 from biology.config import AttributionConfig, InputError
+from biology.experiments import Classes, Connectivity, Reuse, Wiring
 from biology.global_weights import GlobalWeights, global_weights, virtual_weights
 from biology.graph import ERROR, FEATURE, LOGIT, Graph, influence
+from biology.measures import CLASSED, FAMILIES
 from biology.model import Model
-from biology.operands import CLASSED, FEWEST, SIZE, Grid, example_labels, read_operands
+from biology.operands import FEWEST, SIZE, Grid, example_labels, read_operands
 from biology.supernodes import Finder, random_finder
 from biology.tables import table
 from biology.transcoders import TranscoderSet, shuffled
 
 EXAMPLES = 20
-FAMILIES = (*CLASSED, "constant", "other")
 BLOCK = 128  # features read at a time
 EXEMPLARS = 4  # operand plots shown of each family and position
 BEATS = {
@@ -174,7 +175,7 @@ class Plots:
 
 
 def class_evidence(
-    plots: Plots, name: str, experiment: Experiment, place: int, graph: Graph, settings: AttributionConfig
+    plots: Plots, name: str, experiment: Classes, place: int, graph: Graph, settings: AttributionConfig
 ) -> list[dict[str, object]]:
     """Evidence rows of one prompt of an experiment of kind `classes`."""
     bench = plots.bench
@@ -189,9 +190,6 @@ def class_evidence(
     values["shuffle"] |= {outcome: values["effect"][f"{outcome}:control"] for outcome in BEATS}
     rows = []
     for outcome in experiment.outcomes:
-        if outcome not in values["effect"]:
-            known = ", ".join(key for key in values["effect"] if not key.endswith(":control"))
-            raise InputError(f"experiment '{name}': unknown outcome '{outcome}' of classes; known: {known}")
         rows += [_row(bench, name, place, arm, outcome, found[outcome]) for arm, found in values.items()]
     return rows
 
@@ -240,16 +238,16 @@ def operand_evidence(bench: Bench) -> pd.DataFrame:
     plots = Plots(bench)
     rows: list[dict[str, object]] = []
     for name, experiment in bench.case.experiments.items():
-        if experiment.kind == "wiring":
+        if isinstance(experiment, Wiring):
             rows += _wiring(plots, name, experiment)
-        elif experiment.kind == "connectivity":
+        elif isinstance(experiment, Connectivity):
             rows += _connectivity(plots, name, experiment)
-        elif experiment.kind == "reuse":
+        elif isinstance(experiment, Reuse):
             rows += _reuse(bench, name, experiment)
     return table("evidence", rows)
 
 
-def _reuse(bench: Bench, name: str, experiment: Experiment) -> list[dict[str, object]]:
+def _reuse(bench: Bench, name: str, experiment: Reuse) -> list[dict[str, object]]:
     prompts, supernode, places = bench.prompts, experiment.of[0], bench.items(experiment)
     if not places:
         return []
@@ -279,7 +277,7 @@ def _shared(finder: Finder, supernode: str, plain: str, item: str) -> float | No
     return float(np.minimum(here, there).sum() / there.sum()) if there.any() else None
 
 
-def _wiring(plots: Plots, name: str, experiment: Experiment) -> list[dict[str, object]]:
+def _wiring(plots: Plots, name: str, experiment: Wiring) -> list[dict[str, object]]:
     bench, (source, target) = plots.bench, experiment.of
     finder = bench.finder
     ends = [finder.plotted(bench.case.supernodes[end]) for end in (source, target)]
@@ -312,14 +310,7 @@ def _wiring(plots: Plots, name: str, experiment: Experiment) -> list[dict[str, o
     return rows
 
 
-def _connectivity(plots: Plots, name: str, experiment: Experiment) -> list[dict[str, object]]:
-    pairs = {f"input:{source}>{target}": (source, target) for source in FAMILIES for target in FAMILIES}
-    for outcome in experiment.outcomes:
-        if outcome not in pairs:
-            raise InputError(
-                f"experiment '{name}': unknown outcome '{outcome}' of connectivity; known: input:<family>><family>, each one "
-                f"of {', '.join(FAMILIES)}"
-            )
+def _connectivity(plots: Plots, name: str, experiment: Connectivity) -> list[dict[str, object]]:
     bench, finder, read = plots.bench, plots.bench.finder, plots.rows["own"]
     features = np.array([layer * finder.width + feature for layer, feature in read], dtype=np.int64)
     family = np.array([row["family"] for row in read.values()])
@@ -337,7 +328,7 @@ def _connectivity(plots: Plots, name: str, experiment: Experiment) -> list[dict[
             for draw in range(bench.statistics.control_draws)
         ]
         for outcome in experiment.outcomes:
-            source, target = pairs[outcome]
+            source, target = outcome.arguments
             towards = taken[of == target]
             if len(towards):
                 rows += [

@@ -23,6 +23,8 @@ import numpy as np
 from jaxtyping import Bool, Float, Int
 from scipy import sparse
 
+from biology.measures import CLASSED
+
 SIZE = 100
 """Operands are 0 .. SIZE - 1, sums 0 .. 2 SIZE - 2."""
 MODULI = (2, 5, 10, 20, 25, 50, 100)
@@ -43,7 +45,6 @@ FAMILY = {
     "two products": "lookup",
 }
 FAMILY |= {f"g(a+b mod {m})": "sum" for m in MODULI}
-CLASSED = ("add", "lookup", "sum")
 
 
 @dataclass(frozen=True, eq=False)

@@ -24,13 +24,13 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.bench import Bench, Setting
-from biology.case import Experiment
 from biology.cell_outcomes import cell_names, kept_masks, levels, read_cells
 from biology.config import InputError
+from biology.experiments import Perturbation
 from biology.interventions import Edits, Injections, Outcome, Sites, intervene
+from biology.measures import Outcome as Asked
 from biology.model import answer_token
 from biology.number_outcomes import OUTCOMES, read_numbers
-from biology.tables import unchanged
 
 P_ANSWER, P_DONOR, L_ANSWER, L_DONOR, L_WRONG, TOP_ANSWER, TOP_DONOR, P_OTHERS = range(8)
 SIMPLE = {
@@ -44,7 +44,7 @@ class Reader:
     """Turns logits of rows into the numbers that outcomes are made of; rows of one item share its tokens."""
 
     bench: Bench
-    experiment: Experiment
+    experiment: Perturbation
     places: Sequence[int]
 
     @cached_property
@@ -128,8 +128,7 @@ def run_rows(
     injections: Injections | None = None,
 ) -> Read:  # fmt: skip
     """Run rows (prompt `prompt[row]`, item number `item[row]`) and read them."""
-    asked = [outcome.split(":")[1] for outcome in reader.experiment.outcomes if unchanged(outcome) is not None]
-    watched = list(dict.fromkeys(asked))
+    watched = list(dict.fromkeys(name for outcome in reader.experiment.outcomes for name in outcome.names("supernode")))
     sites, owner = watched_sites(bench, watched, prompt)
     out: Outcome = intervene(
         bench.model, bench.transcoders, bench.ids, prompt, edits, last_layer=setting.last_layer, injections=injections,
@@ -178,11 +177,11 @@ def evidence_rows(
         for draw in range(repeats):
             after = read.numbers[number * repeats + draw]
             for outcome in experiment.outcomes:
-                if unchanged(outcome) is not None:
-                    label = outcome.split(":")[1]
+                if outcome.form.unchanged is not None:
+                    (label,) = outcome.arguments
                     start = clean.activation[label][number]
                     value = read.activation[label][number * repeats + draw] / start if start > 0 else np.nan
-                    value = 1.0 - value if outcome.startswith("lost:") else value
+                    value = 1.0 - value if outcome.form.name == "lost" else value
                 else:
                     value = _value(reader, outcome, before, after)
                 if np.isfinite(value):
@@ -198,13 +197,9 @@ def evidence_rows(
 
 
 def _value(
-    reader: Reader, outcome: str, before: Float[np.ndarray, " number"], after: Float[np.ndarray, " number"]
+    reader: Reader, outcome: Asked, before: Float[np.ndarray, " number"], after: Float[np.ndarray, " number"]
 ) -> float:
     if outcome in reader.number:
         return float(after[reader.number[outcome]])
-    if outcome == "advantage":
-        return float((after[L_ANSWER] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR]))
-    raise InputError(
-        f"unknown outcome '{outcome}'; known: {', '.join((*SIMPLE, *OUTCOMES))}, level_top1:<factor>, "
-        "level_probability:<factor>, kept:<factor>+<factor>, advantage, activation:<name>, lost:<name>"
-    )
+    assert outcome == "advantage"
+    return float((after[L_ANSWER] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR]))

@@ -17,8 +17,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.bench import BareBench, Bench, Setting
-from biology.case import Experiment
 from biology.controls import directions, matched_sets, moved
+from biology.experiments import Perturbation
 from biology.interventions import Edits, Injections, intervene
 from biology.model import token_text
 from biology.outcomes import Reader, evidence_rows, run_rows, watched_sites
@@ -40,13 +40,13 @@ class Arm(NamedTuple):
 def run_experiments(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `evidence` and `panel` of all experiments of a case that perturb.
 
-    Raises InputError where a named prompt lacks its donor or an experiment asks for an outcome that does not exist.
+    Raises InputError where a named prompt lacks its donor.
     """
     case, prompts = bench.case, bench.prompts
     evidence: list[dict[str, object]] = []
     panel: list[dict[str, object]] = []
-    for name, experiment in case.experiments.items():
-        if experiment.kind not in ("inhibit", "swap", "inject") or experiment.line is not None:
+    for name, experiment in case.of_kind(Perturbation).items():
+        if experiment.line is not None:
             continue
         places = bench.items(experiment)
         dev = [place for place in places if prompts["split"].iat[place] == "dev"]
@@ -66,7 +66,7 @@ def run_experiments(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
 
 
 def choose(
-    bench: Bench, name: str, experiment: Experiment, dev: Sequence[int], evidence: list[dict[str, object]],
+    bench: Bench, name: str, experiment: Perturbation, dev: Sequence[int], evidence: list[dict[str, object]],
     measured: Measure | None = None,
 ) -> Setting:  # fmt: skip
     """Strength and last layer with the largest mean effect minus matched control on development prompts.
@@ -95,7 +95,7 @@ def choose(
 
 
 def measure(
-    bench: Bench, name: str, experiment: Experiment, places: Sequence[int], setting: Setting, controls: Sequence[str],
+    bench: Bench, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, controls: Sequence[str],
     draws: int | None = None,
 ) -> list[dict[str, object]]:  # fmt: skip
     """Rows of the evidence table: the effect and each control arm, for every prompt."""
@@ -115,7 +115,7 @@ def measure(
 
 
 def arms(
-    bench: Bench, name: str, experiment: Experiment, places: Sequence[int], setting: Setting, controls: Sequence[str],
+    bench: Bench, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, controls: Sequence[str],
     draws: int | None = None,
 ) -> dict[str, Arm]:  # fmt: skip
     """What the effect and each control arm do: `repeats` rows for every prompt, one after the other."""
@@ -155,7 +155,7 @@ def positions_of(bench: BareBench, places: Sequence[int], at: str) -> Int[Tensor
     return torch.tensor([bench.position(at, place) for place in places])
 
 
-def show(bench: Bench, name: str, experiment: Experiment, setting: Setting) -> list[dict[str, object]]:
+def show(bench: Bench, name: str, experiment: Perturbation, setting: Setting) -> list[dict[str, object]]:
     """Panel rows of the named prompts: activation of every supernode as a share of clean, and the top next tokens.
 
     Beside them, if the experiment is controlled so, the mean over sets of matched random features.

@@ -20,7 +20,8 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float
 
-from biology.case import UNREGISTERED, Case, Claim, Part
+from biology.case import Case
+from biology.claim_file import UNREGISTERED, Claim, Part
 from biology.claims import Check, Measured, estimate, rule
 from biology.config import StatisticsConfig
 from biology.statistics import bootstrap_interval, generator, resamples, score_noise, signs

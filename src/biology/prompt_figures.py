@@ -18,6 +18,7 @@ from matplotlib.patheffects import Normal, Stroke
 
 from biology.case import Case
 from biology.drawing import BOLD, NothingToDraw, blank, captioned, colour, label, signed, size, text_width, words
+from biology.experiments import Inhibit, Perturbation
 from biology.tables import Tables
 from biology.viewer import Arrow, Box, Layout, layout, node, points, repeated, titles
 
@@ -235,7 +236,7 @@ def _same_text(tables: Tables, item: str) -> list[str]:
 def _from(case: Case | None, experiment: str, item: str) -> str:
     """Where the features that an experiment injects come from."""
     found = case.experiments.get(experiment) if case else None
-    if case is None or found is None or found.inject is None or item not in case.prompts:
+    if case is None or not isinstance(found, Perturbation) or found.injected is None or item not in case.prompts:
         return ""
     return f", from {words(case.prompts[item].factors.get(found.donor, ''))}"
 
@@ -243,22 +244,15 @@ def _from(case: Case | None, experiment: str, item: str) -> str:
 def _empty(case: Case | None, experiment: str, members: pd.DataFrame | None) -> bool:
     """Whether an inhibition has no feature of the prompt to hold, so that it is none."""
     found = case.experiments.get(experiment) if case else None
-    return (
-        found is not None
-        and members is not None
-        and found.kind == "inhibit"
-        and found.inhibit not in set(members["supernode"])
-    )
+    return isinstance(found, Inhibit) and members is not None and found.inhibit not in set(members["supernode"])
 
 
 def _held(case: Case | None, experiment: str, strength: float) -> dict[str, float]:
     """Multiples at which an experiment holds supernodes of the prompt itself (a swap holds one at minus M)."""
     found = case.experiments.get(experiment) if case else None
-    if found is None or found.inhibit is None:
+    if not isinstance(found, Perturbation):
         return {}
-    return {
-        found.inhibit: -strength * found.suppress + 0.0 if found.kind == "swap" else strength
-    }  # no minus before zero
+    return {name: multiple + 0.0 for name, multiple in found.holds(strength).items()}  # no minus before zero
 
 
 def _draw_level(axes: Axes, x: float, y: float, width: float, clean: float, value: float, held: float | None) -> None:

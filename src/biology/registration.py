@@ -17,8 +17,9 @@ from typing import Any
 
 from pydantic import Field
 
-from biology.case import UNREGISTERED, Case, Claim, Verdict, discover_cases, known, load_case, load_claims
-from biology.config import InputError, Strict, read_yaml, validate
+from biology.case import Case, discover_cases, load_case
+from biology.claim_file import UNREGISTERED, Claim, Verdict, load_claims
+from biology.config import InputError, Strict, known, read_yaml, validate
 from biology.prompts import PROMPT_SETS
 from biology.twins import EXTENDED, prompts_of
 
@@ -107,7 +108,7 @@ def _elsewhere(case: Case, claim: Claim) -> dict[str, Any]:
 def _rests_on(case: Case, claim: Claim) -> dict[str, Any]:
     names = [part.experiment for part in claim.parts]
     for name in names:  # grows: a contrast rests on two others
-        names += [other for other in case.experiments[name].of if other in case.experiments and other not in names]
+        names += [other for other in case.experiments[name].rests_on if other not in names]
     judged = {part.outcome for part in claim.parts}
     experiments, held = {}, set()
     for name in names:

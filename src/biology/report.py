@@ -21,7 +21,8 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from biology.artefacts import contents_hash
-from biology.case import Case, Claim, load_claims
+from biology.case import Case
+from biology.claim_file import Claim, load_claims
 from biology.config import Config, InputError, StatisticsConfig
 from biology.dossier import Subject, dossier, slider_data
 from biology.explorer import Explorer, Traced, explorer, feature_cards, features_of, node_steering, operand_plots

@@ -19,7 +19,8 @@ from typing import Any
 
 import pandas as pd
 
-from biology.case import Claim, discover_cases, load_case, load_claims
+from biology.case import discover_cases, load_case
+from biology.claim_file import Claim, load_claims
 from biology.config import Config, InputError
 from biology.pages import MARKS, SPEAKS, counts, environment, records
 from biology.robustness import compare

@@ -31,8 +31,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.bench import Bench, Member
-from biology.case import Experiment
 from biology.config import InputError
+from biology.experiments import Sharing as Asked
+from biology.measures import Outcome
 from biology.tables import table
 
 CELL = ("concept", "relation", "language", "scale", "language_fold")
@@ -40,11 +41,9 @@ Sets = tuple[np.ndarray, ...]
 
 
 def reduce_sharing(bench: Bench) -> pd.DataFrame:
-    """Table `evidence` of all experiments of kind `sharing`. Raises InputError for an unknown outcome or factor."""
+    """Table `evidence` of all experiments of kind `sharing`. Raises InputError for a factor that no prompt has."""
     rows: list[dict[str, object]] = []
-    for name, experiment in bench.case.experiments.items():
-        if experiment.kind != "sharing":
-            continue
+    for name, experiment in bench.case.of_kind(Asked).items():
         missing = [column for column in CELL if column not in bench.prompts]
         if missing:
             raise InputError(f"case {bench.case.name}: experiments.{name}: no prompt has the factor '{missing[0]}'")
@@ -83,7 +82,7 @@ class Sharing:
 
     bench: Bench
     name: str
-    experiment: Experiment
+    experiment: Asked
 
     @cached_property
     def places(self) -> dict[tuple[str, str, str], int]:
@@ -113,17 +112,14 @@ class Sharing:
     def _translations(self) -> dict[int, list[int]]:
         return {}
 
-    def measured(self, outcome: str, place: int) -> list[tuple[str, int, float]]:
+    def measured(self, outcome: Outcome, place: int) -> list[tuple[str, int, float]]:
         """(arm, draw, value) of one outcome of one prompt; nothing where it has no pair, or too little else to match with."""
-        kind, _, level = outcome.partition(":")
+        kind, level = outcome.form.name, "".join(outcome.arguments)
         if kind in ("overlap", "overlap_profile"):
             profiles = self.profiles(place)
             pick = middle_minus_outer if kind == "overlap_profile" else lambda values: float(values[self._layer(level)])
             return [(arm, 0, pick(values)) for arm, values in profiles.items()]
         measures = {"shared": self.shared, "closeness": self.closeness}
-        if kind not in (*measures, "default"):
-            known = "overlap:<layer>, overlap_profile, shared, default:<language>, closeness"
-            raise InputError(f"unknown outcome '{outcome}' of an experiment of kind sharing; known: {known}")
         members = self.members(self.bench.identity[place][0])
         draws = [("effect", 0, members)]
         if "match" in self.experiment.controls:

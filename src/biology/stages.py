@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from biology.activations import FeatureCache
     from biology.bench import Bench
-    from biology.case import Experiment
     from biology.config import Config
+    from biology.experiments import Scale
     from biology.registration import Expectation
 
 Arguments = argparse.Namespace
@@ -197,8 +197,9 @@ def sweep(args: Arguments) -> None:
 def tabulate(args: Arguments) -> None:
     """write everything measured as tidy tables; nothing after this needs torch"""
     config, root, case, folder = case_of(args)
-    from biology.case import load_claims
+    from biology.claim_file import load_claims
     from biology.contrasts import contrasts, crossovers, gate_of
+    from biology.experiments import Contrast, Crossover, Inhibit, Scale, Signs
     from biology.tables import read_table, sign_agreement, stacked, write_table
 
     measured = {
@@ -214,19 +215,19 @@ def tabulate(args: Arguments) -> None:
     evidence = [read_table(folder / f"{stage}.parquet", "evidence") for stage in ("attribute_evidence", "intervene")]
     perturbed = evidence[1]
     for name, experiment in case.experiments.items():
-        if experiment.kind in ("contrast", "crossover") and not bool(perturbed["experiment"].isin(experiment.of).any()):
+        if isinstance(experiment, Contrast | Crossover) and not bool(perturbed["experiment"].isin(experiment.of).any()):
             continue  # no prompt passed the gate, so there is nothing to compare
-        if experiment.kind == "contrast":
+        if isinstance(experiment, Contrast):
             asked = {other: case.experiments[other].outcomes for other in experiment.of}
             evidence.append(contrasts(name, experiment.of, experiment.outcomes, perturbed, experiment.share, asked))
-        elif experiment.kind == "crossover":
+        elif isinstance(experiment, Crossover):
             of, gate = experiment.of[0], gate_of(name, load_claims(root, args.case))
             listed = case.experiments[of].outcomes
             evidence.append(crossovers(name, of, listed, perturbed, measured["prompts"], experiment.by, gate))
-        elif experiment.kind == "signs":
-            inhibited = {other: case.experiments[other].inhibit or "" for other in experiment.of}
+        elif isinstance(experiment, Signs):
+            inhibited = {other: one.inhibit for other, one in case.of_kind(Inhibit).items() if other in experiment.of}
             evidence.append(sign_agreement(name, inhibited, measured["edges"], perturbed))
-        elif experiment.kind == "scale" and config.model(args.model).role == "size":
+        elif isinstance(experiment, Scale) and config.model(args.model).role == "size":
             evidence.append(beside_another_size(config, root, args, name, experiment, evidence[0]))
     measured["evidence"] = stacked(evidence)
     for name, frame in measured.items():
@@ -234,7 +235,7 @@ def tabulate(args: Arguments) -> None:
 
 
 def beside_another_size(
-    config: Config, root: Path, args: Arguments, name: str, experiment: Experiment, own: pd.DataFrame
+    config: Config, root: Path, args: Arguments, name: str, experiment: Scale, own: pd.DataFrame
 ) -> pd.DataFrame:
     """An experiment on this model and on the one it is `of`, on prompts that the latter answers correctly."""
     from biology.contrasts import scaled
@@ -254,7 +255,8 @@ def beside_another_size(
 def judge(args: Arguments) -> None:
     """compute a verdict for every registered claim of a model"""
     config, root = configuration(args)
-    from biology.case import discover_cases, load_case, load_claims
+    from biology.case import discover_cases, load_case
+    from biology.claim_file import load_claims
     from biology.claims import Meta, judge_all, measure, with_minimum, with_thresholds
     from biology.pages import manifest_of
     from biology.registration import check_lock, load_expectations, registered

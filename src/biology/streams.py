@@ -18,10 +18,11 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.activations import length_batches
-from biology.case import Case, Stream
+from biology.case import Case
 from biology.config import InputError
 from biology.model import Model, answer_token, encode, run, token_batch
 from biology.residuals import Exchanges, run_with_streams, streams_at
+from biology.rules import Stream
 from biology.tables import table
 
 ARMS = ("effect", "donor")

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from biology.bench import Bench
 from biology.config import InputError
+from biology.experiments import Exchange, Perturbation
 from biology.interventions import Edits, edits, generate, intervene
 from biology.model import token_text
 from biology.tables import table
@@ -162,7 +163,8 @@ def _continued(
     bench: Bench, items: Sequence[str], prompt: Int[Tensor, " row"], held: Edits
 ) -> dict[int, list[dict[str, object]]]:
     """The line that is written after prompts that end a line, by row; it ends with a word that can end one."""
-    line = next((experiment.line for experiment in bench.case.experiments.values() if experiment.line), None)
+    written = bench.case.of_kind(Perturbation, Exchange).values()
+    line = next((experiment.line for experiment in written if experiment.line), None)
     starts = [row for row, item in enumerate(items) if bench.case.prompts[item].text.endswith("\n")]
     if line is None or not starts:
         return {}

@@ -25,6 +25,7 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from biology.arms import CONTROLS
 from biology.config import InputError
 
 Kind = Literal["str", "int", "float", "bool"]
@@ -33,16 +34,7 @@ Tables = Mapping[str, pd.DataFrame]
 
 ELSEWHERE = "elsewhere"
 """Under `<experiment>/elsewhere` stands what the same push does at other positions on development prompts, of which one is chosen."""
-WATCHED = {"activation:": 1.0, "lost:": 0.0}
-"""How outcomes that watch a supernode begin, and what they are where nothing changes. A prompt without members has none."""
-
-
-def unchanged(outcome: str) -> float | None:
-    """What an outcome that watches a supernode is where nothing changes; None for other outcomes."""
-    return next((value for prefix, value in WATCHED.items() if outcome.startswith(prefix)), None)
-
-
-ARMS = ("effect", "match", "donor", "position", "shuffle", "direction", "clean", "random", "smaller")
+ARMS = ("effect", *CONTROLS)
 SPLITS = ("dev", "heldout", "registered", "exploratory")
 VERDICTS = ("untestable", "not replicated", "inconclusive", "replicated")
 """In the order in which they are counted, last first."""

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from biology.case import UNREGISTERED
+from biology.claim_file import UNREGISTERED
 from biology.claims import rule
 from biology.config import StatisticsConfig
 from biology.statistics import generator, holm, sign_flip_p, signs

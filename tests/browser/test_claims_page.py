@@ -6,7 +6,8 @@ import pytest
 from multi_hop_tables import write_repository
 
 from biology import report
-from biology.case import discover_cases, load_case, load_claims
+from biology.case import discover_cases, load_case
+from biology.claim_file import load_claims
 from biology.claims import Meta, judge_all, measure, with_thresholds
 from biology.config import load_config
 from biology.tables import read_tables

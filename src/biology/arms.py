@@ -1,0 +1,82 @@
+"""Control arms: what is measured beside an effect, so that its size says something. Each is specified here and nowhere else."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from biology.grammar import Parsed, unknown
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One kind of control."""
+
+    brief: str
+    """Its name in a legend."""
+    words: str
+    """What a page calls it."""
+    says: str
+    """What is done, in one sentence."""
+    kinds: tuple[str, ...] = ()
+    """Kinds of experiment that may list it; an arm that none lists comes by itself (`measures.Form.beside`)."""
+
+
+CONTROLS: dict[str, Arm] = {
+    "match": Arm(
+        "matched random features",
+        "matched random features",
+        "other features, drawn at random, active in the same layers, as many and pushed as hard, take the place of the members",
+        ("inhibit", "inject", "swap", "graph", "sharing"),
+    ),
+    "donor": Arm(
+        "wrong donor",
+        "the wrong donor",
+        "what is injected, or compared with, comes from the wrong donor (column `wrong_<donor>`, `wrong_plain`)",
+        ("inject", "swap", "reuse"),
+    ),
+    "position": Arm(
+        "wrong position",
+        "the same features at the wrong token",
+        "the same is done, or looked for, at another token (`elsewhere`, `sites`)",
+        ("inhibit", "inject", "swap", "exchange", "census"),
+    ),
+    "shuffle": Arm(
+        "shuffled",
+        "the same with the pairing shuffled",
+        "what belongs together is exchanged at random: labels, pairs of prompts, or the weights of the transcoders",
+        ("classes", "wiring", "connectivity", "sharing", "census", "signs"),
+    ),
+    "direction": Arm(
+        "random direction",
+        "random directions of the same size",
+        "random vectors of the same length are added to the stream where the members write",
+        ("inhibit", "inject", "swap"),
+    ),
+    "clean": Arm("clean", "no perturbation", "nothing is done to the prompt"),
+    "random": Arm(
+        "shuffled transcoders",
+        "what the same rule finds with transcoders of shuffled weights",
+        "the same rule finds its members among the features of transcoders with shuffled weights",
+        ("census", "reuse"),
+    ),
+    "smaller": Arm("smaller model", "the smaller model", "the same is measured on the smaller of two models"),
+}
+"""Control arms of the `evidence` table, in the order in which figures show them; the remaining arm is `effect`."""
+
+
+class Control(Parsed):
+    """The name of a control arm."""
+
+    def __new__(cls, text: str) -> Control:
+        if text not in CONTROLS:
+            raise ValueError(unknown("control", text, CONTROLS))
+        return super().__new__(cls, text)
+
+    @property
+    def arm(self) -> Arm:
+        return CONTROLS[self]
+
+
+def controls_of(kind: str) -> list[str]:
+    """The controls that experiments of a kind may list."""
+    return [name for name, arm in CONTROLS.items() if kind in arm.kinds]

@@ -1,0 +1,111 @@
+"""What `claims.yaml` says: what the paper claims, and the statistic, the control and the threshold by which we judge it."""
+
+from __future__ import annotations
+
+import datetime
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from biology.case import case_folder, load_case
+from biology.config import InputError, Strict, known, read_yaml, validate
+
+Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
+UNREGISTERED = "Not registered: run `biology lock` before held-out prompts are scored"
+"""Why a claim that is not in claims.lock yet is untestable (`registration.registered`)."""
+
+
+class Source(Strict):
+    """Section of the paper, and how well we know what it says (see CONTRIBUTING.md)."""
+
+    section: str
+    confidence: str
+
+
+class Specificity(Strict):
+    """The effect must be at least `ratio` times the mean of each of these control arms."""
+
+    arms: tuple[Literal["donor", "position", "shuffle", "direction", "random"], ...]
+    ratio: float = Field(gt=1)
+
+
+class Part(Strict):
+    """One measurement that a claim needs; a claim holds if all its parts do."""
+
+    name: str
+    experiment: str
+    outcome: str
+    control: Literal["match", "donor", "position", "shuffle", "direction", "clean", "random", "smaller", "none"]
+    direction: Literal["increase", "decrease", "equivalent"]
+    minimum: float = Field(gt=0)
+    """Smallest effect that counts, in the unit of the outcome; for `equivalent` the margin."""
+    specificity: Specificity | None = None
+    ceiling: dict[Literal["match", "donor", "position", "shuffle", "direction", "clean", "random"], float] = {}
+    """Largest mean allowed for a control arm."""
+
+
+class Amendment(Strict):
+    """Why a registered claim was changed; `previous` is its hash in claims.lock before the change."""
+
+    date: datetime.date
+    reason: str = Field(min_length=10)
+    previous: str = Field(pattern=r"^[0-9a-f]{64}$")
+    seen_on: tuple[str, ...] = ()
+    """Models whose verdict on the claim was known by then."""
+
+
+class Claim(Strict):
+    """One sentence of the paper and the rule by which it is judged, registered before the run."""
+
+    id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    title: str
+    paper_says: str
+    source: Source
+    gate: str = "correct"
+    """Boolean column of the `prompts` table that an item must pass to be scored."""
+    parts: tuple[Part, ...] = ()
+    untestable: str | None = None
+    """Why no model of this project can be asked (no prompts, no such ability); then there are no parts."""
+    minimum_n: int = Field(default=256, gt=0)
+    """Fewest items that must pass the gate."""
+    registered: datetime.date
+    amended: tuple[Amendment, ...] = ()
+    expected: dict[str, Verdict] = {}
+    """Verdict expected on models that lack the mechanism, written down before they were trained."""
+
+    @model_validator(mode="after")
+    def _parts_or_reason(self) -> Claim:
+        if bool(self.parts) == bool(self.untestable):
+            raise ValueError("a claim has either parts or a reason why it is `untestable`.")
+        return self
+
+    def explores(self, model: str) -> bool:
+        """Whether the claim was changed after its first verdict on a model, and so was not registered before it."""
+        return any(model in amendment.seen_on for amendment in self.amended)
+
+    @field_validator("amended", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+
+def load_claims(root: str | Path, name: str) -> tuple[Claim, ...]:
+    """The claims of a case, in the order of its `claims.yaml` (a mapping from the claim's id to its fields)."""
+    path = case_folder(root, name) / "claims.yaml"
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected a mapping from claim id to claim.")
+    experiments = load_case(root, name).experiments
+    claims = []
+    for key, fields in data.items():
+        if not isinstance(fields, dict):
+            raise InputError(f"{path}: {key}: expected a mapping of fields.")
+        if "id" in fields:
+            raise InputError(f"{path}: {key}: unknown key 'id'. The id of a claim is the name it stands under.")
+        claim = validate(Claim, {"id": key, **fields}, path, where=str(key))
+        for part in claim.parts:
+            known(path, f"{key}.parts.{part.name}", "experiment", part.experiment, experiments)
+            known(path, f"{key}.parts.{part.name}", "outcome", part.outcome, experiments[part.experiment].outcomes)
+        claims.append(claim)
+    return tuple(claims)

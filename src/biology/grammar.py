@@ -1,0 +1,43 @@
+"""Words of a file that are more than text: how they are parsed, and how an unknown one is refused."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from typing import Any
+
+from pydantic import GetCoreSchemaHandler
+from pydantic_core import CoreSchema, core_schema
+
+LISTED = 24
+"""Known words that a message lists at most."""
+
+
+def unknown(kind: str, word: object, there: Iterable[str]) -> str:
+    """What to say of a word that is none of those that there are: the nearest of them, and the first of them all."""
+    words = list(dict.fromkeys(map(str, there)))
+    close = difflib.get_close_matches(str(word), words, n=1)
+    hint = f" Did you mean '{close[0]}'?" if close else ""
+    rest = f" and {len(words) - LISTED} more" if len(words) > LISTED else ""
+    return f"unknown {kind} '{word}'.{hint} Known: {', '.join(words[:LISTED]) or 'none'}{rest}."
+
+
+def steps_to(loc: tuple[int | str, ...], data: Any) -> list[str]:
+    """The keys that lead to a mistake, without the branches of unions: types in brackets, and the `kind` of a mapping."""
+    steps, tag = [], None
+    for step in (one for one in loc if "[" not in str(one)):
+        if tag is None and isinstance(data, dict) and data.get("kind") == step:
+            tag = step
+            continue
+        steps.append(str(step))
+        tag, data = None, data[step] if isinstance(data, dict) and step in data else None
+    return steps
+
+
+class Parsed(str):
+    """Text with a grammar: its constructor raises ValueError for what is none. Equal to the same plain text."""
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
+        plain = core_schema.plain_serializer_function_ser_schema(str, when_used="json")
+        return core_schema.no_info_after_validator_function(cls, core_schema.str_schema(), serialization=plain)

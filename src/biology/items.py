@@ -1,0 +1,67 @@
+"""The prompt set of a case: the rows of its `prompts.csv`, on which supernodes are selected and effects measured."""
+
+from __future__ import annotations
+
+import csv
+import re
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Literal
+
+from pydantic import Field
+
+from biology.config import InputError, Strict, validate
+
+ITEM_COLUMNS = ("item", "text", "answer", "cluster", "split", "role")
+
+
+class Item(Strict):
+    """One row of `prompts.csv`. Rules and strengths are fixed on `dev` items with role `select`; claims read
+    `heldout`."""
+
+    item: str = Field(min_length=1)
+    text: str = Field(min_length=1)
+    answer: str = Field(min_length=1)
+    cluster: str = Field(min_length=1)
+    split: Literal["dev", "heldout"]
+    role: Literal["select", "score"]
+    factors: dict[str, str] = {}
+    """The free columns, e.g. {city: Dallas, relation: capital, place: Texas}."""
+
+    def meets(self, only: Mapping[str, str]) -> bool:
+        """Whether it has these levels of factors."""
+        return all(self.factors.get(factor) == level for factor, level in only.items())
+
+
+def read_items(path: Path) -> tuple[Item, ...]:
+    try:
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first column
+            reader = csv.DictReader(file)
+            columns = list(reader.fieldnames or [])
+            rows = list(reader)
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file (named by `prompt_set` in case.yaml).") from None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{path}: cannot be read as CSV in UTF-8 ({error}).") from None
+    return items_of(path, columns, rows)
+
+
+def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) -> tuple[Item, ...]:
+    missing = [column for column in ITEM_COLUMNS if column not in columns]
+    if missing:
+        raise InputError(f"{path}: missing column(s) {', '.join(missing)}. Needed: {', '.join(ITEM_COLUMNS)}.")
+    for column in columns:
+        if columns.count(column) > 1 or not re.fullmatch(r"[a-z][a-z0-9_]*", column):
+            raise InputError(f"{path}: bad or repeated column name '{column}'.")
+    items, seen = [], set()
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise InputError(f"{path}: row {number} does not have {len(columns)} columns.")
+        named = {column: row[column] for column in ITEM_COLUMNS}
+        factors = {column: row[column] for column in columns if column not in ITEM_COLUMNS}
+        item = validate(Item, {**named, "factors": factors}, path, where=f"row {number}")
+        if item.item in seen:
+            raise InputError(f"{path}: row {number}: item '{item.item}' occurs twice.")
+        seen.add(item.item)
+        items.append(item)
+    return tuple(items)

@@ -1,0 +1,95 @@
+"""Rules of a case: how the members of supernodes are found, and what mean streams are taken of."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from biology.config import Strict
+from biology.positions import Position
+
+
+class OperandCondition(Strict):
+    """What a feature's operand plot must show (see `operands.py`): its family, and what its condition is about."""
+
+    family: Literal["add", "lookup", "sum"]
+    digit: tuple[Literal["ones", "range", "periodic"], ...] = ()
+    """Any of these; empty: whatever it is about."""
+    at: Position | None = None
+    """Where the operand plot is read; by default where the supernode is."""
+
+
+class Operands(Strict):
+    """Which prompts form the grid of two operands on which features are read, and under which factors these stand."""
+
+    first: str
+    second: str
+    only: dict[str, str] = {}
+    """Restricts the grid to prompts with these levels of factors; prompts with role `select` fill it."""
+
+
+class SupernodeRule(Strict):
+    """How to find the members of a supernode: a rule over activations and decoders, never over the graph or an effect.
+
+    A feature is a member if it meets all conditions that are given.
+    """
+
+    at: Position = Position("last")
+    """Token position, as in `positions.py`."""
+    factor: str | None = None
+    """The features that tell the levels of this factor apart (one set per level): active on prompts of the level,
+    silent elsewhere, by `precision` and `recall` over prompts with role `select`."""
+    precision: float = Field(default=0.9, ge=0, le=1)
+    """Of the selecting prompts on which a member fires, the share that is of its level."""
+    recall: float = Field(default=0.9, ge=0, le=1)
+    """Of the selecting prompts of its level, the share on which a member fires."""
+    elsewhere: float = Field(default=1.0, ge=0, le=1)
+    """Of the selecting prompts of other levels, the largest share on which a member may fire."""
+    split: Literal["dev", "any"] = "dev"
+    """Which prompts select: those of development clusters only, or any (then name columns in `apart`)."""
+    apart: tuple[str, ...] = ()
+    """Columns in which every selecting prompt must differ from the prompt that is scored."""
+    active_on: tuple[str, ...] = ()
+    """Named prompts on which the feature must be active at that position."""
+    silent_on: tuple[str, ...] = ()
+    """Named prompts on which it must not be."""
+    operands: OperandCondition | None = None
+    """Condition on the feature's operand plot (needs `operands:` in case.yaml)."""
+    promotes: tuple[str, ...] = ()
+    """Tokens, one of which must be among the `top` tokens that the decoder promotes. `answer` stands for the
+    prompt's own answer, `answers` for those of all prompts of the level."""
+    spares: tuple[str, ...] = ()
+    """Tokens that must not be among the `top` promoted ones (`answer`, `answers` as above), so that an injection
+    does not simply inject the answer."""
+    top: int = Field(default=10, gt=0)
+    layers: tuple[int, int] | None = None
+    """First and last layer, both included."""
+    most: int | None = Field(default=None, gt=0)
+    """Keeps so many with the largest recall."""
+    label: str = ""
+    """What figures call it; factors of the prompt and `answer` may stand in braces: `say a {relation}`, `say
+    {answer}`."""
+
+    @property
+    def as_read(self) -> SupernodeRule:
+        """The same rule where its operand plots are read."""
+        return self.model_copy(update={"at": (self.operands and self.operands.at) or self.at})
+
+
+class Stream(Strict):
+    """A question without transcoders: does the mean residual stream of prompts that share a level carry that level alone?
+
+    The mean is taken at the last token over prompts with role `select`, and put in the place of the scored prompt's own.
+    """
+
+    factor: str
+    """Whose level the donor's mean is of, such as the place that the donor's answer is about."""
+    apart: tuple[str, ...] = ()
+    """Columns in which the prompts of the mean must differ from the scored prompt *and* from its donor, so that the level is all that
+    they share with it."""
+    donor: str = "donor"
+    """Column with the donor; `wrong_<donor>` names the control's."""
+    expected: str | None = None
+    """Factor with the answer that is counted; by default the donor's own answer."""
+    only: dict[str, str] = {}
