@@ -112,7 +112,8 @@ def random_transcoders(
                 W_skip=normal(d_model, d_model, scale=0.1) if skip else None,
             )  # fmt: skip
         )
-    return TranscoderSet(kind, activation, tuple(layers), read_hook, write_hook, k if activation == "topk" else None)
+    topk = activation == "topk"  # signed, as in the only layout that has it
+    return TranscoderSet(kind, activation, tuple(layers), read_hook, write_hook, k if topk else None, signed=topk)
 
 
 @pytest.fixture

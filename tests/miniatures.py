@@ -56,7 +56,7 @@ def livened(network):
     return network.eval()
 
 
-def write_transcoders(folder: Path, layout: str, *, model_name: str = "tiny") -> list[dict[str, torch.Tensor]]:
+def write_transcoders(folder: Path, layout: str, *, model_name: str = "") -> list[dict[str, torch.Tensor]]:
     layers = _draw("skip" in layout or "affine" in layout, cross="cross-layer" in layout)
     if "relu" not in layout and layout.startswith("circuit-tracer") and "listing" not in layout:
         for layer in layers:
@@ -72,12 +72,12 @@ def write_transcoders(folder: Path, layout: str, *, model_name: str = "tiny") ->
             unused = torch.full((N_FEATURES, i, D_MODEL), 7.0)  # decoders into layers below the feature's own
             decoder = torch.cat([unused, layer["decoder"]], 1)
             _save(folder / f"clt/width_96_l0_small_affine/params_layer_{i}.safetensors", _scope_2(layer, decoder))
-        _gemma_scope_2_config(folder / "clt/width_96_l0_small_affine/config.json")
+        _gemma_scope_2_config(folder / "clt/width_96_l0_small_affine/config.json", 0, True)
     else:
         for i, layer in enumerate(layers):
             name = f"transcoder_all/layer_{i}_width_48_l0_small" + ("_affine" if "affine" in layout else "")
             _save(folder / name / "params.safetensors", _scope_2(layer, layer["decoder"][:, 0]))
-            _gemma_scope_2_config(folder / name / "config.json")
+            _gemma_scope_2_config(folder / name / "config.json", i, "affine" in layout)
     return layers
 
 
@@ -181,9 +181,9 @@ def _scope_2(layer, decoder):
     return stored | ({"affine_skip_connection": layer["skip"]} if "skip" in layer else {})
 
 
-def _gemma_scope_2_config(file):
+def _gemma_scope_2_config(file, layer, affine):
     hooks = {
-        "hf_hook_point_in": "model.layers.0.pre_feedforward_layernorm.output",
-        "hf_hook_point_out": "model.layers.0.post_feedforward_layernorm.output",
+        "hf_hook_point_in": f"model.layers.{layer}.pre_feedforward_layernorm.output",
+        "hf_hook_point_out": f"model.layers.{layer}.post_feedforward_layernorm.output",
     }
-    file.write_text(json.dumps({"architecture": "jump_relu", "affine_connection": True, **hooks}))
+    file.write_text(json.dumps({"architecture": "jump_relu", "affine_connection": affine, **hooks}))

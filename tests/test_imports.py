@@ -27,8 +27,10 @@ FLOORS = [
     ["registration"],
     # torch
     ["organism", "graph", "weights", "checkpoint", "bridge", "agreement"],
-    ["tokenizer"],
-    ["model", "layouts", "graph_paths"],
+    ["tokenizer", "stored"],
+    ["model", "graph_paths", "layout_gemma_scope", "layout_saelens"],
+    ["layout_circuit_tracer"],
+    ["layouts"],
     ["freezing", "transcoders", "case_prompts", "number_outcomes", "cell_outcomes"],
     ["activations", "replacement", "continuation", "documents", "sampling", "training_memory"],
     ["splicing"],

@@ -2,9 +2,12 @@
 
 import json
 import resource
+import shutil
 import sys
+import warnings
 from dataclasses import replace
 
+import miniatures
 import numpy
 import pytest
 import torch
@@ -13,7 +16,7 @@ from conftest import random_transcoders
 from safetensors.torch import load_file, save_file
 
 from biology.artefacts import FULL
-from biology.config import InputError
+from biology.config import InputError, InputWarning
 from biology.transcoders import Transcoder, encode, load_transcoders, save_transcoders
 
 
@@ -23,7 +26,7 @@ def same(one, other):
             again = getattr(after, name)
             assert (value is None) == (again is None), name
             assert value is None or value.equal(again), name
-    traits = ("kind", "activation", "k", "read_hook", "write_hook")
+    traits = ("kind", "activation", "k", "signed", "read_hook", "write_hook")
     assert [getattr(one, name) for name in traits] == [getattr(other, name) for name in traits]
 
 
@@ -38,7 +41,7 @@ def test_round_trip(tiny_model, tmp_path, layout, kind, activation, skip):
         with pytest.raises(InputError, match="no cross-layer and no TopK"):
             save_transcoders(tmp_path, transcoders, layout=layout)
         return
-    save_transcoders(tmp_path, transcoders, layout=layout, model_name="tiny")
+    save_transcoders(tmp_path, transcoders, layout=layout)
     same(transcoders, load_transcoders(tmp_path, model))
     assert not [path for path in tmp_path.rglob("*") if path.name.startswith(".") or path.name.endswith(".partial")]
 
@@ -56,7 +59,7 @@ def test_layers_of_unequal_width_are_padded_for_circuit_tracer(tiny_model, tmp_p
             Transcoder(weights.W_enc[:count], weights.b_enc[:count], weights.W_dec[:count], weights.b_dec, threshold)
         )
     transcoders = replace(wide, layers=tuple(uneven))
-    save_transcoders(tmp_path, transcoders, layout="circuit-tracer", model_name="tiny")
+    save_transcoders(tmp_path, transcoders, layout="circuit-tracer")
     same(transcoders, load_transcoders(tmp_path, model))
     for layer in range(model.n_layers):
         stored = load_file(tmp_path / f"W_enc_{layer}.safetensors") | load_file(tmp_path / f"W_dec_{layer}.safetensors")
@@ -134,6 +137,33 @@ def test_topk_config_is_obeyed(tiny_model, tmp_path):
     assert load_transcoders(tmp_path, model).k == 3
 
 
+def test_the_layout_decides_whether_what_is_active_may_be_negative(tiny_model, tmp_path):
+    """circuit-tracer multiplies by a gate: of the k largest, or of those above a threshold. SAELens and Gemma Scope clip."""
+    model, x = tiny_model("gemma2"), torch.randn(20, 32)
+    few = random_transcoders(model, activation="topk", k=20, b_enc=-1.0)
+    save_transcoders(tmp_path / "topk", few, layout="circuit-tracer")
+    pre = torch.nn.functional.linear(x, few.layers[0].W_enc, few.layers[0].b_enc)
+    gate = torch.zeros_like(pre).scatter_(-1, pre.topk(20, dim=-1).indices, 1)
+    active = encode(load_transcoders(tmp_path / "topk", model), 0, x)
+    assert active.equal(pre * gate) and (active < 0).any() and ((active != 0).sum(-1) == 20).all()
+    with pytest.raises(InputError, match="keeps what is active and negative"):
+        save_transcoders(tmp_path, replace(few, signed=False), layout="circuit-tracer")
+
+    low = random_transcoders(model, activation="jumprelu", read_hook="ln2.hook_normalized")
+    low = replace(low, layers=tuple(replace(layer, threshold=layer.threshold - 0.5) for layer in low.layers))
+    pre, threshold = torch.nn.functional.linear(x, low.layers[0].W_enc, low.layers[0].b_enc), low.layers[0].threshold
+    gemma_scope(tmp_path / "gemma", low)
+    clipped = load_transcoders(tmp_path / "gemma", model)
+    assert not clipped.signed and encode(clipped, 0, x).equal(pre.relu() * (pre > threshold))
+    with pytest.raises(InputError, match="keeps what is active and negative"):
+        save_transcoders(tmp_path, low, layout="circuit-tracer")
+    save_transcoders(tmp_path / "tracer", replace(low, signed=True), layout="circuit-tracer")
+    signed = load_transcoders(tmp_path / "tracer", model)
+    assert signed.signed and encode(signed, 0, x).equal(pre * (pre > threshold)) and (encode(signed, 0, x) < 0).any()
+    with pytest.raises(InputError, match="none that is negative where it is active"):
+        save_transcoders(tmp_path, signed)
+
+
 def test_cross_layer_skip_is_stored_the_other_way_round(tiny_model, tmp_path):
     transcoders = random_transcoders(tiny_model("llama"), "cross_layer", skip=True)
     save_transcoders(tmp_path, transcoders, layout="circuit-tracer")
@@ -190,6 +220,166 @@ def test_wrong_tensors(tiny_model, tmp_path, tensors, message):
     with pytest.raises(InputError, match=message) as caught:
         load_transcoders(tmp_path, model)
     assert "\n" not in str(caught.value)
+
+
+def rewritten(file, **keys):
+    """A config, the keys of its metadata included, with other values."""
+    config = json.loads(file.read_text()) if file.suffix == ".json" else yaml.safe_load(file.read_text())
+    inner = config.get("metadata", {})
+    inner |= {key: value for key, value in keys.items() if key in inner}
+    text = config | {key: value for key, value in keys.items() if key not in inner}
+    file.write_text(json.dumps(text) if file.suffix == ".json" else yaml.safe_dump(text))
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"activation_fn": "topk", "activation_fn_kwargs": {"k": 5}}, "activation_fn: 'topk' is not supported"),
+        ({"activation_fn_kwargs": {"k": 5}}, "activation_fn_kwargs: {'k': 5} is not supported"),
+        ({"normalize_activations": "layer_norm"}, "normalize_activations: 'layer_norm' is not supported"),
+        ({"apply_b_dec_to_input": True}, "apply_b_dec_to_input: True is not supported"),
+        ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor: True"),
+        ({"hook_head_index": 0}, "hook_head_index: 0 is not supported"),
+        ({"model_from_pretrained_kwargs": {"fold_ln": True}}, "fold_ln is true: mlp.hook_in"),
+        ({"model_from_pretrained_kwargs": {"center_writing_weights": True}}, "center_writing_weights is true"),
+        ({"architecture": "standard"}, "'standard' is no transcoder"),
+        ({"architecture": "jumprelu_transcoder"}, "does not fit weights that look like transcoder"),
+        ({"d_sae": 47}, "d_sae is 47, and its weights have 48"),
+    ],
+)
+def test_what_a_saelens_config_asks_for_is_done_or_refused(tiny_model, tmp_path, keys, message):
+    model = tiny_model("llama")
+    save_transcoders(tmp_path, random_transcoders(model))
+    rewritten(tmp_path / "layer_1/cfg.json", **keys)
+    with pytest.raises(InputError, match=f"layer_1/cfg.json: .*{message}"):
+        load_transcoders(tmp_path, model)
+
+
+def test_what_changes_nothing_in_a_saelens_config(tiny_model, tmp_path):
+    """Folding takes the gain out of what is read behind the norm, and leaves what is read inside of it alone."""
+    model = tiny_model("llama")
+    save_transcoders(tmp_path, random_transcoders(model, read_hook="ln2.hook_normalized"))
+    said = {
+        "activation_fn": "relu",
+        "activation_fn_kwargs": {},
+        "hook_head_index": None,
+        "finetuning_scaling_factor": False,
+    }
+    said |= {"model_from_pretrained_kwargs": {"fold_ln": True, "center_writing_weights": False}, "context_size": 128}
+    for layer in range(3):
+        rewritten(tmp_path / f"layer_{layer}/cfg.json", **said)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", InputWarning)
+        load_transcoders(tmp_path, model)
+    rewritten(tmp_path / "layer_2/cfg.json", temperature=0.5, prepend_bos=False)
+    with pytest.warns(InputWarning, match="layer_2/cfg.json: temperature not known") as caught:
+        load_transcoders(tmp_path, model)
+    assert any("trained on prompts without BOS" in str(warning.message) for warning in caught)
+    rewritten(tmp_path / "layer_2/cfg.json", model_name="other")
+    with pytest.raises(InputError, match="layers are of different models: , other"):
+        load_transcoders(tmp_path, model)
+
+
+@pytest.mark.parametrize(
+    ("keys", "message"),
+    [
+        ({"hf_hook_point_in": "model.layers.1.output"}, "hf_hook_point_in 'model.layers.1.output' is not supported"),
+        ({"hf_hook_point_out": "model.layers.2.post_feedforward_layernorm.output"}, "is no hook of layer 1"),
+        ({"type": "sae"}, "type 'sae' is not supported"),
+        ({"affine_connection": True}, "affine_connection is True, and the weights say otherwise"),
+        ({"width": 16}, "width is 16, and params.safetensors has 48 features"),
+        ({"scaling_factor": 2.0}, "scaling_factor: 2.0 is not supported"),
+    ],
+)
+def test_what_a_config_of_gemma_scope_2_says_is_true_of_its_weights(tiny_model, tmp_path, keys, message):
+    model = tiny_model("gemma3", n_layers=2)
+    miniatures.write_transcoders(tmp_path, "gemma scope 2")
+    load_transcoders(tmp_path, model)
+    rewritten(tmp_path / "transcoder_all/layer_1_width_48_l0_small/config.json", **keys)
+    with pytest.raises(InputError, match=message):
+        load_transcoders(tmp_path, model)
+
+
+def test_what_a_circuit_tracer_config_asks_for_is_done_or_refused(tiny_model, tmp_path):
+    model = tiny_model("llama")
+    save_transcoders(tmp_path, random_transcoders(model), layout="circuit-tracer")
+    rewritten(tmp_path / "config.yaml", note="a test", scan="here")
+    with pytest.warns(InputWarning, match="config.yaml: note not known, and not used"):
+        load_transcoders(tmp_path, model)
+    rewritten(tmp_path / "config.yaml", k=5)
+    with pytest.raises(InputError, match="k: 5 is not supported"):
+        load_transcoders(tmp_path, model)
+    rewritten(tmp_path / "config.yaml", k=None)
+    change(tmp_path / "layer_0.safetensors", k=torch.tensor(5))
+    with pytest.raises(InputError, match="activation is 'relu', and the weights are those of a TopK set"):
+        load_transcoders(tmp_path, model)
+    rewritten(tmp_path / "config.yaml", activation="topk")
+    change(tmp_path / "layer_1.safetensors", k=torch.tensor(6))
+    with pytest.raises(InputError, match=r"k \[5, 6\]"):
+        load_transcoders(tmp_path, model)
+
+
+@pytest.mark.parametrize("said", ["tiny/llama", "gpt2-small"])
+def test_transcoders_of_another_model_are_named(tiny_model, tmp_path, said):
+    model = tiny_model("llama")
+    for layout in ("saelens", "circuit-tracer"):
+        save_transcoders(tmp_path / layout, random_transcoders(model), layout=layout, model_name=said)
+        with pytest.warns(
+            InputWarning, match=f"these are transcoders of {said}, by their config, and the model is {model.name}"
+        ):
+            load_transcoders(tmp_path / layout, model)
+
+
+def test_one_model_goes_by_many_names(tiny_model, tmp_path):
+    model, shape = tiny_model("llama"), random_transcoders(tiny_model("llama"))
+    names = {
+        "google--gemma-2-2b": ["google/gemma-2-2b", "gemma-2-2b"], "gpt2": ["gpt2-small", "openai-community/gpt2"],
+        "google--gemma-3-270m": ["gemma-v3-270m-pt"], "Llama-3.2-1B": ["meta-llama/Llama-3.2-1B", "llama-3.2-1b"],
+    }  # fmt: skip
+    for folder, others in names.items():
+        for number, said in enumerate([*others, ""]):
+            save_transcoders(tmp_path / f"{folder}{number}", shape, model_name=said)
+            with warnings.catch_warnings():
+                warnings.simplefilter("error", InputWarning)
+                load_transcoders(tmp_path / f"{folder}{number}", replace(model, name="mine", path=tmp_path / folder))
+
+
+def test_layers_beyond_the_last_are_another_models(tiny_model, tmp_path):
+    two, three = tiny_model("llama", n_layers=2), tiny_model("llama")
+    save_transcoders(tmp_path / "saelens", random_transcoders(three))
+    for kind in ("per_layer", "cross_layer"):
+        save_transcoders(tmp_path / kind, random_transcoders(three, kind), layout="circuit-tracer")
+    for folder in tmp_path.iterdir():
+        with pytest.raises(InputError, match="layers 0, 1, 2, and the model has 2 layers: they are another model's"):
+            load_transcoders(folder, two)
+
+
+@pytest.mark.parametrize("kind", ["per_layer", "cross_layer"])
+def test_two_sets_in_one_folder(tiny_model, tmp_path, kind):
+    """The layout that is looked for first would hide the other one, which may well be the newer."""
+    model = tiny_model("llama")
+    save_transcoders(tmp_path, random_transcoders(model, kind), layout="circuit-tracer")
+    stray = shutil.copy(next(tmp_path.glob("*.safetensors")), tmp_path / "optimiser.safetensors")
+    with pytest.warns(InputWarning, match="weights in optimiser.safetensors are not used"):
+        load_transcoders(tmp_path, model)
+    stray.unlink()
+    save_transcoders(tmp_path, random_transcoders(model))
+    with pytest.raises(
+        InputError, match=r"another set beside .*\(layer_0/sae_weights.safetensors, .*: keep one set in a folder"
+    ):
+        load_transcoders(tmp_path, model)
+
+
+def test_tensors_that_are_in_two_places_or_in_none(tiny_model, tmp_path):
+    model = tiny_model("llama")
+    save_transcoders(tmp_path, random_transcoders(model, "cross_layer", skip=True), layout="circuit-tracer")
+    change(tmp_path / "skip.safetensors", b_skip=torch.zeros(3, 32))
+    with pytest.raises(InputError, match="expected W_skip of all layers in this file, and nowhere another tensor"):
+        load_transcoders(tmp_path, model)
+    change(tmp_path / "skip.safetensors", b_skip=None)
+    change(tmp_path / "W_dec_1.safetensors", b_dec_1=torch.zeros(32))
+    with pytest.raises(InputError, match="b_dec_1 is in .*W_enc_1.safetensors and in .*W_dec_1.safetensors"):
+        load_transcoders(tmp_path, model)
 
 
 def test_a_full_disk_says_so(tiny_model, tmp_path, monkeypatch):

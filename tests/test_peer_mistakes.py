@@ -59,7 +59,7 @@ def test_an_unembedding_that_is_square_is_not_transposed(tmp_path):
 
 @pytest.mark.slow
 def test_the_interpreter_ends_in_silence(tiny, tiny_model, tmp_path):
-    save_transcoders(tmp_path, random_transcoders(tiny_model("gpt2")), model_name="tiny")
+    save_transcoders(tmp_path, random_transcoders(tiny_model("gpt2")))
     command = ["trace", "w1 w2 w3", "--model", str(tiny("gpt2")), "--transcoders", str(tmp_path)]
     done = subprocess.run([sys.executable, "-m", "biology", *command], capture_output=True, text=True)
     assert done.returncode == 0 and "replacement score" in done.stdout

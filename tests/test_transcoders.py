@@ -8,7 +8,7 @@ from conftest import random_transcoders
 
 from biology.attribution import attribute
 from biology.interventions import edits, intervene
-from biology.model import load_model
+from biology.model import load_model, run
 from biology.transcoders import (
     Offloaded,
     Transcoder,
@@ -28,10 +28,10 @@ IDS = [2, 5, 17, 33, 8, 61]
 NEEDS_GPU = pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 
 
-def single(activation, threshold=None, k=None):
+def single(activation, threshold=None, k=None, signed=False):
     eye = torch.eye(4)
     layer = Transcoder(eye, torch.zeros(4), eye[:, None], torch.zeros(4), threshold)
-    return TranscoderSet("per_layer", activation, (layer,), "mlp.hook_in", "mlp.hook_out", k)
+    return TranscoderSet("per_layer", activation, (layer,), "mlp.hook_in", "mlp.hook_out", k, signed)
 
 
 def test_activation_functions_by_hand():
@@ -46,6 +46,42 @@ def test_topk_never_activates_a_negative_feature():
     active = activate(single("topk", k=3), 0, torch.tensor([[-1.0, -0.5, 3.0, -2.0], [-1.0, -1.0, -1.0, -1.0]]))
     assert active.tolist() == [[0, 0, 3, 0], [0, 0, 0, 0]]
     assert int((activate(single("topk", k=9), 0, torch.ones(4)) > 0).sum()) == 4
+
+
+def test_a_signed_set_keeps_what_is_negative_and_active():
+    assert activate(single("topk", k=3, signed=True), 0, torch.tensor([-1.0, -0.5, 3.0, -2.0])).tolist() == [
+        -1,
+        -0.5,
+        3,
+        0,
+    ]
+    threshold = torch.tensor([-2.0, 0.5, -0.5, 0.0])
+    assert activate(single("jumprelu", threshold, signed=True), 0, torch.tensor([-1.0, 0.5, -0.5, 2.0])).tolist() == [
+        -1,
+        0,
+        0,
+        2,
+    ]
+
+
+@pytest.mark.parametrize("kind", ["per_layer", "cross_layer"])
+@pytest.mark.parametrize("activation", ["topk", "jumprelu"])
+def test_graphs_and_interventions_hold_with_negative_activations(tiny_model, kind, activation):
+    model = tiny_model("llama")
+    transcoders = random_transcoders(model, kind, activation, k=20, b_enc=-1.0)
+    if activation == "jumprelu":
+        low = (replace(layer, threshold=layer.threshold - 0.5) for layer in transcoders.layers)
+        transcoders = replace(transcoders, layers=tuple(low), signed=True)
+    graph = attribute(model, transcoders, IDS)
+    activations = graph.activation[graph.features]
+    assert int((activations < 0).sum()) > 10 and graph.metadata["row_residual"] < 1e-5
+    node = int(activations.argmin())
+    site = (0, int(graph.layer[node]), int(graph.pos[node]), int(graph.feature[node]))
+    clean = run(model, torch.tensor([IDS]), positions=-1)[0][0, 0]
+    zero = torch.zeros(1, dtype=torch.long)
+    for protocol in ("constrained", "iterative", "direct"):  # held where it is, it changes nothing
+        held = intervene(model, transcoders, [IDS], zero, edits([(*site, float(activations[node]))]), protocol=protocol)
+        assert torch.allclose(held.logits[0, -1], clean, atol=1e-4)
 
 
 def test_pre_activations_and_encode(tiny_model):

@@ -169,8 +169,8 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
             made = reconstruct(transcoders, layer, [a[:, 1:] for a in acts], x)
             square[places, layer] = (y - made).double().square().sum((1, 2)).cpu()
             total[places, layer] = (y - mean[layer]).double().square().sum((1, 2)).cpu()
-            active[places, layer] = (acts[layer][:, 1:] > 0).double().sum((1, 2)).cpu()
-            fired[layer] |= (acts[layer][:, 1:] > 0).flatten(0, 1).any(0).cpu()
+            active[places, layer] = (acts[layer][:, 1:] != 0).double().sum((1, 2)).cpu()
+            fired[layer] |= (acts[layer][:, 1:] != 0).flatten(0, 1).any(0).cpu()
         replaced, _ = run(model, batch, edits=spliced(model, transcoders), positions=-1)
         blank, _ = run(
             model, batch, edits=[constant(transcoders.write_hook, layer, mean[layer]) for layer in layers], positions=-1

@@ -127,7 +127,7 @@ def measure(model: Model, transcoders: TranscoderSet, passages: Passages, *, pro
                 transcoders, [seen[f"blocks.{layer}.{transcoders.read_hook}"] for layer in layers]
             )
             for layer in layers:
-                y, fired = seen[f"blocks.{layer}.{hook}"][inside].float(), acts[layer][inside] > 0
+                y, fired = seen[f"blocks.{layer}.{hook}"][inside].float(), acts[layer][inside] != 0
                 errors[layer].append((y - made[layer][inside].float()).square().sum(-1).cpu())
                 sizes[layer].append((y - mean[layer].float()).square().sum(-1).cpu())
                 active[layer].append(fired.sum(-1).cpu())

@@ -147,7 +147,7 @@ def site_activations(
     pre = (x * weights.W_enc[features]).sum(-1) + weights.b_enc[features]
     if transcoders.activation == "topk":  # depends on all features of the place
         return pre, encode(transcoders, layer, x).gather(1, features[:, None])[:, 0]
-    active = pre.relu()
+    active = pre if transcoders.signed else pre.relu()
     if weights.threshold is not None:
         active = active * (pre > weights.threshold[features])
     return pre, active

@@ -10,6 +10,8 @@ In a cross-layer transcoder the features of layer l have one decoder for every l
 *Circuit Tracing*, 2025, Methods).
 """
 
+import re
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -19,9 +21,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.config import InputError
-from biology.layouts import Stored, read_directory, write_directory
+from biology.config import InputError, InputWarning
+from biology.layouts import read_directory, write_directory
 from biology.model import Model
+from biology.stored import Stored
 
 READ_HOOKS = ("hook_resid_mid", "ln2.hook_in", "ln2.hook_normalized", "ln2.hook_out", "mlp.hook_in")
 WRITE_HOOKS = ("mlp.hook_out", "hook_mlp_out")
@@ -88,6 +91,9 @@ class TranscoderSet:
     """Names within a block, from READ_HOOKS and WRITE_HOOKS."""
     k: int | None = None
     """Most features active per position and layer (`topk` only)."""
+    signed: bool = False
+    """Whether what is active keeps its sign: a feature among the k largest, or above a threshold below 0, may then be
+    negative. So it is in circuit-tracer's layout; all others clip at 0."""
     name: str = ""
 
     @property
@@ -144,19 +150,19 @@ def pre_activations(
 def activate(
     transcoders: TranscoderSet, layer: int, pre: Float[Tensor, "*batch feature"]
 ) -> Float[Tensor, "*batch feature"]:
-    """The activation function: ReLU, JumpReLU (strictly above its threshold), or ReLU of the k largest (TopK).
+    """The activation function: ReLU, JumpReLU (strictly above its threshold), or the k largest (TopK).
 
-    A TopK feature with a negative pre-activation is never active, even among the k largest.
+    What is negative is not active, unless the set is `signed`.
     """
-    positive = pre.relu()
+    value = pre if transcoders.signed else pre.relu()
     threshold = transcoders.layers[layer].threshold
     if threshold is not None:
-        return positive * (pre > threshold)
+        return value * (pre > threshold)
     if transcoders.activation == "topk":
         k = min(transcoders.k or 0, pre.shape[-1])
-        values, features = positive.topk(k, dim=-1)
-        return torch.zeros_like(positive).scatter_(-1, features, values)
-    return positive
+        values, features = value.topk(k, dim=-1)
+        return torch.zeros_like(value).scatter_(-1, features, values)
+    return value
 
 
 def encode(
@@ -219,7 +225,8 @@ def load_transcoders(path: str | Path, model: Model, *, offload: bool = False) -
     (`offload`: from where they visit it, see `Offloaded`).
 
     Raises:
-        InputError: no known layout, a missing layer or tensor, a wrong width, NaN, unknown hooks or activation.
+        InputError: no known layout, a layer or tensor that is missing or too many, a wrong width, NaN, unknown hooks or
+            activation, or a config that asks for what is not done here.
     """
     path = Path(path)
     stored = read_directory(path, model.n_layers)
@@ -233,9 +240,30 @@ def load_transcoders(path: str | Path, model: Model, *, offload: bool = False) -
         _checked(stored.kind, layer, tensors, file, model, offload)
         for layer, (tensors, file) in enumerate(zip(stored.tensors, stored.files, strict=True))
     ]
-    k = stored.k if activation == "topk" else None
-    name = path.resolve().name
-    return TranscoderSet(stored.kind, activation, tuple(layers), stored.read_hook, stored.write_hook, k, name)
+    _mention_another_model(path, stored.model_name, model)
+    below = any(bool((layer.threshold < 0).any()) for layer in layers if layer.threshold is not None)
+    return TranscoderSet(
+        stored.kind, activation, tuple(layers), stored.read_hook, stored.write_hook,
+        k=stored.k if activation == "topk" else None, signed=stored.signed and (activation == "topk" or below),
+        name=path.resolve().name,
+    )  # fmt: skip
+
+
+def _mention_another_model(path: Path, said: str, model: Model) -> None:
+    """Warns if a set names a model that goes by none of the names of the one at hand; where weights are from, nothing tells."""
+    names = (model.name, model.path.name, model.path.resolve().name, model.bridge.original_model.config._name_or_path)
+    if said and _bare(said) not in {_bare(name) for name in names}:
+        warnings.warn(
+            f"{path}: these are transcoders of {said}, by their config, and the model is {model.name}",
+            InputWarning,
+            stacklevel=3,
+        )
+
+
+def _bare(name: str) -> str:
+    """A model's name without what differs between its publisher, TransformerLens, SAELens and a folder on disk."""
+    last = re.split(r"/|--", name.rstrip("/").lower())[-1]
+    return re.sub(r"[^a-z0-9]", "", re.sub(r"-v(?=\d)", "-", last).removesuffix("-small").removesuffix("-pt"))
 
 
 def _activation(path: Path, stored: Stored) -> str:
@@ -300,11 +328,13 @@ def save_transcoders(
     `circuit-tracer` takes every kind. `dtype` is the storage type (float16 and bfloat16 halve the size).
 
     Raises:
-        InputError: an unknown layout, or a cross-layer or TopK set in the SAELens layout, which has no such thing.
+        InputError: an unknown layout, or one that has no such set (SAELens's no cross-layer and no TopK set).
     """
     half = transcoders.to("cpu", dtype)
     tensors = [layer.resting() for layer in half.layers]
     if half.kind == "per_layer":
         tensors = [{**layer, "W_dec": layer["W_dec"][:, 0]} for layer in tensors]
-    stored = Stored(half.kind, tuple(tensors), (), half.read_hook, half.write_hook, half.activation, half.k)
+    stored = Stored(
+        half.kind, tuple(tensors), (), half.read_hook, half.write_hook, half.activation, half.k, signed=half.signed
+    )
     write_directory(Path(path), stored, layout=layout, model_name=model_name)
