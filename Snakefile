@@ -26,7 +26,8 @@ from snakemake.cli import get_argument_parser
 from snakemake.utils import min_version
 
 from biology.artefacts import contents_hash, sources
-from biology.case import discover_cases, fingerprint, load_case, load_claims
+from biology.case import discover_cases, fingerprint, load_case
+from biology.claim_file import load_claims
 from biology.config import GROWN_ROLES, HELD_ROLES, METHOD, NAME, InputError, load_config
 from biology.folders import hold
 
