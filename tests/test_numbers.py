@@ -58,13 +58,27 @@ def test_the_full_scoreboard_is_what_the_tables_say(config):
     assert (ROOT / "reports/README.md").read_text(encoding="utf-8") == full_scoreboard(ROOT, config)
 
 
+def test_no_line_of_a_paragraph_begins_with_a_comment():
+    """Markdown takes `<!--` at the start of a line for a block of HTML: the paragraph ends, and what follows is not read."""
+    folders = ("docs", "data", "experiments", "reports", "benchmarks", "tests", "src")
+    for path in [*ROOT.glob("*.md"), *(path for folder in folders for path in (ROOT / folder).rglob("*.md"))]:
+        before = ""
+        for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
+            of_its_own = re.fullmatch(r"<!-- /?[a-z ]+ -->", line) and (not before or before.startswith(("|", "```")))
+            assert of_its_own or not re.match(r"[ \t]*(([-*+>]|\d+[.)])[ \t]+)*<!--", line), f"{path}: line {number}"
+            before = line
+
+
 def test_numbers_are_written_where_they_are_named():
     made = with_numbers(
         "a <!--n:claims-->old<!--/n--> b <!--n:x.y-->\n<!--/n-->", {"claims": "1", "x.y": "2"}, Path("t")
     )
     assert made == "a <!--n:claims-->1<!--/n--> b <!--n:x.y-->2<!--/n-->"
     with pytest.raises(InputError, match="t: no number is called 'nothing'. There are: claims"):
-        with_numbers("<!--n:nothing--><!--/n-->", {"claims": "1"}, Path("t"))
+        with_numbers("a <!--n:nothing--><!--/n-->", {"claims": "1"}, Path("t"))
+    for begun in ("", "  ", "- ", "> 1. "):
+        with pytest.raises(InputError, match="t: line 2 begins with the mark of a number"):
+            with_numbers(f"There are\n{begun}<!--n:claims-->0<!--/n--> claims.", {"claims": "1"}, Path("t"))
 
 
 def test_counts_are_counted(config):

@@ -1,7 +1,7 @@
 """Numbers in texts: each is named, comes from a committed table, and is written between two marks.
 
 `<!--n:claims-->47<!--/n-->` in README.md or in docs shows the number only. `biology scoreboard` writes all of them anew, and a
-test forbids numbers outside of such marks.
+test forbids numbers outside of such marks. No line begins with a mark: Markdown takes it for a block of HTML, and the paragraph is over.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
@@ -26,6 +26,8 @@ from biology.statistics import COVERAGE
 from biology.tables import VERDICTS, read_table
 from biology.wording import number
 
+BEGUN = re.compile(r"^[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*<!--n:", flags=re.MULTILINE)
+"""A line, of a list or a quotation too, that begins with a mark."""
 MARK = re.compile(r"<!--n:([a-z0-9_.-]+)-->(.*?)<!--/n-->", flags=re.DOTALL)
 
 
@@ -82,7 +84,13 @@ def parameters(path: Path) -> int:
 
 
 def with_numbers(text: str, values: Mapping[str, str], path: Path) -> str:
-    """The text with all named numbers written anew. `InputError` names one that nobody computes."""
+    """The text with all named numbers written anew. `InputError` names one that nobody computes, or a line that begins with one."""
+    begun = BEGUN.search(text)
+    if begun:
+        line = text.count("\n", 0, begun.end()) + 1
+        raise InputError(
+            f"{path}: line {line} begins with the mark of a number, which ends its paragraph. Begin it with a word."
+        )
 
     def written(found: re.Match[str]) -> str:
         name = found[1]
