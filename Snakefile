@@ -28,8 +28,9 @@ from snakemake.utils import min_version
 from biology.artefacts import contents_hash, sources
 from biology.case import discover_cases, fingerprint, load_case
 from biology.claim_file import load_claims
-from biology.config import GROWN_ROLES, HELD_ROLES, METHOD, NAME, InputError, load_config
+from biology.config import GROWN_ROLES, HELD_ROLES, METHOD, InputError, load_config
 from biology.folders import hold
+from biology.grammar import NAME
 
 min_version("9.0")
 
@@ -58,6 +59,8 @@ try:
     )
     MODELS = {model: CONFIG.cases_of(model, discover_cases(".", entry.prompts)) for model, entry in ASKED.items()}
     CASES = {(model, case): load_case(".", case, ASKED[model].prompts) for model in MODELS for case in MODELS[model]}
+    for name in sorted({case for _, case in CASES}):
+        load_claims(".", name)  # what is wrong with a claim is said before anything runs
 except InputError as error:
     sys.exit(f"error: {error}")
 

@@ -14,7 +14,8 @@ from safetensors.torch import load_file
 from biology import behaviour
 from biology.activations import FeatureCache
 from biology.behaviour import evaluate, fidelity, prompts_table, selective_features
-from biology.case import Case, Paper, Prompt
+from biology.case import Case
+from biology.case_file import Paper, Prompt
 from biology.config import InputError
 from biology.items import Item
 from biology.model import answer_token, capture, encode, load_model, run

@@ -66,7 +66,7 @@ def test_all_claims_of_the_repository_are_registered_as_they_stand():
         ("at: last", "att: last", r"case\.yaml: supernodes\.say_austin: unknown key 'att'"),
         ("active_on: [dallas]", "active_on: [houston]", r"supernodes\.texas: unknown prompt 'houston'"),
         ("inhibit: texas", "inhibit: utah", r"experiments\.inhibit_texas: unknown supernode 'utah'"),
-        ("prompts: [dallas]", "prompts: [utah]", r"experiments\.inhibit_texas: unknown prompt 'utah'"),
+        ("prompts: [dallas]", "prompts: [utah]", r"experiments\.inhibit_texas\.prompts: unknown prompt 'utah'"),
         ("# prompt_set:", "prompt_set:", r"prompts\.csv: no such file"),
         ("kind: inhibit", "kind: inhibit\n    only: {citty: Dallas}", r"inhibit_texas\.only: unknown factor 'citty'"),
         (
@@ -124,7 +124,7 @@ def test_a_prompt_set_that_is_no_csv_in_utf_8_is_named(root, data):
 
 def test_a_prompt_set_saved_by_a_spreadsheet_is_read(root):
     edit(root, "case.yaml", "# prompt_set:", "prompt_set:")
-    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b,c,d,dev,score,e\n", encoding="utf-8-sig")
+    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b e,c,d,dev,score,e\n", encoding="utf-8-sig")
     assert [item.item for item in load_case(root, "mine").items] == ["a"]
 
 
@@ -138,9 +138,9 @@ def test_a_damaged_lock_is_named(root, data):
 def test_the_prompt_set_keeps_text_and_factors(root):
     edit(root, "case.yaml", "# prompt_set:", "prompt_set:")
     path = root / "experiments/mine/prompts.csv"
-    path.write_text(HEADER + 'a,"He saw a carrot,\nand",  grab,it,dev,select,Dallas\n')
+    path.write_text(HEADER + 'a,"He saw Dallas,\nand",  grab,it,dev,select,Dallas\n')
     (item,) = load_case(root, "mine").items
-    assert (item.text, item.answer, item.factors) == ("He saw a carrot,\nand", "  grab", {"city": "Dallas"})
+    assert (item.text, item.answer, item.factors) == ("He saw Dallas,\nand", "  grab", {"city": "Dallas"})
 
 
 @pytest.mark.parametrize(
@@ -237,7 +237,7 @@ def test_what_a_claim_rests_on_changes_only_by_amendment(root):
     shutil.copy(root / "experiments/mine/case.yaml", root / "before.yaml")
     strengths = ("strengths: [0, -1, -2]", "strengths: [0, -1, -4]")
     scored = ("# prompt_set: prompts.csv", "prompt_set: prompts.csv")
-    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b,c,d,heldout,score,e\n")
+    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b e,c,d,heldout,score,e\n")
     shown = (
         '"Fact: the capital of the state containing Oakland is"',
         '"Fact: the capital of the state holding Oakland is"',

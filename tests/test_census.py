@@ -9,7 +9,8 @@ from toy_case import experiment_of, toy_bench, transcoders_of
 
 from biology.activations import cache_features
 from biology.bench import Bench
-from biology.case import Case, Paper
+from biology.case import Case
+from biology.case_file import Paper
 from biology.census import linear_probe, run_census
 from biology.config import StatisticsConfig
 from biology.model import encode

@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 
 from biology.case import discover_cases
-from biology.config import METHOD, InputError, load_config, read_yaml, refused_name
+from biology.config import METHOD, InputError, load_config, read_yaml
+from biology.grammar import refused_name
 
 ROOT = Path(__file__).parents[1]
 SMALLEST = "models: {a: {path: x, transcoders: y}}\n"

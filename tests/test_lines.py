@@ -16,6 +16,7 @@ from biology.continuation import ReadOn
 from biology.experiments import Line
 from biology.interventions import edits, generate
 from biology.lines import Words, held, measure_lines, run_lines, text, write
+from biology.measures import forms_of
 from biology.model import capture, hooked, run
 from biology.perturbation import no_edits
 
@@ -28,6 +29,10 @@ SWAP = experiment_of(kind="swap", inhibit="own", inject="own", strengths=(2.0,),
 EXCHANGE = experiment_of(kind="exchange", line=LINE, outcomes=OUTCOMES, elsewhere="1", controls=("position",))
 EVERYONE = list(range(1, 1 + ITEMS))  # the first prompt is the named one
 WORDS = {f"w{50 + i}": 54 + i for i in [*range(ITEMS), 7]}
+
+
+def test_every_outcome_of_a_line_is_tested_here():
+    assert set(OUTCOMES) == set(forms_of("exchange"))
 
 
 def same_length():

@@ -17,7 +17,8 @@ from test_hub import fetch
 
 from biology.__main__ import main
 from biology.behaviour import _gated, _whole, prompts_table
-from biology.case import Case, Paper, Prompt, load_case
+from biology.case import Case, load_case
+from biology.case_file import Paper, Prompt
 from biology.claim_file import load_claims
 from biology.claims import with_minimum
 from biology.config import InputError, ModelConfig, known_models

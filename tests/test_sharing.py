@@ -12,7 +12,8 @@ from toy_case import experiment_of
 
 from biology.activations import FeatureCache
 from biology.bench import Bench
-from biology.case import Case, Paper
+from biology.case import Case
+from biology.case_file import Paper
 from biology.config import InputError, StatisticsConfig
 from biology.experiments import Measurement
 from biology.model import encode

@@ -11,7 +11,8 @@ from conftest import random_transcoders
 from toy_case import experiment_of
 
 from biology.activations import FeatureCache
-from biology.case import Case, Paper, Prompt
+from biology.case import Case
+from biology.case_file import Paper, Prompt
 from biology.case_prompts import position
 from biology.config import InputError
 from biology.rules import SupernodeRule

@@ -8,10 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from biology.config import InputError
+from biology.case import discover_cases
+from biology.case_file import CaseFile
+from biology.config import InputError, read_yaml, validate
 from biology.corpus import LANGUAGES, PAPER_CITIES, PAPER_CONCEPT, PAPER_SUMS, SUM_FORMS, Corpus
+from biology.facts import LINKS
+from biology.items import is_donor
 from biology.prompts import PROMPT_SETS, prompt_set
-from biology.twins import EXPRESSIONS, TWINS, Base12, Brackets, Mod113, Rote, shuffled, twin
+from biology.twins import EXPRESSIONS, EXTENDED, TWINS, Base12, Brackets, Mod113, Rote, prompts_of, shuffled, twin
 from biology.vocabulary import tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -117,6 +121,24 @@ def test_an_extended_corpus_asks_of_expressions_and_leaves_the_grid_as_it_was(el
     plain = asked.reset_index()[known.columns]
     grid, same = (one[(one["role"] == "select") & (one["set"] == "calc")] for one in (plain, known))
     assert grid.reset_index(drop=True).equals(same.reset_index(drop=True))
+
+
+def test_a_case_says_what_only_an_extended_corpus_asks(elegans):
+    """Or its file would name levels that no prompt has (`case_file.CaseFile.extended`)."""
+    files = {
+        name: validate(CaseFile, read_yaml(ROOT / f"experiments/{name}/case.yaml"), name)
+        for name in discover_cases(ROOT)
+    }
+    assert {name: set(file.extended) for name, file in files.items() if file.extended} == {"addition": set(EXTENDED)}
+    own = prompt_set("addition", elegans)
+    for corpus, stated in files["addition"].extended.items():
+        asked = prompts_of("addition", corpus).fillna("")
+        found = {}
+        for column in asked.columns.drop(["item", "text", "answer", "cluster"]):
+            names = column in LINKS or is_donor(column.removeprefix("wrong_"))
+            levels = () if names else tuple(sorted(set(asked[column]) - {"", *own.get(column, ())}))
+            found |= {column: levels} if levels or column not in own else {}
+        assert found == stated
 
 
 def test_donors_of_an_expression_change_the_sum_or_the_kind_alone():

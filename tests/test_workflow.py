@@ -327,6 +327,20 @@ def test_a_misspelt_key_is_one_line(root):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    ("file", "old", "new", "said"),
+    [
+        ("case.yaml", "outcomes: [answer_probability]", "outcomes: [answer_probabilty]", "Did you mean 'answer_probability'?"),
+        ("claims.yaml", "control: match", "control: mtach", "Did you mean 'match'?"),
+    ],
+)  # fmt: skip
+def test_what_a_case_file_names_and_is_not_there_is_one_line_before_anything_runs(root, file, old, new, said):
+    edit(root / "experiments/first" / file, old, new)
+    code, told, calls = snakemake(root, "--dry-run")
+    assert code != 0 and calls == [] and f"error: experiments/first/{file}: " in told and said in told
+    assert "Traceback" not in told
+
+
 def test_rules_without_torch_declare_every_module_that_their_command_calls():
     """So that a result is made anew when any module changes that it, or a module that it imports, came from."""
     blocks = re.split(r"^rule ", (ROOT / "Snakefile").read_text(), flags=re.MULTILINE)[1:]

@@ -15,7 +15,8 @@ from pydantic import TypeAdapter
 
 from biology.activations import FeatureCache, cache_features
 from biology.bench import Bench
-from biology.case import Case, Paper, Prompt
+from biology.case import Case
+from biology.case_file import Paper, Prompt
 from biology.config import StatisticsConfig
 from biology.experiments import Experiment, Measurement
 from biology.model import encode

@@ -69,8 +69,39 @@ def scoreboard(args: Arguments) -> None:
         artefacts.write_text(path, text)
 
 
+def explain(args: Arguments) -> None:
+    """tell a case in English: prompts, supernodes, experiments, claims; without a case, the words of case files"""
+    from biology.explanation import case_told, words_page
+
+    if args.case is None:
+        print(words_page(), end="")
+        return
+    from biology.case import load_case
+    from biology.claim_file import load_claims
+    from biology.config import config_file
+
+    root = config_file(args.config).parent
+    print(case_told(load_case(root, args.case, args.prompts), load_claims(root, args.case)))
+
+
+def schema(args: Arguments) -> None:
+    """write what editors and readers know of case files: experiments/*.schema.json, docs/case_files.md"""
+    from biology.config import config_file
+    from biology.explanation import PAGE, words_page
+    from biology.schema import schemas
+
+    root = config_file(args.config).parent
+    for name, made in schemas().items():
+        artefacts.write_json(root / "experiments" / name, made)
+    artefacts.write_text(root / PAGE, words_page())
+
+
 MODEL: Options = {"--model": {"required": True, "metavar": "NAME", "help": "a model of config.yaml"}}
 CASE: Options = {"--case": {"required": True, "metavar": "NAME", "help": "a folder of experiments/"}}
+EXPLAIN: Options = {
+    "case": {"nargs": "?", "metavar": "CASE", "help": "a folder of experiments/ (none: what case files may say)"},
+    "--prompts": {"metavar": "NAME", "help": "one of its prompt_sets in the place of its prompt_set"},
+}
 THRESHOLD: Options = {
     "--threshold": {
         "action": "append",
@@ -255,7 +286,8 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "cards": (growth.cards, GROWTH),
         "prompts": (growth.prompts, CASE),
     },
-    "Housekeeping": {"lock": (lock, {}), "scoreboard": (scoreboard, {})},
+    "Case files": {"explain": (explain, EXPLAIN), "lock": (lock, {}), "schema": (schema, {})},
+    "Housekeeping": {"scoreboard": (scoreboard, {})},
 }
 CONFIG: dict[str, Any] = {"default": "config.yaml", "metavar": "FILE", "help": "configuration (%(default)s)"}
 

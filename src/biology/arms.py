@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from biology.grammar import Parsed, unknown
 
@@ -71,6 +72,10 @@ class Control(Parsed):
         if text not in CONTROLS:
             raise ValueError(unknown("control", text, CONTROLS))
         return super().__new__(cls, text)
+
+    @classmethod
+    def forms(cls) -> list[dict[str, Any]]:
+        return [{"const": name, "description": arm.says} for name, arm in CONTROLS.items()]
 
     @property
     def arm(self) -> Arm:

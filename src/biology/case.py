@@ -13,48 +13,22 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Literal, TypeVar
+from typing import TypeVar
 
-from pydantic import Field
-
-from biology.config import InputError, Strict, known, read_yaml, refused_name, validate
-from biology.experiments import Census, Experiment, Measurement
-from biology.items import ITEM_COLUMNS, Item, items_of, read_items
+from biology.arms import CONTROLS
+from biology.case_checks import check_case
+from biology.case_file import CaseFile, Paper, Prompt
+from biology.config import InputError, Strict, known, read_yaml, validate
+from biology.experiments import Contrast, Crossover, Experiment, Measurement, Scale
+from biology.facts import Facts
+from biology.grammar import refused_name
+from biology.items import Item, items_of, read_items
+from biology.measures import Outcome
 from biology.rules import Operands, Stream, SupernodeRule
 
 PAGES = ("atlas", "steer")
 """Pages of a model, beside which those of its cases lie."""
 Kind = TypeVar("Kind", bound=Measurement)
-
-
-class Paper(Strict):
-    """Where the paper treats this case."""
-
-    section: str
-    url: str
-
-
-class Prompt(Strict):
-    """One prompt shown by name. Prompts are exploratory unless they say `split: registered`."""
-
-    text: str = Field(min_length=1)
-    answer: str = Field(min_length=1)
-    split: Literal["registered", "exploratory"] = "exploratory"
-    factors: dict[str, str] = {}
-    """What the prompt is about, under the names of the free columns of `prompts.csv`, e.g. {state: Texas}."""
-
-
-class _CaseFile(Strict):
-    paper: Paper
-    prompts: dict[str, Prompt]
-    prompt_set: str | None = None
-    prompt_sets: dict[str, str] = {}
-    """Further prompt sets by name, for models that say `prompts: <name>`."""
-    supernodes: dict[str, SupernodeRule] = {}
-    experiments: dict[str, Experiment] = {}
-    operands: Operands | None = None
-    streams: dict[str, Stream] = {}
-    figures: tuple[str, ...] = ()
 
 
 class Case(Strict):
@@ -80,6 +54,19 @@ class Case(Strict):
         """The experiments of some kinds, or of all that are based on them, by name."""
         return {name: one for name, one in self.experiments.items() if isinstance(one, kinds)}
 
+    def arms(self, name: str, outcome: str) -> tuple[str, ...]:
+        """The control arms that an outcome of an experiment has: those that it lists, and those that come by themselves."""
+        experiment, form = self.experiments[name], Outcome(outcome).form
+        if isinstance(experiment, Scale):
+            return ("smaller",)
+        if isinstance(experiment, Crossover):
+            return ()
+        if isinstance(experiment, Contrast):
+            each = [set(self.arms(other, term)) for other in experiment.of for term in Outcome(outcome).arguments]
+            return tuple(arm for arm in CONTROLS if all(arm in arms for arms in each))
+        listed = [arm for arm in getattr(experiment, "controls", ()) if form.controls is None or arm in form.controls]
+        return (*listed, *(arm for arm in form.beside if arm not in listed))
+
 
 def discover_cases(root: str | Path, prompts: str | None = None) -> list[str]:
     """Names of the cases below `root/experiments`, sorted; with `prompts`, of those that have a prompt set of that name.
@@ -90,7 +77,7 @@ def discover_cases(root: str | Path, prompts: str | None = None) -> list[str]:
     for path in found:
         _named(path.parent)
     if prompts is not None:
-        found = [path for path in found if prompts in validate(_CaseFile, read_yaml(path), path).prompt_sets]
+        found = [path for path in found if prompts in validate(CaseFile, read_yaml(path), path).prompt_sets]
     return sorted(path.parent.name for path in found)
 
 
@@ -118,7 +105,7 @@ def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
     """
     folder = case_folder(root, name)
     path = folder / "case.yaml"
-    file = validate(_CaseFile, read_yaml(path), path)
+    file = validate(CaseFile, read_yaml(path), path)
     prompt_set = file.prompt_set
     if prompts is not None:
         known(path, "prompt_sets", "prompt set", prompts, file.prompt_sets)
@@ -127,26 +114,36 @@ def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
     for item in items:
         if item.item in file.prompts:
             raise InputError(f"{folder / str(prompt_set)}: item '{item.item}' is also a prompt of case.yaml.")
-    for label, rule in file.supernodes.items():
-        if rule.operands and not file.operands:
-            raise InputError(f"{path}: supernodes.{label}: a rule on operands needs `operands:` in case.yaml.")
-        for prompt in (*rule.active_on, *rule.silent_on):
-            known(path, f"supernodes.{label}", "prompt", prompt, file.prompts)
-    factors = {*ITEM_COLUMNS, *(name for one in (*items, *file.prompts.values()) for name in one.factors)}
-    for label, experiment in file.experiments.items():
-        where = f"experiments.{label}"
-        for factor in experiment.only:
-            known(path, f"{where}.only", "factor", factor, sorted(factors))
-        for supernode in experiment.held:
-            known(path, where, "supernode", supernode, file.supernodes)
-        if isinstance(experiment, Census) and file.supernodes[experiment.through].factor is None:
-            raise InputError(f"{path}: {where}.through: the rule of supernode '{experiment.through}' has no factor.")
-        for other in experiment.rests_on:
-            known(path, where, "experiment", other, file.experiments)
-        for prompt in getattr(experiment, "prompts", ()):
-            known(path, where, "prompt", prompt, file.prompts)
-    fields = {key: value for key, value in file if key not in ("prompt_set", "prompt_sets")}
+    further = [
+        other
+        for other in dict.fromkeys([file.prompt_set, *file.prompt_sets.values()])
+        if other not in (None, prompt_set)
+    ]
+    for other in further:
+        if not (folder / str(other)).is_file():
+            raise InputError(f"{path}: prompt_sets: there is no file {folder / str(other)}.")
+    shown = {
+        name: {"item": name, "text": p.text, "answer": p.answer, "cluster": name, "split": p.split, "role": "show", **p.factors}
+        for name, p in file.prompts.items()
+    }  # fmt: skip
+    facts = Facts(
+        path,
+        shown,
+        _rows(items),
+        file.extended,
+        lambda: [row for other in further for row in _rows(read_items(folder / str(other)))],
+    )
+    check_case(file, facts)
+    fields = {key: value for key, value in file if key not in ("prompt_set", "prompt_sets", "extended")}
     return Case(name=name, folder=folder, items=items, first_token=prompts is not None, **fields)
+
+
+def _rows(items: Sequence[Item]) -> list[dict[str, str]]:
+    """Prompts with all their columns."""
+    return [
+        {"item": i.item, "text": i.text, "answer": i.answer, "cluster": i.cluster, "split": i.split, "role": i.role, **i.factors}
+        for i in items
+    ]  # fmt: skip
 
 
 def fingerprint(case: Case, *fields: str) -> str:

@@ -1,10 +1,7 @@
 """Outcomes about the cells of a factorial design: prompts that differ in one factor (operation, operand, language) only.
 
-level_top1:<factor>          1 if the most probable token is the prompt's level of a factor: a bridge word, or the
-                             answer of the cell that an edit is to lead to (a column such as `expected_language`)
-level_probability:<factor>   the probability of that token
-kept:<factor>+...            1 if the most probable token is not the prompt's answer, but that of a prompt which
-                             shares these factors: something has changed, and these have not
+`measures.py` says what each is. A level is a bridge word, or the answer of the cell that an edit is to lead to (a column such as
+`expected_language`); of what is `kept` something else has changed, and these factors have not.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

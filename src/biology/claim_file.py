@@ -3,17 +3,24 @@
 from __future__ import annotations
 
 import datetime
+import re
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
-from biology.case import case_folder, load_case
+from biology.arms import Control
+from biology.case import Case, case_folder, load_case
 from biology.config import InputError, Strict, known, read_yaml, validate
+from biology.grammar import unknown
+from biology.items import is_donor
+from biology.measures import Outcome
 
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
 UNREGISTERED = "Not registered: run `biology lock` before held-out prompts are scored"
 """Why a claim that is not in claims.lock yet is untestable (`registration.registered`)."""
+CONFIDENCE = ("primary", "digest", "secondary", "memory")
+"""How well a sentence of the paper is known: read in it, in a digest that was checked, in a paraphrase, or from memory."""
 
 
 class Source(Strict):
@@ -21,12 +28,21 @@ class Source(Strict):
 
     section: str
     confidence: str
+    """Some of `CONFIDENCE`, with commas between them and remarks in parentheses."""
+
+    @field_validator("confidence")
+    @classmethod
+    def _known_confidence(cls, value: str) -> str:
+        for word in re.sub(r"\(.*?\)", "", value).split(","):
+            if word.strip() not in CONFIDENCE:
+                raise ValueError(unknown("confidence", word.strip(), CONFIDENCE))
+        return value
 
 
 class Specificity(Strict):
     """The effect must be at least `ratio` times the mean of each of these control arms."""
 
-    arms: tuple[Literal["donor", "position", "shuffle", "direction", "random"], ...]
+    arms: tuple[Control, ...] = Field(min_length=1)
     ratio: float = Field(gt=1)
 
 
@@ -35,13 +51,14 @@ class Part(Strict):
 
     name: str
     experiment: str
-    outcome: str
-    control: Literal["match", "donor", "position", "shuffle", "direction", "clean", "random", "smaller", "none"]
+    outcome: Annotated[str, WithJsonSchema({"anyOf": Outcome.forms()})]
+    """One of the experiment's outcomes."""
+    control: Control | Literal["none"]
     direction: Literal["increase", "decrease", "equivalent"]
     minimum: float = Field(gt=0)
     """Smallest effect that counts, in the unit of the outcome; for `equivalent` the margin."""
     specificity: Specificity | None = None
-    ceiling: dict[Literal["match", "donor", "position", "shuffle", "direction", "clean", "random"], float] = {}
+    ceiling: dict[Control, float] = {}
     """Largest mean allowed for a control arm."""
 
 
@@ -96,7 +113,8 @@ def load_claims(root: str | Path, name: str) -> tuple[Claim, ...]:
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected a mapping from claim id to claim.")
-    experiments = load_case(root, name).experiments
+    case = load_case(root, name)
+    columns = gates(case)
     claims = []
     for key, fields in data.items():
         if not isinstance(fields, dict):
@@ -104,8 +122,38 @@ def load_claims(root: str | Path, name: str) -> tuple[Claim, ...]:
         if "id" in fields:
             raise InputError(f"{path}: {key}: unknown key 'id'. The id of a claim is the name it stands under.")
         claim = validate(Claim, {"id": key, **fields}, path, where=str(key))
-        for part in claim.parts:
-            known(path, f"{key}.parts.{part.name}", "experiment", part.experiment, experiments)
-            known(path, f"{key}.parts.{part.name}", "outcome", part.outcome, experiments[part.experiment].outcomes)
+        known(path, f"{key}.gate", "gate", claim.gate, columns)
+        names = [part.name for part in claim.parts]
+        for number, part in enumerate(claim.parts):
+            where = f"{key}.parts.{part.name}"
+            if part.name in names[:number]:
+                raise InputError(f"{path}: {where}: two parts have this name.")
+            _check_part(path, where, part, case)
         claims.append(claim)
     return tuple(claims)
+
+
+def gates(case: Case) -> list[str]:
+    """The columns of true and false that table `prompts` has (`behaviour.prompts_table`)."""
+    columns = {column for one in (*case.prompts.values(), *case.items) for column in one.factors}
+    columns |= {str(getattr(one, "donor", "")) for one in case.experiments.values()}
+    return ["correct", *(f"correct_with_{column}" for column in sorted(columns) if is_donor(column))]
+
+
+def _check_part(path: Path, where: str, part: Part, case: Case) -> None:
+    """Raises InputError where a part names what its experiment does not measure, or asks for more than there can be."""
+    known(path, where, "experiment", part.experiment, case.experiments)
+    known(path, where, "outcome", part.outcome, case.experiments[part.experiment].outcomes, part.experiment)
+    arms, of = case.arms(part.experiment, part.outcome), f"{part.outcome} in {part.experiment}"
+    known(path, f"{where}.control", "control", part.control, [*arms, "none"], of)
+    for arm in part.specificity.arms if part.specificity else ():
+        known(path, f"{where}.specificity", "control", arm, arms, of)
+    for arm in part.ceiling:
+        known(path, f"{where}.ceiling", "control", arm, arms, of)
+    form = Outcome(part.outcome).form
+    for key, value in {
+        "minimum": part.minimum,
+        **{f"ceiling.{arm}": bound for arm, bound in part.ceiling.items()},
+    }.items():
+        if form.reach is not None and abs(value) > form.reach:
+            raise InputError(f"{path}: {where}.{key}: {value:g} is never reached: {part.outcome} is a {form.unit}.")

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from biology.grammar import steps_to, unknown
+from biology.grammar import refused_name, steps_to, unknown
 
 METHOD: dict[str, int] = {
     # Version of the method of each stage that needs torch. It is a parameter of the stage's rule in the Snakefile:
@@ -44,19 +44,6 @@ class InputError(ValueError):
 
 class InputWarning(UserWarning):
     """Something in what the user gave that is not used, or not as it may be meant; said in one line, and work goes on."""
-
-
-NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-"""What models and cases may be called: their names are those of folders, and stand in commands and addresses."""
-
-
-def refused_name(name: str) -> str | None:
-    """Why nothing can be called `name`, and what would do; None if it can."""
-    if re.fullmatch(NAME, name) and ".." not in name:
-        return None
-    better = re.sub(r"\.\.+", ".", re.sub(r"[^A-Za-z0-9._-]+", "_", name)).lstrip(".-").rstrip("_")
-    hint = f", for instance to '{better}'" if better else ""
-    return f"'{name}' is no name (letters, digits, '.', '-' and '_', the first neither '.' nor '-', no '..'): rename it{hint}"
 
 
 CONFIG_FILE = "config.yaml"
@@ -98,7 +85,7 @@ def shipped_folder() -> Path:
 class Strict(BaseModel):
     """Base of every record read from a file: frozen, and an unknown key is an error that lists the allowed ones."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
     @model_validator(mode="before")
     @classmethod
@@ -355,18 +342,22 @@ def validate(record: type[Record], data: Any, path: str | Path, where: str = "")
     except ValidationError as error:
         first = error.errors(include_url=False)[0]
         steps = steps_to(first["loc"], data)
-        message = first["msg"].removeprefix("Value error, ").rstrip(".")
+        message = first["msg"].removeprefix("Value error, ")
         if first["type"] == "missing":
             message = f"the key '{steps.pop()}' is missing"
+        if first["type"] == "literal_error":
+            message = unknown(
+                "value", first["input"], re.findall(r"'(.*?)'", str(first.get("ctx", {}).get("expected")))
+            )
         place = ".".join([where, *steps] if where else steps)
         message = re.sub("a valid dictionary or instance of .*", "a mapping", message)
-        raise InputError(f"{path}: {place + ': ' if place else ''}{message}.") from None
+        raise InputError(f"{path}: {place + ': ' if place else ''}{message.rstrip('.')}.") from None
 
 
-def known(path: Path, where: str, kind: str, name: str, there: Iterable[str]) -> None:
+def known(path: Path, where: str, kind: str, name: str, there: Iterable[str], of: str = "") -> None:
     """Raises InputError, with the nearest of `there` and all of them, if `name` is none; `where` is the place in the file."""
     if name not in (names := list(there)):
-        raise InputError(f"{path}: {where}: {unknown(kind, name, names)}")
+        raise InputError(f"{path}: {where}: {unknown(kind, name, names, of)}")
 
 
 KNOWN = Path(__file__).with_name("known_models.yaml")

@@ -10,7 +10,8 @@ from __future__ import annotations
 from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal, get_args
 
-from pydantic import BeforeValidator, Field, field_validator, model_validator
+from pydantic import BeforeValidator, Field, GetJsonSchemaHandler, field_validator, model_validator
+from pydantic_core import CoreSchema
 
 from biology.arms import Control, controls_of
 from biology.config import Strict
@@ -51,6 +52,19 @@ class Measurement(Strict):
     """What is measured; where development prompts decide, the first does."""
 
     @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        """With the outcomes and controls of this kind alone."""
+        made = handler.resolve_ref_schema(handler(schema))
+        properties = made["properties"]
+        if "kind" in properties:
+            properties["outcomes"]["items"] = {"anyOf": [FORMS[name].schema for name in forms_of(cls.kind_name())]}
+        if "controls" in properties:
+            properties["controls"]["items"] = {
+                "anyOf": [one for one in Control.forms() if one["const"] in controls_of(cls.kind_name())]
+            }
+        return made
+
+    @classmethod
     def kind_name(cls) -> str:
         """What case.yaml calls this kind."""
         return str(get_args(cls.model_fields["kind"].annotation)[0])
@@ -76,8 +90,7 @@ class Measurement(Strict):
         for one in value if isinstance(value, list | tuple) else ():
             name, _, rest = str(one).partition(":")
             if name not in (forms := forms_of(cls.kind_name())):
-                kind = "outcome" if name not in FORMS else f"outcome of kind {cls.kind_name()}"
-                raise ValueError(unknown(kind, one, alike(forms, rest)))
+                raise ValueError(unknown("outcome", one, alike(forms, rest), f"kind {cls.kind_name()}"))
         return value
 
     @field_validator("controls", mode="before", check_fields=False)
@@ -85,7 +98,7 @@ class Measurement(Strict):
     def _known_controls(cls, value: Any) -> Any:
         for one in value if isinstance(value, list | tuple) else ():
             if one not in (there := controls_of(cls.kind_name())):
-                raise ValueError(unknown(f"control of kind {cls.kind_name()}", one, there))
+                raise ValueError(unknown("control", one, there, f"kind {cls.kind_name()}"))
         return value
 
 
@@ -97,9 +110,9 @@ class Perturbation(Measurement):
 
     donor: str = "donor"
     """Column of the prompt set that names the donor prompt; that of the wrong donor is called `wrong_<donor>`."""
-    strengths: tuple[float, ...] = (0.0,)
+    strengths: tuple[float, ...] = Field(default=(0.0,), min_length=1)
     """Multipliers M; where there are several, development prompts decide."""
-    depths: tuple[float, ...] = (1.0,)
+    depths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0,), min_length=1)
     """Constrained patching: share of the layers that are held, from below; development prompts decide."""
     direction: Literal["increase", "decrease"] = "increase"
     """Where the first outcome is to go when development prompts decide."""
@@ -137,7 +150,7 @@ class Perturbation(Measurement):
             raise ValueError(f"outcome '{wrong[0]}' is about a line: say how it is written (`line`)")
         if wrong:
             known = [FORMS[name].written for name in forms_of(type(self).kind_name(), line=True)]
-            raise ValueError(unknown("outcome of a line", wrong[0], known))
+            raise ValueError(unknown("outcome", wrong[0], known, "a line"))
         if self.line is None and self.sites:
             raise ValueError("`sites` are where a line is also written, and there is no `line`")
         if self.elsewhere == BEST and not (self.sites and self.outcomes[0].startswith("line_")):

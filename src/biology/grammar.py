@@ -3,23 +3,37 @@
 from __future__ import annotations
 
 import difflib
+import re
 from collections.abc import Iterable
 from typing import Any
 
-from pydantic import GetCoreSchemaHandler
+from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
-LISTED = 24
+NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
+"""What models and cases may be called: their names are those of folders, and stand in commands and addresses."""
+LISTED = 30
 """Known words that a message lists at most."""
 
 
-def unknown(kind: str, word: object, there: Iterable[str]) -> str:
-    """What to say of a word that is none of those that there are: the nearest of them, and the first of them all."""
+def unknown(kind: str, word: object, there: Iterable[str], of: str = "") -> str:
+    """What to say of a word that is none of those that there are (`of` something): the nearest of them, and the first of them."""
     words = list(dict.fromkeys(map(str, there)))
     close = difflib.get_close_matches(str(word), words, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
     rest = f" and {len(words) - LISTED} more" if len(words) > LISTED else ""
-    return f"unknown {kind} '{word}'.{hint} Known: {', '.join(words[:LISTED]) or 'none'}{rest}."
+    return (
+        f"unknown {kind} '{word}'{f' of {of}' if of else ''}.{hint} Known: {', '.join(words[:LISTED]) or 'none'}{rest}."
+    )
+
+
+def refused_name(name: str) -> str | None:
+    """Why nothing can be called `name`, and what would do; None if it can."""
+    if re.fullmatch(NAME, name) and ".." not in name:
+        return None
+    better = re.sub(r"\.\.+", ".", re.sub(r"[^A-Za-z0-9._-]+", "_", name)).lstrip(".-").rstrip("_")
+    hint = f", for instance to '{better}'" if better else ""
+    return f"'{name}' is no name (letters, digits, '.', '-' and '_', the first neither '.' nor '-', no '..'): rename it{hint}"
 
 
 def steps_to(loc: tuple[int | str, ...], data: Any) -> list[str]:
@@ -41,3 +55,12 @@ class Parsed(str):
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
         plain = core_schema.plain_serializer_function_ser_schema(str, when_used="json")
         return core_schema.no_info_after_validator_function(cls, core_schema.str_schema(), serialization=plain)
+
+    @classmethod
+    def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
+        return {"anyOf": cls.forms()}
+
+    @classmethod
+    def forms(cls) -> list[dict[str, Any]]:
+        """Every form of it, as JSON Schemas: a word (`const`) or a `pattern`, with what it means."""
+        raise NotImplementedError

@@ -1,12 +1,7 @@
 """Attribution graphs of a case, reduced to what claims and figures read: scores, edges between supernodes, path shares.
 
-Outcomes of an experiment of kind `graph`, for the supernode `through` and the token positions of the factor `source`:
-
-    path_share     share of the |influence| on the answer's logit whose paths pass through the supernode
-    shortcut       share of the source tokens' |influence| on the answer's logit that goes around the supernode
-    source_share   share of the |influence| on the supernode's members that starts at the source's tokens
-
-The matched control puts other active features of the same layers and positions, as many, in the supernode's place.
+`measures.py` says what the outcomes of an experiment of kind `graph` are, for the supernode `through` and the tokens of the factor
+`source`; influence is absolute, and that on a supernode the mean over its members. The matched control puts other active features of the same layers and positions, as many, in the supernode's place.
 """
 
 from collections.abc import Mapping, Sequence

@@ -7,16 +7,7 @@ donor's agreement word and its planned word are known from the donor's prompt. W
 change cannot act through the words that were written on the way; and line 1 may be hidden from the new line, so that it can
 only use what the prompt's last token holds.
 
-Outcomes (1 or 0 for a line; log-odds in nats, at the first new token, against the clean prompt):
-
-    line_ends_own        it ends in the word that the prompt plans      line_ends_donor   in the donor's planned word
-    line_ends_family     in a word that rhymes with the prompt's, its own one included
-    line_ends_rhyme      in another word that rhymes with the prompt's own
-    line_starts_donor    its first word is the donor's answer
-    answer_log_odds      change of log p(donor's answer) / p(own answer)    answer_moves   1 if that is above zero
-    ending_log_odds      change of log p(donor's planned word) / p(own planned word)
-
-An outcome about a donor, or about a planned word, has no row for a prompt that has none.
+`measures.py` says what the outcomes are; log-odds are those at the first new token, against the clean prompt. An outcome about a donor, or about a planned word, has no row for a prompt that has none.
 """
 
 import re

@@ -7,6 +7,7 @@ An outcome is written as one word, or as a word and what it is about: `answer_to
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from biology.grammar import Parsed, unknown
 
@@ -16,6 +17,10 @@ WRITING = (*PERTURBED, "exchange")
 """Kinds that may write a line."""
 CLASSED = ("add", "lookup", "sum")
 """Families of operand plots that say something of the operands."""
+NEAR = 5
+"""How far from an answer a number is still near it."""
+MASS = 0.8
+"""Share of the probability of all numbers that a `width` holds."""
 FAMILIES = (*CLASSED, "constant", "other")
 
 
@@ -38,6 +43,8 @@ class Form:
     """Whether it is about a line that is written after the prompt."""
     donor: bool = False
     """Whether it asks for the prompt's donor."""
+    numbers: bool = False
+    """Whether it asks for answers that are numbers."""
     unchanged: float | None = None
     """Of outcomes that watch a supernode: what they are where nothing changes. A prompt without members has none."""
     beside: tuple[str, ...] = ()
@@ -52,6 +59,22 @@ class Form:
             return self.name
         more = "..." if self.count[1] > 2 else ""
         return f"{self.name}:" + self.separator.join([f"<{self.about}>"] * min(2, self.count[1])) + more
+
+    @property
+    def reach(self) -> float | None:
+        """The largest difference that there can be between two of its values; None: there is none."""
+        if self.unit in (ONE, SHARE, PROBABILITY) or self.unit.startswith("area"):
+            return 1.0
+        return 2.0 if "-1 to 1" in self.unit else None
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """It as a JSON Schema."""
+        told = {"description": f"{self.written} ({self.unit}): {self.says}"}
+        if not self.about:
+            return {"const": self.name} | told
+        one = {"family": f"({'|'.join((*FAMILIES, 'error'))})", "layer": r"\d+"}.get(self.about, ".+")
+        return {"type": "string", "pattern": f"^{self.name}:{self.separator.join([one] * self.count[0])}"} | told
 
     def asked_by(self, kind: str, *, line: bool = False) -> bool:
         """Whether an experiment of a kind, with or without a `line`, may ask for it."""
@@ -89,13 +112,13 @@ FORMS = {
             ONE, PERTURBED, "factor", (1, 9),
         ),
         # answers that are numbers (number_outcomes.py)
-        Form("ones_right", "whether the most probable token is a number with the answer's ones digit", ONE, PERTURBED),
-        Form("near_right", "whether the most probable token is a number at most five from the answer", ONE, PERTURBED),
-        Form("near_probability", "the probability of numbers at most five from the answer, without the answer", PROBABILITY, PERTURBED),
-        Form("width", "how many consecutive numbers it takes to hold 80 % of the probability of all numbers", "count, from 1", PERTURBED),
+        Form("ones_right", "whether the most probable token is a number with the answer's ones digit", ONE, PERTURBED, numbers=True),
+        Form("near_right", f"whether the most probable token is a number at most {NEAR} from the answer", ONE, PERTURBED, numbers=True),
+        Form("near_probability", f"the probability of numbers at most {NEAR} from the answer, without the answer", PROBABILITY, PERTURBED, numbers=True),
+        Form("width", f"how many consecutive numbers it takes to hold {MASS:.0%} of the probability of all numbers", "count, from 1", PERTURBED, numbers=True),
         Form(
             "ones_swapped", "whether the most probable token has the answer's tens and the ones digit of the donor's answer",
-            ONE, PERTURBED, donor=True,
+            ONE, PERTURBED, donor=True, numbers=True,
         ),
         # lines (lines.py)
         Form("line_ends_own", "whether the line ends in the word that the prompt plans", ONE, WRITING, line=True, beside=("clean",)),
@@ -218,6 +241,10 @@ class Outcome(Parsed):
         made.form = form
         made.arguments = tuple(Outcome(one) for one in found) if form.about == "outcome" else found
         return made
+
+    @classmethod
+    def forms(cls) -> list[dict[str, Any]]:
+        return [form.schema for form in FORMS.values()]
 
     def names(self, about: str) -> list[str]:
         """The supernodes, factors, languages ... that it is about, also of the outcomes that it compares."""

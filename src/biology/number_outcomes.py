@@ -1,13 +1,6 @@
 """Outcomes of perturbed prompts whose answer is a number: which number is said, and how the probability spreads.
 
-answer_top1       1 if the answer is the most probable token
-ones_right        1 if the most probable token is a number with the answer's ones digit
-near_right        1 if it is a number at most `NEAR` from the answer
-near_probability  probability of numbers at most `NEAR` from the answer, without the answer itself
-width             count of numbers in the smallest interval with `MASS` of the numbers' probability
-ones_swapped      1 if the most probable token has the answer's tens and the ones digit of the donor's answer
-
-Of a model whose tokens write digits and no larger numbers, ones digit and magnitude of what one token says are the same thing:
+`measures.py` says what each is. Of a model whose tokens write digits and no larger numbers, ones digit and magnitude of what one token says are the same thing:
 `ones_right`, `near_right` and `ones_swapped` are NaN. So is `ones_swapped` of a row without a donor.
 """
 
@@ -15,12 +8,11 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from biology.measures import MASS, NEAR
 from biology.model import Model, token_text
 
 OUTCOMES = ("answer_top1", "ones_right", "near_right", "near_probability", "width", "ones_swapped")
 DIGITS_AND_MAGNITUDES = ("ones_right", "near_right", "ones_swapped")
-NEAR = 5
-MASS = 0.8
 
 
 def token_numbers(model: Model) -> Int[Tensor, " vocab"]:

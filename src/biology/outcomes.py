@@ -1,17 +1,7 @@
 """Outcomes of perturbed prompts: what the model says and what other supernodes see, as rows of the evidence table.
 
-Of one row (p is a probability, LD the logit of the answer minus that of the donor's answer):
-
-    answer_probability   p of the prompt's answer             donor_probability   p of the donor's answer
-    donor_top1           1 if the donor's answer is the most probable token
-    answer_top1          1 if the prompt's answer still is
-    others_probability   p of all other answers to the same relation
-    advantage            LD over the clean LD                  answer_logit        demeaned logit of the answer
-    activation:<name>    activation of a supernode over its clean activation
-    lost:<name>          the share of its clean activation that it has lost
-
-and those of `cell_outcomes.py` (level_top1, level_probability, kept) and, where answers are numbers, `number_outcomes.py`.
-An outcome about a donor's answer has no row for a prompt without that donor.
+`measures.py` says what each is. Those about cells of a design are read by `cell_outcomes.py`, those about numbers by
+`number_outcomes.py`. An outcome about a donor's answer has no row for a prompt without that donor.
 """
 
 from collections.abc import Mapping, Sequence

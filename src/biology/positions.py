@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from biology.grammar import Parsed, unknown
 
@@ -36,6 +37,16 @@ class Position(Parsed):
         else:
             raise ValueError(unknown("position", text, _alike(form, word)))
         return made
+
+    @classmethod
+    def forms(cls) -> list[dict[str, Any]]:
+        patterns = {"index": r"^-?\d+$", "token": r"^token:[\s\S]+$", "factor": "^factor:.+$"}
+        return [
+            {"const": "last", "description": says}
+            if form == "last"
+            else {"type": "string", "pattern": patterns[form], "description": f"{written}: {says}"}
+            for form, (written, says) in FORMS.items()
+        ]
 
     @property
     def factor(self) -> str | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from biology.config import Strict
 from biology.positions import Position
@@ -70,6 +70,19 @@ class SupernodeRule(Strict):
     label: str = ""
     """What figures call it; factors of the prompt and `answer` may stand in braces: `say a {relation}`, `say
     {answer}`."""
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> SupernodeRule:
+        for key in ("precision", "recall", "elsewhere", "split", "apart"):
+            if key in self.model_fields_set and self.factor is None:
+                raise ValueError(f"`{key}` says nothing without `factor`")
+        if "top" in self.model_fields_set and not (self.promotes or self.spares):
+            raise ValueError("`top` says nothing without `promotes` or `spares`")
+        if self.factor is not None and (self.active_on or self.silent_on):
+            raise ValueError("a rule with a `factor` is chosen by levels: leave out `active_on` and `silent_on`")
+        if self.layers is not None and not 0 <= self.layers[0] <= self.layers[1]:
+            raise ValueError(f"layers: {list(self.layers)} is no range: the first layer comes first, from 0")
+        return self
 
     @property
     def as_read(self) -> SupernodeRule:

@@ -27,6 +27,7 @@ import pyarrow.parquet as pq
 
 from biology.arms import CONTROLS
 from biology.config import InputError
+from biology.items import is_donor
 
 Kind = Literal["str", "int", "float", "bool"]
 Tables = Mapping[str, pd.DataFrame]
@@ -251,9 +252,8 @@ def best_site(evidence: pd.DataFrame, outcome: str, direction: str) -> int | Non
 
 
 def donor_columns(prompts: pd.DataFrame) -> list[str]:
-    """Columns of a prompt set that name donor prompts: `donor` and `<what>_donor`; wrong donors stand in `wrong_<column>`."""
-    named = [str(column) for column in prompts.columns if str(column) == "donor" or str(column).endswith("_donor")]
-    return [column for column in named if not column.startswith(("wrong_", "correct_with_"))]
+    """Columns of a prompt set that name donor prompts (`items.is_donor`)."""
+    return [column for column in map(str, prompts.columns) if is_donor(column)]
 
 
 def _schema(name: str) -> Schema:

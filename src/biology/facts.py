@@ -1,0 +1,157 @@
+"""What the prompts of a case say: their factors and the levels of these, whom they name, and whether a position is in them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from biology.config import InputError
+from biology.grammar import unknown
+from biology.items import ITEM_COLUMNS, is_donor
+from biology.positions import Position
+
+LINKS = ("plain", "wrong_plain", "spoken", "gated_by")
+"""Columns, beside those of donors, that name another prompt."""
+Row = Mapping[str, str]
+"""A prompt with all its columns."""
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """The prompts of a case, and what may be said of them; whatever may not is an InputError that names `path` and place."""
+
+    path: Path
+    shown: Mapping[str, Row]
+    """The named prompts."""
+    items: Sequence[Row]
+    """The prompt set."""
+    extended: Mapping[str, Mapping[str, Sequence[str]]]
+    further: Callable[[], Sequence[Row]]
+    """Reads the other prompt sets of the case: what only their prompts have is no mistake."""
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return [*self.shown.values(), *self.items]
+
+    @cached_property
+    def _further(self) -> list[Row]:
+        return list(self.further())
+
+    @cached_property
+    def _beyond(self) -> dict[str, set[str]]:
+        """Columns and levels of extended corpora."""
+        found: dict[str, set[str]] = {}
+        for columns in self.extended.values():
+            for column, levels in columns.items():
+                found.setdefault(column, set()).update(levels)
+        return found
+
+    @cached_property
+    def columns(self) -> list[str]:
+        return list(dict.fromkeys([*ITEM_COLUMNS, *(column for row in self.rows for column in row), *self._beyond]))
+
+    def levels(self, factor: str) -> list[str]:
+        """All levels of a factor, sorted."""
+        if factor not in self._levels:
+            found = {row.get(factor, "") for row in self.rows} - {""}
+            self._levels[factor] = sorted(found | self._beyond.get(factor, set()))
+        return self._levels[factor]
+
+    @cached_property
+    def _levels(self) -> dict[str, list[str]]:
+        return {}
+
+    def refuse(self, where: str, what: str) -> InputError:
+        return InputError(f"{self.path}: {where}: {what if what.endswith(('.', '?')) else what + '.'}")
+
+    def known(self, where: str, kind: str, name: str, there: Iterable[str], of: str = "") -> None:
+        if name not in (names := list(there)):
+            raise self.refuse(where, unknown(kind, name, names, of))
+
+    def distinct(self, where: str, words: Collection[object]) -> None:
+        """Refuses a list that names one thing twice."""
+        seen: set[object] = set()
+        for word in words:
+            if word in seen:
+                raise self.refuse(where, f"'{word}' is listed twice")
+            seen.add(word)
+
+    def factor(self, where: str, name: str) -> None:
+        """Refuses a column that no prompt has."""
+        if name not in self.columns and not any(name in row for row in self._further):
+            raise self.refuse(where, unknown("factor", name, sorted({*self.columns} - {"item", "text"})))
+
+    def level(self, where: str, factor: str, level: str) -> None:
+        """Refuses a level that no prompt has."""
+        self.factor(where, factor)
+        if level not in self.levels(factor) and not any(row.get(factor) == level for row in self._further):
+            raise self.refuse(f"{where}.{factor}", unknown("level", level, self.levels(factor), factor))
+
+    def only(self, where: str, only: Mapping[str, str]) -> None:
+        """Refuses levels that no prompt has, and those that no scored prompt has together."""
+        for factor, level in only.items():
+            self.level(where, factor, level)
+        beyond = any(level in self._beyond.get(factor, ()) for factor, level in only.items())
+        if only and self.items and not beyond and not self.scored(only):
+            if not any(row["role"] == "score" and meets(row, only) for row in self._further):
+                told = " and ".join(f"{factor} {level}" for factor, level in only.items())
+                raise self.refuse(where, f"no scored prompt has {told}")
+
+    def scored(self, only: Mapping[str, str]) -> list[Row]:
+        """The scored prompts of these levels of factors."""
+        return [row for row in self._score if all(row.get(factor) == level for factor, level in only.items())]
+
+    @cached_property
+    def _score(self) -> list[Row]:
+        return [row for row in self.items if row["role"] == "score"]
+
+    def donor(self, where: str, column: str, rows: Iterable[Row]) -> None:
+        """Refuses a donor's column that no prompt has, and prompts without one."""
+        if column not in self.columns:
+            there = [one for one in self.columns if is_donor(one.removeprefix("wrong_"))]
+            self.factor(where, column) if not there else self.known(where, "donor's column", column, there)
+        for row in rows:
+            if not row.get(column):
+                raise self.refuse(where, f"prompt '{row['item']}' has no donor (column '{column}')")
+
+    def filled(self, where: str, column: str, rows: Iterable[Row]) -> None:
+        """Refuses prompts that lack a level of a factor."""
+        for row in rows:
+            if not row.get(column):
+                raise self.refuse(where, f"prompt '{row['item']}' has no level of '{column}'")
+
+    def links(self) -> None:
+        """Refuses a prompt that names another one that there is not."""
+        names = {row["item"] for row in self.rows}
+        columns = [one for one in self.columns if one in LINKS or is_donor(one.removeprefix("wrong_"))]
+        for row in self.rows:
+            for column in columns:
+                if row.get(column) and row[column] not in names:
+                    raise self.refuse(
+                        f"prompt '{row['item']}'", unknown("prompt", row[column], names, f"column {column}")
+                    )
+
+    def position(self, where: str, at: Position, rows: Iterable[Row]) -> None:
+        """Refuses a position that one of some prompts does not hold exactly once; prompts without the factor are left out."""
+        if at.factor is not None:
+            self.factor(where, at.factor)
+        if at.form not in ("token", "factor"):
+            return
+        for row in rows:
+            word = at.word if at.factor is None else row.get(at.factor, "")
+            count = row["text"].count(word) if word else 1
+            if count != 1:
+                close = difflib.get_close_matches(word, row["text"].split(), n=1) if at.factor is None else []
+                hint = f" Did you mean 'token:{close[0]}'?" if close else ""
+                raise self.refuse(
+                    where,
+                    f"position '{at}' needs {word!r} exactly once in prompt '{row['item']}', where it stands {count} times.{hint}",
+                )
+
+
+def meets(row: Row, only: Mapping[str, str]) -> bool:
+    """Whether a prompt has these levels of factors."""
+    return all(row.get(factor) == level for factor, level in only.items())

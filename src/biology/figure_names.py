@@ -1,0 +1,53 @@
+"""Which figures a case may list, without drawing any: those of `figures.FIGURES`, and those that its own case.py names."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Collection
+from pathlib import Path
+
+from biology.config import InputError
+from biology.grammar import unknown
+
+FIGURES = {
+    "supernode_graph": "prompt",
+    "inhibition_panel": "prompt",
+    "swap_panel": "experiment",
+    "dose_response": "experiment",
+    "path_share": "experiment",
+    "fidelity": "",
+}
+"""Figures of every case, and what may stand behind the hyphen."""
+
+
+def own_figures(folder: Path) -> list[str]:
+    """The keys of `FIGURES` in the case's own `case.py`, which is read and not run; none if it has no such file."""
+    path = folder / "case.py"
+    if not path.is_file():
+        return []
+    try:
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+    except (SyntaxError, ValueError) as error:
+        raise InputError(f"{path}: is no Python ({error}).") from None
+    for node in tree.body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        if any(isinstance(target, ast.Name) and target.id == "FIGURES" for target in targets):
+            keys = node.value.keys if isinstance(node.value, ast.Dict) else []
+            return [key.value for key in keys if isinstance(key, ast.Constant) and isinstance(key.value, str)]
+    raise InputError(f"{path}: names no figures. Write FIGURES = {{'name': function}}.")
+
+
+def problem(
+    figure: str, own: Collection[str], prompts: Collection[str], experiments: Collection[str]
+) -> str | None:  # fmt: skip
+    """What is wrong with the name of a figure; None if it can be drawn. `own` are the figures of the case's own."""
+    name, hyphen, subject = figure.partition("-")
+    if name not in (known := [*FIGURES, *own]):
+        return unknown("figure", name, known)
+    kind = FIGURES.get(name, "prompt or experiment")
+    there = {"prompt": [*prompts], "experiment": [*experiments], "": []}.get(kind, [*prompts, *experiments])
+    if hyphen and not kind:
+        return f"figure '{name}' has no subject: write {name} alone"
+    return unknown(kind, subject, there) if hyphen and subject not in there else None

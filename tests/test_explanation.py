@@ -1,0 +1,58 @@
+"""A case told in English: nothing of it is left out, and the page of words is the one in the docs."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from biology.case import discover_cases, load_case
+from biology.claim_file import load_claims
+from biology.explanation import PAGE, case_told, part_told, rule_told, words_page
+from biology.measures import FORMS
+from biology.rules import SupernodeRule
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_page_of_the_docs_is_what_explain_prints():
+    assert (ROOT / PAGE).read_text() == words_page(), "run `biology schema`"
+    assert all(f"`{form.written}` ({form.unit})" in words_page() for form in FORMS.values())
+
+
+@pytest.mark.parametrize("name", discover_cases(ROOT))
+def test_everything_of_a_case_is_told(name):
+    case, claims = load_case(ROOT, name), load_claims(ROOT, name)
+    lines = case_told(case, claims).splitlines()
+    for one in (*case.prompts, *case.supernodes, *(claim.id for claim in claims)):
+        assert any(line.startswith((f"{one}:", f"{one} (")) for line in lines), one
+    for label, experiment in case.experiments.items():
+        assert any(line.startswith(f"{label} ({experiment.kind}): on the scored prompts") for line in lines), label
+        assert all(any(line.startswith(f"    {outcome} (") for line in lines) for outcome in experiment.outcomes)
+    for part in (part for claim in claims for part in claim.parts):
+        assert f"    - {part.name}: {part_told(part)}" in lines
+    assert not [line for line in lines if "{0}" in line or "None" in line]
+
+
+def test_a_rule_and_a_part_are_sentences():
+    rule = SupernodeRule(
+        factor="place", apart=("city",), recall=0.5, elsewhere=0.1, precision=0.2, spares=("answer",), top=50
+    )
+    assert rule_told(rule) == (
+        "the features that at the last token tell the prompt's place from others. Each fires on at least 50% of the selecting prompts "
+        "with this place and on at most 10% of those with another; at least 20% of those on which it fires have this one. Chosen on "
+        "development prompts that differ from the scored one in city. Each does not promote answer among its first 50 tokens."
+    )
+    (claim,) = [one for one in load_claims(ROOT, "multi_hop") if one.id == "multihop-7"]
+    assert part_told(claim.parts[0]) == (
+        "donor_top1 of swap minus its control match is above zero by 0.5 at least; it is refuted where the interval lies below 0.25; "
+        "5 times as much as donor, position and direction at least; match at most 0.05."
+    )
+
+
+def test_explaining_starts_no_torch():
+    code = (
+        "import sys; from biology.__main__ import main; main(['explain', 'multi_hop']); print('torch' in sys.modules)"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT).stdout
+    assert said.startswith("multi_hop: Introductory Example") and said.endswith("False\n")

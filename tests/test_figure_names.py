@@ -1,0 +1,45 @@
+"""Names of figures are known without drawing one, and are those of the functions that draw."""
+
+from pathlib import Path
+
+import pytest
+
+from biology import figures
+from biology.case import discover_cases, load_case
+from biology.config import InputError
+from biology.figure_names import FIGURES, own_figures, problem
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_names_are_those_of_the_functions():
+    assert list(FIGURES) == list(figures.FIGURES)
+    for name in discover_cases(ROOT):
+        case = load_case(ROOT, name)
+        assert own_figures(case.folder) == list(figures.own_figures(case))
+
+
+@pytest.mark.parametrize(
+    ("figure", "expected"),
+    [
+        ("supernode_graph", None),
+        ("inhibition_panel-sum-of", None),  # a prompt with a hyphen
+        ("swap_panel-swap", None),
+        ("swap_panel-sum-of", "unknown experiment 'sum-of'"),
+        ("fidelity-swap", "has no subject"),
+        ("graph", "unknown figure 'graph'"),
+    ],
+)
+def test_a_subject_is_a_prompt_or_an_experiment(figure, expected):
+    found = problem(figure, [], ["sum-of"], ["swap"])
+    assert found is None if expected is None else expected in found
+
+
+@pytest.mark.parametrize("text", ["def f(:", "x = 1", "FIGURES: dict = {}\nFIGURES.update(a=1)"])
+def test_figures_are_read_and_not_run(tmp_path, text):
+    (tmp_path / "case.py").write_text(text)
+    if text.startswith("FIGURES"):
+        assert own_figures(tmp_path) == []
+    else:
+        with pytest.raises(InputError, match=r"case\.py: "):
+            own_figures(tmp_path)
