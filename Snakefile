@@ -568,9 +568,10 @@ rule compare:
         [f"reports/{model}/verdicts.csv" for model in CONTROLS],
         [f"reports/{CONFIG.models[model].of}/verdicts.csv" for model in CONTROLS],
         expected="experiments/twins.csv",
-        code=code("robustness"),
+        code=code("robustness", "discrimination"),
     output:
         "reports/robustness.csv",
+        "reports/discrimination.csv",
     log:
         "data/runs/compare.log",
     message:
@@ -655,6 +656,7 @@ rule write:
         f"{RUN}/write.log",
     params:
         case=lambda w: fingerprint(CASES[w.model, w.case], "paper", "prompts", "supernodes", "experiments", "figures"),
+        controls=lambda w: contents_hash(Path("reports"), *(f"{model}/verdicts.csv" for model in CONTROLS)),
     message:
         "{wildcards.model}, {wildcards.case}: writing the report"
     shell:

@@ -10,8 +10,10 @@ import pandas as pd
 from biology.artefacts import write_bytes, write_json
 from biology.case import load_case
 from biology.claim_file import Claim, Part, Source, load_claims
-from biology.claims import Meta, judge_all, measure
+from biology.claims import judge_all
 from biology.figures import draw
+from biology.found import Members
+from biology.measuring import Meta, measure
 from biology.tables import read_tables, table, write_table
 
 RELATIONS = ("capital", "abbreviation", "flower", "region", "bird", "nickname")
@@ -357,7 +359,9 @@ def write_repository(root: Path, figures: bool = True) -> Path:
         write_table(run / f"{name}.parquet", frame, name)
     tables = read_tables(run / "multi_hop")
     meta = Meta("multi_hop", "elegans", "per_layer relu", strengths={"swap_state": 2.0}, row_residual=4e-7)
-    judged = judge_all(measure(load_claims(root, "multi_hop"), tables["evidence"], tables["prompts"], meta))
+    members = Members(load_case(root, "multi_hop").experiments, tables["supernodes"])
+    measured = measure(load_claims(root, "multi_hop"), tables["evidence"], tables["prompts"], meta, members=members)
+    judged = judge_all(measured)
     write_table(run / "parts.parquet", judged.parts, "parts")
     write_table(run / "clusters.parquet", judged.clusters, "clusters")
     write_table(root / "reports/elegans/verdicts.csv", judged.verdicts, "verdicts")

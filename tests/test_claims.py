@@ -11,12 +11,13 @@ from multi_hop_tables import claim, evidence_rows, prompt_rows, swap
 
 from biology.case import Case, discover_cases, load_case
 from biology.claim_file import UNREGISTERED, load_claims
-from biology.claims import ALPHA, Meta, dev_strength, judge, judge_all, measure, with_thresholds
+from biology.claims import judge, judge_all, with_thresholds
 from biology.config import InputError, StatisticsConfig, load_config
+from biology.measuring import Meta, dev_strength, measure
 from biology.opening import of_corpus
 from biology.procedure import Simulation, noise, procedure_table, registered_table, scored_clusters
 from biology.registration import read_lock
-from biology.statistics import bootstrap_interval, generator, holm, resamples, score_noise, sign_flip_p, signs
+from biology.statistics import ALPHA, bootstrap_interval, generator, holm, resamples, score_noise, sign_flip_p, signs
 from biology.tables import table
 from biology.turning import family
 
@@ -142,7 +143,19 @@ def test_few_clusters_are_inconclusive_however_large_the_effect():
     prompts, evidence = swap(effect=1.0, null=0.0, states=6)
     verdict = one(judge([claim(minimum_n=30)], evidence, prompts, META))
     assert verdict["verdict"] == "inconclusive" and verdict["p"] == pytest.approx(1 / 64)
-    assert "6 clusters allow no smaller p than 0.0156" in verdict["reason"]
+    assert "6 clusters allow no smaller Holm p than 0.0156" in verdict["reason"]
+
+
+def test_too_few_clusters_for_holm_are_named_whatever_the_verdict():
+    """Ten clusters allow a p of 1 in 1024, below 1 %; corrected for eleven claims it no longer is."""
+    few = "10 clusters allow no smaller Holm p than"
+    for effect, verdict in ((1.0, "inconclusive"), (0.02, "not replicated")):
+        prompts, evidence = swap(effect=effect, null=0.0, states=10, per_state=6)
+        claims = [claim(id=f"c-{i}", minimum_n=30) for i in range(11)]
+        many = judge_all(measure(claims, evidence, prompts, META, QUICK))
+        assert set(many.verdicts["verdict"]) == set(many.parts["verdict"]) == {verdict}
+        assert all(f"{few} {11 / 1024:.3g}" in reason for reason in [*many.verdicts["reason"], *many.parts["reason"]])
+        assert few not in one(judge(claims[:1], evidence, prompts, META, QUICK))["reason"]
 
 
 def test_items_of_one_cluster_are_one_witness():

@@ -13,9 +13,10 @@ from safetensors.torch import save_file
 from toy_case import experiment_of
 
 from biology.case import load_case
-from biology.claims import Meta, estimate, judge
+from biology.claims import judge
 from biology.config import Config, InputError, StatisticsConfig
-from biology.contrasts import contrasts, crossing, crossovers, gate_of, scaled, squared_variation
+from biology.contrasts import contrasts, crossing, crossovers, gate_of, scaled, sign_agreement, squared_variation
+from biology.measuring import Meta, estimate
 from biology.stages import beside_another_size
 from biology.statistics import generator, resamples, signs
 from biology.tables import table, validate_table, write_table
@@ -228,3 +229,72 @@ def test_the_larger_of_two_models_has_more_parameters(tmp_path, width):
     assert found.size().tolist() == [293, 293]
     effect, smaller = (0.1, 0.3) if width == 16 else (0.3, 0.1)
     assert found.mean().to_dict() == pytest.approx({"effect": effect, "smaller": smaller}, abs=0.01)
+
+
+def test_sign_agreement_by_hand():
+    """The graph says: the city excites the bridge, and holds the answer down; inhibiting the city should undo both."""
+
+    def measured(item, outcome, value, arm="effect", experiment="inhibit_city"):
+        return {
+            "item": item, "cluster": f"c-{item}", "split": "heldout", "experiment": experiment, "arm": arm, "draw": 0,
+            "strength": -1.0, "outcome": outcome, "value": value,
+        }  # fmt: skip
+
+    def pair(item, bridge, answer):
+        """Activation of the bridge over its clean one, and the answer's logit, whose clean value is 3."""
+        return [
+            measured(item, "activation:bridge", bridge), measured(item, "answer_logit", answer),
+            measured(item, "answer_logit", 3.0, "clean"),
+        ]  # fmt: skip
+
+    evidence = (
+        pair("as foretold", 0.4, 3.5)
+        + pair("the opposite", 1.6, 2.5)
+        + pair("half", 0.4, 2.5)
+        + pair("still", 1.0, 3.0)
+    )
+    evidence += [
+        measured("as foretold", "activation:bridge", 9.0, "match"),  # controls foretell nothing
+        measured("as foretold", "activation:bridge", 9.0, experiment="inhibit_city/dev2"),
+        measured("as foretold", "activation:unlinked", 9.0),  # no influence in the graph
+        measured("as foretold", "answer_probability", 0.1),
+        measured("the opposite", "activation:bridge", 0.1, experiment="inhibit_other"),  # not asked for
+    ]
+    items = ("as foretold", "the opposite", "half", "still")
+    strengths = {
+        ("city", "bridge"): 0.7,
+        ("city", "answer"): -0.2,
+        ("city", "unlinked"): 0.0,
+        ("bridge", "answer"): 0.9,
+    }
+    edges = table("edges", [
+        {"item": item, "source": source, "target": target, "direct": -influence, "influence": influence}
+        for item in items for (source, target), influence in strengths.items()
+    ])  # fmt: skip
+    found = sign_agreement("signs", {"inhibit_city": "city"}, edges, table("evidence", evidence))
+    value = found.pivot(index="item", columns="arm", values="value").to_dict()
+    assert value["effect"] == {"as foretold": 1.0, "the opposite": -1.0, "half": 0.0, "still": 0.0}
+    # one foretold rise and one foretold fall: dealt out anew, they foretell nothing
+    assert value["shuffle"] == {"as foretold": 0.0, "the opposite": 0.0, "half": 0.0, "still": 0.0}
+    assert set(found["experiment"]) == {"signs"} and set(found["outcome"]) == {"agreement"}
+    assert found["cluster"].tolist() == [f"c-{item}" for item in found["item"]]
+
+
+def test_sign_agreement_joins_several_inhibitions():
+    """An item's value is the mean over its pairs, whichever experiment they come from; each has its own clean logit."""
+    rows = [
+        {"experiment": experiment, "arm": arm, "value": value}
+        for experiment, arm, value in [
+            ("inhibit_a", "effect", 1.0), ("inhibit_a", "clean", 2.0), ("inhibit_b", "effect", 5.0),
+            ("inhibit_b", "clean", 4.0), ("inhibit_c", "effect", 1.0), ("inhibit_c", "clean", 4.0),
+        ]
+    ]  # fmt: skip
+    same = {"item": "x", "cluster": "c", "split": "dev", "draw": 0, "strength": 0.0, "outcome": "answer_logit"}
+    edge = {"item": "x", "target": "answer", "direct": 0.0, "influence": 1.0}
+    edges = table("edges", [edge | {"source": source} for source in ("a", "b", "c")])
+    of = {"inhibit_a": "a", "inhibit_b": "b", "inhibit_c": "c"}
+    found = sign_agreement("signs", of, edges, table("evidence", [same | row for row in rows]))
+    value = found.set_index("arm")["value"].to_dict()
+    assert value == pytest.approx(
+        {"effect": 1 / 3, "shuffle": 1 / 3}
+    )  # all are foretold to fall: no pair in particular

@@ -113,7 +113,7 @@ def test_replacing_all_mlps_equals_doing_it_by_hand(folder, model, sets, layout)
 
 def test_half_precision_is_not_exact_enough_for_claims(folder, sets):
     """Why all known models are entered with float32."""
-    from biology.claims import EXACT
+    from biology.measuring import EXACT
 
     model = load_model(folder, dtype=torch.bfloat16)
     graph = attribute(model, load_transcoders(sets["gemma scope 2"][0], model), IDS)

@@ -14,6 +14,7 @@ from biology import pages, report, scoreboard, wording
 from biology.case import load_case
 from biology.claim_file import Claim, load_claims
 from biology.config import InputError, load_config
+from biology.statistics import METHOD
 from biology.tables import read_table, write_table
 
 
@@ -246,12 +247,42 @@ def test_another_model_is_no_seed_unless_its_entry_says_so(root, tmp_path):
     assert [column.name for column in scoreboard.seeds(board)] == ["elegans"] and scoreboard.seeds([]) == []
 
 
+def test_verdicts_of_an_earlier_rule_are_named_and_what_little_says_is_marked(root, tmp_path):
+    """Beside what is judged now: a twin's verdicts by the rule before, on which a claim is replicated too."""
+    fresh = write_repository(tmp_path / "rules", figures=False)
+    text = "models:\n  elegans: {path: data/models, transcoders: data/models}\n"
+    text += "  twin: {path: twin, transcoders: twin, role: twin, of: elegans, corpus: rote}\n"
+    (fresh / "config.yaml").write_text(text)
+    (fresh / "experiments/twins.csv").write_text("twin,claim,expected,why\nrote,multihop-2,not replicated,no bridge\n")
+    config, path = load_config(fresh / "config.yaml"), fresh / "reports/twin/verdicts.csv"
+    first = read_table(fresh / "reports/elegans/verdicts.csv", "verdicts")
+    assert set(first["method"]) == {METHOD}
+    write_table(path, first.assign(model="twin", method="percentile-1"), "verdicts")
+    board = scoreboard.columns(fresh, config)
+    note = "Judged by an earlier rule (percentile-1: "
+    assert scoreboard.earlier(board[:1]) == ""
+    assert scoreboard.earlier(board).startswith(note) and scoreboard.earlier(board).endswith("anew: twin.")
+    index = Reader(scoreboard.index_page(fresh, config)).words
+    readme = scoreboard.with_scoreboard(f"{scoreboard.BEGIN}\n{scoreboard.END}", fresh, config)
+    for made in (index, readme, scoreboard.full_scoreboard(fresh, config)):
+        assert note in made
+    assert (
+        "replicated, found on 0% of the prompts only, could not discriminate" in index
+        and "rules are compared too: twin." in readme
+    )
+    row = {"found": 0.25, "claim": "multihop-2"}
+    assert scoreboard.caveats(board[0], row) == ["found on 25% of the prompts only"]
+    case = load_case(fresh, "multi_hop").model_copy(update={"figures": ()})
+    words = Reader(report.case_page(fresh, config, "elegans", case)).words
+    assert "Could it discriminate? No. It is replicated on twin, of which nothing had been said, too." in words
+
+
 def test_scoreboard_replaces_its_block_and_nothing_else(root):
     config = load_config(root / "config.yaml")
-    before = "# biology\n<!-- scoreboard -->\nold\n<!-- /scoreboard -->\nafter\n"
+    before = "# biology\n<!-- scoreboard -->\nthe last board\n<!-- /scoreboard -->\nafter\n"
     after = scoreboard.with_scoreboard(before, root, config)
     assert after.startswith("# biology\n<!-- scoreboard -->\n") and after.endswith("\n<!-- /scoreboard -->\nafter\n")
-    assert "old" not in after and scoreboard.with_scoreboard(after, root, config) == after
+    assert "the last board" not in after and scoreboard.with_scoreboard(after, root, config) == after
     assert "| [multi hop](experiments/multi_hop/README.md) | elegans | 1 | 1 | 0 | 1 |" in after
     assert "elegans is not Claude 3.5 Haiku" in after
     with pytest.raises(InputError, match="lacks the marks"):
@@ -267,6 +298,8 @@ def test_what_meaningless_transcoders_replicate_is_named():
             "verdict": verdict,
             "reference": reference,
             "as_expected": ok,
+            "method": "percentile-1" if claim == "a-1" else METHOD,
+            "reference_method": METHOD,
         }
         for claim, verdict, reference, ok in (
             ("a-1", "replicated", "replicated", False),
@@ -278,7 +311,9 @@ def test_what_meaningless_transcoders_replicate_is_named():
     said = scoreboard.held(pd.DataFrame(rows), board)
     assert "wherever they are replicated: a-1." in said
     assert "| 50% (0%) |" in said  # the second claim cannot be asked of its model
-    assert "wherever they are replicated" not in scoreboard.held(pd.DataFrame(rows[1:]), board)
+    assert "so that rules are compared too: nothing." in said
+    alone = scoreboard.held(pd.DataFrame(rows[1:]), board)
+    assert "wherever they are replicated" not in alone and "rules are compared" not in alone
     assert said.split("\n")[2].endswith("| a-3 |")  # replicated, and nobody had said that it would not be
 
 
@@ -294,7 +329,7 @@ def test_a_claim_that_was_amended_after_a_verdict_explores_that_model(root):
     assert "exploratory" not in scoreboard.full(column, {name: claim}, "{case}")
     last = scoreboard.short([column], {"multi_hop": [changed]}).split("\n")[-1]
     replicated = column.by_claim["multi_hop", name]["verdict"] == "replicated"
-    assert last.endswith(f"| {int(replicated)} |")
+    assert last.endswith(f"| {int(replicated)} | 0 | 1 |")
 
 
 def test_exchanges_without_transcoders_stand_in_the_scoreboard(root, tmp_path):
@@ -302,9 +337,9 @@ def test_exchanges_without_transcoders_stand_in_the_scoreboard(root, tmp_path):
     config = load_config(fresh / "config.yaml")
     assert scoreboard.exchanged(fresh, config) == ""
     (fresh / "reports/elegans/streams.csv").write_text(
-        "case,stream,layer,n,rate,wrong,difference,low,high\nmulti_hop,place,1,500,0.9,0.1,0.8123,0.7,0.9\n"
+        f"case,stream,layer,n,rate,wrong,difference,low,high,method\nmulti_hop,place,1,500,0.9,0.1,0.8123,0.7,0.9,{METHOD}\n"
     )
-    assert "| elegans | 0.812 [0.7, 0.9] |" in scoreboard.exchanged(fresh, config)
+    assert scoreboard.exchanged(fresh, config).endswith("\n| elegans | 0.812 [0.7, 0.9] |")
     after = scoreboard.with_scoreboard(f"{scoreboard.BEGIN}\n{scoreboard.END}", fresh, config)
     assert "|  | multi hop: place |" in after and "without any transcoder" in after
 
@@ -312,7 +347,7 @@ def test_exchanges_without_transcoders_stand_in_the_scoreboard(root, tmp_path):
 def test_the_full_scoreboard_has_every_number(root):
     made = scoreboard.full_scoreboard(root, load_config(root / "config.yaml"))
     rows = [line for line in made.splitlines() if line.startswith("| [multihop")]
-    assert len(rows) == 3 and all(len(re.findall(r"(?<!\\)\|", row)) == 9 for row in rows)
+    assert len(rows) == 3 and all(len(re.findall(r"(?<!\\)\|", row)) == 11 for row in rows)
     assert "✓ **replicated**" in rows[0] and "&lt;capital&gt; &amp; nothing" in rows[0] and "untestable" in rows[2]
     assert "1 replicated, 1 not replicated, 1 untestable." in made
 

@@ -4,8 +4,9 @@ import numpy as np
 import pytest
 from multi_hop_tables import claim, evidence_rows, prompt_rows, swap
 
-from biology.claims import Meta, judge_all, measure, with_thresholds
+from biology.claims import judge_all, with_thresholds
 from biology.config import StatisticsConfig
+from biology.measuring import Meta, measure
 from biology.tables import table
 from biology.turning import family, thresholds, turning, weakest
 

@@ -96,6 +96,18 @@ def schema(args: Arguments) -> None:
     artefacts.write_text(root / PAGE, words_page())
 
 
+def coverage(args: Arguments) -> None:
+    """simulate what intervals cover with the clusters of the cases (reports/coverage.csv, docs/statistics.md)"""
+    from biology.config import config_file
+    from biology.coverage import case_clusters, coverage_table, with_table
+
+    root = config_file(args.config).parent
+    made = coverage_table(case_clusters(root), runs=10_000, draws=2000)
+    text = (root / "docs/statistics.md").read_text(encoding="utf-8")
+    artefacts.write_text(root / "reports/coverage.csv", made.to_csv(index=False, lineterminator="\n"))
+    artefacts.write_text(root / "docs/statistics.md", with_table(text, made))
+
+
 MODEL: Options = {"--model": {"required": True, "metavar": "NAME", "help": "a model of config.yaml"}}
 CASE: Options = {"--case": {"required": True, "metavar": "NAME", "help": "a folder of experiments/"}}
 EXPLAIN: Options = {
@@ -287,7 +299,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "prompts": (growth.prompts, CASE),
     },
     "Case files": {"explain": (explain, EXPLAIN), "lock": (lock, {}), "schema": (schema, {})},
-    "Housekeeping": {"scoreboard": (scoreboard, {})},
+    "Housekeeping": {"scoreboard": (scoreboard, {}), "coverage": (coverage, {})},
 }
 CONFIG: dict[str, Any] = {"default": "config.yaml", "metavar": "FILE", "help": "configuration (%(default)s)"}
 

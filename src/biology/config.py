@@ -28,7 +28,7 @@ METHOD: dict[str, int] = {
     "group": 3,
     "attribute": 5,
     "intervene": 3,
-    "exchange": 4,
+    "exchange": 5,
     "atlas": 2,
     "sweep": 3,
 }

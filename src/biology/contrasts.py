@@ -1,4 +1,5 @@
-"""Evidence that is computed from other evidence: one experiment against another, two sizes of a model, where dose curves cross."""
+"""Evidence that is computed from other evidence: one experiment against another, two sizes of a model, where dose curves cross,
+whether the graph foretold it."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false
@@ -15,7 +16,7 @@ from jaxtyping import Float, Int
 
 from biology.claim_file import Claim
 from biology.config import InputError, StatisticsConfig
-from biology.statistics import bootstrap_interval, generator, resamples
+from biology.statistics import METHOD, bootstrap_interval, generator, resamples
 from biology.tables import table, validate_table
 
 FIXED = {"arm": "effect", "draw": 0, "strength": 1.0}
@@ -139,6 +140,38 @@ def scaled(name: str, of: str, outcomes: Sequence[str], larger: pd.DataFrame, sm
     return validate_table(pd.concat(made, ignore_index=True).assign(**fixed), "evidence")
 
 
+def sign_agreement(name: str, of: Mapping[str, str], edges: pd.DataFrame, evidence: pd.DataFrame) -> pd.DataFrame:
+    """Evidence rows: do the graph's signs foretell what inhibiting supernodes does to others and to the answer?
+
+    `of` maps experiments to the supernode that each inhibits. A pair is (inhibited supernode, watched supernode or
+    answer); its sign in the graph is that of the signed influence, and an inhibition should move the target the other
+    way. An item's value is the mean over its pairs of +1 (as foretold) and -1 (the opposite; 0 where nothing moved). Arm
+    `shuffle` is what it would be on average if the item's signs were dealt out to its pairs anew: where nearly all
+    influences are positive and nearly all targets fall, the signs foretell nothing about one pair or another.
+    """
+    rows = evidence[evidence["experiment"].isin(of)]
+    effect = rows[rows["arm"] == "effect"]
+    watched = effect[effect["outcome"].str.startswith("activation:")]
+    changes = watched.assign(target=watched["outcome"].str.removeprefix("activation:"), change=watched["value"] - 1.0)
+    logit = effect[effect["outcome"] == "answer_logit"]
+    clean = rows[(rows["arm"] == "clean") & (rows["outcome"] == "answer_logit")]
+    before = clean.set_index(["item", "experiment"])["value"]
+    pairs = pd.MultiIndex.from_frame(logit[["item", "experiment"]])
+    logit = logit.assign(target="answer", change=logit["value"] - before.reindex(pairs).to_numpy())
+    changes = pd.concat([changes, logit])
+    changes["source"] = changes["experiment"].map(of)
+    joined = changes.merge(edges[["item", "source", "target", "influence"]], on=["item", "source", "target"])
+    joined = joined[joined["influence"] != 0]
+    moved = np.where(joined["change"].abs() > 1e-6, np.sign(joined["change"]), 0.0)
+    joined = joined.assign(foretold=-np.sign(joined["influence"]), moved=moved)
+    joined["effect"] = joined["foretold"] * joined["moved"]
+    means = joined.groupby(["item", "cluster", "split"], sort=True)[["effect", "foretold", "moved"]].mean()
+    arms = pd.DataFrame({"effect": means["effect"], "shuffle": means["foretold"].mul(means["moved"])})
+    value = arms.rename_axis(columns="arm").stack().rename("value").reset_index()
+    fixed = {"experiment": name, "draw": 0, "strength": 1.0, "outcome": "agreement"}
+    return validate_table(value.assign(**fixed), "evidence")
+
+
 def crossing(
     lead: Float[np.ndarray, "*any strength"], strengths: Float[np.ndarray, " strength"]
 ) -> Float[np.ndarray, "*any"]:
@@ -190,7 +223,7 @@ def stream_contrasts(measured: pd.DataFrame, statistics: StatisticsConfig) -> pd
     """For each case and stream the layer that development prompts choose, and what held-out prompts then say.
 
     Columns: layer, n (held-out prompts), rate (the expected answer is said), wrong (the same with a wrong donor, or at another
-    position), their difference with its 95 % interval over clusters.
+    position), their difference with its 95 % interval over clusters, and the method of that interval (`statistics.METHODS`).
     """
     made = []
     for (case, stream), rows in measured.groupby(["case", "stream"], sort=True):
@@ -208,6 +241,8 @@ def stream_contrasts(measured: pd.DataFrame, statistics: StatisticsConfig) -> pd
             {
                 "case": case, "stream": stream, "layer": layer, "n": len(held), "rate": held["effect"].mean(),
                 "wrong": held[control].mean(), "difference": clusters.mean(), "low": low, "high": high,
+                "method": METHOD,
             }
         )  # fmt: skip
-    return pd.DataFrame(made, columns=["case", "stream", "layer", "n", "rate", "wrong", "difference", "low", "high"])
+    columns = ["case", "stream", "layer", "n", "rate", "wrong", "difference", "low", "high", "method"]
+    return pd.DataFrame(made, columns=columns)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,8 @@ class Subject:
     family: Mapping[tuple[str, str], float]
     """`turning.family` of the parts."""
     statistics: StatisticsConfig
+    telling: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Whether each claim discriminates, and why (`discrimination.py`)."""
 
 
 def dossier(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str, Any]:
@@ -58,6 +60,7 @@ def dossier(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str, Any
         "verdict": verdict["verdict"],
         "reason": verdict["reason"],
         "row": verdict.to_dict(),
+        "telling": subject.telling.get(claim.id, {"discriminates": "unknown", "why": "No twin was judged."}),
         "parts": [_part(subject, claim, parts.get(row["part"]), row) for _, row in rows.iterrows()],
         "passed": int(first["passed"]),
         "attempted": int(first["attempted"]),

@@ -1,8 +1,8 @@
 """The figures of a case, drawn from its tables and from nothing else.
 
 `FIGURES` maps the names that `case.yaml` may list to functions from tables to a matplotlib figure; `draw` gives bytes.
-Rates and intervals are those of the claims: items are averaged within clusters, and the 95 % interval is a percentile
-bootstrap over clusters. How things look is decided in `drawing.py` and `paper.mplstyle`.
+Rates and intervals are those of the claims: items are averaged within clusters, and the 95 % interval is a studentised
+bootstrap over clusters (`statistics.py`). How things look is decided in `drawing.py` and `paper.mplstyle`.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -319,11 +319,11 @@ def interval(rows: pd.DataFrame) -> tuple[float, float, float]:
 
 
 def rank_correlation(rows: pd.DataFrame, one: str, other: str) -> tuple[float, float, float]:
-    """Spearman's rank correlation of two columns over all rows, and its interval over resampled clusters."""
+    """Spearman's rank correlation of two columns over all rows, and percentiles of it over resampled clusters."""
     values = rows[[one, other]]
     places = list(rows.groupby("cluster", sort=True).indices.values())
     drawn = []
-    for counts in resamples(len(places), RESAMPLES, generator("figure", len(places))):
+    for counts in resamples(len(places), RESAMPLES, generator("figure", len(places)), share=1.0):
         chosen = np.concatenate([np.tile(at, times) for at, times in zip(places, counts, strict=True)])
         drawn.append(values.iloc[chosen].corr(method="spearman").iloc[0, 1])
     low, high = np.nanquantile(drawn, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])

@@ -19,10 +19,10 @@ from scipy import stats
 
 from biology.case import discover_cases, load_case
 from biology.claim_file import load_claims
-from biology.claims import ALPHA, EXACT
 from biology.config import Config, InputError
+from biology.measuring import EXACT
 from biology.procedure import NOISE
-from biology.statistics import COVERAGE
+from biology.statistics import ALPHA, COVERAGE
 from biology.tables import VERDICTS, read_table
 from biology.wording import number
 

@@ -17,8 +17,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from biology.claims import ALPHA
 from biology.config import InputError
+from biology.statistics import ALPHA
 from biology.tables import DECIDING, VERDICTS
 from biology.wording import embed, number, percent, prose, visible
 

@@ -22,8 +22,9 @@ from jaxtyping import Float
 
 from biology.case import Case
 from biology.claim_file import UNREGISTERED, Claim, Part
-from biology.claims import Check, Measured, estimate, rule
+from biology.claims import rule
 from biology.config import StatisticsConfig
+from biology.measuring import Check, Measured, estimate
 from biology.statistics import bootstrap_interval, generator, resamples, score_noise, signs
 from biology.tables import VERDICTS
 

@@ -24,6 +24,7 @@ from biology.artefacts import contents_hash
 from biology.case import Case
 from biology.claim_file import Claim, load_claims
 from biology.config import Config, InputError, StatisticsConfig
+from biology.discrimination import discrimination
 from biology.dossier import Subject, dossier, slider_data
 from biology.explorer import Explorer, Traced, explorer, feature_cards, features_of, node_steering, operand_plots
 from biology.pages import counts, environment, manifest_of, records
@@ -63,6 +64,8 @@ class Page:
     verdicts: pd.DataFrame
     parts: pd.DataFrame
     clusters: pd.DataFrame
+    telling: Mapping[str, Mapping[str, str]]
+    """Whether each claim discriminates, and why (`discrimination.py`)."""
     statistics: StatisticsConfig
     graphs: Mapping[str, Any]
     """Attribution graphs of the named prompts, in the published format."""
@@ -86,7 +89,7 @@ def render_case(page: Page) -> str:
             f"claim '{missing[0]}' of case '{page.case.name}' has no verdict on '{page.model}': run `biology judge`."
         )
     subject = Subject(
-        page.model, page.case, page.tables, page.parts, page.clusters, family(page.parts), page.statistics
+        page.model, page.case, page.tables, page.parts, page.clusters, family(page.parts), page.statistics, page.telling
     )
     claims = [dossier(subject, claim, verdicts.loc[claim.id]) for claim in page.claims]
     prompts = page.tables["prompts"]
@@ -169,6 +172,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
     """
     run = root / "data/runs" / model
     manifest = manifest_of(run / "load.json")
+    told = discrimination(root, config).query("model == @model").set_index("claim")
     readme = case.folder / "README.md"
     page = Page(
         model=model,
@@ -180,6 +184,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         verdicts=read_table(root / "reports" / model / "verdicts.csv", "verdicts"),
         parts=read_table(run / "parts.parquet", "parts"),
         clusters=read_table(run / "clusters.parquet", "clusters"),
+        telling=told[["discriminates", "why"]].to_dict("index"),
         statistics=config.statistics,
         graphs=_graphs(run / case.name / "graphs.json"),
         steering=read_table(run / case.name / "node_steering.parquet", "node_steering"),

@@ -3,6 +3,8 @@
 A seed has the same mechanisms by the same recipe, so its verdicts should be the reference's. A twin lacks the mechanism of
 the claims that `experiments/twins.csv` lists, with the verdict expected before it was trained; `untestable` is a failure of
 the twin, not a pass. On transcoders without meaning nothing may be replicated.
+
+Verdicts by different rules (`statistics.METHODS`) are compared, and said to be.
 """
 
 # pyright: reportArgumentType=false, reportReturnType=false, reportGeneralTypeIssues=false
@@ -18,7 +20,9 @@ import pandas as pd
 from biology.config import HELD_ROLES, Config, InputError, ModelConfig
 from biology.tables import read_table
 
-COLUMNS = ["model", "role", "of", "claim", "reference", "verdict", "expected", "as_expected", "why"]
+COLUMNS = [
+    "model", "role", "of", "claim", "reference", "verdict", "expected", "as_expected", "why", "method", "reference_method",
+]  # fmt: skip
 
 
 def compare(root: Path, config: Config) -> pd.DataFrame:
@@ -34,15 +38,17 @@ def compare(root: Path, config: Config) -> pd.DataFrame:
             continue
         path = root / "reports" / name / "verdicts.csv"
         if path.is_file():
-            verdicts = read_table(path, "verdicts").set_index("claim")["verdict"]
-            reference = _reference(root, entry).set_index("claim")["verdict"]
+            judged, references = (
+                table.set_index("claim") for table in (read_table(path, "verdicts"), _reference(root, entry))
+            )
+            verdicts, reference = judged["verdict"], references["verdict"]
             rows += [
                 {
                     "model": name, "role": entry.role, "of": entry.of, "claim": claim,
                     "reference": reference.get(claim, ""), "verdict": verdicts[claim],
                     "expected": expected,
                     "as_expected": verdicts[claim] == expected if expected else verdicts[claim] != "replicated",
-                    "why": why,
+                    "why": why, "method": judged["method"][claim], "reference_method": references["method"].get(claim, ""),
                 }
                 for claim, expected, why in _expected(root, entry)
                 if claim in verdicts
@@ -79,6 +85,13 @@ def read_expected(path: Path) -> list[dict[str, str]]:
             return list(csv.DictReader(file))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file. It says which verdicts are expected of twins.") from None
+
+
+def across_methods(compared: pd.DataFrame) -> list[str]:
+    """Models whose verdicts were judged by another rule than those that they are compared with."""
+    judged_there = compared["reference_method"] != ""
+    differ = judged_there & (compared["method"] != compared["reference_method"])
+    return list(dict.fromkeys(compared.loc[differ, "model"]))
 
 
 def summary(compared: pd.DataFrame) -> pd.DataFrame:

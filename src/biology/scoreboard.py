@@ -12,7 +12,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,13 @@ import pandas as pd
 from biology.case import discover_cases, load_case
 from biology.claim_file import Claim, load_claims
 from biology.config import Config, InputError
+from biology.discrimination import discrimination
+from biology.found import MOST
 from biology.pages import MARKS, SPEAKS, counts, environment, records
-from biology.robustness import compare
+from biology.robustness import across_methods, compare
+from biology.statistics import METHOD, METHODS
 from biology.tables import read_table
-from biology.wording import number
+from biology.wording import number, percent
 
 BEGIN, END = "<!-- scoreboard -->", "<!-- /scoreboard -->"
 ROLES = {
@@ -41,6 +44,11 @@ BESIDE = (
     "[twins.csv](experiments/twins.csv) said before they were trained, of random controls that nothing is replicated "
     "([claim by claim](reports/robustness.csv)). What is not replicated on the model itself tells no twin from it; nor does what a twin "
     "replicates although nobody said that it would not (last column)."
+)
+TELLING = (
+    "A verdict speaks of what was found: where members of the supernodes that a claim rests on are found on less than half of the "
+    "prompts, nothing is held or seen on most of them. And a claim that is replicated by a twin or a control too, while no twin that "
+    "lacks its mechanism is told apart, could not discriminate ([each claim](reports/discrimination.csv))."
 )
 ELSEWHERE = "What a model cannot be asked is asked of its relatives, grown in another width or on a corpus that holds what is asked for."
 EXCHANGED = (
@@ -62,6 +70,8 @@ class Column:
     of: str | None
     """The model that it is another seed, size, twin or control of, or whose corpus was extended."""
     verdicts: pd.DataFrame
+    telling: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Whether each claim discriminates, and why (`discrimination.py`); of models in a role of their own."""
 
     @property
     def transcoders(self) -> str:
@@ -81,11 +91,12 @@ def columns(root: Path, config: Config) -> list[Column]:
     found = {path.parent.name: path for path in sorted(root.glob("reports/*/verdicts.csv"))}
     names = [name for name in config.models if name in found]
     names += [name for name in found if name not in config.models]
-    made = []
+    made, told = [], discrimination(root, config)
     for name in names:
         entry = config.models.get(name)
         kind, of = (entry.role, entry.of) if entry else ("model", None)
-        made.append(Column(name, kind, of, read_table(found[name], "verdicts")))
+        telling = told[told["model"] == name].set_index("claim")[["discriminates", "why"]].to_dict("index")
+        made.append(Column(name, kind, of, read_table(found[name], "verdicts"), telling))
     return sorted((c for c in made if len(c.verdicts)), key=lambda c: list(ROLES).index(c.role))
 
 
@@ -98,6 +109,24 @@ def agreement(column: list[Column], case: str, claim: str) -> dict[str, int] | N
 def seeds(board: list[Column]) -> list[Column]:
     """The first column, and those that config.yaml calls further seeds of it."""
     return [column for column in board if column is board[0] or (column.role == "seed" and column.of == board[0].name)]
+
+
+def caveats(column: Column, row: Mapping[str, Any]) -> list[str]:
+    """What a reader must know beside a verdict: that little was found, that the claim could not discriminate."""
+    told = [f"found on {percent(row['found'])} of the prompts only"] if row["found"] < MOST else []
+    return told + ["could not discriminate"] * (column.telling.get(row["claim"], {}).get("discriminates") == "no")
+
+
+def earlier(board: Iterable[Column]) -> str:
+    """Says which verdicts were judged by an earlier rule, and what sets it apart; "" where none were."""
+    lines = []
+    for method, words in METHODS.items():
+        names = [column.name for column in board if method != METHOD and method in set(column.verdicts["method"])]
+        if names:
+            lines.append(
+                f"Judged by an earlier rule ({method}: {words}), and still to be judged anew: {', '.join(names)}."
+            )
+    return " ".join(lines)
 
 
 def index_page(root: Path, config: Config) -> str:
@@ -125,7 +154,7 @@ def index_page(root: Path, config: Config) -> str:
         for column in board
     ]  # fmt: skip
     template = environment().get_template("index.html.j2")
-    return template.render(models=models, cases=cases, seeds=len(same))
+    return template.render(models=models, cases=cases, seeds=len(same), earlier=earlier(board), caveats=caveats)
 
 
 def _has_page(config: Config, column: Column, case: str) -> bool:
@@ -139,6 +168,7 @@ def _row(config: Config, board: list[Column], same: list[Column], case: str, cla
         "cells": [
             {
                 "verdict": column.by_claim[case, claim.id]["verdict"],
+                "caveats": caveats(column, column.by_claim[case, claim.id]),
                 "column": column,
                 "paged": _has_page(config, column, case),
             }
@@ -167,8 +197,8 @@ def full(column: Column, claims: Mapping[str, Claim], link: str) -> str:
         f"## {column.name}",
         f"With {column.transcoders} transcoders, seed {column.seed} ({ROLES[column.role]}): {tally}.",
         "",
-        "| claim | | verdict | effect − control [95 %] | needed | control | Holm p | items |",
-        "|---" * 8 + "|",
+        "| claim | | verdict | effect − control [95 %] | needed | control | Holm p | items | found on | discriminates |",
+        "|---" * 10 + "|",
     ]
     for row in records(column.verdicts):
         claim = claims.get(row["claim"])
@@ -178,7 +208,8 @@ def full(column: Column, claims: Mapping[str, Claim], link: str) -> str:
                 f"[{row['claim']}]({link.format(case=row['case'])})", claim.title if claim else "",
                 f"{MARKS[row['verdict']]} **{row['verdict']}**{explored}",
                 _interval(row), number(row["threshold"]), row["control"],
-                number(row["p"], 2), number(row["n"], 6),
+                number(row["p"], 2), number(row["n"], 6), percent(row["found"]),
+                column.telling.get(row["claim"], {}).get("discriminates", "–"),
             )
         )  # fmt: skip
     return "\n".join(lines)
@@ -187,19 +218,28 @@ def full(column: Column, claims: Mapping[str, Claim], link: str) -> str:
 def short(board: list[Column], claims: Mapping[str, Iterable[Claim]]) -> str:
     """How many claims of each case came out how on each model; controls stand in a table of their own."""
     words = list(MARKS)
+    further = ["✓ of which exploratory", "✓ that could not discriminate", "✗ where too little was found"]
     lines = [
-        "| case | model | " + " | ".join(f"{MARKS[word]} {word}" for word in words) + " | ✓ of which exploratory |",
-        "|---|---|" + "---:|" * (len(words) + 1),
+        "| case | model | " + " | ".join([*(f"{MARKS[word]} {word}" for word in words), *further]) + " |",
+        "|---|---|" + "---:|" * (len(words) + len(further)),
     ]
     for case, registered in claims.items():
         for column in board:
-            found = column.verdicts[column.verdicts["case"] == case].set_index("claim")["verdict"]
+            here = column.verdicts[column.verdicts["case"] == case].set_index("claim")
+            found = here["verdict"]
             if len(found) and column.role == "model":
                 linked = f"[{case.replace('_', ' ')}](experiments/{case}/README.md)"
                 explored = sum(
                     found.get(claim.id) == "replicated" and claim.explores(column.name) for claim in registered
                 )
-                lines.append(cells(linked, column.name, *((found == word).sum() for word in words), explored))
+                silent = sum(
+                    column.telling.get(claim, {}).get("discriminates") == "no"
+                    for claim in here.index[found == "replicated"]
+                )
+                counted = (here["method"] == METHOD).all()
+                little = ((found == "not replicated") & (here["found"] < MOST)).sum() if counted else "–"
+                tally = ((found == word).sum() for word in words)
+                lines.append(cells(linked, column.name, *tally, explored, silent, little))
     return "\n".join(lines)
 
 
@@ -222,6 +262,11 @@ def held(compared: pd.DataFrame, board: list[Column]) -> str:
         share = f"{found['as_expected'].mean():.0%}" + f" ({asked.mean():.0%})" * bool(len(asked))
         lines.append(cells(name, ROLES[kind], len(found), there, share, *counted, beyond or "–"))
     chance = compared[(compared["role"] == "random") & (compared["verdict"] == "replicated")]
+    if differ := across_methods(compared):
+        lines += [
+            "",
+            f"Judged by another rule than what they are held against, so that rules are compared too: {', '.join(differ)}.",
+        ]
     if len(chance):
         listed = ", ".join(dict.fromkeys(chance["claim"]))
         lines += [
@@ -307,10 +352,14 @@ def full_scoreboard(root: Path, config: Config) -> str:
     board = columns(root, config)
     blocks = [full(column, claims, "../experiments/{case}/claims.yaml") for column in board]
     blocks = list(filter(None, [disagreement(config, board), *blocks]))
+    note = earlier(board)
     head = (
         f"# All verdicts\n\nWritten by `biology scoreboard` from `reports/*/verdicts.csv`. {SPEAKS} A claim that was amended "
-        "after its first verdict on a model is *exploratory* there, and registered on models judged later; each amendment says why."
+        "after its first verdict on a model is *exploratory* there, and registered on models judged later; each amendment says why. *Found on*: the "
+        "share of the prompts that pass the gate on which all supernodes that a claim rests on have members. *Discriminates*: whether "
+        "it tells a model from a twin that lacks its mechanism ([why](discrimination.csv))."
     )
+    head += f"\n\n{note}" if note else ""
     return "\n\n".join([head, *blocks]) + "\n"
 
 
@@ -320,7 +369,8 @@ def with_scoreboard(text: str, root: Path, config: Config) -> str:
         raise InputError(f"README.md lacks the marks {BEGIN} and {END} between which the scoreboard is written.")
     before, _, rest = text.partition(BEGIN)
     board, compared = columns(root, config), compare(root, config)
-    parts = [SPEAKS, short(board, {case: load_claims(root, case) for case in discover_cases(root)})]
+    parts = [SPEAKS, TELLING, short(board, {case: load_claims(root, case) for case in discover_cases(root)})]
+    parts += [note] if (note := earlier(board)) else []
     parts += [BESIDE, held(compared, board)] if len(compared) else []
     asked = elsewhere(board)
     parts += [ELSEWHERE, asked] if asked else []

@@ -198,9 +198,9 @@ def tabulate(args: Arguments) -> None:
     """write everything measured as tidy tables; nothing after this needs torch"""
     config, root, case, folder = case_of(args)
     from biology.claim_file import load_claims
-    from biology.contrasts import contrasts, crossovers, gate_of
+    from biology.contrasts import contrasts, crossovers, gate_of, sign_agreement
     from biology.experiments import Contrast, Crossover, Inhibit, Scale, Signs
-    from biology.tables import read_table, sign_agreement, stacked, write_table
+    from biology.tables import read_table, stacked, write_table
 
     measured = {
         "prompts": read_table(folder / "cache.parquet", "prompts"),
@@ -257,7 +257,9 @@ def judge(args: Arguments) -> None:
     config, root = configuration(args)
     from biology.case import discover_cases, load_case
     from biology.claim_file import load_claims
-    from biology.claims import Meta, judge_all, measure, with_minimum, with_thresholds
+    from biology.claims import judge_all, with_minimum, with_thresholds
+    from biology.found import Members
+    from biology.measuring import Meta, measure
     from biology.pages import manifest_of
     from biology.registration import check_lock, load_expectations, registered
     from biology.tables import read_tables, write_table
@@ -268,14 +270,16 @@ def judge(args: Arguments) -> None:
     measured, again = [], []
     entry = config.model(args.model)
     for case in config.cases_of(args.model, discover_cases(root, entry.prompts)):
-        tables = read_tables(runs / case, ("prompts", "evidence", "graphs"))
+        tables = read_tables(runs / case, ("prompts", "evidence", "graphs", "supernodes"))
         residual = float(tables["graphs"]["row_residual"].to_numpy().max()) if len(tables["graphs"]) else None
         transcoders = manifest["transcoders"]["name"]
-        scope = {name: experiment.only for name, experiment in load_case(root, case, entry.prompts).experiments.items()}
+        experiments = load_case(root, case, entry.prompts).experiments
+        scope = {name: experiment.only for name, experiment in experiments.items()}
         meta = Meta(case, args.model, transcoders, seed=manifest["seed"], row_residual=residual, scope=scope)
         claims = load_claims(root, case)
         claims = claims if entry.prompts is None else with_minimum(claims, MINIMUM_N)
-        rest = (tables["evidence"], tables["prompts"], meta, config.statistics)
+        members = Members(experiments, tables["supernodes"])
+        rest = (tables["evidence"], tables["prompts"], meta, config.statistics, members)
         measured += measure(registered(root, case, claims), *rest)
         if args.threshold:
             again += measure(registered(root, case, with_thresholds(claims, args.threshold)), *rest)
@@ -317,12 +321,17 @@ def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFr
 def compare(args: Arguments) -> None:
     """compare seeds, twins and random controls with what is expected of them"""
     config, root = configuration(args)
+    from biology.discrimination import discrimination
+    from biology.robustness import across_methods, summary
     from biology.robustness import compare as compared
-    from biology.robustness import summary
 
     rows = compared(root, config)
-    artefacts.write_text(root / "reports/robustness.csv", rows.to_csv(index=False, lineterminator="\n"))
+    made = {"robustness": rows, "discrimination": discrimination(root, config)}
+    for name, frame in made.items():
+        artefacts.write_text(root / f"reports/{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
     print(summary(rows).to_string(index=False))
+    for name in across_methods(rows):
+        print(f"{name} was judged by another rule than what it is compared with: judge it again (columns method)")
 
 
 def draw(args: Arguments) -> None:

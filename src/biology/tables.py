@@ -201,15 +201,16 @@ SCHEMAS: dict[str, Schema] = {
         },
         key=("item", "layer", "pos", "feature", "strength"), ordered=True,
     ),
-    # one row is a claim, judged
+    # one row is a claim, judged; found: share of the prompts on which all supernodes that it rests on have members (empty: it
+    # rests on none); method: the rule that judged it (`statistics.METHODS`)
     "verdicts": Schema(
         {
             "claim": "str", "case": "str", "model": "str", "transcoders": "str", "seed": "int", "verdict": "str",
             "statistic": "float", "low": "float", "high": "float", "threshold": "float", "control": "str",
-            "p": "float", "n": "int", "reason": "str",
+            "p": "float", "n": "int", "found": "float", "method": "str", "reason": "str",
         },
         key=("model", "transcoders", "seed", "case", "claim"), ordered=True, allowed=(("verdict", VERDICTS),),
-        missing=("statistic", "low", "high", "p"),
+        missing=("statistic", "low", "high", "p", "found"),
     ),
     # one row is a part of a claim: the measurement it needs and what came out
     "parts": Schema(
@@ -217,11 +218,11 @@ SCHEMAS: dict[str, Schema] = {
             "claim": "str", "case": "str", "part": "str", "verdict": "str", "experiment": "str", "outcome": "str",
             "strength": "float", "control": "str", "direction": "str", "threshold": "float", "statistic": "float",
             "low": "float", "high": "float", "effect": "float", "control_mean": "float", "p": "float",
-            "p_holm": "float", "checks": "str", "checks_hold": "bool", "n": "int", "clusters": "int", "gate": "str", "passed": "int",
+            "p_holm": "float", "checks": "str", "checks_hold": "bool", "n": "int", "found": "float", "clusters": "int", "gate": "str", "passed": "int",
             "attempted": "int", "reason": "str",
         },
         key=("case", "claim", "part"), ordered=True, allowed=(("verdict", VERDICTS),),
-        missing=("strength", "statistic", "low", "high", "effect", "control_mean", "p", "p_holm"),
+        missing=("strength", "statistic", "low", "high", "effect", "control_mean", "p", "p_holm", "found"),
     ),
     # one row is a cluster of a measured part: means over its items; the score is positive in the claimed direction
     "clusters": Schema(
@@ -379,35 +380,3 @@ def read_table(path: str | Path, name: str) -> pd.DataFrame:
 def read_tables(folder: str | Path, names: Iterable[str] = RUN_TABLES) -> dict[str, pd.DataFrame]:
     """The tables `names` of a run folder `data/runs/<model>/<case>/`, by name."""
     return {name: read_table(Path(folder) / f"{name}.parquet", name) for name in names}
-
-
-def sign_agreement(name: str, of: Mapping[str, str], edges: pd.DataFrame, evidence: pd.DataFrame) -> pd.DataFrame:
-    """Evidence rows: do the graph's signs foretell what inhibiting supernodes does to others and to the answer?
-
-    `of` maps experiments to the supernode that each inhibits. A pair is (inhibited supernode, watched supernode or
-    answer); its sign in the graph is that of the signed influence, and an inhibition should move the target the other
-    way. An item's value is the mean over its pairs of +1 (as foretold) and -1 (the opposite; 0 where nothing moved). Arm
-    `shuffle` is what it would be on average if the item's signs were dealt out to its pairs anew: where nearly all
-    influences are positive and nearly all targets fall, the signs foretell nothing about one pair or another.
-    """
-    rows = evidence[evidence["experiment"].isin(of)]
-    effect = rows[rows["arm"] == "effect"]
-    watched = effect[effect["outcome"].str.startswith("activation:")]
-    changes = watched.assign(target=watched["outcome"].str.removeprefix("activation:"), change=watched["value"] - 1.0)
-    logit = effect[effect["outcome"] == "answer_logit"]
-    clean = rows[(rows["arm"] == "clean") & (rows["outcome"] == "answer_logit")]
-    before = clean.set_index(["item", "experiment"])["value"]
-    pairs = pd.MultiIndex.from_frame(logit[["item", "experiment"]])
-    logit = logit.assign(target="answer", change=logit["value"] - before.reindex(pairs).to_numpy())
-    changes = pd.concat([changes, logit])
-    changes["source"] = changes["experiment"].map(of)
-    joined = changes.merge(edges[["item", "source", "target", "influence"]], on=["item", "source", "target"])
-    joined = joined[joined["influence"] != 0]
-    moved = np.where(joined["change"].abs() > 1e-6, np.sign(joined["change"]), 0.0)
-    joined = joined.assign(foretold=-np.sign(joined["influence"]), moved=moved)
-    joined["effect"] = joined["foretold"] * joined["moved"]
-    means = joined.groupby(["item", "cluster", "split"], sort=True)[["effect", "foretold", "moved"]].mean()
-    arms = pd.DataFrame({"effect": means["effect"], "shuffle": means["foretold"].mul(means["moved"])})
-    value = arms.rename_axis(columns="arm").stack().rename("value").reset_index()
-    fixed = {"experiment": name, "draw": 0, "strength": 1.0, "outcome": "agreement"}
-    return validate_table(value.assign(**fixed), "evidence")

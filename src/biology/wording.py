@@ -17,6 +17,11 @@ def number(value: float | int, digits: int = 3) -> str:
     return f"{value:,.{digits}g}".replace("-", "−") if abs(value) < 1000 else f"{value:,.0f}".replace("-", "−")
 
 
+def plain(value: float) -> str:
+    """A number in a reason, which is read in tables and terminals too: three significant digits in ASCII."""
+    return "infinite" if math.isinf(value) else f"{value:.3g}"
+
+
 def percent(value: float) -> str:
     """A fraction in per cent, to a tenth below ten per cent and near a hundred."""
     if math.isnan(value):

@@ -8,8 +8,9 @@ from multi_hop_tables import write_repository
 from biology import report
 from biology.case import discover_cases, load_case
 from biology.claim_file import load_claims
-from biology.claims import Meta, judge_all, measure, with_thresholds
+from biology.claims import judge_all, with_thresholds
 from biology.config import load_config
+from biology.measuring import Meta, measure
 from biology.tables import read_tables
 from browser.conftest import ROOT
 
