@@ -37,7 +37,7 @@ def directories(tiny, tiny_model, tmp_path_factory):
     """A tiny model and its transcoders, as `--model DIR --transcoders DIR`."""
     model = tiny_model("llama")
     folder = tmp_path_factory.mktemp("transcoders")
-    save_transcoders(folder, random_transcoders(model), model_name=model.name)
+    save_transcoders(folder, random_transcoders(model))
     return ["--model", str(tiny("llama")), "--transcoders", str(folder)]
 
 

@@ -3,7 +3,8 @@
 Proved elsewhere: `activation: topk` read as ReLU, and a k that cannot be read back (test_layouts, topk config and round
 trip); skips of cross-layer sets dropped (test_layouts, round trip; test_direct_effects); last layer of Gemma Scope 2
 dropped (test_layouts, Gemma Scope 2); a feature and an error with one id (test_graph_json); a prompt of one token, more
-logits than words, a budget of 0, negative TopK features (test_attribution, test_transcoders). The rest is here.
+logits than words, a budget of 0 (test_attribution). That its TopK keeps negative features is no mistake in a set of
+its layout, which is read so (test_layouts). The rest is here.
 """
 
 import subprocess
