@@ -5,6 +5,7 @@ A word that nothing answers to would be an experiment on no prompt, a supernode 
 
 from __future__ import annotations
 
+import difflib
 import string
 from collections.abc import Callable
 from typing import Any
@@ -30,6 +31,7 @@ from biology.experiments import (
     Wiring,
 )
 from biology.facts import Facts, Row, meets
+from biology.grammar import unknown
 from biology.measures import Outcome
 from biology.positions import Position
 from biology.rules import SupernodeRule
@@ -60,6 +62,9 @@ def check_case(file: CaseFile, facts: Facts) -> None:
             facts.donor(f"{where}.donor", column, [])
     for name, experiment in file.experiments.items():
         _Check(name, file, facts).run(experiment)
+    facts.measured(
+        [experiment.only for experiment in file.experiments.values() if not isinstance(experiment, Computed)]
+    )
     facts.distinct("figures", file.figures)
     own = figure_names.own_figures(facts.path.parent)
     for figure in file.figures:
@@ -82,7 +87,18 @@ def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, fact
         facts.factor(f"{where}.factor", rule.factor)
     for factor in rule.apart:
         facts.factor(f"{where}.apart", factor)
-    for _, field, _, _ in string.Formatter().parse(rule.label):
+    answers = {row["answer"].strip() for row in facts.rows}
+    for word in (*rule.promotes, *rule.spares):  # any text is a token to look for, but nearly a column is a slip
+        columns = ["answer", "answers"]
+        if word not in columns and word.strip() not in answers and difflib.get_close_matches(word, columns, 1, 0.8):
+            raise facts.refuse(
+                f"{where}.{'promotes' if word in rule.promotes else 'spares'}", unknown("word", word, columns)
+            )
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(rule.label)]
+    except ValueError:
+        raise facts.refuse(f"{where}.label", f"{rule.label!r} has a bracket without its other half") from None
+    for field in fields:
         if field is not None and field != "answer":
             facts.factor(f"{where}.label", field)
 

@@ -146,7 +146,9 @@ def _check_part(path: Path, where: str, part: Part, case: Case) -> None:
     known(path, where, "outcome", part.outcome, case.experiments[part.experiment].outcomes, part.experiment)
     arms, of = case.arms(part.experiment, part.outcome), f"{part.outcome} in {part.experiment}"
     known(path, f"{where}.control", "control", part.control, [*arms, "none"], of)
-    for arm in part.specificity.arms if part.specificity else ():
+    for number, arm in enumerate(named := part.specificity.arms if part.specificity else ()):
+        if arm in named[:number]:
+            raise InputError(f"{path}: {where}.specificity: '{arm}' is listed twice.")
         known(path, f"{where}.specificity", "control", arm, arms, of)
     for arm in part.ceiling:
         known(path, f"{where}.ceiling", "control", arm, arms, of)

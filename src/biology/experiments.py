@@ -337,7 +337,7 @@ class Contrast(Computed):
     kind: Literal["contrast"]
     of: tuple[str, ...] = Field(min_length=2, max_length=2)
     """The two experiments."""
-    share: float = Field(default=1.0, gt=0)
+    share: float = Field(default=1.0, gt=0, le=1)
     """The share of the second experiment's outcome that is taken off the first one's."""
 
 

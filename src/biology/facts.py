@@ -115,23 +115,47 @@ class Facts:
             self.factor(where, column) if not there else self.known(where, "donor's column", column, there)
         for row in rows:
             if not row.get(column):
-                raise self.refuse(where, f"prompt '{row['item']}' has no donor (column '{column}')")
+                raise self.refuse(where, f"{self.told(row)} has no donor (column '{column}')")
 
     def filled(self, where: str, column: str, rows: Iterable[Row]) -> None:
         """Refuses prompts that lack a level of a factor."""
         for row in rows:
             if not row.get(column):
-                raise self.refuse(where, f"prompt '{row['item']}' has no level of '{column}'")
+                raise self.refuse(where, f"{self.told(row)} has no level of '{column}'")
 
     def links(self) -> None:
-        """Refuses a prompt that names another one that there is not."""
+        """Refuses a prompt that names another one that there is not, or itself as its donor, or one donor as right and wrong."""
         names = {row["item"] for row in self.rows}
         columns = [one for one in self.columns if one in LINKS or is_donor(one.removeprefix("wrong_"))]
         for row in self.rows:
             for column in columns:
                 if row.get(column) and row[column] not in names:
+                    raise self.refuse(self.told(row), unknown("prompt", row[column], names, f"column {column}"))
+                if not row.get(column) or not is_donor(column.removeprefix("wrong_")):
+                    continue
+                if row[column] == row["item"]:
+                    raise self.refuse(self.told(row), f"it is its own donor (column '{column}')")
+                # a named prompt is shown without this control, and a case may know of one donor alone
+                same = column.startswith("wrong_") and row[column] == row.get(column.removeprefix("wrong_"))
+                if same and row["item"] not in self.shown:
                     raise self.refuse(
-                        f"prompt '{row['item']}'", unknown("prompt", row[column], names, f"column {column}")
+                        self.told(row), f"'{row[column]}' is its donor and its wrong donor (column '{column}')"
+                    )
+
+    def told(self, row: Row) -> str:
+        """A prompt by its name, and where to find it."""
+        return f"prompt '{row['item']}'{'' if row['item'] in self.shown else ' of the prompt set'}"
+
+    def measured(self, asked: Collection[Mapping[str, str]]) -> None:
+        """Refuses a scored prompt that none of these `only` lets in, where its level is nearly one that would."""
+        for row in self._score:
+            if any(meets(row, only) for only in asked):
+                continue
+            for factor in dict.fromkeys(factor for only in asked for factor in only):
+                levels = list(dict.fromkeys(only[factor] for only in asked if factor in only))
+                if row.get(factor, "") not in levels and difflib.get_close_matches(row.get(factor, ""), levels, n=1):
+                    raise self.refuse(
+                        self.told(row), f"no experiment measures it: {unknown('level', row[factor], levels, factor)}"
                     )
 
     def position(self, where: str, at: Position, rows: Iterable[Row]) -> None:
@@ -144,11 +168,12 @@ class Facts:
             word = at.word if at.factor is None else row.get(at.factor, "")
             count = row["text"].count(word) if word else 1
             if count != 1:
-                close = difflib.get_close_matches(word, row["text"].split(), n=1) if at.factor is None else []
+                absent = at.factor is None and count == 0
+                close = difflib.get_close_matches(word, row["text"].split(), n=1) if absent else []
                 hint = f" Did you mean 'token:{close[0]}'?" if close else ""
                 raise self.refuse(
                     where,
-                    f"position '{at}' needs {word!r} exactly once in prompt '{row['item']}', where it stands {count} times.{hint}",
+                    f"position '{at}' needs {word!r} exactly once in {self.told(row)}, where it stands {count} times.{hint}",
                 )
 
 

@@ -54,19 +54,34 @@ def read_items(path: Path) -> tuple[Item, ...]:
 def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) -> tuple[Item, ...]:
     missing = [column for column in ITEM_COLUMNS if column not in columns]
     if missing:
-        raise InputError(f"{path}: missing column(s) {', '.join(missing)}. Needed: {', '.join(ITEM_COLUMNS)}.")
+        hint = (
+            " Columns are separated by commas, not by semicolons." if any(";" in column for column in columns) else ""
+        )
+        raise InputError(f"{path}: missing column(s) {', '.join(missing)}. Needed: {', '.join(ITEM_COLUMNS)}.{hint}")
     for column in columns:
         if columns.count(column) > 1 or not re.fullmatch(r"[a-z][a-z0-9_]*", column):
             raise InputError(f"{path}: bad or repeated column name '{column}'.")
+    if not rows:
+        raise InputError(f"{path}: there is no prompt below the names of the columns.")
     items, seen = [], set()
+    same: dict[tuple[str, ...], str] = {}
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise InputError(f"{path}: row {number} does not have {len(columns)} columns.")
+        for column in columns:
+            if column not in ("text", "answer") and row[column] != row[column].strip():
+                raise InputError(f"{path}: row {number}.{column}: {row[column]!r} begins or ends with a space.")
         named = {column: row[column] for column in ITEM_COLUMNS}
         factors = {column: row[column] for column in columns if column not in ITEM_COLUMNS}
         item = validate(Item, {**named, "factors": factors}, path, where=f"row {number}")
         if item.item in seen:
             raise InputError(f"{path}: row {number}: item '{item.item}' occurs twice.")
         seen.add(item.item)
+        if (
+            first := same.setdefault(tuple(row[column] for column in columns if column != "item"), item.item)
+        ) != item.item:
+            raise InputError(
+                f"{path}: row {number}: item '{item.item}' says what '{first}' says: it would count twice."
+            )
         items.append(item)
     return tuple(items)
