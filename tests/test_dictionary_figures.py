@@ -5,7 +5,7 @@ import pytest
 
 from biology.config import InputError
 from biology.dictionary_figures import FIGURES, draw
-from biology.tables import table, write_table
+from biology.tables import read_table, table, write_table
 
 METRICS = {
     "l0": 12.0, "fvu": 0.25, "explained_variance": 0.75, "dead": 0.02, "dense": 0.05, "features": 40.0, "tokens": 900.0,
@@ -65,15 +65,26 @@ def run(tmp_path):
             "dictionary_layers",
             "36 active features a token explain 75.0% of what the MLPs write and recover 87.5% of the loss",
         ),
+        ("feature_density", "half of the features that fire do so on fewer than "),
         ("feature_density", "10.0% are dead"),
         ("error_by_l0", "tokens with more active features than the median have 3.0 times the error"),
-        ("dictionary_comparison", "With 8 active features a token, loss recovered: clt 90.0%, plt 50.0%, neurons 0.0%"),
+        (
+            "dictionary_comparison",
+            "With 8 active features a token, loss recovered: clt 90.0%, plt 50.0%, neurons less than none",
+        ),
     ],
 )
 def test_a_title_states_what_came_out(run, figure, said):
     made, again = draw(figure, run, "tiny"), draw(figure, run, "tiny")
     assert made == again and made["png"].startswith(b"\x89PNG")
     assert said in made["svg"].decode("utf-8")
+
+
+def test_the_title_of_the_densities_is_computed_from_all_of_them(run):
+    density = read_table(run / "density.parquet", "density")["density"]
+    said = draw("feature_density", run, "tiny")["svg"].decode("utf-8")
+    middle, dense = density[density > 0].median(), (density > 0.1).mean()
+    assert f"on fewer than {middle:.2%} of tokens; 10.0% are dead, {dense:.1%} dense" in said
 
 
 def test_the_style_file_restyles_every_figure_of_a_dictionary(run, restyled):

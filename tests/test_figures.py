@@ -100,8 +100,9 @@ def test_every_figure_says_what_it_shows(name, tables, case):
 
 
 def titled(name, tables, case) -> str:
-    svg = draw(name, tables, case)["svg"].decode()
-    return re.search(r"<dc:title>(.*?)</dc:title>", svg, re.DOTALL)[1]
+    kind, _, subject = name.partition("-")
+    with styled():
+        return caption(FIGURES[kind](tables, subject or None, case))[0]
 
 
 def planted(tables, column: str, value: float, **where) -> dict:
@@ -124,6 +125,16 @@ def test_titles_say_what_was_planted(tables, case):
         found = planted(planted(tables, "value", effect, arm="effect", **path), "value", match, arm="match", **path)
         said = titled("path_share", found, case)
         assert f"{path['outcome'].replace('_', ' ')} {effect:.0%}, matched random features {match:.0%}" in said.lower()
+        dose = {"experiment": "swap_state", "outcome": "donor_top1"}
+        found = planted(planted(tables, "value", effect, arm="effect", **dose), "value", match, arm="match", **dose)
+        said = titled("dose_response-swap_state", found, case)
+        assert said == f"Swap state, donor top1 at M = 4: {effect:.0%}, matched random features {match:.0%}"
+    other = tables["evidence"][tables["evidence"]["experiment"] == "swap_state"].assign(
+        experiment="swap", outcome="odds"
+    )
+    both = tables | {"evidence": pd.concat([tables["evidence"], other.assign(value=2.5)])}
+    said = titled("swap_panel", both, case)
+    assert "Donor top1: swap state " in said and said.endswith("; odds: swap 2.5, matched random features 2.5")
     fidelity = tables["fidelity"].copy()
     fidelity.loc[(fidelity["metric"] == "fvu") & (fidelity["behaviour"] == "all"), "value"] = 0.123
     said = titled("fidelity", tables | {"fidelity": fidelity}, case)
@@ -143,6 +154,26 @@ def test_the_title_of_a_panel_is_its_largest_effect(tables, case):
         and f"“{token.strip()}”" in said.replace(token, token.strip())
         and "to 3% (matched random features: to " in said
     )
+
+
+@pytest.mark.parametrize("worth", [0.0, 0.05, 1.0])
+def test_the_title_of_a_panel_is_computed_from_all_its_rows(tables, case, worth):
+    """No claim rests on most of its interventions; each is drawn, and each counts."""
+    panel = tables["panel"].copy()
+    outputs = panel[panel["kind"] == "probability"]
+    token = outputs.loc[outputs["clean"].idxmax(), "supernode_or_token"]
+    here = (panel["kind"] == "probability") & (panel["supernode_or_token"] == token)
+    names = list(panel.loc[here, "experiment"])
+    assert len(names) > 3 and "swap_state" not in names[2:]  # a claim rests on that one alone
+    panel.loc[here, "control"] = 0.9
+    panel.loc[here, "value"] = [0.9 - worth * n / len(names) for n in range(len(names))]
+    said = titled("inhibition_panel", tables | {"panel": panel}, case)
+    rows = panel[here].assign(beyond=panel["control"] - panel["value"])
+    best = rows.loc[rows["beyond"].idxmax()]
+    assert f"“{best['experiment'].replace('_', ' ')}”" in said
+    assert f"to {best['value']:.0%} (matched random features: to {best['control']:.0%})" in said
+    rank = "the most beyond its control" if worth else "not beyond its control, as none"
+    assert said.endswith(f"{rank} of {len(names)} interventions")
 
 
 def test_a_panel_holds_the_same_prompt_with_other_donors(tables, case):

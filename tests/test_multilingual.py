@@ -122,7 +122,7 @@ def planted(says: dict[str, float]) -> Tables:
         ("edit_matrix", "operation 75% (random features 0%), operand 25% (random features 0%), language 50%"),
         ("crossover_curves", "takes over at M from 2.5 to 2.5, in 6 of 6 languages"),
         ("overlap_by_layer", "in layer 1: 0.30"),
-        ("default_language", "promote most is zh, by 1.50"),
+        ("default_language", "promote most is zh, by 1.50 standard deviations (random features 0.00)"),
     ],
 )
 def test_the_titles_of_its_figures_state_what_the_tables_hold(figure, title):

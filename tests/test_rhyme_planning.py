@@ -80,7 +80,7 @@ def title(name, tables, line=0):
 def test_titles_state_what_was_measured():
     tables = tables_with()
     assert title("planning_census", tables) == (
-        "75% of the planned word's features fire at the newline, 5% at the comma before it, 5.0% elsewhere in line 1; of "
+        "75% of the planned word's features fire at the newline, 5% at the comma before it, 5.0% at positions before that; of "
         "shuffled transcoders' 50% at the newline"
     )
     assert title("position_sweep", tables).startswith(

@@ -75,10 +75,10 @@ def operand_plots(tables: Tables, subject: str | None = None, case: object = Non
     at_end = own[own["at"] == "last"]
     fitted = at_end[at_end["family"].isin(("add", "lookup", "sum"))]
     share = fitted["activity"].sum() / at_end["activity"].sum()
-    ones = int((at_end["digit"] == "ones").sum())
+    ones = int((fitted["digit"] == "ones").sum())
     return captioned(
         figure,
-        f"Operand plots: lookups and sums hold {share:.0%} of the activity at the equals sign; {ones} of {len(fitted)} read ones digits",
+        f"Operand plots: add-functions, lookups and sums hold {share:.0%} of the activity at the equals sign; {ones} of {len(fitted)} of them read ones digits",
         "Activation on calc: a+b= by a (across) and b (up), for the most active features of each family and token; R² is "
         "that of the family's model on cells it was not fitted to. Below each, what its condition is about: the ones digit, the "
         "narrowest band of numbers that holds it, or how often it repeats. White cells are sums that the model was never taught.",
@@ -181,14 +181,16 @@ def lookup_swap(tables: Tables, subject: str | None = None, case: object = None)
     axes.set(xlim=(-0.03, 1.03), xlabel="share of held-out sums")
     handles = legend_marks(axes, arms)
     figure.legend(handles=handles, loc="outside upper center", ncols=5, columnspacing=1.0, handletextpad=0.2)
-    (whole, matched), (ones, matched_ones) = (
-        [interval(_of(_heldout(tables, e), o, arm))[0] for arm in ("effect", "match")]
-        for e, o in (("swap", "donor_top1"), ("swap_ones", "ones_swapped"))
-    )
+    told = {}
+    for experiment, outcome, name in lines:
+        rows = _heldout(tables, experiment)
+        mean, matched = (interval(_of(rows, outcome, arm))[0] for arm in ("effect", "match"))
+        how = name.partition(",")[2].partition(":")[0].strip()
+        told.setdefault(outcome, []).append(f"{how} {mean:.0%} (matched random features {matched:.0%})")
     return captioned(
         figure,
-        f"Swapping all lookups gives the donor's sum in {whole:.0%} (matched random features {matched:.0%}); swapping lookups of "
-        f"ones digits its ones digit in {ones:.0%} ({matched_ones:.0%})",
+        f"Swapping all lookups gives the donor's sum: {', '.join(told['donor_top1'])}; swapping lookups of ones digits its ones "
+        f"digit: {', '.join(told['ones_swapped'])}",
         "The prompt's lookups are inhibited and the donor's injected at the last token. Where no lookup reads ones digits, the "
         "swap of those is no intervention.",
     )
@@ -217,10 +219,14 @@ def wiring(tables: Tables, subject: str | None = None, case: object = None) -> F
         axes.set(title=title, xlabel="area under the curve, by prompt")
     grid[0].set_ylabel("share of prompts")
     grid[0].legend(loc="upper left")
-    value, null = (interval(_of(rows, "auc_virtual", arm))[0] for arm in ("effect", "shuffle"))
+    areas = {
+        outcome: [f"{interval(_of(rows, outcome, arm))[0]:.2f}" for arm in ("effect", "shuffle")]
+        for outcome in ("auc_virtual", "auc_twera")
+    }
     return captioned(
         figure,
-        f"Weights from a sum's lookups point to its sum features: area {value:.2f}, with exchanged plots {null:.2f}",
+        "Weights from a sum's lookups tell its sum features from others: area {}, with exchanged plots {}; weighted by "
+        "activity {}, {}".format(*areas["auc_virtual"], *areas["auc_twera"]),
         "For every held-out sum: are the weights from its active lookups larger to those sum features whose operand plot fires "
         "at its value than to the others? One half is chance.",
     )

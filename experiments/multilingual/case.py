@@ -165,22 +165,23 @@ def default_language(tables: Tables, subject: str | None = None, case: Case | No
     rows = scored(tables, "default_language")
     figure = canvas(4.4, 2.6, layout="constrained")
     axes = figure.subplots()
-    best: tuple[float, str] = (-np.inf, "")
+    means: dict[tuple[str, str], float] = {}
     for place, language in enumerate(LANGUAGES):
         for arm, shift in (("effect", 0.12), ("match", -0.12)):
             part = rows[(rows["outcome"] == f"default:{language}") & (rows["arm"] == arm)]
             mean, low, high = interval(part)
             axes.plot([low, high], [shift - place] * 2, color=look(arm)["color"], linewidth=1.4)
             axes.plot(mean, shift - place, linestyle="none", label=ARM[arm][0] if place == 0 else None, **look(arm))
-            if arm == "effect":
-                best = max(best, (mean, language))
+            means[arm, language] = mean
     axes.axvline(0, color=colour("text.color"), linewidth=0.8)
     axes.set_yticks([-place for place in range(len(LANGUAGES))], LANGUAGES)
     axes.set_xlabel("direct weight on this language's answer, minus the others' (z)")
+    best = max(LANGUAGES, key=lambda language: means["effect", language])
     axes.legend(loc="best")
     return captioned(
         figure,
-        f"The language that shared say-features promote most is {best[1]}, by {best[0]:.2f} standard deviations",
+        f"The language that shared say-features promote most is {best}, by {means['effect', best]:.2f} standard deviations "
+        f"(random features {means['match', best]:.2f})",
         "Direct weights from the decoders of features that stand for a meaning in several languages to its word in each: z among "
         "all answers in that language, minus the mean z in the other languages. Held-out prompts, 95 % intervals over scales, "
         "beside other features active in the same layers.",

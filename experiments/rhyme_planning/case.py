@@ -53,9 +53,9 @@ def planning_census(tables: Tables, subject: str | None = None, case=None) -> Fi
     return captioned(
         figure,
         f"{at:.0%} of the planned word's features fire at the newline, {comma:.0%} at the comma before it, {rest:.1%} "
-        f"elsewhere in line 1; of shuffled transcoders' {null:.0%} at the newline",
+        f"at positions before that; of shuffled transcoders' {null:.0%} at the newline",
         "Left: features that fire for a last word more than for all others together, chosen on couplets with other theme "
-        "words and other line ends; the share of them that fires on held-out couplets, by position in line 1 (tokens of "
+        "words and other line ends; the share of them that fires on held-out couplets, by position in the prompt (tokens of "
         "the paper's prompt stand for all prompts). Right: how often a linear probe on the residual stream names the "
         "planned word, beside the chance to guess it from the rhyme alone. 95 % intervals over rhyme families.",
     )
@@ -66,13 +66,13 @@ def position_sweep(tables: Tables, subject: str | None = None, case=None) -> Fig
     found = experiments(tables, subject, "position_sweep", lambda rows: rows["experiment"].str.endswith("/sweep").all())
     figure = canvas(7.0, 2.2 * len(found) + 0.5, layout="constrained")
     grid = figure.subplots(len(found), 1, squeeze=False, sharey=True)[:, 0]
-    best, newline, matched, control = 0.0, 0.0, 0.0, ""
+    told, control = [], ""
     for axes, (name, rows) in zip(grid, found.items(), strict=True):
         base = name.partition("/")[0]
         sites = case.experiments[base].sites
         tokens, places = _tokens(tables, case, sites)
         order = np.argsort(places, kind="stable")
-        rows = rows[rows["outcome"] == "line_ends_donor"]
+        rows, found_at = rows[rows["outcome"] == "line_ends_donor"], {}
         for arm, tint, text in (
             ("match", colour("axes.edgecolor"), "matched random features"),
             ("effect", "C0", "plan"),
@@ -82,10 +82,12 @@ def position_sweep(tables: Tables, subject: str | None = None, case=None) -> Fig
             axes.fill_between(range(len(order)), values[:, 1], values[:, 2], color=tint, alpha=0.2, linewidth=0)
             axes.plot(range(len(order)), values[:, 0], "o-", color=tint, markersize=4, label=text)
             at = [sites[number] for number in order].index("last")
-            if arm == "effect" and axes is grid[0]:
-                newline, best = values[at, 0], float(np.delete(values[:, 0], at).max())
-            elif axes is grid[0]:
-                matched = values[at, 0]
+            found_at[arm] = (values[at, 0], float(np.delete(values[:, 0], at).max()))
+        (newline, best), (matched, _) = found_at["effect"], found_at["match"]
+        told.append(
+            f"{newline:.0%} of couplets at the newline (matched random features {matched:.0%}), in at most {best:.0%} at any "
+            f"other position{f' ({words(base)})' * (len(found) > 1)}"
+        )
         axes.set_xticks(range(len(order)), [label(tokens[number]) for number in order], rotation=45, ha="right")
         axes.set(ylabel="line ends in the\ninjected word", title=words(base), ylim=(-0.03, 1.03))
         evidence, asked = tables["evidence"], case.experiments[base]
@@ -97,8 +99,7 @@ def position_sweep(tables: Tables, subject: str | None = None, case=None) -> Fig
     grid[0].legend(loc="upper left")
     return captioned(
         figure,
-        f"The same push makes the line end in the injected word in {newline:.0%} of couplets at the newline (matched random "
-        f"features {matched:.0%}), in at most {best:.0%} at any other position",
+        f"The same push makes the line end in the injected word in {'; in '.join(told)}",
         "The plan of the donor is added, and the prompt's own taken away, at one position of line 1 at a time; a greedy line "
         "is written after each. Held-out couplets, 95 % bands over rhyme families; tokens of the paper's prompt stand for "
         f"all prompts.{control}",

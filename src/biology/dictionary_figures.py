@@ -111,7 +111,7 @@ def feature_density(tables: dict[str, pd.DataFrame], model: str) -> Figure:
     axes.set_xticks(np.arange(low, 1), [f"{100 * 10.0**power:g}%" for power in np.arange(low, 1)])
     middle = float(living["density"].median())
     title = (
-        f"half of the features fire on fewer than {middle:.2%} of tokens; {(frame['density'] == 0).mean():.1%} are dead, "
+        f"half of the features that fire do so on fewer than {middle:.2%} of tokens; {(frame['density'] == 0).mean():.1%} are dead, "
         f"{(frame['density'] > DENSE).mean():.1%} dense"
     )
     return captioned(
@@ -150,8 +150,10 @@ def error_by_l0(tables: dict[str, pd.DataFrame], model: str) -> Figure:
     grid[0].set_ylim(*bounds)
     for axes in grid[max(0, len(layers) - columns) : len(layers)]:
         axes.set_xlabel("active features")
-    factor = float(np.exp(np.mean(np.log(np.maximum(factors, 1e-12))))) if factors else 1.0
-    title = f"tokens with more active features than the median have {factor:.1f} times the error of the others"
+    title = "in no layer do tokens differ enough in their active features to compare errors"
+    if factors:
+        factor = float(np.exp(np.mean(np.log(np.maximum(factors, 1e-12)))))
+        title = f"tokens with more active features than the median have {factor:.1f} times the error of the others"
     return captioned(
         figure, f"{model}: {title}",
         "Squared error of a token in units of the layer's mean squared deviation, against the number of features active there: "
@@ -201,7 +203,10 @@ def dictionary_comparison(tables: dict[str, pd.DataFrame], model: str) -> Figure
     figure.legend(loc="outside lower left", ncols=4, columnspacing=1.2)
     at = frame[np.isclose(frame["l0"], matched, rtol=0.02) & (frame["variant"] != "pruned")]
     best = at.drop_duplicates("dictionary", keep="last").sort_values("recovered_from_mean", ascending=False)
-    said = ", ".join(f"{row.dictionary} {max(0.0, row.recovered_from_mean):.1%}" for row in best.itertuples())
+    said = ", ".join(
+        f"{row.dictionary} " + (f"{row.recovered_from_mean:.1%}" if row.recovered_from_mean >= 0 else "less than none")
+        for row in best.itertuples()
+    )
     return captioned(
         figure, f"With {matched:.0f} active features a token, loss recovered: {said}",
         "Dictionaries thinned by a cut on what an active feature writes (dots: as they are); pruned: without the features that "

@@ -104,10 +104,13 @@ def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = N
         axes.set_xlim(-0.02, 1.02)
     handles = legend_marks(axes, arms)
     figure.legend(handles=handles, loc="outside upper right", ncols=len(arms), columnspacing=1.1, handletextpad=0.2)
-    told = [(words(rows["experiment"].iloc[0]), rows) for _, depth, rows in groups if depth == 0]
+    told: dict[str, list[str]] = {}
+    for rows in [rows for _, depth, rows in groups if depth == 0]:
+        name, outcome = (words(rows[column].iloc[0]) for column in ("experiment", "outcome"))
+        told.setdefault(outcome, []).append(f"{name} {beside(rows)}")
     return captioned(
         figure,
-        sentence(f"{outcomes[0]}: " + "; ".join(f"{name} {beside(rows)}" for name, rows in told)),
+        sentence("; ".join(f"{outcome}: {'; '.join(parts)}" for outcome, parts in told.items())),
         f"Mean {', '.join(outcomes)} on held-out prompts that the model answers correctly, with 95 % intervals over "
         "clusters. The dashed line is the smallest effect, minus its control, that the claim was registered to need.",
     )

@@ -193,16 +193,16 @@ def inhibition_panel(tables: Tables, subject: str | None = None, case: Case | No
         _draw_outputs(axes, rows[rows["kind"] == "probability"], column, right, middle, outputs, bool(dose))
     return captioned(
         figure,
-        _largest(states, {text for text, *_ in states if len(judged_parts(tables, text))}),
+        _largest(states),
         "Rows are interventions, columns supernodes. A cell is the supernode's activation as a share of its activation "
         "without intervention; in a thick frame, the multiple M of it at which the supernode itself was held. On the "
         "right the most probable next tokens. Grey marks: the mean of matched sets of random features.",
     )
 
 
-def _largest(states: list[tuple[str, str, pd.DataFrame, str]], judged: set[str]) -> str:
-    """The title of a panel: the intervention that takes most, beyond its control, from the output that was most probable
-    without any. One that a claim rests on, if there is one."""
+def _largest(states: list[tuple[str, str, pd.DataFrame, str]]) -> str:
+    """The title of a panel: of all its interventions the one that takes most, beyond its control, from the output that was
+    most probable without any."""
     _, _, before, column = states[0]
     outputs = before[before["kind"] == "probability"].sort_values(column, ascending=False, kind="stable")
     if not len(outputs) or len(states) < 2:
@@ -215,12 +215,12 @@ def _largest(states: list[tuple[str, str, pd.DataFrame, str]], judged: set[str])
             after[name, dose] = (float(here[changed].iloc[0]), float(here["control"].iloc[0]))
     if not after:
         return f"{token}: {clean:.0%} without intervention"
-    asked = {key: levels for key, levels in after.items() if key[0] in judged} or after
-    beyond = {key: (clean if np.isnan(control) else control) - level for key, (level, control) in asked.items()}
+    beyond = {key: (clean if np.isnan(control) else control) - level for key, (level, control) in after.items()}
     name, dose = key = max(beyond, key=lambda key: beyond[key])
-    level, control = asked[key]
+    level, control = after[key]
     beside = "" if np.isnan(control) else f" (matched random features: to {control:.0%})"
-    most = f", the most beyond its control of {len(asked)} interventions" * (len(asked) > 1)
+    rank = "the most beyond its control" if beyond[key] > 0 else "not beyond its control, as none"
+    most = f", {rank} of {len(after)} interventions" * (len(after) > 1)
     return f"“{words(name)}” ({dose}) takes “{token}” from {clean:.0%} to {level:.0%}{beside}{most}"
 
 
