@@ -288,7 +288,7 @@ supernodes:
   say_a_capital: {factor: relation, label: "say a {relation}"}
   say_austin: {promotes: [answer], label: "say {answer}"}
 experiments:
-  swap_state: {kind: swap, inhibit: texas, inject: texas, controls: [match, donor, position], outcomes: [donor_top1]}
+  swap_state: {kind: swap, inhibit: texas, inject: texas, strengths: [2], controls: [match, donor, position], outcomes: [donor_top1]}
   paths: {kind: graph, through: texas, source: place, outcomes: [path_share, shortcut]}
   inhibit_texas: {kind: inhibit, inhibit: texas, outcomes: [donor_top1]}
 figures: [supernode_graph, inhibition_panel, swap_panel, dose_response, path_share, fidelity]

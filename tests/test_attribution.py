@@ -1,6 +1,7 @@
 """Graphs equal circuit-tracer's number by number, budgets keep more of the influence, and odd input is refused."""
 
 import warnings
+from dataclasses import replace
 
 import pytest
 import torch
@@ -130,10 +131,13 @@ def test_more_logits_than_words(model, transcoders):
     assert float(graph.weights.sum()) == pytest.approx(1, abs=1e-5)
 
 
-def test_topk_features_are_positive(model):
-    graph = attribute(model, random_transcoders(model, activation="topk", n_features=8, k=8), IDS)
+def test_topk_features_are_positive_unless_the_set_is_signed(model):
+    signed = random_transcoders(model, activation="topk", n_features=8, k=8)
+    graph = attribute(model, replace(signed, signed=False), IDS)
     assert float(graph.activation[graph.features].min()) > 0
     assert graph.features.stop < 8 * 3 * 7  # negative ones among the k largest are not active
+    both = attribute(model, signed, IDS)
+    assert float(both.activation[both.features].min()) < 0 and both.metadata["row_residual"] < 1e-5
 
 
 def test_a_first_word_that_is_left_out_is_said(tiny_model):

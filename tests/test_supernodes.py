@@ -157,7 +157,7 @@ def planted_decoders(model, promoted: dict[int, int]):
 def test_promoted_tokens_are_those_whose_logits_a_decoder_raises_most(tiny_model):
     model = tiny_model("llama")
     transcoders = planted_decoders(model, {5: 42})
-    finder = finder_of(model, {"rule": SupernodeRule(top=3)}, [], transcoders=transcoders)
+    finder = finder_of(model, {"rule": SupernodeRule(promotes=("w1",), top=3)}, [], transcoders=transcoders)
     for layer, weights in enumerate(transcoders.layers):
         for feature in range(0, 48, 5):
             effect = (weights.W_dec[feature, 0] * model.weights.ln_final.gain) @ model.weights.W_U.T
@@ -172,13 +172,14 @@ def test_promotes_and_spares(tiny_model):
     assert len({own, mate, foreign}) == 3
     transcoders = planted_decoders(model, {1: own, 2: mate, 3: foreign, 4: 90})
     entries = fires(dict.fromkeys((1, 2, 3, 4), TEXAS))
-    level = {"factor": "place", "precision": 0.9, "recall": 0.9, "top": 1}
+    level = {"factor": "place", "precision": 0.9, "recall": 0.9}
 
     def found(**fields) -> set[int]:
         rule = SupernodeRule(**fields)
         return set(chosen(finder_of(model, {"rule": rule}, entries, transcoders=transcoders), rule, "texas16"))
 
     assert found(**level) == {1, 2, 3, 4}
+    level |= {"top": 1}
     assert found(**level, promotes=("answer",)) == {1}
     assert found(**level, promotes=("w86", "answers")) == {1, 2, 4}
     assert found(**level, spares=("answer",)) == {2, 3, 4}
@@ -192,7 +193,7 @@ def test_what_a_member_may_promote_is_asked_of_every_prompt_and_not_of_the_first
     answer = {row["item"]: row["answer_token"] for row in FRAME.to_dict("records")}
     transcoders = planted_decoders(model, {1: answer["texas16"], 2: answer["texas17"], 3: 90})
     entries = fires(dict.fromkeys((1, 2, 3), TEXAS))
-    level = {"factor": "place", "precision": 0.9, "recall": 0.9, "top": 1}
+    level = {"factor": "place", "precision": 0.9, "recall": 0.9}
     for limits, expected in (({"spares": ("answer",)}, ({2, 3}, {1, 3})), ({"promotes": ("answer",)}, ({1}, {2}))):
         rule = SupernodeRule(**level, **limits)
         finder = finder_of(model, {"rule": rule}, entries, transcoders=transcoders)
