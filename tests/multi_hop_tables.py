@@ -280,7 +280,7 @@ prompts:
     text: "Fact: the capital of the state containing Dallas is"
     answer: Austin
     split: registered
-    factors: {place: Texas, relation: capital}
+    factors: {place: Texas, relation: capital, donor: "", wrong_donor: ""}
 supernodes:
   capital: {at: "token:capital", promotes: [Austin]}
   state: {at: "token:state", promotes: [Austin]}

@@ -37,7 +37,7 @@ def tables() -> dict[str, pd.DataFrame]:
             "strength": -1.0, "outcome": outcome, "value": LESS.get((name, outcome, arm), VALUES[arm] / (6 if outcome.startswith("share:") else 1)),
         }
         for name, experiment in CASE.experiments.items()
-        for item, arm, outcome in itertools.product(items, ["effect", *experiment.controls], experiment.outcomes)
+        for item, arm, outcome in itertools.product(items, ["effect", *getattr(experiment, "controls", ("match",))], experiment.outcomes)
     ]  # fmt: skip
     operands = [
         {

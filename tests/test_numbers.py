@@ -10,8 +10,8 @@ from biology.numbers import MARK, numbers, parameters, with_numbers
 from biology.scoreboard import BEGIN, END, full_scoreboard, with_scoreboard
 
 ROOT = Path(__file__).parents[1]
-GENERATED = ("costs.md",)
-"""Written whole from tables, and compared with them by a test of its own."""
+GENERATED = ("case_files.md", "costs.md")
+"""Written whole from types or tables, and compared with them by a test of its own."""
 TEXTS = [ROOT / "README.md", *(path for path in sorted(ROOT.glob("docs/*.md")) if path.name not in GENERATED)]
 NAMES = (
     "Claude 3.5 Haiku", "Python 3.11", "(or 3.12, 3.13)", "(or 3.12)", "or 3.12", "et al., 2025", "Qwen3", "x86-64", "GPT-2", "Gemma 2",

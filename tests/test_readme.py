@@ -71,7 +71,7 @@ def test_light_commands_run(command, tmp_path):
         prompt = words[1]
         answer = {"Fact": "Austin", "calc": "95"}[prompt.partition(":")[0]]
         first, contrast = done.stdout.splitlines()[0], "--target" in words
-        shown = rf" *\+\d+\.\d+  {answer} - \w+$" if contrast else rf" *\d+\.\d+%  {answer}$"
+        shown = rf" *\+\d+\.\d+  {answer} - \w+$" if contrast else rf' *\d+\.\d+%  "{answer}"  #\d+$'
         assert re.match(shown, first), done.stdout
         assert f'-> output "{answer}' in done.stdout
     if words[0] == "evaluate":

@@ -193,7 +193,7 @@ def test_what_a_member_may_promote_is_asked_of_every_prompt_and_not_of_the_first
     answer = {row["item"]: row["answer_token"] for row in FRAME.to_dict("records")}
     transcoders = planted_decoders(model, {1: answer["texas16"], 2: answer["texas17"], 3: 90})
     entries = fires(dict.fromkeys((1, 2, 3), TEXAS))
-    level = {"factor": "place", "precision": 0.9, "recall": 0.9}
+    level = {"factor": "place", "precision": 0.9, "recall": 0.9, "top": 1}
     for limits, expected in (({"spares": ("answer",)}, ({2, 3}, {1, 3})), ({"promotes": ("answer",)}, ({1}, {2}))):
         rule = SupernodeRule(**level, **limits)
         finder = finder_of(model, {"rule": rule}, entries, transcoders=transcoders)
