@@ -58,8 +58,10 @@ try:
         CONFIG.models if ONLY is None else {name: CONFIG.model(name) for name in (ONLY, CONFIG.model(ONLY).of) if name}
     )
     MODELS = {model: CONFIG.cases_of(model, discover_cases(".", entry.prompts)) for model, entry in ASKED.items()}
-    CASES = {(model, case): load_case(".", case, ASKED[model].prompts) for model in MODELS for case in MODELS[model]}
-    for name in sorted({case for _, case in CASES}):
+    PROMPTS = {(model, case): (case, ASKED[model].prompts) for model in MODELS for case in MODELS[model]}
+    READ = {(case, prompts): load_case(".", case, prompts) for case, prompts in dict.fromkeys(PROMPTS.values())}
+    CASES = {pair: READ[PROMPTS[pair]] for pair in PROMPTS}
+    for name in dict.fromkeys(case for case, _ in READ):
         load_claims(".", name)  # what is wrong with a claim is said before anything runs
 except InputError as error:
     sys.exit(f"error: {error}")
