@@ -75,7 +75,7 @@ def test_a_prompt_is_traced_from_anywhere_as_in_a_checkout(installed, tmp_path, 
     command = ("trace", PROMPT, "--model", "elegans", "--out")
     code, said, complaint = done(installed, *command, "trace", cwd=tmp_path)
     assert code == 0, complaint
-    assert said.splitlines()[0].endswith("  Austin")
+    assert said.splitlines()[0].split()[1] == '"Austin"'
     monkeypatch.chdir(ROOT)
     assert main([*command, str(tmp_path / "checkout/trace")]) == 0
     assert capsys.readouterr().out.partition("\nWritten")[0] == said.partition("\nWritten")[0]
