@@ -1,16 +1,13 @@
-"""A case is a folder: found by its case.yaml, read strictly, its claims bound by a lock."""
+"""A case is a folder: found by its case.yaml, read strictly."""
 
-import json
 import shutil
 from pathlib import Path
 
 import pytest
 
 from biology.case import discover_cases, fingerprint, load_case
-from biology.claim_file import UNREGISTERED, load_claims
+from biology.claim_file import load_claims
 from biology.config import InputError
-from biology.registration import check_lock, claims_lock, refreshed_lock, registered, rules_lock
-from biology.twins import prompts_of
 from biology.viewer import titles
 
 ROOT = Path(__file__).parents[1]
@@ -31,10 +28,6 @@ def edit(root, name, old, new):
     path.write_text(text.replace(old, new))
 
 
-def lock(root):
-    (root / "experiments/claims.lock").write_text(json.dumps(refreshed_lock(root)))
-
-
 def test_a_copy_of_the_template_is_a_case(root):
     shutil.copytree(ROOT / "experiments/_template", root / "experiments/_template")
     (root / "experiments/notes").mkdir()
@@ -50,12 +43,6 @@ def test_every_case_of_the_repository_loads(name):
     case = load_case(ROOT, name)
     assert (case.folder / "README.md").is_file()
     assert load_claims(ROOT, name)
-
-
-def test_all_claims_of_the_repository_are_registered_as_they_stand():
-    check_lock(ROOT)
-    for name in discover_cases(ROOT):
-        assert registered(ROOT, name, load_claims(ROOT, name)) == load_claims(ROOT, name)
 
 
 @pytest.mark.parametrize(
@@ -128,13 +115,6 @@ def test_a_prompt_set_saved_by_a_spreadsheet_is_read(root):
     assert [item.item for item in load_case(root, "mine").items] == ["a"]
 
 
-@pytest.mark.parametrize("data", [b"[]", b"\xff", b'{"mine": 3}', b"{"])
-def test_a_damaged_lock_is_named(root, data):
-    (root / "experiments/claims.lock").write_bytes(data)
-    with pytest.raises(InputError, match=r"claims\.lock"):
-        check_lock(root)
-
-
 def test_the_prompt_set_keeps_text_and_factors(root):
     edit(root, "case.yaml", "# prompt_set:", "prompt_set:")
     path = root / "experiments/mine/prompts.csv"
@@ -174,117 +154,6 @@ def test_a_fingerprint_sees_the_named_fields_only(root):
     after = load_case(root, "mine")
     assert fingerprint(before, "prompts", "items") == fingerprint(after, "prompts", "items")
     assert fingerprint(before, "figures") != fingerprint(after, "figures")
-
-
-def test_the_hash_of_a_claim_does_not_depend_on_layout_or_amendments(root):
-    before = claims_lock(load_claims(root, "mine"))
-    edit(root, "claims.yaml", "minimum: 0.3  ", "minimum: 0.30\n  ")
-    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment('0' * 64)}")
-    assert claims_lock(load_claims(root, "mine")) == before
-    edit(root, "claims.yaml", "minimum: 0.30", "minimum: 0.31")
-    assert claims_lock(load_claims(root, "mine")) != before
-
-
-def amendment(previous):
-    return f'{{date: 2026-02-01, reason: "the unit was wrong", previous: "{previous}"}}'
-
-
-def test_a_claim_is_asked_of_no_model_until_it_is_registered(root):
-    claims = load_claims(root, "mine")
-    check_lock(root)
-    (silent,) = registered(root, "mine", claims)
-    assert silent.untestable == UNREGISTERED and not silent.parts and silent.title == claims[0].title
-    lock(root)
-    check_lock(root)
-    assert registered(root, "mine", claims) == claims
-    shutil.copytree(ROOT / "experiments/_template", root / "experiments/yours")
-    check_lock(root)
-    assert registered(root, "mine", claims) == claims and registered(root, "yours", claims) == (silent,)
-
-
-def test_a_registered_claim_changes_only_by_amendment(root):
-    lock(root)
-    registered = claims_lock(load_claims(root, "mine"))["template-1"]
-    edit(root, "claims.yaml", "minimum: 0.3", "minimum: 0.1")
-    for check in (check_lock, refreshed_lock):
-        with pytest.raises(InputError, match="'template-1' of case 'mine': it was changed without amendment"):
-            check(root)
-    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment(registered)}")
-    with pytest.raises(InputError, match="amended but not locked"):
-        check_lock(root)
-    lock(root)
-    check_lock(root)
-    edit(root, "claims.yaml", "minimum: 0.1", "minimum: 0.05")
-    shutil.copytree(
-        ROOT / "experiments/_template", root / "experiments/yours"
-    )  # a new claim does not hide a changed one
-    with pytest.raises(InputError, match="changed without amendment"):
-        check_lock(root)
-
-
-def test_what_a_claim_rests_on_changes_only_by_amendment(root):
-    """Strengths, rules, the prompts that a rule names, scored prompts; what is only shown, or judged by nobody, may change."""
-    (claim,) = load_claims(root, "mine")
-    lock(root)
-    for old, new in (
-        ("    prompts: [dallas] ", "    prompts: [oakland] "),
-        ("    outcomes: [answer_probability]", "    outcomes: [answer_probability, answer_logit]"),
-        ("    promotes: ", "    top: 3\n    promotes: "),  # of a supernode that the experiment does not hold
-        ("figures: [", "figures: [fidelity, "),
-    ):
-        edit(root, "case.yaml", old, new)
-        check_lock(root)
-    shutil.copy(root / "experiments/mine/case.yaml", root / "before.yaml")
-    strengths = ("strengths: [0, -1, -2]", "strengths: [0, -1, -4]")
-    scored = ("# prompt_set: prompts.csv", "prompt_set: prompts.csv")
-    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b e,c,d,heldout,score,e\n")
-    shown = (
-        '"Fact: the capital of the state containing Oakland is"',
-        '"Fact: the capital of the state holding Oakland is"',
-    )
-    for old, new in (strengths, scored, shown, ("    silent_on: [oakland]\n", "")):
-        edit(root, "case.yaml", old, new)
-        with pytest.raises(InputError, match="'template-1' of case 'mine': what it rests on .* was changed without"):
-            check_lock(root)
-        shutil.copy(root / "before.yaml", root / "experiments/mine/case.yaml")
-        check_lock(root)
-    before = rules_lock(load_case(root, "mine"), (claim,))["template-1"]
-    edit(root, "case.yaml", *strengths)
-    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment(before)}")
-    with pytest.raises(InputError, match="amended but not locked"):
-        check_lock(root)
-    lock(root)
-    check_lock(root)
-
-
-def test_an_amended_claim_speaks_for_what_it_rests_on(root):
-    lock(root)
-    before = claims_lock(load_claims(root, "mine"))["template-1"]
-    edit(root, "case.yaml", "strengths: [0, -1, -2]", "strengths: [0, -1, -4]")
-    edit(root, "claims.yaml", "minimum: 0.3", "minimum: 0.4")
-    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment(before)}")
-    lock(root)
-    check_lock(root)
-    edit(root, "case.yaml", "strengths: [0, -1, -4]", "strengths: [0, -1, -8]")  # once, not for ever
-    with pytest.raises(InputError, match="what it rests on .* was changed without"):
-        check_lock(root)
-
-
-def test_a_registered_claim_cannot_be_removed(root):
-    lock(root)
-    edit(root, "claims.yaml", "template-1:", "template-2:")
-    with pytest.raises(InputError, match="'template-1' of case 'mine' is registered but gone"):
-        check_lock(root)
-
-
-def test_the_lock_binds_the_prompts_of_an_extended_corpus(monkeypatch):
-    """Of the claims that ask for them, and of no other."""
-    case, claims = load_case(ROOT, "addition"), load_claims(ROOT, "addition")
-    before = rules_lock(case, claims)
-    other = prompts_of("addition", "brackets").assign(donor="")
-    monkeypatch.setattr("biology.registration.prompts_of", lambda *_: other)
-    after = rules_lock(case, claims)
-    assert [claim for claim in before if before[claim] != after[claim]] == ["add-14"]
 
 
 @pytest.mark.parametrize("case", discover_cases(ROOT))

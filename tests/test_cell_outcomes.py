@@ -13,13 +13,19 @@ PROMPTS = pd.DataFrame(
         ("hot", "opposite", "en", 13), ("hot", "opposite", "fr", 14),
     ],
     columns=["concept", "relation", "language", "answer_token"],
-)  # fmt: skip
+).assign(role="score")  # fmt: skip
 
 
 def test_kept_is_the_answer_of_another_prompt_that_shares_the_factors():
     masks = kept_masks(["kept:concept+relation", "answer_top1", "kept:language"], PROMPTS, [0], 20, "case")
     assert list(masks) == ["kept:concept+relation", "kept:language"]
     assert masks["kept:concept+relation"][0].nonzero().flatten().tolist() == [11]  # its language has changed, no more
+    assert masks["kept:language"][0].nonzero().flatten().tolist() == [12, 13]
+
+
+def test_what_is_only_shown_by_name_has_no_say():
+    shown = PROMPTS.iloc[[0]].assign(answer_token=15, role="show")
+    masks = kept_masks(["kept:language"], pd.concat([PROMPTS, shown], ignore_index=True), [0], 20, "case")
     assert masks["kept:language"][0].nonzero().flatten().tolist() == [12, 13]
 
 

@@ -481,7 +481,7 @@ def registered():
     cases = {
         name: (
             with_extensions(load_case(ROOT, name)),
-            [claim for claim in load_claims(ROOT, name) if claim.id in lock.get(name, {})],
+            [claim for claim in load_claims(ROOT, name) if claim.id in lock.claims.get(name, {})],
         )
         for name in discover_cases(ROOT)
     }

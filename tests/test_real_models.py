@@ -24,6 +24,7 @@ from biology.claims import with_minimum
 from biology.config import InputError, ModelConfig, known_models
 from biology.model import answer_token, encode, load_model
 from biology.opening import gates_passed
+from biology.registration import refreshed_lock
 from biology.stages import MINIMUM_N
 from biology.tables import read_table
 from biology.transcoders import load_transcoders
@@ -56,10 +57,7 @@ def root(tmp_path_factory):
     prompts = pd.read_csv(case / "prompts_natural.csv", dtype=str, keep_default_na=False)
     prompts = prompts[prompts["template"] == "0"]
     prompts.to_csv(case / "prompts_natural.csv", index=False)
-    lock = json.loads((ROOT / "experiments/claims.lock").read_text())
-    (root / "experiments/claims.lock").write_text(
-        json.dumps({key: lock[key] for key in ("multi_hop", "multi_hop/rules")})
-    )
+    (root / "experiments/claims.lock").write_text(refreshed_lock(root).text())
     (root / "config.yaml").write_text(ENTRY)
     write_natural_model(root / "published/model", [*(prompts["text"] + " " + prompts["answer"]), SIGNS])
     write_transcoders(root / "published/scope", "gemma scope")

@@ -2,10 +2,10 @@
 
 import csv
 import itertools
-import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 
 from biology.case import discover_cases
@@ -15,6 +15,7 @@ from biology.corpus import LANGUAGES, PAPER_CITIES, PAPER_CONCEPT, PAPER_SUMS, S
 from biology.facts import LINKS
 from biology.items import is_donor
 from biology.prompts import PROMPT_SETS, prompt_set
+from biology.registration import read_lock
 from biology.twins import EXPRESSIONS, EXTENDED, TWINS, Base12, Brackets, Mod113, Rote, prompts_of, shuffled, twin
 from biology.vocabulary import tokenizer
 
@@ -27,8 +28,13 @@ def rote() -> Rote:
 
 
 @pytest.fixture(scope="module")
-def elegans() -> Corpus:
-    return Corpus()
+def elegans(corpus) -> Corpus:
+    return corpus
+
+
+def committed(case: str) -> pd.DataFrame:
+    """What elegans is asked, which is what its corpus makes (test_prompts)."""
+    return pd.read_csv(ROOT / f"experiments/{case}/prompts.csv", dtype=str, keep_default_na=False)
 
 
 def shared_places(corpus: Corpus) -> float:
@@ -83,19 +89,19 @@ def test_the_papers_own_prompts_stay_true(rote, elegans):
 
 
 @pytest.mark.parametrize("case", PROMPT_SETS)
-def test_rote_is_asked_what_elegans_is_asked_and_taught_every_prompt_that_is_scored(rote, elegans, case):
+def test_rote_is_asked_what_elegans_is_asked_and_taught_every_prompt_that_is_scored(rote, case):
     """Couplets excepted, which it composes as elegans does."""
-    asked, original = (prompt_set(case, corpus) for corpus in (rote, elegans))
-    assert set(asked["text"]) == set(original["text"])
+    asked = prompt_set(case, rote)
+    assert set(asked["text"]) == set(committed(case)["text"])
     taught = {item.prompt: item.answer for items in rote.blocks.values() for item in items if rote.taught(item)}
     scored = asked[asked["role"] == "score"]
     assert [taught[text] for text in scored["text"]] == scored["answer"].tolist()
 
 
 @pytest.mark.parametrize("name", TWINS)
-def test_a_twin_has_the_vocabulary_of_elegans(name, elegans):
+def test_a_twin_has_the_vocabulary_of_elegans(name, words):
     corpus = twin(name).corpus()
-    assert tokenizer(corpus).to_str() == tokenizer(elegans).to_str()
+    assert tokenizer(corpus).to_str() == words.to_str()
     assert len(corpus.held_out()) > 256
 
 
@@ -106,31 +112,31 @@ def test_arithmetic_twins():
     assert "digit" not in Mod113().blocks
 
 
-def test_an_extended_corpus_asks_of_expressions_and_leaves_the_grid_as_it_was(elegans):
+def test_an_extended_corpus_asks_of_expressions_and_leaves_the_grid_as_it_was(elegans, words):
     corpus = Brackets()
     answers = {item.prompt: item.answer for item in corpus.expressions}
     assert [answers[f"calc: (4+5){behind}="] for behind, _ in EXPRESSIONS.values()] == ["18", "27", "0"]
     pairs = {(a, b) for (a, b), split in elegans.addition_split.items() if split == "train"}
     taught = [dict(item.factors) for item in corpus.expressions if corpus.taught(item)]
     assert taught and all((int(factors["a"]), int(factors["b"])) in pairs for factors in taught)
-    words, more = (set(tokenizer(one).get_vocab()) for one in (elegans, corpus))
-    assert more - words == {"(", ")", "*", "-"} - words and words < more
-    asked = prompt_set("addition", corpus).set_index("item")
+    before, more = (set(one.get_vocab()) for one in (words, tokenizer(corpus)))
+    assert more - before == {"(", ")", "*", "-"} - before and before < more
+    asked = prompts_of("addition", "brackets").set_index("item")
     assert "calc: (4+5)*3=" in set(asked.loc[asked["role"] == "score", "text"])
-    known = prompt_set("addition", elegans)
+    known = committed("addition")
     plain = asked.reset_index()[known.columns]
     grid, same = (one[(one["role"] == "select") & (one["set"] == "calc")] for one in (plain, known))
     assert grid.reset_index(drop=True).equals(same.reset_index(drop=True))
 
 
-def test_a_case_says_what_only_an_extended_corpus_asks(elegans):
+def test_a_case_says_what_only_an_extended_corpus_asks():
     """Or its file would name levels that no prompt has (`case_file.CaseFile.extended`)."""
     files = {
         name: validate(CaseFile, read_yaml(ROOT / f"experiments/{name}/case.yaml"), name)
         for name in discover_cases(ROOT)
     }
     assert {name: set(file.extended) for name, file in files.items() if file.extended} == {"addition": set(EXTENDED)}
-    own = prompt_set("addition", elegans)
+    own = committed("addition")
     for corpus, stated in files["addition"].extended.items():
         asked = prompts_of("addition", corpus).fillna("")
         found = {}
@@ -142,7 +148,7 @@ def test_a_case_says_what_only_an_extended_corpus_asks(elegans):
 
 
 def test_donors_of_an_expression_change_the_sum_or_the_kind_alone():
-    asked = prompt_set("addition", Brackets()).set_index("item")
+    asked = prompts_of("addition", "brackets").set_index("item")
     scored = asked[(asked["role"] == "score") & (asked["set"] == "brackets")]
     assert scored["split"].value_counts()["heldout"] > 256
     for row in scored.itertuples():
@@ -175,8 +181,7 @@ def test_shuffled_keeps_the_values_and_what_is_to_be_kept():
 def test_expected_verdicts_name_twins_and_registered_claims():
     with (ROOT / "experiments/twins.csv").open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
-    locked = json.loads((ROOT / "experiments/claims.lock").read_text(encoding="utf-8"))
-    known = {claim for claims in locked.values() for claim in claims}
+    known = {claim for claims in read_lock(ROOT).claims.values() for claim in claims}
     assert {row["twin"] for row in rows} == set(TWINS)
     assert {row["claim"] for row in rows} <= known
     assert {row["expected"] for row in rows} == {"not replicated"} and all(row["why"] for row in rows)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import argparse
 import io
-import json
 import os
 import signal
 import sys
@@ -44,12 +43,9 @@ def lock(args: Arguments) -> None:
 
     root = config_file(args.config).parent
     before, after = read_lock(root), refreshed_lock(root)
-    artefacts.write_text(root / "experiments/claims.lock", json.dumps(after, indent=2, sort_keys=True) + "\n")
-    for case, hashes in after.items():
-        for claim, digest in hashes.items():
-            old = before.get(case, {}).get(claim)
-            if old != digest:
-                print(f"{case}: {claim} {'registered' if old is None else 'amended'}")
+    artefacts.write_text(root / "experiments/claims.lock", after.text())
+    for line in after.news(before):
+        print(line)
 
 
 def scoreboard(args: Arguments) -> None:

@@ -133,11 +133,11 @@ class Bench(BareBench):
 
     @cached_property
     def same_relation(self) -> dict[str, list[int]]:
-        """All answer tokens to prompts that share the level of the case's relation factor."""
-        if "relation" not in self.prompts:
+        """All answer tokens to prompts of the prompt set that share a level of the case's relation factor."""
+        if "relation" not in self.asked:
             return {}
-        groups = self.prompts.groupby("relation")["answer_token"]
-        return {str(level): sorted(set(tokens)) for level, tokens in groups}
+        groups = self.asked.groupby("relation")["answer_token"]
+        return {str(level): sorted(set(tokens)) for level, tokens in groups if level}
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,8 +4,8 @@ There is no registry. A folder of `experiments/` that holds a `case.yaml`, and w
 a case; copying `experiments/_template/` makes a new one. `case.yaml` holds how things are measured and shown: prompts,
 supernode rules (`rules.py`), experiments (`experiments.py`), figures. `claims.yaml` (`claim_file.py`) holds what must change
 loudly: what the paper says, and the statistic, the control and the threshold by which we judge it.
-`experiments/claims.lock` keeps hashes of every claim and of the rules and interventions that it rests on, so that a
-threshold or a rule changed after the fact is an error unless the claim says `amended:` and why (`registration.py`).
+`experiments/claims.lock` keeps hashes of every claim and of all that its numbers rest on, so that a threshold or a rule
+changed after the fact is an error unless the claim says `amended:` and why (`registration.py`).
 """
 
 from __future__ import annotations
@@ -39,6 +39,8 @@ class Case(Strict):
     paper: Paper
     prompts: dict[str, Prompt]
     """The named prompts, shown in figures."""
+    prompt_set: str | None = None
+    prompt_sets: dict[str, str] = {}
     items: tuple[Item, ...] = ()
     """The prompt set, judged by the claims."""
     supernodes: dict[str, SupernodeRule] = {}
@@ -134,7 +136,7 @@ def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
         lambda: [row for other in further for row in _rows(read_items(folder / str(other)))],
     )
     check_case(file, facts)
-    fields = {key: value for key, value in file if key not in ("prompt_set", "prompt_sets", "extended")}
+    fields = {key: value for key, value in file if key != "extended"}
     return Case(name=name, folder=folder, items=items, first_token=prompts is not None, **fields)
 
 

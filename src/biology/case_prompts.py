@@ -32,6 +32,12 @@ class CasePrompts:
         return {item: place for place, item in enumerate(self.prompts["item"])}
 
     @cached_property
+    def asked(self) -> pd.DataFrame:
+        """The rows of the prompt set. What outcomes and rules look up among all prompts is looked up here, so that a prompt that
+        is only shown by name moves no number."""
+        return self.prompts[self.prompts["role"] != "show"]
+
+    @cached_property
     def records(self) -> list[dict[str, Any]]:
         """Every prompt with all its columns."""
         return self.prompts.to_dict("records")

@@ -25,7 +25,8 @@ def levels(outcomes: Iterable[str]) -> list[str]:
 def kept_masks(
     outcomes: Iterable[str], prompts: pd.DataFrame, places: Sequence[int], n_vocab: int, where: str
 ) -> dict[str, Float[Tensor, "item vocab"]]:
-    """For each outcome `kept:`, 1 for the answers of prompts that share its factors with an item, without the item's own.
+    """For each outcome `kept:`, 1 for the answers of prompts of the prompt set (those that are only shown by name have no say)
+    that share its factors with an item, without the item's own.
 
     Raises InputError for a factor that no prompt has; `where` names the case.
     """
@@ -37,8 +38,9 @@ def kept_masks(
                 raise InputError(f"{where}: outcome '{outcome}': no prompt has the factor '{factor}'")
         keys = list(prompts[factors].itertuples(index=False, name=None))
         answers: dict[tuple, set[int]] = {}
-        for key, token in zip(keys, prompts["answer_token"].tolist(), strict=True):
-            answers.setdefault(key, set()).add(token)
+        for key, token, role in zip(keys, prompts["answer_token"].tolist(), prompts["role"].tolist(), strict=True):
+            if role != "show":
+                answers.setdefault(key, set()).add(token)
         masks[outcome] = torch.zeros(len(places), n_vocab)
         for row, place in enumerate(places):
             own = int(prompts["answer_token"].iat[place])

@@ -93,7 +93,7 @@ def _counted(
     prompts, name = bench.prompts, experiment.through
     generator = bench.generator(bench.case.name, name, "census")
     cluster, level = prompts["cluster"].to_numpy(), prompts[str(rule.factor)].to_numpy()
-    levels = {of: sorted(set(level[cluster == of]) - {""}) for of in set(cluster[places])}
+    levels = {of: levels_of(bench, str(rule.factor), of) for of in set(cluster[places])}
     look = _Look(bench.finder, name, rule)
     nulls = [_Look(bench.random_finder(prompts), name, rule)] if "random" in experiment.controls else []
     values: list[tuple[int, str, str, int, float]] = []
@@ -126,6 +126,11 @@ def _counted(
                 found += [("random", 0, null.ordinary(place, members, said["effect"])) for null, members in random]
             values += [(place, outcome, *one) for one in found]
     return values
+
+
+def levels_of(bench: Bench, factor: str, cluster: str) -> list[str]:
+    """The levels of a factor among the prompts of a cluster of the prompt set."""
+    return sorted(set(bench.asked.loc[bench.asked["cluster"] == cluster, factor]) - {""})
 
 
 # The probe -----------------------------------------------------------------------------------------------------------
@@ -161,7 +166,7 @@ def probed(
     values = []
     for number, place in enumerate(places):
         values += [(place, "probe", arm, 0, float(right[layer, number])) for arm, (right, layer) in found.items()]
-        known = len(set(level[cluster == cluster[place]]) - {""})
+        known = len(levels_of(bench, factor, cluster[place]))
         values.append((place, "probe", "shuffle", 0, 1.0 / known))
     return values
 

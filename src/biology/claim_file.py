@@ -107,13 +107,16 @@ class Claim(Strict):
         return [value] if isinstance(value, dict) else value
 
 
-def load_claims(root: str | Path, name: str) -> tuple[Claim, ...]:
-    """The claims of a case, in the order of its `claims.yaml` (a mapping from the claim's id to its fields)."""
+def load_claims(root: str | Path, name: str, case: Case | None = None) -> tuple[Claim, ...]:
+    """The claims of a case, in the order of its `claims.yaml` (a mapping from the claim's id to its fields).
+
+    `case` is that case, if it has been loaded.
+    """
     path = case_folder(root, name) / "claims.yaml"
     data = read_yaml(path)
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected a mapping from claim id to claim.")
-    case = load_case(root, name)
+    case = case or load_case(root, name)
     columns = gates(case)
     claims = []
     for key, fields in data.items():

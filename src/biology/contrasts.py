@@ -14,12 +14,41 @@ import numpy as np
 import pandas as pd
 from jaxtyping import Float, Int
 
+from biology.case import Case
 from biology.claim_file import Claim
 from biology.config import InputError, StatisticsConfig
+from biology.experiments import Contrast, Crossover, Inhibit, Scale, Signs
 from biology.statistics import METHOD, bootstrap_interval, generator, resamples
 from biology.tables import table, validate_table
 
 FIXED = {"arm": "effect", "draw": 0, "strength": 1.0}
+
+
+def computed(
+    case: Case, claims: Sequence[Claim], perturbed: pd.DataFrame, edges: pd.DataFrame, prompts: pd.DataFrame,
+    sizes: tuple[pd.DataFrame, pd.DataFrame] | None = None,
+) -> list[pd.DataFrame]:  # fmt: skip
+    """Tables `evidence` of the experiments of a case that are computed from what others measured.
+
+    `perturbed` is the evidence of perturbations; `sizes` is that of the larger and the smaller of two models, without which no
+    experiment of kind `scale` is computed.
+    """
+    made = []
+    for name, experiment in case.experiments.items():
+        if isinstance(experiment, Contrast | Crossover) and not bool(perturbed["experiment"].isin(experiment.of).any()):
+            continue  # no prompt passed the gate, so there is nothing to compare
+        if isinstance(experiment, Contrast):
+            asked = {other: case.experiments[other].outcomes for other in experiment.of}
+            made.append(contrasts(name, experiment.of, experiment.outcomes, perturbed, experiment.share, asked))
+        elif isinstance(experiment, Crossover):
+            of, gate = experiment.of[0], gate_of(name, claims)
+            made.append(crossovers(name, of, case.experiments[of].outcomes, perturbed, prompts, experiment.by, gate))
+        elif isinstance(experiment, Signs):
+            inhibited = {other: one.inhibit for other, one in case.of_kind(Inhibit).items() if other in experiment.of}
+            made.append(sign_agreement(name, inhibited, edges, perturbed))
+        elif isinstance(experiment, Scale) and sizes is not None:
+            made.append(scaled(name, experiment.of[0], experiment.outcomes, *sizes))
+    return made
 
 
 def contrasts(

@@ -61,9 +61,15 @@ class Words:
                 )
 
     @cached_property
+    def known(self) -> pd.DataFrame:
+        """The prompts whose words count: those of the prompt set, and these prompts' own and their donors'."""
+        own = [*self.places, *(donor for donor in self.donors if donor >= 0)]
+        return pd.concat([self.bench.asked, self.bench.prompts.iloc[own]])
+
+    @cached_property
     def endings(self) -> dict[int, str]:
         """Every word that can end a line, by its token, in a vocabulary that was made for our words."""
-        prompts, found = self.bench.prompts, {}
+        prompts, found = self.known, {}
         for word, text in prompts.drop_duplicates(self.rule.ends)[[self.rule.ends, "text"]].itertuples(index=False):
             if word:
                 found[answer_token(self.bench.model, text, word)] = word
@@ -82,8 +88,8 @@ class Words:
     @cached_property
     def rhymes(self) -> list[set[str]]:
         """The words of each prompt's rhyme family: those that prompts plan, and what their factor `rhymes` lists."""
-        prompts = self.bench.prompts
-        of = prompts[prompts[self.rule.ends] != ""].groupby(self.rule.family)[self.rule.ends].unique()
+        prompts, known = self.bench.prompts, self.known
+        of = known[known[self.rule.ends] != ""].groupby(self.rule.family)[self.rule.ends].unique()
         more = prompts["rhymes"] if "rhymes" in prompts else pd.Series("", index=prompts.index)
         return [{*of[prompts[self.rule.family].iat[place]], *more.iat[place].split()} for place in self.places]
 

@@ -21,8 +21,7 @@ if TYPE_CHECKING:
     from biology.activations import FeatureCache
     from biology.bench import Bench
     from biology.config import Config
-    from biology.experiments import Scale
-    from biology.registration import Expectation
+    from biology.expectations import Expectation
 
 Arguments = argparse.Namespace
 MINIMUM_N = 64
@@ -198,8 +197,8 @@ def tabulate(args: Arguments) -> None:
     """write everything measured as tidy tables; nothing after this needs torch"""
     config, root, case, folder = case_of(args)
     from biology.claim_file import load_claims
-    from biology.contrasts import contrasts, crossovers, gate_of, sign_agreement
-    from biology.experiments import Contrast, Crossover, Inhibit, Scale, Signs
+    from biology.contrasts import computed
+    from biology.experiments import Scale
     from biology.tables import read_table, stacked, write_table
 
     measured = {
@@ -213,32 +212,20 @@ def tabulate(args: Arguments) -> None:
         "operand_plots": read_table(folder / "group_plots.parquet", "operand_plots"),
     }
     evidence = [read_table(folder / f"{stage}.parquet", "evidence") for stage in ("attribute_evidence", "intervene")]
-    perturbed = evidence[1]
-    for name, experiment in case.experiments.items():
-        if isinstance(experiment, Contrast | Crossover) and not bool(perturbed["experiment"].isin(experiment.of).any()):
-            continue  # no prompt passed the gate, so there is nothing to compare
-        if isinstance(experiment, Contrast):
-            asked = {other: case.experiments[other].outcomes for other in experiment.of}
-            evidence.append(contrasts(name, experiment.of, experiment.outcomes, perturbed, experiment.share, asked))
-        elif isinstance(experiment, Crossover):
-            of, gate = experiment.of[0], gate_of(name, load_claims(root, args.case))
-            listed = case.experiments[of].outcomes
-            evidence.append(crossovers(name, of, listed, perturbed, measured["prompts"], experiment.by, gate))
-        elif isinstance(experiment, Signs):
-            inhibited = {other: one.inhibit for other, one in case.of_kind(Inhibit).items() if other in experiment.of}
-            evidence.append(sign_agreement(name, inhibited, measured["edges"], perturbed))
-        elif isinstance(experiment, Scale) and config.model(args.model).role == "size":
-            evidence.append(beside_another_size(config, root, args, name, experiment, evidence[0]))
-    measured["evidence"] = stacked(evidence)
+    compared = config.model(args.model).role == "size" and case.of_kind(Scale)
+    sizes = beside_another_size(config, root, args, evidence[0]) if compared else None
+    claims = load_claims(root, args.case)
+    derived = computed(case, claims, evidence[1], measured["edges"], measured["prompts"], sizes)
+    measured["evidence"] = stacked([*evidence, *derived])
     for name, frame in measured.items():
         write_table(folder / f"{name}.parquet", frame, name)
 
 
 def beside_another_size(
-    config: Config, root: Path, args: Arguments, name: str, experiment: Scale, own: pd.DataFrame
-) -> pd.DataFrame:
-    """An experiment on this model and on the one it is `of`, on prompts that the latter answers correctly."""
-    from biology.contrasts import scaled
+    config: Config, root: Path, args: Arguments, own: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Evidence of the larger and of the smaller of this model and the one that it is `of`, on prompts that the latter answers
+    correctly."""
     from biology.numbers import parameters
     from biology.tables import read_tables
 
@@ -248,8 +235,7 @@ def beside_another_size(
     correct = tables["prompts"].loc[tables["prompts"]["correct"], "item"]
     others = tables["evidence"].loc[tables["evidence"]["item"].isin(correct)]
     size = {one.path: sum(map(parameters, (root / one.path).glob("*.safetensors"))) for one in (entry, other)}
-    larger, smaller = (own, others) if size[entry.path] > size[other.path] else (others, own)
-    return scaled(name, experiment.of[0], experiment.outcomes, larger, smaller)
+    return (own, others) if size[entry.path] > size[other.path] else (others, own)
 
 
 def judge(args: Arguments) -> None:
@@ -258,10 +244,11 @@ def judge(args: Arguments) -> None:
     from biology.case import discover_cases, load_case
     from biology.claim_file import load_claims
     from biology.claims import judge_all, with_minimum, with_thresholds
+    from biology.expectations import load_expectations
     from biology.found import Members
     from biology.measuring import Meta, measure
     from biology.pages import manifest_of
-    from biology.registration import check_lock, load_expectations, registered
+    from biology.registration import check_lock, registered
     from biology.tables import read_tables, write_table
 
     check_lock(root)
@@ -271,7 +258,9 @@ def judge(args: Arguments) -> None:
     entry = config.model(args.model)
     for case in config.cases_of(args.model, discover_cases(root, entry.prompts)):
         tables = read_tables(runs / case, ("prompts", "evidence", "graphs", "supernodes"))
-        residual = float(tables["graphs"]["row_residual"].to_numpy().max()) if len(tables["graphs"]) else None
+        scored = tables["prompts"].loc[tables["prompts"]["role"] == "score", "item"]
+        exact = tables["graphs"].loc[tables["graphs"]["item"].isin(scored), "row_residual"].to_numpy()
+        residual = float(exact.max()) if len(exact) else None
         transcoders = manifest["transcoders"]["name"]
         experiments = load_case(root, case, entry.prompts).experiments
         scope = {name: experiment.only for name, experiment in experiments.items()}

@@ -26,6 +26,7 @@ from biology.activations import FeatureCache, cache_features
 from biology.case import Case
 from biology.case_prompts import CasePrompts
 from biology.config import InputError
+from biology.experiments import Perturbation, Sharing
 from biology.model import Model, encode
 from biology.rules import SupernodeRule
 from biology.tables import donor_columns, table
@@ -142,8 +143,11 @@ class Finder(CasePrompts):
         return {}
 
     def answers(self, rule: SupernodeRule, level: str | None) -> list[int]:
-        """Answer tokens of every prompt of a level."""
-        of_level = self.prompts[self.prompts[rule.factor] == level] if rule.factor else self.prompts
+        """Answer tokens of every prompt of a level in the prompt set; of a level that is only shown by name, of these."""
+        for frame in (self.asked, self.prompts):
+            of_level = frame[frame[rule.factor] == level] if rule.factor else frame
+            if len(of_level):
+                break
         return of_level["answer_token"].astype(int).tolist()
 
     def tokens(self, words: tuple[str, ...], rule: SupernodeRule, row: Mapping[str, object]) -> list[int]:
@@ -234,7 +238,8 @@ def random_finder(
 def grouped_items(case: Case, prompts: pd.DataFrame) -> pd.Series:
     """Which prompts need members: named prompts, scored ones, and everybody's donors."""
     donors: set[str] = set()
-    for named in donor_columns(prompts):
+    asked = [experiment.donor for experiment in case.of_kind(Perturbation, Sharing).values()]
+    for named in {*donor_columns(prompts), *asked}:
         for column in [column for column in (named, f"wrong_{named}") if column in prompts]:
             donors |= set(prompts.loc[prompts["role"] != "select", column])
     return prompts["item"].isin(donors | set(case.prompts)) | (prompts["role"] == "score")

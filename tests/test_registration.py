@@ -1,0 +1,401 @@
+"""The lock: a registered claim, and what it rests on, changes by amendment only; the lock of the shipped cases covers what is read."""
+
+import copy
+import json
+import shutil
+from pathlib import Path
+
+import jaxtyping
+import pandas as pd
+import pytest
+from pydantic import TypeAdapter, ValidationError
+from readings import READINGS
+
+from biology import case_file, claim_file, rules
+from biology.case import discover_cases, load_case
+from biology.claim_file import UNREGISTERED, load_claims
+from biology.config import InputError, read_yaml
+from biology.experiments import Experiment
+from biology.items import Item
+from biology.registration import (
+    check_lock,
+    digest,
+    prompt_sets,
+    read_lock,
+    refreshed_lock,
+    registered,
+    registration_of,
+    rests_on,
+)
+from biology.twins import prompts_of
+
+ROOT = Path(__file__).parents[1]
+HEADER = "item,text,answer,cluster,split,role,city\n"
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _unchecked():
+    """Without the checks of types at every call, which other tests make, and which here would take most of the time."""
+    checked = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", checked)
+
+
+@pytest.fixture
+def root(tmp_path):
+    """A repository with one case, copied from the template."""
+    shutil.copytree(ROOT / "experiments/_template", tmp_path / "experiments/mine")
+    return tmp_path
+
+
+def edit(root, name, old, new):
+    path = root / "experiments/mine" / name
+    text = path.read_text()
+    assert old in text
+    path.write_text(text.replace(old, new))
+
+
+def lock(root):
+    (root / "experiments/claims.lock").write_text(refreshed_lock(root).text())
+
+
+def hash_of(root):
+    return read_lock(root).claims["mine"]["template-1"].hash
+
+
+def test_all_claims_of_the_repository_are_registered_as_they_stand():
+    check_lock(ROOT)
+    for name in discover_cases(ROOT):
+        assert registered(ROOT, name, load_claims(ROOT, name)) == load_claims(ROOT, name)
+
+
+@pytest.mark.parametrize("data", [b"[]", b"\xff", b'{"version": 2, "claims": {"mine": 3}}', b"{", b"null"])
+def test_a_damaged_lock_is_named(root, data):
+    (root / "experiments/claims.lock").write_bytes(data)
+    with pytest.raises(InputError, match=r"claims\.lock") as error:
+        check_lock(root)
+    assert "\n" not in str(error.value)
+
+
+def test_a_lock_that_covers_other_things_accuses_nobody(root):
+    """What the first version wrote: a hash of the claim, and one of what it was thought to rest on."""
+    old = {"mine": {"template-1": "0" * 64}, "mine/rules": {"template-1": "1" * 64}}
+    for found in (old, {"version": 3}):
+        (root / "experiments/claims.lock").write_text(json.dumps(found))
+        with pytest.raises(InputError, match=r"claims\.lock: a lock of another version .* run `biology lock`") as error:
+            check_lock(root)
+        assert "template-1" not in str(error.value) and "\n" not in str(error.value)
+
+
+def test_the_hash_of_a_claim_does_not_depend_on_layout_or_amendments(root):
+    lock(root)
+    before = hash_of(root)
+    edit(root, "claims.yaml", "minimum: 0.3  ", "minimum: 0.30\n  ")
+    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment('0' * 64)}")
+    lock(root)
+    assert hash_of(root) == before
+
+
+def amendment(previous):
+    return f'{{date: 2026-02-01, reason: "the unit was wrong", previous: "{previous}"}}'
+
+
+def test_a_claim_is_asked_of_no_model_until_it_is_registered(root):
+    claims = load_claims(root, "mine")
+    check_lock(root)
+    (silent,) = registered(root, "mine", claims)
+    assert silent.untestable == UNREGISTERED and not silent.parts and silent.title == claims[0].title
+    lock(root)
+    check_lock(root)
+    assert registered(root, "mine", claims) == claims
+    shutil.copytree(ROOT / "experiments/_template", root / "experiments/yours")
+    check_lock(root)
+    assert registered(root, "mine", claims) == claims and registered(root, "yours", claims) == (silent,)
+
+
+def test_a_registered_claim_changes_only_by_amendment(root):
+    lock(root)
+    before = read_lock(root)
+    edit(root, "claims.yaml", "minimum: 0.3", "minimum: 0.1")
+    for check in (check_lock, refreshed_lock):
+        with pytest.raises(InputError, match="'template-1' of case 'mine': the claim was changed without amendment"):
+            check(root)
+    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment(hash_of(root))}")
+    with pytest.raises(InputError, match="amended but not locked"):
+        check_lock(root)
+    lock(root)
+    check_lock(root)
+    assert read_lock(root).news(before) == ["mine: template-1 amended (the claim)"]
+    edit(root, "claims.yaml", "minimum: 0.1", "minimum: 0.05")
+    shutil.copytree(
+        ROOT / "experiments/_template", root / "experiments/yours"
+    )  # a new claim does not hide a changed one
+    with pytest.raises(InputError, match="changed without amendment"):
+        check_lock(root)
+
+
+CHANGES = [
+    ("strengths: [0, -1, -2]", "strengths: [0, -1, -4]", "experiment 'inhibit_texas' was"),
+    ("# prompt_set: prompts.csv", "prompt_set: prompts.csv", "the prompt set was"),
+    ("containing Oakland is", "holding Oakland is", "prompt 'oakland' was"),
+    ("city: Oakland, state", "city: containing Oakland, state", "prompt 'oakland' was"),
+    ("    silent_on: [oakland]\n", "", "prompt 'oakland', supernode 'texas' were"),
+]
+
+
+def test_what_a_claim_rests_on_changes_only_by_amendment(root):
+    """Strengths, rules, the prompts that a rule names, scored prompts; what is only shown, or judged by nobody, may change."""
+    lock(root)
+    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b e,c,d,heldout,score,e\n")
+    for old, new in (
+        ("    prompts: [dallas] ", "    prompts: [oakland] "),
+        ("    outcomes: [answer_probability]", "    outcomes: [answer_probability, answer_logit]"),
+        ("    promotes: ", "    top: 3\n    promotes: "),  # of a supernode that the experiment does not hold
+        ("figures: [", "figures: [fidelity, "),
+    ):
+        edit(root, "case.yaml", old, new)
+        check_lock(root)
+    shutil.copy(root / "experiments/mine/case.yaml", root / "before.yaml")
+    for old, new, what in CHANGES:
+        edit(root, "case.yaml", old, new)
+        with pytest.raises(InputError, match=f"'template-1' of case 'mine': {what} changed without amendment"):
+            check_lock(root)
+        shutil.copy(root / "before.yaml", root / "experiments/mine/case.yaml")
+        check_lock(root)
+    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment(hash_of(root))}")
+    edit(root, "case.yaml", *CHANGES[0][:2])
+    with pytest.raises(InputError, match="amended but not locked"):
+        check_lock(root)
+    lock(root)
+    check_lock(root)
+    edit(root, "case.yaml", "strengths: [0, -1, -4]", "strengths: [0, -1, -8]")  # once, not for ever
+    with pytest.raises(InputError, match="experiment 'inhibit_texas' was changed without"):
+        check_lock(root)
+
+
+def test_prompts_for_other_models_are_registered_and_change_nothing_that_was(root):
+    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b e,c,d,heldout,score,e\n")
+    edit(root, "case.yaml", "# prompt_set: prompts.csv", "prompt_set: prompts.csv")
+    lock(root)
+    before = read_lock(root)
+    (root / "experiments/mine/more.csv").write_text(HEADER + "a,b f,c,d,heldout,score,f\n")
+    edit(root, "case.yaml", "prompt_set: prompts.csv", "prompt_set: prompts.csv\nprompt_sets: {natural: more.csv}")
+    with pytest.raises(
+        InputError, match="'template-1' of case 'mine' is not registered on all prompt sets: run `biology lock`"
+    ):
+        check_lock(root)
+    lock(root)
+    check_lock(root)
+    assert read_lock(root).news(before) == ["mine: template-1 registered on further prompts"]
+    (root / "experiments/mine/more.csv").write_text(HEADER + "a,b g,c,d,heldout,score,g\n")
+    with pytest.raises(
+        InputError, match="'template-1' of case 'mine': the prompt set 'natural' was changed without amendment"
+    ):
+        check_lock(root)
+
+
+def test_a_registered_claim_cannot_be_removed(root):
+    lock(root)
+    edit(root, "claims.yaml", "template-1:", "template-2:")
+    with pytest.raises(InputError, match="'template-1' of case 'mine' is registered but gone"):
+        check_lock(root)
+
+
+def test_the_lock_binds_the_prompts_of_an_extended_corpus(monkeypatch):
+    """Of the claims that ask for them, and of no other."""
+    loaded = load_case(ROOT, "addition")
+    claims = load_claims(ROOT, "addition", loaded)
+    before = registration_of(loaded, claims)
+    other = prompts_of("addition", "brackets").assign(donor="")
+    monkeypatch.setattr("biology.registration.prompts_of", lambda *_: other)
+    after = registration_of(loaded, claims)
+    assert {claim: before[claim].changed(after[claim]) for claim in before if before[claim] != after[claim]} == {
+        "add-14": ["the prompt set of the corpus brackets"]
+    }
+
+
+# ------------------------------------------------------------------------------- the shipped cases, against what is stated by hand
+
+
+class Reading:
+    """A line of `READINGS`: what a claim reads of which experiments, and its supernodes."""
+
+    def __init__(self, text: str):
+        *experiments, nodes = text.strip().split(";") if text.strip() else [""]
+        self.nodes, self.words, self.arms = nodes.split(), {}, {}
+        for stated in experiments:
+            name, *words = stated.partition("|")[0].split()
+            self.words[name], self.arms[name] = words, stated.partition("|")[2].split()
+
+    def reads(self, section: str, label: str, key: str, rest: list, listed: list) -> bool:
+        """Whether the claim reads what stands under a key of a record; `rest` is where, and `listed` all that stands there."""
+        if label not in {"supernodes": self.nodes, "experiments": self.words}.get(section, ()):
+            return False
+        if section == "supernodes":
+            return key != "label"
+        words, arms = self.words[label], self.arms[label]
+        decided = any(word.startswith("<") for word in words)
+        if key in ("outcomes", "controls"):
+            read = {word.lstrip("<?") for word in words} | set(arms)
+            return listed[rest[0]] in read or (key == "outcomes" and rest[0] == 0 and decided)
+        return {
+            "prompts": False, "dose": "dose" in words, "sites": "sites" in words, "direction": decided, "elsewhere": "position" in arms,
+        }.get(key, True)  # fmt: skip
+
+
+def leaves(value, path=()):
+    """Every value of nested mappings and lists that is none of these, with where it stands."""
+    if isinstance(value, dict | list):
+        for key, inner in value.items() if isinstance(value, dict) else enumerate(value):
+            yield from leaves(inner, (*path, key))
+    else:
+        yield path, value
+
+
+def others(value, names: list[str]) -> list:
+    """Values that may stand in the place of one: the first that is allowed there is taken."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int | float):
+        return [value + 1, 0.7 * value + 0.05, value - 1]
+    words = [
+        "1",
+        "2",
+        "live",
+        "frozen",
+        "iterative",
+        "constrained",
+        "increase",
+        "decrease",
+        "dev",
+        "any",
+        "ones",
+        "range",
+        "add",
+        "sum",
+        "exploratory",
+    ]
+    return [word for word in (*names, *words) if word != value]
+
+
+SECTIONS = {
+    "supernodes": rules.SupernodeRule,
+    "experiments": Experiment,
+    "prompts": case_file.Prompt,
+    "streams": rules.Stream,
+}
+ADAPTERS = {kind: TypeAdapter(kind) for kind in (*SECTIONS.values(), rules.Operands, claim_file.Claim, Item)}
+
+
+def edited(record, kind, path, value, names):
+    """A record in which a leaf is another; an element of a list of words is taken out."""
+    stated = copy.deepcopy(record)
+    *ahead, last = path
+    inner = stated
+    for key in ahead:
+        inner = inner[key]
+    if ahead[-1:] in (["outcomes"], ["controls"], ["prompts"]):
+        del inner[last]
+        return ADAPTERS[kind].validate_python(stated)
+    for new in others(value, names):
+        inner[last] = new
+        try:
+            return ADAPTERS[kind].validate_python(stated)
+        except ValidationError:
+            continue
+    raise AssertionError(f"nothing else can stand at {path}")
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_the_lock_of_a_shipped_case_covers_what_its_claims_read(name, monkeypatch):
+    """Every leaf of its case.yaml and claims.yaml is edited: the hashes move of those claims that read it, by hand (`READINGS`)."""
+    monkeypatch.setattr("biology.registration.prompts_of", lambda *_: pd.DataFrame({"item": ["one"]}))
+    loaded = load_case(ROOT, name)
+    claims, sets = load_claims(ROOT, name, loaded), prompt_sets(loaded)
+    loaded = loaded.model_copy(update={"items": loaded.items[::20]})
+    lines = (line.strip().partition(":")[::2] for line in READINGS[name].strip().splitlines())
+    readings = {claim: Reading(text) for claim, text in lines}
+    assert list(readings) == [claim.id for claim in claims]
+    before = {claim.id: rests_on(loaded, claim, sets) for claim in claims}
+
+    def moved(now, asked) -> set[str]:
+        found = {claim.id: rests_on(now, claim, sets) for claim in asked}
+        return {
+            claim
+            for claim, records in found.items()
+            if records != before[claim] and digests(records) != digests(before[claim])
+        }
+
+    file = read_yaml(loaded.folder / "case.yaml")
+    wrong, met, quiet = [], set(), {section: dict(getattr(loaded, section)) for section in ("prompts", "streams")}
+    for path, value in leaves({section: file.get(section, {}) for section in SECTIONS}):
+        section, label, *inner = path
+        stated = file[section][label]
+        if inner == ["kind"] or (inner[:1] == ["outcomes"] and len(stated["outcomes"]) == 1):
+            continue
+        names = [*(file["supernodes"] if value in file["supernodes"] else file["experiments"])]
+        new = edited(stated, SECTIONS[section], inner, value, names)
+        if section in quiet:  # all at once, as they are many and nobody reads them
+            quiet[section][label] = quiet[section][label].model_copy(update={inner[0]: getattr(new, inner[0])})
+            continue
+        expected = {
+            claim for claim, one in readings.items() if one.reads(section, label, inner[0], inner[1:], stated[inner[0]])
+        }
+        # what does not read a record at all is asked once of each
+        asked = [
+            claim
+            for claim in claims
+            if label not in met or label in (*readings[claim.id].nodes, *readings[claim.id].words)
+        ]
+        met.add(label)
+        found = moved(loaded.model_copy(update={section: {**getattr(loaded, section), label: new}}), asked)
+        if found != expected:
+            wrong.append(("/".join(map(str, path)), sorted(found ^ expected)))
+    for path, value in leaves(file.get("operands", {})):
+        new = edited(file["operands"], rules.Operands, list(path), value, [])
+        assert moved(loaded.model_copy(update={"operands": new}), claims) == {
+            claim for claim, one in readings.items() if one.words
+        }
+    assert wrong == []
+    assert moved(loaded.model_copy(update=quiet | {"figures": (), "paper": None}), claims) == set()
+    silent = {"title", "paper_says", "source", "registered", "amended", "untestable"}
+    words = {"experiment": list(loaded.experiments), "outcome": ["path_share", "answer_top1"]}
+    for claim in claims:
+        stated = json.loads(claim.model_dump_json())
+        for path, value in leaves(stated):
+            if path != ("id",) and value is not None:
+                new = edited(
+                    stated,
+                    claim_file.Claim,
+                    list(path),
+                    value,
+                    words.get(
+                        path[-1], ["match", "position", "direction", "2026-11-30", "0" * 64, "primary", "memory"]
+                    ),
+                )
+                assert moved(loaded, [new]) == (set() if path[0] in silent else {claim.id}), (claim.id, path)
+
+
+def digests(records: dict) -> dict[str, str]:
+    return {name: digest(stated) for name, stated in records.items()}
+
+
+@pytest.mark.parametrize("name", READINGS)
+def test_every_cell_of_a_shipped_prompt_set_is_covered(name):
+    """One cell of each column of each file is edited; the order of rows counts, and that of columns does not."""
+    loaded = load_case(ROOT, name)
+    few = loaded.model_copy(update={"items": loaded.items[:3], "prompt_sets": {}})
+    before = prompt_sets(few).digests
+    for path, value in leaves(few.items[1].model_dump()):
+        new = edited(few.items[1].model_dump(), Item, list(path), value, ["heldout", "select", "score"])
+        assert (
+            prompt_sets(few.model_copy(update={"items": (few.items[0], new, few.items[2])})).digests != before
+        ) is True, path
+    assert prompt_sets(few.model_copy(update={"items": few.items[::-1]})).digests != before
+    turned = tuple(one.model_copy(update={"factors": dict(reversed(one.factors.items()))}) for one in few.items)
+    assert prompt_sets(few.model_copy(update={"items": turned})).digests == before
+    assert {*prompt_sets(loaded).digests} == {
+        "the prompt set",
+        *(f"the prompt set '{one}'" for one in loaded.prompt_sets),
+    }
