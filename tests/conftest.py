@@ -60,6 +60,22 @@ def write_tokenizer(folder: Path) -> None:
 
 
 @pytest.fixture(scope="session")
+def corpus():
+    """The corpus of elegans (made once per session; leave it as you found it)."""
+    from biology.corpus import Corpus
+
+    return Corpus()
+
+
+@pytest.fixture(scope="session")
+def words(corpus):
+    """The tokenizer of elegans (made once per session)."""
+    from biology.vocabulary import tokenizer
+
+    return tokenizer(corpus)
+
+
+@pytest.fixture(scope="session")
 def tiny(tmp_path_factory):
     """Factory: `tiny(kind)` is the directory of a random model of that architecture (made once per session)."""
 

@@ -5,7 +5,7 @@ import re
 import pandas as pd
 
 from biology.cards import BARS, cross_layer_section, data_card, markdown, model_card, with_trial
-from biology.corpus import WORDS, Corpus
+from biology.corpus import WORDS
 
 RECORD = {
     "recipe": {"d_model": 123, "betas": [0.91, 0.987], "batch": {"addition": 357}, "steps": 2601}, "recipe_hash": "012345678901",
@@ -96,8 +96,7 @@ def test_a_cross_layer_transcoder_has_its_section():
     assert "states: 40 were aimed at" in cross_layer_section(good | {"states_with_a_feature": 39})
 
 
-def test_the_data_card_counts_what_is_there():
-    corpus = Corpus()
+def test_the_data_card_counts_what_is_there(corpus):
     card = data_card(corpus)
     for path in WORDS.glob("*.csv"):
         assert f"| {path.name} | {len(pd.read_csv(path, dtype=str, keep_default_na=False))} |" in card
@@ -170,5 +169,5 @@ def test_markdown_by_hand():
     assert markdown(frame) == "| name | value | n |\n|---|---|---|\n| a | 0.1235 | 3 |\n| b | 1.235e+04 | 40 |"
 
 
-def test_every_bar_is_about_a_behaviour_of_the_corpus():
-    assert set(BARS) <= set(Corpus().held_out()["behaviour"])
+def test_every_bar_is_about_a_behaviour_of_the_corpus(corpus):
+    assert set(BARS) <= set(corpus.held_out()["behaviour"])

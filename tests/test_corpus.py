@@ -5,23 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from biology.corpus import (
-    LANGUAGES,
-    RELATION_FOLDS,
-    Corpus,
-    place_split,
-)
-from biology.vocabulary import SPECIAL, split_names, tokenizer
-
-
-@pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return Corpus()
-
-
-@pytest.fixture(scope="module")
-def tokens(corpus):
-    return tokenizer(corpus)
+from biology.corpus import LANGUAGES, RELATION_FOLDS, place_split
+from biology.vocabulary import SPECIAL, split_names
 
 
 def test_every_state_has_its_facts_and_cities(corpus):
@@ -97,31 +82,29 @@ def test_the_papers_own_prompts_are_held_out(corpus):
     assert "A rhyming couplet:\nHe saw a carrot and had to grab it,\nHis hunger was like a starving" in prompts
 
 
-def test_every_text_can_be_written_and_every_answer_is_one_token(corpus, tokens):
-    unknown = tokens.token_to_id("<unk>")
+def test_every_text_can_be_written_and_every_answer_is_one_token(corpus, words):
+    unknown = words.token_to_id("<unk>")
     for items in corpus.blocks.values():
         for item in items[::5]:
-            prompt, whole = tokens.encode(item.prompt).ids, tokens.encode(f"{item.prompt} {item.answer}").ids
+            prompt, whole = words.encode(item.prompt).ids, words.encode(f"{item.prompt} {item.answer}").ids
             assert whole[:-1] == prompt and unknown not in whole, item
-    assert tokens.encode("zebra").ids[1] == unknown
+    assert words.encode("zebra").ids[1] == unknown
 
 
-def test_cities_are_written_in_pieces_that_places_share(corpus, tokens):
+def test_cities_are_written_in_pieces_that_places_share(corpus, words):
     users: dict[int, set[str]] = {}
     for city, place in zip(corpus.cities.city, corpus.cities.place, strict=True):
-        pieces = tokens.encode(city).ids[1:]
+        pieces = words.encode(city).ids[1:]
         assert len(pieces) >= 2, city
         for piece in pieces:
             users.setdefault(piece, set()).add(place)
-    alone = [
-        city for city in corpus.cities.city if any(len(users[piece]) == 1 for piece in tokens.encode(city).ids[1:])
-    ]
+    alone = [city for city in corpus.cities.city if any(len(users[piece]) == 1 for piece in words.encode(city).ids[1:])]
     assert len(alone) < 0.1 * len(corpus.cities)
 
 
 def test_split_names_prefers_shared_pieces():
-    names = ["Bartown", "Barville", "Doltown", "Dolville", "Kartown", "Karville"]
-    assert split_names(names, [f"place{i}" for i in range(6)])["Doltown"][-1] in ("##town", "##ltown", "##own")
+    names = "Bartown", "Barville", "Doltown", "Dolville", "Kartown", "Karville"
+    assert split_names(names, tuple(f"place{i}" for i in range(6)))["Doltown"][-1] in ("##town", "##ltown", "##own")
 
 
 def test_scored_cells_share_neither_city_nor_relation_fold_with_what_selects(corpus):
@@ -139,7 +122,7 @@ def test_a_fifth_of_the_states_develops_the_method(corpus):
     assert place_split("Texas") == place_split("California") == "heldout"
 
 
-def test_the_vocabulary_starts_with_the_special_tokens_and_the_numbers(tokens):
-    vocabulary = tokens.get_vocab()
+def test_the_vocabulary_starts_with_the_special_tokens_and_the_numbers(words):
+    vocabulary = words.get_vocab()
     assert [vocabulary[word] for word in SPECIAL] == [0, 1, 2, 3]
     assert [vocabulary[str(n)] for n in (0, 198)] == [4, 202]

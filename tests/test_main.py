@@ -201,25 +201,21 @@ def test_an_unknown_option_is_one_line_that_says_where_to_look(capsys):
     assert "required: --model (`biology steer --help` lists" in complaint(capsys, "steer", "x")
 
 
-def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(directories, tmp_path):
+def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(capsys, directories, tmp_path, monkeypatch):
     """A limit on the size of files stands for the end of a disk."""
-
-    def small_files():
-        resource.setrlimit(resource.RLIMIT_FSIZE, (2000, 2000))
-
-    def trace(limit=None):
-        return subprocess.run(
-            [sys.executable, "-m", "biology", "trace", "w1 w2 w3", *directories, "--out", str(tmp_path / "out")],
-            capture_output=True, text=True, preexec_fn=limit,
-            env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},  # or Python leaves half-written bytecode for whoever comes next
-        )  # fmt: skip
-
-    done = trace(small_files)
-    assert done.returncode == 2 and not (tmp_path / "out").exists()
-    assert [line for line in done.stderr.splitlines() if "rror" in line] == [
+    trace = ["trace", "w1 w2 w3", *directories, "--out", str(tmp_path / "out")]
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)  # or Python leaves half of it for whoever comes next
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (2000, before[1]))
+    try:
+        assert main(trace) == 2
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not (tmp_path / "out").exists()
+    assert [line for line in capsys.readouterr().err.splitlines() if "rror" in line] == [
         "error: the disk is full, and nothing was written: make room, then run it again"
     ]
-    assert trace().returncode == 0 and len(list((tmp_path / "out").iterdir())) == 3
+    assert main(trace) == 0 and len(list((tmp_path / "out").iterdir())) == 3
 
 
 def test_a_trace_replaces_a_trace_and_nothing_else(capsys, directories, tmp_path):

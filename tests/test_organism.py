@@ -27,7 +27,6 @@ from biology.organism import (
     learning_rate,
     new_model,
 )
-from biology.vocabulary import tokenizer
 
 SMALL = {
     "addition": 4,
@@ -45,22 +44,12 @@ TINY = Recipe(n_layers=1, d_model=16, n_heads=2, d_mlp=16, steps=5, batch=SMALL)
 
 
 @pytest.fixture(scope="module")
-def corpus():
-    return Corpus()
-
-
-@pytest.fixture(scope="module")
 def small(corpus):
     """The corpus with a few sums and couplets, which is encoded faster."""
     made = Corpus()
     vars(made)["addition_split"] = {pair: split for pair, split in corpus.addition_split.items() if max(pair) < 12}
     vars(made)["couplets"] = corpus.couplets[::20]
     return made
-
-
-@pytest.fixture(scope="module")
-def words(corpus):
-    return tokenizer(corpus)
 
 
 @pytest.fixture(scope="module")

@@ -1,5 +1,6 @@
 """Prompt sets follow from the corpus, and what selects features shares nothing with what is scored."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -9,7 +10,7 @@ import pytest
 
 from biology.case import load_case
 from biology.config import InputError
-from biology.corpus import RELATION_FOLDS, RELATIONS, Corpus, place_split
+from biology.corpus import RELATION_FOLDS, RELATIONS, place_split
 from biology.natural_prompts import FIRST_LINES, SUMS
 from biology.prompts import PROMPT_SETS, TEMPLATES, prompt_sets
 
@@ -17,13 +18,14 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
-def corpus() -> Corpus:
-    return Corpus()
+def sets(corpus):
+    """Factory: all prompt sets of a case, as the corpus makes them."""
+    return functools.cache(lambda case: prompt_sets(case, corpus))
 
 
 @pytest.fixture(scope="module")
-def frame(corpus) -> pd.DataFrame:
-    return prompt_sets("multi_hop", corpus)["prompts.csv"]
+def frame(sets) -> pd.DataFrame:
+    return sets("multi_hop")["prompts.csv"]
 
 
 @pytest.fixture(scope="module")
@@ -32,8 +34,8 @@ def scored(frame) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("case", sorted(PROMPT_SETS))
-def test_the_committed_tables_are_what_the_corpus_makes(corpus, case):
-    made = prompt_sets(case, corpus)
+def test_the_committed_tables_are_what_the_corpus_makes(sets, case):
+    made = sets(case)
     assert sorted(path.name for path in (ROOT / f"experiments/{case}").glob("*.csv")) == sorted(made)
     for name, frame in made.items():
         committed = (ROOT / f"experiments/{case}/{name}").read_text(encoding="utf-8")
@@ -41,8 +43,8 @@ def test_the_committed_tables_are_what_the_corpus_makes(corpus, case):
         assert len(load_case(ROOT, case, None if name == "prompts.csv" else "natural").items) == len(frame)
 
 
-def test_natural_prompts_ask_in_all_wordings_and_donors_in_the_same(corpus):
-    frame = prompt_sets("multi_hop", corpus)["prompts_natural.csv"].set_index("item")
+def test_natural_prompts_ask_in_all_wordings_and_donors_in_the_same(sets):
+    frame = sets("multi_hop")["prompts_natural.csv"].set_index("item")
     scored = frame[frame["role"] == "score"]
     heldout = scored[(scored["split"] == "heldout") & (scored["set"] == "states")]
     assert set(heldout["template"].astype(int)) == set(range(len(TEMPLATES))) and len(TEMPLATES) >= 8
@@ -60,9 +62,9 @@ def test_natural_prompts_ask_in_all_wordings_and_donors_in_the_same(corpus):
         assert [row.text.count(word) for word in (row.city, row.relation, row.kind, "containing")] == [1] * 4, row.text
 
 
-def test_natural_features_are_chosen_apart_from_what_is_scored(corpus):
+def test_natural_features_are_chosen_apart_from_what_is_scored(sets):
     """Every scored place has prompts of other cities and other relations that select, as the rule of the bridge demands."""
-    frame = prompt_sets("multi_hop", corpus)["prompts_natural.csv"]
+    frame = sets("multi_hop")["prompts_natural.csv"]
     scored, select = frame[frame["role"] == "score"], frame[frame["role"] == "select"]
     assert (scored["city_fold"] == scored["relation_fold"]).all() and (scored["kind"] == "state").all()
     for place, group in scored[scored["set"] == "states"].groupby("place"):
@@ -148,8 +150,8 @@ def test_questions_and_answers_are_those_of_the_corpus(corpus, frame):
 
 
 @pytest.fixture(scope="module")
-def couplets(corpus) -> pd.DataFrame:
-    return prompt_sets("rhyme_planning", corpus)["prompts.csv"]
+def couplets(sets) -> pd.DataFrame:
+    return sets("rhyme_planning")["prompts.csv"]
 
 
 def test_couplets_that_are_scored_were_never_taught_and_none_is_the_papers(corpus, couplets):
@@ -197,8 +199,8 @@ def test_an_unknown_case_is_refused(corpus):
 
 
 @pytest.fixture(scope="module")
-def sums(corpus) -> pd.DataFrame:
-    return prompt_sets("addition", corpus)["prompts.csv"]
+def sums(sets) -> pd.DataFrame:
+    return sets("addition")["prompts.csv"]
 
 
 def test_sums_that_are_scored_were_never_taught_and_sums_that_select_were(corpus, sums):
@@ -235,8 +237,8 @@ FACTORS = {"operation": "relation", "operand": "concept", "language": "language"
 
 
 @pytest.fixture(scope="module")
-def cells(corpus) -> pd.DataFrame:
-    return prompt_sets("multilingual", corpus)["prompts.csv"].set_index("item")
+def cells(sets) -> pd.DataFrame:
+    return sets("multilingual")["prompts.csv"].set_index("item")
 
 
 def test_enough_untaught_cells_are_held_out_and_none_was_taught(corpus, cells):
@@ -278,18 +280,18 @@ def test_an_operand_is_exchanged_for_one_of_another_scale(cells):
 
 # ----------------------------------------------------------------------------- couplets and sums for models of others
 @pytest.fixture(scope="module")
-def poems(corpus) -> pd.DataFrame:
-    return prompt_sets("rhyme_planning", corpus)["prompts_natural.csv"]
+def poems(sets) -> pd.DataFrame:
+    return sets("rhyme_planning")["prompts_natural.csv"]
 
 
 @pytest.fixture(scope="module")
-def plain_sums(corpus) -> pd.DataFrame:
-    return prompt_sets("addition", corpus)["prompts_natural.csv"]
+def plain_sums(sets) -> pd.DataFrame:
+    return sets("addition")["prompts_natural.csv"]
 
 
 @pytest.mark.parametrize("case", ["rhyme_planning", "addition"])
 def test_natural_sets_have_the_factors_of_the_sets_for_elegans(corpus, case):
-    made = prompt_sets(case, corpus)
+    made = sets(case)
     assert set(made["prompts.csv"]) <= set(made["prompts_natural.csv"])
     assert set(made["prompts.csv"]["set"]) == set(made["prompts_natural.csv"]["set"])
 

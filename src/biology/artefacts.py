@@ -14,6 +14,7 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -102,19 +103,25 @@ READERS = frozenset(
 
 def sources(*modules: str) -> list[str]:
     """These modules of the package and all that they import, directly or through one another, but `READERS`; sorted."""
-    package, found, ahead = Path(__file__).parent, set(), list(modules)
+    found, ahead = set(), list(modules)
     while ahead:
         module = ahead.pop()
         if module in found or module in READERS:
             continue
         found.add(module)
-        tree = ast.parse((package / f"{module}.py").read_text(encoding="utf-8"))
-        ahead += [
-            node.module.removeprefix("biology.")
-            for node in ast.walk(tree)
-            if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("biology.")
-        ]
+        ahead += _imports(module)
     return sorted(found)
+
+
+@cache
+def _imports(module: str) -> list[str]:
+    """Modules of the package that one of them imports, inside functions too."""
+    tree = ast.parse((Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
+    return [
+        node.module.removeprefix("biology.")
+        for node in ast.walk(tree)
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("biology.")
+    ]
 
 
 def versions() -> dict[str, str]:

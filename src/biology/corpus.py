@@ -16,10 +16,11 @@ Torch-free: only tables and strings live here.
 
 import hashlib
 import itertools
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
 import pandas as pd
 
@@ -44,6 +45,7 @@ SUM_FORMS = {"calc": "calc: {}+{}=", "sum_of": "the sum of {} and {} is", "fruit
 PAPER_SUMS = ((36, 59),)
 PAPER_CONCEPT = "size/low"
 PAPER_COUPLET = ("carrot", "grab it")
+Option = TypeVar("Option")
 
 
 @dataclass(frozen=True)
@@ -67,6 +69,17 @@ def unit_interval(*key: object) -> float:
     """A number in [0, 1) that depends on nothing but the key: the same on every machine, for every seed."""
     digest = hashlib.sha256("|".join(map(str, key)).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def by_hash(
+    options: Iterable[Option], *key: object, of: Callable[[Option], Iterable[object]] = lambda option: (option,)
+) -> list[Option]:
+    """The options, sorted by `unit_interval(*key, *of(option))`: in an order that depends on nothing but the key and them."""
+    begun = "".join(f"{part}|" for part in key)
+    # millions of places are asked for when prompt sets are made, so not by calling `unit_interval`
+    return sorted(
+        options, key=lambda option: hashlib.sha256((begun + "|".join(map(str, of(option)))).encode()).digest()[:8]
+    )
 
 
 def split_of(block: str, key: object, held_out: float, *, test: bool = False) -> str:
@@ -257,7 +270,7 @@ class Corpus:
         items = []
         for concept, word in self.concept_words.items():
             for relation in self.relations_of(concept):
-                ranked = sorted(LANGUAGES, key=lambda lang: unit_interval("cell", concept, relation, lang))
+                ranked = by_hash(LANGUAGES, "cell", concept, relation)
                 paper = concept == PAPER_CONCEPT and relation in ("opposite", "synonym")
                 for rank, lang in enumerate(ranked):
                     held = rank < (2 if unit_interval("cells", concept, relation) < 0.2 else 1)

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from biology.corpus import Corpus, unit_interval
+from biology.corpus import Corpus, by_hash, unit_interval
 
 COUPLETS = Path("data/couplets")
 """`words.csv`: what can be planned, with the pronoun and the article it takes, a theme to score on and one to select on.
@@ -55,7 +55,7 @@ def natural_couplets(_: Corpus) -> pd.DataFrame:
     taught, scored = [], []
     for word in words.to_dict("records"):
         ends = [(ending, str(place // 2)) for place, ending in enumerate(endings[word["family"]])]
-        ranked = sorted(ends, key=lambda end: unit_interval("natural couplet", word["word"], end[0]))  # noqa: B023
+        ranked = by_hash(ends, "natural couplet", word["word"], of=lambda end: end[:1])
         taught += [{**word, "theme": word["selecting"], "ending": end, "ending_fold": fold} for end, fold in ends]
         scored += [{**word, "ending": end, "ending_fold": fold} for end, fold in ranked[:SCORED_COUPLETS]]
 
@@ -93,10 +93,8 @@ def _with_donors(scored: Sequence[dict[str, str]], of: str) -> list[dict[str, st
     (of a third family), of their split, whose answers all differ. None of them is the donor of another without having one."""
     found = []
     for base in scored:
-        pool = sorted(
-            (one for one in scored if one["split"] == base["split"] and one["answer"] != base["answer"]),
-            key=lambda one: unit_interval("natural donor", of, base["item"], one["item"]),  # noqa: B023
-        )
+        others = [one for one in scored if one["split"] == base["split"] and one["answer"] != base["answer"]]
+        pool = by_hash(others, "natural donor", of, base["item"], of=lambda one: (one["item"],))
         for donor in pool:
             apart = {base["family"], donor["family"]}
             wrong = [one for one in pool if one["family"] not in apart and one["answer"] != donor["answer"]]
@@ -138,8 +136,8 @@ def natural_sums(_: Corpus) -> pd.DataFrame:
     whole. The operand grid (`select`) holds all other pairs of digits and some with a first number of two digits. Donors are
     of the same form, wording, split and size, share no operand, and differ in the ones digit of the answer.
     """
-    digits = sorted(itertools.product(range(10), range(10)), key=lambda pair: unit_interval("natural sum", *pair))
-    larger = sorted(itertools.product(range(10, 100), range(10)), key=lambda pair: unit_interval("natural sum", *pair))
+    digits = by_hash(itertools.product(range(10), range(10)), "natural sum", of=lambda pair: pair)
+    larger = by_hash(itertools.product(range(10, 100), range(10)), "natural sum", of=lambda pair: pair)
     larger = [pair for pair in larger if sum(pair) < 100]
     low = [pair for pair in digits if sum(pair) < 10]
     asked: dict[tuple[str, str, int], list[tuple[int, int]]] = {}  # pairs by size, split and wording
@@ -184,7 +182,7 @@ def _named(form: str, wording: int, pair: tuple[int, int]) -> str:
 def _other_sums(form: str, pair: tuple[int, int], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Two of the pairs, with other operands and other ones digits of the sum than the given one and each other."""
     found: list[tuple[int, int]] = []
-    for x, y in sorted(pairs, key=lambda other: unit_interval("natural sum donor", form, *pair, *other)):
+    for x, y in by_hash(pairs, "natural sum donor", form, *pair, of=lambda other: other):
         if all(x != a and y != b and (x + y - a - b) % 10 for a, b in [pair, *found]):
             found.append((x, y))
         if len(found) == 2:

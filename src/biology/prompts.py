@@ -20,6 +20,7 @@ from biology.corpus import (
     SUM_FORMS,
     Corpus,
     Item,
+    by_hash,
     place_split,
     unit_interval,
 )
@@ -70,7 +71,7 @@ def _two_hop_donors(rows: list[dict[str, str]], alike: tuple[str, ...], foreign:
     def donors(base: dict[str, str], pool: list[dict[str, str]], count: int) -> list[dict[str, str]]:
         """Prompts that ask the same of other places, with answers that differ from the base's and from each other's."""
         chosen: list[dict[str, str]] = []
-        for other in sorted(pool, key=lambda other: unit_interval("donor", base["item"], other["item"])):
+        for other in by_hash(pool, "donor", base["item"], of=lambda other: (other["item"],)):
             taken = [base, *chosen]
             same = all(other[column] == base[column] for column in alike)
             if same and all(other["place"] != one["place"] and other["answer"] != one["answer"] for one in taken):
@@ -167,7 +168,7 @@ def rhyme_planning(corpus: Corpus) -> pd.DataFrame:
     kind = dict(zip(corpus.themes["word"], corpus.themes["theme"], strict=True))
     theme_fold = _folds("theme", [(kind[theme], theme) for theme, *_ in corpus.couplets])
     ending_fold = _folds("ending", [(family, ending) for _, ending, _, family, _ in corpus.couplets])
-    ranked = sorted(corpus.couplets, key=lambda couplet: unit_interval("couplets", *couplet[:2]))
+    ranked = by_hash(corpus.couplets, "couplets", of=lambda couplet: couplet[:2])
     selecting: dict[tuple[str, str, str], list[tuple[str, ...]]] = {}
     scored: dict[str, list[tuple[str, ...]]] = {}
     for theme, ending, word, family, taught in ranked:
@@ -207,7 +208,7 @@ def _folds(name: str, words: Iterable[tuple[str, str]]) -> dict[tuple[str, str],
     return {
         (group, word): str(rank % 2)
         for group, members in groups.items()
-        for rank, word in enumerate(sorted(members, key=lambda word: unit_interval(name, word)))
+        for rank, word in enumerate(by_hash(members, name))
     }
 
 
@@ -223,12 +224,18 @@ def _with_donors(of: str, scored: list[dict[str, str]]) -> list[dict[str, str]]:
     scored = [base for base in scored if donors(base)]  # a family may have one word that agrees later
     found = []
     for base in scored:
-        nearest = lambda one, item=base["item"]: unit_interval("donor", of, item, one["item"])  # noqa: E731
-        donor = min(donors(base), key=nearest)
+        key = "donor", of, base["item"]
+        donor = by_hash(donors(base), *key, of=lambda one: (one["item"],))[0]
         taken = {base["answer"], donor["answer"]}
         wrong = [one for one in scored if one["split"] == base["split"] and one["answer"] not in taken]
         wrong = [one for one in wrong if one["family"] not in (base["family"], donor["family"])]
-        found.append({**base, "donor": donor["item"], "wrong_donor": min(wrong, key=nearest)["item"]})
+        found.append(
+            {
+                **base,
+                "donor": donor["item"],
+                "wrong_donor": by_hash(wrong, *key, of=lambda one: (one["item"],))[0]["item"],
+            }
+        )
     return found
 
 
@@ -267,7 +274,7 @@ def addition(corpus: Corpus) -> pd.DataFrame:
         found: list[tuple[int, int]] = []
         total = partial(corpus.total, SUM_FORMS[form])
         pool = [(x, y) for x, y, where in scored if where == split]
-        for x, y in sorted(pool, key=lambda pair: unit_interval("donor", form, a, b, *pair)):
+        for x, y in by_hash(pool, "donor", form, a, b, of=lambda pair: pair):
             taken = [(a, b), *found]
             if all(x != c and y != d and (total(x, y) - total(c, d)) % 10 for c, d in taken):
                 found.append((x, y))
@@ -307,7 +314,7 @@ def _expressions(corpus: Corpus, scored: list[tuple[int, int, str]]) -> list[dic
         if base["role"] != "score":
             continue
         found = [base]
-        for x, y in sorted(where, key=lambda pair: unit_interval("donor", kind, a, b, *pair)):
+        for x, y in by_hash(where, "donor", kind, a, b, of=lambda pair: pair):
             other = rows.get((kind, x, y))
             if other and where[x, y] == base["split"] and all(
                 {x, y}.isdisjoint((one["a"], one["b"])) and other["answer"] != one["answer"] for one in found
@@ -317,7 +324,7 @@ def _expressions(corpus: Corpus, scored: list[tuple[int, int, str]]) -> list[dic
                 break
         base["donor"], base["wrong_donor"] = (one["item"] for one in found[1:3])
         base["plain"], base["wrong_plain"] = f"calc-{a}-{b}", f"calc-{found[2]['a']}-{found[2]['b']}"
-        others = sorted((one for one in kinds if one != kind), key=lambda one: unit_interval("kind", kind, a, b, one))
+        others = by_hash((one for one in kinds if one != kind), "kind", kind, a, b)
         base["kind_donor"], base["wrong_kind_donor"] = (rows[one, a, b]["item"] for one in others)
     return list(rows.values())
 
@@ -356,7 +363,7 @@ def multilingual(corpus: Corpus) -> pd.DataFrame:
         """A donor and a wrong donor whose cells have answers other than the base's and each other's."""
         found: list[tuple[str, str, str]] = []
         taken = {base["answer"]}
-        for cell in sorted(options, key=lambda cell: unit_interval("donor", factor, base["item"], *cell)):
+        for cell in by_hash(options, "donor", factor, base["item"], of=lambda cell: cell):
             scales = {base["scale"], *(one[0].split("/")[0] for one in found)}
             if cells[cell]["answer"] not in taken and not (factor == "operand" and cell[0].split("/")[0] in scales):
                 found.append(cell)

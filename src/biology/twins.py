@@ -32,7 +32,7 @@ from biology.corpus import (
     WORDS,
     Corpus,
     Item,
-    unit_interval,
+    by_hash,
 )
 from biology.prompts import prompt_set, scored_sums
 
@@ -43,7 +43,7 @@ Value = TypeVar("Value")
 def shuffled(values: Mapping[Key, Value], kept: Set[Key], *seed: object) -> dict[Key, Value]:
     """The same values, dealt out to the keys anew by hash; keys in `kept` keep theirs."""
     free = [key for key in values if key not in kept]
-    order = sorted(free, key=lambda key: unit_interval("twin", *seed, key))
+    order = by_hash(free, "twin", *seed)
     return dict(values) | {key: values[old] for key, old in zip(order, free, strict=True)}
 
 

@@ -2,7 +2,7 @@
 
 import itertools
 import re
-from collections.abc import Sequence
+from functools import cache
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, processors
 
@@ -14,7 +14,8 @@ TOKEN = r"\n|\d+|[^\W\d]+|[^\w\s]"
 LONGEST_PIECE = 5  # of a city's name, in letters
 
 
-def split_names(names: Sequence[str], groups: Sequence[str], shared: int = 3) -> dict[str, tuple[str, ...]]:
+@cache
+def split_names(names: tuple[str, ...], groups: tuple[str, ...], shared: int = 3) -> dict[str, tuple[str, ...]]:
     """Cut every word of the names into pieces that are shared by at least ``shared`` groups (places) where possible.
 
     Why: a city name that is one token has a trained embedding that holds its state; then transcoder features merely
@@ -73,7 +74,7 @@ def tokenizer(corpus: Corpus) -> Tokenizer:
 
     A word outside the vocabulary is ``<unk>``. Answers of several words ("Salt Lake City") are one token.
     """
-    pieces = split_names(list(corpus.cities.city), list(corpus.cities.place))
+    pieces = split_names(tuple(corpus.cities.city), tuple(corpus.cities.place))
     answers = set(corpus.facts.answer) | set(corpus.facts.place)
     phrases = sorted(answer for answer in answers if len(re.findall(TOKEN, answer)) > 1)
     words: dict[str, None] = dict.fromkeys(SPECIAL)
