@@ -172,6 +172,8 @@ MISTAKES = [
     ("of: [inhibit], only", "of: [swap], only", "experiments.signs.of: 'swap' is of kind swap"),
     ("of: [sharing]", "of: [inhibit]", "experiments.sizes.of: 'inhibit' is no look at features with the control shuffle"),
     ('outcomes: ["difference:advantage"]', 'outcomes: ["difference:width"]', "experiments.less.outcomes: unknown outcome 'width' of inhibit"),
+    ("  reno:", "  Reno:", "prompts: 'Reno' is no name: small letters"),
+    ("  less:", "  less/more:", "experiments: 'less/more' is no name: small letters"),
     ("prompt_set: prompts.csv", "prompt_set: prompts.csv\nprompt_sets: {natural: prompts_naturl.csv}", "prompt_sets: there is no file"),
 ]  # fmt: skip
 

@@ -6,6 +6,7 @@ A word that nothing answers to would be an experiment on no prompt, a supernode 
 from __future__ import annotations
 
 import difflib
+import re
 import string
 from collections.abc import Callable
 from typing import Any
@@ -36,6 +37,8 @@ from biology.measures import Outcome
 from biology.positions import Position
 from biology.rules import SupernodeRule
 
+NAMED = "[a-z0-9_-]+"
+"""What prompts, supernodes and experiments may be called."""
 RESERVED = ("answer", "other", "error", "bias")
 """Names of nodes in the table `edges` that no supernode may have."""
 CELL = ("concept", "relation", "language", "scale", "language_fold")
@@ -44,6 +47,12 @@ CELL = ("concept", "relation", "language", "scale", "language_fold")
 
 def check_case(file: CaseFile, facts: Facts) -> None:
     """Raises InputError, with file, place and the nearest right word, for the first thing that does not fit."""
+    for key in ("prompts", "supernodes", "experiments"):
+        for name in getattr(file, key):
+            if not re.fullmatch(NAMED, name):
+                raise facts.refuse(
+                    key, f"'{name}' is no name: small letters, digits, '-' and '_', as it stands in names of files"
+                )
     facts.links()
     if file.operands is not None:
         for key in ("first", "second"):
