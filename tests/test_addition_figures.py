@@ -21,8 +21,8 @@ LESS = {
 }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def tables() -> dict[str, pd.DataFrame]:
+def planted() -> dict[str, pd.DataFrame]:
+    """Tables of twelve held-out sums in which every arm has one value."""
     items = [item for item in CASE.items if item.split == "heldout" and item.factors["set"] == "calc"][:12]
     prompts = [
         {
@@ -70,6 +70,11 @@ def tables() -> dict[str, pd.DataFrame]:
         "supernodes": members,
     }
     return {name: table(name, rows) for name, rows in made.items()}
+
+
+@pytest.fixture(scope="module")
+def tables() -> dict[str, pd.DataFrame]:
+    return planted()
 
 
 @pytest.mark.parametrize(

@@ -14,8 +14,8 @@ METRICS = {
 }  # fmt: skip
 
 
-@pytest.fixture
-def run(tmp_path):
+def planted():
+    """Tables of three layers with 40 features, and of two transcoder sets beside the neurons."""
     rng = np.random.default_rng(0)
     rows = [
         {"layer": layer, "metric": metric, "value": value * (3 if layer == "all" and metric == "l0" else 1)}
@@ -48,13 +48,14 @@ def run(tmp_path):
                     "fvu": 1 / l0, "recovered_from_zero": recovered, "recovered_from_mean": recovered, "agreement": 0.5,
                 }
             )  # fmt: skip
-    for name, listed in (
-        ("dictionary", rows),
-        ("density", density),
-        ("token_errors", errors),
-        ("comparison", compared),
-    ):
-        write_table(tmp_path / f"{name}.parquet", table(name, listed), name)
+    made = {"dictionary": rows, "density": density, "token_errors": errors, "comparison": compared}
+    return {name: table(name, listed) for name, listed in made.items()}
+
+
+@pytest.fixture
+def run(tmp_path):
+    for name, frame in planted().items():
+        write_table(tmp_path / f"{name}.parquet", frame, name)
     return tmp_path
 
 

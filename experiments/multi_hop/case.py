@@ -49,7 +49,10 @@ def foretold(tables: Tables, subject: str | None = None, case: object = None) ->
     pairs = _pairs(tables)
     if any(rows[column].nunique() < 2 for rows in pairs.values() for column in ("share", "lost")):
         # a model without a bridge: nothing runs through it, and nothing is lost with it
-        return statement("foretold", "Shares or losses are the same in every prompt: no rank correlation is defined.")
+        return statement(
+            "What the graph foretells cannot be ranked on this model",
+            "Shares or losses are the same in every prompt: no rank correlation is defined.",
+        )
     told = {arm: rank_correlation(rows, "share", "lost") for arm, rows in pairs.items()}
     figure = canvas(6.6, 2.9, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])

@@ -137,8 +137,9 @@ def error_by_l0(tables: dict[str, pd.DataFrame], model: str) -> Figure:
         axes.plot(shown["l0"], shown["median"], "-", color="C0")
         axes.set(title=f"layer {layer}", yscale="log")
         share = here["tokens"].cumsum() / here["tokens"].sum()
-        few, many = here[share <= 0.5], here[share > 0.5]
-        if len(few) and len(many):
+        median = here.loc[share >= 0.5, "l0"].iloc[0]
+        few, many = here[here["l0"] <= median], here[here["l0"] > median]
+        if len(many):
             means = [np.average(part["error"], weights=part["tokens"]) for part in (few, many)]
             factors.append(means[1] / max(means[0], 1e-12))
     for axes in grid[len(layers) :]:
@@ -154,10 +155,11 @@ def error_by_l0(tables: dict[str, pd.DataFrame], model: str) -> Figure:
     if factors:
         factor = float(np.exp(np.mean(np.log(np.maximum(factors, 1e-12)))))
         title = f"tokens with more active features than the median have {factor:.1f} times the error of the others"
+        title += f", in {len(factors)} of {len(layers)} layers" * (len(factors) < len(layers))
     return captioned(
         figure, f"{model}: {title}",
         "Squared error of a token in units of the layer's mean squared deviation, against the number of features active there: "
-        "median and quartiles. The factor in the title is the geometric mean over layers.",
+        "median and quartiles. The factor in the title is the geometric mean over layers in which tokens have more than the median.",
     )  # fmt: skip
 
 

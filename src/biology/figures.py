@@ -151,8 +151,9 @@ def dose_response(tables: Tables, subject: str | None = None, case: Case | None 
         judged = _base(tables["evidence"], experiment)
         if len(judged) == 1:
             axes.axvline(judged[0], color=colour("text.color"), linewidth=0.8, linestyle=DASHED, zorder=0)
-        far = max(set(rows["strength"]), key=lambda dose: abs(dose - 1))
-        name, dose = words(experiment.partition("/")[0]), judged[0] if len(judged) == 1 else far
+        doses = sorted(set(rows["strength"]))
+        far = max(doses, key=lambda dose: abs(dose - 1))
+        name, dose = words(experiment.partition("/")[0]), judged[0] if len(judged) == 1 and judged[0] in doses else far
         axes.set(title=name, xlabel="multiple M", ylabel=words(outcome))
         told.append(f"{name}, {words(outcome)} at M = {signed(dose)}: {beside(rows[rows['strength'] == dose])}")
     order = [arm for arm in ARMS if arm in shown]
@@ -250,9 +251,16 @@ def fidelity(tables: Tables, subject: str | None = None, case: Case | None = Non
     told = [f"transcoders leave {unexplained.mean():.1%} of the variance unexplained"] * (len(unexplained) > 0)
     whole = agreement.loc[agreement["behaviour"] == "all", "value"]
     told += [f"with all MLPs replaced the model says the same in {whole.mean():.1%}"] * (len(whole) > 0)
+    if not told and shown:
+        told = [
+            f"{titles[shown[0]]} is {layered.loc[layered['metric'] == shown[0], 'value'].mean():.3g}, mean over layers"
+        ]
+    elif not told:
+        least, most = agreement["value"].min(), agreement["value"].max()
+        told = [f"with all MLPs replaced the model says the same in {least:.1%} to {most:.1%}, by behaviour"]
     return captioned(
         figure,
-        sentence("; ".join(told) or "fidelity of the transcoders"),
+        sentence("; ".join(told)),
         "On held-out prompts, by layer: the fraction of the MLP output's variance that the transcoder leaves "
         "unexplained (FVU), the number of features active at a token (L0), the fraction of features that never are. On "
         "the right: how often the model with every MLP replaced has the same most probable token as the model itself.",
@@ -414,5 +422,5 @@ def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes
         why = (
             "Too few prompts pass their gates on this model" if untested else "This model cannot be asked what it shows"
         )
-        figure = statement(words(kind), f"{why}: there is nothing to show.")
+        figure = statement(f"{sentence(words(kind))}: nothing to show", f"{why}: there is nothing to show.")
     return {"svg": svg(figure), "png": png(figure)}

@@ -208,18 +208,17 @@ def _largest(states: list[tuple[str, str, pd.DataFrame, str]]) -> str:
     if not len(outputs) or len(states) < 2:
         return "No intervention on this prompt"
     token, clean = outputs["supernode_or_token"].iloc[0], float(outputs[column].iloc[0])
-    after: dict[tuple[str, str], tuple[float, float]] = {}
+    after: list[tuple[float, str, str, float, float]] = []  # beyond its control, name, dose, level, control
     for name, dose, rows, changed in states[1:]:
         here = rows[(rows["kind"] == "probability") & (rows["supernode_or_token"] == token)]
         if len(here):
-            after[name, dose] = (float(here[changed].iloc[0]), float(here["control"].iloc[0]))
+            level, control = float(here[changed].iloc[0]), float(here["control"].iloc[0])
+            after.append(((clean if np.isnan(control) else control) - level, name, dose, level, control))
     if not after:
-        return f"{token}: {clean:.0%} without intervention"
-    beyond = {key: (clean if np.isnan(control) else control) - level for key, (level, control) in after.items()}
-    name, dose = key = max(beyond, key=lambda key: beyond[key])
-    level, control = after[key]
+        return f"“{token}”: {clean:.0%} without intervention"
+    beyond, name, dose, level, control = max(after, key=lambda one: one[0])
     beside = "" if np.isnan(control) else f" (matched random features: to {control:.0%})"
-    rank = "the most beyond its control" if beyond[key] > 0 else "not beyond its control, as none"
+    rank = "the most beyond its control" if beyond > 0 else "not beyond its control, as none"
     most = f", {rank} of {len(after)} interventions" * (len(after) > 1)
     return f"“{words(name)}” ({dose}) takes “{token}” from {clean:.0%} to {level:.0%}{beside}{most}"
 

@@ -130,7 +130,8 @@ def repeated(members: pd.DataFrame, share: float = 0.5) -> list[str]:
 
 def strongest_edges(edges: pd.DataFrame, least: float = 0.05, most: int = 22) -> pd.DataFrame:
     """Edges worth drawing: at least `least` of their target's input, `most` at most (by |influence|), and always the
-    strongest edge into each box and out of it, so that none hangs loose.
+    strongest edge into each box and out of it, so that none hangs loose; and that of a supernode into each output, which the title
+    names.
     """
     edges = edges[~edges["source"].isin(UNDRAWN) & (edges["share"] != 0)]
     size, weight = edges["share"].abs(), edges["influence"].abs()
@@ -138,6 +139,9 @@ def strongest_edges(edges: pd.DataFrame, least: float = 0.05, most: int = 22) ->
     for end in ("source", "target"):
         inner = edges[edges[end].map(lambda name: node(name)[0] == "supernode")]
         kept |= set(inner["share"].abs().groupby(inner[end]).idxmax())
+    named = edges[edges["target"].map(lambda name: node(name)[0] == "logit").astype(bool)]
+    named = named[named["source"].map(lambda name: node(name)[0] == "supernode").astype(bool)]
+    kept |= set(named["share"].abs().groupby(named["target"]).idxmax())
     return edges.loc[[index for index in edges.index if index in kept]]
 
 
