@@ -77,10 +77,10 @@ def test_a_mistake_in_case_yaml_is_named(root, old, new, expected):
         (
             "minimum:",
             "minimun:",
-            r"claims\.yaml: template-1\.parts\.0: unknown key 'minimun'\. Did you mean 'minimum'\?",
+            r"claims\.yaml: template-1\.parts\.answer falls: unknown key 'minimun'\. Did you mean 'minimum'\?",
         ),
-        ("minimum: 0.3", "minimum: 0", r"template-1\.parts\.0\.minimum: Input should be greater than 0"),
-        ("direction: decrease", "direction: down", r"template-1\.parts\.0\.direction"),
+        ("minimum: 0.3", "minimum: 0", r"template-1\.parts\.answer falls\.minimum: Input should be greater than 0"),
+        ("direction: decrease", "direction: down", r"template-1\.parts\.answer falls\.direction"),
         (
             "experiment: inhibit_texas",
             "experiment: swap",

@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
-from biology.grammar import refused_name, steps_to, unknown
+from biology.grammar import expected, refused_name, steps_to, unknown
 
 METHOD: dict[str, int] = {
     # Version of the method of each stage that needs torch. It is a parameter of the stage's rule in the Snakefile:
@@ -350,7 +350,7 @@ def validate(record: type[Record], data: Any, path: str | Path, where: str = "")
                 "value", first["input"], re.findall(r"'(.*?)'", str(first.get("ctx", {}).get("expected")))
             )
         place = ".".join([where, *steps] if where else steps)
-        message = re.sub("a valid dictionary or instance of .*", "a mapping", message)
+        message = expected(first["type"], first["input"]) or message
         raise InputError(f"{path}: {place + ': ' if place else ''}{message.rstrip('.')}.") from None
 
 

@@ -206,7 +206,7 @@ class Swap(Perturbation):
     """The supernode of the prompt itself that is held down."""
     inject: str
     """The supernode of the donor prompt."""
-    suppress: float = Field(default=1.0, ge=0)
+    suppress: float = Field(default=1.0, ge=0, le=1)
     """What is inhibited is held at minus this share of M times its clean activation."""
 
     @property

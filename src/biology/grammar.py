@@ -37,15 +37,54 @@ def refused_name(name: str) -> str | None:
 
 
 def steps_to(loc: tuple[int | str, ...], data: Any) -> list[str]:
-    """The keys that lead to a mistake, without the branches of unions: types in brackets, and the `kind` of a mapping."""
+    """The keys that lead to a mistake, without the branches of unions: types in brackets, and the `kind` of a mapping. An entry of
+    a list is called by its `name`, if it has one."""
     steps, tag = [], None
     for step in (one for one in loc if "[" not in str(one)):
         if tag is None and isinstance(data, dict) and data.get("kind") == step:
             tag = step
             continue
-        steps.append(str(step))
-        tag, data = None, data[step] if isinstance(data, dict) and step in data else None
+        name = None
+        if isinstance(data, dict):
+            data = data.get(step)
+        elif isinstance(data, list) and isinstance(step, int) and step < len(data):
+            data = data[step]
+            name = data.get("name") if isinstance(data, dict) else None
+        else:
+            data = None
+        steps.append(name if isinstance(name, str) and name else str(step))
+        tag = None
     return steps
+
+
+EXPECTED = {
+    "string_type": "a name or text", "float_type": "a number", "float_parsing": "a number", "int_type": "a whole number",
+    "int_parsing": "a whole number", "int_from_float": "a whole number", "bool_type": "true or false",
+    "bool_parsing": "true or false", "tuple_type": "a list", "dict_type": "a mapping", "model_type": "a mapping",
+    "model_attributes_type": "a mapping", "date_type": "a date (2026-01-31)", "date_parsing": "a date (2026-01-31)",
+    "date_from_datetime_parsing": "a date (2026-01-31)",
+}  # fmt: skip
+"""What stands for a wrong type, by pydantic's name of the mistake."""
+
+
+def expected(mistake: str, found: Any) -> str | None:
+    """What to say of a value of a wrong type; None if the mistake is another one."""
+    if mistake not in EXPECTED:
+        return None
+    kinds = {
+        bool: "the truth value",
+        int: "the number",
+        float: "the number",
+        str: "the text",
+        list: "a list",
+        dict: "a mapping",
+    }
+    what = "nothing" if found is None else kinds.get(type(found), f"the {type(found).__name__}")
+    if isinstance(found, bool):
+        what += f" {str(found).lower()}"
+    elif isinstance(found, int | float | str):
+        what += f" {found!r}"
+    return f"{EXPECTED[mistake]} is expected here, not {what}"
 
 
 class Parsed(str):
