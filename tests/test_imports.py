@@ -49,6 +49,7 @@ FLOORS = [
     ],
     ["stream_effects", "descent", "whole_graph", "cross_layer_training", "dictionary_comparison"],
     ["qk", "head_loadings", "selection"],
+    ["graph_memory"],
     ["attribution", "supernodes", "interventions"],
     ["controls", "residuals", "ablation", "atlas"],
     ["bench", "streams"],

@@ -1,5 +1,6 @@
 """The commands: a table of contents, one clear line for every mistake, and a traced prompt whose files agree."""
 
+import errno
 import io
 import json
 import os
@@ -99,6 +100,7 @@ def test_a_traced_prompt_is_written_and_told(capsys, directories, tmp_path):
     assert main(["trace", "w1 w2 w3", *directories, "--out", str(tmp_path / "traced")]) == 0
     said = capsys.readouterr().out
     assert "replacement score" in said and '"w1"@1' in said and re.search(r"add up to within \d\.\de-0[5-9] of", said)
+    assert len({file.stat().st_mode for file in (tmp_path / "traced").iterdir()}) == 1
     tensors = load_file(tmp_path / "traced/graph.safetensors")
     nodes = pd.read_parquet(tmp_path / "traced/nodes.parquet")
     graph = json.loads((tmp_path / "traced/graph.json").read_text())
@@ -227,6 +229,32 @@ def test_a_trace_replaces_a_trace_and_nothing_else(capsys, directories, tmp_path
     assert len(list((tmp_path / "out").iterdir())) == 3
     tokens = pd.read_parquet(tmp_path / "out/nodes.parquet").query("kind == 'token'")
     assert len(tokens) == 3 == len(json.loads((tmp_path / "out/graph.json").read_text())["metadata"]["prompt_tokens"])
+
+
+@pytest.mark.parametrize(
+    "lack",
+    [
+        MemoryError(),
+        OSError(errno.ENOMEM, "Cannot allocate memory"),
+        RuntimeError("[enforce fail at alloc_cpu.cpp:117] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
+    ],
+)  # fmt: skip
+def test_a_lack_of_memory_that_nobody_foretold_is_one_line(capsys, monkeypatch, directories, lack):
+    def too_large(*_, **__):
+        raise lack
+
+    monkeypatch.setattr("biology.model.load_model", too_large)
+    assert "more memory than there is" in complaint(capsys, "trace", "w1", *directories)
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch, directories):
+    def broken(*_, **__):
+        raise RuntimeError("a shape that does not fit")
+
+    monkeypatch.setattr("biology.model.load_model", broken)
+    with pytest.raises(RuntimeError, match="does not fit"):
+        main(["trace", "w1", *directories])
 
 
 def test_token_ids_and_budgets(capsys, directories, tmp_path):

@@ -1,5 +1,7 @@
 """The memory plan counts what is really there: parameters of every known model, and of files by their headers alone."""
 
+import resource
+
 import pytest
 import torch
 from miniatures import ARCHITECTURES, LAYOUTS, write_model, write_transcoders
@@ -116,3 +118,38 @@ def test_damaged_files_and_odd_configs(tmp_path):
 
 def test_this_machine():
     assert memory.available("cpu") > memory.GIB
+
+
+@pytest.mark.parametrize(
+    "line, folder, names",
+    [
+        ("0::/job/step", "job", ("memory.max", "memory.current", "inactive_file")),
+        ("4:memory:/job/step", "memory/job", ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")),
+    ],
+)
+def test_what_is_free_is_the_least_of_machine_and_containers(tmp_path, monkeypatch, line, folder, names):
+    gib, machine = memory.GIB, memory.free()
+    assert 0 < machine <= memory.available("cpu")
+    (tmp_path / folder / "step").mkdir(parents=True)
+    (tmp_path / "own").write_text(f"3:cpu:/\n{line}\n")
+    monkeypatch.setattr(memory, "CGROUPS", tmp_path)
+    monkeypatch.setattr(memory, "OWN_CGROUPS", tmp_path / "own")
+    assert memory.free() == pytest.approx(machine, rel=0.3)
+    limit, used, cached = names
+    for name, text in {limit: 3 * gib, used: 3 * gib - 5000, "memory.stat": f"anon 5\n{cached} 2000"}.items():
+        (tmp_path / folder / name).write_text(f"{text}\n")
+    assert memory.free() == 7000
+    (tmp_path / folder / limit).write_text("max\n")
+    assert memory.free() == pytest.approx(machine, rel=0.3)
+
+
+def test_a_limit_on_addresses_is_read():
+    soft, hard = resource.getrlimit(resource.RLIMIT_AS)
+    with open("/proc/self/statm", encoding="ascii") as file:
+        mapped = int(file.read().split()[0]) * resource.getpagesize()
+    resource.setrlimit(resource.RLIMIT_AS, (mapped + memory.GIB, hard))
+    try:
+        assert 0 <= memory.addresses() <= memory.GIB
+    finally:
+        resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
+    assert memory.addresses() > memory.GIB

@@ -8,8 +8,10 @@ their arguments.
 from __future__ import annotations
 
 import argparse
+import errno
 import io
 import os
+import re
 import signal
 import sys
 import warnings
@@ -350,6 +352,9 @@ def _warnings_in_one_line() -> Iterator[None]:
         yield
 
 
+TOO_LARGE = "this takes more memory than there is: ask for less (a shorter text, fewer features), or run it elsewhere"
+
+
 def main(argv: list[str] | None = None) -> int:
     """Runs one command. A mistake of the user's is one line on stderr and exit code 2."""
     given = sys.argv[1:] if argv is None else argv
@@ -373,6 +378,12 @@ def main(argv: list[str] | None = None) -> int:
             return _refused("the disk is full, and nothing was written: make room, then run it again")
         if error.errno in artefacts.BARRED and error.filename is not None:
             return _refused(f"{error.filename}: {error.strerror}")
+        if error.errno == errno.ENOMEM:
+            return _refused(TOO_LARGE)
+        raise
+    except (MemoryError, RuntimeError) as error:  # torch's are RuntimeErrors
+        if isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error)):
+            return _refused(TOO_LARGE)
         raise
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)

@@ -24,12 +24,14 @@ from biology import targets as target_nodes
 from biology.config import InputError
 from biology.direct_effects import ActiveFeatures, batch_active_features, mention_first_words
 from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, empty_edges, row_residual
+from biology.graph_memory import Foresee, Foretold, Sizes, forward_pass, row_by_row, sizes_of
+from biology.graph_memory import whole as whole_memory
 from biology.model import Model, token_batch, token_text
 from biology.replacement import LocalReplacement, bias_pass, freeze_prompt
 from biology.selection import Job, selected_adjacency, whole_adjacency
 from biology.targets import Readout, Target
 from biology.transcoders import TranscoderSet
-from biology.whole_graph import Nodes, fill_edges, meeting_layer
+from biology.whole_graph import both_sides, fill_edges, meeting_layer
 
 MEMORY = 4 << 30  # bytes
 SMALL_BYTES = 1 << 26  # sources may always take this much on their way up, else a quarter of the graphs' own size
@@ -51,6 +53,7 @@ def attribute(
     first_position: int = 1,
     memory: int = MEMORY,
     progress: Callable[[int, int], None] | None = None,
+    foresee: Foresee | None = None,
 ) -> Graph:
     """The attribution graph of one prompt.
 
@@ -66,6 +69,8 @@ def attribute(
         memory: bytes of working arrays, beyond the graph itself. Where the rows of a budget do not fit, only their
             largest entries are kept to choose by, and the rows of the chosen features are computed again.
         progress: called with (rows done, rows in all).
+        foresee: called with the memory that is foretold, before the forward pass and before the graph is built; may refuse
+            (`graph_memory.require`).
 
     Features that no target can read (in the layer of a feature target or above) are no nodes.
 
@@ -73,7 +78,7 @@ def attribute(
         InputError: an empty or overlong prompt, an unknown token, position, layer or feature, a budget below 0,
             a given feature that is not active, transcoders that do not fit the model, or effects that are not finite.
     """
-    settings = _Settings(max_logits, logit_probability, max_feature_nodes, first_position, memory, progress)
+    settings = _Settings(max_logits, logit_probability, max_feature_nodes, first_position, memory, progress, foresee)
     _check(model, transcoders, settings, features)
     ids, chosen, places = _prepared(model, token_ids, targets, position)
     mention_first_words(model, [ids], first_position)
@@ -137,6 +142,7 @@ class _Settings:
     first_position: int
     memory: int
     progress: Callable[[int, int], None] | None
+    foresee: Foresee | None = None
 
 
 def _check(
@@ -186,7 +192,11 @@ def _trace(
 ) -> list[Graph]:
     """Graphs of prompts of equal length."""
     read_at = sorted({place for of_prompt in places for place in of_prompt})
-    local = freeze_prompt(model, transcoders.to(model.device, model.precision), ids, positions=read_at)
+    transcoders = transcoders.to(model.device, model.precision)
+    if settings.foresee is not None:
+        sizes = _sizes(model, transcoders, ids.shape[1], settings)
+        settings.foresee(sizes, forward_pass(sizes))
+    local = freeze_prompt(model, transcoders, ids, positions=read_at)
     limits = {"max_logits": settings.max_logits, "logit_probability": settings.logit_probability}
     readouts = [
         target_nodes.resolve(model, replace(local, row=row), wanted, where, read_at, **limits)
@@ -231,9 +241,10 @@ class _Traced:
         local = replace(self.local, row=row)
         job = Job(local, active, readouts, settings.first_position, settings.memory, settings.progress)
         budget = settings.max_feature_nodes
+        self.foresee(active, row, row_by_row, budget if given is None else len(given), given is not None)
         if given is None and (budget is None or budget >= len(active)):
             return self.graph(row, active, len(active), whole_adjacency(job), self.feature_bias(row, active))
-        at = None if given is None else _positions_of(active, given, local.n_pos)
+        at = None if given is None else active.index(given, local.n_pos)
         chosen, adjacency = selected_adjacency(job, budget or 0, at)
         nodes = active.subset(chosen)
         return self.graph(row, nodes, len(active), adjacency, self.feature_bias(row, nodes))
@@ -249,10 +260,12 @@ class _Traced:
         node[order] = torch.arange(len(active), device=device) - (counts.cumsum(0) - counts)[self.prompt[order]]
         token = counts + local.n_layers * (n_pos - first)
         n_nodes = token + n_pos + torch.tensor([len(of_prompt) for of_prompt in self.readouts], device=device)
-        out = [empty_edges(n, n, embed.dtype, embed.device) for n in n_nodes.tolist()]
-        tokens, sources, readers = _both_sides(self, node, counts, token, n_nodes)
+        starts = (counts, token, token + n_pos)
+        tokens, sources, readers = both_sides(local, self.prompt, active, self.readouts, first, node, starts)
         held = max(embed.element_size() * int(n_nodes.square().sum()) // 4, SMALL_BYTES)
         meeting = meeting_layer(local, sources, readers, min(self.settings.memory, held))
+        self.foresee(active, 0, lambda sizes: whole_memory(sizes, meeting), None)
+        out = [empty_edges(n, n, embed.dtype, embed.device) for n in n_nodes.tolist()]
         done, total = 0, sum(len(of_layer.prompt) for of_layer in readers)
 
         def report(rows: int) -> None:
@@ -319,6 +332,22 @@ class _Traced:
         graph.metadata.update(_metadata(self, row, n_active), row_residual=float(residual))
         return graph
 
+    def foresee(
+        self,
+        active: ActiveFeatures,
+        row: int,
+        foretell: Callable[[Sizes], Foretold],
+        budget: int | None,
+        given: bool = False,
+    ) -> None:
+        """Tell whoever wants to know what the graph of a prompt, which is alone, will take."""
+        local, settings = self.local, self.settings
+        if settings.foresee is not None:
+            counts = torch.bincount(active.layer, minlength=local.n_layers).tolist()
+            sizes = _sizes(self.model, local.transcoders, local.n_pos, settings)
+            sizes = replace(sizes, n_targets=len(self.readouts[row]), active=tuple(counts), budget=budget, given=given)
+            settings.foresee(sizes, foretell(sizes))
+
     def feature_bias(self, prompt: Tensor | int, active: ActiveFeatures) -> Float[Tensor, " active"]:
         """What each feature reads of the affine pass without sources, plus its own bias. Features are sorted by layer."""
         bias = active.pre_activation.new_empty(len(active))
@@ -338,78 +367,8 @@ class _Traced:
         return {token: token_text(self.model, token) for token in self.local.frozen.ids.unique().tolist()}
 
 
-def _positions_of(active: ActiveFeatures, features: Sequence[tuple[int, int, int]], n_pos: int) -> Tensor:
-    """Indices of given (layer, pos, feature) among the active features."""
-    index = {
-        key: i
-        for i, key in enumerate(zip(*(t.tolist() for t in (active.layer, active.pos, active.feature)), strict=True))
-    }
-    found = []
-    for layer, pos, feature in features:
-        if not -n_pos <= int(pos) < n_pos:
-            raise InputError(f"feature {feature} of layer {layer}: the prompt of {n_pos} tokens has no position {pos}")
-        key = (int(layer), int(pos) % n_pos, int(feature))
-        if key not in index:
-            raise InputError(f"feature {feature} of layer {layer} is not active at position {pos} of this prompt")
-        found.append(index[key])
-    return torch.tensor(sorted(set(found)), dtype=torch.long, device=active.layer.device)
-
-
-# --------------------------------------------------------------------------------------------------- from both sides
-def _both_sides(
-    traced: _Traced, node: Tensor, counts: Tensor, token: Tensor, n_nodes: Tensor
-) -> tuple[Nodes, list[Nodes], list[Nodes]]:
-    """Tokens, sources and readers of every layer. `node` is each active feature's index among its prompt's nodes;
-    errors start at `counts`, tokens at `token`."""
-    local, prompt, active, first = traced.local, traced.prompt, traced.active, traced.settings.first_position
-    frozen, device = local.frozen, prompt.device
-    n_prompts, n_pos = frozen.ids.shape
-    n_cells = n_pos - first
-    every_prompt = torch.arange(n_prompts, device=device).repeat_interleave(n_pos)
-    every_pos = torch.arange(n_pos, device=device).repeat(n_prompts)
-    tokens = Nodes(every_prompt, every_pos, token[every_prompt] + every_pos, lambda: frozen.embed.flatten(0, 1))
-    cell_prompt = torch.arange(n_prompts, device=device).repeat_interleave(n_cells)
-    cell_pos = torch.arange(first, n_pos, device=device).repeat(n_prompts)
-    stops = torch.searchsorted(active.layer, torch.arange(1, local.n_layers + 1, device=device)).tolist()
-    sources, readers = [], []
-    for layer, (start, stop) in enumerate(zip([0, *stops[:-1]], stops, strict=True)):
-        here = slice(start, stop)
-        transcoder, feature, at = (
-            local.transcoders.layers[layer],
-            active.feature[here],
-            (prompt[here], active.pos[here]),
-        )
-        cell = at[0] * n_cells + at[1] - first
-        sizes = torch.bincount(cell, minlength=n_prompts * n_cells) + 1
-        place, ends = torch.arange(stop - start, device=device) + cell, sizes.cumsum(0)  # a cell's error comes last
-        column = torch.empty(stop - start + len(cell_pos), dtype=torch.long, device=device)
-        column[place], column[ends - 1] = node[here], counts[cell_prompt] + layer * n_cells + cell_pos - first
-
-        def written(
-            layer=layer, transcoder=transcoder, feature=feature, at=at, place=place, ends=ends, here=here
-        ) -> Tensor:
-            rows = transcoder.W_dec[feature, 0] * active.activation[here, None]
-            error = frozen.write[layer] - transcoder.b_dec
-            if transcoder.W_skip is not None:
-                error = error - frozen.read[layer] @ transcoder.W_skip.T
-            error.view(-1, error.shape[2]).index_add_(0, at[0] * n_pos + at[1], rows, alpha=-1)
-            vectors = rows.new_empty(len(place) + len(ends), rows.shape[1])
-            vectors[place], vectors[ends - 1] = rows, error[:, first:].flatten(0, 1)
-            return vectors
-
-        def read(transcoder=transcoder, feature=feature) -> Tensor:
-            return transcoder.W_enc[feature]
-
-        sources.append(Nodes(cell_prompt.repeat_interleave(sizes), cell_pos.repeat_interleave(sizes), column, written))
-        readers.append(Nodes(*at, node[here], read))
-    found = [
-        (row, readout.pos, end - len(of_prompt) + i, readout.vector)
-        for row, (of_prompt, end) in enumerate(zip(traced.readouts, n_nodes.tolist(), strict=True))
-        for i, readout in enumerate(of_prompt)
-    ]
-    at = torch.tensor([one[:3] for one in found], device=device)
-    readers.append(Nodes(at[:, 0], at[:, 1], at[:, 2], lambda: torch.stack([one[3] for one in found])))
-    return tokens, sources, readers
+def _sizes(model: Model, transcoders: TranscoderSet, n_pos: int, settings: _Settings) -> Sizes:
+    return sizes_of(model, transcoders, n_pos, first_position=settings.first_position, memory=settings.memory)
 
 
 def _metadata(traced: _Traced, row: int, n_active: int) -> dict[str, Any]:

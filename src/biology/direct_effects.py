@@ -20,7 +20,7 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from biology.config import InputWarning
+from biology.config import InputError, InputWarning
 from biology.model import Model, token_text
 from biology.replacement import LocalReplacement
 from biology.transcoders import activate, decoder, pre_activations
@@ -44,6 +44,20 @@ class ActiveFeatures:
     def subset(self, chosen: Tensor | slice) -> ActiveFeatures:
         """The features at a boolean mask, at sorted indices or in a range."""
         return ActiveFeatures(**{name: tensor[chosen] for name, tensor in vars(self).items()})
+
+    def index(self, features: Sequence[tuple[int, int, int]], n_pos: int) -> Int[Tensor, " chosen"]:
+        """Sorted indices of given (layer, pos, feature); `InputError` names one that is not active."""
+        keys = zip(*(t.tolist() for t in (self.layer, self.pos, self.feature)), strict=True)
+        known, found = {key: i for i, key in enumerate(keys)}, set()
+        for layer, pos, feature in features:
+            named = f"feature {feature} of layer {layer}"
+            if not -n_pos <= int(pos) < n_pos:
+                raise InputError(f"{named}: the prompt of {n_pos} tokens has no position {pos}")
+            key = (int(layer), int(pos) % n_pos, int(feature))
+            if key not in known:
+                raise InputError(f"{named} is not active at position {pos} of this prompt")
+            found.add(known[key])
+        return torch.tensor(sorted(found), dtype=torch.long, device=self.layer.device)
 
 
 def mention_first_words(model: Model, prompts: Sequence[Int[Tensor, "1 _"]], first_position: int) -> None:

@@ -17,6 +17,7 @@ Two choices differ from circuit-tracer: a threshold of 1 keeps everything, and e
 from __future__ import annotations
 
 import mmap
+import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from functools import cached_property
@@ -29,6 +30,7 @@ from torch import Tensor
 FEATURE, ERROR, TOKEN, LOGIT = range(4)
 KIND_NAMES = ("feature", "error", "token", "logit")
 ROW_FLOOR = 1e-10  # rows that sum to less (errors, tokens, unexplained features) stay zero when normalised
+NORESERVE = 0x4000 if sys.platform == "linux" else 0  # mmap has its name from Python 3.13 on
 CHUNK_ENTRIES = 1_000_000  # adjacency entries held as float64 at any one time
 
 
@@ -113,7 +115,8 @@ def empty_edges(n_rows: int, n_columns: int, dtype: torch.dtype, device: torch.d
     size = n_rows * n_columns * torch.empty(0, dtype=dtype).element_size()
     if device.type != "cpu" or size < mmap.PAGESIZE:
         return torch.zeros(n_rows, n_columns, dtype=dtype, device=device)
-    pages = mmap.mmap(-1, size)
+    # private, or reading what is empty would fill it; not reserved, or the kernel would refuse what is never written
+    pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         pages.madvise(mmap.MADV_NOHUGEPAGE)
     return torch.frombuffer(pages, dtype=dtype).view(n_rows, n_columns)

@@ -184,3 +184,61 @@ def available(device: str) -> int | None:
     said = subprocess.run(asked, capture_output=True, text=True, timeout=60).stdout.split()
     sizes = [int(size) for size in said if size.isdigit()]
     return max(sizes) * 2**20 if sizes else None
+
+
+CGROUPS = Path("/sys/fs/cgroup")
+OWN_CGROUPS = Path("/proc/self/cgroup")
+
+
+def free() -> int:
+    """Bytes of memory that this process can still take on the CPU: of the machine, and of the containers it runs in."""
+    left = _lines(Path("/proc/meminfo")).get("MemAvailable")
+    found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") if left is None else left << 10]
+    for line in _text(OWN_CGROUPS).splitlines():
+        _, kinds, path = line.split(":", 2)
+        if "memory" in kinds.split(","):  # the first version of cgroups
+            root, names, cached = (
+                CGROUPS / "memory",
+                ("memory.limit_in_bytes", "memory.usage_in_bytes"),
+                "total_inactive_file",
+            )
+        elif not kinds:
+            root, names, cached = CGROUPS, ("memory.max", "memory.current"), "inactive_file"
+        else:
+            continue
+        own = root / path.lstrip("/")
+        for folder in (own, *own.parents):
+            limit, used = (_text(folder / name).strip() for name in names)
+            if limit.isdigit() and used.isdigit():  # files that are cached are given back when memory is needed
+                found.append(int(limit) - int(used) + _lines(folder / "memory.stat").get(cached, 0))
+            if folder == root:
+                break
+    return max(0, min(found))
+
+
+def addresses() -> int:
+    """Bytes that this process can still map, used or not: under its limits (`ulimit -v`) and the kernel's."""
+    import resource
+
+    status, most = _lines(Path("/proc/self/status")), [2**63]
+    if _text(Path("/proc/sys/vm/overcommit_memory")).strip() == "2":
+        about = _lines(Path("/proc/meminfo"))
+        most.append((about["CommitLimit"] - about["Committed_AS"]) << 10)
+    for limit, used in ((resource.RLIMIT_AS, "VmSize"), (resource.RLIMIT_DATA, "VmData")):
+        soft = resource.getrlimit(limit)[0]
+        if soft != resource.RLIM_INFINITY:
+            most.append(soft - (status.get(used, 0) << 10))
+    return max(0, min(most))
+
+
+def _text(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except OSError:
+        return ""
+
+
+def _lines(file: Path) -> dict[str, int]:
+    """Numbers by name, as the kernel lists them: `MemTotal:  24566 kB`."""
+    words = [line.replace(":", " ").split() for line in _text(file).splitlines()]
+    return {line[0]: int(line[1]) for line in words if len(line) > 1 and line[1].isdigit()}

@@ -151,6 +151,8 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
     from safetensors.torch import save_file
 
     with whole(file) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode  # as any other file's, where safetensors lets nobody else read it
         try:
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
         except SafetensorError as error:
@@ -158,3 +160,4 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
             if code is None:
                 raise
             raise OSError(int(code[1]), str(error)) from None
+        partial.chmod(mode)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import sys
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +18,7 @@ from biology.text import visible
 if TYPE_CHECKING:
     from biology.config import AttributionConfig, ModelConfig
     from biology.graph import Graph
+    from biology.graph_memory import Foretold, Sizes
     from biology.model import Model
     from biology.targets import Target
 
@@ -67,6 +69,7 @@ def trace(args: Arguments) -> None:
             position=args.position,
             memory=MEMORY if args.memory is None else int(args.memory * 2**30),
             progress=progress,
+            foresee=lambda sizes, foretold: _foresee(sizes, foretold, model),
         )
     masks = prune(graph, settings.node_threshold, settings.edge_threshold)
     if out is not None:
@@ -74,6 +77,15 @@ def trace(args: Arguments) -> None:
     _describe(graph, args.paths)
     if out is not None:
         print(f"\nWritten to {out}: {', '.join(FILES)}")
+
+
+def _foresee(sizes: Sizes, foretold: Foretold, model: Model) -> None:
+    """Says how much memory a prompt will take where that is not little. `InputError`, with what fits, if it is too much."""
+    from biology import graph_memory, memory
+
+    if sizes.active and foretold.total > memory.SMALL:
+        print(f"{sizes.n_pos} tokens, {sizes.n_active} active features: memory {foretold}", file=sys.stderr)
+    graph_memory.require(sizes, foretold, model.device)
 
 
 def _target(model: Model, prompt: str | None, text: str, position: int) -> Target:
@@ -149,11 +161,12 @@ def _describe(graph: Graph, n_paths: int) -> None:
 
 def _write(out: Path, graph: Graph, masks: Any, scan: str, prompt: str, settings: AttributionConfig) -> None:
     from biology.graph_json import arrays, export_json, nodes_table
+    from biology.stored import write_tensors
 
     pruning = {"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold}
     exported = export_json(graph, *masks, slug=out.name, scan=scan, prompt=prompt, pruning_settings=pruning)
     with replaced(out, FILES, "trace") as new:
-        artefacts.write_tensors(new / TENSORS, arrays(graph, *masks))
+        write_tensors(new / TENSORS, arrays(graph, *masks))  # without a copy of the matrix
         artefacts.write_columns(new / NODES, nodes_table(graph))
         artefacts.write_json(new / GRAPH, exported)
 

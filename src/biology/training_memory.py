@@ -1,10 +1,10 @@
 """What training transcoders will hold in memory, added up before anything is computed."""
 
-import os
 from dataclasses import dataclass
 
 import torch
 
+from biology import memory
 from biology.config import InputError
 from biology.model import Model
 
@@ -60,7 +60,7 @@ def require(plan: MemoryPlan, device: torch.device) -> None:
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0] + plan.model  # the model is there already
     else:
-        free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE") + plan.model
+        free = memory.free() + plan.model
     if plan.total > free:
         raise InputError(
             f"training needs {plan.total / 2**30:.1f} GiB and {free / 2**30:.1f} GiB are free on {device}: "

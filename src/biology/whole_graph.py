@@ -18,7 +18,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.carried import Carried, Rows, padded, rows_of
+from biology.direct_effects import ActiveFeatures
 from biology.replacement import LocalReplacement, final_gradient, read_gradient, write_gradient, write_vector
+from biology.targets import Readout
 
 Vectors = Callable[[], Float[Tensor, "node d_model"]]
 
@@ -32,6 +34,73 @@ class Nodes:
     pos: Int[Tensor, " node"]
     node: Int[Tensor, " node"]
     vectors: Vectors
+
+
+# --------------------------------------------------------------------------------------------------------- both sides
+def both_sides(
+    local: LocalReplacement,
+    prompt: Int[Tensor, " active"],
+    active: ActiveFeatures,
+    readouts: Sequence[Sequence[Readout]],
+    first: int,
+    node: Int[Tensor, " active"],
+    starts: tuple[Tensor, Tensor, Tensor],
+) -> tuple[Nodes, list[Nodes], list[Nodes]]:
+    """Tokens, sources and readers of every layer, the targets of each prompt (`readouts`) being the last readers.
+
+    `active`, the features of all prompts, are sorted by (layer, prompt, pos, feature); `node` is the index of each among its
+    prompt's nodes. `first` is the first position whose features and errors are nodes; `starts` says where the errors, tokens
+    and targets of each prompt start.
+    """
+    frozen, device = local.frozen, prompt.device
+    errors_at, token, targets_at = starts
+    n_prompts, n_pos = frozen.ids.shape
+    n_cells = n_pos - first
+    every_prompt = torch.arange(n_prompts, device=device).repeat_interleave(n_pos)
+    every_pos = torch.arange(n_pos, device=device).repeat(n_prompts)
+    tokens = Nodes(every_prompt, every_pos, token[every_prompt] + every_pos, lambda: frozen.embed.flatten(0, 1))
+    cell_prompt = torch.arange(n_prompts, device=device).repeat_interleave(n_cells)
+    cell_pos = torch.arange(first, n_pos, device=device).repeat(n_prompts)
+    stops = torch.searchsorted(active.layer, torch.arange(1, local.n_layers + 1, device=device)).tolist()
+    sources, readers = [], []
+    for layer, (start, stop) in enumerate(zip([0, *stops[:-1]], stops, strict=True)):
+        here = slice(start, stop)
+        transcoder, feature, at = (
+            local.transcoders.layers[layer],
+            active.feature[here],
+            (prompt[here], active.pos[here]),
+        )
+        cell = at[0] * n_cells + at[1] - first
+        sizes = torch.bincount(cell, minlength=n_prompts * n_cells) + 1
+        place, ends = torch.arange(stop - start, device=device) + cell, sizes.cumsum(0)  # a cell's error comes last
+        column = torch.empty(stop - start + len(cell_pos), dtype=torch.long, device=device)
+        column[place], column[ends - 1] = node[here], errors_at[cell_prompt] + layer * n_cells + cell_pos - first
+
+        def written(
+            layer=layer, transcoder=transcoder, feature=feature, at=at, place=place, ends=ends, here=here
+        ) -> Tensor:
+            rows = transcoder.W_dec[feature, 0] * active.activation[here, None]
+            error = frozen.write[layer] - transcoder.b_dec
+            if transcoder.W_skip is not None:
+                error = error - frozen.read[layer] @ transcoder.W_skip.T
+            error.view(-1, error.shape[2]).index_add_(0, at[0] * n_pos + at[1], rows, alpha=-1)
+            vectors = rows.new_empty(len(place) + len(ends), rows.shape[1])
+            vectors[place], vectors[ends - 1] = rows, error[:, first:].flatten(0, 1)
+            return vectors
+
+        def read(transcoder=transcoder, feature=feature) -> Tensor:
+            return transcoder.W_enc[feature]
+
+        sources.append(Nodes(cell_prompt.repeat_interleave(sizes), cell_pos.repeat_interleave(sizes), column, written))
+        readers.append(Nodes(*at, node[here], read))
+    found = [
+        (row, readout.pos, start + i, readout.vector)
+        for row, (of_prompt, start) in enumerate(zip(readouts, targets_at.tolist(), strict=True))
+        for i, readout in enumerate(of_prompt)
+    ]
+    at = torch.tensor([one[:3] for one in found], device=device)
+    readers.append(Nodes(at[:, 0], at[:, 1], at[:, 2], lambda: torch.stack([one[3] for one in found])))
+    return tokens, sources, readers
 
 
 # ------------------------------------------------------------------------------------------------ where to meet
