@@ -56,7 +56,7 @@ def renamed(rows: list[dict]) -> list[dict]:
 
 def crossing_of_another(experiments: dict) -> dict:
     """Where another swap takes over."""
-    another = {**experiments["swap"], "suppress": 3}
+    another = {**experiments["swap"], "suppress": 0.25}
     return {**experiments, "another": another, "crossing": {**experiments["crossing"], "of": ["another"]}}
 
 

@@ -10,7 +10,6 @@ import pytest
 import torch
 from multi_hop_tables import claim
 from safetensors.torch import save_file
-from toy_case import experiment_of
 
 from biology.case import load_case
 from biology.claims import judge
@@ -223,9 +222,8 @@ def test_the_larger_of_two_models_has_more_parameters(tmp_path, width):
     folder = tmp_path / "data/runs/first/multilingual"
     write_table(folder / "prompts.parquet", items, "prompts")
     write_table(folder / "evidence.parquet", other, "evidence")
-    experiment = experiment_of(kind="scale", of=("overlap",), outcomes=("overlap:2",))
-    asked = Namespace(model="second", case="multilingual")
-    found = beside_another_size(config, tmp_path, asked, "scale", experiment, own).groupby("arm")["value"]
+    sizes = beside_another_size(config, tmp_path, Namespace(model="second", case="multilingual"), own)
+    found = scaled("scale", "overlap", ("overlap:2",), *sizes).groupby("arm")["value"]
     assert found.size().tolist() == [293, 293]
     effect, smaller = (0.1, 0.3) if width == 16 else (0.3, 0.1)
     assert found.mean().to_dict() == pytest.approx({"effect": effect, "smaller": smaller}, abs=0.01)

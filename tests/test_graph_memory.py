@@ -107,7 +107,7 @@ def test_the_peak_is_as_foretold(folder, kind, n_tokens, budget, memory):
     real, (forward, graph) = measured
     print(f"{real / MIB:.0f} MiB, foretold {graph / MIB:.0f}")
     assert real > 100 * MIB and forward < graph
-    assert graph == pytest.approx(real, rel=0.25)
+    assert 0.75 * real <= graph <= 1.4 * real  # too much is the safer side
 
 
 def test_reading_a_matrix_without_edges_takes_no_memory():

@@ -290,7 +290,7 @@ def plain_sums(sets) -> pd.DataFrame:
 
 
 @pytest.mark.parametrize("case", ["rhyme_planning", "addition"])
-def test_natural_sets_have_the_factors_of_the_sets_for_elegans(corpus, case):
+def test_natural_sets_have_the_factors_of_the_sets_for_elegans(sets, case):
     made = sets(case)
     assert set(made["prompts.csv"]) <= set(made["prompts_natural.csv"])
     assert set(made["prompts.csv"]["set"]) == set(made["prompts_natural.csv"]["set"])

@@ -144,6 +144,32 @@ CHANGES = [
 ]
 
 
+@pytest.mark.parametrize(("model", "told"), [
+    ("elegnas", "template-1.amended.seen_on: unknown model 'elegnas'. Did you mean 'elegans'?"),
+    ("elegans", ""),
+    ("gemma-2-2b", ""),  # of the Hub, so without an entry
+    ("left", ""),  # judged once, and no longer in config.yaml
+])  # fmt: skip
+def test_a_new_amendment_names_models_that_there_are(root, model, told):
+    """Old ones may name models of whoever wrote them, of which a later config.yaml knows nothing."""
+    lock(root)
+    (root / "config.yaml").write_text("models: {elegans: {path: here, transcoders: there}}\n")
+    (root / "reports/left").mkdir(parents=True)
+    (root / "reports/left/verdicts.csv").write_text("claim\n")
+    seen = amendment(hash_of(root)).replace("}", f", seen_on: [{model}]}}")
+    edit(root, "claims.yaml", "minimum: 0.3", "minimum: 0.1")
+    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {seen}")
+    if told:
+        with pytest.raises(InputError) as refused:
+            refreshed_lock(root)
+        assert told in str(refused.value) and "\n" not in str(refused.value)
+        return
+    lock(root)
+    (root / "config.yaml").write_text("models: {mine: {path: here, transcoders: there}}\n")
+    shutil.rmtree(root / "reports")
+    check_lock(root)
+
+
 def test_what_a_claim_rests_on_changes_only_by_amendment(root):
     """Strengths, rules, the prompts that a rule names, scored prompts; what is only shown, or judged by nobody, may change."""
     lock(root)

@@ -60,33 +60,6 @@ def test_a_slip_in_a_case_of_the_project_is_refused_in_one_line(tmp_path, name, 
     assert line.startswith(str(folder))
 
 
-@pytest.mark.parametrize(("at_hand", "seen_on", "told"), [
-    ("config.yaml", "elegnas", "multihop-1.amended.seen_on: unknown model 'elegnas'. Did you mean 'elegans'?"),
-    ("config.yaml", "gemma-2-2", "unknown model 'gemma-2-2'. Did you mean 'gemma-2-2b'?"),
-    ("config.yaml", "elegans", ""),
-    ("config.yaml", "gemma-2-2b", ""),  # of the Hub, so without an entry
-    ("config.yaml", "left", ""),  # judged once, and no longer in config.yaml
-    ("", "elegnas", ""),  # nobody can tell
-])  # fmt: skip
-def test_an_amendment_names_models_that_there_are(tmp_path, at_hand, seen_on, told):
-    folder = tmp_path / "experiments" / "multi_hop"
-    shutil.copytree(EXPERIMENTS / "multi_hop", folder)
-    if at_hand:
-        shutil.copy(EXPERIMENTS.parent / at_hand, tmp_path)
-    (tmp_path / "reports/left").mkdir(parents=True)
-    (tmp_path / "reports/left/verdicts.csv").write_text("claim\n")
-    text = (folder / CLAIMS).read_text("utf-8")
-    assert "seen_on: [elegans, " in text
-    (folder / CLAIMS).write_text(text.replace("seen_on: [elegans, ", f"seen_on: [{seen_on}, ", 1), "utf-8")
-    if not told:
-        load_claims(tmp_path, "multi_hop")
-        return
-    with pytest.raises(InputError) as refused:
-        load_claims(tmp_path, "multi_hop")
-    line = str(refused.value)
-    assert line.startswith(f"{folder / CLAIMS}: ") and told in line and "\n" not in line
-
-
 def test_a_prompt_set_without_a_prompt_is_refused(tmp_path):
     folder = tmp_path / "experiments" / "multi_hop"
     shutil.copytree(EXPERIMENTS / "multi_hop", folder)

@@ -11,7 +11,7 @@ from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from biology.arms import Control
 from biology.case import Case, case_folder, load_case
-from biology.config import InputError, Strict, known, known_models, read_yaml, validate
+from biology.config import InputError, Strict, known, read_yaml, validate
 from biology.grammar import unknown
 from biology.items import is_donor
 from biology.measures import Outcome
@@ -117,7 +117,7 @@ def load_claims(root: str | Path, name: str, case: Case | None = None) -> tuple[
     if not isinstance(data, dict):
         raise InputError(f"{path}: expected a mapping from claim id to claim.")
     case = case or load_case(root, name)
-    columns, models = gates(case), _models(Path(root)) if _amended(data) else None
+    columns = gates(case)
     claims = []
     for key, fields in data.items():
         if not isinstance(fields, dict):
@@ -126,9 +126,6 @@ def load_claims(root: str | Path, name: str, case: Case | None = None) -> tuple[
             raise InputError(f"{path}: {key}: unknown key 'id'. The id of a claim is the name it stands under.")
         claim = validate(Claim, {"id": key, **fields}, path, where=str(key))
         known(path, f"{key}.gate", "gate", claim.gate, columns)
-        for model in (model for amendment in claim.amended for model in amendment.seen_on):
-            if models is not None:
-                known(path, f"{key}.amended.seen_on", "model", model, models)
         names = [part.name for part in claim.parts]
         for number, part in enumerate(claim.parts):
             where = f"{key}.parts.{part.name}"
@@ -137,22 +134,6 @@ def load_claims(root: str | Path, name: str, case: Case | None = None) -> tuple[
             _check_part(path, where, part, case)
         claims.append(claim)
     return tuple(claims)
-
-
-def _amended(data: dict[Any, Any]) -> bool:
-    return any(isinstance(fields, dict) and fields.get("amended") for fields in data.values())
-
-
-def _models(root: Path) -> list[str] | None:
-    """Models that can have been judged: those of config.yaml, those of the Hub, and those whose verdicts lie here, for a model may
-    have left config.yaml since. None where no config.yaml stands beside the cases, so that nobody can tell."""
-    path = root / "config.yaml"
-    if not path.is_file():
-        return None
-    data = read_yaml(path)
-    models = data.get("models") if isinstance(data, dict) else None
-    judged = [verdicts.parent.name for verdicts in sorted(root.glob("reports/*/verdicts.csv"))]
-    return [*dict.fromkeys([*map(str, models if isinstance(models, dict) else ()), *judged, *known_models()])]
 
 
 def gates(case: Case) -> list[str]:

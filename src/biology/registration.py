@@ -29,9 +29,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from biology.case import Case, discover_cases, load_case
+from biology.case import Case, case_folder, discover_cases, load_case
 from biology.claim_file import UNREGISTERED, Claim, load_claims
-from biology.config import InputError, Strict, validate
+from biology.config import InputError, Strict, known, known_models, read_yaml, validate
 from biology.expectations import expectation_hashes
 from biology.experiments import (
     BEST,
@@ -363,6 +363,16 @@ def registered(root: str | Path, case: str, claims: tuple[Claim, ...]) -> tuple[
     return tuple(claim if claim.id in locked else claim.model_copy(update=silent) for claim in claims)
 
 
+def judged_models(root: str | Path) -> list[str]:
+    """Models that can have been judged: those of config.yaml, those of the Hub, and those whose verdicts lie here, for a model may
+    have left config.yaml since."""
+    path = Path(root) / "config.yaml"
+    data = read_yaml(path) if path.is_file() else None
+    models = data.get("models") if isinstance(data, dict) else None
+    verdicts = [file.parent.name for file in sorted(Path(root).glob("reports/*/verdicts.csv"))]
+    return [*dict.fromkeys([*map(str, models if isinstance(models, dict) else ()), *verdicts, *known_models()])]
+
+
 def refreshed_lock(root: str | Path) -> Lock:
     """The lock as `biology lock` writes it: new claims are added, amended claims replaced.
 
@@ -378,13 +388,19 @@ def refreshed_lock(root: str | Path) -> Lock:
         for claim in claims:
             before = locked.claims.get(case, {}).get(claim.id)
             changed = before.changed(current[case][claim.id]) if before else []
-            if before and changed and before.hash not in {amendment.previous for amendment in claim.amended}:
+            if not before or not changed:
+                continue
+            amendments = [amendment for amendment in claim.amended if amendment.previous == before.hash]
+            if not amendments:
                 what = f"{', '.join(changed)} {'were' if len(changed) > 1 else 'was'}"
                 raise InputError(
                     f"claim '{claim.id}' of case '{case}': {what} changed without amendment. Undo the change, or add to the "
                     f"claim `amended: {{date: ..., reason: ..., previous: {before.hash}, seen_on: [models that were "
                     "judged]}` and run `biology lock`."
                 )
+            for model in amendments[0].seen_on:
+                where = f"{claim.id}.amended.seen_on"
+                known(case_folder(root, case) / "claims.yaml", where, "model", model, judged_models(root))
     for case, claims in locked.claims.items():
         for claim in claims:
             if claim not in current.get(case, {}):
