@@ -255,6 +255,10 @@ class Corpus:
         nouns = {row.scale: {lang: getattr(row, lang) for lang in LANGUAGES} for row in self.scales.itertuples()}
         return self.concept_words | nouns
 
+    def word_of(self, target: str, language: str) -> str:
+        """The word for a concept ("size/low"), or for a scale ("size"), in a language."""
+        return self._target_words[target][language]
+
     def relations_of(self, concept: str) -> tuple[str, ...]:
         return tuple(r for r, roles in CONCEPT_RELATIONS.items() if concept.split("/")[1] in roles) + ("category",)
 

@@ -1,0 +1,147 @@
+"""A mechanism is a causal model: values of its variables, and the answers after interventions, by hand on a small case."""
+
+import pandas as pd
+import pytest
+
+from biology.config import InputError
+from biology.corpus import Corpus
+from biology.lessons import LESSONS
+from biology.mechanism import CausalModel, Mechanism, evaluate, load_mechanism, nearest
+
+PLACES = """
+says: A city becomes its place, and the answer is looked up by place and relation.
+variables:
+  place: {meaning: its place, value: place, at: "factor:city", layers: [0, 1], apart: [city], absent: {shares: [relation]}}
+  relation: {meaning: what is asked, value: relation, at: last, layers: [0, 1], absent: {says: place}}
+answer: {depends_on: [place, relation]}
+"""
+ROWS = [
+    ("Dallas", "Texas", "capital", "Austin"), ("Houston", "Texas", "capital", "Austin"), ("Dallas", "Texas", "bird", "mockingbird"),
+    ("Oakland", "California", "capital", "Sacramento"), ("Oakland", "California", "bird", "quail"),
+]  # fmt: skip
+
+
+def written(folder, text, case="toy"):
+    path = folder / "experiments" / case / "mechanism.yaml"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text, encoding="utf-8")
+    return folder
+
+
+def table():
+    rows = [
+        {"text": f"{relation} of {city}", "answer": answer, "city": city, "place": place, "relation": relation}
+        for city, place, relation, answer in ROWS
+    ]
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture()
+def toy(tmp_path):
+    mechanism = load_mechanism(written(tmp_path, PLACES), "toy")
+    assert mechanism is not None
+    return CausalModel(mechanism, table(), "toy")
+
+
+def test_answers_after_interventions(toy):
+    assert toy.after(0, {}) == "Austin" and toy.after(0, {"place": "California"}) == "Sacramento"
+    assert toy.after(0, {"relation": "bird"}) == "mockingbird"
+    assert toy.after(0, {"place": "California", "relation": "bird"}) == "quail"
+    assert toy.levels("place") == ["California", "Texas"]
+
+
+def test_answers_without_a_variable(toy):
+    assert toy.without(0, "place") == ["Austin", "Sacramento"] and toy.without(4, "place") == ["mockingbird", "quail"]
+    assert toy.without(3, "relation") == ["California"]
+
+
+def test_a_variable_is_computed_from_those_that_were_changed(tmp_path):
+    text = """
+says: Ones digits and magnitudes of two numbers are added apart.
+variables:
+  ones_a: {meaning: ones of a, value: "a % 10", at: "0", layers: [0, 0]}
+  ones: {meaning: ones of the sum, value: "(ones_a + b) % 10", at: last, layers: [1, 1]}
+answer: {value: "nearest(ones, (a + b) // 5 * 5 + 2)"}
+"""
+    mechanism = load_mechanism(written(tmp_path, text), "toy")
+    assert mechanism is not None
+    rows = pd.DataFrame(
+        [{"text": f"{a}+{b}", "answer": str(a + b), "a": a, "b": b} for a in range(60) for b in range(60)]
+    )
+    causal = CausalModel(mechanism, rows, "toy")
+    row = 36 * 60 + 59
+    assert causal.rows[row]["text"] == "36+59" and causal.values[row] == {"ones_a": 6, "ones": 5}
+    assert causal.children == {"ones_a": {"ones"}, "ones": set()}
+    # 9 + 9 ends in 8, and the number nearest to the middle of 95 to 99 that does is 98: the paper's figure
+    assert causal.after(row, {"ones_a": 9}) == 98 and causal.after(row, {"ones": 1}) == 101
+
+
+def test_nearest():
+    assert [nearest(ones, 97) for ones in (8, 2, 1, 7)] == [98, 92, 101, 97]
+    assert nearest(9, 2) == 9  # no number is negative
+
+
+def test_expressions_hold_whole_numbers_and_nothing_else():
+    assert (
+        evaluate("(a + b) // 5 * 2 - 1 % 3", {"a": "7", "b": 8}) == 5
+        and evaluate("city", {"city": "Dallas"}) == "Dallas"
+    )
+    for bad in ("__import__('os')", "a.b", "a if b else c", "a ** b", "open(a)", "[a]", "a +"):
+        with pytest.raises(ValueError):
+            evaluate(bad, {"a": 1, "b": 2, "c": 3})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (("value: place,", "value: plaice,"), "'plaice' is neither a column"),
+        (("depends_on: [place, relation]", "depends_on: [relation]"), "does not settle it"),
+        (("absent: {says: place}", "absent: {says: place, shares: [place]}"), "one of 'shares', 'says' and 'takes'"),
+        (("layers: [0, 1], apart", "layers: [1, 0], apart"), "the first not after the last"),
+        (("at: last", "at: lats"), "unknown position 'lats'"),
+        (("meaning: its place", "meening: its place"), "meening"),
+    ],
+)
+def test_mistakes_are_one_line(tmp_path, change, message):
+    assert change[0] in PLACES
+    with pytest.raises(InputError, match=message) as raised:
+        mechanism = load_mechanism(written(tmp_path, PLACES.replace(*change)), "toy")
+        assert mechanism is not None
+        CausalModel(mechanism, table(), "toy")
+    assert "\n" not in str(raised.value)
+
+
+def test_a_case_without_a_mechanism_has_none(tmp_path):
+    assert load_mechanism(tmp_path, "toy") is None
+
+
+@pytest.mark.parametrize("case", LESSONS)
+def test_the_mechanism_of_a_shipped_case_says_the_answer_to_every_prompt(case, lessons):
+    """`CausalModel` compares its answers with those of the corpus; nothing held out differs from what is taught."""
+    mechanism = load_mechanism(".", case)
+    assert mechanism is not None
+    causal = CausalModel(mechanism, lessons(case), case)
+    assert len(causal.rows) > 2000 and {row["split"] for row in causal.rows} == {"train", "dev", "test"}
+
+
+@pytest.fixture(scope="session")
+def lessons(corpus: Corpus):
+    made = {}
+
+    def of(case):
+        if case not in made:
+            made[case] = LESSONS[case](corpus)
+            if case in ("addition", "rhyme_planning"):
+                made[case] = made[case].iloc[::7]
+        return made[case]
+
+    return of
+
+
+@pytest.mark.parametrize("case", LESSONS)
+def test_every_claim_of_a_shipped_case_has_a_truth_with_its_reason(case):
+    from biology.claim_file import load_claims
+
+    mechanism = load_mechanism(".", case)
+    assert mechanism is not None and isinstance(mechanism, Mechanism)
+    assert set(mechanism.truth) == {claim.id for claim in load_claims(".", case)}
