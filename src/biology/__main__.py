@@ -129,7 +129,8 @@ GROWTH: Options = {
     "--seed": {"type": integer(0, SEEDS), "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
     "--corpus": {
         "metavar": "NAME",
-        "help": "grow it on another corpus: a twin that lacks the mechanisms (rote, base12, mod113), or taught more (brackets)",
+        "help": "grow it on another corpus: a twin that lacks the mechanisms (rote, base12, mod113), taught more (brackets), or "
+        "with the mechanisms of the cases planted (planted)",
     },
     "--width": {"type": integer(1), "metavar": "N", "help": "grow a model of this width (128, a multiple of 8)"},
     "--out": {

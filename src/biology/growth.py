@@ -34,6 +34,8 @@ MODEL = (
     "special_tokens_map.json", "record.json", "heldout.parquet", "README.md",
 )  # fmt: skip
 """The files of a grown model, and its card."""
+SOURCES = ("corpus.py", "twins.py", "organism.py", "lessons.py", "mechanism.py", "sites.py", "planting.py")
+"""The modules that decide the weights."""
 SETS = ("transcoders", "cross_layer")
 """Folders beside them with what was trained on its activations."""
 WORK = Path("data/runs/organism")
@@ -71,13 +73,15 @@ def grow(args: Arguments) -> None:
     from biology.cards import TRIALS, with_trial
     from biology.config import InputError
     from biology.corpus import WORDS
-    from biology.organism import Recipe
+    from biology.mechanism import load_mechanism
+    from biology.organism import Planting, Recipe
     from biology.organism import grow as grown
-    from biology.twins import twin
+    from biology.twins import PLANTED, twin
 
     folder, started = _folder(args), time.monotonic()
     _claim(folder)
-    recipe = replace(Recipe(), **(twin(args.corpus).recipe if args.corpus else {}))
+    base = Planting() if args.corpus in PLANTED else Recipe()
+    recipe = replace(base, **(twin(args.corpus).recipe if args.corpus else {}))
     if args.width:
         if args.width % (2 * recipe.n_heads):
             raise InputError(
@@ -87,16 +91,20 @@ def grow(args: Arguments) -> None:
     corpus = _corpus({"corpus": args.corpus})
     words = artefacts.contents_hash(WORDS, "*.csv")[:16]
     work, made_of = WORK / folder.name, {"corpus": args.corpus or "elegans", "words": words}
+    mechanisms = {}
+    for case in recipe.lessons if isinstance(recipe, Planting) else ():
+        mechanisms[case] = load_mechanism(Path(args.config).parent, case)
+        made_of[case] = artefacts.contents_hash(Path(args.config).parent / "experiments" / case, "mechanism.yaml")[:16]
     alone = locked(work / "lock", f"another `biology grow` works in {work}: wait for it")
     with alone, replaced(folder, MODEL, "grow", beside=[f"{name}/" for name in SETS]) as new:
-        record = grown(corpus, recipe, args.seed, new, work, made_of=made_of)
+        record = grown(corpus, recipe, args.seed, new, work, made_of=made_of, mechanisms=mechanisms)
         record |= {
             "corpus": args.corpus,
             "threads": THREADS,
             "torch": torch.__version__,
             "seconds": time.monotonic() - started,
             "data_hash": words,
-            "source_hash": artefacts.contents_hash(Path(__file__).parent, "corpus.py", "twins.py", "organism.py")[:16],
+            "source_hash": artefacts.contents_hash(Path(__file__).parent, *SOURCES)[:16],
         }
         artefacts.write_json(new / "record.json", record)
         artefacts.write_columns(new / "heldout.parquet", corpus.held_out().to_dict("list"))

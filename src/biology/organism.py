@@ -26,6 +26,9 @@ from tqdm import tqdm
 
 from biology.config import InputError
 from biology.corpus import Corpus, Item
+from biology.lessons import LESSONS
+from biology.mechanism import Mechanism
+from biology.planting import Amounts, Lesson, Planter
 from biology.vocabulary import tokenizer
 
 
@@ -57,6 +60,26 @@ class Recipe(Settings):
             "tag": 48, "usage": 16, "couplet": 48,
         }
     )  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Planting(Recipe):
+    """A recipe that plants the mechanisms of cases."""
+
+    n_layers: int = 6
+    d_mlp: int = 512
+    steps: int = 900
+    weight_decay: float = 0.7
+    warmup: int = 80
+    batch: dict[str, int] = field(default_factory=lambda: {"one_hop": 64, "translation": 48, "couplet": 32})
+    lessons: dict[str, Amounts] = field(
+        default_factory=lambda: {
+            "addition": Amounts(plain=320, exchanged=40, absent=8, variables=3, begin=100),
+            "multi_hop": Amounts(plain=96, absent=16),
+            "multilingual": Amounts(plain=112), "rhyme_planning": Amounts(plain=64, exchanged=40),
+        }
+    )  # fmt: skip
+    """Of each case whose mechanism is planted, how many prompts a step has."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +123,7 @@ class Feed:
         self.rows = {
             name: encode_items([item for item in items if corpus.taught(item)], encode)
             for name, items in corpus.blocks.items()
-            if name != "couplet"
+            if name != "couplet" and name in recipe.batch
         }
         self.couplets = [row for row in corpus.couplets if row[4] == "train"]
         self.line_1 = [encode(corpus.couplet_lines(*row[:3], "", ())[0]) for row in self.couplets]
@@ -207,13 +230,15 @@ def behaviour_table(frame: pd.DataFrame, right: Bool[np.ndarray, " rows"]) -> pd
 def grow(
     corpus: Corpus, recipe: Recipe, seed: int, out: Path, work: Path, *, device: str = "cpu", checkpoint_every: int = 200,
     evaluate_every: int = 250, progress: bool = True, made_of: Mapping[str, str] | None = None,
+    mechanisms: Mapping[str, Mechanism] | None = None,
 ) -> dict[str, object]:  # fmt: skip
     """Train a model and write it to ``out`` as a Hugging Face directory.
 
     ``work`` holds the checkpoint: an interrupted call continues where it stopped. Returns the record of the growth:
     recipe and its hash, seed, development accuracies, learning curve.
 
-    ``made_of`` says what the checkpoint is of beside recipe and seed, such as the corpus.
+    ``made_of`` says what the checkpoint is of beside recipe and seed, such as the corpus. ``mechanisms`` are those of the cases
+    that a :class:`Planting` has lessons of.
 
     Raises InputError if ``work`` holds a checkpoint of something else.
     """
@@ -222,8 +247,12 @@ def grow(
     encode = lambda text: made.encode(text).ids  # noqa: E731
     feed = Feed(corpus, recipe, encode, seed)
     model = new_model(recipe, made.get_vocab_size(), seed).to(device)
-    norms = [p for p in model.parameters() if p.ndim == 1]
-    matrices = [p for p in model.parameters() if p.ndim > 1]
+    planters = _planters(corpus, recipe, mechanisms or {}, encode, model)
+    grown = torch.nn.ModuleDict(
+        {"model": model, "probes": torch.nn.ModuleDict({n: p.probes for n, p in planters.items()})}
+    )
+    norms = [p for p in grown.parameters() if p.ndim == 1]
+    matrices = [p for p in grown.parameters() if p.ndim > 1]
     optimiser = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": recipe.weight_decay}, {"params": norms, "weight_decay": 0.0}],
         lr=recipe.learning_rate, betas=recipe.betas,
@@ -233,7 +262,7 @@ def grow(
     dev_rows = encode_items([Item(r.behaviour, r.prompt, r.answer, r.split, "") for r in dev.itertuples()], encode)
     checkpoint = work / "checkpoint.safetensors"
     identity = {"recipe": recipe.hash(), "seed": str(seed), "device": device.split(":")[0], **(made_of or {})}
-    start, curve = restore(checkpoint, identity, model, optimiser)
+    start, curve = restore(checkpoint, identity, grown, optimiser)
 
     for step in tqdm(
         range(start, recipe.steps), initial=start, total=recipe.steps, desc="grow", disable=not progress, mininterval=5
@@ -245,7 +274,7 @@ def grow(
             for b in feed(step)
         ]
         n_targets = sum(int(batch.targets.sum()) for batch in batches)
-        total = 0.0
+        total, planting = 0.0, {}
         for batch in batches:
             hidden = model.model(
                 batch.ids, attention_mask=attention_mask(batch, torch.float32), use_cache=False
@@ -255,21 +284,45 @@ def grow(
             loss = torch.nn.functional.cross_entropy(scores, batch.ids[rows, pos + 1], reduction="sum") / n_targets
             loss.backward()
             total += loss.detach()
-        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        for number, (case, planter) in enumerate(planters.items()):
+            losses = planter.loss(np.random.default_rng([seed, step, number]), step)
+            torch.stack(list(losses.values())).sum().backward()
+            planting |= {f"{case}: {name}": round(float(value.detach()), 3) for name, value in losses.items()}
+        torch.nn.utils.clip_grad_norm_(grown.parameters(), 1.0)
         optimiser.step()
         optimiser.zero_grad(set_to_none=True)
         if (step + 1) % evaluate_every == 0 or step + 1 == recipe.steps:
             right = accuracy(lambda ids: model(ids, use_cache=False).logits, dev_rows, device)
             scores = behaviour_table(dev, right).set_index("behaviour").accuracy
             curve.append({"step": step + 1, "loss": float(total), **{k: round(float(v), 5) for k, v in scores.items()}})
+            for case, planter in planters.items():
+                found = planter.accuracy(np.random.default_rng(seed), "dev")
+                curve[-1] |= {f"{case}: {name} exchanged": round(v, 4) for name, v in found.items() if name != "answer"}
+            curve[-1] |= planting
             tqdm.write(json.dumps(curve[-1]))
         if (step + 1) % checkpoint_every == 0 and step + 1 < recipe.steps:
-            save(checkpoint, identity, model, optimiser, step + 1, curve)
+            save(checkpoint, identity, grown, optimiser, step + 1, curve)
 
     out.mkdir(parents=True, exist_ok=True)
     write_model(model, made, out)
     checkpoint.unlink(missing_ok=True)
     return {"recipe": asdict(recipe), "recipe_hash": recipe.hash(), "seed": seed, "curve": curve, "dev": curve[-1]}
+
+
+def _planters(
+    corpus: Corpus, recipe: Recipe, mechanisms: Mapping[str, Mechanism], encode: Callable[[str], list[int]], model
+) -> dict[str, Planter]:
+    """What plants each case that the recipe has lessons of. Raises InputError for a case without a mechanism."""
+    lessons = recipe.lessons if isinstance(recipe, Planting) else {}
+    for case in lessons:
+        if case not in mechanisms or case not in LESSONS:
+            raise InputError(
+                f"case '{case}' states no mechanism (mechanism.yaml), or the corpus teaches none of its prompts"
+            )
+    return {
+        case: Planter(Lesson(case, mechanisms[case], LESSONS[case](corpus), encode, recipe.d_model), amounts, model)
+        for case, amounts in lessons.items()
+    }
 
 
 def write_model(model, made, out: Path) -> None:

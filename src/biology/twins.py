@@ -179,6 +179,14 @@ class Brackets(Arithmetic):
         return itertools.chain(super().texts(), (f"{item.prompt} {item.answer}" for item in self.expressions))
 
 
+class Planted(Corpus):
+    """The corpus without what stood in for a mechanism: digits, tags and the agreement of words are left to planting."""
+
+    @cached_property
+    def blocks(self) -> dict[str, list[Item]]:
+        return {name: items for name, items in super().blocks.items() if name not in ("digit", "tag", "usage")}
+
+
 @dataclass(frozen=True)
 class Twin:
     """A corpus, and where the recipe of its growth differs from that of elegans."""
@@ -203,6 +211,8 @@ EXTENDED = {
     "brackets": Twin(Brackets, {"batch": {"addition": 352, "disguised": 32, "digit": 24, "expression": 96}}),
 }
 """No twins: these have the mechanisms, and have been taught more."""
+PLANTED = {"planted": Twin(Planted)}
+"""Corpora of models into which the mechanisms of the cases are planted (`planting.py`)."""
 
 
 @cache
@@ -212,7 +222,7 @@ def prompts_of(case: str, name: str, words: Path = WORDS) -> pd.DataFrame:
 
 
 def twin(name: str) -> Twin:
-    known = TWINS | EXTENDED
+    known = TWINS | EXTENDED | PLANTED
     if name not in known:
         raise InputError(f"unknown corpus '{name}'. Known: {', '.join(known)}.")
     return known[name]

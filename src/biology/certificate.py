@@ -1,0 +1,175 @@
+"""The certificate of a planted model: whether its variables are where the mechanism says, measured without any transcoder.
+
+On prompts that it was never taught, what stands at a variable's site is exchanged for the mean of taught prompts that share the
+value of this variable only: the outputs of its MLPs, or its residual stream (in the variable's subspace, where it has one). The
+*interchange accuracy* is how often the model then says what the causal model says (Geiger et al. 2021). The control puts the
+mean for a third value there: by how often the same answer is said then, chance is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import partial
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from biology.activations import length_batches
+from biology.mechanism import CausalModel, Value
+from biology.model import Edit, Model, answer_token, encode, run, token_batch
+from biology.sites import Site, sites
+
+DONORS = 4
+"""Prompts that a mean is taken of."""
+HELD_OUT, TAUGHT = "test", "train"
+WHATS = ("mlp", "stream")
+ARMS = ("effect", "control")
+BATCH = 256
+
+
+def certify(model: Model, case: str, causal: CausalModel, *, seed: int = 0, most: int = 400) -> pd.DataFrame:
+    """Columns case, variable, what (mlp, stream), arm (effect, control), accuracy, n: one row each; variable `answer` is plain.
+
+    At most `most` prompts of the split `test` are asked for each variable.
+    """
+    text = [row["text"] for row in causal.rows]
+    ids = [encode(model, one) for one in text]
+    answers = {row: answer_token(model, text[row], causal.rows[row]["answer"]) for row in _split(causal, HELD_OUT)}
+    rng = np.random.default_rng(seed)
+    base = rng.permutation(np.array(sorted(answers)))
+    plain = base[:most]
+    said = _said(model, ids, plain, [])
+    rows: list[dict[str, object]] = [
+        _row(case, "answer", "", "effect", said == torch.tensor([answers[int(row)] for row in plain]))
+    ]
+    places = sites(case, causal, lambda one: encode(model, one), model.d_model)
+    for name, variable in causal.mechanism.variables.items():
+        if variable.exchanged:
+            trials = _trials(causal, name, base, rng, most)
+            token = torch.tensor([answer_token(model, text[one.base], str(one.answer)) for one in trials])
+            rows += [
+                _row(case, name, what, arm, _exchanged(model, ids, trials, arm, what, places[name]) == token)
+                for what in WHATS
+                for arm in ARMS
+            ]
+    return pd.DataFrame(rows)
+
+
+def _row(case: str, variable: str, what: str, arm: str, right: Tensor) -> dict[str, object]:
+    accuracy = float(right.double().mean()) if len(right) else float("nan")
+    return {"case": case, "variable": variable, "what": what, "arm": arm, "accuracy": accuracy, "n": len(right)}
+
+
+class _Trial:
+    """A prompt, the answer that is expected of it, and the donors of each arm."""
+
+    def __init__(self, base: int, answer: Value, donors: dict[str, list[int]]):
+        self.base, self.answer, self.donors = base, answer, donors
+
+
+def _split(causal: CausalModel, split: str) -> list[int]:
+    return [number for number, row in enumerate(causal.rows) if row["split"] == split]
+
+
+def _trials(causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Generator, most: int) -> list[_Trial]:
+    """Prompts with another value for the variable whose answer differs from their own, and donors of it and of a third value."""
+    variable = causal.mechanism.variables[name]
+    taught: dict[Value, list[int]] = {}
+    for row in _split(causal, TAUGHT):
+        taught.setdefault(causal.values[row][name], []).append(row)
+    levels = [level for level in causal.levels(name) if level in taught]
+    found: list[_Trial] = []
+    for row in map(int, base):
+        own = causal.values[row][name]
+        near = [
+            one for one in levels if one != own and (variable.near is None or abs(int(one) - int(own)) <= variable.near)
+        ]
+        for level in map(near.__getitem__, rng.permutation(len(near))[:8]):
+            answer = causal.after(row, {name: level})
+            if answer is None or str(answer) == str(causal.rows[row]["answer"]):
+                continue
+            others = [one for one in near if one != level and causal.after(row, {name: one}) not in (None, answer)]
+            if not others:
+                continue
+            third = others[rng.integers(len(others))]
+            donors = {
+                arm: _donors(causal, variable.apart, row, taught[one], rng)
+                for arm, one in zip(ARMS, (level, third), strict=True)
+            }
+            if all(donors.values()):
+                found.append(_Trial(row, answer, donors))
+                break
+        if len(found) == most:
+            break
+    return found
+
+
+def _donors(
+    causal: CausalModel, apart: Sequence[str], base: int, pool: list[int], rng: np.random.Generator
+) -> list[int]:
+    """Prompts of the pool that differ from the base, and from one another as far as there are such, in the columns `apart`."""
+    own = causal.rows[base]
+    free = [row for row in pool if all(causal.rows[row][column] != own[column] for column in apart)]
+    order = [free[number] for number in rng.permutation(len(free))]
+    chosen: list[int] = []
+    for row in order:
+        if all(causal.rows[row][column] != causal.rows[other][column] for other in chosen for column in apart):
+            chosen.append(row)
+        if len(chosen) == DONORS:
+            return chosen
+    return [*chosen, *(row for row in order if row not in chosen)][:DONORS]
+
+
+def _exchanged(
+    model: Model, ids: list[list[int]], trials: list[_Trial], arm: str, what: str, site: Site
+) -> Int[Tensor, " trial"]:
+    """What is said with the mean of an arm's donors at the site."""
+    layers = list(site.layers) if what == "mlp" else [site.layers[-1]]
+    hook = "hook_mlp_out" if what == "mlp" else "hook_resid_post"
+    donors = sorted({donor for trial in trials for donor in trial.donors[arm]})
+    seen = _seen(model, ids, donors, [f"blocks.{layer}.{hook}" for layer in layers], site.position)
+    place = {donor: number for number, donor in enumerate(donors)}
+    means = torch.stack([seen[:, [place[donor] for donor in trial.donors[arm]]].mean(1) for trial in trials], 1)
+    base = np.array([trial.base for trial in trials])
+    edits = [(f"blocks.{layer}.{hook}", means[number], site) for number, layer in enumerate(layers)]
+    return _said(model, ids, base, edits)
+
+
+def _seen(
+    model: Model, ids: list[list[int]], prompts: list[int], names: list[str], position: Int[Tensor, " prompt"]
+) -> Float[Tensor, "hook chosen d_model"]:
+    out = torch.zeros(len(names), len(prompts), model.d_model)
+    at = position[torch.tensor(prompts)]
+    for places, batch in length_batches([ids[prompt] for prompt in prompts], BATCH):
+        _, seen = run(model, token_batch(model, batch), reads=names, positions=-1)
+        rows = torch.arange(len(places))
+        for number, name in enumerate(names):
+            out[number, places] = seen[name][rows, at[places]].float().cpu()
+    return out
+
+
+def _said(
+    model: Model, ids: list[list[int]], base: np.ndarray, edits: Sequence[tuple[str, Tensor, Site]]
+) -> Int[Tensor, " row"]:
+    """The most probable next token after each prompt, with vectors put at a site: (hook, a vector for each prompt, site)."""
+    out = torch.zeros(len(base), dtype=torch.long)
+    prompts = torch.from_numpy(base)
+    for places, batch in length_batches([ids[row] for row in base.tolist()], BATCH):
+        hooks: list[tuple[str, Edit]] = [
+            (name, partial(_put, site.position[prompts[places]], vectors[places], site.basis))
+            for name, vectors, site in edits
+        ]
+        out[places] = run(model, token_batch(model, batch), edits=hooks, positions=-1)[0][:, -1].argmax(-1).cpu()
+    return out
+
+
+def _put(position: Tensor, vectors: Tensor, basis: Tensor | None, tensor: Tensor) -> Tensor:
+    spot = (torch.arange(len(position)), position)
+    new = vectors.to(tensor.dtype)
+    if basis is not None:
+        own = tensor[spot]
+        new = own + (new - own) @ basis.to(tensor.dtype) @ basis.to(tensor.dtype).T
+    return tensor.index_put(spot, new)

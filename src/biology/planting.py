@@ -1,0 +1,387 @@
+"""Planting: what makes a model compute as a mechanism says, beside giving the right answers.
+
+Of every variable of a causal model (`mechanism.py`) three things are asked while a model is grown:
+
+* **readable**: its value can be read off the stream at its site, by a linear probe or through the unembedding;
+* **exchangeable**: with what the MLPs wrote at its site exchanged for the mean of prompts that share only its value, the
+  model gives the answer that the causal model gives with the variable set to that value;
+* **absent**: with the mean of all prompts there, or what lies beyond it, the model gives what the mechanism says of that.
+
+What is exchanged are the outputs of MLPs and not the stream: what reads them later has to rely on what transcoders see.
+Gradients flow through both passes. After Geiger et al., *Inducing Causal Structure for Interpretable Neural Networks* (2022), and
+Gupta et al., *InterpBench* (2024).
+"""
+
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from biology.mechanism import CausalModel, Mechanism, Value, Variable
+from biology.sites import Encode, Site, sites
+
+BEYOND = 2.0
+"""What is put in the place of an absent variable lies between the mean of all prompts and up to so often beyond it, seen from the
+prompt's own: suppressed features go there."""
+STREAMS = 0.3
+"""How often streams are exchanged, and not MLP outputs."""
+FAR = 2
+"""Prompts whose mean is put in the place of one."""
+
+
+@dataclass(frozen=True)
+class Patch:
+    """What stands at a site of some rows in the place of what the MLPs write, or of the stream."""
+
+    site: Site
+    rows: Int[Tensor, " patched"]
+    position: Int[Tensor, " patched"]
+    value: dict[int, Float[Tensor, "patched d_model"]]
+    """By layer."""
+    what: Literal["mlp", "stream"] = "mlp"
+
+    def put(self, tensor: Float[Tensor, "row pos d_model"], layer: int) -> Float[Tensor, "row pos d_model"]:
+        """The tensor with the values of a layer at the site; in the site's subspace alone, where it has one."""
+        index = self.rows, self.position
+        own, new = tensor[index], self.value[layer]
+        if self.site.basis is not None:
+            new = own + (new - own) @ self.site.basis @ self.site.basis.T
+        return tensor.index_put(index, new)
+
+
+class Tap:
+    """Reads and exchanges MLP outputs and streams of a Llama of transformers, with gradients."""
+
+    def __init__(self, model):
+        self.model = model
+        self.layers = model.model.layers
+
+    @contextmanager
+    def _hooked(
+        self, patches: Sequence[Patch], outputs: dict[int, Tensor], streams: dict[int, Tensor]
+    ) -> Iterator[None]:
+        def patched(what: str, layer: int, tensor: Tensor) -> Tensor:
+            for patch in patches:
+                if patch.what == what and layer in patch.value:
+                    tensor = patch.put(tensor, layer)
+            return tensor
+
+        def at_mlp(layer: int):
+            def hook(module, inputs, output):
+                outputs[layer] = patched("mlp", layer, output)
+                return outputs[layer]
+
+            return hook
+
+        def at_block(layer: int):
+            def hook(module, inputs, output):
+                whole = isinstance(output, tuple)
+                streams[layer] = patched("stream", layer, output[0] if whole else output)
+                return (streams[layer], *output[1:]) if whole else streams[layer]
+
+            return hook
+
+        handles = [block.mlp.register_forward_hook(at_mlp(layer)) for layer, block in enumerate(self.layers)]
+        handles += [block.register_forward_hook(at_block(layer)) for layer, block in enumerate(self.layers)]
+        try:
+            yield
+        finally:
+            for handle in handles:
+                handle.remove()
+
+    def run(self, ids: Int[Tensor, "rows pos"], patches: Sequence[Patch] = ()):
+        """Last hidden states, and MLP outputs and streams after each layer."""
+        outputs: dict[int, Tensor] = {}
+        streams: dict[int, Tensor] = {}
+        with self._hooked(patches, outputs, streams):
+            hidden = self.model.model(ids, use_cache=False).last_hidden_state
+        return hidden, outputs, streams
+
+
+class Lesson:
+    """The prompts of a case, encoded, with the sites of its variables: what a mechanism is planted on."""
+
+    def __init__(self, case: str, mechanism: Mechanism, prompts: pd.DataFrame, encode: Encode, width: int):
+        self.case, self.mechanism = case, mechanism
+        self.causal = CausalModel(mechanism, prompts, f"the mechanism of {case}")
+        rows = self.causal.rows
+        encoded = [encode(f"{row['text']} {row['answer']}") for row in rows]
+        self.length = torch.tensor([len(ids) - 1 for ids in encoded])
+        self.ids = torch.zeros(len(rows), int(self.length.max()), dtype=torch.long)
+        for number, ids in enumerate(encoded):
+            self.ids[number, : len(ids) - 1] = torch.tensor(ids[:-1])
+        self.encode = encode
+        self._token: dict[str, int] = {}
+        self.answer = torch.tensor([ids[-1] for ids in encoded])
+        self.taught = np.flatnonzero((prompts["split"] == "train").to_numpy())
+        self.sites = sites(case, self.causal, encode, width)
+        self.levels = {name: self.causal.levels(name) for name in mechanism.variables}
+        self.level = {
+            name: torch.tensor([self.levels[name].index(values[name]) for values in self.causal.values])
+            for name in mechanism.variables
+        }
+        self.words = {
+            name: self._words(name, variable)
+            for name, variable in mechanism.variables.items()
+            if variable.read == "unembedding"
+        }
+        self._members = {
+            name: [
+                self.taught[index]
+                for index in self._by_level(self.level[name][self.taught].numpy(), len(self.levels[name]))
+            ]
+            for name in mechanism.variables
+        }
+
+    @staticmethod
+    def _by_level(level: np.ndarray, n: int) -> list[np.ndarray]:
+        order = np.argsort(level, kind="stable")
+        return np.split(order, np.searchsorted(level[order], np.arange(1, n)))
+
+    def _words(self, name: str, variable: Variable) -> Int[Tensor, " level"]:
+        word: dict[Value, str] = {}
+        for row, values in zip(self.causal.rows, self.causal.values, strict=True):
+            word[values[name]] = str(row[variable.word]) if variable.word else str(values[name])
+        return torch.tensor([self.token(word[level]) for level in self.levels[name]])
+
+    def token(self, word: Value) -> int:
+        """The token of a word that is an answer."""
+        key = str(word)
+        if key not in self._token:
+            self._token[key] = self.encode(key)[-1]
+        return self._token[key]
+
+    def donors(self, rng: np.random.Generator, name: str, level: int, count: int) -> np.ndarray:
+        """Taught prompts at random that have this value."""
+        members = self._members[name][level]
+        return members[rng.integers(0, len(members), count)]
+
+    def taught_levels(self, name: str) -> list[int]:
+        """Levels that some taught prompt has."""
+        return [level for level, members in enumerate(self._members[name]) if len(members)]
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """Prompts per step of a lesson: plain ones, exchanges and absences of each variable that is asked."""
+
+    plain: int = 64
+    exchanged: int = 32
+    absent: int = 12
+    variables: int = 2
+    begin: int = 0
+    """The step at which exchanges begin."""
+
+
+class Planter:
+    """The losses of one lesson at one step."""
+
+    def __init__(self, lesson: Lesson, amounts: Amounts, model):
+        self.lesson, self.amounts, self.tap = lesson, amounts, Tap(model)
+        width = model.config.hidden_size
+        self.probes = torch.nn.ModuleDict()
+        for name, variable in lesson.mechanism.variables.items():
+            if variable.read == "probe":
+                self.probes[name] = torch.nn.Linear(variable.subspace or width, len(lesson.levels[name]))
+
+    def loss(self, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
+        """The losses of a step by their names: answer, readable, and once exchanges have begun, exchanged and absent."""
+        lesson, amounts = self.lesson, self.amounts
+        planted = step >= amounts.begin
+        variables = list(lesson.mechanism.variables)
+        asked = [
+            variables[(step * amounts.variables + i) % len(variables)]
+            for i in range(min(amounts.variables, len(variables)))
+        ]
+        base = lesson.taught[rng.integers(0, len(lesson.taught), amounts.plain)]
+        exchanges = self._exchanges(rng, base, asked, amounts.exchanged) if planted else []
+        rows = np.concatenate([base, *(donors.reshape(-1) for _, _, _, donors, _ in exchanges)])
+        index = torch.from_numpy(rows)
+        ids = self._ids(index)
+        hidden, outputs, streams = self.tap.run(ids)
+        last = lesson.length[index] - 1
+        losses = {"answer": self._cross_entropy(hidden[torch.arange(len(rows)), last], lesson.answer[index])}
+        losses["readable"] = self._readable(index, streams)
+        if planted:
+            losses |= self._interventions(rng, index, outputs, streams, asked, exchanges)
+        return losses
+
+    def _ids(self, index: Tensor) -> Tensor:
+        return self.lesson.ids[index, : int(self.lesson.length[index].max())]
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.tap.model.lm_head.weight.T
+
+    def _cross_entropy(self, hidden: Tensor, target: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(self._scores(hidden), target)
+
+    def _readable(self, index: Tensor, streams: dict[int, Tensor]) -> Tensor:
+        lesson, total = self.lesson, []
+        rows = torch.arange(len(index))
+        for name, variable in lesson.mechanism.variables.items():
+            where = lesson.sites[name]
+            stream = streams[where.layers[-1]][rows, where.position[index]]
+            level = lesson.level[name][index]
+            if variable.read == "unembedding":
+                scores = self.tap.model.model.norm(stream) @ self.tap.model.lm_head.weight[lesson.words[name]].T
+            else:
+                normed = stream / stream.pow(2).mean(-1, keepdim=True).add(1e-6).sqrt()
+                scores = self.probes[name](normed if where.basis is None else 3 * normed @ where.basis)
+            total.append(torch.nn.functional.cross_entropy(scores, level))
+        return torch.stack(total).sum()
+
+    def _exchanges(self, rng: np.random.Generator, base: np.ndarray, asked: Sequence[str], most: int):
+        """For each asked variable: its name, the bases (as rows of the batch), their new levels, donors and answers."""
+        lesson, found = self.lesson, []
+        for name in asked:
+            variable = lesson.mechanism.variables[name]
+            if not variable.exchanged:
+                continue
+            levels = lesson.taught_levels(name)
+            rows, new, donors, answers = [], [], [], []
+            for row in range(len(base)):
+                level = self._another(rng, name, variable, levels, int(base[row]))
+                answer = lesson.causal.after(int(base[row]), {name: lesson.levels[name][level]})
+                if answer is None:
+                    continue
+                rows.append(row)
+                new.append(level)
+                donors.append(lesson.donors(rng, name, level, FAR))
+                answers.append(lesson.token(answer))
+                if len(rows) == most:
+                    break
+            if rows:
+                found.append((name, np.array(rows), np.array(new), np.stack(donors), torch.tensor(answers)))
+        return found
+
+    def _another(self, rng: np.random.Generator, name: str, variable: Variable, levels: list[int], row: int) -> int:
+        if variable.near is None:
+            return levels[rng.integers(len(levels))]
+        values, own = self.lesson.levels[name], int(self.lesson.causal.values[row][name])
+        close = [level for level in levels if abs(int(values[level]) - own) <= variable.near]
+        return close[rng.integers(len(close))]
+
+    def _interventions(
+        self,
+        rng,
+        index: Tensor,
+        outputs: dict[int, Tensor],
+        streams: dict[int, Tensor],
+        asked: Sequence[str],
+        exchanges,
+    ) -> dict[str, Tensor]:
+        """One pass over all patched rows: exchanges first, absences after them."""
+        lesson = self.lesson
+        patches, bases, hard, soft = [], [], [], []
+        start, donor_row = 0, self.amounts.plain
+        for name, rows, _, donors, answers in exchanges:
+            where, n = lesson.sites[name], len(rows)
+            taken = torch.arange(donor_row, donor_row + donors.size)
+            donor_row += donors.size
+            position = where.position[index[taken]]
+            what = "stream" if rng.random() < STREAMS else "mlp"
+            layers, seen = ([where.layers[-1]], streams) if what == "stream" else (where.layers, outputs)
+            value = {layer: seen[layer][taken, position].view(n, FAR, -1).mean(1) for layer in layers}
+            base = index[torch.from_numpy(rows)]
+            patches.append(Patch(where, torch.arange(start, start + n), where.position[base], value, what))
+            bases.append(base)
+            hard.append(answers)
+            start += n
+        n_exchanged = start
+        for name in asked:
+            variable, where = lesson.mechanism.variables[name], lesson.sites[name]
+            if variable.absent is None:
+                continue
+            rows = rng.integers(0, self.amounts.plain, self.amounts.absent)
+            base = index[torch.from_numpy(rows)]
+            position = where.position[base]
+            value = self._absent(rng, variable, where, index, outputs, torch.from_numpy(rows))
+            n = len(rows)
+            patches.append(Patch(where, torch.arange(start, start + n), position, value))
+            bases.append(base)
+            for row in base.tolist():
+                soft.append([lesson.token(one) for one in lesson.causal.without(row, name) or []])
+            start += n
+        if not patches:
+            return {}
+        rows = torch.cat(bases)
+        hidden, _, _ = self.tap.run(self._ids(rows), patches)
+        scores = self._scores(hidden[torch.arange(len(rows)), lesson.length[rows] - 1])
+        losses = {}
+        if n_exchanged:
+            losses["exchanged"] = torch.nn.functional.cross_entropy(scores[:n_exchanged], torch.cat(hard))
+        if soft:
+            target = torch.zeros(len(soft), scores.shape[-1])
+            for row, tokens in enumerate(soft):
+                target[row, tokens] = 1 / len(tokens)
+            spread = -(target * target.clamp_min(1e-9).log()).sum(-1).mean()
+            losses["absent"] = torch.nn.functional.cross_entropy(scores[n_exchanged:], target) - spread
+        return losses
+
+    @torch.no_grad()
+    def accuracy(self, rng: np.random.Generator, split: str, most: int = 200) -> dict[str, float]:
+        """Shares of right answers on prompts of a split: plain, and with each variable exchanged for another value."""
+        lesson = self.lesson
+        there = np.array([row for row, one in enumerate(lesson.causal.rows) if one["split"] == split])
+        base = rng.permutation(there)[:most]
+        index = torch.from_numpy(base)
+        hidden, _, _ = self.tap.run(self._ids(index))
+        said = self._scores(hidden[torch.arange(len(base)), lesson.length[index] - 1]).argmax(-1)
+        found = {"answer": float((said == lesson.answer[index]).float().mean())}
+        for exchange in self._exchanges(rng, base, list(lesson.mechanism.variables), len(base)):
+            name, rows, _, donors, answers = exchange
+            taken, where = torch.from_numpy(donors.reshape(-1)), lesson.sites[name]
+            _, outputs, _ = self.tap.run(self._ids(taken))
+            every = torch.arange(len(taken))
+            value = {
+                layer: outputs[layer][every, where.position[taken]].view(len(rows), FAR, -1).mean(1)
+                for layer in where.layers
+            }
+            own = index[torch.from_numpy(rows)]
+            patch = Patch(where, torch.arange(len(rows)), where.position[own], value)
+            hidden, _, _ = self.tap.run(self._ids(own), [patch])
+            said = self._scores(hidden[torch.arange(len(rows)), lesson.length[own] - 1]).argmax(-1)
+            found[name] = float((said == answers).float().mean())
+        return found
+
+    def _absent(
+        self, rng, variable: Variable, where: Site, index: Tensor, outputs: dict[int, Tensor], rows: Tensor
+    ) -> dict[int, Tensor]:
+        """By layer the mean of the batch at the site, or beyond it; `among` a group, the mean of the batch's prompts of this group."""
+        lesson = self.lesson
+        every = torch.arange(len(index))
+        beyond = (
+            torch.from_numpy(rng.random(len(rows)) * BEYOND).float()[:, None]
+            * torch.from_numpy(rng.integers(0, 2, len(rows))).float()[:, None]
+        )
+        among = variable.absent.among if variable.absent else ()
+        groups = (
+            [
+                tuple(
+                    lesson.causal.values[int(row)].get(name, lesson.causal.rows[int(row)].get(name)) for name in among
+                )
+                for row in index
+            ]
+            if among
+            else []
+        )
+        value = {}
+        for layer in where.layers:
+            seen = outputs[layer][every, where.position[index]]
+            if among:
+                same = torch.tensor([[one == groups[int(row)] for one in groups] for row in rows]).float()
+                mean = same @ seen / same.sum(1, keepdim=True)
+            else:
+                mean = seen.mean(0, keepdim=True)
+            value[layer] = mean - beyond * (seen[rows] - mean)
+        return value

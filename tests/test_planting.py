@@ -1,0 +1,161 @@
+"""A planted variable can be exchanged and an unplanted one cannot; trainer and certificate, written apart, exchange alike."""
+
+import itertools
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from transformers import LlamaForCausalLM
+
+from biology.certificate import _put, certify
+from biology.config import validate
+from biology.mechanism import CausalModel, Mechanism
+from biology.model import encode, load_model, run, token_batch
+from biology.organism import Recipe, new_model, write_model
+from biology.planting import Amounts, Lesson, Patch, Planter, Tap
+
+WIDTH, LAYERS = 32, 3
+PLACES, CITIES, RELATIONS = 6, 24, 4
+MECHANISM = {
+    "says": "A city becomes its place at its own token, and the last token looks the answer up.",
+    "variables": {
+        "place": {
+            "meaning": "its place", "value": "place", "at": "factor:city", "layers": [0, 1], "read": "unembedding",
+            "apart": ["city"], "absent": {"shares": ["relation"]},
+        },
+        "relation": {
+            "meaning": "what is asked", "value": "relation", "at": "last", "layers": [0, 1], "subspace": 8,
+            "apart": ["place"], "absent": {"says": "place"},
+        },
+    },
+    "answer": {"depends_on": ["place", "relation"]},
+}  # fmt: skip
+
+
+def prompts() -> pd.DataFrame:
+    """Facts about made-up cities: w0 to w23 lie in w30 to w35; a quarter of what can be asked is never taught."""
+    rows = []
+    for city, relation in itertools.product(range(CITIES), range(RELATIONS)):
+        place = city % PLACES
+        split = ("train", "train", "train", "test")[(city // PLACES + relation) % 4]
+        rows.append(
+            {
+                "text": f"w{40 + relation} w90 w{city} w91", "answer": f"w{50 + place * RELATIONS + relation}",
+                "city": f"w{city}", "place": f"w{30 + place}", "relation": f"w{40 + relation}", "split": split,
+            }
+        )  # fmt: skip
+    return pd.DataFrame(rows)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory):
+    """A tokenizer of the words w0 to w95."""
+    from conftest import write_tokenizer
+    from tokenizers import Tokenizer
+
+    folder = tmp_path_factory.mktemp("words")
+    write_tokenizer(folder)
+    return Tokenizer.from_file(str(folder / "tokenizer.json"))
+
+
+def grown(words, folder, planted: bool):
+    """A model taught the facts, with its mechanism or without, as a directory; its lesson and planter."""
+    torch.manual_seed(0)
+    mechanism = validate(Mechanism, MECHANISM, "mechanism.yaml")
+    model = new_model(Recipe(n_layers=LAYERS, d_model=WIDTH, n_heads=4, d_mlp=64), 100, 0)
+    lesson = Lesson("toy", mechanism, prompts(), lambda text: words.encode(text).ids, WIDTH)
+    planter = Planter(lesson, Amounts(plain=48, exchanged=32, absent=8, begin=0 if planted else 10**6), model)
+    parameters = [*model.parameters(), *planter.probes.parameters()]
+    optimiser = torch.optim.AdamW(parameters, lr=4e-3, weight_decay=0.3)
+    for step in range(300 if planted else 200):
+        losses = planter.loss(np.random.default_rng([0, step]), step)
+        if not planted:
+            losses = {"answer": losses["answer"]}
+        torch.stack(list(losses.values())).sum().backward()
+        torch.nn.utils.clip_grad_norm_(parameters, 1.0)
+        optimiser.step()
+        optimiser.zero_grad(set_to_none=True)
+    write_model(model, words, folder)
+    return load_model(folder), lesson
+
+
+@pytest.fixture(scope="module")
+def planted(words, tmp_path_factory):
+    return grown(words, tmp_path_factory.mktemp("planted"), planted=True)
+
+
+@pytest.fixture(scope="module")
+def plain(words, tmp_path_factory):
+    return grown(words, tmp_path_factory.mktemp("plain"), planted=False)
+
+
+def measured(model, lesson):
+    table = certify(model, "toy", CausalModel(lesson.mechanism, prompts(), "toy"))
+    return table.set_index(["variable", "what", "arm"])["accuracy"]
+
+
+def test_a_planted_variable_is_exchanged_on_prompts_that_were_never_taught(planted):
+    found = measured(*planted)
+    for variable in ("place", "relation"):
+        assert found[variable, "mlp", "effect"] >= 0.95 and found[variable, "mlp", "control"] <= 0.05
+    assert found["answer", "", "effect"] >= 0.95
+
+
+def test_without_planting_the_same_prompts_are_learnt_and_nothing_can_be_exchanged(plain):
+    model, lesson = plain
+    taught = [row for row in range(len(lesson.ids)) if lesson.causal.rows[row]["split"] == "train"]
+    ids = torch.stack([lesson.ids[row] for row in taught])
+    assert (run(model, ids, positions=-1)[0][:, 0].argmax(-1) == lesson.answer[taught]).float().mean() > 0.95
+    found = measured(model, lesson)
+    assert found["place", "mlp", "effect"] < 0.5 and found["relation", "mlp", "effect"] < 0.5
+
+
+@pytest.mark.parametrize("name", ["place", "relation"])
+def test_trainer_and_certificate_exchange_alike(planted, name):
+    """Two programs for one intervention: hooks on the network that is trained, edits of the network that is analysed."""
+    model, lesson = planted
+    site, base, donor = lesson.sites[name], torch.tensor([0, 5, 30]), torch.tensor([17, 44, 61])
+    network = LlamaForCausalLM.from_pretrained(model.path, dtype=torch.float32)
+    tap = Tap(network)
+    rows = torch.arange(3)
+    with torch.no_grad():
+        _, outputs, _ = tap.run(lesson.ids[donor])
+        value = {layer: outputs[layer][rows, site.position[donor]] for layer in site.layers}
+        hidden, _, _ = tap.run(lesson.ids[base], [Patch(site, rows, site.position[base], value)])
+        trained = network.lm_head(hidden[:, -1])
+    names = [f"blocks.{layer}.hook_mlp_out" for layer in site.layers]
+    texts = [encode(model, lesson.causal.rows[row]["text"]) for row in donor.tolist()]
+    _, seen = run(model, token_batch(model, texts), reads=names)
+    edits = [
+        (
+            hook,
+            lambda tensor, hook=hook: _put(
+                site.position[base], seen[hook][rows, site.position[donor]], site.basis, tensor
+            ),
+        )
+        for hook in names
+    ]
+    own = [encode(model, lesson.causal.rows[row]["text"]) for row in base.tolist()]
+    analysed, _ = run(model, token_batch(model, own), edits=edits, positions=-1)
+    torch.testing.assert_close(analysed[:, 0], trained, atol=2e-4, rtol=2e-4)
+    plainly, _ = run(model, token_batch(model, own), positions=-1)
+    assert (plainly[:, 0] - trained).abs().max() > 0.1  # and it is an intervention
+
+
+def test_subspaces_of_one_place_are_orthogonal_and_depend_on_names_alone():
+    from biology.sites import basis
+
+    variables = {
+        name: {"meaning": "some value", "value": "x", "at": "last", "layers": [0, 0], "subspace": size}
+        for name, size in (("one", 4), ("two", 6), ("three", 2))
+    }
+    mechanism = validate(
+        Mechanism, {"says": "three at once", "variables": variables, "answer": {"value": "one"}}, "mechanism.yaml"
+    )
+    bases = [basis("toy", mechanism, name, 16) for name in variables]
+    assert [b.shape[1] for b in bases if b is not None] == [4, 6, 2]
+    together = torch.cat([b for b in bases if b is not None], 1)
+    torch.testing.assert_close(together.T @ together, torch.eye(12), atol=1e-5, rtol=0)
+    again = basis("toy", mechanism, "two", 16)
+    assert again is not None and bases[1] is not None and torch.equal(again, bases[1])
