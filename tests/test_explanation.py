@@ -8,8 +8,9 @@ import pytest
 
 from biology.case import discover_cases, load_case
 from biology.claim_file import load_claims
-from biology.explanation import PAGE, case_told, part_told, rule_told, words_page
+from biology.explanation import PAGE, case_told, mechanism_told, part_told, rule_told, words_page
 from biology.measures import FORMS
+from biology.mechanism import load_mechanism
 from biology.rules import SupernodeRule
 
 ROOT = Path(__file__).parents[1]
@@ -32,6 +33,18 @@ def test_everything_of_a_case_is_told(name):
     for part in (part for claim in claims for part in claim.parts):
         assert f"    - {part.name}: {part_told(part)}" in lines
     assert not [line for line in lines if "{0}" in line or "None" in line]
+
+
+@pytest.mark.parametrize("name", discover_cases(ROOT))
+def test_every_variable_and_truth_of_a_mechanism_is_told(name):
+    mechanism = load_mechanism(ROOT, name)
+    assert mechanism is not None
+    lines = mechanism_told(mechanism).splitlines()
+    for variable, of in mechanism.variables.items():
+        assert any(line.endswith(f"--> {variable}") for line in lines)
+        assert any(line.startswith(f"    {of.meaning}: in what the MLPs of layer") for line in lines)
+    assert any(line.endswith("--> the answer") for line in lines) and mechanism.says in lines
+    assert {line.split()[0] for line in lines if line.split()[1:2] == ["is"]} >= set(mechanism.truth)
 
 
 def test_a_rule_and_a_part_are_sentences():

@@ -72,7 +72,7 @@ FLOORS = [
     # the commands
     ["arguments"],
     ["opening"],
-    ["stages", "tracing", "growth", "interchange", "dictionaries", "fetching"],
+    ["stages", "tracing", "growth", "interchange", "dictionaries", "fetching", "housekeeping"],
     ["steering", "training"],
     ["__main__"],
 ]

@@ -147,6 +147,7 @@ def test_results_are_there_whatever_the_terminal_can_show(accented, tmp_path, mo
         "train-transcoders --model nowhere --text nowhere",
         "train-transcoders",
         "grow",
+        "certify",
         "organism",
         "cards",
         "export --model elegans --case multi_hop",

@@ -1,7 +1,7 @@
 """`biology <command>`: the table of contents, the arguments, and what happens when something is wrong.
 
 One stage of the Snakefile is one command. Only the commands (`stages`, `tracing`, `growth`, `training`, `dictionaries`,
-`fetching` and the few below) read arguments, write files, set seeds and pick devices; all other modules are functions of
+`fetching`, `housekeeping`) read arguments, write files, set seeds and pick devices; all other modules are functions of
 their arguments.
 """
 
@@ -25,6 +25,7 @@ from biology import (
     dictionaries,
     fetching,
     growth,
+    housekeeping,
     interchange,
     stages,
     steering,
@@ -36,74 +37,6 @@ from biology.config import InputError
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
-
-
-def lock(args: Arguments) -> None:
-    """register new and amended claims in experiments/claims.lock"""
-    from biology.config import config_file
-    from biology.registration import read_lock, refreshed_lock
-
-    root = config_file(args.config).parent
-    before, after = read_lock(root), refreshed_lock(root)
-    artefacts.write_text(root / "experiments/claims.lock", after.text())
-    for line in after.news(before):
-        print(line)
-
-
-def scoreboard(args: Arguments) -> None:
-    """write verdicts and numbers into the texts: README.md, reports/README.md (all verdicts), docs"""
-    from biology.config import config_file, load_config
-    from biology.numbers import numbers, with_numbers
-    from biology.scoreboard import full_scoreboard, with_scoreboard
-
-    path = config_file(args.config)
-    root, config = path.parent, load_config(path)
-    values = numbers(root, config)
-    texts = {root / "reports/README.md": full_scoreboard(root, config)}
-    for path in [root / "README.md", *sorted(root.glob("docs/*.md"))]:
-        texts[path] = with_numbers(path.read_text(encoding="utf-8"), values, path)
-    texts[root / "README.md"] = with_scoreboard(texts[root / "README.md"], root, config)
-    for path, text in texts.items():
-        artefacts.write_text(path, text)
-
-
-def explain(args: Arguments) -> None:
-    """tell a case in English: prompts, supernodes, experiments, claims; without a case, the words of case files"""
-    from biology.explanation import case_told, words_page
-
-    if args.case is None:
-        print(words_page(), end="")
-        return
-    from biology.case import load_case
-    from biology.claim_file import load_claims
-    from biology.config import config_file
-
-    root = config_file(args.config).parent
-    print(case_told(load_case(root, args.case, args.prompts), load_claims(root, args.case)))
-
-
-def schema(args: Arguments) -> None:
-    """write what editors and readers know of case files: experiments/*.schema.json, docs/case_files.md"""
-    from biology.config import config_file
-    from biology.explanation import PAGE, words_page
-    from biology.schema import schemas
-
-    root = config_file(args.config).parent
-    for name, made in schemas().items():
-        artefacts.write_json(root / "experiments" / name, made)
-    artefacts.write_text(root / PAGE, words_page())
-
-
-def coverage(args: Arguments) -> None:
-    """simulate what intervals cover with the clusters of the cases (reports/coverage.csv, docs/statistics.md)"""
-    from biology.config import config_file
-    from biology.coverage import case_clusters, coverage_table, with_table
-
-    root = config_file(args.config).parent
-    made = coverage_table(case_clusters(root), runs=10_000, draws=2000)
-    text = (root / "docs/statistics.md").read_text(encoding="utf-8")
-    artefacts.write_text(root / "reports/coverage.csv", made.to_csv(index=False, lineterminator="\n"))
-    artefacts.write_text(root / "docs/statistics.md", with_table(text, made))
 
 
 MODEL: Options = {"--model": {"required": True, "metavar": "NAME", "help": "a model of config.yaml"}}
@@ -294,11 +227,16 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "evaluate": (growth.evaluate, MODEL),
         "organism": (growth.organism, GROWTH),
         "grow": (growth.grow, GROWTH),
+        "certify": (growth.certify, GROWTH),
         "cards": (growth.cards, GROWTH),
         "prompts": (growth.prompts, CASE),
     },
-    "Case files": {"explain": (explain, EXPLAIN), "lock": (lock, {}), "schema": (schema, {})},
-    "Housekeeping": {"scoreboard": (scoreboard, {}), "coverage": (coverage, {})},
+    "Case files": {
+        "explain": (housekeeping.explain, EXPLAIN),
+        "lock": (housekeeping.lock, {}),
+        "schema": (housekeeping.schema, {}),
+    },
+    "Housekeeping": {"scoreboard": (housekeeping.scoreboard, {}), "coverage": (housekeeping.coverage, {})},
 }
 CONFIG: dict[str, Any] = {"default": "config.yaml", "metavar": "FILE", "help": "configuration (%(default)s)"}
 

@@ -15,6 +15,7 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Float, Int
+from scipy.stats import binomtest
 from torch import Tensor
 
 from biology.activations import length_batches
@@ -31,9 +32,10 @@ BATCH = 256
 
 
 def certify(model: Model, case: str, causal: CausalModel, *, seed: int = 0, most: int = 400) -> pd.DataFrame:
-    """Columns case, variable, what (mlp, stream), arm (effect, control), accuracy, n: one row each; variable `answer` is plain.
+    """Interchange accuracy of every variable, and of the plain `answer`, on at most `most` prompts of the split `test` each.
 
-    At most `most` prompts of the split `test` are asked for each variable.
+    Columns case, variable, what (mlp, stream; none for the answer), arm (effect, control), accuracy, low and high (Wilson's 95 %
+    interval), n.
     """
     text = [row["text"] for row in causal.rows]
     ids = [encode(model, one) for one in text]
@@ -59,8 +61,12 @@ def certify(model: Model, case: str, causal: CausalModel, *, seed: int = 0, most
 
 
 def _row(case: str, variable: str, what: str, arm: str, right: Tensor) -> dict[str, object]:
-    accuracy = float(right.double().mean()) if len(right) else float("nan")
-    return {"case": case, "variable": variable, "what": what, "arm": arm, "accuracy": accuracy, "n": len(right)}
+    row: dict[str, object] = {"case": case, "variable": variable, "what": what, "arm": arm}
+    if not len(right):
+        return row | {"accuracy": float("nan"), "low": 0.0, "high": 1.0, "n": 0}
+    found = binomtest(int(right.sum()), len(right))
+    low, high = found.proportion_ci(method="wilson")
+    return row | {"accuracy": found.statistic, "low": low, "high": high, "n": len(right)}
 
 
 class _Trial:

@@ -32,6 +32,7 @@ from biology.experiments import (
 from biology.figure_names import FIGURES, own_figures
 from biology.items import Item
 from biology.measures import FORMS, WRITING, Form, Outcome
+from biology.mechanism import Absent, Mechanism
 from biology.positions import FORMS as POSITIONS
 from biology.positions import Position
 from biology.rules import Stream, SupernodeRule
@@ -169,6 +170,36 @@ def case_told(case: Case, claims: Sequence[Claim]) -> str:
     own = own_figures(case.folder)
     lines += ["", f"Figures: {_listed(case.figures)}." + (f" Its own are {_listed(own)}." if own else "")]
     return "\n".join(lines)
+
+
+def mechanism_told(mechanism: Mechanism) -> str:
+    """The causal model of a case in English: what leads to what, where it is held, and which claims follow."""
+    lines = ["MECHANISM (of models that are planted with it: docs/planting.md)", "", mechanism.says, ""]
+    for name, variable in mechanism.variables.items():
+        parents = variable.depends_on or (str(variable.value),)
+        lines += [f"{', '.join(parents)} --> {name}"]
+        places = [variable.at] if isinstance(variable.at, Position) else list(dict.fromkeys(variable.at.values()))
+        where = " or ".join(at.meaning for at in places)
+        share = f", in {variable.subspace} dimensions of its own" if variable.subspace else ""
+        first, last = variable.layers
+        layers = f"layer {first}" if first == last else f"layers {first} to {last}"
+        lines += [f"    {variable.meaning}: in what the MLPs of {layers} write {where}{share}"]
+        if variable.absent is not None:
+            lines += [f"    without it {_absent_told(variable.absent)}"]
+    lines += [f"{', '.join(mechanism.answer.depends_on) or mechanism.answer.value} --> the answer", ""]
+    for claim, truth in mechanism.truth.items():
+        lines += [f"{claim} is {truth.truth}: {truth.because}"]
+    return "\n".join(lines)
+
+
+def _absent_told(absent: Absent) -> str:
+    if absent.says is not None:
+        told = f"the {absent.says} itself is said"
+    elif absent.takes is not None:
+        told = f"the answer is that for {absent.takes}"
+    else:
+        told = f"every answer with the same {_listed(absent.shares or ())} is as probable"
+    return told + (f", but for prompts with a {absent.spares}" if absent.spares else "")
 
 
 def _items_told(items: Sequence[Item]) -> list[str]:

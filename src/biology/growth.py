@@ -27,11 +27,13 @@ if TYPE_CHECKING:
 Arguments = argparse.Namespace
 THREADS = 2
 """Growing uses two threads, whatever the machine: the same seed and threads give the same weights."""
+PLANTING_THREADS = 1
+"""Two seeds can be grown side by side, and one beside other work."""
 CROSS_LAYER_THREADS = 1
 """Sparse products hardly gain by a second."""
 MODEL = (
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "record.json", "heldout.parquet", "README.md",
+    "special_tokens_map.json", "record.json", "heldout.parquet", "certificate.csv", "README.md",
 )  # fmt: skip
 """The files of a grown model, and its card."""
 SOURCES = ("corpus.py", "twins.py", "organism.py", "lessons.py", "mechanism.py", "sites.py", "planting.py")
@@ -59,15 +61,22 @@ def evaluate(args: Arguments) -> None:
 
 
 def organism(args: Arguments) -> None:
-    """grow the embedded model from its corpus, train its transcoders, write its cards"""
+    """grow the embedded model from its corpus, certify what was planted, train its transcoders, write its cards"""
+    from biology.twins import PLANTED
+
     grow(args)
+    if _record(_folder(args)).get("corpus") in PLANTED:
+        certify(args)
     _train_per_layer(args)
     cards(args)
 
 
 def grow(args: Arguments) -> None:
     """only grow the model (resumes where it was interrupted)"""
-    start_torch(THREADS)
+    from biology.twins import PLANTED, twin
+
+    threads = PLANTING_THREADS if args.corpus in PLANTED else THREADS
+    start_torch(threads)
     import torch
 
     from biology.cards import TRIALS, with_trial
@@ -76,7 +85,6 @@ def grow(args: Arguments) -> None:
     from biology.mechanism import load_mechanism
     from biology.organism import Planting, Recipe
     from biology.organism import grow as grown
-    from biology.twins import PLANTED, twin
 
     folder, started = _folder(args), time.monotonic()
     _claim(folder)
@@ -100,7 +108,7 @@ def grow(args: Arguments) -> None:
         record = grown(corpus, recipe, args.seed, new, work, made_of=made_of, mechanisms=mechanisms)
         record |= {
             "corpus": args.corpus,
-            "threads": THREADS,
+            "threads": threads,
             "torch": torch.__version__,
             "seconds": time.monotonic() - started,
             "data_hash": words,
@@ -111,6 +119,29 @@ def grow(args: Arguments) -> None:
         if artefacts.contents_hash(new, "*.safetensors") != artefacts.contents_hash(folder, "*.safetensors"):
             _without_sets(folder)
     artefacts.write_text(TRIALS, with_trial(record, folder.name).to_csv(index=False, lineterminator="\n"))
+
+
+def certify(args: Arguments) -> None:
+    """measure where a grown model holds the variables of the cases' mechanisms (certificate.csv beside its weights)"""
+    start_torch(THREADS)
+    import pandas as pd
+
+    from biology.certificate import certify as certified
+    from biology.lessons import LESSONS
+    from biology.mechanism import CausalModel, load_mechanism
+    from biology.model import load_model
+
+    folder = _folder(args)
+    corpus, model = _corpus(_record(folder)), load_model(folder, name=folder.name)
+    rows = []
+    for case, lesson in LESSONS.items():
+        mechanism = load_mechanism(Path(args.config).parent, case)
+        if mechanism is not None:
+            causal = CausalModel(mechanism, lesson(corpus), f"experiments/{case}/mechanism.yaml")
+            rows.append(certified(model, case, causal))
+    found = pd.concat(rows)
+    artefacts.write_text(folder / "certificate.csv", found.to_csv(index=False, lineterminator="\n"))
+    print(found.to_string(index=False))
 
 
 def _without_sets(folder: Path) -> None:

@@ -68,7 +68,7 @@ class Planting(Recipe):
 
     n_layers: int = 6
     d_mlp: int = 512
-    steps: int = 900
+    steps: int = 700
     weight_decay: float = 0.7
     warmup: int = 80
     batch: dict[str, int] = field(default_factory=lambda: {"one_hop": 64, "translation": 48, "couplet": 32})
