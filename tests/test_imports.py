@@ -38,7 +38,8 @@ FLOORS = [
     ["layouts"],
     ["freezing", "transcoders", "case_prompts", "number_outcomes", "cell_outcomes"],
     ["activations", "replacement", "continuation", "documents", "sampling", "training_memory"],
-    ["splicing", "certificate"],
+    ["splicing", "site_exchange"],
+    ["certificate", "locating"],
     [
         "dictionary_training",
         "dictionary_metrics",

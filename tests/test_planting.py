@@ -8,12 +8,14 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from biology.certificate import _put, certify
+from biology.certificate import certify
 from biology.config import validate
+from biology.locating import chosen, exchanges, located
 from biology.mechanism import CausalModel, Mechanism
 from biology.model import encode, load_model, run, token_batch
 from biology.organism import Recipe, new_model, write_model
 from biology.planting import Amounts, Lesson, Patch, Planter, Tap
+from biology.site_exchange import put
 
 WIDTH, LAYERS = 32, 3
 PLACES, CITIES, RELATIONS = 6, 24, 4
@@ -130,7 +132,7 @@ def test_trainer_and_certificate_exchange_alike(planted, name):
     edits = [
         (
             hook,
-            lambda tensor, hook=hook: _put(
+            lambda tensor, hook=hook: put(
                 site.position[base], seen[hook][rows, site.position[donor]], site.basis, tensor
             ),
         )
@@ -159,3 +161,28 @@ def test_subspaces_of_one_place_are_orthogonal_and_depend_on_names_alone():
     torch.testing.assert_close(together.T @ together, torch.eye(12), atol=1e-5, rtol=0)
     again = basis("toy", mechanism, "two", 16)
     assert again is not None and bases[1] is not None and torch.equal(again, bases[1])
+
+
+def test_a_planted_variable_is_found_where_it_was_planted(planted, plain):
+    """By a search that knows no site; where nothing was planted, nothing near it is found."""
+
+    def searched(model, lesson, factor, apart, keeps):
+        frame = prompts().assign(
+            role=["select" if row["split"] == "train" else "score" for row in lesson.causal.rows], split="dev", correct=True,
+            answer_token=lesson.answer.tolist(),
+        )  # fmt: skip
+        asked = exchanges(frame, factor, apart, keeps, np.random.default_rng(0))
+        assert len(asked) == CITIES and all(frame["role"][donor] == "select" for one in asked for donor in one.donors)
+        ids = [encode(model, text) for text in frame["text"]]
+        positions = {str(at): torch.full((len(frame),), at) for at in range(5)}
+        return located(model, ids, asked, positions)
+
+    place = ("place", ["city"], ["relation"])
+    found = searched(*planted, *place)
+    position, layer = chosen(found)
+    site = planted[1].sites["place"]
+    assert position == str(int(site.position[0])) and layer <= site.layers[-1] and found["accuracy"].max() >= 0.95
+    assert chosen(searched(*planted, "relation", ["place"], ["place"]))[0] == str(
+        int(planted[1].sites["relation"].position[0])
+    )
+    assert searched(*plain, *place).query("position == @position")["accuracy"].max() < 0.5

@@ -9,18 +9,17 @@ mean for a third value there: by how often the same answer is said then, chance 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import partial
 
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from scipy.stats import binomtest
 from torch import Tensor
 
-from biology.activations import length_batches
 from biology.mechanism import CausalModel, Value
-from biology.model import Edit, Model, answer_token, encode, run, token_batch
+from biology.model import Model, answer_token, encode
+from biology.site_exchange import said_with, seen_at
 from biology.sites import Site, sites
 
 DONORS = 4
@@ -28,7 +27,6 @@ DONORS = 4
 HELD_OUT, TAUGHT = "test", "train"
 WHATS = ("mlp", "stream")
 ARMS = ("effect", "control")
-BATCH = 256
 
 
 def certify(model: Model, case: str, causal: CausalModel, *, seed: int = 0, most: int = 400) -> pd.DataFrame:
@@ -43,7 +41,7 @@ def certify(model: Model, case: str, causal: CausalModel, *, seed: int = 0, most
     rng = np.random.default_rng(seed)
     base = rng.permutation(np.array(sorted(answers)))
     plain = base[:most]
-    said = _said(model, ids, plain, [])
+    said = said_with(model, ids, plain.tolist())
     rows: list[dict[str, object]] = [
         _row(case, "answer", "", "effect", said == torch.tensor([answers[int(row)] for row in plain]))
     ]
@@ -136,46 +134,8 @@ def _exchanged(
     layers = list(site.layers) if what == "mlp" else [site.layers[-1]]
     hook = "hook_mlp_out" if what == "mlp" else "hook_resid_post"
     donors = sorted({donor for trial in trials for donor in trial.donors[arm]})
-    seen = _seen(model, ids, donors, [f"blocks.{layer}.{hook}" for layer in layers], site.position)
+    seen = seen_at(model, ids, donors, [f"blocks.{layer}.{hook}" for layer in layers], site.position)
     place = {donor: number for number, donor in enumerate(donors)}
     means = torch.stack([seen[:, [place[donor] for donor in trial.donors[arm]]].mean(1) for trial in trials], 1)
-    base = np.array([trial.base for trial in trials])
-    edits = [(f"blocks.{layer}.{hook}", means[number], site) for number, layer in enumerate(layers)]
-    return _said(model, ids, base, edits)
-
-
-def _seen(
-    model: Model, ids: list[list[int]], prompts: list[int], names: list[str], position: Int[Tensor, " prompt"]
-) -> Float[Tensor, "hook chosen d_model"]:
-    out = torch.zeros(len(names), len(prompts), model.d_model)
-    at = position[torch.tensor(prompts)]
-    for places, batch in length_batches([ids[prompt] for prompt in prompts], BATCH):
-        _, seen = run(model, token_batch(model, batch), reads=names, positions=-1)
-        rows = torch.arange(len(places))
-        for number, name in enumerate(names):
-            out[number, places] = seen[name][rows, at[places]].float().cpu()
-    return out
-
-
-def _said(
-    model: Model, ids: list[list[int]], base: np.ndarray, edits: Sequence[tuple[str, Tensor, Site]]
-) -> Int[Tensor, " row"]:
-    """The most probable next token after each prompt, with vectors put at a site: (hook, a vector for each prompt, site)."""
-    out = torch.zeros(len(base), dtype=torch.long)
-    prompts = torch.from_numpy(base)
-    for places, batch in length_batches([ids[row] for row in base.tolist()], BATCH):
-        hooks: list[tuple[str, Edit]] = [
-            (name, partial(_put, site.position[prompts[places]], vectors[places], site.basis))
-            for name, vectors, site in edits
-        ]
-        out[places] = run(model, token_batch(model, batch), edits=hooks, positions=-1)[0][:, -1].argmax(-1).cpu()
-    return out
-
-
-def _put(position: Tensor, vectors: Tensor, basis: Tensor | None, tensor: Tensor) -> Tensor:
-    spot = (torch.arange(len(position)), position)
-    new = vectors.to(tensor.dtype)
-    if basis is not None:
-        own = tensor[spot]
-        new = own + (new - own) @ basis.to(tensor.dtype) @ basis.to(tensor.dtype).T
-    return tensor.index_put(spot, new)
+    edits = [(f"blocks.{layer}.{hook}", means[number]) for number, layer in enumerate(layers)]
+    return said_with(model, ids, [trial.base for trial in trials], edits, site.position, site.basis)
