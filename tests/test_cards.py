@@ -43,6 +43,21 @@ def test_the_model_card_shows_its_record():
     assert "0.666" not in card  # single layers are shown over all behaviours only
 
 
+def test_the_card_of_a_planted_model_shows_its_certificate():
+    rows = [
+        ("places", "answer", "", "effect", 0.5, 0.4, 0.6, 77), ("places", "city", "mlp", "effect", 0.9125, 0.8, 0.975, 80),
+        ("places", "city", "mlp", "control", 0.0125, 0.001, 0.02, 80), ("places", "city", "stream", "effect", 0.75, 0.6, 0.8, 80),
+        ("places", "city", "stream", "control", 0.0625, 0.02, 0.1, 80),
+    ]  # fmt: skip
+    certificate = pd.DataFrame(rows, columns=["case", "variable", "what", "arm", "accuracy", "low", "high", "n"])
+    curve = [{"step": step, **{f"measure {n}": n + step / 1000 for n in range(13)}} for step in (250, 500)]
+    card = model_card("x", {**RECORD, "curve": curve}, BEHAVIOUR, FIDELITY, STATES, None, certificate)
+    assert "| places | city | 80 | 91.2% [80.0%, 97.5%] | 1.2% | 75.0% [60.0%, 80.0%] | 6.2% |" in card
+    assert "| case | variable | n | MLP outputs | MLP outputs, control | stream | stream, control |" in card
+    assert "| measure | 250 | 500 |" in card and "| measure 7 | 7.25 | 7.5 |" in card
+    assert "## Certificate" not in model_card("x", RECORD, BEHAVIOUR, FIDELITY, STATES)
+
+
 def test_no_number_of_the_model_card_is_typed_by_hand():
     """With another record every number changes; what stays is no measurement."""
     other = {

@@ -68,6 +68,26 @@ For {record["states_with_a_feature"]} of 50 states one feature fires as selectiv
 """
 
 
+def certificate_section(certificate: pd.DataFrame) -> str:
+    """Interchange accuracy by variable: what was planted, measured without any transcoder."""
+    shown = certificate[certificate["variable"] != "answer"].assign(
+        said=lambda rows: [
+            f"{row.accuracy:.1%} [{row.low:.1%}, {row.high:.1%}]" if row.arm == "effect" else f"{row.accuracy:.1%}"
+            for row in rows.itertuples()
+        ]
+    )
+    table = shown.pivot(index=["case", "variable", "n"], columns=["what", "arm"], values="said")
+    table.columns = [f"{WHAT[what]}{'' if arm == 'effect' else ', control'}" for what, arm in table.columns]
+    return f"""
+## Certificate
+The mechanisms of the cases are planted (docs/planting.md). On prompts that were never taught, what stands at a variable's site is
+exchanged for the mean of prompts that share its value alone; shown is how often the causal model's answer is then said, with
+Wilson's 95 % interval, and in the control how often it is said with a third value there (`biology certify`).
+
+{markdown(table.reset_index())}
+"""
+
+
 def missed(record: Mapping[str, Any]) -> str:
     """Where a cross-layer set stays behind what its training aimed at, in words; "" where it does not."""
     dead = record["fidelity"]["test"]["dead"]
@@ -77,11 +97,17 @@ def missed(record: Mapping[str, Any]) -> str:
     return f"; missed ({'; '.join(short)})" if short else ""
 
 
+WHAT = {"mlp": "MLP outputs", "stream": "stream"}
+MOST_COLUMNS = 12
+"""Of a learning curve that is shown step by step; a longer one is turned."""
+
+
 def model_card(
     name: str, record: Mapping[str, Any], behaviour: pd.DataFrame, fidelity: pd.DataFrame, states: pd.DataFrame,
-    cross_layer: Mapping[str, Any] | None = None,
+    cross_layer: Mapping[str, Any] | None = None, certificate: pd.DataFrame | None = None,
 ) -> str:  # fmt: skip
-    """README.md of a grown model; `cross_layer` is the record of its cross-layer transcoder, where it has one."""
+    """README.md of a grown model; `cross_layer` is the record of its cross-layer transcoder, where it has one, and `certificate`
+    that of a planted model (`biology certify`)."""
     recipe = pd.DataFrame(
         [(key, json.dumps(value)) for key, value in record["recipe"].items()], columns=["setting", "value"]
     )
@@ -93,6 +119,9 @@ def model_card(
         ["behaviour", "value"]
     ]
     curve = pd.DataFrame(record["curve"])
+    if len(curve.columns) > MOST_COLUMNS:
+        curve = curve.set_index("step").T.rename_axis("measure", axis=0).reset_index()
+        curve.columns = [str(column) for column in curve.columns]
     where = states.groupby(["at", "layer"]).agg(
         states=("level", "size"), precision=("precision", "mean"), recall=("recall", "mean")
     )
@@ -126,7 +155,7 @@ same weights on the same kind of machine with the same number of threads ({recor
 None of these prompts is in the training corpus; this is the test part, scored once (`biology evaluate --model {name}`).
 
 {markdown(behaviour)}
-
+{"" if certificate is None else certificate_section(certificate)}
 ## Transcoders
 Per layer, JumpReLU, trained by `biology.dictionary_training`; measured on held-out prompts.
 

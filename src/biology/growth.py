@@ -253,7 +253,9 @@ def cards(args: Arguments) -> None:
     states = selective_features(model, transcoders, _state_prompts(corpus), {"name": "name", "last token": "prompt"})
     beside = folder / "cross_layer/record.json"
     cross_layer = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None
-    card = model_card(folder.name, record, evaluated(model, held_out), measured, states, cross_layer)
+    certified = folder / "certificate.csv"
+    certificate = pd.read_csv(certified, keep_default_na=False) if certified.is_file() else None
+    card = model_card(folder.name, record, evaluated(model, held_out), measured, states, cross_layer, certificate)
     artefacts.write_text(folder / "README.md", card)
     if not record.get("corpus"):
         artefacts.write_text(WORDS / "README.md", data_card(corpus))

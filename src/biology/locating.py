@@ -5,6 +5,8 @@ level of the variable's factor and nothing else. Where the model then gives the 
 transcoder is involved, and what is exchanged is what transcoders see.
 """
 
+# pyright: reportArgumentType=false
+
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
