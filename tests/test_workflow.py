@@ -6,15 +6,13 @@ empty outputs. The real commands run in `.ci/run`.
 
 import ast
 import fcntl
-import os
 import re
 import shutil
-import subprocess
-import sys
 import zipfile
 from pathlib import Path
 
 import pytest
+from warm_snakemake import Runs
 
 from biology.artefacts import READERS, sources
 
@@ -66,16 +64,19 @@ def main():
 """
 
 
-def snakemake(root, *arguments):
+@pytest.fixture(scope="module")
+def snakemake():
     """Runs snakemake; its exit code, what it said, and the commands that it ran, sorted."""
-    calls = root / "calls.txt"
-    calls.write_text("")
-    environment = os.environ | {"PYTHONPATH": str(root / "src"), "XDG_CACHE_HOME": str(root / ".cache")}
-    done = subprocess.run(
-        [sys.executable, "-m", "snakemake", *(arguments or ("figures/all",)), "--cores", "2"],
-        cwd=root, env=environment, capture_output=True, text=True,
-    )  # fmt: skip
-    return done.returncode, done.stdout + done.stderr, calls.read_text().splitlines()
+    with Runs() as runs:
+
+        def run(root, *arguments):
+            calls, log = root / "calls.txt", root.parent / "said.txt"
+            calls.write_text("")
+            words = (*(arguments or ("figures/all",)), "--cores", "2")
+            code = runs(root, *words, log=log, XDG_CACHE_HOME=str(root / ".cache"))
+            return code, log.read_text(), calls.read_text().splitlines()
+
+        yield run
 
 
 def edit(path, old, new):
@@ -85,7 +86,7 @@ def edit(path, old, new):
 
 
 @pytest.fixture(scope="module")
-def finished(tmp_path_factory):
+def finished(snakemake, tmp_path_factory):
     """A repository with two cases on which everything has run, and the commands in the order of running."""
     root = tmp_path_factory.mktemp("finished") / "repository"
     shutil.copytree(ROOT / "src/biology", root / "src/biology", ignore=shutil.ignore_patterns("__pycache__"))
@@ -138,7 +139,7 @@ def test_the_stages_run_in_order(finished):
     assert "draw first supernode_graph" in calls and "draw first inhibition_panel" in calls
 
 
-def test_snakemake_can_wrap_everything_in_a_report(root):
+def test_snakemake_can_wrap_everything_in_a_report(snakemake, root):
     """Pages, figures and verdicts with their captions; what Snakemake writes of itself is Snakemake's business."""
     code, said, calls = snakemake(root, "--report", "report.zip")
     assert code == 0 and calls == [], said
@@ -150,7 +151,7 @@ def test_snakemake_can_wrap_everything_in_a_report(root):
         assert text in page, text
 
 
-def test_a_second_run_at_once_is_one_line_and_a_later_one_does_nothing(root):
+def test_a_second_run_at_once_is_one_line_and_a_later_one_does_nothing(snakemake, root):
     """While a run is at work another one may only look; the lock is the operating system's, so its file locks nothing."""
     with (root / ".snakemake/running").open("a") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
@@ -162,7 +163,7 @@ def test_a_second_run_at_once_is_one_line_and_a_later_one_does_nothing(root):
     assert code == 0 and calls == [] and "Nothing to be done" in said
 
 
-def test_a_deleted_figure_comes_back_alone(root):
+def test_a_deleted_figure_comes_back_alone(snakemake, root):
     """No other figure is drawn; the report that shows it is written again, which takes a second."""
     lost = root / "figures/elegans/first/supernode_graph.png"
     lost.unlink()
@@ -171,13 +172,13 @@ def test_a_deleted_figure_comes_back_alone(root):
     assert lost.is_file()
 
 
-def test_lost_results_are_noticed(root):
+def test_lost_results_are_noticed(snakemake, root):
     shutil.rmtree(root / "data/runs")
     _, _, calls = snakemake(root, "figures/all")
     assert {call.split()[0] for call in calls} >= UP_TO_VERDICTS
 
 
-def test_a_comment_in_a_torch_module_costs_nothing(root):
+def test_a_comment_in_a_torch_module_costs_nothing(snakemake, root):
     """Nor does another way to write a rule's command."""
     edit(
         root / "Snakefile", "biology load --model {wildcards.model:q} >", "biology load  --model {wildcards.model:q} >"
@@ -188,7 +189,7 @@ def test_a_comment_in_a_torch_module_costs_nothing(root):
     assert snakemake(root)[2] == []
 
 
-def test_a_new_method_version_reruns_its_stage_and_what_follows(root):
+def test_a_new_method_version_reruns_its_stage_and_what_follows(snakemake, root):
     edit(root / "src/biology/config.py", '"attribute": ', '"attribute": 1')
     stages = {call.split()[0] for call in snakemake(root)[2]}
     assert "attribute" in stages and "tabulate" in stages
@@ -205,13 +206,13 @@ def test_a_new_method_version_reruns_its_stage_and_what_follows(root):
         ("paper.mplstyle", {"draw", "draw-dictionary", "write"}),  # the look of all figures, and of nothing else
     ],
 )
-def test_a_change_above_the_waist_needs_no_torch(root, name, stages):
+def test_a_change_above_the_waist_needs_no_torch(snakemake, root, name, stages):
     with (root / "src/biology" / name).open("a") as file:
         file.write("\n# changed\n")
     assert {call.split()[0] for call in snakemake(root)[2]} == stages
 
 
-def test_a_new_prompt_reruns_its_case_only(root):
+def test_a_new_prompt_reruns_its_case_only(snakemake, root):
     """What the other case shows of the verdicts is made anew, because Holm's correction spans all cases."""
     edit(
         root / "experiments/first/case.yaml",
@@ -224,24 +225,24 @@ def test_a_new_prompt_reruns_its_case_only(root):
     assert "load" not in calls
 
 
-def test_a_new_figure_is_drawn_without_torch(root):
+def test_a_new_figure_is_drawn_without_torch(snakemake, root):
     edit(root / "experiments/first/case.yaml", "figures: [", "figures: [path_share, ")
     assert sorted(snakemake(root)[2]) == ["draw first path_share", "write", "write first"]
 
 
-def test_a_copied_folder_is_a_case(root):
+def test_a_copied_folder_is_a_case(snakemake, root):
     shutil.copytree(ROOT / "experiments/_template", root / "experiments/My-third.case")
     calls = snakemake(root)[2]
     assert "cache My-third.case" in calls and not [call for call in calls if call.startswith(("load", "cache first"))]
 
 
-def test_new_weights_rerun_everything(root):
+def test_new_weights_rerun_everything(snakemake, root):
     (root / "data/models/elegans/model.safetensors").write_text("other weights")
     calls = snakemake(root)[2]
     assert "load" in calls and "cache first" in calls and "cache second" in calls
 
 
-def test_a_control_runs_on_request_only_and_the_shown_models_stay(root):
+def test_a_control_runs_on_request_only_and_the_shown_models_stay(snakemake, root):
     edit(
         root / "config.yaml",
         "elegans/transcoders}",
@@ -256,7 +257,7 @@ def test_a_control_runs_on_request_only_and_the_shown_models_stay(root):
     assert "judge" in [call.split()[0] for call in snakemake(root, "robustness/all")[2]]
 
 
-def test_a_further_size_waits_for_the_model_that_it_is_a_size_of(root):
+def test_a_further_size_waits_for_the_model_that_it_is_a_size_of(snakemake, root):
     edit(
         root / "config.yaml",
         "elegans/transcoders}",
@@ -284,7 +285,7 @@ def natural(root):
     return root
 
 
-def test_a_known_model_is_all_a_user_types(natural):
+def test_a_known_model_is_all_a_user_types(snakemake, natural):
     """It is fetched first, meets the cases that have prompts for it, and leaves the models of config.yaml alone."""
     arguments = ("--config", "model=gemma-3-270m")
     code, said, calls = snakemake(natural, "figures/all", *arguments)
@@ -297,19 +298,19 @@ def test_a_known_model_is_all_a_user_types(natural):
     assert snakemake(natural)[2] == ["write"]  # of all that is there of elegans only the index, which lists both
 
 
-def test_a_known_model_may_be_an_entry(natural):
+def test_a_known_model_may_be_an_entry(snakemake, natural):
     edit(natural / "config.yaml", "models: {", "models: {gemma: {known: gemma-3-270m, device: cuda}, ")
     code, said, calls = snakemake(natural)
     assert code == 0, said
     assert calls[0] == "fetch" and "cache first" in calls and (natural / "reports/gemma/verdicts.csv").is_file()
 
 
-def test_what_does_not_fit_is_said_before_anything_is_fetched(natural):
+def test_what_does_not_fit_is_said_before_anything_is_fetched(snakemake, natural):
     code, said, calls = snakemake(natural, "figures/all", "--config", "model=gemma-2-2b")
     assert code != 0 and calls == [] and "error: 'gemma-2-2b' is to run on a GPU, and there is none here" in said
 
 
-def test_config_takes_a_model_and_nothing_else(root):
+def test_config_takes_a_model_and_nothing_else(snakemake, root):
     code, said, calls = snakemake(root, "figures/all", "--config", "model=elegans", "threads=4")
     assert code != 0 and calls == [] and "error: --config takes model=NAME and nothing else" in said
     code, said, calls = snakemake(root, "figures/all", "--config", "model=gemma")
@@ -319,7 +320,7 @@ def test_config_takes_a_model_and_nothing_else(root):
     assert snakemake(root, "figures/all", "--config", "model=elegans")[2] == []
 
 
-def test_a_misspelt_key_is_one_line(root):
+def test_a_misspelt_key_is_one_line(snakemake, root):
     edit(root / "config.yaml", "path:", "pth:")
     code, said, calls = snakemake(root)
     assert code != 0 and calls == []
@@ -337,7 +338,9 @@ def test_a_misspelt_key_is_one_line(root):
         ("claims.yaml", "control: match", "control: mtach", "Did you mean 'match'?"),
     ],
 )  # fmt: skip
-def test_what_a_case_file_names_and_is_not_there_is_one_line_before_anything_runs(root, file, old, new, said):
+def test_what_a_case_file_names_and_is_not_there_is_one_line_before_anything_runs(
+    snakemake, root, file, old, new, said
+):
     edit(root / "experiments/first" / file, old, new)
     code, told, calls = snakemake(root, "--dry-run")
     assert code != 0 and calls == [] and "Traceback" not in told
