@@ -19,10 +19,12 @@ from typing import Any
 
 import matplotlib as mpl
 import matplotlib.style
+import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, FontProperties, fontManager, get_font
+from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
 
@@ -129,7 +131,21 @@ def text_width(text: str, points: float, weight: int = 400) -> float:
     if not text:
         return 0.0
     face = FontProperties(family=mpl.rcParams["font.family"], weight=weight)
-    return float(TextPath((0, 0), text, size=points, prop=face).get_extents().width) / 72
+    return float(_ends(TextPath((0, 0), text, size=points, prop=face)).get_extents().width) / 72
+
+
+def _ends(path: Outline) -> Outline:
+    """The outlines that may reach its left or its right end: those of the first and the last letters. matplotlib takes long for
+    the extents of a curve, and a line of text is some thousand curves."""
+    codes, vertices = np.asarray(path.codes), np.asarray(path.vertices)
+    starts = np.flatnonzero(codes == Outline.MOVETO)
+    across = vertices[:, 0]
+    across = np.where(codes == Outline.CLOSEPOLY, np.roll(across, 1), across)  # the place of this code means nothing
+    # a curve lies between its control points, and an outline goes through its start
+    low, high = np.minimum.reduceat(across, starts), np.maximum.reduceat(across, starts)
+    kept = (low <= across[starts].min()) | (high >= across[starts].max())
+    kept = np.repeat(kept, np.diff(np.append(starts, len(codes))))
+    return Outline(vertices[kept], codes[kept])
 
 
 def blank(width: float, height: float) -> tuple[Figure, Axes]:
