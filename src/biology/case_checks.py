@@ -96,10 +96,13 @@ def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, fact
         facts.factor(f"{where}.factor", rule.factor)
     for factor in rule.apart:
         facts.factor(f"{where}.apart", factor)
-    answers = {row["answer"].strip() for row in facts.rows}
     for word in (*rule.promotes, *rule.spares):  # any text is a token to look for, but nearly a column is a slip
         columns = ["answer", "answers"]
-        if word not in columns and word.strip() not in answers and difflib.get_close_matches(word, columns, 1, 0.8):
+        if (
+            word not in columns
+            and word.strip() not in facts.answers
+            and difflib.get_close_matches(word, columns, 1, 0.8)
+        ):
             raise facts.refuse(
                 f"{where}.{'promotes' if word in rule.promotes else 'spares'}", unknown("word", word, columns)
             )

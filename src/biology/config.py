@@ -92,9 +92,10 @@ class Strict(BaseModel):
     def _refuse_unknown_keys(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        fields = cls.model_fields  # looked up once: pydantic takes its time
         for key in data:
-            if key not in cls.model_fields:
-                raise ValueError(unknown("key", key, cls.model_fields))
+            if key not in fields:
+                raise ValueError(unknown("key", key, fields))
         return data
 
 

@@ -51,7 +51,12 @@ class Facts:
 
     @cached_property
     def columns(self) -> list[str]:
-        return list(dict.fromkeys([*ITEM_COLUMNS, *(column for row in self.rows for column in row), *self._beyond]))
+        kinds = dict.fromkeys(tuple(row) for row in self.rows)  # the rows of one file have the same columns
+        return list(dict.fromkeys([*ITEM_COLUMNS, *(column for kind in kinds for column in kind), *self._beyond]))
+
+    @cached_property
+    def answers(self) -> frozenset[str]:
+        return frozenset(row["answer"].strip() for row in self.rows)
 
     def levels(self, factor: str) -> list[str]:
         """All levels of a factor, sorted."""
@@ -102,7 +107,14 @@ class Facts:
 
     def scored(self, only: Mapping[str, str]) -> list[Row]:
         """The scored prompts of these levels of factors."""
-        return [row for row in self._score if all(row.get(factor) == level for factor, level in only.items())]
+        asked = tuple(sorted(only.items()))
+        if asked not in self._scored:  # many experiments ask the same prompts
+            self._scored[asked] = [row for row in self._score if all(row.get(one) == level for one, level in asked)]
+        return self._scored[asked]
+
+    @cached_property
+    def _scored(self) -> dict[tuple[tuple[str, str], ...], list[Row]]:
+        return {}
 
     @cached_property
     def _score(self) -> list[Row]:
@@ -148,8 +160,9 @@ class Facts:
 
     def measured(self, asked: Collection[Mapping[str, str]]) -> None:
         """Refuses a scored prompt that none of these `only` lets in, where its level is nearly one that would."""
+        let_in = {id(row) for only in asked for row in self.scored(only)}
         for row in self._score:
-            if any(meets(row, only) for only in asked):
+            if id(row) in let_in:
                 continue
             for factor in dict.fromkeys(factor for only in asked for factor in only):
                 levels = list(dict.fromkeys(only[factor] for only in asked if factor in only))

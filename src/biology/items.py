@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from biology.config import InputError, Strict, validate
 
@@ -63,23 +63,28 @@ def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) 
             raise InputError(f"{path}: bad or repeated column name '{column}'.")
     if not rows:
         raise InputError(f"{path}: there is no prompt below the names of the columns.")
+    free = [column for column in columns if column not in ITEM_COLUMNS]
+    names = [column for column in columns if column not in ("text", "answer")]
+    said = [column for column in columns if column != "item"]
     items, seen = [], set()
     same: dict[tuple[str, ...], str] = {}
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise InputError(f"{path}: row {number} does not have {len(columns)} columns.")
-        for column in columns:
-            if column not in ("text", "answer") and row[column] != row[column].strip():
+        for column in names:
+            if row[column] != row[column].strip():
                 raise InputError(f"{path}: row {number}.{column}: {row[column]!r} begins or ends with a space.")
         named = {column: row[column] for column in ITEM_COLUMNS}
-        factors = {column: row[column] for column in columns if column not in ITEM_COLUMNS}
-        item = validate(Item, {**named, "factors": factors}, path, where=f"row {number}")
+        factors = {column: row[column] for column in free}
+        data = {**named, "factors": factors}
+        try:
+            item = Item.model_validate(data)
+        except ValidationError:
+            item = validate(Item, data, path, where=f"row {number}")  # says what is wrong
         if item.item in seen:
             raise InputError(f"{path}: row {number}: item '{item.item}' occurs twice.")
         seen.add(item.item)
-        if (
-            first := same.setdefault(tuple(row[column] for column in columns if column != "item"), item.item)
-        ) != item.item:
+        if (first := same.setdefault(tuple([row[column] for column in said]), item.item)) != item.item:
             raise InputError(
                 f"{path}: row {number}: item '{item.item}' says what '{first}' says: it would count twice."
             )
