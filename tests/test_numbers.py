@@ -87,11 +87,14 @@ def test_numbers_are_written_where_they_are_named():
             with_numbers(f"There are\n{begun}<!--n:claims-->0<!--/n--> claims.", {"claims": "1"}, Path("t"))
 
 
-def test_counts_are_counted(config):
-    found = numbers(ROOT, config)
+def test_counts_are_counted(counted):
     kinds = ("replicated", "not_replicated", "inconclusive", "untestable")
-    assert sum(int(found[f"elegans.{kind}"]) for kind in kinds) == int(found["elegans.claims"]) == int(found["claims"])
-    assert int(found["elegans.parameters"].replace(",", "")) == parameters(
+    assert (
+        sum(int(counted[f"elegans.{kind}"]) for kind in kinds)
+        == int(counted["elegans.claims"])
+        == int(counted["claims"])
+    )
+    assert int(counted["elegans.parameters"].replace(",", "")) == parameters(
         ROOT / "data/models/elegans/model.safetensors"
     )
 
