@@ -306,7 +306,8 @@ def grow(
     out.mkdir(parents=True, exist_ok=True)
     write_model(model, made, out)
     checkpoint.unlink(missing_ok=True)
-    return {"recipe": asdict(recipe), "recipe_hash": recipe.hash(), "seed": seed, "curve": curve, "dev": curve[-1]}
+    dev = {name: value for name, value in curve[-1].items() if ": " not in name}  # a planted model's curve holds more
+    return {"recipe": asdict(recipe), "recipe_hash": recipe.hash(), "seed": seed, "curve": curve, "dev": dev}
 
 
 def _planters(
