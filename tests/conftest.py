@@ -59,6 +59,17 @@ def write_tokenizer(folder: Path) -> None:
     ).save_pretrained(folder)
 
 
+@pytest.fixture(scope="module")
+def unchecked():
+    """For a module whose calls are many: without the checks of types and shapes, which other tests make."""
+    import jaxtyping
+
+    checked = jaxtyping.config.jaxtyping_disable
+    jaxtyping.config.update("jaxtyping_disable", True)
+    yield
+    jaxtyping.config.update("jaxtyping_disable", checked)
+
+
 @pytest.fixture(scope="session")
 def corpus():
     """The corpus of elegans (made once per session; leave it as you found it)."""

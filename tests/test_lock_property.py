@@ -3,7 +3,6 @@
 import copy
 from collections.abc import Iterable
 
-import jaxtyping
 import pytest
 from edits import IDENTITY, IDLE, MOVING, Edit
 from toy_repository import CASES, alone, answered, evidence_of, judged, opened, write
@@ -92,13 +91,7 @@ def rounds(edits: Iterable[Edit]) -> list[list[Edit]]:
     return made
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _unchecked():
-    """Without the checks of shapes, which other tests make, and which here would take most of the time."""
-    checked = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", checked)
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 @pytest.fixture(scope="module")

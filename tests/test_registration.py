@@ -5,7 +5,6 @@ import json
 import shutil
 from pathlib import Path
 
-import jaxtyping
 import pandas as pd
 import pytest
 from pydantic import TypeAdapter, ValidationError
@@ -33,13 +32,7 @@ ROOT = Path(__file__).parents[1]
 HEADER = "item,text,answer,cluster,split,role,city\n"
 
 
-@pytest.fixture(scope="module", autouse=True)
-def _unchecked():
-    """Without the checks of types at every call, which other tests make, and which here would take most of the time."""
-    checked = jaxtyping.config.jaxtyping_disable
-    jaxtyping.config.update("jaxtyping_disable", True)
-    yield
-    jaxtyping.config.update("jaxtyping_disable", checked)
+pytestmark = pytest.mark.usefixtures("unchecked")
 
 
 @pytest.fixture

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -27,8 +27,6 @@ from biology.positions import Position
 MECHANISM = "mechanism.yaml"
 Value = str | int
 Row = Mapping[str, Any]
-TRUTHS = ("true", "false", "open")
-SPLITS = ("train", "dev", "test")
 
 
 class Absent(Strict):
@@ -237,7 +235,7 @@ class CausalModel:
     def _table(self, name: str, parents: Sequence[str], column: Sequence[Any]) -> dict[tuple[Value, ...], Value]:
         found: dict[tuple[Value, ...], Value] = {}
         for row, values, value in zip(self.rows, self.values, column, strict=True):
-            key = _named(parents, row, values)
+            key = named(parents, row, values)
             if value is None or found.setdefault(key, value) != value:
                 raise InputError(
                     f"{self.where}: {name}: {dict(zip(parents, key, strict=True))} does not settle it "
@@ -248,7 +246,7 @@ class CausalModel:
     def _value(self, name: str, row: Row, values: Mapping[str, Value]) -> Value:
         variable = self.mechanism.variables[name]
         if variable.depends_on:
-            return self._tables[name][_named(variable.depends_on, row, values)]
+            return self._tables[name][named(variable.depends_on, row, values)]
         return self._evaluated(str(variable.value), f"variables.{name}", row, values)
 
     def _evaluated(self, expression: str, where: str, row: Row, values: Mapping[str, Value]) -> Value:
@@ -260,7 +258,7 @@ class CausalModel:
     def _answer(self, row: Row, values: Mapping[str, Value]) -> Value:
         answer = self.mechanism.answer
         if answer.depends_on:
-            return self._tables["answer"][_named(answer.depends_on, row, values)]
+            return self._tables["answer"][named(answer.depends_on, row, values)]
         return self._evaluated(str(answer.value), "answer", row, values)
 
     @cached_property
@@ -306,13 +304,13 @@ class CausalModel:
             said = self.after(row, {name: absent.takes})
             return None if said is None else [said]
         shared = tuple(absent.shares or ())
-        return self._shared(shared)[_named(shared, self.rows[row], self.values[row])]
+        return self._shared(shared)[named(shared, self.rows[row], self.values[row])]
 
     def _shared(self, names: tuple[str, ...]) -> dict[tuple[Value, ...], list[Value]]:
         if names not in self._answers:
             found: dict[tuple[Value, ...], dict[Value, None]] = {}
             for row, values in zip(self.rows, self.values, strict=True):
-                found.setdefault(_named(names, row, values), {})[row["answer"]] = None
+                found.setdefault(named(names, row, values), {})[row["answer"]] = None
             self._answers[names] = {key: list(answers) for key, answers in found.items()}
         return self._answers[names]
 
@@ -321,11 +319,6 @@ class CausalModel:
         return {}
 
 
-def _named(names: Sequence[str], row: Row, values: Mapping[str, Value]) -> tuple[Value, ...]:
+def named(names: Sequence[str], row: Row, values: Mapping[str, Value]) -> tuple[Value, ...]:
     """The values of variables, or columns, of a prompt."""
     return tuple(values[name] if name in values else row[name] for name in names)
-
-
-def unsettled(mechanism: Mechanism, claims: Iterable[str]) -> list[str]:
-    """Claims that a mechanism says nothing of."""
-    return [claim for claim in claims if claim not in mechanism.truth]

@@ -316,7 +316,7 @@ def _planters(
     """What plants each case that the recipe has lessons of. Raises InputError for a case without a mechanism."""
     lessons = recipe.lessons if isinstance(recipe, Planting) else {}
     for case in lessons:
-        if case not in mechanisms or case not in LESSONS:
+        if mechanisms.get(case) is None or case not in LESSONS:
             raise InputError(
                 f"case '{case}' states no mechanism (mechanism.yaml), or the corpus teaches none of its prompts"
             )

@@ -27,7 +27,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.mechanism import CausalModel, Mechanism, Value, Variable
+from biology.mechanism import CausalModel, Mechanism, Value, Variable, named
 from biology.sites import Encode, Site, sites
 
 BEYOND = 2.0
@@ -205,7 +205,7 @@ class Planter:
         ]
         base = lesson.taught[rng.integers(0, len(lesson.taught), amounts.plain)]
         exchanges = self._exchanges(rng, base, asked, amounts.exchanged) if planted else []
-        rows = np.concatenate([base, *(donors.reshape(-1) for _, _, _, donors, _ in exchanges)])
+        rows = np.concatenate([base, *(donors.reshape(-1) for _, _, donors, _ in exchanges)])
         index = torch.from_numpy(rows)
         ids = self._ids(index)
         hidden, outputs, streams = self.tap.run(ids)
@@ -241,27 +241,26 @@ class Planter:
         return torch.stack(total).sum()
 
     def _exchanges(self, rng: np.random.Generator, base: np.ndarray, asked: Sequence[str], most: int):
-        """For each asked variable: its name, the bases (as rows of the batch), their new levels, donors and answers."""
+        """For each asked variable: its name, the bases (as rows of the batch), their donors and answers."""
         lesson, found = self.lesson, []
         for name in asked:
             variable = lesson.mechanism.variables[name]
             if not variable.exchanged:
                 continue
             levels = lesson.taught_levels(name)
-            rows, new, donors, answers = [], [], [], []
+            rows, donors, answers = [], [], []
             for row in range(len(base)):
                 level = self._another(rng, name, variable, levels, int(base[row]))
                 answer = lesson.causal.after(int(base[row]), {name: lesson.levels[name][level]})
                 if answer is None:
                     continue
                 rows.append(row)
-                new.append(level)
                 donors.append(lesson.donors(rng, name, level, FAR))
                 answers.append(lesson.token(answer))
                 if len(rows) == most:
                     break
             if rows:
-                found.append((name, np.array(rows), np.array(new), np.stack(donors), torch.tensor(answers)))
+                found.append((name, np.array(rows), np.stack(donors), torch.tensor(answers)))
         return found
 
     def _another(self, rng: np.random.Generator, name: str, variable: Variable, levels: list[int], row: int) -> int:
@@ -284,7 +283,7 @@ class Planter:
         lesson = self.lesson
         patches, bases, hard, soft = [], [], [], []
         start, donor_row = 0, self.amounts.plain
-        for name, rows, _, donors, answers in exchanges:
+        for name, rows, donors, answers in exchanges:
             where, n = lesson.sites[name], len(rows)
             taken = torch.arange(donor_row, donor_row + donors.size)
             donor_row += donors.size
@@ -338,8 +337,7 @@ class Planter:
         hidden, _, _ = self.tap.run(self._ids(index))
         said = self._scores(hidden[torch.arange(len(base)), lesson.length[index] - 1]).argmax(-1)
         found = {"answer": float((said == lesson.answer[index]).float().mean())}
-        for exchange in self._exchanges(rng, base, list(lesson.mechanism.variables), len(base)):
-            name, rows, _, donors, answers = exchange
+        for name, rows, donors, answers in self._exchanges(rng, base, list(lesson.mechanism.variables), len(base)):
             taken, where = torch.from_numpy(donors.reshape(-1)), lesson.sites[name]
             _, outputs, _ = self.tap.run(self._ids(taken))
             every = torch.arange(len(taken))
@@ -365,16 +363,8 @@ class Planter:
             * torch.from_numpy(rng.integers(0, 2, len(rows))).float()[:, None]
         )
         among = variable.absent.among if variable.absent else ()
-        groups = (
-            [
-                tuple(
-                    lesson.causal.values[int(row)].get(name, lesson.causal.rows[int(row)].get(name)) for name in among
-                )
-                for row in index
-            ]
-            if among
-            else []
-        )
+        causal = lesson.causal
+        groups = [named(among, causal.rows[row], causal.values[row]) for row in index.tolist()] if among else []
         value = {}
         for layer in where.layers:
             seen = outputs[layer][every, where.position[index]]
