@@ -12,19 +12,18 @@ from readings import READINGS
 
 from biology import case_file, claim_file, rules
 from biology.case import discover_cases, load_case
+from biology.claim_basis import digest, prompt_sets, rests_on
 from biology.claim_file import UNREGISTERED, load_claims
 from biology.config import InputError, read_yaml
 from biology.experiments import Experiment
 from biology.items import Item
 from biology.registration import (
     check_lock,
-    digest,
-    prompt_sets,
+    check_mechanism,
     read_lock,
     refreshed_lock,
     registered,
     registration_of,
-    rests_on,
 )
 from biology.twins import prompts_of
 
@@ -61,6 +60,7 @@ def test_all_claims_of_the_repository_are_registered_as_they_stand():
     check_lock(ROOT)
     for name in discover_cases(ROOT):
         assert registered(ROOT, name, load_claims(ROOT, name)) == load_claims(ROOT, name)
+        check_mechanism(ROOT, name)
 
 
 @pytest.mark.parametrize("data", [b"[]", b"\xff", b'{"version": 2, "claims": {"mine": 3}}', b"{", b"null"])
@@ -125,6 +125,47 @@ def test_a_registered_claim_changes_only_by_amendment(root):
         ROOT / "experiments/_template", root / "experiments/yours"
     )  # a new claim does not hide a changed one
     with pytest.raises(InputError, match="changed without amendment"):
+        check_lock(root)
+
+
+MECHANISM = """
+says: a city becomes its place, and the answer follows
+variables:
+  place: {meaning: its place, value: city, at: "factor:city", layers: [0, 1], apart: [city]}
+answer: {depends_on: [place]}
+truth:
+  template-1: {truth: true, because: the place is a variable}
+"""
+
+
+def test_a_mechanism_is_planted_as_it_was_registered_and_changes_only_by_amendment(root):
+    path = root / "experiments/mine/mechanism.yaml"
+    path.write_text(MECHANISM)
+    check_lock(root)  # it concerns no verdict
+    with pytest.raises(InputError, match="mechanism of case 'mine' is not registered as it is"):
+        check_mechanism(root, "mine")
+    before = read_lock(root)
+    lock(root)
+    check_mechanism(root, "mine")
+    assert "mine: mechanism registered" in read_lock(root).news(before)
+    edit(root, "mechanism.yaml", "a city becomes its place, and the answer follows", "said in other words")
+    edit(root, "mechanism.yaml", "the place is a variable", "said in other words")
+    check_lock(root)
+    for old, new in (("[0, 1]", "[0, 2]"), ("truth: true", "truth: false"), ("value: city", "value: state")):
+        path.write_text(MECHANISM.replace(old, new))
+        for check in (check_lock, refreshed_lock):
+            with pytest.raises(InputError, match="mechanism of case 'mine' was changed without amendment"):
+                check(root)
+        with pytest.raises(InputError, match="mechanism of case 'mine'"):
+            check_mechanism(root, "mine")
+    path.write_text(path.read_text() + f"amended: [{amendment(read_lock(root).mechanisms['mine'])}]\n")
+    with pytest.raises(InputError, match="amended but not locked"):
+        check_lock(root)
+    lock(root)
+    check_lock(root)
+    check_mechanism(root, "mine")
+    path.unlink()
+    with pytest.raises(InputError, match="registered but gone"):
         check_lock(root)
 
 
@@ -227,7 +268,7 @@ def test_the_lock_binds_the_prompts_of_an_extended_corpus(monkeypatch):
     claims = load_claims(ROOT, "addition", loaded)
     before = registration_of(loaded, claims)
     other = prompts_of("addition", "brackets").assign(donor="")
-    monkeypatch.setattr("biology.registration.prompts_of", lambda *_: other)
+    monkeypatch.setattr("biology.claim_basis.prompts_of", lambda *_: other)
     after = registration_of(loaded, claims)
     assert {claim: before[claim].changed(after[claim]) for claim in before if before[claim] != after[claim]} == {
         "add-14": ["the prompt set of the corpus brackets"]
@@ -329,7 +370,7 @@ def edited(record, kind, path, value, names):
 @pytest.mark.parametrize("name", READINGS)
 def test_the_lock_of_a_shipped_case_covers_what_its_claims_read(name, monkeypatch):
     """Every leaf of its case.yaml and claims.yaml is edited: the hashes move of those claims that read it, by hand (`READINGS`)."""
-    monkeypatch.setattr("biology.registration.prompts_of", lambda *_: pd.DataFrame({"item": ["one"]}))
+    monkeypatch.setattr("biology.claim_basis.prompts_of", lambda *_: pd.DataFrame({"item": ["one"]}))
     loaded = load_case(ROOT, name)
     claims, sets = load_claims(ROOT, name, loaded), prompt_sets(loaded)
     loaded = loaded.model_copy(update={"items": loaded.items[::20]})

@@ -63,13 +63,13 @@ class Part(Strict):
 
 
 class Amendment(Strict):
-    """Why a registered claim was changed; `previous` is its hash in claims.lock before the change."""
+    """Why a registered claim or mechanism was changed; `previous` is its hash in claims.lock before the change."""
 
     date: datetime.date
     reason: str = Field(min_length=10)
     previous: str = Field(pattern=r"^[0-9a-f]{64}$")
     seen_on: tuple[str, ...] = ()
-    """Models whose verdict on the claim was known by then."""
+    """Models whose verdict on the claim, or on claims of the case, was known by then."""
 
 
 class Claim(Strict):

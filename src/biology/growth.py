@@ -85,6 +85,7 @@ def grow(args: Arguments) -> None:
     from biology.mechanism import load_mechanism
     from biology.organism import Planting, Recipe
     from biology.organism import grow as grown
+    from biology.registration import check_mechanism
 
     folder, started = _folder(args), time.monotonic()
     _claim(folder)
@@ -102,6 +103,7 @@ def grow(args: Arguments) -> None:
     mechanisms = {}
     for case in recipe.lessons if isinstance(recipe, Planting) else ():
         mechanisms[case] = load_mechanism(Path(args.config).parent, case)
+        check_mechanism(Path(args.config).parent, case)
         made_of[case] = artefacts.contents_hash(Path(args.config).parent / "experiments" / case, "mechanism.yaml")[:16]
     alone = locked(work / "lock", f"another `biology grow` works in {work}: wait for it")
     with alone, replaced(folder, MODEL, "grow", beside=[f"{name}/" for name in SETS]) as new:

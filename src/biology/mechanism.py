@@ -21,6 +21,7 @@ from typing import Any, Literal
 import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
+from biology.claim_file import Amendment
 from biology.config import InputError, Strict, read_yaml, validate
 from biology.positions import Position
 
@@ -130,6 +131,8 @@ class Mechanism(Strict):
     answer: Answer
     truth: dict[str, Truth] = {}
     """By the id of a claim."""
+    amended: tuple[Amendment, ...] = ()
+    """Why it was changed after it was registered."""
 
 
 def load_mechanism(root: str | Path, case: str) -> Mechanism | None:
@@ -280,16 +283,21 @@ class CausalModel:
         return sorted({values[name] for values in self.values}, key=lambda value: (isinstance(value, str), value))
 
     def after(self, row: int, changes: Mapping[str, Value]) -> Value | None:
-        """The answer to a prompt when variables are set to other values; None where no prompt says what it would be."""
+        """The answer to a prompt when variables are set to other values; None where no prompt has it, or says what it would be."""
         values = {**self.values[row], **changes}
         stale = set().union(*(self.children[name] for name in changes)) - set(changes)
         try:
             for name in self.mechanism.variables:
                 if name in stale:
                     values[name] = self._value(name, self.rows[row], values)
-            return self._answer(self.rows[row], values)
+            said = self._answer(self.rows[row], values)
         except KeyError:
             return None
+        return said if str(said) in self._said else None
+
+    @cached_property
+    def _said(self) -> set[str]:
+        return {str(row["answer"]) for row in self.rows}
 
     def without(self, row: int, name: str) -> list[Value] | None:
         """The answers, all alike probable, when a variable's site holds nothing of it; None where the mechanism does not say."""
