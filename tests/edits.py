@@ -109,6 +109,7 @@ MOVING: dict[str, list[Edit]] = {
     "Perturbation.depths": [places(f"{EXPERIMENTS}/far/depths", [0.4])],
     "Perturbation.direction": [places(f"{EXPERIMENTS}/hinted/direction", "increase")],
     "Perturbation.attention": [places(f"{EXPERIMENTS}/live/attention", "frozen")],
+    "Perturbation.cut_direct": [places(f"{EXPERIMENTS}/swap/cut_direct", True)],
     "Perturbation.elsewhere": [
         places(f"{EXPERIMENTS}/hinted/elsewhere", "1"),
         poems(f"{EXPERIMENTS}/suppress/elsewhere", "2"),

@@ -5,6 +5,7 @@ import torch
 from conftest import KINDS, random_transcoders
 
 from biology.config import InputError
+from biology.generation import generate
 from biology.interventions import (
     PROTOCOLS,
     CleanPasses,
@@ -12,7 +13,6 @@ from biology.interventions import (
     Sites,
     concatenate,
     edits,
-    generate,
     intervene,
     steered,
 )
@@ -251,6 +251,39 @@ def test_features_hold_in_the_constrained_range_only(tiny_model):
     assert torch.equal(default, ends[0])
 
 
+@pytest.mark.parametrize("architecture", ["llama", "gemma2"])
+def test_without_direct_paths_what_only_the_last_token_could_say_is_not_said(tiny_model, architecture):
+    """What the last layer writes at the last token reaches the logits directly or not at all; elsewhere nothing does so directly."""
+    model = tiny_model(architecture, DOUBLE)
+    transcoders = random_transcoders(model, write_hook="mlp.hook_out")
+    row, top = torch.tensor([0]), model.n_layers - 1
+    clean = intervene(model, transcoders, PROMPTS, row, edits([])).logits
+
+    def logits(layer, pos, cut):
+        pushed = edits([(0, layer, pos, 7, 9.0)])
+        return intervene(model, transcoders, PROMPTS, row, pushed, cut_direct=cut).logits
+
+    assert not torch.allclose(logits(top, -1, cut=False), clean)
+    assert torch.allclose(logits(top, -1, cut=True), clean, atol=1e-12)
+    assert not torch.allclose(logits(0, 2, cut=True), clean)
+    assert torch.allclose(logits(0, 2, cut=True), logits(0, 2, cut=False), atol=1e-12)
+
+
+def test_a_cut_direct_path_is_what_the_decoder_writes_into_the_last_stream(tiny_model):
+    model = tiny_model("llama", DOUBLE)
+    transcoders = random_transcoders(model)
+    _, activations = clean_activations(model, transcoders, PROMPTS[0])
+    last, top = len(PROMPTS[0]) - 1, model.n_layers - 1
+    pushed = edits([(0, 0, last, 7, float(activations[0][0, last, 7]) + 3.0)])
+    taken = Injections(*torch.tensor([[0], [top], [last]]), -3.0 * transcoders.layers[0].W_dec[7])
+    row = torch.tensor([0])
+    cut = intervene(model, transcoders, PROMPTS, row, pushed, last_layer=top, cut_direct=True).logits
+    direct = intervene(model, transcoders, PROMPTS, row, pushed, last_layer=top, injections=taken).logits
+    assert torch.allclose(cut, direct, atol=1e-9)
+    kept = intervene(model, transcoders, PROMPTS, row, pushed, last_layer=top).logits
+    assert not torch.allclose(cut, kept)
+
+
 @pytest.mark.parametrize(
     ("entry", "options", "message"),
     [
@@ -260,6 +293,7 @@ def test_features_hold_in_the_constrained_range_only(tiny_model):
         ((0, 0, 0, 48, 1.0), {}, "feature 48 is not in 0..47"),
         ((0, 2, 0, 0, 1.0), {"last_layer": 1}, "range ends at layer 1; layer 2"),
         ((0, 2, 0, 0, 1.0), {"last_layer": 3}, "range ends at layer 3"),
+        ((0, 2, 0, 0, 1.0), {"protocol": "iterative", "cut_direct": True}, "protocol 'constrained'"),
         ((0, 2, 0, 0, 1.0), {"batch_size": 0}, "batch_size"),
     ],
 )

@@ -14,7 +14,8 @@ from biology.bench import Setting
 from biology.config import InputError
 from biology.continuation import ReadOn
 from biology.experiments import Line
-from biology.interventions import edits, generate
+from biology.generation import generate
+from biology.interventions import edits
 from biology.lines import Words, held, measure_lines, run_lines, text, write
 from biology.measures import forms_of
 from biology.model import capture, hooked, run

@@ -118,6 +118,8 @@ class Perturbation(Measurement):
     """Where the first outcome is to go when development prompts decide."""
     attention: Literal["frozen", "live"] = "frozen"
     """Whether attention patterns stay as on the clean prompt, as in the attribution graph, or follow the perturbation."""
+    cut_direct: bool = False
+    """Whether what is held has no direct path to the logits: only what later layers make of it counts."""
     elsewhere: Position | Literal["best"] = Position("1")
     """Position (as in a supernode's `at`) of the `position` control. `best`, where lines are written at `sites`: the one of them,
     other than the supernodes' own, at which the same push moves the first outcome most on development prompts of the model."""
@@ -162,6 +164,8 @@ class Perturbation(Measurement):
             raise ValueError(
                 f"where a line is written, features are held iteratively and attention is live: leave out `{settled[0]}`"
             )
+        if self.cut_direct and (self.line is not None or self.protocol != "constrained"):
+            raise ValueError("`cut_direct` is for what a prompt says next (no `line`), by protocol constrained")
         if self.line is not None and "direction" in self.controls:
             raise ValueError("an experiment that writes lines has no control 'direction'")
         return self

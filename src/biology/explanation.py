@@ -271,7 +271,7 @@ def experiment_told(one: Measurement) -> str:
             if one.line
             else f"by protocol {one.protocol}, with {one.attention} attention"
         )
-        told += f" Features are held {settled}."
+        told += f" Features are held {settled}{', their direct paths to the logits cut' if one.cut_direct else ''}."
         if "position" in one.controls:
             best = "that of its sites which moves most, chosen on development prompts"
             told += (

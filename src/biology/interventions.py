@@ -26,7 +26,7 @@ from tqdm import tqdm
 
 from biology.activations import row_batches
 from biology.config import InputError
-from biology.continuation import Prefix, continued, kept
+from biology.continuation import Prefix, kept
 from biology.model import Capture, Edit, Model, capture, freeze, run, token_batch
 from biology.transcoders import TranscoderSet, decoder, encode, skip
 
@@ -163,6 +163,7 @@ def intervene(
     protocol: str = "constrained",
     last_layer: int | None = None,
     live_attention: bool = False,
+    cut_direct: bool = False,
     injections: Injections | None = None,
     positions: int | Int[Tensor, "row ..."] = -1,
     watch: Sites | None = None,
@@ -177,6 +178,8 @@ def intervene(
 
     Args:
         last_layer: top of the constrained range (layers 0..last_layer are held); by default the last layer edited.
+        cut_direct: whether what the held MLP outputs change is taken off the residual stream again before the final norm, so
+            that only what later layers and attention made of it reaches the logits (constrained protocol).
         positions: where logits are read: one position for all (negative counts from the end), or [row] or
             [row, read_pos].
         watch: sites whose pre-activations and activations are wanted.
@@ -186,7 +189,7 @@ def intervene(
         passes: clean passes that calls on the same prompts share.
 
     Raises:
-        InputError: an unknown protocol, an edit outside the model, its prompt or the constrained range, or one
+        InputError: an unknown protocol, direct paths cut in another than the constrained one, an edit outside the model, its prompt or the constrained range, or one
             feature edited twice at one place.
     """
     lengths = torch.tensor([len(ids) for ids in prompts], dtype=torch.long)[prompt]
@@ -195,6 +198,8 @@ def intervene(
     watched = None if watch is None else checked_sites(model, transcoders, watch, lengths)
     injections = None if injections is None else checked_sites(model, transcoders, injections, lengths)
     top = _top_layer(model, protocol, last_layer, edited, injections)
+    if cut_direct and protocol != "constrained":
+        raise InputError("direct paths to the logits can be cut where MLP outputs are held: protocol 'constrained'")
     where = torch.as_tensor(positions).expand(len(prompt)) if isinstance(positions, int) else positions
     read_layers = set() if watched is None else set(watched.layer.tolist())
     read_layers |= set() if profile is None else set(range(model.n_layers))
@@ -210,11 +215,13 @@ def intervene(
             ids, which = token_batch(model, [list(prompts[i]) for i in sources.tolist()]), which.to(model.device)
             here = torch.full((len(prompt),), -1)
             here[chosen] = torch.arange(len(chosen))
-            added = _Added() if injections is None else _Added.injected(_of_rows(injections, here, model))
-            mine = _of_rows(edited, here, model)
+            added = _Added() if injections is None else _Added.injected(of_rows(injections, here, model))
+            mine = of_rows(edited, here, model)
             hooks = _hooks(passes, ids, which, mine, added, protocol, top, live_attention)
             if protocol == "constrained":
                 hooks += _idle(layer for layer in range(top + 1) if layer not in reads)
+            if cut_direct:
+                hooks += _without_direct(model, ids, which, top)
             names = ["unembed.hook_out", *reads.values()]
             at = where[chosen].reshape(len(chosen), -1)
             logits, tensors = run(
@@ -226,7 +233,7 @@ def intervene(
                 outputs += [encode(transcoders, layer, inputs[layer][:, profile]) for layer in range(model.n_layers)]
             results.append(tuple(output.cpu() for output in outputs))
             if watched is not None:
-                seen[:, here[watched.row] >= 0] = _observed(transcoders, _of_rows(watched, here, model), inputs)
+                seen[:, here[watched.row] >= 0] = _observed(transcoders, of_rows(watched, here, model), inputs)
             bar.update(len(chosen))
     if not results:
         nothing = torch.zeros(0, 1, model.n_vocab, dtype=model.dtype)
@@ -296,7 +303,7 @@ def _top_layer(
     return top
 
 
-def _of_rows(sites: AnySites, here: Int[Tensor, " row"], model: Model) -> AnySites:
+def of_rows(sites: AnySites, here: Int[Tensor, " row"], model: Model) -> AnySites:
     """The sites of one batch, their rows numbered as in the batch, on the model's device and in its dtype."""
     mine = here[sites.row] >= 0
     chosen = {entry.name: getattr(sites, entry.name)[mine] for entry in fields(sites)}
@@ -385,6 +392,24 @@ def _clamped(
     return hooks
 
 
+def _without_direct(
+    model: Model, ids: Int[Tensor, "prompt pos"], which: Int[Tensor, " row"], top: int
+) -> list[tuple[str, Edit]]:
+    """After the last layer the stream loses what the MLPs of layers 0..top wrote other than on the clean prompt."""
+    names = [f"blocks.{layer}.hook_mlp_out" for layer in range(top + 1)]
+    _, clean = run(model, ids, reads=names)
+    changes: list[Tensor] = []
+
+    def note(name: str, output: Tensor) -> None:
+        changes.append(output - clean[name][which])
+
+    def take(stream: Tensor) -> Tensor:
+        return stream - torch.stack(changes).sum(0)
+
+    hooks: list[tuple[str, Edit]] = [(name, partial(note, name)) for name in names]
+    return [*hooks, (f"blocks.{model.n_layers - 1}.hook_resid_post", take)]
+
+
 def _moving(model: Model, transcoders: TranscoderSet, edited: Edits, added: _Added) -> list[tuple[str, Edit]]:
     """At each layer, move edited features from their current activations to their values; the MLPs run."""
     top = model.n_layers - 1
@@ -404,60 +429,3 @@ def _moving(model: Model, transcoders: TranscoderSet, edited: Edits, added: _Add
 def _at_layer(edited: Edits, layer: int) -> Edits:
     at = edited.layer == layer
     return Edits(**{entry.name: getattr(edited, entry.name)[at] for entry in fields(edited)})
-
-
-# Generation ----------------------------------------------------------------------------------------------------------
-
-
-def generate(
-    model: Model,
-    transcoders: TranscoderSet,
-    prompts: Sequence[Sequence[int]],
-    edited: Edits,
-    n_tokens: int,
-    *,
-    open_ended: Edits | None = None,
-    temperature: float = 0.0,
-    generator: torch.Generator | None = None,
-    stop: int | None = None,
-    protocol: str = "iterative",
-    live_attention: bool = True,
-    last_layer: int | None = None,
-    batch_size: int = 256,
-) -> list[list[int]]:
-    """Continue every prompt (row i is prompt i) by up to `n_tokens` tokens while its features are held.
-
-    `edited` apply at fixed positions of the prompt, `open_ended` at their position and at every later one, new tokens
-    included. Greedy at temperature 0, otherwise sampled with `generator`. The frozen or clamped values of the
-    other protocols are those of the unedited model on the text so far. The whole text is run anew for every token.
-
-    Returns:
-        The new tokens of each row, ending with `stop` where that was reached.
-    """
-    lengths = torch.tensor([len(prompt) for prompt in prompts])
-    edited = checked_sites(model, transcoders, edited, lengths)
-    open_ended = None if open_ended is None else checked_sites(model, transcoders, open_ended, lengths)
-
-    def next_logits(texts: list[list[int]], live: list[int]) -> Float[Tensor, "row vocab"]:
-        parts = [edited] if open_ended is None else [edited, extended(open_ended, texts)]
-        here = torch.full((len(texts),), -1)
-        here[live] = torch.arange(len(live))
-        current = _of_rows(concatenate(parts), here, model)
-        current = Edits(**{entry.name: getattr(current, entry.name).cpu() for entry in fields(current)})
-        outcome = intervene(
-            model, transcoders, [texts[i] for i in live], torch.arange(len(live)), current, protocol=protocol,
-            live_attention=live_attention, last_layer=last_layer, batch_size=batch_size,
-        )  # fmt: skip
-        return outcome.logits[:, 0]
-
-    stops = () if stop is None else (stop,)
-    return continued(prompts, next_logits, n_tokens, temperature=temperature, generator=generator, stops=stops)
-
-
-def extended(open_ended: Edits, texts: Sequence[Sequence[int]]) -> Edits:
-    """Open-ended edits at every position they cover by now."""
-    counts = torch.tensor([len(text) for text in texts])[open_ended.row] - open_ended.pos
-    entry = torch.repeat_interleave(torch.arange(len(counts)), counts)
-    offset = torch.arange(len(entry)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)
-    longer = {name.name: getattr(open_ended, name.name)[entry] for name in fields(open_ended)}
-    return Edits(**{**longer, "pos": longer["pos"] + offset})

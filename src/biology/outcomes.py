@@ -122,7 +122,8 @@ def run_rows(
     sites, owner = watched_sites(bench, watched, prompt)
     out: Outcome = intervene(
         bench.model, bench.transcoders, bench.ids, prompt, edits, last_layer=setting.last_layer, injections=injections,
-        protocol=reader.experiment.protocol, live_attention=reader.experiment.attention == "live", watch=sites,
+        protocol=reader.experiment.protocol, live_attention=reader.experiment.attention == "live",
+        cut_direct=reader.experiment.cut_direct, watch=sites,
         readout=lambda logits, rows: reader(item[rows], logits), passes=bench.passes,
     )  # fmt: skip
     activation = {}

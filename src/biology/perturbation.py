@@ -177,7 +177,7 @@ def show(bench: Bench, name: str, experiment: Perturbation, setting: Setting) ->
         sites, owner = watched_sites(bench, names, prompt)
         out = intervene(
             bench.model, bench.transcoders, bench.ids, prompt, edits, last_layer=setting.last_layer, watch=sites,
-            protocol=experiment.protocol, live_attention=experiment.attention == "live",
+            protocol=experiment.protocol, live_attention=experiment.attention == "live", cut_direct=experiment.cut_direct,
         )  # fmt: skip
         common = {"item": item, "experiment": name, "strength": setting.strength}
         for index, label in enumerate(names):

@@ -43,7 +43,8 @@ def steer(args: Arguments) -> None:
             held |= {site: sign * value for site, value in _members(args, name, tables).items()}
     held |= _features(args.features)
     model, transcoders = open_model(entry, Path(), Path(args.model).name, threads=None)
-    from biology.interventions import edits, generate
+    from biology.generation import generate
+    from biology.interventions import edits
     from biology.model import encode, token_text
 
     ids = encode(model, args.text)

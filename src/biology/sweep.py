@@ -19,7 +19,8 @@ from torch import Tensor
 from biology.bench import Bench
 from biology.config import InputError
 from biology.experiments import Exchange, Perturbation
-from biology.interventions import Edits, edits, generate, intervene
+from biology.generation import generate
+from biology.interventions import Edits, edits, intervene
 from biology.model import token_text
 from biology.tables import table
 
