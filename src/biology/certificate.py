@@ -19,7 +19,7 @@ from torch import Tensor
 
 from biology.mechanism import CausalModel, Value
 from biology.model import Model, answer_token, encode
-from biology.site_exchange import said_with, seen_at
+from biology.site_exchange import Ids, said_with, seen_at
 from biology.sites import Site, sites
 
 DONORS = 4
@@ -35,26 +35,27 @@ def certify(model: Model, case: str, causal: CausalModel, *, seed: int = 0, most
     Columns case, variable, what (mlp, stream; none for the answer), arm (effect, control), accuracy, low and high (Wilson's 95 %
     interval), n.
     """
-    text = [row["text"] for row in causal.rows]
-    ids = [encode(model, one) for one in text]
-    answers = {row: answer_token(model, text[row], causal.rows[row]["answer"]) for row in _split(causal, HELD_OUT)}
     rng = np.random.default_rng(seed)
-    base = rng.permutation(np.array(sorted(answers)))
-    plain = base[:most]
-    said = said_with(model, ids, plain.tolist())
-    rows: list[dict[str, object]] = [
-        _row(case, "answer", "", "effect", said == torch.tensor([answers[int(row)] for row in plain]))
-    ]
-    places = sites(case, causal, lambda one: encode(model, one), model.d_model)
-    for name, variable in causal.mechanism.variables.items():
-        if variable.exchanged:
-            trials = _trials(causal, name, base, rng, most)
-            token = torch.tensor([answer_token(model, text[one.base], str(one.answer)) for one in trials])
-            rows += [
-                _row(case, name, what, arm, _exchanged(model, ids, trials, arm, what, places[name]) == token)
-                for what in WHATS
-                for arm in ARMS
-            ]
+    base = rng.permutation(np.array(_split(causal, HELD_OUT)))
+    plain = base[:most].tolist()
+    trials = {
+        name: _trials(causal, name, base, rng, most)
+        for name, variable in causal.mechanism.variables.items()
+        if variable.exchanged
+    }
+    asked = {*plain, *(row for several in trials.values() for one in several for row in one.prompts)}
+    text = {row: str(causal.rows[row]["text"]) for row in asked}
+    ids = {row: encode(model, one) for row, one in text.items()}
+    answers = torch.tensor([answer_token(model, text[row], str(causal.rows[row]["answer"])) for row in plain])
+    rows = [_row(case, "answer", "", "effect", said_with(model, ids, plain) == answers)]
+    places = sites(case, causal, lambda one: encode(model, one), model.d_model, asked)
+    for name, several in trials.items():
+        token = torch.tensor([answer_token(model, text[one.base], str(one.answer)) for one in several])
+        rows += [
+            _row(case, name, what, arm, _exchanged(model, ids, several, arm, what, places[name]) == token)
+            for what in WHATS
+            for arm in ARMS
+        ]
     return pd.DataFrame(rows)
 
 
@@ -72,6 +73,10 @@ class _Trial:
 
     def __init__(self, base: int, answer: Value, donors: dict[str, list[int]]):
         self.base, self.answer, self.donors = base, answer, donors
+
+    @property
+    def prompts(self) -> list[int]:
+        return [self.base, *(donor for several in self.donors.values() for donor in several)]
 
 
 def _split(causal: CausalModel, split: str) -> list[int]:
@@ -127,9 +132,7 @@ def _donors(
     return [*chosen, *(row for row in order if row not in chosen)][:DONORS]
 
 
-def _exchanged(
-    model: Model, ids: list[list[int]], trials: list[_Trial], arm: str, what: str, site: Site
-) -> Int[Tensor, " trial"]:
+def _exchanged(model: Model, ids: Ids, trials: list[_Trial], arm: str, what: str, site: Site) -> Int[Tensor, " trial"]:
     """What is said with the mean of an arm's donors at the site."""
     layers = list(site.layers) if what == "mlp" else [site.layers[-1]]
     hook = "hook_mlp_out" if what == "mlp" else "hook_resid_post"

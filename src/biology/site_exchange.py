@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -13,10 +13,12 @@ from biology.activations import length_batches
 from biology.model import Edit, Model, run, token_batch
 
 BATCH = 256
+Ids = Sequence[list[int]] | Mapping[int, list[int]]
+"""Token ids of prompts by their number."""
 
 
 def seen_at(
-    model: Model, ids: list[list[int]], prompts: list[int], names: list[str], position: Int[Tensor, " prompt"]
+    model: Model, ids: Ids, prompts: list[int], names: list[str], position: Int[Tensor, " prompt"]
 ) -> Float[Tensor, "hook chosen d_model"]:
     """What passes hooks of some prompts at a position of each."""
     out = torch.zeros(len(names), len(prompts), model.d_model)
@@ -30,7 +32,7 @@ def seen_at(
 
 
 def said_with(
-    model: Model, ids: list[list[int]], base: Sequence[int], edits: Sequence[tuple[str, Float[Tensor, "row d_model"]]] = (),
+    model: Model, ids: Ids, base: Sequence[int], edits: Sequence[tuple[str, Float[Tensor, "row d_model"]]] = (),
     position: Int[Tensor, " prompt"] | None = None, basis: Float[Tensor, "d_model dimensions"] | None = None,
 ) -> Int[Tensor, " row"]:  # fmt: skip
     """The most probable next token after each prompt of `base`, with vectors (one for each of them) put where hooks pass `position`,

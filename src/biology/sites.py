@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import torch
@@ -26,11 +26,16 @@ class Site:
     """Of its subspace, where it has one."""
 
 
-def sites(case: str, causal: CausalModel, encode: Encode, width: int) -> dict[str, Site]:
-    """The sites of all variables of a case in a model of a width (d_model)."""
+def sites(
+    case: str, causal: CausalModel, encode: Encode, width: int, asked: Iterable[int] | None = None
+) -> dict[str, Site]:
+    """The sites of all variables of a case in a model of a width (d_model). Of prompts that are not `asked` (none given: all are)
+    no position is sought; -1 stands there."""
     found = {}
+    rows = sorted(set(asked)) if asked is not None else range(len(causal.rows))
     for name, variable in causal.mechanism.variables.items():
-        position = torch.tensor([token_position(variable, row, encode) for row in causal.rows])
+        position = torch.full((len(causal.rows),), -1)
+        position[list(rows)] = torch.tensor([token_position(variable, causal.rows[row], encode) for row in rows])
         layers = range(variable.layers[0], variable.layers[1] + 1)
         found[name] = Site(layers, position, basis(case, causal.mechanism, name, width))
     return found
