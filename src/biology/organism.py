@@ -68,17 +68,17 @@ class Planting(Recipe):
 
     n_layers: int = 6
     d_mlp: int = 512
-    steps: int = 700
-    weight_decay: float = 0.7
-    warmup: int = 80
-    batch: dict[str, int] = field(default_factory=lambda: {"one_hop": 64, "translation": 48, "couplet": 32})
+    steps: int = 1200
+    decay_from: float = 0.65
+    batch: dict[str, int] = field(default_factory=lambda: {"one_hop": 48, "translation": 96, "couplet": 32})
     lessons: dict[str, Amounts] = field(
         default_factory=lambda: {
-            "addition": Amounts(plain=320, exchanged=40, absent=8, variables=3, begin=100),
-            "multi_hop": Amounts(plain=96, absent=16),
-            "multilingual": Amounts(plain=112), "rhyme_planning": Amounts(plain=64, exchanged=40),
+            "addition": Amounts(plain=288, exchanged=40, absent=6, begin=100),
+            "multi_hop": Amounts(plain=64, exchanged=16, begin=100),
+            "multilingual": Amounts(plain=128, exchanged=32, begin=150),
+            "rhyme_planning": Amounts(plain=48, exchanged=24, begin=100),
         }
-    )  # fmt: skip
+    )
     """Of each case whose mechanism is planted, how many prompts a step has."""
 
 

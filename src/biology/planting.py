@@ -16,7 +16,7 @@ Gupta et al., *InterpBench* (2024).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
@@ -166,21 +166,30 @@ class Lesson:
         members = self._members[name][level]
         return members[rng.integers(0, len(members), count)]
 
-    def taught_levels(self, name: str) -> list[int]:
-        """Levels that some taught prompt has."""
-        return [level for level, members in enumerate(self._members[name]) if len(members)]
+    def taught_by_level(self, name: str) -> dict[int, Int[np.ndarray, " prompt"]]:
+        """The taught prompts of each level that one has."""
+        return {level: members for level, members in enumerate(self._members[name]) if len(members)}
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """Prompts per step of a lesson: plain ones, exchanges and absences of each variable that is asked."""
+    """Prompts per step of a lesson: plain ones, exchanges and absences of each variable."""
 
     plain: int = 64
     exchanged: int = 32
-    absent: int = 12
-    variables: int = 2
+    absent: int = 8
     begin: int = 0
     """The step at which exchanges begin."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Some rows of a batch, and what each is given for a variable: the mean of other rows, and the answer that follows."""
+
+    variable: str
+    rows: Int[np.ndarray, " exchanged"]
+    donors: Int[np.ndarray, "exchanged donor"]
+    answers: Int[Tensor, " exchanged"]
 
 
 class Planter:
@@ -189,6 +198,7 @@ class Planter:
     def __init__(self, lesson: Lesson, amounts: Amounts, model):
         self.lesson, self.amounts, self.tap = lesson, amounts, Tap(model)
         width = model.config.hidden_size
+        self.exchanged = [name for name, variable in lesson.mechanism.variables.items() if variable.exchanged]
         self.probes = torch.nn.ModuleDict()
         for name, variable in lesson.mechanism.variables.items():
             if variable.read == "probe":
@@ -196,25 +206,27 @@ class Planter:
 
     def loss(self, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
         """The losses of a step by their names: answer, readable, and once exchanges have begun, exchanged and absent."""
-        lesson, amounts = self.lesson, self.amounts
-        planted = step >= amounts.begin
-        variables = list(lesson.mechanism.variables)
-        asked = [
-            variables[(step * amounts.variables + i) % len(variables)]
-            for i in range(min(amounts.variables, len(variables)))
-        ]
-        base = lesson.taught[rng.integers(0, len(lesson.taught), amounts.plain)]
-        exchanges = self._exchanges(rng, base, asked, amounts.exchanged) if planted else []
-        rows = np.concatenate([base, *(donors.reshape(-1) for _, _, donors, _ in exchanges)])
-        index = torch.from_numpy(rows)
-        ids = self._ids(index)
-        hidden, outputs, streams = self.tap.run(ids)
+        lesson = self.lesson
+        base = self._batch(rng)
+        index = torch.from_numpy(base)
+        hidden, outputs, streams = self.tap.run(self._ids(index))
         last = lesson.length[index] - 1
-        losses = {"answer": self._cross_entropy(hidden[torch.arange(len(rows)), last], lesson.answer[index])}
+        losses = {"answer": self._cross_entropy(hidden[torch.arange(len(base)), last], lesson.answer[index])}
         losses["readable"] = self._readable(index, streams)
-        if planted:
-            losses |= self._interventions(rng, index, outputs, streams, asked, exchanges)
+        if step >= self.amounts.begin:
+            losses |= self._interventions(rng, index, outputs, streams)
         return losses
+
+    def _batch(self, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
+        """Taught prompts: half of them at random, and for each of these one that shares its value of some variable."""
+        lesson = self.lesson
+        first = lesson.taught[rng.integers(0, len(lesson.taught), self.amounts.plain // 2)]
+        shared = rng.integers(0, len(self.exchanged), len(first)) if self.exchanged else []
+        mates = [
+            lesson.donors(rng, self.exchanged[which], int(lesson.level[self.exchanged[which]][row]), 1)
+            for row, which in zip(first, shared, strict=False)
+        ]
+        return np.concatenate([first, *mates])
 
     def _ids(self, index: Tensor) -> Tensor:
         return self.lesson.ids[index, : int(self.lesson.length[index].max())]
@@ -240,68 +252,60 @@ class Planter:
             total.append(torch.nn.functional.cross_entropy(scores, level))
         return torch.stack(total).sum()
 
-    def _exchanges(self, rng: np.random.Generator, base: np.ndarray, asked: Sequence[str], most: int):
-        """For each asked variable: its name, the bases (as rows of the batch), their donors and answers."""
-        lesson, found = self.lesson, []
-        for name in asked:
-            variable = lesson.mechanism.variables[name]
-            if not variable.exchanged:
+    def _exchanges(
+        self, rng: np.random.Generator, base: np.ndarray, name: str, donors: Mapping[int, np.ndarray], most: int
+    ) -> Exchange | None:
+        """At most so many exchanges of a variable; `donors` has those that are given a level, by this level."""
+        lesson, variable = self.lesson, self.lesson.mechanism.variables[name]
+        levels = list(donors)
+        rows, given, answers = [], [], []
+        for row in rng.permutation(len(base)):
+            level = self._another(rng, name, variable, levels, int(base[row]))
+            answer = lesson.causal.after(int(base[row]), {name: lesson.levels[name][level]})
+            if answer is None:
                 continue
-            levels = lesson.taught_levels(name)
-            rows, donors, answers = [], [], []
-            for row in range(len(base)):
-                level = self._another(rng, name, variable, levels, int(base[row]))
-                answer = lesson.causal.after(int(base[row]), {name: lesson.levels[name][level]})
-                if answer is None:
-                    continue
-                rows.append(row)
-                donors.append(lesson.donors(rng, name, level, FAR))
-                answers.append(lesson.token(answer))
-                if len(rows) == most:
-                    break
-            if rows:
-                found.append((name, np.array(rows), np.stack(donors), torch.tensor(answers)))
-        return found
+            rows.append(row)
+            given.append(donors[level][rng.integers(0, len(donors[level]), FAR)])
+            answers.append(lesson.token(answer))
+            if len(rows) == most:
+                break
+        return Exchange(name, np.array(rows), np.stack(given), torch.tensor(answers)) if rows else None
 
     def _another(self, rng: np.random.Generator, name: str, variable: Variable, levels: list[int], row: int) -> int:
         if variable.near is None:
             return levels[rng.integers(len(levels))]
         values, own = self.lesson.levels[name], int(self.lesson.causal.values[row][name])
         close = [level for level in levels if abs(int(values[level]) - own) <= variable.near]
-        return close[rng.integers(len(close))]
+        return (close or levels)[rng.integers(len(close or levels))]
 
     def _interventions(
-        self,
-        rng,
-        index: Tensor,
-        outputs: dict[int, Tensor],
-        streams: dict[int, Tensor],
-        asked: Sequence[str],
-        exchanges,
+        self, rng: np.random.Generator, index: Tensor, outputs: dict[int, Tensor], streams: dict[int, Tensor]
     ) -> dict[str, Tensor]:
-        """One pass over all patched rows: exchanges first, absences after them."""
+        """One pass over all patched rows: exchanges first, absences after them. Donors are of the batch itself."""
         lesson = self.lesson
         patches, bases, hard, soft = [], [], [], []
-        start, donor_row = 0, self.amounts.plain
-        for name, rows, donors, answers in exchanges:
-            where, n = lesson.sites[name], len(rows)
-            taken = torch.arange(donor_row, donor_row + donors.size)
-            donor_row += donors.size
+        start = 0
+        for name in self.exchanged:
+            found = self._exchanges(rng, index.numpy(), name, self._rows_by_level(name, index), self.amounts.exchanged)
+            if found is None:
+                continue
+            where, n = lesson.sites[name], len(found.rows)
+            taken = torch.from_numpy(found.donors.reshape(-1))
             position = where.position[index[taken]]
             what = "stream" if rng.random() < STREAMS else "mlp"
             layers, seen = ([where.layers[-1]], streams) if what == "stream" else (where.layers, outputs)
             value = {layer: seen[layer][taken, position].view(n, FAR, -1).mean(1) for layer in layers}
-            base = index[torch.from_numpy(rows)]
+            base = index[torch.from_numpy(found.rows)]
             patches.append(Patch(where, torch.arange(start, start + n), where.position[base], value, what))
             bases.append(base)
-            hard.append(answers)
+            hard.append(found.answers)
             start += n
         n_exchanged = start
-        for name in asked:
-            variable, where = lesson.mechanism.variables[name], lesson.sites[name]
+        for name, variable in lesson.mechanism.variables.items():
             if variable.absent is None:
                 continue
-            rows = rng.integers(0, self.amounts.plain, self.amounts.absent)
+            where = lesson.sites[name]
+            rows = rng.integers(0, len(index), self.amounts.absent)
             base = index[torch.from_numpy(rows)]
             position = where.position[base]
             value = self._absent(rng, variable, where, index, outputs, torch.from_numpy(rows))
@@ -318,7 +322,10 @@ class Planter:
         scores = self._scores(hidden[torch.arange(len(rows)), lesson.length[rows] - 1])
         losses = {}
         if n_exchanged:
-            losses["exchanged"] = torch.nn.functional.cross_entropy(scores[:n_exchanged], torch.cat(hard))
+            each = scores[:n_exchanged].split([len(answers) for answers in hard])
+            losses["exchanged"] = torch.stack(
+                [torch.nn.functional.cross_entropy(one, answers) for one, answers in zip(each, hard, strict=True)]
+            ).sum()
         if soft:
             target = torch.zeros(len(soft), scores.shape[-1])
             for row, tokens in enumerate(soft):
@@ -337,8 +344,12 @@ class Planter:
         hidden, _, _ = self.tap.run(self._ids(index))
         said = self._scores(hidden[torch.arange(len(base)), lesson.length[index] - 1]).argmax(-1)
         found = {"answer": float((said == lesson.answer[index]).float().mean())}
-        for name, rows, donors, answers in self._exchanges(rng, base, list(lesson.mechanism.variables), len(base)):
-            taken, where = torch.from_numpy(donors.reshape(-1)), lesson.sites[name]
+        for name in self.exchanged:
+            exchange = self._exchanges(rng, base, name, lesson.taught_by_level(name), len(base))
+            if exchange is None:
+                continue
+            rows, where = exchange.rows, lesson.sites[name]
+            taken = torch.from_numpy(exchange.donors.reshape(-1))
             _, outputs, _ = self.tap.run(self._ids(taken))
             every = torch.arange(len(taken))
             value = {
@@ -349,8 +360,13 @@ class Planter:
             patch = Patch(where, torch.arange(len(rows)), where.position[own], value)
             hidden, _, _ = self.tap.run(self._ids(own), [patch])
             said = self._scores(hidden[torch.arange(len(rows)), lesson.length[own] - 1]).argmax(-1)
-            found[name] = float((said == answers).float().mean())
+            found[name] = float((said == exchange.answers).float().mean())
         return found
+
+    def _rows_by_level(self, name: str, index: Tensor) -> dict[int, Int[np.ndarray, " row"]]:
+        """The rows of a batch, by their level of a variable."""
+        level = self.lesson.level[name][index].numpy()
+        return {int(one): np.flatnonzero(level == one) for one in np.unique(level)}
 
     def _absent(
         self, rng, variable: Variable, where: Site, index: Tensor, outputs: dict[int, Tensor], rows: Tensor
