@@ -70,7 +70,7 @@ def grown(words, folder, planted: bool):
     planter = Planter(lesson, Amounts(plain=48, exchanged=32, absent=8, begin=0 if planted else 10**6), model)
     parameters = [*model.parameters(), *planter.probes.parameters()]
     optimiser = torch.optim.AdamW(parameters, lr=4e-3, weight_decay=0.3)
-    for step in range(300 if planted else 200):
+    for step in range(400 if planted else 200):
         losses = planter.loss(np.random.default_rng([0, step]), step)
         if not planted:
             losses = {"answer": losses["answer"]}
