@@ -67,8 +67,9 @@ except InputError as error:
     sys.exit(f"error: {error}")
 
 SHOWN = [model for model in MODELS if CONFIG.model(model).role == "model"]
-CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES]
-EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS]
+CALIBRATED = [model for model in MODELS if model in CONFIG.calibrated]
+CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES and model not in CALIBRATED]
+EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS + CALIBRATED]
 PAIRS = [(model, case) for model in SHOWN for case in MODELS[model]]
 RUN = "data/runs/{model}/{case}"
 TABLES = ["prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands", "operand_plots"]
@@ -157,6 +158,17 @@ rule:
         tables(CONTROLS),
     message:
         "all seeds, twins and controls are judged"
+
+
+rule:
+    """What verdicts are worth: those on models with planted mechanisms, of whose claims the truth is known."""
+    name:
+        "calibration/all"
+    input:
+        "reports/calibration.csv",
+        tables(CALIBRATED),
+    message:
+        "all planted models are judged"
 
 
 rule:
@@ -580,6 +592,27 @@ rule compare:
         "comparing seeds, twins and controls"
     shell:
         "biology compare > {log:q} 2>&1"
+
+
+rule calibrate:
+    """Verdicts beside the truth of planted mechanisms: sensitivity and specificity."""
+    input:
+        [f"reports/{model}/verdicts.csv" for model in CALIBRATED],
+        expand(
+            "experiments/{case}/mechanism.yaml", case=sorted({case for model in CALIBRATED for case in MODELS[model]})
+        ),
+        expected="experiments/twins.csv",
+        code=[*code("calibration"), STYLE],
+    output:
+        "reports/calibration.csv",
+        "figures/calibration.svg",
+        "figures/calibration.png",
+    log:
+        "data/runs/calibrate.log",
+    message:
+        "calibrating: verdicts where the truth is known"
+    shell:
+        "biology calibrate > {log:q} 2>&1"
 
 
 # 8. Figures ----------------------------------------------------------------------------------------------------------

@@ -69,7 +69,7 @@ FLOORS = [
     ["procedure", "drawing", "viewer", "contrasts", "robustness", "turning"],
     ["discrimination"],
     ["prompt_figures", "dossier", "pages", "numbers", "coverage"],
-    ["figures", "explorer", "dictionary_figures"],
+    ["figures", "explorer", "dictionary_figures", "calibration"],
     ["report", "scoreboard", "atlas_page", "steer_page"],
     # the commands
     ["arguments"],
@@ -142,6 +142,7 @@ LIGHT = [
         "prompt_figures",
         "figures",
         "dictionary_figures",
+        "calibration",
         "report",
         "arguments",
         "opening",

@@ -206,6 +206,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "tabulate": (stages.tabulate, MODEL | CASE),
         "judge": (stages.judge, MODEL | THRESHOLD),
         "compare": (stages.compare, {}),
+        "calibrate": (housekeeping.calibrate, {}),
         "draw": (stages.draw, MODEL | CASE | FIGURE),
         "draw-dictionary": (dictionaries.draw_dictionary, MODEL | FIGURE),
         "write": (stages.write, PAGE),

@@ -49,7 +49,7 @@ class InputWarning(UserWarning):
 CONFIG_FILE = "config.yaml"
 HELD_ROLES = ("seed", "twin", "random")
 """Roles of models whose verdicts are held to those of another; sizes and extended corpora answer claims of their own."""
-GROWN_ROLES = ("seed", "size", "extended", "twin")
+GROWN_ROLES = ("seed", "size", "extended", "twin", "planted")
 """Roles of models that ship without transcoders; the pipeline trains them."""
 
 
@@ -178,9 +178,10 @@ class ModelConfig(Strict):
     shuffled: int | None = Field(default=None, ge=0)
     """Seed with which the entries of every encoder and decoder vector are permuted: transcoders of the same lengths without
     a meaning, the null of the whole pipeline."""
-    role: Literal["model", "seed", "size", "extended", "twin", "random"] = "model"
+    role: Literal["model", "seed", "size", "extended", "twin", "random", "planted"] = "model"
     """`figures/all` runs models; `robustness/all` runs further seeds, twins that lack a mechanism, and controls whose transcoders
-    mean nothing; `extensions/all` runs further sizes, and those whose corpus was extended so that a claim can be asked."""
+    mean nothing; `extensions/all` runs further sizes, and those whose corpus was extended so that a claim can be asked;
+    `calibration/all` runs models with planted mechanisms, and what is `of` them."""
     of: str | None = None
     """The model that a seed, a size, a twin or a control is compared with, or whose corpus was extended."""
     corpus: str | None = None
@@ -258,7 +259,7 @@ class Config(Strict):
     @model_validator(mode="after")
     def _relatives(self) -> Config:
         for name, entry in self.models.items():
-            if entry.role != "model" and entry.of not in self.models:
+            if entry.role not in ("model", "planted") and entry.of not in self.models:
                 raise ValueError(f"models.{name}: role {entry.role} needs `of: <model>`, another one of this file")
         return self
 
@@ -270,6 +271,16 @@ class Config(Strict):
                 f"from the Hub: {', '.join(known_models())}."
             )
         return self.models[name]
+
+    @property
+    def calibrated(self) -> list[str]:
+        """Models of whose claims the truth is known: those with planted mechanisms, and their twins and random controls."""
+        planted = {name for name, entry in self.models.items() if entry.role == "planted"}
+        return [
+            name
+            for name, entry in self.models.items()
+            if name in planted or (entry.of in planted and entry.role in ("twin", "random"))
+        ]
 
     def siblings(self, name: str) -> list[str]:
         """The entries, this one first, that have transcoders of the same model, random ones left out."""

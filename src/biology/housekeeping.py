@@ -79,3 +79,21 @@ def coverage(args: Arguments) -> None:
     text = (root / "docs/statistics.md").read_text(encoding="utf-8")
     artefacts.write_text(root / "reports/coverage.csv", made.to_csv(index=False, lineterminator="\n"))
     artefacts.write_text(root / "docs/statistics.md", with_table(text, made))
+
+
+def calibrate(args: Arguments) -> None:
+    """compare verdicts with the truth of planted mechanisms: sensitivity and specificity, as a table and a figure"""
+    config, root = configuration(args)
+    from biology.calibration import figure, pairs, rates
+    from biology.config import InputError
+    from biology.drawing import png, styled, svg
+
+    table = pairs(root, config)
+    if table.empty:
+        raise InputError("no model with planted mechanisms has been judged: run `snakemake calibration/all`.")
+    artefacts.write_text(root / "reports/calibration.csv", table.to_csv(index=False, lineterminator="\n"))
+    with styled():
+        drawn = figure(table)
+        for form, data in (("svg", svg(drawn)), ("png", png(drawn))):
+            artefacts.write_bytes(root / f"figures/calibration.{form}", data)
+    print(rates(table, ["dictionary"]).to_string(index=False))

@@ -1,0 +1,94 @@
+"""Truth by construction beside verdicts: what is counted as seen, as missed, and as seen where nothing is."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from biology.calibration import KINDS, figure, kind_of, pairs, rates, truth_of
+from biology.case import discover_cases, load_case
+from biology.claim_file import load_claims
+from biology.config import Config, validate
+from biology.drawing import caption, styled
+from biology.mechanism import load_mechanism
+
+ROOT = Path(__file__).parents[1]
+CLAIMS = (("multihop-7", "multi_hop"), ("poem-2", "rhyme_planning"))
+SAID = {
+    "planted": ("replicated", "not replicated"), "twin": ("replicated", "untestable"), "null": ("not replicated", "untestable"),
+    "plain": ("replicated", "replicated"), "other": ("replicated", "replicated"),
+}  # fmt: skip
+
+
+def entry(**more):
+    return {"path": "m", "transcoders": "m/t", **more}
+
+
+@pytest.fixture
+def checkout(tmp_path):
+    """A checkout in which a planted model, its twin and control, and a plain model with its twin have been judged."""
+    (tmp_path / "experiments").symlink_to(ROOT / "experiments")
+    for name, verdicts in SAID.items():
+        rows = [
+            {
+                "claim": claim, "case": case, "model": name, "transcoders": "per_layer topk", "seed": 0, "verdict": verdict,
+                "statistic": 0.1, "low": 0.0, "high": 0.2, "threshold": 0.1, "control": "match", "p": 0.5, "n": 300, "found": 1.0,
+                "method": "studentised-2", "reason": "so it is",
+            }
+            for (claim, case), verdict in zip(CLAIMS, verdicts, strict=True)
+        ]  # fmt: skip
+        (tmp_path / "reports" / name).mkdir(parents=True)
+        pd.DataFrame(rows).to_csv(tmp_path / "reports" / name / "verdicts.csv", index=False)
+    models = {
+        "planted": entry(role="planted"), "twin": entry(role="twin", of="planted", corpus="rote"),
+        "null": entry(role="random", of="planted", shuffled=0), "plain": entry(), "other": entry(role="twin", of="plain", corpus="rote"),
+        "never_judged": entry(role="planted"),
+    }  # fmt: skip
+    return tmp_path, validate(Config, {"models": models}, "config.yaml")
+
+
+def test_truth_is_the_mechanism_s_of_a_planted_model_and_false_where_nothing_can_be(checkout):
+    table = pairs(*checkout).set_index(["model", "claim"])
+    assert set(table.index.get_level_values("model")) == {"planted", "twin", "null"}
+    for case in discover_cases(ROOT):
+        for claim, stated in load_mechanism(ROOT, case).truth.items():
+            assert truth_of(*checkout, "planted", case, claim) == stated.truth
+    assert table.loc["twin", "truth"].to_dict() == {"multihop-7": "false", "poem-2": "open"}  # of what twins.csv says
+    assert set(table.loc["null", "truth"]) == {"false"}
+
+
+def test_rates_count_what_is_true_and_false_and_leave_out_what_is_open(checkout):
+    (row,) = rates(pairs(*checkout)).to_dict("records")
+    assert (row["sensitivity"], row["sensitivity_n"]) == (1.0, 1)  # multihop-7 on planted; poem-2 is open
+    assert (row["specificity"], row["specificity_n"]) == (0.5, 2)  # the twin's multihop-7 is seen, the control's is not
+    assert row["specificity_low"] == pytest.approx(0.0945, abs=1e-3) and row["specificity_high"] == pytest.approx(
+        0.9055, abs=1e-3
+    )
+    by = rates(pairs(*checkout), ["model"]).set_index("model")
+    assert by.loc["twin", "specificity"] == 0 and by.loc["null", "specificity"] == 1
+    assert by.loc["twin", "sensitivity_n"] == 0 and by["sensitivity"].isna().sum() == 2
+
+
+def test_the_title_says_the_rates(checkout):
+    with styled():
+        title, text = caption(figure(pairs(*checkout)))
+    assert "100% [21%, 100%] of the true claims are replicated, 50% [9%, 91%] of the false ones are not" in title
+    assert "nothing of natural models" in text
+
+
+def test_every_claim_with_experiments_is_of_one_kind():
+    """The strongest that it asks; an exchange is stronger than a path."""
+    found = {}
+    for name in discover_cases(ROOT):
+        case = load_case(ROOT, name)
+        found |= {claim.id: kind_of(case, claim) for claim in load_claims(ROOT, name, case)}
+        for claim in load_claims(ROOT, name, case):
+            assert found[claim.id] in KINDS or not claim.parts
+    expected = {
+        "multihop-1": "graph",
+        "multihop-2": "inhibition",
+        "multihop-7": "swap",
+        "poem-1": "representation",
+        "multi-3": "swap",
+    }
+    assert expected.items() <= found.items()
