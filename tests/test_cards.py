@@ -49,11 +49,11 @@ def test_the_card_of_a_planted_model_shows_its_certificate():
         ("places", "city", "mlp", "control", 0.0125, 0.001, 0.02, 80), ("places", "city", "stream", "effect", 0.75, 0.6, 0.8, 80),
         ("places", "city", "stream", "control", 0.0625, 0.02, 0.1, 80),
     ]  # fmt: skip
-    certificate = pd.DataFrame(rows, columns=["case", "variable", "what", "arm", "accuracy", "low", "high", "n"])
+    certificate = pd.DataFrame(rows, columns=["mechanism", "variable", "what", "arm", "accuracy", "low", "high", "n"])
     curve = [{"step": step, **{f"measure {n}": n + step / 1000 for n in range(13)}} for step in (250, 500)]
     card = model_card("x", {**RECORD, "curve": curve}, BEHAVIOUR, FIDELITY, STATES, None, certificate)
     assert "| places | city | 80 | 91.2% [80.0%, 97.5%] | 1.2% | 75.0% [60.0%, 80.0%] | 6.2% |" in card
-    assert "| case | variable | n | MLP outputs | MLP outputs, control | stream | stream, control |" in card
+    assert "| mechanism | variable | n | MLP outputs | MLP outputs, control | stream | stream, control |" in card
     assert "| measure | 250 | 500 |" in card and "| measure 7 | 7.25 | 7.5 |" in card
     assert "## Certificate" not in model_card("x", RECORD, BEHAVIOUR, FIDELITY, STATES)
 

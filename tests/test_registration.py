@@ -17,6 +17,7 @@ from biology.claim_file import UNREGISTERED, load_claims
 from biology.config import InputError, read_yaml
 from biology.experiments import Experiment
 from biology.items import Item
+from biology.mechanism import twins_of
 from biology.registration import (
     check_lock,
     check_mechanism,
@@ -60,7 +61,8 @@ def test_all_claims_of_the_repository_are_registered_as_they_stand():
     check_lock(ROOT)
     for name in discover_cases(ROOT):
         assert registered(ROOT, name, load_claims(ROOT, name)) == load_claims(ROOT, name)
-        check_mechanism(ROOT, name)
+        for twin in ("", *twins_of(ROOT, name)):
+            check_mechanism(ROOT, name, twin)
 
 
 @pytest.mark.parametrize("data", [b"[]", b"\xff", b'{"version": 2, "claims": {"mine": 3}}', b"{", b"null"])
@@ -164,8 +166,17 @@ def test_a_mechanism_is_planted_as_it_was_registered_and_changes_only_by_amendme
     lock(root)
     check_lock(root)
     check_mechanism(root, "mine")
+    (root / "experiments/mine/twins").mkdir()
+    (root / "experiments/mine/twins/lazy.yaml").write_text(MECHANISM.replace("template-1", "template-9"))
+    with pytest.raises(InputError, match=r"twins/lazy\.yaml: truth: unknown claim 'template-9'"):
+        check_lock(root)
+    (root / "experiments/mine/twins/lazy.yaml").write_text(MECHANISM)
+    with pytest.raises(InputError, match="mechanism of case 'mine/lazy' is not registered"):
+        check_mechanism(root, "mine", "lazy")
+    lock(root)
+    check_mechanism(root, "mine", "lazy")
     path.unlink()
-    with pytest.raises(InputError, match="registered but gone"):
+    with pytest.raises(InputError, match="'mine' is registered but gone"):
         check_lock(root)
 
 

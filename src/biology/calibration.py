@@ -1,7 +1,7 @@
 """Calibration: what the pipeline says of claims whose truth is known.
 
-A planted model (`planting.py`) computes what `mechanism.yaml` states, so that a claim is true of it, false, or left open. Of its
-twins `experiments/twins.csv` says which claims they lack; on transcoders of shuffled weights nothing can be found. *Sensitivity* is the
+A planted model (`planting.py`) computes what `mechanism.yaml` states, so that a claim is true of it, false, or left open. Its twins
+have mechanisms of their own (`twins/<name>.yaml`), or `experiments/twins.csv` says which claims they lack; on transcoders of shuffled weights nothing can be found. *Sensitivity* is the
 share of true claims that come out as replicated, *specificity* the share of false ones that do not; where a claim could not be tested,
 nothing was said. Intervals are Wilson's.
 
@@ -24,7 +24,7 @@ from biology.claim_file import Claim, load_claims
 from biology.config import Config
 from biology.drawing import canvas, captioned, colour, size
 from biology.experiments import Census, Computed, Exchange, Inhibit, Inject, Reuse, Sharing, Swap
-from biology.mechanism import load_mechanism
+from biology.mechanism import load_mechanism, twins_of
 from biology.robustness import read_expected
 from biology.tables import read_table
 
@@ -81,10 +81,11 @@ def truth_of(root: Path, config: Config, model: str, case: str, claim: str) -> s
     entry = config.models[model]
     if entry.role == "random":
         return "false"
-    if entry.role == "twin":
+    twin = str(entry.corpus) if entry.role == "twin" else ""
+    if twin and twin not in twins_of(root, case):
         lacking = {row["claim"] for row in read_expected(root / "experiments/twins.csv") if row["twin"] == entry.corpus}
         return "false" if claim in lacking else "open"
-    mechanism = load_mechanism(root, case)
+    mechanism = load_mechanism(root, case, twin)
     return mechanism.truth[claim].truth if mechanism and claim in mechanism.truth else "open"
 
 

@@ -76,11 +76,11 @@ def certificate_section(certificate: pd.DataFrame) -> str:
             for row in rows.itertuples()
         ]
     )
-    table = shown.pivot(index=["case", "variable", "n"], columns=["what", "arm"], values="said")
+    table = shown.pivot(index=["mechanism", "variable", "n"], columns=["what", "arm"], values="said")
     table.columns = [f"{WHAT[what]}{'' if arm == 'effect' else ', control'}" for what, arm in table.columns]
     return f"""
 ## Certificate
-The mechanisms of the cases are planted (docs/planting.md). On prompts that were never taught, what stands at a variable's site is
+Mechanisms of the cases, or of twins that lack them, are planted (docs/planting.md). On prompts that were never taught, what stands at a variable's site is
 exchanged for the mean of prompts that share its value alone; shown is how often the causal model's answer is then said, with
 Wilson's 95 % interval, and in the control how often it is said with a third value there (`biology certify`).
 

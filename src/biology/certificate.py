@@ -43,6 +43,7 @@ def certify(model: Model, case: str, causal: CausalModel, *, seed: int = 0, most
         for name, variable in causal.mechanism.variables.items()
         if variable.exchanged
     }
+    trials = {name: several for name, several in trials.items() if several}  # some variables change no answer
     asked = {*plain, *(row for several in trials.values() for one in several for row in one.prompts)}
     text = {row: str(causal.rows[row]["text"]) for row in asked}
     ids = {row: encode(model, one) for row, one in text.items()}

@@ -172,9 +172,10 @@ def case_told(case: Case, claims: Sequence[Claim]) -> str:
     return "\n".join(lines)
 
 
-def mechanism_told(mechanism: Mechanism) -> str:
-    """The causal model of a case in English: what leads to what, where it is held, and which claims follow."""
-    lines = ["MECHANISM (of models that are planted with it: docs/planting.md)", "", mechanism.says, ""]
+def mechanism_told(mechanism: Mechanism, twin: str = "") -> str:
+    """The causal model of a case, or of a twin, in English: what leads to what, where it is held, and which claims follow."""
+    of = f" OF THE TWIN {twin}" if twin else ""
+    lines = [f"MECHANISM{of} (of models that are planted with it: docs/planting.md)", "", mechanism.says, ""]
     for name, variable in mechanism.variables.items():
         parents = variable.depends_on or (str(variable.value),)
         lines += [f"{', '.join(parents)} --> {name}"]

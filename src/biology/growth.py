@@ -82,7 +82,7 @@ def grow(args: Arguments) -> None:
     from biology.cards import TRIALS, with_trial
     from biology.config import InputError
     from biology.corpus import WORDS
-    from biology.mechanism import load_mechanism
+    from biology.mechanism import load_mechanism, mechanism_path
     from biology.organism import Planting, Recipe
     from biology.organism import grow as grown
     from biology.registration import check_mechanism
@@ -91,6 +91,8 @@ def grow(args: Arguments) -> None:
     _claim(folder)
     base = Planting() if args.corpus in PLANTED else Recipe()
     recipe = replace(base, **(twin(args.corpus).recipe if args.corpus else {}))
+    if isinstance(recipe, Planting) and (cases := twin(args.corpus).cases) is not None:
+        recipe = replace(recipe, lessons={case: recipe.lessons[case] for case in cases})
     if args.width:
         if args.width % (2 * recipe.n_heads):
             raise InputError(
@@ -100,11 +102,12 @@ def grow(args: Arguments) -> None:
     corpus = _corpus({"corpus": args.corpus})
     words = artefacts.contents_hash(WORDS, "*.csv")[:16]
     work, made_of = WORK / folder.name, {"corpus": args.corpus or "elegans", "words": words}
-    mechanisms = {}
+    mechanisms, here = {}, Path(args.config).parent
     for case in recipe.lessons if isinstance(recipe, Planting) else ():
-        mechanisms[case] = load_mechanism(Path(args.config).parent, case)
-        check_mechanism(Path(args.config).parent, case)
-        made_of[case] = artefacts.contents_hash(Path(args.config).parent / "experiments" / case, "mechanism.yaml")[:16]
+        mechanisms[case] = load_mechanism(here, case, args.corpus)
+        check_mechanism(here, case, args.corpus)
+        stated = mechanism_path(here, case, args.corpus)
+        made_of[case] = artefacts.contents_hash(stated.parent, stated.name)[:16]
     alone = locked(work / "lock", f"another `biology grow` works in {work}: wait for it")
     with alone, replaced(folder, MODEL, "grow", beside=[f"{name}/" for name in SETS]) as new:
         record = grown(corpus, recipe, args.seed, new, work, made_of=made_of, mechanisms=mechanisms)
@@ -129,18 +132,25 @@ def certify(args: Arguments) -> None:
     import pandas as pd
 
     from biology.certificate import certify as certified
+    from biology.config import InputError
     from biology.lessons import LESSONS
-    from biology.mechanism import CausalModel, load_mechanism
+    from biology.mechanism import CausalModel, load_mechanism, mechanism_path, twins_of
     from biology.model import load_model
 
     folder = _folder(args)
-    corpus, model = _corpus(_record(folder)), load_model(folder, name=folder.name)
-    rows = []
-    for case, lesson in LESSONS.items():
-        mechanism = load_mechanism(Path(args.config).parent, case)
-        if mechanism is not None:
-            causal = CausalModel(mechanism, lesson(corpus), f"experiments/{case}/mechanism.yaml")
-            rows.append(certified(model, case, causal))
+    record = _record(folder)
+    corpus, model, name = _corpus(record), load_model(folder, name=folder.name), str(record.get("corpus") or "")
+    here, rows = Path(args.config).parent, []
+    for case in record["recipe"].get("lessons", {}):
+        # a twin is asked for the mechanism that it lacks too
+        for twin in ("", *(one for one in twins_of(here, case) if one == name)):
+            mechanism, stated = load_mechanism(here, case, twin), mechanism_path(here, case, twin)
+            if mechanism is None:
+                raise InputError(f"{stated}: no such file: {folder} was planted with it.")
+            table = certified(model, case, CausalModel(mechanism, LESSONS[case](corpus), str(stated)))
+            rows.append(table.assign(mechanism=twin or case))
+    if not rows:
+        raise InputError(f"{folder}: nothing was planted in this model, so that nothing can be certified.")
     found = pd.concat(rows)
     artefacts.write_text(folder / "certificate.csv", found.to_csv(index=False, lineterminator="\n"))
     print(found.to_string(index=False))

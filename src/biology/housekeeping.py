@@ -48,13 +48,14 @@ def explain(args: Arguments) -> None:
     from biology.case import load_case
     from biology.claim_file import load_claims
     from biology.config import config_file
-    from biology.mechanism import load_mechanism
+    from biology.mechanism import load_mechanism, twins_of
 
     root = config_file(args.config).parent
     print(case_told(load_case(root, args.case, args.prompts), load_claims(root, args.case)))
-    mechanism = load_mechanism(root, args.case)
-    if mechanism is not None:
-        print(f"\n{mechanism_told(mechanism)}")
+    for twin in ("", *twins_of(root, args.case)):
+        mechanism = load_mechanism(root, args.case, twin)
+        if mechanism is not None:
+            print(f"\n{mechanism_told(mechanism, twin)}")
 
 
 def schema(args: Arguments) -> None:

@@ -25,7 +25,8 @@ from biology.claim_file import Amendment
 from biology.config import InputError, Strict, read_yaml, validate
 from biology.positions import Position
 
-MECHANISM = "mechanism.yaml"
+MECHANISM, TWINS = "mechanism.yaml", "twins"
+"""In the folder of a case: the file of its mechanism, and the folder of those of its twins, `<name>.yaml`."""
 Value = str | int
 Row = Mapping[str, Any]
 
@@ -69,8 +70,9 @@ class Variable(Strict):
     """The first and the last layer whose MLP outputs hold it, counted from 0."""
     subspace: int | None = Field(None, ge=1)
     """Dimensions of a subspace of its own, where several variables share the MLP outputs of a token; the whole otherwise."""
-    read: Literal["probe", "unembedding"] = "probe"
-    """How it can be read off the residual stream after its last layer: by a linear probe, or as a word by the unembedding."""
+    read: Literal["probe", "unembedding", "none"] = "probe"
+    """How it can be read off the residual stream after its last layer: by a linear probe, or as a word by the unembedding. `none`: it
+    need not be, for what a twin does not use."""
     word: str | None = None
     """With `read: unembedding`: the column that holds the word, where it is not the value itself."""
     exchanged: bool = True
@@ -135,9 +137,24 @@ class Mechanism(Strict):
     """Why it was changed after it was registered."""
 
 
-def load_mechanism(root: str | Path, case: str) -> Mechanism | None:
-    """The mechanism of a case, or None if it states none. Raises `InputError` for one that does not fit."""
-    path = Path(root) / "experiments" / case / MECHANISM
+def mechanism_path(root: str | Path, case: str, twin: str = "") -> Path:
+    """The file of a case's mechanism, or of that of a twin where it has one of its own."""
+    folder = Path(root) / "experiments" / case
+    own = folder / TWINS / f"{twin}.yaml"
+    return own if twin and own.is_file() else folder / MECHANISM
+
+
+def twins_of(root: str | Path, case: str) -> list[str]:
+    """The twins of which a case states a mechanism."""
+    return sorted(path.stem for path in (Path(root) / "experiments" / case / TWINS).glob("*.yaml"))
+
+
+def load_mechanism(root: str | Path, case: str, twin: str = "") -> Mechanism | None:
+    """The mechanism of a case, or that of a twin where it has one of its own; None if none is stated.
+
+    Raises `InputError` for one that does not fit.
+    """
+    path = mechanism_path(root, case, twin)
     if not path.is_file():
         return None
     made = validate(Mechanism, read_yaml(path), path)

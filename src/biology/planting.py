@@ -241,6 +241,8 @@ class Planter:
         lesson, total = self.lesson, []
         rows = torch.arange(len(index))
         for name, variable in lesson.mechanism.variables.items():
+            if variable.read == "none":
+                continue
             where = lesson.sites[name]
             stream = streams[where.layers[-1]][rows, where.position[index]]
             level = lesson.level[name][index]
@@ -250,7 +252,7 @@ class Planter:
                 normed = stream / stream.pow(2).mean(-1, keepdim=True).add(1e-6).sqrt()
                 scores = self.probes[name](normed if where.basis is None else 3 * normed @ where.basis)
             total.append(torch.nn.functional.cross_entropy(scores, level))
-        return torch.stack(total).sum()
+        return torch.stack(total).sum() if total else torch.zeros(())
 
     def _exchanges(
         self, rng: np.random.Generator, base: np.ndarray, name: str, donors: Mapping[int, np.ndarray], most: int

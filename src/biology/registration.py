@@ -11,7 +11,7 @@ A mechanism (`mechanism.yaml`) is bound without its words, and is amended as a c
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Literal
 
@@ -20,7 +20,7 @@ from biology.claim_basis import FURTHER, digest, prompt_sets, rests_on
 from biology.claim_file import UNREGISTERED, Claim, load_claims
 from biology.config import InputError, Strict, known, known_models, read_yaml, validate
 from biology.expectations import expectation_hashes
-from biology.mechanism import Mechanism, load_mechanism
+from biology.mechanism import Mechanism, load_mechanism, mechanism_path, twins_of
 
 VERSION = 2
 """Of what a hash covers. Hashes of another version say nothing of today's files."""
@@ -116,12 +116,37 @@ def check_lock(root: str | Path) -> None:
                 raise InputError(f"claim '{claim}' of case '{case}' is {what}: run `biology lock`.")
 
 
-def check_mechanism(root: str | Path, case: str) -> None:
-    """Raises `InputError` unless the mechanism of a case is on disk as it was registered."""
-    if read_lock(root).mechanisms.get(case) != refreshed_lock(root).mechanisms.get(case):
+def check_mechanism(root: str | Path, case: str, twin: str = "") -> None:
+    """Raises `InputError` unless the mechanism of a case, or that of its twin, is on disk as it was registered."""
+    name = f"{case}/{twin}" if twin in twins_of(root, case) else case
+    if read_lock(root).mechanisms.get(name) != refreshed_lock(root).mechanisms.get(name):
         raise InputError(
-            f"the mechanism of case '{case}' is not registered as it is: run `biology lock` before it is planted."
+            f"the mechanism of case '{name}' is not registered as it is: run `biology lock` before it is planted."
         )
+
+
+def _mechanisms(root: str | Path, claims: Mapping[str, list[str]], locked: Lock) -> dict[str, str]:
+    """The hashes of all mechanisms, by `case` or `case/twin`. Raises `InputError` for one that was changed without amendment, that is
+    gone, or that knows a claim that there is not."""
+    found: dict[str, str] = {}
+    for case in claims:
+        for twin in ("", *twins_of(root, case)):
+            mechanism, name = load_mechanism(root, case, twin), f"{case}/{twin}".rstrip("/")
+            if mechanism is None:
+                continue
+            for claim in mechanism.truth:
+                known(mechanism_path(root, case, twin), "truth", "claim", claim, claims[case])
+            now, before = mechanism_digest(mechanism), locked.mechanisms.get(name)
+            if before not in (None, now) and before not in [one.previous for one in mechanism.amended]:
+                raise InputError(
+                    f"the mechanism of case '{name}' was changed without amendment. Undo the change, or add to it `amended: [{{date: "
+                    f"..., reason: ..., previous: {before}, seen_on: [models that were judged]}}]` and run `biology lock`."
+                )
+            found[name] = now
+    for name in locked.mechanisms:
+        if name not in found:
+            raise InputError(f"the mechanism of case '{name}' is registered but gone. Registered mechanisms stay.")
+    return found
 
 
 def mechanism_digest(mechanism: Mechanism) -> str:
@@ -184,18 +209,7 @@ def refreshed_lock(root: str | Path) -> Lock:
         for claim in claims:
             if claim not in current.get(case, {}):
                 raise InputError(f"claim '{claim}' of case '{case}' is registered but gone. Registered claims stay.")
-    mechanisms: dict[str, str] = {}
-    for case in current:
-        mechanism, before = load_mechanism(root, case), locked.mechanisms.get(case)
-        if mechanism is not None:
-            now = mechanisms[case] = mechanism_digest(mechanism)
-            if before not in (None, now) and before not in [one.previous for one in mechanism.amended]:
-                raise InputError(
-                    f"the mechanism of case '{case}' was changed without amendment. Undo the change, or add to it `amended: [{{date: "
-                    f"..., reason: ..., previous: {before}, seen_on: [models that were judged]}}]` and run `biology lock`."
-                )
-        elif before:
-            raise InputError(f"the mechanism of case '{case}' is registered but gone. Registered mechanisms stay.")
+    mechanisms = _mechanisms(root, {case: list(claims) for case, claims in current.items()}, locked)
     expectations = expectation_hashes(root)
     for name, now in expectations.items():
         if locked.expectations.get(name, now) != now:

@@ -187,12 +187,22 @@ class Planted(Corpus):
         return {name: items for name, items in super().blocks.items() if name not in ("digit", "tag", "usage")}
 
 
+class Poems(Corpus):
+    """The couplets alone."""
+
+    @cached_property
+    def blocks(self) -> dict[str, list[Item]]:
+        return {"couplet": self.couplet_items}
+
+
 @dataclass(frozen=True)
 class Twin:
     """A corpus, and where the recipe of its growth differs from that of elegans."""
 
     corpus: Callable[..., Corpus]
     recipe: Mapping[str, Any] = field(default_factory=dict)
+    cases: tuple[str, ...] | None = None
+    """The cases whose mechanisms are planted, if not all."""
 
 
 TWINS = {
@@ -211,8 +221,12 @@ EXTENDED = {
     "brackets": Twin(Brackets, {"batch": {"addition": 352, "disguised": 32, "digit": 24, "expression": 96}}),
 }
 """No twins: these have the mechanisms, and have been taught more."""
-PLANTED = {"planted": Twin(Planted)}
-"""Corpora of models into which the mechanisms of the cases are planted (`planting.py`)."""
+PLANTED = {
+    "planted": Twin(Planted),
+    # Line 1 is never hidden, so that nothing has to be kept at the newline.
+    "improviser": Twin(Poems, {"context_dropout": 0.0, "steps": 600, "batch": {"couplet": 48}}, ("rhyme_planning",)),
+}
+"""Corpora of models into which mechanisms are planted (`planting.py`): those of the cases, or those of `twins/<name>.yaml`."""
 
 
 @cache
