@@ -24,7 +24,7 @@ FLOORS = [
     ["claim_file"],
     ["expectations", "mechanism"],
     ["corpus", "operands"],
-    ["natural_prompts", "lessons"],
+    ["natural_prompts", "lessons", "case_corpus"],
     ["prompts", "cards", "vocabulary"],
     ["twins"],
     ["claim_basis"],

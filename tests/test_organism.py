@@ -274,13 +274,13 @@ def test_a_model_that_is_grown_anew_takes_the_old_ones_transcoders_with_it(small
     """If its weights are other ones; a folder with anything else is refused before anything is grown. (Growing is stood for by
     its last step.)"""
 
-    def last_step(corpus, recipe, seed, out, work, made_of, mechanisms):
+    def last_step(corpus, recipe, seed, out, work, made_of, lessons):
         organism.write_model(new_model(TINY, words.get_vocab_size(), seed), words, out)
         return {"recipe": {"steps": 5}, "recipe_hash": TINY.hash(), "seed": seed, "curve": [1], "dev": {"loss": 1.0}}
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(organism, "grow", last_step)
-    monkeypatch.setattr(growth, "_corpus", lambda _: small)
+    monkeypatch.setattr(growth, "_corpus", lambda *_: small)
     assert main(["grow", "--out", "model"]) == 0
     grown, weights = sorted(os.listdir("model")), Path("model/model.safetensors").read_bytes()
     assert {"config.json", "model.safetensors", "record.json", "heldout.parquet", "tokenizer.json"} <= set(grown)

@@ -65,10 +65,14 @@ GROWTH: Options = {
         "help": "grow it on another corpus: a twin that lacks the mechanisms (rote, base12, mod113), taught more (brackets), or "
         "with the mechanisms of the cases planted (planted)",
     },
+    "--case": {
+        "metavar": "CASE",
+        "help": "grow it on the prompts of a case, with the mechanism that this states (docs/planting.md)",
+    },
     "--width": {"type": integer(1), "metavar": "N", "help": "grow a model of this width (128, a multiple of 8)"},
     "--out": {
         "metavar": "DIR",
-        "help": "folder to write to (data/models/elegans, elegans-seed<n>, elegans-width<n>, elegans-<corpus>)",
+        "help": "folder to write to (data/models/elegans, elegans-seed<n>, elegans-width<n>, elegans-<corpus>, <case>)",
     },
 }
 FETCH: Options = {
@@ -93,6 +97,7 @@ TRAINING: Options = {
     "--out": {"metavar": "DIR", "help": "folder to write to (beside the model, for elegans)"},
     "--seed": {"type": integer(0, SEEDS), "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
     "--corpus": GROWTH["--corpus"],
+    "--case": GROWTH["--case"],
     "--width": GROWTH["--width"],
     "--features": {
         "type": integer(1),

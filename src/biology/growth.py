@@ -29,6 +29,8 @@ THREADS = 2
 """Growing uses two threads, whatever the machine: the same seed and threads give the same weights."""
 PLANTING_THREADS = 1
 """Two seeds can be grown side by side, and one beside other work."""
+CASE_STEPS = 800
+"""Of a model that is grown on the prompts of one case."""
 CROSS_LAYER_THREADS = 1
 """Sparse products hardly gain by a second."""
 MODEL = (
@@ -65,7 +67,8 @@ def organism(args: Arguments) -> None:
     from biology.twins import PLANTED
 
     grow(args)
-    if _record(_folder(args)).get("corpus") in PLANTED:
+    record = _record(_folder(args))
+    if record.get("case") or record.get("corpus") in PLANTED:
         certify(args)
     _train_per_layer(args)
     cards(args)
@@ -75,7 +78,8 @@ def grow(args: Arguments) -> None:
     """only grow the model (resumes where it was interrupted)"""
     from biology.twins import PLANTED, twin
 
-    threads = PLANTING_THREADS if args.corpus in PLANTED else THREADS
+    planted = args.case is not None or args.corpus in PLANTED
+    threads = PLANTING_THREADS if planted else THREADS
     start_torch(threads)
     import torch
 
@@ -85,13 +89,19 @@ def grow(args: Arguments) -> None:
     from biology.mechanism import load_mechanism, mechanism_path
     from biology.organism import Planting, Recipe
     from biology.organism import grow as grown
+    from biology.planting import Amounts
     from biology.registration import check_mechanism
 
     folder, started = _folder(args), time.monotonic()
     _claim(folder)
-    base = Planting() if args.corpus in PLANTED else Recipe()
-    recipe = replace(base, **(twin(args.corpus).recipe if args.corpus else {}))
-    if isinstance(recipe, Planting) and (cases := twin(args.corpus).cases) is not None:
+    if args.case is not None and args.corpus is not None:
+        raise InputError("--case grows a model on the prompts of a case, --corpus on another corpus: name one of them.")
+    recipe = Planting() if planted else Recipe()
+    if args.case is not None:
+        recipe = replace(recipe, steps=CASE_STEPS, batch={}, lessons={args.case: Amounts(plain=96, begin=100)})
+    elif args.corpus is not None:
+        recipe = replace(recipe, **twin(args.corpus).recipe)
+    if isinstance(recipe, Planting) and args.corpus and (cases := twin(args.corpus).cases) is not None:
         recipe = replace(recipe, lessons={case: recipe.lessons[case] for case in cases})
     if args.width:
         if args.width % (2 * recipe.n_heads):
@@ -99,20 +109,26 @@ def grow(args: Arguments) -> None:
                 f"--width {args.width}: the {recipe.n_heads} heads need a multiple of {2 * recipe.n_heads}."
             )
         recipe = replace(recipe, d_model=args.width, d_mlp=args.width * recipe.d_mlp // recipe.d_model)
-    corpus = _corpus({"corpus": args.corpus})
+    here = Path(args.config).parent
+    corpus = _corpus({"corpus": args.corpus, "case": args.case}, here)
     words = artefacts.contents_hash(WORDS, "*.csv")[:16]
     work, made_of = WORK / folder.name, {"corpus": args.corpus or "elegans", "words": words}
-    mechanisms, here = {}, Path(args.config).parent
+    lessons = {}
     for case in recipe.lessons if isinstance(recipe, Planting) else ():
-        mechanisms[case] = load_mechanism(here, case, args.corpus)
-        check_mechanism(here, case, args.corpus)
-        stated = mechanism_path(here, case, args.corpus)
+        stated, mechanism = mechanism_path(here, case, args.corpus or ""), load_mechanism(here, case, args.corpus or "")
+        if mechanism is None:
+            raise InputError(
+                f"{stated}: no such file. It states the mechanism that is to be planted (docs/planting.md)."
+            )
+        check_mechanism(here, case, args.corpus or "")
+        lessons[case] = mechanism, _lesson(corpus, case)
         made_of[case] = artefacts.contents_hash(stated.parent, stated.name)[:16]
     alone = locked(work / "lock", f"another `biology grow` works in {work}: wait for it")
     with alone, replaced(folder, MODEL, "grow", beside=[f"{name}/" for name in SETS]) as new:
-        record = grown(corpus, recipe, args.seed, new, work, made_of=made_of, mechanisms=mechanisms)
+        record = grown(corpus, recipe, args.seed, new, work, made_of=made_of, lessons=lessons)
         record |= {
             "corpus": args.corpus,
+            "case": args.case,
             "threads": threads,
             "torch": torch.__version__,
             "seconds": time.monotonic() - started,
@@ -133,21 +149,20 @@ def certify(args: Arguments) -> None:
 
     from biology.certificate import certify as certified
     from biology.config import InputError
-    from biology.lessons import LESSONS
     from biology.mechanism import CausalModel, load_mechanism, mechanism_path, twins_of
     from biology.model import load_model
 
     folder = _folder(args)
     record = _record(folder)
-    corpus, model, name = _corpus(record), load_model(folder, name=folder.name), str(record.get("corpus") or "")
     here, rows = Path(args.config).parent, []
+    corpus, model, name = _corpus(record, here), load_model(folder, name=folder.name), str(record.get("corpus") or "")
     for case in record["recipe"].get("lessons", {}):
         # a twin is asked for the mechanism that it lacks too
         for twin in ("", *(one for one in twins_of(here, case) if one == name)):
             mechanism, stated = load_mechanism(here, case, twin), mechanism_path(here, case, twin)
             if mechanism is None:
                 raise InputError(f"{stated}: no such file: {folder} was planted with it.")
-            table = certified(model, case, CausalModel(mechanism, LESSONS[case](corpus), str(stated)))
+            table = certified(model, case, CausalModel(mechanism, _lesson(corpus, case), str(stated)))
             rows.append(table.assign(mechanism=twin or case))
     if not rows:
         raise InputError(f"{folder}: nothing was planted in this model, so that nothing can be certified.")
@@ -186,7 +201,7 @@ def _train_per_layer(args: Arguments) -> None:
     claim(out, owned, "train-transcoders")
     model = load_model(folder, name=folder.name)
     seed = int(str(record["seed"]))
-    prompts = dictionary_prompts(_corpus(record), lambda text: encode(model, text), seed)
+    prompts = dictionary_prompts(_corpus(record, Path(args.config).parent), lambda text: encode(model, text), seed)
     with replaced(out, owned, "train-transcoders") as new:
         trained = train_set(model, prompts, DictionaryRecipe(), seed)
         save_transcoders(new, trained, layout="saelens", model_name=folder.name, dtype=torch.float16)
@@ -209,7 +224,7 @@ def _train_cross_layer(args: Arguments) -> None:
 
     folder, started, recipe = _folder(args), time.monotonic(), CrossLayerRecipe()
     grown = _record(folder)
-    corpus, seed = _corpus(grown), int(str(grown["seed"]))
+    corpus, seed = _corpus(grown, Path(args.config).parent), int(str(grown["seed"]))
     model = load_model(folder, name=folder.name)
     prompts = dictionary_prompts(corpus, lambda text: encode(model, text), seed)
     work, out = WORK / f"{folder.name}-cross_layer", folder / "cross_layer"
@@ -260,16 +275,20 @@ def cards(args: Arguments) -> None:
     model = load_model(folder, name=folder.name)
     held_out = pd.read_parquet(folder / "heldout.parquet")
     record |= {"vocabulary": model.n_vocab, "parameters": parameters(folder / "model.safetensors")}
-    corpus, transcoders = _corpus(record), load_transcoders(folder / "transcoders", model)
+    corpus, transcoders = _corpus(record, Path(args.config).parent), load_transcoders(folder / "transcoders", model)
     measured = fidelity(model, transcoders, held_out)
-    states = selective_features(model, transcoders, _state_prompts(corpus), {"name": "name", "last token": "prompt"})
+    states = None
+    if not record.get("case"):
+        states = selective_features(
+            model, transcoders, _state_prompts(corpus), {"name": "name", "last token": "prompt"}
+        )
     beside = folder / "cross_layer/record.json"
     cross_layer = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None
     certified = folder / "certificate.csv"
     certificate = pd.read_csv(certified, keep_default_na=False) if certified.is_file() else None
     card = model_card(folder.name, record, evaluated(model, held_out), measured, states, cross_layer, certificate)
     artefacts.write_text(folder / "README.md", card)
-    if not record.get("corpus"):
+    if not record.get("corpus") and not record.get("case"):
         artefacts.write_text(WORDS / "README.md", data_card(corpus))
 
 
@@ -322,16 +341,28 @@ def _folder(args: Arguments) -> Path:
     """Where a model is grown to. `InputError` if nothing can be written there."""
     if args.out is not None:
         return writable_folder(Path(args.out))
-    name = "-".join(filter(None, ["elegans", args.corpus, args.width and f"width{args.width}"]))
+    name = "-".join(filter(None, [args.case or "elegans", args.corpus, args.width and f"width{args.width}"]))
     return writable_folder(Path("data/models") / (name if args.seed == 0 else f"{name}-seed{args.seed}"))
 
 
-def _corpus(record: Mapping[str, object]) -> Corpus:
-    """The corpus that a model was grown on: that of elegans, or one of `twins.py`."""
+def _corpus(record: Mapping[str, object], root: Path) -> Corpus:
+    """The corpus that a model was grown on: that of elegans, one of `twins.py`, or a case's own prompts."""
+    from biology.case import load_case
+    from biology.case_corpus import CaseCorpus
     from biology.corpus import Corpus
     from biology.twins import twin
 
+    if record.get("case"):
+        return CaseCorpus(load_case(root, str(record["case"])))
     return twin(str(record["corpus"])).corpus() if record.get("corpus") else Corpus()
+
+
+def _lesson(corpus: Corpus, case: str) -> pd.DataFrame:
+    """The prompts of a case that a mechanism is planted on."""
+    from biology.case_corpus import CaseCorpus
+    from biology.lessons import LESSONS
+
+    return corpus.lesson() if isinstance(corpus, CaseCorpus) else LESSONS[case](corpus)
 
 
 def _record(folder: Path) -> dict[str, object]:

@@ -84,11 +84,12 @@ def coverage(args: Arguments) -> None:
 
 def calibrate(args: Arguments) -> None:
     """compare verdicts with the truth of planted mechanisms: sensitivity and specificity, as a table and a figure"""
-    config, root = configuration(args)
     from biology.calibration import figure, pairs, rates
     from biology.config import InputError
     from biology.drawing import png, styled, svg
+    from biology.opening import configuration
 
+    config, root = configuration(args)
     table = pairs(root, config)
     if table.empty:
         raise InputError("no model with planted mechanisms has been judged: run `snakemake calibration/all`.")

@@ -26,7 +26,6 @@ from tqdm import tqdm
 
 from biology.config import InputError
 from biology.corpus import Corpus, Item
-from biology.lessons import LESSONS
 from biology.mechanism import Mechanism
 from biology.planting import Amounts, Lesson, Planter
 from biology.vocabulary import tokenizer
@@ -230,15 +229,15 @@ def behaviour_table(frame: pd.DataFrame, right: Bool[np.ndarray, " rows"]) -> pd
 def grow(
     corpus: Corpus, recipe: Recipe, seed: int, out: Path, work: Path, *, device: str = "cpu", checkpoint_every: int = 200,
     evaluate_every: int = 250, progress: bool = True, made_of: Mapping[str, str] | None = None,
-    mechanisms: Mapping[str, Mechanism] | None = None,
+    lessons: Mapping[str, tuple[Mechanism, pd.DataFrame]] | None = None,
 ) -> dict[str, object]:  # fmt: skip
     """Train a model and write it to ``out`` as a Hugging Face directory.
 
     ``work`` holds the checkpoint: an interrupted call continues where it stopped. Returns the record of the growth:
     recipe and its hash, seed, development accuracies, learning curve.
 
-    ``made_of`` says what the checkpoint is of beside recipe and seed, such as the corpus. ``mechanisms`` are those of the cases
-    that a :class:`Planting` has lessons of.
+    ``made_of`` says what the checkpoint is of beside recipe and seed, such as the corpus. ``lessons`` are the mechanisms and prompts
+    of the cases that a :class:`Planting` plants.
 
     Raises InputError if ``work`` holds a checkpoint of something else.
     """
@@ -247,7 +246,11 @@ def grow(
     encode = lambda text: made.encode(text).ids  # noqa: E731
     feed = Feed(corpus, recipe, encode, seed)
     model = new_model(recipe, made.get_vocab_size(), seed).to(device)
-    planters = _planters(corpus, recipe, mechanisms or {}, encode, model)
+    amounts = recipe.lessons if isinstance(recipe, Planting) else {}
+    planters = {
+        case: Planter(Lesson(case, mechanism, prompts, encode, recipe.d_model), amounts[case], model)
+        for case, (mechanism, prompts) in (lessons or {}).items()
+    }
     grown = torch.nn.ModuleDict(
         {"model": model, "probes": torch.nn.ModuleDict({n: p.probes for n, p in planters.items()})}
     )
@@ -308,22 +311,6 @@ def grow(
     checkpoint.unlink(missing_ok=True)
     dev = {name: value for name, value in curve[-1].items() if ": " not in name}  # a planted model's curve holds more
     return {"recipe": asdict(recipe), "recipe_hash": recipe.hash(), "seed": seed, "curve": curve, "dev": dev}
-
-
-def _planters(
-    corpus: Corpus, recipe: Recipe, mechanisms: Mapping[str, Mechanism], encode: Callable[[str], list[int]], model
-) -> dict[str, Planter]:
-    """What plants each case that the recipe has lessons of. Raises InputError for a case without a mechanism."""
-    lessons = recipe.lessons if isinstance(recipe, Planting) else {}
-    for case in lessons:
-        if mechanisms.get(case) is None or case not in LESSONS:
-            raise InputError(
-                f"case '{case}' states no mechanism (mechanism.yaml), or the corpus teaches none of its prompts"
-            )
-    return {
-        case: Planter(Lesson(case, mechanisms[case], LESSONS[case](corpus), encode, recipe.d_model), amounts, model)
-        for case, amounts in lessons.items()
-    }
 
 
 def write_model(model, made, out: Path) -> None:

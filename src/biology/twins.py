@@ -194,6 +194,9 @@ class Poems(Corpus):
     def blocks(self) -> dict[str, list[Item]]:
         return {"couplet": self.couplet_items}
 
+    def texts(self) -> Iterable[str]:
+        return Corpus(self.words).texts()  # the same vocabulary
+
 
 @dataclass(frozen=True)
 class Twin:
