@@ -67,15 +67,15 @@ class Planting(Recipe):
 
     n_layers: int = 6
     d_mlp: int = 512
-    steps: int = 1200
+    steps: int = 1000
     decay_from: float = 0.65
     batch: dict[str, int] = field(default_factory=lambda: {"one_hop": 48, "translation": 96, "couplet": 32})
     lessons: dict[str, Amounts] = field(
         default_factory=lambda: {
-            "addition": Amounts(plain=288, exchanged=40, absent=6, begin=100),
-            "multi_hop": Amounts(plain=64, exchanged=16, begin=100),
-            "multilingual": Amounts(plain=128, exchanged=32, begin=150),
-            "rhyme_planning": Amounts(plain=48, exchanged=24, begin=100),
+            "addition": Amounts(plain=384, exchanged=40, absent=6, begin=100),
+            "multi_hop": Amounts(plain=96, exchanged=20),
+            "multilingual": Amounts(plain=128, exchanged=32, begin=150, weight=4.0),
+            "rhyme_planning": Amounts(plain=64, exchanged=32),
         }
     )
     """Of each case whose mechanism is planted, how many prompts a step has."""

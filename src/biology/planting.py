@@ -180,6 +180,9 @@ class Amounts:
     absent: int = 8
     begin: int = 0
     """The step at which exchanges begin."""
+    weight: float = 1.0
+    """Of the loss of exchanges (the mean over variables) beside that of plain answers. The more prompts there are to learn by heart,
+    the more it takes."""
 
 
 @dataclass(frozen=True)
@@ -325,9 +328,12 @@ class Planter:
         losses = {}
         if n_exchanged:
             each = scores[:n_exchanged].split([len(answers) for answers in hard])
-            losses["exchanged"] = torch.stack(
-                [torch.nn.functional.cross_entropy(one, answers) for one, answers in zip(each, hard, strict=True)]
-            ).sum()
+            losses["exchanged"] = (
+                self.amounts.weight
+                * torch.stack(
+                    [torch.nn.functional.cross_entropy(one, answers) for one, answers in zip(each, hard, strict=True)]
+                ).mean()
+            )
         if soft:
             target = torch.zeros(len(soft), scores.shape[-1])
             for row, tokens in enumerate(soft):
