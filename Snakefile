@@ -691,7 +691,9 @@ rule write:
         f"{RUN}/write.log",
     params:
         case=lambda w: fingerprint(CASES[w.model, w.case], "paper", "prompts", "supernodes", "experiments", "figures"),
-        controls=lambda w: contents_hash(Path("reports"), *(f"{model}/verdicts.csv" for model in CONTROLS)),
+        controls=lambda w: contents_hash(
+            Path("reports"), "calibration.csv", *(f"{model}/verdicts.csv" for model in CONTROLS)
+        ),
     message:
         "{wildcards.model}, {wildcards.case}: writing the report"
     shell:

@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from biology.calibration import KINDS, figure, kind_of, pairs, rates, truth_of
+from biology.calibration import KINDS, calibrated, figure, kind_of, pairs, rates, truth_of
 from biology.case import discover_cases, load_case
 from biology.claim_file import load_claims
 from biology.config import Config, validate
@@ -67,6 +67,17 @@ def test_rates_count_what_is_true_and_false_and_leave_out_what_is_open(checkout)
     by = rates(pairs(*checkout), ["model"]).set_index("model")
     assert by.loc["twin", "specificity"] == 0 and by.loc["null", "specificity"] == 1
     assert by.loc["twin", "sensitivity_n"] == 0 and by["sensitivity"].isna().sum() == 2
+
+
+def test_a_page_says_what_the_test_of_a_claim_sees(checkout):
+    root, config = checkout
+    assert calibrated(root) == {}
+    pairs(root, config).to_csv(root / "reports/calibration.csv", index=False)
+    assert calibrated(root) == {
+        "multihop-7": "Where it is true by construction it is replicated on 1 of 1 models; where it is false by construction it is "
+        "replicated on 1 of 2 models.",
+        "poem-2": "Of no model its truth is known by construction.",
+    }
 
 
 def test_the_title_says_the_rates(checkout):

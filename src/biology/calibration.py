@@ -89,6 +89,26 @@ def truth_of(root: Path, config: Config, model: str, case: str, claim: str) -> s
     return mechanism.truth[claim].truth if mechanism and claim in mechanism.truth else "open"
 
 
+def calibrated(root: Path) -> dict[str, str]:
+    """Of each claim what its test says where the truth is known, in words, by `reports/calibration.csv`; empty without one."""
+    path = root / "reports/calibration.csv"
+    if not path.is_file():
+        return {}
+    told = {}
+    for claim, rows in pd.read_csv(path, dtype=str, keep_default_na=False).groupby("claim", sort=False):
+        parts = []
+        for truth in ("true", "false"):
+            asked = rows[(rows["truth"] == truth) & (rows["verdict"] != "untestable")]
+            seen = int((asked["verdict"] == "replicated").sum())
+            parts += [f"where it is {truth} by construction it is replicated on {seen} of {len(asked)} models"] * (
+                len(asked) > 0
+            )
+        told[str(claim)] = (
+            f"{'; '.join(parts).capitalize()}." if parts else "Of no model its truth is known by construction."
+        )
+    return told
+
+
 def rates(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     """Columns `by`, then for sensitivity and specificity each: share, low and high (Wilson's 95 % interval), n.
 

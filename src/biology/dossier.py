@@ -47,6 +47,8 @@ class Subject:
     statistics: StatisticsConfig
     telling: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Whether each claim discriminates, and why (`discrimination.py`)."""
+    calibrated: Mapping[str, str] = field(default_factory=dict)
+    """What each claim's test says where the truth is known (`calibration.py`)."""
 
 
 def dossier(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str, Any]:
@@ -61,6 +63,7 @@ def dossier(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str, Any
         "reason": verdict["reason"],
         "row": verdict.to_dict(),
         "telling": subject.telling.get(claim.id, {"discriminates": "unknown", "why": "No twin was judged."}),
+        "calibrated": subject.calibrated.get(claim.id, ""),
         "parts": [_part(subject, claim, parts.get(row["part"]), row) for _, row in rows.iterrows()],
         "passed": int(first["passed"]),
         "attempted": int(first["attempted"]),

@@ -21,6 +21,7 @@ from xml.etree import ElementTree
 import pandas as pd
 
 from biology.artefacts import contents_hash
+from biology.calibration import calibrated
 from biology.case import Case
 from biology.claim_file import Claim, load_claims
 from biology.config import Config, InputError, StatisticsConfig
@@ -66,6 +67,8 @@ class Page:
     clusters: pd.DataFrame
     telling: Mapping[str, Mapping[str, str]]
     """Whether each claim discriminates, and why (`discrimination.py`)."""
+    calibrated: Mapping[str, str]
+    """What each claim's test says where the truth is known (`calibration.py`)."""
     statistics: StatisticsConfig
     graphs: Mapping[str, Any]
     """Attribution graphs of the named prompts, in the published format."""
@@ -89,7 +92,15 @@ def render_case(page: Page) -> str:
             f"claim '{missing[0]}' of case '{page.case.name}' has no verdict on '{page.model}': run `biology judge`."
         )
     subject = Subject(
-        page.model, page.case, page.tables, page.parts, page.clusters, family(page.parts), page.statistics, page.telling
+        page.model,
+        page.case,
+        page.tables,
+        page.parts,
+        page.clusters,
+        family(page.parts),
+        page.statistics,
+        page.telling,
+        page.calibrated,
     )
     claims = [dossier(subject, claim, verdicts.loc[claim.id]) for claim in page.claims]
     prompts = page.tables["prompts"]
@@ -185,6 +196,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         parts=read_table(run / "parts.parquet", "parts"),
         clusters=read_table(run / "clusters.parquet", "clusters"),
         telling=told[["discriminates", "why"]].to_dict("index"),
+        calibrated=calibrated(root),
         statistics=config.statistics,
         graphs=_graphs(run / case.name / "graphs.json"),
         steering=read_table(run / case.name / "node_steering.parquet", "node_steering"),
