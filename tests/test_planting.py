@@ -122,9 +122,9 @@ def test_trainer_and_certificate_exchange_alike(planted, name):
     tap = Tap(network)
     rows = torch.arange(3)
     with torch.no_grad():
-        _, outputs, _ = tap.run(lesson.ids[donor])
+        outputs = tap.run(lesson.ids[donor]).outputs
         value = {layer: outputs[layer][rows, site.position[donor]] for layer in site.layers}
-        hidden, _, _ = tap.run(lesson.ids[base], [Patch(site, rows, site.position[base], value)])
+        hidden = tap.run(lesson.ids[base], [Patch(site, rows, site.position[base], value)]).hidden
         trained = network.lm_head(hidden[:, -1])
     names = [f"blocks.{layer}.hook_mlp_out" for layer in site.layers]
     texts = [encode(model, lesson.causal.rows[row]["text"]) for row in donor.tolist()]
@@ -143,6 +143,24 @@ def test_trainer_and_certificate_exchange_alike(planted, name):
     torch.testing.assert_close(analysed[:, 0], trained, atol=2e-4, rtol=2e-4)
     plainly, _ = run(model, token_batch(model, own), positions=-1)
     assert (plainly[:, 0] - trained).abs().max() > 0.1  # and it is an intervention
+
+
+def test_frozen_patterns_are_those_of_the_clean_pass_whatever_is_exchanged(planted):
+    """With the patterns of its own clean pass a prompt is what it was; what is exchanged then moves values alone."""
+    model, lesson = planted
+    network = LlamaForCausalLM.from_pretrained(model.path, dtype=torch.float32, attn_implementation="eager")
+    tap, ids, site = Tap(network), lesson.ids[[0, 5, 30]], lesson.sites["place"]
+    rows = torch.arange(3)
+    with torch.no_grad():
+        clean = tap.run(ids)
+        same = tap.run(ids, (), clean.patterns)
+        torch.testing.assert_close(same.hidden, clean.hidden)
+        value = {layer: -clean.outputs[layer][rows, site.position[[0, 5, 30]]] for layer in site.layers}
+        patch = Patch(site, rows, site.position[[0, 5, 30]], value)
+        live, frozen = tap.run(ids, [patch]), tap.run(ids, [patch], clean.patterns)
+    moved = [part for part in live.patterns if not torch.allclose(live.patterns[part], clean.patterns[part])]
+    assert moved and all(torch.equal(frozen.patterns[part], clean.patterns[part]) for part in moved)
+    assert not torch.allclose(frozen.hidden, live.hidden) and not torch.allclose(frozen.hidden, clean.hidden)
 
 
 def test_subspaces_of_one_place_are_orthogonal_and_depend_on_names_alone():

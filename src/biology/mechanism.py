@@ -75,6 +75,8 @@ class Variable(Strict):
     need not be, for what a twin does not use."""
     word: str | None = None
     """With `read: unembedding`: the column that holds the word, where it is not the value itself."""
+    supernode: str | None = None
+    """The supernode of the case whose features stand for it."""
     exchanged: bool = True
     """Whether another value can be put into its place; some can only be absent."""
     apart: tuple[str, ...] = ()

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Literal
 
 import numpy as np
@@ -35,6 +35,9 @@ BEYOND = 2.0
 prompt's own: suppressed features go there."""
 STREAMS = 0.3
 """How often streams are exchanged, and not MLP outputs."""
+FROZEN = 0.5
+"""How often attention patterns stay those of the prompt when something is exchanged or taken away: what a variable does it then does
+through what is read, and not by where it is looked."""
 FAR = 2
 """Prompts whose mean is put in the place of one."""
 
@@ -59,6 +62,21 @@ class Patch:
         return tensor.index_put(index, new)
 
 
+Part = tuple[int, str]
+"""A layer, and which of its two projections that make attention patterns."""
+PROJECTIONS = ("q_proj", "k_proj")
+
+
+@dataclass
+class Seen:
+    """What a pass leaves: MLP outputs and streams after each layer, queries and keys, and the last hidden states."""
+
+    outputs: dict[int, Float[Tensor, "rows pos d_model"]]
+    streams: dict[int, Float[Tensor, "rows pos d_model"]]
+    patterns: dict[Part, Float[Tensor, "rows pos heads"]]
+    hidden: Float[Tensor, "rows pos d_model"] = field(default_factory=lambda: torch.zeros(0))
+
+
 class Tap:
     """Reads and exchanges MLP outputs and streams of a Llama of transformers, with gradients."""
 
@@ -67,9 +85,7 @@ class Tap:
         self.layers = model.model.layers
 
     @contextmanager
-    def _hooked(
-        self, patches: Sequence[Patch], outputs: dict[int, Tensor], streams: dict[int, Tensor]
-    ) -> Iterator[None]:
+    def _hooked(self, patches: Sequence[Patch], seen: Seen, patterns: Mapping[Part, Tensor] | None) -> Iterator[None]:
         def patched(what: str, layer: int, tensor: Tensor) -> Tensor:
             for patch in patches:
                 if patch.what == what and layer in patch.value:
@@ -78,34 +94,45 @@ class Tap:
 
         def at_mlp(layer: int):
             def hook(module, inputs, output):
-                outputs[layer] = patched("mlp", layer, output)
-                return outputs[layer]
+                seen.outputs[layer] = patched("mlp", layer, output)
+                return seen.outputs[layer]
 
             return hook
 
         def at_block(layer: int):
             def hook(module, inputs, output):
                 whole = isinstance(output, tuple)
-                streams[layer] = patched("stream", layer, output[0] if whole else output)
-                return (streams[layer], *output[1:]) if whole else streams[layer]
+                seen.streams[layer] = patched("stream", layer, output[0] if whole else output)
+                return (seen.streams[layer], *output[1:]) if whole else seen.streams[layer]
 
             return hook
 
-        handles = [block.mlp.register_forward_hook(at_mlp(layer)) for layer, block in enumerate(self.layers)]
-        handles += [block.register_forward_hook(at_block(layer)) for layer, block in enumerate(self.layers)]
+        def at_projection(part: Part):
+            def hook(module, inputs, output):
+                seen.patterns[part] = output if patterns is None else patterns[part]
+                return seen.patterns[part]
+
+            return hook
+
+        handles = []
+        for layer, block in enumerate(self.layers):
+            handles += [block.mlp.register_forward_hook(at_mlp(layer)), block.register_forward_hook(at_block(layer))]
+            for name in PROJECTIONS:
+                handles.append(getattr(block.self_attn, name).register_forward_hook(at_projection((layer, name))))
         try:
             yield
         finally:
             for handle in handles:
                 handle.remove()
 
-    def run(self, ids: Int[Tensor, "rows pos"], patches: Sequence[Patch] = ()):
-        """Last hidden states, and MLP outputs and streams after each layer."""
-        outputs: dict[int, Tensor] = {}
-        streams: dict[int, Tensor] = {}
-        with self._hooked(patches, outputs, streams):
-            hidden = self.model.model(ids, use_cache=False).last_hidden_state
-        return hidden, outputs, streams
+    def run(
+        self, ids: Int[Tensor, "rows pos"], patches: Sequence[Patch] = (), patterns: Mapping[Part, Tensor] | None = None
+    ) -> Seen:
+        """One pass. `patterns` (of another pass, a row for each) freezes the attention patterns."""
+        seen = Seen({}, {}, {})
+        with self._hooked(patches, seen, patterns):
+            seen.hidden = self.model.model(ids, use_cache=False).last_hidden_state
+        return seen
 
 
 class Lesson:
@@ -212,12 +239,12 @@ class Planter:
         lesson = self.lesson
         base = self._batch(rng)
         index = torch.from_numpy(base)
-        hidden, outputs, streams = self.tap.run(self._ids(index))
+        clean = self.tap.run(self._ids(index))
         last = lesson.length[index] - 1
-        losses = {"answer": self._cross_entropy(hidden[torch.arange(len(base)), last], lesson.answer[index])}
-        losses["readable"] = self._readable(index, streams)
+        losses = {"answer": self._cross_entropy(clean.hidden[torch.arange(len(base)), last], lesson.answer[index])}
+        losses["readable"] = self._readable(index, clean.streams)
         if step >= self.amounts.begin:
-            losses |= self._interventions(rng, index, outputs, streams)
+            losses |= self._interventions(rng, index, clean)
         return losses
 
     def _batch(self, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
@@ -283,12 +310,10 @@ class Planter:
         close = [level for level in levels if abs(int(values[level]) - own) <= variable.near]
         return (close or levels)[rng.integers(len(close or levels))]
 
-    def _interventions(
-        self, rng: np.random.Generator, index: Tensor, outputs: dict[int, Tensor], streams: dict[int, Tensor]
-    ) -> dict[str, Tensor]:
+    def _interventions(self, rng: np.random.Generator, index: Tensor, clean: Seen) -> dict[str, Tensor]:
         """One pass over all patched rows: exchanges first, absences after them. Donors are of the batch itself."""
         lesson = self.lesson
-        patches, bases, hard, soft = [], [], [], []
+        patches, origins, hard, soft = [], [], [], []
         start = 0
         for name in self.exchanged:
             found = self._exchanges(rng, index.numpy(), name, self._rows_by_level(name, index), self.amounts.exchanged)
@@ -298,11 +323,11 @@ class Planter:
             taken = torch.from_numpy(found.donors.reshape(-1))
             position = where.position[index[taken]]
             what = "stream" if rng.random() < STREAMS else "mlp"
-            layers, seen = ([where.layers[-1]], streams) if what == "stream" else (where.layers, outputs)
+            layers, seen = ([where.layers[-1]], clean.streams) if what == "stream" else (where.layers, clean.outputs)
             value = {layer: seen[layer][taken, position].view(n, FAR, -1).mean(1) for layer in layers}
-            base = index[torch.from_numpy(found.rows)]
+            origins.append(torch.from_numpy(found.rows))
+            base = index[origins[-1]]
             patches.append(Patch(where, torch.arange(start, start + n), where.position[base], value, what))
-            bases.append(base)
             hard.append(found.answers)
             start += n
         n_exchanged = start
@@ -310,20 +335,19 @@ class Planter:
             if variable.absent is None:
                 continue
             where = lesson.sites[name]
-            rows = rng.integers(0, len(index), self.amounts.absent)
-            base = index[torch.from_numpy(rows)]
-            position = where.position[base]
-            value = self._absent(rng, variable, where, index, outputs, torch.from_numpy(rows))
-            n = len(rows)
-            patches.append(Patch(where, torch.arange(start, start + n), position, value))
-            bases.append(base)
+            origins.append(torch.from_numpy(rng.integers(0, len(index), self.amounts.absent)))
+            base, n = index[origins[-1]], self.amounts.absent
+            value = self._absent(rng, variable, where, index, clean.outputs, origins[-1])
+            patches.append(Patch(where, torch.arange(start, start + n), where.position[base], value))
             for row in base.tolist():
                 soft.append([lesson.token(one) for one in lesson.causal.without(row, name) or []])
             start += n
         if not patches:
             return {}
-        rows = torch.cat(bases)
-        hidden, _, _ = self.tap.run(self._ids(rows), patches)
+        origin = torch.cat(origins)
+        rows, ids = index[origin], self._ids(index)[origin]
+        frozen = {part: tensor[origin] for part, tensor in clean.patterns.items()} if rng.random() < FROZEN else None
+        hidden = self.tap.run(ids, patches, frozen).hidden
         scores = self._scores(hidden[torch.arange(len(rows)), lesson.length[rows] - 1])
         losses = {}
         if n_exchanged:
@@ -349,7 +373,7 @@ class Planter:
         there = np.array([row for row, one in enumerate(lesson.causal.rows) if one["split"] == split])
         base = rng.permutation(there)[:most]
         index = torch.from_numpy(base)
-        hidden, _, _ = self.tap.run(self._ids(index))
+        hidden = self.tap.run(self._ids(index)).hidden
         said = self._scores(hidden[torch.arange(len(base)), lesson.length[index] - 1]).argmax(-1)
         found = {"answer": float((said == lesson.answer[index]).float().mean())}
         for name in self.exchanged:
@@ -358,7 +382,7 @@ class Planter:
                 continue
             rows, where = exchange.rows, lesson.sites[name]
             taken = torch.from_numpy(exchange.donors.reshape(-1))
-            _, outputs, _ = self.tap.run(self._ids(taken))
+            outputs = self.tap.run(self._ids(taken)).outputs
             every = torch.arange(len(taken))
             value = {
                 layer: outputs[layer][every, where.position[taken]].view(len(rows), FAR, -1).mean(1)
@@ -366,7 +390,7 @@ class Planter:
             }
             own = index[torch.from_numpy(rows)]
             patch = Patch(where, torch.arange(len(rows)), where.position[own], value)
-            hidden, _, _ = self.tap.run(self._ids(own), [patch])
+            hidden = self.tap.run(self._ids(own), [patch]).hidden
             said = self._scores(hidden[torch.arange(len(rows)), lesson.length[own] - 1]).argmax(-1)
             found[name] = float((said == exchange.answers).float().mean())
         return found

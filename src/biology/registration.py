@@ -125,9 +125,11 @@ def check_mechanism(root: str | Path, case: str, twin: str = "") -> None:
         )
 
 
-def _mechanisms(root: str | Path, claims: Mapping[str, list[str]], locked: Lock) -> dict[str, str]:
+def _mechanisms(
+    root: str | Path, claims: Mapping[str, list[str]], locked: Lock, supernodes: Mapping[str, list[str]]
+) -> dict[str, str]:
     """The hashes of all mechanisms, by `case` or `case/twin`. Raises `InputError` for one that was changed without amendment, that is
-    gone, or that knows a claim that there is not."""
+    gone, or that knows a claim or a supernode that there is not."""
     found: dict[str, str] = {}
     for case in claims:
         for twin in ("", *twins_of(root, case)):
@@ -136,6 +138,10 @@ def _mechanisms(root: str | Path, claims: Mapping[str, list[str]], locked: Lock)
                 continue
             for claim in mechanism.truth:
                 known(mechanism_path(root, case, twin), "truth", "claim", claim, claims[case])
+            for variable, one in mechanism.variables.items():
+                if one.supernode is not None:
+                    where = f"variables.{variable}.supernode"
+                    known(mechanism_path(root, case, twin), where, "supernode", one.supernode, supernodes[case])
             now, before = mechanism_digest(mechanism), locked.mechanisms.get(name)
             if before not in (None, now) and before not in [one.previous for one in mechanism.amended]:
                 raise InputError(
@@ -185,8 +191,10 @@ def refreshed_lock(root: str | Path) -> Lock:
     """
     locked = read_lock(root)
     current: dict[str, dict[str, Registered]] = {}
+    supernodes: dict[str, list[str]] = {}
     for case in discover_cases(root):
         loaded = load_case(root, case)
+        supernodes[case] = list(loaded.supernodes)
         claims = load_claims(root, case, loaded)
         current[case] = registration_of(loaded, claims)
         for claim in claims:
@@ -209,7 +217,7 @@ def refreshed_lock(root: str | Path) -> Lock:
         for claim in claims:
             if claim not in current.get(case, {}):
                 raise InputError(f"claim '{claim}' of case '{case}' is registered but gone. Registered claims stay.")
-    mechanisms = _mechanisms(root, {case: list(claims) for case, claims in current.items()}, locked)
+    mechanisms = _mechanisms(root, {case: list(claims) for case, claims in current.items()}, locked, supernodes)
     expectations = expectation_hashes(root)
     for name, now in expectations.items():
         if locked.expectations.get(name, now) != now:
