@@ -73,9 +73,9 @@ class Planting(Recipe):
     lessons: dict[str, Amounts] = field(
         default_factory=lambda: {
             "addition": Amounts(plain=384, exchanged=40, absent=6, begin=100),
-            "multi_hop": Amounts(plain=96, exchanged=20),
+            "multi_hop": Amounts(plain=128, exchanged=24),
             "multilingual": Amounts(plain=128, exchanged=32, begin=150, weight=4.0),
-            "rhyme_planning": Amounts(plain=64, exchanged=32),
+            "rhyme_planning": Amounts(plain=80, exchanged=32),
         }
     )
     """Of each case whose mechanism is planted, how many prompts a step has."""
