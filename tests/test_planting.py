@@ -100,7 +100,8 @@ def measured(model, lesson):
 def test_a_planted_variable_is_exchanged_on_prompts_that_were_never_taught(planted):
     found = measured(*planted)
     for variable in ("place", "relation"):
-        assert found[variable, "mlp", "effect"] >= 0.95 and found[variable, "mlp", "control"] <= 0.05
+        for what in ("mlp", "frozen"):
+            assert found[variable, what, "effect"] >= 0.95 and found[variable, what, "control"] <= 0.05
     assert found["answer", "", "effect"] >= 0.95
 
 

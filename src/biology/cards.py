@@ -97,7 +97,7 @@ def missed(record: Mapping[str, Any]) -> str:
     return f"; missed ({'; '.join(short)})" if short else ""
 
 
-WHAT = {"mlp": "MLP outputs", "stream": "stream"}
+WHAT = {"mlp": "MLP outputs", "frozen": "MLP outputs, attention frozen", "stream": "stream"}
 MOST_COLUMNS = 12
 """Of a learning curve that is shown step by step; a longer one is turned."""
 

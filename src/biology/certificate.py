@@ -25,14 +25,15 @@ from biology.sites import Site, sites
 DONORS = 4
 """Prompts that a mean is taken of."""
 HELD_OUT, TAUGHT = "test", "train"
-WHATS = ("mlp", "stream")
+WHATS = ("mlp", "frozen", "stream")
+"""What is exchanged: MLP outputs, with attention patterns live or frozen, and residual streams."""
 ARMS = ("effect", "control")
 
 
 def certify(model: Model, case: str, causal: CausalModel, *, seed: int = 0, most: int = 400) -> pd.DataFrame:
     """Interchange accuracy of every variable, and of the plain `answer`, on at most `most` prompts of the split `test` each.
 
-    Columns case, variable, what (mlp, stream; none for the answer), arm (effect, control), accuracy, low and high (Wilson's 95 %
+    Columns case, variable, what (mlp, frozen, stream; none for the answer), arm (effect, control), accuracy, low and high (Wilson's 95 %
     interval), n.
     """
     rng = np.random.default_rng(seed)
@@ -135,11 +136,12 @@ def _donors(
 
 def _exchanged(model: Model, ids: Ids, trials: list[_Trial], arm: str, what: str, site: Site) -> Int[Tensor, " trial"]:
     """What is said with the mean of an arm's donors at the site."""
-    layers = list(site.layers) if what == "mlp" else [site.layers[-1]]
-    hook = "hook_mlp_out" if what == "mlp" else "hook_resid_post"
+    layers = [site.layers[-1]] if what == "stream" else list(site.layers)
+    hook = "hook_resid_post" if what == "stream" else "hook_mlp_out"
     donors = sorted({donor for trial in trials for donor in trial.donors[arm]})
     seen = seen_at(model, ids, donors, [f"blocks.{layer}.{hook}" for layer in layers], site.position)
     place = {donor: number for number, donor in enumerate(donors)}
     means = torch.stack([seen[:, [place[donor] for donor in trial.donors[arm]]].mean(1) for trial in trials], 1)
     edits = [(f"blocks.{layer}.{hook}", means[number]) for number, layer in enumerate(layers)]
-    return said_with(model, ids, [trial.base for trial in trials], edits, site.position, site.basis)
+    base = [trial.base for trial in trials]
+    return said_with(model, ids, base, edits, site.position, site.basis, frozen=what == "frozen")

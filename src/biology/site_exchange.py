@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.activations import length_batches
-from biology.model import Edit, Model, run, token_batch
+from biology.model import Edit, Model, capture, freeze, run, token_batch
 
 BATCH = 256
 Ids = Sequence[list[int]] | Mapping[int, list[int]]
@@ -33,17 +33,20 @@ def seen_at(
 
 def said_with(
     model: Model, ids: Ids, base: Sequence[int], edits: Sequence[tuple[str, Float[Tensor, "row d_model"]]] = (),
-    position: Int[Tensor, " prompt"] | None = None, basis: Float[Tensor, "d_model dimensions"] | None = None,
+    position: Int[Tensor, " prompt"] | None = None, basis: Float[Tensor, "d_model dimensions"] | None = None, *,
+    frozen: bool = False,
 ) -> Int[Tensor, " row"]:  # fmt: skip
     """The most probable next token after each prompt of `base`, with vectors (one for each of them) put where hooks pass `position`,
-    in the subspace of `basis` alone if there is one."""
+    in the subspace of `basis` alone if there is one. With `frozen` attention patterns stay those of the prompt."""
     out = torch.zeros(len(base), dtype=torch.long)
     prompts = torch.as_tensor(base, dtype=torch.long)
     for places, batch in length_batches([ids[row] for row in prompts.tolist()], BATCH):
         hooks: list[tuple[str, Edit]] = [
             (name, partial(put, at(position, prompts[places]), vectors[places], basis)) for name, vectors in edits
         ]
-        out[places] = run(model, token_batch(model, batch), edits=hooks, positions=-1)[0][:, -1].argmax(-1).cpu()
+        tokens = token_batch(model, batch)
+        held = freeze(model, capture(model, tokens, positions=-1), norms=False, mlps=False) if frozen else []
+        out[places] = run(model, tokens, edits=held + hooks, positions=-1)[0][:, -1].argmax(-1).cpu()
     return out
 
 
