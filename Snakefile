@@ -602,9 +602,10 @@ rule calibrate:
             "experiments/{case}/mechanism.yaml", case=sorted({case for model in CALIBRATED for case in MODELS[model]})
         ),
         expected="experiments/twins.csv",
-        code=[*code("calibration"), STYLE],
+        code=[*code("calibration", "graph_calibration"), STYLE],
     output:
         "reports/calibration.csv",
+        "reports/calibration_graphs.csv",
         "figures/calibration.svg",
         "figures/calibration.png",
     log:

@@ -70,7 +70,7 @@ FLOORS = [
     ["discrimination"],
     ["prompt_figures", "dossier", "pages", "numbers", "coverage"],
     ["figures", "explorer", "dictionary_figures", "calibration"],
-    ["report", "scoreboard", "atlas_page", "steer_page"],
+    ["report", "scoreboard", "atlas_page", "steer_page", "graph_calibration"],
     # the commands
     ["arguments"],
     ["opening"],
@@ -143,6 +143,7 @@ LIGHT = [
         "figures",
         "dictionary_figures",
         "calibration",
+        "graph_calibration",
         "report",
         "arguments",
         "opening",

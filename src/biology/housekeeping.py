@@ -83,10 +83,11 @@ def coverage(args: Arguments) -> None:
 
 
 def calibrate(args: Arguments) -> None:
-    """compare verdicts with the truth of planted mechanisms: sensitivity and specificity, as a table and a figure"""
+    """compare verdicts with the truth of planted mechanisms: sensitivity and specificity, as a table and a figure, and graphs with causal models"""
     from biology.calibration import figure, pairs, rates
     from biology.config import InputError
     from biology.drawing import png, styled, svg
+    from biology.graph_calibration import graph_truth
     from biology.opening import configuration
 
     config, root = configuration(args)
@@ -94,6 +95,8 @@ def calibrate(args: Arguments) -> None:
     if table.empty:
         raise InputError("no model with planted mechanisms has been judged: run `snakemake calibration/all`.")
     artefacts.write_text(root / "reports/calibration.csv", table.to_csv(index=False, lineterminator="\n"))
+    graphs = graph_truth(root, config)
+    artefacts.write_text(root / "reports/calibration_graphs.csv", graphs.to_csv(index=False, lineterminator="\n"))
     with styled():
         drawn = figure(table)
         for form, data in (("svg", svg(drawn)), ("png", png(drawn))):

@@ -138,6 +138,13 @@ class Mechanism(Strict):
     amended: tuple[Amendment, ...] = ()
     """Why it was changed after it was registered."""
 
+    def parents(self, name: str | None) -> list[str]:
+        """The variables that a variable, or (None) the answer, is computed from."""
+        of = self.answer if name is None else self.variables[name]
+        named = {node.id for node in ast.walk(ast.parse(of.value)) if isinstance(node, ast.Name)} if of.value else set()
+        earlier = list(self.variables)[: None if name is None else list(self.variables).index(name)]
+        return [other for other in earlier if other in of.depends_on or other in named]
+
 
 def mechanism_path(root: str | Path, case: str, twin: str = "") -> Path:
     """The file of a case's mechanism, or of that of a twin where it has one of its own."""
@@ -287,11 +294,9 @@ class CausalModel:
     def children(self) -> dict[str, set[str]]:
         """Of each variable those that are computed from it, directly or through others."""
         found: dict[str, set[str]] = {}
-        for name, variable in self.mechanism.variables.items():
-            parents = set(variable.depends_on)
-            if variable.value is not None:
-                parents |= {node.id for node in ast.walk(ast.parse(variable.value)) if isinstance(node, ast.Name)}
-            for other, below in found.items():  # a name that is no earlier variable is a column
+        for name in self.mechanism.variables:
+            parents = set(self.mechanism.parents(name))
+            for other, below in found.items():
                 if other in parents or parents & below:
                     below.add(name)
             found[name] = set()

@@ -1,0 +1,87 @@
+"""Edges of graphs against edges of a causal model: what is an edge, how they are ranked, which prompts show all parents first."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from biology.config import validate
+from biology.graph_calibration import area, causal_edges, measured, parents_first, scored_pairs
+from biology.mechanism import Mechanism, load_mechanism
+
+MECHANISM = validate(
+    Mechanism,
+    {
+        "says": "a city becomes its place; the answer is that of the place and what is asked",
+        "variables": {
+            "city": {"meaning": "the city", "value": "name", "at": "factor:city", "layers": [0, 0], "supernode": "town"},
+            "place": {"meaning": "its place", "depends_on": ["city"], "column": "place", "at": "factor:city", "layers": [1, 1], "supernode": "bridge"},
+            "mood": {"meaning": "no one sees it", "value": "mood", "at": "last", "layers": [0, 0]},
+            "asked": {"meaning": "what is asked", "value": "relation", "at": "last", "layers": [0, 0], "supernode": "asked"},
+        },
+        "answer": {"depends_on": ["place", "asked", "mood"]},
+    },
+    "mechanism.yaml",
+)  # fmt: skip
+
+
+def edges(**direct):
+    """Edges of one graph: `source__target=direct effect`."""
+    rows = [
+        {"source": a, "target": b, "direct": value, "influence": 0.0}
+        for (a, b), value in ((name.split("__"), v) for name, v in direct.items())
+    ]
+    return pd.DataFrame(rows)
+
+
+def graphs(*several):
+    return pd.concat([one.assign(item=f"i{number}") for number, one in enumerate(several)], ignore_index=True)
+
+
+GOOD = edges(
+    town__bridge=3.0,
+    asked__bridge=0.0,
+    bridge__answer=2.0,
+    asked__answer=1.0,
+    town__answer=0.5,
+    other__answer=9.0,
+    bridge__town=0.0,
+    town__asked=0.0,
+    asked__town=0.0,
+    bridge__asked=0.0,
+)
+LOOKED_UP = edges(town__bridge=-1.0, asked__bridge=2.0, bridge__answer=0.1, asked__answer=1.0, town__answer=3.0)
+
+
+def test_edges_lead_from_what_a_variable_is_computed_from_and_into_the_answer():
+    assert causal_edges(MECHANISM) == {("town", "bridge"), ("bridge", "answer"), ("asked", "answer")}
+    assert causal_edges(load_mechanism(".", "multi_hop")) == {
+        ("city", "bridge"), ("relation_word", "relation"), ("bridge", "answer"), ("relation", "answer"),
+    }  # fmt: skip
+
+
+def test_scores_are_shares_of_the_direct_effects_between_what_stands_for_variables():
+    found = scored_pairs(MECHANISM, graphs(GOOD)).set_index(["source", "target"])
+    assert "other" not in found.index.get_level_values("source")
+    assert (
+        found.loc[("bridge", "answer"), "score"] == pytest.approx(2 / 3.5) and found.loc[("bridge", "answer"), "edge"]
+    )
+    assert (
+        found.loc[("town", "answer"), "score"] == pytest.approx(0.5 / 3.5) and not found.loc[("town", "answer"), "edge"]
+    )
+
+
+def test_the_area_is_the_chance_that_an_edge_scores_higher():
+    rng = np.random.default_rng(0)
+    score, edge = rng.integers(0, 5, 60).astype(float), rng.random(60) < 0.3
+    pairs = [(a, b) for a in score[edge] for b in score[~edge]]
+    assert area(score, edge) == pytest.approx(np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs]))
+    assert np.isnan(area(score, np.zeros(60, dtype=bool)))
+
+
+def test_parents_come_first_where_the_answer_is_read_from_them():
+    missing = GOOD[GOOD["source"] != "asked"]
+    found = parents_first(scored_pairs(MECHANISM, graphs(GOOD, LOOKED_UP, missing)))
+    assert found.to_dict() == {"i0": True, "i1": False, "i2": False}
+    (good, bad) = (measured(scored_pairs(MECHANISM, graphs(*[one] * 20)), 0) for one in (GOOD, LOOKED_UP))
+    assert good["auc"] == good["auc_low"] == 1.0 and good["first"] == 1.0 and good["prompts"] == 20
+    assert bad["auc"] < 0.5 and bad["first"] == 0.0
