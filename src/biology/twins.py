@@ -187,6 +187,14 @@ class Planted(Corpus):
         return {name: items for name, items in super().blocks.items() if name not in ("digit", "tag", "usage")}
 
 
+class Sums(Arithmetic):
+    """Sums and no digits: which these are made of is left to planting."""
+
+    @cached_property
+    def blocks(self) -> dict[str, list[Item]]:
+        return {"addition": self.addition, "disguised": self.disguised}
+
+
 class Poems(Corpus):
     """The couplets alone."""
 
@@ -227,6 +235,8 @@ EXTENDED = {
 PLANTED = {
     "planted": Twin(Planted),
     # Line 1 is never hidden, so that nothing has to be kept at the newline.
+    # Sums are made of remainders by twelve.
+    "dozens": Twin(Sums, {"steps": 700, "batch": {}}, ("addition",)),
     "improviser": Twin(Poems, {"context_dropout": 0.0, "steps": 600, "batch": {"couplet": 48}}, ("rhyme_planning",)),
 }
 """Corpora of models into which mechanisms are planted (`planting.py`): those of the cases, or those of `twins/<name>.yaml`."""
