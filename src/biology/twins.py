@@ -237,7 +237,7 @@ PLANTED = {
     # Line 1 is never hidden, so that nothing has to be kept at the newline.
     # Sums are made of remainders by twelve.
     "dozens": Twin(Sums, {"steps": 700, "batch": {}}, ("addition",)),
-    "improviser": Twin(Poems, {"context_dropout": 0.0, "steps": 600, "batch": {"couplet": 48}}, ("rhyme_planning",)),
+    "improviser": Twin(Poems, {"context_dropout": 0.0, "steps": 1400, "batch": {"couplet": 64}}, ("rhyme_planning",)),
 }
 """Corpora of models into which mechanisms are planted (`planting.py`): those of the cases, or those of `twins/<name>.yaml`."""
 
