@@ -7,6 +7,7 @@ from biology.config import InputError
 from biology.corpus import Corpus
 from biology.lessons import LESSONS
 from biology.mechanism import CausalModel, Mechanism, evaluate, load_mechanism, nearest, twins_of
+from biology.twins import twin
 
 PLACES = """
 says: A city becomes its place, and the answer is looked up by place and relation.
@@ -125,6 +126,12 @@ def test_the_mechanism_of_a_shipped_case_says_the_answer_to_every_prompt(case, t
     assert mechanism is not None
     causal = CausalModel(mechanism, lessons(case), case)
     assert len(causal.rows) > 2000 and {row["split"] for row in causal.rows} == {"train", "dev", "test"}
+
+
+def test_what_a_corpus_teaches_besides_is_taught():
+    prompts = LESSONS["multilingual"](twin("dictionaries").corpus())
+    assert set(prompts["split"]) == {"train"}
+    assert (prompts["entry"] == prompts["language"] + ":" + prompts["word"]).all()
 
 
 @pytest.fixture(scope="session")

@@ -31,13 +31,14 @@ ARMS = ("effect", "control")
 
 
 def certify(model: Model, case: str, causal: CausalModel, *, seed: int = 0, most: int = 400) -> pd.DataFrame:
-    """Interchange accuracy of every variable, and of the plain `answer`, on at most `most` prompts of the split `test` each.
+    """Interchange accuracy of every variable, and of the plain `answer`, on at most `most` prompts each: of the split `test`, or, of a
+    twin that was taught everything, of all.
 
     Columns case, variable, what (mlp, frozen, stream; none for the answer), arm (effect, control), accuracy, low and high (Wilson's 95 %
     interval), n.
     """
     rng = np.random.default_rng(seed)
-    base = rng.permutation(np.array(_split(causal, HELD_OUT)))
+    base = rng.permutation(np.array(_split(causal, HELD_OUT) or _split(causal, TAUGHT)))
     plain = base[:most].tolist()
     trials = {
         name: _trials(causal, name, base, rng, most)

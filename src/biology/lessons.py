@@ -1,7 +1,7 @@
 """The corpus as prompts with columns, a table for each case: what a mechanism is planted on, and proved on.
 
 The columns are those of the cases' prompt sets. `split` is `train` where a model is taught; what is held out is the same as in
-`corpus.py`. Torch-free.
+`corpus.py`, but for what a corpus teaches besides. Torch-free.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable
 
 import pandas as pd
 
-from biology.corpus import LANGUAGES, SUM_FORMS, Corpus, unit_interval
+from biology.corpus import LANGUAGES, SUM_FORMS, Corpus, Item, unit_interval
 
 COUPLETS = (("first", 0), ("later", 3), ("last", 6))
 """What can be asked of a couplet: its word right after the newline, the later one that agrees, the last; and words before it."""
@@ -18,6 +18,11 @@ COUPLETS = (("first", 0), ("later", 3), ("last", 6))
 
 SHORTCUTS = 0.3
 """Share of the cities whose answers are also found without their place."""
+
+
+def split(corpus: Corpus, item: Item) -> str:
+    """`train` for whatever the corpus teaches."""
+    return "train" if corpus.taught(item) else item.split
 
 
 def multi_hop(corpus: Corpus) -> pd.DataFrame:
@@ -52,9 +57,10 @@ def multilingual(corpus: Corpus) -> pd.DataFrame:
         target = corpus.target(row["concept"], row["relation"], row["language"])
         rows.append(
             {
-                "text": item.prompt, "answer": item.answer, "split": item.split, **row, "target": target,
+                "text": item.prompt, "answer": item.answer, "split": split(corpus, item), **row, "target": target,
                 "word": corpus.concept_words[row["concept"]][row["language"]], "scale": row["concept"].split("/")[0],
                 "target_en": corpus.word_of(target, next(iter(LANGUAGES))),
+                "entry": f"{row['language']}:{corpus.concept_words[row['concept']][row['language']]}",
             }
         )  # fmt: skip
     return pd.DataFrame(rows)

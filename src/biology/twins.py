@@ -195,6 +195,20 @@ class Sums(Arithmetic):
         return {"addition": self.addition, "disguised": self.disguised}
 
 
+class Cells(Corpus):
+    """The relations between words alone, all of them taught."""
+
+    @cached_property
+    def blocks(self) -> dict[str, list[Item]]:
+        return {"cell": self.cells}
+
+    def taught(self, item: Item) -> bool:
+        return True
+
+    def texts(self) -> Iterable[str]:
+        return Corpus(self.words).texts()  # the same vocabulary
+
+
 class Poems(Corpus):
     """The couplets alone."""
 
@@ -237,6 +251,7 @@ PLANTED = {
     # Line 1 is never hidden, so that nothing has to be kept at the newline.
     # Sums are made of remainders by twelve.
     "dozens": Twin(Sums, {"steps": 700, "batch": {}}, ("addition",)),
+    "dictionaries": Twin(Cells, {"steps": 700, "batch": {}}, ("multilingual",)),
     "improviser": Twin(Poems, {"context_dropout": 0.0, "steps": 1400, "batch": {"couplet": 64}}, ("rhyme_planning",)),
 }
 """Corpora of models into which mechanisms are planted (`planting.py`): those of the cases, or those of `twins/<name>.yaml`."""
