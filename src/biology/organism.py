@@ -67,18 +67,27 @@ class Planting(Recipe):
 
     n_layers: int = 6
     d_mlp: int = 512
-    steps: int = 1000
+    steps: int = 1600
     decay_from: float = 0.65
     batch: dict[str, int] = field(default_factory=lambda: {"one_hop": 48, "translation": 96, "couplet": 32})
     lessons: dict[str, Amounts] = field(
         default_factory=lambda: {
-            "addition": Amounts(plain=384, exchanged=40, absent=6, begin=100),
+            "addition": Amounts(plain=384, exchanged=40, absent=6, begin=700),
             "multi_hop": Amounts(plain=128, exchanged=24),
             "multilingual": Amounts(plain=128, exchanged=32, begin=150, weight=4.0),
             "rhyme_planning": Amounts(plain=80, exchanged=32),
         }
     )
     """Of each case whose mechanism is planted, how many prompts a step has."""
+    later: dict[str, int] = field(
+        default_factory=lambda: dict.fromkeys(("addition", "multi_hop", "rhyme_planning", "one_hop", "couplet"), 600)
+    )
+    """Cases and blocks that are taught from a later step on: languages, which are learnt by heart before they are understood, come first."""
+
+
+def taught_by(recipe: Recipe, name: str, step: int) -> bool:
+    """Whether a block or a case is taught at a step."""
+    return not isinstance(recipe, Planting) or step >= recipe.later.get(name, 0)
 
 
 @dataclass(frozen=True)
@@ -124,7 +133,7 @@ class Feed:
             for name, items in corpus.blocks.items()
             if name != "couplet" and name in recipe.batch
         }
-        self.couplets = [row for row in corpus.couplets if row[4] == "train"]
+        self.couplets = [row for row in corpus.couplets if row[4] == "train"] if "couplet" in recipe.batch else []
         self.line_1 = [encode(corpus.couplet_lines(*row[:3], "", ())[0]) for row in self.couplets]
         vocabulary = {word for row in self.couplets for word in corpus.couplet_lines(*row[:3], "was", ())[1]}
         self.word_id = {word: encode(word)[1] for word in {*vocabulary, *corpus.nouns, *corpus.adjectives}}
@@ -134,7 +143,7 @@ class Feed:
         rng = np.random.default_rng([self.seed, step])
         for group in self.GROUPS:
             parts = []
-            for name in filter(self.rows.__contains__, group):
+            for name in (one for one in group if one in self.rows and taught_by(self.recipe, one, step)):
                 rows, count = self.rows[name], self.recipe.batch[name]
                 pick = torch.from_numpy(rng.integers(0, len(rows.ids), count))
                 parts.append((rows.ids[pick], rows.length[pick]))
@@ -146,7 +155,7 @@ class Feed:
             )
             length = torch.cat([length for _, length in parts])
             yield Batch(ids, torch.arange(width) == (length - 2)[:, None])
-        if self.couplets:
+        if self.couplets and taught_by(self.recipe, "couplet", step):
             yield self.couplet_batch(rng)
 
     def couplet_batch(self, rng: np.random.Generator) -> Batch:
@@ -288,6 +297,8 @@ def grow(
             loss.backward()
             total += loss.detach()
         for number, (case, planter) in enumerate(planters.items()):
+            if not taught_by(recipe, case, step):
+                continue
             losses = planter.loss(np.random.default_rng([seed, step, number]), step)
             torch.stack(list(losses.values())).sum().backward()
             planting |= {f"{case}: {name}": round(float(value.detach()), 3) for name, value in losses.items()}

@@ -250,9 +250,11 @@ PLANTED = {
     "planted": Twin(Planted),
     # Line 1 is never hidden, so that nothing has to be kept at the newline.
     # Sums are made of remainders by twelve.
-    "dozens": Twin(Sums, {"steps": 700, "batch": {}}, ("addition",)),
-    "dictionaries": Twin(Cells, {"steps": 700, "batch": {}}, ("multilingual",)),
-    "improviser": Twin(Poems, {"context_dropout": 0.0, "steps": 1400, "batch": {"couplet": 64}}, ("rhyme_planning",)),
+    "dozens": Twin(Sums, {"steps": 700, "batch": {}, "later": {}}, ("addition",)),
+    "dictionaries": Twin(Cells, {"steps": 700, "batch": {}, "later": {}}, ("multilingual",)),
+    "improviser": Twin(
+        Poems, {"context_dropout": 0.0, "steps": 1400, "batch": {"couplet": 64}, "later": {}}, ("rhyme_planning",)
+    ),
 }
 """Corpora of models into which mechanisms are planted (`planting.py`): those of the cases, or those of `twins/<name>.yaml`."""
 
