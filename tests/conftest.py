@@ -1,11 +1,21 @@
 """Shared fixtures: tiny random models and transcoders, made once per session, offline."""
 
 import functools
+import sys
 from pathlib import Path
 
 import pytest
 
 KINDS = ("gpt2", "llama", "qwen3", "gemma2", "gemma3")
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    """A command that took two threads gives them back: with a worker a core, more than one each wait for one another."""
+    yield
+    torch = sys.modules.get("torch")
+    if torch is not None and hasattr(torch, "set_num_threads"):
+        torch.set_num_threads(1)
 
 
 def write_tiny_model(folder: Path, kind: str, *, n_layers: int = 3, seed: int = 0, tokenizer: bool = True) -> Path:
