@@ -72,7 +72,18 @@ CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES 
 EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS + CALIBRATED]
 PAIRS = [(model, case) for model in SHOWN for case in MODELS[model]]
 RUN = "data/runs/{model}/{case}"
-TABLES = ["prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands", "operand_plots"]
+TABLES = [
+    "prompts",
+    "evidence",
+    "graphs",
+    "edges",
+    "supernodes",
+    "sites",
+    "panel",
+    "fidelity",
+    "operands",
+    "operand_plots",
+]
 FIGURES = [
     f"figures/{model}/{case}/{figure}.{form}"
     for model, case in PAIRS
@@ -358,11 +369,13 @@ rule cache:
 
 # 3. Supernodes -------------------------------------------------------------------------------------------------------
 rule group:
-    """Supernode members by rule; a rule sees activations and decoders, never a graph or an effect."""
+    """Supernode members by rule; a rule sees activations and decoders, never a graph or an effect of what is tested. Where it
+    says `at: found`, MLP outputs exchanged between development prompts say where to look."""
     input:
         rules.cache.output,
     output:
         f"{RUN}/group.parquet",
+        f"{RUN}/group_sites.parquet",
         f"{RUN}/group_operands.parquet",
         f"{RUN}/group_plots.parquet",
     log:

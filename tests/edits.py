@@ -49,6 +49,10 @@ def languages(path: str, value: Any) -> Edit:
     return Edit("languages", path, value)
 
 
+def things(path: str, value: Any) -> Edit:
+    return Edit("things", path, value)
+
+
 def renamed(rows: list[dict]) -> list[dict]:
     """The item i13 by another name, also where it is a donor."""
     return [{column: "new" if value == "i13" else value for column, value in row.items()} for row in rows]
@@ -60,6 +64,11 @@ def crossing_of_another(experiments: dict) -> dict:
     return {**experiments, "another": another, "crossing": {**experiments["crossing"], "of": ["another"]}}
 
 
+def at_the_thing(rule: dict) -> dict:
+    """A rule that says where its supernode is."""
+    return {key: value for key, value in rule.items() if key not in ("among", "keeps")} | {"at": "factor:thing"}
+
+
 EXPERIMENTS, NODES = "case/experiments", "case/supernodes"
 FURTHER = {"kind": "inhibit", "inhibit": "alone", "outcomes": ["answer_probability", "activation:unread"]}
 
@@ -67,7 +76,12 @@ MOVING: dict[str, list[Edit]] = {
     # case.yaml: prompts and rules
     "Prompt.text": [places("case/prompts/hint/text", "w6 w5 w12 w23")],
     "Prompt.factors": [places("case/prompts/hint/factors", {"city": "w5"})],
-    "SupernodeRule.at": [places(f"{NODES}/own/at", "-2")],
+    "SupernodeRule.at": [places(f"{NODES}/own/at", "-2"), things(f"{NODES}/held", at_the_thing)],
+    "SupernodeRule.among": [
+        things(f"{NODES}/held/among", ["1", "factor:thing"]),
+        things(f"{NODES}/held/among", ["factor:thing", "1"]),
+    ],
+    "SupernodeRule.keeps": [things(f"{NODES}/held/keeps", ["relation"])],
     "SupernodeRule.factor": [places(f"{NODES}/own/factor", "relation")],
     "SupernodeRule.precision": [places(f"{NODES}/own/precision", 0.7)],
     "SupernodeRule.recall": [places(f"{NODES}/own/recall", 0.4)],
@@ -175,7 +189,7 @@ MOVING: dict[str, list[Edit]] = {
 }
 IDLE: dict[str, list[Edit]] = {
     "CaseFile.paper": [places("case/paper", {"section": "another", "url": "https://example.com"})],
-    "CaseFile.prompts": [places("case/prompts/further", {"text": "w1 w3", "answer": "w9", "factors": {"city": "w3", "relation": "r0", "donor": "i12", "wrong_donor": "i22"}})],
+    "CaseFile.prompts": [places("case/prompts/further", {"text": "w1 w3", "answer": "w9", "factors": {"city": "w3", "relation": "r0", "donor": "i12", "wrong_donor": "i22"}}), things("case/prompts/further", {"text": "w3 w51 w40", "answer": "w9", "factors": {"thing": "w51", "copy": "k2", "relation": "r0", "fold": "1"}})],
     "CaseFile.prompt_set": [places("case/prompt_set", "renamed.csv")],
     "CaseFile.prompt_sets": [places("case/prompt_sets", {"natural": "more.csv"})],
     "CaseFile.supernodes": [places(f"{NODES}/further", {"promotes": ["answer"], "top": 60})],
@@ -200,6 +214,8 @@ IDLE: dict[str, list[Edit]] = {
         poems("case/prompts/c1/factors/family", "f0"),
     ],
     "SupernodeRule.label": [places(f"{NODES}/own/label", "called {word}"), poems(f"{NODES}/plan/label", "plan")],
+    "SupernodeRule.among": [things(f"{NODES}/unread/among", ["1", "factor:thing"])],
+    "SupernodeRule.keeps": [things(f"{NODES}/held/keeps", ["relation", "copy"])],
     "SupernodeRule.top": [places(f"{NODES}/alone/top", 50)],
     "SupernodeRule.promotes": [places(f"{NODES}/alone/promotes", ["w5", "answers"])],
     "SupernodeRule.spares": [places(f"{NODES}/alone/spares", ["w3"])],

@@ -270,7 +270,10 @@ def fidelity_table() -> dict[str, pd.DataFrame]:
         {"layer": "all", "behaviour": "all", "metric": m, "value": v}
         for m, v in [("fvu", 0.019), ("l0", 15.9), ("dead", 0.023)]
     ]
-    return {name: table(name, found) for name, found in (("fidelity", rows), ("operands", []), ("operand_plots", []))}
+    return {
+        name: table(name, found)
+        for name, found in (("fidelity", rows), ("operands", []), ("operand_plots", []), ("sites", []))
+    }
 
 
 CASE = """

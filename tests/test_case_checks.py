@@ -18,6 +18,7 @@ extended: {brackets: {set: [brackets], kind: [double], kind_donor: []}}
 supernodes:
   bridge: {label: "{place}", at: last, factor: place, apart: [city], precision: 0.2}
   bridge_any: {label: "say {answer}", at: "factor:city", promotes: [answer], top: 5, layers: [1, 2]}
+  held: {at: found, factor: place, among: [last, "factor:relation"], keeps: [relation, set]}
   named: {at: "token:is", active_on: [dallas], silent_on: [oakland]}
   lookup: {at: last, operands: {family: lookup, at: "-2"}}
   sum: {at: last, operands: {family: sum}}
@@ -39,6 +40,7 @@ experiments:
   sharing: {kind: sharing, of: [bridge], only: {set: words}, controls: [match, shuffle], outcomes: [shared, "default:en", "overlap:1"]}
   less: {kind: contrast, of: [inhibit, inhibit_again], outcomes: ["difference:advantage"]}
   inhibit_again: {kind: inhibit, inhibit: bridge_any, only: {set: states}, strengths: [0], outcomes: [advantage]}
+  away: {kind: inhibit, inhibit: held, only: {set: states}, elsewhere: "token:state", controls: [position], outcomes: [answer_top1]}
   crossing: {kind: crossover, of: [swap], by: place, outcomes: [crossover_cv2]}
   signs: {kind: signs, of: [inhibit], only: {set: states}, controls: [shuffle], outcomes: [agreement]}
   sizes: {kind: scale, of: [sharing], outcomes: ["overlap:1"]}
@@ -174,6 +176,25 @@ MISTAKES = [
     ('outcomes: ["difference:advantage"]', 'outcomes: ["difference:width"]', "experiments.less.outcomes: unknown outcome 'width' of inhibit"),
     ("  reno:", "  Reno:", "prompts: 'Reno' is no name: small letters"),
     ("  less:", "  less/more:", "experiments: 'less/more' is no name: small letters"),
+    # where a supernode is found
+    ("at: found,", "at: fuond,", "supernodes.held.at: unknown position 'fuond'. Did you mean 'found'?"),
+    ("at: found, factor: place", "at: found", "supernodes.held: `at: found` needs `factor`: whose levels are exchanged."),
+    ('among: [last, "factor:relation"], ', "", "supernodes.held: `at: found` needs `among`: two positions or more, each of them once."),
+    ('among: [last, "factor:relation"]', "among: [last]", "supernodes.held: `at: found` needs `among`"),
+    ('among: [last, "factor:relation"]', "among: [last, last]", "supernodes.held: `at: found` needs `among`"),
+    ('among: [last, "factor:relation"]', 'among: [last, "factor:relaton"]', "supernodes.held.among: unknown factor 'relaton'. Did you mean 'relation'?"),
+    ('among: [last, "factor:relation"]', "among: [last, found]", "supernodes.held.among.1: unknown position 'found'"),
+    ('among: [last, "factor:relation"]', 'among: [last, "token:containin"]', "supernodes.held.among: position 'token:containin' needs 'containin' exactly once in prompt 's' of the prompt set"),
+    (", keeps: [relation, set]", "", "supernodes.held: `at: found` needs `keeps`: what settles the answer together with 'place'."),
+    ("keeps: [relation, set]", "keeps: [relaton]", "supernodes.held.keeps: unknown factor 'relaton'. Did you mean 'relation'?"),
+    ("keeps: [relation, set]", "keeps: [relation, relation]", "supernodes.held.keeps: 'relation' is listed twice"),
+    ("keeps: [relation, set]", "keeps: [place]", "supernodes.held: keeps: the level of 'place' is what is exchanged, so it is not kept."),
+    ("keeps: [relation, set]", "keeps: [relation], layers: [0, 1]", "supernodes.held: `layers` are found where `at: found`: leave them out."),
+    ("at: found,", "at: last,", "supernodes.held: `among` says nothing without `at: found`."),
+    ('at: found, factor: place, among: [last, "factor:relation"],', "at: last, factor: place,", "supernodes.held: `keeps` says nothing without `at: found`."),
+    ('elsewhere: "token:state"', 'elsewhere: "factor:relation"', "experiments.away.elsewhere: supernode 'held' may be found at 'factor:relation' (`among`), and the control is elsewhere."),
+    ('elsewhere: "token:state"', "elsewhere: found", "experiments.away.elsewhere: unknown position 'found'"),
+    ("through: bridge, only: {set: states}, sites: [\"1\"]", "through: held, only: {set: states}, sites: [last]", "experiments.census.sites: supernode 'held' may be found at 'last'"),
     # a value of another type
     ("donor: kind_donor", "donor: 4", "experiments.ask.donor: a name or text is expected here, not the number 4."),
     ("inject: bridge_any, ", "inject: 83, ", "experiments.swap.inject: a name or text is expected here, not the number 83."),

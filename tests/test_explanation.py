@@ -47,6 +47,9 @@ def test_every_variable_and_truth_of_a_mechanism_is_told(name):
     assert {line.split()[0] for line in lines if line.split()[1:2] == ["is"]} >= set(mechanism.truth)
 
 
+FOUND = {"at": "found", "factor": "place", "among": ["last", "factor:city"], "keeps": ["relation"]}
+
+
 def test_a_rule_and_a_part_are_sentences():
     rule = SupernodeRule(
         factor="place", apart=("city",), recall=0.5, elsewhere=0.1, precision=0.2, spares=("answer",), top=50
@@ -55,6 +58,15 @@ def test_a_rule_and_a_part_are_sentences():
         "the features that at the last token tell the prompt's place from others. Each fires on at least 50% of the selecting prompts "
         "with this place and on at most 10% of those with another; at least 20% of those on which it fires have this one. Chosen on "
         "development prompts that differ from the scored one in city. Each does not promote answer among its first 50 tokens."
+    )
+    found = rule_told(SupernodeRule.model_validate(FOUND))
+    assert found.startswith(
+        "the features that at a token that is found tell the prompt's place from others. Each fires"
+    )
+    assert found.endswith(
+        " The token is found on development prompts, at the last token or at the last piece of the prompt's city, and so are the layers: "
+        "where an exchange of what the MLPs wrote for that of prompts with another place most often moves the answer to the one for that "
+        "place and the prompt's own relation. If hardly any does, it is at the last token, in all layers."
     )
     (claim,) = [one for one in load_claims(ROOT, "multi_hop") if one.id == "multihop-7"]
     assert part_told(claim.parts[0]) == (

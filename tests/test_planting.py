@@ -1,6 +1,7 @@
 """A planted variable can be exchanged and an unplanted one cannot; trainer and certificate, written apart, exchange alike."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -8,13 +9,17 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
+from biology.case import Case
+from biology.case_file import Paper
 from biology.certificate import certify
-from biology.config import validate
-from biology.locating import chosen, exchanges, located
+from biology.config import InputWarning, validate
+from biology.locating import exchanges, find_sites
 from biology.mechanism import CausalModel, Mechanism
 from biology.model import encode, load_model, run, token_batch
 from biology.organism import Recipe, new_model, write_model
 from biology.planting import Amounts, Lesson, Patch, Planter, Tap
+from biology.rules import SupernodeRule
+from biology.settled import settled
 from biology.site_exchange import put
 
 WIDTH, LAYERS = 32, 3
@@ -182,26 +187,76 @@ def test_subspaces_of_one_place_are_orthogonal_and_depend_on_names_alone():
     assert again is not None and bases[1] is not None and torch.equal(again, bases[1])
 
 
-def test_a_planted_variable_is_found_where_it_was_planted(planted, plain):
-    """By a search that knows no site; where nothing was planted, nothing near it is found."""
+def table_of(lesson) -> pd.DataFrame:
+    """Table `prompts` of what a grown model was taught (which selects) and what it was not (which is scored)."""
+    frame = prompts()
+    return frame.assign(
+        item=[f"i{row}" for row in range(len(frame))], role=np.where(frame["split"] == "train", "select", "score"), split="dev",
+        cluster=frame["place"], correct=True, answer_token=lesson.answer.tolist(),
+    )  # fmt: skip
 
-    def searched(model, lesson, factor, apart, keeps):
-        frame = prompts().assign(
-            role=["select" if row["split"] == "train" else "score" for row in lesson.causal.rows], split="dev", correct=True,
-            answer_token=lesson.answer.tolist(),
-        )  # fmt: skip
-        asked = exchanges(frame, factor, apart, keeps, np.random.default_rng(0))
-        assert len(asked) == CITIES and all(frame["role"][donor] == "select" for one in asked for donor in one.donors)
-        ids = [encode(model, text) for text in frame["text"]]
-        positions = {str(at): torch.full((len(frame),), at) for at in range(5)}
-        return located(model, ids, asked, positions)
 
-    place = ("place", ["city"], ["relation"])
-    found = searched(*planted, *place)
-    position, layer = chosen(found)
-    site = planted[1].sites["place"]
-    assert position == str(int(site.position[0])) and layer <= site.layers[-1] and found["accuracy"].max() >= 0.95
-    assert chosen(searched(*planted, "relation", ["place"], ["place"]))[0] == str(
-        int(planted[1].sites["relation"].position[0])
-    )
-    assert searched(*plain, *place).query("position == @position")["accuracy"].max() < 0.5
+def case_of(**rules) -> Case:
+    made = {name: SupernodeRule.model_validate({"at": "found", **rule}) for name, rule in rules.items()}
+    return Case(name="toy", folder=Path("toy"), paper=Paper(section="", url=""), prompts={}, supernodes=made)
+
+
+PLACE = {"factor": "place", "apart": ["city"], "keeps": ["relation"], "among": ["last", "3", "1"]}
+RELATION = {"factor": "relation", "apart": ["place"], "keeps": ["place"], "among": ["3", "1", "last"]}
+CITY = "3"  # its token, in each prompt
+
+
+def test_a_planted_variable_is_found_where_it_was_planted(planted):
+    """By a search that knows no site; the rules that say `found` then say the planted position and layers."""
+    model, lesson = planted
+    case = case_of(place=PLACE, relation=RELATION)
+    tried = find_sites(model, case, table_of(lesson), 0)
+    found = settled(case, tried).supernodes
+    assert str(int(lesson.sites["place"].position[0])) == found["place"].at == CITY and found["relation"].at == "last"
+    for name, rule in found.items():
+        best = tried[(tried["supernode"] == name) & tried["chosen"]]
+        assert rule.layers is not None and rule.layers[0] == 0 and rule.layers[1] <= lesson.sites[name].layers[-1]
+        assert len(best) == 1 and best["accuracy"].iat[0] >= 0.9 and best["n"].iat[0] >= CITIES
+        assert rule.model_copy(update={"at": "found", "layers": None}) == case.supernodes[name].model_copy(
+            update={"among": (), "keeps": ()}
+        )  # all else is as it was
+    assert find_sites(model, case, table_of(lesson), 0).equals(tried)
+    backwards = find_sites(model, case_of(relation=RELATION, place=PLACE), table_of(lesson), 0)
+    for name in found:  # whichever other rules there are
+        assert (
+            backwards[backwards["supernode"] == name]
+            .reset_index(drop=True)
+            .equals(tried[tried["supernode"] == name].reset_index(drop=True))
+        )
+
+
+def test_where_nothing_is_planted_nothing_is_found_and_the_first_position_is_taken(plain):
+    model, lesson = plain
+    case = case_of(place=PLACE | {"among": ["1", CITY]})
+    with pytest.warns(
+        InputWarning, match=r"supernodes.place: nothing is found \(at most \d+% of 24 exchanges of the place"
+    ):
+        tried = find_sites(model, case, table_of(lesson), 0)
+    assert not tried["chosen"].any() and list(tried["position"]) == ["1"] * LAYERS + [CITY] * LAYERS
+    rule = settled(case, tried).supernodes["place"]
+    assert (rule.at, rule.layers) == ("1", None)
+    with pytest.warns(InputWarning, match="no development prompt has an exchange of the place"):
+        held = find_sites(model, case, table_of(lesson).assign(split="heldout"), 0)
+    assert held["accuracy"].isna().all() and set(held["n"]) == {0} and settled(case, held).supernodes["place"] == rule
+
+
+def test_what_is_exchanged_is_of_development_prompts_that_hold_every_position(planted):
+    _, lesson = planted
+    frame = table_of(lesson)
+    frame.loc[frame["place"] == "w31", "split"] = "heldout"
+    shown = frame.iloc[[0]].assign(item="shown", role="show", split="registered", answer_token=7)
+    frame = pd.concat([shown, frame], ignore_index=True)
+    asked = exchanges(frame, "place", ["city"], ["relation"], np.random.default_rng(0))
+    used = frame.iloc[sorted({row for one in asked for row in (one.base, *one.donors)})]
+    assert set(used["split"]) == {"dev"} and "w31" not in set(used["place"])
+    for one in asked:
+        base, donors = frame.loc[one.base], frame.loc[list(one.donors)]
+        assert base["role"] == "score" and set(donors["role"]) == {"select"} and donors["place"].nunique() == 1
+        assert donors["place"].iat[0] != base["place"] and not (donors["city"] == base["city"]).any()
+        same = frame[(frame["place"] == donors["place"].iat[0]) & (frame["relation"] == base["relation"])]
+        assert set(same.loc[same["item"] != "shown", "answer_token"]) == {one.answer}

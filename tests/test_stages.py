@@ -14,6 +14,7 @@ from biology.registration import read_lock
 from biology.tables import read_table, write_table
 
 ROOT = Path(__file__).parents[1]
+FOUND = 'factor: city, at: found, among: [last, "factor:city"], keeps: [state], split: any'
 VERDICTS = "reports/elegans/verdicts.csv"
 
 
@@ -87,6 +88,40 @@ def test_a_copied_case_runs_and_is_judged_once_it_is_registered(root):
         assert "Not registered: run" in (root / "reports" / page).read_text(encoding="utf-8"), page
     assert run(root, "lock") == run(root, "judge", "--model", "elegans") == 0
     assert verdicts(root).loc[("mine", "template-1"), "reason"].startswith("0 of 0 held-out items pass the gate")
+
+
+def test_a_supernode_of_which_nothing_is_found_has_the_members_of_the_first_position(root, capsys):
+    """A rule that says `found` goes through all stages; without development prompts it is as if it said where."""
+    shutil.copytree(ROOT / "experiments/_template", root / "experiments/mine")
+    path, folder = root / "experiments/mine/case.yaml", root / "data/runs/elegans/mine"
+    said = path.read_text().replace(
+        "  say_austin:\n    at: last\n", f"  say_austin: {{{FOUND}}}\n  unread:\n    at: last\n"
+    )
+    path.write_text(said)
+    mine = ["--model", "elegans", "--case", "mine"]
+    for stage in ("cache", "group", "attribute", "intervene", "sweep", "tabulate"):
+        assert run(root, stage, *mine) == 0, stage
+    told = "case mine: supernodes.say_austin: nothing is found (no development prompt has an exchange of the city"
+    assert told in capsys.readouterr().err
+    sites = read_table(folder / "sites.parquet", "sites")
+    assert list(sites["position"]) == ["last", "factor:city"] and not sites["chosen"].any() and set(sites["n"]) == {0}
+    assert run(root, "draw", *mine, "--figure", "supernode_graph") == run(root, "judge", "--model", "elegans") == 0
+    before = contents_hash(
+        folder, "group.parquet", "group_operands.parquet", "intervene.parquet", "graphs.json", "steering.parquet"
+    )
+    path.write_text(said.replace(FOUND, "factor: city, at: last, split: any"))
+    for stage in ("group", "attribute", "intervene", "sweep"):
+        assert run(root, stage, *mine) == 0, stage
+    assert not len(read_table(folder / "group_sites.parquet", "sites"))
+    assert before == contents_hash(
+        folder, "group.parquet", "group_operands.parquet", "intervene.parquet", "graphs.json", "steering.parquet"
+    )
+    path.write_text(said)  # and of what another rule left, nothing is read
+    assert run(root, "intervene", *mine) == 2
+    assert (
+        "supernodes.say_austin: where it is found was not looked for among these positions: run `biology group`."
+        in capsys.readouterr().err
+    )
 
 
 def test_a_changed_claim_stops_all_verdicts_whatever_is_new_beside_it(root, capsys):

@@ -23,10 +23,12 @@ from biology.contrasts import computed
 from biology.experiments import Census, Graph, Sharing, Signs
 from biology.graph_tables import reduce_graphs
 from biology.lines import run_lines
+from biology.locating import find_sites
 from biology.measuring import Meta, measure
 from biology.model import encode, run, token_batch, token_text
 from biology.operand_tables import read_grid
 from biology.perturbation import run_experiments
+from biology.settled import settled
 from biology.sharing import reduce_sharing
 from biology.supernodes import group
 from biology.tables import VERDICTS, stacked
@@ -275,7 +277,32 @@ def languages() -> dict:
     return {"case": case, "claims": claims, "rows": rows}
 
 
-CASES = {"places": places, "poems": poems, "sums": sums, "languages": languages}
+def things() -> dict:
+    """A thing is named by one word, and what follows by two others; where the model holds it is found."""
+    rows = [
+        {
+            "item": f"i{thing}{copy}", "text": f"w{20 + copy} w{50 + thing} w{40 + copy % 2}", "cluster": f"c{thing}",
+            "split": "dev" if thing < 3 else "heldout", "role": "score" if copy > 1 else "select",
+            "thing": f"w{50 + thing}", "copy": f"k{copy}", "relation": f"r{copy % 2}", "fold": str(copy // 2),
+        }
+        for thing in range(6)
+        for copy in range(4)
+    ]  # fmt: skip
+    rule = {"factor": "thing", "split": "any", "apart": ["fold"], "precision": 0.2, "recall": 0.5, "elsewhere": 0.6}
+    found = {**rule, "at": "found", "among": ["last", "factor:thing"], "keeps": ["copy", "relation"]}
+    shown = {"thing": "w50", "copy": "k0", "relation": "r0", "fold": "0"}
+    push = {"kind": "inhibit", "strengths": [-2], "controls": ["match"], "outcomes": ["answer_logit"]}
+    case = {
+        "paper": PAPER,
+        "prompts": {"shown": {"text": "w24 w50 w40", "factors": shown}},
+        "prompt_set": "prompts.csv",
+        "supernodes": {"held": found, "unread": {**found}},
+        "experiments": {"hold": {**push, "inhibit": "held"}, "unread": {**push, "inhibit": "unread"}},
+    }
+    return {"case": case, "claims": {"hold": claim(part("hold", "answer_logit"))}, "rows": rows}
+
+
+CASES = {"places": places, "poems": poems, "sums": sums, "languages": languages, "things": things}
 
 
 def said(model, text: str) -> str:
@@ -308,6 +335,7 @@ def evidence_of(model, case, claims) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `evidence` and `prompts` of a case, by the functions of the pipeline in its order."""
     transcoders = random_transcoders(model)
     cache, prompts = prompts_table(model, transcoders, case)
+    case = settled(case, find_sites(model, case, prompts, STATISTICS.seed))
     operands = read_grid(model, transcoders, case, prompts, cache)[0] if case.operands else None
     members = group(model, transcoders, case, prompts, cache, operands)
     bench = Bench(model, case, prompts, STATISTICS, transcoders, members, cache, operands)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import difflib
 import re
 import string
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from biology import figure_names
@@ -87,15 +87,18 @@ def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, fact
         raise facts.refuse(where, f"'{name}' is what tables call something else: choose another name")
     for prompt in (*rule.active_on, *rule.silent_on):
         facts.known(where, "prompt", prompt, file.prompts)
-    facts.position(f"{where}.at", rule.at, facts.rows)
+    for at in rule.positions:
+        facts.position(f"{where}.{'among' if rule.among else 'at'}", at, facts.rows)
     if rule.operands and not file.operands:
         raise facts.refuse(where, "a rule on operands needs `operands:` in case.yaml")
     if rule.operands and rule.operands.at:
         facts.position(f"{where}.operands.at", rule.operands.at, facts.rows)
     if rule.factor is not None:
         facts.factor(f"{where}.factor", rule.factor)
-    for factor in rule.apart:
-        facts.factor(f"{where}.apart", factor)
+    for key in ("apart", "keeps"):
+        for factor in getattr(rule, key):
+            facts.factor(f"{where}.{key}", factor)
+    facts.distinct(f"{where}.keeps", rule.keeps)
     for word in (*rule.promotes, *rule.spares):  # any text is a token to look for, but nearly a column is a slip
         columns = ["answer", "answers"]
         if (
@@ -203,6 +206,7 @@ class _Check:
             self._some_donor(one, one.donor, measured)
         if "position" in one.controls and isinstance(one.elsewhere, Position):
             facts.position(f"{where}.elsewhere", one.elsewhere, measured)
+            self._never_at(f"{where}.elsewhere", one.elsewhere, one.held)
         for site in one.sites:
             facts.position(f"{where}.sites", site, measured)
         if one.line is not None:
@@ -211,6 +215,14 @@ class _Check:
                     f"{where}.donor", "the words of a line are those of the column `donor`: leave `donor` out"
                 )
             self._line(one.line, one)
+
+    def _never_at(self, where: str, elsewhere: Position, held: Sequence[str]) -> None:
+        """Refuses a control position at which a supernode may be found."""
+        for name in held:
+            if elsewhere in self.file.supernodes[name].among:
+                raise self.facts.refuse(
+                    where, f"supernode '{name}' may be found at '{elsewhere}' (`among`), and the control is elsewhere"
+                )
 
     def _exchange(self, one: Exchange, measured: list[Row]) -> None:
         self._donors(one, "donor", measured, wrong=False)
@@ -251,6 +263,7 @@ class _Check:
             raise self.facts.refuse(f"{self.where}.controls", "'position' needs `sites`, where else it is looked")
         for site in one.sites:
             self.facts.position(f"{self.where}.sites", site, self.facts.rows)
+            self._never_at(f"{self.where}.sites", site, one.held)
         if "ordinary" in one.outcomes:
             self.facts.factor(f"{self.where}.outcomes", "spoken")
             self.facts.filled(f"{self.where}.outcomes", "spoken", self.facts.scored(one.only))

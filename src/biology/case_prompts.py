@@ -8,11 +8,14 @@ from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
+import numpy as np
 import pandas as pd
+from jaxtyping import Int
 
 from biology.case import Case
 from biology.config import InputError
 from biology.model import Model, encode
+from biology.positions import FOUND
 
 
 @dataclass(frozen=True, eq=False)
@@ -51,6 +54,16 @@ class CasePrompts:
             self._positions[key] = position(self.model, row["text"], at, row, where)
         return self._positions[key]
 
+    def positions(self, at: str) -> Int[np.ndarray, " prompt"]:
+        """The position of each prompt; -1 where a factor that the prompt lacks is asked for."""
+        kind, _, value = at.partition(":")
+        return np.array(
+            [
+                self.position(at, place) if kind != "factor" or row.get(value) else -1
+                for place, row in enumerate(self.records)
+            ]
+        )
+
     @cached_property
     def _positions(self) -> dict[tuple[str, int], int]:
         return {}
@@ -63,6 +76,8 @@ def position(model: Model, text: str, at: str, factors: Mapping[str, str], where
     """
     ids = encode(model, text)
     kind, _, value = at.partition(":")
+    if at == FOUND:
+        raise InputError(f"{where}: position '{at}' is one of several until the stage `group` has settled which")
     if at == "last":
         return len(ids) - 1
     if kind in ("token", "factor"):

@@ -49,7 +49,7 @@ from biology.twins import EXTENDED, prompts_of
 ROWS = "the prompt set"
 FURTHER = f"{ROWS} '"
 """What the case's own prompts are called as a record, and how the names of those for other models begin."""
-UNORDERED = ("active_on", "apart", "arms", "depths", "digit", "promotes", "silent_on", "spares")
+UNORDERED = ("active_on", "apart", "arms", "depths", "digit", "keeps", "promotes", "silent_on", "spares")
 """Lists whose order and repetitions mean nothing."""
 
 
@@ -211,7 +211,7 @@ def _named_prompts(
     """What is read of the prompts of case.yaml that rules name (their text, and where to look in it) or rows of a prompt set."""
     found: dict[str, Any] = {}
     for rule in rules:
-        factors = {one for at in (rule.at, rule.as_read.at) if (one := at.factor) is not None}
+        factors = {one for at in (*rule.positions, rule.as_read.at) if (one := at.factor) is not None}
         for prompt in (*rule.active_on, *rule.silent_on):
             stated = found.setdefault(prompt, {"text": case.prompts[prompt].text, "factors": {}})
             stated["factors"] |= {one: case.prompts[prompt].factors.get(one, "") for one in factors}

@@ -34,8 +34,9 @@ from biology.items import Item
 from biology.measures import FORMS, WRITING, Form, Outcome
 from biology.mechanism import Absent, Mechanism
 from biology.positions import FORMS as POSITIONS
-from biology.positions import Position
+from biology.positions import FOUND, Position
 from biology.rules import Stream, SupernodeRule
+from biology.settled import ENOUGH, LEAST
 
 PAGE = "docs/case_files.md"
 """Where `words_page` stands in a checkout."""
@@ -81,6 +82,13 @@ def words_page() -> str:
     ]
     lines += [f"- `{written}`: {says}" for written, says in POSITIONS.values()]
     lines += [
+        "",
+        f"A supernode may also say `at: {FOUND}`: position and layers are then found on each model, before any feature is looked at. `among`",
+        "lists the positions that are tried, and `keeps` the columns whose levels, together with that of `factor`, settle the answer",
+        f'(`factor: place, at: {FOUND}, among: [last, "factor:city"], keeps: [relation]`). On development prompts, what the MLPs of the layers up',
+        "to one wrote at a position is exchanged for the mean of prompts with another level, which differ in `apart`. The position",
+        f"is the one where the answer of that level is said most often, the last layer the first that reaches {ENOUGH:.0%} of this. Below",
+        f"{LEAST:.0%} nothing is found, a warning says so, and the first position of `among` is taken with all layers.",
         "",
         "## Controls",
         "",
@@ -220,7 +228,8 @@ def rule_told(rule: SupernodeRule) -> str:
     """Which features are members."""
     told = f"the features that are active {rule.at.meaning}"
     if rule.factor is not None:
-        told = f"the features that {rule.at.meaning} tell the prompt's {rule.factor} from others"
+        where = "at a token that is found" if rule.at == FOUND else rule.at.meaning
+        told = f"the features that {where} tell the prompt's {rule.factor} from others"
     told += f", and on {_listed(rule.active_on)}" if rule.active_on else ""
     told += f", and not on {_listed(rule.silent_on, 'or')}" if rule.silent_on else ""
     if rule.operands is not None:
@@ -237,7 +246,17 @@ def rule_told(rule: SupernodeRule) -> str:
         told += f" that differ from the scored one in {_listed(rule.apart)}." if rule.apart else "."
     for verb, words in (("promotes", rule.promotes), ("does not promote", rule.spares)):
         told += f" Each {verb} {_listed(words, 'or')} among its first {rule.top} tokens." if words else ""
-    return told + (f" At most {rule.most} are kept." if rule.most else "")
+    told += f" At most {rule.most} are kept." if rule.most else ""
+    return told + (_found_told(rule) if rule.at == FOUND else "")
+
+
+def _found_told(rule: SupernodeRule) -> str:
+    """How position and layers are found."""
+    return (
+        f" The token is found on development prompts, {_listed((at.meaning for at in rule.among), 'or')}, and so are the layers: where an "
+        f"exchange of what the MLPs wrote for that of prompts with another {rule.factor} most often moves the answer to the one for that "
+        f"{rule.factor} and the prompt's own {_listed(rule.keeps)}. If hardly any does, it is {rule.among[0].meaning}, in all layers."
+    )
 
 
 def stream_told(stream: Stream) -> str:

@@ -9,6 +9,9 @@ transcoder is involved, and what is exchanged is what transcoders see.
 
 from __future__ import annotations
 
+import hashlib
+import math
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -18,13 +21,19 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
+from biology.case import Case
+from biology.case_prompts import CasePrompts
+from biology.config import InputWarning
 from biology.model import Model
+from biology.positions import FOUND
+from biology.rules import SupernodeRule
+from biology.settled import chosen
 from biology.site_exchange import said_with, seen_at
+from biology.supernodes import needed_rules
+from biology.tables import table
 
 DONORS = 8
 """Prompts at most that a mean is taken of."""
-ENOUGH = 0.95
-"""The layers end at the first whose exchange reaches this share of the best."""
 
 
 @dataclass(frozen=True)
@@ -41,20 +50,21 @@ def exchanges(
 ) -> list[Exchange]:  # fmt: skip
     """Exchanges of a factor's level on the scored development prompts that the model answers.
 
-    `prompts` has the columns of table `prompts` and `answer_token`. Donors select (`role`), have the new level, and differ from the
-    prompt in the columns `apart`. The answer is that of prompts with the new level and the prompt's own levels of `keeps`; levels
-    for which it is not settled, or the prompt's own, are left out.
+    `prompts` has the columns of table `prompts` and `answer_token`. Donors are development prompts that select (`role`), have the new
+    level, and differ from the prompt in the columns `apart`. The answer is that of development prompts with the new level and the
+    prompt's own levels of `keeps`; levels for which it is not settled, or the prompt's own, are left out.
     """
-    frame = prompts.reset_index(drop=True)
+    whole = prompts.reset_index(drop=True)
+    frame = whole[whole["split"] == "dev"]  # prompts that are shown by name are of other splits
     answers = frame.groupby([factor, *keeps])["answer_token"].agg(
         lambda tokens: tokens.iat[0] if tokens.nunique() == 1 else -1
     )
     settled: Mapping[tuple[str, ...], int] = answers.to_dict()
     selecting = frame[(frame["role"] == "select") & frame["correct"]]
     of_level = {level: group for level, group in selecting.groupby(factor) if level}
-    scored = frame[(frame["role"] == "score") & (frame["split"] == "dev") & frame["correct"] & (frame[factor] != "")]
+    scored = frame[(frame["role"] == "score") & frame["correct"] & (frame[factor] != "")]
     found: list[Exchange] = []
-    for row in generator.permutation(scored.index.to_numpy()):
+    for row in generator.permutation(np.array(scored.index)):
         own = frame.loc[row]
         levels = [level for level in of_level if level != own[factor]]
         for level in generator.permutation(np.array(levels, dtype=object))[:8]:
@@ -63,7 +73,7 @@ def exchanges(
             for column in apart:
                 pool = pool[pool[column] != own[column]]
             if answer >= 0 and answer != own["answer_token"] and len(pool):
-                donors = generator.permutation(pool.index.to_numpy())[:DONORS]
+                donors = generator.permutation(np.array(pool.index))[:DONORS]
                 found.append(Exchange(int(row), tuple(map(int, donors)), answer))
                 break
         if len(found) == most:
@@ -91,9 +101,55 @@ def located(
     return pd.DataFrame(rows)
 
 
-def chosen(table: pd.DataFrame) -> tuple[str, int]:
-    """The position of the best exchange (the first of several), and the first layer that does nearly as well there."""
-    position = str(table.loc[table["accuracy"].idxmax(), "position"])
-    there = table[table["position"] == position]
-    enough = there[there["accuracy"] >= ENOUGH * there["accuracy"].max()]
-    return position, int(enough["layer"].min())
+def find_sites(model: Model, case: Case, prompts: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Table `sites`: for each rule of the case that says `at: found`, what was tried, and what is chosen.
+
+    Nothing is chosen where hardly any exchange moves the answer (`settled.LEAST`), of which an `InputWarning` tells.
+    """
+    asked, needed = CasePrompts(model, case, prompts), needed_rules(case, prompts)
+    searched: dict[tuple[object, ...], pd.DataFrame] = {}
+    rows: list[dict[str, object]] = []
+    for name, rule in case.supernodes.items():
+        if rule.at != FOUND:
+            continue
+        key = (rule.factor, *map(frozenset, (rule.apart, rule.keeps)), rule.among, name in needed)
+        if key not in searched:  # several rules ask the same
+            searched[key] = _searched(asked, rule, seed) if name in needed else _untried(model, rule)
+        tried = searched[key]
+        found = chosen(tried)
+        if found is None and name in needed:
+            warnings.warn(_nothing(case, name, rule, tried), InputWarning, stacklevel=2)
+        rows += [
+            {"supernode": name, **row, "chosen": (row["position"], row["layer"]) == found}
+            for row in tried.to_dict("records")
+        ]
+    return table("sites", rows)
+
+
+def _searched(asked: CasePrompts, rule: SupernodeRule, seed: int) -> pd.DataFrame:
+    """What `located` says for a rule; exchanges depend on what it asks and on no other rule."""
+    at = {str(one): asked.positions(one) for one in rule.among}
+    everywhere = np.all([one >= 0 for one in at.values()], axis=0)
+    prompts = asked.prompts.assign(correct=asked.prompts["correct"].to_numpy() & everywhere)
+    question = "|".join(map(str, (seed, rule.factor, sorted(set(rule.apart)), sorted(rule.keeps))))
+    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big"))
+    made = exchanges(prompts, str(rule.factor), rule.apart, rule.keeps, generator)
+    if not made:
+        return _untried(asked.model, rule)
+    return located(asked.model, asked.ids, made, {name: torch.from_numpy(one) for name, one in at.items()})
+
+
+def _untried(model: Model, rule: SupernodeRule) -> pd.DataFrame:
+    rows = [{"position": str(at), "layer": model.n_layers - 1, "accuracy": math.nan, "n": 0} for at in rule.among]
+    return pd.DataFrame(rows)
+
+
+def _nothing(case: Case, name: str, rule: SupernodeRule, tried: pd.DataFrame) -> str:
+    n = int(tried["n"].iat[0])
+    if n:
+        why = f"at most {tried['accuracy'].max():.0%} of {n} exchanges of the {rule.factor} on development prompts move the answer"
+    else:
+        why = f"no development prompt has an exchange of the {rule.factor} with a settled answer ({', '.join(rule.keeps)} kept)"
+    return (
+        f"case {case.name}: supernodes.{name}: nothing is found ({why}): taken {rule.among[0].meaning}, in all layers"
+    )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import Any
+from typing import Any, ClassVar
 
 from biology.grammar import Parsed, unknown
 
@@ -14,28 +14,32 @@ FORMS = {
     "factor": ("factor:<factor>", "the last piece of the prompt's own level of this factor, such as its city"),
 }
 """Every form of a position: how it is written, and what it means."""
+FOUND = "found"
+"""What stands for the position of a supernode that is found on each model (`locating.py`)."""
 
 
 class Position(Parsed):
     """A token position: `last`, an index such as `-2`, `token:Dallas`, or `factor:city`."""
 
     form: str
-    """A key of `FORMS`."""
+    """A key of `FORMS`, or a word of `also`."""
     word: str
     """The text or the factor behind the colon."""
+    also: ClassVar[tuple[str, ...]] = ()
+    """Further words that stand for a position."""
 
-    def __new__(cls, text: str) -> Position:
+    def __new__(cls, text: str):  # of the class that is called: its subclass is one too
         form, _, word = text.partition(":")
         made = super().__new__(cls, text)
         made.word = word
-        if text == "last":
-            made.form = "last"
+        if text in ("last", *cls.also):
+            made.form = text
         elif re.fullmatch(r"-?\d+", text):
             made.form = "index"
         elif form in ("token", "factor") and word:
             made.form = form
         else:
-            raise ValueError(unknown("position", text, _alike(form, word)))
+            raise ValueError(unknown("position", text, [*_alike(form, word), *cls.also]))
         return made
 
     @classmethod
@@ -64,6 +68,21 @@ class Position(Parsed):
             "factor": f"at the last piece of the prompt's {self.word}",
         }
         return words[self.form].replace("\n", "\\n")
+
+
+class PositionOrFound(Position):
+    """A token position, or `found`: whichever of some positions the model itself holds the supernode's factor at."""
+
+    also = (FOUND,)
+
+    @classmethod
+    def forms(cls) -> list[dict[str, Any]]:
+        says = "found on the development prompts of each model, among the positions of `among`"
+        return [{"anyOf": Position.forms()}, {"const": FOUND, "description": says}]
+
+    @property
+    def meaning(self) -> str:
+        return "where it is found" if self.form == FOUND else super().meaning
 
 
 def _alike(form: str, word: str) -> list[str]:

@@ -7,7 +7,7 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from biology.config import Strict
-from biology.positions import Position
+from biology.positions import FOUND, Position, PositionOrFound
 
 
 class OperandCondition(Strict):
@@ -35,8 +35,13 @@ class SupernodeRule(Strict):
     A feature is a member if it meets all conditions that are given.
     """
 
-    at: Position = Position("last")
-    """Token position, as in `positions.py`."""
+    at: PositionOrFound = PositionOrFound("last")
+    """Token position, as in `positions.py`. `found`: position and layers are those at which the MLPs of the model hold the factor,
+    by exchange on development prompts (`locating.py`)."""
+    among: tuple[Position, ...] = ()
+    """With `at: found`, the positions that are tried. The first is taken, with all layers, where nothing is found."""
+    keeps: tuple[str, ...] = ()
+    """With `at: found`, columns whose levels, together with that of the factor, settle a prompt's answer, such as its relation."""
     factor: str | None = None
     """The features that tell the levels of this factor apart (one set per level): active on prompts of the level,
     silent elsewhere, by `precision` and `recall` over prompts with role `select`."""
@@ -80,9 +85,32 @@ class SupernodeRule(Strict):
             raise ValueError("`top` says nothing without `promotes` or `spares`")
         if self.factor is not None and (self.active_on or self.silent_on):
             raise ValueError("a rule with a `factor` is chosen by levels: leave out `active_on` and `silent_on`")
+        self._found_fits_together()
         if self.layers is not None and not 0 <= self.layers[0] <= self.layers[1]:
             raise ValueError(f"layers: {list(self.layers)} is no range: the first layer comes first, from 0")
         return self
+
+    def _found_fits_together(self) -> None:
+        if self.at != FOUND:
+            for key in ("among", "keeps"):
+                if getattr(self, key):
+                    raise ValueError(f"`{key}` says nothing without `at: {FOUND}`")
+            return
+        if self.factor is None:
+            raise ValueError(f"`at: {FOUND}` needs `factor`: whose levels are exchanged")
+        if len(set(self.among)) < max(2, len(self.among)):
+            raise ValueError(f"`at: {FOUND}` needs `among`: two positions or more, each of them once")
+        if not self.keeps:
+            raise ValueError(f"`at: {FOUND}` needs `keeps`: what settles the answer together with '{self.factor}'")
+        if self.factor in self.keeps:
+            raise ValueError(f"keeps: the level of '{self.factor}' is what is exchanged, so it is not kept")
+        if self.layers is not None:
+            raise ValueError(f"`layers` are found where `at: {FOUND}`: leave them out")
+
+    @property
+    def positions(self) -> tuple[Position, ...]:
+        """Where members may be looked for."""
+        return self.among if self.at == FOUND else (self.at,)
 
     @property
     def as_read(self) -> SupernodeRule:

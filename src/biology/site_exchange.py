@@ -61,8 +61,8 @@ def put(
 ) -> Float[Tensor, "row pos d_model"]:  # fmt: skip
     """The tensor with a vector at a position of each row; in a subspace alone if there is one."""
     spot = (torch.arange(len(position)), position)
-    new = vectors.to(tensor.dtype)
+    new = vectors.to(tensor)
     if basis is not None:
-        own, basis = tensor[spot], basis.to(tensor.dtype)
+        own, basis = tensor[spot], basis.to(tensor)
         new = own + (new - own) @ basis @ basis.T
     return tensor.index_put(spot, new)

@@ -85,14 +85,19 @@ def group(args: Arguments) -> None:
     config, root, case, folder = case_of(args)
     writable_folder(folder)
     model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
+    from biology.locating import find_sites
     from biology.operand_tables import read_grid
+    from biology.settled import settled
     from biology.supernodes import group as grouped
     from biology.tables import read_table, write_table
 
     prompts, features = read_table(folder / "cache.parquet", "prompts"), _features(folder)
+    sites = find_sites(model, case, prompts, config.statistics.seed)
+    case = settled(case, sites)
     operands, plots = read_grid(model, transcoders, case, prompts, features, config.statistics.seed)
     members = grouped(model, transcoders, case, prompts, features, operands)
     write_table(folder / "group.parquet", members, "supernodes")
+    write_table(folder / "group_sites.parquet", sites, "sites")
     write_table(folder / "group_operands.parquet", operands, "operands")
     write_table(folder / "group_plots.parquet", plots, "operand_plots")
 
@@ -206,6 +211,7 @@ def tabulate(args: Arguments) -> None:
         "graphs": read_table(folder / "attribute.parquet", "graphs"),
         "edges": read_table(folder / "attribute_edges.parquet", "edges"),
         "supernodes": read_table(folder / "group.parquet", "supernodes"),
+        "sites": read_table(folder / "group_sites.parquet", "sites"),
         "panel": read_table(folder / "intervene_panel.parquet", "panel"),
         "fidelity": read_table(root / "data/runs" / args.model / "fidelity.parquet", "fidelity"),
         "operands": read_table(folder / "group_operands.parquet", "operands"),
@@ -369,8 +375,10 @@ def _bench(args: Arguments) -> Bench:
     config, root, case, folder = case_of(args)
     model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
     from biology.bench import Bench
+    from biology.settled import settled
     from biology.tables import read_table
 
+    case = settled(case, read_table(folder / "group_sites.parquet", "sites"))
     prompts = read_table(folder / "cache.parquet", "prompts")
     members = read_table(folder / "group.parquet", "supernodes")
     operands = read_table(folder / "group_operands.parquet", "operands")

@@ -110,7 +110,9 @@ def _table(args: Arguments, case: str) -> pd.DataFrame:
     if path.is_file():
         return read_table(path, "supernodes")
     from biology.behaviour import prompts_table
+    from biology.locating import find_sites
     from biology.operand_tables import read_grid
+    from biology.settled import settled
     from biology.supernodes import group
 
     read = of_corpus(load_case(root, case, entry.prompts), entry, root)
@@ -118,6 +120,7 @@ def _table(args: Arguments, case: str) -> pd.DataFrame:
     print(why, file=sys.stderr)
     model, transcoders = open_model(entry, root, args.model, config.threads)
     features, prompts = prompts_table(model, transcoders, read)
+    read = settled(read, find_sites(model, read, prompts, config.statistics.seed))
     operands, _ = read_grid(model, transcoders, read, prompts, features, config.statistics.seed)
     return group(model, transcoders, read, prompts, features, operands)
 

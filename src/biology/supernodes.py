@@ -77,16 +77,6 @@ class Finder(CasePrompts):
     def width(self) -> int:
         return max(self.transcoders.n_features)
 
-    def positions(self, at: str) -> Int[np.ndarray, " prompt"]:
-        """The position of each prompt; -1 where a factor that the prompt lacks is asked for."""
-        kind, _, value = at.partition(":")
-        return np.array(
-            [
-                self.position(at, place) if kind != "factor" or row.get(value) else -1
-                for place, row in enumerate(self.records)
-            ]
-        )
-
     def active(self, at: str) -> sparse.csr_matrix:
         """Activations at one position of every prompt: [prompt, layer * width + feature]."""
         if at not in self._active:
@@ -252,13 +242,10 @@ def group(
     """Table `supernodes`: for every prompt that is scored, shown or a donor, the members of each supernode active there.
 
     `share` is the share of the selecting prompts on which the feature fires (1 for rules without a factor).
-    Rules that only experiments on other prompts need (`only`) are left out.
     Raises InputError if a rule names a factor that no prompt has.
     """
     finder = Finder(model, case, prompts, transcoders, cache, operands)
-    rules = {name: rule for name, rule in case.supernodes.items() if _needed(case, name, prompts)}
-    for name, rule in rules.items():
-        _check_columns(case, name, rule, prompts)
+    rules = needed_rules(case, prompts)
     wanted = grouped_items(case, prompts)
     rows: list[dict[str, object]] = []
     for name, rule in rules.items():
@@ -282,6 +269,17 @@ def group(
     return table("supernodes", rows)
 
 
+def needed_rules(case: Case, prompts: pd.DataFrame) -> dict[str, SupernodeRule]:
+    """The rules of a case without those that only experiments on other prompts need (`only`).
+
+    Raises InputError if one of them names a factor that no prompt has.
+    """
+    rules = {name: rule for name, rule in case.supernodes.items() if _needed(case, name, prompts)}
+    for name, rule in rules.items():
+        _check_columns(case, name, rule, prompts)
+    return rules
+
+
 def _needed(case: Case, name: str, prompts: pd.DataFrame) -> bool:
     """Whether an experiment that names a supernode has prompts here, or none names it."""
     asking = [one.only for one in case.experiments.values() if name in one.names()]
@@ -289,7 +287,7 @@ def _needed(case: Case, name: str, prompts: pd.DataFrame) -> bool:
 
 
 def _check_columns(case: Case, name: str, rule: SupernodeRule, prompts: pd.DataFrame) -> None:
-    named = [rule.factor, *rule.apart, rule.at.partition(":")[2] if rule.at.startswith("factor:") else None]
+    named = [rule.factor, *rule.apart, *rule.keeps, *(at.factor for at in rule.positions)]
     for column in filter(None, named):
         if column not in prompts:
             known = ", ".join(prompts.columns)

@@ -42,7 +42,7 @@ VERDICTS = ("untestable", "not replicated", "inconclusive", "replicated")
 DECIDING = ("not replicated", "untestable", "inconclusive", "replicated")
 """A claim of several parts has the verdict of the part that comes first here: one that is refuted refutes it."""
 RUN_TABLES = (
-    "prompts", "evidence", "graphs", "edges", "supernodes", "panel", "fidelity", "operands", "operand_plots",
+    "prompts", "evidence", "graphs", "edges", "supernodes", "sites", "panel", "fidelity", "operands", "operand_plots",
 )  # fmt: skip
 """Tables that every run of a (model, case) leaves."""
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
@@ -110,6 +110,12 @@ SCHEMAS: dict[str, Schema] = {
             "activation": "float", "share": "float",
         },
         key=("item", "supernode", "layer", "pos", "feature"), ordered=True,
+    ),
+    # one row is a position and the last of some layers at which a supernode's factor was exchanged on `n` development prompts
+    # (locating.py); accuracy: on which share the answer moved; chosen: there the supernode is (none: nothing was found)
+    "sites": Schema(
+        {"supernode": "str", "position": "str", "layer": "int", "accuracy": "float", "n": "int", "chosen": "bool"},
+        key=("supernode", "position", "layer"), ordered=True, missing=("accuracy",),
     ),
     # one row is the activation of a supernode, or the probability of a next token, or a line written, under an
     # intervention, and under its control: the mean of matched random features, or the line that one such set leaves
