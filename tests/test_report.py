@@ -3,6 +3,7 @@
 import ast
 import html
 import re
+import shutil
 from html.parser import HTMLParser
 
 import numpy as np
@@ -14,8 +15,9 @@ from biology import pages, report, scoreboard, wording
 from biology.case import load_case
 from biology.claim_file import Claim, load_claims
 from biology.config import InputError, load_config
+from biology.rules import SupernodeRule
 from biology.statistics import METHOD
-from biology.tables import read_table, write_table
+from biology.tables import read_table, table, write_table
 
 
 class Reader(HTMLParser):
@@ -102,6 +104,29 @@ def test_each_claim_shows_what_story_and_numbers_need(page, root):
 def test_strongest_paths_and_members_are_listed(page):
     assert "##las → Texas → say Austin → Austin" in Reader(page).words.replace(" → ", " → ")
     assert "say austin on texas: 3" in Reader(page).words
+
+
+def test_where_a_supernode_was_found_is_shown(page, root, tmp_path):
+    assert "Where these supernodes are was found" not in page  # no rule of the case says so
+    case = load_case(root, "multi_hop")
+    stated = {"at": "found", "factor": "place", "among": ["token:Dallas", "last"], "keeps": ["relation"]}
+    rules = {name: SupernodeRule.model_validate(stated) for name in ("texas", "say_a_capital")}
+    case = case.model_copy(update={"supernodes": case.supernodes | rules})
+    rows = [
+        {"supernode": name, "position": at, "layer": layer, "accuracy": share * most, "n": 40, "chosen": share * most == 0.9}
+        for name, most in (("texas", 1.0), ("say_a_capital", 0.05))
+        for at, shares in (("token:Dallas", (0.2, 0.4)), ("last", (0.5, 0.9)))
+        for layer, share in enumerate(shares)
+    ]  # fmt: skip
+    again = shutil.copytree(root, tmp_path / "repository")
+    write_table(again / "data/runs/elegans/multi_hop/sites.parquet", table("sites", rows), "sites")
+    made = report.case_page(again, load_config(again / "config.yaml"), "elegans", case)
+    cells = [re.findall(r"<td.*?>(.*?)</td>", row) for row in re.findall(r"<tr>.*?</tr>", made)]
+    told = [[re.sub("<.*?>", "", cell) for cell in row] for row in cells]
+    assert ["texas", "place", "last", "0 to 1", "40", "90%", "token:Dallas", "40%"] in told
+    assert ["say a capital", "place", "token:Dallas (nothing found)", "all", "40", "2.0%", "last", "4.5%"] in told
+    said = "found by the rule {at: found, among: ['token:Dallas', last], keeps: [relation], factor: place}, on this model at last in layers 0 to 1."
+    assert said in Reader(made).words
 
 
 def test_everything_quoted_is_escaped(page, root, tmp_path):

@@ -22,6 +22,8 @@ from biology.case import Case
 from biology.claim_file import Claim, Part
 from biology.config import StatisticsConfig
 from biology.experiments import Measurement
+from biology.positions import FOUND
+from biology.settled import settled
 from biology.statistics import bootstrap_interval, generator, resamples
 from biology.tables import Tables
 from biology.turning import Turning, turning
@@ -280,7 +282,7 @@ def _supernodes(subject: Subject, claim: Claim) -> list[dict[str, Any]]:
     """Rule and members of each supernode of a claim: how many a prompt has, and the features that are members most often."""
     members = subject.tables["supernodes"]
     scored = set(_attempted(subject, claim)["item"])
-    found = []
+    here, found = settled(subject.case, subject.tables["sites"]).supernodes, []
     for name in named_supernodes(subject.case, claim):
         rows = members[(members["supernode"] == name) & members["item"].isin(scored)]
         often = rows.groupby(["layer", "feature"]).size().sort_values(ascending=False, kind="stable")
@@ -290,6 +292,7 @@ def _supernodes(subject: Subject, claim: Claim) -> list[dict[str, Any]]:
             {
                 "name": name,
                 "rule": yaml.safe_dump(rule, default_flow_style=True, sort_keys=False, width=10**6).strip(),
+                "here": here[name] if subject.case.supernodes[name].at == FOUND else None,
                 "per_prompt": float(rows.groupby("item").size().median()) if len(rows) else 0.0,
                 "without": len(scored) - rows["item"].nunique(),
                 "distinct": len(often),

@@ -29,6 +29,7 @@ from biology.discrimination import discrimination
 from biology.dossier import Subject, dossier, slider_data
 from biology.explorer import Explorer, Traced, explorer, feature_cards, features_of, node_steering, operand_plots
 from biology.pages import counts, environment, manifest_of, records
+from biology.settled import found_sites
 from biology.tables import Tables, read_table, read_tables
 from biology.turning import family
 from biology.viewer import node, repeated, strongest_chains, titles
@@ -124,6 +125,7 @@ def render_case(page: Page) -> str:
         worst=float(graphs["row_residual"].max()) if len(graphs) else math.nan,
         typical={c: float(graphs[c].median()) for c in MEASURES} if len(graphs) else {},
         chains=[(item, found) for item, found in chains if found],
+        sites=found_sites(page.case, page.tables["sites"]),
         members=_members(members[members["item"].isin(list(page.case.prompts))]),
         fidelity=records(page.tables["fidelity"][page.tables["fidelity"]["layer"] == "all"]),
         command=f"snakemake --cores 8 reports/{page.model}/{page.case.name}.html",
