@@ -196,7 +196,8 @@ def _top(
     import torch
 
     from biology.config import InputError
-    from biology.interventions import concatenate, extended, intervene
+    from biology.generation import extended
+    from biology.interventions import concatenate, intervene
     from biology.model import token_text
 
     held = fixed if every is None else concatenate([fixed, extended(every, [ids])])
