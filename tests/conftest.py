@@ -1,6 +1,7 @@
 """Shared fixtures: tiny random models and transcoders, made once per session, offline."""
 
 import functools
+import gc
 import sys
 from pathlib import Path
 
@@ -16,6 +17,16 @@ def one_thread():
     torch = sys.modules.get("torch")
     if torch is not None and hasattr(torch, "set_num_threads"):
         torch.set_num_threads(1)
+
+
+def pytest_configure() -> None:
+    """What is imported stays; looking through all of it for rubbish takes seconds, and once more with each new module."""
+    gc.disable()
+
+
+def pytest_collection_finish() -> None:
+    gc.enable()
+    gc.freeze()
 
 
 def write_tiny_model(folder: Path, kind: str, *, n_layers: int = 3, seed: int = 0, tokenizer: bool = True) -> Path:
