@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import io
 import re
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import Literal
 
@@ -41,14 +43,18 @@ class Item(Strict):
 def read_items(path: Path) -> tuple[Item, ...]:
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first column
-            reader = csv.DictReader(file)
-            columns = list(reader.fieldnames or [])
-            rows = list(reader)
+            return _items(path, file.read())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (named by `prompt_set` in case.yaml).") from None
     except (OSError, UnicodeDecodeError, csv.Error) as error:
         raise InputError(f"{path}: cannot be read as CSV in UTF-8 ({error}).") from None
-    return items_of(path, columns, rows)
+
+
+@lru_cache(maxsize=16)  # a command and its checks read a case several times
+def _items(path: Path, text: str) -> tuple[Item, ...]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    columns = list(reader.fieldnames or [])
+    return items_of(path, columns, list(reader))
 
 
 def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) -> tuple[Item, ...]:
