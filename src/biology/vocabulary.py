@@ -69,6 +69,14 @@ def split_names(names: tuple[str, ...], groups: tuple[str, ...], shared: int = 3
     return chosen
 
 
+def _any_of(names: set[str]) -> str:
+    """A pattern of these names, the longest first; sorted by their first letters, as re tries one alternative after another."""
+    of: dict[str, list[str]] = {}
+    for name in sorted(names, key=len, reverse=True):
+        of.setdefault(name[0], []).append(re.escape(name[1:]))
+    return "|".join(f"{re.escape(first)}(?:{'|'.join(rest)})" for first, rest in of.items())
+
+
 def tokenizer(corpus: Corpus) -> Tokenizer:
     """Word-level tokenizer (WordPiece whose only split words are the cities), with ``<bos>`` in front.
 
@@ -79,8 +87,7 @@ def tokenizer(corpus: Corpus) -> Tokenizer:
     phrases = sorted(answer for answer in answers if len(re.findall(TOKEN, answer)) > 1)
     words: dict[str, None] = dict.fromkeys(SPECIAL)
     words |= dict.fromkeys(map(str, range(199)))
-    named = sorted({*phrases, *corpus.cities.city}, key=len, reverse=True)
-    blank = re.compile(r"\b(" + "|".join(map(re.escape, named)) + r")\b")
+    blank = re.compile(rf"\b(?:{_any_of({*phrases, *corpus.cities.city})})\b")
     plain: set[str] = set()
     for text in corpus.texts():
         plain.update(re.findall(TOKEN, blank.sub(" ", text)))
