@@ -71,7 +71,11 @@ def sign_flip_p(scores: Float[np.ndarray, "cluster k"], flips: np.ndarray) -> Fl
     """
     observed = scores.sum(0)
     tolerance = 1e-9 * np.abs(scores).sum(0)  # the same subset of clusters summed in another order is a tie
-    hits = (weighted(flips, scores) >= observed - tolerance).sum(0)
+    # with that tolerance the last bits of a sum say nothing, so many columns may be summed by `@`, which takes a fifth of the time
+    many = scores.shape[1] > 1
+    blocks = np.array_split(flips, max(1, flips.size // 10**5 if many else 1))
+    sums = (block.astype(float) @ scores if many else weighted(block, scores) for block in blocks)
+    hits = np.sum([(one >= observed - tolerance).sum(0) for one in sums], axis=0)
     exact = len(flips) == 2 ** scores.shape[0]
     return hits / len(flips) if exact else (1 + hits) / (1 + len(flips))
 
