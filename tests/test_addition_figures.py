@@ -104,7 +104,7 @@ def test_a_figure_states_what_it_shows(tables, name, title):
 
 def test_the_style_file_restyles_every_figure_of_the_case(tables, restyled):
     for name in own_figures(CASE):
-        restyled(draw(name, tables, CASE))
+        restyled(draw(name, tables, CASE, forms=("svg",)))
 
 
 def test_another_case_does_not_know_them(tables):

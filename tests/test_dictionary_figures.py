@@ -83,14 +83,14 @@ def test_a_title_states_what_came_out(run, figure, said):
 
 def test_the_title_of_the_densities_is_computed_from_all_of_them(run):
     density = read_table(run / "density.parquet", "density")["density"]
-    said = draw("feature_density", run, "tiny")["svg"].decode("utf-8")
+    said = draw("feature_density", run, "tiny", forms=("svg",))["svg"].decode("utf-8")
     middle, dense = density[density > 0].median(), (density > 0.1).mean()
     assert f"on fewer than {middle:.2%} of tokens; 10.0% are dead, {dense:.1%} dense" in said
 
 
 def test_the_style_file_restyles_every_figure_of_a_dictionary(run, restyled):
     for figure in FIGURES:
-        assert b"#117733" in restyled(draw(figure, run, "tiny"))
+        assert b"#117733" in restyled(draw(figure, run, "tiny", forms=("svg",)))
 
 
 def test_what_cannot_be_drawn_is_named(run):

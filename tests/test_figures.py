@@ -5,6 +5,7 @@ import itertools
 import json
 import re
 import warnings
+from functools import partial
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -186,7 +187,7 @@ def test_a_panel_holds_the_same_prompt_with_other_donors(tables, case):
     last = panel["experiment"].iloc[-1]
     again = panel[panel["experiment"] == last].assign(item="again", value=0.0)
     one, two = (
-        draw("inhibition_panel", tables | {"panel": found, "prompts": prompts}, case)["svg"]
+        draw("inhibition_panel", tables | {"panel": found, "prompts": prompts}, case, forms=("svg",))["svg"]
         for found in (panel, pd.concat([panel, again]))
     )
     height = [float(re.search(rb'height="([0-9.]+)pt"', svg)[1]) for svg in (one, two)]
@@ -239,7 +240,7 @@ def test_any_token_prints_in_every_place(name, tables, case):
     edges["target"] = edges["target"].replace("texas", "$texas_的$")
     with warnings.catch_warnings():
         warnings.simplefilter("error")
-        drawn = draw(name, {**tables, "panel": panel, "prompts": prompts, "edges": edges}, case)
+        drawn = draw(name, {**tables, "panel": panel, "prompts": prompts, "edges": edges}, case, forms=("svg",))
     assert len(drawn["svg"]) > 10_000
 
 
@@ -248,12 +249,12 @@ def test_any_factor_prints_beside_the_rates(tables, case):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         for name in ("swap_panel", "dose_response", "path_share"):
-            draw(name, {**tables, "prompts": prompts}, case)
+            draw(name, {**tables, "prompts": prompts}, case, forms=("svg",))
 
 
 def test_the_style_file_restyles_every_figure(tables, case, restyled):
     for name in FIGURES:
-        assert b"#117733" in restyled(draw(name, tables, case))
+        assert b"#117733" in restyled(draw(name, tables, case, forms=("svg",)))
 
 
 # what is drawn ------------------------------------------------------------------------------------------------------
@@ -272,24 +273,26 @@ def test_what_cannot_be_drawn_is_named(tables, case):
         draw("swap_panel-elsewhere", tables, case)
     with pytest.raises(InputError, match="table 'fidelity' has no measure"):
         draw("fidelity", {"fidelity": tables["fidelity"].iloc[:0]}, case)
-    assert draw("supernode_graph-texas", tables, case) == draw("supernode_graph", tables, case)
-    assert draw("swap_panel-swap_state", tables)["svg"] and draw("path_share-paths", tables, case)["svg"]
+    shapes = partial(draw, tables=tables, forms=("svg",))
+    assert shapes("supernode_graph-texas", case=case) == shapes("supernode_graph", case=case)
+    assert shapes("swap_panel-swap_state")["svg"] and shapes("path_share-paths", case=case)["svg"]
 
 
 def test_figures_do_without_verdicts(tables, case):
     for name in ("inhibition_panel", "swap_panel", "dose_response"):
-        assert draw(name, {key: frame for key, frame in tables.items() if key != "parts"}, case)["svg"]
+        without = {key: frame for key, frame in tables.items() if key != "parts"}
+        assert draw(name, without, case, forms=("svg",))["svg"]
 
 
 def test_exploratory_and_wrong_answers_are_left_out_of_the_rates(tables, case):
     odd = tables["prompts"]["item"].str.startswith("heldout-00")
     gone = tables["evidence"]["item"].str.startswith("heldout-00")
     without = {**tables, "prompts": tables["prompts"][~odd], "evidence": tables["evidence"][~gone]}
-    expected = draw("swap_panel", without, case)
+    expected = draw("swap_panel", without, case, forms=("svg",))
     for change in ({"split": "exploratory"}, {"role": "select"}, {"correct": False}):
         prompts = tables["prompts"].copy()
         prompts.loc[odd, list(change)] = list(change.values())
-        assert draw("swap_panel", {**tables, "prompts": prompts}, case) == expected
+        assert draw("swap_panel", {**tables, "prompts": prompts}, case, forms=("svg",)) == expected
 
 
 # layout -------------------------------------------------------------------------------------------------------------

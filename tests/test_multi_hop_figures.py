@@ -59,12 +59,12 @@ def test_an_effect_that_the_graph_does_not_foretell_has_an_interval_around_zero(
 
 def test_a_model_without_a_bridge_has_no_correlation_and_the_figure_says_so():
     tables = tables_with(lost=lambda share: 0.0)
-    assert "no rank correlation is defined" in draw("foretold", tables, CASE)["svg"].decode()
+    assert "no rank correlation is defined" in draw("foretold", tables, CASE, forms=("svg",))["svg"].decode()
 
 
 def test_the_style_file_restyles_it(restyled):
     for name in own_figures(CASE):
-        restyled(draw(name, tables_with(lost=lambda share: share), CASE))
+        restyled(draw(name, tables_with(lost=lambda share: share), CASE, forms=("svg",)))
 
 
 @pytest.mark.parametrize("missing", ["graph", "inhibit_bridge"])

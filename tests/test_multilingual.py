@@ -138,4 +138,4 @@ def test_the_style_file_restyles_every_figure_of_the_case(restyled):
     case = load_case(ROOT, "multilingual")
     tables = planted({"operation": 0.75, "operand": 0.25, "language": 0.5})
     for figure in own_figures(case):
-        restyled(draw(figure, tables, case))
+        restyled(draw(figure, tables, case, forms=("svg",)))

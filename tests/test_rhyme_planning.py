@@ -104,7 +104,7 @@ def test_the_same_tables_are_the_same_bytes(name):
 
 def test_the_style_file_restyles_every_figure_of_the_case(restyled):
     for name in own_figures(CASE):
-        restyled(draw(name, tables_with(), CASE))
+        restyled(draw(name, tables_with(), CASE, forms=("svg",)))
 
 
 def test_every_figure_of_the_case_is_known():

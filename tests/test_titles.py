@@ -74,5 +74,5 @@ def test_a_figure_with_nothing_to_compare_says_so_in_its_title(source, figure, s
 def test_a_figure_without_rows_on_a_model_says_that_it_shows_nothing(cases):
     tables = TABLES["any"](0)
     tables["parts"] = tables["parts"].assign(verdict="untestable")
-    drawn = figures.draw("path_share-nowhere", tables, cases["any"])
+    drawn = figures.draw("path_share-nowhere", tables, cases["any"], forms=("svg",))
     assert b"<dc:title>Path share: nothing to show</dc:title>" in drawn["svg"]

@@ -18,7 +18,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
 from biology.config import InputError
-from biology.drawing import canvas, captioned, colour, png, size, styled, svg
+from biology.drawing import FORMS, canvas, captioned, colour, saved, size, styled
 from biology.tables import read_table
 
 DENSE = 0.1
@@ -231,8 +231,8 @@ FIGURES: dict[str, tuple[str, Callable[[dict[str, pd.DataFrame], str], Figure]]]
 }
 
 
-def draw(name: str, run: Path, model: str) -> dict[str, bytes]:
-    """The figure `name` from the tables in `data/runs/<model>`, as {"svg": bytes, "png": bytes}.
+def draw(name: str, run: Path, model: str, forms: Sequence[str] = FORMS) -> dict[str, bytes]:
+    """The figure `name` from the tables in `data/runs/<model>`, as {"svg": bytes, "png": bytes}, or in those of the forms.
 
     Raises InputError if there is no such figure, or its table is missing.
     """
@@ -241,4 +241,4 @@ def draw(name: str, run: Path, model: str) -> dict[str, bytes]:
     table, function = FIGURES[name]
     with styled():
         figure = function({table: read_table(run / f"{table}.parquet", table)}, model)
-    return {"svg": svg(figure), "png": png(figure)}
+    return saved(figure, forms)

@@ -11,7 +11,7 @@ import functools
 import io
 import logging
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -41,6 +41,7 @@ FONTS = {
     "Biology Symbols": ("matplotlib", {400: "mpl-data/fonts/ttf/DejaVuSans.ttf"}),
 }
 BOLD = 600
+FORMS = ("svg", "png")
 SIGNS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
@@ -221,6 +222,11 @@ def svg(figure: Figure) -> bytes:
 def png(figure: Figure) -> bytes:
     """The figure as PNG."""
     return _saved(figure, "png", {"Software": None})
+
+
+def saved(figure: Figure, forms: Iterable[str]) -> dict[str, bytes]:
+    """The figure in each of the forms, by name."""
+    return {form: {"svg": svg, "png": png}[form](figure) for form in forms}
 
 
 def _saved(figure: Figure, form: str, metadata: dict[str, Any]) -> bytes:

@@ -27,18 +27,18 @@ from biology.case import Case
 from biology.config import InputError
 from biology.drawing import (
     BOLD,
+    FORMS,
     NothingToDraw,
     canvas,
     captioned,
     colour,
     label,
-    png,
+    saved,
     sentence,
     signed,
     size,
     statement,
     styled,
-    svg,
     words,
 )
 from biology.prompt_figures import inhibition_panel, judged_parts, judged_strength, supernode_graph
@@ -331,14 +331,19 @@ def interval(rows: pd.DataFrame) -> tuple[float, float, float]:
 
 def rank_correlation(rows: pd.DataFrame, one: str, other: str) -> tuple[float, float, float]:
     """Spearman's rank correlation of two columns over all rows, and percentiles of it over resampled clusters."""
-    values = rows[[one, other]]
+    values = rows[[one, other]].to_numpy(float)
     places = list(rows.groupby("cluster", sort=True).indices.values())
-    drawn = []
-    for counts in resamples(len(places), RESAMPLES, generator("figure", len(places)), share=1.0):
-        chosen = np.concatenate([np.tile(at, times) for at, times in zip(places, counts, strict=True)])
-        drawn.append(values.iloc[chosen].corr(method="spearman").iloc[0, 1])
+    counts = resamples(len(places), RESAMPLES, generator("figure", len(places)), share=1.0)
+    often = [[np.tile(at, times) for times in range(counts.max() + 1)] for at in places]
+
+    def correlation(found: np.ndarray) -> float:
+        return float(pd.DataFrame(found).corr(method="spearman").to_numpy()[0, 1])
+
+    drawn = [
+        correlation(values[np.concatenate([of[n] for of, n in zip(often, times, strict=True)])]) for times in counts
+    ]
     low, high = np.nanquantile(drawn, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return float(values.corr(method="spearman").iloc[0, 1]), float(low), float(high)
+    return correlation(values), float(low), float(high)
 
 
 def look(arm: str) -> dict[str, Any]:
@@ -398,8 +403,8 @@ def scored(tables: Tables, experiment: str) -> pd.DataFrame:
     return found[experiment]
 
 
-def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes]:
-    """The figure `name` of `case.yaml` as {"svg": bytes, "png": bytes}.
+def draw(name: str, tables: Tables, case: Case | None = None, forms: Sequence[str] = FORMS) -> dict[str, bytes]:
+    """The figure `name` of `case.yaml` as {"svg": bytes, "png": bytes}, or in those of the forms.
 
     A name may carry a subject behind a hyphen: the prompt of a graph or a panel, the experiment of the others, as in
     `supernode_graph-oakland`. `tables` may hold table `parts` too; then thresholds and gates of the claims are used.
@@ -423,4 +428,4 @@ def draw(name: str, tables: Tables, case: Case | None = None) -> dict[str, bytes
             "Too few prompts pass their gates on this model" if untested else "This model cannot be asked what it shows"
         )
         figure = statement(f"{sentence(words(kind))}: nothing to show", f"{why}: there is nothing to show.")
-    return {"svg": svg(figure), "png": png(figure)}
+    return saved(figure, forms)
