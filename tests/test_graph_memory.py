@@ -22,6 +22,7 @@ from biology.model import load_model
 from biology.transcoders import save_transcoders
 
 MIB = 1 << 20
+EXHAUSTIVE = pytest.mark.exhaustive
 SERVER = multiprocessing.get_context("forkserver")
 
 
@@ -93,10 +94,11 @@ def real_and_foretold(folder, kind, n_tokens, **options):
     "kind, n_tokens, budget, memory",
     [
         ("per_layer", 150, None, 4 << 30),  # whole, from both sides
-        ("cross_layer", 100, None, 4 << 30),  # whole, row by row
-        ("cross_layer", 200, 2000, 4 << 30),  # chosen by rows with their gradients
-        ("per_layer", 1000, 100, 4 << 30),  # chosen by exact rows
-        ("per_layer", 1000, 100, 1 << 24),  # chosen by the largest entries of rows, the tokens never carried up
+        pytest.param("cross_layer", 100, None, 4 << 30, marks=EXHAUSTIVE),  # whole, row by row
+        pytest.param("cross_layer", 200, 2000, 4 << 30, marks=EXHAUSTIVE),  # chosen by rows with their gradients
+        pytest.param("per_layer", 1000, 100, 4 << 30, marks=EXHAUSTIVE),  # chosen by exact rows
+        # chosen by the largest entries of rows, the tokens never carried up
+        pytest.param("per_layer", 1000, 100, 1 << 24, marks=EXHAUSTIVE),
     ],
 )
 def test_the_peak_is_as_foretold(folder, kind, n_tokens, budget, memory):
@@ -159,7 +161,7 @@ def traced_under_a_limit(command, room):
     return code, said.getvalue()
 
 
-@pytest.mark.parametrize("n_tokens, room", [(120, 200 * MIB), (2000, 250 * MIB)])
+@pytest.mark.parametrize("n_tokens, room", [(120, 200 * MIB), pytest.param(2000, 250 * MIB, marks=EXHAUSTIVE)])
 def test_what_is_said_to_fit_under_a_limit_fits(trace, tmp_path, n_tokens, room):
     """Whoever does as the line says comes to a graph: in one step where the features are known, else in two."""
     options, lines = ["--out", str(tmp_path / "out")], []
