@@ -3,6 +3,7 @@
 import ast
 import subprocess
 import sys
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -164,7 +165,8 @@ LIGHT = [
 MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
 
 
-def imported(path: Path, inside_functions: bool) -> set[str]:
+@cache
+def imported(path: Path, inside_functions: bool) -> frozenset[str]:
     """Full names of the modules that a file imports; without those imported inside functions or for type checkers."""
     names = set()
 
@@ -183,7 +185,7 @@ def imported(path: Path, inside_functions: bool) -> set[str]:
             visit(child)
 
     visit(ast.parse(path.read_text(encoding="utf-8")))
-    return names
+    return frozenset(names)
 
 
 @pytest.mark.parametrize("module", MODULES)
