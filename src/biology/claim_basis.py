@@ -193,14 +193,14 @@ def prompt_sets(case: Case) -> PromptSets:
         for column, value in item.factors.items():
             if value in case.prompts:
                 named.setdefault(column, set()).add(value)
-    digests: dict[str, Any] = {name: digest([_row(item) for item in items]) for name, items in sets.items()}
+    digests: dict[str, Any] = {name: _hash([_row(item) for item in items]) for name, items in sets.items()}
     if case.operands:  # a number that a model of natural language writes in several tokens is no right answer
         digests |= {name: {"rows": rows, "numbers": True} for name, rows in digests.items() if name != ROWS}
     return PromptSets(digests, named)
 
 
 def _row(item: Item) -> list[Any]:
-    """A row, whatever the order of its columns."""
+    """A row, whatever the order of its columns; it is canonical as it is."""
     factors = sorted((column, value) for column, value in item.factors.items() if value)
     return [item.item, item.text, item.answer, item.cluster, item.split, item.role, factors]
 
@@ -241,15 +241,20 @@ def _extended(case: Case, claim: Claim) -> dict[str, Any]:
 
 def digest(stated: Any) -> str:
     """SHA-256 of canonical JSON, without what is empty, so that a new optional key leaves what was hashed as it was."""
-    text = json.dumps(_canonical(stated), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return _hash(_canonical(stated))
+
+
+def _hash(canonical: Any) -> str:
+    text = json.dumps(canonical, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
     return hashlib.sha256(text.encode()).hexdigest()
 
 
 def _canonical(value: Any, key: str = "") -> Any:
+    nested = (dict, list, tuple)  # the rest is looked at in place: prompt sets are a hundred thousand words
     if isinstance(value, dict):
-        kept = {name: _canonical(inner, name) for name, inner in value.items()}
+        kept = {name: _canonical(one, name) if isinstance(one, nested) else one for name, one in value.items()}
         return {name: inner for name, inner in kept.items() if inner is not False and inner not in (None, "", [], {})}
     if isinstance(value, list | tuple):
-        found = [_canonical(inner) for inner in value]
+        found = [_canonical(inner) if isinstance(inner, nested) else inner for inner in value]
         return sorted(set(found)) if key in UNORDERED else found
     return value
