@@ -134,11 +134,18 @@ class Finder(CasePrompts):
 
     def answers(self, rule: SupernodeRule, level: str | None) -> list[int]:
         """Answer tokens of every prompt of a level in the prompt set; of a level that is only shown by name, of these."""
-        for frame in (self.asked, self.prompts):
-            of_level = frame[frame[rule.factor] == level] if rule.factor else frame
-            if len(of_level):
-                break
-        return of_level["answer_token"].astype(int).tolist()
+        key = (rule.factor, level if rule.factor else None)
+        if key not in self._answers:
+            for frame in (self.asked, self.prompts):
+                of_level = frame[frame[rule.factor] == level] if rule.factor else frame
+                if len(of_level):
+                    break
+            self._answers[key] = of_level["answer_token"].astype(int).tolist()
+        return self._answers[key]
+
+    @cached_property
+    def _answers(self) -> dict[tuple[str | None, str | None], list[int]]:
+        return {}
 
     def tokens(self, words: tuple[str, ...], rule: SupernodeRule, row: Mapping[str, object]) -> list[int]:
         """Token ids of the words of a rule; `answer` stands for the prompt's answer, `answers` for all of its level's."""
@@ -172,23 +179,32 @@ class Finder(CasePrompts):
 
     def _of_level(self, rule: SupernodeRule, row: Mapping[str, object]) -> tuple[np.ndarray, np.ndarray]:
         """Columns that fire on prompts of the row's level and on little else, and the share of those prompts."""
-        frame = self.prompts
-        chosen = (frame["role"] == "select") & (frame[rule.factor] != "")
+        chosen = (self._said("role") == "select") & (self._said(rule.factor) != "")
         if rule.split == "dev":
-            chosen &= frame["split"] == "dev"
+            chosen &= self._said("split") == "dev"
         for column in rule.apart:
-            chosen &= frame[column] != row[column]
-        of_level = (chosen & (frame[rule.factor] == row.get(rule.factor))).to_numpy()
+            chosen &= self._said(column) != row[column]
+        of_level = chosen & (self._said(rule.factor) == row.get(rule.factor))
         if not of_level.any():
             return np.zeros(0, dtype=int), np.zeros(0)
         fires = self.active(rule.at) > 0
         hits = np.asarray(fires[of_level].sum(0)).ravel()
-        every = np.asarray(fires[chosen.to_numpy()].sum(0)).ravel()
+        every = np.asarray(fires[chosen].sum(0)).ravel()
         share = hits / of_level.sum()
         others = (every - hits) / max(1, int(chosen.sum() - of_level.sum()))
         member = (share >= rule.recall) & (hits >= rule.precision * every) & (others <= rule.elsewhere) & (hits > 0)
         columns = np.flatnonzero(member)
         return columns, share[columns]
+
+    def _said(self, column: str | None) -> np.ndarray:
+        """A column of the prompts, which numpy compares in a tenth of the time."""
+        if column not in self._columns:
+            self._columns[column] = self.prompts[column].to_numpy(object)
+        return self._columns[column]
+
+    @cached_property
+    def _columns(self) -> dict[str | None, np.ndarray]:
+        return {}
 
     def _kept(
         self, rule: SupernodeRule, columns: np.ndarray, share: np.ndarray, row: Mapping[str, object]
