@@ -14,7 +14,7 @@ from __future__ import annotations
 import ast
 import operator
 from collections.abc import Callable, Mapping, Sequence
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
 
@@ -205,27 +205,34 @@ def evaluate(expression: str, names: Mapping[str, Any]) -> Any:
     Raises `ValueError` for anything else.
     """
 
-    def of(node: ast.AST) -> Any:
+    try:
+        return _compiled(expression)(names)
+    except SyntaxError:
+        raise ValueError(f"'{expression}' is no expression") from None
+    except KeyError as error:
+        raise ValueError(f"'{error.args[0]}' is neither a column of the prompts nor an earlier variable") from None
+
+
+@lru_cache(maxsize=1024)  # one expression is worked out for thousands of prompts
+def _compiled(expression: str) -> Callable[[Mapping[str, Any]], Any]:
+    def of(node: ast.AST) -> Callable[[Mapping[str, Any]], Any]:
         match node:
             case ast.Expression(body=body):
                 return of(body)
             case ast.Constant(value=int() as value):
-                return value
+                return lambda names: value
             case ast.Name(id=name):
-                if name not in names:
-                    raise ValueError(f"'{name}' is neither a column of the prompts nor an earlier variable")
-                return names[name]
+                return lambda names: names[name]
             case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
-                return _OPERATORS[type(op)](int(of(left)), int(of(right)))
+                apply, one, other = _OPERATORS[type(op)], of(left), of(right)
+                return lambda names: apply(int(one(names)), int(other(names)))
             case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
-                return _FUNCTIONS[name](*(int(of(arg)) for arg in args))
+                function, given = _FUNCTIONS[name], [of(arg) for arg in args]
+                return lambda names: function(*(int(arg(names)) for arg in given))
             case _:
                 raise ValueError(f"'{expression}' holds more than names, whole numbers, + - * // % and nearest()")
 
-    try:
-        return of(ast.parse(expression, mode="eval"))
-    except SyntaxError:
-        raise ValueError(f"'{expression}' is no expression") from None
+    return of(ast.parse(expression, mode="eval"))
 
 
 # ---------------------------------------------------------------------------------------------------- the causal model
