@@ -38,13 +38,14 @@ def relative(found, expected):
     return float((found - expected).norm() / expected.norm())
 
 
-def test_the_model_is_hugging_faces_and_can_be_frozen(folder, model):
-    assert relative(run(model, torch.tensor([IDS]))[0], hugging_face(folder)(torch.tensor([IDS])).logits) <= 1e-5
+def test_the_model_is_hugging_faces_and_can_be_frozen(model, network):
+    assert relative(run(model, torch.tensor([IDS]))[0], network(torch.tensor([IDS])).logits) <= 1e-5
     assert self_test(model) <= 1e-5
 
 
-def hugging_face(folder):
-    """The text network as transformers loads it, image encoder and all."""
+@pytest.fixture(scope="module")
+def network(folder):
+    """The text network as transformers loads it, image encoder and all. Leave it as you found it."""
     import transformers
 
     network = transformers.AutoModelForCausalLM.from_pretrained(folder, attn_implementation="eager").eval()
@@ -82,10 +83,10 @@ def modules(network, layer):
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
-def test_replacing_all_mlps_equals_doing_it_by_hand(folder, model, sets, layout):
+def test_replacing_all_mlps_equals_doing_it_by_hand(network, model, sets, layout):
     """Norm gains, post norms, skips and the layers of decoders, all at once: transcoders between modules of transformers."""
     directory, stored = sets[layout]
-    network, seen, handles = hugging_face(folder), [], []
+    seen, handles = [], []
     no_gain = layout in ("gemma scope", "circuit-tracer listing gemma scope")
 
     def reads(module, inputs, output):
@@ -103,6 +104,8 @@ def test_replacing_all_mlps_equals_doing_it_by_hand(folder, model, sets, layout)
         norm, mlp = modules(network, layer)
         handles += [norm.register_forward_hook(reads), mlp.register_forward_hook(writes(layer))]
     expected = network(torch.tensor([IDS])).logits[:, -1]
+    for handle in handles:
+        handle.remove()
     assert len(seen) == N_LAYERS
     edits = spliced(model, load_transcoders(directory, model))
     found = run(model, torch.tensor([IDS]), edits=edits, positions=-1)[0][:, 0]
