@@ -1,16 +1,39 @@
 """`biology steer` on the shipped model: what it holds, where, and one line for every mistake."""
 
+from argparse import Namespace
+
+import pandas as pd
 import pytest
 
 from biology.__main__ import main
-from biology.steering import _features
+from biology.steering import Grouped, _features, _members
 
 PROMPT = "Fact: the capital of the state containing Dallas is"
 
 
 def test_features_are_read():
-    assert _features(" 2/120, 3/45=-1.5 ") == {(2, 120): None, (3, 45): -1.5}
+    assert _features(" 2/120, 3/45=-1.5 ") == {(2, 120, None): None, (3, 45, None): -1.5}
     assert _features(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "where"), [(PROMPT, None, 9), (PROMPT, 3, None), ("Fact: another prompt is", None, None)]
+)
+def test_members_are_held_where_those_of_the_prompt_are_unless_a_token_is_named(text, at, where):
+    rows = [("oakland", 8, 7), ("oakland", 8, 2), ("dallas", 9, 5)]
+    members = pd.DataFrame(
+        [
+            {"item": item, "supernode": "bridge", "layer": 1, "pos": pos, "feature": feature, "activation": 2.0}
+            for item, pos, feature in rows
+        ]
+    )
+    found = {
+        "multi_hop": Grouped(
+            members, {"oakland": "Fact: the capital of the state containing Oakland is", "dallas": PROMPT}
+        )
+    }
+    held = _members(Namespace(text=text, at=at), "multi_hop/oakland/bridge", found)
+    assert held == {(1, 7, where): 2.0, (1, 2, where): 2.0}
 
 
 @pytest.mark.slow

@@ -187,7 +187,11 @@ STEER: Options = {
         "metavar": "M",
         "help": "multiplier of all activations (%(default)s)",
     },
-    "--at": {"type": integer(), "default": -1, "metavar": "P", "help": "the token at which they are held (the last)"},
+    "--at": {
+        "type": integer(),
+        "metavar": "P",
+        "help": "the token at which they are held (where the supernode is, on a prompt of its case; the last otherwise)",
+    },
     "--everywhere": {"action": "store_true", "help": "hold them at every token, new ones included"},
     "--tokens": {"type": integer(1), "default": 8, "metavar": "N", "help": "how many tokens to write (%(default)s)"},
     "--top": {"type": integer(1), "default": 5, "metavar": "N", "help": "how many next tokens to show (%(default)s)"},

@@ -1,7 +1,7 @@
 """Steering from the terminal: hold features of any prompt at any strength, and see what the model says.
 
 A supernode is named as in the reports, CASE/PROMPT/NAME: its members and their activations are those of that prompt, as
-the stages `cache` and `group` left them. Features can also be given one by one, as LAYER/FEATURE or LAYER/FEATURE=VALUE.
+the stages `cache` and `group` left them. On a prompt of the case they are held where its own members of that name are. Features can also be given one by one, as LAYER/FEATURE or LAYER/FEATURE=VALUE.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import argparse
 import re
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -25,8 +26,16 @@ if TYPE_CHECKING:
     from biology.transcoders import TranscoderSet
 
 Arguments = argparse.Namespace
-Held = dict[tuple[int, int], float | None]
-"""Activation at M = 1 of each (layer, feature); None: the one that it has on the prompt."""
+Held = dict[tuple[int, int, int | None], float | None]
+"""Activation at M = 1 of each (layer, feature, position); None: the one that it has on the prompt, and the token of `--at`."""
+
+
+@dataclass(frozen=True)
+class Grouped:
+    """What a case's rules find: table `supernodes`, and the text of each of its prompts."""
+
+    members: pd.DataFrame
+    text: dict[str, str]
 
 
 def steer(args: Arguments) -> None:
@@ -37,7 +46,7 @@ def steer(args: Arguments) -> None:
         raise InputError("say what to hold: --supernode CASE/PROMPT/NAME or --features LAYER/FEATURE,...")
     entry, _ = subject(args)
     held: Held = {}
-    tables: dict[str, pd.DataFrame] = {}
+    tables: dict[str, Grouped] = {}
     for sign, names in ((-1.0, args.suppress), (1.0, args.supernode)):
         for name in names or ():
             held |= {site: sign * value for site, value in _members(args, name, tables).items()}
@@ -54,7 +63,7 @@ def steer(args: Arguments) -> None:
             f"{max(0, model.n_context + 1 - len(ids))} at most."
         )
     pushed = _edits(model, transcoders, ids, held, args.at, args.strength)
-    every = _everywhere(model, pushed, ids, args.at) if args.everywhere else None
+    every = _everywhere(model, pushed, ids) if args.everywhere else None
     fixed = edits([]) if args.everywhere else pushed
     stop = getattr(model.tokenizer, "eos_token_id", None)
     sides = []
@@ -62,11 +71,8 @@ def steer(args: Arguments) -> None:
         said = _top(model, transcoders, ids, *arms, count=args.top)
         written = generate(model, transcoders, [ids], arms[0], args.tokens, open_ended=arms[1], stop=stop)[0]
         sides.append((said, continuation(model.tokenizer, ids, [token for token in written if token != stop])))
-    where = (
-        "every token"
-        if args.everywhere
-        else f'token {args.at % len(ids)} ("{visible(token_text(model, ids[args.at]))}")'
-    )
+    named = [f'{pos} ("{visible(token_text(model, ids[pos]))}")' for pos in sorted(set(pushed.pos.tolist()))]
+    where = "every token" if args.everywhere else f"token {' and '.join(named)}"
     print(f"{len(held)} features held at M = {args.strength:g} on {where}\n")
     print(f"{'by itself':<34}steered")
     for (before, p), (after, q) in zip(sides[0][0], sides[1][0], strict=True):
@@ -79,36 +85,42 @@ def _quoted(text: str) -> str:
     return f'"{visible(text)}"'
 
 
-def _members(args: Arguments, name: str, found: dict[str, pd.DataFrame]) -> dict[tuple[int, int], float]:
-    """Members of CASE/PROMPT/NAME with their activations there. `found` keeps the tables of cases that were looked up."""
+def _members(args: Arguments, name: str, found: dict[str, Grouped]) -> dict[tuple[int, int, int | None], float]:
+    """Members of CASE/PROMPT/NAME with their activations there, and where they are held. `found` keeps cases that were looked up."""
     from biology.config import InputError
 
     if not re.fullmatch(r"[^/]+/[^/]+/[^/]+", name):
         raise InputError(f"a supernode is named CASE/PROMPT/NAME, such as multi_hop/oakland/bridge, not '{name}'.")
     case, item, supernode = name.split("/")
     if case not in found:
-        found[case] = _table(args, case)
-    there = found[case][found[case]["item"] == item]
+        found[case] = _grouped(args, case)
+    table = found[case].members
+    there = table[table["item"] == item]
     if not len(there):
-        known = ", ".join(found[case]["item"].unique()[:8])
+        known = ", ".join(table["item"].unique()[:8])
         raise InputError(f"case '{case}' has no members on a prompt '{item}'. Some prompts that it knows: {known}.")
     rows = there[there["supernode"] == supernode]
     if not len(rows):
         raise InputError(f"'{item}' has no supernode '{supernode}', only {', '.join(there['supernode'].unique())}.")
+    same = [one for one, text in found[case].text.items() if text == args.text]
+    own = table[table["item"].isin(same) & (table["supernode"] == supernode)]
+    at = int(own["pos"].iat[0]) if len(own) and args.at is None else None
     columns = zip(rows["layer"].tolist(), rows["feature"].tolist(), rows["activation"].tolist(), strict=True)
-    return {(layer, feature): value for layer, feature, value in columns}
+    return {(layer, feature, at): value for layer, feature, value in columns}
 
 
-def _table(args: Arguments, case: str) -> pd.DataFrame:
-    """Table `supernodes` of a case: as the pipeline left it, or found now by the rules."""
+def _grouped(args: Arguments, case: str) -> Grouped:
+    """What the rules of a case find: as the pipeline left it, or found now."""
     from biology.case import load_case
     from biology.tables import read_table
 
     config, root = configuration(args)
     entry = config.model(args.model)
-    path = root / "data/runs" / args.model / case / "supernodes.parquet"
-    if path.is_file():
-        return read_table(path, "supernodes")
+    folder = root / "data/runs" / args.model / case
+    if (folder / "supernodes.parquet").is_file():
+        prompts = read_table(folder / "prompts.parquet", "prompts")
+        members = read_table(folder / "supernodes.parquet", "supernodes")
+        return Grouped(members, dict(zip(prompts["item"], prompts["text"], strict=True)))
     from biology.behaviour import prompts_table
     from biology.locating import find_sites
     from biology.operand_tables import read_grid
@@ -122,7 +134,8 @@ def _table(args: Arguments, case: str) -> pd.DataFrame:
     features, prompts = prompts_table(model, transcoders, read)
     read = settled(read, find_sites(model, read, prompts, config.statistics.seed))
     operands, _ = read_grid(model, transcoders, read, prompts, features, config.statistics.seed)
-    return group(model, transcoders, read, prompts, features, operands)
+    members = group(model, transcoders, read, prompts, features, operands)
+    return Grouped(members, dict(zip(prompts["item"], prompts["text"], strict=True)))
 
 
 def _features(text: str | None) -> Held:
@@ -137,39 +150,38 @@ def _features(text: str | None) -> Held:
                 f"--features takes LAYER/FEATURE or LAYER/FEATURE=VALUE with commas between, not '{piece}'."
             )
         try:
-            held[int(found[1]), int(found[2])] = None if found[3] is None else real()(found[3])
+            held[int(found[1]), int(found[2]), None] = None if found[3] is None else real()(found[3])
         except argparse.ArgumentTypeError as error:
             raise InputError(f"--features {piece.strip()}: a feature's activation {error}.") from None
     return held
 
 
 def _edits(
-    model: Model, transcoders: TranscoderSet, ids: list[int], held: Held, at: int, strength: float
+    model: Model, transcoders: TranscoderSet, ids: list[int], held: Held, at: int | None, strength: float
 ) -> Edits:  # fmt: skip
-    """The features at `strength` times their activations, at one token of the prompt."""
+    """The features at `strength` times their activations, at their token of the prompt."""
     import torch
 
     from biology.activations import cache_features
     from biology.config import InputError
     from biology.interventions import edits
 
-    if not -len(ids) <= at < len(ids):
+    if at is not None and not -len(ids) <= at < len(ids):
         raise InputError(f"--at {at}: the prompt has {len(ids)} tokens.")
-    pos = at % len(ids)
-    for layer, feature in held:
+    elsewhere = (-1 if at is None else at) % len(ids)
+    for layer, feature, _ in held:
         if layer >= transcoders.n_layers or feature >= transcoders.n_features[layer]:
             raise InputError(
                 f"feature {layer}/{feature} does not exist: see `biology load --model` for layers and sizes."
             )
     cache = cache_features(model, transcoders, [ids])
-    active = {
-        (layer, int(feature)): float(value)
-        for layer in range(transcoders.n_layers)
-        for feature, value in zip(*(part.tolist() for part in cache.cell(0, layer, pos)), strict=True)
-    }
     rows = []
-    for (layer, feature), value in held.items():
-        here = active.get((layer, feature)) if value is None else value
+    for (layer, feature, own), value in held.items():
+        pos = elsewhere if own is None else own
+        here = value
+        if value is None:
+            features, values = cache.cell(0, layer, pos)
+            here = dict(zip(features.tolist(), values.tolist(), strict=True)).get(feature)
         if here is None:
             raise InputError(
                 f"feature {layer}/{feature} is not active at token {pos} of this prompt, so there is nothing to multiply: "
@@ -181,7 +193,7 @@ def _edits(
     return edits(rows)
 
 
-def _everywhere(model: Model, pushed: Edits, ids: list[int], at: int) -> Edits:
+def _everywhere(model: Model, pushed: Edits, ids: list[int]) -> Edits:
     """The same at every token after the BOS, new ones included."""
     from dataclasses import replace
 
