@@ -144,7 +144,7 @@ def grow(args: Arguments) -> None:
 
 def certify(args: Arguments) -> None:
     """measure where a grown model holds the variables of the cases' mechanisms (certificate.csv beside its weights)"""
-    start_torch(THREADS)
+    start_torch(PLANTING_THREADS)
     import pandas as pd
 
     from biology.certificate import certify as certified
