@@ -113,7 +113,7 @@ def test_where_a_supernode_was_found_is_shown(page, root, tmp_path):
     rules = {name: SupernodeRule.model_validate(stated) for name in ("texas", "say_a_capital")}
     case = case.model_copy(update={"supernodes": case.supernodes | rules})
     rows = [
-        {"supernode": name, "position": at, "layer": layer, "accuracy": share * most, "n": 40, "chosen": share * most == 0.9}
+        {"supernode": name, "position": at, "first": 0, "last": layer, "accuracy": share * most, "n": 40, "chosen": share * most == 0.9}
         for name, most in (("texas", 1.0), ("say_a_capital", 0.05))
         for at, shares in (("token:Dallas", (0.2, 0.4)), ("last", (0.5, 0.9)))
         for layer, share in enumerate(shares)

@@ -21,35 +21,51 @@ def case_of(**rules) -> Case:
     return Case(name="toy", folder=Path("toy"), paper=Paper(section="", url=""), prompts={}, supernodes=made)
 
 
-def sites_of(name: str, last: list[float], city: list[float]):
-    """Table `sites` of a supernode whose exchanges move these shares of answers, layer by layer."""
-    tried = [
-        (at, layer, share)
+def sites_of(name: str, last: list[float], city: list[float], onward: tuple[tuple[int, int, float], ...] = ()):
+    """Table `sites` of a supernode: shares of answers moved by exchanges of layers 0 to 0, 0 to 1 ...; `onward` the city's others."""
+    ranges = [
+        (at, 0, end, share)
         for at, shares in (("last", last), ("factor:city", city))
-        for layer, share in enumerate(shares)
+        for end, share in enumerate(shares)
     ]
+    ranges += [("factor:city", *one) for one in onward]
     rows = [
-        {"supernode": name, "position": at, "layer": layer, "accuracy": share, "n": 40} for at, layer, share in tried
+        {"supernode": name, "position": at, "first": first, "last": end, "accuracy": share, "n": 40}
+        for at, first, end, share in ranges
     ]
     best = chosen(table("sites", [row | {"chosen": False} for row in rows]))
-    return table("sites", [row | {"chosen": (row["position"], row["layer"]) == best} for row in rows])
+    return table("sites", [row | {"chosen": (row["position"], row["first"], row["last"]) == best} for row in rows])
 
 
 @pytest.mark.parametrize(
-    ("last", "city", "expected"),
+    ("last", "city", "onward", "expected"),
     [
-        ([0.0, 0.2, 0.2], [0.5, 0.9, 0.94], ("factor:city", (0, 1))),  # 0.9 is more than 95% of 0.94
-        ([0.0, 0.2, 0.2], [0.5, 0.85, 0.94], ("factor:city", (0, 2))),
-        ([0.3, 0.9, 0.2], [0.9, 0.9, 0.9], ("last", (0, 1))),  # the first of equals, and no layer that undoes it again
-        ([0.1, 0.0, 0.0], [0.0, 0.0, 0.0], ("last", (0, 0))),
-        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.09], ("last", None)),  # too few: nothing is found
+        ([0.0, 0.2, 0.2], [0.5, 0.9, 0.94], (), ("factor:city", (0, 1))),  # 0.9 is more than 95% of 0.94
+        ([0.0, 0.2, 0.2], [0.5, 0.85, 0.94], (), ("factor:city", (0, 2))),
+        (
+            [0.3, 0.9, 0.2],
+            [0.9, 0.9, 0.9],
+            (),
+            ("last", (0, 1)),
+        ),  # the first of equals, and no layer that undoes it again
+        ([0.1, 0.0, 0.0], [0.0, 0.0, 0.0], (), ("last", (0, 0))),
+        ([0.0, 0.0, 0.0], [0.0, 0.0, 0.09], (), ("last", None)),  # too few: nothing is found
+        # What is put into layer 0 is computed on; from layer 1 on all is still to be had, from layer 2 on it is not.
+        ([0.0, 0.0, 0.0], [1.0, 1.0, 1.0], ((1, 2, 0.98), (2, 2, 0.4)), ("factor:city", (0, 1))),
+        (
+            [0.0, 0.0, 0.0],
+            [0.2, 1.0, 1.0],
+            ((1, 2, 0.4), (2, 2, 0.0)),
+            ("factor:city", (0, 1)),
+        ),  # both layers are needed
     ],
 )
-def test_position_and_layers_are_those_of_the_best_exchange(last, city, expected):
+def test_position_and_layers_are_those_of_the_best_exchange(last, city, onward, expected):
     case = case_of(bridge=FOUND, plain={"at": "factor:city"})
-    rule = settled(case, sites_of("bridge", last, city)).supernodes["bridge"]
+    sites = sites_of("bridge", last, city, onward)
+    rule = settled(case, sites).supernodes["bridge"]
     assert (rule.at, rule.layers) == expected
-    assert settled(case, sites_of("bridge", last, city)).supernodes["plain"] == case.supernodes["plain"]
+    assert settled(case, sites).supernodes["plain"] == case.supernodes["plain"]
 
 
 def test_what_a_page_says_of_it():

@@ -87,7 +87,7 @@ def words_page() -> str:
         "lists the positions that are tried, and `keeps` the columns whose levels, together with that of `factor`, settle the answer",
         f'(`factor: place, at: {FOUND}, among: [last, "factor:city"], keeps: [relation]`). On development prompts, what the MLPs of the layers up',
         "to one wrote at a position is exchanged for the mean of prompts with another level, which differ in `apart`. The position",
-        f"is the one where the answer of that level is said most often, the last layer the first that reaches {ENOUGH:.0%} of this. Below",
+        f"is the one where the answer of that level is said most often, the last layer the last from which on an exchange reaches {ENOUGH:.0%} of this. Below",
         f"{LEAST:.0%} nothing is found, a warning says so, and the first position of `among` is taken with all layers.",
         "",
         "## Controls",

@@ -1,8 +1,9 @@
 """Where a model holds a variable, found on development prompts by exchange: the same way on any model, knowing no site.
 
-At each of some positions, what the MLPs of the layers up to one wrote is exchanged for the mean of prompts that share another
-level of the variable's factor and nothing else. Where the model then gives the answer of that level, the MLPs hold it. No
-transcoder is involved, and what is exchanged is what transcoders see.
+At each of some positions, what the MLPs of a range of layers wrote is exchanged for the mean of prompts that share another level of
+the variable's factor and nothing else. Where the model then gives the answer of that level, the MLPs hold it. Ranges that begin at
+the lowest layer say which layers it takes; but what is put into that one is computed on, so that ranges that begin higher say up to
+which layer all of it can still be exchanged. No transcoder is involved, and what is exchanged is what transcoders see.
 """
 
 # pyright: reportArgumentType=false
@@ -27,7 +28,7 @@ from biology.config import InputWarning
 from biology.model import Model
 from biology.positions import FOUND
 from biology.rules import SupernodeRule
-from biology.settled import chosen
+from biology.settled import ENOUGH, chosen
 from biology.site_exchange import said_with, seen_at
 from biology.supernodes import needed_rules
 from biology.tables import table
@@ -84,7 +85,11 @@ def exchanges(
 def located(
     model: Model, ids: list[list[int]], asked: Sequence[Exchange], positions: Mapping[str, Int[Tensor, " prompt"]]
 ) -> pd.DataFrame:
-    """Columns position, layer (the last of those exchanged), accuracy, n: how often the exchanged level's answer is said."""
+    """Columns position, first and last (of the layers exchanged), accuracy, n: how often the exchanged level's answer is said.
+
+    Ranges begin at layer 0 and end anywhere; then they end at the last of these ends that does nearly as well as the best, and
+    begin anywhere.
+    """
     base = [one.base for one in asked]
     answer = torch.tensor([one.answer for one in asked])
     donors = sorted({donor for one in asked for donor in one.donors})
@@ -94,10 +99,20 @@ def located(
     for name, position in positions.items():
         seen = seen_at(model, ids, donors, hooks, position)
         means = torch.stack([seen[:, [place[donor] for donor in one.donors]].mean(1) for one in asked], 1)
-        for layer in range(model.n_layers):
-            edits = list(zip(hooks[: layer + 1], means[: layer + 1], strict=True))
-            right = said_with(model, ids, base, edits, position) == answer
-            rows.append({"position": name, "layer": layer, "accuracy": float(right.double().mean()), "n": len(asked)})
+
+        def share(first: int, last: int, position: Tensor = position, means: Tensor = means) -> float:
+            layers = slice(first, last + 1)
+            edits = list(zip(hooks[layers], means[layers], strict=True))
+            return float((said_with(model, ids, base, edits, position) == answer).double().mean())
+
+        upto = [share(0, last) for last in range(model.n_layers)]
+        end = max(last for last, reached in enumerate(upto) if reached >= ENOUGH * max(upto))
+        found = [(0, last, reached) for last, reached in enumerate(upto)]
+        found += [(first, end, share(first, end)) for first in range(1, end + 1)]
+        rows += [
+            {"position": name, "first": first, "last": last, "accuracy": reached, "n": len(asked)}
+            for first, last, reached in found
+        ]
     return pd.DataFrame(rows)
 
 
@@ -120,7 +135,7 @@ def find_sites(model: Model, case: Case, prompts: pd.DataFrame, seed: int) -> pd
         if found is None and name in needed:
             warnings.warn(_nothing(case, name, rule, tried), InputWarning, stacklevel=2)
         rows += [
-            {"supernode": name, **row, "chosen": (row["position"], row["layer"]) == found}
+            {"supernode": name, **row, "chosen": (row["position"], row["first"], row["last"]) == found}
             for row in tried.to_dict("records")
         ]
     return table("sites", rows)
@@ -140,7 +155,8 @@ def _searched(asked: CasePrompts, rule: SupernodeRule, seed: int) -> pd.DataFram
 
 
 def _untried(model: Model, rule: SupernodeRule) -> pd.DataFrame:
-    rows = [{"position": str(at), "layer": model.n_layers - 1, "accuracy": math.nan, "n": 0} for at in rule.among]
+    last = model.n_layers - 1
+    rows = [{"position": str(at), "first": 0, "last": last, "accuracy": math.nan, "n": 0} for at in rule.among]
     return pd.DataFrame(rows)
 
 

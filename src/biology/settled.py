@@ -14,20 +14,34 @@ from biology.positions import FOUND, PositionOrFound
 from biology.rules import SupernodeRule
 
 ENOUGH = 0.95
-"""The layers end at the first whose exchange reaches this share of the best."""
+"""What does nearly as well as the best exchange reaches this share of it."""
 LEAST = 0.1
 """Share of exchanges that move the answer below which nothing is found."""
 
 
-def chosen(tried: pd.DataFrame) -> tuple[str, int] | None:
-    """The position of the best exchange (the first of several), and the first layer that does nearly as well there; None where
-    nothing is found. `tried` has the columns position, layer and accuracy."""
+def chosen(tried: pd.DataFrame) -> tuple[str, int, int] | None:
+    """Position, first and last layer of the exchange that says where a variable is; None where nothing is found.
+
+    The position is that of the best exchange (the first of several). There, of all that do nearly as well, it is the one that says
+    most of where the layers end (`end_of`): up to which it takes them, or from which on all is still to be had. `tried` has the
+    columns position, first, last and accuracy.
+    """
     best = float(tried["accuracy"].max())
     if not best >= LEAST:
         return None
     position = str(tried.loc[tried["accuracy"].idxmax(), "position"])
-    there = tried[tried["position"] == position]
-    return position, int(there.loc[there["accuracy"] >= ENOUGH * best, "layer"].min())
+    there = tried[(tried["position"] == position) & (tried["accuracy"] >= ENOUGH * best)]
+    upto, onward = there[there["first"] == 0], there[there["first"] > 0]
+    least = upto.loc[upto["last"].idxmin()] if len(upto) else onward.loc[onward["first"].idxmax()]
+    if len(onward) and onward["first"].max() >= end_of(least):
+        least = onward.loc[onward["first"].idxmax()]
+    return position, int(least["first"]), int(least["last"])
+
+
+def end_of(row: pd.Series) -> int:
+    """The last layer of a variable, by the exchange that says so."""
+    first, last = int(row["first"]), int(row["last"])
+    return first if first > 0 else last
 
 
 def settled(case: Case, sites: pd.DataFrame) -> Case:
@@ -51,7 +65,7 @@ def _settled(case: Case, name: str, rule: SupernodeRule, sites: pd.DataFrame) ->
     best = tried[tried["chosen"]]
     at, layers = rule.among[0], None
     if len(best):
-        at, layers = best["position"].iat[0], (0, int(best["layer"].iat[0]))
+        at, layers = best["position"].iat[0], (0, end_of(best.iloc[0]))
     return rule.model_copy(update={"at": PositionOrFound(at), "layers": layers, "among": (), "keeps": ()})
 
 

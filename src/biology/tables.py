@@ -111,11 +111,14 @@ SCHEMAS: dict[str, Schema] = {
         },
         key=("item", "supernode", "layer", "pos", "feature"), ordered=True,
     ),
-    # one row is a position and the last of some layers at which a supernode's factor was exchanged on `n` development prompts
+    # one row is a position and a range of layers in which a supernode's factor was exchanged on `n` development prompts
     # (locating.py); accuracy: on which share the answer moved; chosen: there the supernode is (none: nothing was found)
     "sites": Schema(
-        {"supernode": "str", "position": "str", "layer": "int", "accuracy": "float", "n": "int", "chosen": "bool"},
-        key=("supernode", "position", "layer"), ordered=True, missing=("accuracy",),
+        {
+            "supernode": "str", "position": "str", "first": "int", "last": "int", "accuracy": "float", "n": "int",
+            "chosen": "bool",
+        },
+        key=("supernode", "position", "first", "last"), ordered=True, missing=("accuracy",),
     ),
     # one row is the activation of a supernode, or the probability of a next token, or a line written, under an
     # intervention, and under its control: the mean of matched random features, or the line that one such set leaves
