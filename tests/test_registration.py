@@ -18,6 +18,7 @@ from biology.config import InputError, read_yaml
 from biology.experiments import Experiment
 from biology.items import Item
 from biology.mechanism import twins_of
+from biology.positions import FOUND
 from biology.registration import (
     check_lock,
     check_mechanism,
@@ -369,6 +370,9 @@ def edited(record, kind, path, value, names):
     if ahead[-1:] in (["outcomes"], ["controls"], ["prompts"]):
         del inner[last]
         return ADAPTERS[kind].validate_python(stated)
+    if value == FOUND:  # what says where it may be found goes with it
+        stated = {key: one for key, one in stated.items() if key not in ("among", "keeps")}
+        inner = stated
     for new in others(value, names):
         inner[last] = new
         try:

@@ -31,11 +31,12 @@ def chosen(tried: pd.DataFrame) -> tuple[str, int, int] | None:
         return None
     position = str(tried.loc[tried["accuracy"].idxmax(), "position"])
     there = tried[(tried["position"] == position) & (tried["accuracy"] >= ENOUGH * best)]
-    upto, onward = there[there["first"] == 0], there[there["first"] > 0]
-    least = upto.loc[upto["last"].idxmin()] if len(upto) else onward.loc[onward["first"].idxmax()]
-    if len(onward) and onward["first"].max() >= end_of(least):
-        least = onward.loc[onward["first"].idxmax()]
-    return position, int(least["first"]), int(least["last"])
+    upto, onward = there.loc[there["first"] == 0, "last"], there.loc[there["first"] > 0, "first"]
+    takes = int(upto.min()) if len(upto) else 0
+    if len(onward) and int(onward.max()) >= takes:
+        first = int(onward.max())
+        return position, first, int(there.loc[there["first"] == first, "last"].max())
+    return position, 0, takes
 
 
 def end_of(row: pd.Series) -> int:
