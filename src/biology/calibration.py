@@ -143,7 +143,7 @@ def figure(table: pd.DataFrame) -> Figure:
     rows = [
         (part, "all claims" if part == "all" else str(row[part]), row)
         for part, frame in parts
-        for _, row in frame.iterrows()
+        for _, row in frame[frame["sensitivity_n"] + frame["specificity_n"] > 0].iterrows()
     ]
     made = canvas(7.4, 1.1 + 0.2 * (len(rows) + len(parts)), layout="constrained")
     panels = made.subplots(1, 2, sharey=True)
@@ -171,14 +171,19 @@ def figure(table: pd.DataFrame) -> Figure:
     panels[0].set_yticks(places, [label for _, label, _ in rows])
     panels[0].set_ylim(places[-1] + 0.8, places[0] - 0.8)
     whole = parts[0][1].iloc[0]
+    told = [
+        f"{_told(whole, name)} of the claims that are {truth} are {verdict}"
+        for name, truth, verdict in (
+            ("sensitivity", "true", "replicated"), ("specificity", "false", "not replicated"),
+        )
+        if whole[f"{name}_n"]
+    ]  # fmt: skip
     return captioned(
-        made, f"Planted mechanisms: {_told(whole, 'sensitivity')} of the true claims are replicated, {_told(whole, 'specificity')} of the "
-        "false ones are not",
+        made, f"Planted mechanisms: {', '.join(told) or 'no claim was judged whose truth is known'}",
         "A claim is true or false by construction (mechanism.yaml, twins.csv; all are false with shuffled transcoders). Lines: Wilson's "
         "95 % interval, as if pairs were independent. Planted models show what the method sees, and nothing of natural models.",
     )  # fmt: skip
 
 
 def _told(row: pd.Series, name: str) -> str:
-    n = int(row[f"{name}_n"])
-    return f"{row[name]:.0%} [{row[f'{name}_low']:.0%}, {row[f'{name}_high']:.0%}]" if n else "none"
+    return f"{row[name]:.0%} [{row[f'{name}_low']:.0%}, {row[f'{name}_high']:.0%}]"
