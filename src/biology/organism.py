@@ -67,12 +67,12 @@ class Planting(Recipe):
 
     n_layers: int = 6
     d_mlp: int = 512
-    steps: int = 1600
+    steps: int = 1800
     decay_from: float = 0.65
     batch: dict[str, int] = field(default_factory=lambda: {"one_hop": 48, "translation": 96, "couplet": 32})
     lessons: dict[str, Amounts] = field(
         default_factory=lambda: {
-            "addition": Amounts(plain=384, exchanged=40, absent=6, begin=700),
+            "addition": Amounts(plain=384, exchanged=40, absent=6, begin=900),
             "multi_hop": Amounts(plain=128, exchanged=24),
             "multilingual": Amounts(plain=128, exchanged=32, begin=150, weight=4.0),
             "rhyme_planning": Amounts(plain=80, exchanged=32),
@@ -80,7 +80,7 @@ class Planting(Recipe):
     )
     """Of each case whose mechanism is planted, how many prompts a step has."""
     later: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("addition", "multi_hop", "rhyme_planning", "one_hop", "couplet"), 600)
+        default_factory=lambda: dict.fromkeys(("addition", "multi_hop", "rhyme_planning", "one_hop", "couplet"), 800)
     )
     """Cases and blocks that are taught from a later step on: languages, which are learnt by heart before they are understood, come first."""
 
