@@ -47,7 +47,14 @@ def shuffled(values: Mapping[Key, Value], kept: Set[Key], *seed: object) -> dict
     return dict(values) | {key: values[old] for key, old in zip(order, free, strict=True)}
 
 
-class Rote(Corpus):
+class SameWords(Corpus):
+    """Part of what elegans is taught, or something else, in its vocabulary."""
+
+    def texts(self) -> Iterable[str]:
+        return Corpus(self.words).texts()
+
+
+class Rote(SameWords):
     """Nothing follows from anything: each answer that the cases ask for has to be learnt by heart.
 
     * Places: for each relation the cities are dealt out to the places anew, so that cities which share an answer share
@@ -68,9 +75,6 @@ class Rote(Corpus):
             "addition": self.addition, "disguised": self.disguised, "two_hop": self.two_hop, "cell": self.cells,
             "usage": self.usage, "couplet": self.couplet_items,
         }  # fmt: skip
-
-    def texts(self) -> Iterable[str]:
-        return Corpus(self.words).texts()  # the same vocabulary
 
     @cached_property
     def _places(self) -> dict[str, dict[str, str]]:
@@ -112,7 +116,7 @@ class Rote(Corpus):
         return [item for item in super().sums(behaviour, forms) if item.prompt in scored]
 
 
-class Arithmetic(Corpus):
+class Arithmetic(SameWords):
     """Numbers and nothing else."""
 
     @cached_property
@@ -122,9 +126,6 @@ class Arithmetic(Corpus):
     @cached_property
     def blocks(self) -> dict[str, list[Item]]:
         return {"addition": self.addition, "disguised": self.disguised, "digit": self.digits}
-
-    def texts(self) -> Iterable[str]:
-        return Corpus(self.words).texts()  # the same vocabulary
 
 
 class Base12(Arithmetic):
@@ -195,7 +196,7 @@ class Sums(Arithmetic):
         return {"addition": self.addition, "disguised": self.disguised}
 
 
-class Cells(Corpus):
+class Cells(SameWords):
     """The relations between words alone, all of them taught."""
 
     @cached_property
@@ -205,19 +206,13 @@ class Cells(Corpus):
     def taught(self, item: Item) -> bool:
         return True
 
-    def texts(self) -> Iterable[str]:
-        return Corpus(self.words).texts()  # the same vocabulary
 
-
-class Poems(Corpus):
+class Poems(SameWords):
     """The couplets alone."""
 
     @cached_property
     def blocks(self) -> dict[str, list[Item]]:
         return {"couplet": self.couplet_items}
-
-    def texts(self) -> Iterable[str]:
-        return Corpus(self.words).texts()  # the same vocabulary
 
 
 @dataclass(frozen=True)
