@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from biology.calibration import KINDS, calibrated, figure, kind_of, pairs, rates, truth_of
+from biology.calibration import KINDS, calibrated, figure, kind_of, pairs, rates, truths_of
 from biology.case import discover_cases, load_case
 from biology.claim_file import load_claims
 from biology.config import Config, validate
@@ -52,7 +52,7 @@ def test_truth_is_the_mechanism_s_of_a_planted_model_and_false_where_nothing_can
     assert set(table.index.get_level_values("model")) == {"planted", "twin", "null"}
     for case in discover_cases(ROOT):
         for claim, stated in load_mechanism(ROOT, case).truth.items():
-            assert truth_of(*checkout, "planted", case, claim) == stated.truth
+            assert truths_of(*checkout, "planted", case)[claim] == stated.truth
     assert table.loc["twin", "truth"].to_dict() == {"multihop-7": "false", "poem-2": "open"}  # of what twins.csv says
     assert set(table.loc["null", "truth"]) == {"false"}
 

@@ -12,7 +12,7 @@ A verdict on a planted model says what the instrument sees. It says nothing of n
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import pandas as pd
@@ -62,31 +62,34 @@ def pairs(root: Path, config: Config) -> pd.DataFrame:
         path = root / "reports" / name / "verdicts.csv"
         if not path.is_file():
             continue
+        truths: dict[str, Mapping[str, str]] = {}
         for row in read_table(path, "verdicts").itertuples():
+            if row.case not in truths:
+                truths[row.case] = truths_of(root, config, name, row.case)
             if row.case not in kinds:
                 case = load_case(root, row.case)
                 kinds[row.case] = {claim.id: kind_of(case, claim) for claim in load_claims(root, row.case, case)}
             rows.append(
                 {
                     "case": row.case, "claim": row.claim, "kind": kinds[row.case][row.claim], "model": name,
-                    "dictionary": row.transcoders, "seed": row.seed, "truth": truth_of(root, config, name, row.case, row.claim),
+                    "dictionary": row.transcoders, "seed": row.seed, "truth": truths[row.case].get(row.claim, "open"),
                     "verdict": row.verdict,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def truth_of(root: Path, config: Config, model: str, case: str, claim: str) -> str:
-    """Whether a claim is `true` or `false` of a calibrated model by construction, or `open`."""
+def truths_of(root: Path, config: Config, model: str, case: str) -> Mapping[str, str]:
+    """Whether the claims of a case are `true` or `false` of a calibrated model by construction; those that are not listed are `open`."""
     entry = config.models[model]
     if entry.role == "random":
-        return "false"
+        return {claim.id: "false" for claim in load_claims(root, case)}
     twin = str(entry.corpus) if entry.role == "twin" else ""
     if twin and twin not in twins_of(root, case):
-        lacking = {row["claim"] for row in read_expected(root / "experiments/twins.csv") if row["twin"] == entry.corpus}
-        return "false" if claim in lacking else "open"
+        rows = read_expected(root / "experiments/twins.csv")
+        return {row["claim"]: "false" for row in rows if row["twin"] == twin}
     mechanism = load_mechanism(root, case, twin)
-    return mechanism.truth[claim].truth if mechanism and claim in mechanism.truth else "open"
+    return {} if mechanism is None else {claim: one.truth for claim, one in mechanism.truth.items()}
 
 
 def calibrated(root: Path) -> dict[str, str]:
