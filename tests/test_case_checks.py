@@ -179,7 +179,7 @@ MISTAKES = [
     # where a supernode is found
     ("at: found,", "at: fuond,", "supernodes.held.at: unknown position 'fuond'. Did you mean 'found'?"),
     ("at: found, factor: place", "at: found", "supernodes.held: `at: found` needs `factor`: whose levels are exchanged."),
-    ('among: [last, "factor:relation"], ', "", "supernodes.held: `at: found` needs `among`: two positions or more, each of them once."),
+    ('among: [last, "factor:relation"], ', "", "supernodes.held: `at: found` needs `among`: a position or several, each of them once."),
     ('among: [last, "factor:relation"]', "among: [last]", "supernodes.held: `at: found` needs `among`"),
     ('among: [last, "factor:relation"]', "among: [last, last]", "supernodes.held: `at: found` needs `among`"),
     ('among: [last, "factor:relation"]', 'among: [last, "factor:relaton"]', "supernodes.held.among: unknown factor 'relaton'. Did you mean 'relation'?"),

@@ -13,7 +13,7 @@ from biology.case import Case, discover_cases, load_case
 from biology.claim_file import UNREGISTERED, load_claims
 from biology.claims import judge, judge_all, with_thresholds
 from biology.config import InputError, StatisticsConfig, load_config
-from biology.measuring import Meta, dev_strength, measure
+from biology.measuring import Meta, measure
 from biology.opening import of_corpus
 from biology.procedure import Simulation, noise, procedure_table, registered_table, scored_clusters
 from biology.registration import read_lock
@@ -444,21 +444,6 @@ def test_what_the_tables_lack_is_named():
         "has no 'match' rows",
         evidence=evidence[~((evidence["item"] == prompts["item"][3]) & (evidence["arm"] == "match"))],
     )
-
-
-def test_the_strength_is_fixed_on_dev_items():
-    dev, held = table("prompts", prompt_rows(10, split="dev")), table("prompts", prompt_rows(50, start=10))
-    rows = []
-    for strength, good, bad in [(1, 0.2, 1.0), (2, 0.8, 0.0), (4, 0.8, 0.0), (8, 0.9, 0.5)]:
-        for prompts, value in [(dev, good), (held, bad)]:  # held-out items would choose another
-            match = 0.4 if strength == 8 else 0.0
-            arms = {"effect": lambda row, v=value: [v], "match": lambda row, m=match: [m] * 10}
-            rows += evidence_rows(prompts, arms, strength=strength)
-    evidence = table("evidence", rows)
-    assert dev_strength(evidence, "swap_state", "donor_top1") == 2.0
-    assert dev_strength(evidence, "swap_state", "donor_top1", "decrease") == 1.0
-    with pytest.raises(InputError, match="no dev items"):
-        dev_strength(evidence, "swap_state", "flip")
 
 
 # procedure ----------------------------------------------------------------------------------------------------------

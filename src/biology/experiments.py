@@ -140,6 +140,10 @@ class Perturbation(Measurement):
         """The supernodes of the prompt itself that are held, and at which multiples of their clean activation."""
         return {}
 
+    def push(self, strength: float) -> float:
+        """How far a strength is from doing nothing."""
+        return abs(strength) if self.injected else abs(strength - 1.0)
+
     @property
     def injected(self) -> str | None:
         """The supernode whose members on the donor prompt are injected."""

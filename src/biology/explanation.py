@@ -252,8 +252,13 @@ def rule_told(rule: SupernodeRule) -> str:
 
 def _found_told(rule: SupernodeRule) -> str:
     """How position and layers are found."""
+    places = _listed((at.meaning for at in rule.among), "or")
+    if len(rule.among) > 1:
+        which = f"The token is found on development prompts, {places}, and so are the layers"
+    else:
+        which = "The layers are found on development prompts"
     return (
-        f" The token is found on development prompts, {_listed((at.meaning for at in rule.among), 'or')}, and so are the layers: where an "
+        f" {which}: where an "
         f"exchange of what the MLPs wrote for that of prompts with another {rule.factor} most often moves the answer to the one for that "
         f"{rule.factor} and the prompt's own {_listed(rule.keeps)}. If hardly any does, it is {rule.among[0].meaning}, in all layers."
     )
@@ -282,7 +287,7 @@ def experiment_told(one: Measurement) -> str:
         layers = _listed((f"{depth:.0%}" for depth in one.depths), "or")
         told += f" M is {_listed((f'{m:g}' for m in one.strengths), 'or')}, in the lowest {layers} of the layers"
         told += (
-            f": development prompts choose, where {one.outcomes[0]} {one.direction}s most beyond its control."
+            f": development prompts choose the weakest at which {one.outcomes[0]} {one.direction}s nearly as much beyond its control as at any."
             if grid
             else "."
         )

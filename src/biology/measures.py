@@ -98,7 +98,7 @@ FORMS = {
         ),
         Form(
             "activation", "the activation of the supernode {0}, over its activation on the clean prompt",
-            "ratio, 1 on the clean prompt", PERTURBED, "supernode", (1, 1), unchanged=1.0,
+            "ratio, 1 on the clean prompt", PERTURBED, "supernode", (1, 1), unchanged=1.0, beside=("clean",),
         ),
         Form(
             "lost", "the share of its clean activation that the supernode {0} has lost", "share, 0 on the clean prompt",
@@ -112,8 +112,8 @@ FORMS = {
             ONE, PERTURBED, "factor", (1, 9),
         ),
         # answers that are numbers (number_outcomes.py)
-        Form("ones_right", "whether the most probable token is a number with the answer's ones digit", ONE, PERTURBED, numbers=True),
-        Form("near_right", f"whether the most probable token is a number at most {NEAR} from the answer", ONE, PERTURBED, numbers=True),
+        Form("ones_right", "whether the most probable token is a number with the answer's ones digit", ONE, PERTURBED, numbers=True, beside=("clean",)),
+        Form("near_right", f"whether the most probable token is a number at most {NEAR} from the answer", ONE, PERTURBED, numbers=True, beside=("clean",)),
         Form("near_probability", f"the probability of numbers at most {NEAR} from the answer, without the answer", PROBABILITY, PERTURBED, numbers=True),
         Form("width", f"how many consecutive numbers it takes to hold {MASS:.0%} of the probability of all numbers", "count, from 1", PERTURBED, numbers=True),
         Form(

@@ -268,15 +268,3 @@ def _checks(part: Part, means: pd.DataFrame) -> tuple[Check, ...]:
         mean = float(means[f"mean_{arm}"].mean())
         checks.append(Check("mean", arm, abs(mean) if part.direction == "equivalent" else mean, bound))
     return tuple(checks)
-
-
-def dev_strength(evidence: pd.DataFrame, experiment: str, outcome: str, direction: str = "increase") -> float:
-    """The strength with the largest mean effect minus match on *dev* items; the smallest of equals. For `Meta`."""
-    rows = evidence[(evidence["experiment"] == experiment) & (evidence["outcome"] == outcome)]
-    rows = rows[rows["split"] == "dev"]
-    arms = rows[rows["arm"].isin(["effect", "match"])].groupby(["strength", "arm"])["value"].mean().unstack("arm")
-    if "effect" not in arms or arms["effect"].isna().all():
-        raise InputError(f"experiment '{experiment}' has no dev items with outcome '{outcome}' to fix a strength on.")
-    score = SIGN[direction] * (arms["effect"] - (arms["match"] if "match" in arms else 0.0))
-    best = score[score >= score.max() - 1e-12].index
-    return float(min(best, key=lambda strength: (abs(strength), strength)))

@@ -26,6 +26,7 @@ from tqdm import tqdm
 
 from biology.config import InputError
 from biology.corpus import Corpus, Item
+from biology.lessons import COUPLETS
 from biology.mechanism import Mechanism
 from biology.planting import Amounts, Lesson, Planter
 from biology.vocabulary import tokenizer
@@ -374,7 +375,8 @@ def restore(path: Path, identity: dict[str, str], model, optimiser) -> tuple[int
 def dictionary_prompts(
     corpus: Corpus, encode: Callable[[str], list[int]], seed: int, most: int = 5000
 ) -> list[list[int]]:
-    """Training prompts of every block for the transcoders, at most so many of each. A prompt ends where its answer is made."""
+    """Training prompts of every block for the transcoders, at most so many of each. A prompt ends where its answer is made: a couplet
+    before its second line, before the later word that agrees with the ending, or before its last word (`lessons.COUPLETS`)."""
     rng = np.random.default_rng([seed, 1])
     prompts: list[list[int]] = []
     for name, items in corpus.blocks.items():
@@ -389,5 +391,6 @@ def dictionary_prompts(
             corpus.adjectives[i] for i in rng.integers(len(corpus.adjectives), size=min(rng.geometric(0.6), 4))
         ]
         line, second = corpus.couplet_lines(theme, ending, word, noun, adjectives)
-        prompts.append(encode(line + " ".join(second[:-1])))
+        cuts = [cut for _, cut in COUPLETS[:-1]] + [len(second) - 1]
+        prompts.append(encode(line + " ".join(second[: cuts[rng.integers(len(cuts))]])))
     return prompts

@@ -177,8 +177,10 @@ def evidence_rows(
                     value = _value(reader, outcome, before, after)
                 if np.isfinite(value):
                     rows.append(base(place, outcome, arm, draw, float(value)))
-                    if outcome == "answer_logit" and arm == "effect":
-                        rows.append(base(place, outcome, "clean", draw, _value(reader, outcome, before, before)))
+                    if "clean" in outcome.form.beside and arm == "effect":
+                        unmoved = outcome.form.unchanged
+                        unmoved = _value(reader, outcome, before, before) if unmoved is None else unmoved
+                        rows.append(base(place, outcome, "clean", draw, unmoved))
                     if outcome == "advantage" and arm == "effect":
                         # the same for an answer that no path of this prompt leads to
                         wrong = (after[L_WRONG] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR])

@@ -25,6 +25,8 @@ from biology.outcomes import Reader, evidence_rows, run_rows, watched_sites
 from biology.tables import table
 
 Measure = Callable[..., list[dict[str, object]]]
+ENOUGH = 0.95
+"""A push that reaches this share of the best one's effect on development prompts does nearly as well."""
 TOP_TOKENS = 5  # next tokens shown in a panel, of the clean and of the perturbed prompt each
 
 
@@ -69,10 +71,12 @@ def choose(
     bench: Bench, name: str, experiment: Perturbation, dev: Sequence[int], evidence: list[dict[str, object]],
     measured: Measure | None = None,
 ) -> Setting:  # fmt: skip
-    """Strength and last layer with the largest mean effect minus matched control on development prompts.
+    """The smallest push that does nearly as well on development prompts as the best of the grid, and how far up it is held.
 
-    The first outcome of the experiment decides, in the direction it states; the grid is kept as `<name>/dev`.
-    `measured` gives the rows of evidence, by default `measure`.
+    What counts is the mean effect minus matched control of the experiment's first outcome, in the direction it states: of
+    all settings that reach `ENOUGH` of the largest, the weakest strength is taken, at the last layer where it does most.
+    A stronger push that gains next to nothing only moves the control. The grid is kept as `<name>/dev`; `measured` gives
+    the rows of evidence, by default `measure`.
     """
     measured = measured or measure
     n_layers = bench.model.n_layers
@@ -81,17 +85,21 @@ def choose(
     if len(grid) == 1 or not dev:
         return grid[0]
     sign = 1.0 if experiment.direction == "increase" else -1.0
-    best, best_score = grid[0], -np.inf
+    scores: list[float] = []
     for setting in grid:
         rows = measured(bench, f"{name}/dev{setting.last_layer}", experiment, dev, setting, ("match",), draws=2)
         evidence += rows
         frame = pd.DataFrame(rows)
         deciding = frame["outcome"] == experiment.outcomes[0]
         effect, match = (frame.loc[deciding & (frame["arm"] == arm), "value"] for arm in ("effect", "match"))
-        score = sign * (float(effect.mean()) - float(match.mean()))
-        if score > best_score + 1e-9:
-            best, best_score = setting, score
-    return best
+        scores.append(sign * (float(effect.mean()) - float(match.mean())))
+    best = max(scores)
+    enough = ENOUGH * best if best > 0 else best
+    able = [(setting, score) for setting, score in zip(grid, scores, strict=True) if score >= enough - 1e-9]
+    push = min(experiment.push(setting.strength) for setting, _ in able)
+    weakest = [one for one in able if experiment.push(one[0].strength) == push]
+    most = max(score for _, score in weakest)
+    return next(setting for setting, score in weakest if score >= most - 1e-9)
 
 
 def measure(

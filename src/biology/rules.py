@@ -39,7 +39,8 @@ class SupernodeRule(Strict):
     """Token position, as in `positions.py`. `found`: position and layers are those at which the MLPs of the model hold the factor,
     by exchange on development prompts (`locating.py`)."""
     among: tuple[Position, ...] = ()
-    """With `at: found`, the positions that are tried. The first is taken, with all layers, where nothing is found."""
+    """With `at: found`, the positions that are tried; one alone where the position is what a claim is about, and only the layers are
+    found. The first is taken, with all layers, where nothing is found."""
     keeps: tuple[str, ...] = ()
     """With `at: found`, columns whose levels, together with that of the factor, settle a prompt's answer, such as its relation."""
     factor: str | None = None
@@ -98,8 +99,8 @@ class SupernodeRule(Strict):
             return
         if self.factor is None:
             raise ValueError(f"`at: {FOUND}` needs `factor`: whose levels are exchanged")
-        if len(set(self.among)) < max(2, len(self.among)):
-            raise ValueError(f"`at: {FOUND}` needs `among`: two positions or more, each of them once")
+        if len(set(self.among)) < max(1, len(self.among)):
+            raise ValueError(f"`at: {FOUND}` needs `among`: a position or several, each of them once")
         if not self.keeps:
             raise ValueError(f"`at: {FOUND}` needs `keeps`: what settles the answer together with '{self.factor}'")
         if self.factor in self.keeps:

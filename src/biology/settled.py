@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pandas as pd
@@ -81,7 +82,7 @@ def found_sites(case: Case, sites: pd.DataFrame) -> list[dict[str, Any]]:
         best = tried[tried["chosen"]]
         most = tried.groupby("position", sort=False)["accuracy"].max()
         others = {str(at): float(share) for at, share in most.items() if at != rule.at}
-        other = max(others, key=lambda at: (others[at] == others[at], others[at]))
+        other = max(others, key=lambda at: (others[at] == others[at], others[at]), default="")
         shown.append(
             {
                 "name": name,
@@ -90,7 +91,7 @@ def found_sites(case: Case, sites: pd.DataFrame) -> list[dict[str, Any]]:
                 "n": int(tried["n"].iat[0]),
                 "accuracy": float(best["accuracy"].iat[0]) if len(best) else float(most[str(rule.at)]),
                 "other": other,
-                "other_accuracy": others[other],
+                "other_accuracy": others.get(other, math.nan),
             }
         )
     return shown
