@@ -68,8 +68,8 @@ except InputError as error:
 
 SHOWN = [model for model in MODELS if CONFIG.model(model).role == "model"]
 CALIBRATED = [model for model in MODELS if model in CONFIG.calibrated]
-CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES and model not in CALIBRATED]
-EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS + CALIBRATED]
+CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES]
+EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS]
 PAIRS = [(model, case) for model in SHOWN for case in MODELS[model]]
 RUN = "data/runs/{model}/{case}"
 TABLES = [

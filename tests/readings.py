@@ -7,14 +7,14 @@ depth or a site, `?` the only one by which prompts are known on which a watched 
 
 READINGS = {
     "multi_hop": """
-        multihop-1: graph path_share source_share | match; bridge
+        multihop-1: graph path_share source_share | match; swap_cut <donor_top1 | match; bridge
         multihop-2: graph shortcut path_share | match; inhibit_bridge <answer_probability advantage; bridge
         multihop-3: inhibit_relation <answer_probability level_top1:place | match position; relation
         multihop-4: inhibit_relation_word <answer_probability activation:relation activation:bridge | match position; relation_word relation bridge
-        multihop-5: inhibit_bridge <answer_probability others_probability activation:relation | match position; bridge relation
+        multihop-5: inhibit_bridge <answer_probability others_probability activation:relation | match position; inhibit_bridge_cut <answer_probability | match position; bridge relation
         multihop-6: inhibit_city <answer_probability activation:bridge | match position; city bridge
-        multihop-7: swap <donor_top1 | match donor position direction; bridge
-        multihop-8: swap_foreign <donor_top1 | match donor position; bridge container
+        multihop-7: swap <donor_top1 | match donor position direction; swap_cut <donor_top1 | match donor position; bridge
+        multihop-8: swap_foreign <donor_top1 | match donor position; swap_foreign_cut <donor_top1 | match donor position; bridge container
         multihop-9: signs agreement | shuffle; inhibit_city <answer_probability activation:bridge activation:say_answer activation:relation answer_logit; inhibit_relation_word <answer_probability activation:relation activation:bridge activation:say_answer answer_logit; inhibit_bridge <answer_probability activation:relation activation:say_answer answer_logit; inhibit_relation <answer_probability activation:bridge activation:say_answer answer_logit; city relation_word bridge relation say_answer
     """,
     "addition": """

@@ -40,9 +40,9 @@ def checkout(tmp_path):
         (tmp_path / "reports" / name).mkdir(parents=True)
         pd.DataFrame(rows).to_csv(tmp_path / "reports" / name / "verdicts.csv", index=False)
     models = {
-        "planted": entry(role="planted"), "twin": entry(role="twin", of="planted", corpus="rote"),
+        "planted": entry(planted=True), "twin": entry(role="twin", of="planted", corpus="rote"),
         "null": entry(role="random", of="planted", shuffled=0), "plain": entry(), "other": entry(role="twin", of="plain", corpus="rote"),
-        "never_judged": entry(role="planted"),
+        "never_judged": entry(planted=True),
     }  # fmt: skip
     return tmp_path, validate(Config, {"models": models}, "config.yaml")
 
@@ -106,7 +106,7 @@ def test_every_claim_with_experiments_is_of_one_kind():
         for claim in load_claims(ROOT, name, case):
             assert found[claim.id] in KINDS or not claim.parts
     expected = {
-        "multihop-1": "graph",
+        "add-10": "graph",
         "multihop-2": "inhibition",
         "multihop-7": "swap",
         "poem-1": "representation",

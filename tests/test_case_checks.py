@@ -180,7 +180,7 @@ MISTAKES = [
     ("at: found,", "at: fuond,", "supernodes.held.at: unknown position 'fuond'. Did you mean 'found'?"),
     ("at: found, factor: place", "at: found", "supernodes.held: `at: found` needs `factor`: whose levels are exchanged."),
     ('among: [last, "factor:relation"], ', "", "supernodes.held: `at: found` needs `among`: a position or several, each of them once."),
-    ('among: [last, "factor:relation"]', "among: [last]", "supernodes.held: `at: found` needs `among`"),
+    ('among: [last, "factor:relation"]', "among: []", "supernodes.held: `at: found` needs `among`"),
     ('among: [last, "factor:relation"]', "among: [last, last]", "supernodes.held: `at: found` needs `among`"),
     ('among: [last, "factor:relation"]', 'among: [last, "factor:relaton"]', "supernodes.held.among: unknown factor 'relaton'. Did you mean 'relation'?"),
     ('among: [last, "factor:relation"]', "among: [last, found]", "supernodes.held.among.1: unknown position 'found'"),

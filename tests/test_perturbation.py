@@ -233,6 +233,26 @@ def test_the_planted_best_setting_is_chosen(tiny_model, monkeypatch):
     assert choose(bench, "inhibit", one, [1, 2, 3], []) == Setting(-1.0, 2)
 
 
+def test_the_weakest_push_that_does_nearly_as_well_is_taken(tiny_model, monkeypatch):
+    """At 0.96 of the best, M = 2 is weak enough and M = 1 is not; of its layers the one that does most, the lowest of equals."""
+    does = {(1.0, 0): 0.3, (2.0, 0): 0.48, (2.0, 1): 0.49, (2.0, 2): 0.49, (4.0, 1): 0.5, (8.0, 2): 0.4}
+
+    def fake(bench, name, experiment, places, setting, controls, draws=None):
+        effect = does.get((setting.strength, setting.last_layer), 0.0)
+        rows = {"effect": 0.2 + effect, "match": 0.2}
+        return [
+            {"experiment": name, "outcome": experiment.outcomes[0], "arm": arm, "value": value}
+            for arm, value in rows.items()
+        ]
+
+    monkeypatch.setattr(perturbation, "measure", fake)
+    bench = toy_bench(tiny_model("llama"), {})
+    grid = replace_experiment(SWAP, strengths=(8.0, 4.0, 2.0, 1.0), depths=(0.1, 0.6, 1.0))
+    assert choose(bench, "swap", grid, [1, 2, 3], []) == Setting(2.0, 1)
+    assert [INHIBIT.push(strength) for strength in (1.0, 0.0, -1.0)] == [0.0, 1.0, 2.0]
+    assert [SWAP.push(strength) for strength in (1.0, 2.0)] == [1.0, 2.0]
+
+
 def planted_bench(model, experiments):
     """Feature 0 of the last layer, always active, writes what promotes w60: the answer of every development prompt.
 

@@ -49,7 +49,7 @@ class InputWarning(UserWarning):
 CONFIG_FILE = "config.yaml"
 HELD_ROLES = ("seed", "twin", "random")
 """Roles of models whose verdicts are held to those of another; sizes and extended corpora answer claims of their own."""
-GROWN_ROLES = ("seed", "size", "extended", "twin", "planted")
+GROWN_ROLES = ("seed", "size", "extended", "twin")
 """Roles of models that ship without transcoders; the pipeline trains them."""
 
 
@@ -178,14 +178,16 @@ class ModelConfig(Strict):
     shuffled: int | None = Field(default=None, ge=0)
     """Seed with which the entries of every encoder and decoder vector are permuted: transcoders of the same lengths without
     a meaning, the null of the whole pipeline."""
-    role: Literal["model", "seed", "size", "extended", "twin", "random", "planted"] = "model"
+    role: Literal["model", "seed", "size", "extended", "twin", "random"] = "model"
     """`figures/all` runs models; `robustness/all` runs further seeds, twins that lack a mechanism, and controls whose transcoders
-    mean nothing; `extensions/all` runs further sizes, and those whose corpus was extended so that a claim can be asked;
-    `calibration/all` runs models with planted mechanisms, and what is `of` them."""
+    mean nothing; `extensions/all` runs further sizes, and those whose corpus was extended so that a claim can be asked."""
     of: str | None = None
     """The model that a seed, a size, a twin or a control is compared with, or whose corpus was extended."""
     corpus: str | None = None
     """The corpus of `twins.py` that says what the answers to the cases' prompts are."""
+    planted: bool = False
+    """Whether it was grown with the mechanisms of the cases planted, so that it is known which claims are true of it. `calibration/all`
+    runs all such models, and the twins and random controls that are `of` them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -214,7 +216,7 @@ class ModelConfig(Strict):
     def identity(self) -> str:
         """What decides the results, as JSON; where weights rest does not."""
         unset = {key for key in ("shuffled", "corpus", "hub", "prompts") if getattr(self, key) is None}
-        return self.model_dump_json(exclude={"cases", "role", "of", "offload"} | unset)
+        return self.model_dump_json(exclude={"cases", "role", "of", "offload", "planted"} | unset)
 
 
 class AttributionConfig(Strict):
@@ -259,7 +261,7 @@ class Config(Strict):
     @model_validator(mode="after")
     def _relatives(self) -> Config:
         for name, entry in self.models.items():
-            if entry.role not in ("model", "planted") and entry.of not in self.models:
+            if entry.role != "model" and entry.of not in self.models:
                 raise ValueError(f"models.{name}: role {entry.role} needs `of: <model>`, another one of this file")
         return self
 
@@ -274,8 +276,8 @@ class Config(Strict):
 
     @property
     def calibrated(self) -> list[str]:
-        """Models of whose claims the truth is known: those with planted mechanisms, and their twins and random controls."""
-        planted = {name for name, entry in self.models.items() if entry.role == "planted"}
+        """Models of whose claims the truth is known: those with planted mechanisms, and the twins and random controls of those."""
+        planted = {name for name, entry in self.models.items() if entry.planted}
         return [
             name
             for name, entry in self.models.items()

@@ -67,7 +67,7 @@ def graph_truth(root: Path, config: Config) -> pd.DataFrame:
     and the share of prompts with all parents first, with Wilson's interval."""
     rows: list[dict[str, object]] = []
     for name in config.calibrated:
-        if config.models[name].role != "planted":
+        if not config.models[name].planted:
             continue
         for folder in sorted((root / "data/runs" / name).glob("*/edges.parquet")):
             mechanism = load_mechanism(root, folder.parent.name)

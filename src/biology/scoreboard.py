@@ -38,7 +38,6 @@ ROLES = {
     "extended": "the same recipe on an extended corpus",
     "twin": "behaves alike but lacks a mechanism",
     "random": "control: transcoders without meaning, nothing may be found",
-    "planted": "mechanisms planted by construction: what is found of them calibrates the method",
 }
 BESIDE = (
     "Held against these: of further seeds the verdicts of the model are expected, of twins what "
