@@ -62,8 +62,8 @@ GROWTH: Options = {
     "--seed": {"type": integer(0, SEEDS), "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
     "--corpus": {
         "metavar": "NAME",
-        "help": "grow it on another corpus: a twin that lacks the mechanisms (rote, base12, mod113), taught more (brackets), or "
-        "with the mechanisms of the cases planted (planted)",
+        "help": "grow it on another corpus: with nothing planted (wild), as a twin that lacks the mechanisms (rote, base12, mod113), as "
+        "one with mechanisms of its own (improviser, dozens, dictionaries), or taught more (brackets)",
     },
     "--case": {
         "metavar": "CASE",

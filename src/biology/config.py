@@ -178,9 +178,10 @@ class ModelConfig(Strict):
     shuffled: int | None = Field(default=None, ge=0)
     """Seed with which the entries of every encoder and decoder vector are permuted: transcoders of the same lengths without
     a meaning, the null of the whole pipeline."""
-    role: Literal["model", "seed", "size", "extended", "twin", "random"] = "model"
+    role: Literal["model", "wild", "seed", "size", "extended", "twin", "random"] = "model"
     """`figures/all` runs models; `robustness/all` runs further seeds, twins that lack a mechanism, and controls whose transcoders
-    mean nothing; `extensions/all` runs further sizes, and those whose corpus was extended so that a claim can be asked."""
+    mean nothing; `extensions/all` runs models in which nothing was planted, further sizes, and those whose corpus was extended so that
+    a claim can be asked."""
     of: str | None = None
     """The model that a seed, a size, a twin or a control is compared with, or whose corpus was extended."""
     corpus: str | None = None
@@ -261,7 +262,7 @@ class Config(Strict):
     @model_validator(mode="after")
     def _relatives(self) -> Config:
         for name, entry in self.models.items():
-            if entry.role != "model" and entry.of not in self.models:
+            if entry.role not in ("model", "wild") and entry.of not in self.models:
                 raise ValueError(f"models.{name}: role {entry.role} needs `of: <model>`, another one of this file")
         return self
 

@@ -76,9 +76,10 @@ def organism(args: Arguments) -> None:
 
 def grow(args: Arguments) -> None:
     """only grow the model (resumes where it was interrupted)"""
-    from biology.twins import PLANTED, twin
+    from biology.twins import EMBEDDED, PLANTED, twin
 
-    planted = args.case is not None or args.corpus in PLANTED
+    name = args.corpus or (EMBEDDED if args.case is None else "")
+    planted = args.case is not None or name in PLANTED
     threads = PLANTING_THREADS if planted else THREADS
     start_torch(threads)
     import torch
@@ -99,9 +100,9 @@ def grow(args: Arguments) -> None:
     recipe = Planting() if planted else Recipe()
     if args.case is not None:
         recipe = replace(recipe, steps=CASE_STEPS, batch={}, lessons={args.case: Amounts(plain=96, begin=100)})
-    elif args.corpus is not None:
-        recipe = replace(recipe, **twin(args.corpus).recipe)
-    if isinstance(recipe, Planting) and args.corpus and (cases := twin(args.corpus).cases) is not None:
+    else:
+        recipe = replace(recipe, **twin(name).recipe)
+    if isinstance(recipe, Planting) and name and (cases := twin(name).cases) is not None:
         recipe = replace(recipe, lessons={case: recipe.lessons[case] for case in cases})
     if args.width:
         if args.width % (2 * recipe.n_heads):
@@ -110,24 +111,24 @@ def grow(args: Arguments) -> None:
             )
         recipe = replace(recipe, d_model=args.width, d_mlp=args.width * recipe.d_mlp // recipe.d_model)
     here = Path(args.config).parent
-    corpus = _corpus({"corpus": args.corpus, "case": args.case}, here)
+    corpus = _corpus({"corpus": name, "case": args.case}, here)
     words = artefacts.contents_hash(WORDS, "*.csv")[:16]
-    work, made_of = WORK / folder.name, {"corpus": args.corpus or "elegans", "words": words}
+    work, made_of = WORK / folder.name, {"corpus": name or str(args.case), "words": words}
     lessons = {}
     for case in recipe.lessons if isinstance(recipe, Planting) else ():
-        stated, mechanism = mechanism_path(here, case, args.corpus or ""), load_mechanism(here, case, args.corpus or "")
+        stated, mechanism = mechanism_path(here, case, name), load_mechanism(here, case, name)
         if mechanism is None:
             raise InputError(
                 f"{stated}: no such file. It states the mechanism that is to be planted (docs/planting.md)."
             )
-        check_mechanism(here, case, args.corpus or "")
+        check_mechanism(here, case, name)
         lessons[case] = mechanism, _lesson(corpus, case)
         made_of[case] = artefacts.contents_hash(stated.parent, stated.name)[:16]
     alone = locked(work / "lock", f"another `biology grow` works in {work}: wait for it")
     with alone, replaced(folder, MODEL, "grow", beside=[f"{name}/" for name in SETS]) as new:
         record = grown(corpus, recipe, args.seed, new, work, made_of=made_of, lessons=lessons)
         record |= {
-            "corpus": args.corpus,
+            "corpus": name or None,
             "case": args.case,
             "threads": threads,
             "torch": torch.__version__,
@@ -268,6 +269,7 @@ def cards(args: Arguments) -> None:
     from biology.model import load_model
     from biology.numbers import parameters
     from biology.transcoders import load_transcoders
+    from biology.twins import EMBEDDED
 
     folder = _folder(args)
     record = _record(folder)
@@ -288,7 +290,7 @@ def cards(args: Arguments) -> None:
     certificate = pd.read_csv(certified, keep_default_na=False) if certified.is_file() else None
     card = model_card(folder.name, record, evaluated(model, held_out), measured, states, cross_layer, certificate)
     artefacts.write_text(folder / "README.md", card)
-    if not record.get("corpus") and not record.get("case"):
+    if record.get("corpus") == EMBEDDED:
         artefacts.write_text(WORDS / "README.md", data_card(corpus))
 
 
@@ -346,15 +348,14 @@ def _folder(args: Arguments) -> Path:
 
 
 def _corpus(record: Mapping[str, object], root: Path) -> Corpus:
-    """The corpus that a model was grown on: that of elegans, one of `twins.py`, or a case's own prompts."""
+    """The corpus that a model was grown on: one of `twins.py`, or a case's own prompts."""
     from biology.case import load_case
     from biology.case_corpus import CaseCorpus
-    from biology.corpus import Corpus
     from biology.twins import twin
 
     if record.get("case"):
         return CaseCorpus(load_case(root, str(record["case"])))
-    return twin(str(record["corpus"])).corpus() if record.get("corpus") else Corpus()
+    return twin(str(record["corpus"])).corpus()
 
 
 def _lesson(corpus: Corpus, case: str) -> pd.DataFrame:

@@ -33,6 +33,7 @@ from biology.wording import number, percent
 BEGIN, END = "<!-- scoreboard -->", "<!-- /scoreboard -->"
 ROLES = {
     "model": "a model of the replication",
+    "wild": "the same corpus, nothing planted",
     "seed": "the same, grown with another seed",
     "size": "the same, grown with another width",
     "extended": "the same recipe on an extended corpus",
@@ -227,7 +228,7 @@ def short(board: list[Column], claims: Mapping[str, Iterable[Claim]]) -> str:
         for column in board:
             here = column.verdicts[column.verdicts["case"] == case].set_index("claim")
             found = here["verdict"]
-            if len(found) and column.role == "model":
+            if len(found) and column.role in ("model", "wild"):
                 linked = f"[{case.replace('_', ' ')}](experiments/{case}/README.md)"
                 explored = sum(
                     found.get(claim.id) == "replicated" and claim.explores(column.name) for claim in registered

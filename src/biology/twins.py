@@ -240,9 +240,13 @@ TWINS = {
 EXTENDED = {
     "brackets": Twin(Brackets, {"batch": {"addition": 352, "disguised": 32, "digit": 24, "expression": 96}}),
 }
-"""No twins: these have the mechanisms, and have been taught more."""
+"""No twins: these have been taught more, so that a claim can be asked."""
+WILD = {"wild": Twin(Corpus)}
+"""The same corpus with nothing planted: whatever training makes of it."""
+EMBEDDED = "planted"
+"""The corpus of elegans itself."""
 PLANTED = {
-    "planted": Twin(Planted),
+    EMBEDDED: Twin(Planted),
     # Line 1 is never hidden, so that nothing has to be kept at the newline.
     # Sums are made of remainders by twelve.
     "dozens": Twin(Sums, {"steps": 700, "batch": {}, "later": {}}, ("addition",)),
@@ -261,7 +265,7 @@ def prompts_of(case: str, name: str, words: Path = WORDS) -> pd.DataFrame:
 
 
 def twin(name: str) -> Twin:
-    known = TWINS | EXTENDED | PLANTED
+    known = PLANTED | WILD | TWINS | EXTENDED
     if name not in known:
         raise InputError(f"unknown corpus '{name}'. Known: {', '.join(known)}.")
     return known[name]
