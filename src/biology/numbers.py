@@ -15,6 +15,7 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 
+import pandas as pd
 from scipy import stats
 
 from biology.case import discover_cases, load_case
@@ -69,11 +70,31 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
         if record.is_file():
             trained = json.loads(record.read_text(encoding="utf-8"))
             found[f"{name}.transcoder_minutes"] = math.ceil(trained["seconds"] / 60)
+    found |= _calibration(root / "reports/calibration.csv")
     trials = root / "data/models/trials.csv"
     if trials.is_file():
         with trials.open(encoding="utf-8", newline="") as file:
             found["trials"] = sum(1 for _ in csv.DictReader(file))
     return {name: number(value, 7 if isinstance(value, int) else 2) for name, value in found.items()}
+
+
+def _calibration(path: Path) -> dict[str, int]:
+    """How often true claims are replicated and false ones are not, of every calibrated model and of all (`calibration.`), in percent
+    with Wilson's interval."""
+    from biology.calibration import rates
+
+    if not path.is_file():
+        return {}
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    parts = [("calibration", rates(table).iloc[0])]
+    parts += [(str(row["model"]), row) for _, row in rates(table, ["model"]).iterrows()]
+    return {
+        f"{name}.{rate}{end}": int(row[f"{rate}{end}"]) if end == "_n" else round(100 * row[f"{rate}{end}"])
+        for name, row in parts
+        for rate in ("sensitivity", "specificity")
+        if row[f"{rate}_n"]
+        for end in ("", "_low", "_high", "_n")
+    }
 
 
 def parameters(path: Path) -> int:
