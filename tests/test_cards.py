@@ -12,7 +12,7 @@ RECORD = {
     "seed": 41, "curve": [{"step": 250, "loss": 1.2345, "two_hop": 0.4321}, {"step": 500, "loss": 0.0123, "two_hop": 0.9876}],
     "dev": {"step": 500, "loss": 0.0123, "two_hop": 0.9876, "cell": 0.8765}, "threads": 7, "torch": "9.8.7", "seconds": 3456.7,
     "transcoder_seconds": 789.1, "data_hash": "1234e56789012345", "source_hash": "feedfacefeedface", "vocabulary": 4321,
-    "parameters": 7654321,
+    "parameters": 7654321, "corpus": "wild",
 }  # fmt: skip
 BEHAVIOUR = pd.DataFrame({"behaviour": ["two_hop", "digit"], "accuracy": [0.98765, 0.54321], "n": [697, 312]})
 FIDELITY = pd.DataFrame(
@@ -34,7 +34,7 @@ def test_the_model_card_shows_its_record():
     card = model_card("elegans-seed41", RECORD, BEHAVIOUR, FIDELITY, STATES)
     for shown in (
         "# elegans-seed41", "| 41 |", "012345678901", "1234e56789012345", "feedfacefeedface", "7654321", "4321 tokens", "9.8.7",
-        "3457", "789", "(7)", "make organism SEED=41", "| d_model | 123 |", "| betas | [0.91, 0.987] |", '{"addition": 357}',
+        "3457", "789", "(7)", "biology organism --corpus wild --seed 41", "| d_model | 123 |", "| betas | [0.91, 0.987] |", '{"addition": 357}',
         "| two_hop | 0.9877 | 697 | >= 0.99 |", "| digit | 0.5432 | 312 |  |", "| two_hop | 0.555 |", "For 3 of 50 states",
         "| last token | 3 | 1 | 0.99 | 1 |", "| name | 2 | 2 | 0.92 | 0.96 |",
         "| all | 0.444 |", "0.111", "22.2", "0.333", "| 250 | 1.234 | 0.4321 |", "| 500 | 0.0123 | 0.9876 |",

@@ -1,4 +1,4 @@
-"""Where elegans keeps operation, operand and language of a development cell, without any transcoder.
+"""Where elegans-wild keeps operation, operand and language of a development cell, without any transcoder.
 
 The case edits features at the last token. That this is the place follows from exchanging residual streams there, and from
 the word's own token doing nothing once the first layer has read it (experiments/multilingual/README.md).
@@ -30,7 +30,7 @@ def cells() -> dict[str, dict[str, str]]:
 
 @pytest.fixture(scope="module")
 def elegans() -> Model:
-    return load_model(ROOT / "data/models/elegans", name="elegans")
+    return load_model(ROOT / "data/models/elegans-wild", name="elegans-wild")
 
 
 def word_position(model: Model, cell: dict[str, str]) -> int:

@@ -281,15 +281,15 @@ def test_a_model_that_is_grown_anew_takes_the_old_ones_transcoders_with_it(small
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(organism, "grow", last_step)
     monkeypatch.setattr(growth, "_corpus", lambda *_: small)
-    assert main(["grow", "--out", "model"]) == 0
+    assert main(["grow", "--corpus", "wild", "--out", "model"]) == 0
     grown, weights = sorted(os.listdir("model")), Path("model/model.safetensors").read_bytes()
     assert {"config.json", "model.safetensors", "record.json", "heldout.parquet", "tokenizer.json"} <= set(grown)
     for name in ("transcoders/record.json", "transcoders/layer_0/cfg.json", "cross_layer/config.yaml"):
         Path("model", name).parent.mkdir(parents=True, exist_ok=True)
         Path("model", name).touch()
-    assert main(["grow", "--out", "model"]) == 0
+    assert main(["grow", "--corpus", "wild", "--out", "model"]) == 0
     assert Path("model/model.safetensors").read_bytes() == weights and Path("model/cross_layer/config.yaml").is_file()
-    assert main(["grow", "--out", "model", "--seed", "1"]) == 0
+    assert main(["grow", "--corpus", "wild", "--out", "model", "--seed", "1"]) == 0
     assert Path("model/model.safetensors").read_bytes() != weights and sorted(os.listdir("model")) == grown
     assert capsys.readouterr().out.count("deleted, since it was trained on weights that are replaced") == 2
 
@@ -300,7 +300,7 @@ def test_a_model_that_is_grown_anew_takes_the_old_ones_transcoders_with_it(small
     ):
         Path(name).parent.mkdir(parents=True, exist_ok=True)
         Path(name).touch()
-        assert main(["grow", "--out", name.split("/")[0]]) == 2
+        assert main(["grow", "--corpus", "wild", "--out", name.split("/")[0]]) == 2
         assert said in capsys.readouterr().err
         Path(name).unlink()
 

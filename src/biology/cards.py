@@ -14,6 +14,7 @@ from typing import Any
 import pandas as pd
 
 from biology.corpus import WORDS, Corpus
+from biology.twins import EMBEDDED
 
 TRIALS = Path("data/models/trials.csv")
 BARS = {
@@ -144,8 +145,8 @@ def model_card(
         ["behaviour", "value"]
     ]
     what = _CASE if record.get("case") else _WILD if certificate is None else _GROWN
-    made_of = f"--case {record['case']}" if record.get("case") else f"--corpus {record['corpus']}"
-    command = f"biology organism {made_of} --seed {record['seed']}"
+    made_of = f" --case {record['case']}" if record.get("case") else f" --corpus {record['corpus']}"
+    command = f"biology organism{'' if record['corpus'] == EMBEDDED else made_of} --seed {record['seed']}"
     curve = pd.DataFrame(record["curve"])
     if len(curve.columns) > MOST_COLUMNS:
         curve = curve.set_index("step").T.rename_axis("measure", axis=0).reset_index()

@@ -343,7 +343,10 @@ def _folder(args: Arguments) -> Path:
     """Where a model is grown to. `InputError` if nothing can be written there."""
     if args.out is not None:
         return writable_folder(Path(args.out))
-    name = "-".join(filter(None, [args.case or "elegans", args.corpus, args.width and f"width{args.width}"]))
+    from biology.twins import EMBEDDED
+
+    other = args.corpus if args.corpus != EMBEDDED else None
+    name = "-".join(filter(None, [args.case or "elegans", other, args.width and f"width{args.width}"]))
     return writable_folder(Path("data/models") / (name if args.seed == 0 else f"{name}-seed{args.seed}"))
 
 
