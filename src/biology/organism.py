@@ -68,27 +68,18 @@ class Planting(Recipe):
 
     n_layers: int = 6
     d_mlp: int = 512
-    steps: int = 1800
+    steps: int = 1100
     decay_from: float = 0.65
-    batch: dict[str, int] = field(default_factory=lambda: {"one_hop": 48, "translation": 96, "couplet": 32})
+    batch: dict[str, int] = field(default_factory=lambda: {"one_hop": 48, "couplet": 32})
     lessons: dict[str, Amounts] = field(
         default_factory=lambda: {
-            "addition": Amounts(plain=384, exchanged=40, absent=6, begin=900),
+            "addition": Amounts(plain=384, exchanged=40, absent=6, begin=100),
             "multi_hop": Amounts(plain=128, exchanged=24),
             "multilingual": Amounts(plain=128, exchanged=32, begin=150, weight=4.0),
             "rhyme_planning": Amounts(plain=80, exchanged=32),
         }
     )
     """Of each case whose mechanism is planted, how many prompts a step has."""
-    later: dict[str, int] = field(
-        default_factory=lambda: dict.fromkeys(("addition", "multi_hop", "rhyme_planning", "one_hop", "couplet"), 800)
-    )
-    """Cases and blocks that are taught from a later step on: languages, which are learnt by heart before they are understood, come first."""
-
-
-def taught_by(recipe: Recipe, name: str, step: int) -> bool:
-    """Whether a block or a case is taught at a step."""
-    return not isinstance(recipe, Planting) or step >= recipe.later.get(name, 0)
 
 
 @dataclass(frozen=True)
@@ -144,7 +135,7 @@ class Feed:
         rng = np.random.default_rng([self.seed, step])
         for group in self.GROUPS:
             parts = []
-            for name in (one for one in group if one in self.rows and taught_by(self.recipe, one, step)):
+            for name in (one for one in group if one in self.rows):
                 rows, count = self.rows[name], self.recipe.batch[name]
                 pick = torch.from_numpy(rng.integers(0, len(rows.ids), count))
                 parts.append((rows.ids[pick], rows.length[pick]))
@@ -156,7 +147,7 @@ class Feed:
             )
             length = torch.cat([length for _, length in parts])
             yield Batch(ids, torch.arange(width) == (length - 2)[:, None])
-        if self.couplets and taught_by(self.recipe, "couplet", step):
+        if self.couplets:
             yield self.couplet_batch(rng)
 
     def couplet_batch(self, rng: np.random.Generator) -> Batch:
@@ -298,8 +289,6 @@ def grow(
             loss.backward()
             total += loss.detach()
         for number, (case, planter) in enumerate(planters.items()):
-            if not taught_by(recipe, case, step):
-                continue
             losses = planter.loss(np.random.default_rng([seed, step, number]), step)
             torch.stack(list(losses.values())).sum().backward()
             planting |= {f"{case}: {name}": round(float(value.detach()), 3) for name, value in losses.items()}
