@@ -785,7 +785,6 @@ rule train_transcoders:
         "data/runs/{model}/train_transcoders.log",
     wildcard_constraints:
         model="|".join(map(re.escape, GROWN)) or "none",
-    threads: 2
     resources:
         mem_mb=6000,
         runtime=90,

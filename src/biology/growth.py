@@ -31,8 +31,8 @@ PLANTING_THREADS = 1
 """Two seeds can be grown side by side, and one beside other work."""
 CASE_STEPS = 800
 """Of a model that is grown on the prompts of one case."""
-CROSS_LAYER_THREADS = 1
-"""Sparse products hardly gain by a second."""
+DICTIONARY_THREADS = 1
+"""So can two sets of transcoders."""
 MODEL = (
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "record.json", "heldout.parquet", "certificate.csv", "README.md",
@@ -188,7 +188,7 @@ def train_transcoders(args: Arguments) -> None:
 
 
 def _train_per_layer(args: Arguments) -> None:
-    start_torch(THREADS)
+    start_torch(DICTIONARY_THREADS)
     import torch
 
     from biology.dictionary_training import DictionaryRecipe, train_set
@@ -211,7 +211,7 @@ def _train_per_layer(args: Arguments) -> None:
 
 def _train_cross_layer(args: Arguments) -> None:
     """Resumes where it was interrupted. The record beside the weights holds the recipe and what was measured on held-out prompts."""
-    start_torch(CROSS_LAYER_THREADS)
+    start_torch(DICTIONARY_THREADS)
     import pandas as pd
     import torch
 
@@ -245,7 +245,7 @@ def _train_cross_layer(args: Arguments) -> None:
             "recipe": asdict(recipe),
             "recipe_hash": recipe.hash(),
             "seed": seed,
-            "threads": CROSS_LAYER_THREADS,
+            "threads": DICTIONARY_THREADS,
             "torch": torch.__version__,
             "seconds": seconds,
             "data_hash": artefacts.contents_hash(WORDS, "*.csv")[:16],

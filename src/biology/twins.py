@@ -203,7 +203,7 @@ class Embedded(Part):
 
 class Languages(Part):
     """Words in six languages, which a model of their own is taught. Beside sums, places and couplets they were learnt by heart; before
-    them they were understood, and sums were not learnt any more (`data/models/trials.csv`)."""
+    them they were understood, and sums were hardly learnt any more."""
 
     asked = ("cell", "translation")
 
