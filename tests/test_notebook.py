@@ -43,5 +43,5 @@ def test_it_runs(path, monkeypatch, capsys):
     assert seen["prompts"].set_index("item").loc["ours", "correct"] and len(seen["bridge"]) > 3 and len(seen["shared"])
     table, answer = seen["_"].set_index("M"), seen["ANSWER"]
     assert table.loc[1.0].nunique() == 1 and table.loc[1.0, "bridge"].startswith(answer)
-    assert not table.loc[-1.0, "with features of the answer"].startswith(answer)
+    assert not table.loc[-2.0, "bridge"].startswith(answer)
     assert table.loc[0.0, "as many others"].startswith(answer)

@@ -100,7 +100,7 @@ def test_figures_and_report_are_there(finished):
     figures = load_case(ROOT, "multi_hop").figures
     for name in figures:
         assert (finished / f"figures/mini/multi_hop/{name}.png").stat().st_size > 1000
-    assert "there is nothing to show" in (finished / "figures/mini/multi_hop/swap_panel.svg").read_text()
+    assert "there is nothing to show" in (finished / "figures/mini/multi_hop/swap_panel-swap.svg").read_text()
     page = (finished / "reports/mini/multi_hop.html").read_text()
     assert "untestable" in page and "mini" in (finished / "reports/index.html").read_text()
 

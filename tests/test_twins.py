@@ -14,9 +14,23 @@ from biology.config import InputError, read_yaml, validate
 from biology.corpus import LANGUAGES, PAPER_CITIES, PAPER_CONCEPT, PAPER_SUMS, SUM_FORMS, Corpus
 from biology.facts import LINKS
 from biology.items import is_donor
+from biology.lessons import LESSONS
+from biology.organism import dictionary_prompts
 from biology.prompts import PROMPT_SETS, prompt_set
 from biology.registration import read_lock
-from biology.twins import EXPRESSIONS, EXTENDED, TWINS, Base12, Brackets, Mod113, Rote, prompts_of, shuffled, twin
+from biology.twins import (
+    EXPRESSIONS,
+    EXTENDED,
+    PLANTED,
+    TWINS,
+    Base12,
+    Brackets,
+    Mod113,
+    Rote,
+    prompts_of,
+    shuffled,
+    twin,
+)
 from biology.vocabulary import tokenizer
 
 ROOT = Path(__file__).parents[1]
@@ -98,11 +112,28 @@ def test_rote_is_asked_what_elegans_is_asked_and_taught_every_prompt_that_is_sco
     assert [taught[text] for text in scored["text"]] == scored["answer"].tolist()
 
 
-@pytest.mark.parametrize("name", TWINS)
-def test_a_twin_has_the_vocabulary_of_elegans(name, words):
-    corpus = twin(name).corpus()
-    assert tokenizer(corpus).to_str() == words.to_str()
-    assert len(corpus.held_out()) > 256
+@pytest.mark.parametrize("name", [*TWINS, *PLANTED])
+def test_all_of_the_family_have_one_vocabulary(name, words):
+    assert tokenizer(twin(name).corpus()).to_str() == words.to_str()
+
+
+@pytest.mark.parametrize("name", [*TWINS, "planted", "languages"])
+def test_something_is_held_out(name):
+    assert len(twin(name).corpus().held_out()) > 256
+
+
+@pytest.mark.parametrize("name", PLANTED)
+def test_a_part_of_the_corpus_is_asked_what_its_cases_need_and_nothing_else(name):
+    """Its mechanisms are planted on its own prompts, and its transcoders are trained on nothing that it was not taught."""
+    made, needed = twin(name), {
+        "addition": {"addition", "disguised"}, "multi_hop": {"two_hop", "one_hop"}, "multilingual": {"cell", "translation"},
+        "rhyme_planning": {"couplet"},
+    }  # fmt: skip
+    corpus = made.corpus()
+    assert set(corpus.blocks) <= set().union(*(needed[case] for case in made.cases))
+    assert bool(corpus.couplets) == ("couplet" in corpus.blocks)
+    assert all(len(LESSONS[case](corpus)) > 300 for case in made.cases)
+    assert len(dictionary_prompts(corpus, lambda text: [len(text)], 0, most=100)) == 100 * len(corpus.blocks)
 
 
 def test_arithmetic_twins():
@@ -189,5 +220,5 @@ def test_expected_verdicts_name_twins_and_registered_claims():
 
 
 def test_an_unknown_twin_is_named():
-    with pytest.raises(InputError, match="unknown corpus 'sloth'. Known: planted, dozens, dictionaries, improviser, wild, rote"):
+    with pytest.raises(InputError, match="unknown corpus 'sloth'. Known: planted, languages, dozens"):
         twin("sloth")
