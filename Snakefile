@@ -58,6 +58,9 @@ try:
         CONFIG.models if ONLY is None else {name: CONFIG.model(name) for name in (ONLY, CONFIG.model(ONLY).of) if name}
     )
     MODELS = {model: CONFIG.cases_of(model, discover_cases(".", entry.prompts)) for model, entry in ASKED.items()}
+    if ONLY and not MODELS[ONLY]:
+        raise InputError(f"config.yaml: model '{ONLY}' meets none of the cases {', '.join(CONFIG.cases)}.")
+    MODELS = {model: cases for model, cases in MODELS.items() if cases}
     PROMPTS = {(model, case): (case, ASKED[model].prompts) for model in MODELS for case in MODELS[model]}
     READ = {(case, prompts): load_case(".", case, prompts) for case, prompts in dict.fromkeys(PROMPTS.values())}
     CASES = {pair: READ[PROMPTS[pair]] for pair in PROMPTS}

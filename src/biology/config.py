@@ -174,7 +174,7 @@ class ModelConfig(Strict):
     seed: int = Field(default=0, ge=0)
     """Seed the model was grown with, as reported beside its verdicts."""
     cases: tuple[str, ...] | None = None
-    """Restricts this model to some cases; by default it meets all of `Config.cases`."""
+    """Restricts this model to some of `Config.cases`; by default it meets all of them."""
     shuffled: int | None = Field(default=None, ge=0)
     """Seed with which the entries of every encoder and decoder vector are permuted: transcoders of the same lengths without
     a meaning, the null of the whole pipeline."""
@@ -296,7 +296,7 @@ class Config(Strict):
         return next(other for other in self.models if other in self.siblings(name))
 
     def cases_of(self, model: str, discovered: list[str]) -> list[str]:
-        """The cases that a model meets, in alphabetical order; `InputError` for a case that has no folder.
+        """The cases that a model meets, in alphabetical order, perhaps none; `InputError` for a case that has no folder.
 
         `discovered` are the cases that there are: for a model with `prompts`, those with a prompt set of that name.
         """
@@ -313,7 +313,7 @@ class Config(Strict):
                     f"unknown case '{case}' for model '{model}' (config.yaml). "
                     f"Known cases (folders of experiments/{of}): {', '.join(discovered)}."
                 )
-        return sorted(wanted)
+        return sorted(case for case in wanted if self.cases == "all" or case in self.cases)
 
 
 class _UniqueKeys(yaml.constructor.SafeConstructor):
