@@ -100,6 +100,8 @@ def test_cases_of_a_model(tmp_path):
     assert config.cases_of("b", ["one", "two"]) == ["two"]
     with pytest.raises(InputError, match="unknown case 'two' for model 'b'"):
         config.cases_of("b", ["one"])
+    asked = config.model_copy(update={"cases": ("one",)})
+    assert (asked.cases_of("a", ["one", "two"]), asked.cases_of("b", ["one", "two"])) == (["one"], [])
 
 
 @pytest.mark.parametrize("name", ["a", "gemma-2-2b-clt-2.5m", "Qwen3_0.6B", "_template"])
