@@ -269,7 +269,7 @@ def cards(args: Arguments) -> None:
     from biology.model import load_model
     from biology.numbers import parameters
     from biology.transcoders import load_transcoders
-    from biology.twins import EMBEDDED
+    from biology.twins import WILD
 
     folder = _folder(args)
     record = _record(folder)
@@ -290,7 +290,7 @@ def cards(args: Arguments) -> None:
     certificate = pd.read_csv(certified, keep_default_na=False) if certified.is_file() else None
     card = model_card(folder.name, record, evaluated(model, held_out), measured, states, cross_layer, certificate)
     artefacts.write_text(folder / "README.md", card)
-    if record.get("corpus") == EMBEDDED:
+    if record.get("corpus") in WILD:  # the whole of it
         artefacts.write_text(WORDS / "README.md", data_card(corpus))
 
 
