@@ -280,7 +280,7 @@ def cards(args: Arguments) -> None:
     corpus, transcoders = _corpus(record, Path(args.config).parent), load_transcoders(folder / "transcoders", model)
     measured = fidelity(model, transcoders, held_out)
     states = None
-    if not record.get("case"):
+    if "two_hop" in corpus.blocks:
         states = selective_features(
             model, transcoders, _state_prompts(corpus), {"name": "name", "last token": "prompt"}
         )
