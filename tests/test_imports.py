@@ -26,9 +26,9 @@ FLOORS = [
     ["expectations", "mechanism"],
     ["corpus", "operands"],
     ["natural_prompts", "lessons", "case_corpus"],
-    ["prompts", "cards", "vocabulary"],
+    ["prompts", "vocabulary"],
     ["twins"],
-    ["claim_basis"],
+    ["claim_basis", "cards"],
     ["registration", "explanation", "schema"],
     # torch
     ["sites"],
@@ -68,9 +68,9 @@ FLOORS = [
     ["reasons"],
     ["claims"],
     ["procedure", "drawing", "viewer", "contrasts", "robustness", "turning"],
-    ["discrimination"],
+    ["discrimination", "calibration"],
     ["prompt_figures", "dossier", "pages", "numbers", "coverage"],
-    ["figures", "explorer", "dictionary_figures", "calibration"],
+    ["figures", "explorer", "dictionary_figures"],
     ["report", "scoreboard", "atlas_page", "steer_page", "graph_calibration"],
     # the commands
     ["arguments"],

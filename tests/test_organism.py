@@ -358,12 +358,3 @@ def test_behaviour_table_by_hand(corpus):
     frame = corpus.held_out().groupby("behaviour").head(2).assign(split="dev")
     table = organism.behaviour_table(frame, np.arange(len(frame)) % 2 == 0)
     assert table["accuracy"].tolist() == [0.5] * frame["behaviour"].nunique() and set(table["n"]) == {2}
-
-
-def test_what_begins_later_is_not_taught_before(small, words):
-    """Languages are taught alone at first: neither a block nor a case of the rest has a share in a step."""
-    recipe = organism.Planting(batch={"one_hop": 4, "translation": 4, "couplet": 4}, later={"one_hop": 3, "couplet": 5})
-    feed = organism.Feed(small, recipe, lambda text: words.encode(text).ids, 0)
-    assert [len(list(feed(step))) for step in (0, 2, 3, 4, 5)] == [1, 1, 2, 2, 3]
-    assert not organism.taught_by(recipe, "couplet", 4) and organism.taught_by(recipe, "multilingual", 0)
-    assert organism.taught_by(organism.Recipe(), "couplet", 0)

@@ -20,7 +20,7 @@ ROOT = Path(__file__).parents[1]
 
 @pytest.fixture(scope="module")
 def model() -> Model:
-    return load_model(ROOT / "data/models/elegans", name="elegans")
+    return load_model(ROOT / "data/models/elegans-wild", name="elegans-wild")
 
 
 @pytest.fixture(scope="module")
