@@ -89,11 +89,9 @@ def test_numbers_are_written_where_they_are_named():
 
 def test_counts_are_counted(counted):
     kinds = ("replicated", "not_replicated", "inconclusive", "untestable")
-    assert (
-        sum(int(counted[f"elegans.{kind}"]) for kind in kinds)
-        == int(counted["elegans.claims"])
-        == int(counted["claims"])
-    )
+    family = ("elegans", "elegans-languages")
+    assert all(sum(int(counted[f"{one}.{kind}"]) for kind in kinds) == int(counted[f"{one}.claims"]) for one in family)
+    assert sum(int(counted[f"{one}.claims"]) for one in family) == int(counted["claims"])
     assert int(counted["elegans.parameters"].replace(",", "")) == parameters(
         ROOT / "data/models/elegans/model.safetensors"
     )

@@ -85,7 +85,7 @@ def test_light_commands_run(command, capsys, monkeypatch, tmp_path):
         assert f'-> output "{answer}' in said
     if words[0] == "evaluate":
         behaviours = {line.split()[0] for line in said.splitlines()[1:]}
-        assert {"two_hop", "addition", "cell", "couplet_last"} <= behaviours
+        assert {"two_hop", "addition", "couplet_last"} <= behaviours
     if out is not None:
         promised = set(re.findall(r"`trace/([\w.]+)`", TEXT))
         assert promised and promised == {path.name for path in out.iterdir()}

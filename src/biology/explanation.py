@@ -252,15 +252,16 @@ def rule_told(rule: SupernodeRule) -> str:
 
 def _found_told(rule: SupernodeRule) -> str:
     """How position and layers are found."""
+    first, *others = rule.among
     places = _listed((at.meaning for at in rule.among), "or")
-    if len(rule.among) > 1:
+    if others:
         which = f"The token is found on development prompts, {places}, and so are the layers"
     else:
         which = "The layers are found on development prompts"
     return (
         f" {which}: where an "
         f"exchange of what the MLPs wrote for that of prompts with another {rule.factor} most often moves the answer to the one for that "
-        f"{rule.factor} and the prompt's own {_listed(rule.keeps)}. If hardly any does, it is {rule.among[0].meaning}, in all layers."
+        f"{rule.factor} and the prompt's own {_listed(rule.keeps)}. If hardly any does, it is {first.meaning}, in all layers."
     )
 
 
