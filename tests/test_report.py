@@ -240,6 +240,13 @@ def test_what_a_model_cannot_be_asked_is_said_of_its_relatives(root, tmp_path):
     )
 
 
+def test_the_index_links_no_page_of_a_case_that_is_not_asked_for(root):
+    config = load_config(root / "config.yaml")
+    assert 'href="elegans/multi_hop.html' in scoreboard.index_page(root, config)
+    other = config.model_copy(update={"cases": ("rhyme_planning",)})
+    assert "elegans/multi_hop.html" not in scoreboard.index_page(root, other)
+
+
 def test_where_two_transcoder_sets_disagree_is_said(root, tmp_path):
     fresh = write_repository(tmp_path / "sets", figures=False)
     text = "models:\n"

@@ -160,7 +160,8 @@ def index_page(root: Path, config: Config) -> str:
 
 def _has_page(config: Config, column: Column, case: str) -> bool:
     """Whether the pipeline writes a page of this case and model."""
-    return column.role == "model" and column.name in config.models and case in set(column.verdicts["case"])
+    asked = config.cases == "all" or case in config.cases
+    return asked and column.role == "model" and column.name in config.models and case in set(column.verdicts["case"])
 
 
 def _row(config: Config, board: list[Column], same: list[Column], case: str, claim: Claim) -> dict[str, Any]:
