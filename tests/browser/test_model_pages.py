@@ -54,7 +54,7 @@ def test_every_supernode_option_lists_features_that_say_so(open_page):
 
 
 def test_strength_changes_the_answer_and_the_link_keeps_it(open_page):
-    page = open_page(STEER, "multi_hop/dallas/oakland/bridge_any/hold/2")
+    page = open_page(STEER, "multi_hop/dallas/oakland/bridge/hold/2")
     after = page.locator("#after li").first
     after.wait_for()
     assert (
@@ -68,7 +68,7 @@ def test_strength_changes_the_answer_and_the_link_keeps_it(open_page):
     assert page.evaluate("location.hash").endswith("/hold/0")
     table = read_table(ROOT / "data/runs/elegans/multi_hop/steering.parquet", "steering")
     at = table.query(
-        "item == 'dallas' and source == 'oakland' and supernode == 'bridge_any' and mode == 'hold' and strength == 0"
+        "item == 'dallas' and source == 'oakland' and supernode == 'bridge' and mode == 'hold' and strength == 0"
     )
     assert set(page.locator("#after li span").all_inner_texts()) == set(at["text"].str.replace("\n", "↵"))
 
