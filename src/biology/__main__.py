@@ -62,8 +62,9 @@ GROWTH: Options = {
     "--seed": {"type": integer(0, SEEDS), "metavar": "N", "default": 0, "help": "seed (%(default)s, the shipped one)"},
     "--corpus": {
         "metavar": "NAME",
-        "help": "grow it on another corpus: with nothing planted (wild), as a twin that lacks the mechanisms (rote, base12, mod113), as "
-        "one with mechanisms of its own (improviser, dozens, dictionaries), or taught more (brackets)",
+        "help": "grow it on another corpus: that of elegans-languages (languages), with nothing planted (wild), as a twin that lacks the "
+        "mechanisms (rote, base12, mod113), as one with mechanisms of its own (improviser, dozens, dictionaries), or taught more "
+        "(brackets)",
     },
     "--case": {
         "metavar": "CASE",
