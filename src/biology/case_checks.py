@@ -95,6 +95,8 @@ def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, fact
         facts.position(f"{where}.operands.at", rule.operands.at, facts.rows)
     if rule.factor is not None:
         facts.factor(f"{where}.factor", rule.factor)
+    if rule.within is not None:
+        facts.factor(f"{where}.within", rule.within)
     for key in ("apart", "keeps"):
         for factor in getattr(rule, key):
             facts.factor(f"{where}.{key}", factor)

@@ -241,6 +241,7 @@ def rule_told(rule: SupernodeRule) -> str:
     if rule.factor is not None:
         told += f" Each fires on at least {rule.recall:.0%} of the selecting prompts with this {rule.factor}"
         told += f" and on at most {rule.elsewhere:.0%} of those with another" if rule.elsewhere < 1 else ""
+        told += f", also of those that share its {rule.within}" if rule.within else ""
         told += f"; at least {rule.precision:.0%} of those on which it fires have this one" if rule.precision else ""
         told += f". Chosen on {'development prompts' if rule.split == 'dev' else 'prompts of both splits'}"
         told += f" that differ from the scored one in {_listed(rule.apart)}." if rule.apart else "."

@@ -73,7 +73,7 @@ class Planting(Recipe):
     batch: dict[str, int] = field(default_factory=lambda: {"one_hop": 48, "couplet": 32})
     lessons: dict[str, Amounts] = field(
         default_factory=lambda: {
-            "addition": Amounts(plain=384, exchanged=40, absent=6, begin=100),
+            "addition": Amounts(plain=384, exchanged=40, absent=6, begin=100, weight=2.0),
             "multi_hop": Amounts(plain=128, exchanged=24),
             "multilingual": Amounts(plain=128, exchanged=32, begin=150, weight=4.0),
             "rhyme_planning": Amounts(plain=80, exchanged=32),

@@ -52,6 +52,9 @@ class SupernodeRule(Strict):
     """Of the selecting prompts of its level, the share on which a member fires."""
     elsewhere: float = Field(default=1.0, ge=0, le=1)
     """Of the selecting prompts of other levels, the largest share on which a member may fire."""
+    within: str | None = None
+    """A column in which `elsewhere` is also asked of the levels that share the scored prompt's value: a feature of Dallas has to tell
+    it from the other cities of Texas (`within: place`), or it is one of Texas."""
     split: Literal["dev", "any"] = "dev"
     """Which prompts select: those of development clusters only, or any (then name columns in `apart`)."""
     apart: tuple[str, ...] = ()
@@ -79,13 +82,17 @@ class SupernodeRule(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> SupernodeRule:
-        for key in ("precision", "recall", "elsewhere", "split", "apart"):
+        for key in ("precision", "recall", "elsewhere", "within", "split", "apart"):
             if key in self.model_fields_set and self.factor is None:
                 raise ValueError(f"`{key}` says nothing without `factor`")
         if "top" in self.model_fields_set and not (self.promotes or self.spares):
             raise ValueError("`top` says nothing without `promotes` or `spares`")
         if self.factor is not None and (self.active_on or self.silent_on):
             raise ValueError("a rule with a `factor` is chosen by levels: leave out `active_on` and `silent_on`")
+        if self.within is not None and "elsewhere" not in self.model_fields_set:
+            raise ValueError("`within` says nothing without `elsewhere`, which it asks of the levels that share a column")
+        if self.within is not None and self.within == self.factor:
+            raise ValueError(f"within: no two levels of '{self.factor}' share it")
         self._found_fits_together()
         if self.layers is not None and not 0 <= self.layers[0] <= self.layers[1]:
             raise ValueError(f"layers: {list(self.layers)} is no range: the first layer comes first, from 0")

@@ -18,7 +18,7 @@ from functools import cached_property
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import sparse
 from torch import Tensor
 
@@ -162,7 +162,8 @@ class Finder(CasePrompts):
     def select(self, rule: SupernodeRule, name: str, row: Mapping[str, object]) -> Selection:
         """The members that a rule names for one prompt, whether or not they are active there."""
         if rule.factor is not None:
-            key = (name, rule.at, str(row.get(rule.factor, "")), *(str(row[column]) for column in rule.apart))
+            columns = [rule.factor, *rule.apart, *filter(None, [rule.within])]
+            key = (name, rule.at, *(str(row.get(column, "")) for column in columns))
             if key not in self._selected:
                 self._selected[key] = self._of_level(rule, row)
             # not kept with the level: what a member may promote depends on the answer of the row
@@ -191,8 +192,11 @@ class Finder(CasePrompts):
         hits = np.asarray(fires[of_level].sum(0)).ravel()
         every = np.asarray(fires[chosen].sum(0)).ravel()
         share = hits / of_level.sum()
-        others = (every - hits) / max(1, int(chosen.sum() - of_level.sum()))
-        member = (share >= rule.recall) & (hits >= rule.precision * every) & (others <= rule.elsewhere) & (hits > 0)
+        member = (share >= rule.recall) & (hits >= rule.precision * every) & (hits > 0)
+        rest = chosen & ~of_level
+        member &= _share(fires, rest) <= rule.elsewhere
+        if rule.within is not None:
+            member &= _share(fires, rest & (self._said(rule.within) == row.get(rule.within))) <= rule.elsewhere
         columns = np.flatnonzero(member)
         return columns, share[columns]
 
@@ -225,6 +229,11 @@ class Finder(CasePrompts):
             best = np.sort(np.argsort(-share, kind="stable")[: rule.most])
             columns, share = columns[best], share[best]
         return Selection(columns // self.width, columns % self.width, share)
+
+
+def _share(fires: sparse.csr_matrix, prompts: Bool[np.ndarray, " prompt"]) -> Float[np.ndarray, " column"]:
+    """Of some prompts, the share on which each feature fires; 0 of none."""
+    return np.asarray(fires[prompts].sum(0)).ravel() / max(1, int(prompts.sum()))
 
 
 def random_finder(
@@ -303,7 +312,7 @@ def _needed(case: Case, name: str, prompts: pd.DataFrame) -> bool:
 
 
 def _check_columns(case: Case, name: str, rule: SupernodeRule, prompts: pd.DataFrame) -> None:
-    named = [rule.factor, *rule.apart, *rule.keeps, *(at.factor for at in rule.positions)]
+    named = [rule.factor, rule.within, *rule.apart, *rule.keeps, *(at.factor for at in rule.positions)]
     for column in filter(None, named):
         if column not in prompts:
             known = ", ".join(prompts.columns)
