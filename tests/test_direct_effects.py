@@ -51,7 +51,12 @@ def source_vectors(model, transcoders, graph):
     return out
 
 
-def frozen_interventions(model, transcoders, graph, removed):
+def encoder(transcoders, layer, feature, x):
+    """What a feature reads, where the MLP reads x."""
+    return transcoders.layers[layer].W_enc[feature]
+
+
+def frozen_interventions(model, transcoders, graph, removed, reader=encoder):
     """How far every target moves when each row's sources are taken out of the frozen model: [row, node], from forward
     passes with hooks."""
     ids = torch.tensor([graph.metadata["token_ids"]]).repeat(len(removed), 1)
@@ -78,7 +83,7 @@ def frozen_interventions(model, transcoders, graph, removed):
     for i in range(graph.features.stop):
         layer, pos, feature = (int(t[i]) for t in (graph.layer, graph.pos, graph.feature))
         change = frozen.read[layer][:, pos] - seen[layer][:, pos]
-        moved[:, i] = change @ transcoders.layers[layer].W_enc[feature]
+        moved[:, i] = change @ reader(transcoders, layer, feature, frozen.read[layer][0, pos])
     change = frozen.pre_logits - found["unembed.hook_out"]
     change = change - change.mean(-1, keepdim=True)
     for i in range(graph.logits.start, graph.logits.stop):
@@ -86,9 +91,9 @@ def frozen_interventions(model, transcoders, graph, removed):
     return moved
 
 
-def check(model, transcoders, graph):
+def check(model, transcoders, graph, reader=encoder):
     removed = source_vectors(model, transcoders, graph)
-    moved = frozen_interventions(model, transcoders, graph, removed)
+    moved = frozen_interventions(model, transcoders, graph, removed, reader)
     edges = graph.adjacency[:, : len(removed)].T
     assert float(edges.abs().max()) > 0.1
     torch.testing.assert_close(edges, moved, rtol=1e-8, atol=1e-11)

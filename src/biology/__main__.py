@@ -17,7 +17,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, get_args
 
 from biology import (
     __version__,
@@ -32,8 +32,8 @@ from biology import (
     tracing,
     training,
 )
-from biology.arguments import SEEDS, Parser, integer, real
-from biology.config import InputError
+from biology.arguments import SEEDS, Parser, integer, integer_or, real
+from biology.config import InputError, Rule
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -126,7 +126,16 @@ SAMPLE: Options = {
 TRACE: Options = {
     "text": {"nargs": "?", "metavar": "PROMPT", "help": "the prompt"},
     "--model": {"required": True, "metavar": "NAME|DIR", "help": "a model of config.yaml, or a Hugging Face directory"},
-    "--transcoders": {"metavar": "DIR", "help": "directory of transcoders (those named in config.yaml)"},
+    "--transcoders": {
+        "metavar": "DIR|neurons",
+        "help": "directory of transcoders (those named in config.yaml), or neurons: those of the model itself are the features",
+    },
+    "--k": {
+        "type": integer_or("all", 1),
+        "metavar": "K|all",
+        "help": "of neurons: how many are active at a token and layer, those that write most (32)",
+    },
+    "--rule": {"choices": get_args(Rule), "help": "of neurons: how what they read is linearised (half)"},
     "--token-ids": {"metavar": "1,2,3", "help": "token ids instead of a prompt; no tokenizer is needed then"},
     "--target": {
         "action": "append",
@@ -171,6 +180,8 @@ STEER: Options = {
     "text": {"metavar": "PROMPT", "help": "the prompt"},
     "--model": TRACE["--model"],
     "--transcoders": TRACE["--transcoders"],
+    "--k": TRACE["--k"],
+    "--rule": TRACE["--rule"],
     "--supernode": {
         "action": "append",
         "metavar": "CASE/PROMPT/NAME",

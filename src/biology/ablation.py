@@ -64,7 +64,7 @@ def guesses(
     permuted = np.tile(total, (PERMUTATIONS, 1))
     for layer in np.unique(layers).tolist():
         here = np.flatnonzero(layers == layer)
-        written = transcoders.layers[layer].W_dec[graph.feature[nodes][here]].double().flatten(1)
+        written = transcoders.layers[layer].decoders(graph.feature[nodes][here]).double().flatten(1)
         size[here] = (graph.activation[nodes][here].double() * written.norm(dim=1)).numpy()
         permuted[:, here] = generator.permuted(permuted[:, here], axis=1)
     return {

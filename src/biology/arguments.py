@@ -40,6 +40,12 @@ def integer(least: int | None = None, most: int | None = None) -> Callable[[str]
     return read
 
 
+def integer_or(word: str, least: int) -> Callable[[str], int | str]:
+    """A type of options: whole numbers from `least`, or one word."""
+    number = integer(least)
+    return lambda text: word if text == word else number(text)
+
+
 def real(least: float = -math.inf, *, above: float = -math.inf) -> Callable[[str], float]:
     """A type of options: finite numbers, from `least` on or beyond `above`."""
 

@@ -357,8 +357,8 @@ class _Traced:
             here = slice(stop, stop := stop + count)
             transcoder, feature = self.local.transcoders.layers[layer], active.feature[here]
             of = prompt if isinstance(prompt, int) else prompt[here]
-            seen = self.bias[0][layer][of, active.pos[here]]
-            bias[here] = (transcoder.W_enc[feature] * seen).sum(1) + transcoder.b_enc[feature]
+            vectors, offsets = transcoder.readers(feature, self.local.frozen.read[layer][of, active.pos[here]])
+            bias[here] = (vectors * self.bias[0][layer][of, active.pos[here]]).sum(1) + offsets
         return bias
 
     @cached_property

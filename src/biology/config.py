@@ -34,6 +34,10 @@ METHOD: dict[str, int] = {
 }
 
 
+Rule = Literal["half", "frozen", "gradient"]
+"""How what neurons read is linearised (`neurons.py`)."""
+NEURONS = Path("neurons")
+"""What stands in the place of a directory of transcoders where neurons are features."""
 HUB = Path("data/hub")
 """Downloaded models and transcoders, relative to the folder of `config.yaml`."""
 
@@ -163,6 +167,11 @@ class ModelConfig(Strict):
 
     path: Path = Path()
     transcoders: Path = Path()
+    """A directory, or `neurons`: the MLPs' own neurons stand for features (`neurons.py`)."""
+    k: Literal["all"] | int | None = Field(default=None)
+    """Of `neurons`: how many are active at a token and layer, those that write most (`neurons.DEFAULT_K`); the rest is error."""
+    rule: Rule | None = None
+    """Of `neurons`: how what they read is linearised (`half`)."""
     hub: Hub | None = None
     """Where both are downloaded from; then `path` and `transcoders` follow from it."""
     prompts: str | None = None
@@ -202,7 +211,7 @@ class ModelConfig(Strict):
                     f"'{missing[0]}' is missing: a model has `path` and `transcoders`, or `hub`, or `known`"
                 )
             return data
-        if "path" in data or "transcoders" in data:
+        if "path" in data or data.get("transcoders", str(NEURONS)) != str(NEURONS):
             raise ValueError("a model has either `path` and `transcoders`, or `hub`, not both")
         return data
 
@@ -210,13 +219,34 @@ class ModelConfig(Strict):
     def _downloaded(self) -> ModelConfig:
         if self.hub is not None:
             object.__setattr__(self, "path", self.hub.model.folder)
-            object.__setattr__(self, "transcoders", self.hub.transcoders.folder)
+            if not self.neurons:
+                object.__setattr__(self, "transcoders", self.hub.transcoders.folder)
         return self
+
+    @model_validator(mode="after")
+    def _of_neurons(self) -> ModelConfig:
+        for key in ("k", "rule"):
+            if getattr(self, key) is not None and not self.neurons:
+                raise ValueError(f"`{key}` says nothing without `transcoders: {NEURONS}`")
+        if isinstance(self.k, int) and self.k < 1:
+            raise ValueError(f"k: {self.k} neurons cannot be active: take 1 or more, or `all`")
+        return self
+
+    @property
+    def repositories(self) -> dict[str, Repository]:
+        """What is downloaded, by part: `model`, and `transcoders` where neurons do not stand for them."""
+        assert self.hub is not None
+        return {"model": self.hub.model} | ({} if self.neurons else {"transcoders": self.hub.transcoders})
+
+    @property
+    def neurons(self) -> bool:
+        """Whether neurons are the features."""
+        return self.transcoders == NEURONS
 
     @property
     def identity(self) -> str:
         """What decides the results, as JSON; where weights rest does not."""
-        unset = {key for key in ("shuffled", "corpus", "hub", "prompts") if getattr(self, key) is None}
+        unset = {key for key in ("shuffled", "corpus", "hub", "prompts", "k", "rule") if getattr(self, key) is None}
         return self.model_dump_json(exclude={"cases", "role", "of", "offload", "planted"} | unset)
 
 

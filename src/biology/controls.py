@@ -116,7 +116,7 @@ def directions(
     columns: list[tuple[Tensor, ...]] = []
     for cell in _groups(torch.stack([edited.row, edited.layer, edited.pos], 1)):
         item, layer, pos = (int(column[cell[0]]) for column in (edited.row, edited.layer, edited.pos))
-        rows = transcoders.layers[layer].W_dec.cpu()[edited.feature[cell].long()].double()
+        rows = _rows(transcoders, layer, edited.feature[cell]).double()
         wanted = torch.einsum("s,stv->tv", change[cell], rows)[: top + 1 - layer]
         noise = torch.from_numpy(generator.standard_normal((draws, *wanted.shape)))
         vectors = noise * (wanted.norm(dim=-1) / noise.norm(dim=-1))[..., None]
@@ -169,9 +169,17 @@ def _vectors(
     transcoders: TranscoderSet, layer: int, features: Int[Tensor, "*set"], last_layer: int | None
 ) -> Float[Tensor, "*set written"]:
     """What features write, all their target layers up to `last_layer` one after the other, in float64."""
-    W_dec = transcoders.layers[layer].W_dec
-    targets = W_dec.shape[1] if last_layer is None else last_layer + 1 - layer
-    return W_dec[features.long().to(W_dec.device), :targets].flatten(-2).double().cpu()
+    rows = _rows(transcoders, layer, features)
+    targets = rows.shape[-2] if last_layer is None else last_layer + 1 - layer
+    return rows[..., :targets, :].flatten(-2).double()
+
+
+def _rows(
+    transcoders: TranscoderSet, layer: int, features: Int[Tensor, "*set"]
+) -> Float[Tensor, "*set target d_model"]:
+    """The decoders of features of a layer, on the CPU."""
+    weights = transcoders.layers[layer]
+    return weights.decoders(features.long().to(weights.b_dec.device)).cpu()
 
 
 def _scale(wanted: Float[Tensor, " written"], found: Float[Tensor, "draw written"]) -> Float[Tensor, " draw"]:

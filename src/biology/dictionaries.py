@@ -45,12 +45,13 @@ def compare_dictionaries(args: Arguments) -> None:
     model, transcoders = open_model(entry, root, args.model, config.threads)
     from biology.dictionary_comparison import compare as compared
     from biology.tables import write_table
-    from biology.transcoders import load_transcoders
+    from biology.opening import open_transcoders
 
     sets = {args.model: transcoders}
     for name in config.siblings(args.model)[1:]:
         other = config.model(name)
-        sets[name] = load_transcoders(root / other.transcoders, model, offload=other.offload)
+        if not other.neurons:  # which are compared with whatever sets there are
+            sets[name] = open_transcoders(other, root, name, model)
     choosing, scored = _passages(args, config, root, model, COMPARED)
     found = compared(model, sets, choosing, scored)
     write_table(folder / "comparison.parquet", found, "comparison")

@@ -182,7 +182,7 @@ def sources(
         vectors = frozen.embed.new_empty(int(counts.sum()), frozen.embed.shape[2])
         for layer in range(n_layers):
             of_layer = active.layer == layer
-            rows = local.transcoders.layers[layer].W_dec[active.feature[of_layer], 0]
+            rows = local.transcoders.layers[layer].decoders(active.feature[of_layer], 0)
             vectors[column[of_layer]] = rows * active.activation[of_layer, None]
         vectors[stop.view(-1, n_layers).T.flatten() - 1] = errors[:, first_position:].flatten(0, 1)
     shape = (max(0, n_pos - first_position), n_layers)

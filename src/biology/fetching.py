@@ -28,7 +28,7 @@ def fetch(args: Arguments) -> None:
     if not args.elsewhere:
         _check_machine(args.model, entry, memory.of_known(entry))
     records: dict[str, Any] = {}
-    for part, repository in (("model", entry.hub.model), ("transcoders", entry.hub.transcoders)):
+    for part, repository in entry.repositories.items():
         folder = root / repository.folder
         known = hub.record(folder)
         if known is not None and repository.revision not in (None, known["revision"]):
@@ -112,7 +112,7 @@ def _name_hooks(root: Path, entry: ModelConfig) -> None:
     stated, folder = entry.hub.transcoders, root / entry.hub.transcoders.folder
     here = hub.record(folder)
     fetched = here is not None and hub.HOOKS in here["files"]
-    if not list(folder.glob("layer_*.safetensors")) or fetched or not stated.reads:
+    if entry.neurons or not list(folder.glob("layer_*.safetensors")) or fetched or not stated.reads:
         return
     lines = {
         "model_kind": "transcoder_set", "model_name": entry.hub.model.repo, "feature_input_hook": stated.reads,

@@ -144,7 +144,10 @@ def site_activations(
 ) -> tuple[Float[Tensor, " site"], Float[Tensor, " site"]]:
     """What single features of a layer see in what passes its read hook, and their activations."""
     weights = transcoders.layers[layer]
-    pre = (x * weights.W_enc[features]).sum(-1) + weights.b_enc[features]
+    vectors, offsets = weights.readers(features, x)
+    pre = (x * vectors).sum(-1) + offsets
+    if weights.exact:  # nothing is left to an error: what is held is the neuron
+        return pre, pre
     if transcoders.activation == "topk":  # depends on all features of the place
         return pre, encode(transcoders, layer, x).gather(1, features[:, None])[:, 0]
     active = pre if transcoders.signed else pre.relu()
@@ -248,7 +251,7 @@ def _observed(
     transcoders: TranscoderSet, sites: Sites, inputs: Mapping[int, Float[Tensor, "row pos d_model"]]
 ) -> Float[Tensor, "2 site"]:
     """Pre-activations and activations at sites of one batch, given what passed the read hooks."""
-    out = torch.zeros(2, len(sites.row), dtype=transcoders.layers[0].W_enc.dtype)
+    out = torch.zeros(2, len(sites.row), dtype=transcoders.layers[0].b_dec.dtype)
     for layer in set(sites.layer.tolist()):
         at = sites.layer == layer
         x = inputs[layer][sites.row[at], sites.pos[at]]
@@ -354,8 +357,7 @@ class _Added(dict[int, list[tuple[Tensor, Tensor, Tensor]]]):
         change = edited.value.to(active.dtype) - active
         # An activation computed in another batch differs by rounding. A change within that is none, so that holding
         # features at their own activations is the identity.
-        weights = transcoders.layers[layer]
-        size = x.norm(dim=-1) * weights.W_enc[edited.feature].norm(dim=-1) + weights.b_enc[edited.feature].abs()
+        size = transcoders.layers[layer].rounding(edited.feature, x)
         change = torch.where(change.abs() <= 4 * torch.finfo(x.dtype).eps * size, 0.0, change)[:, None]
         for target in range(layer, top + 1):
             rows = decoder(transcoders, layer, target, edited.feature)

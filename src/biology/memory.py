@@ -94,14 +94,14 @@ def plan(shape: Shape, n_parameters: int, n_transcoders: int, dtype: str) -> Pla
 def of_known(entry: ModelConfig) -> Plan | None:
     """The plan of an entry with `hub`, before any of it is here; None where the width of its transcoders is not known."""
     assert entry.hub is not None
-    count = transcoder_parameters(entry.hub.shape, entry.hub.transcoders)
+    count = 0 if entry.neurons else transcoder_parameters(entry.hub.shape, entry.hub.transcoders)
     return None if count is None else plan(entry.hub.shape, parameters(entry.hub.shape), count, entry.dtype)
 
 
 def disk_of_known(entry: ModelConfig) -> int | None:
     """Bytes of the files of an entry with `hub`, estimated from its sizes; None where the width is not known."""
     assert entry.hub is not None
-    hub, count = entry.hub, transcoder_parameters(entry.hub.shape, entry.hub.transcoders)
+    hub, count = entry.hub, 0 if entry.neurons else transcoder_parameters(entry.hub.shape, entry.hub.transcoders)
     if count is None:
         return None
     return parameters(hub.shape) * BYTES[hub.model.stored] + count * BYTES[hub.transcoders.stored]
@@ -110,14 +110,16 @@ def disk_of_known(entry: ModelConfig) -> int | None:
 # Files on disk -------------------------------------------------------------------------------------------------------
 
 
-def of_directories(path: Path, transcoders: Path, dtype: str) -> Plan:
-    """The plan of a model and transcoders on disk, from config.json and the headers of their weight files.
+def of_directories(path: Path, transcoders: Path | None, dtype: str) -> Plan:
+    """The plan of a model and transcoders on disk, from config.json and the headers of their weight files; of a model whose neurons
+    are the features without transcoders.
 
     Raises:
         InputError: no config.json in `path`, or a weight file without a readable header.
     """
     shape = _shape(path)
-    stored = [file for pattern in ("**/*.safetensors", "**/*.npz") for file in sorted(transcoders.glob(pattern))]
+    patterns = ("**/*.safetensors", "**/*.npz") if transcoders else ()
+    stored = [file for pattern in patterns for file in sorted(transcoders.glob(pattern))]
     text = sum(size for file in sorted(path.glob("*.safetensors")) for size in _sizes(file, images=False))
     return plan(shape, text, sum(size for file in stored for size in _sizes(file)), dtype)
 

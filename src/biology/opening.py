@@ -75,12 +75,24 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
 
     from biology.config import InputError
     from biology.model import load_model
-    from biology.transcoders import load_transcoders, shuffled
 
     if entry.device == "cuda" and not torch.cuda.is_available():
         raise InputError(f"model '{name}' is to run on cuda, but torch finds none here: set `device: cpu`.")
     _say_plan(entry, root, name)
     model = load_model(root / entry.path, name=name, device=entry.device, dtype=getattr(torch, entry.dtype))
+    return model, open_transcoders(entry, root, name, model)
+
+
+def open_transcoders(entry: ModelConfig, root: Path, name: str, model: Model) -> TranscoderSet:
+    """The transcoders of an entry, or the neurons that stand for them, for a model that is loaded."""
+    from biology.config import InputError
+    from biology.neurons import DEFAULT_K, neuron_set
+    from biology.transcoders import load_transcoders, shuffled
+
+    if entry.neurons:
+        k = DEFAULT_K if entry.k is None else None if entry.k == "all" else entry.k
+        found = neuron_set(model, k=k, rule=entry.rule or "half")
+        return found if entry.shuffled is None else shuffled(found, entry.shuffled)
     transcoders = load_transcoders(root / entry.transcoders, model, offload=entry.offload)
     stated = None if entry.hub is None else entry.hub.transcoders
     same = {"mlp.hook_in": "ln2.hook_out"} | ({} if model.post_norms else {"mlp.hook_out": "hook_mlp_out"})
@@ -90,7 +102,7 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
             f"transcoders in {entry.transcoders} read {transcoders.read_hook} and write {transcoders.write_hook}; those of "
             f"model '{name}' read {stated.reads} and write {stated.writes}."
         )
-    return model, transcoders if entry.shuffled is None else shuffled(transcoders, entry.shuffled)
+    return transcoders if entry.shuffled is None else shuffled(transcoders, entry.shuffled)
 
 
 def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
@@ -100,8 +112,8 @@ def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
     from biology import memory
     from biology.config import InputError
 
-    path, transcoders = root / entry.path, root / entry.transcoders
-    if not path.is_dir() or not transcoders.is_dir():
+    path, transcoders = root / entry.path, None if entry.neurons else root / entry.transcoders
+    if not path.is_dir() or not (transcoders is None or transcoders.is_dir()):
         return  # said better by whoever looks into them
     plan = memory.of_directories(path, transcoders, entry.dtype)
     if plan.total - plan.working < memory.SMALL:
@@ -124,7 +136,7 @@ def verified(entry: ModelConfig, root: Path, name: str) -> dict[str, str]:
     if entry.hub is None:
         return {}
     commits = {}
-    for repository in (entry.hub.model, entry.hub.transcoders):
+    for repository in entry.repositories.values():
         folder = root / repository.folder
         record, again = hub.record(folder), f"run `biology fetch --model {name}`."
         if record is None:

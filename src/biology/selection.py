@@ -50,7 +50,8 @@ class Job:
         vectors = self.local.frozen.embed.new_empty(chosen.numel(), self.local.frozen.embed.shape[2])
         for index in layer.unique().tolist():
             here = layer == index
-            vectors[here] = self.local.transcoders.layers[index].W_enc[feature[here]]
+            seen = self.local.frozen.read[index][self.local.row, self.active.pos[chosen[here]]]
+            vectors[here] = self.local.transcoders.layers[index].readers(feature[here], seen)[0]
         return Readers(layer, self.active.pos[chosen], vectors)
 
     @property

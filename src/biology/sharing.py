@@ -240,7 +240,7 @@ class Sharing:
         if language not in self.answers:
             raise InputError(f"outcome 'default:{language}': languages are {', '.join(self.answers)}")
         weights = self.bench.model.weights
-        decoders = torch.stack([self.bench.transcoders.layers[m.layer].W_dec[m.feature].sum(0) for m in members]).cpu()
+        decoders = torch.stack([self.bench.transcoders.layers[m.layer].decoders(torch.tensor(m.feature)).sum(0) for m in members]).cpu()
         scores = (decoders * weights.ln_final.gain.cpu()) @ (weights.W_U - weights.W_U.mean(0)).T.cpu()
         z = {}
         for there in [place, *self.translations(place)]:
@@ -256,10 +256,13 @@ class Sharing:
         there = self.members(donor)
         cosines = []
         for layer in sorted({member.layer for member in members}):
-            W_enc = self.bench.transcoders.layers[layer].W_enc.cpu()
+            weights = self.bench.transcoders.layers[layer]
             sides = [
-                torch.nn.functional.normalize(W_enc[[m.feature for m in side if m.layer == layer]], dim=-1)
-                for side in (members, there)
+                torch.nn.functional.normalize(weights.encoders(torch.tensor(features)).cpu(), dim=-1)
+                for features in ([m.feature for m in side if m.layer == layer] for side in (members, there))
+                if features
             ]
+            if len(sides) < 2:
+                continue
             cosines += (sides[0] @ sides[1].T).flatten().tolist()
         return float(np.mean(cosines)) if cosines else float("nan")

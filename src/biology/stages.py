@@ -9,7 +9,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from biology import artefacts
 from biology.arguments import writable_folder
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from biology.activations import FeatureCache
     from biology.bench import Bench
-    from biology.config import Config
+    from biology.config import Config, ModelConfig
     from biology.expectations import Expectation
 
 Arguments = argparse.Namespace
@@ -52,8 +52,8 @@ def load(args: Arguments) -> None:
         "freezing_error": self_test(model),
         "weights": artefacts.contents_hash(root / entry.path, "*.safetensors"),
         "transcoders": {
-            "name": f"{transcoders.kind} {transcoders.activation}{'' if entry.shuffled is None else ', shuffled'}",
-            "weights": artefacts.contents_hash(root / entry.transcoders, "**/*.safetensors", "**/*.npz"),
+            "name": f"{transcoders.label}{'' if entry.shuffled is None else ', shuffled'}",
+            "weights": artefacts.contents_hash(*_dictionary_files(entry, root)),
             "features": list(transcoders.n_features),
         },
         "versions": artefacts.versions(),
@@ -64,6 +64,13 @@ def load(args: Arguments) -> None:
     measured = [fidelity(model, transcoders, prompts), foretold(model, transcoders, prompts)]
     write_table(folder / "fidelity.parquet", pd.concat(measured), "fidelity")
     artefacts.write_json(folder / "load.json", manifest)
+
+
+def _dictionary_files(entry: ModelConfig, root: Path) -> tuple[Any, ...]:
+    """Folder and patterns of the files that features come from: those of the model itself where neurons are features."""
+    if entry.neurons:
+        return root / entry.path, "*.safetensors"
+    return root / entry.transcoders, "**/*.safetensors", "**/*.npz"
 
 
 def cache(args: Arguments) -> None:

@@ -45,9 +45,9 @@ def promoted(
     top = min(top, model.n_vocab)
     found = []
     for transcoder in transcoders.layers:
-        best = torch.full((len(transcoder.W_dec), top), -1)
-        for start in range(0, len(transcoder.W_dec), 1024):
-            rows = transcoder.W_dec[start : start + 1024].sum(1)
+        best = torch.full((transcoder.n_features, top), -1)
+        for start in range(0, transcoder.n_features, 1024):
+            rows = transcoder.decoders(torch.arange(start, min(start + 1024, transcoder.n_features))).sum(1)
             best[start : start + len(rows)] = (rows @ unembed.T).topk(top, dim=1, largest=largest).indices.cpu()
         found.append(best)
     return found

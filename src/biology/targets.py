@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
@@ -161,10 +162,12 @@ def _direction(model: Model, local: LocalReplacement, target: DirectionTarget | 
         raise InputError(f"target layer {layer} does not exist: the model has layers 0..{model.n_layers - 1}")
     if isinstance(target, FeatureTarget):
         transcoder = local.transcoders.layers[target.layer]
-        n = transcoder.W_enc.shape[0]
+        n = transcoder.n_features
         if not 0 <= target.feature < n:
             raise InputError(f"target feature {target.feature} does not exist: layer {layer} has features 0..{n - 1}")
-        vector, offset = transcoder.W_enc[target.feature], float(transcoder.b_enc[target.feature])
+        one = torch.tensor([target.feature], device=model.device)
+        vectors, offsets = transcoder.readers(one, local.frozen.read[target.layer][local.row, pos][None])
+        vector, offset = vectors[0], float(offsets[0])
         label, feature = f"feature {layer}/{target.feature}", target.feature
     else:
         vector, offset, label, feature = target.vector, 0.0, target.label, -1

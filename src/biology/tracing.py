@@ -182,15 +182,26 @@ def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
             "device": args.device or entry.device,
             "dtype": args.dtype or entry.dtype,
             "path": root / entry.path,
-            "transcoders": Path(args.transcoders) if args.transcoders else root / entry.transcoders,
+            "transcoders": entry.transcoders if entry.neurons else root / entry.transcoders,
         }
-        return entry.model_copy(update=given), config.attribution
+        return entry.model_copy(update=given | _dictionary(args, entry)), config.attribution
     if not Path(args.model).is_dir():
         config.model(args.model)
     if not args.transcoders:
-        raise InputError("a model given as a directory needs --transcoders DIR.")
-    given = {"device": args.device or "cpu", "dtype": args.dtype or "float32"}
-    return ModelConfig(path=Path(args.model), transcoders=Path(args.transcoders), **given), config.attribution
+        raise InputError("a model given as a directory needs --transcoders DIR, or --transcoders neurons.")
+    given = {"path": Path(args.model), "device": args.device or "cpu", "dtype": args.dtype or "float32"}
+    return ModelConfig(**given, **_dictionary(args, None)), config.attribution
+
+
+def _dictionary(args: Arguments, entry: ModelConfig | None) -> dict[str, Any]:
+    """What the command line says of features, in the words of an entry."""
+    from biology.config import NEURONS, InputError
+
+    transcoders = entry.transcoders if args.transcoders is None and entry is not None else Path(args.transcoders)
+    given = {key: getattr(args, key) for key in ("k", "rule") if getattr(args, key) is not None}
+    if given and transcoders != NEURONS:
+        raise InputError(f"--{next(iter(given))} is about neurons: give --transcoders {NEURONS} too.")
+    return ({} if args.transcoders is None else {"transcoders": transcoders}) | given
 
 
 def _token_ids(text: str, model: Model) -> list[int]:

@@ -44,13 +44,66 @@ class Transcoder:
     W_skip: Float[Tensor, "d_model d_model"] | None = None
     """[output, input], applied as `x @ W_skip.T`."""
 
+    @property
+    def n_features(self) -> int:
+        return self.b_enc.shape[0]
+
+    @property
+    def n_targets(self) -> int:
+        """Layers that a feature writes to."""
+        return self.W_dec.shape[1]
+
+    @property
+    def shuffled(self) -> tuple[str, ...]:
+        """Weights that a shuffled set has permuted: what features read, and what they write."""
+        return ("W_enc", "W_dec")
+
+    @property
+    def exact(self) -> bool:
+        """Whether features are parts of the MLP itself, so that those which are not counted as active act, too."""
+        return False
+
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "Transcoder":
         """The same layer with all weights moved or cast."""
-        return Transcoder(**{key: value.to(device, dtype) for key, value in self.resting().items()})
+        return replace(self, **{key: value.to(device, dtype) for key, value in self.resting().items()})
 
     def resting(self) -> dict[str, Tensor]:
         """The weights that there are, where they rest."""
         return {key: value for key, value in vars(self).items() if isinstance(value, Tensor)}
+
+    def pre_activations(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch feature"]:
+        """What all features see in `x`, before their activation function."""
+        return torch.nn.functional.linear(x.to(self.b_enc.dtype), self.W_enc, self.b_enc)
+
+    def readers(
+        self, features: Int[Tensor, " chosen"], x: Float[Tensor, "chosen d_model"]
+    ) -> tuple[Float[Tensor, "chosen d_model"], Float[Tensor, " chosen"]]:
+        """What features read, as affine functions of `x`: vectors and offsets, pre-activation = vector . x + offset.
+
+        Those of a transcoder are its encoder, whatever `x` is; those of a neuron are its linearisation there.
+        """
+        return self.W_enc[features], self.b_enc[features]
+
+    def encoders(self, features: Int[Tensor, "*chosen"]) -> Float[Tensor, "*chosen d_model"]:
+        """The directions by which features are told from one another, whatever the prompt."""
+        return self.W_enc[features]
+
+    def decoders(
+        self, features: Int[Tensor, "*chosen"] | slice = slice(None), target: int | slice = slice(None)
+    ) -> Float[Tensor, "*chosen target d_model"] | Float[Tensor, "*chosen d_model"]:
+        """What features write into layers from their own upwards, or into the one that is `target` layers above it."""
+        return self.W_dec[features, target]
+
+    def rounding(
+        self, features: Int[Tensor, " chosen"], x: Float[Tensor, "chosen d_model"]
+    ) -> Float[Tensor, " chosen"]:
+        """The size of the terms that a pre-activation is a sum of: it is right to some units of rounding of this."""
+        return x.norm(dim=-1) * self.W_enc[features].norm(dim=-1) + self.b_enc[features].abs()
+
+    @property
+    def importance(self) -> Float[Tensor, " feature"] | None:
+        """What activations are multiplied by where the k largest are chosen; None: they are compared as they are."""
+        return None
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +127,7 @@ class Offloaded(Transcoder):
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Transcoder:
         """Cast, for visits to `device`; without one, to the same."""
         weights = {key: value.to(dtype=dtype) for key, value in self.resting().items()}
-        return Offloaded(**weights, device=self.device if device is None else torch.device(device))
+        return replace(self, **weights, device=self.device if device is None else torch.device(device))
 
 
 @dataclass(frozen=True, eq=False)
@@ -107,7 +160,14 @@ class TranscoderSet:
     @property
     def n_features(self) -> tuple[int, ...]:
         """Features per layer."""
-        return tuple(layer.b_enc.shape[0] for layer in self.layers)
+        return tuple(layer.n_features for layer in self.layers)
+
+    @property
+    def label(self) -> str:
+        """What tables and pages call it."""
+        if all(layer.exact for layer in self.layers):
+            return f"neurons, {self.k or 'all'} at a token"
+        return f"{self.kind} {self.activation}"
 
     @property
     def has_skip(self) -> bool:
@@ -128,7 +188,7 @@ def shuffled(transcoders: TranscoderSet, seed: int) -> TranscoderSet:
     layers = []
     for layer in transcoders.layers:
         changed = {}
-        for name in ("W_enc", "W_dec"):
+        for name in layer.shuffled:
             weight = getattr(layer, name)
             order = torch.rand(weight.shape, generator=generator).argsort(-1).to(weight.device)
             changed[name] = weight.gather(-1, order)
@@ -143,8 +203,7 @@ def pre_activations(
     transcoders: TranscoderSet, layer: int, x: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch feature"]:
     """What the features of a layer see in `x`, before their activation function."""
-    weights = transcoders.layers[layer]
-    return torch.nn.functional.linear(x.to(weights.b_enc.dtype), weights.W_enc, weights.b_enc)
+    return transcoders.layers[layer].pre_activations(x)
 
 
 def activate(
@@ -159,9 +218,9 @@ def activate(
     if threshold is not None:
         return value * (pre > threshold)
     if transcoders.activation == "topk":
-        k = min(transcoders.k or 0, pre.shape[-1])
-        values, features = value.topk(k, dim=-1)
-        return torch.zeros_like(value).scatter_(-1, features, values)
+        k, importance = min(transcoders.k or 0, pre.shape[-1]), transcoders.layers[layer].importance
+        features = (value if importance is None else value * importance).topk(k, dim=-1).indices
+        return torch.zeros_like(value).scatter_(-1, features, value.gather(-1, features))
     return value
 
 
@@ -184,9 +243,8 @@ def decoder(
     transcoders: TranscoderSet, source: int, target: int, features: Int[Tensor, " chosen"] | slice = slice(None)
 ) -> Float[Tensor, "chosen d_model"] | None:
     """Decoder rows of features of layer `source` into layer `target`; None where they do not write there."""
-    W_dec = transcoders.layers[source].W_dec
-    offset = target - source
-    return W_dec[features, offset] if 0 <= offset < W_dec.shape[1] else None
+    weights, offset = transcoders.layers[source], target - source
+    return weights.decoders(features, offset) if 0 <= offset < weights.n_targets else None
 
 
 def reconstruct(

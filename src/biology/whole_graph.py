@@ -79,7 +79,7 @@ def both_sides(
         def written(
             layer=layer, transcoder=transcoder, feature=feature, at=at, place=place, ends=ends, here=here
         ) -> Tensor:
-            rows = transcoder.W_dec[feature, 0] * active.activation[here, None]
+            rows = transcoder.decoders(feature, 0) * active.activation[here, None]
             error = frozen.write[layer] - transcoder.b_dec
             if transcoder.W_skip is not None:
                 error = error - frozen.read[layer] @ transcoder.W_skip.T
@@ -88,8 +88,8 @@ def both_sides(
             vectors[place], vectors[ends - 1] = rows, error[:, first:].flatten(0, 1)
             return vectors
 
-        def read(transcoder=transcoder, feature=feature) -> Tensor:
-            return transcoder.W_enc[feature]
+        def read(layer=layer, transcoder=transcoder, feature=feature, at=at) -> Tensor:
+            return transcoder.readers(feature, frozen.read[layer][at])[0]
 
         sources.append(Nodes(cell_prompt.repeat_interleave(sizes), cell_pos.repeat_interleave(sizes), column, written))
         readers.append(Nodes(*at, node[here], read))
