@@ -108,7 +108,8 @@ TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in (CO
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in SHOWN]
 CASE_PAGES = [f"reports/{model}/{case}.html" for model, case in PAIRS]
 MODEL_PAGES = [f"reports/{model}/{page}.html" for model in SHOWN for page in ("atlas", "steer")]
-REPORTS = [*CASE_PAGES, *MODEL_PAGES, "reports/index.html"]
+MEMBERS = [f"reports/{model}/supernodes.csv" for model in SHOWN]
+REPORTS = [*CASE_PAGES, *MODEL_PAGES, *MEMBERS, "reports/index.html"]
 
 
 def streams(models):
@@ -748,6 +749,21 @@ rule write_page:
         "{wildcards.model}: writing the {wildcards.page}"
     shell:
         "biology write --model {wildcards.model:q} --page {wildcards.page:q} > {log:q} 2>&1"
+
+
+rule name_members:
+    """The supernodes of the named prompts, for whoever steers without the pipeline."""
+    input:
+        lambda w: expand("data/runs/{model}/{case}/supernodes.parquet", model=w.model, case=MODELS[w.model]),
+        code=code("named_members"),
+    output:
+        "reports/{model}/supernodes.csv",
+    log:
+        "data/runs/{model}/members.log",
+    message:
+        "{wildcards.model}: supernodes of the named prompts"
+    shell:
+        "biology members --model {wildcards.model:q} > {log:q} 2>&1"
 
 
 rule write_index:

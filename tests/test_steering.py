@@ -6,13 +6,13 @@ import pandas as pd
 import pytest
 
 from biology.__main__ import main
-from biology.steering import Grouped, _features, _members
+from biology.steering import Grouped, Holding, _features, _members
 
 PROMPT = "Fact: the capital of the state containing Dallas is"
 
 
 def test_features_are_read():
-    assert _features(" 2/120, 3/45=-1.5 ") == {(2, 120, None): None, (3, 45, None): -1.5}
+    assert _features(" 2/120, 3/45=-1.5 ") == {(2, 120): Holding(), (3, 45): Holding(-1.5)}
     assert _features(None) == {}
 
 
@@ -33,7 +33,8 @@ def test_members_are_held_where_those_of_the_prompt_are_unless_a_token_is_named(
         )
     }
     held = _members(Namespace(text=text, at=at), "multi_hop/oakland/bridge", found)
-    assert held == {(1, 7, where): 2.0, (1, 2, where): 2.0}
+    taken = ("Fact: the capital of the state containing Oakland is", 8)
+    assert held == {(1, feature): Holding(2.0, where, taken) for feature in (7, 2)}
 
 
 @pytest.mark.slow
@@ -55,11 +56,11 @@ def test_holding_a_feature_at_its_own_activation_changes_nothing_and_another_str
     assert main([*common, "--strength", "1"]) == 0
     same = capsys.readouterr().out
     rows = [line.split() for line in same.splitlines() if "%" in line]
-    assert rows and all(row[0] == row[len(row) // 2] and row[1] == row[len(row) // 2 + 1] for row in rows)
+    assert rows and all(row[:2] == row[2:4] == row[4:6] for row in rows)  # nor does its control
     assert main([*common, "--strength", "-30", "--everywhere"]) == 0
     moved = capsys.readouterr().out
     assert main([*common, "--tokens", "3"]) == 0  # pieces of words are joined
-    assert 'by itself it writes: " Austin' in capsys.readouterr().out
+    assert 'by itself it writes:  " Austin' in capsys.readouterr().out
     assert "every token" in moved and moved.splitlines()[3:] != same.splitlines()[3:]
 
 
@@ -83,3 +84,41 @@ def test_a_mistake_is_one_line(options, said, capsys):
     assert main(["steer", PROMPT, "--model", "elegans", *options]) == 2
     error = capsys.readouterr().err
     assert said in error and error.count("\n") == 1 and "Traceback" not in error
+
+
+@pytest.mark.slow
+def test_the_first_experiment_of_the_readme(capsys):
+    """California's features in the prompt about Dallas make it say Sacramento; others, pushed as hard, leave Austin."""
+    command = ["steer", PROMPT, "--model", "elegans", "--supernode", "multi_hop/oakland/bridge", "--strength", "2"]
+    assert main([*command, "--tokens", "1"]) == 0
+    said = capsys.readouterr()
+    first = next(line for line in said.out.splitlines() if "%" in line)
+    assert [word.strip('"') for word in first.split()[1::2]] == ["Austin", "Sacramento", "Austin"]
+    assert "finding its supernodes" not in said.err  # they ship
+
+
+def test_members_that_ship_are_those_of_these_weights_rules_and_prompts(tmp_path):
+    from biology.case import load_case
+    from biology.config import ModelConfig
+    from biology.named_members import key_of, shipped_members
+
+    entry = ModelConfig(path="model", transcoders="model/transcoders")
+    (tmp_path / "model/transcoders").mkdir(parents=True)
+    weights = [tmp_path / "model/model.safetensors", tmp_path / "model/transcoders/layer_0.safetensors"]
+    for file in weights:
+        file.write_bytes(b"one")
+    case = load_case(".", "multi_hop")
+    row = ["multi_hop", key_of(tmp_path, entry, case), "dallas", "bridge", 1, 9, 5, 2.0]
+    members = pd.DataFrame([row], columns=["case", "key", "item", "supernode", "layer", "pos", "feature", "activation"])
+    (tmp_path / "reports/mine").mkdir(parents=True)
+    members.to_csv(tmp_path / "reports/mine/supernodes.csv", index=False)
+    assert len(shipped_members(tmp_path, entry, "mine", case)) == 1
+    assert shipped_members(tmp_path, entry, "other", case) is None
+    rules = {**case.supernodes, "bridge": case.supernodes["bridge"].model_copy(update={"recall": 0.4})}
+    assert shipped_members(tmp_path, entry, "mine", case.model_copy(update={"supernodes": rules})) is None
+    assert shipped_members(tmp_path, entry, "mine", case.model_copy(update={"items": case.items[1:]})) is None
+    for file in weights:
+        before = file.read_bytes()
+        file.write_bytes(b"two")
+        assert shipped_members(tmp_path, entry, "mine", case) is None
+        file.write_bytes(before)

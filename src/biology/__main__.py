@@ -223,6 +223,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "intervene": (stages.intervene, MODEL | CASE),
         "exchange": (stages.exchange, MODEL),
         "sweep": (stages.sweep, MODEL | CASE),
+        "members": (stages.members, MODEL),
         "atlas": (stages.atlas, MODEL),
         "tabulate": (stages.tabulate, MODEL | CASE),
         "judge": (stages.judge, MODEL | THRESHOLD),

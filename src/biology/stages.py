@@ -171,6 +171,19 @@ def exchange(args: Arguments) -> None:
     artefacts.write_text(reports / "streams.csv", made.to_csv(index=False, lineterminator="\n"))
 
 
+def members(args: Arguments) -> None:
+    """write the supernodes of the named prompts, which `biology steer` takes: reports/<model>/supernodes.csv"""
+    import pandas as pd
+
+    from biology.named_members import members_of
+
+    config, root = configuration(args)
+    entry, reports = config.model(args.model), writable_folder(root / "reports" / args.model)
+    run = root / "data/runs" / args.model
+    rows = [members_of(root, entry, case, run / case.name) for case in cases_of(config, root, args.model)]
+    artefacts.write_text(reports / "supernodes.csv", pd.concat(rows).to_csv(index=False, lineterminator="\n"))
+
+
 def atlas(args: Arguments) -> None:
     """survey every feature of a model: what it answers to, and what it says"""
     config, root = configuration(args)
