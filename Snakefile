@@ -212,7 +212,7 @@ rule:
 def weights(wildcards):
     """The files that a model and its transcoders consist of, so that new weights start everything anew."""
     entry, files = CONFIG.model(wildcards.model), model_files(wildcards)
-    if entry.hub:
+    if entry.sources:
         return files
     if entry.role in GROWN_ROLES:
         return [*files, f"{entry.transcoders}/record.json"]
@@ -222,7 +222,7 @@ def weights(wildcards):
 def model_files(wildcards):
     """The files of a model alone, or the record of their download."""
     entry = CONFIG.model(wildcards.model)
-    return [f"data/runs/{wildcards.model}/fetch.json"] if entry.hub else weight_files(entry.path.glob("*"))
+    return [f"data/runs/{wildcards.model}/fetch.json"] if entry.sources else weight_files(entry.path.glob("*"))
 
 
 def weight_files(files):
@@ -262,7 +262,7 @@ rule fetch:
         "data/runs/{model}/fetch.json",
     localrule: True
     params:
-        hub=lambda w: CONFIG.model(w.model).hub.model_dump_json(include={"model", "transcoders"}),
+        sources=lambda w: [source.model_dump_json() for source in CONFIG.model(w.model).sources.values()],
         elsewhere=lambda w: [] if workflow.local_exec or workflow.dryrun else ["--elsewhere"],
     message:
         "{wildcards.model}: fetching model and transcoders"

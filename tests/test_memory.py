@@ -11,7 +11,7 @@ from biology.config import InputError, known_models
 from biology.fetching import _check_machine, fitting
 from biology.transcoders import load_transcoders
 
-SHAPES = {entry.hub.model.repo: entry.hub.shape for entry in known_models().values()}
+SHAPES = {entry.sources["model"].repo: entry.known_as.shape for entry in known_models().values()}
 
 
 @pytest.mark.parametrize("repository", SHAPES)
@@ -76,7 +76,8 @@ def test_half_precision_takes_more_where_graphs_are_traced():
 def test_what_fits():
     gib = memory.GIB
     assert fitting(4 * gib, None) == []
-    assert fitting(8 * gib, None) == ["gemma-3-270m", "gemma-3-270m-skip"]
+    assert fitting(5 * gib, None) == ["smollm2-135m-instruct"]  # which has no transcoders: its neurons are the features
+    assert fitting(8 * gib, None) == ["smollm2-135m-instruct", "gemma-3-270m", "gemma-3-270m-skip"]
     with_gpu = fitting(8 * gib, 24 * gib)
     assert {"gemma-2-2b", "gemma-3-1b", "gemma-3-270m"} <= set(with_gpu)
     assert not [name for name in with_gpu if "clt" in name or "on the CPU" in name]

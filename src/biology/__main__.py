@@ -171,6 +171,10 @@ EXPORT: Options = {
     "--source-set": {"metavar": "NAME", "help": "Neuronpedia's source set in which the features are"},
     "--out": {"required": True, "metavar": "DIR", "help": "folder to write to"},
 }
+CONVERT: Options = {
+    "file": {"metavar": "FILE.gguf", "help": "a GGUF file: llama, qwen3, gemma2 or gemma3"},
+    "--out": {"required": True, "metavar": "DIR", "help": "folder to write the directory to"},
+}
 IMPORT: Options = {
     "file": {"metavar": "FILE", "help": "a graph of Neuronpedia, circuit-tracer, `biology trace` or `biology export`"},
     "--link": {"metavar": "URL", "help": "a shared address whose pins, supernodes and labels are to be shown"},
@@ -236,6 +240,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
     "Known models of the Hub": {
         "models": (fetching.models, MODELS),
         "fetch": (fetching.fetch, MODEL | FETCH),
+        "convert": (fetching.convert, CONVERT),
     },
     "One prompt": {"trace": (tracing.trace, TRACE), "steer": (steering.steer, STEER)},
     "A model of your own (docs/own_model.md)": {

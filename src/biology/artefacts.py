@@ -73,13 +73,17 @@ def write_columns(path: Path, columns: Mapping[str, list[Any]]) -> None:
         pq.write_table(pa.table(dict(columns)), temporary)
 
 
+def file_hash(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def contents_hash(folder: Path, *patterns: str) -> str:
     """SHA-256 over names and contents of the files below `folder` that match one of the patterns."""
     digest = hashlib.sha256()
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
-        with path.open("rb") as file:
-            inner = hashlib.file_digest(file, "sha256").hexdigest()
-        digest.update(f"{path.relative_to(folder).as_posix()} {inner}\n".encode())
+        digest.update(f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n".encode())
     return digest.hexdigest()
 
 

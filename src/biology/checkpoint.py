@@ -40,6 +40,8 @@ def architecture(path: Path, supported: Sequence[str]) -> str:
         InputError: the directory or its config.json is missing or damaged, the type is not a supported one, or the weights
             are quantised.
     """
+    if path.suffix == ".gguf":
+        raise InputError(f"{path} is a GGUF file: `biology convert {path} --out DIR` makes a directory of it; name that one")
     if not path.is_dir():
         raise InputError(f"model directory {path} does not exist")
     file = path / "config.json"

@@ -162,6 +162,33 @@ class Hub(Strict):
     """Prompts and the answers that a sound copy of the model gives."""
 
 
+class Package(Strict):
+    """A model as a GGUF file in a Python package: for machines that reach an index of packages. Made a directory by `gguf_files`."""
+
+    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
+    version: str = Field(pattern=r"^[A-Za-z0-9.+!]+$")
+    file: str
+    """The GGUF file, by its path in the wheel."""
+    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
+    """Of that file."""
+    shape: Shape
+    gates: dict[str, str] = {}
+    """Prompts and the answers that a sound copy of the model gives."""
+
+    @property
+    def repo(self) -> str:
+        return f"{self.name} {self.version}"
+
+    @property
+    def revision(self) -> str:
+        return self.sha256
+
+    @property
+    def folder(self) -> Path:
+        """Where the directory is kept, relative to the folder of `config.yaml`."""
+        return HUB / f"{self.name}-{self.version}"
+
+
 class ModelConfig(Strict):
     """One model and its transcoders: two directories, relative to the folder of `config.yaml`, or where they come from."""
 
@@ -174,6 +201,8 @@ class ModelConfig(Strict):
     """Of `neurons`: how what they read is linearised (`half`)."""
     hub: Hub | None = None
     """Where both are downloaded from; then `path` and `transcoders` follow from it."""
+    package: Package | None = None
+    """Where the model is downloaded from, if it comes in a Python package; its neurons are the features unless `transcoders` are given."""
     prompts: str | None = None
     """Which of their `prompt_sets` cases use; cases without it are not met. `null`: their `prompt_set`."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
@@ -204,11 +233,15 @@ class ModelConfig(Strict):
     def _directories(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
+        if "package" in data:
+            if "path" in data or "hub" in data:
+                raise ValueError("a model has one of `path`, `hub` and `package`")
+            return {"transcoders": str(NEURONS)} | data
         if "hub" not in data:
             missing = [key for key in ("path", "transcoders") if key not in data]
             if missing and set(data) <= set(cls.model_fields):  # a misspelt key is said first
                 raise ValueError(
-                    f"'{missing[0]}' is missing: a model has `path` and `transcoders`, or `hub`, or `known`"
+                    f"'{missing[0]}' is missing: a model has `path` and `transcoders`, or `hub`, or `package`, or `known`"
                 )
             return data
         if "path" in data or data.get("transcoders", str(NEURONS)) != str(NEURONS):
@@ -221,6 +254,8 @@ class ModelConfig(Strict):
             object.__setattr__(self, "path", self.hub.model.folder)
             if not self.neurons:
                 object.__setattr__(self, "transcoders", self.hub.transcoders.folder)
+        if self.package is not None:
+            object.__setattr__(self, "path", self.package.folder)
         return self
 
     @model_validator(mode="after")
@@ -233,10 +268,18 @@ class ModelConfig(Strict):
         return self
 
     @property
-    def repositories(self) -> dict[str, Repository]:
-        """What is downloaded, by part: `model`, and `transcoders` where neurons do not stand for them."""
-        assert self.hub is not None
+    def sources(self) -> dict[str, Repository | Package]:
+        """What is downloaded, by part: `model`, and `transcoders` where neurons do not stand for them; {} of directories of one's own."""
+        if self.package is not None:
+            return {"model": self.package}
+        if self.hub is None:
+            return {}
         return {"model": self.hub.model} | ({} if self.neurons else {"transcoders": self.hub.transcoders})
+
+    @property
+    def known_as(self) -> Hub | Package | None:
+        """What is known of a downloaded model beforehand: its `shape` and `gates`."""
+        return self.hub or self.package
 
     @property
     def neurons(self) -> bool:
@@ -246,7 +289,7 @@ class ModelConfig(Strict):
     @property
     def identity(self) -> str:
         """What decides the results, as JSON; where weights rest does not."""
-        unset = {key for key in ("shuffled", "corpus", "hub", "prompts", "k", "rule") if getattr(self, key) is None}
+        unset = {key for key in ("shuffled", "corpus", "hub", "package", "prompts", "k", "rule") if getattr(self, key) is None}
         return self.model_dump_json(exclude={"cases", "role", "of", "offload", "planted"} | unset)
 
 

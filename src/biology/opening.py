@@ -129,14 +129,12 @@ def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
 
 
 def verified(entry: ModelConfig, root: Path, name: str) -> dict[str, str]:
-    """Commits of what was downloaded for a model, after every file was found to be what arrived; {} without `hub`."""
+    """Commits of what was downloaded for a model, after every file was found to be what arrived; {} of directories of one's own."""
     from biology import hub
     from biology.config import InputError
 
-    if entry.hub is None:
-        return {}
     commits = {}
-    for repository in entry.repositories.values():
+    for repository in entry.sources.values():
         folder = root / repository.folder
         record, again = hub.record(folder), f"run `biology fetch --model {name}`."
         if record is None:
@@ -158,9 +156,8 @@ def gates_passed(model: Model, entry: ModelConfig) -> dict[str, bool]:
     from biology.config import InputError
     from biology.model import answer_token, encode, run, token_batch
 
-    assert entry.hub is not None
     found = {}
-    for prompt, answer in entry.hub.gates.items():
+    for prompt, answer in (entry.known_as.gates if entry.known_as else {}).items():
         logits, _ = run(model, token_batch(model, encode(model, prompt)), positions=-1)
         found[prompt] = int(logits[0, 0].argmax()) == answer_token(model, prompt, answer, first=True)
     if len(found) > 1 and not any(found.values()):

@@ -40,6 +40,7 @@ def load(args: Arguments) -> None:
     from biology.ablation import foretold
     from biology.behaviour import fidelity
     from biology.freezing import self_test
+    from biology.gguf_files import source, told
     from biology.tables import write_table
 
     cases = cases_of(config, root, args.model)
@@ -58,7 +59,10 @@ def load(args: Arguments) -> None:
         },
         "versions": artefacts.versions(),
     }
-    if entry.hub is not None:
+    made_of = source(root / entry.path)
+    if made_of is not None:
+        manifest["quantised"] = told(made_of)
+    if entry.sources:
         manifest |= {"sources": sources, "gates": gates_passed(model, entry)}
     prompts = held_out(root / entry.path, cases)
     measured = [fidelity(model, transcoders, prompts), foretold(model, transcoders, prompts)]
