@@ -216,12 +216,12 @@ class ModelConfig(Strict):
     shuffled: int | None = Field(default=None, ge=0)
     """Seed with which the entries of every encoder and decoder vector are permuted: transcoders of the same lengths without
     a meaning, the null of the whole pipeline."""
-    role: Literal["model", "wild", "seed", "size", "extended", "twin", "random"] = "model"
+    role: Literal["model", "wild", "dictionary", "seed", "size", "extended", "twin", "random"] = "model"
     """`figures/all` runs models; `robustness/all` runs further seeds, twins that lack a mechanism, and controls whose transcoders
-    mean nothing; `extensions/all` runs models in which nothing was planted, further sizes, and those whose corpus was extended so that
+    mean nothing; `extensions/all` runs models in which nothing was planted, other dictionaries, further sizes, and those whose corpus was extended so that
     a claim can be asked."""
     of: str | None = None
-    """The model that a seed, a size, a twin or a control is compared with, or whose corpus was extended."""
+    """The model that another dictionary, a seed, a size, a twin or a control is compared with, or whose corpus was extended."""
     corpus: str | None = None
     """The corpus of `twins.py` that says what the answers to the cases' prompts are."""
     planted: bool = False

@@ -34,6 +34,7 @@ BEGIN, END = "<!-- scoreboard -->", "<!-- /scoreboard -->"
 ROLES = {
     "model": "a model of the replication",
     "wild": "the same corpus, nothing planted",
+    "dictionary": "the same weights, other features",
     "seed": "the same, grown with another seed",
     "size": "the same, grown with another width",
     "extended": "the same recipe on an extended corpus",
