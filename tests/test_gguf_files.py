@@ -54,7 +54,10 @@ def write(path, kind: str, architecture: str = "llama"):
     for name, shape in shapes.items():
         weight = draw.standard_normal(shape).astype(np.float32) * 0.3
         writer.add_tensor(name, gguf.quantize(weight, QUANTISED[kind]), raw_dtype=QUANTISED[kind])
-    for name in ["output_norm", *(f"blk.{layer}.{norm}" for layer in range(LAYERS) for norm in ("attn_norm", "ffn_norm"))]:
+    for name in [
+        "output_norm",
+        *(f"blk.{layer}.{norm}" for layer in range(LAYERS) for norm in ("attn_norm", "ffn_norm")),
+    ]:
         writer.add_tensor(f"{name}.weight", 1 + 0.1 * draw.standard_normal(WIDTH).astype(np.float32))
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
@@ -105,7 +108,9 @@ def wheel(folder, file):
     with zipfile.ZipFile(path, "w") as archive:
         archive.write(file, "tiny_model/model.gguf")
         archive.writestr("tiny_model-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: tiny-model\nVersion: 1.0\n")
-        archive.writestr("tiny_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(
+            "tiny_model-1.0.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+        )
         archive.writestr("tiny_model-1.0.dist-info/RECORD", "")
     return path
 

@@ -57,10 +57,11 @@ FLOORS = [
     ["graph_memory"],
     ["attribution", "supernodes", "interventions"],
     ["controls", "residuals", "ablation", "atlas", "generation", "locating"],
-    ["bench", "streams"],
+    ["bench", "streams", "holding"],
     ["outcomes"],
     ["perturbation"],
     ["operand_tables"],
+    ["case_members"],
     ["graph_tables", "lines", "census", "sharing", "sweep"],
     # torch-free again: what tables say, drawn and told
     ["statistics", "wording", "found"],
@@ -76,7 +77,7 @@ FLOORS = [
     ["arguments"],
     ["opening"],
     ["stages", "tracing", "growth", "interchange", "dictionaries", "fetching", "housekeeping"],
-    ["steering", "training"],
+    ["steering", "training", "api"],
     ["__main__"],
 ]
 FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}

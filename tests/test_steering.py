@@ -6,7 +6,8 @@ import pandas as pd
 import pytest
 
 from biology.__main__ import main
-from biology.steering import Grouped, Holding, _features, _members
+from biology.holding import Holding
+from biology.steering import Grouped, _features, _members
 
 PROMPT = "Fact: the capital of the state containing Dallas is"
 
@@ -34,7 +35,7 @@ def test_members_are_held_where_those_of_the_prompt_are_unless_a_token_is_named(
     }
     held = _members(Namespace(text=text, at=at), "multi_hop/oakland/bridge", found)
     taken = ("Fact: the capital of the state containing Oakland is", 8)
-    assert held == {(1, feature): Holding(2.0, where, taken) for feature in (7, 2)}
+    assert held == {(1, feature): Holding(2.0, where, taken=taken) for feature in (7, 2)}
 
 
 @pytest.mark.slow

@@ -14,3 +14,18 @@ Importing this package imports no torch. Names of dimensions in the shapes of al
 """
 
 __version__ = "0.1.0"
+
+OFFERED = ("attribute", "case_study", "intervene", "load", "matched_controls")
+"""What a notebook needs (`api.py`). The first that is asked for starts torch."""
+
+
+def __getattr__(name: str):
+    if name not in OFFERED:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    from importlib import import_module
+
+    return getattr(import_module("biology.api"), name)
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *OFFERED])

@@ -41,7 +41,9 @@ def architecture(path: Path, supported: Sequence[str]) -> str:
             are quantised.
     """
     if path.suffix == ".gguf":
-        raise InputError(f"{path} is a GGUF file: `biology convert {path} --out DIR` makes a directory of it; name that one")
+        raise InputError(
+            f"{path} is a GGUF file: `biology convert {path} --out DIR` makes a directory of it; name that one"
+        )
     if not path.is_dir():
         raise InputError(f"model directory {path} does not exist")
     file = path / "config.json"

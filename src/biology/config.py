@@ -289,7 +289,11 @@ class ModelConfig(Strict):
     @property
     def identity(self) -> str:
         """What decides the results, as JSON; where weights rest does not."""
-        unset = {key for key in ("shuffled", "corpus", "hub", "package", "prompts", "k", "rule") if getattr(self, key) is None}
+        unset = {
+            key
+            for key in ("shuffled", "corpus", "hub", "package", "prompts", "k", "rule")
+            if getattr(self, key) is None
+        }
         return self.model_dump_json(exclude={"cases", "role", "of", "offload", "planted"} | unset)
 
 

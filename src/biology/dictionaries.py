@@ -44,8 +44,8 @@ def compare_dictionaries(args: Arguments) -> None:
     folder, reports = (writable_folder(root / part / args.model) for part in ("data/runs", "reports"))
     model, transcoders = open_model(entry, root, args.model, config.threads)
     from biology.dictionary_comparison import compare as compared
-    from biology.tables import write_table
     from biology.opening import open_transcoders
+    from biology.tables import write_table
 
     sets = {args.model: transcoders}
     for name in config.siblings(args.model)[1:]:

@@ -164,7 +164,17 @@ def rows() -> list[tuple[str, ...]]:
         if entry.hub is None:
             assert entry.package is not None and plan is not None and disk is not None
             of = f"{entry.package.repo}, a package ({memory.parameters(entry.package.shape) / 1e9:.2f} B)"
-            table.append((name, "its neurons", of, entry.device, memory.gib(disk), memory.gib(plan.total), "mlp.hook_in → mlp.hook_out"))
+            table.append(
+                (
+                    name,
+                    "its neurons",
+                    of,
+                    entry.device,
+                    memory.gib(disk),
+                    memory.gib(plan.total),
+                    "mlp.hook_in → mlp.hook_out",
+                )
+            )
             continue
         source = entry.hub.transcoders
         traits = [source.kind.replace("_", "-"), *(["skip"] if source.skip else [])]

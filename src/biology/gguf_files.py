@@ -17,7 +17,15 @@ from biology.config import InputError
 SOURCE = "source.json"
 ARCHITECTURES = ("llama", "qwen3", "gemma2", "gemma3")
 """By the names that GGUF files use, `general.architecture`."""
-FILES = ("config.json", "generation_config.json", "model.safetensors", "tokenizer*", "chat_template.jinja", "special_tokens_map.json", SOURCE)
+FILES = (
+    "config.json",
+    "generation_config.json",
+    "model.safetensors",
+    "tokenizer*",
+    "chat_template.jinja",
+    "special_tokens_map.json",
+    SOURCE,
+)
 
 
 def convert(file: Path, out: Path) -> None:
@@ -72,7 +80,9 @@ def tensor_types(file: Path) -> Counter[str]:
     except Exception as error:  # the library raises what its reading runs into
         raise InputError(f"{file}: this is no GGUF file, or a truncated one ({str(error).splitlines()[0]})") from None
     if architecture not in ARCHITECTURES:
-        raise InputError(f"{file}: architecture {architecture!r} is not known here; known are {', '.join(ARCHITECTURES)}")
+        raise InputError(
+            f"{file}: architecture {architecture!r} is not known here; known are {', '.join(ARCHITECTURES)}"
+        )
     return kinds
 
 

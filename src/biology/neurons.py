@@ -149,9 +149,7 @@ def neuron_set(model: Model, *, k: int | None = DEFAULT_K, rule: Rule = "half") 
     fewest = min(layer.n_neurons for layer in layers)
     if k is not None and not 1 <= k <= fewest:
         raise InputError(f"k: {k} neurons cannot be active in a layer of {fewest}: take 1 to {fewest}, or `all`")
-    found = TranscoderSet(
-        "per_layer", "relu" if k is None else "topk", layers, READ_HOOK, WRITE_HOOK, k=k, name=NAME
-    )
+    found = TranscoderSet("per_layer", "relu" if k is None else "topk", layers, READ_HOOK, WRITE_HOOK, k=k, name=NAME)
     _compare(model, found)
     return found
 
@@ -173,7 +171,9 @@ def _layer(model: Model, layer: int, rule: Rule) -> Neurons:
     network = mlp._original_component
     function = getattr(network, "act_fn", None) or getattr(network, "act", None)
     if function is None or not all(hasattr(mlp, name) for name in ("W_in", "W_out")):
-        raise InputError(f"model {model.name}: the MLP of layer {layer} ({type(network).__name__}) has no neurons that are known here")
+        raise InputError(
+            f"model {model.name}: the MLP of layer {layer} ({type(network).__name__}) has no neurons that are known here"
+        )
 
     def cast(tensor: Tensor) -> Tensor:
         return tensor.detach().to(model.precision)

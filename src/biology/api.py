@@ -1,0 +1,298 @@
+"""The front door for a notebook: what `import biology as bio` offers.
+
+    model, transcoders = bio.load("elegans")
+    graph = bio.attribute(model, transcoders, "Fact: the capital of the state containing Dallas is")
+    nodes = bio.case_study("multi_hop").supernodes(model, transcoders)
+    run = bio.intervene(model, transcoders, graph.prompt, hold={nodes["oakland", "bridge"]: 1})
+    run.top(5), bio.matched_controls(run).top(5)
+
+Results are frozen records. Everything is a short call of the modules behind: `attribution`, `graph`, `supernodes`, `interventions`,
+`controls`. Mistakes are `InputError`s of one line.
+"""
+
+from __future__ import annotations
+
+import argparse
+import html
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+
+from biology import graph as graphs
+from biology.attribution import attribute as traced
+from biology.case import Case, load_case
+from biology.case_members import find_members
+from biology.config import InputError, config_file, load_config
+from biology.explorer import graph_page
+from biology.graph_files import parse_graph
+from biology.graph_json import export_json, nodes_table
+from biology.graph_paths import describe, strongest_paths
+from biology.holding import DRAWS, Held, Holding, pushes, said, top
+from biology.model import Model, encode
+from biology.named_members import shipped_members
+from biology.opening import open_model
+from biology.tables import read_table
+from biology.tracing import subject, target_of
+from biology.transcoders import TranscoderSet
+from biology.viewer import titles
+
+if TYPE_CHECKING:
+    from biology.config import ModelConfig
+
+
+def load(
+    model: str | Path, transcoders: str | Path | None = None, *, k: int | str | None = None, rule: str | None = None,
+    device: str | None = None, dtype: str | None = None, config: str = "config.yaml",
+) -> tuple[Model, TranscoderSet]:  # fmt: skip
+    """A model with its transcoders: by the name of one in config.yaml, a known model that was fetched, or a directory.
+
+    `transcoders` are a directory, or "neurons": then `k` (32, or "all") of the model's own neurons are active at a token and layer,
+    linearised by `rule` ("half", "frozen", "gradient").
+
+    Raises:
+        InputError: there is no such model, or its files are not what they should be.
+    """
+    given = {"k": k, "rule": rule, "device": device, "dtype": dtype, "config": config}
+    chosen = None if transcoders is None else str(transcoders)
+    entry, _ = subject(argparse.Namespace(model=str(model), transcoders=chosen, **given))
+    return open_model(entry, Path(), Path(model).name, threads=None)
+
+
+# Graphs --------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Attribution:
+    """The attribution graph of a prompt. `nodes` and `edges` are what pruning keeps; all at first."""
+
+    model: Model
+    prompt: str
+    graph: graphs.Graph
+    nodes: Bool[Tensor, " node"]
+    edges: Bool[Tensor, "node node"]
+
+    def scores(self) -> graphs.Scores:
+        """Replacement and completeness of the whole graph (Circuit Tracing, "Evaluating attribution graphs")."""
+        return graphs.scores(self.graph)
+
+    def paths(self, n: int = 10) -> list[str]:
+        """The strongest paths in words, with their share of the influence on the outputs."""
+        return [describe(self.graph, path) for path in strongest_paths(self.graph, n)]
+
+    def prune(self, node_threshold: float = 0.8, edge_threshold: float = 0.98) -> Attribution:
+        """The same graph, of which those nodes and edges are shown that hold so much of the influence."""
+        nodes, edges = graphs.prune(self.graph, node_threshold, edge_threshold)
+        return replace(self, nodes=nodes, edges=edges)
+
+    def to_pandas(self) -> pd.DataFrame:
+        """A row for each node that is kept: kind, layer, position, feature, activation, influence."""
+        return pd.DataFrame(nodes_table(self.graph))[self.nodes.cpu().numpy()].reset_index(drop=True)
+
+    def page(self) -> str:
+        """The interactive graph as one HTML page, which opens without a network."""
+        exported = export_json(
+            self.graph, self.nodes, self.edges, slug="graph", scan=self.model.name, prompt=self.prompt
+        )
+        return graph_page(parse_graph(json.dumps(exported), "graph"))
+
+    def show(self, height: int = 700) -> Any:
+        """The interactive graph inside the notebook."""
+        from IPython.display import HTML
+
+        return HTML(
+            f'<iframe srcdoc="{html.escape(self.page())}" style="width:100%;height:{height}px;border:0"></iframe>'
+        )
+
+    def __repr__(self) -> str:
+        score = self.scores()
+        return (
+            f"Attribution({self.prompt!r}: {int(self.nodes.sum())} of {self.graph.n_nodes} nodes, "
+            f"replacement score {score.replacement:.2f}, completeness {score.completeness:.2f})"
+        )
+
+
+def attribute(
+    model: Model, transcoders: TranscoderSet, prompt: str, targets: Sequence[str] | None = None, *,
+    max_feature_nodes: int | None = None, max_logits: int = 10,
+) -> Attribution:  # fmt: skip
+    """The attribution graph of a prompt, for its most probable next tokens or for `targets`: tokens such as "Austin", differences
+    such as "Austin - Sacramento", features such as "feature 3/120@7".
+
+    Raises:
+        InputError: a word or target that the model does not know, or a graph too large for the memory.
+    """
+    wanted = None if targets is None else [target_of(model, prompt, target, -1) for target in targets]
+    graph = traced(
+        model,
+        transcoders,
+        encode(model, prompt),
+        targets=wanted,
+        max_feature_nodes=max_feature_nodes,
+        max_logits=max_logits,
+    )
+    every = torch.ones(graph.n_nodes, dtype=torch.bool)
+    return Attribution(model, prompt, graph, every, graph.adjacency.cpu() != 0)
+
+
+# Cases ---------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Supernode:
+    """Features that play one role on a prompt of a case, with their activations there."""
+
+    case: str
+    item: str
+    name: str
+    label: str
+    text: str
+    """The prompt."""
+    pos: int
+    features: tuple[tuple[int, int, float], ...]
+    """Layer, feature, activation."""
+    places: tuple[tuple[str, int], ...] = field(default=(), repr=False)
+    """Other prompts of the case, and where on them the supernode of this name is."""
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __repr__(self) -> str:
+        return (
+            f"Supernode({self.label!r}, {self.case}/{self.item}/{self.name}: {len(self)} features at token {self.pos})"
+        )
+
+
+@dataclass(frozen=True, eq=False)
+class CaseStudy:
+    """A case of the paper: its named prompts, its rules, and the verdicts on its claims."""
+
+    case: Case
+    root: Path
+    config: str
+
+    @property
+    def prompts(self) -> dict[str, str]:
+        """The texts of the named prompts."""
+        return {name: shown.text for name, shown in self.case.prompts.items()}
+
+    def supernodes(self, model: Model, transcoders: TranscoderSet) -> dict[tuple[str, str], Supernode]:
+        """The supernodes of the named prompts, by (prompt, name): as they ship for a model of config.yaml, or found now, which
+        runs all selecting prompts of the case."""
+        settings = load_config(self.config, model.name)
+        entry = settings.models.get(model.name)
+        members = None
+        if entry is not None and _is(entry, self.root, model, transcoders):
+            members = shipped_members(self.root, entry, model.name, self.case)
+        if members is None:
+            members = find_members(model, transcoders, self.case, settings.statistics.seed)
+        members = members[members["item"].isin(self.case.prompts)]
+        first = members.drop_duplicates(["item", "supernode"])
+        places = {
+            name: tuple(
+                (self.case.prompts[item].text, int(pos)) for item, pos in zip(rows["item"], rows["pos"], strict=True)
+            )
+            for name, rows in first.groupby("supernode")
+        }
+        found = {}
+        for (item, name), rows in members.groupby(["item", "supernode"], sort=False):
+            called = titles(self.case, item).get(name, name)
+            columns = zip(
+                rows["layer"].astype(int), rows["feature"].astype(int), rows["activation"].astype(float), strict=True
+            )
+            text, pos = self.case.prompts[item].text, int(rows["pos"].iat[0])
+            found[item, name] = Supernode(self.case.name, item, name, called, text, pos, tuple(columns), places[name])
+        return found
+
+    def verdicts(self, model: str) -> pd.DataFrame:
+        """The verdicts on the claims of this case that were computed for a model of config.yaml (`snakemake figures/all`).
+
+        Raises InputError if there are none.
+        """
+        path = self.root / "reports" / model / "verdicts.csv"
+        if not path.is_file():
+            raise InputError(f"{path}: '{model}' has not been judged: snakemake figures/all --config model={model}")
+        table = read_table(path, "verdicts")
+        return table[table["case"] == self.case.name].set_index("claim")
+
+
+def _is(entry: ModelConfig, root: Path, model: Model, transcoders: TranscoderSet) -> bool:
+    """Whether model and transcoders are those of an entry, with its own name."""
+    same = (root / entry.path).resolve() == model.path.resolve()
+    return same and not entry.neurons and transcoders.name == (root / entry.transcoders).resolve().name
+
+
+def case_study(name: str, *, config: str = "config.yaml") -> CaseStudy:
+    """A case of `experiments/`, by the name of its folder. Raises InputError if there is none."""
+    path = config_file(config)
+    return CaseStudy(load_case(path.parent, name), path.parent, str(path))
+
+
+# Interventions -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """What a model says next with features held, or by itself."""
+
+    model: Model
+    transcoders: TranscoderSet
+    prompt: str
+    probabilities: Float[Tensor, " vocab"]
+    held: Mapping[tuple[int, int], Holding]
+    last_layer: int | None
+    at: int | None
+
+    def top(self, n: int = 5) -> list[tuple[str, float]]:
+        """The most probable next tokens with their probabilities."""
+        return top(self.model, self.probabilities, n)
+
+    def to_pandas(self, n: int = 10) -> pd.DataFrame:
+        """The most probable next tokens as a table."""
+        return pd.DataFrame(self.top(n), columns=["token", "probability"])
+
+
+def intervene(
+    model: Model, transcoders: TranscoderSet, prompt: str, hold: Mapping[Supernode | tuple[int, int], float | int] = {}, *,  # noqa: B006
+    last_layer: int | None = None, at: int | None = None,
+) -> Run:  # fmt: skip
+    """What a model says next with supernodes, or single features (layer, feature), held at multiples of their activations.
+
+    A supernode's activations are those of its own prompt; it is held where its name stands on this prompt, if it is one of the case,
+    else at token `at` (the last). With `last_layer`, MLP outputs up to it keep their clean values but for what is held and attention
+    patterns stay (constrained patching, Circuit Tracing); without it everything is computed anew.
+
+    Raises:
+        InputError: no such token or feature, a feature without activation there, or a value too large for the model.
+    """
+    ids, held = encode(model, prompt), _held(prompt, hold, at)
+    pushed, _ = pushes(model, transcoders, ids, held, at=at, draws=1)
+    probabilities = said(model, transcoders, [ids], pushed, last_layer=last_layer)
+    return Run(model, transcoders, prompt, probabilities, held, last_layer, at)
+
+
+def _held(prompt: str, hold: Mapping[Supernode | tuple[int, int], float | int], at: int | None) -> Held:
+    held: Held = {}
+    for what, factor in hold.items():
+        if isinstance(what, Supernode):
+            place = dict(what.places).get(prompt) if at is None else at
+            taken = (what.text, what.pos)
+            held |= {(layer, feature): Holding(value, place, float(factor), taken) for layer, feature, value in what.features}
+        else:
+            held[what] = Holding(factor=float(factor))
+    return held
+
+
+def matched_controls(run: Run, n: int = DRAWS, *, seed: int = 0) -> Run:
+    """The control of a run: `n` random sets of other active features of the same layers and tokens, as many and pushed as hard, and
+    what is said next in the mean over these."""
+    ids = encode(run.model, run.prompt)
+    _, control = pushes(run.model, run.transcoders, ids, run.held, at=run.at, draws=n, seed=seed)
+    probabilities = said(run.model, run.transcoders, [ids] * n, control, last_layer=run.last_layer)
+    return replace(run, probabilities=probabilities)
