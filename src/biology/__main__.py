@@ -227,7 +227,6 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "intervene": (stages.intervene, MODEL | CASE),
         "exchange": (stages.exchange, MODEL),
         "sweep": (stages.sweep, MODEL | CASE),
-        "members": (stages.members, MODEL),
         "atlas": (stages.atlas, MODEL),
         "tabulate": (stages.tabulate, MODEL | CASE),
         "judge": (stages.judge, MODEL | THRESHOLD),
@@ -236,6 +235,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "draw": (stages.draw, MODEL | CASE | FIGURE),
         "draw-dictionary": (dictionaries.draw_dictionary, MODEL | FIGURE),
         "write": (stages.write, PAGE),
+        "members": (stages.members, MODEL),
     },
     "Known models of the Hub": {
         "models": (fetching.models, MODELS),
