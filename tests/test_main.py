@@ -108,6 +108,7 @@ def test_a_traced_prompt_is_written_and_told(capsys, directories, tmp_path):
     assert len(graph["nodes"]) == int(tensors["node_mask"].sum())
     assert len(graph["links"]) == int(tensors["edge_mask"].sum())
     assert set(nodes["kind"]) == {"feature", "error", "token", "logit"}
+    assert "w1 w2 w3" in (tmp_path / "traced/graph.html").read_text(encoding="utf-8")
     assert list(nodes.loc[nodes["kind"] == "token", "pos"]) == [0, 1, 2, 3]
 
 
@@ -135,7 +136,7 @@ def test_results_are_there_whatever_the_terminal_can_show(accented, tmp_path, mo
         monkeypatch.setattr(sys, "stdout", pipe)
         assert main([*trace, "--out", str(tmp_path / "pipe")]) == 141
     assert [file.name for file in sorted((tmp_path / "pipe").iterdir())] == [
-        "graph.json", "graph.safetensors", "nodes.parquet"
+        "graph.html", "graph.json", "graph.safetensors", "nodes.parquet"
     ]  # fmt: skip
 
 
@@ -218,7 +219,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(capsys, directo
     assert [line for line in capsys.readouterr().err.splitlines() if "rror" in line] == [
         "error: the disk is full, and nothing was written: make room, then run it again"
     ]
-    assert main(trace) == 0 and len(list((tmp_path / "out").iterdir())) == 3
+    assert main(trace) == 0 and len(list((tmp_path / "out").iterdir())) == 4
 
 
 def test_a_trace_replaces_a_trace_and_nothing_else(capsys, directories, tmp_path):
@@ -227,7 +228,7 @@ def test_a_trace_replaces_a_trace_and_nothing_else(capsys, directories, tmp_path
     assert "holds layer_0/cfg.json and 5 more, not written by `biology trace`" in said
     for prompt in ("w1 w2 w3", "w1 w2"):
         assert main(["trace", prompt, *directories, "--out", str(tmp_path / "out")]) == 0
-    assert len(list((tmp_path / "out").iterdir())) == 3
+    assert len(list((tmp_path / "out").iterdir())) == 4
     tokens = pd.read_parquet(tmp_path / "out/nodes.parquet").query("kind == 'token'")
     assert len(tokens) == 3 == len(json.loads((tmp_path / "out/graph.json").read_text())["metadata"]["prompt_tokens"])
 

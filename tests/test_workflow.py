@@ -45,6 +45,7 @@ OUTPUTS = {
     "judge": ["reports/{model}/verdicts.csv", "{run}/parts.parquet", "{run}/clusters.parquet"],
     "draw": ["figures/{model}/{case}/{figure}.svg", "figures/{model}/{case}/{figure}.png"],
     "write": ["reports/{model}/{case}.html"],
+    "members": ["reports/{model}/supernodes.csv"],
 }
 
 
@@ -199,7 +200,7 @@ def test_a_new_method_version_reruns_its_stage_and_what_follows(snakemake, root)
 @pytest.mark.parametrize(
     ("name", "stages"),
     [
-        ("contrasts.py", {"tabulate", "judge", "draw", "write"}),
+        ("contrasts.py", {"tabulate", "judge", "members", "draw", "write"}),
         ("claims.py", {"judge", "draw", "write"}),
         ("viewer.py", {"draw", "write"}),  # it lays out the figure of a graph, too
         ("explorer.py", {"write"}),

@@ -153,7 +153,8 @@ TRACE: Options = {
     "--paths": {"type": integer(0), "metavar": "N", "default": 10, "help": "how many paths to print (%(default)s)"},
     "--device": {"choices": ("cpu", "cuda"), "help": "where to compute (as in config.yaml, or cpu)"},
     "--dtype": {"choices": ("float32", "bfloat16", "float64"), "help": "precision (as in config.yaml, or float32)"},
-    "--out": {"metavar": "DIR", "help": "where to write graph.json, graph.safetensors and nodes.parquet"},
+    "--out": {"metavar": "DIR", "help": "where to write graph.json, graph.safetensors, nodes.parquet and graph.html"},
+    "--open": {"action": "store_true", "help": "show the page of the graph in a browser"},
 }
 
 EXPORT: Options = {

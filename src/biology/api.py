@@ -283,7 +283,9 @@ def _held(prompt: str, hold: Mapping[Supernode | tuple[int, int], float | int], 
         if isinstance(what, Supernode):
             place = dict(what.places).get(prompt) if at is None else at
             taken = (what.text, what.pos)
-            held |= {(layer, feature): Holding(value, place, float(factor), taken) for layer, feature, value in what.features}
+            held |= {
+                (layer, feature): Holding(value, place, float(factor), taken) for layer, feature, value in what.features
+            }
         else:
             held[what] = Holding(factor=float(factor))
     return held

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 Arguments = argparse.Namespace
 INEXACT = 1e-4
 """Row residual above which `trace` says that a graph does not add up."""
-GRAPH, TENSORS, NODES = FILES = ("graph.json", "graph.safetensors", "nodes.parquet")
+GRAPH, TENSORS, NODES, PAGE = FILES = ("graph.json", "graph.safetensors", "nodes.parquet", "graph.html")
 
 
 def trace(args: Arguments) -> None:
@@ -36,6 +36,8 @@ def trace(args: Arguments) -> None:
         raise InputError("give either a prompt or --token-ids.")
     if args.features is not None and args.max_nodes is not None:
         raise InputError("give either --features (the feature nodes) or --max-nodes (how many to choose).")
+    if args.open and args.out is None:
+        raise InputError("--open shows the page that --out DIR writes: say where.")
     out = None if args.out is None else writable_folder(Path(args.out))
     if out is not None:
         claim(out, FILES, "trace")
@@ -77,6 +79,10 @@ def trace(args: Arguments) -> None:
     _describe(graph, args.paths)
     if out is not None:
         print(f"\nWritten to {out}: {', '.join(FILES)}")
+        if args.open:
+            import webbrowser
+
+            webbrowser.open((out / PAGE).resolve().as_uri())
 
 
 def _foresee(sizes: Sizes, foretold: Foretold, model: Model) -> None:
@@ -160,6 +166,8 @@ def _describe(graph: Graph, n_paths: int) -> None:
 
 
 def _write(out: Path, graph: Graph, masks: Any, scan: str, prompt: str, settings: AttributionConfig) -> None:
+    from biology.explorer import graph_page
+    from biology.graph_files import parse_graph
     from biology.graph_json import arrays, export_json, nodes_table
     from biology.stored import write_tensors
 
@@ -169,6 +177,7 @@ def _write(out: Path, graph: Graph, masks: Any, scan: str, prompt: str, settings
         write_tensors(new / TENSORS, arrays(graph, *masks))  # without a copy of the matrix
         artefacts.write_columns(new / NODES, nodes_table(graph))
         artefacts.write_json(new / GRAPH, exported)
+        artefacts.write_text(new / PAGE, graph_page(parse_graph((new / GRAPH).read_text(encoding="utf-8"), GRAPH)))
 
 
 def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
