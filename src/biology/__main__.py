@@ -22,6 +22,7 @@ from typing import Any, get_args
 from biology import (
     __version__,
     artefacts,
+    checking,
     dictionaries,
     fetching,
     growth,
@@ -172,6 +173,7 @@ EXPORT: Options = {
     "--source-set": {"metavar": "NAME", "help": "Neuronpedia's source set in which the features are"},
     "--out": {"required": True, "metavar": "DIR", "help": "folder to write to"},
 }
+CHECK: Options = {"claim": {"metavar": "CLAIM", "help": "a claim, such as multihop-7"}}
 CONVERT: Options = {
     "file": {"metavar": "FILE.gguf", "help": "a GGUF file: llama, qwen3, gemma2 or gemma3"},
     "--out": {"required": True, "metavar": "DIR", "help": "folder to write the directory to"},
@@ -243,6 +245,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "fetch": (fetching.fetch, MODEL | FETCH),
         "convert": (fetching.convert, CONVERT),
     },
+    "One claim": {"check": (checking.check, CHECK | MODEL)},
     "One prompt": {"trace": (tracing.trace, TRACE), "steer": (steering.steer, STEER)},
     "A model of your own (docs/own_model.md)": {
         "sample": (training.sample, SAMPLE),

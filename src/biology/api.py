@@ -28,9 +28,9 @@ from torch import Tensor
 from biology import graph as graphs
 from biology.attribution import attribute as traced
 from biology.case import Case, load_case
-from biology.case_members import find_members
 from biology.config import InputError, config_file, load_config
 from biology.explorer import graph_page
+from biology.fresh_bench import fresh_bench
 from biology.graph_files import parse_graph
 from biology.graph_json import export_json, nodes_table
 from biology.graph_paths import describe, strongest_paths
@@ -191,7 +191,7 @@ class CaseStudy:
         if entry is not None and _is(entry, self.root, model, transcoders):
             members = shipped_members(self.root, entry, model.name, self.case)
         if members is None:
-            members = find_members(model, transcoders, self.case, settings.statistics.seed)
+            members = fresh_bench(model, transcoders, self.case, settings.statistics).members
         members = members[members["item"].isin(self.case.prompts)]
         first = members.drop_duplicates(["item", "supernode"])
         places = {

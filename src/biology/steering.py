@@ -140,12 +140,12 @@ def _grouped(args: Arguments, case: str) -> Grouped:
 
 def _found_now(config: Config, root: Path, entry: ModelConfig, name: str, case: Case) -> Grouped:
     """What the rules of a case find, without the pipeline."""
-    from biology.case_members import find_members
+    from biology.fresh_bench import fresh_bench
 
     why = f"No results of the pipeline for '{case.name}' yet: finding its supernodes first (`make figures` keeps them)."
     print(why, file=sys.stderr)
     model, transcoders = open_model(entry, root, name, config.threads)
-    members = find_members(model, transcoders, case, config.statistics.seed)
+    members = fresh_bench(model, transcoders, case, config.statistics).members
     texts = {item.item: item.text for item in case.items} | {name: shown.text for name, shown in case.prompts.items()}
     return Grouped(members, texts)
 
