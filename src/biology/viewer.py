@@ -303,7 +303,7 @@ def _note(members: pd.DataFrame) -> str:
 
 
 def _arrows(edges: pd.DataFrame, boxes: Mapping[str, Box]) -> list[Arrow]:
-    """Curves from the top of the source to the bottom of the target that go round the boxes in between.
+    """Curves from the source to the target that go round the boxes in between.
 
     Ends on the same side of a box are ordered first by where the edges come from, then again by which way they bend.
     """
@@ -331,23 +331,33 @@ def _arrows(edges: pd.DataFrame, boxes: Mapping[str, Box]) -> list[Arrow]:
 def _ports(
     pairs: Sequence[tuple[str, str]], boxes: Mapping[str, Box], keys: Mapping[tuple[str, str], tuple[float, float]]
 ) -> dict[tuple[str, str], tuple[float, float]]:
-    """Where each edge leaves its source and enters its target, side by side in the order of its two keys."""
+    """Where each edge leaves its source and enters its target: on each side of a box side by side, in the order of its two keys."""
     places: dict[tuple[str, str], list[float]] = {pair: [0.0, 0.0] for pair in pairs}
-    for end in (0, 1):
-        for name in dict.fromkeys(pair[end] for pair in pairs):
-            here = sorted((pair for pair in pairs if pair[end] == name), key=lambda pair: keys[pair][end])
-            room = min(0.62 * boxes[name].width, 0.17 * (len(here) - 1))
-            for rank, pair in enumerate(here):
-                shift = room * (rank / (len(here) - 1) - 0.5) if len(here) > 1 else 0.0
-                places[pair][end] = boxes[name].x + shift
+    sides: dict[tuple[str, bool], list[tuple[tuple[str, str], int]]] = {}
+    for pair in pairs:
+        up = _goes_up(boxes[pair[0]], boxes[pair[1]])
+        for end in (0, 1):
+            sides.setdefault((pair[end], up == (end == 0)), []).append((pair, end))
+    for (name, _), ends in sides.items():
+        here = sorted(ends, key=lambda one: keys[one[0]][one[1]])
+        room = min(0.62 * boxes[name].width, 0.17 * (len(here) - 1))
+        for rank, (pair, end) in enumerate(here):
+            shift = room * (rank / (len(here) - 1) - 0.5) if len(here) > 1 else 0.0
+            places[pair][end] = boxes[name].x + shift
     return {pair: (start, end) for pair, (start, end) in places.items()}
+
+
+def _goes_up(source: Box, target: Box) -> bool:
+    """Whether an edge follows the order of rows: it leaves above and enters below; one against it, the other way round."""
+    return target.y > source.y
 
 
 def _curve(
     source: Box, target: Box, port: tuple[float, float], bend: tuple[float, float]
 ) -> tuple[tuple[float, float], ...]:
-    y0, y1 = source.y + source.height / 2, target.y - target.height / 2 - 0.02
-    pull = 0.55 * abs(y1 - y0)
+    up = 1 if _goes_up(source, target) else -1
+    y0, y1 = source.y + up * source.height / 2, target.y - up * (target.height / 2 + 0.02)
+    pull = up * 0.55 * abs(y1 - y0)
     return (port[0], y0), (port[0] + bend[0], y0 + pull), (port[1] + bend[1], y1 - pull), (port[1], y1)
 
 
