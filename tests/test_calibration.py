@@ -5,7 +5,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from biology.calibration import KINDS, calibrated, figure, kind_of, pairs, rates, truths_of
+from biology.calibration import KINDS, calibrated, figure, kind_of, pairs, pooled, rates, truths_of
 from biology.case import discover_cases, load_case
 from biology.claim_file import load_claims
 from biology.config import Config, validate
@@ -55,6 +55,14 @@ def test_truth_is_the_mechanism_s_of_a_planted_model_and_false_where_nothing_can
             assert truths_of(*checkout, "planted", case)[claim] == stated.truth
     assert table.loc["twin", "truth"].to_dict() == {"multihop-7": "false", "poem-2": "open"}  # of what twins.csv says
     assert set(table.loc["null", "truth"]) == {"false"}
+
+
+def test_another_dictionary_repeats_the_claims_of_its_model_and_is_not_pooled_with_them(checkout):
+    table = pairs(*checkout)
+    again = table[table["model"] == "planted"].assign(model="neurons", role="dictionary", verdict="not replicated")
+    both = pd.concat([table, again])
+    pd.testing.assert_frame_equal(rates(pooled(both)), rates(table))
+    assert rates(both, ["model"]).set_index("model").loc["neurons", "sensitivity"] == 0
 
 
 def test_rates_count_what_is_true_and_false_and_leave_out_what_is_open(checkout):

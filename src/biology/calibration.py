@@ -28,7 +28,7 @@ from biology.mechanism import load_mechanism, twins_of
 from biology.robustness import read_expected
 from biology.tables import read_table
 
-COLUMNS = ["case", "claim", "kind", "model", "dictionary", "seed", "truth", "verdict"]
+COLUMNS = ["case", "claim", "kind", "model", "role", "dictionary", "seed", "truth", "verdict"]
 KINDS = ("swap", "inhibition", "graph", "representation")
 """What a claim asks, the strongest first: whether an exchange brings another answer, whether taking away takes the answer, what
 paths and weights say, what stands where."""
@@ -72,7 +72,7 @@ def pairs(root: Path, config: Config) -> pd.DataFrame:
             rows.append(
                 {
                     "case": row.case, "claim": row.claim, "kind": kinds[row.case][row.claim], "model": name,
-                    "dictionary": row.transcoders, "seed": row.seed, "truth": truths[row.case].get(row.claim, "open"),
+                    "role": config.models[name].role, "dictionary": row.transcoders, "seed": row.seed, "truth": truths[row.case].get(row.claim, "open"),
                     "verdict": row.verdict,
                 }
             )  # fmt: skip
@@ -112,6 +112,11 @@ def calibrated(root: Path) -> dict[str, str]:
     return told
 
 
+def pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the transcoders that a model is judged with; those with another dictionary of the same model repeat its claims."""
+    return table[table["role"] != "dictionary"]
+
+
 def rates(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     """Columns `by`, then for sensitivity and specificity each: share, low and high (Wilson's 95 % interval), n.
 
@@ -141,8 +146,11 @@ def wilson(hit: pd.Series) -> tuple[float, float, float, int]:
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    """Sensitivity and specificity of all verdicts, and by case, kind of claim, dictionary and model."""
-    parts = [("all", rates(table))] + [(by, rates(table, [by])) for by in GROUPS]
+    """Sensitivity and specificity of all verdicts with the models' own transcoders, also by case and kind of claim; and of all by
+    dictionary and model."""
+    own = pooled(table)
+    parts = [("all", rates(own))]
+    parts += [(by, rates(own if by in ("case", "kind") else table, [by])) for by in GROUPS]
     rows = [
         (part, "all claims" if part == "all" else str(row[part]), row)
         for part, frame in parts

@@ -79,14 +79,14 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
 
 
 def _calibration(path: Path) -> dict[str, int]:
-    """How often true claims are replicated and false ones are not, of every calibrated model and of all (`calibration.`), in percent
-    with Wilson's interval."""
-    from biology.calibration import rates
+    """How often true claims are replicated and false ones are not, of every calibrated model and, with their own transcoders, of all
+    (`calibration.`), in percent with Wilson's interval."""
+    from biology.calibration import pooled, rates
 
     if not path.is_file():
         return {}
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    parts = [("calibration", rates(table).iloc[0])]
+    parts = [("calibration", rates(pooled(table)).iloc[0])]
     parts += [(str(row["model"]), row) for _, row in rates(table, ["model"]).iterrows()]
     return {
         f"{name}.{rate}{end}": int(row[f"{rate}{end}"]) if end == "_n" else round(100 * row[f"{rate}{end}"])
