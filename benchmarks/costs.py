@@ -175,6 +175,8 @@ def page(measured: dict, engine: dict, known: dict) -> str:
 
     all_hours = all_bytes = 0.0
     for name, entry in known.items():
+        if entry.hub is None:  # from a package, for a CPU, with its neurons as features
+            continue
         plan, disk = of_known(entry), disk_of_known(entry)
         if plan is None or disk is None:
             lines.append(f"| {name} | {' | '.join('–' for _ in cases)} | – | – | width of its transcoders not known |")

@@ -71,6 +71,7 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
             trained = json.loads(record.read_text(encoding="utf-8"))
             found[f"{name}.transcoder_minutes"] = math.ceil(trained["seconds"] / 60)
     found |= _calibration(root / "reports/calibration.csv")
+    found |= _graphs(root / "reports/calibration_graphs.csv")
     trials = root / "data/models/trials.csv"
     if trials.is_file():
         with trials.open(encoding="utf-8", newline="") as file:
@@ -95,6 +96,17 @@ def _calibration(path: Path) -> dict[str, int]:
         if row[f"{rate}_n"]
         for end in ("", "_low", "_high", "_n")
     }
+
+
+def _graphs(path: Path) -> dict[str, float | int]:
+    """How well the graphs of planted models show the causal model: area of the ROC, and in how many percent all parents come first."""
+    if not path.is_file():
+        return {}
+    found: dict[str, float | int] = {}
+    for row in pd.read_csv(path).to_dict("records"):
+        found[f"{row['model']}.{row['case']}.auc"] = float(row["auc"])
+        found[f"{row['model']}.{row['case']}.first"] = round(100 * row["first"])
+    return found
 
 
 def parameters(path: Path) -> int:
