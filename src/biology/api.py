@@ -10,6 +10,8 @@ Results are frozen records. Everything is a short call of the modules behind: `a
 `controls`. Mistakes are `InputError`s of one line.
 """
 
+# pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
+
 from __future__ import annotations
 
 import argparse
@@ -18,7 +20,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pandas as pd
 import torch
@@ -68,6 +70,16 @@ def load(
 # Graphs --------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What a notebook shows as HTML."""
+
+    html: str = field(repr=False)
+
+    def _repr_html_(self) -> str:
+        return self.html
+
+
 @dataclass(frozen=True, eq=False)
 class Attribution:
     """The attribution graph of a prompt. `nodes` and `edges` are what pruning keeps; all at first."""
@@ -102,11 +114,9 @@ class Attribution:
         )
         return graph_page(parse_graph(json.dumps(exported), "graph"))
 
-    def show(self, height: int = 700) -> Any:
+    def show(self, height: int = 700) -> Shown:
         """The interactive graph inside the notebook."""
-        from IPython.display import HTML
-
-        return HTML(
+        return Shown(
             f'<iframe srcdoc="{html.escape(self.page())}" style="width:100%;height:{height}px;border:0"></iframe>'
         )
 
@@ -202,7 +212,7 @@ class CaseStudy:
         }
         found = {}
         for (item, name), rows in members.groupby(["item", "supernode"], sort=False):
-            called = titles(self.case, item).get(name, name)
+            called = titles(self.case, item).get(name) or str(name)
             columns = zip(
                 rows["layer"].astype(int), rows["feature"].astype(int), rows["activation"].astype(float), strict=True
             )

@@ -56,8 +56,8 @@ def check(args: Arguments) -> None:
             f"[{_short(part.low)}, {_short(part.high)}], needed {_short(part.threshold)}; {part.n} items"
             + (f"\n    {part.checks}" if part.checks else "")
         )
-    verdict = next(judgement.verdicts.itertuples())
-    print(f"\n{claim.id}, {claim.title}\n{verdict.verdict}. {verdict.reason}")
+    verdict = judgement.verdicts.iloc[0]
+    print(f"\n{claim.id}, {claim.title}\n{verdict['verdict']}. {verdict['reason']}")
     print(_beside(root / "reports" / args.model / "verdicts.csv", claim.id, judgement.verdicts))
 
 

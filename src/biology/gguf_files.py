@@ -55,7 +55,7 @@ def convert(file: Path, out: Path) -> None:
         for key in ("quantization_config", "_pre_quantization_dtype"):  # it is not any more
             if hasattr(config, key):
                 delattr(config, key)
-        plain = type(read)(config).to(torch.float32)
+        plain = type(read)(config)
         plain.load_state_dict(read.state_dict())
         with replaced(out, FILES, "convert") as new:
             plain.save_pretrained(new)

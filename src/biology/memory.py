@@ -125,8 +125,11 @@ def of_directories(path: Path, transcoders: Path | None, dtype: str) -> Plan:
         InputError: no config.json in `path`, or a weight file without a readable header.
     """
     shape = _shape(path)
-    patterns = ("**/*.safetensors", "**/*.npz") if transcoders else ()
-    stored = [file for pattern in patterns for file in sorted(transcoders.glob(pattern))]
+    stored = (
+        []
+        if transcoders is None
+        else [file for pattern in ("**/*.safetensors", "**/*.npz") for file in sorted(transcoders.glob(pattern))]
+    )
     text = sum(size for file in sorted(path.glob("*.safetensors")) for size in _sizes(file, images=False))
     return plan(shape, text, sum(size for file in stored for size in _sizes(file)), dtype)
 

@@ -4,6 +4,8 @@ They depend on weights, rules and prompts. Each row carries a key of these, and 
 not used.
 """
 
+# pyright: reportReturnType=false
+
 from __future__ import annotations
 
 import hashlib

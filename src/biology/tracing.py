@@ -206,7 +206,7 @@ def _dictionary(args: Arguments, entry: ModelConfig | None) -> dict[str, Any]:
     """What the command line says of features, in the words of an entry."""
     from biology.config import NEURONS, InputError
 
-    transcoders = entry.transcoders if args.transcoders is None and entry is not None else Path(args.transcoders)
+    transcoders = Path(args.transcoders) if args.transcoders else entry.transcoders if entry else None
     given = {key: getattr(args, key) for key in ("k", "rule") if getattr(args, key) is not None}
     if given and transcoders != NEURONS:
         raise InputError(f"--{next(iter(given))} is about neurons: give --transcoders {NEURONS} too.")
