@@ -86,7 +86,7 @@ MOVING: dict[str, list[Edit]] = {
     "SupernodeRule.precision": [places(f"{NODES}/own/precision", 0.7)],
     "SupernodeRule.recall": [places(f"{NODES}/own/recall", 0.4)],
     "SupernodeRule.elsewhere": [places(f"{NODES}/own/elsewhere", 0.1)],
-    "SupernodeRule.within": [places(f"{NODES}/own/within", "relation")],
+    "SupernodeRule.within": [places(f"{NODES}/own", lambda rule: {**rule, "within": "relation"})],
     "SupernodeRule.split": [places(f"{NODES}/own/split", "dev")],
     "SupernodeRule.apart": [places(f"{NODES}/own/apart", ["fold", "relation"])],
     "SupernodeRule.active_on": [places(f"{NODES}/hinted/active_on", [])],
