@@ -7,6 +7,7 @@ from test_direct_effects import check
 
 from biology.attribution import attribute
 from biology.config import InputError, ModelConfig
+from biology.global_weights import global_weights
 from biology.graph import scores
 from biology.interventions import Sites, intervene, steered
 from biology.model import NEURONS, capture, run
@@ -124,6 +125,8 @@ def test_shuffled_neurons_write_as_much_and_mean_nothing(tiny_model):
 
 def test_what_cannot_be_is_refused(tiny_model):
     model = tiny_model("llama")
+    with pytest.raises(InputError, match="no weights between them hold beyond one"):
+        global_weights(model, neuron_set(model, k=4))
     most = neuron_set(model, k=1).layers[0].n_neurons
     with pytest.raises(InputError, match=f"{most + 1} neurons cannot be active in a layer of {most}"):
         neuron_set(model, k=most + 1)

@@ -36,7 +36,7 @@ from biology.fresh_bench import fresh_bench
 from biology.graph_files import parse_graph
 from biology.graph_json import export_json, nodes_table
 from biology.graph_paths import describe, strongest_paths
-from biology.holding import DRAWS, Held, Holding, pushes, said, top
+from biology.holding import DRAWS, Held, Holding, push, said, top
 from biology.model import Model, encode
 from biology.named_members import shipped_members
 from biology.opening import open_model
@@ -282,8 +282,8 @@ def intervene(
         InputError: no such token or feature, a feature without activation there, or a value too large for the model.
     """
     ids, held = encode(model, prompt), _held(prompt, hold, at)
-    pushed, _ = pushes(model, transcoders, ids, held, at=at, draws=1)
-    probabilities = said(model, transcoders, [ids], pushed, last_layer=last_layer)
+    pushed = push(model, transcoders, ids, held, at=at)
+    probabilities = said(model, transcoders, [ids], pushed.edits, last_layer=last_layer)
     return Run(model, transcoders, prompt, probabilities, held, last_layer, at)
 
 
@@ -305,6 +305,6 @@ def matched_controls(run: Run, n: int = DRAWS, *, seed: int = 0) -> Run:
     """The control of a run: `n` random sets of other active features of the same layers and tokens, as many and pushed as hard, and
     what is said next in the mean over these."""
     ids = encode(run.model, run.prompt)
-    _, control = pushes(run.model, run.transcoders, ids, run.held, at=run.at, draws=n, seed=seed)
+    control = push(run.model, run.transcoders, ids, run.held, at=run.at).control(n, seed)
     probabilities = said(run.model, run.transcoders, [ids] * n, control, last_layer=run.last_layer)
     return replace(run, probabilities=probabilities)

@@ -123,13 +123,15 @@ def global_weights(
         first_position: tokens before it do not count (1: the beginning-of-sequence token only).
 
     Raises:
-        InputError: transcoders that do not fit the model, or a cache of other transcoders.
+        InputError: transcoders that do not fit the model, neurons, or a cache of other transcoders.
     """
     if (transcoders.n_layers, transcoders.d_model) != (model.n_layers, model.d_model):
         raise InputError(
             f"transcoders of {transcoders.n_layers} layers and width {transcoders.d_model} do not fit model"
             f" {model.name} with {model.n_layers} layers and width {model.d_model}"
         )
+    if transcoders.exact:
+        raise InputError("neurons read something else on every prompt: no weights between them hold beyond one")
     transcoders = transcoders.to(model.device, model.precision)
     encoders, gains = [], []
     for layer, weights in enumerate(model.weights.layers):

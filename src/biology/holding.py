@@ -10,8 +10,10 @@ from dataclasses import dataclass, replace
 
 import numpy
 import torch
+from jaxtyping import Int
+from torch import Tensor
 
-from biology.activations import cache_features
+from biology.activations import FeatureCache, cache_features
 from biology.config import InputError
 from biology.controls import matched_sets
 from biology.generation import extended
@@ -41,11 +43,30 @@ Held = dict[tuple[int, int], Holding]
 """Features by layer and index."""
 
 
-def pushes(
+@dataclass(frozen=True, eq=False)
+class Push:
+    """What is held on a prompt, and what its control is drawn from."""
+
+    edits: Edits
+    transcoders: TranscoderSet
+    cache: FeatureCache
+    pool: Int[Tensor, "feature 2"]
+    """Of each feature the prompt of the cache, and the token there, whose active features stand for it in the control."""
+
+    def control(self, draws: int = DRAWS, seed: int = 0) -> Edits:
+        """So many rows of matched sets: other active features of the same layers, as many and pushed as hard."""
+        generator, of = numpy.random.default_rng(seed), self.pool
+        return matched_sets(
+            self.transcoders, self.cache, torch.tensor([0]), self.edits, generator, draws=draws, pool_prompt=of[:, 0],
+            pool_pos=of[:, 1],
+        ).edits  # fmt: skip
+
+
+def push(
     model: Model, transcoders: TranscoderSet, ids: list[int], held: Mapping[tuple[int, int], Holding], *,
-    strength: float = 1.0, at: int | None = None, draws: int = DRAWS, seed: int = 0,
-) -> tuple[Edits, Edits]:  # fmt: skip
-    """The features at `strength` times their activations, at their token or at `at` (the last); and `draws` rows of matched sets.
+    strength: float = 1.0, at: int | None = None,
+) -> Push:  # fmt: skip
+    """The features at `strength` times their activations, at their token or at `at` (the last).
 
     Raises:
         InputError: no such token or feature, a feature without activation there, or a value too large for the model.
@@ -79,12 +100,7 @@ def pushes(
         # what is put in is matched by what is active where it comes from, what is taken away by what is active here
         own = one.taken is None or times * here <= 0
         pool.append((0, pos) if own else (1 + texts.index(one.taken[0]), one.taken[1]))  # type: ignore[index]
-    pushed, of = edits(rows), torch.tensor(pool, dtype=torch.long).reshape(-1, 2)
-    control = matched_sets(
-        transcoders, cache, torch.tensor([0]), pushed, numpy.random.default_rng(seed), draws=draws, pool_prompt=of[:, 0],
-        pool_pos=of[:, 1],
-    )  # fmt: skip
-    return pushed, control.edits
+    return Push(edits(rows), transcoders, cache, torch.tensor(pool, dtype=torch.long).reshape(-1, 2))
 
 
 def nothing(like: Edits) -> Edits:

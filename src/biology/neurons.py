@@ -25,14 +25,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.config import InputError, Rule
-from biology.model import Model
+from biology.model import Model, run, token_batch
 from biology.transcoders import Transcoder, TranscoderSet
 
 DEFAULT_K = 32
@@ -154,11 +153,6 @@ def neuron_set(model: Model, *, k: int | None = DEFAULT_K, rule: Rule = "half") 
     return found
 
 
-def is_neurons(transcoders: TranscoderSet) -> bool:
-    """Whether features are the MLPs' own neurons."""
-    return all(layer.exact for layer in transcoders.layers)
-
-
 def neuron_of(transcoders: TranscoderSet, layer: int, feature: int) -> tuple[int, int]:
     """The neuron that a feature is, and its sign."""
     weights = transcoders.layers[layer]
@@ -182,7 +176,7 @@ def _layer(model: Model, layer: int, rule: Rule) -> Neurons:
         found = getattr(mlp, name, None)
         return like.new_zeros(size) if found is None else cast(found)
 
-    W_in, W_out, W_gate = cast(mlp.W_in).T, cast(mlp.W_out), _gate(mlp)
+    W_in, W_out, W_gate = cast(mlp.W_in).T, cast(mlp.W_out), getattr(mlp, "W_gate", None)
     n, d_model = W_in.shape
     first, second = (W_in, None) if W_gate is None else (cast(W_gate).T, W_in)
     return Neurons(
@@ -197,14 +191,8 @@ def _layer(model: Model, layer: int, rule: Rule) -> Neurons:
     )
 
 
-def _gate(mlp: Any) -> Tensor | None:
-    return getattr(mlp, "W_gate", None)
-
-
 def _compare(model: Model, neurons: TranscoderSet) -> None:
     """Raises `InputError` if the neurons of a prompt do not add up to what the MLPs put out."""
-    from biology.model import run, token_batch
-
     ids = token_batch(model, torch.arange(min(8, model.n_vocab)))
     names = [f"blocks.{layer}.{hook}" for layer in range(model.n_layers) for hook in (READ_HOOK, WRITE_HOOK)]
     _, seen = run(model, ids, reads=names, positions=-1)

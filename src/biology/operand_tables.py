@@ -234,13 +234,14 @@ def _row(bench: Bench, name: str, place: int, arm: str, outcome: str, value: flo
 
 
 def operand_evidence(bench: Bench) -> pd.DataFrame:
-    """Evidence rows of the experiments of kinds `wiring`, `connectivity` and `reuse`."""
-    plots = Plots(bench)
+    """Evidence rows of the experiments of kinds `wiring`, `connectivity` and `reuse`; neurons have no weights between them that hold
+    beyond one prompt, and no rows of the first two."""
+    plots, wired = Plots(bench), not bench.transcoders.exact
     rows: list[dict[str, object]] = []
     for name, experiment in bench.case.experiments.items():
-        if isinstance(experiment, Wiring):
+        if isinstance(experiment, Wiring) and wired:
             rows += _wiring(plots, name, experiment)
-        elif isinstance(experiment, Connectivity):
+        elif isinstance(experiment, Connectivity) and wired:
             rows += _connectivity(plots, name, experiment)
         elif isinstance(experiment, Reuse):
             rows += _reuse(bench, name, experiment)

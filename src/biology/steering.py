@@ -45,7 +45,7 @@ def steer(args: Arguments) -> None:
 
     if not (args.supernode or args.features):
         raise InputError("say what to hold: --supernode CASE/PROMPT/NAME or --features LAYER/FEATURE,...")
-    from biology.holding import DRAWS, everywhere, first_row, nothing, pushes, said, top
+    from biology.holding import DRAWS, everywhere, first_row, nothing, push, said, top
 
     entry, _ = subject(args)
     held: Held = {}
@@ -65,7 +65,8 @@ def steer(args: Arguments) -> None:
             f"--tokens {args.tokens}: after the {len(ids)} tokens of the prompt {model.name} can write "
             f"{max(0, model.n_context + 1 - len(ids))} at most."
         )
-    pushed, control = pushes(model, transcoders, ids, held, strength=args.strength, at=args.at)
+    held_at = push(model, transcoders, ids, held, strength=args.strength, at=args.at)
+    pushed, control = held_at.edits, held_at.control()
     stop = getattr(model.tokenizer, "eos_token_id", None)
     columns, written = [], []
     for arm, n_rows in ((nothing(pushed), 1), (pushed, 1), (control, DRAWS)):

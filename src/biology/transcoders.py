@@ -163,9 +163,14 @@ class TranscoderSet:
         return tuple(layer.n_features for layer in self.layers)
 
     @property
+    def exact(self) -> bool:
+        """Whether features are parts of the MLPs themselves (`Transcoder.exact`): neurons, which have no encoder but a prompt's own."""
+        return all(layer.exact for layer in self.layers)
+
+    @property
     def label(self) -> str:
         """What tables and pages call it."""
-        if all(layer.exact for layer in self.layers):
+        if self.exact:
             return f"neurons, {self.k or 'all'} at a token"
         return f"{self.kind} {self.activation}"
 
