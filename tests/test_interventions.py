@@ -1,10 +1,14 @@
 """Perturbations do what their definitions say, compared with slow definitions written out here."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from conftest import KINDS, random_transcoders
 
+from biology import continuation
 from biology.config import InputError
+from biology.continuation import SharedStart
 from biology.generation import generate
 from biology.interventions import (
     PROTOCOLS,
@@ -114,6 +118,39 @@ def test_clean_passes_are_shared_within_a_limit_and_change_nothing(tiny_model):
         passes = CleanPasses(model, transcoders, limit)
         assert torch.equal(logits(), logits(passes)) and torch.equal(logits(), logits(passes))
         assert passes.size <= limit and (passes.size > 0) == (limit > 0)
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+@pytest.mark.parametrize(("kind", "activation", "skips"), SETS)
+def test_a_prompt_is_read_from_the_first_edit_on_with_the_same_result(
+    tiny_model, monkeypatch, architecture, kind, activation, skips
+):
+    model = tiny_model(architecture, DOUBLE)
+    transcoders = random_transcoders(model, kind, activation, skips).to(dtype=DOUBLE)
+    generator = torch.Generator().manual_seed(2)
+    late = [some_edits(model, transcoders, row, PROMPTS[row], generator, top=1) for row in range(len(PROMPTS))]
+    edited = concatenate([replace(one, pos=one.pos.clamp(min=len(PROMPTS[row]) - 2)) for row, one in enumerate(late)])
+    edited = edits(zip(edited.row, edited.layer, edited.pos, edited.feature, (edited.row + 1) / 3, strict=True))
+    sites = Sites(torch.arange(4), torch.tensor([0, 1, 2, 2]), torch.full((4,), -1), torch.arange(4))
+    pushed = Injections(torch.arange(4), torch.zeros(4).long(), torch.full((4,), -2), torch.ones(4, model.d_model))
+
+    def outcome(worth, **settings):
+        monkeypatch.setattr(continuation, "WORTH", worth)
+        asked = {"watch": sites, "profile": -1, "injections": pushed, "last_layer": 1, **settings}
+        found = intervene(model, transcoders, PROMPTS, torch.arange(4), edited, **asked)
+        return [found.logits, found.watched, *found.profile]
+
+    read = []
+    monkeypatch.setattr(
+        SharedStart, "rows", lambda self, which, rows=SharedStart.rows: (read.append(self.length), rows(self, which))[1]
+    )
+    for protocol in PROTOCOLS:
+        for live in (False, True):
+            settings = {"protocol": protocol, "live_attention": live, "cut_direct": protocol == "constrained"}
+            whole, shared = outcome(10**9, **settings), outcome(1, **settings)
+            for one, other in zip(whole, shared, strict=True):
+                assert torch.allclose(one, other, atol=1e-9)
+    assert set(read) == {1, 3}  # of prompts of three and five tokens all but the last two
 
 
 @pytest.mark.parametrize("architecture", KINDS)

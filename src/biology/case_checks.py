@@ -54,6 +54,7 @@ def check_case(file: CaseFile, facts: Facts) -> None:
                     key, f"'{name}' is no name: small letters, digits, '-' and '_', as it stands in names of files"
                 )
     facts.links()
+    facts.questions()
     if file.operands is not None:
         for key in ("first", "second"):
             facts.factor(f"operands.{key}", getattr(file.operands, key))

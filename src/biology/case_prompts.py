@@ -15,7 +15,7 @@ from jaxtyping import Int
 from biology.case import Case
 from biology.config import InputError
 from biology.model import Model, encode
-from biology.positions import FOUND
+from biology.positions import FOUND, question_of
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +72,8 @@ class CasePrompts:
 def position(model: Model, text: str, at: str, factors: Mapping[str, str], where: str) -> int:
     """The token position that `at` names in a prompt: `last`, an index, `token:Dallas`, or `factor:city` (its last piece).
 
-    Raises InputError if the prompt does not hold it exactly once; `where` names case and prompt.
+    Words are sought in the prompt's question (`positions.question_of`). Raises InputError if it does not hold them exactly once;
+    `where` names case and prompt.
     """
     ids = encode(model, text)
     kind, _, value = at.partition(":")
@@ -82,9 +83,10 @@ def position(model: Model, text: str, at: str, factors: Mapping[str, str], where
         return len(ids) - 1
     if kind in ("token", "factor"):
         word = factors.get(value, "") if kind == "factor" else value
-        if text.count(word) != 1:
-            raise InputError(f"{where}: position '{at}' needs '{word}' exactly once in the prompt {text!r}")
-        end = text.index(word) + len(word)
+        question = question_of({**factors, "text": text})
+        if question.count(word) != 1:
+            raise InputError(f"{where}: position '{at}' needs '{word}' exactly once in the prompt {question!r}")
+        end = len(text) - len(question) + question.index(word) + len(word)
         return len(encode(model, text[:end])) - 1
     if not re.fullmatch(r"-?\d+", at) or not -len(ids) <= int(at) < len(ids):
         raise InputError(

@@ -42,6 +42,7 @@ from biology.experiments import (
 from biology.facts import LINKS
 from biology.items import Item, read_items
 from biology.measures import Outcome
+from biology.positions import QUESTION
 from biology.prompts import PROMPT_SETS
 from biology.rules import SupernodeRule
 from biology.twins import EXTENDED, prompts_of
@@ -211,7 +212,7 @@ def _named_prompts(
     """What is read of the prompts of case.yaml that rules name (their text, and where to look in it) or rows of a prompt set."""
     found: dict[str, Any] = {}
     for rule in rules:
-        factors = {one for at in (*rule.positions, rule.as_read.at) if (one := at.factor) is not None}
+        factors = {one for at in (*rule.positions, rule.as_read.at) if (one := at.factor) is not None} | {QUESTION}
         for prompt in (*rule.active_on, *rule.silent_on):
             stated = found.setdefault(prompt, {"text": case.prompts[prompt].text, "factors": {}})
             stated["factors"] |= {one: case.prompts[prompt].factors.get(one, "") for one in factors}

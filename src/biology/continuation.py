@@ -35,6 +35,44 @@ def kept(prefixes: list[Prefix] | None, row: Int[Tensor, " row"]) -> Any:
     return prefixes[-1].past
 
 
+WORTH = 2**18
+"""Numbers (tokens times layers times width) from which on it is worth keeping what a row shares with others."""
+
+
+class SharedStart:
+    """The first tokens of prompts, read once for all rows that begin so: their keys and values, and how many they are.
+
+    Edits change nothing before the first token they touch. Long prompts that are edited near their end, many times, are so read
+    from there on, with the same result.
+    """
+
+    def __init__(self, model: Model, ids: Int[Tensor, "prompt pos"], length: int) -> None:
+        from transformers import DynamicCache
+
+        past = DynamicCache()
+        run(model, ids[:, :length], positions=-1, past=past)
+        self.length = length
+        self._layers = [(layer.keys, layer.values) for layer in past.layers]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(keys.nbytes + values.nbytes for keys, values in self._layers)
+
+    def rows(self, which: Int[Tensor, " row"]) -> Any:
+        """A cache for rows of these prompts, of their own: what they read is added to it."""
+        from transformers import DynamicCache
+
+        past = DynamicCache()
+        for layer, (keys, values) in enumerate(self._layers):
+            past.update(keys[which], values[which], layer)
+        return past
+
+
+def worth_sharing(model: Model, length: int) -> int:
+    """`length`, or 0 where so few tokens are as quickly read again."""
+    return length if length * model.n_layers * model.d_model >= WORTH else 0
+
+
 class ReadOn:
     """What a model says next (a `NextLogits`) after rows that `read` reads once, under whatever edits.
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from biology.config import InputError
 from biology.grammar import unknown
 from biology.items import ITEM_COLUMNS, is_donor
-from biology.positions import Position
+from biology.positions import QUESTION, Position, question_of
 
 LINKS = ("plain", "wrong_plain", "spoken", "gated_by")
 """Columns, beside those of donors, that name another prompt."""
@@ -154,6 +154,12 @@ class Facts:
                         self.told(row), f"'{row[column]}' is its donor and its wrong donor (column '{column}')"
                     )
 
+    def questions(self) -> None:
+        """Refuses a question that is not the end of its prompt."""
+        for row in self.rows:
+            if not row["text"].endswith(row.get(QUESTION, "")):
+                raise self.refuse(self.told(row), f"its text does not end in its {QUESTION} {row[QUESTION]!r}")
+
     def told(self, row: Row) -> str:
         """A prompt by its name, and where to find it."""
         return f"prompt '{row['item']}'{'' if row['item'] in self.shown else ' of the prompt set'}"
@@ -179,10 +185,10 @@ class Facts:
             return
         for row in rows:
             word = at.word if at.factor is None else row.get(at.factor, "")
-            count = row["text"].count(word) if word else 1
+            count = question_of(row).count(word) if word else 1
             if count != 1:
                 absent = at.factor is None and count == 0
-                close = difflib.get_close_matches(word, row["text"].split(), n=1) if absent else []
+                close = difflib.get_close_matches(word, question_of(row).split(), n=1) if absent else []
                 hint = f" Did you mean 'token:{close[0]}'?" if close else ""
                 raise self.refuse(
                     where,

@@ -17,7 +17,7 @@ linear map: where MLP outputs are held, the change of its input passes through i
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 from jaxtyping import Float, Int
@@ -26,8 +26,8 @@ from tqdm import tqdm
 
 from biology.activations import row_batches
 from biology.config import InputError
-from biology.continuation import Prefix, kept
-from biology.model import Capture, Edit, Model, capture, freeze, run, token_batch
+from biology.continuation import Prefix, SharedStart, kept, worth_sharing
+from biology.model import Capture, Edit, Model, capture, freeze, run, since, token_batch
 from biology.transcoders import TranscoderSet, decoder, encode, skip
 
 PROTOCOLS = ("constrained", "iterative", "direct")
@@ -69,21 +69,39 @@ class CleanPasses:
 
     def __init__(self, model: Model, transcoders: TranscoderSet, limit: int = 2**30) -> None:
         self.model, self.transcoders, self.limit = model, transcoders, limit
-        self._kept: dict[tuple[tuple[int, ...], bytes], tuple[int, Capture]] = {}
+        self._kept: dict[tuple[object, ...], tuple[int, Any]] = {}
 
-    def __call__(self, ids: Int[Tensor, "prompt pos"]) -> Capture:
-        key = (tuple(ids.shape), ids.cpu().numpy().tobytes())
-        if key not in self._kept:
-            set_ = self.transcoders
+    def __call__(self, ids: Int[Tensor, "prompt pos"], start: int = 0) -> Capture:
+        """What is captured from token `start` on (patterns reach back to the first one)."""
+        set_ = self.transcoders
+
+        def passed() -> tuple[int, Capture]:
             clean = capture(self.model, ids, read_hook=set_.read_hook, write_hook=set_.write_hook, positions=-1)
+            clean = since(clean, start)
             parts = (getattr(clean, entry.name) for entry in fields(clean))
             tensors = (tensor for part in parts for tensor in (part if isinstance(part, tuple) else (part,)))
-            size = sum(tensor.nbytes for tensor in tensors if tensor is not None)
+            return sum(tensor.nbytes for tensor in tensors if tensor is not None), clean
+
+        return self._remembered(("pass", start), ids, passed)
+
+    def shared(self, ids: Int[Tensor, "prompt pos"], length: int) -> SharedStart:
+        """The first `length` tokens."""
+
+        def read() -> tuple[int, SharedStart]:
+            found = SharedStart(self.model, ids, length)
+            return found.nbytes, found
+
+        return self._remembered(("start", length), ids, read)
+
+    def _remembered(self, what: tuple[str, int], ids: Tensor, make: Callable[[], tuple[int, Any]]) -> Any:
+        key = (*what, tuple(ids.shape), ids.cpu().numpy().tobytes())
+        if key not in self._kept:
+            size, made = make()
             if size > self.limit:
-                return clean
+                return made
             while self.size + size > self.limit:
                 del self._kept[next(iter(self._kept))]
-            self._kept[key] = size, clean
+            self._kept[key] = size, made
         return self._kept[key][1]
 
     @property
@@ -218,25 +236,30 @@ def intervene(
             ids, which = token_batch(model, [list(prompts[i]) for i in sources.tolist()]), which.to(model.device)
             here = torch.full((len(prompt),), -1)
             here[chosen] = torch.arange(len(chosen))
-            added = _Added() if injections is None else _Added.injected(of_rows(injections, here, model))
-            mine = of_rows(edited, here, model)
-            hooks = _hooks(passes, ids, which, mine, added, protocol, top, live_attention)
+            at, length = where[chosen].reshape(len(chosen), -1), ids.shape[1]
+            touched = [sites.pos[here[sites.row] >= 0] for sites in (edited, injections, watched) if sites is not None]
+            touched += [at.flatten() % length, torch.tensor([length - 1 if profile is None else profile % length])]
+            start = 0 if prefixes is not None else worth_sharing(model, int(torch.cat(touched).min()))
+            past = kept(prefixes, chosen) if not start else passes.shared(ids, start).rows(which)
+            added = _Added() if injections is None else _Added.injected(of_rows(injections, here, model, start))
+            mine = of_rows(edited, here, model, start)
+            hooks = _hooks(passes, ids, which, mine, added, protocol, top, live_attention, start)
             if protocol == "constrained":
                 hooks += _idle(layer for layer in range(top + 1) if layer not in reads)
             if cut_direct:
-                hooks += _without_direct(model, ids, which, top)
+                hooks += _without_direct(model, ids, which, top, start)
             names = ["unembed.hook_out", *reads.values()]
-            at = where[chosen].reshape(len(chosen), -1)
             logits, tensors = run(
-                model, ids[which], edits=hooks, reads=names, positions=at, past=kept(prefixes, chosen)
+                model, ids[which][:, start:], edits=hooks, reads=names, positions=at % length - start, past=past
             )
             inputs = {layer: tensors[name] for layer, name in reads.items()}
             outputs = [logits, tensors["unembed.hook_out"]] if readout is None else [readout(logits, chosen)]
             if profile is not None:
-                outputs += [encode(transcoders, layer, inputs[layer][:, profile]) for layer in range(model.n_layers)]
+                seen_at = profile % length - start
+                outputs += [encode(transcoders, layer, inputs[layer][:, seen_at]) for layer in range(model.n_layers)]
             results.append(tuple(output.cpu() for output in outputs))
             if watched is not None:
-                seen[:, here[watched.row] >= 0] = _observed(transcoders, of_rows(watched, here, model), inputs)
+                seen[:, here[watched.row] >= 0] = _observed(transcoders, of_rows(watched, here, model, start), inputs)
             bar.update(len(chosen))
     if not results:
         nothing = torch.zeros(0, 1, model.n_vocab, dtype=model.dtype)
@@ -306,24 +329,25 @@ def _top_layer(
     return top
 
 
-def of_rows(sites: AnySites, here: Int[Tensor, " row"], model: Model) -> AnySites:
-    """The sites of one batch, their rows numbered as in the batch, on the model's device and in its dtype."""
+def of_rows(sites: AnySites, here: Int[Tensor, " row"], model: Model, start: int = 0) -> AnySites:
+    """The sites of one batch, their rows numbered as in the batch and positions from `start` on, on the model's device and in
+    its dtype."""
     mine = here[sites.row] >= 0
     chosen = {entry.name: getattr(sites, entry.name)[mine] for entry in fields(sites)}
-    chosen["row"] = here[chosen["row"]]
+    chosen["row"], chosen["pos"] = here[chosen["row"]], chosen["pos"] - start
     dtypes = {name: model.dtype if part.is_floating_point() else part.dtype for name, part in chosen.items()}
     return type(sites)(**{name: part.to(model.device, dtypes[name]) for name, part in chosen.items()})
 
 
 def _hooks(
     passes: CleanPasses, ids: Int[Tensor, "prompt pos"], which: Int[Tensor, " row"],
-    edited: Edits, added: "_Added", protocol: str, top: int, live_attention: bool,
+    edited: Edits, added: "_Added", protocol: str, top: int, live_attention: bool, start: int,
 ) -> list[tuple[str, Edit]]:  # fmt: skip
-    """What one batch holds and adds. `which` says which of the prompts `ids` a row is."""
+    """What one batch, read from token `start` on, holds and adds. `which` says which of the prompts `ids` a row is."""
     model, transcoders = passes.model, passes.transcoders
     if protocol == "iterative" and live_attention:
         return _moving(model, transcoders, edited, added)
-    clean = passes(ids)
+    clean = passes(ids, start)
     held = freeze(model, clean, norms=protocol == "direct", mlps=False, rows=which)
     if protocol == "iterative":
         return held + _moving(model, transcoders, edited, added)
@@ -395,7 +419,7 @@ def _clamped(
 
 
 def _without_direct(
-    model: Model, ids: Int[Tensor, "prompt pos"], which: Int[Tensor, " row"], top: int
+    model: Model, ids: Int[Tensor, "prompt pos"], which: Int[Tensor, " row"], top: int, start: int
 ) -> list[tuple[str, Edit]]:
     """After the last layer the stream loses what the MLPs of layers 0..top wrote other than on the clean prompt."""
     names = [f"blocks.{layer}.hook_mlp_out" for layer in range(top + 1)]
@@ -403,7 +427,7 @@ def _without_direct(
     changes: list[Tensor] = []
 
     def note(name: str, output: Tensor) -> None:
-        changes.append(output - clean[name][which])
+        changes.append(output - clean[name][:, start:][which])
 
     def take(stream: Tensor) -> Tensor:
         return stream - torch.stack(changes).sum(0)

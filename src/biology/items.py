@@ -13,6 +13,7 @@ from typing import Literal
 from pydantic import Field, ValidationError
 
 from biology.config import InputError, Strict, validate
+from biology.positions import QUESTION
 
 ITEM_COLUMNS = ("item", "text", "answer", "cluster", "split", "role")
 
@@ -70,7 +71,7 @@ def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) 
     if not rows:
         raise InputError(f"{path}: there is no prompt below the names of the columns.")
     free = [column for column in columns if column not in ITEM_COLUMNS]
-    names = [column for column in columns if column not in ("text", "answer")]
+    names = [column for column in columns if column not in ("text", "answer", QUESTION)]
     said = [column for column in columns if column != "item"]
     items, seen = [], set()
     same: dict[tuple[str, ...], str] = {}

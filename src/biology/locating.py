@@ -13,8 +13,9 @@ from __future__ import annotations
 import hashlib
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import pandas as pd
@@ -25,6 +26,7 @@ from torch import Tensor
 from biology.case import Case
 from biology.case_prompts import CasePrompts
 from biology.config import InputWarning
+from biology.continuation import SharedStart
 from biology.model import Model
 from biology.positions import FOUND
 from biology.rules import SupernodeRule
@@ -99,11 +101,12 @@ def located(
     for name, position in positions.items():
         seen = seen_at(model, ids, donors, hooks, position)
         means = torch.stack([seen[:, [place[donor] for donor in one.donors]].mean(1) for one in asked], 1)
+        starts: dict[tuple[int, ...], SharedStart] = {}
+        said = partial(said_with, model, ids, base, position=position, starts=starts)
 
-        def share(first: int, last: int, position: Tensor = position, means: Tensor = means) -> float:
+        def share(first: int, last: int, said: Callable = said, means: Tensor = means) -> float:
             layers = slice(first, last + 1)
-            edits = list(zip(hooks[layers], means[layers], strict=True))
-            return float((said_with(model, ids, base, edits, position) == answer).double().mean())
+            return float((said(edits=list(zip(hooks[layers], means[layers], strict=True))) == answer).double().mean())
 
         upto = [share(0, last) for last in range(model.n_layers)]
         end = max(last for last, reached in enumerate(upto) if reached >= ENOUGH * max(upto))

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -279,7 +279,7 @@ class Capture:
     ids: Int[Tensor, "batch pos"]
     embed: Float[Tensor, "batch pos d_model"]
     pos_embed: Float[Tensor, "batch pos d_model"] | None
-    pattern: tuple[Float[Tensor, "batch head pos pos"], ...]
+    pattern: tuple[Float[Tensor, "batch head pos read_from"], ...]
     scale1: tuple[Float[Tensor, "batch pos 1"], ...]
     scale2: tuple[Float[Tensor, "batch pos 1"], ...]
     scale1_post: tuple[Float[Tensor, "batch pos 1"], ...] | None
@@ -333,6 +333,24 @@ def capture(
         resid_final=seen["ln_final.hook_in"], mlp_out=stack("hook_mlp_out"), read=stack(read_hook),
         write=stack(write_hook), pre_logits=seen["unembed.hook_out"], logits=logits,
     )  # fmt: skip
+
+
+def since(frozen: Capture, start: int) -> Capture:
+    """What a capture holds from token `start` on; patterns of these tokens reach back to the first one. Logits stay as they are."""
+    if not start:
+        return frozen
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(cut(each) for each in value)
+        return value if value is None else value[..., start:, :].clone()
+
+    whole = ("pre_logits", "logits")
+    parts = {one.name: getattr(frozen, one.name) for one in fields(frozen)}
+    return Capture(
+        **{name: value if name in whole else cut(value) for name, value in parts.items() if name != "ids"}
+        | {"ids": frozen.ids[:, start:]}
+    )
 
 
 def token_batch(model: Model, ids: TokenIds) -> Int[Tensor, "batch pos"]:

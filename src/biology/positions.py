@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Any, ClassVar
 
 from biology.grammar import Parsed, unknown
@@ -10,12 +11,24 @@ from biology.grammar import Parsed, unknown
 FORMS = {
     "last": ("last", "the prompt's last token"),
     "index": ("<number>", "the token of this number, counted from 0; a negative one from the end (-1 is the last)"),
-    "token": ("token:<text>", "the last piece of this text, which stands exactly once in the prompt"),
+    "token": (
+        "token:<text>",
+        "the last piece of this text, which stands exactly once in the prompt (in its question, if it has one)",
+    ),
     "factor": ("factor:<factor>", "the last piece of the prompt's own level of this factor, such as its city"),
 }
 """Every form of a position: how it is written, and what it means."""
 FOUND = "found"
 """What stands for the position of a supernode that is found on each model (`locating.py`)."""
+
+
+QUESTION = "question"
+"""Column of a prompt set: the end of a text that begins with worked examples. Words are sought in it."""
+
+
+def question_of(row: Mapping[str, str]) -> str:
+    """Where words are sought in a prompt: in its question if it has one, else in all of its text."""
+    return row.get(QUESTION) or row["text"]
 
 
 class Position(Parsed):

@@ -24,6 +24,7 @@ from biology.corpus import (
     place_split,
     unit_interval,
 )
+from biology.few_shot_prompts import few_shot_multi_hop, few_shot_sums
 from biology.natural_prompts import natural_couplets, natural_sums
 
 FOREIGN_DONORS = 5  # per base prompt
@@ -413,6 +414,11 @@ NATURAL_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
     "addition": natural_sums,
 }
 """For models that nobody here trained: `prompts_natural.csv`. The prompts of multilingual are natural language as they stand."""
+FEW_SHOT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
+    "multi_hop": few_shot_multi_hop,
+    "addition": few_shot_sums,
+}
+"""For small models of natural language, with worked examples: `prompts_few_shot.csv`."""
 
 
 def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:
@@ -429,7 +435,8 @@ def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:
 def prompt_sets(case: str, corpus: Corpus) -> dict[str, pd.DataFrame]:
     """All prompt sets of a case by the names of their files."""
     made = {"prompts.csv": prompt_set(case, corpus)}
-    if case in NATURAL_SETS:
-        made["prompts_natural.csv"] = NATURAL_SETS[case](corpus)
-        assert made["prompts_natural.csv"]["item"].is_unique, "two prompts of one name"
+    for name, makers in (("prompts_natural.csv", NATURAL_SETS), ("prompts_few_shot.csv", FEW_SHOT_SETS)):
+        if case in makers:
+            made[name] = makers[case](corpus)
+            assert made[name]["item"].is_unique, "two prompts of one name"
     return made

@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.activations import length_batches
-from biology.model import Edit, Model, capture, freeze, run, token_batch
+from biology.continuation import SharedStart, worth_sharing
+from biology.model import Edit, Model, capture, freeze, run, since, token_batch
 
 BATCH = 256
 Ids = Sequence[list[int]] | Mapping[int, list[int]]
@@ -34,19 +35,29 @@ def seen_at(
 def said_with(
     model: Model, ids: Ids, base: Sequence[int], edits: Sequence[tuple[str, Float[Tensor, "row d_model"]]] = (),
     position: Int[Tensor, " prompt"] | None = None, basis: Float[Tensor, "d_model dimensions"] | None = None, *,
-    frozen: bool = False,
+    frozen: bool = False, starts: dict[tuple[int, ...], SharedStart] | None = None,
 ) -> Int[Tensor, " row"]:  # fmt: skip
     """The most probable next token after each prompt of `base`, with vectors (one for each of them) put where hooks pass `position`,
-    in the subspace of `basis` alone if there is one. With `frozen` attention patterns stay those of the prompt."""
+    in the subspace of `basis` alone if there is one. With `frozen` attention patterns stay those of the prompt. `starts` keeps what
+    stands before `position` for the next who asks for the same prompts there."""
     out = torch.zeros(len(base), dtype=torch.long)
     prompts = torch.as_tensor(base, dtype=torch.long)
     for places, batch in length_batches([ids[row] for row in prompts.tolist()], BATCH):
+        tokens, where = token_batch(model, batch), at(position, prompts[places]) % batch.shape[1]
+        start = worth_sharing(model, int(where.min()))
+        past = None
+        if start:
+            starts, batched = {} if starts is None else starts, tuple(places.tolist())
+            if batched not in starts:
+                starts[batched] = SharedStart(model, tokens, start)
+            past = starts[batched].rows(torch.arange(len(tokens)))
         hooks: list[tuple[str, Edit]] = [
-            (name, partial(put, at(position, prompts[places]), vectors[places], basis)) for name, vectors in edits
+            (name, partial(put, where - start, vectors[places], basis)) for name, vectors in edits
         ]
-        tokens = token_batch(model, batch)
-        held = freeze(model, capture(model, tokens, positions=-1), norms=False, mlps=False) if frozen else []
-        out[places] = run(model, tokens, edits=held + hooks, positions=-1)[0][:, -1].argmax(-1).cpu()
+        clean = since(capture(model, tokens, positions=-1), start) if frozen else None
+        held = [] if clean is None else freeze(model, clean, norms=False, mlps=False)
+        logits, _ = run(model, tokens[:, start:], edits=held + hooks, positions=-1, past=past)
+        out[places] = logits[:, -1].argmax(-1).cpu()
     return out
 
 
