@@ -345,7 +345,9 @@ rule compare_dictionaries:
 # 2. Activations ------------------------------------------------------------------------------------------------------
 def corpus(wildcards):
     """What decides the prompts of a model that answers by a corpus of its own."""
-    return CONFIG.model(wildcards.model).corpus and contents_hash(CODE, "corpus.py", "prompts.py", "two_hop_prompts.py", "twins.py")
+    return CONFIG.model(wildcards.model).corpus and contents_hash(
+        CODE, "corpus.py", "prompts.py", "two_hop_prompts.py", "twins.py"
+    )
 
 
 rule cache:

@@ -9,7 +9,7 @@ import pytest
 import torch
 from toy_case import ITEMS, experiment_of, prompts_frame, toy_bench
 
-from biology import line_evidence
+from biology import line_evidence, lines
 from biology.bench import Setting
 from biology.continuation import ReadOn
 from biology.edits import edits
