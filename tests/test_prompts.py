@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from biology.case import load_case
-from biology.config import InputError
 from biology.corpus import RELATION_FOLDS, RELATIONS, place_split
 from biology.natural_prompts import FIRST_LINES, SUMS
-from biology.prompts import PROMPT_SETS, TEMPLATES, prompt_sets
+from biology.prompts import PROMPT_SETS, prompt_sets
+from biology.records import InputError
+from biology.two_hop_prompts import TEMPLATES
 
 ROOT = Path(__file__).parents[1]
 
@@ -40,7 +41,36 @@ def test_the_committed_tables_are_what_the_corpus_makes(sets, case):
     for name, frame in made.items():
         committed = (ROOT / f"experiments/{case}/{name}").read_text(encoding="utf-8")
         assert frame.to_csv(index=False, lineterminator="\n") == committed
-        assert len(load_case(ROOT, case, None if name == "prompts.csv" else "natural").items) == len(frame)
+        kind = name.removeprefix("prompts").removeprefix("_").removesuffix(".csv") or None
+        assert len(load_case(ROOT, case, kind).items) == len(frame)
+
+
+@pytest.mark.parametrize("case", ["multi_hop", "addition"])
+def test_worked_examples_tell_nothing_of_what_is_asked_and_donors_are_asked_alike(sets, case):
+    frame = sets(case)["prompts_few_shot.csv"].set_index("item")
+    scored = frame[frame["role"] == "score"]
+    heldout = scored[scored["split"] == "heldout"]
+    assert heldout.groupby("set")["template"].nunique().eq(8).all() and len(heldout) >= 64
+    for row in frame.itertuples():
+        examples = row.text.removesuffix(row.question)
+        asked = [row.city, row.place] if case == "multi_hop" else [f"{row.a}+{row.b}=", f"{row.b}+{row.a}="]
+        assert examples and not any(word in examples for word in asked)
+        assert case != "multi_hop" or all(
+            row.question.count(word) == 1 for word in (row.city, row.relation, "containing")
+        )
+    for row in scored.itertuples():
+        donors = [frame.loc[name] for name in (row.donor, row.wrong_donor)]
+        assert all((one["template"], one["set"], one["split"]) == (row.template, row.set, row.split) for one in donors)
+        assert len({row.answer, *(one["answer"] for one in donors)}) == 3
+
+
+def test_the_sums_that_are_scored_are_not_in_the_grid_that_selects(sets):
+    frame = sets("addition")["prompts_few_shot.csv"]
+    of_role = {role: set(group["operands"]) for role, group in frame.groupby("role")}
+    assert not of_role["score"] & of_role["select"]
+    assert not set(frame.loc[frame["split"] == "heldout", "operands"]) & set(
+        frame.loc[frame["split"] == "dev", "operands"]
+    )
 
 
 def test_natural_prompts_ask_in_all_wordings_and_donors_in_the_same(sets):

@@ -5,14 +5,14 @@ that they attend to. Rows that are edited on their prompt are read once; then on
 """
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields, replace
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.model import Model, run
+from biology.model import Capture, Model, run
 
 NextLogits = Callable[[list[list[int]], list[int]], Tensor]
 
@@ -52,7 +52,7 @@ class SharedStart:
         past = DynamicCache()
         run(model, ids[:, :length], positions=-1, past=past)
         self.length = length
-        self._layers = [(layer.keys, layer.values) for layer in past.layers]
+        self._layers: list[tuple[Tensor, Tensor]] = [(layer.keys, layer.values) for layer in past.layers]  # type: ignore[misc]
 
     @property
     def nbytes(self) -> int:
@@ -66,6 +66,20 @@ class SharedStart:
         for layer, (keys, values) in enumerate(self._layers):
             past.update(keys[which], values[which], layer)
         return past
+
+
+def since(frozen: Capture, start: int) -> Capture:
+    """What a capture holds from token `start` on; patterns of these tokens reach back to the first one. Logits stay as they are."""
+    if not start:
+        return frozen
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(cut(each) for each in value)
+        return value if value is None else value[..., start:, :].clone()  # a copy, so that the rest is let go
+
+    there = {part.name for part in fields(frozen)} - {"ids", "pre_logits", "logits"}
+    return replace(frozen, ids=frozen.ids[:, start:], **{name: cut(getattr(frozen, name)) for name in there})
 
 
 def worth_sharing(model: Model, length: int) -> int:

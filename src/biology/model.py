@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from torch import Tensor
 from biology import checkpoint
 from biology.agreement import Plain, plain_answer, require_agreement
 from biology.bridge import ARCHITECTURES, bridged
-from biology.config import InputError
+from biology.records import InputError
 from biology.text import piece_text, separators
 from biology.tokenizer import open_tokenizer, special_ids, unknown
 from biology.weights import Norm as Norm
@@ -333,24 +333,6 @@ def capture(
         resid_final=seen["ln_final.hook_in"], mlp_out=stack("hook_mlp_out"), read=stack(read_hook),
         write=stack(write_hook), pre_logits=seen["unembed.hook_out"], logits=logits,
     )  # fmt: skip
-
-
-def since(frozen: Capture, start: int) -> Capture:
-    """What a capture holds from token `start` on; patterns of these tokens reach back to the first one. Logits stay as they are."""
-    if not start:
-        return frozen
-
-    def cut(value: Any) -> Any:
-        if isinstance(value, tuple):
-            return tuple(cut(each) for each in value)
-        return value if value is None else value[..., start:, :].clone()
-
-    whole = ("pre_logits", "logits")
-    parts = {one.name: getattr(frozen, one.name) for one in fields(frozen)}
-    return Capture(
-        **{name: value if name in whole else cut(value) for name, value in parts.items() if name != "ids"}
-        | {"ids": frozen.ids[:, start:]}
-    )
 
 
 def token_batch(model: Model, ids: TokenIds) -> Int[Tensor, "batch pos"]:

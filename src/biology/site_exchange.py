@@ -10,8 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.activations import length_batches
-from biology.continuation import SharedStart, worth_sharing
-from biology.model import Edit, Model, capture, freeze, run, since, token_batch
+from biology.continuation import SharedStart, since, worth_sharing
+from biology.model import Edit, Model, capture, freeze, run, token_batch
 
 BATCH = 256
 Ids = Sequence[list[int]] | Mapping[int, list[int]]
