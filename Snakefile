@@ -94,10 +94,12 @@ FIGURES = [
     for figure in CASES[model, case].figures
     for form in ("svg", "png")
 ]
-COMPARED = [model for model in SHOWN if CONFIG.first_sibling(model) == model]
+# Neurons are no dictionary that somebody trained; sets of the same model are compared with them.
+TRAINED = [model for model in SHOWN if not CONFIG.model(model).neurons]
+COMPARED = [model for model in TRAINED if CONFIG.first_sibling(model) == model]
 DICTIONARIES = [
     f"figures/{model}/{figure}.{form}"
-    for model in SHOWN
+    for model in TRAINED
     for figure in ("dictionary_layers", "feature_density", "error_by_l0")
     + ("dictionary_comparison",) * (model in COMPARED)
     for form in ("svg", "png")

@@ -1,6 +1,6 @@
 """Does influence in the graph foretell ablation? ("Circuit Tracing", appendix on validation: Spearman 0.72; meth-8.)
 
-On each prompt every active feature that can reach the output is ablated by itself (M = 0, held in its own layer, attention
+On each prompt every active feature that can reach the output (of a large model a sample of them) is ablated by itself (M = 0, held in its own layer, attention
 patterns frozen, all later MLPs live), and Spearman's rank correlation is taken, over the features of that prompt, between the divergence of
 the outputs and what the graph says. Beside it: two simpler guesses, and influence permuted within layers, which is what
 knowing a feature's layer alone would give.
@@ -26,6 +26,8 @@ from biology.model import Model, encode
 from biology.transcoders import TranscoderSet
 
 PROMPTS = 8  # of each behaviour
+NODES_OF_LARGE = 64
+"""Of a large model (`Model.large`) so many nodes of a prompt are ablated: half of them the most influential, half drawn."""
 PERMUTATIONS = 20
 GUESSES = ("influence", "direct_edge", "activation", "permuted_influence")
 
@@ -36,6 +38,17 @@ def reaching(graph: Graph) -> Int[Tensor, " feature"]:
     last_layer, last_pos = graph.metadata["n_layers"] - 1, int(graph.pos.max())
     features = torch.arange(graph.features.start, graph.features.stop)
     return features[(graph.layer[features] < last_layer) | (graph.pos[features] == last_pos)]
+
+
+def sampled(
+    graph: Graph, nodes: Int[Tensor, " feature"], most: int, generator: np.random.Generator
+) -> Int[Tensor, " chosen"]:
+    """At most so many of some nodes: half of them the most influential, the others drawn at random; in the order of the graph."""
+    if len(nodes) <= most:
+        return nodes
+    order = nodes[influence(graph)[nodes].argsort(descending=True, stable=True)]
+    drawn = generator.permutation(np.arange(most // 2, len(nodes)))[: most - most // 2]
+    return torch.cat([order[: most // 2], order[torch.from_numpy(drawn)]]).sort().values
 
 
 def ablation_effects(
@@ -91,6 +104,7 @@ def foretold(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
         ids = encode(model, prompt)
         graph = attribute(model, transcoders, ids)
         nodes = reaching(graph)
+        nodes = sampled(graph, nodes, NODES_OF_LARGE, generator) if model.large else nodes
         effects = ablation_effects(model, transcoders, ids, graph, nodes)
         candidates = guesses(transcoders, graph, nodes, generator)
         found.append({name: np.mean([_spearman(guess, effects) for guess in candidates[name]]) for name in GUESSES})

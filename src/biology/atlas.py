@@ -19,7 +19,7 @@ from biology.supernodes import promoted
 from biology.tables import table
 from biology.transcoders import TranscoderSet
 
-PER_SOURCE = 800
+PER_SOURCE, PER_SOURCE_OF_LARGE = 800, 100
 """Prompts of one behaviour or case at most."""
 EXAMPLES, TOKENS, BINS, SHADES = 6, 10, 16, 9
 

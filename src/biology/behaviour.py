@@ -24,7 +24,7 @@ from biology.transcoders import TranscoderSet, reconstruct
 from biology.transcoders import encode as feature_activations
 
 BATCH = 256
-MOST_PER_BEHAVIOUR = 1000  # held-out prompts of a behaviour that fidelity is measured on
+MOST_PER_BEHAVIOUR, MOST_OF_LARGE = 1000, 50  # held-out prompts of a behaviour that fidelity is measured on
 
 
 def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple[FeatureCache, pd.DataFrame]:
@@ -146,7 +146,8 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     """
     if "split" in frame:
         frame = frame[frame["split"] != "dev"]
-    frame = pd.concat([_thinned(group) for _, group in frame.groupby("behaviour", sort=True)], ignore_index=True)
+    most = MOST_OF_LARGE if model.large else MOST_PER_BEHAVIOUR
+    frame = pd.concat([_thinned(group, most) for _, group in frame.groupby("behaviour", sort=True)], ignore_index=True)
     ids = [encode(model, prompt) for prompt in frame["prompt"]]
     answers = [answer_token(model, p, a, first=True) for p, a in zip(frame["prompt"], frame["answer"], strict=True)]
     layers = range(model.n_layers)
@@ -204,9 +205,8 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     return table("fidelity", rows)
 
 
-def _thinned(group: pd.DataFrame) -> pd.DataFrame:
-    step = -(-len(group) // MOST_PER_BEHAVIOUR)
-    return group.iloc[::step]
+def _thinned(group: pd.DataFrame, most: int) -> pd.DataFrame:
+    return group.iloc[:: -(-len(group) // most)]
 
 
 def selective_features(

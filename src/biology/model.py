@@ -23,6 +23,7 @@ from biology.weights import Weights, read_weights
 
 REMEMBERED = 2**16
 """Texts of which a model keeps the token ids."""
+LARGE = 20_000_000  # parameters
 Edit = Callable[[Tensor], Tensor | None]
 TokenIds = Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | Sequence[int] | Sequence[Sequence[int]]
 
@@ -58,6 +59,11 @@ class Model:
     def n_context(self) -> int:
         """Longest prompt, in tokens."""
         return self.bridge.cfg.n_ctx
+
+    @cached_property
+    def large(self) -> bool:
+        """Whether a prompt takes a core so long that measures of everything are taken of a sample."""
+        return sum(weight.numel() for weight in self.bridge.original_model.parameters()) > LARGE
 
     @property
     def post_norms(self) -> bool:

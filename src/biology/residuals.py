@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.activations import length_batches, row_batches
-from biology.continuation import Prefix, kept
+from biology.continuation import Prefix, SharedStart, kept, worth_sharing
 from biology.model import Edit, Model, run, token_batch
 from biology.records import InputError
 
@@ -65,7 +65,8 @@ def exchange_residuals(
     )  # fmt: skip
 
 
-def _stream_names(model: Model) -> list[str]:
+def stream_names(model: Model) -> list[str]:
+    """Where the residual stream passes that enters each layer, and that which leaves the last one."""
     names = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.n_layers)]
     return [*names, f"blocks.{model.n_layers - 1}.hook_resid_post"]
 
@@ -75,7 +76,7 @@ def streams_at(
     pos: Int[Tensor, " site"], batch_size: int = 256,
 ) -> Float[Tensor, "site d_model"]:  # fmt: skip
     """The residual streams that enter `layer` of `prompts[prompt]` at `pos` (not negative)."""
-    names = _stream_names(model)
+    names = stream_names(model)
     vectors = torch.zeros(len(prompt), model.d_model, dtype=model.dtype)
     needed = torch.unique(prompt).tolist()
     for places, ids in length_batches([prompts[i] for i in needed], batch_size):
@@ -95,7 +96,7 @@ def run_with_streams(
 ) -> Float[Tensor, "row read_pos vocab"]:  # fmt: skip
     """Logits of `prompts[prompt[row]]` with `vectors` in the place of the residual streams at `sites`; `prefixes` receives
     what the rows of each batch leave to attention, to be read on from."""
-    size, names = torch.tensor([len(ids) for ids in prompts]), _stream_names(model)
+    size, names = torch.tensor([len(ids) for ids in prompts]), stream_names(model)
     where = torch.as_tensor(positions).expand(len(prompt)) if isinstance(positions, int) else positions
     out: list[Tensor] = []
     order = torch.argsort(size[prompt], stable=True)
@@ -103,15 +104,20 @@ def run_with_streams(
         for chosen in row_batches(order, size[prompt], batch_size):
             here = torch.full((len(prompt),), -1)
             here[chosen] = torch.arange(len(chosen))
+            sources, which = torch.unique(prompt[chosen], return_inverse=True)
+            ids = token_batch(model, [list(prompts[i]) for i in sources.tolist()])
+            at = where[chosen].reshape(len(chosen), -1) % ids.shape[1]
+            touched = torch.cat([sites.pos[here[sites.row] >= 0], at.flatten()])
+            start = 0 if prefixes is not None else worth_sharing(model, int(touched.min()))
+            past = kept(prefixes, chosen) if not start else SharedStart(model, ids, start).rows(which)
             hooks: list[tuple[str, Edit]] = []
             for layer, name in enumerate(names):
-                at = ((here[sites.row] >= 0) & (sites.layer == layer)).nonzero()[:, 0]
-                spot = (here[sites.row[at]].to(model.device), sites.pos[at].to(model.device))
-                if len(at):
-                    hooks.append((name, partial(_replaced, spot, vectors[at].to(model.device))))
-            ids = token_batch(model, [list(prompts[i]) for i in prompt[chosen].tolist()])
-            at, past = where[chosen].reshape(len(chosen), -1), kept(prefixes, chosen)
-            out.append(run(model, ids, edits=hooks, positions=at, past=past)[0].cpu())
+                mine = ((here[sites.row] >= 0) & (sites.layer == layer)).nonzero()[:, 0]
+                spot = (here[sites.row[mine]].to(model.device), (sites.pos[mine] - start).to(model.device))
+                if len(mine):
+                    hooks.append((name, partial(_replaced, spot, vectors[mine].to(model.device))))
+            rows = ids[which.to(model.device), start:]
+            out.append(run(model, rows, edits=hooks, positions=at - start, past=past)[0].cpu())
             bar.update(len(chosen))
     return torch.cat(out)[torch.argsort(order)]
 

@@ -10,10 +10,12 @@ Which prompts a mean is taken of is settled by the prompt set. A prompt for whic
 not scored, and neither a success nor a failure.
 """
 
+from collections.abc import Sequence
+
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
@@ -21,8 +23,9 @@ from biology.activations import length_batches
 from biology.case import Case
 from biology.model import Model, answer_token, encode, run, token_batch
 from biology.records import InputError
-from biology.residuals import Exchanges, run_with_streams, streams_at
+from biology.residuals import Exchanges, run_with_streams, stream_names
 from biology.rules import Stream
+from biology.site_exchange import seen_at
 from biology.tables import table
 
 ARMS = ("effect", "donor")
@@ -100,8 +103,10 @@ def _exchange(
 
     rows: list[dict[str, object]] = []
     for number, arm in enumerate(ARMS):
-        for layer in range(model.n_layers + 1) if len(bases) else ():
-            top = _said(model, ids, bases, [means[base][number] for base in bases], layer)
+        groups = [means[base][number] for base in bases]
+        exchanged = _means(model, ids, groups) if len(bases) else ()
+        for layer, vectors in enumerate(exchanged):
+            top = _said(model, ids, bases, vectors, layer)
             rows += [
                 {
                     "case": case.name, "item": frame["item"].iloc[base], "cluster": frame["cluster"].iloc[base],
@@ -121,14 +126,19 @@ def _level(frame: pd.DataFrame, stream: Stream, base: int, donor: int) -> np.nda
     return np.flatnonzero(chosen)
 
 
-def _said(
-    model: Model, ids: list[list[int]], bases: np.ndarray, groups: list[np.ndarray], layer: int
-) -> Int[Tensor, " base"]:
-    """What is said after each base when the stream entering `layer` at its last token is its group's mean."""
+def _means(model: Model, ids: list[list[int]], groups: Sequence[np.ndarray]) -> Float[Tensor, "layer base d_model"]:
+    """Of each group of prompts, the mean of the streams that enter each layer (and leave the last one) at the last token."""
+    members = np.unique(np.concatenate(groups))
     ends = torch.tensor([len(prompt) - 1 for prompt in ids])
-    members = torch.tensor(np.unique(np.concatenate(groups)))
-    streams = streams_at(model, ids, members, torch.full_like(members, layer), ends[members])
-    means = torch.stack([streams[torch.searchsorted(members, torch.tensor(group))].mean(0) for group in groups])
+    streams = seen_at(model, ids, members.tolist(), stream_names(model), ends)
+    return torch.stack([streams[:, np.searchsorted(members, group)].mean(1) for group in groups], 1)
+
+
+def _said(
+    model: Model, ids: list[list[int]], bases: np.ndarray, vectors: Float[Tensor, "base d_model"], layer: int
+) -> Int[Tensor, " base"]:
+    """What is said after each base when the stream entering `layer` at its last token is another."""
+    ends = torch.tensor([len(prompt) - 1 for prompt in ids])
     prompt, row = torch.tensor(bases), torch.arange(len(bases))
     sites = Exchanges(row, torch.full_like(row, layer), ends[prompt], ends[prompt])
-    return run_with_streams(model, ids, prompt, sites, means)[:, 0].argmax(-1)
+    return run_with_streams(model, ids, prompt, sites, vectors)[:, 0].argmax(-1)
