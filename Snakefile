@@ -344,6 +344,31 @@ rule compare_dictionaries:
         "biology compare-dictionaries --model {wildcards.model:q} > {log:q} 2>&1"
 
 
+rule foretell:
+    """How well attributions foretell ablation: by rule, target, and what is frozen."""
+    input:
+        "data/runs/{model}/load.json",
+    output:
+        "data/runs/{model}/foretelling.parquet",
+        "reports/{model}/foretelling.csv",
+        "figures/{model}/foretelling.svg",
+    log:
+        "data/runs/{model}/foretell.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=6000,
+        runtime=120,
+        gpu=gpu,
+    params:
+        model=lambda w: CONFIG.model(w.model).identity,
+        prompts=prompts_of_cases,
+        method=METHOD["foretell"],
+    message:
+        "{wildcards.model}: holding attributions against ablations"
+    shell:
+        "biology foretell --model {wildcards.model:q} > {log:q} 2>&1"
+
+
 # 2. Activations ------------------------------------------------------------------------------------------------------
 def corpus(wildcards):
     """What decides the prompts of a model that answers by a corpus of its own."""

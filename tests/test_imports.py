@@ -67,7 +67,7 @@ FLOORS = [
     ["qk", "head_loadings", "selection"],
     ["graph_memory"],
     ["attribution", "supernodes", "interventions"],
-    ["controls", "residuals", "ablation", "atlas", "generation", "locating"],
+    ["controls", "residuals", "ablation", "foretelling", "atlas", "generation", "locating"],
     ["bench", "streams", "holding"],
     ["outcomes"],
     ["perturbation"],
@@ -86,7 +86,7 @@ FLOORS = [
     ["discrimination", "calibration"],
     ["prompt_figures", "graph_chains", "dossier", "pages", "numbers", "coverage", "calibration_figure"],
     ["figure_data"],
-    ["figures", "explorer", "dictionary_figures"],
+    ["figures", "explorer", "dictionary_figures", "foretelling_figure"],
     ["report", "scoreboard", "atlas_page", "steer_page", "graph_calibration"],
     # the commands
     ["arguments"],

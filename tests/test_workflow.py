@@ -37,6 +37,7 @@ OUTPUTS = {
                   "operands", "operand_plots")],
     "measure": ["{run}/%s.parquet" % table for table in ("dictionary", "density", "token_errors")],
     "compare-dictionaries": ["{run}/comparison.parquet", "reports/{model}/dictionaries.csv"],
+    "foretell": ["{run}/foretelling.parquet", "reports/{model}/foretelling.csv", "figures/{model}/foretelling.svg"],
     "draw-dictionary": ["figures/{model}/{figure}.svg", "figures/{model}/{figure}.png"],
     "exchange": ["{run}/streams.parquet", "reports/{model}/streams.csv"],
     "compare": ["reports/robustness.csv", "reports/discrimination.csv"],

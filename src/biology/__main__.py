@@ -226,6 +226,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "load": (stages.load, MODEL),
         "measure": (dictionaries.measure, MODEL | TEXT),
         "compare-dictionaries": (dictionaries.compare_dictionaries, MODEL | TEXT),
+        "foretell": (dictionaries.foretell, MODEL),
         "cache": (stages.cache, MODEL | CASE),
         "group": (stages.group, MODEL | CASE),
         "attribute": (stages.attribute, MODEL | CASE),

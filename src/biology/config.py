@@ -22,6 +22,7 @@ METHOD: dict[str, int] = {
     "load": 2,
     "measure": 1,
     "compare_dictionaries": 1,
+    "foretell": 1,
     "cache": 2,
     "group": 3,
     "attribute": 5,

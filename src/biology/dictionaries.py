@@ -58,6 +58,25 @@ def compare_dictionaries(args: Arguments) -> None:
     write_table(reports / "dictionaries.csv", found, "comparison")
 
 
+def foretell(args: Arguments) -> None:
+    """hold attributions against ablations, by rule, target, and what is frozen: table, summary, and figure"""
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    run, reports, figures = (writable_folder(root / part / args.model) for part in ("data/runs", "reports", "figures"))
+    model, transcoders = open_model(entry, root, args.model, config.threads)
+    from biology.drawing import saved
+    from biology.foretelling import foretell as measured
+    from biology.foretelling_figure import figure, summary
+    from biology.tables import write_table
+
+    found = measured(model, transcoders, held_out(root / entry.path, cases_of(config, root, args.model)))
+    write_table(run / "foretelling.parquet", found, "foretelling")
+    artefacts.write_text(
+        reports / "foretelling.csv", summary(found).to_csv(index=False, lineterminator="\n", float_format="%.4f")
+    )
+    artefacts.write_bytes(figures / "foretelling.svg", saved(figure(found, args.model), ["svg"])["svg"])
+
+
 def draw_dictionary(args: Arguments) -> None:
     """draw one figure of a model's transcoders as dictionaries, as SVG and PNG"""
     from biology.dictionary_figures import draw as drawn

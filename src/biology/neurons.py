@@ -78,6 +78,18 @@ class Neurons(Transcoder):
             value = value * torch.nn.functional.linear(x, self.W_up, self.b_up)
         return torch.cat([value, -value], -1)
 
+    def linear(self, x: Float[Tensor, "*batch d_model"], rule: Rule) -> Float[Tensor, "*batch neuron"]:
+        """The neurons' values, whose gradient is that of a rule's linear reading."""
+        z = torch.nn.functional.linear(x, self.W_enc, self.b_enc)
+        value = self.function(z)
+        smooth = value if rule == "gradient" else self._ratio(z, value).detach() * z
+        if self.W_up is None:
+            return smooth
+        u = torch.nn.functional.linear(x, self.W_up, self.b_up)
+        if rule == "half":
+            return (smooth * u.detach() + smooth.detach() * u) / 2
+        return (value.detach() if rule == "frozen" else value) * u
+
     def readers(
         self, features: Int[Tensor, " chosen"], x: Float[Tensor, "chosen d_model"]
     ) -> tuple[Float[Tensor, "chosen d_model"], Float[Tensor, " chosen"]]:

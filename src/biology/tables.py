@@ -134,6 +134,19 @@ SCHEMAS: dict[str, Schema] = {
         {"layer": "str", "behaviour": "str", "metric": "str", "value": "float"},
         key=("layer", "behaviour", "metric"), ordered=True,
     ),
+    # one row is a way to read a linear model off a prompt, and how well it foretells ablation (foretelling.py)
+    "foretelling": Schema(
+        {
+            "prompt": "str", "behaviour": "str", "target": "str", "rule": "str", "attention": "str", "norms": "str",
+            "spearman": "float", "n": "int",
+        },
+        key=("prompt", "behaviour", "target", "rule", "attention", "norms"), ordered=True,
+        allowed=(
+            ("target", ("logit", "contrast")), ("rule", ("half", "frozen", "gradient", "encoder")),
+            ("attention", ("frozen", "live")), ("norms", ("frozen", "live")),
+        ),
+        missing=("spearman",),
+    ),
     # one row is a measure of a dictionary on held-out tokens: of a layer or of `all` (dictionary_metrics.py)
     "dictionary": Schema(
         {"layer": "str", "metric": "str", "value": "float"}, key=("layer", "metric"), ordered=True,

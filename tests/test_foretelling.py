@@ -1,0 +1,101 @@
+"""What a gradient through a linear model says of a feature is what it does there, and what is live is the model's own gradient."""
+
+import numpy as np
+import pytest
+import torch
+from conftest import KINDS, random_transcoders
+
+from biology.edits import edits
+from biology.foretelling import Linear, ablated, attributions, correlations, readings
+from biology.foretelling_figure import figure, summary
+from biology.interventions import intervene
+from biology.model import run, token_batch
+from biology.neurons import neuron_set
+from biology.tables import table
+
+DOUBLE = torch.float64
+IDS = [2, 11, 13, 4, 50]
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_a_small_change_of_a_neuron_does_what_the_live_gradient_says(tiny_model, architecture):
+    model = tiny_model(architecture, DOUBLE)
+    neurons = neuron_set(model, k=None)
+    logits = _before_the_cap(model)
+    token, other = logits.topk(2).indices.tolist()
+    found = attributions(model, neurons, IDS, token, other, Linear("gradient", "live", "live"))
+    for layer, pos, feature in ((0, 1, 3), (1, 2, 7), (2, 4, 5)):
+        activation = float(_value(model, neurons, layer, pos, feature))
+        moved = edits([(0, layer, pos, feature, activation * (1 + 1e-5))])
+        after = intervene(
+            model, neurons, [IDS], torch.tensor([0]), moved, protocol="iterative", live_attention=True
+        ).pre_logits[0, 0]
+        difference = ((after[token] - after[other]) - (logits[token] - logits[other])) / 1e-5
+        assert float(found[layer][pos, feature]) == pytest.approx(float(difference), rel=1e-3, abs=1e-9)
+
+
+def _before_the_cap(model):
+    return run(model, token_batch(model, IDS), reads=["unembed.hook_out"], positions=-1)[1]["unembed.hook_out"][0, 0]
+
+
+def _value(model, neurons, layer, pos, feature):
+    hook = f"blocks.{layer}.{neurons.read_hook}"
+    seen = run(model, token_batch(model, IDS), reads=[hook])[1][hook]
+    return neurons.layers[layer].pre_activations(seen)[0, pos, feature]
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2"])
+def test_with_all_held_a_transcoder_feature_adds_what_the_direct_and_indirect_paths_of_its_graph_say(
+    tiny_model, architecture
+):
+    from biology.attribution import attribute
+    from biology.targets import ContrastTarget
+
+    model = tiny_model(architecture, DOUBLE)
+    transcoders = random_transcoders(model).to(dtype=DOUBLE)
+    token, other = 7, 9
+    graph = attribute(model, transcoders, IDS, targets=[ContrastTarget(token, other)], first_position=0)
+    edges = graph.adjacency
+    total = torch.linalg.solve(
+        torch.eye(len(edges), dtype=edges.dtype) - edges / _activations(graph), edges
+    )  # all paths
+    made = attributions(model, transcoders, IDS, token, other, Linear("encoder"))
+    target = graph.logits.start
+    for node in range(graph.features.start, graph.features.stop, 7):
+        expected = total[target, node]
+        layer, pos, feature = int(graph.layer[node]), int(graph.pos[node]), int(graph.feature[node])
+        assert float(made[layer][pos, feature]) == pytest.approx(float(expected), rel=1e-6, abs=1e-9)
+
+
+def _activations(graph):
+    """Of each node, 1 where it is no feature: an edge divided by its source's is a derivative."""
+    found = torch.ones(len(graph.adjacency), dtype=graph.adjacency.dtype)
+    features = slice(graph.features.start, graph.features.stop)
+    found[features] = graph.activation[features]
+    return found
+
+
+def test_ablation_is_the_fall_of_both_targets(tiny_model):
+    model = tiny_model("llama", DOUBLE)
+    neurons = neuron_set(model, k=None)
+    fall = ablated(model, neurons, IDS, [(1, 2, 7)], 7, 9)
+    clean = _before_the_cap(model)
+    held = edits([(0, 1, 2, 7, 0.0)])
+    after = intervene(model, neurons, [IDS], torch.tensor([0]), held, protocol="iterative", live_attention=True).logits[
+        0, 0
+    ]
+    assert fall[:, 0] == pytest.approx(
+        [float(clean[7] - clean.mean() - after[7] + after.mean()), float(clean[7] - clean[9] - after[7] + after[9])]
+    )
+
+
+def test_every_reading_of_a_prompt_has_a_row_and_the_figure_says_which_is_best(tiny_model):
+    model = tiny_model("llama")
+    neurons = neuron_set(model, k=None)
+    rows = correlations(model, neurons, IDS, np.random.default_rng(0))
+    assert len(rows) == 2 * len(readings(neurons)) == 24 and all(-1 <= row["spearman"] <= 1 for row in rows)
+    measured = table("foretelling", [{"prompt": str(n), "behaviour": "b", **row} for n in range(8) for row in rows])
+    found = summary(measured)
+    assert (found["median"] == found["low"]).all() and (found["prompts"] == 8).all()
+    best = found.loc[found["median"].idxmax()]
+    assert f"({best['median']:.2f}) as {best['rule']}" in figure(measured, "toy").get_label()
