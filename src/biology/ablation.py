@@ -26,6 +26,7 @@ from biology.model import Model, encode
 from biology.transcoders import TranscoderSet
 
 PROMPTS = 8  # of each behaviour
+NODES_OF_GRAPH = 1000  # of a large model, chosen by influence
 NODES_OF_LARGE = 64
 """Of a large model (`Model.large`) so many nodes of a prompt are ablated: half of them the most influential, half drawn."""
 PERMUTATIONS = 20
@@ -102,7 +103,7 @@ def foretold(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     generator, found = np.random.default_rng(0), []
     for prompt in tqdm(prompts["prompt"], desc=f"{model.name}: ablating every feature", mininterval=5):
         ids = encode(model, prompt)
-        graph = attribute(model, transcoders, ids)
+        graph = attribute(model, transcoders, ids, max_feature_nodes=NODES_OF_GRAPH if model.large else None)
         nodes = reaching(graph)
         nodes = sampled(graph, nodes, NODES_OF_LARGE, generator) if model.large else nodes
         effects = ablation_effects(model, transcoders, ids, graph, nodes)

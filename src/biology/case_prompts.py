@@ -64,6 +64,11 @@ class CasePrompts:
             ]
         )
 
+    def first_position(self, place: int) -> int:
+        """The first token of a prompt that is a node of its graph: behind the first one, and behind its worked examples."""
+        examples = self.records[place]["text"].removesuffix(question_of(self.records[place])).rstrip(" ")
+        return len(encode(self.model, examples)) if examples else 1
+
     @cached_property
     def _positions(self) -> dict[tuple[str, int], int]:
         return {}

@@ -24,6 +24,7 @@ from biology.graph_json import export_json
 from biology.graph_paths import target_labels
 from biology.model import encode, token_text
 from biology.operand_tables import Plots, class_evidence, operand_evidence
+from biology.positions import question_of
 from biology.tables import table
 
 ANSWER = "answer"  # the answer's logit, as a node of supernode-level tables
@@ -93,6 +94,7 @@ def traced(bench: Bench, place: int, targets: Sequence[int] | None, settings: At
     return attribute(
         bench.model, bench.transcoders, bench.ids[place], targets=targets, max_logits=settings.max_logits,
         logit_probability=settings.logit_probability, max_feature_nodes=settings.max_feature_nodes,
+        first_position=bench.first_position(place),
     )  # fmt: skip
 
 
@@ -117,7 +119,8 @@ def node_sets(bench: Bench, item: str, graph: Graph) -> dict[str, Bool[Tensor, "
 def source_tokens(bench: Bench, place: int, factor: str, graph: Graph) -> Bool[Tensor, " node"]:
     """Token nodes of the pieces of a factor's text (a city's name)."""
     row = bench.records[place]
-    start = row["text"].index(row[factor])
+    question = question_of(row)
+    start = len(row["text"]) - len(question) + question.index(row[factor])
     first = len(encode(bench.model, row["text"][:start].rstrip()))
     last = len(encode(bench.model, row["text"][: start + len(row[factor])]))
     return (graph.kind == TOKEN) & (graph.pos >= first) & (graph.pos < last)

@@ -182,8 +182,9 @@ def class_evidence(
     bench = plots.bench
     answer = int(bench.prompts["answer_token"].iat[place])
     null = attribute(
-        bench.model, plots.null, bench.ids[place], targets=[answer], max_feature_nodes=settings.max_feature_nodes
-    )
+        bench.model, plots.null, bench.ids[place], targets=[answer], max_feature_nodes=settings.max_feature_nodes,
+        first_position=bench.first_position(place),
+    )  # fmt: skip
     values = {
         "effect": _class_values(graph, answer, plots.rows["own"]),
         "shuffle": _class_values(null, answer, plots.rows.get("shuffled", {})),
