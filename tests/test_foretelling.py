@@ -5,13 +5,13 @@ import pytest
 import torch
 from conftest import KINDS, random_transcoders
 
-from biology.edits import edits
-from biology.foretelling import Linear, ablated, attributions, correlations, readings
-from biology.foretelling_figure import figure, summary
-from biology.interventions import intervene
-from biology.model import run, token_batch
-from biology.neurons import neuron_set
+from biology.dictionaries.foretelling import Linear, ablated, attributions, correlations, readings
+from biology.figures.foretelling_figure import figure, summary
+from biology.interventions.feature_edits import edits
+from biology.interventions.protocols import intervene
+from biology.models.model import run, token_batch
 from biology.tables import table
+from biology.transcoders.neurons import neuron_set
 
 DOUBLE = torch.float64
 IDS = [2, 11, 13, 4, 50]
@@ -48,8 +48,8 @@ def _value(model, neurons, layer, pos, feature):
 def test_with_all_held_a_transcoder_feature_adds_what_the_direct_and_indirect_paths_of_its_graph_say(
     tiny_model, architecture
 ):
-    from biology.attribution import attribute
-    from biology.targets import ContrastTarget
+    from biology.attribution.assembly import attribute
+    from biology.attribution.targets import ContrastTarget
 
     model = tiny_model(architecture, DOUBLE)
     transcoders = random_transcoders(model).to(dtype=DOUBLE)

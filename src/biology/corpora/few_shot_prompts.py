@@ -1,0 +1,176 @@
+"""Two hops and sums for small models, with worked examples before the question: `experiments/<case>/prompts_few_shot.csv`.
+
+A model of some hundred million parameters answers hardly any of the natural prompts (`natural_prompts.py`): it knows no state
+capitals, and says something else than a number. With two or four examples in the same words it answers half of these.
+Columns and factors are those of the other sets, and `question` is the end of the text that asks: positions are sought in it.
+
+Wordings were chosen by the share of right answers of SmolLM2-135M-Instruct on development prompts, and by nothing else.
+"""
+
+import itertools
+from collections.abc import Callable, Mapping, Sequence
+
+import pandas as pd
+
+from biology.corpora.corpus import Corpus, by_hash, place_split
+
+# Two hops ------------------------------------------------------------------------------------------------------------
+SCORED_RELATION = "language"
+RELATIONS = {SCORED_RELATION: "1", "currency": "1", "capital": "0", "continent": "0"}
+"""What is asked of a country, and the fold of it. One is scored: of the others too few answers are known. They select features."""
+EXAMPLES = {
+    "Osaka": {"language": "Japanese", "currency": "yen", "capital": "Tokyo", "continent": "Asia"},
+    "Milan": {"language": "Italian", "currency": "euro", "capital": "Rome", "continent": "Europe"},
+    "Krakow": {"language": "Polish", "currency": "zloty", "capital": "Warsaw", "continent": "Europe"},
+    "Phuket": {"language": "Thai", "currency": "baht", "capital": "Bangkok", "continent": "Asia"},
+}
+"""Cities of the worked examples. Nothing is asked of their countries."""
+WORDINGS = (
+    ("The {relation} of the {kind} containing {city} is", " {answer}.\n", ("Osaka", "Milan")),
+    ("Fact: the {relation} of the {kind} containing {city} is", " {answer}.\n", ("Krakow", "Phuket")),
+    ("{relation} of the {kind} containing {city}:", " {answer}\n", ("Osaka", "Milan")),
+    ("In the {kind} containing {city} the {relation} is", " {answer}.\n", ("Krakow", "Phuket")),
+    ("Question: what is the {relation} of the {kind} containing {city}? Answer:", " {answer}\n", ("Osaka", "Milan")),
+    ("The main {relation} of the {kind} containing {city} is", " {answer}.\n", ("Krakow", "Phuket")),
+    ("city in the {kind} containing {city} | {relation}:", " {answer}\n", ("Osaka", "Milan")),
+    ("We know that the {relation} of the {kind} containing {city} is", " {answer}.\n", ("Krakow", "Phuket")),
+)
+"""The question, how its answer follows, and the cities of its examples."""
+WORDINGS_PER_CITY = 3  # in which a city is scored
+
+
+def few_shot_multi_hop(corpus: Corpus) -> pd.DataFrame:
+    """Two hops over countries, in eight wordings with two examples each; clusters are countries.
+
+    Scored is the language of the country that a city lies in, in three wordings a city; donors are asked in the same one.
+    Features of a country are chosen on what else is asked of its other cities, those of a relation on development countries,
+    of which half of the cities choose. `set` is `states`, as in the other sets: nobody asks for donors abroad.
+    """
+    home = corpus.cities.set_index("city")["place"].to_dict()
+    left_out = {home[city] for city in EXAMPLES}
+    rows = []
+    for item in corpus.two_hop:
+        factors = dict(item.factors)
+        place, city, relation = factors["place"], factors["city"], factors["relation"]
+        if factors["kind"] != "country" or relation not in RELATIONS or place in left_out:
+            continue
+        fold, split = str(corpus.city_fold[city]), place_split(place)
+        scored = relation == SCORED_RELATION and not (split == "dev" and fold == "0")
+        wordings = by_hash(range(len(WORDINGS)), "few-shot wording", city, of=lambda number: (number,))
+        for wording in wordings[: WORDINGS_PER_CITY if scored else 1]:
+            question, text = _two_hops(wording, factors)
+            rows.append(
+                {
+                    "item": f"{relation}-{city}-{wording}".lower().replace(" ", "-"), "text": text, "answer": item.answer,
+                    "cluster": place, "split": split, "role": "score" if scored else "select", "set": "states", **factors,
+                    "city_fold": fold, "relation_fold": RELATIONS[relation], "template": str(wording), "question": question,
+                    "donor": "", "wrong_donor": "",
+                }
+            )  # fmt: skip
+    return pd.DataFrame(_with_donors(rows, lambda one: (one["place"], one["answer"])))
+
+
+def _two_hops(wording: int, factors: Mapping[str, str]) -> tuple[str, str]:
+    """The question, and the text that ends in it."""
+    asked, answered, cities = WORDINGS[wording]
+    examples = [
+        asked.format(**{**factors, "city": city}) + answered.format(answer=EXAMPLES[city][factors["relation"]])
+        for city in cities
+    ]
+    question = asked.format(**factors)
+    return question, "".join([*examples, question])
+
+
+def _with_donors(
+    rows: Sequence[dict[str, str]], differing: Callable[[Mapping[str, str]], tuple[str, ...]]
+) -> list[dict[str, str]]:
+    """The rows with a donor and a wrong donor for each scored one: asked in the same words of the same relation and split,
+    and other in every part of what `differing` says, from it and from each other. A row that finds none is left out."""
+    found = []
+    for base in rows:
+        chosen = [base]
+        pool = [
+            one for one in rows
+            if one["role"] == "score" and all(one.get(same) == base.get(same) for same in ("set", "relation", "template", "split"))
+        ]  # fmt: skip
+        for other in by_hash(pool, "few-shot donor", base["item"], of=lambda one: (one["item"],)):
+            if all(a != b for one in chosen for a, b in zip(differing(one), differing(other), strict=True)):
+                chosen.append(other)
+            if len(chosen) == 3:
+                break
+        if base["role"] == "select":
+            found.append(base)
+        elif len(chosen) == 3:
+            found.append({**base, "donor": chosen[1]["item"], "wrong_donor": chosen[2]["item"]})
+    return found if len(found) == len(rows) else _with_donors(found, differing)
+
+
+# Sums ----------------------------------------------------------------------------------------------------------------
+EXAMPLE_SUMS = ((1, 5), (4, 3), (8, 1), (4, 0), (3, 3))
+"""Pairs of the worked examples. They are not asked, whichever number comes first."""
+SUMS = {
+    "calc": (
+        ("calc: {a}+{b}=", ", ", (0, 1, 2, 3)), ("sum: {a}+{b}=", "; ", (4, 2, 0, 3)),
+        ("calc: {a}+{b}=", "\n", (3, 1, 2, 0)), ("sum: {a}+{b}=", "; ", (2, 4, 1, 0)),
+        ("calc: {a}+{b}=", ", ", (2, 4, 1, 0)), ("add {a}+{b}=", ". ", (0, 1, 2, 3)),
+        ("calc: {a}+{b}=", "\n", (2, 4, 1, 0)), ("calc: {a}+{b}=", ", ", (4, 2, 0, 3)),
+    ),
+    "sum_of": (
+        ("{a} plus {b} = ", ", ", (0, 1, 2, 3)), ("{a} plus {b} is ", ". ", (0, 1, 2, 3)),
+        ("The sum of {a} and {b} is ", ". ", (0, 1, 2, 3)), ("{a} plus {b} is ", ". ", (4, 2, 0, 3)),
+        ("{a} plus {b} = ", ", ", (4, 2, 0, 3)), ("The sum of {a} and {b} is ", ". ", (3, 1, 2, 0)),
+        ("{a} plus {b} = ", ", ", (3, 1, 2, 0)), ("{a} plus {b} is ", ". ", (3, 1, 2, 0)),
+    ),
+    "fruit": (
+        ("{a} apples + {b} pears = ", ", ", (0, 1, 2, 3)), ("{a} red + {b} green = ", ", ", (0, 1, 2, 3)),
+        ("{a} apples + {b} pears = ", ", ", (4, 2, 0, 3)), ("{a} red + {b} green = ", ", ", (4, 2, 0, 3)),
+        ("{a} cats + {b} dogs = ", "; ", (4, 2, 0, 3)), ("{a} apples + {b} pears = ", ", ", (2, 4, 1, 0)),
+        ("{a} cats + {b} dogs = ", "; ", (2, 4, 1, 0)), ("{a} cats + {b} dogs = ", "; ", (3, 1, 2, 0)),
+    ),
+}  # fmt: skip
+"""Wordings by form (the `set` of a prompt): a sum, what follows its answer, and which examples stand before it. Each ends where the
+number follows."""
+DEV_SUMS, HELDOUT_SUMS = 10, 27  # pairs of digits with a sum of one digit that are scored
+ASKED_IN = {"dev": range(2), "heldout": range(0, 8, 2)}
+"""In which wordings a pair is scored: development pairs all in the same ones, a held-out one in these from its own first one on."""
+
+
+def few_shot_sums(_: Corpus) -> pd.DataFrame:
+    """Sums of one digit in three forms of eight wordings, with worked examples; clusters are pairs of ones digits.
+
+    The operand grid (`select`) holds all other pairs of digits, asked in the first wording.
+    """
+    examples = {pair for a, b in EXAMPLE_SUMS for pair in ((a, b), (b, a))}
+    pairs = [pair for pair in itertools.product(range(10), range(10)) if pair not in examples]
+    ranked = by_hash([pair for pair in pairs if sum(pair) < 10], "few-shot sum", of=lambda pair: pair)
+    split = dict.fromkeys(ranked[:DEV_SUMS], "dev") | dict.fromkeys(ranked[DEV_SUMS:][:HELDOUT_SUMS], "heldout")
+
+    def row(form: str, wording: int, pair: tuple[int, int], role: str) -> dict[str, str]:
+        (a, b), (question, text) = pair, _sum(form, wording, pair)
+        plain = "" if form == "calc" or role == "select" else _named("calc", wording, pair)
+        return {
+            "item": _named(form, wording, pair), "text": text, "answer": str(a + b), "cluster": f"{a}+{b}",
+            "split": split.get(pair, "dev"), "role": role, "set": form, "a": str(a), "b": str(b), "operands": f"{a}+{b}",
+            "template": str(wording), "question": question, "plain": plain, "wrong_plain": "", "donor": "", "wrong_donor": "",
+        }  # fmt: skip
+
+    rows = [row("calc", 0, pair, "select") for pair in pairs if pair not in split]
+    for form, wordings in SUMS.items():
+        for rank, (pair, where) in enumerate(split.items()):
+            first = rank if where == "heldout" else 0
+            rows += [row(form, (first + step) % len(wordings), pair, "score") for step in ASKED_IN[where]]
+    rows = _with_donors(rows, lambda one: (one["a"], one["b"], one["answer"]))
+    plain = {one["item"]: one["donor"] for one in rows if one["set"] == "calc"}
+    return pd.DataFrame([{**one, "wrong_plain": plain.get(one["plain"], "")} for one in rows])
+
+
+def _sum(form: str, wording: int, pair: tuple[int, int]) -> tuple[str, str]:
+    """The question, and the text that ends in it."""
+    asked, after, examples = SUMS[form][wording]
+    worked = [(asked.format(a=a, b=b) + f"{a + b}{after}") for a, b in (EXAMPLE_SUMS[number] for number in examples)]
+    question = asked.format(a=pair[0], b=pair[1])
+    return question, "".join([*worked, question])
+
+
+def _named(form: str, wording: int, pair: tuple[int, int]) -> str:
+    return f"{form}-{wording}-{pair[0]}-{pair[1]}"

@@ -1,0 +1,204 @@
+"""How well an attribution foretells what an ablation does, by rule, target and what is frozen.
+
+An attribution graph freezes attention patterns and norm scales and makes the MLPs linear by a rule. What that costs is measured
+here on the model itself: of a prompt's features some are ablated one at a time with everything live, and Spearman's rank
+correlation is taken between the change of the target and what the linear model says of it, the sum over all paths from the
+feature to the target (its activation times the gradient of the target, taken through the linear model).
+
+    rule        half, frozen, gradient: how neurons are linearised (`neurons.py`); encoder: a transcoder feature reads by its
+                encoder, and stays on
+    target      logit: of the most probable token, the mean over the vocabulary removed. contrast: minus that of the runner-up
+    attention   frozen or live: whether gradients pass through queries and keys
+    norms       frozen or live: whether they pass through the scales of norms
+
+Sources: ablation against influence, "Circuit Tracing" (Ameisen et al., 2025), appendix on validation; the half rule, RelP (Jafari
+et al., 2025, arXiv 2508.21258).
+"""
+
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import product
+from typing import Literal
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from scipy import stats
+from torch import Tensor
+from tqdm import tqdm
+
+from biology.interventions.feature_edits import edits
+from biology.interventions.protocols import intervene
+from biology.models.model import Edit, Model, encode, run, token_batch
+from biology.tables import table
+from biology.transcoders.neurons import Neurons
+from biology.transcoders.transcoder_set import TranscoderSet, activate, skip
+
+Held = Literal["frozen", "live"]
+PROMPTS = 32  # of each behaviour, evenly spaced
+LARGEST, DRAWN, AMONG = 32, 32, 5000
+"""Of a prompt's features the largest by attribution are ablated, and some drawn among those that follow."""
+LOGITS = "unembed.hook_out"
+"""Logits before the final soft-cap, as in graphs."""
+RULES = ("half", "frozen", "gradient")
+TARGETS = ("logit", "contrast")
+
+
+@dataclass(frozen=True)
+class Linear:
+    """What of the model is held where gradients are taken."""
+
+    rule: str
+    attention: Held = "frozen"
+    norms: Held = "frozen"
+
+
+Sites = tuple[Int[Tensor, " site"], Int[Tensor, " site"], Int[Tensor, " site"]]
+"""Layers, positions and features."""
+
+
+def readings(transcoders: TranscoderSet) -> list[Linear]:
+    """All that is compared for a set."""
+    rules = RULES if isinstance(transcoders.layers[0], Neurons) else ("encoder",)
+    return [Linear(*one) for one in product(rules, ("frozen", "live"), ("frozen", "live"))]
+
+
+def attributions(
+    model: Model,
+    transcoders: TranscoderSet,
+    ids: Int[Tensor, " pos"] | Sequence[int],
+    token: int,
+    other: int | None,
+    how: Linear,
+) -> list[Float[Tensor, "pos feature"]]:
+    """What each feature adds to the logit of `token` at the last position, minus that of `other` (None: the mean of all).
+
+    One entry a layer: activation times gradient, through all later layers. A neuron is one feature here, whatever its sign. The
+    dictionary is a per-layer one.
+    """
+    active: list[Tensor] = []
+    with torch.enable_grad():
+        hooks: list[tuple[str, Edit]] = [("hook_embed", lambda tensor: tensor.detach().requires_grad_(True))]
+        for layer in range(model.n_layers):
+            read: dict[str, Tensor] = {}
+            hooks.append((f"blocks.{layer}.{transcoders.read_hook}", partial(read.__setitem__, "x")))
+            hooks.append(
+                (f"blocks.{layer}.{transcoders.write_hook}", partial(_written, transcoders, layer, how, read, active))
+            )
+        hooks += [(name, Tensor.detach) for name in _held(model, how)]
+        _, seen = run(model, token_batch(model, ids), edits=hooks, reads=[LOGITS], positions=-1, grad=True)
+        said = seen[LOGITS][0, 0].double()
+        (said[token] - (said.mean() if other is None else said[other])).backward()
+    return [(values * values.grad).detach()[0] for values in active]
+
+
+def _held(model: Model, how: Linear) -> list[str]:
+    """Hooks that nothing passes a gradient through."""
+    norms = ["ln1", "ln2", *(("ln1_post", "ln2_post") if model.post_norms else ())]
+    layers = range(model.n_layers)
+    held = [f"blocks.{layer}.attn.hook_pattern" for layer in layers] if how.attention == "frozen" else []
+    if how.norms == "frozen":
+        held += [f"blocks.{layer}.{norm}.hook_scale" for layer in layers for norm in norms] + ["ln_final.hook_scale"]
+    return held
+
+
+def _written(
+    transcoders: TranscoderSet, layer: int, how: Linear, read: dict[str, Tensor], active: list[Tensor], output: Tensor
+) -> Tensor:
+    """What a layer writes, as before, with the gradient of its linear reading."""
+    weights, x = transcoders.layers[layer], read.pop("x")
+    if isinstance(weights, Neurons):
+        values = weights.linear(x.to(weights.b_enc.dtype), how.rule)
+        written = values @ weights.W_dec[:, 0]
+    else:
+        pre = weights.pre_activations(x)
+        values = pre * (activate(transcoders, layer, pre.detach()) != 0)
+        written = values @ weights.W_dec[:, 0]
+        skipped = skip(transcoders, layer, x)
+        written = written if skipped is None else written + skipped
+    values.retain_grad()
+    active.append(values)
+    return written.to(output.dtype) + (output - written.to(output.dtype)).detach()
+
+
+def largest(attributed: list[Float[Tensor, "pos feature"]], generator: np.random.Generator) -> Sites:
+    """The features to ablate: those with the largest attribution, and some drawn among the next; none at the first position."""
+    layer, pos, feature = _sites(attributed)
+    size = torch.cat([each[1:].abs().flatten() for each in attributed])
+    order = size.argsort(descending=True, stable=True)[: int((size > 0).sum())]
+    rest = order[LARGEST : LARGEST + AMONG]
+    drawn = rest[torch.from_numpy(generator.permutation(len(rest))[:DRAWN])]
+    chosen = torch.cat([order[:LARGEST], drawn]).sort().values
+    return layer[chosen], pos[chosen], feature[chosen]
+
+
+def _sites(attributed: list[Float[Tensor, "pos feature"]]) -> Sites:
+    found = [torch.ones(each.shape[0] - 1, each.shape[1]).nonzero() for each in attributed]
+    layer = torch.cat([torch.full((len(each),), number) for number, each in enumerate(found)])
+    places = torch.cat(found)
+    return layer, places[:, 0] + 1, places[:, 1]
+
+
+def ablated(
+    model: Model,
+    transcoders: TranscoderSet,
+    ids: Sequence[int],
+    sites: Sequence[tuple[int, int, int]],
+    token: int,
+    other: int,
+) -> Float[np.ndarray, "target site"]:
+    """By how much the two targets fall when each feature is ablated by itself, everything live."""
+    held = edits((row, *site, 0.0) for row, site in enumerate(sites))
+    rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is left alone
+    outcome = intervene(model, transcoders, [list(ids)], rows, held, protocol="iterative", live_attention=True)
+    assert outcome.pre_logits is not None
+    said = outcome.pre_logits[:, 0].double()
+    targets = torch.stack([said[:, token] - said.mean(-1), said[:, token] - said[:, other]])
+    return (targets[:, -1:] - targets[:, :-1]).numpy()
+
+
+def correlations(
+    model: Model, transcoders: TranscoderSet, ids: Sequence[int], generator: np.random.Generator
+) -> list[dict[str, object]]:
+    """For one prompt, a row for each target and reading: Spearman's correlation with ablation, and how many were ablated."""
+    logits, _ = run(model, token_batch(model, ids), positions=-1)
+    token, other = logits[0, 0].topk(2).indices.tolist()
+    ways = readings(transcoders)
+    attributed = {how: attributions(model, transcoders, ids, token, other, how) for how in ways}
+    chosen = largest(attributed[ways[0]], generator)
+    sites = list(zip(*(each.tolist() for each in chosen), strict=True))
+    effects = ablated(model, transcoders, ids, sites, token, other)
+    rows: list[dict[str, object]] = []
+    for target, effect in zip(TARGETS, effects, strict=True):
+        for how in ways:
+            made = attributed[how] if target == "contrast" else attributions(model, transcoders, ids, token, None, how)
+            guess = [float(made[layer][pos, feature]) for layer, pos, feature in sites]
+            rho = float(stats.spearmanr(guess, effect).statistic)
+            rows.append(
+                {
+                    "target": target, "rule": how.rule, "attention": how.attention, "norms": how.norms,
+                    "spearman": rho, "n": len(sites),
+                }
+            )  # fmt: skip
+    return rows
+
+
+def foretell(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> pd.DataFrame:
+    """Table `foretelling`: the correlations of every prompt.
+
+    `frame` has columns prompt, behaviour and perhaps split (dev is left out); so many prompts of each behaviour are taken, evenly
+    spaced.
+    """
+    frame = frame[frame["split"] != "dev"] if "split" in frame else frame
+    chosen = [group.iloc[:: -(-len(group) // PROMPTS)] for _, group in frame.groupby("behaviour", sort=True)]
+    generator, rows = np.random.default_rng(0), []
+    for row in tqdm(list(pd.concat(chosen).itertuples()), desc=f"{model.name}: ablating features", mininterval=5):
+        found = correlations(model, transcoders, encode(model, row.prompt), generator)
+        rows += [{"prompt": row.prompt, "behaviour": row.behaviour, **one} for one in found]
+    return table("foretelling", rows)

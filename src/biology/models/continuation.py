@@ -1,0 +1,155 @@
+"""Writing on after prompts, token by token, without reading a prompt twice.
+
+What edits change at a prompt's tokens reaches later tokens by attention alone, and so lies whole in the keys and values
+that they attend to. Rows that are edited on their prompt are read once; then only new tokens pass the model.
+"""
+
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from biology.models.model import Capture, Model, run
+
+NextLogits = Callable[[list[list[int]], list[int]], Tensor]
+
+
+@dataclass(frozen=True, eq=False)
+class Prefix:
+    """Keys and values (a cache of transformers) of rows that were read in one batch."""
+
+    row: Int[Tensor, " row"]
+    past: Any
+
+
+def kept(prefixes: list[Prefix] | None, row: Int[Tensor, " row"]) -> Any:
+    """The empty cache of a further batch, listed; None where nothing is to be kept."""
+    if prefixes is None:
+        return None
+    from transformers import DynamicCache
+
+    prefixes.append(Prefix(row, DynamicCache()))
+    return prefixes[-1].past
+
+
+WORTH = 2**18
+"""Numbers (tokens times layers times width) from which on it is worth keeping what a row shares with others."""
+
+
+class SharedStart:
+    """The first tokens of prompts, read once for all rows that begin so: their keys and values, and how many they are.
+
+    Edits change nothing before the first token they touch. Long prompts that are edited near their end, many times, are so read
+    from there on, with the same result.
+    """
+
+    def __init__(self, model: Model, ids: Int[Tensor, "prompt pos"], length: int) -> None:
+        from transformers import DynamicCache
+
+        past = DynamicCache()
+        run(model, ids[:, :length], positions=-1, past=past)
+        self.length = length
+        self._layers: list[tuple[Tensor, Tensor]] = [(layer.keys, layer.values) for layer in past.layers]  # type: ignore[misc]
+
+    @property
+    def nbytes(self) -> int:
+        return sum(keys.nbytes + values.nbytes for keys, values in self._layers)
+
+    def rows(self, which: Int[Tensor, " row"]) -> Any:
+        """A cache for rows of these prompts, of their own: what they read is added to it."""
+        from transformers import DynamicCache
+
+        past = DynamicCache()
+        for layer, (keys, values) in enumerate(self._layers):
+            past.update(keys[which], values[which], layer)
+        return past
+
+
+def since(frozen: Capture, start: int) -> Capture:
+    """What a capture holds from token `start` on; patterns of these tokens reach back to the first one. Logits stay as they are."""
+    if not start:
+        return frozen
+
+    def cut(value: Any) -> Any:
+        if isinstance(value, tuple):
+            return tuple(cut(each) for each in value)
+        return value if value is None else value[..., start:, :].clone()  # a copy, so that the rest is let go
+
+    there = {part.name for part in fields(frozen)} - {"ids", "pre_logits", "logits"}
+    return replace(frozen, ids=frozen.ids[:, start:], **{name: cut(getattr(frozen, name)) for name in there})
+
+
+def worth_sharing(model: Model, length: int) -> int:
+    """`length`, or 0 where so few tokens are as quickly read again."""
+    return length if length * model.n_layers * model.d_model >= WORTH else 0
+
+
+class ReadOn:
+    """What a model says next (a `NextLogits`) after rows that `read` reads once, under whatever edits.
+
+    `read(prefixes)` gives the logits [row, vocab] at the end of all rows and lists what it kept of them: for every row,
+    token and layer two vectors as wide as its key and value heads together.
+    """
+
+    def __init__(self, model: Model, read: Callable[[list[Prefix]], Float[Tensor, "row vocab"]]) -> None:
+        self.model, self.read, self.prefixes = model, read, []
+
+    def __call__(self, texts: list[list[int]], live: list[int]) -> Float[Tensor, "live vocab"]:
+        if not self.prefixes:
+            return self.read(self.prefixes)
+        place = torch.full((len(texts),), -1)
+        place[live] = torch.arange(len(live))
+        logits = torch.empty(len(live), self.model.n_vocab, dtype=self.model.dtype)
+        going = []
+        for prefix in self.prefixes:
+            goes_on = place[prefix.row] >= 0
+            if not goes_on.any():
+                continue
+            if not goes_on.all():
+                prefix.past.batch_select_indices(goes_on.nonzero()[:, 0].to(self.model.device))
+            row = prefix.row[goes_on]
+            ids = torch.tensor([texts[i][-1:] for i in row.tolist()])
+            logits[place[row]] = run(self.model, ids, positions=-1, past=prefix.past)[0][:, 0].cpu()
+            going.append(Prefix(row, prefix.past))
+        self.prefixes = going
+        return logits
+
+
+def continued(
+    prompts: Sequence[Sequence[int]],
+    next_logits: NextLogits,
+    n_tokens: int,
+    *,
+    temperature: float = 0.0,
+    generator: torch.Generator | None = None,
+    stops: Collection[int] = (),
+    forced: Callable[[int, int], int | None] = lambda row, number: None,
+) -> list[list[int]]:
+    """The new tokens of each row, up to `n_tokens` or the first of `stops`: the most probable at temperature 0,
+    otherwise sampled.
+
+    Args:
+        next_logits: what the model says next, [row, vocab], given all texts so far and the rows that still go on.
+        forced: the token that a row must take as its new token of a number (from 0), or None.
+    """
+    texts = [list(prompt) for prompt in prompts]
+    live = list(range(len(texts)))
+    for number in range(n_tokens):
+        if not live:
+            break
+        logits = next_logits(texts, live).double()
+        if temperature > 0:
+            chosen = torch.multinomial((logits / temperature).softmax(-1), 1, generator=generator)[:, 0]
+        else:
+            chosen = logits.argmax(-1)
+        going = []
+        for row, token in zip(live, chosen.tolist(), strict=True):
+            wanted = forced(row, number)
+            texts[row].append(token if wanted is None else wanted)
+            if texts[row][-1] not in stops:
+                going.append(row)
+        live = going
+    return [text[len(prompt) :] for text, prompt in zip(texts, prompts, strict=True)]
