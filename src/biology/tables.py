@@ -140,12 +140,8 @@ SCHEMAS: dict[str, Schema] = {
             "prompt": "str", "behaviour": "str", "target": "str", "rule": "str", "attention": "str", "norms": "str",
             "spearman": "float", "n": "int",
         },
-        key=("prompt", "behaviour", "target", "rule", "attention", "norms"), ordered=True,
-        allowed=(
-            ("target", ("logit", "contrast")), ("rule", ("half", "frozen", "gradient", "encoder")),
-            ("attention", ("frozen", "live")), ("norms", ("frozen", "live")),
-        ),
-        missing=("spearman",),
+        key=("prompt", "behaviour", "target", "rule", "attention", "norms"), ordered=True, missing=("spearman",),
+        allowed=(("attention", ("frozen", "live")), ("norms", ("frozen", "live"))),
     ),
     # one row is a measure of a dictionary on held-out tokens: of a layer or of `all` (dictionary_metrics.py)
     "dictionary": Schema(

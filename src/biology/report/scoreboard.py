@@ -45,8 +45,8 @@ ROLES = {
 BESIDE = (
     "Held against these: of further seeds the verdicts of the model are expected, of twins what "
     "[twins.csv](experiments/twins.csv) said before they were trained, of random controls that nothing is replicated "
-    "([claim by claim](reports/robustness.csv)). What is not replicated on the model itself tells no twin from it; nor does what a twin "
-    "replicates although nobody said that it would not (last column)."
+    "([claim by claim](reports/robustness.csv)). A claim that fails on the model itself cannot tell it from a twin; nor can "
+    "one that a twin replicates although nobody said that it would not (last column)."
 )
 TELLING = (
     "A verdict speaks of what was found: where members of the supernodes that a claim rests on are found on less than half of the "
