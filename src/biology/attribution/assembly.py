@@ -25,11 +25,13 @@ from biology.attribution.direct_effects import ActiveFeatures, batch_active_feat
 from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, empty_edges, row_residual
 from biology.attribution.graph_memory import Foresee, Foretold, Sizes, forward_pass, row_by_row, sizes_of
 from biology.attribution.graph_memory import whole as whole_memory
+from biology.attribution.live_effects import Held, LiveEffects, with_remainders
 from biology.attribution.replacement import LocalReplacement, bias_pass, freeze_prompt
+from biology.attribution.requests import Settings, check, prepared
 from biology.attribution.selection import Job, selected_adjacency, whole_adjacency
 from biology.attribution.targets import Readout, Target
 from biology.attribution.whole_graph import both_sides, fill_edges, meeting_layer
-from biology.models.model import Model, token_batch, token_text
+from biology.models.model import Model, token_text
 from biology.records import InputError
 from biology.transcoders.transcoder_set import TranscoderSet
 
@@ -54,6 +56,8 @@ def attribute(
     memory: int = MEMORY,
     progress: Callable[[int, int], None] | None = None,
     foresee: Foresee | None = None,
+    attention: Held = "frozen",
+    norms: Held = "frozen",
 ) -> Graph:
     """The attribution graph of one prompt.
 
@@ -71,6 +75,8 @@ def attribute(
         progress: called with (rows done, rows in all).
         foresee: called with the memory that is foretold, before the forward pass and before the graph is built; may refuse
             (`graph_memory.require`).
+        attention, norms: whether edges hold, to first order, what runs through attention patterns and through the scales of norms
+            (`live_effects`). Biases then hold what is left over.
 
     Features that no target can read (in the layer of a feature target or above) are no nodes.
 
@@ -78,9 +84,11 @@ def attribute(
         InputError: an empty or overlong prompt, an unknown token, position, layer or feature, a budget below 0,
             a given feature that is not active, transcoders that do not fit the model, or effects that are not finite.
     """
-    settings = _Settings(max_logits, logit_probability, max_feature_nodes, first_position, memory, progress, foresee)
-    _check(model, transcoders, settings, features)
-    ids, chosen, places = _prepared(model, token_ids, targets, position)
+    settings = Settings(
+        max_logits, logit_probability, max_feature_nodes, first_position, memory, progress, foresee, attention, norms
+    )  # fmt: skip
+    check(model, transcoders, settings, features)
+    ids, chosen, places = prepared(model, token_ids, targets, position)
     mention_first_words(model, [ids], first_position)
     return _trace(model, transcoders, ids, [chosen], [places], [features], settings, alone=True)[0]
 
@@ -106,77 +114,32 @@ def attribute_batch(
     everything else holds for all; `progress` is called with (prompts done, prompts in all). Arguments and errors are
     those of `attribute`.
     """
-    settings = _Settings(max_logits, logit_probability, max_feature_nodes, first_position, memory, None)
+    settings = Settings(max_logits, logit_probability, max_feature_nodes, first_position, memory, None)
     every_target = [None] * len(prompts) if targets is None else list(targets)
     every_feature = [None] * len(prompts) if features is None else list(features)
     if not len(prompts) == len(every_target) == len(every_feature):
         raise InputError(
             f"{len(prompts)} prompts, but {len(every_target)} lists of targets, {len(every_feature)} of features"
         )
-    prepared = []
+    asked = []
     for ids, wanted, given in zip(prompts, every_target, every_feature, strict=True):
-        _check(model, transcoders, settings, given)
-        prepared.append((*_prepared(model, ids, wanted, position), given))
-    mention_first_words(model, [ids for ids, *_ in prepared], first_position)
+        check(model, transcoders, settings, given)
+        asked.append((*prepared(model, ids, wanted, position), given))
+    mention_first_words(model, [ids for ids, *_ in asked], first_position)
     by_length: dict[int, list[int]] = {}
-    for index, (ids, *_) in enumerate(prepared):
+    for index, (ids, *_) in enumerate(asked):
         by_length.setdefault(ids.shape[1], []).append(index)
     graphs: dict[int, Graph] = {}
     for n_pos, indices in by_length.items():
         step = max(1, BATCH // (n_pos * model.d_model))
         for start in range(0, len(indices), step):
             part = indices[start : start + step]
-            rows, chosen, places, given = zip(*(prepared[index] for index in part), strict=True)
+            rows, chosen, places, given = zip(*(asked[index] for index in part), strict=True)
             traced = _trace(model, transcoders, torch.cat(rows), chosen, places, given, settings, alone=False)
             graphs.update(zip(part, traced, strict=True))
             if progress is not None:
                 progress(len(graphs), len(prompts))
     return [graphs[index] for index in range(len(prompts))]
-
-
-@dataclass(frozen=True)
-class _Settings:
-    max_logits: int
-    logit_probability: float
-    max_feature_nodes: int | None
-    first_position: int
-    memory: int
-    progress: Callable[[int, int], None] | None
-    foresee: Foresee | None = None
-
-
-def _check(
-    model: Model,
-    transcoders: TranscoderSet,
-    settings: _Settings,
-    features: Sequence[tuple[int, int, int]] | None,
-) -> None:
-    if transcoders.n_layers != model.n_layers or transcoders.d_model != model.d_model:
-        raise InputError(
-            f"transcoders of {transcoders.n_layers} layers and width {transcoders.d_model} do not fit model"
-            f" {model.name} with {model.n_layers} layers and width {model.d_model}"
-        )
-    if settings.max_logits < 1:
-        raise InputError(f"max_logits must be at least 1, not {settings.max_logits}")
-    if not 0 < settings.logit_probability <= 1:
-        raise InputError(f"logit_probability must lie in (0, 1], not {settings.logit_probability}")
-    budget = settings.max_feature_nodes
-    if budget is not None and budget < 0:
-        raise InputError(f"max_feature_nodes must be 0 (no feature nodes) or more, not {budget}")
-    if budget is not None and features is not None:
-        raise InputError("give either max_feature_nodes or features, not both")
-    if settings.first_position < 0:
-        raise InputError(f"first_position must be 0 or more, not {settings.first_position}")
-
-
-def _prepared(
-    model: Model, token_ids: Tensor | Sequence[int], targets: Sequence[Target | int] | None, position: int
-) -> tuple[Tensor, list[Target] | None, list[int]]:
-    """Token ids [1, pos] up to the last target, the targets, and the positions that they read."""
-    ids = token_batch(model, torch.as_tensor(token_ids, dtype=torch.long).view(1, -1))
-    chosen = target_nodes.normalise(targets)
-    places = target_nodes.positions(chosen, position, ids.shape[1])
-    return ids[:, : max(places) + 1], chosen, places
 
 
 def _trace(
@@ -186,7 +149,7 @@ def _trace(
     targets: Sequence[list[Target] | None],
     places: Sequence[list[int]],
     features: Sequence[Sequence[tuple[int, int, int]] | None],
-    settings: _Settings,
+    settings: Settings,
     *,
     alone: bool,
 ) -> list[Graph]:
@@ -202,7 +165,7 @@ def _trace(
         target_nodes.resolve(model, replace(local, row=row), wanted, where, read_at, **limits)
         for row, (wanted, where) in enumerate(zip(targets, places, strict=True))
     ]
-    whole = settings.max_feature_nodes is None and all(given is None for given in features)
+    whole = settings.max_feature_nodes is None and all(given is None for given in features) and not settings.live
     simple = all(
         {readout.layer for readout in of_prompt} == {model.n_layers} and where == sorted(where)
         for of_prompt, where in zip(readouts, ([readout.pos for readout in each] for each in readouts), strict=True)
@@ -231,7 +194,7 @@ class _Traced:
     active: ActiveFeatures
     readouts: Sequence[Sequence[Readout]]
     bias: tuple[list[Tensor], Tensor]
-    settings: _Settings
+    settings: Settings
 
     def one(self, row: int, given: Sequence[tuple[int, int, int]] | None) -> Graph:
         """The graph of one prompt, row by row."""
@@ -240,6 +203,8 @@ class _Traced:
         active = self.active.subset((self.prompt == row) & (self.active.layer < below))
         local = replace(self.local, row=row)
         job = Job(local, active, readouts, settings.first_position, settings.memory, settings.progress)
+        if settings.live:
+            job = replace(job, effects=LiveEffects(self.model, local, settings.attention, settings.norms))
         budget = settings.max_feature_nodes
         self.foresee(active, row, row_by_row, budget if given is None else len(given), given is not None)
         if given is None and (budget is None or budget >= len(active)):
@@ -326,6 +291,8 @@ class _Traced:
                 [active.pre_activation, zeros, of_targets([r.pre_activation for r in readouts], zeros)]
             ),
         )  # fmt: skip
+        if self.settings.live:
+            graph = with_remainders(graph)
         residual = row_residual(graph).max()
         if not bool(torch.isfinite(residual)):
             raise InputError("the graph has effects that are not finite: are the transcoders meant for this model?")
@@ -367,7 +334,7 @@ class _Traced:
         return {token: token_text(self.model, token) for token in self.local.frozen.ids.unique().tolist()}
 
 
-def _sizes(model: Model, transcoders: TranscoderSet, n_pos: int, settings: _Settings) -> Sizes:
+def _sizes(model: Model, transcoders: TranscoderSet, n_pos: int, settings: Settings) -> Sizes:
     return sizes_of(model, transcoders, n_pos, first_position=settings.first_position, memory=settings.memory)
 
 
@@ -393,4 +360,6 @@ def _metadata(traced: _Traced, row: int, n_active: int) -> dict[str, Any]:
         "max_logits": settings.max_logits,
         "logit_probability": settings.logit_probability,
         "max_feature_nodes": settings.max_feature_nodes,
+        "attention": settings.attention,
+        "norms": settings.norms,
     }

@@ -35,6 +35,8 @@ class Job:
     first_position: int
     memory: int
     progress: Callable[[int, int], None] | None
+    effects: Callable[..., None] = effect_rows
+    """Computes rows: with everything frozen, or `live_effects.LiveEffects`."""
 
     def sources(self, keep: Tensor | None = None) -> Sources:
         return sources(self.local, self.active, self.first_position, len(self.readouts), keep=keep)
@@ -128,11 +130,11 @@ def _adjacency(job: Job, source: Sources, chosen: Tensor) -> Float[Tensor, "node
 
         return write
 
-    effect_rows(job.local, source, job.target_readers(), emit(columns.numel() - n_targets), **options)
+    job.effects(job.local, source, job.target_readers(), emit(columns.numel() - n_targets), **options)
     done, step = 0, max(1, BLOCK // (embed.shape[2] * embed.element_size()))
     for start in range(0, chosen.numel(), step):
         part = chosen[start : start + step]
-        effect_rows(job.local, source, job.feature_readers(part), emit(start), **options)
+        job.effects(job.local, source, job.feature_readers(part), emit(start), **options)
         done = start + part.numel()
         job.report(done + n_targets, total)
     if not done:
@@ -172,7 +174,7 @@ class _DenseRows:
     def add(self, readers: Readers, visited: Tensor | None = None) -> None:
         """Compute the rows of some readers and keep them after those known."""
         first = 0 if visited is None else len(self.job.readouts) + self.visited.numel()
-        effect_rows(
+        self.job.effects(
             self.job.local,
             self.source,
             readers,

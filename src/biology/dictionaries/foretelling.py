@@ -23,7 +23,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 from itertools import product
-from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -33,6 +32,7 @@ from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
+from biology.attribution.live_effects import Held, held_hooks
 from biology.interventions.feature_edits import edits
 from biology.interventions.protocols import intervene
 from biology.models.model import Edit, Model, encode, run, token_batch
@@ -40,7 +40,6 @@ from biology.tables import table
 from biology.transcoders.neurons import Neurons
 from biology.transcoders.transcoder_set import TranscoderSet, activate, skip
 
-Held = Literal["frozen", "live"]
 PROMPTS = 32  # of each behaviour, evenly spaced
 LARGEST, DRAWN, AMONG = 32, 32, 5000
 """Of a prompt's features the largest by attribution are ablated, and some drawn among those that follow."""
@@ -91,21 +90,11 @@ def attributions(
             hooks.append(
                 (f"blocks.{layer}.{transcoders.write_hook}", partial(_written, transcoders, layer, how, read, active))
             )
-        hooks += [(name, Tensor.detach) for name in _held(model, how)]
+        hooks += [(name, Tensor.detach) for name in held_hooks(model, how.attention, how.norms)]
         _, seen = run(model, token_batch(model, ids), edits=hooks, reads=[LOGITS], positions=-1, grad=True)
         said = seen[LOGITS][0, 0].double()
         (said[token] - (said.mean() if other is None else said[other])).backward()
-    return [(values * values.grad).detach()[0] for values in active]
-
-
-def _held(model: Model, how: Linear) -> list[str]:
-    """Hooks that nothing passes a gradient through."""
-    norms = ["ln1", "ln2", *(("ln1_post", "ln2_post") if model.post_norms else ())]
-    layers = range(model.n_layers)
-    held = [f"blocks.{layer}.attn.hook_pattern" for layer in layers] if how.attention == "frozen" else []
-    if how.norms == "frozen":
-        held += [f"blocks.{layer}.{norm}.hook_scale" for layer in layers for norm in norms] + ["ln_final.hook_scale"]
-    return held
+    return [(values * values.grad).detach()[0] for values in active if values.grad is not None]
 
 
 def _written(
@@ -195,7 +184,8 @@ def foretell(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     `frame` has columns prompt, behaviour and perhaps split (dev is left out); so many prompts of each behaviour are taken, evenly
     spaced.
     """
-    frame = frame[frame["split"] != "dev"] if "split" in frame else frame
+    if "split" in frame:
+        frame = frame[frame["split"] != "dev"]  # pyright: ignore[reportAssignmentType]
     chosen = [group.iloc[:: -(-len(group) // PROMPTS)] for _, group in frame.groupby("behaviour", sort=True)]
     generator, rows = np.random.default_rng(0), []
     for row in tqdm(list(pd.concat(chosen).itertuples()), desc=f"{model.name}: ablating features", mininterval=5):

@@ -1,0 +1,139 @@
+"""Direct effects with attention patterns or norm scales live: what runs through queries and keys, and through the scales of norms.
+
+In the papers' graphs both are frozen, and what a source does through them is in no edge. Here edges are first-order effects of the
+model as it runs, from the write point of a source to the read point of a reader, with every MLP between them held:
+
+    edge = (d reader / d what the source writes) . what it writes
+
+so that the part through patterns and scales is in it, to first order. Patterns and scales are no linear functions of what they read,
+so that edges do not add up to what a reader reads; what is left over is its bias.
+
+Gradients are taken through the hooked model itself, with the outputs of its MLPs as leaves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from functools import cached_property, partial
+from typing import Literal
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from biology.attribution.direct_effects import Sources, cell
+from biology.attribution.graph import FEATURE, LOGIT, Graph
+from biology.attribution.reader_gradients import Readers
+from biology.attribution.replacement import LocalReplacement
+from biology.models.model import Edit, Model, run
+from biology.records import InputError
+from biology.transcoders.transcoder_set import skip
+
+Held = Literal["frozen", "live"]
+ROWS = 64  # whose gradients are taken together
+FINAL = "unembed.hook_in"
+
+
+@dataclass(frozen=True, eq=False)
+class LiveEffects:
+    """Rows of effects (as `reader_gradients.effect_rows`) of one prompt, with attention patterns or norm scales live.
+
+    Raises:
+        InputError: the model is in half precision, in which gradients are too coarse to be effects.
+    """
+
+    model: Model
+    local: LocalReplacement
+    attention: Held
+    norms: Held
+
+    def __post_init__(self) -> None:
+        if self.model.dtype != self.model.precision:
+            raise InputError(
+                f"model {self.model.name}: edges through live attention or norms need --dtype float32 (it is {self.model.dtype})"
+            )
+
+    def __call__(
+        self, local: LocalReplacement, source: Sources, readers: Readers, emit: Callable[[Tensor, Tensor], None], *,
+        tokens: list[Tensor] | None = None, memory: int = 1 << 27,
+        gradients: Callable[[Tensor, int, int, Tensor], None] | None = None,
+    ) -> None:  # fmt: skip
+        """Hand over the rows of all readers: `emit(row indices, effects [row, column])`. `tokens` and `memory` are not needed."""
+        for layer in readers.layer.unique().tolist():
+            for index in (readers.layer == layer).nonzero()[:, 0].split(ROWS):
+                written, embedded = self._gradients(layer, readers.pos[index], readers.vector[index])
+                effects = readers.vector.new_zeros(len(index), source.n_columns)
+                for below, h in enumerate(written):
+                    for pos in range(source.first_position, int(readers.pos[index].max()) + 1):
+                        start, stop, vectors = cell(self.local, source, below, pos)
+                        effects[:, start:stop] += h[:, pos] @ vectors.T
+                        if gradients is not None:
+                            gradients(index, below, pos, h[:, pos])
+                embed = local.frozen.embed[local.row]
+                first = source.token_start
+                effects[:, first : first + len(embed)] = (embedded * embed).sum(-1)
+                emit(index, effects)
+
+    def _gradients(
+        self, layer: int, pos: Tensor, vector: Float[Tensor, "row d_model"]
+    ) -> tuple[list[Float[Tensor, "row pos d_model"]], Float[Tensor, "row pos d_model"]]:
+        """Gradients of rows that read at `layer` (n_layers: the unembedding) with regard to what each MLP below writes, and to the
+        embedding."""
+        leaves, reads = self._forward
+        below = leaves[: layer + 1]  # the embedding and the MLPs under the reader
+        asked = vector.new_zeros(len(vector), *reads[layer].shape)
+        asked[torch.arange(len(vector)), 0, pos] = vector
+        found = torch.autograd.grad(
+            reads[layer],
+            below,
+            asked,
+            is_grads_batched=True,
+            retain_graph=True,
+            allow_unused=True,
+            materialize_grads=True,
+        )
+        embedded, *written = (each[:, 0] for each in found)
+        return written, embedded
+
+    @cached_property
+    def _forward(self) -> tuple[list[Float[Tensor, "1 pos d_model"]], list[Float[Tensor, "1 pos d_model"]]]:
+        """Leaves (the embedding, then what each MLP writes), and what each layer's transcoder and the unembedding read."""
+        model, set_ = self.model, self.local.transcoders
+        leaves: list[Tensor] = []
+        seen: dict[str, Tensor] = {}
+
+        def leaf(tensor: Tensor) -> Tensor:
+            leaves.append(tensor.detach().clone().requires_grad_(True))
+            return leaves[-1]
+
+        def written(layer: int, tensor: Tensor) -> Tensor:
+            skipped = skip(set_, layer, seen[names[layer]])
+            return leaf(tensor) if skipped is None else leaf(tensor - skipped) + skipped
+
+        names = [f"blocks.{layer}.{set_.read_hook}" for layer in range(model.n_layers)]
+        hooks: list[tuple[str, Edit]] = [("hook_embed", leaf)]
+        for layer, name in enumerate(names):
+            hooks.append((name, partial(seen.__setitem__, name)))
+            hooks.append((f"blocks.{layer}.{set_.write_hook}", partial(written, layer)))
+        hooks += [(name, Tensor.detach) for name in held_hooks(model, self.attention, self.norms)]
+        ids = self.local.frozen.ids[self.local.row][None]
+        _, final = run(model, ids, edits=hooks, reads=[FINAL], grad=True)
+        return leaves, [*(seen[name] for name in names), final[FINAL]]
+
+
+def with_remainders(graph: Graph) -> Graph:
+    """The graph with what its edges leave over of each pre-activation as the bias."""
+    reading = (graph.kind == FEATURE) | (graph.kind == LOGIT)
+    rest = graph.pre_activation.double() - graph.adjacency.sum(1, dtype=torch.float64)
+    return replace(graph, bias=torch.where(reading, rest.to(graph.bias), graph.bias))
+
+
+def held_hooks(model: Model, attention: Held, norms: Held) -> list[str]:
+    """The hooks of patterns and scales that stay as they are: no gradient is to pass them."""
+    layers = range(model.n_layers)
+    held = [f"blocks.{layer}.attn.hook_pattern" for layer in layers] if attention == "frozen" else []
+    if norms == "frozen":
+        names = ["ln1", "ln2", *(("ln1_post", "ln2_post") if model.post_norms else ())]
+        held += [f"blocks.{layer}.{norm}.hook_scale" for layer in layers for norm in names] + ["ln_final.hook_scale"]
+    return held

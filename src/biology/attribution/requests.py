@@ -1,0 +1,73 @@
+"""What is asked of `attribute`, checked before anything runs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from biology.attribution import targets as target_nodes
+from biology.attribution.graph_memory import Foresee
+from biology.attribution.live_effects import Held
+from biology.attribution.targets import Target
+from biology.models.model import Model, token_batch
+from biology.records import InputError
+from biology.transcoders.transcoder_set import TranscoderSet
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What graphs are made with, beside prompts and targets."""
+
+    max_logits: int
+    logit_probability: float
+    max_feature_nodes: int | None
+    first_position: int
+    memory: int
+    progress: Callable[[int, int], None] | None
+    foresee: Foresee | None = None
+    attention: Held = "frozen"
+    norms: Held = "frozen"
+
+    @property
+    def live(self) -> bool:
+        return "live" in (self.attention, self.norms)
+
+
+def check(
+    model: Model,
+    transcoders: TranscoderSet,
+    settings: Settings,
+    features: Sequence[tuple[int, int, int]] | None,
+) -> None:
+    if transcoders.n_layers != model.n_layers or transcoders.d_model != model.d_model:
+        raise InputError(
+            f"transcoders of {transcoders.n_layers} layers and width {transcoders.d_model} do not fit model"
+            f" {model.name} with {model.n_layers} layers and width {model.d_model}"
+        )
+    if settings.max_logits < 1:
+        raise InputError(f"max_logits must be at least 1, not {settings.max_logits}")
+    if not 0 < settings.logit_probability <= 1:
+        raise InputError(f"logit_probability must lie in (0, 1], not {settings.logit_probability}")
+    budget = settings.max_feature_nodes
+    if budget is not None and budget < 0:
+        raise InputError(f"max_feature_nodes must be 0 (no feature nodes) or more, not {budget}")
+    if budget is not None and features is not None:
+        raise InputError("give either max_feature_nodes or features, not both")
+    for name in ("attention", "norms"):
+        if getattr(settings, name) not in ("frozen", "live"):
+            raise InputError(f"{name} is frozen or live, not {getattr(settings, name)!r}")
+    if settings.first_position < 0:
+        raise InputError(f"first_position must be 0 or more, not {settings.first_position}")
+
+
+def prepared(
+    model: Model, token_ids: Tensor | Sequence[int], targets: Sequence[Target | int] | None, position: int
+) -> tuple[Tensor, list[Target] | None, list[int]]:
+    """Token ids [1, pos] up to the last target, the targets, and the positions that they read."""
+    ids = token_batch(model, torch.as_tensor(token_ids, dtype=torch.long).view(1, -1))
+    chosen = target_nodes.normalise(targets)
+    places = target_nodes.positions(chosen, position, ids.shape[1])
+    return ids[:, : max(places) + 1], chosen, places
