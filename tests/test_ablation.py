@@ -75,3 +75,17 @@ def test_influence_foretells_ablation_better_than_its_permutation(traced):
     assert foretold(model, transcoders, frame.assign(behaviour="a")).equals(
         foretold(model, transcoders, pd.concat([frame, frame.assign(split="dev")]).assign(behaviour="a"))
     )
+
+
+def test_the_agreement_of_a_graph_with_ablation_is_that_of_a_sample_and_high_where_little_is_left_out(tiny_model):
+    from biology.dictionaries.ablation import NODES_OF_LARGE, agreement, reaching, sampled
+
+    model = tiny_model("llama")
+    transcoders = random_transcoders(model)
+    ids = [2, 11, 13, 4, 50]
+    graph = attribute(model, transcoders, ids)
+    nodes = sampled(graph, reaching(graph), 8, np.random.default_rng(0))
+    strongest = influence(graph)[reaching(graph)].topk(4).indices
+    assert len(nodes) == 8 and set(reaching(graph)[strongest].tolist()) <= set(nodes.tolist())
+    found, n = agreement(model, transcoders, ids, graph)
+    assert n == min(NODES_OF_LARGE, len(reaching(graph))) and -1 <= found <= 1

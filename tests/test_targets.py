@@ -116,3 +116,19 @@ def test_targets_at_several_positions_share_a_graph(model, transcoders):
 def test_impossible_targets_are_refused(model, transcoders, arguments, words):
     with pytest.raises(InputError, match=words):
         attribute(model, transcoders, IDS, **arguments)
+
+
+def test_by_request_the_most_probable_token_minus_the_runner_up_is_explained(tiny_model):
+    from biology.attribution.assembly import attribute
+    from biology.attribution.targets import ContrastTarget
+    from biology.models.model import run, token_batch
+
+    model = tiny_model("llama", torch.float64)
+    transcoders = random_transcoders(model).to(dtype=torch.float64)
+    ids = [2, 11, 13, 4, 50]
+    first, second = run(model, token_batch(model, ids), positions=-1)[0][0, 0].topk(2).indices.tolist()
+    found = attribute(model, transcoders, ids, explain="contrast")
+    given = attribute(model, transcoders, ids, targets=[ContrastTarget(first, second)])
+    assert torch.equal(found.adjacency, given.adjacency) and found.metadata["explain"] == "contrast"
+    with pytest.raises(InputError, match="explain is logits or contrast, not 'odds'"):
+        attribute(model, transcoders, ids, explain="odds")

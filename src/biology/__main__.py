@@ -134,6 +134,20 @@ TRACE: Options = {
         "metavar": "T",
         "help": "what to explain, may be repeated: a token, a difference 'A - B', #17, or 'feature LAYER/FEATURE@POSITION'",
     },
+    "--explain": {
+        "choices": ("logits", "contrast"),
+        "help": "without --target: the most probable tokens, or the first minus the runner-up (of neurons: contrast)",
+    },
+    "--attention": {
+        "choices": ("frozen", "live"),
+        "default": "frozen",
+        "help": "whether edges hold what runs through queries and keys, to first order (%(default)s)",
+    },
+    "--norms": {
+        "choices": ("frozen", "live"),
+        "default": "frozen",
+        "help": "the same of the scales of norms (%(default)s)",
+    },
     "--position": {"type": integer(), "default": -1, "metavar": "P", "help": "whose next token to explain (the last)"},
     "--max-nodes": {"type": integer(0), "metavar": "N", "help": "most feature nodes (all active features)"},
     "--max-logits": {"type": integer(1), "metavar": "N", "help": "most logit nodes (10)"},

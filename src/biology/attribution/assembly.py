@@ -29,7 +29,7 @@ from biology.attribution.live_effects import Held, LiveEffects, with_remainders
 from biology.attribution.replacement import LocalReplacement, bias_pass, freeze_prompt
 from biology.attribution.requests import Settings, check, prepared
 from biology.attribution.selection import Job, selected_adjacency, whole_adjacency
-from biology.attribution.targets import Readout, Target
+from biology.attribution.targets import Explained, Readout, Target
 from biology.attribution.whole_graph import both_sides, fill_edges, meeting_layer
 from biology.models.model import Model, token_text
 from biology.records import InputError
@@ -58,6 +58,7 @@ def attribute(
     foresee: Foresee | None = None,
     attention: Held = "frozen",
     norms: Held = "frozen",
+    explain: Explained = "logits",
 ) -> Graph:
     """The attribution graph of one prompt.
 
@@ -77,6 +78,8 @@ def attribute(
             (`graph_memory.require`).
         attention, norms: whether edges hold, to first order, what runs through attention patterns and through the scales of norms
             (`live_effects`). Biases then hold what is left over.
+        explain: what is explained if `targets` is None: the most probable tokens' logits, or the first one's minus the runner-up's,
+            which foretells what ablations do better (`dictionaries.foretelling`).
 
     Features that no target can read (in the layer of a feature target or above) are no nodes.
 
@@ -85,7 +88,8 @@ def attribute(
             a given feature that is not active, transcoders that do not fit the model, or effects that are not finite.
     """
     settings = Settings(
-        max_logits, logit_probability, max_feature_nodes, first_position, memory, progress, foresee, attention, norms
+        max_logits, logit_probability, max_feature_nodes, first_position, memory, progress, foresee, attention, norms,
+        explain,
     )  # fmt: skip
     check(model, transcoders, settings, features)
     ids, chosen, places = prepared(model, token_ids, targets, position)
@@ -161,6 +165,7 @@ def _trace(
         settings.foresee(sizes, forward_pass(sizes))
     local = freeze_prompt(model, transcoders, ids, positions=read_at)
     limits = {"max_logits": settings.max_logits, "logit_probability": settings.logit_probability}
+    limits |= {"explain": settings.explain}
     readouts = [
         target_nodes.resolve(model, replace(local, row=row), wanted, where, read_at, **limits)
         for row, (wanted, where) in enumerate(zip(targets, places, strict=True))
@@ -362,4 +367,5 @@ def _metadata(traced: _Traced, row: int, n_active: int) -> dict[str, Any]:
         "max_feature_nodes": settings.max_feature_nodes,
         "attention": settings.attention,
         "norms": settings.norms,
+        "explain": settings.explain,
     }

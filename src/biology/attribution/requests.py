@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -11,10 +12,12 @@ from torch import Tensor
 from biology.attribution import targets as target_nodes
 from biology.attribution.graph_memory import Foresee
 from biology.attribution.live_effects import Held
-from biology.attribution.targets import Target
+from biology.attribution.targets import Explained, Target
 from biology.models.model import Model, token_batch
 from biology.records import InputError
 from biology.transcoders.transcoder_set import TranscoderSet
+
+HELD, EXPLAINED = get_args(Held), get_args(Explained)
 
 
 @dataclass(frozen=True)
@@ -30,6 +33,7 @@ class Settings:
     foresee: Foresee | None = None
     attention: Held = "frozen"
     norms: Held = "frozen"
+    explain: Explained = "logits"
 
     @property
     def live(self) -> bool:
@@ -56,9 +60,9 @@ def check(
         raise InputError(f"max_feature_nodes must be 0 (no feature nodes) or more, not {budget}")
     if budget is not None and features is not None:
         raise InputError("give either max_feature_nodes or features, not both")
-    for name in ("attention", "norms"):
-        if getattr(settings, name) not in ("frozen", "live"):
-            raise InputError(f"{name} is frozen or live, not {getattr(settings, name)!r}")
+    for name, choices in (("attention", HELD), ("norms", HELD), ("explain", EXPLAINED)):
+        if getattr(settings, name) not in choices:
+            raise InputError(f"{name} is {' or '.join(choices)}, not {getattr(settings, name)!r}")
     if settings.first_position < 0:
         raise InputError(f"first_position must be 0 or more, not {settings.first_position}")
 

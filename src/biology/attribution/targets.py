@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from jaxtyping import Float, Int
@@ -57,6 +58,7 @@ class FeatureTarget:
     feature: int
 
 
+Explained = Literal["logits", "contrast"]
 Target = TokenTarget | ContrastTarget | DirectionTarget | FeatureTarget
 
 
@@ -110,13 +112,17 @@ def resolve(
     *,
     max_logits: int,
     logit_probability: float,
+    explain: Explained = "logits",
 ) -> list[Readout]:
-    """Read-outs of the targets (the most probable tokens of `places[0]` if None); logits were captured at
-    `logit_positions`.
+    """Read-outs of the targets; logits were captured at `logit_positions`. If there are none, they are what `explain` says of the
+    tokens after `places[0]`: the most probable ones, or the most probable one minus the runner-up.
 
     Raises InputError for a token, layer or feature that does not exist.
     """
     pre, after = local.frozen.pre_logits[local.row], local.frozen.logits[local.row]
+    if targets is None and explain == "contrast":
+        first, second = after[list(logit_positions).index(places[0])].topk(2).indices.tolist()
+        targets = [ContrastTarget(first, second)]
     where = {pos: index for index, pos in enumerate(logit_positions)}
     W_U, b_U = local.weights.W_U, local.weights.b_U
     mean = W_U.mean(0) if targets is None or any(isinstance(target, TokenTarget) for target in targets) else W_U[0]

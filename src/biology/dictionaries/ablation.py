@@ -68,6 +68,21 @@ def ablation_effects(
     return effects
 
 
+def agreement(model: Model, transcoders: TranscoderSet, ids: list[int], graph: Graph) -> tuple[float, int]:
+    """Spearman's correlation of a graph's influence with ablation, everything live, over a sample of its feature nodes; and how many
+    these are. NaN for fewer than two."""
+    nodes = sampled(graph, reaching(graph), NODES_OF_LARGE, np.random.default_rng(0))
+    if len(nodes) < 2:
+        return float("nan"), len(nodes)
+    sites = torch.stack([graph.layer, graph.pos, graph.feature], 1)[nodes].tolist()
+    ablated = edits((row, *site, 0.0) for row, site in enumerate(sites))
+    rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is left alone
+    outcome = intervene(model, transcoders, [ids], rows, ablated, protocol="iterative", live_attention=True)
+    log_p = outcome.logits[:, 0].double().log_softmax(-1)
+    effects = (log_p[-1].exp() * (log_p[-1] - log_p[:-1])).sum(-1).numpy()
+    return _spearman(influence(graph)[nodes].numpy(), effects), len(nodes)
+
+
 def guesses(
     transcoders: TranscoderSet, graph: Graph, nodes: Int[Tensor, " feature"], generator: np.random.Generator
 ) -> dict[str, list[Float[np.ndarray, " feature"]]]:

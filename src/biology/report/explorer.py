@@ -204,7 +204,13 @@ def _told(graph: Graph) -> str:
         if computed is None:
             return f"{words}; the file holds no error nodes, so no score can be worked out."
         return f"{words}; of the pruned graph: replacement {computed[0]:.2f}, completeness {computed[1]:.2f}."
-    return f"{words}; replacement score {scores[0]:.2f}, completeness {scores[1]:.2f}."
+    foretells, n = info.get("influence_foretells_ablation"), info.get("ablated_features")
+    trust = (
+        f"; influence foretells ablation with a rank correlation of {foretells:.2f} ({n} features)" if foretells else ""
+    )
+    live = [name for name in ("attention", "norms") if info.get(name) == "live"]
+    through = f"; edges through live {' and '.join(live)} are in it, to first order" if live else ""
+    return f"{words}; replacement score {scores[0]:.2f}, completeness {scores[1]:.2f}{trust}{through}."
 
 
 def still(graph: Graph) -> Markup:
