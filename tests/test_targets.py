@@ -130,5 +130,3 @@ def test_by_request_the_most_probable_token_minus_the_runner_up_is_explained(tin
     found = attribute(model, transcoders, ids, explain="contrast")
     given = attribute(model, transcoders, ids, targets=[ContrastTarget(first, second)])
     assert torch.equal(found.adjacency, given.adjacency) and found.metadata["explain"] == "contrast"
-    with pytest.raises(InputError, match="explain is logits or contrast, not 'odds'"):
-        attribute(model, transcoders, ids, explain="odds")
