@@ -160,6 +160,7 @@ rule:
         VERDICTS,
         REPORTS,
         [f"reports/{model}/dictionaries.csv" for model in COMPARED],
+        [f"reports/{model}/passing.csv" for model in SHOWN],
         streams(SHOWN),
         tables(SHOWN),
     message:
@@ -593,6 +594,21 @@ rule tabulate:
 
 
 # 7. Verdicts ---------------------------------------------------------------------------------------------------------
+rule passing:
+    """The prompts that a model answers, and so can be asked, by case, set and split."""
+    input:
+        lambda w: expand("data/runs/{model}/{case}/prompts.parquet", model=w.model, case=MODELS[w.model]),
+        code=code("verdicts.passing"),
+    output:
+        "reports/{model}/passing.csv",
+    log:
+        "data/runs/{model}/passing.log",
+    message:
+        "{wildcards.model}: counting the prompts that it answers"
+    shell:
+        "biology passing --model {wildcards.model:q} > {log:q} 2>&1"
+
+
 rule judge:
     """A verdict for every registered claim; all cases of a model at once, because Holm's correction spans them."""
     input:

@@ -41,6 +41,7 @@ OUTPUTS = {
     "draw-dictionary": ["figures/{model}/{figure}.svg", "figures/{model}/{figure}.png"],
     "exchange": ["{run}/streams.parquet", "reports/{model}/streams.csv"],
     "compare": ["reports/robustness.csv", "reports/discrimination.csv"],
+    "passing": ["reports/{model}/passing.csv"],
     "sweep": ["{run}/{case}/steering.parquet", "{run}/{case}/node_steering.parquet"],
     "atlas": ["{run}/atlas.parquet", "{run}/atlas_prompts.parquet"],
     "judge": ["reports/{model}/verdicts.csv", "{run}/parts.parquet", "{run}/clusters.parquet"],

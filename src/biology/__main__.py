@@ -238,6 +238,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "sweep": (stages.sweep, MODEL | CASE),
         "atlas": (stages.atlas, MODEL),
         "tabulate": (table_stages.tabulate, MODEL | CASE),
+        "passing": (table_stages.passing, MODEL),
         "judge": (table_stages.judge, MODEL | THRESHOLD),
         "compare": (table_stages.compare, {}),
         "calibrate": (housekeeping.calibrate, {}),

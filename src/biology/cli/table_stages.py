@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biology import artefacts
+from biology.cli.arguments import writable_folder
 from biology.cli.opening import case_of, configuration
 
 if TYPE_CHECKING:
@@ -67,6 +68,23 @@ def beside_another_size(
     others = tables["evidence"].loc[tables["evidence"]["item"].isin(correct)]
     size = {one.path: sum(map(parameters, (root / one.path).glob("*.safetensors"))) for one in (entry, other)}
     return (own, others) if size[entry.path] > size[other.path] else (others, own)
+
+
+def passing(args: Arguments) -> None:
+    """count the prompts that a model answers, by case, set and split: reports/<model>/passing.csv"""
+    import pandas as pd
+
+    from biology.cli.opening import cases_of
+    from biology.tables import read_table
+    from biology.verdicts.passing import passing as counted
+
+    config, root = configuration(args)
+    reports, run = writable_folder(root / "reports" / args.model), root / "data/runs" / args.model
+    parts = [
+        counted(case.name, read_table(run / case.name / "prompts.parquet", "prompts"))
+        for case in cases_of(config, root, args.model)
+    ]
+    artefacts.write_text(reports / "passing.csv", pd.concat(parts).to_csv(index=False, lineterminator="\n"))
 
 
 def judge(args: Arguments) -> None:
