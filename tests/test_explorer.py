@@ -27,7 +27,7 @@ from biology.report.explorer import (
 from biology.report.pages import TEMPLATES
 from biology.tables import table
 
-pytestmark = pytest.mark.filterwarnings("ignore::biology.config.InputWarning")  # graphs that hold something unknown
+pytestmark = pytest.mark.filterwarnings("ignore::biology.records.InputWarning")  # graphs that hold something unknown
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"']]>"
 
 

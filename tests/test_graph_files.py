@@ -15,7 +15,7 @@ from biology.records import InputError, InputWarning
 
 FIXTURES = Path(__file__).parent / "fixtures"
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::biology.config.InputWarning"
+    "ignore::biology.records.InputWarning"
 )  # most graphs here hold something unknown
 
 # What Neuronpedia's upload asks of a graph, in our words.
