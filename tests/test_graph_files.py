@@ -15,7 +15,7 @@ from biology.saved_view import with_shared_view
 
 FIXTURES = Path(__file__).parent / "fixtures"
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::biology.config.InputWarning"
+    "ignore::biology.records.InputWarning"
 )  # most graphs here hold something unknown
 
 # What Neuronpedia's upload asks of a graph, in our words.
