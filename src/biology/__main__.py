@@ -19,22 +19,12 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, get_args
 
-from biology import (
-    __version__,
-    artefacts,
-    checking,
-    dictionaries,
-    fetching,
-    growth,
-    housekeeping,
-    interchange,
-    stages,
-    steering,
-    table_stages,
-    tracing,
-    training,
-)
-from biology.arguments import SEEDS, Parser, integer, integer_or, real
+from biology import __version__, artefacts
+from biology.cli import checking, fetching, growth, housekeeping, stages, steering, table_stages, tracing
+from biology.cli import dictionary_commands as dictionaries
+from biology.cli import graph_io as interchange
+from biology.cli import transcoder_training as training
+from biology.cli.arguments import SEEDS, Parser, integer, integer_or, real
 from biology.config import Rule
 from biology.records import InputError
 

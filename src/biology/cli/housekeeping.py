@@ -1,0 +1,105 @@
+"""Commands that keep a checkout in order: case files told and registered, and what texts say of results."""
+
+from __future__ import annotations
+
+import argparse
+
+from biology import artefacts
+
+Arguments = argparse.Namespace
+
+
+def lock(args: Arguments) -> None:
+    """register new and amended claims in experiments/claims.lock"""
+    from biology.config import config_file
+    from biology.verdicts.registration import read_lock, refreshed_lock
+
+    root = config_file(args.config).parent
+    before, after = read_lock(root), refreshed_lock(root)
+    artefacts.write_text(root / "experiments/claims.lock", after.text())
+    for line in after.news(before):
+        print(line)
+
+
+def scoreboard(args: Arguments) -> None:
+    """write verdicts and numbers into the texts: README.md, reports/README.md (all verdicts), docs"""
+    from biology.config import config_file, load_config
+    from biology.report.numbers import numbers, with_numbers
+    from biology.report.scoreboard import full_scoreboard, with_scoreboard
+
+    path = config_file(args.config)
+    root, config = path.parent, load_config(path)
+    values = numbers(root, config)
+    texts = {root / "reports/README.md": full_scoreboard(root, config)}
+    for path in [root / "README.md", *sorted(root.glob("docs/*.md"))]:
+        texts[path] = with_numbers(path.read_text(encoding="utf-8"), values, path)
+    texts[root / "README.md"] = with_scoreboard(texts[root / "README.md"], root, config)
+    for path, text in texts.items():
+        artefacts.write_text(path, text)
+
+
+def explain(args: Arguments) -> None:
+    """tell a case in English: prompts, supernodes, experiments, claims; without a case, the words of case files"""
+    from biology.report.explanation import case_told, mechanism_told, words_page
+
+    if args.case is None:
+        print(words_page(), end="")
+        return
+    from biology.cases.case import load_case
+    from biology.cases.claim_file import load_claims
+    from biology.cases.mechanism import load_mechanism, twins_of
+    from biology.config import config_file
+
+    root = config_file(args.config).parent
+    print(case_told(load_case(root, args.case, args.prompts), load_claims(root, args.case)))
+    for twin in ("", *twins_of(root, args.case)):
+        mechanism = load_mechanism(root, args.case, twin)
+        if mechanism is not None:
+            print(f"\n{mechanism_told(mechanism, twin)}")
+
+
+def schema(args: Arguments) -> None:
+    """write what editors and readers know of case files: experiments/*.schema.json, docs/case_files.md"""
+    from biology.cases.schema import schemas
+    from biology.config import config_file
+    from biology.report.explanation import PAGE, words_page
+
+    root = config_file(args.config).parent
+    for name, made in schemas().items():
+        artefacts.write_json(root / "experiments" / name, made)
+    artefacts.write_text(root / PAGE, words_page())
+
+
+def coverage(args: Arguments) -> None:
+    """simulate what intervals cover with the clusters of the cases (reports/coverage.csv, docs/statistics.md)"""
+    from biology.config import config_file
+    from biology.verdicts.coverage import case_clusters, coverage_table, with_table
+
+    root = config_file(args.config).parent
+    made = coverage_table(case_clusters(root), runs=10_000, draws=2000)
+    text = (root / "docs/statistics.md").read_text(encoding="utf-8")
+    artefacts.write_text(root / "reports/coverage.csv", made.to_csv(index=False, lineterminator="\n"))
+    artefacts.write_text(root / "docs/statistics.md", with_table(text, made))
+
+
+def calibrate(args: Arguments) -> None:
+    """compare verdicts with the truth of planted mechanisms: sensitivity and specificity, as a table and a figure, and graphs with causal models"""
+    from biology.cli.opening import configuration
+    from biology.figures.calibration_figure import figure
+    from biology.figures.drawing import png, styled, svg
+    from biology.records import InputError
+    from biology.verdicts.calibration import pairs, rates
+    from biology.verdicts.graph_calibration import graph_truth
+
+    config, root = configuration(args)
+    table = pairs(root, config)
+    if table.empty:
+        raise InputError("no model with planted mechanisms has been judged: run `snakemake calibration/all`.")
+    artefacts.write_text(root / "reports/calibration.csv", table.to_csv(index=False, lineterminator="\n"))
+    graphs = graph_truth(root, config)
+    artefacts.write_text(root / "reports/calibration_graphs.csv", graphs.to_csv(index=False, lineterminator="\n"))
+    with styled():
+        drawn = figure(table)
+        for form, data in (("svg", svg(drawn)), ("png", png(drawn))):
+            artefacts.write_bytes(root / f"figures/calibration.{form}", data)
+    print(rates(table, ["dictionary"]).to_string(index=False))
