@@ -104,8 +104,8 @@ DICTIONARIES = [
 ]
 # The working directory may be a folder of one's own (snakemake --directory).
 CODE = Path(os.path.relpath(workflow.basedir)) / "src/biology"
-STYLE = f"{CODE}/paper.mplstyle"
-TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in (CODE / part).glob("*"))
+STYLE = f"{CODE}/figures/paper.mplstyle"
+TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in (CODE / "report" / part).glob("*"))
 VERDICTS = [f"reports/{model}/verdicts.csv" for model in SHOWN]
 CASE_PAGES = [f"reports/{model}/{case}.html" for model, case in PAIRS]
 MODEL_PAGES = [f"reports/{model}/{page}.html" for model in SHOWN for page in ("atlas", "steer")]
@@ -235,7 +235,7 @@ WEIGHT_FILES = {".safetensors", ".json", ".parquet", ".model", ".yaml", ".npz"}
 
 def code(*modules):
     """The files of some modules and of all that they import, so that a change in any of them makes the results anew."""
-    return [f"{CODE}/{module}.py" for module in sources(*modules)]
+    return [f"{CODE}/{module.replace('.', '/')}.py" for module in sources(*modules)]
 
 
 def prompts_of_cases(wildcards):
@@ -346,7 +346,7 @@ rule compare_dictionaries:
 def corpus(wildcards):
     """What decides the prompts of a model that answers by a corpus of its own."""
     return CONFIG.model(wildcards.model).corpus and contents_hash(
-        CODE, "corpus.py", "prompts.py", "two_hop_prompts.py", "twins.py"
+        CODE / "corpora", "corpus.py", "prompts.py", "two_hop_prompts.py", "twins.py"
     )
 
 

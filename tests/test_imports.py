@@ -1,4 +1,4 @@
-"""The house has floors: a module imports only from those below it, and torch ends at the tables."""
+"""The house has rooms, and doors that open one way: a room sees those that it names here, and torch stays out of six of them."""
 
 import ast
 import subprocess
@@ -9,189 +9,62 @@ from pathlib import Path
 import pytest
 
 PACKAGE = Path(__file__).parents[1] / "src/biology"
+ROOT_ROOM = ""
+DOORS = {"__main__", "api"}
+"""Modules of the root that stand outside of it: the command line and the notebook see every room."""
 
-# From the ground up. A module imports only from rows above its own; modules of one row do not know each other.
-FLOORS = [
-    # torch-free
-    ["grammar"],
-    ["records", "artefacts", "positions", "arms", "measures"],
-    ["model_sources"],
-    ["config", "measurement"],
-    ["folders"],
-    ["graph_nodes"],
-    ["saved_view", "graph_flow"],
-    ["experiments", "rules", "items", "figure_names", "graph_files", "memory", "hub", "text"],
-    ["case_file", "facts", "tables"],
-    ["case_checks"],
-    ["case"],
-    ["claim_file", "settled", "named_members"],
-    ["expectations", "mechanism"],
-    ["corpus", "operands"],
-    ["natural_prompts", "two_hop_prompts", "lessons", "case_corpus"],
-    ["prompts", "vocabulary"],
-    ["twins"],
-    ["claim_basis", "cards"],
-    ["registration", "explanation", "schema"],
-    # torch
-    ["sites"],
-    ["taps", "lesson", "resumable"],
-    ["planting"],
-    ["organism", "graph", "weights", "checkpoint", "bridge", "agreement"],
-    ["tokenizer", "stored", "gguf_files"],
-    ["model", "graph_paths", "layout_gemma_scope", "layout_saelens", "packages"],
-    ["layout_circuit_tracer"],
-    ["layouts"],
-    ["freezing", "transcoders", "case_prompts", "number_outcomes", "cell_outcomes"],
-    [
-        "transcoder_files",
-        "neurons",
-        "activations",
-        "replacement",
-        "continuation",
-        "documents",
-        "sampling",
-        "training_memory",
-    ],
-    ["splicing", "site_exchange", "edits"],
-    [
-        "dictionary_training",
-        "dictionary_metrics",
-        "behaviour",
-        "targets",
-        "direct_effects",
-        "graph_json",
-        "global_weights",
-        "carried",
-    ],
-    ["stream_effects", "descent", "whole_graph", "cross_layer_training", "dictionary_comparison"],
-    ["qk", "head_loadings", "selection"],
-    ["graph_memory"],
-    ["attribution", "supernodes", "interventions"],
-    ["controls", "residuals", "ablation", "atlas", "generation", "locating"],
-    ["bench", "streams", "holding"],
-    ["outcomes"],
-    ["perturbation"],
-    ["operand_tables"],
-    ["graph_tables", "lines", "census", "sharing", "sweep"],
-    ["line_evidence"],
-    ["case_evidence"],
-    # torch-free again: what tables say, drawn and told
-    ["statistics", "wording", "found"],
-    ["certificate"],
-    ["measuring"],
-    ["reasons"],
-    ["claims"],
-    ["procedure", "drawing", "arrows", "contrasts", "robustness", "turning"],
-    ["viewer"],
-    ["discrimination", "calibration"],
-    ["prompt_figures", "graph_chains", "dossier", "pages", "numbers", "coverage", "calibration_figure"],
-    ["figure_data"],
-    ["figures", "explorer", "dictionary_figures"],
-    ["report", "scoreboard", "atlas_page", "steer_page", "graph_calibration"],
-    # the commands
-    ["arguments"],
-    ["opening"],
-    ["stages", "table_stages", "tracing", "growth", "interchange", "dictionaries", "fetching", "housekeeping"],
-    ["steering", "training", "api", "checking"],
-    ["__main__"],
-]
-FLOOR = {module: number for number, floor in enumerate(FLOORS) for module in floor}
+# From the ground up: each room, and the rooms whose modules its own may import. All see the root; none is seen by one above it.
+SEES = {
+    ROOT_ROOM: set(),
+    "cases": set(),
+    "graph_files": set(),
+    "corpora": {"cases"},
+    "models": set(),
+    "transcoders": {"models"},
+    "attribution": {"models", "transcoders"},
+    "attention": {"models", "transcoders", "attribution"},
+    "interventions": {"models", "transcoders"},
+    "dictionaries": {"models", "transcoders", "attribution", "interventions"},
+    "organisms": {"cases", "corpora", "models", "interventions"},
+    "supernodes": {"cases", "models", "transcoders", "interventions"},
+    "evidence": {"cases", "models", "transcoders", "attribution", "interventions", "supernodes"},
+    "verdicts": {"cases", "corpora"},
+    "figures": {"cases", "verdicts"},
+    "report": {"cases", "graph_files", "verdicts", "figures"},
+}
+SEES["cli"] = set(SEES) - {ROOT_ROOM}
+MOST_FILES = 16
+MOST_LINES = 400
+
 HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens"}
-LIGHT = [
-    *(
-        "grammar",
-        "config",
-        "records",
-        "model_sources",
-        "measurement",
-        "two_hop_prompts",
-        "arrows",
-        "graph_chains",
-        "figure_data",
-        "calibration_figure",
-        "table_stages",
-        "folders",
-        "positions",
-        "arms",
-        "measures",
-        "experiments",
-        "rules",
-        "items",
-        "figure_names",
-        "case_file",
-        "facts",
-        "case_checks",
-        "case",
-        "settled",
-        "named_members",
-        "gguf_files",
-        "packages",
-        "claim_file",
-        "expectations",
-        "claim_basis",
-        "registration",
-        "explanation",
-        "schema",
-        "artefacts",
-        "memory",
-        "hub",
-        "text",
-        "tables",
-        "corpus",
-        "operands",
-        "natural_prompts",
-        "prompts",
-        "cards",
-        "statistics",
-        "found",
-        "measuring",
-        "reasons",
-        "claims",
-        "procedure",
-        "coverage",
-        "contrasts",
-        "wording",
-        "turning",
-        "dossier",
-        "pages",
-        "robustness",
-        "discrimination",
-        "scoreboard",
-        "atlas_page",
-        "graph_nodes",
-        "saved_view",
-        "graph_flow",
-        "graph_files",
-        "explorer",
-        "steer_page",
-        "numbers",
-    ),
-    *(
-        "drawing",
-        "viewer",
-        "prompt_figures",
-        "figures",
-        "dictionary_figures",
-        "calibration",
-        "graph_calibration",
-        "report",
-        "arguments",
-        "opening",
-        "stages",
-        "tracing",
-        "growth",
-        "training",
-        "dictionaries",
-        "fetching",
-        "steering",
-        "checking",
-        "interchange",
-        "__main__",
-    ),
-]
-"""Modules that start without torch: what the Snakefile, `biology --help`, judging, drawing and writing need."""
+LIGHT_ROOMS = {ROOT_ROOM, "cases", "graph_files", "corpora", "verdicts", "figures", "report", "cli"}
+LIGHT = {
+    *("models.gguf_files", "models.hub", "models.memory", "models.packages", "models.text"),
+    *("supernodes.named_members", "supernodes.operands", "evidence.contrasts", "organisms.cards"),
+}
+"""Modules that start without torch, beside those of the light rooms: what the Snakefile, `biology --help`, judging, drawing and
+writing need."""
+HEAVY_MODULES = {"api"}
+"""Of the light rooms: they start torch."""
 
-MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__init__")
+MODULES = sorted(
+    ".".join(path.relative_to(PACKAGE).with_suffix("").parts)
+    for path in PACKAGE.rglob("*.py")
+    if path.name != "__init__.py"
+)
+ROOMS = sorted({module.rpartition(".")[0] for module in MODULES})
+
+
+def file_of(module: str) -> Path:
+    return PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+
+
+def room_of(module: str) -> str:
+    return module.rpartition(".")[0]
+
+
+def is_light(module: str) -> bool:
+    return module in LIGHT or (room_of(module) in LIGHT_ROOMS and module not in HEAVY_MODULES)
 
 
 @cache
@@ -206,7 +79,8 @@ def imported(path: Path, inside_functions: bool) -> frozenset[str]:
             elif isinstance(child, ast.ImportFrom):
                 assert child.level == 0, f"{path.name}: imports are absolute"
                 module = str(child.module)
-                names.update([f"biology.{a.name}" for a in child.names] if module == "biology" else [module])
+                inner = [f"{module}.{alias.name}" for alias in child.names]
+                names.update([one for one in inner if one.removeprefix("biology.") in MODULES] or [module])
             elif not inside_functions and isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef):
                 continue
             elif not inside_functions and isinstance(child, ast.If) and "TYPE_CHECKING" in ast.dump(child.test):
@@ -217,57 +91,97 @@ def imported(path: Path, inside_functions: bool) -> frozenset[str]:
     return frozenset(names)
 
 
+def imported_here(module: str, inside_functions: bool) -> set[str]:
+    """The modules of the package that one of them imports."""
+    names = {name.removeprefix("biology.") for name in imported(file_of(module), inside_functions)}
+    return names & set(MODULES)
+
+
+def test_rooms_see_only_what_lies_below_them():
+    below: set[str] = set()
+    for room, seen in SEES.items():
+        assert seen <= below, f"{room} sees {seen - below}"
+        below.add(room)
+
+
+def test_every_room_has_a_face_that_imports_nothing():
+    assert set(ROOMS) == set(SEES), "a room is new, or gone: say in SEES what it may import"
+    for room in filter(None, ROOMS):
+        face = ast.parse((PACKAGE / room / "__init__.py").read_text(encoding="utf-8"))
+        assert ast.get_docstring(face) and len(face.body) == 1, (
+            f"{room}/__init__.py says what the room is for, and no more"
+        )
+
+
+@pytest.mark.parametrize("room", ROOMS)
+def test_no_room_is_crowded(room):
+    files = len(list((PACKAGE / room).glob("*.py")))
+    assert files <= MOST_FILES, f"{room or 'the root'} has {files} files: a new room, or one idea told in one file"
+
+
 @pytest.mark.parametrize("module", MODULES)
-def test_a_module_has_a_floor(module):
-    assert module in FLOOR, f"{module}.py is new: give it a place in FLOORS"
+def test_no_file_is_long(module):
+    lines = len(file_of(module).read_text(encoding="utf-8").splitlines())
+    assert lines <= MOST_LINES, f"{module} has {lines} lines: split it along what it means"
 
 
-@pytest.mark.parametrize("module", [module for module in MODULES if module in FLOOR])
-def test_a_module_imports_only_from_below(module):
-    for name in imported(PACKAGE / f"{module}.py", inside_functions=True):
-        if not name.startswith("biology."):
-            continue
-        other = name.split(".")[1]
-        if other.startswith("__version__"):
-            continue
-        assert FLOOR[other] < FLOOR[module], f"{module} imports {other}, which stands above it or beside it"
+@pytest.mark.parametrize("module", [module for module in MODULES if module not in DOORS])
+def test_a_module_imports_only_from_rooms_that_its_room_sees(module):
+    room = room_of(module)
+    for other in imported_here(module, inside_functions=True):
+        assert other not in DOORS, f"{module} imports {other}, a door"
+        assert room_of(other) in {room, ROOT_ROOM, *SEES[room]}, (
+            f"{module} imports {other}, whose room {room} does not see"
+        )
+
+
+def test_modules_do_not_import_one_another_in_circles():
+    """Within a room too: each can be read after those that it imports."""
+    left = {module: imported_here(module, inside_functions=True) for module in MODULES}
+    while ready := [module for module, needs in left.items() if not needs & set(left)]:
+        for module in ready:
+            del left[module]
+    assert not left, f"a circle among {', '.join(sorted(left))}"
+
+
+def test_what_modules_import_from_the_package_is_there():
+    for module in MODULES:
+        for name in imported(file_of(module), inside_functions=True):
+            if name.split(".")[0] == "biology":
+                assert name == "biology" or name.removeprefix("biology.") in MODULES, f"{module} imports {name}"
 
 
 def test_the_graph_is_data_and_algebra():
-    assert not [name for name in imported(PACKAGE / "graph.py", True) if name.startswith("biology")]
+    assert not [name for name in imported(file_of("attribution.graph"), True) if name.startswith("biology")]
 
 
-@pytest.mark.parametrize(
-    ("library", "only"), [("transformer_lens", {"bridge"}), ("sae_lens", {"transcoders", "dictionary_training"})]
-)
+@pytest.mark.parametrize(("library", "only"), [("transformer_lens", {"models.bridge"}), ("sae_lens", set())])
 def test_a_library_is_known_to_one_module(library, only):
     users = {
         module
         for module in MODULES
-        if any(name.split(".")[0] == library for name in imported(PACKAGE / f"{module}.py", True))
+        if any(name.split(".")[0] == library for name in imported(file_of(module), inside_functions=True))
     }
-    assert users <= only
+    assert users == only
 
 
-@pytest.mark.parametrize("module", [module for module in LIGHT if module in MODULES])
+@pytest.mark.parametrize("module", filter(is_light, MODULES))
 def test_light_modules_do_not_import_torch(module):
-    """Neither directly nor through one another; a function may, when it is called (__main__ does)."""
+    """Neither directly nor through one another; a function may, when it is called."""
     seen, ahead = set(), [module]
     while ahead:
         current = ahead.pop()
         if current in seen:
             continue
         seen.add(current)
-        for name in imported(PACKAGE / f"{current}.py", inside_functions=False):
-            parts = name.split(".")
-            assert parts[0] not in HEAVY, f"{module} -> {current} -> {parts[0]}"
-            if parts[0] == "biology" and len(parts) > 1 and (PACKAGE / f"{parts[1]}.py").is_file():
-                ahead.append(parts[1])
+        outside = {name.split(".")[0] for name in imported(file_of(current), inside_functions=False)}
+        assert not outside & HEAVY, f"{module} -> {current} -> {outside & HEAVY}"
+        ahead += imported_here(current, inside_functions=False)
 
 
 def test_importing_the_light_modules_leaves_torch_out():
     """The same, by doing it."""
-    present = [f"biology.{module}" for module in LIGHT if module in MODULES]
+    present = [f"biology.{module}" for module in filter(is_light, MODULES)]
     code = (
         f"import sys, biology, {', '.join(present)}\nprint([name for name in {sorted(HEAVY)} if name in sys.modules])"
     )
@@ -276,17 +190,7 @@ def test_importing_the_light_modules_leaves_torch_out():
 
 
 def test_experiments_see_tables_and_figures_only():
-    allowed = {
-        "biology.tables",
-        "biology.figures",
-        "biology.figures.figure_data",
-        "biology.figures.drawing",
-        "numpy",
-        "pandas",
-        "matplotlib",
-        "seaborn",
-    }
-    allowed |= {"__future__", "math"}
+    allowed = {"biology.tables", "biology.figures", "numpy", "pandas", "matplotlib", "seaborn", "__future__", "math"}
     for path in PACKAGE.parents[1].glob("experiments/*/case.py"):
         for name in imported(path, inside_functions=True):
             assert any(name == ok or name.startswith(ok + ".") for ok in allowed), f"{path}: {name}"

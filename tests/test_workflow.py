@@ -18,7 +18,7 @@ from biology.artefacts import READERS, sources
 
 ROOT = Path(__file__).parents[1]
 # every stage up to the verdicts; graphs and perturbations run in parallel, so in either order
-NO_MATTER = {"pages"}  # gives `judge` the manifest of a model and nothing else
+NO_MATTER = {"report.pages"}  # gives `judge` the manifest of a model and nothing else
 UP_TO_VERDICTS = {"load", "cache", "group", "attribute", "intervene", "tabulate", "judge"}
 STUB = """
 import sys
@@ -105,18 +105,6 @@ def finished(snakemake, tmp_path_factory):
     weights.parent.mkdir(parents=True)
     weights.write_text("weights")
     (root / "src/biology/__main__.py").write_text(STUB)
-    for module in (
-        "claims",
-        "drawing",
-        "figures",
-        "prompt_figures",
-        "report",
-        "robustness",
-        "statistics",
-        "tables",
-        "viewer",
-    ):
-        (root / f"src/biology/{module}.py").touch()
     code, said, calls = snakemake(root)
     assert code == 0, said
     return root, calls
@@ -184,9 +172,9 @@ def test_a_comment_in_a_torch_module_costs_nothing(snakemake, root):
     edit(
         root / "Snakefile", "biology load --model {wildcards.model:q} >", "biology load  --model {wildcards.model:q} >"
     )
-    for module in ("attribution", "graph", "model", "interventions"):
-        path = root / f"src/biology/{module}.py"
-        path.write_text((path.read_text() if path.is_file() else "") + "\n# a comment\n")
+    for module in ("attribution/assembly", "attribution/graph", "models/model", "interventions/protocols"):
+        with (root / f"src/biology/{module}.py").open("a") as file:
+            file.write("\n# a comment\n")
     assert snakemake(root)[2] == []
 
 
@@ -200,11 +188,14 @@ def test_a_new_method_version_reruns_its_stage_and_what_follows(snakemake, root)
 @pytest.mark.parametrize(
     ("name", "stages"),
     [
-        ("contrasts.py", {"tabulate", "judge", "members", "draw", "write"}),
-        ("claims.py", {"judge", "draw", "write"}),
-        ("viewer.py", {"draw", "write"}),  # it lays out the figure of a graph, too
-        ("explorer.py", {"write"}),
-        ("paper.mplstyle", {"draw", "draw-dictionary", "write"}),  # the look of all figures, and of nothing else
+        ("evidence/contrasts.py", {"tabulate", "judge", "members", "draw", "write"}),
+        ("verdicts/claims.py", {"judge", "draw", "write"}),
+        ("figures/graph_layout.py", {"draw", "write"}),  # it lays out the figure of a graph, too
+        ("report/explorer.py", {"write"}),
+        (
+            "figures/paper.mplstyle",
+            {"draw", "draw-dictionary", "write"},
+        ),  # the look of all figures, and of nothing else
     ],
 )
 def test_a_change_above_the_waist_needs_no_torch(snakemake, root, name, stages):
@@ -353,10 +344,10 @@ def test_rules_without_torch_declare_every_module_that_their_command_calls():
     """So that a result is made anew when any module changes that it, or a module that it imports, came from."""
     blocks = re.split(r"^rule ", (ROOT / "Snakefile").read_text(), flags=re.MULTILINE)[1:]
     declared = {block.partition(":")[0]: re.search(r"\bcode\(([^)]*)\)", block) for block in blocks}
-    rules = {rule: re.findall(r'"(\w+)"', found[1]) for rule, found in declared.items() if found}
+    rules = {rule: re.findall(r'"([\w.]+)"', found[1]) for rule, found in declared.items() if found}
     commands = {}
-    for module in ("table_stages", "dictionaries"):
-        for node in ast.parse((ROOT / f"src/biology/{module}.py").read_text()).body:
+    for module in ("table_stages", "dictionary_commands"):
+        for node in ast.parse((ROOT / f"src/biology/cli/{module}.py").read_text()).body:
             if isinstance(node, ast.FunctionDef):
                 inside = [inner.module for inner in ast.walk(node) if isinstance(inner, ast.ImportFrom)]
                 commands[node.name] = {name.removeprefix("biology.") for name in inside if name} - READERS

@@ -87,29 +87,20 @@ def contents_hash(folder: Path, *patterns: str) -> str:
     return digest.hexdigest()
 
 
+PACKAGE = Path(__file__).parent
 READERS = frozenset(
     {
-        "config",
-        "records",
-        "model_sources",
-        "measurement",
-        "case",
-        "artefacts",
-        "grammar",
-        "positions",
-        "arms",
-        "measures",
-        "experiments",
-        "rules",
-        "items",
-        "claim_file",
+        *("arms", "artefacts", "config", "grammar", "model_sources", "records"),
+        *("cases.case", "cases.claim_file", "cases.experiments", "cases.items", "cases.measurement", "cases.measures"),
+        *("cases.positions", "cases.rules"),
     }
 )
 """Modules that only read and write: what they say of a model or a case reaches a rule of the Snakefile as a parameter."""
 
 
 def sources(*modules: str) -> list[str]:
-    """These modules of the package and all that they import, directly or through one another, but `READERS`; sorted."""
+    """These modules of the package (`tables`, `verdicts.claims`) and all that they import, directly or through one another, but
+    `READERS`; sorted."""
     found, ahead = set(), list(modules)
     while ahead:
         module = ahead.pop()
@@ -120,15 +111,21 @@ def sources(*modules: str) -> list[str]:
     return sorted(found)
 
 
+def source_file(module: str) -> Path:
+    """The file of a module of the package, whether there is one or not."""
+    return PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
+
+
 @cache
 def _imports(module: str) -> list[str]:
     """Modules of the package that one of them imports, inside functions too."""
-    tree = ast.parse((Path(__file__).parent / f"{module}.py").read_text(encoding="utf-8"))
-    return [
-        node.module.removeprefix("biology.")
-        for node in ast.walk(tree)
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.startswith("biology.")
-    ]
+    found = []
+    for node in ast.walk(ast.parse(source_file(module).read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "biology":
+            steps = node.module.split(".")[1:]
+            several = [".".join(steps), *(".".join([*steps, alias.name]) for alias in node.names)]
+            found += [one for one in several if one and source_file(one).is_file()]
+    return found
 
 
 def versions() -> dict[str, str]:

@@ -39,16 +39,9 @@ MODEL = (
 )  # fmt: skip
 """The files of a grown model, and its card."""
 SOURCES = (
-    "corpus.py",
-    "twins.py",
-    "organism.py",
-    "lessons.py",
-    "mechanism.py",
-    "sites.py",
-    "lesson.py",
-    "taps.py",
-    "planting.py",
-)
+    "corpora/corpus.py", "corpora/twins.py", "corpora/mechanism_prompts.py", "cases/mechanism.py", "organisms/organism.py",
+    "organisms/variable_sites.py", "organisms/lesson.py", "organisms/taps.py", "organisms/planting.py",
+)  # fmt: skip
 """The modules that decide the weights."""
 SETS = ("transcoders", "cross_layer")
 """Folders beside them with what was trained on its activations."""
@@ -144,7 +137,7 @@ def grow(args: Arguments) -> None:
             "torch": torch.__version__,
             "seconds": time.monotonic() - started,
             "data_hash": words,
-            "source_hash": artefacts.contents_hash(Path(__file__).parent, *SOURCES)[:16],
+            "source_hash": artefacts.contents_hash(artefacts.PACKAGE, *SOURCES)[:16],
         }
         artefacts.write_json(new / "record.json", record)
         artefacts.write_columns(new / "heldout.parquet", corpus.held_out().to_dict("list"))

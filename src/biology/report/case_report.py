@@ -234,7 +234,9 @@ def _drawing(path: Path) -> Drawing:
 def _provenance(root: Path, manifest: Mapping[str, Any], case: Case) -> dict[str, str]:
     """What the page was made of: hashes and versions, and no commit, so that equal contents give equal pages."""
     hashes = {
-        "sources": contents_hash(root / "src/biology", "*.py", "*.mplstyle", "templates/*", "vendor/*"),
+        "sources": contents_hash(
+            root / "src/biology", "**/*.py", "**/*.mplstyle", "report/templates/*", "report/vendor/*"
+        ),
         "weights": manifest["weights"],
         "transcoder weights": manifest["transcoders"]["weights"],
         "case": contents_hash(case.folder, "*.yaml", "*.csv", "*.md"),
