@@ -1,6 +1,7 @@
 """The house has rooms, and doors that open one way: a room sees those that it names here, and torch stays out of six of them."""
 
 import ast
+import re
 import subprocess
 import sys
 from functools import cache
@@ -194,3 +195,15 @@ def test_experiments_see_tables_and_figures_only():
     for path in PACKAGE.parents[1].glob("experiments/*/case.py"):
         for name in imported(path, inside_functions=True):
             assert any(name == ok or name.startswith(ok + ".") for ok in allowed), f"{path}: {name}"
+
+
+def test_texts_name_files_that_are_there():
+    root = PACKAGE.parents[1]
+    for text in [
+        root / "CONTRIBUTING.md",
+        root / "README.md",
+        *root.glob("docs/*.md"),
+        *root.glob("experiments/*/README.md"),
+    ]:
+        for name in re.findall(r"\b(?:src/biology|tests)/[\w/]+\.\w+", text.read_text(encoding="utf-8")):
+            assert (root / name).is_file(), f"{text.name} names {name}"

@@ -1,6 +1,8 @@
 """biology: regenerates the case studies of *On the Biology of a Large Language Model* on any open model.
 
-Importing this package imports no torch. Names of dimensions in the shapes of all docstrings and annotations:
+Importing this package imports no torch. CONTRIBUTING.md lists its rooms; the first lines of each say what it is for.
+
+Names of dimensions in the shapes of all docstrings and annotations:
 
     batch row       independent prompts, or rows of one forward pass
     layer           transformer block

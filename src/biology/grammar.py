@@ -1,4 +1,4 @@
-"""Words of a file that are more than text: how they are parsed, and how an unknown one is refused."""
+"""Words with a grammar, as case files use them (outcomes, positions, controls): parsed, or refused with the nearest known word."""
 
 from __future__ import annotations
 

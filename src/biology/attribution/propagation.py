@@ -1,4 +1,4 @@
-"""Rows of many prompts on their way through the frozen map: sources going up as vectors, readers going down as gradients.
+"""The frozen map of many prompts, applied to many rows: vectors of sources go up through it, gradients of readers down.
 
 Both directions are the same walk through attention, with transposed maps. Every row starts at one position and spreads
 over the places it can reach: later ones on the way up, earlier ones on the way down. Its first attention layer costs

@@ -1,6 +1,6 @@
 """Whether what a case says fits together: every name is that of something, and whatever is asked for can be measured.
 
-A word that nothing answers to would be an experiment on no prompt, a supernode without members, and at last a verdict.
+A misspelt name would otherwise select no prompt, or no feature, and end as a verdict.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Where the rules that say `at: found` stand on a model: the case that all later stages work with, and what a page says of it."""
+"""Rules that say `at: found`, once a model has shown where: the case as all later stages use it, and what a page says of it."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 

@@ -1,7 +1,7 @@
-"""The corpus as prompts with columns, a table for each case: what a mechanism is planted on, and proved on.
+"""The corpus as prompts with columns, a table for each case: what a mechanism is planted on and certified on.
 
-The columns are those of the cases' prompt sets. `split` is `train` where a model is taught; what is held out is the same as in
-`corpus.py`, but for what a corpus teaches besides. Torch-free.
+The columns are those of the cases' prompt sets. `split` is `train` where a model is taught; what is held out is as in `corpus.py`,
+except for prompts that a corpus teaches in addition. Torch-free.
 """
 
 from __future__ import annotations

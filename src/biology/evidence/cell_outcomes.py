@@ -1,7 +1,7 @@
 """Outcomes about the cells of a factorial design: prompts that differ in one factor (operation, operand, language) only.
 
 `measures.py` says what each is. A level is a bridge word, or the answer of the cell that an edit is to lead to (a column such as
-`expected_language`); of what is `kept` something else has changed, and these factors have not.
+`expected_language`). `kept` asks that the named factors have not changed where another one has.
 """
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -1,5 +1,5 @@
-"""Evidence that is computed from other evidence: one experiment against another, two sizes of a model, where dose curves cross,
-whether the graph foretold it."""
+"""Evidence that is computed from other evidence: differences of two experiments or of two sizes of a model, where dose curves cross,
+and whether the signs of edges foretold effects."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false

@@ -6,8 +6,7 @@ for that level, or it does not. A model that has learnt every prompt by heart ha
 elegans from its twins before any transcoder is trained (Geiger et al., *Causal Abstractions of Neural Networks*, 2021, for
 exchanges of single streams).
 
-Which prompts a mean is taken of is settled by the prompt set. A prompt for which none qualifies asks the model nothing: it is
-not scored, and neither a success nor a failure.
+Which prompts a mean is taken of is settled by the prompt set. A prompt for which there are none is not scored.
 """
 
 import numpy as np

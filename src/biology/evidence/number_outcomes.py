@@ -1,7 +1,7 @@
 """Outcomes of perturbed prompts whose answer is a number: which number is said, and how the probability spreads.
 
-`measures.py` says what each is. Of a model whose tokens write digits and no larger numbers, ones digit and magnitude of what one token says are the same thing:
-`ones_right`, `near_right` and `ones_swapped` are NaN. So is `ones_swapped` of a row without a donor.
+`measures.py` says what each is. Where tokens write single digits and no larger numbers, one token has no ones digit apart from its
+magnitude: `ones_right`, `near_right` and `ones_swapped` are NaN. So is `ones_swapped` of a row without a donor.
 """
 
 import torch

@@ -1,8 +1,8 @@
 """Whole lines written under a perturbation: what a poem's line ends in once the plan for it was changed.
 
 After a prompt the model writes on, token by token, while features are held (iterative protocol, attention live) or while
-the residual stream at one position is a donor's. A line ends with the first word that is some prompt's planned word. Nobody foresees the
-lines of a model of natural language: they end where the model breaks them, with a word that they do not hold before. The
+the residual stream at one position is a donor's. A line ends with the first word that is some prompt's planned word; where a model of
+natural language writes what nobody foresees, it ends where the model breaks it, with a word that is new in the line. The
 donor's agreement word and its planned word are known from the donor's prompt. Words of the line may be forced, so that a
 change cannot act through the words that were written on the way; and line 1 may be hidden from the new line, so that it can
 only use what the prompt's last token holds.

@@ -1,4 +1,4 @@
-"""Words as tokens and tokens as words: what stands between a prompt and its answer, and what a reader sees of tokens."""
+"""Tokens as text: what stands between a prompt and its answer, and how a reader is shown tokens."""
 
 import os
 import re

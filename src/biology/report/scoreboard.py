@@ -45,8 +45,8 @@ ROLES = {
 BESIDE = (
     "Held against these: of further seeds the verdicts of the model are expected, of twins what "
     "[twins.csv](experiments/twins.csv) said before they were trained, of random controls that nothing is replicated "
-    "([claim by claim](reports/robustness.csv)). What is not replicated on the model itself tells no twin from it; nor does what a twin "
-    "replicates although nobody said that it would not (last column)."
+    "([claim by claim](reports/robustness.csv)). A claim that fails on the model itself cannot tell it from a twin; nor can "
+    "one that a twin replicates although nobody said that it would not (last column)."
 )
 TELLING = (
     "A verdict speaks of what was found: where members of the supernodes that a claim rests on are found on less than half of the "
@@ -57,7 +57,7 @@ ELSEWHERE = "What a model cannot be asked is asked of its relatives, grown in an
 EXCHANGED = (
     "And without any transcoder: the mean residual stream of prompts that share a place (an operand, the sum) with a donor and nothing "
     "else, put in the place of a prompt's own; how often the donor's answer is said, minus the same with a wrong donor "
-    "([streams.py](src/biology/evidence/mean_streams.py)). For poems: the newline's own stream in all layers, exchanged for that of a couplet with "
+    "([mean_streams.py](src/biology/evidence/mean_streams.py)). For poems: the newline's own stream in all layers, exchanged for that of a couplet with "
     "another rhyme; how often the line then ends in that couplet's word, minus the same at the comma (with the words on the way "
     "forced, with line 1 hidden from the new line, or both)."
 )

@@ -1,7 +1,7 @@
 """The supernodes of a model's named prompts, as they ship: `reports/<model>/supernodes.csv`, for whoever steers without the pipeline.
 
-They depend on weights, rules and prompts. Each row carries a key of these, and rows with another key than that of what is here now are
-not used.
+They depend on weights, rules and prompts. Each row carries a key of these; a row whose key is not the
+present one is ignored.
 """
 
 # pyright: reportReturnType=false

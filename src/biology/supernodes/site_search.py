@@ -2,8 +2,8 @@
 
 At each of some positions, what the MLPs of a range of layers wrote is exchanged for the mean of prompts that share another level of
 the variable's factor and nothing else. Where the model then gives the answer of that level, the MLPs hold it. Ranges that begin at
-the lowest layer say which layers it takes; but what is put into that one is computed on, so that ranges that begin higher say up to
-which layer all of it can still be exchanged. No transcoder is involved, and what is exchanged is what transcoders see.
+the lowest layer say which layers it takes. What is exchanged there is still computed on above; ranges that begin higher say up to which
+layer all of it can still be exchanged. No transcoder is involved, and what is exchanged is what transcoders see.
 """
 
 # pyright: reportArgumentType=false

@@ -1,8 +1,8 @@
 """What intervals of a mean cover when clusters are few and skewed: simulated with the clusters that the cases' prompts have.
 
 An interval of 95 % should miss the true mean in 2.5 % of runs on either side. Beside the one that verdicts rest on
-(`statistics.bootstrap_interval`) stand those that it was chosen from. All populations have their long tail above; for a tail
-below, both sides are exchanged, as every interval here turns round with its scores.
+(`statistics.bootstrap_interval`) stand those that it was chosen from. All populations have their long tail above. For a tail
+below, exchange the two sides: every interval here turns round when its scores change sign.
 """
 
 from __future__ import annotations

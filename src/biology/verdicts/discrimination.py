@@ -5,10 +5,10 @@ A claim that is replicated where no mechanism is says nothing where one is. Twin
 trained; transcoders of shuffled weights may replicate nothing.
 
 `no`       a twin or a control replicates it too, and no twin that was said to lack it is told apart
-`partly`   some twin that was said to lack it is told apart, and another twin, of which nothing was said, replicates it too
-`yes`      replicated here; of the twins that were said to lack it, and that can be asked, none replicates it, nor does anything else
-`unknown`  nothing replicates it that should not, but nothing is told apart: it is not replicated here either, or no twin that
-           was said to lack it was judged
+`partly`   a twin that was said to lack it is told apart, but another twin, of which nothing was said, replicates it too
+`yes`      replicated here; a twin that was said to lack it can be asked, and no twin and no control replicates it
+`unknown`  no twin and no control replicates it, and none is told apart: it is not replicated here either, or no twin that was said
+           to lack it was judged
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false

@@ -1,7 +1,7 @@
-"""Nothing found is not nothing there: on how many prompts there is a member of what a part of a claim rests on.
+"""On how many prompts the supernodes that a part of a claim rests on have members.
 
-A supernode is a rule, and a rule may find no feature. Where it does not, nothing is held, injected or seen, and the effect is
-exactly zero: the verdict then speaks of the rule (or of the transcoders), not of the model.
+A supernode is a rule, and a rule may find no feature. Then nothing is held, injected or seen, and the effect is exactly zero: the
+verdict speaks of the rule (or of the transcoders), not of the model.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false

@@ -4,7 +4,7 @@ A seed has the same mechanisms by the same recipe, so its verdicts should be the
 the claims that `experiments/twins.csv` lists, with the verdict expected before it was trained; `untestable` is a failure of
 the twin, not a pass. On transcoders without meaning nothing may be replicated.
 
-Verdicts by different rules (`statistics.METHODS`) are compared, and said to be.
+Verdicts that were made by different rules (`statistics.METHODS`) are compared too, and marked.
 """
 
 # pyright: reportArgumentType=false, reportReturnType=false, reportGeneralTypeIssues=false
