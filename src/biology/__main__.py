@@ -1,8 +1,7 @@
 """`biology <command>`: the table of contents, the arguments, and what happens when something is wrong.
 
-One stage of the Snakefile is one command. Only the commands (`stages`, `table_stages`, `tracing`, `growth`, `training`, `dictionaries`,
-`fetching`, `housekeeping`) read arguments, write files, set seeds and pick devices; all other modules are functions of
-their arguments.
+One stage of the Snakefile is one command. Only the commands (room `cli`) read arguments, write files, set seeds and pick devices; all
+other modules are functions of their arguments.
 """
 
 from __future__ import annotations

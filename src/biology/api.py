@@ -6,8 +6,7 @@
     run = bio.intervene(model, transcoders, graph.prompt, hold={nodes["oakland", "bridge"]: 1})
     run.top(5), bio.matched_controls(run).top(5)
 
-Results are frozen records. Everything is a short call of the modules behind: `attribution`, `graph`, `supernodes`, `interventions`,
-`controls`. Mistakes are `InputError`s of one line.
+Results are frozen records. Everything is a short call of the rooms behind. Mistakes are `InputError`s of one line.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportReturnType=false

@@ -2,7 +2,7 @@
 
     effect[reader, source] = vector_reader . J . vector_source
 
-J is the frozen linear map from the write point of the source to the read point of the reader (`descent` and
+J is the frozen linear map from the write point of the source to the read point of the reader (`reader_gradients` and
 `whole_graph` apply it). Columns stand in the order that makes cells (layer, position) contiguous: by position, then
 layer, the cell's features and then its error; tokens and targets follow. A cross-layer feature is a source in the cells
 of all layers from its own upwards, so that a cell then is the prefix of its position up to that layer, and products

@@ -58,7 +58,7 @@ class Sizes:
     cross_layer: bool
     first_position: int
     memory: int
-    """Bytes of working arrays, as given to `attribution.attribute`."""
+    """Bytes of working arrays, as given to `assembly.attribute`."""
     lazy: bool
     """Whether the empty part of a matrix takes no memory (on a CPU)."""
     n_targets: int = 1
@@ -205,13 +205,13 @@ def _sources(sizes: Sizes, n_features: int) -> int:
 
 
 def _tokens(sizes: Sizes) -> tuple[int, int]:
-    """What tokens take past the first attention layer, and on their way there (`descent.carry_up`)."""
+    """What tokens take past the first attention layer, and on their way there (`reader_gradients.carry_up`)."""
     every = sizes.item * sizes.n_pos**2 * sizes.d_model
     return (every // 2, every // 2 + _entering(sizes, sizes.n_pos)) if every <= sizes.memory // 4 else (0, 0)
 
 
 def _entering(sizes: Sizes, n_rows: int) -> int:
-    """What rows take on their first way through attention, beside themselves (`carried.Carried.enter`)."""
+    """What rows take on their first way through attention, beside themselves (`propagation.Carried.enter`)."""
     heads = sizes.n_heads + 1
     some = min(n_rows, max(1, SPREAD // (sizes.item * sizes.d_model * heads)))
     reach = n_rows * sizes.n_pos * (2 * heads + 1) + sizes.n_heads * sizes.n_pos**2
@@ -219,7 +219,7 @@ def _entering(sizes: Sizes, n_rows: int) -> int:
 
 
 def _block(sizes: Sizes, n_rows: int, n_columns: int, beside: int) -> int:
-    """Working arrays of a block of rows (`descent.effect_rows`), at least those of one row, for each row `beside` what becomes
+    """Working arrays of a block of rows (`reader_gradients.effect_rows`), at least those of one row, for each row `beside` what becomes
     of it, and the patterns of the layer that is passed, scaled."""
     longest, usual = (sizes.item * (places * sizes.n_pos * sizes.d_model + n_columns) for places in (8, 4))
     together = max(1, min(n_rows, BLOCK // usual, sizes.memory // usual))

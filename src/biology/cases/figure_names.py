@@ -1,4 +1,4 @@
-"""Which figures a case may list, without drawing any: those of `figures.FIGURES`, and those that its own case.py names."""
+"""Which figures a case may list, without drawing any: those of `case_figures.FIGURES`, and those that its own case.py names."""
 
 from __future__ import annotations
 

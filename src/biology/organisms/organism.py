@@ -318,7 +318,7 @@ def dictionary_prompts(
     corpus: Corpus, encode: Callable[[str], list[int]], seed: int, most: int = 5000
 ) -> list[list[int]]:
     """Training prompts of every block for the transcoders, at most so many of each. A prompt ends where its answer is made: a couplet
-    before its second line, before the later word that agrees with the ending, or before its last word (`lessons.COUPLETS`)."""
+    before its second line, before the later word that agrees with the ending, or before its last word (`mechanism_prompts.COUPLETS`)."""
     rng = np.random.default_rng([seed, 1])
     prompts: list[list[int]] = []
     for name, items in corpus.blocks.items():

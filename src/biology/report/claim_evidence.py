@@ -45,7 +45,7 @@ class Subject:
     clusters: pd.DataFrame
     """Table `clusters` of the model."""
     family: Mapping[tuple[str, str], float]
-    """`turning.family` of the parts."""
+    """`thresholds.family` of the parts."""
     statistics: StatisticsConfig
     telling: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Whether each claim discriminates, and why (`discrimination.py`)."""

@@ -119,7 +119,7 @@ def located(
 def find_sites(model: Model, case: Case, prompts: pd.DataFrame, seed: int) -> pd.DataFrame:
     """Table `sites`: for each rule of the case that says `at: found`, what was tried, and what is chosen.
 
-    Nothing is chosen where hardly any exchange moves the answer (`settled.LEAST`), of which an `InputWarning` tells.
+    Nothing is chosen where hardly any exchange moves the answer (`found_sites.LEAST`), of which an `InputWarning` tells.
     """
     asked, needed = CasePrompts(model, case, prompts), needed_rules(case, prompts)
     searched: dict[tuple[object, ...], pd.DataFrame] = {}
