@@ -1,4 +1,5 @@
-"""Control arms: what is measured beside an effect, so that its size says something. Each is specified here and nowhere else."""
+"""Control arms: what is measured beside an effect, so that its size says something. Each is specified here and nowhere else; so are
+the names of columns that say from which prompt a donor comes (`is_donor`)."""
 
 from __future__ import annotations
 

@@ -261,7 +261,7 @@ def best_site(evidence: pd.DataFrame, outcome: str, direction: str) -> int | Non
 
 
 def donor_columns(prompts: pd.DataFrame) -> list[str]:
-    """Columns of a prompt set that name donor prompts (`items.is_donor`)."""
+    """Columns of a prompt set that name donor prompts (`arms.is_donor`)."""
     return [column for column in map(str, prompts.columns) if is_donor(column)]
 
 
