@@ -32,13 +32,14 @@ SEES = {
     "verdicts": {"cases", "corpora"},
     "figures": {"cases", "verdicts"},
     "report": {"cases", "graph_files", "verdicts", "figures"},
+    "scaffolds": {"cases", "models", "transcoders"},
 }
 SEES["cli"] = set(SEES) - {ROOT_ROOM}
 MOST_FILES = 16
 MOST_LINES = 400
 
 HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens"}
-LIGHT_ROOMS = {ROOT_ROOM, "cases", "graph_files", "corpora", "verdicts", "figures", "report", "cli"}
+LIGHT_ROOMS = {ROOT_ROOM, "cases", "graph_files", "corpora", "verdicts", "figures", "report", "scaffolds", "cli"}
 LIGHT = {
     *("models.gguf_files", "models.hub", "models.memory", "models.packages", "models.text"),
     *("supernodes.named_members", "supernodes.operands", "evidence.contrasts", "organisms.cards"),

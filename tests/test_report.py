@@ -235,12 +235,10 @@ def test_what_a_model_cannot_be_asked_is_said_of_its_relatives(root, tmp_path):
     _, _, *rows = scoreboard.elsewhere(board).splitlines()
     assert (
         len(rows) == 1
-        and rows[0].startswith(f"| [{untestable[0]}](experiments/multi_hop/claims.yaml) | wide | ")
+        and rows[0].startswith(f"| [{untestable[0]}](../experiments/multi_hop/claims.yaml) | wide | ")
         and "✓ replicated" in rows[0]
     )
-    assert rows[0] in scoreboard.with_scoreboard(
-        f"{scoreboard.BEGIN}\n{scoreboard.END}", fresh, load_config(fresh / "config.yaml")
-    )
+    assert rows[0] in scoreboard.full_scoreboard(fresh, load_config(fresh / "config.yaml"))
 
 
 def test_the_index_links_no_page_of_a_case_that_is_not_asked_for(root):
@@ -298,12 +296,11 @@ def test_verdicts_of_an_earlier_rule_are_named_and_what_little_says_is_marked(ro
     assert scoreboard.earlier(board[:1]) == ""
     assert scoreboard.earlier(board).startswith(note) and scoreboard.earlier(board).endswith("anew: twin.")
     index = Reader(scoreboard.index_page(fresh, config)).words
-    readme = scoreboard.with_scoreboard(f"{scoreboard.BEGIN}\n{scoreboard.END}", fresh, config)
-    for made in (index, readme, scoreboard.full_scoreboard(fresh, config)):
-        assert note in made
+    verdicts = scoreboard.full_scoreboard(fresh, config)
+    assert note in index and note in verdicts
     assert (
         "replicated, found on 0% of the prompts only, could not discriminate" in index
-        and "rules are compared too: twin." in readme
+        and "rules are compared too: twin." in verdicts
     )
     row = {"found": 0.25, "claim": "multihop-2"}
     assert scoreboard.caveats(board[0], row) == ["found on 25% of the prompts only"]
@@ -318,8 +315,8 @@ def test_scoreboard_replaces_its_block_and_nothing_else(root):
     after = scoreboard.with_scoreboard(before, root, config)
     assert after.startswith("# biology\n<!-- scoreboard -->\n") and after.endswith("\n<!-- /scoreboard -->\nafter\n")
     assert "the last board" not in after and scoreboard.with_scoreboard(after, root, config) == after
-    assert "| [multi hop](experiments/multi_hop/README.md) | elegans | 1 | 1 | 0 | 1 |" in after
-    assert "elegans is not Claude 3.5 Haiku" in after
+    assert "| case | elegans |" in after
+    assert "| [multi hop](experiments/multi_hop/README.md) | 1 ✓, 1 ✗, 1 – |" in after
     with pytest.raises(InputError, match="lacks the marks"):
         scoreboard.with_scoreboard("# biology\n", root, config)
 
@@ -375,7 +372,7 @@ def test_exchanges_without_transcoders_stand_in_the_scoreboard(root, tmp_path):
         f"case,stream,layer,n,rate,wrong,difference,low,high,method\nmulti_hop,place,1,500,0.9,0.1,0.8123,0.7,0.9,{METHOD}\n"
     )
     assert scoreboard.exchanged(fresh, config).endswith("\n| elegans | 0.812 [0.7, 0.9] |")
-    after = scoreboard.with_scoreboard(f"{scoreboard.BEGIN}\n{scoreboard.END}", fresh, config)
+    after = scoreboard.full_scoreboard(fresh, config)
     assert "|  | multi hop: place |" in after and "without any transcoder" in after
 
 

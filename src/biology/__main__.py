@@ -19,12 +19,25 @@ from contextlib import contextmanager
 from typing import Any, get_args
 
 from biology import __version__, artefacts
-from biology.cli import checking, fetching, growth, housekeeping, stages, steering, table_stages, tracing
+from biology.about import about
+from biology.cli import (
+    beginnings,
+    checking,
+    completion,
+    fetching,
+    growth,
+    housekeeping,
+    stages,
+    steering,
+    table_stages,
+    tracing,
+)
 from biology.cli import dictionary_commands as dictionaries
 from biology.cli import graph_io as interchange
 from biology.cli import transcoder_training as training
 from biology.cli.arguments import SEEDS, Parser, integer, integer_or, real
 from biology.config import Rule
+from biology.printing import JSON, print_json
 from biology.records import InputError
 
 Arguments = argparse.Namespace
@@ -34,7 +47,11 @@ Options = dict[str, dict[str, Any]]
 MODEL: Options = {"--model": {"required": True, "metavar": "NAME", "help": "a model of config.yaml"}}
 CASE: Options = {"--case": {"required": True, "metavar": "NAME", "help": "a folder of experiments/"}}
 EXPLAIN: Options = {
-    "case": {"nargs": "?", "metavar": "CASE", "help": "a folder of experiments/ (none: what case files may say)"},
+    "case": {
+        "nargs": "?",
+        "metavar": "CASE|CLAIM",
+        "help": "a folder of experiments/, or a claim such as multihop-7 (none: what case files may say)",
+    },
     "--prompts": {"metavar": "NAME", "help": "one of its prompt_sets in the place of its prompt_set"},
 }
 THRESHOLD: Options = {
@@ -60,7 +77,7 @@ GROWTH: Options = {
     },
     "--case": {
         "metavar": "CASE",
-        "help": "grow it on the prompts of a case, with the mechanism that this states (docs/planting.md)",
+        "help": "grow it on the prompts of a case, with the mechanism that this states (docs/explanation/planting.md)",
     },
     "--width": {"type": integer(1), "metavar": "N", "help": "grow a model of this width (128, a multiple of 8)"},
     "--out": {
@@ -71,7 +88,7 @@ GROWTH: Options = {
 FETCH: Options = {
     "--elsewhere": {"action": "store_true", "help": "it will run on another machine: look at the disk only"}
 }
-MODELS: Options = {"--write": {"action": "store_true", "help": "write the table into docs/models.md"}}
+MODELS: Options = {"--write": {"action": "store_true", "help": "write the table into docs/reference/models.md"}}
 TEXT: Options = {
     "--text": {"nargs": "+", "metavar": "FILE", "help": "held-out text (that of the training, or the held-out prompts)"}
 }
@@ -223,6 +240,35 @@ STEER: Options = {
     "--dtype": TRACE["--dtype"],
 }
 
+NEW_CASE: Options = {
+    "name": {"metavar": "NAME", "help": "what it is to be called: letters, digits, '.', '-' and '_'"},
+    "--from": {"dest": "source", "metavar": "CASE", "help": "the case to copy (the template)"},
+    "--model": {"metavar": "NAME", "default": "elegans", "help": "the model that is to meet it (%(default)s)"},
+}
+NEW_MODEL: Options = {
+    "directory": {"metavar": "DIR", "help": "a Hugging Face directory"},
+    "--name": {"metavar": "NAME", "help": "what it is to be called (as its folder)"},
+    "--transcoders": {
+        "metavar": "DIR|neurons",
+        "help": "its features (transcoders that lie in the directory or beside it, else its neurons)",
+    },
+    "--write": {"action": "store_true", "help": "put the entry into config.yaml"},
+}
+ONE_MODEL: Options = {"--model": {"metavar": "NAME", "help": "one model of config.yaml (all that `figures/all` runs)"}}
+CORES: Options = {"--cores": {"type": integer(1), "metavar": "N", "default": 1, "help": "cores to share (%(default)s)"}}
+SHELL: Options = {"shell": {"choices": completion.SHELLS, "help": "which shell"}}
+
+
+def complete(args: Arguments) -> None:
+    """print what a shell completes: source <(biology completion bash)"""
+    commands = {
+        name: completion.known(_summary(function), options | {"--config": CONFIG})
+        for section in CONTENTS.values()
+        for name, (function, options) in section.items()
+    }
+    print(completion.script(args.shell, commands), end="")
+
+
 Command = tuple[Callable[[Arguments], None], Options]
 CONTENTS: dict[str, dict[str, Command]] = {
     "The pipeline, in order (snakemake runs it; results go to data/runs/<model>/<case>/)": {
@@ -239,22 +285,23 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "atlas": (stages.atlas, MODEL),
         "tabulate": (table_stages.tabulate, MODEL | CASE),
         "passing": (table_stages.passing, MODEL),
-        "judge": (table_stages.judge, MODEL | THRESHOLD),
-        "compare": (table_stages.compare, {}),
-        "calibrate": (housekeeping.calibrate, {}),
+        "judge": (table_stages.judge, MODEL | THRESHOLD | JSON),
+        "compare": (table_stages.compare, JSON),
+        "calibrate": (housekeeping.calibrate, JSON),
         "draw": (table_stages.draw, MODEL | CASE | FIGURE),
         "draw-dictionary": (dictionaries.draw_dictionary, MODEL | FIGURE),
         "write": (table_stages.write, PAGE),
         "members": (stages.members, MODEL),
     },
     "Known models of the Hub": {
-        "models": (fetching.models, MODELS),
+        "models": (fetching.models, MODELS | JSON),
         "fetch": (fetching.fetch, MODEL | FETCH),
         "convert": (fetching.convert, CONVERT),
     },
-    "One claim": {"check": (checking.check, CHECK | MODEL)},
-    "One prompt": {"trace": (tracing.trace, TRACE), "steer": (steering.steer, STEER)},
-    "A model of your own (docs/own_model.md)": {
+    "One claim": {"check": (checking.check, CHECK | MODEL | JSON)},
+    "One prompt": {"trace": (tracing.trace, TRACE | JSON), "steer": (steering.steer, STEER | JSON)},
+    "A model of your own (docs/tutorials/own_model.md)": {
+        "new-model": (beginnings.new_model, NEW_MODEL | JSON),
         "sample": (training.sample, SAMPLE),
         "train-transcoders": (training.train_transcoders, TRAINING),
     },
@@ -263,19 +310,26 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "import": (interchange.import_graph, IMPORT),
     },
     "The embedded model": {
-        "evaluate": (growth.evaluate, MODEL),
+        "evaluate": (growth.evaluate, MODEL | JSON),
         "organism": (growth.organism, GROWTH),
         "grow": (growth.grow, GROWTH),
-        "certify": (growth.certify, GROWTH),
+        "certify": (growth.certify, GROWTH | JSON),
         "cards": (growth.cards, GROWTH),
         "prompts": (growth.prompts, CASE),
     },
     "Case files": {
-        "explain": (housekeeping.explain, EXPLAIN),
+        "new-case": (beginnings.new_case, NEW_CASE),
+        "explain": (housekeeping.explain, EXPLAIN | JSON),
         "lock": (housekeeping.lock, {}),
         "schema": (housekeeping.schema, {}),
     },
-    "Housekeeping": {"scoreboard": (housekeeping.scoreboard, {}), "coverage": (housekeeping.coverage, {})},
+    "Housekeeping": {
+        "plan": (housekeeping.plan, ONE_MODEL | CORES | JSON),
+        "summary": (housekeeping.summary, ONE_MODEL | JSON),
+        "scoreboard": (housekeeping.scoreboard, {}),
+        "coverage": (housekeeping.coverage, {}),
+        "completion": (complete, SHELL),
+    },
 }
 CONFIG: dict[str, Any] = {"default": "config.yaml", "metavar": "FILE", "help": "configuration (%(default)s)"}
 
@@ -287,7 +341,7 @@ def _summary(function: Callable[[Arguments], None]) -> str:
 def _contents() -> str:
     """What `biology --help` prints."""
     lines = [
-        "usage: biology <command> [options]      (biology <command> --help for its options; biology --version)",
+        "usage: biology <command> [options]      (biology <command> --help for its options; biology --version [--json])",
         "",
     ]
     lines += ["Every case study of On the Biology of a Large Language Model, with a computed verdict for every claim."]
@@ -340,6 +394,9 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        if sorted(given) == ["--json", "--version"]:
+            print_json(about())
+            return 0
         args = _parser().parse_args(given or ["--help"])
         with _warnings_in_one_line():
             args.function(args)

@@ -12,6 +12,7 @@ from biology.cli.opening import configuration
 from biology.config import config_file, known_models
 from biology.model_sources import Package
 from biology.models import hub, memory, packages
+from biology.printing import print_json
 from biology.records import InputError
 
 if TYPE_CHECKING:
@@ -146,10 +147,15 @@ def convert(args: Arguments) -> None:
 def models(args: Arguments) -> None:
     """list the known models: what they are, and how much memory and disk they need"""
     if args.write:
-        page = config_file(args.config).parent / "docs/models.md"
+        page = config_file(args.config).parent / "docs/reference/models.md"
         artefacts.write_text(page, with_table(page.read_text(encoding="utf-8")))
         return
     on_gpu, on_cpu = memory.available("cuda"), memory.available("cpu") or 0
+    if args.json:
+        fit = fitting(on_cpu, on_gpu)
+        known = [dict(zip(HEADINGS, row, strict=True)) for row in rows()]
+        print_json({"memory": {"cpu": on_cpu, "gpu": on_gpu}, "models": known, "fit": fit})
+        return
     print(f"This machine: {memory.gib(on_cpu)} of memory, " + (f"GPU {memory.gib(on_gpu)}" if on_gpu else "no GPU"))
     for row in rows():
         print(f"{row[0]:<22} {row[2]:<34} {row[4]:>9} {row[5]:>9}  {row[1]}")
@@ -183,9 +189,11 @@ def _row(name: str, entry: ModelConfig) -> tuple[str, ...]:
 
 
 def with_table(text: str) -> str:
-    """`text` (docs/models.md) with the table of known models between its marks. `InputError` if it lacks the marks."""
+    """`text` (docs/reference/models.md) with the table of known models between its marks. `InputError` if it lacks the marks."""
     if BEGIN not in text or END not in text:
-        raise InputError(f"docs/models.md lacks the marks {BEGIN} and {END} between which the table is written.")
+        raise InputError(
+            f"docs/reference/models.md lacks the marks {BEGIN} and {END} between which the table is written."
+        )
     lines = [f"| {' | '.join(row)} |" for row in (HEADINGS, ("---",) * len(HEADINGS), *rows())]
     before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}"

@@ -18,6 +18,7 @@ from biology import artefacts
 from biology.cli.arguments import writable_folder
 from biology.cli.opening import configuration, open_model, start_torch
 from biology.folders import claim, locked, replaced
+from biology.printing import print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -62,7 +63,7 @@ def evaluate(args: Arguments) -> None:
 
     from biology.supernodes.behaviour import evaluate as evaluated
 
-    print(evaluated(model, pd.read_parquet(path)).to_string(index=False))
+    print_table(evaluated(model, pd.read_parquet(path)), args.json)
 
 
 def organism(args: Arguments) -> None:
@@ -122,7 +123,7 @@ def grow(args: Arguments) -> None:
         stated, mechanism = mechanism_path(here, case, name), load_mechanism(here, case, name)
         if mechanism is None:
             raise InputError(
-                f"{stated}: no such file. It states the mechanism that is to be planted (docs/planting.md)."
+                f"{stated}: no such file. It states the mechanism that is to be planted (docs/explanation/planting.md)."
             )
         check_mechanism(here, case, name)
         lessons[case] = mechanism, _lesson(corpus, case)
@@ -172,7 +173,7 @@ def certify(args: Arguments) -> None:
         raise InputError(f"{folder}: nothing was planted in this model, so that nothing can be certified.")
     found = pd.concat(rows)
     artefacts.write_text(folder / "certificate.csv", found.to_csv(index=False, lineterminator="\n"))
-    print(found.to_string(index=False))
+    print_table(found, getattr(args, "json", False))  # `organism` certifies too, and has no such option
 
 
 def _without_sets(folder: Path) -> None:

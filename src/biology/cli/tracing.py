@@ -14,6 +14,7 @@ from biology.cli.arguments import writable_folder
 from biology.cli.opening import configuration, open_model
 from biology.folders import claim, replaced
 from biology.models.text import visible
+from biology.printing import print_json
 
 if TYPE_CHECKING:
     from biology.attribution.graph import Graph
@@ -81,9 +82,15 @@ def trace(args: Arguments) -> None:
     masks = prune(graph, settings.node_threshold, settings.edge_threshold)
     if out is not None:
         _write(out, graph, masks, model.name, args.text or f"token ids {args.token_ids}", settings)
-    _describe(graph, args.paths)
+    if args.json:
+        print_json(
+            _told(graph, args, model.name) | {"files": [] if out is None else [str(out / name) for name in FILES]}
+        )
+    else:
+        _describe(graph, args.paths)
     if out is not None:
-        print(f"\nWritten to {out}: {', '.join(FILES)}")
+        if not args.json:
+            print(f"\nWritten to {out}: {', '.join(FILES)}")
         if args.open:
             import webbrowser
 
@@ -146,13 +153,10 @@ def _features(path: Path) -> list[tuple[int, int, int]]:
 def _describe(graph: Graph, n_paths: int) -> None:
     """Outputs, scores and strongest paths, on the screen."""
     from biology.attribution.graph import scores
-    from biology.attribution.graph_paths import describe, strongest_paths, target_labels
+    from biology.attribution.graph_paths import describe, strongest_paths
     from biology.records import InputWarning
 
-    shown = (graph.token_id, graph.probability, graph.pre_activation)
-    for token, probability, value, label in zip(
-        *(each[graph.logits].tolist() for each in shown), target_labels(graph), strict=True
-    ):
+    for token, probability, value, label in _outputs(graph):
         # what is no token has no probability; a token's id tells it from its like ("Paris", " Paris")
         print(f'{probability:7.2%}  "{visible(label)}"  #{token}' if token >= 0 else f"{value:+7.2f}  {visible(label)}")
     score = scores(graph)
@@ -174,6 +178,36 @@ def _describe(graph: Graph, n_paths: int) -> None:
     print("\nStrongest paths (share of the influence on the outputs, sign):")
     for path in strongest_paths(graph, n_paths):
         print(visible(describe(graph, path)))
+
+
+def _outputs(graph: Graph) -> list[tuple[int, float, float, str]]:
+    """Token id (negative where the target is no token), probability, pre-activation and label of every target."""
+    from biology.attribution.graph_paths import target_labels
+
+    shown = (graph.token_id, graph.probability, graph.pre_activation)
+    return list(zip(*(each[graph.logits].tolist() for each in shown), target_labels(graph), strict=True))
+
+
+def _told(graph: Graph, args: Arguments, model: str) -> dict[str, Any]:
+    """What `_describe` says, as data."""
+    from biology.attribution.graph import scores
+    from biology.attribution.graph_paths import describe, strongest_paths
+
+    score = scores(graph)
+    return {
+        "model": model,
+        "prompt": args.text,
+        "outputs": [
+            {"label": label, "pre_activation": value}
+            | ({"token": token, "probability": probability} if token >= 0 else {})
+            for token, probability, value, label in _outputs(graph)
+        ],
+        "replacement_score": score.replacement,
+        "completeness_score": score.completeness,
+        "nodes": graph.n_nodes,
+        "row_residual": graph.metadata["row_residual"],
+        "paths": [describe(graph, path) for path in strongest_paths(graph, args.paths)],
+    }
 
 
 def _write(out: Path, graph: Graph, masks: Any, scan: str, prompt: str, settings: AttributionConfig) -> None:
