@@ -11,6 +11,8 @@ CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 SEED ?= 0
 TORCH ?= $(shell grep '^torch==' requirements.lock)
 BIN := .venv/bin
+# Snakemake is the one program here that colours whatever NO_COLOR says (https://no-color.org).
+PLAIN := $(if $(NO_COLOR),--nocolor)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 STAMP := .venv/.installed
 
@@ -38,8 +40,9 @@ $(STAMP): requirements.lock
 	@touch $@
 
 figures: $(STAMP)
-	@$(BIN)/snakemake figures/all reports/all --cores $(CORES)
-	@echo "Report: open reports/index.html in a browser. Figures: figures/. Verdicts: reports/<model>/verdicts.csv"
+	@$(BIN)/biology plan --cores $(CORES)
+	@$(BIN)/snakemake figures/all reports/all --cores $(CORES) $(PLAIN)
+	@$(BIN)/biology summary
 
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope

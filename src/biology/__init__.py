@@ -13,7 +13,7 @@ Importing this package imports no torch. Names of dimensions in the shapes of al
     node            nodes of an attribution graph: features | errors | tokens | logits
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 OFFERED = ("attribute", "case_study", "intervene", "load", "matched_controls")
 """What a notebook needs (`api.py`). The first that is asked for starts torch."""

@@ -23,6 +23,7 @@ from biology import (
     __version__,
     artefacts,
     checking,
+    completion,
     dictionaries,
     fetching,
     growth,
@@ -33,8 +34,10 @@ from biology import (
     tracing,
     training,
 )
+from biology.about import about
 from biology.arguments import SEEDS, Parser, integer, integer_or, real
 from biology.config import InputError, Rule
+from biology.printing import JSON, print_json
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -218,6 +221,21 @@ STEER: Options = {
     "--dtype": TRACE["--dtype"],
 }
 
+ONE_MODEL: Options = {"--model": {"metavar": "NAME", "help": "one model of config.yaml (all that `figures/all` runs)"}}
+CORES: Options = {"--cores": {"type": integer(1), "metavar": "N", "default": 1, "help": "cores to share (%(default)s)"}}
+SHELL: Options = {"shell": {"choices": completion.SHELLS, "help": "which shell"}}
+
+
+def complete(args: Arguments) -> None:
+    """print what a shell completes: source <(biology completion bash)"""
+    commands = {
+        name: completion.known(_summary(function), options | {"--config": CONFIG})
+        for section in CONTENTS.values()
+        for name, (function, options) in section.items()
+    }
+    print(completion.script(args.shell, commands), end="")
+
+
 Command = tuple[Callable[[Arguments], None], Options]
 CONTENTS: dict[str, dict[str, Command]] = {
     "The pipeline, in order (snakemake runs it; results go to data/runs/<model>/<case>/)": {
@@ -232,21 +250,21 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "sweep": (stages.sweep, MODEL | CASE),
         "atlas": (stages.atlas, MODEL),
         "tabulate": (stages.tabulate, MODEL | CASE),
-        "judge": (stages.judge, MODEL | THRESHOLD),
-        "compare": (stages.compare, {}),
-        "calibrate": (housekeeping.calibrate, {}),
+        "judge": (stages.judge, MODEL | THRESHOLD | JSON),
+        "compare": (stages.compare, JSON),
+        "calibrate": (housekeeping.calibrate, JSON),
         "draw": (stages.draw, MODEL | CASE | FIGURE),
         "draw-dictionary": (dictionaries.draw_dictionary, MODEL | FIGURE),
         "write": (stages.write, PAGE),
         "members": (stages.members, MODEL),
     },
     "Known models of the Hub": {
-        "models": (fetching.models, MODELS),
+        "models": (fetching.models, MODELS | JSON),
         "fetch": (fetching.fetch, MODEL | FETCH),
         "convert": (fetching.convert, CONVERT),
     },
-    "One claim": {"check": (checking.check, CHECK | MODEL)},
-    "One prompt": {"trace": (tracing.trace, TRACE), "steer": (steering.steer, STEER)},
+    "One claim": {"check": (checking.check, CHECK | MODEL | JSON)},
+    "One prompt": {"trace": (tracing.trace, TRACE | JSON), "steer": (steering.steer, STEER | JSON)},
     "A model of your own (docs/own_model.md)": {
         "sample": (training.sample, SAMPLE),
         "train-transcoders": (training.train_transcoders, TRAINING),
@@ -256,19 +274,25 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "import": (interchange.import_graph, IMPORT),
     },
     "The embedded model": {
-        "evaluate": (growth.evaluate, MODEL),
+        "evaluate": (growth.evaluate, MODEL | JSON),
         "organism": (growth.organism, GROWTH),
         "grow": (growth.grow, GROWTH),
-        "certify": (growth.certify, GROWTH),
+        "certify": (growth.certify, GROWTH | JSON),
         "cards": (growth.cards, GROWTH),
         "prompts": (growth.prompts, CASE),
     },
     "Case files": {
-        "explain": (housekeeping.explain, EXPLAIN),
+        "explain": (housekeeping.explain, EXPLAIN | JSON),
         "lock": (housekeeping.lock, {}),
         "schema": (housekeeping.schema, {}),
     },
-    "Housekeeping": {"scoreboard": (housekeeping.scoreboard, {}), "coverage": (housekeeping.coverage, {})},
+    "Housekeeping": {
+        "plan": (housekeeping.plan, ONE_MODEL | CORES | JSON),
+        "summary": (housekeeping.summary, ONE_MODEL | JSON),
+        "scoreboard": (housekeeping.scoreboard, {}),
+        "coverage": (housekeeping.coverage, {}),
+        "completion": (complete, SHELL),
+    },
 }
 CONFIG: dict[str, Any] = {"default": "config.yaml", "metavar": "FILE", "help": "configuration (%(default)s)"}
 
@@ -280,7 +304,7 @@ def _summary(function: Callable[[Arguments], None]) -> str:
 def _contents() -> str:
     """What `biology --help` prints."""
     lines = [
-        "usage: biology <command> [options]      (biology <command> --help for its options; biology --version)",
+        "usage: biology <command> [options]      (biology <command> --help for its options; biology --version [--json])",
         "",
     ]
     lines += ["Every case study of On the Biology of a Large Language Model, with a computed verdict for every claim."]
@@ -333,6 +357,9 @@ def main(argv: list[str] | None = None) -> int:
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
+        if sorted(given) == ["--json", "--version"]:
+            print_json(about())
+            return 0
         args = _parser().parse_args(given or ["--help"])
         with _warnings_in_one_line():
             args.function(args)

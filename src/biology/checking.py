@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import argparse
 import math
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from biology import printing
 from biology.opening import configuration, of_corpus, open_model
 
 if TYPE_CHECKING:
@@ -48,6 +50,15 @@ def check(args: Arguments) -> None:
     claims = registered(root, case.name, (claim,) if entry.prompts is None else with_minimum((claim,), MINIMUM_N))
     found = measure(claims, evidence, bench.prompts, meta, config.statistics, Members(small.experiments, bench.members))
     judgement = judge_all(found)
+    verdict = judgement.verdicts.iloc[0]
+    committed = _committed(root / "reports" / args.model / "verdicts.csv", claim.id)
+    if args.json:
+        printing.print_json(
+            {"claim": claim.id, "title": claim.title, "model": args.model}
+            | {"computed": verdict.to_dict(), "parts": judgement.parts.to_dict("records")}
+            | {"committed": committed, "agrees": None if committed is None else not _differences(verdict, committed)}
+        )
+        return
     for part in judgement.parts.itertuples():
         print(
             f"{part.part}\n    {part.outcome} of {part.experiment}"
@@ -56,9 +67,8 @@ def check(args: Arguments) -> None:
             f"[{_short(part.low)}, {_short(part.high)}], needed {_short(part.threshold)}; {part.n} items"
             + (f"\n    {part.checks}" if part.checks else "")
         )
-    verdict = judgement.verdicts.iloc[0]
     print(f"\n{claim.id}, {claim.title}\n{verdict['verdict']}. {verdict['reason']}")
-    print(_beside(root / "reports" / args.model / "verdicts.csv", claim.id, judgement.verdicts))
+    print(_beside(root / "reports" / args.model / "verdicts.csv", verdict, committed))
 
 
 def _claim(config: Config, root: Path, model: str, wanted: str) -> tuple[Case, Claim]:
@@ -123,26 +133,35 @@ def _traces(case: Case) -> bool:
     return bool(case.of_kind(Graph, Classes, Wiring, Connectivity, Reuse))
 
 
-def _beside(path: Path, claim: str, own: pd.DataFrame) -> str:
-    """What the committed row says, and whether the numbers are the same."""
+def _committed(path: Path, claim: str) -> dict[str, Any] | None:
+    """The committed row of a claim; None if there is none."""
     from biology.tables import read_table
 
     if not path.is_file():
-        return f"No verdicts are committed ({path})."
-    table = read_table(path, "verdicts").set_index("claim")
-    if claim not in table.index:
+        return None
+    table = read_table(path, "verdicts")
+    rows = table[table["claim"] == claim].to_dict("records")
+    return rows[0] if rows else None
+
+
+def _beside(path: Path, found: Mapping[str, Any], committed: Mapping[str, Any] | None) -> str:
+    """What the committed row says, and whether the numbers are the same."""
+    if committed is None:
         return f"{path} has no row of it."
-    committed, found = table.loc[claim], own.set_index("claim").loc[claim]
-    differ = [
-        f"{name} {_short(found[name])} here, {_short(committed[name])} there"
-        for name in NUMBERS
-        if not _same(float(found[name]), float(committed[name]))
-    ]
-    if differ:
+    if differ := _differences(found, committed):
         return f"{path} says other numbers: {'; '.join(differ)}."
     if found["verdict"] != committed["verdict"]:
         return f"{path} has the same numbers and says {committed['verdict']}: there p is corrected for all claims of the model."
     return f"{path} agrees: {committed['verdict']}, the same numbers."
+
+
+def _differences(found: Mapping[str, Any], committed: Mapping[str, Any]) -> list[str]:
+    """The numbers that are not the same, in words."""
+    return [
+        f"{name} {_short(found[name])} here, {_short(committed[name])} there"
+        for name in NUMBERS
+        if not _same(float(found[name]), float(committed[name]))
+    ]
 
 
 def _same(one: float, other: float) -> bool:

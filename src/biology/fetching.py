@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from biology import artefacts, hub, memory, packages
 from biology.config import InputError, Package, config_file, known_models
 from biology.opening import configuration
+from biology.printing import print_json
 
 if TYPE_CHECKING:
     from biology.config import ModelConfig, Repository
@@ -146,6 +147,11 @@ def models(args: Arguments) -> None:
         artefacts.write_text(page, with_table(page.read_text(encoding="utf-8")))
         return
     on_gpu, on_cpu = memory.available("cuda"), memory.available("cpu") or 0
+    if args.json:
+        fit = fitting(on_cpu, on_gpu)
+        known = [dict(zip(HEADINGS, row, strict=True)) for row in rows()]
+        print_json({"memory": {"cpu": on_cpu, "gpu": on_gpu}, "models": known, "fit": fit})
+        return
     print(f"This machine: {memory.gib(on_cpu)} of memory, " + (f"GPU {memory.gib(on_gpu)}" if on_gpu else "no GPU"))
     for row in rows():
         print(f"{row[0]:<22} {row[2]:<34} {row[4]:>9} {row[5]:>9}  {row[1]}")

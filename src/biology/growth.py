@@ -18,6 +18,7 @@ from biology import artefacts
 from biology.arguments import writable_folder
 from biology.folders import claim, locked, replaced
 from biology.opening import configuration, open_model, start_torch
+from biology.printing import print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -59,7 +60,7 @@ def evaluate(args: Arguments) -> None:
 
     from biology.behaviour import evaluate as evaluated
 
-    print(evaluated(model, pd.read_parquet(path)).to_string(index=False))
+    print_table(evaluated(model, pd.read_parquet(path)), args.json)
 
 
 def organism(args: Arguments) -> None:
@@ -169,7 +170,7 @@ def certify(args: Arguments) -> None:
         raise InputError(f"{folder}: nothing was planted in this model, so that nothing can be certified.")
     found = pd.concat(rows)
     artefacts.write_text(folder / "certificate.csv", found.to_csv(index=False, lineterminator="\n"))
-    print(found.to_string(index=False))
+    print_table(found, getattr(args, "json", False))  # `organism` certifies too, and has no such option
 
 
 def _without_sets(folder: Path) -> None:

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 
 from biology import artefacts
+from biology.printing import print_json, print_table
 
 Arguments = argparse.Namespace
 
@@ -43,7 +45,12 @@ def explain(args: Arguments) -> None:
     from biology.explanation import case_told, mechanism_told, words_page
 
     if args.case is None:
-        print(words_page(), end="")
+        if args.json:
+            from biology.schema import schemas
+
+            print_json(schemas())
+        else:
+            print(words_page(), end="")
         return
     from biology.case import load_case
     from biology.claim_file import load_claims
@@ -51,7 +58,14 @@ def explain(args: Arguments) -> None:
     from biology.mechanism import load_mechanism, twins_of
 
     root = config_file(args.config).parent
-    print(case_told(load_case(root, args.case, args.prompts), load_claims(root, args.case)))
+    case, claims = load_case(root, args.case, args.prompts), load_claims(root, args.case)
+    if args.json:
+        stated = case.model_dump(mode="json", exclude={"items", "folder"}, exclude_defaults=True)
+        print_json(
+            stated | {"prompt_count": len(case.items), "claims": [claim.model_dump(mode="json") for claim in claims]}
+        )
+        return
+    print(case_told(case, claims))
     for twin in ("", *twins_of(root, args.case)):
         mechanism = load_mechanism(root, args.case, twin)
         if mechanism is not None:
@@ -68,6 +82,32 @@ def schema(args: Arguments) -> None:
     for name, made in schemas().items():
         artefacts.write_json(root / "experiments" / name, made)
     artefacts.write_text(root / PAGE, words_page())
+
+
+def plan(args: Arguments) -> None:
+    """say what `make figures` will do, what of it is there, and how long the rest takes"""
+    from biology.opening import configuration
+    from biology.outlook import plan_told, work
+
+    config, root = configuration(args)
+    todo = work(root, config, args.model)
+    if args.json:
+        print_json([asdict(one) for one in todo])
+        return
+    print(plan_told(todo, args.cores))
+
+
+def summary(args: Arguments) -> None:
+    """say what came out, claim counts by model and case, and where to look"""
+    from biology.opening import configuration
+    from biology.outlook import summary_told, verdict_counts, work
+
+    config, root = configuration(args)
+    rows = verdict_counts(root, work(root, config, args.model))
+    if args.json:
+        print_json(rows)
+        return
+    print(summary_told(rows))
 
 
 def coverage(args: Arguments) -> None:
@@ -101,4 +141,4 @@ def calibrate(args: Arguments) -> None:
         drawn = figure(table)
         for form, data in (("svg", svg(drawn)), ("png", png(drawn))):
             artefacts.write_bytes(root / f"figures/calibration.{form}", data)
-    print(rates(table, ["dictionary"]).to_string(index=False))
+    print_table(rates(table, ["dictionary"]), args.json)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from biology import artefacts
 from biology.arguments import writable_folder
 from biology.opening import case_of, cases_of, configuration, gates_passed, held_out, open_model, start_torch, verified
+from biology.printing import print_table
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -304,11 +305,14 @@ def judge(args: Arguments) -> None:
             again += measure(registered(root, case, with_thresholds(claims, args.threshold)), *rest)
     judgement = judge_all(measured)
     if args.threshold:
-        _show_thresholds(args.threshold, judgement.verdicts, judge_all(again).verdicts)
+        _show_thresholds(args.threshold, judgement.verdicts, judge_all(again).verdicts, args.json)
         return
     write_table(runs / "parts.parquet", judgement.parts, "parts")
     write_table(runs / "clusters.parquet", judgement.clusters, "clusters")
     write_table(root / "reports" / args.model / "verdicts.csv", judgement.verdicts, "verdicts")
+    if args.json:
+        print_table(judgement.verdicts, True)
+        return
     _beside_expectations(load_expectations(root).get(args.model, {}), judgement.verdicts)
 
 
@@ -321,7 +325,7 @@ def _beside_expectations(expected: dict[str, dict[str, Expectation]], verdicts: 
             print(f"{row.claim}: {row.verdict}, {agrees} ({expectation.because})")
 
 
-def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFrame) -> None:
+def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFrame, as_json: bool) -> None:
     """The verdicts of some claims beside those by a reader's own thresholds; nothing is written."""
     from biology.config import InputError
 
@@ -330,6 +334,11 @@ def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFr
     if unknown:
         raise InputError(f"--threshold: unknown claim '{min(unknown)}'. Known: {', '.join(registered['claim'])}.")
     pairs = registered.merge(own, on="claim", suffixes=("", "_own"))
+    if as_json:
+        print_table(
+            pairs.loc[pairs["claim"].isin(names), ["claim", "verdict", "reason", "verdict_own", "reason_own"]], True
+        )
+        return
     for row in pairs.itertuples():
         if row.claim in names:
             print(f"{row.claim}: {row.verdict} (registered)\n    {row.reason}")
@@ -348,8 +357,8 @@ def compare(args: Arguments) -> None:
     made = {"robustness": rows, "discrimination": discrimination(root, config)}
     for name, frame in made.items():
         artefacts.write_text(root / f"reports/{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
-    print(summary(rows).to_string(index=False))
-    for name in across_methods(rows):
+    print_table(summary(rows), args.json)
+    for name in () if args.json else across_methods(rows):
         print(f"{name} was judged by another rule than what it is compared with: judge it again (columns method)")
 
 

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 from biology.arguments import real
 from biology.opening import configuration, of_corpus, open_model
+from biology.printing import print_json
 from biology.text import continuation, visible
 from biology.tracing import subject
 
@@ -75,7 +76,19 @@ def steer(args: Arguments) -> None:
         first = first_row(fixed), None if every is None else first_row(every)
         tokens = generate(model, transcoders, [ids], first[0], args.tokens, open_ended=first[1], stop=stop)[0]
         written.append(continuation(model.tokenizer, ids, [token for token in tokens if token != stop]))
-    named = [f'{pos} ("{visible(token_text(model, ids[pos]))}")' for pos in sorted(set(pushed.pos.tolist()))]
+    places = [{"pos": pos, "token": token_text(model, ids[pos])} for pos in sorted(set(pushed.pos.tolist()))]
+    if args.json:
+        arms = zip(("by_itself", "steered", "control"), columns, written, strict=True)
+        print_json(
+            {"prompt": args.text, "model": model.name, "features": len(held), "strength": args.strength}
+            | {"at": "everywhere" if args.everywhere else places, "control_sets": DRAWS}
+            | {
+                arm: {"next": [{"token": word, "probability": p} for word, p in likely], "writes": text}
+                for arm, likely, text in arms
+            }
+        )
+        return
+    named = [f'{place["pos"]} ("{visible(place["token"])}")' for place in places]
     where = "every token" if args.everywhere else f"token {' and '.join(named)}"
     print(f"{len(held)} features held at M = {args.strength:g} on {where}\n")
     print(f"{'by itself':<34}{'steered':<34}control: other features, pushed as hard (mean of {DRAWS} sets)")

@@ -13,6 +13,7 @@ from biology import artefacts
 from biology.arguments import writable_folder
 from biology.folders import claim, replaced
 from biology.opening import configuration, open_model
+from biology.printing import print_json
 from biology.text import visible
 
 if TYPE_CHECKING:
@@ -76,9 +77,15 @@ def trace(args: Arguments) -> None:
     masks = prune(graph, settings.node_threshold, settings.edge_threshold)
     if out is not None:
         _write(out, graph, masks, model.name, args.text or f"token ids {args.token_ids}", settings)
-    _describe(graph, args.paths)
+    if args.json:
+        print_json(
+            _told(graph, args, model.name) | {"files": [] if out is None else [str(out / name) for name in FILES]}
+        )
+    else:
+        _describe(graph, args.paths)
     if out is not None:
-        print(f"\nWritten to {out}: {', '.join(FILES)}")
+        if not args.json:
+            print(f"\nWritten to {out}: {', '.join(FILES)}")
         if args.open:
             import webbrowser
 
@@ -141,12 +148,9 @@ def _describe(graph: Graph, n_paths: int) -> None:
     """Outputs, scores and strongest paths, on the screen."""
     from biology.config import InputWarning
     from biology.graph import scores
-    from biology.graph_paths import describe, strongest_paths, target_labels
+    from biology.graph_paths import describe, strongest_paths
 
-    shown = (graph.token_id, graph.probability, graph.pre_activation)
-    for token, probability, value, label in zip(
-        *(each[graph.logits].tolist() for each in shown), target_labels(graph), strict=True
-    ):
+    for token, probability, value, label in _outputs(graph):
         # what is no token has no probability; a token's id tells it from its like ("Paris", " Paris")
         print(f'{probability:7.2%}  "{visible(label)}"  #{token}' if token >= 0 else f"{value:+7.2f}  {visible(label)}")
     score = scores(graph)
@@ -163,6 +167,36 @@ def _describe(graph: Graph, n_paths: int) -> None:
     print("\nStrongest paths (share of the influence on the outputs, sign):")
     for path in strongest_paths(graph, n_paths):
         print(visible(describe(graph, path)))
+
+
+def _outputs(graph: Graph) -> list[tuple[int, float, float, str]]:
+    """Token id (negative where the target is no token), probability, pre-activation and label of every target."""
+    from biology.graph_paths import target_labels
+
+    shown = (graph.token_id, graph.probability, graph.pre_activation)
+    return list(zip(*(each[graph.logits].tolist() for each in shown), target_labels(graph), strict=True))
+
+
+def _told(graph: Graph, args: Arguments, model: str) -> dict[str, Any]:
+    """What `_describe` says, as data."""
+    from biology.graph import scores
+    from biology.graph_paths import describe, strongest_paths
+
+    score = scores(graph)
+    return {
+        "model": model,
+        "prompt": args.text,
+        "outputs": [
+            {"label": label, "pre_activation": value}
+            | ({"token": token, "probability": probability} if token >= 0 else {})
+            for token, probability, value, label in _outputs(graph)
+        ],
+        "replacement_score": score.replacement,
+        "completeness_score": score.completeness,
+        "nodes": graph.n_nodes,
+        "row_residual": graph.metadata["row_residual"],
+        "paths": [describe(graph, path) for path in strongest_paths(graph, args.paths)],
+    }
 
 
 def _write(out: Path, graph: Graph, masks: Any, scan: str, prompt: str, settings: AttributionConfig) -> None:

@@ -1,0 +1,78 @@
+"""The first and the last lines of `make figures`: what is to do and how long, what came out; counted from what lies there."""
+
+import json
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from biology.__main__ import main
+from biology.config import load_config
+from biology.outlook import Work, plan_told, summary_told, verdict_counts, work
+from biology.tables import read_table
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_what_is_to_do_is_what_has_no_results(tmp_path):
+    (tmp_path / "config.yaml").write_text(
+        "models:\n  a: {path: x, transcoders: y, planted: true}\n  b: {path: x, transcoders: y, role: random, of: a}\n"
+        "  c: {path: z, transcoders: y, cases: [multi_hop]}\n"
+    )
+    for name in ("multi_hop", "addition"):
+        (tmp_path / "experiments" / name).mkdir(parents=True)
+        (tmp_path / "experiments" / name / "case.yaml").touch()
+    (tmp_path / "benchmarks").mkdir()
+    spent = {"cases": {"multi_hop": {"seconds": {"cache": 100.0, "rest": 20.0}}}, "load": 50.0, "judge": 10.0}
+    (tmp_path / "benchmarks/costs.json").write_text(json.dumps(spent))
+    config = load_config(tmp_path / "config.yaml")
+    assert work(tmp_path, config) == [
+        Work("a", "addition", False, None), Work("a", "multi_hop", False, 180.0), Work("c", "multi_hop", False, None)
+    ]  # fmt: skip
+    for file in ("reports/a/multi_hop.html", "data/runs/a/multi_hop/evidence.parquet"):
+        (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / file).touch()
+    assert [one.done for one in work(tmp_path, config)] == [False, True, False]
+    assert [one.model for one in work(tmp_path, config, "b")] == ["b", "b"]
+
+
+@pytest.mark.parametrize(
+    ("cores", "said"), [(1, "About 30 min on 1 core"), (2, "About 20 min on 2 cores"), (64, "About 20 min on 64 cores")]
+)
+def test_the_longest_case_sets_the_pace(cores, said):
+    todo = [Work("a", "x", False, 1200.0), Work("a", "y", False, 600.0), Work("a", "z", True, 6000.0)]
+    assert said in plan_told(todo, cores) and "z                  there" in plan_told(todo, cores)
+    assert "what was not measured" in plan_told([*todo, Work("a", "w", False, None)], cores)
+    assert "All of it is there" in plan_told(todo[2:], cores)
+
+
+def test_verdicts_are_counted_by_model_and_case():
+    config = load_config(ROOT / "config.yaml")
+    rows = verdict_counts(ROOT, work(ROOT, config))
+    judged = read_table(ROOT / "reports/elegans/verdicts.csv", "verdicts")
+    for row in rows:
+        if row["model"] == "elegans":
+            here = judged[judged["case"] == row["case"]]
+            assert row["replicated"] == (here["verdict"] == "replicated").sum()
+            assert sum(count for key, count in row.items() if key not in ("model", "case")) == len(here)
+    assert "reports/index.html" in summary_told(rows) and "Nothing has been judged" in summary_told([])
+
+
+def test_make_figures_begins_with_the_plan_and_ends_with_the_summary(capsys, monkeypatch):
+    def commands(**variables):
+        given = [f"{name}={value}" for name, value in variables.items()]
+        made = subprocess.run(
+            ["make", "--dry-run", "figures", *given], cwd=ROOT, capture_output=True, text=True, check=True
+        )
+        return re.findall(r"^\.venv/bin/(biology|snakemake) (.*)$", made.stdout, flags=re.MULTILINE)
+
+    (_, plan), (_, run), (_, summary) = commands(CORES=3, NO_COLOR="")
+    assert (
+        plan == "plan --cores 3" and summary == "summary" and run.split() == "figures/all reports/all --cores 3".split()
+    )
+    assert commands(CORES=3, NO_COLOR=1)[1][1].split()[-1] == "--nocolor"
+    monkeypatch.chdir(ROOT)
+    for words in (plan, summary):
+        assert main(words.split()) == 0
+    assert "elegans" in capsys.readouterr().out
