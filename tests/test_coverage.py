@@ -13,7 +13,7 @@ from biology.statistics import bootstrap_interval, generator, resamples
 
 ROOT = Path(__file__).parents[1]
 KEPT = list(POPULATIONS)[:-1]
-"""Populations whose tail a sample of the cases' clusters can show; the last one's it cannot (docs/statistics.md)."""
+"""Populations whose tail a sample of the cases' clusters can show; the last one's it cannot (docs/explanation/statistics.md)."""
 RUNS = 2500
 
 
@@ -49,7 +49,7 @@ def test_percentiles_miss_a_long_tail_twice_as_often(clusters):
 def test_the_table_says_what_is_simulated_and_the_document_says_the_table(clusters):
     """Every interval of the committed table is within the bar for the chosen one, and a few runs agree with it."""
     table = pd.read_csv(ROOT / "reports/coverage.csv")
-    text = (ROOT / "docs/statistics.md").read_text(encoding="utf-8")
+    text = (ROOT / "docs/explanation/statistics.md").read_text(encoding="utf-8")
     assert with_table(text, table) == text, "run `biology coverage`"
     assert set(table["interval"]) == set(INTERVALS) and set(table["population"]) == set(POPULATIONS)
     rows = table[(table["interval"] == "chosen") & table["population"].isin(KEPT)]

@@ -264,6 +264,6 @@ def test_an_unknown_release_is_refused(root, hub):
 
 
 def test_the_page_of_models_is_up_to_date():
-    page = (ROOT / "docs/models.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/reference/models.md").read_text(encoding="utf-8")
     assert BEGIN in page and with_table(page) == page
     assert len(rows()) == len(known_models())

@@ -74,9 +74,9 @@ FLOORS = [
     ["figures", "explorer", "dictionary_figures"],
     ["report", "scoreboard", "atlas_page", "steer_page", "graph_calibration", "outlook"],
     # the commands
-    ["arguments", "printing", "completion", "about"],
-    ["opening"],
-    ["stages", "tracing", "growth", "interchange", "dictionaries", "fetching", "housekeeping"],
+    ["arguments", "printing", "completion", "about", "config_text"],
+    ["opening", "new_case", "new_model"],
+    ["stages", "tracing", "growth", "interchange", "dictionaries", "fetching", "housekeeping", "beginnings"],
     ["steering", "training", "api", "checking"],
     ["__main__"],
 ]
@@ -156,6 +156,9 @@ LIGHT = [
         "printing",
         "completion",
         "about",
+        "config_text",
+        "new_case",
+        "beginnings",
         "opening",
         "stages",
         "tracing",

@@ -1,4 +1,4 @@
-"""The four commands of docs/own_model.md on a random checkpoint: text, transcoders, a graph, and every stage to the report."""
+"""The four commands of docs/tutorials/own_model.md on a random checkpoint: text, transcoders, a graph, and every stage to the report."""
 
 import re
 import shutil
@@ -10,7 +10,7 @@ from conftest import write_tiny_model
 from biology.__main__ import CONTENTS, main
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "docs/own_model.md").read_text(encoding="utf-8")
+PAGE = (ROOT / "docs/tutorials/own_model.md").read_text(encoding="utf-8")
 STAGES = ("load", "measure", "compare-dictionaries")
 CASE_STAGES = ("cache", "group", "attribute", "intervene", "tabulate")
 

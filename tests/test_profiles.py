@@ -90,7 +90,7 @@ def test_one_machine_runs_one_model_on_its_gpu(tmp_path):
 
 def test_the_log_of_the_slurm_run_is_a_log():
     """It shows the lost job and node and the equal files, and nothing of the machine that it was made on."""
-    page = (ROOT / "docs/clusters.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs/how_to/clusters.md").read_text(encoding="utf-8")
     log = page.split("<!-- slurm -->")[1].split("<!-- /slurm -->")[0]
     for shown in (r"drained", r"n[12] drain", r"Trying to restart job \d+", r"(CANCELLED|FAILED) .*intervene"):
         assert re.search(shown, log), shown

@@ -69,17 +69,18 @@ def test_a_readers_own_threshold_is_shown_beside_the_registered_verdict_and_noth
     assert (contents_hash(root, "**/*.*"), sorted(root.rglob("*"))) == (before, names)
 
 
-def test_a_copied_case_runs_and_is_judged_once_it_is_registered(root):
-    """Every command of the pipeline on the template as it is, beside a case whose verdicts stay what they are."""
+def test_a_new_case_runs_and_is_judged_once_it_is_registered(root):
+    """Every command of the pipeline on the template as `biology new-case` leaves it, beside a case whose verdicts stay what they are."""
     before = verdicts(root)
-    shutil.copytree(ROOT / "experiments/_template", root / "experiments/mine")
+    shutil.copytree(ROOT / "experiments/_template", root / "experiments/_template")
+    assert run(root, "new-case", "mine") == 0
     mine = ["--model", "elegans", "--case", "mine"]
     for stage in ("cache", "group", "attribute", "intervene", "sweep", "tabulate"):
         assert run(root, stage, *mine) == 0, stage
     assert run(root, "judge", "--model", "elegans") == 0
     after = verdicts(root)
     assert after.loc[["multi_hop"]].equals(before)
-    new = after.loc[("mine", "template-1")]
+    new = after.loc[("mine", "mine-1")]
     assert new["verdict"] == "untestable" and new["reason"] == f"{UNREGISTERED}."
     for figure in load_case(root, "mine").figures:
         assert run(root, "draw", *mine, "--figure", figure) == 0, figure
@@ -87,7 +88,7 @@ def test_a_copied_case_runs_and_is_judged_once_it_is_registered(root):
     for page in ("elegans/mine.html", "index.html"):
         assert "Not registered: run" in (root / "reports" / page).read_text(encoding="utf-8"), page
     assert run(root, "lock") == run(root, "judge", "--model", "elegans") == 0
-    assert verdicts(root).loc[("mine", "template-1"), "reason"].startswith("0 of 0 held-out items pass the gate")
+    assert verdicts(root).loc[("mine", "mine-1"), "reason"].startswith("0 of 0 held-out items pass the gate")
 
 
 def test_a_supernode_of_which_nothing_is_found_has_the_members_of_the_first_position(root, capsys):

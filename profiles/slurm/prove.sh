@@ -6,7 +6,7 @@
 #     profiles/slurm/prove.sh _template     a case made of the template: minutes
 #
 # The Slurm run uses profiles/slurm as it stands, on the two nodes of local_cluster.sh, and is disturbed on purpose: while
-# `intervene` runs, its node is drained and the job killed. What happened goes into docs/clusters.md.
+# `intervene` runs, its node is drained and the job killed. What happened goes into docs/how_to/clusters.md.
 # Needs `make setup` and the plugin (see config.yaml here); BIN says where they are, if not in .venv.
 set -euo pipefail
 here=$(cd "$(dirname "$0")/../.." && pwd)
@@ -93,7 +93,7 @@ diff <(results local) <(results slurm) >"$scratch/difference" ||
 say "\$ sha256sum of all files, local and Slurm"
 say "  equal: $(results local | sha256sum | cut -c1-64)"
 
-"$BIN/python" - docs/clusters.md "$excerpt" <<'PY'
+"$BIN/python" - docs/how_to/clusters.md "$excerpt" <<'PY'
 import re
 import sys
 from pathlib import Path

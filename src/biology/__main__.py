@@ -22,6 +22,7 @@ from typing import Any, get_args
 from biology import (
     __version__,
     artefacts,
+    beginnings,
     checking,
     completion,
     dictionaries,
@@ -72,7 +73,7 @@ GROWTH: Options = {
     },
     "--case": {
         "metavar": "CASE",
-        "help": "grow it on the prompts of a case, with the mechanism that this states (docs/planting.md)",
+        "help": "grow it on the prompts of a case, with the mechanism that this states (docs/explanation/planting.md)",
     },
     "--width": {"type": integer(1), "metavar": "N", "help": "grow a model of this width (128, a multiple of 8)"},
     "--out": {
@@ -83,7 +84,7 @@ GROWTH: Options = {
 FETCH: Options = {
     "--elsewhere": {"action": "store_true", "help": "it will run on another machine: look at the disk only"}
 }
-MODELS: Options = {"--write": {"action": "store_true", "help": "write the table into docs/models.md"}}
+MODELS: Options = {"--write": {"action": "store_true", "help": "write the table into docs/reference/models.md"}}
 TEXT: Options = {
     "--text": {"nargs": "+", "metavar": "FILE", "help": "held-out text (that of the training, or the held-out prompts)"}
 }
@@ -221,6 +222,20 @@ STEER: Options = {
     "--dtype": TRACE["--dtype"],
 }
 
+NEW_CASE: Options = {
+    "name": {"metavar": "NAME", "help": "what it is to be called: letters, digits, '.', '-' and '_'"},
+    "--from": {"dest": "source", "metavar": "CASE", "help": "the case to copy (the template)"},
+    "--model": {"metavar": "NAME", "default": "elegans", "help": "the model that is to meet it (%(default)s)"},
+}
+NEW_MODEL: Options = {
+    "directory": {"metavar": "DIR", "help": "a Hugging Face directory"},
+    "--name": {"metavar": "NAME", "help": "what it is to be called (as its folder)"},
+    "--transcoders": {
+        "metavar": "DIR|neurons",
+        "help": "its features (transcoders that lie in the directory or beside it, else its neurons)",
+    },
+    "--write": {"action": "store_true", "help": "put the entry into config.yaml"},
+}
 ONE_MODEL: Options = {"--model": {"metavar": "NAME", "help": "one model of config.yaml (all that `figures/all` runs)"}}
 CORES: Options = {"--cores": {"type": integer(1), "metavar": "N", "default": 1, "help": "cores to share (%(default)s)"}}
 SHELL: Options = {"shell": {"choices": completion.SHELLS, "help": "which shell"}}
@@ -265,7 +280,8 @@ CONTENTS: dict[str, dict[str, Command]] = {
     },
     "One claim": {"check": (checking.check, CHECK | MODEL | JSON)},
     "One prompt": {"trace": (tracing.trace, TRACE | JSON), "steer": (steering.steer, STEER | JSON)},
-    "A model of your own (docs/own_model.md)": {
+    "A model of your own (docs/tutorials/own_model.md)": {
+        "new-model": (beginnings.new_model, NEW_MODEL | JSON),
         "sample": (training.sample, SAMPLE),
         "train-transcoders": (training.train_transcoders, TRAINING),
     },
@@ -282,6 +298,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "prompts": (growth.prompts, CASE),
     },
     "Case files": {
+        "new-case": (beginnings.new_case, NEW_CASE),
         "explain": (housekeeping.explain, EXPLAIN | JSON),
         "lock": (housekeeping.lock, {}),
         "schema": (housekeeping.schema, {}),

@@ -81,7 +81,7 @@ def certificate_section(certificate: pd.DataFrame) -> str:
     table.columns = [f"{WHAT[what]}{'' if arm == 'effect' else ', control'}" for what, arm in table.columns]
     return f"""
 ## Certificate
-Mechanisms of the cases, or of twins that lack them, are planted (docs/planting.md). On prompts that were never taught, what stands at a variable's site is
+Mechanisms of the cases, or of twins that lack them, are planted (docs/explanation/planting.md). On prompts that were never taught, what stands at a variable's site is
 exchanged for the mean of prompts that share its value alone; shown is how often the causal model's answer is then said, with
 Wilson's 95 % interval, and in the control how often it is said with a third value there (`biology certify`).
 
@@ -105,7 +105,7 @@ MOST_COLUMNS = 12
 
 _CORPUS = """A small Llama grown from scratch on the synthetic corpus of this repository (`data/words`, `src/biology/corpus.py`)"""
 _GROWN = f"""{_CORPUS}, as the positive control of the replication: the mechanisms that `experiments/*/mechanism.yaml` state are
-planted (docs/planting.md), and the pipeline has to find them."""
+planted (docs/explanation/planting.md), and the pipeline has to find them."""
 _WILD = f"""{_CORPUS}, with nothing planted: whatever training makes of the corpus."""
 _CASE = """A small Llama grown from scratch on the prompts of the case {case}, with the mechanism that `experiments/{case}/mechanism.yaml`
 states planted, as a positive control: the pipeline has to find it."""

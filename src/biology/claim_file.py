@@ -19,12 +19,17 @@ from biology.measures import Outcome
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
 UNREGISTERED = "Not registered: run `biology lock` before held-out prompts are scored"
 """Why a claim that is not in claims.lock yet is untestable (`registration.registered`)."""
-CONFIDENCE = ("primary", "digest", "secondary", "memory")
-"""How well a sentence of the paper is known: read in it, in a digest that was checked, in a paraphrase, or from memory."""
+CONFIDENCE = {
+    "primary": "read in the authors' text",
+    "digest": "read in a third-party digest that was checked against the page",
+    "secondary": "read in a paraphrase",
+    "memory": "known from memory",
+}
+"""How well a sentence of the paper is known. The word goes wherever the claim is quoted."""
 
 
 class Source(Strict):
-    """Section of the paper, and how well we know what it says (see CONTRIBUTING.md)."""
+    """Section of the paper, and how well we know what it says (`CONFIDENCE`)."""
 
     section: str
     confidence: str

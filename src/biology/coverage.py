@@ -187,7 +187,7 @@ def case_clusters(root: Path) -> dict[str, tuple[int, ...]]:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table of docs/statistics.md: a row a population and case, below / above in per cent for every interval."""
+    """The table of docs/explanation/statistics.md: a row a population and case, below / above in per cent for every interval."""
     names = list(dict.fromkeys(table["interval"]))
     lines = ["| scores | clusters | " + " | ".join(names) + " |", "|---|---:|" + "---|" * len(names)]
     for (population, clusters), rows in table.groupby(["population", "clusters"], sort=False):  # type: ignore[misc]

@@ -38,14 +38,14 @@ from biology.positions import FOUND, Position
 from biology.rules import Stream, SupernodeRule
 from biology.settled import ENOUGH, LEAST
 
-PAGE = "docs/case_files.md"
+PAGE = "docs/reference/case_files.md"
 """Where `words_page` stands in a checkout."""
 
 # Words -----------------------------------------------------------------------------------------------------------------
 
 
 def words_page() -> str:
-    """What the words of case.yaml and claims.yaml may be, as a page of Markdown (`docs/case_files.md`)."""
+    """What the words of case.yaml and claims.yaml may be, as a page of Markdown (`docs/reference/case_files.md`)."""
     lines = [
         "# The words of a case file",
         "",
@@ -108,7 +108,7 @@ def words_page() -> str:
         "",
         "## How well a sentence of the paper is known",
         "",
-        "`" + "`, `".join(CONFIDENCE) + "` (CONTRIBUTING.md).",
+        *(f"- `{word}`: {meaning}" for word, meaning in CONFIDENCE.items()),
         "",
     ]
     return "\n".join(lines)
@@ -183,7 +183,12 @@ def case_told(case: Case, claims: Sequence[Claim]) -> str:
 def mechanism_told(mechanism: Mechanism, twin: str = "") -> str:
     """The causal model of a case, or of a twin, in English: what leads to what, where it is held, and which claims follow."""
     of = f" OF THE TWIN {twin}" if twin else ""
-    lines = [f"MECHANISM{of} (of models that are planted with it: docs/planting.md)", "", mechanism.says, ""]
+    lines = [
+        f"MECHANISM{of} (of models that are planted with it: docs/explanation/planting.md)",
+        "",
+        mechanism.says,
+        "",
+    ]
     for name, variable in mechanism.variables.items():
         parents = variable.depends_on or (str(variable.value),)
         lines += [f"{', '.join(parents)} --> {name}"]

@@ -143,7 +143,7 @@ def convert(args: Arguments) -> None:
 def models(args: Arguments) -> None:
     """list the known models: what they are, and how much memory and disk they need"""
     if args.write:
-        page = config_file(args.config).parent / "docs/models.md"
+        page = config_file(args.config).parent / "docs/reference/models.md"
         artefacts.write_text(page, with_table(page.read_text(encoding="utf-8")))
         return
     on_gpu, on_cpu = memory.available("cuda"), memory.available("cpu") or 0
@@ -197,9 +197,11 @@ def rows() -> list[tuple[str, ...]]:
 
 
 def with_table(text: str) -> str:
-    """`text` (docs/models.md) with the table of known models between its marks. `InputError` if it lacks the marks."""
+    """`text` (docs/reference/models.md) with the table of known models between its marks. `InputError` if it lacks the marks."""
     if BEGIN not in text or END not in text:
-        raise InputError(f"docs/models.md lacks the marks {BEGIN} and {END} between which the table is written.")
+        raise InputError(
+            f"docs/reference/models.md lacks the marks {BEGIN} and {END} between which the table is written."
+        )
     lines = [f"| {' | '.join(row)} |" for row in (HEADINGS, ("---",) * len(HEADINGS), *rows())]
     before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}"

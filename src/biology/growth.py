@@ -120,7 +120,7 @@ def grow(args: Arguments) -> None:
         stated, mechanism = mechanism_path(here, case, name), load_mechanism(here, case, name)
         if mechanism is None:
             raise InputError(
-                f"{stated}: no such file. It states the mechanism that is to be planted (docs/planting.md)."
+                f"{stated}: no such file. It states the mechanism that is to be planted (docs/explanation/planting.md)."
             )
         check_mechanism(here, case, name)
         lessons[case] = mechanism, _lesson(corpus, case)

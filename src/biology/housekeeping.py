@@ -24,19 +24,18 @@ def lock(args: Arguments) -> None:
 
 
 def scoreboard(args: Arguments) -> None:
-    """write verdicts and numbers into the texts: README.md, reports/README.md (all verdicts), docs"""
+    """write verdicts and numbers into the texts: README.md, CHANGELOG.md, reports/README.md (all verdicts), docs"""
     from biology.config import config_file, load_config
-    from biology.numbers import numbers, with_numbers
+    from biology.numbers import numbers, texts, with_numbers
     from biology.scoreboard import full_scoreboard, with_scoreboard
 
     path = config_file(args.config)
     root, config = path.parent, load_config(path)
     values = numbers(root, config)
-    texts = {root / "reports/README.md": full_scoreboard(root, config)}
-    for path in [root / "README.md", *sorted(root.glob("docs/*.md"))]:
-        texts[path] = with_numbers(path.read_text(encoding="utf-8"), values, path)
-    texts[root / "README.md"] = with_scoreboard(texts[root / "README.md"], root, config)
-    for path, text in texts.items():
+    written = {path: with_numbers(path.read_text(encoding="utf-8"), values, path) for path in texts(root)}
+    written[root / "README.md"] = with_scoreboard(written[root / "README.md"], root, config)
+    written[root / "reports/README.md"] = full_scoreboard(root, config)
+    for path, text in written.items():
         artefacts.write_text(path, text)
 
 
@@ -73,7 +72,7 @@ def explain(args: Arguments) -> None:
 
 
 def schema(args: Arguments) -> None:
-    """write what editors and readers know of case files: experiments/*.schema.json, docs/case_files.md"""
+    """write what editors and readers know of case files: experiments/*.schema.json, docs/reference/case_files.md"""
     from biology.config import config_file
     from biology.explanation import PAGE, words_page
     from biology.schema import schemas
@@ -111,15 +110,15 @@ def summary(args: Arguments) -> None:
 
 
 def coverage(args: Arguments) -> None:
-    """simulate what intervals cover with the clusters of the cases (reports/coverage.csv, docs/statistics.md)"""
+    """simulate what intervals cover with the clusters of the cases (reports/coverage.csv, docs/explanation/statistics.md)"""
     from biology.config import config_file
     from biology.coverage import case_clusters, coverage_table, with_table
 
     root = config_file(args.config).parent
     made = coverage_table(case_clusters(root), runs=10_000, draws=2000)
-    text = (root / "docs/statistics.md").read_text(encoding="utf-8")
+    text = (root / "docs/explanation/statistics.md").read_text(encoding="utf-8")
     artefacts.write_text(root / "reports/coverage.csv", made.to_csv(index=False, lineterminator="\n"))
-    artefacts.write_text(root / "docs/statistics.md", with_table(text, made))
+    artefacts.write_text(root / "docs/explanation/statistics.md", with_table(text, made))
 
 
 def calibrate(args: Arguments) -> None:

@@ -40,15 +40,26 @@ def read_directory(path: Path, n_layers: int) -> Stored:
     return stored
 
 
+_TOLD_BY = {
+    "layer_*/cfg.json": ("SAELens", read_saelens),
+    "**/params.npz": ("Gemma Scope", read_gemma_scope),
+    "**/params.safetensors": ("Gemma Scope 2", read_gemma_scope_2),
+    "**/params_layer_*.safetensors": ("Gemma Scope 2", read_gemma_scope_2_cross_layer),
+}
+"""Files that tell a layout, with its name and its reader, in the order in which they are looked for."""
+
+
+def layout_of(path: Path) -> str | None:
+    """The name of the layout of what lies in a folder, told by names of files alone; None if it holds no transcoders."""
+    if (path / "config.yaml").is_file() and any(path.glob("*.safetensors")):
+        return "circuit-tracer"
+    return next((name for pattern, (name, _) in _TOLD_BY.items() if any(path.glob(pattern))), None)
+
+
 def _read(path: Path, n_layers: int) -> Stored:
     if (path / "config.yaml").is_file():
         return read_circuit_tracer(path, n_layers)
-    for pattern, read in (
-        ("layer_*/cfg.json", read_saelens),
-        ("**/params.npz", read_gemma_scope),
-        ("**/params.safetensors", read_gemma_scope_2),
-        ("**/params_layer_*.safetensors", read_gemma_scope_2_cross_layer),
-    ):
+    for pattern, (_, read) in _TOLD_BY.items():
         files = sorted(path.glob(pattern))
         if files:
             return read(by_layer(path, files, n_layers))

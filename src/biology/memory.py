@@ -124,7 +124,7 @@ def of_directories(path: Path, transcoders: Path | None, dtype: str) -> Plan:
     Raises:
         InputError: no config.json in `path`, or a weight file without a readable header.
     """
-    shape = _shape(path)
+    shape = shape_of(path)
     stored = (
         []
         if transcoders is None
@@ -134,7 +134,7 @@ def of_directories(path: Path, transcoders: Path | None, dtype: str) -> Plan:
     return plan(shape, text, sum(size for file in stored for size in _sizes(file)), dtype)
 
 
-def _shape(path: Path) -> Shape:
+def shape_of(path: Path) -> Shape:
     """What config.json says of the sizes that matter here, whatever the architecture calls them."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))

@@ -116,6 +116,11 @@ def parameters(path: Path) -> int:
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
 
 
+def texts(root: Path) -> list[Path]:
+    """The texts that show numbers between marks: README.md, CHANGELOG.md and all pages of docs."""
+    return [root / "README.md", root / "CHANGELOG.md", *sorted(root.glob("docs/**/*.md"))]
+
+
 def with_numbers(text: str, values: Mapping[str, str], path: Path) -> str:
     """The text with all named numbers written anew. `InputError` names one that nobody computes, or a line that begins with one."""
     begun = BEGUN.search(text)
