@@ -1,6 +1,7 @@
 # make figures    every figure, every verdict and the report, from the shipped model: half an hour on two cores (the first run installs .venv)
 # make test       the tests
 # make test-browser  the pages in a real browser (Debian's package chromium), after `make figures`
+# make site       documentation, results and pages as one site in build/site, which works from disk; a broken link is an error
 # make check      linter, formatter and type checker
 # make organism   grows the embedded model and its transcoders from scratch (SEED=n for another seed)
 # make bench      the attribution engine beside circuit-tracer (a quarter of an hour)
@@ -15,12 +16,14 @@ BIN := .venv/bin
 PLAIN := $(if $(NO_COLOR),--nocolor)
 PIP := $(BIN)/python -m pip --disable-pip-version-check install --quiet --no-compile
 STAMP := .venv/.installed
+SITE := build/site
+SITE_ENV := build/site-env
 
 # pip does not compile what it installs (--no-compile): modules are compiled when first imported, which spares a minute.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test test-browser check organism bench clean
+.PHONY: help setup figures test test-browser site check organism bench clean
 
 help:
 	@sed -n 's/^# make/  make/p' Makefile
@@ -49,6 +52,17 @@ test: $(STAMP)
 
 test-browser: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser -m browser
+
+# The site's packages are apart from ours: their versions of what both need differ.
+$(SITE_ENV)/.installed: site/requirements.lock
+	@$(PYTHON) -m venv $(SITE_ENV)
+	@$(SITE_ENV)/bin/python -m pip --disable-pip-version-check install --quiet --no-compile --no-deps --requirement site/requirements.lock
+	@touch $@
+
+site: $(STAMP) $(SITE_ENV)/.installed
+	@$(BIN)/python site/assemble.py build/site-source
+	@NO_MKDOCS_2_WARNING=1 $(SITE_ENV)/bin/mkdocs build --strict --quiet --config-file build/site-source/mkdocs.yml
+	@echo "Site: open $(SITE)/index.html in a browser, or give the folder $(SITE) to any static host"
 
 check: $(STAMP)
 	@$(BIN)/ruff check .

@@ -39,6 +39,7 @@ def prose(text: str) -> str:
     text = re.sub(r"^## [\d.]+$", " ", text, flags=re.MULTILINE)  # versions, in CHANGELOG.md
     text = re.sub(r"<!-- ([a-z ]+) -->.*?<!-- /\1 -->", " ", text, flags=re.DOTALL)
     text = re.sub(r"^```.*?^```", " ", text, flags=re.DOTALL | re.MULTILINE)
+    text = re.sub(r"^\d+\. ", " ", text, flags=re.MULTILINE)  # ordered lists
     text = re.sub(r"`[^`]*`", " ", text)
     text = re.sub(r"\]\([^)]*\)", "]", text)
     text = " ".join(text.split())

@@ -295,12 +295,11 @@ def test_verdicts_of_an_earlier_rule_are_named_and_what_little_says_is_marked(ro
     assert scoreboard.earlier(board[:1]) == ""
     assert scoreboard.earlier(board).startswith(note) and scoreboard.earlier(board).endswith("anew: twin.")
     index = Reader(scoreboard.index_page(fresh, config)).words
-    readme = scoreboard.with_scoreboard(f"{scoreboard.BEGIN}\n{scoreboard.END}", fresh, config)
-    for made in (index, readme, scoreboard.full_scoreboard(fresh, config)):
-        assert note in made
+    verdicts = scoreboard.full_scoreboard(fresh, config)
+    assert note in index and note in verdicts
     assert (
         "replicated, found on 0% of the prompts only, could not discriminate" in index
-        and "rules are compared too: twin." in readme
+        and "rules are compared too: twin." in verdicts
     )
     row = {"found": 0.25, "claim": "multihop-2"}
     assert scoreboard.caveats(board[0], row) == ["found on 25% of the prompts only"]
@@ -315,8 +314,8 @@ def test_scoreboard_replaces_its_block_and_nothing_else(root):
     after = scoreboard.with_scoreboard(before, root, config)
     assert after.startswith("# biology\n<!-- scoreboard -->\n") and after.endswith("\n<!-- /scoreboard -->\nafter\n")
     assert "the last board" not in after and scoreboard.with_scoreboard(after, root, config) == after
-    assert "| [multi hop](experiments/multi_hop/README.md) | elegans | 1 | 1 | 0 | 1 |" in after
-    assert "elegans is not Claude 3.5 Haiku" in after
+    assert "| case | elegans |" in after
+    assert "| [multi hop](experiments/multi_hop/README.md) | 1 ✓, 1 ✗, 1 – |" in after
     with pytest.raises(InputError, match="lacks the marks"):
         scoreboard.with_scoreboard("# biology\n", root, config)
 

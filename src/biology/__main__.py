@@ -47,7 +47,11 @@ Options = dict[str, dict[str, Any]]
 MODEL: Options = {"--model": {"required": True, "metavar": "NAME", "help": "a model of config.yaml"}}
 CASE: Options = {"--case": {"required": True, "metavar": "NAME", "help": "a folder of experiments/"}}
 EXPLAIN: Options = {
-    "case": {"nargs": "?", "metavar": "CASE", "help": "a folder of experiments/ (none: what case files may say)"},
+    "case": {
+        "nargs": "?",
+        "metavar": "CASE|CLAIM",
+        "help": "a folder of experiments/, or a claim such as multihop-7 (none: what case files may say)",
+    },
     "--prompts": {"metavar": "NAME", "help": "one of its prompt_sets in the place of its prompt_set"},
 }
 THRESHOLD: Options = {

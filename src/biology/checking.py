@@ -140,8 +140,8 @@ def _committed(path: Path, claim: str) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     table = read_table(path, "verdicts")
-    rows = table[table["claim"] == claim].to_dict("records")
-    return rows[0] if rows else None
+    rows = table[table["claim"] == claim]
+    return rows.iloc[0].to_dict() if len(rows) else None
 
 
 def _beside(path: Path, found: Mapping[str, Any], committed: Mapping[str, Any] | None) -> str:

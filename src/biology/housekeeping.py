@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from pathlib import Path
+from typing import Any
 
 from biology import artefacts
 from biology.printing import print_json, print_table
@@ -40,7 +42,7 @@ def scoreboard(args: Arguments) -> None:
 
 
 def explain(args: Arguments) -> None:
-    """tell a case in English: prompts, supernodes, experiments, claims; without a case, the words of case files"""
+    """tell a case in English: prompts, supernodes, experiments, claims; or one claim; without either, the words of case files"""
     from biology.explanation import case_told, mechanism_told, words_page
 
     if args.case is None:
@@ -57,6 +59,10 @@ def explain(args: Arguments) -> None:
     from biology.mechanism import load_mechanism, twins_of
 
     root = config_file(args.config).parent
+    if (found := _of_claim(root, args.case)) is not None:
+        told, data = found
+        print_json(data) if args.json else print(told)
+        return
     case, claims = load_case(root, args.case, args.prompts), load_claims(root, args.case)
     if args.json:
         stated = case.model_dump(mode="json", exclude={"items", "folder"}, exclude_defaults=True)
@@ -69,6 +75,25 @@ def explain(args: Arguments) -> None:
         mechanism = load_mechanism(root, args.case, twin)
         if mechanism is not None:
             print(f"\n{mechanism_told(mechanism, twin)}")
+
+
+def _of_claim(root: Path, wanted: str) -> tuple[str, dict[str, Any]] | None:
+    """One claim in English, with what is done for it, and as data; None if no claim has this id."""
+    from biology.case import discover_cases, load_case
+    from biology.claim_file import load_claims
+    from biology.explanation import claim_told, experiment_told
+
+    names = discover_cases(root)
+    if wanted in names:
+        return None
+    for name in names:
+        case = load_case(root, name)
+        for claim in load_claims(root, name, case):
+            if claim.id == wanted:
+                done = {part.experiment: experiment_told(case.experiments[part.experiment]) for part in claim.parts}
+                lines = [*claim_told(claim), *(f"{experiment}: {told}" for experiment, told in done.items())]
+                return "\n".join(lines), claim.model_dump(mode="json") | {"case": name, "done": done}
+    return None
 
 
 def schema(args: Arguments) -> None:

@@ -100,7 +100,7 @@ def entry(found: Found, name: str, transcoders: Path | None = None) -> str:
             else "none lie beside it: its own neurons are the features"
         )
     size = f"{found.architecture}, {found.layers} layers of {found.width}"
-    lines = [("path", found.path, size), ("transcoders", dictionary, why)]
+    lines: list[tuple[str, object, str]] = [("path", found.path, size), ("transcoders", dictionary, why)]
     if not found.grown_here:
         lines.append(("prompts", "natural", "the prompt sets for a vocabulary that was not made for ours"))
     lines.append(("device", "cpu", f"or cuda; {memory.gib(found.plan.total)} of memory, working arrays included"))

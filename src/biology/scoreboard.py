@@ -43,20 +43,20 @@ ROLES = {
 }
 BESIDE = (
     "Held against these: of further seeds the verdicts of the model are expected, of twins what "
-    "[twins.csv](experiments/twins.csv) said before they were trained, of random controls that nothing is replicated "
-    "([claim by claim](reports/robustness.csv)). What is not replicated on the model itself tells no twin from it; nor does what a twin "
+    "[twins.csv](../experiments/twins.csv) said before they were trained, of random controls that nothing is replicated "
+    "([claim by claim](robustness.csv)). What is not replicated on the model itself tells no twin from it; nor does what a twin "
     "replicates although nobody said that it would not (last column)."
 )
 TELLING = (
     "A verdict speaks of what was found: where members of the supernodes that a claim rests on are found on less than half of the "
     "prompts, nothing is held or seen on most of them. And a claim that is replicated by a twin or a control too, while no twin that "
-    "lacks its mechanism is told apart, could not discriminate ([each claim](reports/discrimination.csv))."
+    "lacks its mechanism is told apart, could not discriminate ([each claim](discrimination.csv))."
 )
 ELSEWHERE = "What a model cannot be asked is asked of its relatives, grown in another width or on a corpus that holds what is asked for."
 EXCHANGED = (
     "And without any transcoder: the mean residual stream of prompts that share a place (an operand, the sum) with a donor and nothing "
     "else, put in the place of a prompt's own; how often the donor's answer is said, minus the same with a wrong donor "
-    "([streams.py](src/biology/streams.py)). For poems: the newline's own stream in all layers, exchanged for that of a couplet with "
+    "(`biology exchange`). For poems: the newline's own stream in all layers, exchanged for that of a couplet with "
     "another rhyme; how often the line then ends in that couplet's word, minus the same at the comma (with the words on the way "
     "forced, with line 1 hidden from the new line, or both)."
 )
@@ -231,7 +231,7 @@ def short(board: list[Column], claims: Mapping[str, Iterable[Claim]]) -> str:
             here = column.verdicts[column.verdicts["case"] == case].set_index("claim")
             found = here["verdict"]
             if len(found) and column.role in ("model", "wild"):
-                linked = f"[{case.replace('_', ' ')}](experiments/{case}/README.md)"
+                linked = f"[{case.replace('_', ' ')}](../experiments/{case}/README.md)"
                 explored = sum(
                     found.get(claim.id) == "replicated" and claim.explores(column.name) for claim in registered
                 )
@@ -284,7 +284,7 @@ def elsewhere(board: list[Column]) -> str:
     named = {column.name: column for column in board}
     lines = [
         cells(
-            f"[{row['claim']}](experiments/{row['case']}/claims.yaml)", column.name, ROLES[column.role], f"{MARKS[row['verdict']]} {row['verdict']}",
+            f"[{row['claim']}](../experiments/{row['case']}/claims.yaml)", column.name, ROLES[column.role], f"{MARKS[row['verdict']]} {row['verdict']}",
             _interval(row), number(row["threshold"]),
         )
         for column in board
@@ -350,33 +350,51 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 
 def full_scoreboard(root: Path, config: Config) -> str:
-    """reports/README.md: every verdict on every model."""
-    claims = {claim.id: claim for case in discover_cases(root) for claim in load_claims(root, case)}
+    """reports/README.md: how verdicts compare, and every verdict on every model."""
+    registered = {case: load_claims(root, case) for case in discover_cases(root)}
+    claims = {claim.id: claim for listed in registered.values() for claim in listed}
     board = columns(root, config)
-    blocks = [full(column, claims, "../experiments/{case}/claims.yaml") for column in board]
-    blocks = list(filter(None, [disagreement(config, board), *blocks]))
-    note = earlier(board)
     head = (
         f"# All verdicts\n\nWritten by `biology scoreboard` from `reports/*/verdicts.csv`. {SPEAKS} A claim that was amended "
         "after its first verdict on a model is *exploratory* there, and registered on models judged later; each amendment says why. *Found on*: the "
         "share of the prompts that pass the gate on which all supernodes that a claim rests on have members. *Discriminates*: whether "
         "it tells a model from a twin that lacks its mechanism ([why](discrimination.csv))."
     )
-    head += f"\n\n{note}" if note else ""
-    return "\n\n".join([head, *blocks]) + "\n"
+    beside = [
+        (BESIDE, held(compared, board)) if len(compared := compare(root, config)) else (),
+        (ELSEWHERE, elsewhere(board)),
+    ]
+    beside += [(EXCHANGED, exchanged(root, config))]
+    blocks = [head, earlier(board), "## By case", TELLING, short(board, registered)]
+    blocks += [text for pair in beside if pair and pair[-1] for text in pair]
+    blocks += [
+        disagreement(config, board),
+        *(full(column, claims, "../experiments/{case}/claims.yaml") for column in board),
+    ]
+    return "\n\n".join(filter(None, blocks)) + "\n"
+
+
+def by_case(board: list[Column], cases: Iterable[str]) -> str:
+    """How the claims of each case came out: a row a case, a column a model."""
+    shown = [column for column in board if column.role in ("model", "wild")]
+    lines = [
+        cells("case", *(column.name for column in shown)),
+        "|---|" + ":---|" * len(shown),
+    ]
+    for case in cases:
+        found = []
+        for column in shown:
+            here = column.verdicts.loc[column.verdicts["case"] == case, "verdict"]
+            tally = ((int((here == word).sum()), mark) for word, mark in MARKS.items())
+            found.append(", ".join(f"{count} {mark}" for count, mark in tally if count))
+        if any(found):
+            lines.append(cells(f"[{case.replace('_', ' ')}](experiments/{case}/README.md)", *found))
+    return "\n".join(lines)
 
 
 def with_scoreboard(text: str, root: Path, config: Config) -> str:
-    """`text` (README.md) with the short scoreboard between its marks. `InputError` if it lacks the marks."""
+    """`text` (README.md) with the scoreboard by case between its marks. `InputError` if it lacks the marks."""
     if BEGIN not in text or END not in text:
         raise InputError(f"README.md lacks the marks {BEGIN} and {END} between which the scoreboard is written.")
     before, _, rest = text.partition(BEGIN)
-    board, compared = columns(root, config), compare(root, config)
-    parts = [SPEAKS, TELLING, short(board, {case: load_claims(root, case) for case in discover_cases(root)})]
-    parts += [note] if (note := earlier(board)) else []
-    parts += [BESIDE, held(compared, board)] if len(compared) else []
-    asked = elsewhere(board)
-    parts += [ELSEWHERE, asked] if asked else []
-    streams = exchanged(root, config)
-    parts += [EXCHANGED, streams] if streams else []
-    return f"{before}{BEGIN}\n" + "\n\n".join(parts) + f"\n{END}{rest.partition(END)[2]}"
+    return f"{before}{BEGIN}\n{by_case(columns(root, config), discover_cases(root))}\n{END}{rest.partition(END)[2]}"

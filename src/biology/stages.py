@@ -336,7 +336,8 @@ def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFr
     pairs = registered.merge(own, on="claim", suffixes=("", "_own"))
     if as_json:
         print_table(
-            pairs.loc[pairs["claim"].isin(names), ["claim", "verdict", "reason", "verdict_own", "reason_own"]], True
+            pairs.loc[pairs["claim"].isin(sorted(names)), ["claim", "verdict", "reason", "verdict_own", "reason_own"]],
+            True,
         )
         return
     for row in pairs.itertuples():

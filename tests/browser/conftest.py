@@ -47,12 +47,14 @@ def browser() -> Iterator[Browser]:
 def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
     """Factory: `open_page(path, fragment="", width=1440, height=900, **context)` is the loaded page.
 
-    `context` goes to the browser, such as `color_scheme="dark"`, `java_script_enabled=False` or `has_touch=True`.
+    A page may ask for files of the folder `within`, and for nothing else. `context` goes to the browser, such as `color_scheme="dark"`, `java_script_enabled=False` or `has_touch=True`.
     """
     opened: list[Any] = []
     wrong: list[str] = []
 
-    def open_(path: Path, fragment: str = "", width: int = 1440, height: int = 900, **options: Any) -> Page:
+    def open_(
+        path: Path, fragment: str = "", width: int = 1440, height: int = 900, within: Path | None = None, **options: Any
+    ) -> Page:
         options = {"reduced_motion": "reduce", "viewport": {"width": width, "height": height}} | options
         context = browser.new_context(offline=True, **options)
         opened.append(context)
@@ -60,7 +62,8 @@ def open_page(browser: Browser) -> Iterator[Callable[..., Page]]:
         address = path.resolve().as_uri()
 
         def asked(url: str) -> None:
-            if not url.startswith(("data:", "blob:")) and url.partition("#")[0] != address:
+            beside = within is not None and url.startswith(within.resolve().as_uri() + "/")
+            if not beside and not url.startswith(("data:", "blob:")) and url.partition("#")[0] != address:
                 wrong.append(f"a request for {url[:200]}")
 
         def said(kind: str, text: str) -> None:
@@ -84,7 +87,8 @@ def violations(page: Page) -> list[str]:
     """What axe finds against levels A and AA on a page as it is shown now: rule, place and what is wrong there."""
     from axe_playwright_python.sync_playwright import Axe
 
-    options = {"runOnly": {"type": "tag", "values": LEVELS}, "resultTypes": ["violations"]}
+    # no preload: axe would ask for style sheets beside a page, which a page from disk may not
+    options = {"runOnly": {"type": "tag", "values": LEVELS}, "resultTypes": ["violations"], "preload": False}
     found = Axe().run(page, options=options).response["violations"]
     return [
         f"{rule['id']} at {' '.join(map(str, node['target']))}: {node.get('failureSummary', '')}"
