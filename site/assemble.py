@@ -105,14 +105,14 @@ def with_links(text: str, source: Path, pages: dict[Path, str], out: Path) -> st
 def with_lists(text: str) -> str:
     """A text in which every list follows an empty line, as this Markdown wants it and the hosts' does not."""
     lines: list[str] = []
-    inside = False
+    code = listed = False  # within a block of code; within a block of text in which a list has begun
     for line in text.splitlines():
-        inside ^= line.startswith("```")
-        item = not inside and re.match(r"([-*]|\d+\.) ", line)
-        if item and lines and lines[-1].strip() and not re.match(r"([-*]|\d+\.) |\s", lines[-1]):
-            before = next((one for one in reversed(lines) if not one.strip() or re.match(r"([-*]|\d+\.) ", one)), "")
-            if not before.strip():  # else a line of an item that is not indented
-                lines.append("")
+        fence = line.startswith("```")
+        code ^= fence
+        item = not code and re.match(r"([-*]|\d+\.) ", line) is not None
+        if item and not listed and lines and lines[-1].strip():
+            lines.append("")
+        listed = (listed or item) and not fence and bool(line.strip()) and not line.startswith("#")
         lines.append(line)
     return "\n".join(lines) + "\n"
 

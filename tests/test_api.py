@@ -1,4 +1,4 @@
-"""The front door: what stands in the README runs and says what it promises, and importing the package costs no torch."""
+"""The front door: what stands in the docs runs and says what it promises, and importing the package costs no torch."""
 
 import re
 import subprocess
@@ -12,12 +12,14 @@ from biology.config import InputError
 
 ROOT = Path(__file__).parents[1]
 SNIPPET = re.search(
-    r"```python\n(import biology as bio\n.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S
+    r"```python\n(import biology as bio\n.*?)```",
+    (ROOT / "docs/how_to/trace_and_steer.md").read_text(encoding="utf-8"),
+    re.S,
 )[1]
 
 
 @pytest.mark.slow
-def test_the_snippet_of_the_readme(monkeypatch):
+def test_the_snippet_of_the_docs(monkeypatch):
     monkeypatch.chdir(ROOT)
     shown, names = [], {}
     monkeypatch.setattr(

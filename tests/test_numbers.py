@@ -14,7 +14,7 @@ GENERATED = ("case_files.md", "costs.md")
 """Written whole from types or tables, and compared with them by a test of its own."""
 TEXTS = [path for path in texts(ROOT) if path.name not in GENERATED and path.parent.name != "cards"]
 NAMES = (
-    "Claude 3.5 Haiku", "Python 3.11", "(or 3.12, 3.13)", "(or 3.12)", "or 3.12", "et al., 2025", "Qwen3", "x86-64", "GPT-2", "Gemma 2",
+    "Claude 3.5 Haiku", "Python 3.11", "(or 3.12, 3.13)", "(or 3.12)", "or 3.12", "et al., 2025", "Qwen3", "x86-64", "GPT-2", "SmolLM2", "Gemma 2 or 3", "Gemma 2",
     "Gemma 3", "Gemma Scope 2", "L0", "S3", "float32", "stories260K", "UTF-8", "SHA-256",
 )  # fmt: skip
 """Names that hold digits."""

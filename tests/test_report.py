@@ -232,12 +232,10 @@ def test_what_a_model_cannot_be_asked_is_said_of_its_relatives(root, tmp_path):
     _, _, *rows = scoreboard.elsewhere(board).splitlines()
     assert (
         len(rows) == 1
-        and rows[0].startswith(f"| [{untestable[0]}](experiments/multi_hop/claims.yaml) | wide | ")
+        and rows[0].startswith(f"| [{untestable[0]}](../experiments/multi_hop/claims.yaml) | wide | ")
         and "✓ replicated" in rows[0]
     )
-    assert rows[0] in scoreboard.with_scoreboard(
-        f"{scoreboard.BEGIN}\n{scoreboard.END}", fresh, load_config(fresh / "config.yaml")
-    )
+    assert rows[0] in scoreboard.full_scoreboard(fresh, load_config(fresh / "config.yaml"))
 
 
 def test_the_index_links_no_page_of_a_case_that_is_not_asked_for(root):
@@ -371,7 +369,7 @@ def test_exchanges_without_transcoders_stand_in_the_scoreboard(root, tmp_path):
         f"case,stream,layer,n,rate,wrong,difference,low,high,method\nmulti_hop,place,1,500,0.9,0.1,0.8123,0.7,0.9,{METHOD}\n"
     )
     assert scoreboard.exchanged(fresh, config).endswith("\n| elegans | 0.812 [0.7, 0.9] |")
-    after = scoreboard.with_scoreboard(f"{scoreboard.BEGIN}\n{scoreboard.END}", fresh, config)
+    after = scoreboard.full_scoreboard(fresh, config)
     assert "|  | multi hop: place |" in after and "without any transcoder" in after
 
 

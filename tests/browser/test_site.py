@@ -3,6 +3,7 @@
 from pathlib import Path
 
 import pytest
+
 from browser.conftest import sideways, violations
 
 SITE = Path(__file__).parents[2] / "build/site"
