@@ -28,7 +28,8 @@ from snakemake.utils import min_version
 from biology.artefacts import contents_hash, sources
 from biology.case import discover_cases, fingerprint, load_case
 from biology.claim_file import load_claims
-from biology.config import GROWN_ROLES, HELD_ROLES, METHOD, InputError, load_config
+from biology.config import GROWN_ROLES, HELD_ROLES, METHOD, load_config
+from biology.records import InputError
 from biology.folders import hold
 from biology.grammar import NAME
 
@@ -344,7 +345,9 @@ rule compare_dictionaries:
 # 2. Activations ------------------------------------------------------------------------------------------------------
 def corpus(wildcards):
     """What decides the prompts of a model that answers by a corpus of its own."""
-    return CONFIG.model(wildcards.model).corpus and contents_hash(CODE, "corpus.py", "prompts.py", "twins.py")
+    return CONFIG.model(wildcards.model).corpus and contents_hash(
+        CODE, "corpus.py", "prompts.py", "two_hop_prompts.py", "twins.py"
+    )
 
 
 rule cache:
@@ -619,7 +622,7 @@ rule calibrate:
             "experiments/{case}/mechanism.yaml", case=sorted({case for model in CALIBRATED for case in MODELS[model]})
         ),
         expected="experiments/twins.csv",
-        code=[*code("calibration", "graph_calibration"), STYLE],
+        code=[*code("calibration_figure", "graph_calibration"), STYLE],
     output:
         "reports/calibration.csv",
         "reports/calibration_graphs.csv",

@@ -16,9 +16,11 @@ import torch
 from biology.activations import cache_features
 from biology.attribution import attribute, attribute_batch
 from biology.controls import matched_sets
-from biology.interventions import edits, intervene
+from biology.edits import edits
+from biology.interventions import intervene
 from biology.model import Model, encode, load_model
-from biology.transcoders import TranscoderSet, load_transcoders
+from biology.transcoder_files import load_transcoders
+from biology.transcoders import TranscoderSet
 
 ROOT = Path(__file__).parents[1]
 GRAPHS, CONTROLLED, DRAWS, EDITED = 64, 256, 10, 5

@@ -18,7 +18,8 @@ from shapes import BOS, N_LAYERS, N_VOCAB, PER_LAYER_FEATURES
 
 from biology.attribution import attribute
 from biology.model import capture, load_model
-from biology.transcoders import load_transcoders, pre_activations
+from biology.transcoder_files import load_transcoders
+from biology.transcoders import pre_activations
 
 N_TOKENS, ACTIVE, BUDGET = 512, 65_000, 7_500
 

@@ -20,7 +20,7 @@ from shapes import TOKENS
 from biology import attribution, selection, whole_graph
 from biology.graph import influence, prune, scores
 from biology.model import load_model
-from biology.transcoders import load_transcoders
+from biology.transcoder_files import load_transcoders
 
 SETUP = ("freeze_prompt", "batch_active_features", "bias_pass")
 

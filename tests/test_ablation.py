@@ -8,8 +8,9 @@ from conftest import random_transcoders
 
 from biology.ablation import GUESSES, ablation_effects, foretold, guesses, reaching
 from biology.attribution import attribute
+from biology.edits import edits
 from biology.graph import influence
-from biology.interventions import edits, intervene
+from biology.interventions import intervene
 
 IDS = [2, 5, 9, 40, 17, 33]
 

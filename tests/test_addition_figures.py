@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from biology.case import load_case
-from biology.config import InputError
 from biology.figures import draw, own_figures
+from biology.records import InputError
 from biology.tables import table
 
 ROOT = Path(__file__).parents[1]

@@ -11,8 +11,8 @@ from transformers import AutoModelForCausalLM
 
 from biology import agreement
 from biology.checkpoint import network
-from biology.config import InputError, InputWarning
 from biology.model import load_model, run
+from biology.records import InputError, InputWarning
 
 
 def changed(folder, target, **keys):

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import biology as bio
-from biology.config import InputError
+from biology.records import InputError
 
 ROOT = Path(__file__).parents[1]
 SNIPPET = re.search(
@@ -41,7 +41,8 @@ def test_a_held_feature_is_what_an_intervention_says(tiny_model):
     from conftest import random_transcoders
 
     from biology.activations import cache_features
-    from biology.interventions import edits, intervene
+    from biology.edits import edits
+    from biology.interventions import intervene
     from biology.model import encode, run
 
     model = tiny_model("llama")

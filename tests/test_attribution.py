@@ -9,9 +9,9 @@ from conftest import random_transcoders
 from peer_graphs import NAMES, peer_columns, peer_graph, peer_transcoders, write_peer_model
 
 from biology.attribution import attribute, attribute_batch
-from biology.config import InputError, InputWarning
 from biology.graph import influence, prune, scores
 from biology.model import load_model
+from biology.records import InputError, InputWarning
 
 IDS = [2, 5, 17, 33, 8, 61, 40, 9]
 

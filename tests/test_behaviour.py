@@ -16,9 +16,9 @@ from biology.activations import FeatureCache
 from biology.behaviour import evaluate, fidelity, prompts_table, selective_features
 from biology.case import Case
 from biology.case_file import Paper, Prompt
-from biology.config import InputError
 from biology.items import Item
 from biology.model import answer_token, capture, encode, load_model, run
+from biology.records import InputError
 from biology.transcoders import Transcoder, TranscoderSet, reconstruct
 from biology.transcoders import encode as activations_of
 

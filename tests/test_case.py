@@ -5,10 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from biology.case import discover_cases, fingerprint, load_case
+from biology.case import discover_cases, fingerprint, load_case, titles
 from biology.claim_file import load_claims
-from biology.config import InputError
-from biology.viewer import titles
+from biology.records import InputError
 
 ROOT = Path(__file__).parents[1]
 HEADER = "item,text,answer,cluster,split,role,city\n"

@@ -4,7 +4,7 @@ import pytest
 
 from biology.case import load_case
 from biology.claim_file import load_claims
-from biology.config import InputError
+from biology.records import InputError
 
 CASE = """
 paper: {section: s, url: u}

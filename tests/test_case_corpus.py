@@ -10,7 +10,7 @@ from biology import growth
 from biology.__main__ import main
 from biology.case import load_case
 from biology.case_corpus import CaseCorpus
-from biology.config import InputError
+from biology.records import InputError
 from biology.vocabulary import tokenizer
 
 CASE = """

@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from biology.cell_outcomes import cell_names, kept_masks, levels, read_cells
-from biology.config import InputError
+from biology.records import InputError
 
 PROMPTS = pd.DataFrame(
     [

@@ -8,8 +8,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from biology.config import InputError, InputWarning
 from biology.model import load_model
+from biology.records import InputError, InputWarning
 
 
 @pytest.fixture

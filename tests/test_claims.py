@@ -12,10 +12,11 @@ from multi_hop_tables import claim, evidence_rows, prompt_rows, swap
 from biology.case import Case, discover_cases, load_case
 from biology.claim_file import UNREGISTERED, load_claims
 from biology.claims import judge, judge_all, with_thresholds
-from biology.config import InputError, StatisticsConfig, load_config
+from biology.config import StatisticsConfig, load_config
 from biology.measuring import Meta, measure
 from biology.opening import of_corpus
 from biology.procedure import Simulation, noise, procedure_table, registered_table, scored_clusters
+from biology.records import InputError
 from biology.registration import read_lock
 from biology.statistics import ALPHA, bootstrap_interval, generator, holm, resamples, score_noise, sign_flip_p, signs
 from biology.tables import table

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from biology.case import discover_cases
-from biology.config import METHOD, InputError, load_config, read_yaml
+from biology.config import METHOD, load_config
 from biology.grammar import refused_name
+from biology.records import InputError, read_yaml
 
 ROOT = Path(__file__).parents[1]
 SMALLEST = "models: {a: {path: x, transcoders: y}}\n"

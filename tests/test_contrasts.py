@@ -13,11 +13,12 @@ from safetensors.torch import save_file
 
 from biology.case import load_case
 from biology.claims import judge
-from biology.config import Config, InputError, StatisticsConfig
+from biology.config import Config, StatisticsConfig
 from biology.contrasts import contrasts, crossing, crossovers, gate_of, scaled, sign_agreement, squared_variation
 from biology.measuring import Meta, estimate
-from biology.stages import beside_another_size
+from biology.records import InputError
 from biology.statistics import generator, resamples, signs
+from biology.table_stages import beside_another_size
 from biology.tables import table, validate_table, write_table
 
 ROOT = Path(__file__).parents[1]

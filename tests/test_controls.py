@@ -6,9 +6,10 @@ import torch
 from conftest import random_transcoders
 
 from biology.activations import cache_features
-from biology.config import InputError
-from biology.controls import directions, matched_sets, moved, push_norms
-from biology.interventions import Edits, edits, intervene
+from biology.controls import directions, matched_sets, moved
+from biology.edits import Edits, edits
+from biology.interventions import intervene
+from biology.records import InputError
 
 PROMPTS = [[2, 5, 9, 40, 17], [2, 7, 33, 12, 8], [2, 11, 13, 4, 50]]
 
@@ -28,6 +29,18 @@ def lowered(cache, items, n=4, factor=0.0):
             chosen = zip(features[:n].tolist(), values[:n].tolist(), strict=True)
             entries += [(item, layer, 3, feature, value * factor) for feature, value in chosen]
     return edits(entries)
+
+
+def push_norms(transcoders, cache, prompt, edited, last_layer=None):
+    """Length of what edits inject, by (row, layer, pos)."""
+    clean = cache.at(prompt[edited.row], edited.layer, edited.pos, edited.feature).double()
+    change = edited.value.double() - clean
+    written = {}
+    for i, cell in enumerate(zip(edited.row.tolist(), edited.layer.tolist(), edited.pos.tolist(), strict=True)):
+        rows = transcoders.layers[cell[1]].decoders(edited.feature[i : i + 1].long())[0].double()
+        rows = rows if last_layer is None else rows[: last_layer + 1 - cell[1]]
+        written[cell] = written.get(cell, 0) + change[i] * rows
+    return {cell: float(vector.norm()) for cell, vector in written.items()}
 
 
 @pytest.mark.parametrize("kind", ["per_layer", "cross_layer"])

@@ -4,9 +4,9 @@ from dataclasses import replace
 
 import pytest
 import torch
+from single_layer import trained_layer
 
 from biology import cross_layer_training
-from biology.config import InputError
 from biology.cross_layer_training import (
     CrossLayer,
     CrossLayerRecipe,
@@ -14,9 +14,11 @@ from biology.cross_layer_training import (
     train_cross_layer,
     train_cross_layer_set,
 )
-from biology.dictionary_training import DictionaryRecipe, Pool, train_transcoder
+from biology.dictionary_training import DictionaryRecipe, Pool
 from biology.model import capture, encode
-from biology.transcoders import Transcoder, TranscoderSet, load_transcoders, reconstruct_all, save_transcoders
+from biology.records import InputError
+from biology.transcoder_files import load_transcoders, save_transcoders
+from biology.transcoders import Transcoder, TranscoderSet, reconstruct_all
 
 WIDTH, SHARED, OWN, ACTIVE = 24, 32, 12, 2
 RECIPE = CrossLayerRecipe(
@@ -90,7 +92,7 @@ def test_a_per_layer_set_needs_it_twice(trained):
         recipe = DictionaryRecipe(
             n_features=64, k=k, steps=500, batch=512, learning_rate=1e-2, dead_after=30, auxiliary_k=8
         )
-        one = train_transcoder(inputs[1], outputs[1], recipe, 0, progress=False)
+        one = trained_layer(inputs[1], outputs[1], recipe, 0)
         layer = Transcoder(one["W_enc"].T, one["b_enc"], one["W_dec"][:, None], one["b_dec"], one["threshold"])
         alone = TranscoderSet("per_layer", "jumprelu", (layer,), "mlp.hook_in", "hook_mlp_out")
         found[k] = measured(alone, inputs[1:], outputs[1:])

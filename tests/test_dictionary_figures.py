@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from biology.config import InputError
 from biology.dictionary_figures import FIGURES, draw
+from biology.records import InputError
 from biology.tables import read_table, table, write_table
 
 METRICS = {

@@ -4,6 +4,7 @@ from dataclasses import replace
 
 import pytest
 import torch
+from single_layer import trained_layer
 
 from biology.dictionary_training import (
     DictionaryRecipe,
@@ -11,7 +12,6 @@ from biology.dictionary_training import (
     calibrated,
     living,
     train_set,
-    train_transcoder,
 )
 from biology.model import capture, encode
 from biology.transcoders import Transcoder, TranscoderSet, reconstruct
@@ -52,7 +52,7 @@ def unexplained(made, inputs, outputs):
 @pytest.fixture(scope="module")
 def trained():
     inputs, outputs, outward = sparse_data()
-    return train_transcoder(inputs, outputs, RECIPE, 0, progress=False), inputs, outputs, outward
+    return trained_layer(inputs, outputs, RECIPE, 0), inputs, outputs, outward
 
 
 def test_a_planted_dictionary_is_learnt(trained):
@@ -82,7 +82,7 @@ def test_dense_data_of_the_same_covariance_is_not_explained(trained):
     noise = torch.randn(joint.shape, generator=torch.Generator().manual_seed(1))
     lower = torch.linalg.cholesky(torch.cov(joint.T.double()) + 1e-6 * torch.eye(2 * WIDTH)).float()
     dense = noise @ lower.T + joint.mean(0)
-    made = train_transcoder(dense[:, :WIDTH], dense[:, WIDTH:], RECIPE, 0, progress=False)
+    made = trained_layer(dense[:, :WIDTH], dense[:, WIDTH:], RECIPE, 0)
     assert unexplained(made, dense[:, :WIDTH], dense[:, WIDTH:])[0] > 0.3
 
 
@@ -102,7 +102,7 @@ def test_features_that_would_stay_dead_are_revived():
         recipe = replace(
             RECIPE, n_features=96, auxiliary_weight=weight, auxiliary_k=32, dead_after=15, learning_rate=5e-3, steps=300
         )
-        made = train_transcoder(inputs, outputs, recipe, 0, progress=False)
+        made = trained_layer(inputs, outputs, recipe, 0)
         fvu[weight], active = unexplained(made, inputs, outputs)
         dead[weight] = float((~(active > 0).any(0)).double().mean())
     assert dead[0.0] > 0.3 and dead[1.0] < 0.1
@@ -112,7 +112,7 @@ def test_features_that_would_stay_dead_are_revived():
 def test_the_same_seed_is_the_same_dictionary():
     inputs, outputs, _ = sparse_data(1024)
     short = DictionaryRecipe(n_features=32, k=2, steps=40, batch=128, dead_after=5, auxiliary_k=4)
-    first, again, other = (train_transcoder(inputs, outputs, short, seed, progress=False) for seed in (3, 3, 4))
+    first, again, other = (trained_layer(inputs, outputs, short, seed) for seed in (3, 3, 4))
     assert all(torch.equal(first[name], again[name]) for name in first)
     assert not torch.equal(first["W_enc"], other["W_enc"])
 
@@ -135,7 +135,7 @@ def test_batch_top_k_keeps_no_negative_and_nothing_more_than_there_is():
 
 
 def test_a_set_is_trained_on_all_tokens_but_the_first(tiny_model):
-    """Per layer what `train_transcoder` makes of what passes the hooks; the last token of each prompt answers."""
+    """Per layer what `trained_layer` makes of what passes the hooks; the last token of each prompt answers."""
     model = tiny_model("llama")
     prompts = [encode(model, text) for text in ("w1 w2 w3", "w4 w5", "w6 w7 w8 w9", "w10 w11")]
     recipe = DictionaryRecipe(n_features=24, n_features_first=16, k=3, most_active=2.5, steps=5, batch=8)
@@ -146,7 +146,7 @@ def test_a_set_is_trained_on_all_tokens_but_the_first(tiny_model):
         inputs, outputs = (torch.cat([getattr(one, side)[layer][0, 1:] for one in seen]) for side in ("read", "write"))
         own = replace(recipe, n_features=n_features)
         answers = torch.tensor([2, 4, 8, 10])
-        expected = train_transcoder(inputs, outputs, own, 11 + layer, answers=answers, progress=False)
+        expected = trained_layer(inputs, outputs, own, 11 + layer, answers=answers)
         rows = torch.cdist(made.layers[layer].W_enc, expected["W_enc"].T)  # those that never fire were dropped
         assert 0 < len(rows) <= n_features and float(rows.min(1).values.max()) < 1e-3
         assert torch.allclose(made.layers[layer].b_dec, expected["b_dec"], rtol=1e-3, atol=1e-4)
@@ -183,9 +183,7 @@ def test_answers_get_their_share_of_every_batch():
     inputs, outputs = (torch.nn.functional.pad(side, (0, 1)) for side in (inputs, outputs))
     inputs[answers, -1] = 4.0  # one can tell them
     short = replace(RECIPE, n_features=96, k=3, steps=300, batch=256)
-    with_share, without = (
-        train_transcoder(inputs, outputs, short, 0, answers=given, progress=False) for given in (answers, None)
-    )
+    with_share, without = (trained_layer(inputs, outputs, short, 0, answers=given) for given in (answers, None))
     assert (
         unexplained(with_share, inputs[answers], outputs[answers])[0]
         < 0.5 * unexplained(without, inputs[answers], outputs[answers])[0]

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from biology.config import InputError
 from biology.documents import END, PIECE, is_held_out, pieces, read, read_held_out
+from biology.records import InputError
 
 
 def write(path, documents):

@@ -27,7 +27,7 @@ from biology.graph_nodes import KINDS
 from biology.pages import TEMPLATES
 from biology.tables import table
 
-pytestmark = pytest.mark.filterwarnings("ignore::biology.config.InputWarning")  # graphs that hold something unknown
+pytestmark = pytest.mark.filterwarnings("ignore::biology.records.InputWarning")  # graphs that hold something unknown
 EVIL = "</script><script>alert(1)</script><img src=x onerror=alert(1)>\"']]>"
 
 

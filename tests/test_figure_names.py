@@ -6,8 +6,8 @@ import pytest
 
 from biology import figures
 from biology.case import discover_cases, load_case
-from biology.config import InputError
 from biology.figure_names import FIGURES, own_figures, problem
+from biology.records import InputError
 
 ROOT = Path(__file__).parents[1]
 

@@ -15,23 +15,15 @@ import pandas as pd
 import pytest
 from multi_hop_tables import CASE, TOKENS, evidence_tables, fidelity_table, graph_tables, panel_tables
 
-from biology.case import load_case
-from biology.config import InputError
+from biology.arrows import points
+from biology.case import load_case, titles
 from biology.drawing import STYLE, caption, label, printable, register_fonts, styled, text_width
-from biology.figures import ARM, FIGURES, draw
+from biology.figure_data import ARM
+from biology.figures import FIGURES, draw
+from biology.graph_chains import strongest_chains
+from biology.records import InputError
 from biology.tables import ARMS
-from biology.viewer import (
-    layout,
-    node,
-    points,
-    repeated,
-    rows,
-    spread,
-    strongest_chains,
-    strongest_edges,
-    titles,
-    with_share,
-)
+from biology.viewer import layout, node, repeated, rows, spread, strongest_edges, with_share
 
 DATA = Path(__file__).parents[1] / "data"
 ODD = [

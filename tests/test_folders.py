@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from biology.config import InputError
 from biology.folders import STAGED, claim, hold, replaced, strangers
+from biology.records import InputError
 
 OWNED = ("layer_*/weights", "config.yaml", "record.json", ".work/")
 

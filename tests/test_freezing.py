@@ -6,8 +6,8 @@ import pytest
 import torch
 from conftest import KINDS
 
-from biology.config import InputError
 from biology.freezing import self_test
+from biology.records import InputError
 
 
 @pytest.mark.parametrize("kind", KINDS)

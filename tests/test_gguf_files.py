@@ -9,9 +9,11 @@ import torch
 
 from biology import packages
 from biology.__main__ import main
-from biology.config import InputError, Package, known_models
+from biology.config import known_models
 from biology.gguf_files import convert, source, told
 from biology.model import load_model, run
+from biology.model_sources import Package
+from biology.records import InputError
 
 WIDTH, HIDDEN, LAYERS, WORDS = 64, 96, 2, 40
 QUANTISED = {

@@ -9,7 +9,6 @@ from conftest import KINDS, random_transcoders
 
 from biology.activations import FeatureCache, cache_features
 from biology.attribution import attribute
-from biology.config import InputError
 from biology.global_weights import (
     coactivity,
     expected_weights,
@@ -22,6 +21,7 @@ from biology.global_weights import (
 )
 from biology.head_loadings import head_loadings
 from biology.model import capture, freeze, run
+from biology.records import InputError
 from biology.transcoders import decoder
 
 PROMPTS = [[2, 5, 9, 40], [2, 7], [2, 11, 13, 4, 50], [2, 90, 3], [2, 6, 9, 41], [2, 8, 9, 42, 5, 9]]

@@ -2,6 +2,7 @@
 graphs."""
 
 import itertools
+from dataclasses import replace
 
 import pytest
 import torch
@@ -61,7 +62,7 @@ def random_graph(seed: int = 0, n_layers: int = 4, per_layer: int = 6) -> Graph:
     sources = torch.tensor([kind != LOGIT for kind in kinds])
     adjacency *= (level[:, None] > level) & rows[:, None] & sources
     base = make_graph(kinds, layers, {}, probability=[0.5, 0.3, 0.1])
-    return g.replace(base, adjacency=adjacency)
+    return replace(base, adjacency=adjacency)
 
 
 def test_influence_and_scores_worked_out_on_paper(drawn):
@@ -186,21 +187,6 @@ def test_path_share_on_paper(drawn):
     assert g.path_share(drawn, []) == pytest.approx(0)
     with pytest.raises(ValueError, match="target"):
         g.path_share(drawn, [5])
-
-
-def test_fold_moves_features_into_their_cells_error_and_rows_still_add_up():
-    graph = random_graph()
-    sums = graph.adjacency.sum(1)
-    keep = torch.arange(0, 24, 2)
-    folded = g.fold(graph, keep)
-    kept = torch.cat([keep, torch.arange(24, graph.n_nodes)])
-    torch.testing.assert_close(folded.adjacency.sum(1), sums[kept])
-    cell = folded.errors.start + 1  # layer 1: features 6..11, of which 7, 9 and 11 are left out
-    logit = folded.logits.start
-    expected = graph.adjacency[graph.logits.start, [25, 7, 9, 11]].sum()
-    torch.testing.assert_close(folded.adjacency[logit, cell], expected)
-    assert g.subgraph_scores(graph, range(24)) == pytest.approx(g.scores(graph))
-    assert g.subgraph_scores(graph, keep).completeness < g.scores(graph).completeness
 
 
 def test_row_residual_is_the_relative_gap():

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from biology.config import validate
 from biology.graph_calibration import area, causal_edges, measured, parents_first, scored_pairs
 from biology.mechanism import Mechanism, load_mechanism
+from biology.records import validate
 
 MECHANISM = validate(
     Mechanism,

@@ -8,14 +8,14 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from biology.config import InputError, InputWarning
 from biology.graph_files import for_circuit_tracer, for_neuronpedia, graph_text, parse_graph, read_graph
 from biology.graph_flow import computed_influence, graph_scores
+from biology.records import InputError, InputWarning
 from biology.saved_view import with_shared_view
 
 FIXTURES = Path(__file__).parent / "fixtures"
 pytestmark = pytest.mark.filterwarnings(
-    "ignore::biology.config.InputWarning"
+    "ignore::biology.records.InputWarning"
 )  # most graphs here hold something unknown
 
 # What Neuronpedia's upload asks of a graph, in our words.

@@ -19,7 +19,7 @@ from biology.__main__ import main
 from biology.attribution import attribute
 from biology.graph import empty_edges
 from biology.model import load_model
-from biology.transcoders import save_transcoders
+from biology.transcoder_files import save_transcoders
 
 MIB = 1 << 20
 EXHAUSTIVE = pytest.mark.exhaustive

@@ -6,10 +6,10 @@ from conftest import KINDS, random_transcoders
 from test_direct_effects import IDS, source_vectors
 
 from biology.attribution import attribute
-from biology.config import InputError
 from biology.graph import FEATURE, LOGIT, influence
 from biology.head_loadings import head_loadings, head_shares
 from biology.model import capture, freeze, run
+from biology.records import InputError
 from biology.targets import ContrastTarget, FeatureTarget
 
 CASES = {

@@ -4,19 +4,11 @@ import pytest
 import torch
 from conftest import KINDS, random_transcoders
 
-from biology.config import InputError
+from biology.edits import Injections, Sites, concatenate, edits, steered
 from biology.generation import generate
-from biology.interventions import (
-    PROTOCOLS,
-    CleanPasses,
-    Injections,
-    Sites,
-    concatenate,
-    edits,
-    intervene,
-    steered,
-)
+from biology.interventions import PROTOCOLS, CleanPasses, intervene
 from biology.model import capture, freeze, run
+from biology.records import InputError
 from biology.transcoders import encode, reconstruct_all, skip
 
 PROMPTS = [[2, 5, 9, 40, 17], [2, 7, 33], [2, 11, 13, 4, 50], [2, 90, 8]]
@@ -64,7 +56,7 @@ def slow(model, transcoders, prompt, edited, protocol, top, live=False):
             decoders = transcoders.layers[source].W_dec
             if layer - source < decoders.shape[1]:
                 held = held + pushes[source] @ decoders[:, layer - source]
-        if protocol != "iterative" and transcoders.has_skip:
+        if protocol != "iterative" and transcoders.layers[0].W_skip is not None:
             held = held + skip(transcoders, layer, inputs[layer] - seen.read[layer])
         return held
 
@@ -152,7 +144,7 @@ def test_direct_effect_is_the_gradient_of_the_frozen_model(tiny_model, architect
 
     def write(target, output):
         held = seen.write[target]
-        if transcoders.has_skip:
+        if transcoders.layers[0].W_skip is not None:
             held = held + skip(transcoders, target, inputs[target] - seen.read[target])
         decoders = transcoders.layers[layer].W_dec
         if 0 <= target - layer < decoders.shape[1]:

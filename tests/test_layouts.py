@@ -16,8 +16,9 @@ from conftest import random_transcoders
 from safetensors.torch import load_file, save_file
 
 from biology.artefacts import FULL
-from biology.config import InputError, InputWarning
-from biology.transcoders import Transcoder, encode, load_transcoders, save_transcoders
+from biology.records import InputError, InputWarning
+from biology.transcoder_files import load_transcoders, save_transcoders
+from biology.transcoders import Transcoder, encode
 
 
 def same(one, other):

@@ -9,17 +9,18 @@ import pytest
 import torch
 from toy_case import ITEMS, experiment_of, prompts_frame, toy_bench
 
-from biology import lines
+from biology import line_evidence, lines
 from biology.bench import Setting
-from biology.config import InputError
 from biology.continuation import ReadOn
-from biology.experiments import Line
+from biology.edits import edits
 from biology.generation import generate
-from biology.interventions import edits
-from biology.lines import Words, held, measure_lines, run_lines, text, write
+from biology.line_evidence import measure_lines, run_lines
+from biology.lines import Words, held, text, write
+from biology.measurement import Line
 from biology.measures import forms_of
 from biology.model import capture, hooked, run
 from biology.perturbation import no_edits
+from biology.records import InputError
 
 OUTCOMES = (
     "line_ends_own", "line_ends_donor", "line_ends_family", "line_ends_rhyme", "line_starts_donor", "answer_log_odds",
@@ -81,7 +82,7 @@ def test_outcomes_are_their_definitions(tiny_model):
     change[65], change[64], change[55], change[54] = 0.5, 0.2, 1.0, 3.0  # answers of i1 and i0, their words
 
     def of(line):
-        return {outcome: lines._value(outcome, words, 0, line, change) for outcome in OUTCOMES}
+        return {outcome: line_evidence._value(outcome, words, 0, line, change) for outcome in OUTCOMES}
 
     own, donor, rhyme, other = of([9, 54]), of([65, 55]), of([9, 56]), of([9, 58])
     assert [one["line_ends_own"] for one in (own, donor, rhyme, other)] == [1, 0, 0, 0]
@@ -197,8 +198,8 @@ def test_an_outcome_about_what_a_prompt_has_not_has_no_row(tiny_model):
 
 def test_a_sample_repeats_the_edits_of_its_row(tiny_model):
     bench = toy_bench(tiny_model("llama"), {})
-    arm = lines.arms(bench, "swap", SWAP, EVERYONE, Setting(2.0, 2), ())["effect"]
-    twice = lines.repeated(arm, 2)
+    arm = line_evidence.arms(bench, "swap", SWAP, EVERYONE, Setting(2.0, 2), ())["effect"]
+    twice = line_evidence.repeated(arm, 2)
     for row in range(2 * ITEMS):
         of = arm.edits.row == row // 2
         mine = twice.row == row
@@ -241,7 +242,7 @@ def test_the_best_other_position_is_chosen_on_development_prompts(tiny_model, mo
         assert (outcome, direction) == ("line_ends_own", "increase") and set(frame["split"]) == {"dev"}
         return 3
 
-    monkeypatch.setattr(lines, "best_site", planted)
+    monkeypatch.setattr(line_evidence, "best_site", planted)
     control, _ = run_lines(bench)
     fixed, _ = run_lines(
         replace(

@@ -8,8 +8,9 @@ from edits import IDENTITY, IDLE, MOVING, Edit
 from toy_repository import CASES, alone, answered, evidence_of, judged, opened, write
 
 from biology import case_file, claim_file, rules
-from biology.experiments import KINDS, Line
+from biology.experiments import KINDS
 from biology.items import Item
+from biology.measurement import Line
 from biology.registration import registration_of
 
 RECORDS = [

@@ -19,7 +19,7 @@ from peer_graphs import NAMES, peer_columns, peer_graph, peer_transcoders, write
 from safetensors.torch import load_file
 
 from biology.__main__ import CONTENTS, main
-from biology.transcoders import save_transcoders
+from biology.transcoder_files import save_transcoders
 
 ROOT = Path(__file__).parents[1]
 

@@ -3,10 +3,10 @@
 import pandas as pd
 import pytest
 
-from biology.config import InputError
 from biology.corpus import Corpus
 from biology.lessons import LESSONS
 from biology.mechanism import CausalModel, Mechanism, evaluate, load_mechanism, nearest, twins_of
+from biology.records import InputError
 from biology.twins import twin
 
 PLACES = """

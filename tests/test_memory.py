@@ -7,9 +7,10 @@ import torch
 from miniatures import ARCHITECTURES, LAYOUTS, write_model, write_transcoders
 
 from biology import checkpoint, memory
-from biology.config import InputError, known_models
+from biology.config import known_models
 from biology.fetching import _check_machine, fitting
-from biology.transcoders import load_transcoders
+from biology.records import InputError
+from biology.transcoder_files import load_transcoders
 
 SHAPES = {entry.sources["model"].repo: entry.known_as.shape for entry in known_models().values()}
 

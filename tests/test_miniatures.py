@@ -12,7 +12,8 @@ from biology.attribution import attribute
 from biology.freezing import self_test
 from biology.model import load_model, run
 from biology.splicing import spliced
-from biology.transcoders import load_transcoders, reconstruct_all
+from biology.transcoder_files import load_transcoders
+from biology.transcoders import reconstruct_all
 
 IDS = [2, 5, 17, 33, 8, 61, 40]
 

@@ -4,7 +4,6 @@ import pytest
 import torch
 from conftest import KINDS, write_tiny_model
 
-from biology.config import InputError
 from biology.model import (
     answer_token,
     capture,
@@ -16,6 +15,7 @@ from biology.model import (
     token_batch,
     token_text,
 )
+from biology.records import InputError
 
 IDS = torch.tensor([[2, 17, 40, 5, 93, 8, 61], [2, 9, 9, 30, 77, 12, 4]])
 

@@ -8,8 +8,8 @@ import pytest
 from multi_hop_tables import evidence_rows, prompt_rows
 
 from biology.case import load_case
-from biology.config import InputError
 from biology.figures import draw, own_figures
+from biology.records import InputError
 from biology.tables import table
 
 CASE = load_case(Path(__file__).parents[1], "multi_hop")

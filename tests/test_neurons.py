@@ -6,16 +6,24 @@ from conftest import KINDS
 from test_direct_effects import check
 
 from biology.attribution import attribute
-from biology.config import InputError, ModelConfig
+from biology.config import ModelConfig
+from biology.edits import Sites, steered
 from biology.global_weights import global_weights
 from biology.graph import scores
-from biology.interventions import Sites, intervene, steered
+from biology.interventions import intervene
 from biology.model import NEURONS, capture, run
-from biology.neurons import neuron_of, neuron_set
+from biology.neurons import neuron_set
+from biology.records import InputError
 from biology.transcoders import encode, reconstruct_all, shuffled
 
 IDS = [2, 5, 17, 33, 8, 61, 40, 9]
 RULES = ("half", "frozen", "gradient")
+
+
+def neuron_of(transcoders, layer, feature):
+    """The neuron that a feature is, and its sign."""
+    n_neurons = transcoders.layers[layer].n_neurons
+    return feature % n_neurons, 1 if feature < n_neurons else -1
 
 
 def linearised(transcoders, layer, feature, x):

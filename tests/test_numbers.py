@@ -5,8 +5,9 @@ from pathlib import Path
 
 import pytest
 
-from biology.config import InputError, load_config
+from biology.config import load_config
 from biology.numbers import MARK, numbers, parameters, texts, with_numbers
+from biology.records import InputError
 from biology.scoreboard import BEGIN, END, full_scoreboard, with_scoreboard
 
 ROOT = Path(__file__).parents[1]

@@ -9,7 +9,7 @@ import torch
 from toy_case import experiment_of, prompts_frame, toy_bench
 
 from biology.activations import cache_features
-from biology.config import AttributionConfig, InputError
+from biology.config import AttributionConfig
 from biology.global_weights import global_weights, virtual_weights
 from biology.graph_tables import traced
 from biology.model import encode
@@ -22,6 +22,7 @@ from biology.operand_tables import (
     operand_evidence,
     read_grid,
 )
+from biology.records import InputError
 from biology.rules import OperandCondition, Operands, SupernodeRule
 from biology.supernodes import Finder
 from biology.transcoders import shuffled

@@ -11,7 +11,6 @@ from safetensors.torch import load_file
 
 from biology import growth, organism
 from biology.__main__ import main
-from biology.config import InputError
 from biology.corpus import Corpus
 from biology.model import encode as encode_text
 from biology.model import load_model
@@ -27,6 +26,7 @@ from biology.organism import (
     learning_rate,
     new_model,
 )
+from biology.records import InputError
 
 SMALL = {
     "addition": 4,

@@ -10,11 +10,12 @@ from toy_case import ITEMS, experiment_of, members_of, prompts_frame, toy_bench,
 
 from biology import perturbation
 from biology.bench import Setting
-from biology.config import InputError
+from biology.edits import Edits, edits
 from biology.experiments import Perturbation
-from biology.interventions import Edits, edits, intervene
+from biology.interventions import intervene
 from biology.model import capture
 from biology.perturbation import arms, choose, measure, run_experiments
+from biology.records import InputError
 
 OUTCOMES = (
     "answer_probability", "donor_probability", "donor_top1", "level_top1:place", "others_probability", "advantage",

@@ -12,15 +12,17 @@ from transformers import LlamaForCausalLM
 from biology.case import Case
 from biology.case_file import Paper
 from biology.certificate import certify
-from biology.config import InputWarning, validate
+from biology.lesson import Lesson
 from biology.locating import exchanges, find_sites
 from biology.mechanism import CausalModel, Mechanism
 from biology.model import encode, load_model, run, token_batch
 from biology.organism import Recipe, new_model, write_model
-from biology.planting import Amounts, Lesson, Patch, Planter, Tap
+from biology.planting import Amounts, Planter
+from biology.records import InputWarning, validate
 from biology.rules import SupernodeRule
 from biology.settled import settled
 from biology.site_exchange import put
+from biology.taps import Patch, Tap
 
 WIDTH, LAYERS = 32, 3
 PLACES, CITIES, RELATIONS = 6, 24, 4

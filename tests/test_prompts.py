@@ -9,10 +9,11 @@ import pandas as pd
 import pytest
 
 from biology.case import load_case
-from biology.config import InputError
 from biology.corpus import RELATION_FOLDS, RELATIONS, place_split
 from biology.natural_prompts import FIRST_LINES, SUMS
-from biology.prompts import PROMPT_SETS, TEMPLATES, prompt_sets
+from biology.prompts import PROMPT_SETS, prompt_sets
+from biology.records import InputError
+from biology.two_hop_prompts import TEMPLATES
 
 ROOT = Path(__file__).parents[1]
 

@@ -8,12 +8,12 @@ from conftest import KINDS, random_transcoders
 from test_direct_effects import IDS, source_vectors
 
 from biology.attribution import attribute
-from biology.config import InputError
 from biology.graph import ERROR, FEATURE, LOGIT, TOKEN
 from biology.graph_json import export_json
 from biology.graph_paths import node_label
 from biology.model import capture, freeze, run, token_batch
 from biology.qk import qk_attribution
+from biology.records import InputError
 
 CASES = {
     "per layer, skip": ("per_layer", "jumprelu", True, "mlp.hook_in", "mlp.hook_out"),

@@ -21,13 +21,14 @@ from biology.case import Case, load_case
 from biology.case_file import Paper, Prompt
 from biology.claim_file import load_claims
 from biology.claims import with_minimum
-from biology.config import InputError, ModelConfig, known_models
+from biology.config import ModelConfig, known_models
 from biology.model import answer_token, encode, load_model
 from biology.opening import gates_passed
+from biology.records import InputError
 from biology.registration import refreshed_lock
-from biology.stages import MINIMUM_N
+from biology.table_stages import MINIMUM_N
 from biology.tables import read_table
-from biology.transcoders import load_transcoders
+from biology.transcoder_files import load_transcoders
 
 ROOT = Path(__file__).parents[1]
 SIGNS = '0123456789 calc: + = "France" "hot" "P"'

@@ -14,11 +14,11 @@ from biology import case_file, claim_file, rules
 from biology.case import discover_cases, load_case
 from biology.claim_basis import digest, prompt_sets, rests_on
 from biology.claim_file import UNREGISTERED, load_claims
-from biology.config import InputError, read_yaml
 from biology.experiments import Experiment
 from biology.items import Item
 from biology.mechanism import twins_of
 from biology.positions import FOUND
+from biology.records import InputError, read_yaml
 from biology.registration import (
     check_lock,
     check_mechanism,

@@ -14,7 +14,8 @@ from multi_hop_tables import write_repository
 from biology import pages, report, scoreboard, wording
 from biology.case import load_case
 from biology.claim_file import Claim, load_claims
-from biology.config import InputError, load_config
+from biology.config import load_config
+from biology.records import InputError
 from biology.rules import SupernodeRule
 from biology.statistics import METHOD
 from biology.tables import read_table, table, write_table

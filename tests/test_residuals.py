@@ -4,8 +4,8 @@ import pytest
 import torch
 from conftest import KINDS
 
-from biology.config import InputError
 from biology.model import run
+from biology.records import InputError
 from biology.residuals import Exchanges, exchange_residuals
 
 PROMPTS = [[2, 5, 9, 40, 17], [2, 7, 33, 12, 8], [2, 11, 13], [2, 60, 61]]

@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from biology.config import Config, InputError
+from biology.config import Config
+from biology.records import InputError
 from biology.robustness import compare, summary
 from biology.tables import read_table, write_table
 

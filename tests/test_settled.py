@@ -7,7 +7,7 @@ from toy_case import toy_bench
 
 from biology.case import Case
 from biology.case_file import Paper
-from biology.config import InputError
+from biology.records import InputError
 from biology.rules import SupernodeRule
 from biology.settled import chosen, found_sites, settled
 from biology.supernodes import group

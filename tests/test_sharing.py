@@ -14,9 +14,10 @@ from biology.activations import FeatureCache
 from biology.bench import Bench
 from biology.case import Case
 from biology.case_file import Paper
-from biology.config import InputError, StatisticsConfig
-from biology.experiments import Measurement
+from biology.config import StatisticsConfig
+from biology.measurement import Measurement
 from biology.model import encode
+from biology.records import InputError
 from biology.rules import SupernodeRule
 from biology.sharing import middle_minus_outer, overlap, reduce_sharing
 from biology.tables import table

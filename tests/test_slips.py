@@ -7,7 +7,7 @@ import pytest
 
 from biology.case import load_case
 from biology.claim_file import load_claims
-from biology.config import InputError
+from biology.records import InputError
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 CASE, CLAIMS, PROMPTS = "case.yaml", "claims.yaml", "prompts.csv"

@@ -7,10 +7,11 @@ import pandas as pd
 import pytest
 
 from biology.case import Case, load_case
-from biology.config import InputError, StatisticsConfig
+from biology.config import StatisticsConfig
 from biology.contrasts import stream_contrasts
-from biology.lines import exchange_lines
+from biology.line_evidence import exchange_lines
 from biology.model import Model, load_model
+from biology.records import InputError
 from biology.rules import Stream
 from biology.streams import exchange_means
 from biology.tables import table

@@ -14,7 +14,7 @@ from biology.activations import FeatureCache
 from biology.case import Case
 from biology.case_file import Paper, Prompt
 from biology.case_prompts import position
-from biology.config import InputError
+from biology.records import InputError
 from biology.rules import SupernodeRule
 from biology.supernodes import Finder, group, grouped_items
 

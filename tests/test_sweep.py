@@ -4,7 +4,8 @@ import pytest
 import torch
 from toy_case import experiment_of, toy_bench
 
-from biology.interventions import edits, intervene
+from biology.edits import edits
+from biology.interventions import intervene
 from biology.model import token_text
 from biology.sweep import NODE_STRENGTHS, STRENGTHS, TOP, sweep, sweep_nodes
 

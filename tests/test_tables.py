@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from biology.config import InputError
+from biology.records import InputError
 from biology.tables import (
     SCHEMAS,
     read_table,

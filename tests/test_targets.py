@@ -5,8 +5,8 @@ import torch
 from conftest import random_transcoders
 
 from biology.attribution import attribute
-from biology.config import InputError
 from biology.model import run
+from biology.records import InputError
 from biology.targets import ContrastTarget, DirectionTarget, FeatureTarget, TokenTarget, probable_tokens
 
 IDS = [2, 5, 17, 33, 8, 61, 40]

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from biology.config import InputError
 from biology.model import answer_token, encode, token_text
+from biology.records import InputError
 from biology.text import continuation, piece_text, separators
 
 ROOT = Path(__file__).parents[1]

@@ -6,8 +6,8 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from biology.config import InputError
 from biology.model import encode
+from biology.records import InputError
 from biology.tokenizer import special_ids, unknown
 
 END, BEGIN = "<|endoftext|>", "<|im_start|>"

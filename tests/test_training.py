@@ -8,12 +8,13 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
+from single_layer import trained_layer
 
 from biology import dictionary_training
 from biology.__main__ import main
-from biology.dictionary_training import DictionaryRecipe, Pools, stretches, train_transcoder
+from biology.dictionary_training import DictionaryRecipe, Pools, stretches
 from biology.documents import END
-from biology.transcoders import load_transcoders
+from biology.transcoder_files import load_transcoders
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +45,9 @@ def test_every_kind_is_trained_measured_and_traced(train, tiny, tiny_model, tmp_
     assert (tmp_path / "set" / layout).is_file() and not list((tmp_path / "set").glob(".*"))
     record = json.loads((tmp_path / "set/record.json").read_text(encoding="utf-8"))
     made = load_transcoders(tmp_path / "set", tiny_model("llama"))
-    assert made.kind == ("cross_layer" if kind == "clt" else "per_layer") and made.has_skip == (kind == "skip")
+    assert made.kind == ("cross_layer" if kind == "clt" else "per_layer") and (made.layers[0].W_skip is not None) == (
+        kind == "skip"
+    )
     assert record["features"] == list(made.n_features) and record["kind"] == kind
     measured = record["measured"]
     assert all(0 < measured["l0"][str(layer)] for layer in range(3)) and set(measured["fvu"]) == {"0", "1", "2", "all"}
@@ -163,7 +166,7 @@ def test_a_skip_takes_what_is_linear():
     left = {}
     for skip in (False, True):
         recipe = DictionaryRecipe(n_features=24, k=2, steps=400, batch=512, learning_rate=1e-2, skip=skip)
-        made = train_transcoder(inputs, outputs, recipe, 0, progress=False)
+        made = trained_layer(inputs, outputs, recipe, 0)
         pre = inputs @ made["W_enc"] + made["b_enc"]
         out = pre.relu() * (pre > made["threshold"]) @ made["W_dec"] + made["b_dec"]
         out = out + inputs @ made["W_skip"].T if skip else out

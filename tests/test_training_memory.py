@@ -4,9 +4,9 @@ import pytest
 import torch
 
 from biology import training_memory as memory
-from biology.config import InputError
 from biology.cross_layer_training import CrossLayer
 from biology.dictionary_training import DictionaryRecipe, LayerTraining
+from biology.records import InputError
 
 
 def test_a_plan_counts_what_training_holds(tiny_model):

@@ -7,8 +7,10 @@ import torch
 from conftest import random_transcoders
 
 from biology.attribution import attribute
-from biology.interventions import edits, intervene
+from biology.edits import edits
+from biology.interventions import intervene
 from biology.model import load_model, run
+from biology.transcoder_files import load_transcoders, save_transcoders
 from biology.transcoders import (
     Offloaded,
     Transcoder,
@@ -16,11 +18,9 @@ from biology.transcoders import (
     activate,
     decoder,
     encode,
-    load_transcoders,
     pre_activations,
     reconstruct,
     reconstruct_all,
-    save_transcoders,
     shuffled,
 )
 

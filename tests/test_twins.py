@@ -8,15 +8,15 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from biology.arms import is_donor
 from biology.case import discover_cases
 from biology.case_file import CaseFile
-from biology.config import InputError, read_yaml, validate
 from biology.corpus import LANGUAGES, PAPER_CITIES, PAPER_CONCEPT, PAPER_SUMS, SUM_FORMS, Corpus
 from biology.facts import LINKS
-from biology.items import is_donor
 from biology.lessons import LESSONS
 from biology.organism import dictionary_prompts
 from biology.prompts import PROMPT_SETS, prompt_set
+from biology.records import InputError, read_yaml, validate
 from biology.registration import read_lock
 from biology.twins import (
     EXPRESSIONS,

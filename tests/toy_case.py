@@ -18,7 +18,8 @@ from biology.bench import Bench
 from biology.case import Case
 from biology.case_file import Paper, Prompt
 from biology.config import StatisticsConfig
-from biology.experiments import Experiment, Measurement
+from biology.experiments import Experiment
+from biology.measurement import Measurement
 from biology.model import encode
 from biology.rules import SupernodeRule
 from biology.tables import table

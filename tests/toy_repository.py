@@ -22,7 +22,7 @@ from biology.config import AttributionConfig, StatisticsConfig
 from biology.contrasts import computed
 from biology.experiments import Census, Graph, Sharing, Signs
 from biology.graph_tables import reduce_graphs
-from biology.lines import run_lines
+from biology.line_evidence import run_lines
 from biology.locating import find_sites
 from biology.measuring import Meta, measure
 from biology.model import encode, run, token_batch, token_text

@@ -5,17 +5,15 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from biology.figure_data import ARM, interval, look
 from biology.figures import (
-    ARM,
     NothingToDraw,
     canvas,
     captioned,
     colour,
     draw_interval,
     draw_matrix,
-    interval,
     legend_marks,
-    look,
     signed,
     size,
     words,

@@ -3,18 +3,8 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from biology.figures import (
-    ARM,
-    NothingToDraw,
-    canvas,
-    captioned,
-    legend_marks,
-    look,
-    rank_correlation,
-    scored,
-    signed,
-    statement,
-)
+from biology.figure_data import ARM, look, rank_correlation, scored
+from biology.figures import NothingToDraw, canvas, captioned, legend_marks, signed, statement
 from biology.tables import Tables
 
 SHOWN = ("effect", "match")

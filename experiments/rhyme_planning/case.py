@@ -6,7 +6,8 @@ import numpy as np
 from matplotlib.figure import Figure
 
 from biology.drawing import BOLD, blank, canvas, captioned, colour, label, signed, size, text_width, words
-from biology.figures import DASHED, experiments, interval, judged_strength
+from biology.figure_data import experiments, interval
+from biology.figures import DASHED, judged_strength
 from biology.tables import ELSEWHERE, Tables, best_site
 
 

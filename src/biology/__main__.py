@@ -1,6 +1,6 @@
 """`biology <command>`: the table of contents, the arguments, and what happens when something is wrong.
 
-One stage of the Snakefile is one command. Only the commands (`stages`, `tracing`, `growth`, `training`, `dictionaries`,
+One stage of the Snakefile is one command. Only the commands (`stages`, `table_stages`, `tracing`, `growth`, `training`, `dictionaries`,
 `fetching`, `housekeeping`) read arguments, write files, set seeds and pick devices; all other modules are functions of
 their arguments.
 """
@@ -32,13 +32,15 @@ from biology import (
     interchange,
     stages,
     steering,
+    table_stages,
     tracing,
     training,
 )
 from biology.about import about
 from biology.arguments import SEEDS, Parser, integer, integer_or, real
-from biology.config import InputError, Rule
+from biology.config import Rule
 from biology.printing import JSON, print_json
+from biology.records import InputError
 
 Arguments = argparse.Namespace
 Options = dict[str, dict[str, Any]]
@@ -268,13 +270,13 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "exchange": (stages.exchange, MODEL),
         "sweep": (stages.sweep, MODEL | CASE),
         "atlas": (stages.atlas, MODEL),
-        "tabulate": (stages.tabulate, MODEL | CASE),
-        "judge": (stages.judge, MODEL | THRESHOLD | JSON),
-        "compare": (stages.compare, JSON),
+        "tabulate": (table_stages.tabulate, MODEL | CASE),
+        "judge": (table_stages.judge, MODEL | THRESHOLD | JSON),
+        "compare": (table_stages.compare, JSON),
         "calibrate": (housekeeping.calibrate, JSON),
-        "draw": (stages.draw, MODEL | CASE | FIGURE),
+        "draw": (table_stages.draw, MODEL | CASE | FIGURE),
         "draw-dictionary": (dictionaries.draw_dictionary, MODEL | FIGURE),
-        "write": (stages.write, PAGE),
+        "write": (table_stages.write, PAGE),
         "members": (stages.members, MODEL),
     },
     "Known models of the Hub": {
@@ -356,7 +358,7 @@ def _parser() -> Parser:
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
     """What is wrong with a user's input and not fatal is one line on stderr, without the line of code that says so."""
-    from biology.config import InputWarning
+    from biology.records import InputWarning
 
     def say(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
         own = issubclass(category, InputWarning)

@@ -19,8 +19,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.attribution import attribute
+from biology.edits import edits
 from biology.graph import Graph, influence
-from biology.interventions import edits, intervene
+from biology.interventions import intervene
 from biology.model import Model, encode
 from biology.transcoders import TranscoderSet
 

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.config import InputError
 from biology.model import Model, run, token_batch
+from biology.records import InputError
 from biology.transcoders import TranscoderSet, encode
 
 

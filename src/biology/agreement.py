@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.config import InputError
+from biology.records import InputError
 
 TOLERANCE = 1e-4
 HALF_TOLERANCE = {"hooked": 0.05, "frozen": 0.2}

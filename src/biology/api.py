@@ -29,10 +29,10 @@ from torch import Tensor
 
 from biology import graph as graphs
 from biology.attribution import attribute as traced
-from biology.case import Case, load_case
-from biology.config import InputError, config_file, load_config
+from biology.case import Case, load_case, titles
+from biology.case_evidence import fresh_bench
+from biology.config import config_file, load_config
 from biology.explorer import graph_page
-from biology.fresh_bench import fresh_bench
 from biology.graph_files import parse_graph
 from biology.graph_json import export_json, nodes_table
 from biology.graph_paths import describe, strongest_paths
@@ -40,10 +40,10 @@ from biology.holding import DRAWS, Held, Holding, push, said, top
 from biology.model import Model, encode
 from biology.named_members import shipped_members
 from biology.opening import open_model
+from biology.records import InputError
 from biology.tables import read_table
 from biology.tracing import subject, target_of
 from biology.transcoders import TranscoderSet
-from biology.viewer import titles
 
 if TYPE_CHECKING:
     from biology.config import ModelConfig

@@ -10,7 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NoReturn
 
-from biology.config import InputError
+from biology.records import InputError
 
 SEEDS = 2**32 - 1
 """The largest seed that every generator takes."""

@@ -85,3 +85,8 @@ class Control(Parsed):
 def controls_of(kind: str) -> list[str]:
     """The controls that experiments of a kind may list."""
     return [name for name, arm in CONTROLS.items() if kind in arm.kinds]
+
+
+def is_donor(column: str) -> bool:
+    """Whether a column names donor prompts: `donor`, `<what>_donor`; wrong donors stand in `wrong_<column>`."""
+    return (column == "donor" or column.endswith("_donor")) and not column.startswith(("wrong_", "correct_with_"))

@@ -90,6 +90,9 @@ def contents_hash(folder: Path, *patterns: str) -> str:
 READERS = frozenset(
     {
         "config",
+        "records",
+        "model_sources",
+        "measurement",
         "case",
         "artefacts",
         "grammar",

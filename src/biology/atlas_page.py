@@ -16,11 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from biology.case import Case, discover_cases, load_case
+from biology.case import Case, called, discover_cases, load_case
 from biology.config import Config
 from biology.pages import environment, manifest_of, packed
 from biology.tables import Tables, read_table, read_tables
-from biology.viewer import called
 
 TABLES = ("prompts", "supernodes", "operand_plots")
 MOST_PLOTS = 200

@@ -21,12 +21,12 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology import targets as target_nodes
-from biology.config import InputError
 from biology.direct_effects import ActiveFeatures, batch_active_features, mention_first_words
 from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, empty_edges, row_residual
 from biology.graph_memory import Foresee, Foretold, Sizes, forward_pass, row_by_row, sizes_of
 from biology.graph_memory import whole as whole_memory
 from biology.model import Model, token_batch, token_text
+from biology.records import InputError
 from biology.replacement import LocalReplacement, bias_pass, freeze_prompt
 from biology.selection import Job, selected_adjacency, whole_adjacency
 from biology.targets import Readout, Target

@@ -16,8 +16,8 @@ import torch
 
 from biology.activations import FeatureCache, cache_features, length_batches
 from biology.case import Case
-from biology.config import InputError
 from biology.model import Model, answer_token, encode, run, token_batch, token_text
+from biology.records import InputError
 from biology.splicing import constant, mean_outputs, spliced
 from biology.tables import donor_columns, table, validate_table
 from biology.transcoders import TranscoderSet, reconstruct

@@ -14,10 +14,13 @@ from torch import Tensor
 
 from biology.activations import FeatureCache
 from biology.case_prompts import CasePrompts
-from biology.config import InputError, StatisticsConfig
-from biology.experiments import Measurement, Perturbation
-from biology.interventions import CleanPasses, Edits
+from biology.config import StatisticsConfig
+from biology.edits import Edits
+from biology.experiments import Perturbation
+from biology.interventions import CleanPasses
+from biology.measurement import Measurement
 from biology.number_outcomes import token_numbers
+from biology.records import InputError
 from biology.supernodes import Finder, random_finder
 from biology.transcoders import TranscoderSet
 

@@ -18,12 +18,13 @@ from typing import TypeVar
 from biology.arms import CONTROLS
 from biology.case_checks import check_case
 from biology.case_file import CaseFile, Paper, Prompt
-from biology.config import InputError, Strict, known, read_yaml, validate
-from biology.experiments import Contrast, Crossover, Experiment, Measurement, Scale
+from biology.experiments import Contrast, Crossover, Experiment, Scale
 from biology.facts import Facts
 from biology.grammar import refused_name
 from biology.items import Item, items_of, read_items
+from biology.measurement import Measurement
 from biology.measures import Outcome
+from biology.records import InputError, Strict, known, read_yaml, validate
 from biology.rules import Operands, Stream, SupernodeRule
 
 PAGES = ("atlas", "steer")
@@ -157,3 +158,25 @@ def fingerprint(case: Case, *fields: str) -> str:
 def with_items(case: Case, rows: Sequence[Mapping[str, str]], source: str) -> Case:
     """The case with another prompt set, such as that of a twin; `source` is named where a row is wrong."""
     return case.model_copy(update={"items": items_of(Path(source), list(rows[0]) if rows else [], rows)})
+
+
+def titles(case: Case | None, item: str) -> dict[str, str]:
+    """What the supernodes of a named prompt are called: their `label`, in which factors of the prompt may stand."""
+    if case is None or item not in case.prompts:
+        return {}
+    values = {**case.prompts[item].factors, "answer": case.prompts[item].answer.strip()}
+    try:
+        return {name: rule.label.format_map(values) for name, rule in case.supernodes.items() if rule.label}
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"case '{case.name}': a supernode's label asks for {error}, which prompt '{item}' lacks."
+        ) from None
+
+
+def called(case: Case, supernode: str, values: Mapping[str, str]) -> str:
+    """What a supernode is called on a prompt with these factors: its label, or its name where the label does not fit."""
+    label = case.supernodes[supernode].label if supernode in case.supernodes else ""
+    try:
+        return label.format_map(values) or supernode.replace("_", " ")
+    except (KeyError, ValueError):
+        return supernode.replace("_", " ")

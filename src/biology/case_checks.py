@@ -22,8 +22,6 @@ from biology.experiments import (
     Exchange,
     Graph,
     Inhibit,
-    Line,
-    Measurement,
     Perturbation,
     Reuse,
     Scale,
@@ -33,6 +31,7 @@ from biology.experiments import (
 )
 from biology.facts import Facts, Row, meets
 from biology.grammar import unknown
+from biology.measurement import Line, Measurement
 from biology.measures import Outcome
 from biology.positions import Position
 from biology.rules import SupernodeRule

@@ -11,8 +11,8 @@ from functools import cached_property
 import pandas as pd
 
 from biology.case import Case
-from biology.config import InputError
 from biology.corpus import Corpus, Item
+from biology.records import InputError
 
 SPLITS = {"dev": "dev", "heldout": "test"}
 

@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field
 
-from biology.config import Strict
 from biology.experiments import Experiment
+from biology.records import Strict
 from biology.rules import Operands, Stream, SupernodeRule
 
 

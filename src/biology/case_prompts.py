@@ -13,9 +13,9 @@ import pandas as pd
 from jaxtyping import Int
 
 from biology.case import Case
-from biology.config import InputError
 from biology.model import Model, encode
 from biology.positions import FOUND
+from biology.records import InputError
 
 
 @dataclass(frozen=True, eq=False)

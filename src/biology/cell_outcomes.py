@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.config import InputError
+from biology.records import InputError
 
 LEVELS = ("level_top1:", "level_probability:")
 KEPT = "kept:"

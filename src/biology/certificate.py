@@ -14,13 +14,13 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Int
-from scipy.stats import binomtest
 from torch import Tensor
 
 from biology.mechanism import CausalModel, Value
 from biology.model import Model, answer_token, encode
 from biology.site_exchange import Ids, said_with, seen_at
 from biology.sites import Site, sites
+from biology.statistics import wilson
 
 DONORS = 4
 """Prompts that a mean is taken of."""
@@ -64,11 +64,8 @@ def certify(model: Model, case: str, causal: CausalModel, *, seed: int = 0, most
 
 def _row(case: str, variable: str, what: str, arm: str, right: Tensor) -> dict[str, object]:
     row: dict[str, object] = {"case": case, "variable": variable, "what": what, "arm": arm}
-    if not len(right):
-        return row | {"accuracy": float("nan"), "low": 0.0, "high": 1.0, "n": 0}
-    found = binomtest(int(right.sum()), len(right))
-    low, high = found.proportion_ci(method="wilson")
-    return row | {"accuracy": found.statistic, "low": low, "high": high, "n": len(right)}
+    accuracy, low, high = wilson(int(right.sum()), len(right))
+    return row | {"accuracy": accuracy, "low": low, "high": high, "n": len(right)}
 
 
 class _Trial:

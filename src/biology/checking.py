@@ -36,12 +36,12 @@ def check(args: Arguments) -> None:
     case, claim = _claim(config, root, args.model, args.claim)
     case = of_corpus(case, entry, root)
     small = case.model_copy(update={"experiments": {name: case.experiments[name] for name in rests_on(case, claim)}})
+    from biology.case_evidence import fresh_bench
     from biology.claims import judge_all, with_minimum
     from biology.found import Members
-    from biology.fresh_bench import fresh_bench
     from biology.measuring import Meta, measure
     from biology.registration import registered
-    from biology.stages import MINIMUM_N
+    from biology.table_stages import MINIMUM_N
 
     bench = fresh_bench(*open_model(entry, root, args.model, config.threads), small, config.statistics)
     evidence, residual = measured(bench, [claim], config.attribution)
@@ -75,8 +75,8 @@ def _claim(config: Config, root: Path, model: str, wanted: str) -> tuple[Case, C
     """The claim of this name, and its case. `InputError` with all names if the model meets none of this name."""
     from biology.case import discover_cases, load_case
     from biology.claim_file import load_claims
-    from biology.config import InputError
     from biology.grammar import unknown
+    from biology.records import InputError
 
     prompts, names = config.model(model).prompts, []
     for name in config.cases_of(model, discover_cases(root, prompts)):
@@ -107,24 +107,19 @@ def rests_on(case: Case, claim: Claim) -> list[str]:
 
 def measured(bench: Bench, claims: list[Claim], settings: AttributionConfig) -> tuple[pd.DataFrame, float | None]:
     """Table `evidence` of the experiments of a bench, and the worst row residual of the graphs that were traced for it."""
-    from biology.census import run_census
+    from biology.case_evidence import looked_at, perturbed
     from biology.contrasts import computed
-    from biology.graph_tables import reduce_graphs
-    from biology.lines import run_lines
-    from biology.perturbation import run_experiments
+    from biology.measuring import worst_residual
     from biology.sharing import reduce_sharing
     from biology.tables import stacked, table
 
-    perturbed = stacked([run_experiments(bench)[0], run_lines(bench)[0], run_census(bench)])
-    parts, edges, residual = [perturbed, reduce_sharing(bench)], table("edges", []), None
+    held, _ = perturbed(bench)
     if _traces(bench.case):
-        reduced = reduce_graphs(bench, settings)
-        parts, edges = [*parts, reduced.evidence], reduced.edges
-        scored = bench.prompts.loc[bench.prompts["role"] == "score", "item"]
-        exact = reduced.graphs.loc[reduced.graphs["item"].isin(scored), "row_residual"]
-        residual = float(exact.max()) if len(exact) else None
-    derived = computed(bench.case, claims, perturbed, edges, bench.prompts)
-    return stacked([*parts, *derived]), residual
+        reduced, seen = looked_at(bench, settings)
+        edges, residual = reduced.edges, worst_residual(reduced.graphs, bench.prompts)
+    else:
+        seen, edges, residual = reduce_sharing(bench), table("edges", []), None
+    return stacked([held, seen, *computed(bench.case, claims, held, edges, bench.prompts)]), residual
 
 
 def _traces(case: Case) -> bool:

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from biology.config import InputError, InputWarning
+from biology.records import InputError, InputWarning
 
 TEXT_PART = {
     # A Gemma 3 from 4B up is stored with its image encoder. Only the language model is read, under the names it has alone;

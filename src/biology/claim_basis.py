@@ -24,7 +24,6 @@ from typing import Any
 
 from biology.case import Case
 from biology.claim_file import Claim
-from biology.config import InputError
 from biology.experiments import (
     BEST,
     Census,
@@ -32,7 +31,6 @@ from biology.experiments import (
     Connectivity,
     Contrast,
     Crossover,
-    Measurement,
     Perturbation,
     Scale,
     Sharing,
@@ -41,8 +39,10 @@ from biology.experiments import (
 )
 from biology.facts import LINKS
 from biology.items import Item, read_items
+from biology.measurement import Measurement
 from biology.measures import Outcome
 from biology.prompts import PROMPT_SETS
+from biology.records import InputError
 from biology.rules import SupernodeRule
 from biology.twins import EXTENDED, prompts_of
 

@@ -9,12 +9,11 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
-from biology.arms import Control
+from biology.arms import Control, is_donor
 from biology.case import Case, case_folder, load_case
-from biology.config import InputError, Strict, known, read_yaml, validate
 from biology.grammar import unknown
-from biology.items import is_donor
 from biology.measures import Outcome
+from biology.records import InputError, Strict, known, read_yaml, validate
 
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
 UNREGISTERED = "Not registered: run `biology lock` before held-out prompts are scored"

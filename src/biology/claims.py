@@ -36,9 +36,10 @@ from dataclasses import dataclass
 import pandas as pd
 
 from biology.claim_file import UNREGISTERED, Claim
-from biology.config import InputError, StatisticsConfig
+from biology.config import StatisticsConfig
 from biology.measuring import Measured, Meta, measure
 from biology.reasons import reason
+from biology.records import InputError
 from biology.statistics import ALPHA, METHOD, holm
 from biology.tables import DECIDING, stacked, table, validate_table
 

@@ -1,22 +1,20 @@
 """The configuration: models, cases and defaults, read from `config.yaml`.
 
-Everything here is strict and frozen. A key that nobody reads is an error, not a silent default: a misspelt threshold
-that is ignored would change a result without a trace. Two functions, `read_yaml` and `validate`, also read the files of
-a case study (see `case.py`). This module and `case.py` are torch-free, so that the Snakefile can import them.
+Everything here is strict and frozen (`records.py`): a misspelt key is an error. Where models are downloaded from stands in
+`model_sources.py`.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterable
 from functools import cache
 from pathlib import Path
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal
 
-import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import Field, model_validator
 
-from biology.grammar import expected, refused_name, steps_to, unknown
+from biology.grammar import refused_name, unknown
+from biology.model_sources import Hub, Package, Repository
+from biology.records import InputError, Strict, read_yaml, validate
 
 METHOD: dict[str, int] = {
     # Version of the method of each stage that needs torch. It is a parameter of the stage's rule in the Snakefile:
@@ -38,16 +36,6 @@ Rule = Literal["half", "frozen", "gradient"]
 """How what neurons read is linearised (`neurons.py`)."""
 NEURONS = Path("neurons")
 """What stands in the place of a directory of transcoders where neurons are features."""
-HUB = Path("data/hub")
-"""Downloaded models and transcoders, relative to the folder of `config.yaml`."""
-
-
-class InputError(ValueError):
-    """A mistake in what the user gave (a file, a name, a prompt), said in one line that tells what to do."""
-
-
-class InputWarning(UserWarning):
-    """Something in what the user gave that is not used, or not as it may be meant; said in one line, and work goes on."""
 
 
 CONFIG_FILE = "config.yaml"
@@ -84,109 +72,6 @@ def shipped_folder() -> Path:
     package = Path(__file__).parent
     inside = package / "shipped"
     return inside if inside.is_dir() else package.parents[1]
-
-
-class Strict(BaseModel):
-    """Base of every record read from a file: frozen, and an unknown key is an error that lists the allowed ones."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False, use_attribute_docstrings=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _refuse_unknown_keys(cls, data: Any) -> Any:
-        if not isinstance(data, dict):
-            return data
-        fields = cls.model_fields  # looked up once: pydantic takes its time
-        for key in data:
-            if key not in fields:
-                raise ValueError(unknown("key", key, fields))
-        return data
-
-
-class Repository(Strict):
-    """What is wanted of a repository of the Hugging Face Hub."""
-
-    repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
-    revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
-    """The commit. Where none is given, the newest one at the first download is taken, and recorded beside the files."""
-    files: tuple[str, ...] = ()
-    """Names or patterns (`*` does not cross a slash); `{layer}` stands for each layer, `{variant}` for `variant`."""
-    release: str | None = None
-    """In the place of `files`: a release in the registry of SAELens, which names one file for each layer."""
-    variant: str = ""
-    """Which of several sets of one repository."""
-    gated: bool = False
-    """Whether a licence has to be accepted on the Hub first."""
-    stored: Literal["float32", "float16", "bfloat16"] = "float32"
-
-    @property
-    def folder(self) -> Path:
-        """Where its files are kept, relative to the folder of `config.yaml`."""
-        return HUB / "--".join(filter(None, [*self.repo.split("/"), self.variant]))
-
-
-class HubTranscoders(Repository):
-    """A published set of transcoders. What its own files say of hooks and shapes is what is used."""
-
-    kind: Literal["per_layer", "cross_layer"] = "per_layer"
-    features: int | None = Field(default=None, gt=0)
-    """Features per layer; where it is not known, memory is judged by the sizes of the files on the Hub."""
-    skip: bool = False
-    reads: str | None = None
-    writes: str | None = None
-    """Hooks within a block that the files have to name, where they are known beforehand."""
-
-
-class Shape(Strict):
-    """The sizes of a decoder-only transformer with grouped heads and a gated MLP."""
-
-    architecture: str
-    n_layers: int
-    d_model: int
-    n_heads: int
-    n_key_value_heads: int
-    d_head: int
-    d_mlp: int
-    n_vocab: int
-    tied: bool
-    """Whether the unembedding is the embedding."""
-
-
-class Hub(Strict):
-    """A model of the Hugging Face Hub and its transcoders, with what is known before anything is downloaded."""
-
-    model: Repository
-    transcoders: HubTranscoders
-    shape: Shape
-    gates: dict[str, str] = {}
-    """Prompts and the answers that a sound copy of the model gives."""
-
-
-class Package(Strict):
-    """A model as a GGUF file in a Python package: for machines that reach an index of packages. Made a directory by `gguf_files`."""
-
-    name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
-    version: str = Field(pattern=r"^[A-Za-z0-9.+!]+$")
-    file: str
-    """The GGUF file, by its path in the wheel."""
-    sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of that file."""
-    shape: Shape
-    gates: dict[str, str] = {}
-    """Prompts and the answers that a sound copy of the model gives."""
-
-    @property
-    def repo(self) -> str:
-        return f"{self.name} {self.version}"
-
-    @property
-    def revision(self) -> str:
-        return self.sha256
-
-    @property
-    def folder(self) -> Path:
-        """Where the directory is kept, relative to the folder of `config.yaml`."""
-        return HUB / f"{self.name}-{self.version}"
 
 
 class ModelConfig(Strict):
@@ -391,81 +276,6 @@ class Config(Strict):
                     f"Known cases (folders of experiments/{of}): {', '.join(discovered)}."
                 )
         return sorted(case for case in wanted if self.cases == "all" or case in self.cases)
-
-
-class _UniqueKeys(yaml.constructor.SafeConstructor):
-    """Safe YAML in which a key given twice is an error (plain YAML keeps the last one and says nothing)."""
-
-    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
-        seen = set()
-        for key_node, _ in node.value:
-            if not isinstance(key_node, yaml.ScalarNode):  # {{placeholder}} is a mapping with a mapping as its key
-                raise yaml.constructor.ConstructorError(None, None, "a key must be a word", key_node.start_mark)
-            if key_node.value in seen:
-                raise yaml.constructor.ConstructorError(
-                    None, None, f"key '{key_node.value}' is given twice", key_node.start_mark
-                )
-            seen.add(key_node.value)
-        return super().construct_mapping(node, deep)
-
-
-class _Loader(_UniqueKeys, yaml.SafeLoader):
-    """Reads slowly, and its complaints show the line."""
-
-
-_Libyaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-
-
-class _FastLoader(_UniqueKeys, _Libyaml):
-    """Reads a case in a tenth of the time, where PyYAML comes with libyaml."""
-
-
-def read_yaml(path: str | Path) -> Any:
-    """The contents of a YAML file. `InputError` if it is missing, malformed, or gives a key twice."""
-    path = Path(path)
-    try:
-        text = path.read_text(encoding="utf-8")
-    except FileNotFoundError:
-        raise InputError(f"{path}: no such file.") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path}: cannot be read ({error}).") from None
-    mistakes = (yaml.YAMLError, ValueError, AttributeError)  # the latter two: no such date, no such number
-    try:
-        return yaml.load(text, Loader=_FastLoader)  # noqa: S506 (a SafeLoader)
-    except mistakes:
-        pass  # the other one says what is wrong, in the same words on every machine
-    try:
-        return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
-    except mistakes as error:
-        raise InputError(f"{path}: not valid YAML: {' '.join(str(error).split())}") from None
-
-
-Record = TypeVar("Record", bound=BaseModel)
-
-
-def validate(record: type[Record], data: Any, path: str | Path, where: str = "") -> Record:
-    """`data` as a `record`; `InputError` with the file, the place in it and what is wrong there (the first mistake)."""
-    try:
-        return record.model_validate(data)
-    except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        steps = steps_to(first["loc"], data)
-        message = first["msg"].removeprefix("Value error, ")
-        if first["type"] == "missing":
-            message = f"the key '{steps.pop()}' is missing"
-        if first["type"] == "literal_error":
-            message = unknown(
-                "value", first["input"], re.findall(r"'(.*?)'", str(first.get("ctx", {}).get("expected")))
-            )
-        place = ".".join([where, *steps] if where else steps)
-        message = expected(first["type"], first["input"]) or message
-        raise InputError(f"{path}: {place + ': ' if place else ''}{message.rstrip('.')}.") from None
-
-
-def known(path: Path, where: str, kind: str, name: str, there: Iterable[str], of: str = "") -> None:
-    """Raises InputError, with the nearest of `there` and all of them, if `name` is none; `where` is the place in the file."""
-    if name not in (names := list(there)):
-        raise InputError(f"{path}: {where}: {unknown(kind, name, names, of)}")
 
 
 KNOWN = Path(__file__).with_name("known_models.yaml")

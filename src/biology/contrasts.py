@@ -16,8 +16,9 @@ from jaxtyping import Float, Int
 
 from biology.case import Case
 from biology.claim_file import Claim
-from biology.config import InputError, StatisticsConfig
+from biology.config import StatisticsConfig
 from biology.experiments import Contrast, Crossover, Inhibit, Scale, Signs
+from biology.records import InputError
 from biology.statistics import METHOD, bootstrap_interval, generator, resamples
 from biology.tables import table, validate_table
 

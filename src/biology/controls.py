@@ -18,8 +18,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.activations import FeatureCache
-from biology.config import InputError
-from biology.interventions import Edits, Injections
+from biology.edits import Edits, Injections
+from biology.records import InputError
 from biology.transcoders import TranscoderSet
 
 
@@ -135,24 +135,6 @@ def moved(cache: FeatureCache, prompt: Int[Tensor, " item"], edited: Edits, pos:
     change = edited.value.double() - cache.at(own, edited.layer, edited.pos, edited.feature).double()
     there = cache.at(own, edited.layer, pos, edited.feature).double()
     return Edits(edited.row, edited.layer, pos, edited.feature, there + change)
-
-
-def push_norms(
-    transcoders: TranscoderSet,
-    cache: FeatureCache,
-    prompt: Int[Tensor, " row"],
-    edited: Edits,
-    last_layer: int | None = None,
-) -> dict[tuple[int, int, int], float]:
-    """Length of the injected vector per (row, layer, pos)."""
-    clean = cache.at(prompt[edited.row], edited.layer, edited.pos, edited.feature).double()
-    change = edited.value.double() - clean
-    norms = {}
-    for cell in _groups(torch.stack([edited.row, edited.layer, edited.pos], 1)):
-        row, layer, pos = (int(column[cell[0]]) for column in (edited.row, edited.layer, edited.pos))
-        vector = _vectors(transcoders, layer, edited.feature[cell], last_layer).T @ change[cell]
-        norms[row, layer, pos] = float(vector.norm())
-    return norms
 
 
 def _groups(keys: Int[Tensor, "site key"]) -> list[Int[Tensor, " member"]]:

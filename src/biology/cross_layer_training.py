@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from biology.dictionary_training import Pool, Pools, calibrated, living, stretches
 from biology.model import Model
-from biology.organism import Settings, restore, save
+from biology.resumable import Settings, restore, save
 from biology.transcoders import Transcoder, TranscoderSet
 
 

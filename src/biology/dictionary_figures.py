@@ -17,8 +17,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from biology.config import InputError
 from biology.drawing import FORMS, canvas, captioned, colour, saved, size, styled
+from biology.records import InputError
 from biology.tables import read_table
 
 DENSE = 0.1

@@ -22,7 +22,7 @@ from tqdm import tqdm
 
 from biology.activations import cache_dense
 from biology.model import Model
-from biology.organism import Settings, restore, save
+from biology.resumable import Settings, restore, save
 from biology.transcoders import Transcoder, TranscoderSet
 
 
@@ -237,22 +237,6 @@ class Checkpoint:
             training.cuts = [torch.tensor(cut, device=training.silent.device) for cut in state["cuts"]]
             held = torch.frombuffer(bytearray.fromhex(state["generator"]), dtype=torch.uint8)
             training.generator.set_state(held)
-
-
-def train_transcoder(
-    inputs: Float[torch.Tensor, "token d_in"],
-    outputs: Float[torch.Tensor, "token d_out"],
-    recipe: DictionaryRecipe,
-    seed: int,
-    *,
-    answers: Int[torch.Tensor, " answer"] | None = None,
-    progress: bool = True,
-) -> dict[str, torch.Tensor]:
-    """Fit one layer on tokens that fit into memory; returns what `LayerTraining.made` does."""
-    training = LayerTraining(inputs, outputs, recipe, seed)
-    with tqdm(total=recipe.steps, desc="transcoder", disable=not progress, mininterval=5) as bar:
-        training.advance(inputs, outputs, answers, recipe.steps, bar)
-    return training.made()
 
 
 def calibrated(

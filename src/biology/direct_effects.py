@@ -20,8 +20,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from biology.config import InputError, InputWarning
 from biology.model import Model, token_text
+from biology.records import InputError, InputWarning
 from biology.replacement import LocalReplacement
 from biology.transcoders import activate, decoder, pre_activations
 

@@ -14,8 +14,8 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
-from biology.config import InputError
 from biology.model import Model
+from biology.records import InputError
 from biology.tokenizer import unknown
 
 END = "<|endoftext|>"

@@ -21,7 +21,7 @@ from biology.arms import CONTROLS
 from biology.case import Case
 from biology.claim_file import Claim, Part
 from biology.config import StatisticsConfig
-from biology.experiments import Measurement
+from biology.measurement import Measurement
 from biology.positions import FOUND
 from biology.settled import settled
 from biology.statistics import bootstrap_interval, generator, resamples

@@ -28,7 +28,7 @@ from matplotlib.path import Path as Outline
 from matplotlib.textpath import TextPath
 from matplotlib.transforms import ScaledTranslation
 
-from biology.config import InputError
+from biology.records import InputError
 
 STYLE = Path(__file__).with_name("paper.mplstyle")
 FONTS = {

@@ -9,7 +9,7 @@ from pydantic import Field
 
 from biology.case import discover_cases
 from biology.claim_file import Verdict, load_claims
-from biology.config import Strict, known, read_yaml, validate
+from biology.records import Strict, known, read_yaml, validate
 
 
 class Expectation(Strict):

@@ -19,8 +19,6 @@ from biology.experiments import (
     Graph,
     Inhibit,
     Inject,
-    Line,
-    Measurement,
     Perturbation,
     Reuse,
     Scale,
@@ -31,6 +29,7 @@ from biology.experiments import (
 )
 from biology.figure_names import FIGURES, own_figures
 from biology.items import Item
+from biology.measurement import Line, Measurement
 from biology.measures import FORMS, WRITING, Form, Outcome
 from biology.mechanism import Absent, Mechanism
 from biology.positions import FORMS as POSITIONS

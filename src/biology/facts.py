@@ -8,10 +8,11 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
-from biology.config import InputError
+from biology.arms import is_donor
 from biology.grammar import unknown
-from biology.items import ITEM_COLUMNS, is_donor
+from biology.items import ITEM_COLUMNS
 from biology.positions import Position
+from biology.records import InputError
 
 LINKS = ("plain", "wrong_plain", "spoken", "gated_by")
 """Columns, beside those of donors, that name another prompt."""

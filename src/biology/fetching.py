@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biology import artefacts, hub, memory, packages
-from biology.config import InputError, Package, config_file, known_models
+from biology.config import config_file, known_models
+from biology.model_sources import Package
 from biology.opening import configuration
 from biology.printing import print_json
+from biology.records import InputError
 
 if TYPE_CHECKING:
-    from biology.config import ModelConfig, Repository
+    from biology.config import ModelConfig
+    from biology.model_sources import Repository
 
 Arguments = argparse.Namespace
 SPARE = 1 << 30
@@ -164,36 +167,24 @@ BEGIN, END = "<!-- known models -->", "<!-- /known models -->"
 
 def rows() -> list[tuple[str, ...]]:
     """A row of HEADINGS for each known model."""
-    table = []
-    for name, entry in known_models().items():
-        plan, disk = memory.of_known(entry), memory.disk_of_known(entry)
-        if entry.hub is None:
-            assert entry.package is not None and plan is not None and disk is not None
-            of = f"{entry.package.repo}, a package ({memory.parameters(entry.package.shape) / 1e9:.2f} B)"
-            table.append(
-                (
-                    name,
-                    "its neurons",
-                    of,
-                    entry.device,
-                    memory.gib(disk),
-                    memory.gib(plan.total),
-                    "mlp.hook_in → mlp.hook_out",
-                )
-            )
-            continue
+    return [_row(name, entry) for name, entry in known_models().items()]
+
+
+def _row(name: str, entry: ModelConfig) -> tuple[str, ...]:
+    plan, disk = memory.of_known(entry), memory.disk_of_known(entry)
+    needs = [memory.gib(disk) if disk else "by its files", memory.gib(plan.total) if plan else "by its files"]
+    assert entry.known_as is not None
+    size = f"{memory.parameters(entry.known_as.shape) / 1e9:.2f} B"
+    if entry.hub is None:
+        assert entry.package is not None
+        features, of, hooks = "its neurons", f"{entry.package.repo}, a package ({size})", "mlp.hook_in → mlp.hook_out"
+    else:
         source = entry.hub.transcoders
-        traits = [source.kind.replace("_", "-"), *(["skip"] if source.skip else [])]
         width = f"{source.features:,} features a layer" if source.features else "width told by its files"
-        table.append(
-            (
-                name, f"{source.repo} {source.variant}".strip() + f" ({', '.join([*traits, width])})",
-                f"{entry.hub.model.repo} ({memory.parameters(entry.hub.shape) / 1e9:.2f} B)", entry.device,
-                memory.gib(disk) if disk else "by its files", memory.gib(plan.total) if plan else "by its files",
-                f"{source.reads} → {source.writes}" if source.reads else "named by its files",
-            )
-        )  # fmt: skip
-    return table
+        traits = ", ".join([source.kind.replace("_", "-"), *(["skip"] if source.skip else []), width])
+        features, of = f"{source.repo} {source.variant}".strip() + f" ({traits})", f"{entry.hub.model.repo} ({size})"
+        hooks = f"{source.reads} → {source.writes}" if source.reads else "named by its files"
+    return name, features, of, entry.device, *needs, hooks
 
 
 def with_table(text: str) -> str:

@@ -6,8 +6,8 @@ import ast
 from collections.abc import Collection
 from pathlib import Path
 
-from biology.config import InputError
 from biology.grammar import unknown
+from biology.records import InputError
 
 FIGURES = {
     "supernode_graph": "prompt",

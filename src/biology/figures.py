@@ -1,8 +1,7 @@
 """The figures of a case, drawn from its tables and from nothing else.
 
 `FIGURES` maps the names that `case.yaml` may list to functions from tables to a matplotlib figure; `draw` gives bytes.
-Rates and intervals are those of the claims: items are averaged within clusters, and the 95 % interval is a studentised
-bootstrap over clusters (`statistics.py`). How things look is decided in `drawing.py` and `paper.mplstyle`.
+What is read off the tables stands in `figure_data.py`. How things look is decided in `drawing.py` and `paper.mplstyle`.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -22,9 +21,7 @@ from matplotlib.colors import LinearSegmentedColormap
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
-from biology.arms import CONTROLS
 from biology.case import Case
-from biology.config import InputError
 from biology.drawing import (
     BOLD,
     FORMS,
@@ -41,24 +38,21 @@ from biology.drawing import (
     styled,
     words,
 )
+from biology.figure_data import (
+    ARM,
+    by_level,
+    experiments,
+    interval,
+    judged_doses,
+    judged_outcome,
+    look,
+    with_donor_kind,
+)
 from biology.prompt_figures import inhibition_panel, judged_parts, judged_strength, supernode_graph
-from biology.statistics import COVERAGE, bootstrap_interval, generator, resamples
+from biology.records import InputError
 from biology.tables import ARMS, Tables
 
-ARM = {
-    # name in print, colour, marker, size of the marker
-    "effect": ("effect", "C0", "o", 5.5),
-    "match": (CONTROLS["match"].brief, "axes.edgecolor", "s", 3.6),
-    "donor": (CONTROLS["donor"].brief, "C1", "^", 4.2),
-    "position": (CONTROLS["position"].brief, "C2", "D", 3.6),
-    "direction": (CONTROLS["direction"].brief, "C3", "P", 4.2),
-    "shuffle": (CONTROLS["shuffle"].brief, "C4", "v", 4.2),
-    "clean": (CONTROLS["clean"].brief, "text.color", "x", 4.2),
-    "random": (CONTROLS["random"].brief, "C5", "p", 4.2),
-    "smaller": (CONTROLS["smaller"].brief, "C5", "<", 4.2),
-}
 DASHED = (0, (4, 3))
-RESAMPLES = 2000
 
 
 # ---------------------------------------------------------------------------------------- effects beside their controls
@@ -70,12 +64,12 @@ def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = N
     groups: list[tuple[str, int, pd.DataFrame]] = []
     marks = []
     for experiment, rows in found.items():
-        rows = rows[rows["outcome"] == _outcome(tables, experiment, rows, case)]
+        rows = rows[rows["outcome"] == judged_outcome(tables, experiment, rows, case)]
         rows = rows[rows["strength"] == judged_strength(tables, experiment, rows["strength"])]
         begin = len(groups)
         groups.append((f"{words(experiment)}, M = {signed(rows['strength'].iloc[0])}", 0, rows))
-        groups += [(name, 1, part) for name, part in _split(rows, "relation")]
-        groups += [(f"donor: {name}", 1, part) for name, part in _split(_with_donor_kind(rows, tables), "donor_kind")]
+        groups += [(name, 1, part) for name, part in by_level(rows, "relation")]
+        groups += [(f"donor: {name}", 1, part) for name, part in by_level(with_donor_kind(rows, tables), "donor_kind")]
         judged = judged_parts(tables, experiment, rows["outcome"].iloc[0])
         minima = judged.loc[judged["direction"] == "increase", "threshold"]
         marks += [(float(minimum), begin, len(groups)) for minimum in dict.fromkeys(minima)]
@@ -140,7 +134,7 @@ def dose_response(tables: Tables, subject: str | None = None, case: Case | None 
     shown: dict[str, Any] = {}
     told = []
     for axes, (experiment, rows) in zip(grid, found.items(), strict=True):
-        outcome = _outcome(tables, experiment, rows, case)
+        outcome = judged_outcome(tables, experiment, rows, case)
         rows = rows[rows["outcome"] == outcome]
         for arm in [arm for arm in reversed(ARMS) if arm in set(rows["arm"]) and arm != "clean"]:
             here = rows[rows["arm"] == arm]
@@ -148,7 +142,7 @@ def dose_response(tables: Tables, subject: str | None = None, case: Case | None 
             mean, low, high = np.array([interval(here[here["strength"] == dose]) for dose in doses]).T
             axes.fill_between(doses, low, high, color=look(arm)["color"], alpha=0.18, linewidth=0)
             shown[arm] = axes.plot(doses, mean, linewidth=1.8 if arm == "effect" else 1.1, **look(arm))[0]
-        judged = _base(tables["evidence"], experiment)
+        judged = judged_doses(tables["evidence"], experiment)
         if len(judged) == 1:
             axes.axvline(judged[0], color=colour("text.color"), linewidth=0.8, linestyle=DASHED, zorder=0)
         doses = sorted(set(rows["strength"]))
@@ -267,88 +261,7 @@ def fidelity(tables: Tables, subject: str | None = None, case: Case | None = Non
     )
 
 
-# --------------------------------------------------------------------------------------------------- reading the tables
-
-
-def experiments(
-    tables: Tables, subject: str | None, figure: str, wanted: Callable[[pd.DataFrame], bool]
-) -> dict[str, pd.DataFrame]:
-    """Evidence on scored held-out items, by experiment: the one asked for (also `<name>/dose`), or all that fit."""
-    prompts, evidence = tables["prompts"], tables["evidence"]
-    items = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]
-    found = {}
-    for experiment in dict.fromkeys(evidence["experiment"]):
-        if subject is not None and experiment.partition("/")[0] != subject:
-            continue
-        gates = [gate for gate in judged_parts(tables, experiment)["gate"] if gate in items]
-        passing = items[items[gates[0] if gates else "correct"]]
-        factors = [column for column in passing if column == "item" or column not in evidence]
-        rows = evidence[evidence["experiment"] == experiment].merge(passing[factors], on="item", how="inner")
-        if len(rows) and wanted(rows):
-            found[experiment] = rows
-    if not found:
-        known = ", ".join(dict.fromkeys(evidence["experiment"])) or "none"
-        raise NothingToDraw(f"figure '{figure}': no fitting held-out rows in table 'evidence' (experiments: {known}).")
-    return found
-
-
-def _base(evidence: pd.DataFrame, experiment: str) -> list[float]:
-    """Strengths at which the experiment behind a dose curve was itself run on held-out items."""
-    rows = evidence[(evidence["experiment"] == experiment.partition("/")[0]) & (evidence["split"] == "heldout")]
-    return sorted(set(rows.loc[rows["arm"] == "effect", "strength"]))
-
-
-def _outcome(tables: Tables, experiment: str, rows: pd.DataFrame, case: Case | None) -> str:
-    """The outcome that a claim rests on, or else the experiment's first."""
-    base = experiment.partition("/")[0]
-    listed = case.experiments[base].outcomes if case and base in case.experiments else ()
-    wanted = [*judged_parts(tables, experiment)["outcome"], *listed, *rows["outcome"]]
-    return next(outcome for outcome in wanted if outcome in set(rows["outcome"]))
-
-
-def _split(rows: pd.DataFrame, by: str) -> list[tuple[str, pd.DataFrame]]:
-    levels = list(dict.fromkeys(rows[by])) if by in rows else []
-    return [(words(str(level)), rows[rows[by] == level]) for level in levels] if len(levels) > 1 else []
-
-
-def _with_donor_kind(rows: pd.DataFrame, tables: Tables) -> pd.DataFrame:
-    prompts = tables["prompts"]
-    if "donor" not in rows or "kind" not in prompts:
-        return rows
-    kinds = dict(zip(prompts["item"], prompts["kind"], strict=True))
-    return rows.assign(donor_kind=rows["donor"].map(kinds))
-
-
-def interval(rows: pd.DataFrame) -> tuple[float, float, float]:
-    """Mean over clusters of the means over items, and its interval."""
-    if not len(rows):
-        raise NothingToDraw("no held-out item has rows in table 'evidence' for one of the intervals of this figure.")
-    items = rows.groupby(["cluster", "item"], sort=True)["value"].mean()
-    means = items.groupby(level="cluster", sort=True).mean().to_numpy()[:, None]
-    low, high = bootstrap_interval(means, resamples(len(means), RESAMPLES, generator("figure", len(means))))
-    return float(means.mean()), float(low[0]), float(high[0])
-
-
-def rank_correlation(rows: pd.DataFrame, one: str, other: str) -> tuple[float, float, float]:
-    """Spearman's rank correlation of two columns over all rows, and percentiles of it over resampled clusters."""
-    values = rows[[one, other]].to_numpy(float)
-    places = list(rows.groupby("cluster", sort=True).indices.values())
-    counts = resamples(len(places), RESAMPLES, generator("figure", len(places)), share=1.0)
-    often = [[np.tile(at, times) for times in range(counts.max() + 1)] for at in places]
-
-    def correlation(found: np.ndarray) -> float:
-        return float(pd.DataFrame(found).corr(method="spearman").to_numpy()[0, 1])
-
-    drawn = [
-        correlation(values[np.concatenate([of[n] for of, n in zip(often, times, strict=True)])]) for times in counts
-    ]
-    low, high = np.nanquantile(drawn, [(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-    return correlation(values), float(low), float(high)
-
-
-def look(arm: str) -> dict[str, Any]:
-    _, tint, marker, points = ARM[arm]
-    return {"color": colour(tint), "marker": marker, "markersize": points}
+# --------------------------------------------------------------------------------------------------- what figures share
 
 
 def legend_marks(axes: Axes, arms: Iterable[str], names: Mapping[str, str] | None = None) -> list[Line2D]:
@@ -393,14 +306,6 @@ def own_figures(case: Case | None) -> dict[str, Callable[..., Figure]]:
     if path is None or not path.is_file():
         return {}
     return dict(runpy.run_path(str(path))["FIGURES"])
-
-
-def scored(tables: Tables, experiment: str) -> pd.DataFrame:
-    """Evidence of one experiment (or `<name>/dose`) on the scored held-out items that pass its gate, with their factors."""
-    found = experiments(tables, experiment.partition("/")[0], experiment, lambda _: True)
-    if experiment not in found:
-        raise NothingToDraw(f"table 'evidence' has no held-out rows of '{experiment}', only of {', '.join(found)}.")
-    return found[experiment]
 
 
 def draw(name: str, tables: Tables, case: Case | None = None, forms: Sequence[str] = FORMS) -> dict[str, bytes]:

@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
-from biology.config import InputError
+from biology.records import InputError
 
 STAGED = ".staged"
 """Where the new files wait, inside the folder that they are for. Whoever owns the folder owns what a killed run left there."""

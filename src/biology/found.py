@@ -17,7 +17,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from biology.claim_file import Part
-from biology.experiments import Measurement, Perturbation, Reuse, Sharing, Signs
+from biology.experiments import Perturbation, Reuse, Sharing, Signs
+from biology.measurement import Measurement
 from biology.measures import Outcome
 
 MOST = 0.5

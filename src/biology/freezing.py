@@ -4,8 +4,8 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from biology.config import InputError
 from biology.model import Capture, Model, capture, freeze, run
+from biology.records import InputError
 from biology.weights import LayerWeights
 
 

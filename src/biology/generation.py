@@ -10,7 +10,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.continuation import continued
-from biology.interventions import Edits, checked_sites, concatenate, intervene, of_rows
+from biology.edits import Edits, checked_sites, concatenate, of_rows
+from biology.interventions import intervene
 from biology.model import Model
 from biology.transcoders import TranscoderSet
 

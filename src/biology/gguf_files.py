@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from biology import artefacts
-from biology.config import InputError
+from biology.records import InputError
 
 SOURCE = "source.json"
 ARCHITECTURES = ("llama", "qwen3", "gemma2", "gemma3")

@@ -34,8 +34,8 @@ from scipy import sparse
 from torch import Tensor
 
 from biology.activations import FeatureCache, length_batches
-from biology.config import InputError
 from biology.model import Model, Norm, capture
+from biology.records import InputError
 from biology.replacement import RESIDUAL_READS
 from biology.transcoders import TranscoderSet, decoder
 

@@ -19,7 +19,7 @@ from __future__ import annotations
 import mmap
 import sys
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
 
@@ -342,29 +342,3 @@ def path_share(
     total = float(influence(graph, weights)[leaves].sum())
     around = float(influence(graph, weights, removed=removed)[leaves].sum())
     return 1 - around / total if total > 0 else 0.0
-
-
-def fold(graph: Graph, keep: Tensor | Iterable[int]) -> Graph:
-    """The graph without the features outside `keep`: their edges are added to the error node of their (layer, pos)
-    cell.
-
-    Rows still add up. (A cross-layer feature is folded into the cell it is read in.) Raises ValueError if a cell has
-    no error node.
-    """
-    mask = _mask(graph, keep) | (graph.kind != FEATURE)
-    gone, kept = (~mask).nonzero().flatten(), mask.nonzero().flatten()
-    error = {(int(graph.layer[i]), int(graph.pos[i])): i for i in range(graph.errors.start, graph.errors.stop)}
-    new_index = mask.long().cumsum(0) - 1
-    try:
-        home = [int(new_index[error[int(graph.layer[i]), int(graph.pos[i])]]) for i in gone.tolist()]
-    except KeyError as missing:
-        raise ValueError(f"fold: no error node at (layer, pos) = {missing.args[0]}") from None
-    adjacency = _submatrix(graph.adjacency, kept)
-    adjacency.index_add_(1, torch.tensor(home, dtype=torch.long, device=kept.device), graph.adjacency[kept][:, gone])
-    names = ("kind", "layer", "pos", "feature", "token_id", "activation", "probability", "bias", "pre_activation")
-    return replace(graph, adjacency=adjacency, **{name: getattr(graph, name)[kept] for name in names})
-
-
-def subgraph_scores(graph: Graph, nodes: Tensor | Iterable[int]) -> Scores:
-    """Scores of the subgraph with only the features in `nodes`; all other features count as error (`fold`)."""
-    return scores(fold(graph, nodes))

@@ -17,9 +17,9 @@ import numpy as np
 import pandas as pd
 from scipy.stats import rankdata
 
-from biology.calibration import wilson
 from biology.config import Config
 from biology.mechanism import Mechanism, load_mechanism
+from biology.statistics import wilson
 from biology.tables import read_tables
 
 ANSWER = "answer"
@@ -92,8 +92,9 @@ def measured(pairs: pd.DataFrame, seed: int) -> dict[str, object]:
         rows = np.concatenate([items[index] for index in rng.integers(0, len(items), len(items))])
         drawn.append(area(score[rows], edge[rows]))
     low, high = np.nanquantile(drawn, [0.025, 0.975]) if drawn else (np.nan, np.nan)
-    first, first_low, first_high, n = wilson(parents_first(pairs))
+    found = parents_first(pairs)
+    first, first_low, first_high = wilson(int(found.sum()), len(found))
     return {
         "auc": area(score, edge), "auc_low": low, "auc_high": high, "edges": int(edge.sum()), "pairs": len(pairs), "first": first,
-        "first_low": first_low, "first_high": first_high, "prompts": n,
+        "first_low": first_low, "first_high": first_high, "prompts": len(found),
     }  # fmt: skip

@@ -20,7 +20,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from biology.config import InputError, InputWarning
 from biology.graph_nodes import (
     MOST_LAYERS,
     Node,
@@ -34,6 +33,7 @@ from biology.graph_nodes import (
     short,
     unknown_categories,
 )  # fmt: skip
+from biology.records import InputError, InputWarning
 from biology.saved_view import saved_view
 
 MOST_BYTES = 100 * 2**20

@@ -23,10 +23,10 @@ import torch
 
 from biology import memory
 from biology.carried import SCRATCH, SPREAD
-from biology.config import InputError
 from biology.direct_effects import KEPT
 from biology.graph import CHUNK_ENTRIES
 from biology.model import Model
+from biology.records import InputError
 from biology.selection import ALL_ROWS_FACTOR, BLOCK, STEPS
 from biology.transcoders import TranscoderSet
 

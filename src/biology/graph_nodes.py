@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from biology.config import InputError
+from biology.records import InputError
 
 KINDS = {
     "cross layer transcoder": "feature", "lorsa": "feature", "mlp reconstruction error": "error", "lorsa error": "error",

@@ -39,7 +39,17 @@ MODEL = (
     "special_tokens_map.json", "record.json", "heldout.parquet", "certificate.csv", "README.md",
 )  # fmt: skip
 """The files of a grown model, and its card."""
-SOURCES = ("corpus.py", "twins.py", "organism.py", "lessons.py", "mechanism.py", "sites.py", "planting.py")
+SOURCES = (
+    "corpus.py",
+    "twins.py",
+    "organism.py",
+    "lessons.py",
+    "mechanism.py",
+    "sites.py",
+    "lesson.py",
+    "taps.py",
+    "planting.py",
+)
 """The modules that decide the weights."""
 SETS = ("transcoders", "cross_layer")
 """Folders beside them with what was trained on its activations."""
@@ -49,7 +59,7 @@ WORK = Path("data/runs/organism")
 def evaluate(args: Arguments) -> None:
     """behaviour of a model on its held-out prompts, as a table"""
     config, root = configuration(args, shipped=True)
-    from biology.config import InputError
+    from biology.records import InputError
 
     entry = config.model(args.model)
     path = root / entry.path / "heldout.parquet"
@@ -86,12 +96,12 @@ def grow(args: Arguments) -> None:
     import torch
 
     from biology.cards import TRIALS, with_trial
-    from biology.config import InputError
     from biology.corpus import WORDS
     from biology.mechanism import load_mechanism, mechanism_path
     from biology.organism import Planting, Recipe
     from biology.organism import grow as grown
     from biology.planting import Amounts
+    from biology.records import InputError
     from biology.registration import check_mechanism
 
     folder, started = _folder(args), time.monotonic()
@@ -111,7 +121,7 @@ def grow(args: Arguments) -> None:
                 f"--width {args.width}: the {recipe.n_heads} heads need a multiple of {2 * recipe.n_heads}."
             )
         recipe = replace(recipe, d_model=args.width, d_mlp=args.width * recipe.d_mlp // recipe.d_model)
-    here = Path(args.config).parent
+    here = _checkout(args)
     corpus = _corpus({"corpus": name, "case": args.case}, here)
     words = artefacts.contents_hash(WORDS, "*.csv")[:16]
     work, made_of = WORK / folder.name, {"corpus": name or str(args.case), "words": words}
@@ -150,13 +160,13 @@ def certify(args: Arguments) -> None:
     import pandas as pd
 
     from biology.certificate import certify as certified
-    from biology.config import InputError
     from biology.mechanism import CausalModel, load_mechanism, mechanism_path, twins_of
     from biology.model import load_model
+    from biology.records import InputError
 
     folder = _folder(args)
     record = _record(folder)
-    here, rows = Path(args.config).parent, []
+    here, rows = _checkout(args), []
     corpus, model, name = _corpus(record, here), load_model(folder, name=folder.name), str(record.get("corpus") or "")
     for case in record["recipe"].get("lessons", {}):
         # a twin is asked for the mechanism that it lacks too
@@ -196,14 +206,14 @@ def _train_per_layer(args: Arguments) -> None:
     from biology.layouts import WRITTEN
     from biology.model import encode, load_model
     from biology.organism import dictionary_prompts
-    from biology.transcoders import save_transcoders
+    from biology.transcoder_files import save_transcoders
 
     folder, started = _folder(args), time.monotonic()
     record, out, owned = _record(folder), folder / "transcoders", (*WRITTEN, "record.json")
     claim(out, owned, "train-transcoders")
     model = load_model(folder, name=folder.name)
     seed = int(str(record["seed"]))
-    prompts = dictionary_prompts(_corpus(record, Path(args.config).parent), lambda text: encode(model, text), seed)
+    prompts = dictionary_prompts(_corpus(record, _checkout(args)), lambda text: encode(model, text), seed)
     with replaced(out, owned, "train-transcoders") as new:
         trained = train_set(model, prompts, DictionaryRecipe(), seed)
         save_transcoders(new, trained, layout="saelens", model_name=folder.name, dtype=torch.float16)
@@ -222,11 +232,11 @@ def _train_cross_layer(args: Arguments) -> None:
     from biology.layouts import WRITTEN
     from biology.model import encode, load_model
     from biology.organism import dictionary_prompts
-    from biology.transcoders import load_transcoders, save_transcoders
+    from biology.transcoder_files import load_transcoders, save_transcoders
 
     folder, started, recipe = _folder(args), time.monotonic(), CrossLayerRecipe()
     grown = _record(folder)
-    corpus, seed = _corpus(grown, Path(args.config).parent), int(str(grown["seed"]))
+    corpus, seed = _corpus(grown, _checkout(args)), int(str(grown["seed"]))
     model = load_model(folder, name=folder.name)
     prompts = dictionary_prompts(corpus, lambda text: encode(model, text), seed)
     work, out = WORK / f"{folder.name}-cross_layer", folder / "cross_layer"
@@ -269,7 +279,7 @@ def cards(args: Arguments) -> None:
     from biology.corpus import WORDS
     from biology.model import load_model
     from biology.numbers import parameters
-    from biology.transcoders import load_transcoders
+    from biology.transcoder_files import load_transcoders
     from biology.twins import WILD
 
     folder = _folder(args)
@@ -278,7 +288,7 @@ def cards(args: Arguments) -> None:
     model = load_model(folder, name=folder.name)
     held_out = pd.read_parquet(folder / "heldout.parquet")
     record |= {"vocabulary": model.n_vocab, "parameters": parameters(folder / "model.safetensors")}
-    corpus, transcoders = _corpus(record, Path(args.config).parent), load_transcoders(folder / "transcoders", model)
+    corpus, transcoders = _corpus(record, _checkout(args)), load_transcoders(folder / "transcoders", model)
     measured = fidelity(model, transcoders, held_out)
     states = None
     if "two_hop" in corpus.blocks:
@@ -330,8 +340,8 @@ def _measurements(fidelity: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 def _claim(folder: Path) -> None:
     """Raises `InputError` if a model cannot be grown into `folder`: something else lies there, perhaps another model."""
-    from biology.config import InputError
     from biology.layouts import WRITTEN
+    from biology.records import InputError
 
     claim(folder, [*MODEL, *(f"{name}/" for name in SETS)], "grow")
     for name in SETS:
@@ -349,6 +359,11 @@ def _folder(args: Arguments) -> Path:
     other = args.corpus if args.corpus != EMBEDDED else None
     name = "-".join(filter(None, [args.case or "elegans", other, args.width and f"width{args.width}"]))
     return writable_folder(Path("data/models") / (name if args.seed == 0 else f"{name}-seed{args.seed}"))
+
+
+def _checkout(args: Arguments) -> Path:
+    """The folder that holds config.yaml, and `experiments` beside it. A model can be grown without either."""
+    return Path(args.config).parent
 
 
 def _corpus(record: Mapping[str, object], root: Path) -> Corpus:
@@ -371,7 +386,7 @@ def _lesson(corpus: Corpus, case: str) -> pd.DataFrame:
 
 
 def _record(folder: Path) -> dict[str, object]:
-    from biology.config import InputError
+    from biology.records import InputError
 
     try:
         return json.loads((folder / "record.json").read_text(encoding="utf-8"))

@@ -18,10 +18,10 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology import targets as target_nodes
-from biology.config import InputError
 from biology.direct_effects import Sources, active_features, sources
 from biology.graph import FEATURE, LOGIT, ROW_FLOOR, Graph, influence
 from biology.model import Model, token_batch
+from biology.records import InputError
 from biology.replacement import LocalReplacement, final_transpose, freeze_prompt, read_transpose
 from biology.stream_effects import chosen_features, effects_below, node_columns, past_attention
 from biology.targets import FeatureTarget, Readout, Target, TokenTarget

@@ -14,11 +14,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from biology.activations import FeatureCache, cache_features
-from biology.config import InputError
 from biology.controls import matched_sets
+from biology.edits import Edits, concatenate, edits
 from biology.generation import extended
-from biology.interventions import Edits, concatenate, edits, intervene
+from biology.interventions import intervene
 from biology.model import Model, encode, token_text
+from biology.records import InputError
 from biology.transcoders import TranscoderSet
 
 DRAWS = 10

@@ -148,11 +148,12 @@ def coverage(args: Arguments) -> None:
 
 def calibrate(args: Arguments) -> None:
     """compare verdicts with the truth of planted mechanisms: sensitivity and specificity, as a table and a figure, and graphs with causal models"""
-    from biology.calibration import figure, pairs, rates
-    from biology.config import InputError
+    from biology.calibration import pairs, rates
+    from biology.calibration_figure import figure
     from biology.drawing import png, styled, svg
     from biology.graph_calibration import graph_truth
     from biology.opening import configuration
+    from biology.records import InputError
 
     config, root = configuration(args)
     table = pairs(root, config)

@@ -20,8 +20,9 @@ from typing import Any
 from tqdm import tqdm
 
 from biology import artefacts
-from biology.config import InputError, Repository
 from biology.folders import strangers
+from biology.model_sources import Repository
+from biology.records import InputError
 
 MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json",

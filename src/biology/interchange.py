@@ -18,8 +18,8 @@ LIST = "graph-metadata.json"
 
 def export_graphs(args: Arguments) -> None:
     """write the attribution graphs of a case as files for Neuronpedia or circuit-tracer's viewer"""
-    from biology.config import InputError
     from biology.graph_files import for_circuit_tracer, for_neuronpedia, graph_text, parse_graph
+    from biology.records import InputError
 
     config, root = configuration(args)
     config.model(args.model)
@@ -69,8 +69,8 @@ def export_graphs(args: Arguments) -> None:
 
 def _exported(out: Path) -> dict[str, dict[str, Any]]:
     """The graphs that `biology export` wrote into a folder, by slug. `InputError` if anything else lies there."""
-    from biology.config import InputError
     from biology.folders import claim
+    from biology.records import InputError
 
     claim(out, ("*.json",), "export")
     found = {}
@@ -97,8 +97,8 @@ def _subject(graph: dict[str, Any]) -> tuple[str, str, str]:
 
 def import_graph(args: Arguments) -> None:
     """read a graph file of any dialect and write it as a page to explore (.html) or in the canonical form (.json)"""
-    from biology.config import InputError
     from biology.graph_files import graph_text, read_graph
+    from biology.records import InputError
     from biology.saved_view import with_shared_view
 
     path = Path(args.file)
@@ -124,11 +124,10 @@ def _told(graph: dict[str, Any], root: Path, args: Arguments, item: str) -> dict
     """The graph of a named prompt with what it was made from, and its supernodes' members labelled; a member of several is left
     in the first."""
     from biology import __version__
-    from biology.case import load_case
+    from biology.case import load_case, titles
     from biology.claim_file import load_claims
     from biology.config import load_config
     from biology.pages import manifest_of
-    from biology.viewer import titles
 
     manifest = manifest_of(root / "data/runs" / args.model / "load.json")
     prompts = load_config(args.config).model(args.model).prompts

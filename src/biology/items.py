@@ -12,14 +12,9 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from biology.config import InputError, Strict, validate
+from biology.records import InputError, Strict, validate
 
 ITEM_COLUMNS = ("item", "text", "answer", "cluster", "split", "role")
-
-
-def is_donor(column: str) -> bool:
-    """Whether a column names donor prompts: `donor`, `<what>_donor`; wrong donors stand in `wrong_<column>`."""
-    return (column == "donor" or column.endswith("_donor")) and not column.startswith(("wrong_", "correct_with_"))
 
 
 class Item(Strict):

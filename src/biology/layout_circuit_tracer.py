@@ -18,8 +18,8 @@ import yaml
 from torch import Tensor
 
 from biology.artefacts import write_text
-from biology.config import InputError
 from biology.layout_gemma_scope import plain_names
+from biology.records import InputError
 from biology.stored import (
     Stored,
     by_layer,

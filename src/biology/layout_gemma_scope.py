@@ -15,7 +15,7 @@ from typing import Any
 
 from torch import Tensor
 
-from biology.config import InputError
+from biology.records import InputError
 from biology.stored import Stored, name_unread, read_mapping, read_tensors, turned
 
 READ_2, WRITTEN_2 = "pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"

@@ -14,7 +14,7 @@ from typing import Any
 from torch import Tensor
 
 from biology.artefacts import write_text
-from biology.config import InputError, InputWarning
+from biology.records import InputError, InputWarning
 from biology.stored import Stored, name_unread, read_mapping, read_tensors, turned, write_tensors
 
 FORMAT = "6.54.12"

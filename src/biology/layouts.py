@@ -14,10 +14,10 @@ import re
 import warnings
 from pathlib import Path
 
-from biology.config import InputError, InputWarning
 from biology.layout_circuit_tracer import read_circuit_tracer, write_circuit_tracer
 from biology.layout_gemma_scope import read_gemma_scope, read_gemma_scope_2, read_gemma_scope_2_cross_layer
 from biology.layout_saelens import read_saelens, write_saelens
+from biology.records import InputError, InputWarning
 from biology.stored import Stored, by_layer
 
 _OF_A_LAYOUT = re.compile(

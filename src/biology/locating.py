@@ -24,9 +24,9 @@ from torch import Tensor
 
 from biology.case import Case
 from biology.case_prompts import CasePrompts
-from biology.config import InputWarning
 from biology.model import Model
 from biology.positions import FOUND
+from biology.records import InputWarning
 from biology.rules import SupernodeRule
 from biology.settled import ENOUGH, chosen
 from biology.site_exchange import said_with, seen_at

@@ -25,9 +25,10 @@ import numpy as np
 import pandas as pd
 
 from biology.claim_file import Claim, Part
-from biology.config import InputError, StatisticsConfig
+from biology.config import StatisticsConfig
 from biology.found import Found, Members
 from biology.measures import unchanged
+from biology.records import InputError
 from biology.statistics import bootstrap_interval, generator, resamples, sign_flip_p, signs
 from biology.wording import plain
 
@@ -98,6 +99,13 @@ class Measured:
     """On which share of the prompts that pass the gate all that it rests on was found."""
     scores: pd.DataFrame | None = field(default=None, repr=False, compare=False)
     """Items as `item_scores` gives them."""
+
+
+def worst_residual(graphs: pd.DataFrame, prompts: pd.DataFrame) -> float | None:
+    """The largest `row_residual` of table `graphs` among scored prompts; None if no such prompt has a graph."""
+    scored = prompts.loc[prompts["role"] == "score", "item"]
+    exact = graphs.loc[graphs["item"].isin(scored), "row_residual"]
+    return float(exact.max()) if len(exact) else None
 
 
 def estimate(part: Part, scores: np.ndarray, flips: np.ndarray, counts: np.ndarray) -> tuple[np.ndarray, ...]:

@@ -22,8 +22,8 @@ import pandas as pd
 from pydantic import Field, field_validator, model_validator
 
 from biology.claim_file import Amendment
-from biology.config import InputError, Strict, read_yaml, validate
 from biology.positions import Position
+from biology.records import InputError, Strict, read_yaml, validate
 
 MECHANISM, TWINS = "mechanism.yaml", "twins"
 """In the folder of a case: the file of its mechanism, and the folder of those of its twins, `<name>.yaml`."""

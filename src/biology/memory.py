@@ -20,7 +20,9 @@ from dataclasses import dataclass, replace
 from math import prod
 from pathlib import Path
 
-from biology.config import HubTranscoders, InputError, ModelConfig, Shape
+from biology.config import ModelConfig
+from biology.model_sources import HubTranscoders, Shape
+from biology.records import InputError
 
 BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 WORKING = 4 << 30

@@ -15,7 +15,7 @@ from torch import Tensor
 from biology import checkpoint
 from biology.agreement import Plain, plain_answer, require_agreement
 from biology.bridge import ARCHITECTURES, bridged
-from biology.config import InputError
+from biology.records import InputError
 from biology.text import piece_text, separators
 from biology.tokenizer import open_tokenizer, special_ids, unknown
 from biology.weights import Norm as Norm

@@ -30,8 +30,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.config import InputError, Rule
+from biology.config import Rule
 from biology.model import Model, run, token_batch
+from biology.records import InputError
 from biology.transcoders import Transcoder, TranscoderSet
 
 DEFAULT_K = 32
@@ -151,13 +152,6 @@ def neuron_set(model: Model, *, k: int | None = DEFAULT_K, rule: Rule = "half") 
     found = TranscoderSet("per_layer", "relu" if k is None else "topk", layers, READ_HOOK, WRITE_HOOK, k=k, name=NAME)
     _compare(model, found)
     return found
-
-
-def neuron_of(transcoders: TranscoderSet, layer: int, feature: int) -> tuple[int, int]:
-    """The neuron that a feature is, and its sign."""
-    weights = transcoders.layers[layer]
-    assert isinstance(weights, Neurons)
-    return feature % weights.n_neurons, 1 if feature < weights.n_neurons else -1
 
 
 def _layer(model: Model, layer: int, rule: Rule) -> Neurons:

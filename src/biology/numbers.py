@@ -20,9 +20,10 @@ from scipy import stats
 
 from biology.case import discover_cases, load_case
 from biology.claim_file import load_claims
-from biology.config import Config, InputError
+from biology.config import Config
 from biology.measuring import EXACT
 from biology.procedure import NOISE
+from biology.records import InputError
 from biology.statistics import ALPHA, COVERAGE
 from biology.tables import VERDICTS, read_table
 from biology.wording import number

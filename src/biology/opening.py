@@ -73,8 +73,8 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
     start_torch(threads)
     import torch
 
-    from biology.config import InputError
     from biology.model import load_model
+    from biology.records import InputError
 
     if entry.device == "cuda" and not torch.cuda.is_available():
         raise InputError(f"model '{name}' is to run on cuda, but torch finds none here: set `device: cpu`.")
@@ -85,9 +85,10 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
 
 def open_transcoders(entry: ModelConfig, root: Path, name: str, model: Model) -> TranscoderSet:
     """The transcoders of an entry, or the neurons that stand for them, for a model that is loaded."""
-    from biology.config import InputError
     from biology.neurons import DEFAULT_K, neuron_set
-    from biology.transcoders import load_transcoders, shuffled
+    from biology.records import InputError
+    from biology.transcoder_files import load_transcoders
+    from biology.transcoders import shuffled
 
     if entry.neurons:
         k = DEFAULT_K if entry.k is None else None if entry.k == "all" else entry.k
@@ -110,7 +111,7 @@ def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
     import sys
 
     from biology import memory
-    from biology.config import InputError
+    from biology.records import InputError
 
     path, transcoders = root / entry.path, None if entry.neurons else root / entry.transcoders
     if not path.is_dir() or not (transcoders is None or transcoders.is_dir()):
@@ -131,7 +132,7 @@ def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
 def verified(entry: ModelConfig, root: Path, name: str) -> dict[str, str]:
     """Commits of what was downloaded for a model, after every file was found to be what arrived; {} of directories of one's own."""
     from biology import hub
-    from biology.config import InputError
+    from biology.records import InputError
 
     commits = {}
     for repository in entry.sources.values():
@@ -153,8 +154,8 @@ def verified(entry: ModelConfig, root: Path, name: str) -> dict[str, str]:
 
 def gates_passed(model: Model, entry: ModelConfig) -> dict[str, bool]:
     """Which of an entry's prompts the model answers as a sound copy does. `InputError` if it answers none of several."""
-    from biology.config import InputError
     from biology.model import answer_token, encode, run, token_batch
+    from biology.records import InputError
 
     found = {}
     for prompt, answer in (entry.known_as.gates if entry.known_as else {}).items():

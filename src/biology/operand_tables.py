@@ -41,13 +41,14 @@ from biology.activations import FeatureCache
 from biology.attribution import attribute
 from biology.bench import Bench
 from biology.case import Case
-from biology.config import AttributionConfig, InputError
+from biology.config import AttributionConfig
 from biology.experiments import Classes, Connectivity, Reuse, Wiring
 from biology.global_weights import GlobalWeights, global_weights, virtual_weights
 from biology.graph import ERROR, FEATURE, LOGIT, Graph, influence
 from biology.measures import CLASSED, FAMILIES
 from biology.model import Model
 from biology.operands import FEWEST, SIZE, Grid, example_labels, read_operands
+from biology.records import InputError
 from biology.supernodes import Finder, random_finder
 from biology.tables import table
 from biology.transcoders import TranscoderSet, shuffled

@@ -10,9 +10,7 @@ Batches are a function of (seed, step), so that an interrupted run resumes to th
 
 # pyright: reportArgumentType=false
 
-import hashlib
 import json
-import os
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -21,22 +19,15 @@ import numpy as np
 import pandas as pd
 import torch
 from jaxtyping import Bool, Float, Int
-from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from biology.config import InputError
 from biology.corpus import Corpus, Item
+from biology.lesson import Lesson
 from biology.lessons import COUPLETS
 from biology.mechanism import Mechanism
-from biology.planting import Amounts, Lesson, Planter
+from biology.planting import Amounts, Planter
+from biology.resumable import Settings, restore, save
 from biology.vocabulary import tokenizer
-
-
-class Settings:
-    """What decides a training but its seed and data; a dataclass."""
-
-    def hash(self) -> str:
-        return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]
 
 
 @dataclass(frozen=True)
@@ -321,44 +312,6 @@ def write_model(model, made, out: Path) -> None:
     model.to("cpu").to(torch.float16).save_pretrained(out, safe_serialization=True)
     names = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>", "unk_token": "<unk>"}
     PreTrainedTokenizerFast(tokenizer_object=made, model_max_length=128, **names).save_pretrained(out)
-
-
-def save(path: Path, identity: dict[str, str], model, optimiser, step: int, curve: list[dict]) -> None:
-    tensors = {f"model.{name}": value.detach().cpu().clone() for name, value in model.named_parameters()}
-    # by key: a restored optimiser has them in another order
-    for index, state in optimiser.state_dict()["state"].items():
-        tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value).cpu().clone() for name, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={**identity, "step": str(step), "curve": json.dumps(curve)})
-    os.replace(part, path)
-
-
-def restore(path: Path, identity: dict[str, str], model, optimiser) -> tuple[int, list[dict]]:
-    """The step to continue from and the learning curve so far; (0, []) without a checkpoint."""
-    if not path.exists():
-        return 0, []
-    from safetensors import safe_open
-
-    with safe_open(path, framework="pt") as file:
-        metadata = file.metadata()
-    found = {key: metadata.get(key) for key in identity}
-    if found != identity:
-        raise InputError(
-            f"{path} is a checkpoint of {found}, not of {identity}: remove it or choose another seed's folder"
-        )
-    tensors = load_file(path)
-    with torch.no_grad():
-        for name, value in model.named_parameters():
-            value.copy_(tensors[f"model.{name}"])
-    state = optimiser.state_dict()
-    for key, value in tensors.items():
-        kind, _, place = key.partition(".")
-        if kind == "optimiser":
-            index, _, name = place.partition(".")
-            state["state"].setdefault(int(index), {})[name] = value
-    optimiser.load_state_dict(state)
-    return int(metadata["step"]), json.loads(metadata["curve"])
 
 
 def dictionary_prompts(

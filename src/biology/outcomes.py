@@ -15,12 +15,13 @@ from torch import Tensor
 
 from biology.bench import Bench, Setting
 from biology.cell_outcomes import cell_names, kept_masks, levels, read_cells
-from biology.config import InputError
+from biology.edits import Edits, Injections, Sites
 from biology.experiments import Perturbation
-from biology.interventions import Edits, Injections, Outcome, Sites, intervene
+from biology.interventions import Outcome, intervene
 from biology.measures import Outcome as Asked
 from biology.model import answer_token
 from biology.number_outcomes import OUTCOMES, read_numbers
+from biology.records import InputError
 
 P_ANSWER, P_DONOR, L_ANSWER, L_DONOR, L_WRONG, TOP_ANSWER, TOP_DONOR, P_OTHERS = range(8)
 SIMPLE = {

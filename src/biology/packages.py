@@ -10,7 +10,8 @@ from pathlib import Path
 from typing import Any
 
 from biology import artefacts, gguf_files, hub
-from biology.config import InputError, Package
+from biology.model_sources import Package
+from biology.records import InputError
 
 
 def fetched(package: Package, folder: Path) -> dict[str, Any]:

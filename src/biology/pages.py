@@ -17,7 +17,7 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from biology.config import InputError
+from biology.records import InputError
 from biology.statistics import ALPHA
 from biology.tables import DECIDING, VERDICTS
 from biology.wording import embed, number, percent, prose, visible

@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from biology.bench import BareBench, Bench, Setting
 from biology.controls import directions, matched_sets, moved
+from biology.edits import Edits, Injections
 from biology.experiments import Perturbation
-from biology.interventions import Edits, Injections, intervene
+from biology.interventions import intervene
 from biology.model import token_text
 from biology.outcomes import Reader, evidence_rows, run_rows, watched_sites
 from biology.tables import table

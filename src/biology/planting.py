@@ -16,19 +16,18 @@ Gupta et al., *InterpBench* (2024).
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Literal
+from collections.abc import Mapping
+from dataclasses import dataclass
 
 import numpy as np
-import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 
-from biology.mechanism import CausalModel, Mechanism, Value, Variable, named
-from biology.sites import Encode, Site, sites
+from biology.lesson import Lesson
+from biology.mechanism import Variable, named
+from biology.sites import Site
+from biology.taps import Patch, Seen, Tap
 
 BEYOND = 2.0
 """What is put in the place of an absent variable lies between the mean of all prompts and up to so often beyond it, seen from the
@@ -40,162 +39,6 @@ FROZEN = 0.5
 through what is read, and not by where it is looked."""
 FAR = 2
 """Prompts whose mean is put in the place of one."""
-
-
-@dataclass(frozen=True)
-class Patch:
-    """What stands at a site of some rows in the place of what the MLPs write, or of the stream."""
-
-    site: Site
-    rows: Int[Tensor, " patched"]
-    position: Int[Tensor, " patched"]
-    value: dict[int, Float[Tensor, "patched d_model"]]
-    """By layer."""
-    what: Literal["mlp", "stream"] = "mlp"
-
-    def put(self, tensor: Float[Tensor, "row pos d_model"], layer: int) -> Float[Tensor, "row pos d_model"]:
-        """The tensor with the values of a layer at the site; in the site's subspace alone, where it has one."""
-        index = self.rows, self.position
-        own, new = tensor[index], self.value[layer]
-        if self.site.basis is not None:
-            new = own + (new - own) @ self.site.basis @ self.site.basis.T
-        return tensor.index_put(index, new)
-
-
-Part = tuple[int, str]
-"""A layer, and which of its two projections that make attention patterns."""
-PROJECTIONS = ("q_proj", "k_proj")
-
-
-@dataclass
-class Seen:
-    """What a pass leaves: MLP outputs and streams after each layer, queries and keys, and the last hidden states."""
-
-    outputs: dict[int, Float[Tensor, "rows pos d_model"]]
-    streams: dict[int, Float[Tensor, "rows pos d_model"]]
-    patterns: dict[Part, Float[Tensor, "rows pos heads"]]
-    hidden: Float[Tensor, "rows pos d_model"] = field(default_factory=lambda: torch.zeros(0))
-
-
-class Tap:
-    """Reads and exchanges MLP outputs and streams of a Llama of transformers, with gradients."""
-
-    def __init__(self, model):
-        self.model = model
-        self.layers = model.model.layers
-
-    @contextmanager
-    def _hooked(self, patches: Sequence[Patch], seen: Seen, patterns: Mapping[Part, Tensor] | None) -> Iterator[None]:
-        def patched(what: str, layer: int, tensor: Tensor) -> Tensor:
-            for patch in patches:
-                if patch.what == what and layer in patch.value:
-                    tensor = patch.put(tensor, layer)
-            return tensor
-
-        def at_mlp(layer: int):
-            def hook(module, inputs, output):
-                seen.outputs[layer] = patched("mlp", layer, output)
-                return seen.outputs[layer]
-
-            return hook
-
-        def at_block(layer: int):
-            def hook(module, inputs, output):
-                whole = isinstance(output, tuple)
-                seen.streams[layer] = patched("stream", layer, output[0] if whole else output)
-                return (seen.streams[layer], *output[1:]) if whole else seen.streams[layer]
-
-            return hook
-
-        def at_projection(part: Part):
-            def hook(module, inputs, output):
-                seen.patterns[part] = output if patterns is None else patterns[part]
-                return seen.patterns[part]
-
-            return hook
-
-        handles = []
-        for layer, block in enumerate(self.layers):
-            handles += [block.mlp.register_forward_hook(at_mlp(layer)), block.register_forward_hook(at_block(layer))]
-            for name in PROJECTIONS:
-                handles.append(getattr(block.self_attn, name).register_forward_hook(at_projection((layer, name))))
-        try:
-            yield
-        finally:
-            for handle in handles:
-                handle.remove()
-
-    def run(
-        self, ids: Int[Tensor, "rows pos"], patches: Sequence[Patch] = (), patterns: Mapping[Part, Tensor] | None = None
-    ) -> Seen:
-        """One pass. `patterns` (of another pass, a row for each) freezes the attention patterns."""
-        seen = Seen({}, {}, {})
-        with self._hooked(patches, seen, patterns):
-            seen.hidden = self.model.model(ids, use_cache=False).last_hidden_state
-        return seen
-
-
-class Lesson:
-    """The prompts of a case, encoded, with the sites of its variables: what a mechanism is planted on."""
-
-    def __init__(self, case: str, mechanism: Mechanism, prompts: pd.DataFrame, encode: Encode, width: int):
-        self.case, self.mechanism = case, mechanism
-        self.causal = CausalModel(mechanism, prompts, f"the mechanism of {case}")
-        rows = self.causal.rows
-        encoded = [encode(f"{row['text']} {row['answer']}") for row in rows]
-        self.length = torch.tensor([len(ids) - 1 for ids in encoded])
-        self.ids = torch.zeros(len(rows), int(self.length.max()), dtype=torch.long)
-        for number, ids in enumerate(encoded):
-            self.ids[number, : len(ids) - 1] = torch.tensor(ids[:-1])
-        self.encode = encode
-        self._token: dict[str, int] = {}
-        self.answer = torch.tensor([ids[-1] for ids in encoded])
-        self.taught = np.flatnonzero((prompts["split"] == "train").to_numpy())
-        self.sites = sites(case, self.causal, encode, width)
-        self.levels = {name: self.causal.levels(name) for name in mechanism.variables}
-        self.level = {
-            name: torch.tensor([self.levels[name].index(values[name]) for values in self.causal.values])
-            for name in mechanism.variables
-        }
-        self.words = {
-            name: self._words(name, variable)
-            for name, variable in mechanism.variables.items()
-            if variable.read == "unembedding"
-        }
-        self._members = {
-            name: [
-                self.taught[index]
-                for index in self._by_level(self.level[name][self.taught].numpy(), len(self.levels[name]))
-            ]
-            for name in mechanism.variables
-        }
-
-    @staticmethod
-    def _by_level(level: np.ndarray, n: int) -> list[np.ndarray]:
-        order = np.argsort(level, kind="stable")
-        return np.split(order, np.searchsorted(level[order], np.arange(1, n)))
-
-    def _words(self, name: str, variable: Variable) -> Int[Tensor, " level"]:
-        word: dict[Value, str] = {}
-        for row, values in zip(self.causal.rows, self.causal.values, strict=True):
-            word[values[name]] = str(row[variable.word]) if variable.word else str(values[name])
-        return torch.tensor([self.token(word[level]) for level in self.levels[name]])
-
-    def token(self, word: Value) -> int:
-        """The token of a word that is an answer."""
-        key = str(word)
-        if key not in self._token:
-            self._token[key] = self.encode(key)[-1]
-        return self._token[key]
-
-    def donors(self, rng: np.random.Generator, name: str, level: int, count: int) -> np.ndarray:
-        """Taught prompts at random that have this value."""
-        members = self._members[name][level]
-        return members[rng.integers(0, len(members), count)]
-
-    def taught_by_level(self, name: str) -> dict[int, Int[np.ndarray, " prompt"]]:
-        """The taught prompts of each level that one has."""
-        return {level: members for level, members in enumerate(self._members[name]) if len(members)}
 
 
 @dataclass(frozen=True)

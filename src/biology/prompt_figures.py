@@ -16,11 +16,12 @@ from matplotlib.patches import FancyBboxPatch, PathPatch, Polygon, Rectangle
 from matplotlib.path import Path as Curve
 from matplotlib.patheffects import Normal, Stroke
 
-from biology.case import Case
+from biology.arrows import Arrow, Box, points
+from biology.case import Case, titles
 from biology.drawing import BOLD, NothingToDraw, blank, captioned, colour, label, signed, size, text_width, words
 from biology.experiments import Inhibit, Perturbation
 from biology.tables import Tables
-from biology.viewer import Arrow, Box, Layout, layout, node, points, repeated, titles
+from biology.viewer import Layout, layout, node, repeated
 
 # ------------------------------------------------------------------------------------------------------ supernode graph
 

@@ -25,10 +25,10 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.config import InputError
 from biology.direct_effects import Sources, active_features, sources
 from biology.graph import ROW_FLOOR
 from biology.model import Model, Norm, run, token_batch, token_text
+from biology.records import InputError
 from biology.replacement import LocalReplacement, bias_pass, freeze_prompt
 from biology.stream_effects import SourceNodes, chosen_features, effects_below, source_nodes
 from biology.transcoders import TranscoderSet

@@ -18,9 +18,10 @@ from typing import Literal
 from biology.case import Case, case_folder, discover_cases, load_case
 from biology.claim_basis import FURTHER, digest, prompt_sets, rests_on
 from biology.claim_file import UNREGISTERED, Claim, load_claims
-from biology.config import InputError, Strict, known, known_models, read_yaml, validate
+from biology.config import known_models
 from biology.expectations import expectation_hashes
 from biology.mechanism import Mechanism, load_mechanism, mechanism_path, twins_of
+from biology.records import InputError, Strict, known, read_yaml, validate
 
 VERSION = 2
 """Of what a hash covers. Hashes of another version say nothing of today's files."""

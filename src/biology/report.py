@@ -22,17 +22,19 @@ import pandas as pd
 
 from biology.artefacts import contents_hash
 from biology.calibration import calibrated
-from biology.case import Case
+from biology.case import Case, titles
 from biology.claim_file import Claim, load_claims
-from biology.config import Config, InputError, StatisticsConfig
+from biology.config import Config, StatisticsConfig
 from biology.discrimination import discrimination
 from biology.dossier import Subject, dossier, slider_data
 from biology.explorer import Explorer, Traced, explorer, feature_cards, features_of, node_steering, operand_plots
+from biology.graph_chains import strongest_chains
 from biology.pages import counts, environment, manifest_of, records
+from biology.records import InputError
 from biology.settled import found_sites
 from biology.tables import Tables, read_table, read_tables
 from biology.turning import family
-from biology.viewer import node, repeated, strongest_chains, titles
+from biology.viewer import node, repeated
 
 MEASURES = ("replacement", "completeness", "error_share")
 PLAIN = " !$&'()*+,-./:;=?@[]_~\n"

@@ -10,9 +10,9 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.activations import length_batches, row_batches
-from biology.config import InputError
 from biology.continuation import Prefix, kept
 from biology.model import Edit, Model, run, token_batch
+from biology.records import InputError
 
 
 @dataclass(frozen=True, eq=False)

@@ -17,7 +17,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from biology.config import HELD_ROLES, Config, InputError, ModelConfig
+from biology.config import HELD_ROLES, Config, ModelConfig
+from biology.records import InputError
 from biology.tables import read_table
 
 COLUMNS = [

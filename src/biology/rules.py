@@ -6,8 +6,8 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from biology.config import Strict
 from biology.positions import FOUND, Position, PositionOrFound
+from biology.records import Strict
 
 
 class OperandCondition(Strict):

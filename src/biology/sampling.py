@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from biology import checkpoint
-from biology.config import InputError
+from biology.records import InputError
 from biology.tokenizer import open_tokenizer
 
 BATCH = 256

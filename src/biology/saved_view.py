@@ -12,8 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from biology.config import InputError, InputWarning
 from biology.graph_nodes import Node, id_spaces, kind_of, listed, record, short
+from biology.records import InputError, InputWarning
 
 LINK_TYPES = ("both", "input", "output", "either")
 SHARED = ("pinnedIds", "supernodes", "clerps", "clickedId", "pruningThreshold")

@@ -21,10 +21,11 @@ import pandas as pd
 
 from biology.case import discover_cases, load_case
 from biology.claim_file import Claim, load_claims
-from biology.config import Config, InputError
+from biology.config import Config
 from biology.discrimination import discrimination
 from biology.found import MOST
 from biology.pages import MARKS, SPEAKS, counts, environment, records
+from biology.records import InputError
 from biology.robustness import across_methods, compare
 from biology.statistics import METHOD, METHODS
 from biology.tables import read_table

@@ -10,8 +10,8 @@ from typing import Any
 import pandas as pd
 
 from biology.case import Case
-from biology.config import InputError
 from biology.positions import FOUND, PositionOrFound
+from biology.records import InputError
 from biology.rules import SupernodeRule
 
 ENOUGH = 0.95

@@ -31,9 +31,9 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.bench import Bench, Member
-from biology.config import InputError
 from biology.experiments import Sharing as Asked
 from biology.measures import Outcome
+from biology.records import InputError
 from biology.tables import table
 
 CELL = ("concept", "relation", "language", "scale", "language_fold")

@@ -123,6 +123,15 @@ def holm(p: Mapping[Hashable, float]) -> dict[Hashable, float]:
     return adjusted
 
 
+def wilson(hits: int, n: int) -> tuple[float, float, float]:
+    """The share of hits among `n`, and Wilson's interval of it; without any, no share and all of 0 to 1."""
+    if not n:
+        return float("nan"), 0.0, 1.0
+    found = stats.binomtest(hits, n)
+    low, high = found.proportion_ci(confidence_level=COVERAGE, method="wilson")
+    return found.statistic, low, high
+
+
 def score_noise(scores: pd.DataFrame) -> tuple[float, Float[np.ndarray, " residual"]]:
     """Standard deviation of the true score between clusters, and the items' deviations from their cluster.
 

@@ -10,11 +10,10 @@ from typing import Any
 
 import pandas as pd
 
-from biology.case import Case, discover_cases, load_case
+from biology.case import Case, called, discover_cases, load_case
 from biology.config import Config
 from biology.pages import environment, packed, records
 from biology.tables import read_table
-from biology.viewer import called
 
 
 def steer_page(root: Path, config: Config, model: str) -> str:

@@ -42,7 +42,7 @@ class Grouped:
 
 def steer(args: Arguments) -> None:
     """hold a supernode or single features while the model answers a prompt of your own, before and after side by side"""
-    from biology.config import InputError
+    from biology.records import InputError
 
     if not (args.supernode or args.features):
         raise InputError("say what to hold: --supernode CASE/PROMPT/NAME or --features LAYER/FEATURE,...")
@@ -108,8 +108,8 @@ def _quoted(text: str) -> str:
 
 def _members(args: Arguments, name: str, found: dict[str, Grouped]) -> Held:
     """Members of CASE/PROMPT/NAME with their activations there, and where they are held. `found` keeps cases that were looked up."""
-    from biology.config import InputError
     from biology.holding import Holding
+    from biology.records import InputError
 
     if not re.fullmatch(r"[^/]+/[^/]+/[^/]+", name):
         raise InputError(f"a supernode is named CASE/PROMPT/NAME, such as multi_hop/oakland/bridge, not '{name}'.")
@@ -154,7 +154,7 @@ def _grouped(args: Arguments, case: str) -> Grouped:
 
 def _found_now(config: Config, root: Path, entry: ModelConfig, name: str, case: Case) -> Grouped:
     """What the rules of a case find, without the pipeline."""
-    from biology.fresh_bench import fresh_bench
+    from biology.case_evidence import fresh_bench
 
     why = f"No results of the pipeline for '{case.name}' yet: finding its supernodes first (`make figures` keeps them)."
     print(why, file=sys.stderr)
@@ -166,8 +166,8 @@ def _found_now(config: Config, root: Path, entry: ModelConfig, name: str, case: 
 
 def _features(text: str | None) -> Held:
     """Features from `2/120,3/45=1.5`."""
-    from biology.config import InputError
     from biology.holding import Holding
+    from biology.records import InputError
 
     held: Held = {}
     for piece in filter(None, (text or "").split(",")):

@@ -19,7 +19,7 @@ import yaml
 from torch import Tensor
 
 from biology.artefacts import whole
-from biology.config import InputError, InputWarning
+from biology.records import InputError, InputWarning
 
 COMPUTING = frozenset(
     "activation activation_fn activation_fn_str activation_fn_kwargs activation_function k apply_b_dec_to_input "

@@ -15,9 +15,9 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
-from biology.config import InputError
 from biology.direct_effects import ActiveFeatures, Sources, cell
 from biology.graph import ERROR, FEATURE, TOKEN
+from biology.records import InputError
 from biology.replacement import LocalReplacement, attention_transpose, read_transpose, write_transpose
 
 

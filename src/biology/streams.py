@@ -19,8 +19,8 @@ from tqdm import tqdm
 
 from biology.activations import length_batches
 from biology.case import Case
-from biology.config import InputError
 from biology.model import Model, answer_token, encode, run, token_batch
+from biology.records import InputError
 from biology.residuals import Exchanges, run_with_streams, streams_at
 from biology.rules import Stream
 from biology.tables import table

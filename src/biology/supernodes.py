@@ -25,9 +25,9 @@ from torch import Tensor
 from biology.activations import FeatureCache, cache_features
 from biology.case import Case
 from biology.case_prompts import CasePrompts
-from biology.config import InputError
 from biology.experiments import Perturbation, Sharing
 from biology.model import Model, encode
+from biology.records import InputError
 from biology.rules import SupernodeRule
 from biology.tables import donor_columns, table
 from biology.transcoders import TranscoderSet, shuffled

@@ -17,11 +17,12 @@ from jaxtyping import Int
 from torch import Tensor
 
 from biology.bench import Bench
-from biology.config import InputError
+from biology.edits import Edits, edits
 from biology.experiments import Exchange, Perturbation
 from biology.generation import generate
-from biology.interventions import Edits, edits, intervene
+from biology.interventions import intervene
 from biology.model import token_text
+from biology.records import InputError
 from biology.tables import table
 
 STRENGTHS = (-2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0)

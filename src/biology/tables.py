@@ -25,9 +25,8 @@ import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from biology.arms import CONTROLS
-from biology.config import InputError
-from biology.items import is_donor
+from biology.arms import CONTROLS, is_donor
+from biology.records import InputError
 
 Kind = Literal["str", "int", "float", "bool"]
 Tables = Mapping[str, pd.DataFrame]

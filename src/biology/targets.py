@@ -15,8 +15,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.config import InputError
 from biology.model import Model, token_text
+from biology.records import InputError
 from biology.replacement import LocalReplacement, final
 
 

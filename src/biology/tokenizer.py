@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from biology.checkpoint import quiet
-from biology.config import InputError
+from biology.records import InputError
 
 
 def open_tokenizer(path: Path) -> Any:

@@ -31,7 +31,7 @@ GRAPH, TENSORS, NODES, PAGE = FILES = ("graph.json", "graph.safetensors", "nodes
 
 def trace(args: Arguments) -> None:
     """trace a prompt of your own: its attribution graph as files, its strongest paths in words"""
-    from biology.config import InputError
+    from biology.records import InputError
 
     if (args.text is None) == (args.token_ids is None):
         raise InputError("give either a prompt or --token-ids.")
@@ -103,8 +103,8 @@ def _foresee(sizes: Sizes, foretold: Foretold, model: Model) -> None:
 
 def target_of(model: Model, prompt: str | None, text: str, position: int) -> Target:
     """What is to be explained, in the words of graphs: `Austin`, `Austin - Sacramento`, `feature 3/120@7`, `#17`."""
-    from biology.config import InputError
     from biology.model import answer_token
+    from biology.records import InputError
     from biology.targets import ContrastTarget, FeatureTarget, TokenTarget
 
     feature = re.fullmatch(r"feature (\d+)/(\d+)@(-?\d+)", text)
@@ -125,7 +125,7 @@ def target_of(model: Model, prompt: str | None, text: str, position: int) -> Tar
 
 def _features(path: Path) -> list[tuple[int, int, int]]:
     """Feature nodes from a CSV file or a nodes.parquet: columns layer, pos, feature (other kinds of nodes are left out)."""
-    from biology.config import InputError
+    from biology.records import InputError
 
     columns = ["layer", "pos", "feature"]
     try:
@@ -146,9 +146,9 @@ def _features(path: Path) -> list[tuple[int, int, int]]:
 
 def _describe(graph: Graph, n_paths: int) -> None:
     """Outputs, scores and strongest paths, on the screen."""
-    from biology.config import InputWarning
     from biology.graph import scores
     from biology.graph_paths import describe, strongest_paths
+    from biology.records import InputWarning
 
     for token, probability, value, label in _outputs(graph):
         # what is no token has no probability; a token's id tells it from its like ("Paris", " Paris")
@@ -216,7 +216,8 @@ def _write(out: Path, graph: Graph, masks: Any, scan: str, prompt: str, settings
 
 def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
     """What to trace, a model of the configuration or directories, and the settings that hold for it."""
-    from biology.config import InputError, ModelConfig
+    from biology.config import ModelConfig
+    from biology.records import InputError
 
     config, root = configuration(args, shipped=True)
     if args.model in config.models:
@@ -238,7 +239,8 @@ def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
 
 def _dictionary(args: Arguments, entry: ModelConfig | None) -> dict[str, Any]:
     """What the command line says of features, in the words of an entry."""
-    from biology.config import NEURONS, InputError
+    from biology.config import NEURONS
+    from biology.records import InputError
 
     transcoders = Path(args.transcoders) if args.transcoders else entry.transcoders if entry else None
     given = {key: getattr(args, key) for key in ("k", "rule") if getattr(args, key) is not None}
@@ -248,7 +250,7 @@ def _dictionary(args: Arguments, entry: ModelConfig | None) -> dict[str, Any]:
 
 
 def _token_ids(text: str, model: Model) -> list[int]:
-    from biology.config import InputError
+    from biology.records import InputError
 
     try:
         ids = [int(piece) for piece in text.split(",")]

@@ -50,7 +50,7 @@ def sample(args: Arguments) -> None:
 
 def train_transcoders(args: Arguments) -> None:
     """train transcoders of any model on a text (--model, --text), or those of elegans on its corpus"""
-    from biology.config import InputError
+    from biology.records import InputError
 
     if args.text:
         if not args.model or not args.out:
@@ -82,7 +82,7 @@ def _train_on_text(args: Arguments) -> None:
     from biology.layouts import WRITTEN
     from biology.model import load_model
     from biology.training_memory import plan, require, tokens_that_fit
-    from biology.transcoders import load_transcoders, save_transcoders
+    from biology.transcoder_files import load_transcoders, save_transcoders
 
     started, cpu = time.monotonic(), time.process_time()
     path, dtype, owned = _directory(args), args.dtype or "float32", (*WRITTEN, HELD_OUT, RECORD, CARD, f"{WORK}/")
@@ -157,7 +157,7 @@ def _train_on_text(args: Arguments) -> None:
 
 def _refuse_another(out: Path, planned: Mapping[str, Any]) -> None:
     """Raises `InputError` if `out` holds transcoders, or checkpoints, of a training that is not the planned one."""
-    from biology.config import InputError
+    from biology.records import InputError
 
     advice = "name another --out, or delete this folder"
     entries = {path.name for path in out.iterdir()} - {WORK, STAGED} if out.is_dir() else set()
@@ -181,9 +181,9 @@ def _refuse_another(out: Path, planned: Mapping[str, Any]) -> None:
 
 
 def _recipe(args: Arguments, model: Model) -> DictionaryRecipe | CrossLayerRecipe:
-    from biology.config import InputError
     from biology.cross_layer_training import CrossLayerRecipe
     from biology.dictionary_training import DictionaryRecipe
+    from biology.records import InputError
 
     if args.context is not None and args.context > model.n_context:
         raise InputError(f"--context {args.context}: {model.name} reads 2 to {model.n_context} tokens.")
@@ -206,7 +206,7 @@ def _nested(dictionary: Any) -> dict[str, dict[str, float]]:
 
 
 def _device(args: Arguments) -> str:
-    from biology.config import InputError
+    from biology.records import InputError
 
     if args.device == "cuda":
         import torch

@@ -5,8 +5,8 @@ from dataclasses import dataclass
 import torch
 
 from biology import memory
-from biology.config import InputError
 from biology.model import Model
+from biology.records import InputError
 
 FLOAT = 4
 """Bytes of the numbers in which dictionaries are trained, whatever the model's precision."""

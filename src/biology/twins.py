@@ -21,7 +21,6 @@ from typing import Any, TypeVar
 
 import pandas as pd
 
-from biology.config import InputError
 from biology.corpus import (
     CONCEPT_RELATIONS,
     LANGUAGES,
@@ -35,6 +34,7 @@ from biology.corpus import (
     by_hash,
 )
 from biology.prompts import prompt_set, scored_sums
+from biology.records import InputError
 
 Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")

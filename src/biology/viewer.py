@@ -15,14 +15,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import product
 
-import numpy as np
 import pandas as pd
-from jaxtyping import Float
 
-from biology.case import Case
-from biology.config import InputError
+from biology.arrows import Arrow, Box, routed
 
 ROW = 0.98
 """From the middle of one row of supernodes to the next."""
@@ -30,38 +26,7 @@ BOX_HEIGHT, TOKEN_HEIGHT, PAD, GAP = 0.42, 0.25, 0.11, 0.16
 FIRST_ROW = 0.97
 """Middle of the lowest row of supernodes."""
 MINIMUM_WIDTH = 6.3
-BENDS = (0.0, 0.3, -0.3, 0.6, -0.6, 1.0, -1.0, 1.5, -1.5)
-STRAIGHTEST = sorted(product(BENDS, repeat=2), key=lambda bend: (abs(bend[0]) + abs(bend[1]), -bend[0]))
-"""Sideways pulls at the two ends of an arrow, from the straightest to the most bent."""
 UNDRAWN = ("other", "error", "bias")
-
-
-@dataclass(frozen=True)
-class Box:
-    """A supernode, a token of the prompt or an output; `x`, `y` is its middle."""
-
-    name: str
-    kind: str
-    text: str
-    note: str
-    x: float
-    y: float
-    width: float
-    height: float
-    features: int = 0
-
-
-@dataclass(frozen=True)
-class Arrow:
-    """An edge: its share of all direct effects into its target (with sign), the four points of its cubic curve, and
-    where along it (0 to 1) the share is written.
-    """
-
-    source: str
-    target: str
-    share: float
-    curve: tuple[tuple[float, float], ...]
-    mark: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -82,28 +47,6 @@ def node(name: str) -> tuple[str, str, int]:
     if name.startswith("logit:"):
         return "logit", name.removeprefix("logit:"), -1
     return ("undrawn" if name in UNDRAWN else "supernode"), name, -1
-
-
-def titles(case: Case | None, item: str) -> dict[str, str]:
-    """What the supernodes of a named prompt are called: their `label`, in which factors of the prompt may stand."""
-    if case is None or item not in case.prompts:
-        return {}
-    values = {**case.prompts[item].factors, "answer": case.prompts[item].answer.strip()}
-    try:
-        return {name: rule.label.format_map(values) for name, rule in case.supernodes.items() if rule.label}
-    except (KeyError, ValueError) as error:
-        raise InputError(
-            f"case '{case.name}': a supernode's label asks for {error}, which prompt '{item}' lacks."
-        ) from None
-
-
-def called(case: Case, supernode: str, values: Mapping[str, str]) -> str:
-    """What a supernode is called on a prompt with these factors: its label, or its name where the label does not fit."""
-    label = case.supernodes[supernode].label if supernode in case.supernodes else ""
-    try:
-        return label.format_map(values) or supernode.replace("_", " ")
-    except (KeyError, ValueError):
-        return supernode.replace("_", " ")
 
 
 def with_share(edges: pd.DataFrame) -> pd.DataFrame:
@@ -219,7 +162,7 @@ def layout(
     inner = _supernodes(edges, members, middle, right, measure, titles or {})
     top = max((box.y for box in inner), default=FIRST_ROW - ROW) + ROW
     boxes = {box.name: box for box in (*row, *inner, *_outputs(outputs, probability, middle, right, top, measure))}
-    arrows = _arrows(edges[edges["source"].isin(boxes) & edges["target"].isin(boxes)], boxes)
+    arrows = routed(edges[edges["source"].isin(boxes) & edges["target"].isin(boxes)], boxes)
 
     reach = [(box.x - box.width / 2, box.x + box.width / 2) for box in boxes.values()]
     reach += [(x, x) for arrow in arrows for x, _ in arrow.curve]
@@ -300,136 +243,3 @@ def _note(members: pd.DataFrame) -> str:
     low, high = int(members["layer"].min()), int(members["layer"].max())
     layers = f"layer {low}" if low == high else f"layers {low}–{high}"
     return f"{layers} · {count} feature{'s' if count > 1 else ''}"
-
-
-def _arrows(edges: pd.DataFrame, boxes: Mapping[str, Box]) -> list[Arrow]:
-    """Curves from the source to the target that go round the boxes in between.
-
-    Ends on the same side of a box are ordered first by where the edges come from, then again by which way they bend.
-    """
-    pairs = list(zip(edges["source"].astype(str), edges["target"].astype(str), strict=True))
-    bends: dict[tuple[str, str], tuple[float, float]] = {}
-    ports = _ports(pairs, boxes, {(s, t): (boxes[t].x, boxes[s].x) for s, t in pairs})
-    for source, target in pairs:
-        obstacles = [box for box in boxes.values() if box.name not in (source, target)]
-        least = None
-        for bend in STRAIGHTEST:
-            hidden = _overlap(_curve(boxes[source], boxes[target], ports[source, target], bend), obstacles)
-            if least is None or hidden < least:
-                least, bends[source, target] = hidden, bend
-            if not hidden:
-                break
-    leaning = {pair: (boxes[pair[1]].x + 4 * bend[0], boxes[pair[0]].x + 4 * bend[1]) for pair, bend in bends.items()}
-    ports = _ports(pairs, boxes, leaning)
-    curves = [_curve(boxes[s], boxes[t], ports[s, t], bends[s, t]) for s, t in pairs]
-    arrows = [
-        Arrow(*pair, float(share), curve) for pair, share, curve in zip(pairs, edges["share"], curves, strict=True)
-    ]
-    return _marked(arrows, list(boxes.values()))
-
-
-def _ports(
-    pairs: Sequence[tuple[str, str]], boxes: Mapping[str, Box], keys: Mapping[tuple[str, str], tuple[float, float]]
-) -> dict[tuple[str, str], tuple[float, float]]:
-    """Where each edge leaves its source and enters its target: on each side of a box side by side, in the order of its two keys."""
-    places: dict[tuple[str, str], list[float]] = {pair: [0.0, 0.0] for pair in pairs}
-    sides: dict[tuple[str, bool], list[tuple[tuple[str, str], int]]] = {}
-    for pair in pairs:
-        up = _goes_up(boxes[pair[0]], boxes[pair[1]])
-        for end in (0, 1):
-            sides.setdefault((pair[end], up == (end == 0)), []).append((pair, end))
-    for (name, _), ends in sides.items():
-        here = sorted(ends, key=lambda one: keys[one[0]][one[1]])
-        room = min(0.62 * boxes[name].width, 0.17 * (len(here) - 1))
-        for rank, (pair, end) in enumerate(here):
-            shift = room * (rank / (len(here) - 1) - 0.5) if len(here) > 1 else 0.0
-            places[pair][end] = boxes[name].x + shift
-    return {pair: (start, end) for pair, (start, end) in places.items()}
-
-
-def _goes_up(source: Box, target: Box) -> bool:
-    """Whether an edge follows the order of rows: it leaves above and enters below; one against it, the other way round."""
-    return target.y > source.y
-
-
-def _curve(
-    source: Box, target: Box, port: tuple[float, float], bend: tuple[float, float]
-) -> tuple[tuple[float, float], ...]:
-    up = 1 if _goes_up(source, target) else -1
-    y0, y1 = source.y + up * source.height / 2, target.y - up * (target.height / 2 + 0.02)
-    pull = up * 0.55 * abs(y1 - y0)
-    return (port[0], y0), (port[0] + bend[0], y0 + pull), (port[1] + bend[1], y1 - pull), (port[1], y1)
-
-
-def _marked(arrows: Sequence[Arrow], boxes: Sequence[Box]) -> list[Arrow]:
-    """The same arrows, their shares written where they hide neither a box nor each other; strong ones choose first."""
-    places: dict[int, float] = {}
-    taken: list[tuple[float, float]] = []
-    for index in sorted(range(len(arrows)), key=lambda i: -abs(arrows[i].share)):
-
-        def crowding(t: float, curve: tuple[tuple[float, float], ...] = arrows[index].curve) -> float:
-            x, y = points(curve, [t])[0]
-            near = sum(max(0.0, 1 - abs(x - a) / 0.34) * max(0.0, 1 - abs(y - b) / 0.14) for a, b in taken)
-            inside = sum(abs(x - b.x) < b.width / 2 + 0.12 and abs(y - b.y) < b.height / 2 + 0.06 for b in boxes)
-            return 4 * near + 4 * inside + abs(t - 0.5)
-
-        places[index] = min((0.5, 0.42, 0.58, 0.34, 0.66, 0.26, 0.74, 0.18, 0.82), key=crowding)
-        taken.append(tuple(points(arrows[index].curve, [places[index]])[0]))
-    return [replace(arrow, mark=places[index]) for index, arrow in enumerate(arrows)]
-
-
-def points(curve: Sequence[tuple[float, float]], t: Sequence[float] | np.ndarray) -> Float[np.ndarray, "t 2"]:
-    """The points of a cubic Bezier curve at 0 <= t <= 1."""
-    t = np.asarray(t, dtype=float)[:, None]
-    weights = np.hstack([(1 - t) ** 3, 3 * t * (1 - t) ** 2, 3 * t**2 * (1 - t), t**3])
-    return (weights[:, :, None] * np.array(curve)).sum(1)
-
-
-def _overlap(curve: Sequence[tuple[float, float]], obstacles: Sequence[Box], margin: float = 0.05) -> int:
-    """At how many of 39 points a curve runs behind a box, or too close to it."""
-    places = points(curve, np.linspace(0, 1, 41)[1:-1])[:, None]
-    middle = np.array([(box.x, box.y) for box in obstacles]).reshape(-1, 2)
-    reach = np.array([(box.width, box.height) for box in obstacles]).reshape(-1, 2) / 2 + margin
-    return int((np.abs(places - middle) < reach).all(-1).sum())
-
-
-@dataclass(frozen=True)
-class Chain:
-    """A path through supernodes: its nodes in order, the product of its edges' |shares|, and that of their signs."""
-
-    nodes: tuple[str, ...]
-    strength: float
-    sign: int
-
-
-def strongest_chains(
-    edges: pd.DataFrame, members: pd.DataFrame, item: str, output: str, count: int, least: float = 0.002
-) -> list[Chain]:
-    """The strongest paths from a token to the output token `output` of one item's graph, the strongest first.
-
-    All outputs are taken if none of them is `output`. A path's strength is the product, over its edges, of the edge's
-    share of its target's input; paths weaker than `least` are not followed.
-    """
-    edges = edges[edges["item"] == item]
-    if edges["target"].str.startswith("logit:").any():
-        edges = edges[(edges["target"] != "answer") & (edges["source"] != "answer")]
-    again = repeated(members[members["item"] == item])
-    edges = with_share(edges[~edges["source"].isin(again) & ~edges["target"].isin(again)])
-    into: dict[str, list[tuple[str, float]]] = {}
-    for source, target, share in zip(edges["source"], edges["target"], edges["share"], strict=True):
-        if source not in UNDRAWN and share:
-            into.setdefault(target, []).append((source, float(share)))
-    found: list[Chain] = []
-    outputs = [name for name in into if node(name)[0] == "logit"]
-    wanted = [name for name in outputs if node(name)[1].strip() == output.strip()]
-    open_chains = [Chain((name,), 1.0, 1) for name in wanted or outputs]
-    while open_chains:
-        chain = open_chains.pop()
-        if node(chain.nodes[0])[0] == "token":
-            found.append(chain)
-        for source, share in into.get(chain.nodes[0], ()):
-            strength = chain.strength * abs(share)
-            if strength >= least and source not in chain.nodes:
-                sign = chain.sign if share > 0 else -chain.sign
-                open_chains.append(Chain((source, *chain.nodes), strength, sign))
-    return sorted(found, key=lambda chain: (-chain.strength, chain.nodes))[:count]

@@ -12,7 +12,7 @@ from biology.graph_files import parse_graph
 from biology.pages import environment
 from browser.conftest import sideways, violations
 
-pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::biology.config.InputWarning")]
+pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::biology.records.InputWarning")]
 
 FEATURES = ("lorsa", "cross layer transcoder")
 EVIL = '</script><script>window.pwned=true</script><img src=x onerror="window.pwned=true">\'"]]>&lt;\u2028'
