@@ -26,8 +26,8 @@ from snakemake.cli import get_argument_parser
 from snakemake.utils import min_version
 
 from biology.artefacts import contents_hash, sources
-from biology.case import discover_cases, fingerprint, load_case
-from biology.claim_file import load_claims
+from biology.cases.case import discover_cases, fingerprint, load_case
+from biology.cases.claim_file import load_claims
 from biology.config import GROWN_ROLES, HELD_ROLES, METHOD, load_config
 from biology.records import InputError
 from biology.folders import hold
@@ -551,7 +551,7 @@ rule tabulate:
         rules.intervene.output,
         other_size,
         fidelity="data/runs/{model}/fidelity.parquet",
-        code=code("contrasts", "tables"),
+        code=code("evidence.contrasts", "tables"),
     output:
         expand(f"{RUN}/{{table}}.parquet", table=TABLES, allow_missing=True),
     log:
@@ -573,7 +573,7 @@ rule judge:
         manifest="data/runs/{model}/load.json",
         claims=lambda w: expand("experiments/{case}/claims.yaml", case=MODELS[w.model]),
         lock="experiments/claims.lock",
-        code=code("claims", "registration"),
+        code=code("verdicts.claims", "verdicts.registration"),
     output:
         verdicts=report(
             "reports/{model}/verdicts.csv",
@@ -602,7 +602,7 @@ rule compare:
         [f"reports/{model}/verdicts.csv" for model in CONTROLS],
         [f"reports/{CONFIG.models[model].of}/verdicts.csv" for model in CONTROLS],
         expected="experiments/twins.csv",
-        code=code("robustness", "discrimination"),
+        code=code("verdicts.robustness", "verdicts.discrimination"),
     output:
         "reports/robustness.csv",
         "reports/discrimination.csv",
@@ -622,7 +622,7 @@ rule calibrate:
             "experiments/{case}/mechanism.yaml", case=sorted({case for model in CALIBRATED for case in MODELS[model]})
         ),
         expected="experiments/twins.csv",
-        code=[*code("calibration_figure", "graph_calibration"), STYLE],
+        code=[*code("figures.calibration_figure", "verdicts.graph_calibration"), STYLE],
     output:
         "reports/calibration.csv",
         "reports/calibration_graphs.csv",
@@ -642,7 +642,7 @@ rule draw:
     input:
         rules.tabulate.output,
         parts=rules.judge.output.parts,
-        code=[*code("figures"), STYLE],
+        code=[*code("figures.case_figures"), STYLE],
         case=case_code,
     output:
         report(
@@ -667,7 +667,7 @@ rule draw_dictionary:
     """One figure of a model's transcoders as dictionaries."""
     input:
         lambda w: f"data/runs/{w.model}/{DICTIONARY_TABLES[w.figure]}.parquet",
-        code=[*code("dictionary_figures"), STYLE],
+        code=[*code("figures.dictionary_figures"), STYLE],
     output:
         "figures/{model}/{figure}.svg",
         "figures/{model}/{figure}.png",
@@ -700,7 +700,7 @@ rule write:
         claims="experiments/{case}/claims.yaml",
         manifest="data/runs/{model}/load.json",
         text="experiments/{case}/README.md",
-        code=[*code("report"), *TEMPLATES],
+        code=[*code("report.case_report"), *TEMPLATES],
     output:
         report(
             "reports/{model}/{case}.html",
@@ -736,7 +736,7 @@ rule write_page:
     input:
         of_page,
         manifest="data/runs/{model}/load.json",
-        code=[*code("atlas_page", "steer_page"), *TEMPLATES],
+        code=[*code("report.atlas_page", "report.steer_page"), *TEMPLATES],
     output:
         report(
             "reports/{model}/{page}.html",
@@ -758,7 +758,7 @@ rule name_members:
     """The supernodes of the named prompts, for whoever steers without the pipeline."""
     input:
         lambda w: expand("data/runs/{model}/{case}/supernodes.parquet", model=w.model, case=MODELS[w.model]),
-        code=code("named_members"),
+        code=code("supernodes.named_members"),
     output:
         "reports/{model}/supernodes.csv",
     log:
@@ -775,7 +775,7 @@ rule write_index:
         VERDICTS,
         CASE_PAGES,
         MODEL_PAGES,
-        code=[*code("scoreboard"), *TEMPLATES],
+        code=[*code("report.scoreboard"), *TEMPLATES],
     output:
         report(
             "reports/index.html",

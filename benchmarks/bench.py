@@ -66,7 +66,7 @@ def prepare() -> None:
         print("Drawing the model and the transcoders (once)", flush=True)
         from shapes import ACTIVE, ACTIVE_CROSS_LAYER, TOKENS, write_model, write_transcoders
 
-        from biology.model import capture, load_model
+        from biology.models.model import capture, load_model
 
         write_model(BUILD / "model")
         frozen = capture(load_model(BUILD / "model"), list(TOKENS), positions=-1)

@@ -35,8 +35,8 @@ def record(root: Path, model: str = "elegans") -> dict:
     """Seconds by case and stage, prompts, tokens and graphs of the finished run below `root`, and the rate of its model."""
     import pandas as pd
 
+    from biology.cli.opening import open_model
     from biology.config import load_config
-    from biology.opening import open_model
 
     config = load_config(root / "config.yaml")
     loaded, transcoders = open_model(config.model(model), root, model, config.threads)
@@ -80,7 +80,7 @@ def _seconds(root: Path, model: str) -> dict[tuple[str, str], float]:
 
 
 def _tokens(model, texts: list[str]) -> int:
-    from biology.model import encode
+    from biology.models.model import encode
 
     return sum(len(encode(model, text)) for text in texts)
 
@@ -89,8 +89,8 @@ def _rate(model, transcoders, rows: int = 256, tokens: int = 14, passes: int = 2
     """Tokens in a second of one core: forward passes with every feature encoded."""
     import torch
 
-    from biology.model import capture
-    from biology.transcoders import encode
+    from biology.models.model import capture
+    from biology.transcoders.transcoder_set import encode
 
     ids = torch.randint(4, model.n_vocab, (rows, tokens), generator=torch.Generator().manual_seed(0))
     spent = []
@@ -116,7 +116,7 @@ def row_operations(layers: int, tokens: float, d_model: int, heads: int, active:
 def hours(entry, case: dict, tokens_per_second: float) -> float:
     """GPU-hours of one case on a known model, from above: every second of elegans before its tables counts as forward passes,
     in each of which every encoder and decoder is multiplied whole, and the graphs are counted on top."""
-    from biology.memory import parameters, transcoder_parameters
+    from biology.models.memory import parameters, transcoder_parameters
 
     shape, hub = entry.hub.shape, entry.hub.transcoders
     passed = sum(case["seconds"][stage] for stage in STAGES[1:]) * tokens_per_second
@@ -171,7 +171,7 @@ def page(measured: dict, engine: dict, known: dict) -> str:
         f"| model | {' | '.join(cases)} | GPU-hours | download | memory |",
         f"|---|{'---|' * len(cases)}---|---|---|",
     ]
-    from biology.memory import disk_of_known, of_known
+    from biology.models.memory import disk_of_known, of_known
 
     all_hours = all_bytes = 0.0
     for name, entry in known.items():
@@ -190,7 +190,7 @@ def page(measured: dict, engine: dict, known: dict) -> str:
         "",
         f"All of those with a number: {all_hours:,.0f} GPU-hours at most, and {all_bytes / 1e12:.2f} TB to download, files that two"
         " of them share counted twice.",
-        "Memory is weights, transcoders and the working arrays of the engine (`biology.memory`); where a model shows more than a GPU",
+        "Memory is weights, transcoders and the working arrays of the engine (`biology.models.memory`); where a model shows more than a GPU",
         "has, it runs on a CPU with that much memory, or with smaller transcoders.",
         "",
     ]

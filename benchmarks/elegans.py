@@ -13,14 +13,14 @@ from pathlib import Path
 import numpy
 import torch
 
-from biology.activations import cache_features
-from biology.attribution import attribute, attribute_batch
-from biology.controls import matched_sets
-from biology.edits import edits
-from biology.interventions import intervene
-from biology.model import Model, encode, load_model
-from biology.transcoder_files import load_transcoders
-from biology.transcoders import TranscoderSet
+from biology.attribution.assembly import attribute, attribute_batch
+from biology.interventions.controls import matched_sets
+from biology.interventions.feature_edits import edits
+from biology.interventions.protocols import intervene
+from biology.models.model import Model, encode, load_model
+from biology.transcoders.activations import cache_features
+from biology.transcoders.transcoder_files import load_transcoders
+from biology.transcoders.transcoder_set import TranscoderSet
 
 ROOT = Path(__file__).parents[1]
 GRAPHS, CONTROLLED, DRAWS, EDITED = 64, 256, 10, 5

@@ -16,10 +16,10 @@ import torch
 from measure import Memory, touch
 from shapes import BOS, N_LAYERS, N_VOCAB, PER_LAYER_FEATURES
 
-from biology.attribution import attribute
-from biology.model import capture, load_model
-from biology.transcoder_files import load_transcoders
-from biology.transcoders import pre_activations
+from biology.attribution.assembly import attribute
+from biology.models.model import capture, load_model
+from biology.transcoders.transcoder_files import load_transcoders
+from biology.transcoders.transcoder_set import pre_activations
 
 N_TOKENS, ACTIVE, BUDGET = 512, 65_000, 7_500
 

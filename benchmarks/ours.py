@@ -17,10 +17,11 @@ import torch
 from measure import Memory, gemm_rate, touch
 from shapes import TOKENS
 
-from biology import attribution, selection, whole_graph
-from biology.graph import influence, prune, scores
-from biology.model import load_model
-from biology.transcoder_files import load_transcoders
+from biology.attribution import assembly as attribution
+from biology.attribution import selection, whole_graph
+from biology.attribution.graph import influence, prune, scores
+from biology.models.model import load_model
+from biology.transcoders.transcoder_files import load_transcoders
 
 SETUP = ("freeze_prompt", "batch_active_features", "bias_pass")
 

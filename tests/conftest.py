@@ -94,7 +94,7 @@ def unchecked():
 @pytest.fixture(scope="session")
 def corpus():
     """The corpus of elegans (made once per session; leave it as you found it)."""
-    from biology.corpus import Corpus
+    from biology.corpora.corpus import Corpus
 
     return Corpus()
 
@@ -102,7 +102,7 @@ def corpus():
 @pytest.fixture(scope="session")
 def words(corpus):
     """The tokenizer of elegans (made once per session)."""
-    from biology.vocabulary import tokenizer
+    from biology.organisms.vocabulary import tokenizer
 
     return tokenizer(corpus)
 
@@ -123,7 +123,7 @@ def tiny_model(tiny):
     """Factory: `tiny_model(kind, dtype)` is the loaded model (made once per session; leave it as you found it)."""
     import torch
 
-    from biology.model import load_model
+    from biology.models.model import load_model
 
     @functools.cache
     def load(kind: str, dtype: torch.dtype = torch.float32, n_layers: int = 3, seed: int = 0):
@@ -139,7 +139,7 @@ def random_transcoders(
     """Random transcoders of the right shapes for a loaded model; about a third of the ReLU features are active."""
     import torch
 
-    from biology.transcoders import Transcoder, TranscoderSet
+    from biology.transcoders.transcoder_set import Transcoder, TranscoderSet
 
     generator = torch.Generator().manual_seed(seed)
 
@@ -167,7 +167,7 @@ def random_transcoders(
 @pytest.fixture
 def restyled(monkeypatch, tmp_path):
     """With another ink and other first colours in the style file; the check that a drawn figure has those only."""
-    from biology.drawing import STYLE
+    from biology.figures.drawing import STYLE
 
     text = STYLE.read_text(encoding="utf-8")
     changed = {"222222": "101010", "0072B2": "117733", "D55E00": "882255"}
@@ -175,7 +175,7 @@ def restyled(monkeypatch, tmp_path):
         assert old in text
         text = text.replace(old, new)
     (tmp_path / "paper.mplstyle").write_text(text, encoding="utf-8")
-    monkeypatch.setattr("biology.drawing.STYLE", tmp_path / "paper.mplstyle")
+    monkeypatch.setattr("biology.figures.drawing.STYLE", tmp_path / "paper.mplstyle")
 
     def check(drawn: dict[str, bytes]) -> bytes:
         svg = drawn["svg"]

@@ -8,13 +8,13 @@ import numpy as np
 import pandas as pd
 
 from biology.artefacts import write_bytes, write_json
-from biology.case import load_case
-from biology.claim_file import Claim, Part, Source, load_claims
-from biology.claims import judge_all
-from biology.figures import draw
-from biology.found import Members
-from biology.measuring import Meta, measure
+from biology.cases.case import load_case
+from biology.cases.claim_file import Claim, Part, Source, load_claims
+from biology.figures.case_figures import draw
 from biology.tables import read_tables, table, write_table
+from biology.verdicts.claims import judge_all
+from biology.verdicts.found_members import Members
+from biology.verdicts.measuring import Meta, measure
 
 RELATIONS = ("capital", "abbreviation", "flower", "region", "bird", "nickname")
 TOKENS = ["<bos>", "Fact", ":", "the", "capital", "of", "the", "state", "containing", "Dal", "##las", "is"]

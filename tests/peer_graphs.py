@@ -12,7 +12,7 @@ import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
 
-from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph
+from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph
 
 FIXTURES = Path(__file__).parent / "fixtures"
 NAMES = ("gpt2_relu", "gemma2_jumprelu", "gpt2_cross_layer")
@@ -79,7 +79,7 @@ def write_peer_model(run: dict[str, torch.Tensor], metadata: dict[str, str], fol
 
 def peer_transcoders(run: dict[str, torch.Tensor], metadata: dict[str, str]):
     """The peer's transcoders as our set."""
-    from biology.transcoders import Transcoder, TranscoderSet
+    from biology.transcoders.transcoder_set import Transcoder, TranscoderSet
 
     weights = {key.removeprefix("transcoders."): value for key, value in run.items() if key.startswith("transcoders.")}
     hooks = (metadata["read_hook"], metadata["write_hook"])

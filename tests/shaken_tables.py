@@ -17,7 +17,7 @@ import test_multilingual
 import test_rhyme_planning
 from multi_hop_tables import CASE, evidence_tables, fidelity_table, graph_tables, panel_tables
 
-from biology.case import Case, load_case
+from biology.cases.case import Case, load_case
 from biology.tables import Tables, table
 
 

@@ -2,7 +2,7 @@
 
 from tqdm import tqdm
 
-from biology.dictionary_training import LayerTraining
+from biology.dictionaries.dictionary_training import LayerTraining
 
 
 def trained_layer(inputs, outputs, recipe, seed, *, answers=None):

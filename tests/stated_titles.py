@@ -13,9 +13,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats import spearmanr
 
-from biology import dictionary_figures, figures
-from biology.case import discover_cases, load_case
-from biology.drawing import caption, styled
+from biology.cases.case import discover_cases, load_case
+from biology.figures import case_figures as figures
+from biology.figures import dictionary_figures
+from biology.figures.drawing import caption, styled
 from biology.tables import Tables
 
 ROOT = Path(__file__).parents[1]

@@ -6,11 +6,11 @@ import pytest
 import torch
 from conftest import random_transcoders
 
-from biology.ablation import GUESSES, ablation_effects, foretold, guesses, reaching
-from biology.attribution import attribute
-from biology.edits import edits
-from biology.graph import influence
-from biology.interventions import intervene
+from biology.attribution.assembly import attribute
+from biology.attribution.graph import influence
+from biology.dictionaries.ablation import GUESSES, ablation_effects, foretold, guesses, reaching
+from biology.interventions.feature_edits import edits
+from biology.interventions.protocols import intervene
 
 IDS = [2, 5, 9, 40, 17, 33]
 

@@ -5,10 +5,10 @@ import torch
 from conftest import random_transcoders
 from safetensors.torch import load_file, save_file
 
-from biology.activations import cache_dense, cache_features, length_batches, pack, unpack
-from biology.model import capture
+from biology.models.model import capture
 from biology.records import InputError
-from biology.transcoders import encode
+from biology.transcoders.activations import cache_dense, cache_features, length_batches, pack, unpack
+from biology.transcoders.transcoder_set import encode
 
 PROMPTS = [[2, 5, 9, 40], [2, 7], [2, 11, 13, 4, 50], [2, 90], [2, 6, 9, 41], [2, 8, 9, 42]]
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from biology.case import load_case
-from biology.figures import draw, own_figures
+from biology.cases.case import load_case
+from biology.figures.case_figures import draw, own_figures
 from biology.records import InputError
 from biology.tables import table
 

@@ -9,9 +9,9 @@ import torch
 from conftest import KINDS
 from transformers import AutoModelForCausalLM
 
-from biology import agreement
-from biology.checkpoint import network
-from biology.model import load_model, run
+from biology.models import agreement
+from biology.models.checkpoint import network
+from biology.models.model import load_model, run
 from biology.records import InputError, InputWarning
 
 

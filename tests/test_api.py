@@ -40,10 +40,10 @@ def test_a_held_feature_is_what_an_intervention_says(tiny_model):
     import torch
     from conftest import random_transcoders
 
-    from biology.activations import cache_features
-    from biology.edits import edits
-    from biology.interventions import intervene
-    from biology.model import encode, run
+    from biology.interventions.feature_edits import edits
+    from biology.interventions.protocols import intervene
+    from biology.models.model import encode, run
+    from biology.transcoders.activations import cache_features
 
     model = tiny_model("llama")
     transcoders = random_transcoders(model)

@@ -9,11 +9,11 @@ import pandas as pd
 import pytest
 from toy_case import prompts_frame, transcoders_of
 
-from biology.activations import cache_features
-from biology.atlas import EXAMPLES, SHADES, sample, survey
-from biology.atlas_page import atlas_data
-from biology.model import encode
-from biology.pages import environment, packed
+from biology.models.model import encode
+from biology.report.atlas_page import atlas_data
+from biology.report.pages import environment, packed
+from biology.supernodes.atlas import EXAMPLES, SHADES, sample, survey
+from biology.transcoders.activations import cache_features
 
 
 @pytest.fixture(scope="module")

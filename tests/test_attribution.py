@@ -8,9 +8,9 @@ import torch
 from conftest import random_transcoders
 from peer_graphs import NAMES, peer_columns, peer_graph, peer_transcoders, write_peer_model
 
-from biology.attribution import attribute, attribute_batch
-from biology.graph import influence, prune, scores
-from biology.model import load_model
+from biology.attribution.assembly import attribute, attribute_batch
+from biology.attribution.graph import influence, prune, scores
+from biology.models.model import load_model
 from biology.records import InputError, InputWarning
 
 IDS = [2, 5, 17, 33, 8, 61, 40, 9]
@@ -63,7 +63,9 @@ def kept_influence(whole, graph):
 
 
 def test_selection_keeps_more_influence_than_direct_effects_alone(model, whole, transcoders, monkeypatch):
-    monkeypatch.setattr("biology.selection.ALL_ROWS_FACTOR", 0)  # choose step by step, however few features there are
+    monkeypatch.setattr(
+        "biology.attribution.selection.ALL_ROWS_FACTOR", 0
+    )  # choose step by step, however few features there are
     n_features = whole.features.stop
     direct = (whole.weights[whole.logits] @ whole.adjacency[whole.logits, :n_features].abs().double()).argsort(
         descending=True
@@ -175,7 +177,7 @@ def test_progress_reaches_its_end(model, transcoders):
 
 
 def test_a_graph_made_from_both_sides_shows_progress(model, transcoders, monkeypatch):
-    monkeypatch.setattr("biology.attribution.SMALL", 0)
+    monkeypatch.setattr("biology.attribution.assembly.SMALL", 0)
     seen = []
     graph = attribute(model, transcoders, IDS, progress=lambda *counts: seen.append(counts))
     n_rows = graph.features.stop + len(range(graph.n_nodes)[graph.logits])

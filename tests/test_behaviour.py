@@ -11,16 +11,16 @@ import torch
 from conftest import random_transcoders
 from safetensors.torch import load_file
 
-from biology import behaviour
-from biology.activations import FeatureCache
-from biology.behaviour import evaluate, fidelity, prompts_table, selective_features
-from biology.case import Case
-from biology.case_file import Paper, Prompt
-from biology.items import Item
-from biology.model import answer_token, capture, encode, load_model, run
+from biology.cases.case import Case
+from biology.cases.case_file import Paper, Prompt
+from biology.cases.items import Item
+from biology.models.model import answer_token, capture, encode, load_model, run
 from biology.records import InputError
-from biology.transcoders import Transcoder, TranscoderSet, reconstruct
-from biology.transcoders import encode as activations_of
+from biology.supernodes import behaviour
+from biology.supernodes.behaviour import evaluate, fidelity, prompts_table, selective_features
+from biology.transcoders.activations import FeatureCache
+from biology.transcoders.transcoder_set import Transcoder, TranscoderSet, reconstruct
+from biology.transcoders.transcoder_set import encode as activations_of
 
 PROMPTS = ["w1 w2 w3", "w4 w5 w6", "w7 w8", "w9 w10 w11 w12", "w13 w14 w15", "w16 w17"]
 FRAME = pd.DataFrame(

@@ -5,14 +5,14 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from biology.calibration import KINDS, calibrated, kind_of, pairs, pooled, rates, truths_of
-from biology.calibration_figure import figure
-from biology.case import discover_cases, load_case
-from biology.claim_file import load_claims
+from biology.cases.case import discover_cases, load_case
+from biology.cases.claim_file import load_claims
+from biology.cases.mechanism import load_mechanism
 from biology.config import Config
-from biology.drawing import caption, styled
-from biology.mechanism import load_mechanism
+from biology.figures.calibration_figure import figure
+from biology.figures.drawing import caption, styled
 from biology.records import validate
+from biology.verdicts.calibration import KINDS, calibrated, kind_of, pairs, pooled, rates, truths_of
 
 ROOT = Path(__file__).parents[1]
 CLAIMS = (("multihop-7", "multi_hop"), ("poem-2", "rhyme_planning"))

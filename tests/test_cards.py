@@ -4,8 +4,8 @@ import re
 
 import pandas as pd
 
-from biology.cards import BARS, cross_layer_section, data_card, markdown, model_card, with_trial
-from biology.corpus import WORDS
+from biology.corpora.corpus import WORDS
+from biology.organisms.cards import BARS, cross_layer_section, data_card, markdown, model_card, with_trial
 
 RECORD = {
     "recipe": {"d_model": 123, "betas": [0.91, 0.987], "batch": {"addition": 357}, "steps": 2601}, "recipe_hash": "012345678901",

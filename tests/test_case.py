@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from biology.case import discover_cases, fingerprint, load_case, titles
-from biology.claim_file import load_claims
+from biology.cases.case import discover_cases, fingerprint, load_case, titles
+from biology.cases.claim_file import load_claims
 from biology.records import InputError
 
 ROOT = Path(__file__).parents[1]

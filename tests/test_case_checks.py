@@ -2,8 +2,8 @@
 
 import pytest
 
-from biology.case import load_case
-from biology.claim_file import load_claims
+from biology.cases.case import load_case
+from biology.cases.claim_file import load_claims
 from biology.records import InputError
 
 CASE = """

@@ -6,12 +6,12 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from biology import growth
 from biology.__main__ import main
-from biology.case import load_case
-from biology.case_corpus import CaseCorpus
+from biology.cases.case import load_case
+from biology.cli import growth
+from biology.corpora.case_corpus import CaseCorpus
+from biology.organisms.vocabulary import tokenizer
 from biology.records import InputError
-from biology.vocabulary import tokenizer
 
 CASE = """
 paper: {section: Toy, url: "https://example.org"}

@@ -7,16 +7,16 @@ import numpy as np
 import pandas as pd
 from toy_case import experiment_of, toy_bench, transcoders_of
 
-from biology.activations import cache_features
-from biology.bench import Bench
-from biology.case import Case
-from biology.case_file import Paper
-from biology.census import linear_probe, run_census
+from biology.cases.case import Case
+from biology.cases.case_file import Paper
+from biology.cases.rules import SupernodeRule
 from biology.config import StatisticsConfig
-from biology.model import encode
-from biology.rules import SupernodeRule
+from biology.evidence.bench import Bench
+from biology.evidence.census import linear_probe, run_census
+from biology.models.model import encode
 from biology.tables import table
-from biology.transcoders import shuffled
+from biology.transcoders.activations import cache_features
+from biology.transcoders.transcoder_set import shuffled
 
 LEVELS = 6
 CENSUS = experiment_of(

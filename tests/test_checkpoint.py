@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from biology.model import load_model
+from biology.models.model import load_model
 from biology.records import InputError, InputWarning
 
 

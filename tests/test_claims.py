@@ -9,18 +9,18 @@ import pandas as pd
 import pytest
 from multi_hop_tables import claim, evidence_rows, prompt_rows, swap
 
-from biology.case import Case, discover_cases, load_case
-from biology.claim_file import UNREGISTERED, load_claims
-from biology.claims import judge, judge_all, with_thresholds
+from biology.cases.case import Case, discover_cases, load_case
+from biology.cases.claim_file import UNREGISTERED, load_claims
+from biology.cli.opening import of_corpus
 from biology.config import StatisticsConfig, load_config
-from biology.measuring import Meta, measure
-from biology.opening import of_corpus
-from biology.procedure import Simulation, noise, procedure_table, registered_table, scored_clusters
 from biology.records import InputError
-from biology.registration import read_lock
 from biology.statistics import ALPHA, bootstrap_interval, generator, holm, resamples, score_noise, sign_flip_p, signs
 from biology.tables import table
-from biology.turning import family
+from biology.verdicts.claims import judge, judge_all, with_thresholds
+from biology.verdicts.measuring import Meta, measure
+from biology.verdicts.procedure import Simulation, noise, procedure_table, registered_table, scored_clusters
+from biology.verdicts.registration import read_lock
+from biology.verdicts.thresholds import family
 
 ROOT = Path(__file__).parents[1]
 META = Meta(case="multi_hop", model="elegans", transcoders="plt", seed=3)

@@ -7,7 +7,7 @@ import subprocess
 import pytest
 
 from biology.__main__ import CONTENTS, main
-from biology.completion import SHELLS
+from biology.cli.completion import SHELLS
 
 COMMANDS = {name for section in CONTENTS.values() for name in section}
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from biology.case import discover_cases
+from biology.cases.case import discover_cases
 from biology.config import METHOD, load_config
 from biology.grammar import refused_name
 from biology.records import InputError, read_yaml

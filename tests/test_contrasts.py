@@ -11,15 +11,23 @@ import torch
 from multi_hop_tables import claim
 from safetensors.torch import save_file
 
-from biology.case import load_case
-from biology.claims import judge
+from biology.cases.case import load_case
+from biology.cli.table_stages import beside_another_size
 from biology.config import Config, StatisticsConfig
-from biology.contrasts import contrasts, crossing, crossovers, gate_of, scaled, sign_agreement, squared_variation
-from biology.measuring import Meta, estimate
+from biology.evidence.contrasts import (
+    contrasts,
+    crossing,
+    crossovers,
+    gate_of,
+    scaled,
+    sign_agreement,
+    squared_variation,
+)
 from biology.records import InputError
 from biology.statistics import generator, resamples, signs
-from biology.table_stages import beside_another_size
 from biology.tables import table, validate_table, write_table
+from biology.verdicts.claims import judge
+from biology.verdicts.measuring import Meta, estimate
 
 ROOT = Path(__file__).parents[1]
 STRENGTHS = (1.0, 2.0, 3.0, 4.0)

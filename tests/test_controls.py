@@ -5,11 +5,11 @@ import pytest
 import torch
 from conftest import random_transcoders
 
-from biology.activations import cache_features
-from biology.controls import directions, matched_sets, moved
-from biology.edits import Edits, edits
-from biology.interventions import intervene
+from biology.interventions.controls import directions, matched_sets, moved
+from biology.interventions.feature_edits import Edits, edits
+from biology.interventions.protocols import intervene
 from biology.records import InputError
+from biology.transcoders.activations import cache_features
 
 PROMPTS = [[2, 5, 9, 40, 17], [2, 7, 33, 12, 8], [2, 11, 13, 4, 50]]
 

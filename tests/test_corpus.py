@@ -5,8 +5,8 @@ import re
 import numpy as np
 import pytest
 
-from biology.corpus import LANGUAGES, RELATION_FOLDS, place_split
-from biology.vocabulary import SPECIAL, split_names
+from biology.corpora.corpus import LANGUAGES, RELATION_FOLDS, place_split
+from biology.organisms.vocabulary import SPECIAL, split_names
 
 
 def test_every_state_has_its_facts_and_cities(corpus):

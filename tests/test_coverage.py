@@ -8,8 +8,8 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from biology.coverage import INTERVALS, POPULATIONS, case_clusters, missed, with_table
 from biology.statistics import bootstrap_interval, generator, resamples
+from biology.verdicts.coverage import INTERVALS, POPULATIONS, case_clusters, missed, with_table
 
 ROOT = Path(__file__).parents[1]
 KEPT = list(POPULATIONS)[:-1]

@@ -6,19 +6,19 @@ import pytest
 import torch
 from single_layer import trained_layer
 
-from biology import cross_layer_training
-from biology.cross_layer_training import (
+from biology.dictionaries import cross_layer_training
+from biology.dictionaries.cross_layer_training import (
     CrossLayer,
     CrossLayerRecipe,
     backward,
     train_cross_layer,
     train_cross_layer_set,
 )
-from biology.dictionary_training import DictionaryRecipe, Pool
-from biology.model import capture, encode
+from biology.dictionaries.dictionary_training import DictionaryRecipe, Pool
+from biology.models.model import capture, encode
 from biology.records import InputError
-from biology.transcoder_files import load_transcoders, save_transcoders
-from biology.transcoders import Transcoder, TranscoderSet, reconstruct_all
+from biology.transcoders.transcoder_files import load_transcoders, save_transcoders
+from biology.transcoders.transcoder_set import Transcoder, TranscoderSet, reconstruct_all
 
 WIDTH, SHARED, OWN, ACTIVE = 24, 32, 12, 2
 RECIPE = CrossLayerRecipe(

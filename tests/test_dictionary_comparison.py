@@ -5,9 +5,9 @@ import pytest
 import torch
 from conftest import random_transcoders
 
-from biology.dictionary_comparison import census, compare, cut_for, dictionary, n_parameters, pruned
-from biology.dictionary_metrics import Passages, measure
-from biology.model import run
+from biology.dictionaries.dictionary_comparison import census, compare, cut_for, dictionary, n_parameters, pruned
+from biology.dictionaries.dictionary_metrics import Passages, measure
+from biology.models.model import run
 
 SEQUENCES = np.random.default_rng(1).integers(4, 100, (8, 16))
 PASSAGES = Passages.of_text(SEQUENCES)

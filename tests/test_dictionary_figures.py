@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from biology.dictionary_figures import FIGURES, draw
+from biology.figures.dictionary_figures import FIGURES, draw
 from biology.records import InputError
 from biology.tables import read_table, table, write_table
 

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import random_transcoders
 
-from biology.dictionary_metrics import NOT_SCORED, Passages, measure
-from biology.model import capture, run
-from biology.transcoders import TranscoderSet, reconstruct_all
+from biology.dictionaries.dictionary_metrics import NOT_SCORED, Passages, measure
+from biology.models.model import capture, run
+from biology.transcoders.transcoder_set import TranscoderSet, reconstruct_all
 
 SEQUENCES = np.random.default_rng(0).integers(4, 100, (6, 12))
 SEQUENCES[:, 0] = 2

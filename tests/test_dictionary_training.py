@@ -6,16 +6,10 @@ import pytest
 import torch
 from single_layer import trained_layer
 
-from biology.dictionary_training import (
-    DictionaryRecipe,
-    batch_top_k,
-    calibrated,
-    living,
-    train_set,
-)
-from biology.model import capture, encode
-from biology.transcoders import Transcoder, TranscoderSet, reconstruct
-from biology.transcoders import encode as activations_of
+from biology.dictionaries.dictionary_training import DictionaryRecipe, batch_top_k, calibrated, living, train_set
+from biology.models.model import capture, encode
+from biology.transcoders.transcoder_set import Transcoder, TranscoderSet, reconstruct
+from biology.transcoders.transcoder_set import encode as activations_of
 
 PLANTED, WIDTH, ACTIVE = 32, 16, 2
 RECIPE = DictionaryRecipe(n_features=64, k=3, steps=500, batch=512, learning_rate=1e-2, dead_after=30, auxiliary_k=8)

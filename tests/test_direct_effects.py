@@ -5,10 +5,10 @@ import pytest
 import torch
 from conftest import KINDS, random_transcoders
 
-from biology.attribution import attribute
-from biology.graph import ERROR, FEATURE, LOGIT, TOKEN
-from biology.model import capture, freeze, run
-from biology.transcoders import decoder, reconstruct_all
+from biology.attribution.assembly import attribute
+from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN
+from biology.models.model import capture, freeze, run
+from biology.transcoders.transcoder_set import decoder, reconstruct_all
 
 IDS = [2, 5, 17, 33, 8, 61, 40, 9]
 CASES = {
@@ -40,7 +40,7 @@ def source_vectors(model, transcoders, graph):
                 out[i, target, pos] = activations[layer][pos, feature] * row[0]
     # what the nodes do not reconstruct is error: features left out by a budget included
     kept = [values * mask for values, mask in zip(activations, is_node, strict=True)]
-    from biology.transcoders import reconstruct
+    from biology.transcoders.transcoder_set import reconstruct
 
     for i in range(graph.errors.start, graph.errors.stop):
         layer, pos = int(graph.layer[i]), int(graph.pos[i])

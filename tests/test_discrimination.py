@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from biology.config import Config
-from biology.discrimination import discrimination
 from biology.tables import read_table, write_table
+from biology.verdicts.discrimination import discrimination
 
 ROOT = Path(__file__).parents[1]
 PATHS = {"path": "data/models/elegans", "transcoders": "data/models/elegans/transcoders"}

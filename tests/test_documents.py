@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from biology.documents import END, PIECE, is_held_out, pieces, read, read_held_out
+from biology.dictionaries.documents import END, PIECE, is_held_out, pieces, read, read_held_out
 from biology.records import InputError
 
 

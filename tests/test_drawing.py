@@ -5,7 +5,7 @@ import pytest
 from matplotlib.font_manager import FontProperties
 from matplotlib.textpath import TextPath
 
-from biology.drawing import BOLD, styled, text_width
+from biology.figures.drawing import BOLD, styled, text_width
 
 
 @pytest.mark.parametrize("weight", [400, BOLD])

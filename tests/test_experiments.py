@@ -4,11 +4,11 @@ import pytest
 from pydantic import ValidationError
 from toy_case import experiment_of
 
-from biology import cell_outcomes, number_outcomes, outcomes
 from biology.arms import CONTROLS, Control, controls_of
-from biology.experiments import KINDS
-from biology.measures import FORMS, Outcome, forms_of, unchanged
-from biology.positions import Position
+from biology.cases.experiments import KINDS
+from biology.cases.measures import FORMS, Outcome, forms_of, unchanged
+from biology.cases.positions import Position
+from biology.evidence import cell_outcomes, number_outcomes, outcomes
 from biology.tables import ARMS
 
 LINE = {"ends": "word", "family": "family"}

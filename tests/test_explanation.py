@@ -6,12 +6,12 @@ from pathlib import Path
 
 import pytest
 
-from biology.case import discover_cases, load_case
-from biology.claim_file import load_claims
-from biology.explanation import PAGE, case_told, mechanism_told, part_told, rule_told, words_page
-from biology.measures import FORMS
-from biology.mechanism import load_mechanism
-from biology.rules import SupernodeRule
+from biology.cases.case import discover_cases, load_case
+from biology.cases.claim_file import load_claims
+from biology.cases.measures import FORMS
+from biology.cases.mechanism import load_mechanism
+from biology.cases.rules import SupernodeRule
+from biology.report.explanation import PAGE, case_told, mechanism_told, part_told, rule_told, words_page
 
 ROOT = Path(__file__).parents[1]
 

@@ -11,7 +11,9 @@ import pytest
 from test_graph_files import hosted, modern
 from test_report import Reader
 
-from biology.explorer import (
+from biology.graph_files.dialects import parse_graph
+from biology.graph_files.nodes import KINDS
+from biology.report.explorer import (
     SCRIPTS,
     VENDOR,
     Traced,
@@ -22,9 +24,7 @@ from biology.explorer import (
     operand_plots,
     still,
 )
-from biology.graph_files import parse_graph
-from biology.graph_nodes import KINDS
-from biology.pages import TEMPLATES
+from biology.report.pages import TEMPLATES
 from biology.tables import table
 
 pytestmark = pytest.mark.filterwarnings("ignore::biology.records.InputWarning")  # graphs that hold something unknown

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 import torch
 
-from biology.model import Model, answer_token, encode, load_model
-from biology.residuals import Exchanges, exchange_residuals
-from biology.twins import prompts_of
+from biology.corpora.twins import prompts_of
+from biology.interventions.residual_exchange import Exchanges, exchange_residuals
+from biology.models.model import Model, answer_token, encode, load_model
 
 ROOT = Path(__file__).parents[1]
 CLOSING, EQUALS = -4, -1  # calc: ( 4 + 5 ) * 3 =

@@ -4,9 +4,9 @@ from pathlib import Path
 
 import pytest
 
-from biology import figures
-from biology.case import discover_cases, load_case
-from biology.figure_names import FIGURES, own_figures, problem
+from biology.cases.case import discover_cases, load_case
+from biology.cases.figure_names import FIGURES, own_figures, problem
+from biology.figures import case_figures as figures
 from biology.records import InputError
 
 ROOT = Path(__file__).parents[1]

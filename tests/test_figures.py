@@ -15,15 +15,15 @@ import pandas as pd
 import pytest
 from multi_hop_tables import CASE, TOKENS, evidence_tables, fidelity_table, graph_tables, panel_tables
 
-from biology.arrows import points
-from biology.case import load_case, titles
-from biology.drawing import STYLE, caption, label, printable, register_fonts, styled, text_width
-from biology.figure_data import ARM
-from biology.figures import FIGURES, draw
-from biology.graph_chains import strongest_chains
+from biology.cases.case import load_case, titles
+from biology.figures.case_figures import FIGURES, draw
+from biology.figures.drawing import STYLE, caption, label, printable, register_fonts, styled, text_width
+from biology.figures.figure_data import ARM
+from biology.figures.graph_arrows import points
+from biology.figures.graph_chains import strongest_chains
+from biology.figures.graph_layout import layout, node, repeated, rows, spread, strongest_edges, with_share
 from biology.records import InputError
 from biology.tables import ARMS
-from biology.viewer import layout, node, repeated, rows, spread, strongest_edges, with_share
 
 DATA = Path(__file__).parents[1] / "data"
 ODD = [

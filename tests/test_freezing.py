@@ -6,7 +6,7 @@ import pytest
 import torch
 from conftest import KINDS
 
-from biology.freezing import self_test
+from biology.models.freezing import self_test
 from biology.records import InputError
 
 

@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 import torch
 
-from biology import packages
 from biology.__main__ import main
 from biology.config import known_models
-from biology.gguf_files import convert, source, told
-from biology.model import load_model, run
 from biology.model_sources import Package
+from biology.models import packages
+from biology.models.gguf_files import convert, source, told
+from biology.models.model import load_model, run
 from biology.records import InputError
 
 WIDTH, HIDDEN, LAYERS, WORDS = 64, 96, 2, 40

@@ -7,9 +7,9 @@ import pytest
 import torch
 from conftest import KINDS, random_transcoders
 
-from biology.activations import FeatureCache, cache_features
-from biology.attribution import attribute
-from biology.global_weights import (
+from biology.attention.head_loadings import head_loadings
+from biology.attribution.assembly import attribute
+from biology.attribution.global_weights import (
     coactivity,
     expected_weights,
     global_weights,
@@ -19,10 +19,10 @@ from biology.global_weights import (
     strongest,
     virtual_weights,
 )
-from biology.head_loadings import head_loadings
-from biology.model import capture, freeze, run
+from biology.models.model import capture, freeze, run
 from biology.records import InputError
-from biology.transcoders import decoder
+from biology.transcoders.activations import FeatureCache, cache_features
+from biology.transcoders.transcoder_set import decoder
 
 PROMPTS = [[2, 5, 9, 40], [2, 7], [2, 11, 13, 4, 50], [2, 90, 3], [2, 6, 9, 41], [2, 8, 9, 42, 5, 9]]
 CASES = {

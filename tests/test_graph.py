@@ -8,9 +8,9 @@ import pytest
 import torch
 from peer_graphs import NAMES, peer_graph
 
-from biology import graph as g
-from biology.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph
-from biology.graph_paths import describe, strongest_paths
+from biology.attribution import graph as g
+from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph
+from biology.attribution.graph_paths import describe, strongest_paths
 
 
 def make_graph(kinds, layers, edges, *, probability=None, positions=None, bias=None, pre=None) -> Graph:

@@ -4,9 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from biology.graph_calibration import area, causal_edges, measured, parents_first, scored_pairs
-from biology.mechanism import Mechanism, load_mechanism
+from biology.cases.mechanism import Mechanism, load_mechanism
 from biology.records import validate
+from biology.verdicts.graph_calibration import area, causal_edges, measured, parents_first, scored_pairs
 
 MECHANISM = validate(
     Mechanism,

@@ -8,10 +8,10 @@ from pathlib import Path
 import jsonschema
 import pytest
 
-from biology.graph_files import for_circuit_tracer, for_neuronpedia, graph_text, parse_graph, read_graph
-from biology.graph_flow import computed_influence, graph_scores
+from biology.graph_files.dialects import for_circuit_tracer, for_neuronpedia, graph_text, parse_graph, read_graph
+from biology.graph_files.flow import computed_influence, graph_scores
+from biology.graph_files.saved_view import with_shared_view
 from biology.records import InputError, InputWarning
-from biology.saved_view import with_shared_view
 
 FIXTURES = Path(__file__).parent / "fixtures"
 pytestmark = pytest.mark.filterwarnings(

@@ -7,9 +7,9 @@ import torch
 from peer_graphs import NAMES, peer_graph
 from test_graph import EDGES, KINDS, LAYERS, make_graph
 
-from biology.graph import FEATURE, LOGIT, TOKEN, cumulative_scores, influence, prune
-from biology.graph_files import parse_graph
-from biology.graph_json import arrays, cantor, export_json, nodes_table
+from biology.attribution.graph import FEATURE, LOGIT, TOKEN, cumulative_scores, influence, prune
+from biology.attribution.graph_json import arrays, cantor, export_json, nodes_table
+from biology.graph_files.dialects import parse_graph
 
 NODE_FIELDS = {
     "node_id": str,

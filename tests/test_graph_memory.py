@@ -14,12 +14,12 @@ import pytest
 import torch
 from conftest import random_transcoders, write_tokenizer
 
-from biology import memory
 from biology.__main__ import main
-from biology.attribution import attribute
-from biology.graph import empty_edges
-from biology.model import load_model
-from biology.transcoder_files import save_transcoders
+from biology.attribution.assembly import attribute
+from biology.attribution.graph import empty_edges
+from biology.models import memory
+from biology.models.model import load_model
+from biology.transcoders.transcoder_files import save_transcoders
 
 MIB = 1 << 20
 EXHAUSTIVE = pytest.mark.exhaustive

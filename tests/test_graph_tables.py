@@ -8,10 +8,10 @@ import pytest
 import torch
 from toy_case import ITEMS, experiment_of, prompts_frame, toy_bench, transcoders_of
 
-from biology.attribution import attribute
+from biology.attribution.assembly import attribute
+from biology.attribution.graph import ERROR, FEATURE, TOKEN
 from biology.config import AttributionConfig
-from biology.graph import ERROR, FEATURE, TOKEN
-from biology.graph_tables import (
+from biology.evidence.graph_tables import (
     ANSWER,
     graph_evidence,
     matched_nodes,

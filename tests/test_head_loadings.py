@@ -5,12 +5,12 @@ import torch
 from conftest import KINDS, random_transcoders
 from test_direct_effects import IDS, source_vectors
 
-from biology.attribution import attribute
-from biology.graph import FEATURE, LOGIT, influence
-from biology.head_loadings import head_loadings, head_shares
-from biology.model import capture, freeze, run
+from biology.attention.head_loadings import head_loadings, head_shares
+from biology.attribution.assembly import attribute
+from biology.attribution.graph import FEATURE, LOGIT, influence
+from biology.attribution.targets import ContrastTarget, FeatureTarget
+from biology.models.model import capture, freeze, run
 from biology.records import InputError
-from biology.targets import ContrastTarget, FeatureTarget
 
 CASES = {
     "per layer, skip": ("per_layer", "jumprelu", True, "mlp.hook_in", "mlp.hook_out"),

@@ -15,9 +15,9 @@ import pytest
 from hub_server import HubServer, commit_of, sha256
 from miniatures import write_model, write_transcoders
 
+from biology.cli.fetching import BEGIN, rows, with_table
 from biology.config import known_models
-from biology.fetching import BEGIN, rows, with_table
-from biology.hub import MODEL_FILES, _matches, patterns
+from biology.models.hub import MODEL_FILES, _matches, patterns
 
 ROOT = Path(__file__).parents[1]
 SHAPE = (

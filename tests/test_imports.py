@@ -286,8 +286,8 @@ def test_experiments_see_tables_and_figures_only():
     allowed = {
         "biology.tables",
         "biology.figures",
-        "biology.figure_data",
-        "biology.drawing",
+        "biology.figures.figure_data",
+        "biology.figures.drawing",
         "numpy",
         "pandas",
         "matplotlib",

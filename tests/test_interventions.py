@@ -4,12 +4,12 @@ import pytest
 import torch
 from conftest import KINDS, random_transcoders
 
-from biology.edits import Injections, Sites, concatenate, edits, steered
-from biology.generation import generate
-from biology.interventions import PROTOCOLS, CleanPasses, intervene
-from biology.model import capture, freeze, run
+from biology.interventions.feature_edits import Injections, Sites, concatenate, edits, steered
+from biology.interventions.generation import generate
+from biology.interventions.protocols import PROTOCOLS, CleanPasses, intervene
+from biology.models.model import capture, freeze, run
 from biology.records import InputError
-from biology.transcoders import encode, reconstruct_all, skip
+from biology.transcoders.transcoder_set import encode, reconstruct_all, skip
 
 PROMPTS = [[2, 5, 9, 40, 17], [2, 7, 33], [2, 11, 13, 4, 50], [2, 90, 8]]
 SETS = [("per_layer", "relu", False), ("per_layer", "jumprelu", True), ("cross_layer", "relu", True),

@@ -17,8 +17,8 @@ from safetensors.torch import load_file, save_file
 
 from biology.artefacts import FULL
 from biology.records import InputError, InputWarning
-from biology.transcoder_files import load_transcoders, save_transcoders
-from biology.transcoders import Transcoder, encode
+from biology.transcoders.transcoder_files import load_transcoders, save_transcoders
+from biology.transcoders.transcoder_set import Transcoder, encode
 
 
 def same(one, other):

@@ -7,11 +7,11 @@ import pytest
 from edits import IDENTITY, IDLE, MOVING, Edit
 from toy_repository import CASES, alone, answered, evidence_of, judged, opened, write
 
-from biology import case_file, claim_file, rules
-from biology.experiments import KINDS
-from biology.items import Item
-from biology.measurement import Line
-from biology.registration import registration_of
+from biology.cases import case_file, claim_file, rules
+from biology.cases.experiments import KINDS
+from biology.cases.items import Item
+from biology.cases.measurement import Line
+from biology.verdicts.registration import registration_of
 
 RECORDS = [
     case_file.Paper, case_file.Prompt, case_file.CaseFile, rules.SupernodeRule, rules.OperandCondition, rules.Operands, rules.Stream, Line, *KINDS,

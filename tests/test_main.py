@@ -19,7 +19,7 @@ from peer_graphs import NAMES, peer_columns, peer_graph, peer_transcoders, write
 from safetensors.torch import load_file
 
 from biology.__main__ import CONTENTS, main
-from biology.transcoder_files import save_transcoders
+from biology.transcoders.transcoder_files import save_transcoders
 
 ROOT = Path(__file__).parents[1]
 
@@ -246,7 +246,7 @@ def test_a_lack_of_memory_that_nobody_foretold_is_one_line(capsys, monkeypatch, 
     def too_large(*_, **__):
         raise lack
 
-    monkeypatch.setattr("biology.model.load_model", too_large)
+    monkeypatch.setattr("biology.models.model.load_model", too_large)
     assert "more memory than there is" in complaint(capsys, "trace", "w1", *directories)
 
 
@@ -254,7 +254,7 @@ def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch, directories):
     def broken(*_, **__):
         raise RuntimeError("a shape that does not fit")
 
-    monkeypatch.setattr("biology.model.load_model", broken)
+    monkeypatch.setattr("biology.models.model.load_model", broken)
     with pytest.raises(RuntimeError, match="does not fit"):
         main(["trace", "w1", *directories])
 

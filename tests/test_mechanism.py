@@ -3,11 +3,11 @@
 import pandas as pd
 import pytest
 
-from biology.corpus import Corpus
-from biology.lessons import LESSONS
-from biology.mechanism import CausalModel, Mechanism, evaluate, load_mechanism, nearest, twins_of
+from biology.cases.mechanism import CausalModel, Mechanism, evaluate, load_mechanism, nearest, twins_of
+from biology.corpora.corpus import Corpus
+from biology.corpora.mechanism_prompts import LESSONS
+from biology.corpora.twins import twin
 from biology.records import InputError
-from biology.twins import twin
 
 PLACES = """
 says: A city becomes its place, and the answer is looked up by place and relation.
@@ -150,7 +150,7 @@ def lessons(corpus: Corpus):
 
 @pytest.mark.parametrize(("case", "twin"), STATED)
 def test_every_claim_of_a_shipped_case_has_a_truth_with_its_reason(case, twin):
-    from biology.claim_file import load_claims
+    from biology.cases.claim_file import load_claims
 
     mechanism = load_mechanism(".", case, twin)
     assert mechanism is not None and isinstance(mechanism, Mechanism)

@@ -6,11 +6,11 @@ import pytest
 import torch
 from miniatures import ARCHITECTURES, LAYOUTS, write_model, write_transcoders
 
-from biology import checkpoint, memory
+from biology.cli.fetching import _check_machine, fitting
 from biology.config import known_models
-from biology.fetching import _check_machine, fitting
+from biology.models import checkpoint, memory
 from biology.records import InputError
-from biology.transcoder_files import load_transcoders
+from biology.transcoders.transcoder_files import load_transcoders
 
 SHAPES = {entry.sources["model"].repo: entry.known_as.shape for entry in known_models().values()}
 

@@ -7,13 +7,13 @@ import pytest
 import torch
 from miniatures import ARCHITECTURES, LAYOUTS, N_LAYERS, by_hand, write_model, write_transcoders
 
-from biology import replacement
-from biology.attribution import attribute
-from biology.freezing import self_test
-from biology.model import load_model, run
-from biology.splicing import spliced
-from biology.transcoder_files import load_transcoders
-from biology.transcoders import reconstruct_all
+from biology.attribution import replacement
+from biology.attribution.assembly import attribute
+from biology.models.freezing import self_test
+from biology.models.model import load_model, run
+from biology.transcoders.splicing import spliced
+from biology.transcoders.transcoder_files import load_transcoders
+from biology.transcoders.transcoder_set import reconstruct_all
 
 IDS = [2, 5, 17, 33, 8, 61, 40]
 
@@ -117,7 +117,7 @@ def test_replacing_all_mlps_equals_doing_it_by_hand(network, model, sets, layout
 
 def test_half_precision_is_not_exact_enough_for_claims(folder, sets):
     """Why all known models are entered with float32."""
-    from biology.measuring import EXACT
+    from biology.verdicts.measuring import EXACT
 
     model = load_model(folder, dtype=torch.bfloat16)
     graph = attribute(model, load_transcoders(sets["gemma scope 2"][0], model), IDS)

@@ -4,17 +4,7 @@ import pytest
 import torch
 from conftest import KINDS, write_tiny_model
 
-from biology.model import (
-    answer_token,
-    capture,
-    encode,
-    freeze,
-    hooked,
-    load_model,
-    run,
-    token_batch,
-    token_text,
-)
+from biology.models.model import answer_token, capture, encode, freeze, hooked, load_model, run, token_batch, token_text
 from biology.records import InputError
 
 IDS = torch.tensor([[2, 17, 40, 5, 93, 8, 61], [2, 9, 9, 30, 77, 12, 4]])

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from multi_hop_tables import evidence_rows, prompt_rows
 
-from biology.case import load_case
-from biology.figures import draw, own_figures
+from biology.cases.case import load_case
+from biology.figures.case_figures import draw, own_figures
 from biology.records import InputError
 from biology.tables import table
 

@@ -11,10 +11,10 @@ import pandas as pd
 import pytest
 import torch
 
-from biology.case import load_case
-from biology.figures import draw, own_figures
-from biology.model import Model, answer_token, encode, load_model
-from biology.residuals import Exchanges, exchange_residuals
+from biology.cases.case import load_case
+from biology.figures.case_figures import draw, own_figures
+from biology.interventions.residual_exchange import Exchanges, exchange_residuals
+from biology.models.model import Model, answer_token, encode, load_model
 from biology.tables import Tables, table
 
 ROOT = Path(__file__).parents[1]

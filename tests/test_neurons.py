@@ -5,16 +5,16 @@ import torch
 from conftest import KINDS
 from test_direct_effects import check
 
-from biology.attribution import attribute
+from biology.attribution.assembly import attribute
+from biology.attribution.global_weights import global_weights
+from biology.attribution.graph import scores
 from biology.config import ModelConfig
-from biology.edits import Sites, steered
-from biology.global_weights import global_weights
-from biology.graph import scores
-from biology.interventions import intervene
-from biology.model import NEURONS, capture, run
-from biology.neurons import neuron_set
+from biology.interventions.feature_edits import Sites, steered
+from biology.interventions.protocols import intervene
+from biology.models.model import NEURONS, capture, run
 from biology.records import InputError
-from biology.transcoders import encode, reconstruct_all, shuffled
+from biology.transcoders.neurons import neuron_set
+from biology.transcoders.transcoder_set import encode, reconstruct_all, shuffled
 
 IDS = [2, 5, 17, 33, 8, 61, 40, 9]
 RULES = ("half", "frozen", "gradient")

@@ -7,11 +7,11 @@ from pathlib import Path
 import pytest
 
 from biology.__main__ import main
-from biology.case import discover_cases, load_case
-from biology.claim_file import load_claims
+from biology.cases.case import discover_cases, load_case
+from biology.cases.claim_file import load_claims
 from biology.config import load_config
-from biology.config_text import with_case
-from biology.registration import read_lock
+from biology.scaffolds.config_text import with_case
+from biology.verdicts.registration import read_lock
 
 ROOT = Path(__file__).parents[1]
 

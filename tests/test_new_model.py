@@ -10,8 +10,8 @@ from conftest import KINDS, random_transcoders, write_tiny_model
 
 from biology.__main__ import main
 from biology.config import load_config
-from biology.config_text import with_model
-from biology.transcoders import save_transcoders
+from biology.scaffolds.config_text import with_model
+from biology.transcoders.transcoder_files import save_transcoders
 
 ROOT = Path(__file__).parents[1]
 

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from biology.number_outcomes import OUTCOMES, interval_width, read_numbers
+from biology.evidence.number_outcomes import OUTCOMES, interval_width, read_numbers
 
 NUMBER = torch.tensor([-1, *range(100)])  # token 0 is a word, token n + 1 writes n
 

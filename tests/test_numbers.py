@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 
 from biology.config import load_config
-from biology.numbers import MARK, numbers, parameters, texts, with_numbers
 from biology.records import InputError
-from biology.scoreboard import BEGIN, END, full_scoreboard, with_scoreboard
+from biology.report.numbers import MARK, numbers, parameters, texts, with_numbers
+from biology.report.scoreboard import BEGIN, END, full_scoreboard, with_scoreboard
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ("case_files.md", "costs.md")

@@ -8,12 +8,11 @@ import pytest
 import torch
 from toy_case import experiment_of, prompts_frame, toy_bench
 
-from biology.activations import cache_features
+from biology.attribution.global_weights import global_weights, virtual_weights
+from biology.cases.rules import OperandCondition, Operands, SupernodeRule
 from biology.config import AttributionConfig
-from biology.global_weights import global_weights, virtual_weights
-from biology.graph_tables import traced
-from biology.model import encode
-from biology.operand_tables import (
+from biology.evidence.graph_tables import traced
+from biology.evidence.operand_tables import (
     Plots,
     _auc,
     _fires,
@@ -22,10 +21,11 @@ from biology.operand_tables import (
     operand_evidence,
     read_grid,
 )
+from biology.models.model import encode
 from biology.records import InputError
-from biology.rules import OperandCondition, Operands, SupernodeRule
-from biology.supernodes import Finder
-from biology.transcoders import shuffled
+from biology.supernodes.grouping import Finder
+from biology.transcoders.activations import cache_features
+from biology.transcoders.transcoder_set import shuffled
 
 OUTCOMES = ("class_share", "class_fraction", "lookup_present", "label_wrong", "decimal_share",
             "share:add", "share:lookup", "share:sum", "share:constant", "share:other", "share:error")  # fmt: skip

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from biology.operands import MODULI, Grid, band_widths, example_labels, frequencies, read_operands
+from biology.supernodes.operands import MODULI, Grid, band_widths, example_labels, frequencies, read_operands
 
 A, B = (np.array(x) for x in zip(*itertools.product(range(100), repeat=2), strict=True))
 KNOWN = np.random.default_rng(0).random(len(A)) < 0.8

@@ -9,12 +9,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from biology import growth, organism
 from biology.__main__ import main
-from biology.corpus import Corpus
-from biology.model import encode as encode_text
-from biology.model import load_model
-from biology.organism import (
+from biology.cli import growth
+from biology.corpora.corpus import Corpus
+from biology.models.model import encode as encode_text
+from biology.models.model import load_model
+from biology.organisms import organism
+from biology.organisms.organism import (
     Feed,
     Recipe,
     Rows,

@@ -9,7 +9,7 @@ import pytest
 
 from biology.__main__ import main
 from biology.config import load_config
-from biology.outlook import Work, plan_told, summary_told, verdict_counts, work
+from biology.report.outlook import Work, plan_told, summary_told, verdict_counts, work
 from biology.tables import read_table
 
 ROOT = Path(__file__).parents[1]

@@ -14,9 +14,9 @@ import pytest
 import torch
 from conftest import random_transcoders, write_tiny_model
 
-from biology.attribution import attribute
-from biology.model import capture, encode, load_model
-from biology.transcoder_files import save_transcoders
+from biology.attribution.assembly import attribute
+from biology.models.model import capture, encode, load_model
+from biology.transcoders.transcoder_files import save_transcoders
 
 
 def test_a_bos_token_with_id_0_is_prepended(tmp_path):

@@ -8,13 +8,13 @@ import pytest
 import torch
 from toy_case import ITEMS, experiment_of, members_of, prompts_frame, toy_bench, transcoders_of
 
-from biology import perturbation
-from biology.bench import Setting
-from biology.edits import Edits, edits
-from biology.experiments import Perturbation
-from biology.interventions import intervene
-from biology.model import capture
-from biology.perturbation import arms, choose, measure, run_experiments
+from biology.cases.experiments import Perturbation
+from biology.evidence import perturbation
+from biology.evidence.bench import Setting
+from biology.evidence.perturbation import arms, choose, measure, run_experiments
+from biology.interventions.feature_edits import Edits, edits
+from biology.interventions.protocols import intervene
+from biology.models.model import capture
 from biology.records import InputError
 
 OUTCOMES = (

@@ -9,20 +9,20 @@ import pytest
 import torch
 from transformers import LlamaForCausalLM
 
-from biology.case import Case
-from biology.case_file import Paper
-from biology.certificate import certify
-from biology.lesson import Lesson
-from biology.locating import exchanges, find_sites
-from biology.mechanism import CausalModel, Mechanism
-from biology.model import encode, load_model, run, token_batch
-from biology.organism import Recipe, new_model, write_model
-from biology.planting import Amounts, Planter
+from biology.cases.case import Case
+from biology.cases.case_file import Paper
+from biology.cases.found_sites import settled
+from biology.cases.mechanism import CausalModel, Mechanism
+from biology.cases.rules import SupernodeRule
+from biology.interventions.site_exchange import put
+from biology.models.model import encode, load_model, run, token_batch
+from biology.organisms.certificate import certify
+from biology.organisms.lesson import Lesson
+from biology.organisms.organism import Recipe, new_model, write_model
+from biology.organisms.planting import Amounts, Planter
+from biology.organisms.taps import Patch, Tap
 from biology.records import InputWarning, validate
-from biology.rules import SupernodeRule
-from biology.settled import settled
-from biology.site_exchange import put
-from biology.taps import Patch, Tap
+from biology.supernodes.site_search import exchanges, find_sites
 
 WIDTH, LAYERS = 32, 3
 PLACES, CITIES, RELATIONS = 6, 24, 4
@@ -172,7 +172,7 @@ def test_frozen_patterns_are_those_of_the_clean_pass_whatever_is_exchanged(plant
 
 
 def test_subspaces_of_one_place_are_orthogonal_and_depend_on_names_alone():
-    from biology.sites import basis
+    from biology.organisms.variable_sites import basis
 
     variables = {
         name: {"meaning": "some value", "value": "x", "at": "last", "layers": [0, 0], "subspace": size}

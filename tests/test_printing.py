@@ -12,7 +12,7 @@ from conftest import random_transcoders
 from biology import __version__
 from biology.__main__ import CONTENTS, main
 from biology.printing import print_json, print_table
-from biology.transcoders import save_transcoders
+from biology.transcoders.transcoder_files import save_transcoders
 
 ROOT = Path(__file__).parents[1]
 

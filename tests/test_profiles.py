@@ -101,7 +101,7 @@ def test_the_log_of_the_slurm_run_is_a_log():
 
 
 def test_the_page_of_costs_is_what_was_measured(monkeypatch):
-    pytest.importorskip("biology.memory")
+    pytest.importorskip("biology.models.memory")
     monkeypatch.syspath_prepend(str(ROOT / "benchmarks"))
     import json
 

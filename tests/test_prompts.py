@@ -8,12 +8,12 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from biology.case import load_case
-from biology.corpus import RELATION_FOLDS, RELATIONS, place_split
-from biology.natural_prompts import FIRST_LINES, SUMS
-from biology.prompts import PROMPT_SETS, prompt_sets
+from biology.cases.case import load_case
+from biology.corpora.corpus import RELATION_FOLDS, RELATIONS, place_split
+from biology.corpora.natural_prompts import FIRST_LINES, SUMS
+from biology.corpora.prompts import PROMPT_SETS, prompt_sets
+from biology.corpora.two_hop_prompts import TEMPLATES
 from biology.records import InputError
-from biology.two_hop_prompts import TEMPLATES
 
 ROOT = Path(__file__).parents[1]
 

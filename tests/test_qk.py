@@ -7,12 +7,12 @@ import torch
 from conftest import KINDS, random_transcoders
 from test_direct_effects import IDS, source_vectors
 
-from biology.attribution import attribute
-from biology.graph import ERROR, FEATURE, LOGIT, TOKEN
-from biology.graph_json import export_json
-from biology.graph_paths import node_label
-from biology.model import capture, freeze, run, token_batch
-from biology.qk import qk_attribution
+from biology.attention.qk import qk_attribution
+from biology.attribution.assembly import attribute
+from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN
+from biology.attribution.graph_json import export_json
+from biology.attribution.graph_paths import node_label
+from biology.models.model import capture, freeze, run, token_batch
 from biology.records import InputError
 
 CASES = {

@@ -16,19 +16,19 @@ from natural_model import write_natural_model
 from test_hub import fetch
 
 from biology.__main__ import main
-from biology.behaviour import _gated, _whole, prompts_table
-from biology.case import Case, load_case
-from biology.case_file import Paper, Prompt
-from biology.claim_file import load_claims
-from biology.claims import with_minimum
+from biology.cases.case import Case, load_case
+from biology.cases.case_file import Paper, Prompt
+from biology.cases.claim_file import load_claims
+from biology.cli.opening import gates_passed
+from biology.cli.table_stages import MINIMUM_N
 from biology.config import ModelConfig, known_models
-from biology.model import answer_token, encode, load_model
-from biology.opening import gates_passed
+from biology.models.model import answer_token, encode, load_model
 from biology.records import InputError
-from biology.registration import refreshed_lock
-from biology.table_stages import MINIMUM_N
+from biology.supernodes.behaviour import _gated, _whole, prompts_table
 from biology.tables import read_table
-from biology.transcoder_files import load_transcoders
+from biology.transcoders.transcoder_files import load_transcoders
+from biology.verdicts.claims import with_minimum
+from biology.verdicts.registration import refreshed_lock
 
 ROOT = Path(__file__).parents[1]
 SIGNS = '0123456789 calc: + = "France" "hot" "P"'
@@ -178,7 +178,7 @@ def test_answers_that_begin_alike_are_no_donors(model, root, monkeypatch):
         said[text] = answer_token(model, text, answer, first=first)
         return said[text]
 
-    monkeypatch.setattr("biology.behaviour.answer_token", knows_everything)
+    monkeypatch.setattr("biology.supernodes.behaviour.answer_token", knows_everything)
     frame = prompts_table(model, transcoders, small_case(first_token=True))[1].set_index("item")
     same = frame.loc["a", "answer_token"] == frame.loc["b", "answer_token"]
     assert same and not frame.loc["a", "correct_with_donor"]

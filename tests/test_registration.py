@@ -10,16 +10,17 @@ import pytest
 from pydantic import TypeAdapter, ValidationError
 from readings import READINGS
 
-from biology import case_file, claim_file, rules
-from biology.case import discover_cases, load_case
-from biology.claim_basis import digest, prompt_sets, rests_on
-from biology.claim_file import UNREGISTERED, load_claims
-from biology.experiments import Experiment
-from biology.items import Item
-from biology.mechanism import twins_of
-from biology.positions import FOUND
+from biology.cases import case_file, claim_file, rules
+from biology.cases.case import discover_cases, load_case
+from biology.cases.claim_file import UNREGISTERED, load_claims
+from biology.cases.experiments import Experiment
+from biology.cases.items import Item
+from biology.cases.mechanism import twins_of
+from biology.cases.positions import FOUND
+from biology.corpora.twins import prompts_of
 from biology.records import InputError, read_yaml
-from biology.registration import (
+from biology.verdicts.claim_basis import digest, prompt_sets, rests_on
+from biology.verdicts.registration import (
     check_lock,
     check_mechanism,
     read_lock,
@@ -27,7 +28,6 @@ from biology.registration import (
     registered,
     registration_of,
 )
-from biology.twins import prompts_of
 
 ROOT = Path(__file__).parents[1]
 HEADER = "item,text,answer,cluster,split,role,city\n"
@@ -280,7 +280,7 @@ def test_the_lock_binds_the_prompts_of_an_extended_corpus(monkeypatch):
     claims = load_claims(ROOT, "addition", loaded)
     before = registration_of(loaded, claims)
     other = prompts_of("addition", "brackets").assign(donor="")
-    monkeypatch.setattr("biology.claim_basis.prompts_of", lambda *_: other)
+    monkeypatch.setattr("biology.verdicts.claim_basis.prompts_of", lambda *_: other)
     after = registration_of(loaded, claims)
     assert {claim: before[claim].changed(after[claim]) for claim in before if before[claim] != after[claim]} == {
         "add-14": ["the prompt set of the corpus brackets"]
@@ -385,7 +385,7 @@ def edited(record, kind, path, value, names):
 @pytest.mark.parametrize("name", READINGS)
 def test_the_lock_of_a_shipped_case_covers_what_its_claims_read(name, monkeypatch):
     """Every leaf of its case.yaml and claims.yaml is edited: the hashes move of those claims that read it, by hand (`READINGS`)."""
-    monkeypatch.setattr("biology.claim_basis.prompts_of", lambda *_: pd.DataFrame({"item": ["one"]}))
+    monkeypatch.setattr("biology.verdicts.claim_basis.prompts_of", lambda *_: pd.DataFrame({"item": ["one"]}))
     loaded = load_case(ROOT, name)
     claims, sets = load_claims(ROOT, name, loaded), prompt_sets(loaded)
     loaded = loaded.model_copy(update={"items": loaded.items[::20]})

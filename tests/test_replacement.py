@@ -5,8 +5,8 @@ import pytest
 import torch
 from conftest import KINDS, random_transcoders
 
-from biology import replacement as r
-from biology.transcoders import encode, reconstruct_all
+from biology.attribution import replacement as r
+from biology.transcoders.transcoder_set import encode, reconstruct_all
 
 IDS = [2, 5, 17, 33, 8, 61, 40]
 HOOKS = [("mlp.hook_in", "hook_mlp_out"), ("ln2.hook_normalized", "mlp.hook_out"), ("hook_resid_mid", "hook_mlp_out")]

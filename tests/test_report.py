@@ -11,12 +11,14 @@ import pandas as pd
 import pytest
 from multi_hop_tables import write_repository
 
-from biology import pages, report, scoreboard, wording
-from biology.case import load_case
-from biology.claim_file import Claim, load_claims
+from biology import wording
+from biology.cases.case import load_case
+from biology.cases.claim_file import Claim, load_claims
+from biology.cases.rules import SupernodeRule
 from biology.config import load_config
 from biology.records import InputError
-from biology.rules import SupernodeRule
+from biology.report import case_report as report
+from biology.report import pages, scoreboard
 from biology.statistics import METHOD
 from biology.tables import read_table, table, write_table
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from biology.case import load_case
-from biology.drawing import caption, styled
-from biology.figures import draw, own_figures
+from biology.cases.case import load_case
+from biology.figures.case_figures import draw, own_figures
+from biology.figures.drawing import caption, styled
 from biology.tables import table, validate_table
 
 ROOT = Path(__file__).parents[1]
@@ -108,7 +108,7 @@ def test_the_style_file_restyles_every_figure_of_the_case(restyled):
 
 
 def test_every_figure_of_the_case_is_known():
-    from biology.figures import FIGURES
+    from biology.figures.case_figures import FIGURES
 
     assert {name.partition("-")[0] for name in CASE.figures} <= set(FIGURES) | set(own_figures(CASE))
     assert own_figures(None) == {} and set(own_figures(load_case(ROOT, "multi_hop"))) == {"foretold"}

@@ -7,8 +7,8 @@ import pytest
 
 from biology.config import Config
 from biology.records import InputError
-from biology.robustness import compare, summary
 from biology.tables import read_table, write_table
+from biology.verdicts.robustness import compare, summary
 
 ROOT = Path(__file__).parents[1]
 PATHS = {"path": "data/models/elegans", "transcoders": "data/models/elegans/transcoders"}

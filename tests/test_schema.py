@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from biology.schema import FILES, schemas
+from biology.cases.schema import FILES, schemas
 
 ROOT = Path(__file__).parents[1]
 CASES = sorted(

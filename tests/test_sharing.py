@@ -10,17 +10,17 @@ import torch
 from conftest import random_transcoders
 from toy_case import experiment_of
 
-from biology.activations import FeatureCache
-from biology.bench import Bench
-from biology.case import Case
-from biology.case_file import Paper
+from biology.cases.case import Case
+from biology.cases.case_file import Paper
+from biology.cases.measurement import Measurement
+from biology.cases.rules import SupernodeRule
 from biology.config import StatisticsConfig
-from biology.measurement import Measurement
-from biology.model import encode
+from biology.evidence.bench import Bench
+from biology.evidence.sharing import middle_minus_outer, overlap, reduce_sharing
+from biology.models.model import encode
 from biology.records import InputError
-from biology.rules import SupernodeRule
-from biology.sharing import middle_minus_outer, overlap, reduce_sharing
 from biology.tables import table
+from biology.transcoders.activations import FeatureCache
 
 SCALES, RELATIONS, LANGUAGES = ("s0", "s1", "s2"), ("r0", "r1"), ("en", "fr", "zh", "de")
 WIDTH = 200

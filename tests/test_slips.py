@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
-from biology.case import load_case
-from biology.claim_file import load_claims
+from biology.cases.case import load_case
+from biology.cases.claim_file import load_claims
 from biology.records import InputError
 
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"

@@ -8,10 +8,10 @@ from multi_hop_tables import write_repository
 
 from biology.__main__ import main
 from biology.artefacts import contents_hash
-from biology.case import load_case
-from biology.claim_file import UNREGISTERED
-from biology.registration import read_lock
+from biology.cases.case import load_case
+from biology.cases.claim_file import UNREGISTERED
 from biology.tables import read_table, write_table
+from biology.verdicts.registration import read_lock
 
 ROOT = Path(__file__).parents[1]
 FOUND = 'factor: city, at: found, among: [last, "factor:city"], keeps: [state], split: any'

@@ -6,8 +6,8 @@ import pandas as pd
 import pytest
 
 from biology.__main__ import main
-from biology.holding import Holding
-from biology.steering import Grouped, _features, _members
+from biology.cli.steering import Grouped, _features, _members
+from biology.interventions.held_features import Holding
 
 PROMPT = "Fact: the capital of the state containing Dallas is"
 
@@ -42,10 +42,10 @@ def test_members_are_held_where_those_of_the_prompt_are_unless_a_token_is_named(
 def test_holding_a_feature_at_its_own_activation_changes_nothing_and_another_strength_does(capsys):
     from pathlib import Path
 
-    from biology.activations import cache_features
+    from biology.cli.opening import open_model
     from biology.config import load_config
-    from biology.model import encode
-    from biology.opening import open_model
+    from biology.models.model import encode
+    from biology.transcoders.activations import cache_features
 
     config = load_config("config.yaml")
     model, transcoders = open_model(config.model("elegans"), Path(), "elegans", 1)
@@ -99,9 +99,9 @@ def test_the_first_experiment_of_the_readme(capsys):
 
 
 def test_members_that_ship_are_those_of_these_weights_rules_and_prompts(tmp_path):
-    from biology.case import load_case
+    from biology.cases.case import load_case
     from biology.config import ModelConfig
-    from biology.named_members import key_of, shipped_members
+    from biology.supernodes.named_members import key_of, shipped_members
 
     entry = ModelConfig(path="model", transcoders="model/transcoders")
     (tmp_path / "model/transcoders").mkdir(parents=True)

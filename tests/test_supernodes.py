@@ -10,13 +10,13 @@ import torch
 from conftest import random_transcoders
 from toy_case import experiment_of
 
-from biology.activations import FeatureCache
-from biology.case import Case
-from biology.case_file import Paper, Prompt
-from biology.case_prompts import position
+from biology.cases.case import Case
+from biology.cases.case_file import Paper, Prompt
+from biology.cases.rules import SupernodeRule
 from biology.records import InputError
-from biology.rules import SupernodeRule
-from biology.supernodes import Finder, group, grouped_items
+from biology.supernodes.case_prompts import position
+from biology.supernodes.grouping import Finder, group, grouped_items
+from biology.transcoders.activations import FeatureCache
 
 LAYER, LAST = 1, 3  # features are planted in this layer; every prompt is <bos> and three words
 DEV_SELECT, HELD_SELECT = 10, 6  # prompts of each place

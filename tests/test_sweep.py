@@ -4,10 +4,10 @@ import pytest
 import torch
 from toy_case import experiment_of, toy_bench
 
-from biology.edits import edits
-from biology.interventions import intervene
-from biology.model import token_text
-from biology.sweep import NODE_STRENGTHS, STRENGTHS, TOP, sweep, sweep_nodes
+from biology.evidence.sweep import NODE_STRENGTHS, STRENGTHS, TOP, sweep, sweep_nodes
+from biology.interventions.feature_edits import edits
+from biology.interventions.protocols import intervene
+from biology.models.model import token_text
 
 
 @pytest.fixture(scope="module")

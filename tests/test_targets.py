@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import random_transcoders
 
-from biology.attribution import attribute
-from biology.model import run
+from biology.attribution.assembly import attribute
+from biology.attribution.targets import ContrastTarget, DirectionTarget, FeatureTarget, TokenTarget, probable_tokens
+from biology.models.model import run
 from biology.records import InputError
-from biology.targets import ContrastTarget, DirectionTarget, FeatureTarget, TokenTarget, probable_tokens
 
 IDS = [2, 5, 17, 33, 8, 61, 40]
 

@@ -6,9 +6,9 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
-from biology.model import answer_token, encode, token_text
+from biology.models.model import answer_token, encode, token_text
+from biology.models.text import continuation, piece_text, separators
 from biology.records import InputError
-from biology.text import continuation, piece_text, separators
 
 ROOT = Path(__file__).parents[1]
 STRAIGHT = ("", " ")

@@ -13,7 +13,7 @@ import pytest
 from shaken_tables import TABLES, any_case
 from stated_titles import CASES, SOURCES, STATED, title
 
-from biology import figures
+from biology.figures import case_figures as figures
 from biology.tables import Tables
 
 EVERY = [(source, figure) for source, found in SOURCES.items() for figure in found]

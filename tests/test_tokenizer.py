@@ -6,9 +6,9 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 
-from biology.model import encode
+from biology.models.model import encode
+from biology.models.tokenizer import special_ids, unknown
 from biology.records import InputError
-from biology.tokenizer import special_ids, unknown
 
 END, BEGIN = "<|endoftext|>", "<|im_start|>"
 

@@ -10,11 +10,11 @@ import torch
 from safetensors.torch import load_file
 from single_layer import trained_layer
 
-from biology import dictionary_training
 from biology.__main__ import main
-from biology.dictionary_training import DictionaryRecipe, Pools, stretches
-from biology.documents import END
-from biology.transcoder_files import load_transcoders
+from biology.dictionaries import dictionary_training
+from biology.dictionaries.dictionary_training import DictionaryRecipe, Pools, stretches
+from biology.dictionaries.documents import END
+from biology.transcoders.transcoder_files import load_transcoders
 
 
 @pytest.fixture(scope="module")
@@ -76,7 +76,7 @@ def test_an_interrupted_training_ends_at_the_same_bytes(train, tmp_path, monkeyp
     """Killed after half of the pools, in a training whose activations come in several."""
     options = ("--memory", "0.002")
     assert train(tmp_path / "whole", *options, kind=kind) == 0
-    module = dictionary_training if kind == "plt" else pytest.importorskip("biology.cross_layer_training")
+    module = dictionary_training if kind == "plt" else pytest.importorskip("biology.dictionaries.cross_layer_training")
     if kind == "clt":  # a checkpoint after every step
         real = module.train_cross_layer
         monkeypatch.setattr(module, "train_cross_layer", lambda *a, **k: real(*a, **k, checkpoint_every=1))

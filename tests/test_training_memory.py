@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from biology import training_memory as memory
-from biology.cross_layer_training import CrossLayer
-from biology.dictionary_training import DictionaryRecipe, LayerTraining
+from biology.dictionaries import training_memory as memory
+from biology.dictionaries.cross_layer_training import CrossLayer
+from biology.dictionaries.dictionary_training import DictionaryRecipe, LayerTraining
 from biology.records import InputError
 
 

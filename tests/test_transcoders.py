@@ -6,12 +6,12 @@ import pytest
 import torch
 from conftest import random_transcoders
 
-from biology.attribution import attribute
-from biology.edits import edits
-from biology.interventions import intervene
-from biology.model import load_model, run
-from biology.transcoder_files import load_transcoders, save_transcoders
-from biology.transcoders import (
+from biology.attribution.assembly import attribute
+from biology.interventions.feature_edits import edits
+from biology.interventions.protocols import intervene
+from biology.models.model import load_model, run
+from biology.transcoders.transcoder_files import load_transcoders, save_transcoders
+from biology.transcoders.transcoder_set import (
     Offloaded,
     Transcoder,
     TranscoderSet,

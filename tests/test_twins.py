@@ -9,16 +9,13 @@ import pandas as pd
 import pytest
 
 from biology.arms import is_donor
-from biology.case import discover_cases
-from biology.case_file import CaseFile
-from biology.corpus import LANGUAGES, PAPER_CITIES, PAPER_CONCEPT, PAPER_SUMS, SUM_FORMS, Corpus
-from biology.facts import LINKS
-from biology.lessons import LESSONS
-from biology.organism import dictionary_prompts
-from biology.prompts import PROMPT_SETS, prompt_set
-from biology.records import InputError, read_yaml, validate
-from biology.registration import read_lock
-from biology.twins import (
+from biology.cases.case import discover_cases
+from biology.cases.case_file import CaseFile
+from biology.cases.facts import LINKS
+from biology.corpora.corpus import LANGUAGES, PAPER_CITIES, PAPER_CONCEPT, PAPER_SUMS, SUM_FORMS, Corpus
+from biology.corpora.mechanism_prompts import LESSONS
+from biology.corpora.prompts import PROMPT_SETS, prompt_set
+from biology.corpora.twins import (
     EXPRESSIONS,
     EXTENDED,
     PLANTED,
@@ -31,7 +28,10 @@ from biology.twins import (
     shuffled,
     twin,
 )
-from biology.vocabulary import tokenizer
+from biology.organisms.organism import dictionary_prompts
+from biology.organisms.vocabulary import tokenizer
+from biology.records import InputError, read_yaml, validate
+from biology.verdicts.registration import read_lock
 
 ROOT = Path(__file__).parents[1]
 

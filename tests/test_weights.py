@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import KINDS
 
-from biology.model import capture
+from biology.models.model import capture
 
 IDS = torch.tensor([[2, 17, 40, 5, 93, 8, 61]])
 

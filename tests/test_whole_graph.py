@@ -4,10 +4,10 @@ import pytest
 import torch
 from conftest import KINDS, random_transcoders
 
-from biology import attribution
-from biology.attribution import attribute, attribute_batch
-from biology.targets import ContrastTarget, TokenTarget
-from biology.whole_graph import meeting_costs
+from biology.attribution import assembly as attribution
+from biology.attribution.assembly import attribute, attribute_batch
+from biology.attribution.targets import ContrastTarget, TokenTarget
+from biology.attribution.whole_graph import meeting_costs
 
 PROMPTS = [[2, 5, 17, 33, 8, 61], [2, 7, 33, 12, 8, 40], [2, 11, 13], [2, 61, 40, 9, 5, 17], [2, 9]]
 CASES = {

@@ -13,17 +13,17 @@ import pandas as pd
 from conftest import random_transcoders
 from pydantic import TypeAdapter
 
-from biology.activations import FeatureCache, cache_features
-from biology.bench import Bench
-from biology.case import Case
-from biology.case_file import Paper, Prompt
+from biology.cases.case import Case
+from biology.cases.case_file import Paper, Prompt
+from biology.cases.experiments import Experiment
+from biology.cases.measurement import Measurement
+from biology.cases.rules import SupernodeRule
 from biology.config import StatisticsConfig
-from biology.experiments import Experiment
-from biology.measurement import Measurement
-from biology.model import encode
-from biology.rules import SupernodeRule
+from biology.evidence.bench import Bench
+from biology.models.model import encode
 from biology.tables import table
-from biology.transcoders import TranscoderSet
+from biology.transcoders.activations import FeatureCache, cache_features
+from biology.transcoders.transcoder_set import TranscoderSet
 
 ITEMS = 6
 LAYERS_OF = {"own": (0, 1), "watched": (2,)}

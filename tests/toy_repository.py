@@ -12,26 +12,26 @@ from pathlib import Path
 import pandas as pd
 from conftest import random_transcoders
 
-from biology.behaviour import prompts_table
-from biology.bench import Bench
-from biology.case import load_case
-from biology.census import run_census
-from biology.claim_file import load_claims
-from biology.claims import part_verdict
+from biology.cases.case import load_case
+from biology.cases.claim_file import load_claims
+from biology.cases.experiments import Census, Graph, Sharing, Signs
+from biology.cases.found_sites import settled
 from biology.config import AttributionConfig, StatisticsConfig
-from biology.contrasts import computed
-from biology.experiments import Census, Graph, Sharing, Signs
-from biology.graph_tables import reduce_graphs
-from biology.line_evidence import run_lines
-from biology.locating import find_sites
-from biology.measuring import Meta, measure
-from biology.model import encode, run, token_batch, token_text
-from biology.operand_tables import read_grid
-from biology.perturbation import run_experiments
-from biology.settled import settled
-from biology.sharing import reduce_sharing
-from biology.supernodes import group
+from biology.evidence.bench import Bench
+from biology.evidence.census import run_census
+from biology.evidence.contrasts import computed
+from biology.evidence.graph_tables import reduce_graphs
+from biology.evidence.line_evidence import run_lines
+from biology.evidence.operand_tables import read_grid
+from biology.evidence.perturbation import run_experiments
+from biology.evidence.sharing import reduce_sharing
+from biology.models.model import encode, run, token_batch, token_text
+from biology.supernodes.behaviour import prompts_table
+from biology.supernodes.grouping import group
+from biology.supernodes.site_search import find_sites
 from biology.tables import VERDICTS, stacked
+from biology.verdicts.claims import part_verdict
+from biology.verdicts.measuring import Meta, measure
 
 PAPER = {"section": "none", "url": "https://example.org"}
 STATISTICS = StatisticsConfig(control_draws=2, permutations=4, bootstrap=10)

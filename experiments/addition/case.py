@@ -5,8 +5,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from biology.figure_data import ARM, interval, look
-from biology.figures import (
+from biology.figures.case_figures import (
     NothingToDraw,
     canvas,
     captioned,
@@ -18,6 +17,7 @@ from biology.figures import (
     size,
     words,
 )
+from biology.figures.figure_data import ARM, interval, look
 from biology.tables import Tables
 
 FAMILIES = ("add", "lookup", "sum", "constant", "other", "error")

@@ -3,8 +3,8 @@
 import pandas as pd
 from matplotlib.figure import Figure
 
-from biology.figure_data import ARM, look, rank_correlation, scored
-from biology.figures import NothingToDraw, canvas, captioned, legend_marks, signed, statement
+from biology.figures.case_figures import NothingToDraw, canvas, captioned, legend_marks, signed, statement
+from biology.figures.figure_data import ARM, look, rank_correlation, scored
 from biology.tables import Tables
 
 SHOWN = ("effect", "match")

@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 
-from biology.figure_data import ARM, interval, look, scored
-from biology.figures import DASHED, Case, canvas, captioned, colour, draw_matrix, judged_strength, size
+from biology.figures.case_figures import DASHED, Case, canvas, captioned, colour, draw_matrix, judged_strength, size
+from biology.figures.figure_data import ARM, interval, look, scored
 from biology.tables import Tables
 
 LANGUAGES = ("en", "fr", "zh", "de", "es", "ru")

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 from matplotlib.figure import Figure
 
-from biology.drawing import BOLD, blank, canvas, captioned, colour, label, signed, size, text_width, words
-from biology.figure_data import experiments, interval
-from biology.figures import DASHED, judged_strength
+from biology.figures.case_figures import DASHED, judged_strength
+from biology.figures.drawing import BOLD, blank, canvas, captioned, colour, label, signed, size, text_width, words
+from biology.figures.figure_data import experiments, interval
 from biology.tables import ELSEWHERE, Tables, best_site
 
 

@@ -19,25 +19,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, get_args
 
-from biology import (
-    __version__,
-    artefacts,
+from biology import __version__, artefacts
+from biology.about import about
+from biology.cli import (
     beginnings,
     checking,
     completion,
-    dictionaries,
     fetching,
     growth,
     housekeeping,
-    interchange,
     stages,
     steering,
     table_stages,
     tracing,
-    training,
 )
-from biology.about import about
-from biology.arguments import SEEDS, Parser, integer, integer_or, real
+from biology.cli import dictionary_commands as dictionaries
+from biology.cli import graph_io as interchange
+from biology.cli import transcoder_training as training
+from biology.cli.arguments import SEEDS, Parser, integer, integer_or, real
 from biology.config import Rule
 from biology.printing import JSON, print_json
 from biology.records import InputError

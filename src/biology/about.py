@@ -7,7 +7,8 @@ from importlib.metadata import PackageNotFoundError, version
 from typing import Any
 
 from biology import __version__
-from biology.config import CONFIG_FILE, InputError, config_file, load_config
+from biology.config import CONFIG_FILE, config_file, load_config
+from biology.records import InputError
 
 PACKAGES = (
     "torch",

@@ -27,23 +27,23 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from biology import graph as graphs
-from biology.attribution import attribute as traced
-from biology.case import Case, load_case, titles
-from biology.case_evidence import fresh_bench
+from biology.attribution import graph as graphs
+from biology.attribution.assembly import attribute as traced
+from biology.attribution.graph_json import export_json, nodes_table
+from biology.attribution.graph_paths import describe, strongest_paths
+from biology.cases.case import Case, load_case, titles
+from biology.cli.opening import open_model
+from biology.cli.tracing import subject, target_of
 from biology.config import config_file, load_config
-from biology.explorer import graph_page
-from biology.graph_files import parse_graph
-from biology.graph_json import export_json, nodes_table
-from biology.graph_paths import describe, strongest_paths
-from biology.holding import DRAWS, Held, Holding, push, said, top
-from biology.model import Model, encode
-from biology.named_members import shipped_members
-from biology.opening import open_model
+from biology.evidence.case_evidence import fresh_bench
+from biology.graph_files.dialects import parse_graph
+from biology.interventions.held_features import DRAWS, Held, Holding, push, said, top
+from biology.models.model import Model, encode
 from biology.records import InputError
+from biology.report.explorer import graph_page
+from biology.supernodes.named_members import shipped_members
 from biology.tables import read_table
-from biology.tracing import subject, target_of
-from biology.transcoders import TranscoderSet
+from biology.transcoders.transcoder_set import TranscoderSet
 
 if TYPE_CHECKING:
     from biology.config import ModelConfig

@@ -111,7 +111,7 @@ SCHEMAS: dict[str, Schema] = {
         key=("item", "supernode", "layer", "pos", "feature"), ordered=True,
     ),
     # one row is a position and a range of layers in which a supernode's factor was exchanged on `n` development prompts
-    # (locating.py); accuracy: on which share the answer moved; chosen: there the supernode is (none: nothing was found)
+    # (site_search.py); accuracy: on which share the answer moved; chosen: there the supernode is (none: nothing was found)
     "sites": Schema(
         {
             "supernode": "str", "position": "str", "first": "int", "last": "int", "accuracy": "float", "n": "int",
@@ -158,8 +158,8 @@ SCHEMAS: dict[str, Schema] = {
         key=("dictionary", "variant", "target"), ordered=True,
         allowed=(("variant", ("shipped", "thinned", "pruned")),),
     ),
-    # one row is a scored prompt whose stream at a layer was exchanged for the mean of a donor's level (streams.py), or in all
-    # layers for a donor's own (lines.py)
+    # one row is a scored prompt whose stream at a layer was exchanged for the mean of a donor's level (mean_streams.py), or in all
+    # layers for a donor's own (written_lines.py)
     "streams": Schema(
         {
             "case": "str", "stream": "str", "item": "str", "cluster": "str", "split": "str", "layer": "int", "arm": "str",

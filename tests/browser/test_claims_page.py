@@ -5,13 +5,13 @@ import json
 import pytest
 from multi_hop_tables import write_repository
 
-from biology import report
-from biology.case import discover_cases, load_case
-from biology.claim_file import load_claims
-from biology.claims import judge_all, with_thresholds
+from biology.cases.case import discover_cases, load_case
+from biology.cases.claim_file import load_claims
 from biology.config import load_config
-from biology.measuring import Meta, measure
+from biology.report import case_report as report
 from biology.tables import read_tables
+from biology.verdicts.claims import judge_all, with_thresholds
+from biology.verdicts.measuring import Meta, measure
 from browser.conftest import ROOT
 
 pytestmark = pytest.mark.browser

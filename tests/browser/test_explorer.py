@@ -7,9 +7,9 @@ from pathlib import Path
 import pytest
 from test_graph_files import modern, node
 
-from biology.explorer import Traced, explorer, graph_page
-from biology.graph_files import parse_graph
-from biology.pages import environment
+from biology.graph_files.dialects import parse_graph
+from biology.report.explorer import Traced, explorer, graph_page
+from biology.report.pages import environment
 from browser.conftest import sideways, violations
 
 pytestmark = [pytest.mark.browser, pytest.mark.filterwarnings("ignore::biology.records.InputWarning")]

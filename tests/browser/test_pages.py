@@ -3,9 +3,9 @@
 import pytest
 from multi_hop_tables import write_repository
 
-from biology import report
-from biology.case import load_case
+from biology.cases.case import load_case
 from biology.config import load_config
+from biology.report import case_report as report
 from browser.conftest import sideways, violations, written_pages
 
 pytestmark = pytest.mark.browser

@@ -1,0 +1,175 @@
+"""Rows of many prompts on their way through the frozen map: sources going up as vectors, readers going down as gradients.
+
+Both directions are the same walk through attention, with transposed maps. Every row starts at one position and spreads
+over the places it can reach: later ones on the way up, earlier ones on the way down. Its first attention layer costs
+one position's products only: the heads' outputs there, spread over places by the pattern.
+
+The rows of one layer are sorted by position in every prompt, so that those present at a place are the first (on the
+way up) or the last (down) of them; prompts are padded to equal numbers with zero vectors, on the side where rows come
+last into reach. Products with weights then run over all prompts at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from biology.attribution.replacement import LocalReplacement, read_gradient, read_vector, write_gradient, write_vector
+
+SCRATCH = 16 << 20  # bytes of one array between the two products of an attention layer
+SPREAD = 4 << 20  # bytes of what the heads pass on, before it is spread over places
+
+
+@dataclass(frozen=True, eq=False)
+class Rows:
+    """Nodes of one layer in all prompts. `own` is the position of each (padding: the number of positions on the way up,
+    -1 on the way down)."""
+
+    up: bool
+    own: Int[Tensor, "prompt row"]
+    nodes: tuple[Tensor, ...]
+    """For each prompt, the indices of its rows among its nodes; `first` is the lowest."""
+    first: tuple[int, ...]
+    cells: tuple[Int[Tensor, "prompt _"], ...]
+    """For each position, the rows there; where a prompt has fewer, one beyond the last row."""
+    spans: tuple[tuple[int, int], ...]
+    """For each place, the range of rows that are present there in any prompt."""
+    real: tuple[slice, ...]
+    """For each prompt, its rows without padding."""
+
+    @property
+    def n(self) -> int:
+        return self.own.shape[1]
+
+
+def rows_of(
+    prompt: Int[Tensor, " node"],
+    pos: Int[Tensor, " node"],
+    node: Int[Tensor, " node"],
+    shape: tuple[int, int],
+    *,
+    up: bool,
+) -> tuple[Rows, Int[Tensor, "prompt row"]]:
+    """Rows of nodes that are sorted by (prompt, pos), and the index of each row's node (padding: one beyond the last).
+
+    `shape` is (prompts, positions).
+    """
+    n_prompts, n_pos = shape
+    device = prompt.device
+    counts = torch.bincount(prompt * n_pos + pos, minlength=n_prompts * n_pos).view(shape)
+    sizes = counts.sum(1)
+    n = int(sizes.max())
+    first = torch.zeros_like(sizes) if up else n - sizes
+    column = torch.arange(n, device=device)
+    present = (column >= first[:, None]) & (column < (first + sizes)[:, None])
+    begin = sizes.cumsum(0) - sizes
+    index = torch.where(present, (begin - first)[:, None] + column, prompt.numel())
+    start = first[:, None] + counts.cumsum(1) - counts
+    cells = []
+    for place, most in enumerate(counts.amax(0).tolist()):
+        member = torch.arange(most, device=device)
+        cells.append(torch.where(member < counts[:, place, None], start[:, place, None] + member, n))
+    within = counts.cumsum(1).amax(0).tolist() if up else counts.flip(1).cumsum(1).flip(1).amax(0).tolist()
+    spans = tuple((0, count) if up else (n - count, n) for count in within)
+    real = tuple(slice(a, a + size) for a, size in zip(first.tolist(), sizes.tolist(), strict=True))
+    own = torch.cat([pos, pos.new_tensor([n_pos if up else -1])])[index]
+    nodes = node.split(sizes.tolist())
+    lowest = tuple(int(each[0]) if each.numel() else 0 for each in nodes)
+    return Rows(up, own, nodes, lowest, tuple(cells), spans, real), index
+
+
+def padded(
+    vectors: Float[Tensor, "node d_model"], index: Int[Tensor, "prompt row"]
+) -> Float[Tensor, "prompt row d_model"]:
+    """Vectors of nodes as rows, zero where there is padding."""
+    out = torch.cat([vectors, vectors.new_zeros(1, vectors.shape[1])])
+    return out.index_select(0, index.flatten()).view(*index.shape, -1)
+
+
+class Carried:
+    """Vectors or gradients of rows: `at[place]` is [prompt, present row, d_model]."""
+
+    def __init__(self, local: LocalReplacement, rows: Rows) -> None:
+        self.local, self.rows = local, rows
+        self.at: list[Tensor] = []
+
+    def _maps(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
+        """First and second weights of a layer, and how heads mix places [prompt, head, to, from], scales included."""
+        frozen, maps = self.local.frozen, self.local.attention[layer]
+        pattern = frozen.pattern[layer] / frozen.scale1[layer].mT[:, None]
+        if frozen.scale1_post is not None:
+            pattern = pattern / frozen.scale1_post[layer][:, None]
+        if self.rows.up:
+            return maps.value, maps.output, pattern
+        return maps.output.T, maps.value.T, pattern.mT
+
+    def place(self, x: Float[Tensor, "prompt row d_model"]) -> None:
+        """Rows start, each at its own position."""
+        for place, (start, stop) in enumerate(self.rows.spans):
+            here = self.rows.own[:, start:stop, None] == place
+            self.at.append(x[:, start:stop] * here)
+
+    def enter(self, x: Float[Tensor, "prompt row d_model"], layer: int) -> None:
+        """Rows start, each at its own position, and pass the attention of a layer."""
+        first, second, mixing = self._maps(layer)
+        n_prompts, n_rows, d_model = x.shape
+        n_heads, n_pos = mixing.shape[1], mixing.shape[2]
+        own = self.rows.own.clamp(0, n_pos - 1)
+        # what a head passes from a row's own position to each place
+        reach = mixing.gather(3, own[:, None, None].expand(-1, n_heads, n_pos, -1)).permute(0, 3, 2, 1)
+        self.at = [x.new_empty(n_prompts, stop - start, d_model) for start, stop in self.rows.spans]
+        stay = torch.nn.functional.one_hot(own, n_pos).to(x.dtype)
+        reach = torch.cat([reach, stay[..., None]], 3)
+        by_head = second.reshape(n_heads, -1, d_model)
+        step = max(1, SPREAD // (x.element_size() * d_model * (n_heads + 1) * n_prompts))
+        for begin in range(0, n_rows, step):
+            part = slice(begin, min(begin + step, n_rows))
+            some = x[:, part].flatten(0, 1)
+            apart = x.new_empty(n_heads + 1, len(some), d_model)  # each head's output, and the row itself
+            torch.bmm((some @ first).view(len(some), n_heads, -1).transpose(0, 1), by_head, out=apart[:-1])
+            apart[-1] = some
+            spread = torch.bmm(reach[:, part].flatten(0, 1), apart.transpose(0, 1)).unflatten(0, (n_prompts, -1))
+            for place, (start, stop) in enumerate(self.rows.spans):
+                low, high = max(start, part.start), min(stop, part.stop)
+                if low < high:
+                    self.at[place][:, low - start : high - start] = spread[:, low - begin : high - begin, place]
+
+    def attend(self, layer: int) -> None:
+        """Take all rows through the attention of a layer, on top of the residual stream."""
+        first, second, mixing = self._maps(layer)
+        n_prompts, n_heads, n_pos = mixing.shape[:3]
+        width, rows = first.shape[1], self.rows
+        step = max(16, SCRATCH // (mixing.element_size() * width * n_pos * n_prompts))
+        for begin in range(0, rows.n, step):
+            end = min(begin + step, rows.n)
+            heads = mixing.new_zeros(n_prompts, n_heads, n_pos, end - begin, width // n_heads)
+            ranges = [(max(start, begin), min(stop, end), start) for start, stop in rows.spans]
+            for place, (low, high, start) in enumerate(ranges):
+                if low < high:
+                    z = self.at[place][:, low - start : high - start] @ first
+                    heads[:, :, place, low - begin : high - begin] = z.unflatten(2, (n_heads, -1)).transpose(1, 2)
+            mixed = torch.matmul(mixing, heads.flatten(3)).view_as(heads)
+            for place, (low, high, start) in enumerate(ranges):
+                if low < high:
+                    v = mixed[:, :, place, low - begin : high - begin].transpose(1, 2).flatten(2)
+                    if high - low == self.at[place].shape[1]:
+                        self.at[place].view(-1, second.shape[1]).addmm_(v.flatten(0, 1), second)
+                    else:
+                        self.at[place][:, low - start : high - start] += v @ second
+
+    def skip(self, layer: int) -> None:
+        """Take all rows through the skip connection of a layer's transcoder, on top of the residual stream."""
+        local, frozen = self.local, self.local.frozen
+        W_skip = local.skip(layer)
+        if W_skip is None:
+            return
+        for place, x in enumerate(self.at):
+            scale = frozen.scale2[layer][:, place, None]
+            post = None if frozen.scale2_post is None else frozen.scale2_post[layer][:, place, None]
+            if self.rows.up:
+                x += write_vector(local, layer, read_vector(local, layer, x, scale) @ W_skip.T, post)
+            else:
+                x += read_gradient(local, layer, write_gradient(local, layer, x, post) @ W_skip, scale)

@@ -1,0 +1,182 @@
+"""A case study is a folder: `experiments/<case>/{README.md, case.yaml, claims.yaml, prompts.csv, case.py}`.
+
+There is no registry. A folder of `experiments/` that holds a `case.yaml`, and whose name does not start with `_`, is
+a case; copying `experiments/_template/` makes a new one. `case.yaml` holds how things are measured and shown: prompts,
+supernode rules (`rules.py`), experiments (`experiments.py`), figures. `claims.yaml` (`claim_file.py`) holds what must change
+loudly: what the paper says, and the statistic, the control and the threshold by which we judge it.
+`experiments/claims.lock` keeps hashes of every claim and of all that its numbers rest on, so that a threshold or a rule
+changed after the fact is an error unless the claim says `amended:` and why (`registration.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TypeVar
+
+from biology.arms import CONTROLS
+from biology.cases.case_checks import check_case
+from biology.cases.case_file import CaseFile, Paper, Prompt
+from biology.cases.experiments import Contrast, Crossover, Experiment, Scale
+from biology.cases.facts import Facts
+from biology.cases.items import Item, items_of, read_items
+from biology.cases.measurement import Measurement
+from biology.cases.measures import Outcome
+from biology.cases.rules import Operands, Stream, SupernodeRule
+from biology.grammar import refused_name
+from biology.records import InputError, Strict, known, read_yaml, validate
+
+PAGES = ("atlas", "steer")
+"""Pages of a model, beside which those of its cases lie."""
+Kind = TypeVar("Kind", bound=Measurement)
+
+
+class Case(Strict):
+    """A case study as read from its folder."""
+
+    name: str
+    folder: Path
+    paper: Paper
+    prompts: dict[str, Prompt]
+    """The named prompts, shown in figures."""
+    prompt_set: str | None = None
+    prompt_sets: dict[str, str] = {}
+    items: tuple[Item, ...] = ()
+    """The prompt set, judged by the claims."""
+    supernodes: dict[str, SupernodeRule] = {}
+    experiments: dict[str, Experiment] = {}
+    operands: Operands | None = None
+    streams: dict[str, Stream] = {}
+    figures: tuple[str, ...] = ()
+    first_token: bool = False
+    """Whether an answer of several tokens stands for its first one: in the prompt sets for models whose vocabulary is not
+    made for them. Otherwise it is an error."""
+
+    def of_kind(self, *kinds: type[Kind]) -> dict[str, Kind]:
+        """The experiments of some kinds, or of all that are based on them, by name."""
+        return {name: one for name, one in self.experiments.items() if isinstance(one, kinds)}
+
+    def arms(self, name: str, outcome: str) -> tuple[str, ...]:
+        """The control arms that an outcome of an experiment has: those that it lists, and those that come by themselves."""
+        experiment, form = self.experiments[name], Outcome(outcome).form
+        if isinstance(experiment, Scale):
+            return ("smaller",)
+        if isinstance(experiment, Crossover):
+            return ()
+        if isinstance(experiment, Contrast):
+            each = [set(self.arms(other, term)) for other in experiment.of for term in Outcome(outcome).arguments]
+            return tuple(arm for arm in CONTROLS if all(arm in arms for arms in each))
+        listed = [arm for arm in getattr(experiment, "controls", ()) if form.controls is None or arm in form.controls]
+        return (*listed, *(arm for arm in form.beside if arm not in listed))
+
+
+def discover_cases(root: str | Path, prompts: str | None = None) -> list[str]:
+    """Names of the cases below `root/experiments`, sorted; with `prompts`, of those that have a prompt set of that name.
+
+    Raises `InputError` for a folder whose name no case can have.
+    """
+    found = [path for path in Path(root).glob("experiments/*/case.yaml") if not path.parent.name.startswith("_")]
+    for path in found:
+        _named(path.parent)
+    if prompts is not None:
+        found = [path for path in found if prompts in validate(CaseFile, read_yaml(path), path).prompt_sets]
+    return sorted(path.parent.name for path in found)
+
+
+def _named(folder: Path) -> None:
+    """Raises `InputError` if the folder's name cannot be a case's."""
+    problem = refused_name(folder.name)
+    if folder.name in PAGES:
+        problem = f"'{folder.name}' is a page of every model (reports/<model>/{folder.name}.html): rename it"
+    if problem:
+        raise InputError(f"{folder}: {problem}.")
+
+
+def case_folder(root: str | Path, name: str) -> Path:
+    folder = Path(root) / "experiments" / name
+    if refused_name(name) or not (folder / "case.yaml").is_file():
+        known = ", ".join(discover_cases(root)) or "none"
+        raise InputError(f"unknown case '{name}': {folder / 'case.yaml'} does not exist. Known cases: {known}.")
+    return folder
+
+
+def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
+    """The case study `root/experiments/<name>`; with `prompts`, a set of its `prompt_sets` in the place of `prompt_set`.
+
+    Raises `InputError` that names the file and what is wrong in it.
+    """
+    folder = case_folder(root, name)
+    path = folder / "case.yaml"
+    file = validate(CaseFile, read_yaml(path), path)
+    prompt_set = file.prompt_set
+    if prompts is not None:
+        known(path, "prompt_sets", "prompt set", prompts, file.prompt_sets)
+        prompt_set = file.prompt_sets[prompts]
+    items = read_items(folder / prompt_set) if prompt_set else ()
+    for item in items:
+        if item.item in file.prompts:
+            raise InputError(f"{folder / str(prompt_set)}: item '{item.item}' is also a prompt of case.yaml.")
+    further = [
+        other
+        for other in dict.fromkeys([file.prompt_set, *file.prompt_sets.values()])
+        if other not in (None, prompt_set)
+    ]
+    for other in further:
+        if not (folder / str(other)).is_file():
+            raise InputError(f"{path}: prompt_sets: there is no file {folder / str(other)}.")
+    shown = {
+        name: {"item": name, "text": p.text, "answer": p.answer, "cluster": name, "split": p.split, "role": "show", **p.factors}
+        for name, p in file.prompts.items()
+    }  # fmt: skip
+    facts = Facts(
+        path,
+        shown,
+        _rows(items),
+        file.extended,
+        lambda: [row for other in further for row in _rows(read_items(folder / str(other)))],
+    )
+    check_case(file, facts)
+    fields = {key: value for key, value in file if key != "extended"}
+    return Case(name=name, folder=folder, items=items, first_token=prompts is not None, **fields)
+
+
+def _rows(items: Sequence[Item]) -> list[dict[str, str]]:
+    """Prompts with all their columns."""
+    return [
+        {"item": i.item, "text": i.text, "answer": i.answer, "cluster": i.cluster, "split": i.split, "role": i.role, **i.factors}
+        for i in items
+    ]  # fmt: skip
+
+
+def fingerprint(case: Case, *fields: str) -> str:
+    """SHA-256 of some fields of a case: a parameter of the rules, so that a stage runs again for what it reads only."""
+    chosen = case.model_dump_json(include=set(fields))
+    return hashlib.sha256(chosen.encode()).hexdigest()[:16]
+
+
+def with_items(case: Case, rows: Sequence[Mapping[str, str]], source: str) -> Case:
+    """The case with another prompt set, such as that of a twin; `source` is named where a row is wrong."""
+    return case.model_copy(update={"items": items_of(Path(source), list(rows[0]) if rows else [], rows)})
+
+
+def titles(case: Case | None, item: str) -> dict[str, str]:
+    """What the supernodes of a named prompt are called: their `label`, in which factors of the prompt may stand."""
+    if case is None or item not in case.prompts:
+        return {}
+    values = {**case.prompts[item].factors, "answer": case.prompts[item].answer.strip()}
+    try:
+        return {name: rule.label.format_map(values) for name, rule in case.supernodes.items() if rule.label}
+    except (KeyError, ValueError) as error:
+        raise InputError(
+            f"case '{case.name}': a supernode's label asks for {error}, which prompt '{item}' lacks."
+        ) from None
+
+
+def called(case: Case, supernode: str, values: Mapping[str, str]) -> str:
+    """What a supernode is called on a prompt with these factors: its label, or its name where the label does not fit."""
+    label = case.supernodes[supernode].label if supernode in case.supernodes else ""
+    try:
+        return label.format_map(values) or supernode.replace("_", " ")
+    except (KeyError, ValueError):
+        return supernode.replace("_", " ")

@@ -1,0 +1,340 @@
+"""Whether what a case says fits together: every name is that of something, and whatever is asked for can be measured.
+
+A word that nothing answers to would be an experiment on no prompt, a supernode without members, and at last a verdict.
+"""
+
+from __future__ import annotations
+
+import difflib
+import re
+import string
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from biology.cases import figure_names
+from biology.cases.case_file import CaseFile
+from biology.cases.experiments import (
+    LOOKING_AT_PLOTS,
+    Census,
+    Computed,
+    Contrast,
+    Crossover,
+    Exchange,
+    Graph,
+    Inhibit,
+    Perturbation,
+    Reuse,
+    Scale,
+    Sharing,
+    Signs,
+    Wiring,
+)
+from biology.cases.facts import Facts, Row, meets
+from biology.cases.measurement import Line, Measurement
+from biology.cases.measures import Outcome
+from biology.cases.positions import Position
+from biology.cases.rules import SupernodeRule
+from biology.grammar import unknown
+
+NAMED = "[a-z0-9_-]+"
+"""What prompts, supernodes and experiments may be called."""
+RESERVED = ("answer", "other", "error", "bias")
+"""Names of nodes in the table `edges` that no supernode may have."""
+CELL = ("concept", "relation", "language", "scale", "language_fold")
+"""Factors that an experiment of kind `sharing` reads."""
+
+
+def check_case(file: CaseFile, facts: Facts) -> None:
+    """Raises InputError, with file, place and the nearest right word, for the first thing that does not fit."""
+    for key in ("prompts", "supernodes", "experiments"):
+        for name in getattr(file, key):
+            if not re.fullmatch(NAMED, name):
+                raise facts.refuse(
+                    key, f"'{name}' is no name: small letters, digits, '-' and '_', as it stands in names of files"
+                )
+    facts.links()
+    if file.operands is not None:
+        for key in ("first", "second"):
+            facts.factor(f"operands.{key}", getattr(file.operands, key))
+        for factor, level in file.operands.only.items():
+            facts.level("operands.only", factor, level)
+    for name, rule in file.supernodes.items():
+        _check_rule(f"supernodes.{name}", name, rule, file, facts)
+    for name, stream in file.streams.items():
+        where = f"streams.{name}"
+        facts.factor(f"{where}.factor", stream.factor)
+        for factor in (*stream.apart, *filter(None, [stream.expected])):
+            facts.factor(where, factor)
+        facts.only(f"{where}.only", stream.only)
+        for column in (stream.donor, f"wrong_{stream.donor}"):
+            facts.donor(f"{where}.donor", column, [])
+    for name, experiment in file.experiments.items():
+        _Check(name, file, facts).run(experiment)
+    facts.measured(
+        [experiment.only for experiment in file.experiments.values() if not isinstance(experiment, Computed)]
+    )
+    facts.distinct("figures", file.figures)
+    own = figure_names.own_figures(facts.path.parent)
+    for figure in file.figures:
+        wrong = figure_names.problem(figure, own, file.prompts, file.experiments)
+        if wrong:
+            raise facts.refuse("figures", wrong)
+
+
+def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, facts: Facts) -> None:
+    if name in RESERVED:
+        raise facts.refuse(where, f"'{name}' is what tables call something else: choose another name")
+    for prompt in (*rule.active_on, *rule.silent_on):
+        facts.known(where, "prompt", prompt, file.prompts)
+    for at in rule.positions:
+        facts.position(f"{where}.{'among' if rule.among else 'at'}", at, facts.rows)
+    if rule.operands and not file.operands:
+        raise facts.refuse(where, "a rule on operands needs `operands:` in case.yaml")
+    if rule.operands and rule.operands.at:
+        facts.position(f"{where}.operands.at", rule.operands.at, facts.rows)
+    if rule.factor is not None:
+        facts.factor(f"{where}.factor", rule.factor)
+    if rule.within is not None:
+        facts.factor(f"{where}.within", rule.within)
+    for key in ("apart", "keeps"):
+        for factor in getattr(rule, key):
+            facts.factor(f"{where}.{key}", factor)
+    facts.distinct(f"{where}.keeps", rule.keeps)
+    for word in (*rule.promotes, *rule.spares):  # any text is a token to look for, but nearly a column is a slip
+        columns = ["answer", "answers"]
+        if (
+            word not in columns
+            and word.strip() not in facts.answers
+            and difflib.get_close_matches(word, columns, 1, 0.8)
+        ):
+            raise facts.refuse(
+                f"{where}.{'promotes' if word in rule.promotes else 'spares'}", unknown("word", word, columns)
+            )
+    try:
+        fields = [field for _, field, _, _ in string.Formatter().parse(rule.label)]
+    except ValueError:
+        raise facts.refuse(f"{where}.label", f"{rule.label!r} has a bracket without its other half") from None
+    for field in fields:
+        if field is not None and field != "answer":
+            facts.factor(f"{where}.label", field)
+
+
+class _Check:
+    """The checks of one experiment."""
+
+    def __init__(self, name: str, file: CaseFile, facts: Facts) -> None:
+        self.where, self.name, self.file, self.facts = f"experiments.{name}", name, file, facts
+
+    def run(self, experiment: Measurement) -> None:
+        facts, file = self.facts, self.file
+        facts.only(f"{self.where}.only", experiment.only)
+        for key in ("outcomes", "controls", "prompts", "sites", "strengths", "depths", "of"):
+            facts.distinct(f"{self.where}.{key}", getattr(experiment, key, ()))
+        for supernode in experiment.held:
+            facts.known(self.where, "supernode", supernode, file.supernodes)
+        for other in experiment.rests_on:
+            facts.known(f"{self.where}.of", "experiment", other, file.experiments)
+        for prompt in getattr(experiment, "prompts", ()):
+            facts.known(f"{self.where}.prompts", "prompt", prompt, file.prompts)
+        scored = facts.scored(experiment.only)
+        measured = [*scored, *(facts.shown[prompt] for prompt in getattr(experiment, "prompts", ()))]
+        for outcome in experiment.outcomes:
+            self._outcome(experiment, outcome, scored)
+        kinds: dict[type[Any], Callable[[Any, list[Row]], None]] = {
+            Perturbation: self._perturbation, Exchange: self._exchange, Graph: self._graph, Census: self._census,
+            Wiring: self._wiring, Reuse: self._reuse, Sharing: self._sharing, Contrast: self._contrast,
+            Crossover: self._crossover, Signs: self._signs, Scale: self._scale,
+        }  # fmt: skip
+        for kind, check in kinds.items():
+            if isinstance(experiment, kind):
+                check(experiment, measured)
+        if isinstance(experiment, LOOKING_AT_PLOTS) and file.operands is None:
+            raise facts.refuse(self.where, "operand plots are read where case.yaml says `operands:`")
+
+    def _outcome(self, experiment: Measurement, outcome: Outcome, scored: list[Row]) -> None:
+        """Names in an outcome. Those of a comparison are checked where they are measured."""
+        where, facts = f"{self.where}.outcomes", self.facts
+        if isinstance(experiment, Computed):
+            return
+        for supernode in outcome.names("supernode"):
+            facts.known(f"{where}: {outcome}", "supernode", supernode, self.file.supernodes)
+        for factor in outcome.names("factor"):
+            facts.factor(f"{where}: {outcome}", factor)
+        if outcome.form.name.startswith("level_"):
+            facts.filled(where, outcome.arguments[0], scored)
+        for language in outcome.names("language"):
+            facts.known(f"{where}: {outcome}", "language", language, facts.levels("language"))
+        if outcome == "others_probability":
+            facts.factor(where, "relation")
+        if outcome.form.numbers and not all(row["answer"].strip().isdigit() for row in scored):
+            wrong = next(row for row in scored if not row["answer"].strip().isdigit())
+            raise facts.refuse(
+                where,
+                f"outcome '{outcome}' is about numbers, and prompt '{wrong['item']}' has the answer '{wrong['answer']}'",
+            )
+
+    def _donors(self, experiment: Measurement, column: str, rows: list[Row], *, wrong: bool) -> None:
+        self.facts.donor(f"{self.where}.donor", column, rows)
+        if wrong:
+            self.facts.donor(f"{self.where}.donor", f"wrong_{column}", rows)
+
+    def _some_donor(self, experiment: Measurement, column: str, rows: list[Row]) -> None:
+        """Outcomes about a donor have no row for a prompt that has none; where all have none they would say nothing."""
+        self.facts.donor(f"{self.where}.donor", column, [])
+        if rows and not any(row.get(column) for row in rows):
+            asked = next(outcome for outcome in experiment.outcomes if outcome.form.donor)
+            raise self.facts.refuse(
+                f"{self.where}.donor",
+                f"no scored prompt has a donor (column '{column}'), and outcome '{asked}' asks for one",
+            )
+
+    def _perturbation(self, one: Perturbation, measured: list[Row]) -> None:
+        where, facts = self.where, self.facts
+        for strength in one.strengths:
+            if one.injected is None and strength > 1:
+                raise facts.refuse(
+                    f"{where}.strengths", f"{strength:g} would amplify: an inhibition holds at 1 at most"
+                )
+            if one.injected is not None and strength <= 0:
+                raise facts.refuse(f"{where}.strengths", f"{strength:g} injects nothing: above 0")
+        if one.injected is None and set(one.strengths) == {1.0}:
+            raise facts.refuse(f"{where}.strengths", "a strength of 1 does nothing: name another one too")
+        if one.dose and len(one.strengths) < 2:
+            raise facts.refuse(f"{where}.dose", "a dose curve needs several strengths")
+        if one.injected is not None:
+            self._donors(one, one.donor, measured, wrong="donor" in one.controls)
+        elif any(outcome.form.donor for outcome in one.outcomes):
+            self._some_donor(one, one.donor, measured)
+        if "position" in one.controls and isinstance(one.elsewhere, Position):
+            facts.position(f"{where}.elsewhere", one.elsewhere, measured)
+            self._never_at(f"{where}.elsewhere", one.elsewhere, one.held)
+        for site in one.sites:
+            facts.position(f"{where}.sites", site, measured)
+        if one.line is not None:
+            if one.donor != "donor":
+                raise facts.refuse(
+                    f"{where}.donor", "the words of a line are those of the column `donor`: leave `donor` out"
+                )
+            self._line(one.line, one)
+
+    def _never_at(self, where: str, elsewhere: Position, held: Sequence[str]) -> None:
+        """Refuses a control position at which a supernode may be found."""
+        for name in held:
+            if elsewhere in self.file.supernodes[name].among:
+                raise self.facts.refuse(
+                    where, f"supernode '{name}' may be found at '{elsewhere}' (`among`), and the control is elsewhere"
+                )
+
+    def _exchange(self, one: Exchange, measured: list[Row]) -> None:
+        self._donors(one, "donor", measured, wrong=False)
+        self.facts.position(f"{self.where}.at", one.at, measured)
+        if "position" in one.controls:
+            self.facts.position(f"{self.where}.elsewhere", one.elsewhere, measured)
+        self._line(one.line, one)
+
+    def _line(self, line: Line, one: Measurement) -> None:
+        where, facts = f"{self.where}.line", self.facts
+        facts.factor(f"{where}.ends", line.ends)
+        facts.factor(f"{where}.family", line.family)
+        for number, factor in line.forced.items():
+            facts.factor(f"{where}.forced.{number}", factor)
+            if not 0 <= number < line.most:
+                raise facts.refuse(
+                    f"{where}.forced", f"the line has no word {number}: words are counted from 0, {line.most} at most"
+                )
+        if line.least >= line.most and any(outcome.startswith("line_ends") for outcome in one.outcomes):
+            raise facts.refuse(
+                f"{where}.least", f"no line of {line.most} words at most has {line.least} before its last one"
+            )
+
+    def _graph(self, one: Graph, measured: list[Row]) -> None:
+        self.facts.factor(f"{self.where}.source", one.source)
+        for row in measured:
+            if not row.get(one.source) or row[one.source] not in row["text"]:
+                raise self.facts.refuse(
+                    f"{self.where}.source", f"prompt '{row['item']}' does not hold its own level of '{one.source}'"
+                )
+
+    def _census(self, one: Census, measured: list[Row]) -> None:
+        if self.file.supernodes[one.through].factor is None:
+            raise self.facts.refuse(
+                f"{self.where}.through", f"the rule of supernode '{one.through}' has no factor, so no level to look for"
+            )
+        if "position" in one.controls and not one.sites:
+            raise self.facts.refuse(f"{self.where}.controls", "'position' needs `sites`, where else it is looked")
+        for site in one.sites:
+            self.facts.position(f"{self.where}.sites", site, self.facts.rows)
+            self._never_at(f"{self.where}.sites", site, one.held)
+        if "ordinary" in one.outcomes:
+            self.facts.factor(f"{self.where}.outcomes", "spoken")
+            self.facts.filled(f"{self.where}.outcomes", "spoken", self.facts.scored(one.only))
+
+    def _wiring(self, one: Wiring, measured: list[Row]) -> None:
+        for supernode in one.of:
+            if self.file.supernodes[supernode].operands is None:
+                raise self.facts.refuse(
+                    f"{self.where}.of", f"the rule of supernode '{supernode}' has no condition `operands`"
+                )
+
+    def _reuse(self, one: Reuse, measured: list[Row]) -> None:
+        for column in ("plain", *(["wrong_plain"] if "donor" in one.controls else [])):
+            self.facts.factor(self.where, column)
+            self.facts.filled(self.where, column, measured)
+
+    def _sharing(self, one: Sharing, measured: list[Row]) -> None:
+        for factor in CELL:
+            self.facts.factor(self.where, factor)
+        members = [outcome for outcome in one.outcomes if not outcome.startswith("overlap")]
+        if members and not one.of:
+            raise self.facts.refuse(f"{self.where}.of", f"outcome '{members[0]}' is about supernodes: name them")
+        if any(outcome.form.donor for outcome in one.outcomes):
+            self._donors(one, one.donor, measured, wrong=False)
+
+    def _contrast(self, one: Contrast, measured: list[Row]) -> None:
+        for other in one.of:
+            there = self.file.experiments[other]
+            if not isinstance(there, Perturbation | Exchange | Census):
+                raise self.facts.refuse(
+                    f"{self.where}.of", f"'{other}' is of kind {there.kind_name()}, and perturbations are compared"
+                )
+            for term in (term for outcome in one.outcomes for term in outcome.arguments):
+                self.facts.known(f"{self.where}.outcomes", "outcome", term, there.outcomes, other)
+
+    def _crossover(self, one: Crossover, measured: list[Row]) -> None:
+        swap = self.file.experiments[one.of[0]]
+        if not isinstance(swap, Perturbation) or not swap.dose:
+            raise self.facts.refuse(f"{self.where}.of", f"'{one.of[0]}' has no dose curve: it needs `dose: true`")
+        last = swap.outcomes[-2:]
+        if len(last) < 2 or any(not outcome.form.unit.startswith("probability") for outcome in last):
+            raise self.facts.refuse(
+                f"{self.where}.of",
+                f"the last two outcomes of '{one.of[0]}' have to be the probabilities of what takes over and of what gives way",
+            )
+        self.facts.factor(f"{self.where}.by", one.by)
+        if self.facts.items and len({row.get(one.by) for row in self.facts.scored(swap.only)}) < 2:
+            raise self.facts.refuse(
+                f"{self.where}.by", f"all scored prompts have one level of '{one.by}', and levels are compared"
+            )
+
+    def _signs(self, one: Signs, measured: list[Row]) -> None:
+        for other in one.of:
+            there = self.file.experiments[other]
+            if not isinstance(there, Inhibit):
+                raise self.facts.refuse(
+                    f"{self.where}.of",
+                    f"'{other}' is of kind {there.kind_name()}, and inhibitions are compared with the graph",
+                )
+            if not any(outcome == "answer_logit" or outcome.form.name == "activation" for outcome in there.outcomes):
+                raise self.facts.refuse(f"{self.where}.of", f"'{other}' measures no activation and no answer_logit")
+        graphs = [graph for graph in self.file.experiments.values() if isinstance(graph, Graph)]
+        if not any(meets(one.only, graph.only) for graph in graphs):
+            raise self.facts.refuse(self.where, "no experiment of kind graph traces these prompts")
+
+    def _scale(self, one: Scale, measured: list[Row]) -> None:
+        there = self.file.experiments[one.of[0]]
+        if "shuffle" not in getattr(there, "controls", ()) or isinstance(there, Census | Computed):
+            raise self.facts.refuse(
+                f"{self.where}.of", f"'{one.of[0]}' is no look at features with the control shuffle"
+            )
+        for outcome in one.outcomes:
+            self.facts.known(f"{self.where}.outcomes", "outcome", outcome, there.outcomes, one.of[0])

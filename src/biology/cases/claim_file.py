@@ -1,0 +1,168 @@
+"""What `claims.yaml` says: what the paper claims, and the statistic, the control and the threshold by which we judge it."""
+
+from __future__ import annotations
+
+import datetime
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, WithJsonSchema, field_validator, model_validator
+
+from biology.arms import Control, is_donor
+from biology.cases.case import Case, case_folder, load_case
+from biology.cases.measures import Outcome
+from biology.grammar import unknown
+from biology.records import InputError, Strict, known, read_yaml, validate
+
+Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
+UNREGISTERED = "Not registered: run `biology lock` before held-out prompts are scored"
+"""Why a claim that is not in claims.lock yet is untestable (`registration.registered`)."""
+CONFIDENCE = {
+    "primary": "read in the authors' text",
+    "digest": "read in a third-party digest that was checked against the page",
+    "secondary": "read in a paraphrase",
+    "memory": "known from memory",
+}
+"""How well a sentence of the paper is known. The word goes wherever the claim is quoted."""
+
+
+class Source(Strict):
+    """Section of the paper, and how well we know what it says (`CONFIDENCE`)."""
+
+    section: str
+    confidence: str
+    """Some of `CONFIDENCE`, with commas between them and remarks in parentheses."""
+
+    @field_validator("confidence")
+    @classmethod
+    def _known_confidence(cls, value: str) -> str:
+        for word in re.sub(r"\(.*?\)", "", value).split(","):
+            if word.strip() not in CONFIDENCE:
+                raise ValueError(unknown("confidence", word.strip(), CONFIDENCE))
+        return value
+
+
+class Specificity(Strict):
+    """The effect must be at least `ratio` times the mean of each of these control arms."""
+
+    arms: tuple[Control, ...] = Field(min_length=1)
+    ratio: float = Field(gt=1)
+
+
+class Part(Strict):
+    """One measurement that a claim needs; a claim holds if all its parts do."""
+
+    name: str
+    experiment: str
+    outcome: Annotated[str, WithJsonSchema({"anyOf": Outcome.forms()})]
+    """One of the experiment's outcomes."""
+    control: Control | Literal["none"]
+    direction: Literal["increase", "decrease", "equivalent"]
+    minimum: float = Field(gt=0)
+    """Smallest effect that counts, in the unit of the outcome; for `equivalent` the margin."""
+    specificity: Specificity | None = None
+    ceiling: dict[Control, float] = {}
+    """Largest mean allowed for a control arm."""
+
+
+class Amendment(Strict):
+    """Why a registered claim or mechanism was changed; `previous` is its hash in claims.lock before the change."""
+
+    date: datetime.date
+    reason: str = Field(min_length=10)
+    previous: str = Field(pattern=r"^[0-9a-f]{64}$")
+    seen_on: tuple[str, ...] = ()
+    """Models whose verdict on the claim, or on claims of the case, was known by then."""
+
+
+class Claim(Strict):
+    """One sentence of the paper and the rule by which it is judged, registered before the run."""
+
+    id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
+    title: str
+    paper_says: str
+    source: Source
+    gate: str = "correct"
+    """Boolean column of the `prompts` table that an item must pass to be scored."""
+    parts: tuple[Part, ...] = ()
+    untestable: str | None = None
+    """Why no model of this project can be asked (no prompts, no such ability); then there are no parts."""
+    minimum_n: int = Field(default=256, gt=0)
+    """Fewest items that must pass the gate."""
+    registered: datetime.date
+    amended: tuple[Amendment, ...] = ()
+    expected: dict[str, Verdict] = {}
+    """Verdict expected on models that lack the mechanism, written down before they were trained."""
+
+    @model_validator(mode="after")
+    def _parts_or_reason(self) -> Claim:
+        if bool(self.parts) == bool(self.untestable):
+            raise ValueError("a claim has either parts or a reason why it is `untestable`.")
+        return self
+
+    def explores(self, model: str) -> bool:
+        """Whether the claim was changed after its first verdict on a model, and so was not registered before it."""
+        return any(model in amendment.seen_on for amendment in self.amended)
+
+    @field_validator("amended", mode="before")
+    @classmethod
+    def _one_or_many(cls, value: Any) -> Any:
+        return [value] if isinstance(value, dict) else value
+
+
+def load_claims(root: str | Path, name: str, case: Case | None = None) -> tuple[Claim, ...]:
+    """The claims of a case, in the order of its `claims.yaml` (a mapping from the claim's id to its fields).
+
+    `case` is that case, if it has been loaded.
+    """
+    path = case_folder(root, name) / "claims.yaml"
+    data = read_yaml(path)
+    if not isinstance(data, dict):
+        raise InputError(f"{path}: expected a mapping from claim id to claim.")
+    case = case or load_case(root, name)
+    columns = gates(case)
+    claims = []
+    for key, fields in data.items():
+        if not isinstance(fields, dict):
+            raise InputError(f"{path}: {key}: expected a mapping of fields.")
+        if "id" in fields:
+            raise InputError(f"{path}: {key}: unknown key 'id'. The id of a claim is the name it stands under.")
+        claim = validate(Claim, {"id": key, **fields}, path, where=str(key))
+        known(path, f"{key}.gate", "gate", claim.gate, columns)
+        names = [part.name for part in claim.parts]
+        for number, part in enumerate(claim.parts):
+            where = f"{key}.parts.{part.name}"
+            if part.name in names[:number]:
+                raise InputError(f"{path}: {where}: two parts have this name.")
+            _check_part(path, where, part, case)
+        claims.append(claim)
+    return tuple(claims)
+
+
+def gates(case: Case) -> list[str]:
+    """The columns of true and false that table `prompts` has (`behaviour.prompts_table`)."""
+    columns = {column for one in (*case.prompts.values(), *case.items) for column in one.factors}
+    columns |= {str(getattr(one, "donor", "")) for one in case.experiments.values()}
+    return ["correct", *(f"correct_with_{column}" for column in sorted(columns) if is_donor(column))]
+
+
+def _check_part(path: Path, where: str, part: Part, case: Case) -> None:
+    """Raises InputError where a part names what its experiment does not measure, or asks for more than there can be."""
+    known(path, where, "experiment", part.experiment, case.experiments)
+    known(path, where, "outcome", part.outcome, case.experiments[part.experiment].outcomes, part.experiment)
+    arms, of = case.arms(part.experiment, part.outcome), f"{part.outcome} in {part.experiment}"
+    known(path, f"{where}.control", "control", part.control, [*arms, "none"], of)
+    for number, arm in enumerate(named := part.specificity.arms if part.specificity else ()):
+        if arm in named[:number]:
+            raise InputError(f"{path}: {where}.specificity: '{arm}' is listed twice.")
+        known(path, f"{where}.specificity", "control", arm, arms, of)
+    for arm in part.ceiling:
+        known(path, f"{where}.ceiling", "control", arm, arms, of)
+    form = Outcome(part.outcome).form
+    for key, value in {
+        "minimum": part.minimum,
+        **{f"ceiling.{arm}": bound for arm, bound in part.ceiling.items()},
+    }.items():
+        if form.reach is not None and abs(value) > form.reach:
+            raise InputError(f"{path}: {where}.{key}: {value:g} is never reached: {part.outcome} is a {form.unit}.")

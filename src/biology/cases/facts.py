@@ -1,0 +1,196 @@
+"""What the prompts of a case say: their factors and the levels of these, whom they name, and whether a position is in them."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from biology.arms import is_donor
+from biology.cases.items import ITEM_COLUMNS
+from biology.cases.positions import Position
+from biology.grammar import unknown
+from biology.records import InputError
+
+LINKS = ("plain", "wrong_plain", "spoken", "gated_by")
+"""Columns, beside those of donors, that name another prompt."""
+Row = Mapping[str, str]
+"""A prompt with all its columns."""
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """The prompts of a case, and what may be said of them; whatever may not is an InputError that names `path` and place."""
+
+    path: Path
+    shown: Mapping[str, Row]
+    """The named prompts."""
+    items: Sequence[Row]
+    """The prompt set."""
+    extended: Mapping[str, Mapping[str, Sequence[str]]]
+    further: Callable[[], Sequence[Row]]
+    """Reads the other prompt sets of the case: what only their prompts have is no mistake."""
+
+    @cached_property
+    def rows(self) -> list[Row]:
+        return [*self.shown.values(), *self.items]
+
+    @cached_property
+    def _further(self) -> list[Row]:
+        return list(self.further())
+
+    @cached_property
+    def _beyond(self) -> dict[str, set[str]]:
+        """Columns and levels of extended corpora."""
+        found: dict[str, set[str]] = {}
+        for columns in self.extended.values():
+            for column, levels in columns.items():
+                found.setdefault(column, set()).update(levels)
+        return found
+
+    @cached_property
+    def columns(self) -> list[str]:
+        kinds = dict.fromkeys(tuple(row) for row in self.rows)  # the rows of one file have the same columns
+        return list(dict.fromkeys([*ITEM_COLUMNS, *(column for kind in kinds for column in kind), *self._beyond]))
+
+    @cached_property
+    def answers(self) -> frozenset[str]:
+        return frozenset(row["answer"].strip() for row in self.rows)
+
+    def levels(self, factor: str) -> list[str]:
+        """All levels of a factor, sorted."""
+        if factor not in self._levels:
+            found = {row.get(factor, "") for row in self.rows} - {""}
+            self._levels[factor] = sorted(found | self._beyond.get(factor, set()))
+        return self._levels[factor]
+
+    @cached_property
+    def _levels(self) -> dict[str, list[str]]:
+        return {}
+
+    def refuse(self, where: str, what: str) -> InputError:
+        return InputError(f"{self.path}: {where}: {what if what.endswith(('.', '?')) else what + '.'}")
+
+    def known(self, where: str, kind: str, name: str, there: Iterable[str], of: str = "") -> None:
+        if name not in (names := list(there)):
+            raise self.refuse(where, unknown(kind, name, names, of))
+
+    def distinct(self, where: str, words: Collection[object]) -> None:
+        """Refuses a list that names one thing twice."""
+        seen: set[object] = set()
+        for word in words:
+            if word in seen:
+                raise self.refuse(where, f"'{word}' is listed twice")
+            seen.add(word)
+
+    def factor(self, where: str, name: str) -> None:
+        """Refuses a column that no prompt has."""
+        if name not in self.columns and not any(name in row for row in self._further):
+            raise self.refuse(where, unknown("factor", name, sorted({*self.columns} - {"item", "text"})))
+
+    def level(self, where: str, factor: str, level: str) -> None:
+        """Refuses a level that no prompt has."""
+        self.factor(where, factor)
+        if level not in self.levels(factor) and not any(row.get(factor) == level for row in self._further):
+            raise self.refuse(f"{where}.{factor}", unknown("level", level, self.levels(factor), factor))
+
+    def only(self, where: str, only: Mapping[str, str]) -> None:
+        """Refuses levels that no prompt has, and those that no scored prompt has together."""
+        for factor, level in only.items():
+            self.level(where, factor, level)
+        beyond = any(level in self._beyond.get(factor, ()) for factor, level in only.items())
+        if only and self.items and not beyond and not self.scored(only):
+            if not any(row["role"] == "score" and meets(row, only) for row in self._further):
+                told = " and ".join(f"{factor} {level}" for factor, level in only.items())
+                raise self.refuse(where, f"no scored prompt has {told}")
+
+    def scored(self, only: Mapping[str, str]) -> list[Row]:
+        """The scored prompts of these levels of factors."""
+        asked = tuple(sorted(only.items()))
+        if asked not in self._scored:  # many experiments ask the same prompts
+            self._scored[asked] = [row for row in self._score if all(row.get(one) == level for one, level in asked)]
+        return self._scored[asked]
+
+    @cached_property
+    def _scored(self) -> dict[tuple[tuple[str, str], ...], list[Row]]:
+        return {}
+
+    @cached_property
+    def _score(self) -> list[Row]:
+        return [row for row in self.items if row["role"] == "score"]
+
+    def donor(self, where: str, column: str, rows: Iterable[Row]) -> None:
+        """Refuses a donor's column that no prompt has, and prompts without one."""
+        if column not in self.columns:
+            there = [one for one in self.columns if is_donor(one.removeprefix("wrong_"))]
+            self.factor(where, column) if not there else self.known(where, "donor's column", column, there)
+        for row in rows:
+            if not row.get(column):
+                raise self.refuse(where, f"{self.told(row)} has no donor (column '{column}')")
+
+    def filled(self, where: str, column: str, rows: Iterable[Row]) -> None:
+        """Refuses prompts that lack a level of a factor."""
+        for row in rows:
+            if not row.get(column):
+                raise self.refuse(where, f"{self.told(row)} has no level of '{column}'")
+
+    def links(self) -> None:
+        """Refuses a prompt that names another one that there is not, or itself as its donor, or one donor as right and wrong."""
+        names = {row["item"] for row in self.rows}
+        columns = [one for one in self.columns if one in LINKS or is_donor(one.removeprefix("wrong_"))]
+        for row in self.rows:
+            for column in columns:
+                if row.get(column) and row[column] not in names:
+                    raise self.refuse(self.told(row), unknown("prompt", row[column], names, f"column {column}"))
+                if not row.get(column) or not is_donor(column.removeprefix("wrong_")):
+                    continue
+                if row[column] == row["item"]:
+                    raise self.refuse(self.told(row), f"it is its own donor (column '{column}')")
+                # a named prompt is shown without this control, and a case may know of one donor alone
+                same = column.startswith("wrong_") and row[column] == row.get(column.removeprefix("wrong_"))
+                if same and row["item"] not in self.shown:
+                    raise self.refuse(
+                        self.told(row), f"'{row[column]}' is its donor and its wrong donor (column '{column}')"
+                    )
+
+    def told(self, row: Row) -> str:
+        """A prompt by its name, and where to find it."""
+        return f"prompt '{row['item']}'{'' if row['item'] in self.shown else ' of the prompt set'}"
+
+    def measured(self, asked: Collection[Mapping[str, str]]) -> None:
+        """Refuses a scored prompt that none of these `only` lets in, where its level is nearly one that would."""
+        let_in = {id(row) for only in asked for row in self.scored(only)}
+        for row in self._score:
+            if id(row) in let_in:
+                continue
+            for factor in dict.fromkeys(factor for only in asked for factor in only):
+                levels = list(dict.fromkeys(only[factor] for only in asked if factor in only))
+                if row.get(factor, "") not in levels and difflib.get_close_matches(row.get(factor, ""), levels, n=1):
+                    raise self.refuse(
+                        self.told(row), f"no experiment measures it: {unknown('level', row[factor], levels, factor)}"
+                    )
+
+    def position(self, where: str, at: Position, rows: Iterable[Row]) -> None:
+        """Refuses a position that one of some prompts does not hold exactly once; prompts without the factor are left out."""
+        if at.factor is not None:
+            self.factor(where, at.factor)
+        if at.form not in ("token", "factor"):
+            return
+        for row in rows:
+            word = at.word if at.factor is None else row.get(at.factor, "")
+            count = row["text"].count(word) if word else 1
+            if count != 1:
+                absent = at.factor is None and count == 0
+                close = difflib.get_close_matches(word, row["text"].split(), n=1) if absent else []
+                hint = f" Did you mean 'token:{close[0]}'?" if close else ""
+                raise self.refuse(
+                    where,
+                    f"position '{at}' needs {word!r} exactly once in {self.told(row)}, where it stands {count} times.{hint}",
+                )
+
+
+def meets(row: Row, only: Mapping[str, str]) -> bool:
+    """Whether a prompt has these levels of factors."""
+    return all(row.get(factor) == level for factor, level in only.items())

@@ -1,0 +1,276 @@
+"""Outcomes: what an experiment may measure. Each is specified here and nowhere else; modules that compute them name the forms.
+
+An outcome is written as one word, or as a word and what it is about: `answer_top1`, `activation:bridge`,
+`kept:concept+language`, `difference:lost:say`.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from biology.grammar import Parsed, unknown
+
+PERTURBED = ("inhibit", "inject", "swap")
+"""Kinds that hold features."""
+WRITING = (*PERTURBED, "exchange")
+"""Kinds that may write a line."""
+CLASSED = ("add", "lookup", "sum")
+"""Families of operand plots that say something of the operands."""
+NEAR = 5
+"""How far from an answer a number is still near it."""
+MASS = 0.8
+"""Share of the probability of all numbers that a `width` holds."""
+FAMILIES = (*CLASSED, "constant", "other")
+
+
+@dataclass(frozen=True)
+class Form:
+    """One form of an outcome."""
+
+    name: str
+    says: str
+    """What it is, in one sentence; `{0}` and `{1}` stand for what it is about."""
+    unit: str
+    kinds: tuple[str, ...]
+    """Kinds of experiment that may ask for it."""
+    about: str = ""
+    """What stands behind the colon: supernode, factor, language, layer, family, families or outcome; empty: nothing."""
+    count: tuple[int, int] = (0, 0)
+    """How many of these, at least and at most."""
+    separator: str = "+"
+    line: bool = False
+    """Whether it is about a line that is written after the prompt."""
+    donor: bool = False
+    """Whether it asks for the prompt's donor."""
+    numbers: bool = False
+    """Whether it asks for answers that are numbers."""
+    unchanged: float | None = None
+    """Of outcomes that watch a supernode: what they are where nothing changes. A prompt without members has none."""
+    beside: tuple[str, ...] = ()
+    """Control arms that it has unasked."""
+    controls: tuple[str, ...] | None = None
+    """Control arms that it can have; by default all that the experiment lists."""
+
+    @property
+    def written(self) -> str:
+        """How it is written: `activation:<supernode>`."""
+        if not self.about:
+            return self.name
+        more = "..." if self.count[1] > 2 else ""
+        return f"{self.name}:" + self.separator.join([f"<{self.about}>"] * min(2, self.count[1])) + more
+
+    @property
+    def reach(self) -> float | None:
+        """The largest difference that there can be between two of its values; None: there is none."""
+        if self.unit in (ONE, SHARE, PROBABILITY) or self.unit.startswith("area"):
+            return 1.0
+        return 2.0 if "-1 to 1" in self.unit else None
+
+    @property
+    def schema(self) -> dict[str, Any]:
+        """It as a JSON Schema."""
+        told = {"description": f"{self.written} ({self.unit}): {self.says}"}
+        if not self.about:
+            return {"const": self.name} | told
+        one = {"family": f"({'|'.join((*FAMILIES, 'error'))})", "layer": r"\d+"}.get(self.about, ".+")
+        return {"type": "string", "pattern": f"^{self.name}:{self.separator.join([one] * self.count[0])}"} | told
+
+    def asked_by(self, kind: str, *, line: bool = False) -> bool:
+        """Whether an experiment of a kind, with or without a `line`, may ask for it."""
+        return kind in self.kinds and (kind not in WRITING or self.line == line)
+
+
+ONE, SHARE, PROBABILITY = "0 or 1", "share, 0 to 1", "probability, 0 to 1"
+FORMS = {
+    form.name: form
+    for form in (
+        # what is said under a perturbation (outcomes.py)
+        Form("answer_probability", "the probability of the prompt's answer", PROBABILITY, PERTURBED),
+        Form("donor_probability", "the probability of the donor's answer", PROBABILITY, PERTURBED, donor=True),
+        Form("answer_top1", "whether the prompt's answer is the most probable token", ONE, PERTURBED),
+        Form("donor_top1", "whether the donor's answer is the most probable token", ONE, PERTURBED, donor=True),
+        Form("others_probability", "the probability of all other answers to the prompt's relation", PROBABILITY, PERTURBED),
+        Form("answer_logit", "the logit of the answer, minus the mean logit", "logits", PERTURBED, beside=("clean",)),
+        Form(
+            "advantage", "the logit of the answer minus that of the donor's answer, over what it is on the clean prompt",
+            "ratio, 1 on the clean prompt", PERTURBED, donor=True, beside=("shuffle",),
+        ),
+        Form(
+            "activation", "the activation of the supernode {0}, over its activation on the clean prompt",
+            "ratio, 1 on the clean prompt", PERTURBED, "supernode", (1, 1), unchanged=1.0, beside=("clean",),
+        ),
+        Form(
+            "lost", "the share of its clean activation that the supernode {0} has lost", "share, 0 on the clean prompt",
+            PERTURBED, "supernode", (1, 1), unchanged=0.0,
+        ),
+        # cells of a factorial design (cell_outcomes.py)
+        Form("level_top1", "whether the prompt's own {0} is the most probable token", ONE, PERTURBED, "factor", (1, 1)),
+        Form("level_probability", "the probability of the prompt's own {0} as the next token", PROBABILITY, PERTURBED, "factor", (1, 1)),
+        Form(
+            "kept", "whether the most probable token is not the prompt's answer, but that of a prompt with the same {0}",
+            ONE, PERTURBED, "factor", (1, 9),
+        ),
+        # answers that are numbers (number_outcomes.py)
+        Form("ones_right", "whether the most probable token is a number with the answer's ones digit", ONE, PERTURBED, numbers=True, beside=("clean",)),
+        Form("near_right", f"whether the most probable token is a number at most {NEAR} from the answer", ONE, PERTURBED, numbers=True, beside=("clean",)),
+        Form("near_probability", f"the probability of numbers at most {NEAR} from the answer, without the answer", PROBABILITY, PERTURBED, numbers=True),
+        Form("width", f"how many consecutive numbers it takes to hold {MASS:.0%} of the probability of all numbers", "count, from 1", PERTURBED, numbers=True),
+        Form(
+            "ones_swapped", "whether the most probable token has the answer's tens and the ones digit of the donor's answer",
+            ONE, PERTURBED, donor=True, numbers=True,
+        ),
+        # lines (written_lines.py)
+        Form("line_ends_own", "whether the line ends in the word that the prompt plans", ONE, WRITING, line=True, beside=("clean",)),
+        Form("line_ends_donor", "whether the line ends in the word that the donor plans", ONE, WRITING, line=True, donor=True, beside=("clean",)),
+        Form(
+            "line_ends_family", "whether the line ends in a word that rhymes with the prompt's, its own one included", ONE,
+            WRITING, line=True, beside=("clean",),
+        ),
+        Form("line_ends_rhyme", "whether the line ends in another word that rhymes with the prompt's own", ONE, WRITING, line=True, beside=("clean",)),
+        Form("line_starts_donor", "whether the line's first word is the donor's answer", ONE, WRITING, line=True, donor=True, beside=("clean",)),
+        Form(
+            "answer_log_odds", "the change, against the clean prompt, of the log-odds of the donor's answer to the own answer",
+            "nats", WRITING, line=True, donor=True, beside=("clean",),
+        ),
+        Form("answer_moves", "whether the log-odds of the donor's answer to the own answer rise", ONE, WRITING, line=True, donor=True, beside=("clean",)),
+        Form(
+            "ending_log_odds", "the change of the log-odds of the donor's planned word to the own planned word, as the next word",
+            "nats", WRITING, line=True, donor=True, beside=("clean",),
+        ),
+        # what features tell (census.py)
+        Form(
+            "planned", "the share of the features of the prompt's level that fire at the rule's position", SHARE, ("census",),
+            controls=("position", "shuffle", "random"),
+        ),
+        Form(
+            "candidates", "whether features of the prompt's level and of another level of its cluster fire there at once", ONE,
+            ("census",), controls=("shuffle", "random"),
+        ),
+        Form(
+            "ordinary", "whether a feature of the level that fires there also fires where the word itself is next", ONE,
+            ("census",), controls=("shuffle", "random"),
+        ),
+        Form(
+            "probe", "whether a linear probe on the residual stream there names the level", ONE, ("census",),
+            controls=("position", "shuffle"),
+        ),
+        # paths of the graph (graph_tables.py)
+        Form("path_share", "the share of the influence on the answer's logit whose paths pass through the supernode", SHARE, ("graph",)),
+        Form("shortcut", "the share of the source tokens' influence on the answer's logit that goes around the supernode", SHARE, ("graph",)),
+        Form("source_share", "the share of the influence on the supernode that starts at the source tokens", SHARE, ("graph",)),
+        Form(
+            "agreement", "how well the signs of the graph foretell what inhibitions do: the mean of 1 (as foretold) and -1 over pairs",
+            "-1 to 1", ("signs",), controls=("shuffle",),
+        ),
+        # operand plots (operand_tables.py)
+        Form("share", "the share of the influence on the answer that features of the family {0} carry at the last token", SHARE, ("classes",), "family", (1, 1)),
+        Form("class_share", "the share of the influence on the answer that the families add, lookup and sum carry", SHARE, ("classes",)),
+        Form("class_fraction", "the share of active features that are of the families add, lookup and sum", SHARE, ("classes",)),
+        Form("lookup_present", "whether a lookup is active at the last token", ONE, ("classes",)),
+        Form("decimal_share", "of the influence of these families, the share of conditions that repeat as ten does", SHARE, ("classes",)),
+        Form("dozenal_share", "of the influence of these families, the share of conditions that repeat as twelve does", SHARE, ("classes",)),
+        Form("label_wrong", "the share of lookups and sums whose strongest examples suggest the other family", SHARE, ("classes",)),
+        Form(
+            "auc_virtual", "how well virtual weights tell the targets that fire at the prompt's sum from others", "area under the curve, 0.5 at chance",
+            ("wiring",),
+        ),
+        Form(
+            "auc_twera", "how well virtual weights, times how often both ends fire together, tell them from others", "area under the curve, 0.5 at chance",
+            ("wiring",),
+        ),
+        Form(
+            "input", "what features of the family {1} take in from those of the family {0}, as a share of all that they take in",
+            "share, -1 to 1", ("connectivity",), "family", (2, 2), ">",
+        ),
+        Form(
+            "shared_activity", "the share of the supernode's activity on the plain prompt with the same operands that is there too",
+            SHARE, ("reuse",),
+        ),
+        # what languages share (sharing.py)
+        Form(
+            "overlap", "the overlap of active features in layer {0} with those of translations, above chance", "share, -1 to 1",
+            ("sharing", "scale"), "layer", (1, 1), controls=("shuffle",),
+        ),
+        Form(
+            "overlap_profile", "the overlap with translations in the middle third of the layers, minus that in the outer thirds",
+            "share, -1 to 1", ("sharing", "scale"), controls=("shuffle",),
+        ),
+        Form("shared", "the share of members that are active on the translations too", SHARE, ("sharing",), controls=("match",)),
+        Form(
+            "default", "how much better the members' decoders promote the answer in {0} than in other languages",
+            "standard deviations", ("sharing",), "language", (1, 1), controls=("match",),
+        ),
+        Form("closeness", "the mean cosine of the members' encoders with those of the donor's members", "-1 to 1", ("sharing",), donor=True, controls=("match",)),
+        # of two experiments, or of dose curves (contrasts.py)
+        Form("difference", "{0} in the first experiment, minus a share of it in the second", "that of the outcome", ("contrast",), "outcome", (1, 1), ","),
+        Form("interaction", "{0} minus {1} in the first experiment, minus a share of the same in the second", "that of the outcomes", ("contrast",), "outcome", (2, 2), ","),
+        Form(
+            "crossover_cv2", "the squared coefficient of variation, over levels, of the strength at which the swap takes over",
+            "squared ratio", ("crossover",),
+        ),
+    )
+}  # fmt: skip
+"""Every form of an outcome, by its first word."""
+
+
+ARGUMENTS = {"family": FAMILIES}
+"""What outcomes may be about, where that is the same for all cases."""
+
+
+class Outcome(Parsed):
+    """An outcome as a case file names it."""
+
+    form: Form
+    arguments: tuple[str, ...]
+    """What stands behind the colon, part by part."""
+
+    def __new__(cls, text: str) -> Outcome:
+        name, colon, rest = text.partition(":")
+        if name not in FORMS:
+            raise ValueError(unknown("outcome", text, alike(FORMS, rest)))
+        form = FORMS[name]
+        found = tuple(rest.split(form.separator)) if colon else ()
+        if not form.count[0] <= len(found) <= form.count[1] or not all(found):
+            raise ValueError(f"outcome '{text}' is not complete: it is written {form.written}")
+        for one in found if form.about in ARGUMENTS else ():
+            there = (*ARGUMENTS[form.about], *(("error",) if name == "share" else ()))
+            if one not in there:
+                raise ValueError(f"outcome '{text}': {unknown(form.about, one, there)}")
+        made = super().__new__(cls, text)
+        made.form = form
+        made.arguments = tuple(Outcome(one) for one in found) if form.about == "outcome" else found
+        return made
+
+    @classmethod
+    def forms(cls) -> list[dict[str, Any]]:
+        return [form.schema for form in FORMS.values()]
+
+    def names(self, about: str) -> list[str]:
+        """The supernodes, factors, languages ... that it is about, also of the outcomes that it compares."""
+        if self.form.about == "outcome":
+            return [name for one in self.arguments for name in Outcome(one).names(about)]
+        return list(self.arguments) if self.form.about == about else []
+
+    @property
+    def meaning(self) -> str:
+        told = [Outcome(one).meaning if self.form.about == "outcome" else one for one in self.arguments]
+        return self.form.says.format(*([", ".join(told)] if self.form.separator == "+" and told else told))
+
+
+def alike(forms: list[str] | dict[str, Form], rest: str) -> list[str]:
+    """How outcomes are written, those about something with what somebody gave: the nearest can be typed as it stands."""
+    return [f"{name}:{rest}" if FORMS[name].about and rest else FORMS[name].written for name in forms]
+
+
+def forms_of(kind: str, *, line: bool | None = None) -> list[str]:
+    """The outcomes that experiments of a kind may ask for; with or without a line, or either."""
+    return [
+        form.name for form in FORMS.values() if (kind in form.kinds if line is None else form.asked_by(kind, line=line))
+    ]
+
+
+def unchanged(outcome: str) -> float | None:
+    """What an outcome that watches a supernode is where nothing changes; None for other outcomes."""
+    form = FORMS.get(outcome.partition(":")[0])
+    return form.unchanged if form and form.about else None

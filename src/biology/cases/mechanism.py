@@ -1,0 +1,363 @@
+"""Mechanisms: what a case says that a planted model computes, where, and which of its claims are therefore true.
+
+`experiments/<case>/mechanism.yaml` states a causal model. Its *variables* are functions of a prompt's columns or of one another,
+each with a *site*: the layers and the token at which the network must hold it. The *answer* is a function of variables. From
+this follow the answers after interventions: with a variable set to another value, and with a variable absent. A model into which
+the mechanism was planted (`planting.py`) must give them, and `certificate.py` measures whether it does.
+
+After Geiger et al., *Causal Abstractions of Neural Networks* (2021) and *Inducing Causal Structure for Interpretable Neural
+Networks* (2022); Gupta et al., *InterpBench* (2024). Torch-free.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+from collections.abc import Callable, Mapping, Sequence
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+from pydantic import Field, field_validator, model_validator
+
+from biology.cases.claim_file import Amendment
+from biology.cases.positions import Position
+from biology.records import InputError, Strict, read_yaml, validate
+
+MECHANISM, TWINS = "mechanism.yaml", "twins"
+"""In the folder of a case: the file of its mechanism, and the folder of those of its twins, `<name>.yaml`."""
+Value = str | int
+Row = Mapping[str, Any]
+
+
+class Absent(Strict):
+    """What is answered when a variable's site holds nothing of it: exactly one of `shares`, `says` and `takes`."""
+
+    among: tuple[str, ...] = ()
+    """The mean that stands at the site is that of prompts with the same values of these; of all prompts otherwise."""
+
+    shares: tuple[str, ...] | None = None
+    """Any answer of a prompt that has the same values of these variables or columns, all alike probable."""
+    says: str | None = None
+    """The value of this variable, as a word."""
+    spares: str | None = None
+    """A column: prompts in which it is filled keep their answer, for they have another way to it."""
+    takes: Value | None = None
+    """The answer as if the variable had this value."""
+
+    @model_validator(mode="after")
+    def _one(self) -> Absent:
+        if sum(one is not None for one in (self.shares, self.says, self.takes)) != 1:
+            raise ValueError("say one of 'shares', 'says' and 'takes'")
+        return self
+
+
+class Variable(Strict):
+    """A variable of a causal model, and its site."""
+
+    meaning: str = Field(min_length=3)
+    """What it holds, in words."""
+    value: str | None = None
+    """An expression in the prompt's columns and earlier variables, such as `city` or `a % 10`."""
+    depends_on: tuple[str, ...] = ()
+    """Instead of an expression: the variables whose values settle it, by the prompts that there are."""
+    column: str | None = None
+    """With `depends_on`: the column of the prompts that holds it."""
+    at: Position | dict[str, Position]
+    """The token at which the network holds it; a mapping gives one for each value of the prompts' column `set`."""
+    layers: tuple[int, int]
+    """The first and the last layer whose MLP outputs hold it, counted from 0."""
+    subspace: int | None = Field(None, ge=1)
+    """Dimensions of a subspace of its own, where several variables share the MLP outputs of a token; the whole otherwise."""
+    read: Literal["probe", "unembedding", "none"] = "probe"
+    """How it can be read off the residual stream after its last layer: by a linear probe, or as a word by the unembedding. `none`: it
+    need not be, for what a twin does not use."""
+    word: str | None = None
+    """With `read: unembedding`: the column that holds the word, where it is not the value itself."""
+    supernode: str | None = None
+    """The supernode of the case whose features stand for it."""
+    exchanged: bool = True
+    """Whether another value can be put into its place; some can only be absent."""
+    apart: tuple[str, ...] = ()
+    """Columns in which the prompts that it is taken from differ from each other and from the prompt that it is put into."""
+    near: int | None = Field(None, ge=1)
+    """It is only exchanged for values that differ by at most so much."""
+    absent: Absent | None = None
+
+    @field_validator("layers")
+    @classmethod
+    def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
+        if not 0 <= value[0] <= value[1]:
+            raise ValueError("two layers from 0 on, the first not after the last")
+        return value
+
+    @model_validator(mode="after")
+    def _function(self) -> Variable:
+        if (self.value is None) == (not self.depends_on):
+            raise ValueError("say either 'value' (an expression) or 'depends_on' (with 'column')")
+        if bool(self.depends_on) != (self.column is not None):
+            raise ValueError("'depends_on' and 'column' belong together")
+        return self
+
+
+class Answer(Strict):
+    """The answer: a table of the prompts that there are by the values of variables, or an expression."""
+
+    depends_on: tuple[str, ...] = ()
+    value: str | None = None
+
+    @model_validator(mode="after")
+    def _one(self) -> Answer:
+        if (self.value is None) == (not self.depends_on):
+            raise ValueError("say either 'value' (an expression) or 'depends_on'")
+        return self
+
+
+class Truth(Strict):
+    """Whether a claim is true of a model that computes so, and why."""
+
+    truth: Literal["true", "false", "open"]
+    because: str = Field(min_length=10)
+
+    @field_validator("truth", mode="before")
+    @classmethod
+    def _word(cls, value: Any) -> Any:
+        return str(value).lower() if isinstance(value, bool) else value  # YAML reads true and false as such
+
+
+class Mechanism(Strict):
+    """A causal model: `variables` in the order of the computation, and the `answer`."""
+
+    says: str = Field(min_length=10)
+    """The mechanism in a sentence or two."""
+    variables: dict[str, Variable]
+    answer: Answer
+    truth: dict[str, Truth] = {}
+    """By the id of a claim."""
+    amended: tuple[Amendment, ...] = ()
+    """Why it was changed after it was registered."""
+
+    def parents(self, name: str | None) -> list[str]:
+        """The variables that a variable, or (None) the answer, is computed from."""
+        of = self.answer if name is None else self.variables[name]
+        named = {node.id for node in ast.walk(ast.parse(of.value)) if isinstance(node, ast.Name)} if of.value else set()
+        earlier = list(self.variables)[: None if name is None else list(self.variables).index(name)]
+        return [other for other in earlier if other in of.depends_on or other in named]
+
+
+def mechanism_path(root: str | Path, case: str, twin: str = "") -> Path:
+    """The file of a case's mechanism, or of that of a twin where it has one of its own."""
+    folder = Path(root) / "experiments" / case
+    own = folder / TWINS / f"{twin}.yaml"
+    return own if twin and own.is_file() else folder / MECHANISM
+
+
+def twins_of(root: str | Path, case: str) -> list[str]:
+    """The twins of which a case states a mechanism."""
+    return sorted(path.stem for path in (Path(root) / "experiments" / case / TWINS).glob("*.yaml"))
+
+
+def load_mechanism(root: str | Path, case: str, twin: str = "") -> Mechanism | None:
+    """The mechanism of a case, or that of a twin where it has one of its own; None if none is stated.
+
+    Raises `InputError` for one that does not fit.
+    """
+    path = mechanism_path(root, case, twin)
+    if not path.is_file():
+        return None
+    made = validate(Mechanism, read_yaml(path), path)
+    known: set[str] = set()
+    for name, variable in made.variables.items():
+        for other in variable.depends_on:
+            if other not in known:
+                raise InputError(f"{path}: variables.{name}.depends_on: '{other}' is no earlier variable.")
+        known.add(name)
+    return made
+
+
+def site(variable: Variable, row: Row) -> Position:
+    """The token of a prompt at which a variable is held."""
+    return variable.at[row["set"]] if isinstance(variable.at, dict) else variable.at
+
+
+# ------------------------------------------------------------------------------------------------------- expressions
+
+_OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+}  # fmt: skip
+
+
+def nearest(ones: int, middle: int, base: int = 10) -> int:
+    """The number with this ones digit that is nearest to `middle`, the smaller of two; none is negative."""
+    below = middle - (middle - ones) % base
+    found = [number for number in (below, below + base) if number >= 0]
+    return min(found, key=lambda number: (abs(number - middle), number))
+
+
+_FUNCTIONS: dict[str, Callable[..., int]] = {"nearest": nearest, "min": min, "max": max}
+
+
+def evaluate(expression: str, names: Mapping[str, Any]) -> Any:
+    """An expression of whole numbers: names, `+ - * // %`, brackets and `nearest`, `min`, `max`. A name alone is taken as it is.
+
+    Raises `ValueError` for anything else.
+    """
+
+    try:
+        return _compiled(expression)(names)
+    except SyntaxError:
+        raise ValueError(f"'{expression}' is no expression") from None
+    except KeyError as error:
+        raise ValueError(f"'{error.args[0]}' is neither a column of the prompts nor an earlier variable") from None
+
+
+@lru_cache(maxsize=1024)  # one expression is worked out for thousands of prompts
+def _compiled(expression: str) -> Callable[[Mapping[str, Any]], Any]:
+    def of(node: ast.AST) -> Callable[[Mapping[str, Any]], Any]:
+        match node:
+            case ast.Expression(body=body):
+                return of(body)
+            case ast.Constant(value=int() as value):
+                return lambda names: value
+            case ast.Name(id=name):
+                return lambda names: names[name]
+            case ast.BinOp(left=left, op=op, right=right) if type(op) in _OPERATORS:
+                apply, one, other = _OPERATORS[type(op)], of(left), of(right)
+                return lambda names: apply(int(one(names)), int(other(names)))
+            case ast.Call(func=ast.Name(id=name), args=args, keywords=[]) if name in _FUNCTIONS:
+                function, given = _FUNCTIONS[name], [of(arg) for arg in args]
+                return lambda names: function(*(int(arg(names)) for arg in given))
+            case _:
+                raise ValueError(f"'{expression}' holds more than names, whole numbers, + - * // % and nearest()")
+
+    return of(ast.parse(expression, mode="eval"))
+
+
+# ---------------------------------------------------------------------------------------------------- the causal model
+
+
+class CausalModel:
+    """A mechanism on a table of prompts: values of its variables, and answers after interventions.
+
+    `prompts` has the columns `text`, `answer` and whatever the mechanism names. Raises `InputError` if a column is missing, or
+    a variable is not settled by what it is said to depend on; `where` names the file.
+    """
+
+    def __init__(self, mechanism: Mechanism, prompts: pd.DataFrame, where: str):
+        self.mechanism, self.where = mechanism, where
+        self.rows: list[dict[str, Any]] = prompts.to_dict("records")
+        self._tables: dict[str, dict[tuple[Value, ...], Value]] = {}
+        self.values: list[dict[str, Value]] = [{} for _ in self.rows]
+        for name, variable in mechanism.variables.items():
+            if variable.depends_on:
+                self._tables[name] = self._table(
+                    name, variable.depends_on, [row.get(str(variable.column)) for row in self.rows]
+                )
+            for row, values in zip(self.rows, self.values, strict=True):
+                values[name] = self._value(name, row, values)
+        if mechanism.answer.depends_on:
+            self._tables["answer"] = self._table(
+                "answer", mechanism.answer.depends_on, [row["answer"] for row in self.rows]
+            )
+        for row, values in zip(self.rows, self.values, strict=True):
+            said = self._answer(row, values)
+            if str(said) != str(row["answer"]):
+                raise InputError(
+                    f"{where}: of {row['text']!r} the causal model says '{said}', and the answer is '{row['answer']}'."
+                )
+
+    def _table(self, name: str, parents: Sequence[str], column: Sequence[Any]) -> dict[tuple[Value, ...], Value]:
+        found: dict[tuple[Value, ...], Value] = {}
+        for row, values, value in zip(self.rows, self.values, column, strict=True):
+            key = named(parents, row, values)
+            if value is None or found.setdefault(key, value) != value:
+                raise InputError(
+                    f"{self.where}: {name}: {dict(zip(parents, key, strict=True))} does not settle it "
+                    f"({found.get(key)!r} and {value!r}, in {row['text']!r})."
+                )
+        return found
+
+    def _value(self, name: str, row: Row, values: Mapping[str, Value]) -> Value:
+        variable = self.mechanism.variables[name]
+        if variable.depends_on:
+            return self._tables[name][named(variable.depends_on, row, values)]
+        return self._evaluated(str(variable.value), f"variables.{name}", row, values)
+
+    def _evaluated(self, expression: str, where: str, row: Row, values: Mapping[str, Value]) -> Value:
+        try:
+            return evaluate(expression, {**row, **values})
+        except ValueError as error:
+            raise InputError(f"{self.where}: {where}: {error}.") from None
+
+    def _answer(self, row: Row, values: Mapping[str, Value]) -> Value:
+        answer = self.mechanism.answer
+        if answer.depends_on:
+            return self._tables["answer"][named(answer.depends_on, row, values)]
+        return self._evaluated(str(answer.value), "answer", row, values)
+
+    @cached_property
+    def children(self) -> dict[str, set[str]]:
+        """Of each variable those that are computed from it, directly or through others."""
+        found: dict[str, set[str]] = {}
+        for name in self.mechanism.variables:
+            parents = set(self.mechanism.parents(name))
+            for other, below in found.items():
+                if other in parents or parents & below:
+                    below.add(name)
+            found[name] = set()
+        return found
+
+    def levels(self, name: str) -> list[Value]:
+        """All values of a variable, sorted."""
+        return sorted({values[name] for values in self.values}, key=lambda value: (isinstance(value, str), value))
+
+    def after(self, row: int, changes: Mapping[str, Value]) -> Value | None:
+        """The answer to a prompt when variables are set to other values; None where no prompt has it, or says what it would be."""
+        values = {**self.values[row], **changes}
+        stale = set().union(*(self.children[name] for name in changes)) - set(changes)
+        try:
+            for name in self.mechanism.variables:
+                if name in stale:
+                    values[name] = self._value(name, self.rows[row], values)
+            said = self._answer(self.rows[row], values)
+        except KeyError:
+            return None
+        return said if str(said) in self._said else None
+
+    @cached_property
+    def _said(self) -> set[str]:
+        return {str(row["answer"]) for row in self.rows}
+
+    def without(self, row: int, name: str) -> list[Value] | None:
+        """The answers, all alike probable, when a variable's site holds nothing of it; None where the mechanism does not say."""
+        absent = self.mechanism.variables[name].absent
+        if absent is None:
+            return None
+        if absent.spares is not None and self.rows[row].get(absent.spares):
+            return [self.rows[row]["answer"]]
+        if absent.says is not None:
+            return [self.values[row][absent.says]]
+        if absent.takes is not None:
+            said = self.after(row, {name: absent.takes})
+            return None if said is None else [said]
+        shared = tuple(absent.shares or ())
+        return self._shared(shared)[named(shared, self.rows[row], self.values[row])]
+
+    def _shared(self, names: tuple[str, ...]) -> dict[tuple[Value, ...], list[Value]]:
+        if names not in self._answers:
+            found: dict[tuple[Value, ...], dict[Value, None]] = {}
+            for row, values in zip(self.rows, self.values, strict=True):
+                found.setdefault(named(names, row, values), {})[row["answer"]] = None
+            self._answers[names] = {key: list(answers) for key, answers in found.items()}
+        return self._answers[names]
+
+    @cached_property
+    def _answers(self) -> dict[tuple[str, ...], dict[tuple[Value, ...], list[Value]]]:
+        return {}
+
+
+def named(names: Sequence[str], row: Row, values: Mapping[str, Value]) -> tuple[Value, ...]:
+    """The values of variables, or columns, of a prompt."""
+    return tuple(values[name] if name in values else row[name] for name in names)

@@ -1,0 +1,167 @@
+"""One claim, computed anew from weights to verdict, beside the row that is committed: for whoever doubts it.
+
+Only what the claim rests on is run: its experiments, what these are computed from, and the graphs if it asks them. Nothing is
+written. Holm's correction spans all claims of a model, so that the p here is that of the claim alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from biology import printing
+from biology.cli.opening import configuration, of_corpus, open_model
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from biology.cases.case import Case
+    from biology.cases.claim_file import Claim
+    from biology.config import AttributionConfig, Config
+    from biology.evidence.bench import Bench
+
+Arguments = argparse.Namespace
+NUMBERS = ("statistic", "low", "high", "n")
+CLOSE = 1e-6
+"""Relative difference up to which numbers are the same: another processor may round the last bits another way."""
+
+
+def check(args: Arguments) -> None:
+    """compute one claim anew, from weights to verdict, and say whether the committed row agrees"""
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    case, claim = _claim(config, root, args.model, args.claim)
+    case = of_corpus(case, entry, root)
+    small = case.model_copy(update={"experiments": {name: case.experiments[name] for name in rests_on(case, claim)}})
+    from biology.cli.table_stages import MINIMUM_N
+    from biology.evidence.case_evidence import fresh_bench
+    from biology.verdicts.claims import judge_all, with_minimum
+    from biology.verdicts.found_members import Members
+    from biology.verdicts.measuring import Meta, measure
+    from biology.verdicts.registration import registered
+
+    bench = fresh_bench(*open_model(entry, root, args.model, config.threads), small, config.statistics)
+    evidence, residual = measured(bench, [claim], config.attribution)
+    scope = {name: experiment.only for name, experiment in small.experiments.items()}
+    meta = Meta(case.name, args.model, bench.transcoders.label, seed=entry.seed, row_residual=residual, scope=scope)
+    claims = registered(root, case.name, (claim,) if entry.prompts is None else with_minimum((claim,), MINIMUM_N))
+    found = measure(claims, evidence, bench.prompts, meta, config.statistics, Members(small.experiments, bench.members))
+    judgement = judge_all(found)
+    verdict = judgement.verdicts.iloc[0]
+    committed = _committed(root / "reports" / args.model / "verdicts.csv", claim.id)
+    if args.json:
+        printing.print_json(
+            {"claim": claim.id, "title": claim.title, "model": args.model}
+            | {"computed": verdict.to_dict(), "parts": judgement.parts.to_dict("records")}
+            | {"committed": committed, "agrees": None if committed is None else not _differences(verdict, committed)}
+        )
+        return
+    for part in judgement.parts.itertuples():
+        print(
+            f"{part.part}\n    {part.outcome} of {part.experiment}"
+            + (f" (M = {part.strength:g})" if part.strength == part.strength else "")
+            + f": effect {_short(part.effect)}, {part.control} {_short(part.control_mean)}; difference {_short(part.statistic)} "
+            f"[{_short(part.low)}, {_short(part.high)}], needed {_short(part.threshold)}; {part.n} items"
+            + (f"\n    {part.checks}" if part.checks else "")
+        )
+    print(f"\n{claim.id}, {claim.title}\n{verdict['verdict']}. {verdict['reason']}")
+    print(_beside(root / "reports" / args.model / "verdicts.csv", verdict, committed))
+
+
+def _claim(config: Config, root: Path, model: str, wanted: str) -> tuple[Case, Claim]:
+    """The claim of this name, and its case. `InputError` with all names if the model meets none of this name."""
+    from biology.cases.case import discover_cases, load_case
+    from biology.cases.claim_file import load_claims
+    from biology.grammar import unknown
+    from biology.records import InputError
+
+    prompts, names = config.model(model).prompts, []
+    for name in config.cases_of(model, discover_cases(root, prompts)):
+        case = load_case(root, name, prompts)
+        for claim in load_claims(root, name, case):
+            names.append(claim.id)
+            if claim.id == wanted:
+                return case, claim
+    raise InputError(f"model '{model}': {unknown('claim', wanted, names)}")
+
+
+def rests_on(case: Case, claim: Claim) -> list[str]:
+    """The experiments that a claim is judged by, what these are computed from, and those that trace the graphs they read."""
+    from biology.cases.experiments import Computed, Graph, Signs
+
+    needed, left = set(), [part.experiment for part in claim.parts]
+    while left:
+        name = left.pop()
+        if name in needed:
+            continue
+        needed.add(name)
+        experiment = case.experiments[name]
+        left += experiment.of if isinstance(experiment, Computed) else ()
+        if isinstance(experiment, Signs):
+            left += case.of_kind(Graph)
+    return [name for name in case.experiments if name in needed]
+
+
+def measured(bench: Bench, claims: list[Claim], settings: AttributionConfig) -> tuple[pd.DataFrame, float | None]:
+    """Table `evidence` of the experiments of a bench, and the worst row residual of the graphs that were traced for it."""
+    from biology.evidence.case_evidence import looked_at, perturbed
+    from biology.evidence.contrasts import computed
+    from biology.evidence.sharing import reduce_sharing
+    from biology.tables import stacked, table
+    from biology.verdicts.measuring import worst_residual
+
+    held, _ = perturbed(bench)
+    if _traces(bench.case):
+        reduced, seen = looked_at(bench, settings)
+        edges, residual = reduced.edges, worst_residual(reduced.graphs, bench.prompts)
+    else:
+        seen, edges, residual = reduce_sharing(bench), table("edges", []), None
+    return stacked([held, seen, *computed(bench.case, claims, held, edges, bench.prompts)]), residual
+
+
+def _traces(case: Case) -> bool:
+    from biology.cases.experiments import Classes, Connectivity, Graph, Reuse, Wiring
+
+    return bool(case.of_kind(Graph, Classes, Wiring, Connectivity, Reuse))
+
+
+def _committed(path: Path, claim: str) -> dict[str, Any] | None:
+    """The committed row of a claim; None if there is none."""
+    from biology.tables import read_table
+
+    if not path.is_file():
+        return None
+    table = read_table(path, "verdicts")
+    rows = table[table["claim"] == claim]
+    return rows.iloc[0].to_dict() if len(rows) else None
+
+
+def _beside(path: Path, found: Mapping[str, Any], committed: Mapping[str, Any] | None) -> str:
+    """What the committed row says, and whether the numbers are the same."""
+    if committed is None:
+        return f"{path} has no row of it."
+    if differ := _differences(found, committed):
+        return f"{path} says other numbers: {'; '.join(differ)}."
+    if found["verdict"] != committed["verdict"]:
+        return f"{path} has the same numbers and says {committed['verdict']}: there p is corrected for all claims of the model."
+    return f"{path} agrees: {committed['verdict']}, the same numbers."
+
+
+def _differences(found: Mapping[str, Any], committed: Mapping[str, Any]) -> list[str]:
+    """The numbers that are not the same, in words."""
+    return [
+        f"{name} {_short(found[name])} here, {_short(committed[name])} there"
+        for name in NUMBERS
+        if not _same(float(found[name]), float(committed[name]))
+    ]
+
+
+def _same(one: float, other: float) -> bool:
+    return (math.isnan(one) and math.isnan(other)) or math.isclose(one, other, rel_tol=CLOSE, abs_tol=CLOSE)
+
+
+def _short(value: float) -> str:
+    return "none" if value != value else f"{value:.3g}"

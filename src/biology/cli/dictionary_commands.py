@@ -1,0 +1,99 @@
+"""Transcoders as dictionaries, as commands: measured on held-out tokens, compared at equal L0 and size, drawn."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biology import artefacts
+from biology.cli.arguments import writable_folder
+from biology.cli.opening import cases_of, configuration, held_out, open_model
+
+if TYPE_CHECKING:
+    from biology.config import Config
+    from biology.dictionaries.dictionary_metrics import Passages
+    from biology.models.model import Model
+
+Arguments = argparse.Namespace
+PROMPTS = 50
+"""Most prompts of a behaviour that dictionaries are measured on."""
+COMPARED = 5_000
+"""Tokens of text that dictionaries are compared on, many times over."""
+
+
+def measure(args: Arguments) -> None:
+    """measure a model's transcoders as dictionaries on held-out tokens: L0, explained variance, losses, density"""
+    config, root = configuration(args)
+    entry, folder = config.model(args.model), writable_folder(root / "data/runs" / args.model)
+    model, transcoders = open_model(entry, root, args.model, config.threads)
+    from biology.dictionaries.dictionary_metrics import MOST_TOKENS
+    from biology.dictionaries.dictionary_metrics import measure as measured
+    from biology.tables import write_table
+
+    _, scored = _passages(args, config, root, model, MOST_TOKENS)
+    found = measured(model, transcoders, scored)
+    for name in ("dictionary", "density", "token_errors"):
+        write_table(folder / f"{name}.parquet", getattr(found, name), name)
+
+
+def compare_dictionaries(args: Arguments) -> None:
+    """compare all transcoder sets of a model, and its neurons, at equal L0 and equal size"""
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    folder, reports = (writable_folder(root / part / args.model) for part in ("data/runs", "reports"))
+    model, transcoders = open_model(entry, root, args.model, config.threads)
+    from biology.cli.opening import open_transcoders
+    from biology.dictionaries.dictionary_comparison import compare as compared
+    from biology.tables import write_table
+
+    sets = {args.model: transcoders}
+    for name in config.siblings(args.model)[1:]:
+        other = config.model(name)
+        if not other.neurons:  # which are compared with whatever sets there are
+            sets[name] = open_transcoders(other, root, name, model)
+    choosing, scored = _passages(args, config, root, model, COMPARED)
+    found = compared(model, sets, choosing, scored)
+    write_table(folder / "comparison.parquet", found, "comparison")
+    write_table(reports / "dictionaries.csv", found, "comparison")
+
+
+def draw_dictionary(args: Arguments) -> None:
+    """draw one figure of a model's transcoders as dictionaries, as SVG and PNG"""
+    from biology.figures.dictionary_figures import draw as drawn
+
+    _, root = configuration(args)
+    for form, data in drawn(args.figure, root / "data/runs" / args.model, args.model).items():
+        artefacts.write_bytes(root / "figures" / args.model / f"{args.figure}.{form}", data)
+
+
+def _passages(args: Arguments, config: Config, root: Path, model: Model, tokens: int) -> tuple[Passages, Passages]:
+    """Held-out tokens to choose cuts on, and others to measure on: text that is given or lies beside the transcoders, or else
+    the model's held-out prompts, or those of its cases."""
+    import pandas as pd
+
+    from biology.dictionaries.dictionary_metrics import Passages
+    from biology.dictionaries.documents import HELD_OUT, read, read_held_out
+
+    entry = config.model(args.model)
+    beside = root / entry.transcoders / HELD_OUT
+    if args.text or beside.is_file():
+        if args.text:
+            context, files = min(256, model.n_context), [Path(name) for name in args.text]
+            rows = read(model, files, context=context, tokens=2 * tokens, held_out=context).train
+        else:
+            rows = read_held_out(beside)
+        most = max(1, tokens // rows.shape[1])
+        half = min(most, len(rows) // 2)
+        chosen, scored = (Passages.of_text(part, model.bos_token) for part in (rows[:half], rows[half : half + most]))
+        return chosen, scored
+    cases = cases_of(config, root, args.model)
+    prompts = held_out(root / entry.path, cases)
+    passages = []
+    for dev in (True, False):
+        part = prompts[(prompts["split"] == "dev") == dev]
+        part = part if len(part) else prompts
+        groups = [group.iloc[:: -(-len(group) // PROMPTS)] for _, group in part.groupby("behaviour", sort=True)]
+        each = pd.concat(groups, ignore_index=True)
+        passages.append(Passages.of_prompts(model, each["prompt"].tolist(), each["answer"].tolist()))
+    return passages[0], passages[1]

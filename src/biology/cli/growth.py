@@ -1,0 +1,396 @@
+"""The embedded model as commands: grow it, train its transcoders, write its cards, measure what it does.
+
+The record of a growth (recipe, seed, hashes, learning curve, times) is written to `record.json` beside the weights; the
+cards are generated from it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biology import artefacts
+from biology.cli.arguments import writable_folder
+from biology.cli.opening import configuration, open_model, start_torch
+from biology.folders import claim, locked, replaced
+from biology.printing import print_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from biology.corpora.corpus import Corpus
+
+Arguments = argparse.Namespace
+THREADS = 2
+"""Growing uses two threads, whatever the machine: the same seed and threads give the same weights."""
+PLANTING_THREADS = 1
+"""Two seeds can be grown side by side, and one beside other work."""
+CASE_STEPS = 800
+"""Of a model that is grown on the prompts of one case."""
+DICTIONARY_THREADS = 1
+"""So can two sets of transcoders."""
+MODEL = (
+    "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
+    "special_tokens_map.json", "record.json", "heldout.parquet", "certificate.csv", "README.md",
+)  # fmt: skip
+"""The files of a grown model, and its card."""
+SOURCES = (
+    "corpus.py",
+    "twins.py",
+    "organism.py",
+    "lessons.py",
+    "mechanism.py",
+    "sites.py",
+    "lesson.py",
+    "taps.py",
+    "planting.py",
+)
+"""The modules that decide the weights."""
+SETS = ("transcoders", "cross_layer")
+"""Folders beside them with what was trained on its activations."""
+WORK = Path("data/runs/organism")
+
+
+def evaluate(args: Arguments) -> None:
+    """behaviour of a model on its held-out prompts, as a table"""
+    config, root = configuration(args, shipped=True)
+    from biology.records import InputError
+
+    entry = config.model(args.model)
+    path = root / entry.path / "heldout.parquet"
+    if not path.is_file():
+        raise InputError(f"{path} does not exist: '{args.model}' has no held-out prompts of its own.")
+    model, _ = open_model(entry, root, args.model, config.threads)
+    import pandas as pd
+
+    from biology.supernodes.behaviour import evaluate as evaluated
+
+    print_table(evaluated(model, pd.read_parquet(path)), args.json)
+
+
+def organism(args: Arguments) -> None:
+    """grow the embedded model from its corpus, certify what was planted, train its transcoders, write its cards"""
+    from biology.corpora.twins import PLANTED
+
+    grow(args)
+    record = _record(_folder(args))
+    if record.get("case") or record.get("corpus") in PLANTED:
+        certify(args)
+    _train_per_layer(args)
+    cards(args)
+
+
+def grow(args: Arguments) -> None:
+    """only grow the model (resumes where it was interrupted)"""
+    from biology.corpora.twins import EMBEDDED, PLANTED, twin
+
+    name = args.corpus or (EMBEDDED if args.case is None else "")
+    planted = args.case is not None or name in PLANTED
+    threads = PLANTING_THREADS if planted else THREADS
+    start_torch(threads)
+    import torch
+
+    from biology.cases.mechanism import load_mechanism, mechanism_path
+    from biology.corpora.corpus import WORDS
+    from biology.organisms.cards import TRIALS, with_trial
+    from biology.organisms.organism import Planting, Recipe
+    from biology.organisms.organism import grow as grown
+    from biology.organisms.planting import Amounts
+    from biology.records import InputError
+    from biology.verdicts.registration import check_mechanism
+
+    folder, started = _folder(args), time.monotonic()
+    _claim(folder)
+    if args.case is not None and args.corpus is not None:
+        raise InputError("--case grows a model on the prompts of a case, --corpus on another corpus: name one of them.")
+    recipe = Planting() if planted else Recipe()
+    if args.case is not None:
+        recipe = replace(recipe, steps=CASE_STEPS, batch={}, lessons={args.case: Amounts(plain=96, begin=100)})
+    else:
+        recipe = replace(recipe, **twin(name).recipe)
+    if isinstance(recipe, Planting) and name and (cases := twin(name).cases) is not None:
+        recipe = replace(recipe, lessons={case: recipe.lessons[case] for case in cases})
+    if args.width:
+        if args.width % (2 * recipe.n_heads):
+            raise InputError(
+                f"--width {args.width}: the {recipe.n_heads} heads need a multiple of {2 * recipe.n_heads}."
+            )
+        recipe = replace(recipe, d_model=args.width, d_mlp=args.width * recipe.d_mlp // recipe.d_model)
+    here = _checkout(args)
+    corpus = _corpus({"corpus": name, "case": args.case}, here)
+    words = artefacts.contents_hash(WORDS, "*.csv")[:16]
+    work, made_of = WORK / folder.name, {"corpus": name or str(args.case), "words": words}
+    lessons = {}
+    for case in recipe.lessons if isinstance(recipe, Planting) else ():
+        stated, mechanism = mechanism_path(here, case, name), load_mechanism(here, case, name)
+        if mechanism is None:
+            raise InputError(
+                f"{stated}: no such file. It states the mechanism that is to be planted (docs/explanation/planting.md)."
+            )
+        check_mechanism(here, case, name)
+        lessons[case] = mechanism, _lesson(corpus, case)
+        made_of[case] = artefacts.contents_hash(stated.parent, stated.name)[:16]
+    alone = locked(work / "lock", f"another `biology grow` works in {work}: wait for it")
+    with alone, replaced(folder, MODEL, "grow", beside=[f"{name}/" for name in SETS]) as new:
+        record = grown(corpus, recipe, args.seed, new, work, made_of=made_of, lessons=lessons)
+        record |= {
+            "corpus": name or None,
+            "case": args.case,
+            "threads": threads,
+            "torch": torch.__version__,
+            "seconds": time.monotonic() - started,
+            "data_hash": words,
+            "source_hash": artefacts.contents_hash(Path(__file__).parent, *SOURCES)[:16],
+        }
+        artefacts.write_json(new / "record.json", record)
+        artefacts.write_columns(new / "heldout.parquet", corpus.held_out().to_dict("list"))
+        if artefacts.contents_hash(new, "*.safetensors") != artefacts.contents_hash(folder, "*.safetensors"):
+            _without_sets(folder)
+    artefacts.write_text(TRIALS, with_trial(record, folder.name).to_csv(index=False, lineterminator="\n"))
+
+
+def certify(args: Arguments) -> None:
+    """measure where a grown model holds the variables of the cases' mechanisms (certificate.csv beside its weights)"""
+    start_torch(PLANTING_THREADS)
+    import pandas as pd
+
+    from biology.cases.mechanism import CausalModel, load_mechanism, mechanism_path, twins_of
+    from biology.models.model import load_model
+    from biology.organisms.certificate import certify as certified
+    from biology.records import InputError
+
+    folder = _folder(args)
+    record = _record(folder)
+    here, rows = _checkout(args), []
+    corpus, model, name = _corpus(record, here), load_model(folder, name=folder.name), str(record.get("corpus") or "")
+    for case in record["recipe"].get("lessons", {}):
+        # a twin is asked for the mechanism that it lacks too
+        for twin in ("", *(one for one in twins_of(here, case) if one == name)):
+            mechanism, stated = load_mechanism(here, case, twin), mechanism_path(here, case, twin)
+            if mechanism is None:
+                raise InputError(f"{stated}: no such file: {folder} was planted with it.")
+            table = certified(model, case, CausalModel(mechanism, _lesson(corpus, case), str(stated)))
+            rows.append(table.assign(mechanism=twin or case))
+    if not rows:
+        raise InputError(f"{folder}: nothing was planted in this model, so that nothing can be certified.")
+    found = pd.concat(rows)
+    artefacts.write_text(folder / "certificate.csv", found.to_csv(index=False, lineterminator="\n"))
+    print_table(found, getattr(args, "json", False))  # `organism` certifies too, and has no such option
+
+
+def _without_sets(folder: Path) -> None:
+    """Deletes the transcoders of the weights that are about to be replaced: those of no other model may lie beside it."""
+    from biology.transcoders.layouts import WRITTEN
+
+    for name in SETS:
+        if (folder / name).is_dir():
+            with replaced(folder / name, (*WRITTEN, "record.json"), "train-transcoders"):
+                print(f"{folder / name}: deleted, since it was trained on weights that are replaced")
+
+
+def train_transcoders(args: Arguments) -> None:
+    """only train the transcoders of a grown model, per layer (plt) or cross layer (clt)"""
+    {"plt": _train_per_layer, "clt": _train_cross_layer}[args.kind](args)
+
+
+def _train_per_layer(args: Arguments) -> None:
+    start_torch(DICTIONARY_THREADS)
+    import torch
+
+    from biology.dictionaries.dictionary_training import DictionaryRecipe, train_set
+    from biology.models.model import encode, load_model
+    from biology.organisms.organism import dictionary_prompts
+    from biology.transcoders.layouts import WRITTEN
+    from biology.transcoders.transcoder_files import save_transcoders
+
+    folder, started = _folder(args), time.monotonic()
+    record, out, owned = _record(folder), folder / "transcoders", (*WRITTEN, "record.json")
+    claim(out, owned, "train-transcoders")
+    model = load_model(folder, name=folder.name)
+    seed = int(str(record["seed"]))
+    prompts = dictionary_prompts(_corpus(record, _checkout(args)), lambda text: encode(model, text), seed)
+    with replaced(out, owned, "train-transcoders") as new:
+        trained = train_set(model, prompts, DictionaryRecipe(), seed)
+        save_transcoders(new, trained, layout="saelens", model_name=folder.name, dtype=torch.float16)
+        artefacts.write_json(new / "record.json", {"seconds": time.monotonic() - started, "seed": seed})
+
+
+def _train_cross_layer(args: Arguments) -> None:
+    """Resumes where it was interrupted. The record beside the weights holds the recipe and what was measured on held-out prompts."""
+    start_torch(DICTIONARY_THREADS)
+    import pandas as pd
+    import torch
+
+    from biology.corpora.corpus import WORDS
+    from biology.dictionaries.cross_layer_training import CrossLayerRecipe, train_cross_layer_set
+    from biology.models.model import encode, load_model
+    from biology.organisms.organism import dictionary_prompts
+    from biology.supernodes.behaviour import fidelity, selective_features
+    from biology.transcoders.layouts import WRITTEN
+    from biology.transcoders.transcoder_files import load_transcoders, save_transcoders
+
+    folder, started, recipe = _folder(args), time.monotonic(), CrossLayerRecipe()
+    grown = _record(folder)
+    corpus, seed = _corpus(grown, _checkout(args)), int(str(grown["seed"]))
+    model = load_model(folder, name=folder.name)
+    prompts = dictionary_prompts(corpus, lambda text: encode(model, text), seed)
+    work, out = WORK / f"{folder.name}-cross_layer", folder / "cross_layer"
+    owned = (*WRITTEN, "record.json")
+    claim(out, owned, "train-transcoders")
+    identity = {"model": artefacts.contents_hash(folder, "*.safetensors")[:16]}
+    with replaced(out, owned, "train-transcoders") as new:
+        trained = train_cross_layer_set(model, prompts, recipe, seed, work=work, identity=identity)
+        save_transcoders(new, trained, layout="circuit-tracer", model_name=folder.name, dtype=torch.float16)
+        seconds = time.monotonic() - started
+        stored = load_transcoders(new, model)
+        held_out = pd.read_parquet(folder / "heldout.parquet")
+        parts = {"dev": held_out[held_out["split"] == "dev"].drop(columns="split"), "test": held_out}
+        measured = {part: _measurements(fidelity(model, stored, frame)) for part, frame in parts.items()}
+        states = selective_features(model, stored, _state_prompts(corpus), {"name": "name", "last token": "prompt"})
+        record = {
+            "recipe": asdict(recipe),
+            "recipe_hash": recipe.hash(),
+            "seed": seed,
+            "threads": DICTIONARY_THREADS,
+            "torch": torch.__version__,
+            "seconds": seconds,
+            "data_hash": artefacts.contents_hash(WORDS, "*.csv")[:16],
+            "weights": identity["model"],
+            "features": list(stored.n_features),
+            "states_with_a_feature": len(states),
+            "fidelity": measured,
+        }
+        artefacts.write_json(new / "record.json", record)
+
+
+def cards(args: Arguments) -> None:
+    """only write the model card and the data card"""
+    start_torch(THREADS)
+    import pandas as pd
+
+    from biology.corpora.corpus import WORDS
+    from biology.corpora.twins import WILD
+    from biology.models.model import load_model
+    from biology.organisms.cards import data_card, model_card
+    from biology.report.numbers import parameters
+    from biology.supernodes.behaviour import evaluate as evaluated
+    from biology.supernodes.behaviour import fidelity, selective_features
+    from biology.transcoders.transcoder_files import load_transcoders
+
+    folder = _folder(args)
+    record = _record(folder)
+    record["transcoder_seconds"] = _record(folder / "transcoders")["seconds"]
+    model = load_model(folder, name=folder.name)
+    held_out = pd.read_parquet(folder / "heldout.parquet")
+    record |= {"vocabulary": model.n_vocab, "parameters": parameters(folder / "model.safetensors")}
+    corpus, transcoders = _corpus(record, _checkout(args)), load_transcoders(folder / "transcoders", model)
+    measured = fidelity(model, transcoders, held_out)
+    states = None
+    if "two_hop" in corpus.blocks:
+        states = selective_features(
+            model, transcoders, _state_prompts(corpus), {"name": "name", "last token": "prompt"}
+        )
+    beside = folder / "cross_layer/record.json"
+    cross_layer = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None
+    certified = folder / "certificate.csv"
+    certificate = pd.read_csv(certified, keep_default_na=False) if certified.is_file() else None
+    card = model_card(folder.name, record, evaluated(model, held_out), measured, states, cross_layer, certificate)
+    artefacts.write_text(folder / "README.md", card)
+    if record.get("corpus") in WILD:  # the whole of it
+        artefacts.write_text(WORDS / "README.md", data_card(corpus))
+
+
+def prompts(args: Arguments) -> None:
+    """write the prompt sets of a case that are made from the corpus"""
+    from biology.config import config_file
+    from biology.corpora.corpus import Corpus
+    from biology.corpora.prompts import prompt_sets
+
+    folder = config_file(args.config).parent / "experiments" / args.case
+    for name, frame in prompt_sets(args.case, Corpus()).items():
+        artefacts.write_text(folder / name, frame.to_csv(index=False, lineterminator="\n"))
+
+
+def _state_prompts(corpus: Corpus) -> pd.DataFrame:
+    """Every prompt about a US state: its level is the state, its name that of the city or state as written there."""
+    import pandas as pd
+
+    states = set(corpus.states["state"])
+    asked = [(item.prompt, dict(item.factors)["city"], item.cluster) for item in corpus.two_hop]
+    asked += [
+        (item.prompt, item.cluster, item.cluster)
+        for item in corpus.one_hop
+        if item.prompt.endswith(f" of {item.cluster} is")
+    ]
+    return pd.DataFrame([row for row in asked if row[2] in states], columns=["prompt", "name", "level"])
+
+
+def _measurements(fidelity: pd.DataFrame) -> dict[str, dict[str, float]]:
+    """Of each metric its values by layer over all behaviours, and of the answers' agreement those by behaviour."""
+    by_layer = fidelity[fidelity["behaviour"] == "all"]
+    made = {str(m): dict(zip(rows["layer"], rows["value"], strict=True)) for m, rows in by_layer.groupby("metric")}
+    agreement = fidelity[fidelity["metric"] == "top1_agreement"]
+    return made | {"top1_agreement": dict(zip(agreement["behaviour"], agreement["value"], strict=True))}
+
+
+def _claim(folder: Path) -> None:
+    """Raises `InputError` if a model cannot be grown into `folder`: something else lies there, perhaps another model."""
+    from biology.records import InputError
+    from biology.transcoders.layouts import WRITTEN
+
+    claim(folder, [*MODEL, *(f"{name}/" for name in SETS)], "grow")
+    for name in SETS:
+        claim(folder / name, [*WRITTEN, "record.json"], "train-transcoders")
+    if any(folder.glob("*.safetensors")) and not ((folder / "record.json").is_file() and _record(folder).get("curve")):
+        raise InputError(f"{folder} holds a model that `biology grow` did not grow: name another --out.")
+
+
+def _folder(args: Arguments) -> Path:
+    """Where a model is grown to. `InputError` if nothing can be written there."""
+    if args.out is not None:
+        return writable_folder(Path(args.out))
+    from biology.corpora.twins import EMBEDDED
+
+    other = args.corpus if args.corpus != EMBEDDED else None
+    name = "-".join(filter(None, [args.case or "elegans", other, args.width and f"width{args.width}"]))
+    return writable_folder(Path("data/models") / (name if args.seed == 0 else f"{name}-seed{args.seed}"))
+
+
+def _checkout(args: Arguments) -> Path:
+    """The folder that holds config.yaml, and `experiments` beside it. A model can be grown without either."""
+    return Path(args.config).parent
+
+
+def _corpus(record: Mapping[str, object], root: Path) -> Corpus:
+    """The corpus that a model was grown on: one of `twins.py`, or a case's own prompts."""
+    from biology.cases.case import load_case
+    from biology.corpora.case_corpus import CaseCorpus
+    from biology.corpora.twins import twin
+
+    if record.get("case"):
+        return CaseCorpus(load_case(root, str(record["case"])))
+    return twin(str(record["corpus"])).corpus()
+
+
+def _lesson(corpus: Corpus, case: str) -> pd.DataFrame:
+    """The prompts of a case that a mechanism is planted on."""
+    from biology.corpora.case_corpus import CaseCorpus
+    from biology.corpora.mechanism_prompts import LESSONS
+
+    return corpus.lesson() if isinstance(corpus, CaseCorpus) else LESSONS[case](corpus)
+
+
+def _record(folder: Path) -> dict[str, object]:
+    from biology.records import InputError
+
+    try:
+        return json.loads((folder / "record.json").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{folder / 'record.json'} does not exist: grow the model first (`biology grow`).") from None
+    except ValueError:
+        raise InputError(f"{folder / 'record.json'} is damaged: grow the model again (`biology grow`).") from None

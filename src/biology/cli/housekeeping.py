@@ -1,0 +1,169 @@
+"""Commands that keep a checkout in order: case files told and registered, and what texts say of results."""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from biology import artefacts
+from biology.printing import print_json, print_table
+
+Arguments = argparse.Namespace
+
+
+def lock(args: Arguments) -> None:
+    """register new and amended claims in experiments/claims.lock"""
+    from biology.config import config_file
+    from biology.verdicts.registration import read_lock, refreshed_lock
+
+    root = config_file(args.config).parent
+    before, after = read_lock(root), refreshed_lock(root)
+    artefacts.write_text(root / "experiments/claims.lock", after.text())
+    for line in after.news(before):
+        print(line)
+
+
+def scoreboard(args: Arguments) -> None:
+    """write verdicts and numbers into the texts: README.md, CHANGELOG.md, reports/README.md (all verdicts), docs"""
+    from biology.config import config_file, load_config
+    from biology.report.numbers import numbers, texts, with_numbers
+    from biology.report.scoreboard import full_scoreboard, with_scoreboard
+
+    path = config_file(args.config)
+    root, config = path.parent, load_config(path)
+    values = numbers(root, config)
+    written = {path: with_numbers(path.read_text(encoding="utf-8"), values, path) for path in texts(root)}
+    written[root / "README.md"] = with_scoreboard(written[root / "README.md"], root, config)
+    written[root / "reports/README.md"] = full_scoreboard(root, config)
+    for path, text in written.items():
+        artefacts.write_text(path, text)
+
+
+def explain(args: Arguments) -> None:
+    """tell a case in English: prompts, supernodes, experiments, claims; or one claim; without either, the words of case files"""
+    from biology.report.explanation import case_told, mechanism_told, words_page
+
+    if args.case is None:
+        if args.json:
+            from biology.cases.schema import schemas
+
+            print_json(schemas())
+        else:
+            print(words_page(), end="")
+        return
+    from biology.cases.case import load_case
+    from biology.cases.claim_file import load_claims
+    from biology.cases.mechanism import load_mechanism, twins_of
+    from biology.config import config_file
+
+    root = config_file(args.config).parent
+    if (found := _of_claim(root, args.case)) is not None:
+        told, data = found
+        print_json(data) if args.json else print(told)
+        return
+    case, claims = load_case(root, args.case, args.prompts), load_claims(root, args.case)
+    if args.json:
+        stated = case.model_dump(mode="json", exclude={"items", "folder"}, exclude_defaults=True)
+        print_json(
+            stated | {"prompt_count": len(case.items), "claims": [claim.model_dump(mode="json") for claim in claims]}
+        )
+        return
+    print(case_told(case, claims))
+    for twin in ("", *twins_of(root, args.case)):
+        mechanism = load_mechanism(root, args.case, twin)
+        if mechanism is not None:
+            print(f"\n{mechanism_told(mechanism, twin)}")
+
+
+def _of_claim(root: Path, wanted: str) -> tuple[str, dict[str, Any]] | None:
+    """One claim in English, with what is done for it, and as data; None if no claim has this id."""
+    from biology.cases.case import discover_cases, load_case
+    from biology.cases.claim_file import load_claims
+    from biology.report.explanation import claim_told, experiment_told
+
+    names = discover_cases(root)
+    if wanted in names:
+        return None
+    for name in names:
+        case = load_case(root, name)
+        for claim in load_claims(root, name, case):
+            if claim.id == wanted:
+                done = {part.experiment: experiment_told(case.experiments[part.experiment]) for part in claim.parts}
+                lines = [*claim_told(claim), *(f"{experiment}: {told}" for experiment, told in done.items())]
+                return "\n".join(lines), claim.model_dump(mode="json") | {"case": name, "done": done}
+    return None
+
+
+def schema(args: Arguments) -> None:
+    """write what editors and readers know of case files: experiments/*.schema.json, docs/reference/case_files.md"""
+    from biology.cases.schema import schemas
+    from biology.config import config_file
+    from biology.report.explanation import PAGE, words_page
+
+    root = config_file(args.config).parent
+    for name, made in schemas().items():
+        artefacts.write_json(root / "experiments" / name, made)
+    artefacts.write_text(root / PAGE, words_page())
+
+
+def plan(args: Arguments) -> None:
+    """say what `make figures` will do, what of it is there, and how long the rest takes"""
+    from biology.cli.opening import configuration
+    from biology.report.outlook import plan_told, work
+
+    config, root = configuration(args)
+    todo = work(root, config, args.model)
+    if args.json:
+        print_json([asdict(one) for one in todo])
+        return
+    print(plan_told(todo, args.cores))
+
+
+def summary(args: Arguments) -> None:
+    """say what came out, claim counts by model and case, and where to look"""
+    from biology.cli.opening import configuration
+    from biology.report.outlook import summary_told, verdict_counts, work
+
+    config, root = configuration(args)
+    rows = verdict_counts(root, work(root, config, args.model))
+    if args.json:
+        print_json(rows)
+        return
+    print(summary_told(rows))
+
+
+def coverage(args: Arguments) -> None:
+    """simulate what intervals cover with the clusters of the cases (reports/coverage.csv, docs/explanation/statistics.md)"""
+    from biology.config import config_file
+    from biology.verdicts.coverage import case_clusters, coverage_table, with_table
+
+    root = config_file(args.config).parent
+    made = coverage_table(case_clusters(root), runs=10_000, draws=2000)
+    text = (root / "docs/explanation/statistics.md").read_text(encoding="utf-8")
+    artefacts.write_text(root / "reports/coverage.csv", made.to_csv(index=False, lineterminator="\n"))
+    artefacts.write_text(root / "docs/explanation/statistics.md", with_table(text, made))
+
+
+def calibrate(args: Arguments) -> None:
+    """compare verdicts with the truth of planted mechanisms: sensitivity and specificity, as a table and a figure, and graphs with causal models"""
+    from biology.cli.opening import configuration
+    from biology.figures.calibration_figure import figure
+    from biology.figures.drawing import png, styled, svg
+    from biology.records import InputError
+    from biology.verdicts.calibration import pairs, rates
+    from biology.verdicts.graph_calibration import graph_truth
+
+    config, root = configuration(args)
+    table = pairs(root, config)
+    if table.empty:
+        raise InputError("no model with planted mechanisms has been judged: run `snakemake calibration/all`.")
+    artefacts.write_text(root / "reports/calibration.csv", table.to_csv(index=False, lineterminator="\n"))
+    graphs = graph_truth(root, config)
+    artefacts.write_text(root / "reports/calibration_graphs.csv", graphs.to_csv(index=False, lineterminator="\n"))
+    with styled():
+        drawn = figure(table)
+        for form, data in (("svg", svg(drawn)), ("png", png(drawn))):
+            artefacts.write_bytes(root / f"figures/calibration.{form}", data)
+    print_table(rates(table, ["dictionary"]), args.json)

@@ -1,0 +1,180 @@
+"""What commands open before their work: the configuration, a case with a model's own prompts, and a model with its transcoders.
+
+Nothing is loaded before it is known to be whole and to fit into memory. Torch is imported inside the functions that need it.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from biology.cases.case import Case
+    from biology.config import Config, ModelConfig
+    from biology.models.model import Model
+    from biology.transcoders.transcoder_set import TranscoderSet
+
+Arguments = argparse.Namespace
+
+
+def configuration(args: Arguments, *, shipped: bool = False) -> tuple[Config, Path]:
+    """The configuration, and the folder that its paths are relative to; see `config_file` for `shipped`."""
+    from biology.config import config_file, load_config
+
+    path = config_file(args.config, shipped=shipped)
+    return load_config(path, getattr(args, "model", None)), path.parent
+
+
+def case_of(args: Arguments) -> tuple[Config, Path, Case, Path]:
+    """Configuration, root, case, and the folder of results of (model, case)."""
+    from biology.cases.case import load_case
+
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    case = of_corpus(load_case(root, args.case, entry.prompts), entry, root)
+    return config, root, case, root / "data/runs" / args.model / args.case
+
+
+def cases_of(config: Config, root: Path, model: str) -> list[Case]:
+    """The cases that a model meets, with its own prompts."""
+    from biology.cases.case import discover_cases, load_case
+
+    entry = config.model(model)
+    names = config.cases_of(model, discover_cases(root, entry.prompts))
+    return [of_corpus(load_case(root, name, entry.prompts), entry, root) for name in names]
+
+
+def of_corpus(case: Case, entry: ModelConfig, root: Path) -> Case:
+    """A case as the model's own corpus asks and answers it, where that is not elegans's."""
+    from biology.cases.case import with_items
+
+    if entry.corpus is None or not case.items:
+        return case
+    from biology.corpora.twins import prompts_of
+
+    rows = prompts_of(case.name, entry.corpus, root / "data/words").to_dict("records")
+    return with_items(case, rows, f"{entry.corpus}: prompts of case {case.name}")
+
+
+def start_torch(threads: int | None) -> None:
+    """Fixes threads and seed, so that the same job gives the same bytes wherever it runs."""
+    import torch
+
+    if threads is not None:
+        torch.set_num_threads(threads)
+    torch.manual_seed(0)
+
+
+def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -> tuple[Model, TranscoderSet]:
+    """A model with its transcoders, on the device of its entry."""
+    start_torch(threads)
+    import torch
+
+    from biology.models.model import load_model
+    from biology.records import InputError
+
+    if entry.device == "cuda" and not torch.cuda.is_available():
+        raise InputError(f"model '{name}' is to run on cuda, but torch finds none here: set `device: cpu`.")
+    _say_plan(entry, root, name)
+    model = load_model(root / entry.path, name=name, device=entry.device, dtype=getattr(torch, entry.dtype))
+    return model, open_transcoders(entry, root, name, model)
+
+
+def open_transcoders(entry: ModelConfig, root: Path, name: str, model: Model) -> TranscoderSet:
+    """The transcoders of an entry, or the neurons that stand for them, for a model that is loaded."""
+    from biology.records import InputError
+    from biology.transcoders.neurons import DEFAULT_K, neuron_set
+    from biology.transcoders.transcoder_files import load_transcoders
+    from biology.transcoders.transcoder_set import shuffled
+
+    if entry.neurons:
+        k = DEFAULT_K if entry.k is None else None if entry.k == "all" else entry.k
+        found = neuron_set(model, k=k, rule=entry.rule or "half")
+        return found if entry.shuffled is None else shuffled(found, entry.shuffled)
+    transcoders = load_transcoders(root / entry.transcoders, model, offload=entry.offload)
+    stated = None if entry.hub is None else entry.hub.transcoders
+    same = {"mlp.hook_in": "ln2.hook_out"} | ({} if model.post_norms else {"mlp.hook_out": "hook_mlp_out"})
+    pairs = ((stated.reads, transcoders.read_hook), (stated.writes, transcoders.write_hook)) if stated else ()
+    if stated and any(name is not None and same.get(name, name) != same.get(found, found) for name, found in pairs):
+        raise InputError(
+            f"transcoders in {entry.transcoders} read {transcoders.read_hook} and write {transcoders.write_hook}; those of "
+            f"model '{name}' read {stated.reads} and write {stated.writes}."
+        )
+    return transcoders if entry.shuffled is None else shuffled(transcoders, entry.shuffled)
+
+
+def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
+    """The memory plan of a model that is more than small, before any of it is loaded; `InputError` if it cannot fit."""
+    import sys
+
+    from biology.models import memory
+    from biology.records import InputError
+
+    path, transcoders = root / entry.path, None if entry.neurons else root / entry.transcoders
+    if not path.is_dir() or not (transcoders is None or transcoders.is_dir()):
+        return  # said better by whoever looks into them
+    plan = memory.of_directories(path, transcoders, entry.dtype)
+    if plan.total - plan.working < memory.SMALL:
+        return
+    for device, part in memory.by_device(plan, entry).items():
+        there, least = memory.available(device), part.model + part.transcoders
+        print(f"{name}, {entry.dtype} on {device}: {part} of {memory.gib(there or 0)}", file=sys.stderr)
+        if there is not None and least > there:
+            raise InputError(
+                f"model '{name}' and its transcoders take {memory.gib(least)} in {entry.dtype}, and this machine has "
+                f"{memory.gib(there)} for {device}. `biology models` says what fits."
+            )
+
+
+def verified(entry: ModelConfig, root: Path, name: str) -> dict[str, str]:
+    """Commits of what was downloaded for a model, after every file was found to be what arrived; {} of directories of one's own."""
+    from biology.models import hub
+    from biology.records import InputError
+
+    commits = {}
+    for repository in entry.sources.values():
+        folder = root / repository.folder
+        record, again = hub.record(folder), f"run `biology fetch --model {name}`."
+        if record is None:
+            raise InputError(f"{repository.repo} is not in {folder}: {again}")
+        if repository.revision not in (None, record["revision"]):
+            raise InputError(
+                f"{folder} holds revision {record['revision']} of {repository.repo}, and model '{name}' asks for "
+                f"{repository.revision}: {again}"
+            )
+        damaged = hub.damaged(folder, progress=True)
+        if damaged:
+            raise InputError(f"{folder / damaged[0]} is missing or not what was downloaded (other hash): {again}")
+        commits[repository.repo] = record["revision"]
+    return commits
+
+
+def gates_passed(model: Model, entry: ModelConfig) -> dict[str, bool]:
+    """Which of an entry's prompts the model answers as a sound copy does. `InputError` if it answers none of several."""
+    from biology.models.model import answer_token, encode, run, token_batch
+    from biology.records import InputError
+
+    found = {}
+    for prompt, answer in (entry.known_as.gates if entry.known_as else {}).items():
+        logits, _ = run(model, token_batch(model, encode(model, prompt)), positions=-1)
+        found[prompt] = int(logits[0, 0].argmax()) == answer_token(model, prompt, answer, first=True)
+    if len(found) > 1 and not any(found.values()):
+        raise InputError(
+            f"model {model.name} answers none of its {len(found)} gate prompts, such as {next(iter(found))!r}: its weights or "
+            "its tokeniser are not what they should be."
+        )
+    return found
+
+
+def held_out(path: Path, cases: list[Case]) -> pd.DataFrame:
+    """Prompts to measure fidelity on: the model's own held-out prompts, or else the prompt sets of its cases."""
+    import pandas as pd
+
+    if (path / "heldout.parquet").is_file():
+        return pd.read_parquet(path / "heldout.parquet")
+    rows = [(case.name, item.text, item.answer, item.split) for case in cases for item in case.items]
+    rows += [(case.name, shown.text, shown.answer, "shown") for case in cases for shown in case.prompts.values()]
+    return pd.DataFrame(rows, columns=["behaviour", "prompt", "answer", "split"])

@@ -1,0 +1,239 @@
+"""The stages of the pipeline as commands: each reads files, calls a module, and writes files.
+
+The order is that of the Snakefile, which runs them one process per model and case. Modules are imported inside the
+functions, so that `biology --help` answers at once and judging, drawing and writing never start torch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from biology import artefacts
+from biology.cli.arguments import writable_folder
+from biology.cli.opening import (
+    case_of,
+    cases_of,
+    configuration,
+    gates_passed,
+    held_out,
+    open_model,
+    start_torch,
+    verified,
+)
+
+if TYPE_CHECKING:
+    from biology.config import ModelConfig
+    from biology.evidence.bench import Bench
+    from biology.transcoders.activations import FeatureCache
+
+Arguments = argparse.Namespace
+
+
+def load(args: Arguments) -> None:
+    """check a model and its transcoders: shapes, hooks, hashes, freezing, fidelity, influence against ablation"""
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    folder = writable_folder(root / "data/runs" / args.model)
+    sources = verified(entry, root, args.model)
+    model, transcoders = open_model(entry, root, args.model, config.threads)
+    import pandas as pd
+
+    from biology.dictionaries.ablation import foretold
+    from biology.models.freezing import self_test
+    from biology.models.gguf_files import source, told
+    from biology.supernodes.behaviour import fidelity
+    from biology.tables import write_table
+
+    cases = cases_of(config, root, args.model)
+    manifest = {
+        "model": args.model,
+        "seed": entry.seed,
+        "dtype": entry.dtype,
+        "device": entry.device,
+        "architecture": model.architecture,
+        "freezing_error": self_test(model),
+        "weights": artefacts.contents_hash(root / entry.path, "*.safetensors"),
+        "transcoders": {
+            "name": f"{transcoders.label}{'' if entry.shuffled is None else ', shuffled'}",
+            "weights": artefacts.contents_hash(*_dictionary_files(entry, root)),
+            "features": list(transcoders.n_features),
+        },
+        "versions": artefacts.versions(),
+    }
+    made_of = source(root / entry.path)
+    if made_of is not None:
+        manifest["quantised"] = told(made_of)
+    if entry.sources:
+        manifest |= {"sources": sources, "gates": gates_passed(model, entry)}
+    prompts = held_out(root / entry.path, cases)
+    measured = [fidelity(model, transcoders, prompts), foretold(model, transcoders, prompts)]
+    write_table(folder / "fidelity.parquet", pd.concat(measured), "fidelity")
+    artefacts.write_json(folder / "load.json", manifest)
+
+
+def _dictionary_files(entry: ModelConfig, root: Path) -> tuple[Any, ...]:
+    """Folder and patterns of the files that features come from: those of the model itself where neurons are features."""
+    if entry.neurons:
+        return root / entry.path, "*.safetensors"
+    return root / entry.transcoders, "**/*.safetensors", "**/*.npz"
+
+
+def cache(args: Arguments) -> None:
+    """run every prompt of a case once: its answer and its active features"""
+    config, root, case, folder = case_of(args)
+    writable_folder(folder)
+    model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
+    from biology.supernodes.behaviour import prompts_table
+    from biology.tables import write_table
+    from biology.transcoders.activations import pack
+
+    features, prompts = prompts_table(model, transcoders, case)
+    artefacts.write_tensors(folder / "cache.safetensors", pack(features))
+    write_table(folder / "cache.parquet", prompts, "prompts")
+
+
+def group(args: Arguments) -> None:
+    """find the members of the supernodes by their rules"""
+    config, root, case, folder = case_of(args)
+    writable_folder(folder)
+    model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
+    from biology.cases.found_sites import settled
+    from biology.evidence.operand_tables import read_grid
+    from biology.supernodes.grouping import group as grouped
+    from biology.supernodes.site_search import find_sites
+    from biology.tables import read_table, write_table
+
+    prompts, features = read_table(folder / "cache.parquet", "prompts"), _features(folder)
+    sites = find_sites(model, case, prompts, config.statistics.seed)
+    case = settled(case, sites)
+    operands, plots = read_grid(model, transcoders, case, prompts, features, config.statistics.seed)
+    members = grouped(model, transcoders, case, prompts, features, operands)
+    write_table(folder / "group.parquet", members, "supernodes")
+    write_table(folder / "group_sites.parquet", sites, "sites")
+    write_table(folder / "group_operands.parquet", operands, "operands")
+    write_table(folder / "group_plots.parquet", plots, "operand_plots")
+
+
+def attribute(args: Arguments) -> None:
+    """build the attribution graphs and reduce them to edges between supernodes; what languages share"""
+    config, _, _, folder = case_of(args)
+    writable_folder(folder)
+    from biology.evidence.case_evidence import looked_at
+    from biology.tables import write_table
+
+    reduced, evidence = looked_at(_bench(args), config.attribution)
+    write_table(folder / "attribute.parquet", reduced.graphs, "graphs")
+    write_table(folder / "attribute_edges.parquet", reduced.edges, "edges")
+    write_table(folder / "attribute_evidence.parquet", evidence, "evidence")
+    artefacts.write_json(folder / "graphs.json", reduced.shown)
+
+
+def intervene(args: Arguments) -> None:
+    """perturb supernodes, each time beside its controls"""
+    _, _, _, folder = case_of(args)
+    writable_folder(folder)
+    from biology.evidence.case_evidence import perturbed
+    from biology.tables import write_table
+
+    evidence, panel = perturbed(_bench(args))
+    write_table(folder / "intervene.parquet", evidence, "evidence")
+    write_table(folder / "intervene_panel.parquet", panel, "panel")
+
+
+def exchange(args: Arguments) -> None:
+    """exchange mean residual streams: where the model keeps what, without transcoders"""
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    folder, reports = (writable_folder(root / part / args.model) for part in ("data/runs", "reports"))
+    start_torch(config.threads)
+    import torch
+
+    from biology.evidence.contrasts import stream_contrasts
+    from biology.evidence.line_evidence import exchange_lines
+    from biology.evidence.mean_streams import exchange_means
+    from biology.models.model import load_model
+    from biology.tables import stacked, write_table
+
+    model = load_model(root / entry.path, name=args.model, device=entry.device, dtype=getattr(torch, entry.dtype))
+    cases = cases_of(config, root, args.model)
+    parts = [
+        part for case in cases for part in (exchange_means(model, case), exchange_lines(model, case, config.statistics))
+    ]
+    measured = stacked(parts)
+    write_table(folder / "streams.parquet", measured, "streams")
+    made = stream_contrasts(measured, config.statistics)
+    artefacts.write_text(reports / "streams.csv", made.to_csv(index=False, lineterminator="\n"))
+
+
+def members(args: Arguments) -> None:
+    """write the supernodes of the named prompts, which `biology steer` takes: reports/<model>/supernodes.csv"""
+    import pandas as pd
+
+    from biology.supernodes.named_members import members_of
+
+    config, root = configuration(args)
+    entry, reports = config.model(args.model), writable_folder(root / "reports" / args.model)
+    run = root / "data/runs" / args.model
+    rows = [members_of(root, entry, case, run / case.name) for case in cases_of(config, root, args.model)]
+    artefacts.write_text(reports / "supernodes.csv", pd.concat(rows).to_csv(index=False, lineterminator="\n"))
+
+
+def atlas(args: Arguments) -> None:
+    """survey every feature of a model: what it answers to, and what it says"""
+    config, root = configuration(args)
+    entry, folder = config.model(args.model), writable_folder(root / "data/runs" / args.model)
+    model, transcoders = open_model(entry, root, args.model, config.threads)
+    import pandas as pd
+
+    from biology.supernodes.atlas import sample, survey
+    from biology.tables import write_table
+
+    cases = cases_of(config, root, args.model)
+    beside = held_out(root / entry.path, [])
+    own = pd.DataFrame({"source": beside["behaviour"], "text": beside["prompt"]})
+    named = [(case.name, prompt.text) for case in cases for prompt in case.prompts.values()]
+    rest = [(case.name, item.text) for case in cases for item in case.items]
+    prompts = pd.concat([pd.DataFrame([*named, *rest], columns=["source", "text"]), own], ignore_index=True)
+    features, texts = survey(model, transcoders, sample(prompts))
+    write_table(folder / "atlas.parquet", features, "atlas")
+    write_table(folder / "atlas_prompts.parquet", texts, "atlas_prompts")
+
+
+def sweep(args: Arguments) -> None:
+    """steer the named prompts of a case by supernodes and by single features, on a grid of strengths"""
+    _, _, _, folder = case_of(args)
+    writable_folder(folder)
+    from biology.evidence.sweep import sweep as swept
+    from biology.evidence.sweep import sweep_nodes
+    from biology.tables import write_table
+
+    bench, graphs = _bench(args), json.loads((folder / "graphs.json").read_text(encoding="utf-8"))
+    write_table(folder / "steering.parquet", swept(bench, progress=True), "steering")
+    write_table(folder / "node_steering.parquet", sweep_nodes(bench, graphs, progress=True), "node_steering")
+
+
+def _bench(args: Arguments) -> Bench:
+    """Everything that experiments on a case need."""
+    config, root, case, folder = case_of(args)
+    model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
+    from biology.cases.found_sites import settled
+    from biology.evidence.bench import Bench
+    from biology.tables import read_table
+
+    case = settled(case, read_table(folder / "group_sites.parquet", "sites"))
+    prompts = read_table(folder / "cache.parquet", "prompts")
+    members = read_table(folder / "group.parquet", "supernodes")
+    operands = read_table(folder / "group_operands.parquet", "operands")
+    return Bench(model, case, prompts, config.statistics, transcoders, members, _features(folder), operands)
+
+
+def _features(folder: Path) -> FeatureCache:
+    """What the stage `cache` stored."""
+    from biology.transcoders.activations import FeatureCache, unpack
+
+    features = unpack(artefacts.read_tensors(folder / "cache.safetensors"))
+    assert isinstance(features, FeatureCache)
+    return features

@@ -1,0 +1,201 @@
+"""The stages of the pipeline that need no torch, as commands: tables, verdicts, figures and reports.
+
+Modules are imported inside the functions, so that `biology --help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from biology import artefacts
+from biology.cli.opening import case_of, configuration
+from biology.printing import print_table
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+    from biology.config import Config
+    from biology.verdicts.expectations import Expectation
+
+Arguments = argparse.Namespace
+MINIMUM_N = 64
+"""Fewest items that pass a claim's gate on a model that says `prompts:`; for elegans claims ask for more."""
+
+
+def tabulate(args: Arguments) -> None:
+    """write everything measured as tidy tables; nothing after this needs torch"""
+    config, root, case, folder = case_of(args)
+    from biology.cases.claim_file import load_claims
+    from biology.cases.experiments import Scale
+    from biology.evidence.contrasts import computed
+    from biology.tables import read_table, stacked, write_table
+
+    measured = {
+        "prompts": read_table(folder / "cache.parquet", "prompts"),
+        "graphs": read_table(folder / "attribute.parquet", "graphs"),
+        "edges": read_table(folder / "attribute_edges.parquet", "edges"),
+        "supernodes": read_table(folder / "group.parquet", "supernodes"),
+        "sites": read_table(folder / "group_sites.parquet", "sites"),
+        "panel": read_table(folder / "intervene_panel.parquet", "panel"),
+        "fidelity": read_table(root / "data/runs" / args.model / "fidelity.parquet", "fidelity"),
+        "operands": read_table(folder / "group_operands.parquet", "operands"),
+        "operand_plots": read_table(folder / "group_plots.parquet", "operand_plots"),
+    }
+    evidence = [read_table(folder / f"{stage}.parquet", "evidence") for stage in ("attribute_evidence", "intervene")]
+    compared = config.model(args.model).role == "size" and case.of_kind(Scale)
+    sizes = beside_another_size(config, root, args, evidence[0]) if compared else None
+    claims = load_claims(root, args.case)
+    derived = computed(case, claims, evidence[1], measured["edges"], measured["prompts"], sizes)
+    measured["evidence"] = stacked([*evidence, *derived])
+    for name, frame in measured.items():
+        write_table(folder / f"{name}.parquet", frame, name)
+
+
+def beside_another_size(
+    config: Config, root: Path, args: Arguments, own: pd.DataFrame
+) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Evidence of the larger and of the smaller of this model and the one that it is `of`, on prompts that the latter answers
+    correctly."""
+    from biology.report.numbers import parameters
+    from biology.tables import read_tables
+
+    entry = config.model(args.model)
+    other = config.model(str(entry.of))
+    tables = read_tables(root / "data/runs" / str(entry.of) / args.case, ("prompts", "evidence"))
+    correct = tables["prompts"].loc[tables["prompts"]["correct"], "item"]
+    others = tables["evidence"].loc[tables["evidence"]["item"].isin(correct)]
+    size = {one.path: sum(map(parameters, (root / one.path).glob("*.safetensors"))) for one in (entry, other)}
+    return (own, others) if size[entry.path] > size[other.path] else (others, own)
+
+
+def judge(args: Arguments) -> None:
+    """compute a verdict for every registered claim of a model"""
+    config, root = configuration(args)
+    from biology.cases.case import discover_cases, load_case
+    from biology.cases.claim_file import load_claims
+    from biology.report.pages import manifest_of
+    from biology.tables import read_tables, write_table
+    from biology.verdicts.claims import judge_all, with_minimum, with_thresholds
+    from biology.verdicts.expectations import load_expectations
+    from biology.verdicts.found_members import Members
+    from biology.verdicts.measuring import Meta, measure, worst_residual
+    from biology.verdicts.registration import check_lock, registered
+
+    check_lock(root)
+    runs = root / "data/runs" / args.model
+    manifest = manifest_of(runs / "load.json")
+    measured, again = [], []
+    entry = config.model(args.model)
+    for case in config.cases_of(args.model, discover_cases(root, entry.prompts)):
+        tables = read_tables(runs / case, ("prompts", "evidence", "graphs", "supernodes"))
+        residual = worst_residual(tables["graphs"], tables["prompts"])
+        transcoders = manifest["transcoders"]["name"]
+        experiments = load_case(root, case, entry.prompts).experiments
+        scope = {name: experiment.only for name, experiment in experiments.items()}
+        meta = Meta(case, args.model, transcoders, seed=manifest["seed"], row_residual=residual, scope=scope)
+        claims = load_claims(root, case)
+        claims = claims if entry.prompts is None else with_minimum(claims, MINIMUM_N)
+        members = Members(experiments, tables["supernodes"])
+        rest = (tables["evidence"], tables["prompts"], meta, config.statistics, members)
+        measured += measure(registered(root, case, claims), *rest)
+        if args.threshold:
+            again += measure(registered(root, case, with_thresholds(claims, args.threshold)), *rest)
+    judgement = judge_all(measured)
+    if args.threshold:
+        _show_thresholds(args.threshold, judgement.verdicts, judge_all(again).verdicts, args.json)
+        return
+    write_table(runs / "parts.parquet", judgement.parts, "parts")
+    write_table(runs / "clusters.parquet", judgement.clusters, "clusters")
+    write_table(root / "reports" / args.model / "verdicts.csv", judgement.verdicts, "verdicts")
+    if args.json:
+        print_table(judgement.verdicts, True)
+        return
+    _beside_expectations(load_expectations(root).get(args.model, {}), judgement.verdicts)
+
+
+def _beside_expectations(expected: dict[str, dict[str, Expectation]], verdicts: pd.DataFrame) -> None:
+    """Says of each claim what was expected of this model before it was run, and what was found."""
+    for row in verdicts.itertuples():
+        expectation = expected.get(row.case, {}).get(row.claim)
+        if expectation is not None:
+            agrees = "as expected" if expectation.verdict == row.verdict else f"expected was {expectation.verdict}"
+            print(f"{row.claim}: {row.verdict}, {agrees} ({expectation.because})")
+
+
+def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFrame, as_json: bool) -> None:
+    """The verdicts of some claims beside those by a reader's own thresholds; nothing is written."""
+    from biology.records import InputError
+
+    names = {text.partition("=")[0].partition("/")[0] for text in wanted}
+    unknown = names - set(registered["claim"])
+    if unknown:
+        raise InputError(f"--threshold: unknown claim '{min(unknown)}'. Known: {', '.join(registered['claim'])}.")
+    pairs = registered.merge(own, on="claim", suffixes=("", "_own"))
+    if as_json:
+        chosen = pairs["claim"].isin(sorted(names))
+        print_table(pairs.loc[chosen, ["claim", "verdict", "reason", "verdict_own", "reason_own"]], True)
+        return
+    for row in pairs.itertuples():
+        if row.claim in names:
+            print(f"{row.claim}: {row.verdict} (registered)\n    {row.reason}")
+            own_reason = str(row.reason_own).replace("registered minimum", "minimum")
+            print(f"  with your threshold: {row.verdict_own}\n    {own_reason}")
+
+
+def compare(args: Arguments) -> None:
+    """compare seeds, twins and random controls with what is expected of them"""
+    config, root = configuration(args)
+    from biology.verdicts.discrimination import discrimination
+    from biology.verdicts.robustness import across_methods, summary
+    from biology.verdicts.robustness import compare as compared
+
+    rows = compared(root, config)
+    made = {"robustness": rows, "discrimination": discrimination(root, config)}
+    for name, frame in made.items():
+        artefacts.write_text(root / f"reports/{name}.csv", frame.to_csv(index=False, lineterminator="\n"))
+    print_table(summary(rows), args.json)
+    for name in () if args.json else across_methods(rows):
+        print(f"{name} was judged by another rule than what it is compared with: judge it again (columns method)")
+
+
+def draw(args: Arguments) -> None:
+    """draw one figure of a case, as SVG and PNG"""
+    _, root, case, folder = case_of(args)
+    from biology.figures.case_figures import draw as drawn
+    from biology.tables import read_table, read_tables
+
+    tables = read_tables(folder) | {"parts": read_table(folder.parent / "parts.parquet", "parts")}
+    for form, data in drawn(args.figure, tables, case).items():
+        artefacts.write_bytes(root / "figures" / args.model / args.case / f"{args.figure}.{form}", data)
+
+
+def write(args: Arguments) -> None:
+    """write the report of a case (--model, --case), a page of a model (--model, --page), or the index of all reports"""
+    if args.page is not None:
+        from biology.records import InputError
+        from biology.report.atlas_page import atlas_page
+        from biology.report.steer_page import steer_page
+
+        if args.model is None:
+            raise InputError(f"--page {args.page} needs --model NAME.")
+        config, root = configuration(args)
+        config.model(args.model)
+        made = {"atlas": atlas_page, "steer": steer_page}[args.page](root, config, args.model)
+        artefacts.write_text(root / "reports" / args.model / f"{args.page}.html", made)
+        return
+    if args.model is None:
+        from biology.config import known_models
+        from biology.report.scoreboard import index_page
+
+        config, root = configuration(args)
+        judged = {name: known for name, known in known_models().items() if (root / "reports" / name).is_dir()}
+        config = config.model_copy(update={"models": judged | config.models})
+        artefacts.write_text(root / "reports/index.html", index_page(root, config))
+        return
+    from biology.report.case_report import case_page
+
+    config, root, case, _ = case_of(args)
+    page = case_page(root, config, args.model, case)
+    artefacts.write_text(root / "reports" / args.model / f"{args.case}.html", page)

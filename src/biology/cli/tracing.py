@@ -1,0 +1,263 @@
+"""Single prompts: the attribution graph of one's own prompt as files and in words."""
+
+from __future__ import annotations
+
+import argparse
+import re
+import sys
+import warnings
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from biology import artefacts
+from biology.cli.arguments import writable_folder
+from biology.cli.opening import configuration, open_model
+from biology.folders import claim, replaced
+from biology.models.text import visible
+from biology.printing import print_json
+
+if TYPE_CHECKING:
+    from biology.attribution.graph import Graph
+    from biology.attribution.graph_memory import Foretold, Sizes
+    from biology.attribution.targets import Target
+    from biology.config import AttributionConfig, ModelConfig
+    from biology.models.model import Model
+
+Arguments = argparse.Namespace
+INEXACT = 1e-4
+"""Row residual above which `trace` says that a graph does not add up."""
+GRAPH, TENSORS, NODES, PAGE = FILES = ("graph.json", "graph.safetensors", "nodes.parquet", "graph.html")
+
+
+def trace(args: Arguments) -> None:
+    """trace a prompt of your own: its attribution graph as files, its strongest paths in words"""
+    from biology.records import InputError
+
+    if (args.text is None) == (args.token_ids is None):
+        raise InputError("give either a prompt or --token-ids.")
+    if args.features is not None and args.max_nodes is not None:
+        raise InputError("give either --features (the feature nodes) or --max-nodes (how many to choose).")
+    if args.open and args.out is None:
+        raise InputError("--open shows the page that --out DIR writes: say where.")
+    out = None if args.out is None else writable_folder(Path(args.out))
+    if out is not None:
+        claim(out, FILES, "trace")
+    chosen = _features(Path(args.features)) if args.features else None
+    entry, settings = subject(args)
+    model, transcoders = open_model(entry, Path(), Path(args.model).name, threads=None)
+    from tqdm import tqdm
+
+    from biology.attribution.assembly import MEMORY, attribute
+    from biology.attribution.graph import prune
+    from biology.models.model import encode
+
+    budget = settings.max_feature_nodes if args.max_nodes is None else args.max_nodes
+    with tqdm(desc="rows", unit="row", delay=2) as bar:
+
+        def progress(done: int, total: int) -> None:
+            bar.total = total
+            bar.update(done - bar.n)
+
+        graph = attribute(
+            model,
+            transcoders,
+            encode(model, args.text) if args.token_ids is None else _token_ids(args.token_ids, model),
+            targets=[target_of(model, args.text, target, args.position) for target in args.target]
+            if args.target
+            else None,
+            max_logits=settings.max_logits if args.max_logits is None else args.max_logits,
+            logit_probability=settings.logit_probability,
+            max_feature_nodes=None if chosen is not None else budget,
+            features=chosen,
+            position=args.position,
+            memory=MEMORY if args.memory is None else int(args.memory * 2**30),
+            progress=progress,
+            foresee=lambda sizes, foretold: _foresee(sizes, foretold, model),
+        )
+    masks = prune(graph, settings.node_threshold, settings.edge_threshold)
+    if out is not None:
+        _write(out, graph, masks, model.name, args.text or f"token ids {args.token_ids}", settings)
+    if args.json:
+        print_json(
+            _told(graph, args, model.name) | {"files": [] if out is None else [str(out / name) for name in FILES]}
+        )
+    else:
+        _describe(graph, args.paths)
+    if out is not None:
+        if not args.json:
+            print(f"\nWritten to {out}: {', '.join(FILES)}")
+        if args.open:
+            import webbrowser
+
+            webbrowser.open((out / PAGE).resolve().as_uri())
+
+
+def _foresee(sizes: Sizes, foretold: Foretold, model: Model) -> None:
+    """Says how much memory a prompt will take where that is not little. `InputError`, with what fits, if it is too much."""
+    from biology.attribution import graph_memory
+    from biology.models import memory
+
+    if sizes.active and foretold.total > memory.SMALL:
+        print(f"{sizes.n_pos} tokens, {sizes.n_active} active features: memory {foretold}", file=sys.stderr)
+    graph_memory.require(sizes, foretold, model.device)
+
+
+def target_of(model: Model, prompt: str | None, text: str, position: int) -> Target:
+    """What is to be explained, in the words of graphs: `Austin`, `Austin - Sacramento`, `feature 3/120@7`, `#17`."""
+    from biology.attribution.targets import ContrastTarget, FeatureTarget, TokenTarget
+    from biology.models.model import answer_token
+    from biology.records import InputError
+
+    feature = re.fullmatch(r"feature (\d+)/(\d+)@(-?\d+)", text)
+    if feature:
+        layer, index, where = map(int, feature.groups())
+        return FeatureTarget(layer, where, index)
+
+    def token(word: str) -> int:
+        if re.fullmatch(r"#\d+", word):
+            return int(word[1:])
+        if prompt is None:
+            raise InputError(f"--target {word}: beside --token-ids a token is named by its id, as #17.")
+        return answer_token(model, prompt, word)
+
+    positive, minus, negative = text.partition(" - ")
+    return ContrastTarget(token(positive), token(negative), position) if minus else TokenTarget(token(text), position)
+
+
+def _features(path: Path) -> list[tuple[int, int, int]]:
+    """Feature nodes from a CSV file or a nodes.parquet: columns layer, pos, feature (other kinds of nodes are left out)."""
+    from biology.records import InputError
+
+    columns = ["layer", "pos", "feature"]
+    try:
+        import pandas as pd
+
+        frame = pd.read_parquet(path) if path.suffix == ".parquet" else pd.read_csv(path)
+        if "kind" in frame:
+            frame = frame[frame["kind"] == "feature"]
+        numbers = frame[columns].astype(int)
+        if not bool((numbers == frame[columns]).to_numpy().all()):
+            raise ValueError("some are no whole numbers")
+        return [tuple(row) for row in numbers.to_numpy().tolist()]
+    except FileNotFoundError:
+        raise InputError(f"--features: there is no file {path}.") from None
+    except (KeyError, ValueError, OSError) as error:
+        raise InputError(f"--features: {path} is no table with whole numbers in columns {columns}: {error}") from None
+
+
+def _describe(graph: Graph, n_paths: int) -> None:
+    """Outputs, scores and strongest paths, on the screen."""
+    from biology.attribution.graph import scores
+    from biology.attribution.graph_paths import describe, strongest_paths
+    from biology.records import InputWarning
+
+    for token, probability, value, label in _outputs(graph):
+        # what is no token has no probability; a token's id tells it from its like ("Paris", " Paris")
+        print(f'{probability:7.2%}  "{visible(label)}"  #{token}' if token >= 0 else f"{value:+7.2f}  {visible(label)}")
+    score = scores(graph)
+    residual = graph.metadata["row_residual"]
+    print(f"\nreplacement score {score.replacement:.3f}, completeness {score.completeness:.3f}, {graph.n_nodes} nodes")
+    print(f"rows (incoming edges + bias = pre-activation) add up to within {residual:.1e} of their terms")
+    if not residual <= INEXACT:
+        warnings.warn(
+            f"rows are off by up to {residual:.1e} of their terms, more than {INEXACT:.0e}: edges do not explain what they lead "
+            "to (half precision does this; trace in float32)",
+            InputWarning,
+            stacklevel=2,
+        )
+    print("\nStrongest paths (share of the influence on the outputs, sign):")
+    for path in strongest_paths(graph, n_paths):
+        print(visible(describe(graph, path)))
+
+
+def _outputs(graph: Graph) -> list[tuple[int, float, float, str]]:
+    """Token id (negative where the target is no token), probability, pre-activation and label of every target."""
+    from biology.attribution.graph_paths import target_labels
+
+    shown = (graph.token_id, graph.probability, graph.pre_activation)
+    return list(zip(*(each[graph.logits].tolist() for each in shown), target_labels(graph), strict=True))
+
+
+def _told(graph: Graph, args: Arguments, model: str) -> dict[str, Any]:
+    """What `_describe` says, as data."""
+    from biology.attribution.graph import scores
+    from biology.attribution.graph_paths import describe, strongest_paths
+
+    score = scores(graph)
+    return {
+        "model": model,
+        "prompt": args.text,
+        "outputs": [
+            {"label": label, "pre_activation": value}
+            | ({"token": token, "probability": probability} if token >= 0 else {})
+            for token, probability, value, label in _outputs(graph)
+        ],
+        "replacement_score": score.replacement,
+        "completeness_score": score.completeness,
+        "nodes": graph.n_nodes,
+        "row_residual": graph.metadata["row_residual"],
+        "paths": [describe(graph, path) for path in strongest_paths(graph, args.paths)],
+    }
+
+
+def _write(out: Path, graph: Graph, masks: Any, scan: str, prompt: str, settings: AttributionConfig) -> None:
+    from biology.attribution.graph_json import arrays, export_json, nodes_table
+    from biology.graph_files.dialects import parse_graph
+    from biology.report.explorer import graph_page
+    from biology.transcoders.stored import write_tensors
+
+    pruning = {"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold}
+    exported = export_json(graph, *masks, slug=out.name, scan=scan, prompt=prompt, pruning_settings=pruning)
+    with replaced(out, FILES, "trace") as new:
+        write_tensors(new / TENSORS, arrays(graph, *masks))  # without a copy of the matrix
+        artefacts.write_columns(new / NODES, nodes_table(graph))
+        artefacts.write_json(new / GRAPH, exported)
+        artefacts.write_text(new / PAGE, graph_page(parse_graph((new / GRAPH).read_text(encoding="utf-8"), GRAPH)))
+
+
+def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
+    """What to trace, a model of the configuration or directories, and the settings that hold for it."""
+    from biology.config import ModelConfig
+    from biology.records import InputError
+
+    config, root = configuration(args, shipped=True)
+    if args.model in config.models:
+        entry = config.models[args.model]
+        given: dict[str, Any] = {
+            "device": args.device or entry.device,
+            "dtype": args.dtype or entry.dtype,
+            "path": root / entry.path,
+            "transcoders": entry.transcoders if entry.neurons else root / entry.transcoders,
+        }
+        return entry.model_copy(update=given | _dictionary(args, entry)), config.attribution
+    if not Path(args.model).is_dir():
+        config.model(args.model)
+    if not args.transcoders:
+        raise InputError("a model given as a directory needs --transcoders DIR, or --transcoders neurons.")
+    given = {"path": Path(args.model), "device": args.device or "cpu", "dtype": args.dtype or "float32"}
+    return ModelConfig(**given, **_dictionary(args, None)), config.attribution
+
+
+def _dictionary(args: Arguments, entry: ModelConfig | None) -> dict[str, Any]:
+    """What the command line says of features, in the words of an entry."""
+    from biology.config import NEURONS
+    from biology.records import InputError
+
+    transcoders = Path(args.transcoders) if args.transcoders else entry.transcoders if entry else None
+    given = {key: getattr(args, key) for key in ("k", "rule") if getattr(args, key) is not None}
+    if given and transcoders != NEURONS:
+        raise InputError(f"--{next(iter(given))} is about neurons: give --transcoders {NEURONS} too.")
+    return ({} if args.transcoders is None else {"transcoders": transcoders}) | given
+
+
+def _token_ids(text: str, model: Model) -> list[int]:
+    from biology.records import InputError
+
+    try:
+        ids = [int(piece) for piece in text.split(",")]
+    except ValueError:
+        raise InputError(f"--token-ids takes numbers separated by commas, not '{text}'.") from None
+    for token in ids:
+        if not 0 <= token < model.n_vocab:
+            raise InputError(f"--token-ids: {token} is no token of a vocabulary of {model.n_vocab}.")
+    return ids

@@ -1,0 +1,70 @@
+"""A case as a corpus of its own: what a model is grown on that is to answer this case's prompts and nothing else.
+
+The prompts on which supernodes are selected are taught, those on which effects are measured are held out. Torch-free.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from functools import cached_property
+
+import pandas as pd
+
+from biology.cases.case import Case
+from biology.corpora.corpus import Corpus, Item
+from biology.records import InputError
+
+SPLITS = {"dev": "dev", "heldout": "test"}
+
+
+class CaseCorpus(Corpus):
+    """The prompts of a case. Raises `InputError` for a case without a prompt set, or of whose prompts nothing is taught or held out."""
+
+    def __init__(self, case: Case):
+        self.case = case
+        self.nouns = self.adjectives = ()
+        self.cities = pd.DataFrame({"city": [], "place": []}, dtype=str)  # no word is written in pieces
+        self.couplets = []
+        splits = {self._split(item.role, item.split) for item in case.items}
+        if not {"train", "dev", "test"} <= splits:
+            raise InputError(
+                f"case '{case.name}': a model can be grown on a prompt set with prompts of role `select` (they are taught), and prompts of "
+                "role `score` of both splits (they are held out)."
+            )
+
+    @staticmethod
+    def _split(role: str, split: str) -> str:
+        return "train" if role == "select" else SPLITS[split]
+
+    @cached_property
+    def facts(self) -> pd.DataFrame:
+        """The answers, which are one token each, whatever they consist of."""
+        answers = sorted({item.answer.strip() for item in self.case.items})
+        return pd.DataFrame({"place": answers, "answer": answers})
+
+    @cached_property
+    def blocks(self) -> dict[str, list[Item]]:
+        name = self.case.name
+        return {
+            name: [
+                Item(name, item.text, item.answer.strip(), self._split(item.role, item.split), item.cluster)
+                for item in self.case.items
+            ]
+        }
+
+    def texts(self) -> Iterable[str]:
+        yield from (f"{item.prompt} {item.answer}" for item in self.blocks[self.case.name])
+        yield from (f"{prompt.text} {prompt.answer}" for prompt in self.case.prompts.values())
+
+    def lesson(self) -> pd.DataFrame:
+        """Every prompt with the columns of the prompt set, as `mechanism_prompts.py` has them of the shipped cases."""
+        rows = [
+            {
+                **item.factors,
+                "text": item.text,
+                "answer": item.answer.strip(),
+                "split": self._split(item.role, item.split),
+            }
+            for item in self.case.items
+        ]
+        return pd.DataFrame(rows)

@@ -1,0 +1,307 @@
+"""Prompt sets of the case studies that are made from the corpus's tables, written to `experiments/<case>/prompts.csv`.
+
+Which prompts are registered follows from hashes of their contents, never from what a model does with them. A table says of
+every prompt what it is about (factors), whether it helps to find features (`select`) or is scored (`score`), and which
+prompt is its donor, so that nothing about an experiment is drawn at run time but its random controls.
+"""
+
+from collections.abc import Callable, Iterable
+from functools import partial
+
+import pandas as pd
+
+from biology.corpora.corpus import LANGUAGES, PAPER_CONCEPT, PAPER_COUPLET, SUM_FORMS, Corpus, by_hash, unit_interval
+from biology.corpora.natural_prompts import natural_couplets, natural_sums
+from biology.corpora.two_hop_prompts import multi_hop, natural_multi_hop
+from biology.records import InputError
+
+COUPLETS = 8  # scored couplets of a rhyme family
+SELECTING = 4  # couplets that select features: per last word, fold of theme words and fold of line ends
+SCORED_SUMS = {"dev": 2, "heldout": 5}  # pairs per cluster (a pair of ones digits)
+SELECTING_EXPRESSIONS = 0.1  # share of the pairs that were taught
+# Features of an operand or of an answer are selected on the languages of one fold and scored on the other's.
+LANGUAGE_FOLDS = (("en", "fr", "zh"), ("de", "es", "ru"))
+
+
+def family_split(family: str) -> str:
+    """Which half of the couplets a rhyme family belongs to: a fifth develops the method, the rest is scored once."""
+    paper = family == "abbit"
+    return "dev" if not paper and unit_interval("family", family) < 0.2 else "heldout"
+
+
+def rhyme_planning(corpus: Corpus) -> pd.DataFrame:
+    """Couplets cut after the newline that ends line 1, or later in line 2; clusters are rhyme families.
+
+    Scored are couplets that elegans never saw, in four sets. `rhyme` and `other` end at the newline and differ in their
+    donor: a couplet that plans another word of the same rhyme family, or of another family (the wrong donor is then of a
+    third one). `later` ends before the second word that agrees with the planned one, `last` before that word itself.
+    Theme words and line ends come in two folds: features of a word may only be chosen on couplets of both other folds.
+    """
+    kind = dict(zip(corpus.themes["word"], corpus.themes["theme"], strict=True))
+    theme_fold = _folds("theme", [(kind[theme], theme) for theme, *_ in corpus.couplets])
+    ending_fold = _folds("ending", [(family, ending) for _, ending, _, family, _ in corpus.couplets])
+    ranked = by_hash(corpus.couplets, "couplets", of=lambda couplet: couplet[:2])
+    selecting: dict[tuple[str, str, str], list[tuple[str, ...]]] = {}
+    scored: dict[str, list[tuple[str, ...]]] = {}
+    for theme, ending, word, family, taught in ranked:
+        couplet = (theme, ending, word, family)
+        if taught == "train":
+            key = (word, theme_fold[kind[theme], theme], ending_fold[family, ending])
+            selecting.setdefault(key, []).append(couplet)
+        elif (theme, ending) != PAPER_COUPLET:
+            scored.setdefault(family, []).append(couplet)
+
+    def row(couplet: tuple[str, ...], role: str, of: str) -> dict[str, str]:
+        theme, ending, word, family = couplet
+        noun = corpus.nouns[int(unit_interval("noun", theme, ending) * len(corpus.nouns))]
+        adjective = corpus.adjectives[int(unit_interval("adjective", theme, ending) * len(corpus.adjectives))]
+        line, second = corpus.couplet_lines(theme, ending, word, noun, [adjective])
+        cut = {"later": 3, "last": 6}.get(of, 0)
+        name = f"{theme}-{ending}".replace(" ", "-")
+        return {
+            "item": name if role == "select" else f"{name}-{of}", "text": line + " ".join(second[:cut]),
+            "answer": second[cut], "cluster": family, "split": family_split(family), "role": role, "set": of,
+            "theme": theme, "ending": ending, "family": family, "word": word, "first": second[0], "later": second[3],
+            "theme_fold": theme_fold[kind[theme], theme], "ending_fold": ending_fold[family, ending],
+            "spoken": "" if role == "select" else f"{name}-last", "donor": "", "wrong_donor": "",
+        }  # fmt: skip
+
+    rows = [row(couplet, "select", "taught") for key in sorted(selecting) for couplet in selecting[key][:SELECTING]]
+    for of in ("rhyme", "other", "later", "last"):
+        rows += _with_donors(of, [row(one, "score", of) for key in sorted(scored) for one in scored[key][:COUPLETS]])
+    return pd.DataFrame(rows)
+
+
+def _folds(name: str, words: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
+    """Of the words of each group (pairs of group and word) half are of fold 0, half of fold 1."""
+    groups: dict[str, set[str]] = {}
+    for group, word in words:
+        groups.setdefault(group, set()).add(word)
+    return {
+        (group, word): str(rank % 2)
+        for group, members in groups.items()
+        for rank, word in enumerate(by_hash(members, name))
+    }
+
+
+def _with_donors(of: str, scored: list[dict[str, str]]) -> list[dict[str, str]]:
+    """The couplets of one set that have a donor and a wrong donor: of their own split, with other answers and words."""
+    if of == "last":
+        return scored
+
+    def donors(base: dict[str, str]) -> list[dict[str, str]]:
+        pool = [one for one in scored if one["split"] == base["split"] and one["answer"] != base["answer"]]
+        return [one for one in pool if (one["family"] == base["family"]) == (of != "other")]
+
+    scored = [base for base in scored if donors(base)]  # a family may have one word that agrees later
+    found = []
+    for base in scored:
+        key = "donor", of, base["item"]
+        donor = by_hash(donors(base), *key, of=lambda one: (one["item"],))[0]
+        taken = {base["answer"], donor["answer"]}
+        wrong = [one for one in scored if one["split"] == base["split"] and one["answer"] not in taken]
+        wrong = [one for one in wrong if one["family"] not in (base["family"], donor["family"])]
+        found.append(
+            {
+                **base,
+                "donor": donor["item"],
+                "wrong_donor": by_hash(wrong, *key, of=lambda one: (one["item"],))[0]["item"],
+            }
+        )
+    return found
+
+
+def scored_sums(corpus: Corpus) -> list[tuple[int, int, str]]:
+    """The pairs of numbers that are scored, with their split: none that elegans was taught, so many per pair of ones digits."""
+    pairs = [pair for pair, split in corpus.addition_split.items() if split != "train"]
+    ranked = sorted(pairs, key=lambda pair: (pair not in corpus.paper_sums, unit_interval("scored", *pair)))
+    chosen: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
+    for a, b in ranked:
+        split = "dev" if corpus.addition_split[a, b] == "dev" else "heldout"
+        mine = chosen.setdefault((split, a % 10, b % 10), [])
+        if len(mine) < SCORED_SUMS[split]:
+            mine.append((a, b))
+    return sorted((a, b, split) for (split, _, _), found in chosen.items() for a, b in found)
+
+
+def addition(corpus: Corpus) -> pd.DataFrame:
+    """Sums in three forms; clusters are pairs of ones digits.
+
+    The pairs that elegans was taught fill the operand grid (`select`); scored are pairs that it never saw, at most so many
+    per cluster. Donors are scored pairs of the same form and split whose ones digit differs from the base's; for the two
+    disguised forms a second pair of columns names the plain prompt with the same operands, and one with other operands.
+    Of a corpus with expressions, these follow.
+    """
+    scored = scored_sums(corpus)
+
+    def row(form: str, a: int, b: int, split: str, role: str, **more: str) -> dict[str, str]:
+        return {
+            "item": f"{form}-{a}-{b}", "text": SUM_FORMS[form].format(a, b), "answer": str(corpus.total(SUM_FORMS[form], a, b)),
+            "cluster": f"{a % 10}+{b % 10}", "split": split, "role": role, "set": form, "a": str(a), "b": str(b),
+            "operands": f"{a}+{b}", "plain": "", "wrong_plain": "", "donor": "", "wrong_donor": "", **more,
+        }  # fmt: skip
+
+    def donors(form: str, a: int, b: int, split: str) -> list[str]:
+        """Two pairs with other answers and other ones digits of the answer, neither sharing an operand with the base."""
+        found: list[tuple[int, int]] = []
+        total = partial(corpus.total, SUM_FORMS[form])
+        pool = [(x, y) for x, y, where in scored if where == split]
+        for x, y in by_hash(pool, "donor", form, a, b, of=lambda pair: pair):
+            taken = [(a, b), *found]
+            if all(x != c and y != d and (total(x, y) - total(c, d)) % 10 for c, d in taken):
+                found.append((x, y))
+            if len(found) == 2:
+                break
+        return [f"{form}-{x}-{y}" for x, y in found]
+
+    rows = [row("calc", a, b, "dev", "select") for (a, b), split in corpus.addition_split.items() if split == "train"]
+    for form in SUM_FORMS:
+        for a, b, split in scored:
+            donor, wrong = donors(form, a, b, split)
+            other = f"calc-{wrong.partition('-')[2]}"
+            plain = {} if form == "calc" else {"plain": f"calc-{a}-{b}", "wrong_plain": other}
+            rows.append(row(form, a, b, split, "score", donor=donor, wrong_donor=wrong, **plain))
+    return pd.DataFrame([*rows, *_expressions(corpus, scored)]).fillna("")
+
+
+def _expressions(corpus: Corpus, scored: list[tuple[int, int, str]]) -> list[dict[str, str]]:
+    """Expressions around the scored pairs, each in every kind; what tells kinds apart is found on pairs that were taught.
+
+    A donor is of the same kind and split, shares no operand with the base, and has another answer. `kind_donor` is the same
+    pair in another kind. The columns of the plain prompt are those of the disguised forms.
+    """
+    where = {(str(a), str(b)): split for a, b, split in scored}
+    rows: dict[tuple[str, str, str], dict[str, str]] = {}
+    for item in corpus.expressions:
+        kind, a, b = (value for _, value in item.factors)
+        taught = item.split == "train" and unit_interval("expression", a, b) < SELECTING_EXPRESSIONS
+        if taught or (a, b) in where:
+            rows[kind, a, b] = {
+                "item": f"{kind}-{a}-{b}", "text": item.prompt, "answer": item.answer,
+                "cluster": item.cluster, "split": where.get((a, b), "dev"), "role": "select" if taught else "score",
+                "set": "brackets", "a": a, "b": b, "operands": f"{a}+{b}", "kind": kind,
+            }  # fmt: skip
+    kinds = sorted({kind for kind, _, _ in rows})
+    for (kind, a, b), base in rows.items():
+        if base["role"] != "score":
+            continue
+        found = [base]
+        for x, y in by_hash(where, "donor", kind, a, b, of=lambda pair: pair):
+            other = rows.get((kind, x, y))
+            if other and where[x, y] == base["split"] and all(
+                {x, y}.isdisjoint((one["a"], one["b"])) and other["answer"] != one["answer"] for one in found
+            ):  # fmt: skip
+                found.append(other)
+            if len(found) == 3:
+                break
+        base["donor"], base["wrong_donor"] = (one["item"] for one in found[1:3])
+        base["plain"], base["wrong_plain"] = f"calc-{a}-{b}", f"calc-{found[2]['a']}-{found[2]['b']}"
+        others = by_hash((one for one in kinds if one != kind), "kind", kind, a, b)
+        base["kind_donor"], base["wrong_kind_donor"] = (rows[one, a, b]["item"] for one in others)
+    return list(rows.values())
+
+
+def scale_split(scale: str) -> str:
+    """Which half of the multilingual experiment a scale of concepts (size, temperature) belongs to: a fifth is dev."""
+    if scale == PAPER_CONCEPT.split("/")[0]:
+        return "heldout"
+    return "dev" if unit_interval("scale", scale) < 0.2 else "heldout"
+
+
+def multilingual(corpus: Corpus) -> pd.DataFrame:
+    """Every (concept, relation, language); scored are the cells that elegans never saw, and clusters are scales.
+
+    Each scored prompt has a donor for each of its factors, and for each a wrong one: the same concept asked for another
+    relation, another concept of another scale, another language. The first two are English prompts whatever the language
+    of the base (the paper's test of independence), and `_native` donors are in its own. `expected_<factor>` is the answer
+    of the cell in which that factor alone has changed. Donors of development prompts are of development scales.
+    """
+    cells: dict[tuple[str, str, str], dict[str, str]] = {}
+    for item in corpus.cells:
+        concept, relation, language = (value for _, value in item.factors)
+        scale = concept.split("/")[0]
+        fold = next(number for number, fold in enumerate(LANGUAGE_FOLDS) if language in fold)
+        cells[concept, relation, language] = {
+            "item": f"{relation}-{concept}-{language}".replace("/", "-").replace("_", "-"), "text": item.prompt,
+            "answer": item.answer, "cluster": scale, "split": scale_split(scale),
+            "role": "select" if item.split == "train" else "score", "concept": concept, "relation": relation,
+            "language": language, "word": corpus.concept_words[concept][language], "scale": scale,
+            "target": corpus.target(concept, relation, language),
+            "language_fold": str(fold), "english": "yes" if language == "en" else "no",
+            "pair": "no" if relation == "category" else "yes",
+        }  # fmt: skip
+
+    def chosen(base: dict[str, str], factor: str, options: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
+        """A donor and a wrong donor whose cells have answers other than the base's and each other's."""
+        found: list[tuple[str, str, str]] = []
+        taken = {base["answer"]}
+        for cell in by_hash(options, "donor", factor, base["item"], of=lambda cell: cell):
+            scales = {base["scale"], *(one[0].split("/")[0] for one in found)}
+            if cells[cell]["answer"] not in taken and not (factor == "operand" and cell[0].split("/")[0] in scales):
+                found.append(cell)
+                taken.add(cells[cell]["answer"])
+        return found[:2] if len(found) > 1 else []
+
+    for (concept, relation, language), base in cells.items():
+        if base["role"] != "score":
+            continue
+        # the paper exchanges antonym and synonym; a category becomes either
+        first = {"opposite": "synonym", "synonym": "opposite"}.get(relation)
+        others = [one for one in ("opposite", "synonym", "category") if one != relation]
+        changed = {
+            "operation": chosen(base, "operation", [(concept, one, language) for one in others]),
+            "operand": chosen(
+                base, "operand",
+                [cell for cell in cells if cell[1:] == (relation, language) and cells[cell]["split"] == base["split"]],
+            ),
+            "language": chosen(base, "language", [(concept, relation, one) for one in LANGUAGES if one != language]),
+        }  # fmt: skip
+        if not all(changed.values()):
+            base["role"] = "select"  # its cell has too few different answers around it
+            continue
+        if first is not None and changed["operation"][0][1] != first:
+            changed["operation"].reverse()
+        for factor, pair in changed.items():
+            base[f"expected_{factor}"] = cells[pair[0]]["answer"]
+            for prefix, cell in zip(("", "wrong_"), pair, strict=True):
+                english = cell if factor == "language" else (*cell[:2], "en")
+                base[f"{prefix}{factor}_donor"] = cells[english]["item"]
+                if factor != "language":
+                    base[f"{prefix}{factor}_native_donor"] = cells[cell]["item"]
+    return pd.DataFrame(list(cells.values())).fillna("")
+
+
+PROMPT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
+    "multi_hop": multi_hop,
+    "rhyme_planning": rhyme_planning,
+    "addition": addition,
+    "multilingual": multilingual,
+}
+
+
+NATURAL_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
+    "multi_hop": natural_multi_hop,
+    "rhyme_planning": natural_couplets,
+    "addition": natural_sums,
+}
+"""For models that nobody here trained: `prompts_natural.csv`. The prompts of multilingual are natural language as they stand."""
+
+
+def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:
+    """The prompt set of a case; `InputError` if it is not made from the corpus."""
+    if case not in PROMPT_SETS:
+        raise InputError(
+            f"the prompts of case '{case}' are not made from the corpus; those of {', '.join(PROMPT_SETS)} are."
+        )
+    frame = PROMPT_SETS[case](corpus)
+    assert frame["item"].is_unique, "two prompts of one name"
+    return frame
+
+
+def prompt_sets(case: str, corpus: Corpus) -> dict[str, pd.DataFrame]:
+    """All prompt sets of a case by the names of their files."""
+    made = {"prompts.csv": prompt_set(case, corpus)}
+    if case in NATURAL_SETS:
+        made["prompts_natural.csv"] = NATURAL_SETS[case](corpus)
+        assert made["prompts_natural.csv"]["item"].is_unique, "two prompts of one name"
+    return made

@@ -1,0 +1,114 @@
+"""Does influence in the graph foretell ablation? ("Circuit Tracing", appendix on validation: Spearman 0.72; meth-8.)
+
+On each prompt every active feature that can reach the output is ablated by itself (M = 0, held in its own layer, attention
+patterns frozen, all later MLPs live), and Spearman's rank correlation is taken, over the features of that prompt, between the divergence of
+the outputs and what the graph says. Beside it: two simpler guesses, and influence permuted within layers, which is what
+knowing a feature's layer alone would give.
+"""
+
+# pyright: reportArgumentType=false, reportAssignmentType=false, reportReturnType=false
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from scipy import stats
+from torch import Tensor
+from tqdm import tqdm
+
+from biology.attribution.assembly import attribute
+from biology.attribution.graph import Graph, influence
+from biology.interventions.feature_edits import edits
+from biology.interventions.protocols import intervene
+from biology.models.model import Model, encode
+from biology.transcoders.transcoder_set import TranscoderSet
+
+PROMPTS = 8  # of each behaviour
+PERMUTATIONS = 20
+GUESSES = ("influence", "direct_edge", "activation", "permuted_influence")
+
+
+def reaching(graph: Graph) -> Int[Tensor, " feature"]:
+    """The feature nodes that can act on the last position: those of the last layer elsewhere cannot, and to foretell
+    nothing for them would be too easy."""
+    last_layer, last_pos = graph.metadata["n_layers"] - 1, int(graph.pos.max())
+    features = torch.arange(graph.features.start, graph.features.stop)
+    return features[(graph.layer[features] < last_layer) | (graph.pos[features] == last_pos)]
+
+
+def ablation_effects(
+    model: Model, transcoders: TranscoderSet, ids: list[int], graph: Graph, nodes: Int[Tensor, " feature"]
+) -> Float[np.ndarray, " feature"]:
+    """KL divergence in nats of the next-token distribution from the clean one, each feature node ablated by itself."""
+    effects = np.zeros(len(nodes))
+    for layer in graph.layer[nodes].unique().tolist():  # of one layer, so that nothing is held above a feature's own
+        mine = (graph.layer[nodes] == layer).nonzero().flatten()
+        sites = torch.stack([graph.layer, graph.pos, graph.feature], 1)[nodes[mine]].tolist()
+        ablated = edits((row, *site, 0.0) for row, site in enumerate(sites))
+        rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is left alone
+        outcome = intervene(model, transcoders, [ids], rows, ablated, last_layer=layer)
+        log_p = outcome.logits[:, 0].double().log_softmax(-1)
+        effects[mine.numpy()] = (log_p[-1].exp() * (log_p[-1] - log_p[:-1])).sum(-1).numpy()
+    return effects
+
+
+def guesses(
+    transcoders: TranscoderSet, graph: Graph, nodes: Int[Tensor, " feature"], generator: np.random.Generator
+) -> dict[str, list[Float[np.ndarray, " feature"]]]:
+    """What could foretell the effect of ablating each feature; the permuted influence comes several times."""
+    layers = graph.layer[nodes].numpy()
+    total = influence(graph)[nodes].numpy()
+    direct = (graph.adjacency[graph.logits, nodes].double().abs() * graph.weights[graph.logits, None]).sum(0)
+    size = np.zeros(len(nodes))
+    permuted = np.tile(total, (PERMUTATIONS, 1))
+    for layer in np.unique(layers).tolist():
+        here = np.flatnonzero(layers == layer)
+        written = transcoders.layers[layer].decoders(graph.feature[nodes][here]).double().flatten(1)
+        size[here] = (graph.activation[nodes][here].double() * written.norm(dim=1)).numpy()
+        permuted[:, here] = generator.permuted(permuted[:, here], axis=1)
+    return {
+        "influence": [total],
+        "direct_edge": [direct.numpy()],
+        "activation": [size],
+        "permuted_influence": list(permuted),
+    }
+
+
+def foretold(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> pd.DataFrame:
+    """Rows of table `fidelity`: per behaviour and over all prompts the median Spearman correlation of each guess with the
+    effect of ablation, and for all prompts its 95 % interval (order statistics of the prompts).
+
+    `frame` has columns prompt and behaviour, perhaps split (dev is left out); `PROMPTS` of each behaviour are taken, evenly
+    spaced.
+    """
+    frame = frame[frame["split"] != "dev"] if "split" in frame else frame
+    chosen = [group.iloc[:: -(-len(group) // PROMPTS)] for _, group in frame.groupby("behaviour", sort=True)]
+    prompts = pd.concat(chosen, ignore_index=True)
+    generator, found = np.random.default_rng(0), []
+    for prompt in tqdm(prompts["prompt"], desc=f"{model.name}: ablating every feature", mininterval=5):
+        ids = encode(model, prompt)
+        graph = attribute(model, transcoders, ids)
+        nodes = reaching(graph)
+        effects = ablation_effects(model, transcoders, ids, graph, nodes)
+        candidates = guesses(transcoders, graph, nodes, generator)
+        found.append({name: np.mean([_spearman(guess, effects) for guess in candidates[name]]) for name in GUESSES})
+    measured = pd.DataFrame(found).dropna()  # prompts with no or one feature have no correlation
+    rows: list[dict[str, object]] = []
+    for name in GUESSES:
+        metric = f"{name}_foretells_ablation"
+        if measured.empty:
+            break
+        interval = stats.quantile_test(measured[name].to_numpy(), p=0.5).confidence_interval()
+        values = {metric: float(measured[name].median())}
+        bounds = {f"{metric}_low": float(interval.low), f"{metric}_high": float(interval.high)}
+        values |= {name: bound for name, bound in bounds.items() if np.isfinite(bound)}  # few prompts have no interval
+        rows += [{"layer": "all", "behaviour": "all", "metric": key, "value": value} for key, value in values.items()]
+        for behaviour, median in measured.groupby(prompts["behaviour"])[name].median().items():
+            rows.append({"layer": "all", "behaviour": behaviour, "metric": metric, "value": float(median)})
+    return pd.DataFrame(rows)
+
+
+def _spearman(guess: np.ndarray, effects: np.ndarray) -> float:
+    return float(stats.spearmanr(guess, effects).statistic)

@@ -1,0 +1,58 @@
+"""Text that a model says by itself, for transcoders of a model whose own training text is not at hand.
+
+Unconditional sampling: nothing but the first token is given, and every next one is drawn from the model's distribution
+(temperature 1, nothing cut off), so the samples are the distribution that the model has learnt.
+"""
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import torch
+from tqdm import tqdm
+
+from biology.models import checkpoint
+from biology.models.tokenizer import open_tokenizer
+from biology.records import InputError
+
+BATCH = 256
+
+
+def samples(
+    path: Path, architectures: tuple[str, ...], *, tokens: int, seed: int, length: int | None = None,
+    device: str = "cpu", dtype: torch.dtype = torch.float32, progress: bool = True,
+) -> Iterator[str]:  # fmt: skip
+    """Documents sampled from the model in `path`, until they hold `tokens` tokens in all; a document ends where the model
+    ends it, or after `length` tokens (the model's context, at most 1024).
+
+    The same seed gives the same documents; a shorter text is the beginning of a longer one.
+
+    Raises:
+        InputError: the model does not load, or has no tokenizer or no first token.
+    """
+    checkpoint.architecture(path, architectures)
+    network, tokenizer = checkpoint.network(path, dtype).to(device), open_tokenizer(path)
+    first = None
+    if tokenizer is not None:
+        first = network.config.bos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
+    if tokenizer is None or first is None:
+        raise InputError(
+            f"{path}: no tokenizer with a first token (BOS), so nothing can be sampled: give a text of yours"
+        )
+    ends = {token for token in (first, tokenizer.eos_token_id) if token is not None}
+    longest = int(length or min(1024, getattr(network.config, "max_position_embeddings", 1024)))
+    start, found, index = torch.full((BATCH, 1), first, device=device), 0, 0
+    with tqdm(total=tokens, desc="sampling", unit="token", disable=not progress, mininterval=5) as bar:
+        while found < tokens:
+            with torch.random.fork_rng(), torch.no_grad():
+                torch.manual_seed(1_000_003 * seed + index)
+                drawn = network.generate(
+                    start, attention_mask=torch.ones_like(start), do_sample=True, temperature=1.0, top_k=0, top_p=1.0,
+                    max_new_tokens=longest - 1, eos_token_id=sorted(ends), pad_token_id=min(ends), use_cache=True,
+                )  # fmt: skip
+            for row in drawn[:, 1:].tolist():
+                end = next((place for place, token in enumerate(row) if token in ends), len(row))
+                if end and found < tokens:
+                    yield tokenizer.decode(row[:end], skip_special_tokens=True)
+                    found += end
+                    bar.update(end)
+            index += 1

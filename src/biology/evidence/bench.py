@@ -1,0 +1,152 @@
+"""What every experiment of a case needs: model, prompts, cached activations, members of supernodes, and the edits they make."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from biology.cases.experiments import Perturbation
+from biology.cases.measurement import Measurement
+from biology.config import StatisticsConfig
+from biology.evidence.number_outcomes import token_numbers
+from biology.interventions.feature_edits import Edits
+from biology.interventions.protocols import CleanPasses
+from biology.records import InputError
+from biology.supernodes.case_prompts import CasePrompts
+from biology.supernodes.grouping import Finder, random_finder
+from biology.transcoders.activations import FeatureCache
+from biology.transcoders.transcoder_set import TranscoderSet
+
+
+@dataclass(frozen=True)
+class Setting:
+    """How hard and up to where: the multiplier M, and the last layer held."""
+
+    strength: float
+    last_layer: int
+
+
+class Member(NamedTuple):
+    """A feature of a supernode at its place in one prompt."""
+
+    layer: int
+    pos: int
+    feature: int
+    activation: float
+
+
+@dataclass(frozen=True, eq=False)
+class BareBench(CasePrompts):
+    """All that an experiment without transcoders needs."""
+
+    statistics: StatisticsConfig
+
+    @cached_property
+    def identity(self) -> list[tuple[str, str, str]]:
+        """Item, cluster and split of every prompt."""
+        return list(self.prompts[["item", "cluster", "split"]].itertuples(index=False, name=None))
+
+    def generator(self, *key: object) -> np.random.Generator:
+        """Random numbers that depend on the seed of the configuration and on what they are for."""
+        digest = hashlib.sha256("|".join(map(str, (self.statistics.seed, *key))).encode()).digest()
+        return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+
+    def items(self, experiment: Measurement) -> list[int]:
+        """Places of the scored prompts that an experiment is about."""
+        chosen = self.prompts["role"] == "score"
+        for column, value in experiment.only.items():
+            chosen &= self.prompts[column] == value
+        return np.flatnonzero(chosen & self.prompts["correct"]).tolist()
+
+
+@dataclass(frozen=True, eq=False)
+class Bench(BareBench):
+    """What every experiment of a case needs: prompts (rows in the order of the cache) and members of supernodes."""
+
+    transcoders: TranscoderSet
+    members: pd.DataFrame
+    cache: FeatureCache
+    operands: pd.DataFrame | None = None
+    """Table `operands` of cases that read operand plots."""
+
+    @cached_property
+    def numbers(self) -> Int[Tensor, " vocab"]:
+        """The number that each token writes."""
+        return token_numbers(self.model)
+
+    @cached_property
+    def passes(self) -> CleanPasses:
+        return CleanPasses(self.model, self.transcoders)
+
+    @cached_property
+    def finder(self) -> Finder:
+        return Finder(self.model, self.case, self.prompts, self.transcoders, self.cache, self.operands)
+
+    def random_finder(self, prompts: pd.DataFrame) -> Finder:
+        """What the rules find on these prompts with transcoders of shuffled weights."""
+        return random_finder(self.model, self.transcoders, self.case, prompts, self.statistics.seed, self.operands)
+
+    @cached_property
+    def sites(self) -> dict[tuple[str, str], list[Member]]:
+        """Members by (item, supernode)."""
+        found: dict[tuple[str, str], list[Member]] = {}
+        columns = ["item", "supernode", "layer", "pos", "feature", "activation"]
+        for item, supernode, *member in self.members[columns].itertuples(index=False, name=None):
+            found.setdefault((item, supernode), []).append(Member(*member))
+        return found
+
+    def edits(
+        self, experiment: Perturbation, places: Sequence[int], setting: Setting, *, wrong: bool = False
+    ) -> "Push":  # fmt: skip
+        """The edits of an experiment, a row for each prompt, and where the injected features come from (`wrong`: from the
+        wrong donor)."""
+        donor = f"wrong_{experiment.donor}" if wrong else experiment.donor
+        columns: list[tuple[int, int, int, int, float, int, int]] = []
+        for row, place in enumerate(places):
+            item = self.records[place]["item"]
+            found: dict[tuple[int, int, int], tuple[float, int, int]] = {}
+            for held, factor in experiment.holds(setting.strength).items():
+                for site in self.sites.get((item, held), ()):
+                    found[site.layer, site.pos, site.feature] = (factor * site.activation, place, site.pos)
+            if experiment.injected:
+                source = self.records[place].get(donor, "")
+                if source not in self.place:
+                    raise InputError(f"case {self.case.name}, prompt {item}: donor '{source}' is no prompt of the case")
+                there = self.position_of(experiment.injected, place)
+                for site in self.sites.get((source, experiment.injected), ()):
+                    value = setting.strength * site.activation
+                    found[site.layer, there, site.feature] = (value, self.place[source], site.pos)
+            columns += [(row, *site, *value) for site, value in found.items() if site[0] <= setting.last_layer]
+        table_ = np.array(columns, dtype=np.float64).reshape(-1, 7)
+        row, layer, pos, feature, pool, pool_pos = (
+            torch.from_numpy(table_[:, i].astype(np.int64)) for i in (0, 1, 2, 3, 5, 6)
+        )
+        return Push(Edits(row, layer, pos, feature, torch.from_numpy(table_[:, 4])), pool, pool_pos)
+
+    def position_of(self, supernode: str, place: int) -> int:
+        """Where a supernode lives in a prompt. InputError if the prompt has no such position."""
+        return self.position(self.case.supernodes[supernode].at, place)
+
+    @cached_property
+    def same_relation(self) -> dict[str, list[int]]:
+        """All answer tokens to prompts of the prompt set that share a level of the case's relation factor."""
+        if "relation" not in self.asked:
+            return {}
+        groups = self.asked.groupby("relation")["answer_token"]
+        return {str(level): sorted(set(tokens)) for level, tokens in groups if level}
+
+
+@dataclass(frozen=True, eq=False)
+class Push:
+    """Edits, and the prompt and position that each edited activation was taken from."""
+
+    edits: Edits
+    pool_prompt: Int[Tensor, " site"]
+    pool_pos: Int[Tensor, " site"]

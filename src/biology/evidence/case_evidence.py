@@ -1,0 +1,45 @@
+"""A case on a model that is at hand, without files: prompts run and supernodes found (`fresh_bench`, as the stages `cache` and `group` do),
+and all that its experiments measure (`looked_at`, `perturbed`: the stages `attribute` and `intervene`)."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from biology.cases.case import Case
+from biology.cases.found_sites import settled
+from biology.config import AttributionConfig, StatisticsConfig
+from biology.evidence.bench import Bench
+from biology.evidence.census import run_census
+from biology.evidence.graph_tables import Reduced, reduce_graphs
+from biology.evidence.line_evidence import run_lines
+from biology.evidence.operand_tables import read_grid
+from biology.evidence.perturbation import run_experiments
+from biology.evidence.sharing import reduce_sharing
+from biology.models.model import Model
+from biology.supernodes.behaviour import prompts_table
+from biology.supernodes.grouping import group
+from biology.supernodes.site_search import find_sites
+from biology.tables import stacked
+from biology.transcoders.transcoder_set import TranscoderSet
+
+
+def fresh_bench(model: Model, transcoders: TranscoderSet, case: Case, statistics: StatisticsConfig) -> Bench:
+    """Everything that experiments on a case need; its table `members` has every prompt that is scored, shown or a donor."""
+    features, prompts = prompts_table(model, transcoders, case)
+    case = settled(case, find_sites(model, case, prompts, statistics.seed))
+    operands, _ = read_grid(model, transcoders, case, prompts, features, statistics.seed)
+    members = group(model, transcoders, case, prompts, features, operands)
+    return Bench(model, case, prompts, statistics, transcoders, members, features, operands)
+
+
+def looked_at(bench: Bench, settings: AttributionConfig) -> tuple[Reduced, pd.DataFrame]:
+    """Graphs as tables, and `evidence` of the experiments that perturb nothing: on graphs, and on what languages share."""
+    reduced = reduce_graphs(bench, settings)
+    return reduced, stacked([reduced.evidence, reduce_sharing(bench)])
+
+
+def perturbed(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables `evidence` and `panel` of the experiments that hold features, write lines or count what fires."""
+    evidence, panel = run_experiments(bench)
+    lines, written = run_lines(bench)
+    return stacked([evidence, lines, run_census(bench)]), stacked([panel, written])

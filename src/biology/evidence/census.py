@@ -1,0 +1,199 @@
+"""What the features at one position tell about a later word, counted: is a planned word represented there, and how?
+
+For every scored prompt the features of its level (of the rule that the experiment names, selected on other prompts) are
+looked for at the rule's position, at the experiment's other `sites` (arm `position`), and the features of another
+prompt's level at the rule's position (arm `shuffle`, drawn among prompts of other clusters). Arm `random`: the same with
+what the rule finds for the prompt's own level with transcoders of shuffled weights, as any direction can be selected by
+what it fires on.
+
+    planned     share of the level's features that fire there: a rate, not a count, as many features fire anywhere
+    candidates  1 if features of the level and of another level of the same cluster fire there at once, each its own
+                (shuffle: of a level of another cluster)
+    ordinary    1 if one of the level's features that fire there also fires where the word itself is next, at the last token
+                of the prompt named in the column `spoken` (shuffle: at that of another cluster's prompt)
+    probe       1 if a linear probe on the residual stream there names the level (position: a probe on the stream at the
+                first of the sites; shuffle: the chance to guess the level when only the cluster is known)
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from tqdm import tqdm
+
+from biology.cases.experiments import Census
+from biology.cases.rules import SupernodeRule
+from biology.evidence.bench import Bench
+from biology.models.model import run, token_batch
+from biology.supernodes.grouping import Finder
+from biology.tables import table
+from biology.transcoders.activations import length_batches
+
+RIDGE = 0.01  # of the probe, in units of the mean variance of a direction of the stream
+
+
+def run_census(bench: Bench) -> pd.DataFrame:
+    """Table `evidence` of the experiments of kind `census`."""
+    rows: list[dict[str, object]] = []
+    for name, experiment in bench.case.of_kind(Census).items():
+        rule = bench.case.supernodes[experiment.through]
+        places = bench.items(experiment)
+        tqdm.write(f"{name}: {len(places)} prompts")
+        if not places:
+            continue  # none passed the gate
+        values = _counted(bench, experiment, rule, places)
+        if "probe" in experiment.outcomes:
+            values += probed(bench, experiment, rule, places)
+        for place, outcome, arm, draw, value in values:
+            item, cluster, split = bench.identity[place]
+            rows.append(
+                {
+                    "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
+                    "strength": 1.0, "outcome": outcome, "value": value,
+                }
+            )  # fmt: skip
+    return table("evidence", rows)
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """One set of transcoders, and the rule whose members are looked for among its features."""
+
+    finder: Finder
+    name: str
+    rule: SupernodeRule
+
+    def members(self, place: int, level: str) -> Int[np.ndarray, " member"]:
+        """Columns of the features of a level, as the rule selects them for a prompt."""
+        row = self.finder.records[place] | {str(self.rule.factor): level}
+        return self.finder.columns(self.finder.select(self.rule, self.name, row))
+
+    def fires(self, at: str, place: int, columns: Int[np.ndarray, " member"]) -> np.ndarray:
+        return np.isin(columns, self.finder.firing(at, place))
+
+    def planned(self, at: str, place: int, columns: Int[np.ndarray, " member"]) -> float:
+        return float(self.fires(at, place, columns).mean()) if len(columns) else 0.0
+
+    def candidates(self, place: int, own: Int[np.ndarray, " member"], others: Sequence[str]) -> float:
+        if not self.fires(self.rule.at, place, own).any():
+            return 0.0
+        rest = (np.setdiff1d(self.members(place, other), own) for other in others)
+        return float(any(self.fires(self.rule.at, place, columns).any() for columns in rest))
+
+    def ordinary(self, place: int, own: Int[np.ndarray, " member"], there: int) -> float:
+        return float(self.fires("last", there, own[self.fires(self.rule.at, place, own)]).any())
+
+
+def _counted(
+    bench: Bench, experiment: Census, rule: SupernodeRule, places: Sequence[int]
+) -> list[tuple[int, str, str, int, float]]:
+    prompts, name = bench.prompts, experiment.through
+    generator = bench.generator(bench.case.name, name, "census")
+    cluster, level = prompts["cluster"].to_numpy(), prompts[str(rule.factor)].to_numpy()
+    levels = {of: levels_of(bench, str(rule.factor), of) for of in set(cluster[places])}
+    look = _Look(bench.finder, name, rule)
+    nulls = [_Look(bench.random_finder(prompts), name, rule)] if "random" in experiment.controls else []
+    values: list[tuple[int, str, str, int, float]] = []
+    for place in places:
+        strangers = [other for other in places if cluster[other] != cluster[place]]
+        stranger = strangers[int(generator.integers(len(strangers)))]
+        rivals = [one for one in levels[cluster[place]] if one != level[place]]
+        own, foreign = look.members(place, level[place]), look.members(place, level[stranger])
+        random = [(null, null.members(place, level[place])) for null in nulls]
+        for outcome in experiment.outcomes:
+            found: list[tuple[str, int, float]] = []
+            if outcome == "planned":
+                found = [("effect", 0, look.planned(rule.at, place, own))]
+                found += [("shuffle", 0, look.planned(rule.at, place, foreign))]
+                found += [
+                    ("position", number, look.planned(site, place, own)) for number, site in enumerate(experiment.sites)
+                ]
+                found += [("random", 0, null.planned(rule.at, place, members)) for null, members in random]
+            elif outcome == "candidates":
+                away = levels[cluster[stranger]][: len(rivals)]
+                found = [("effect", 0, look.candidates(place, own, rivals))]
+                found += [("shuffle", 0, look.candidates(place, own, away))]
+                found += [("random", 0, null.candidates(place, members, rivals)) for null, members in random]
+            elif outcome == "ordinary":
+                said = {
+                    arm: bench.place[prompts["spoken"].iat[at]]
+                    for arm, at in (("effect", place), ("shuffle", stranger))
+                }
+                found = [(arm, 0, look.ordinary(place, own, there)) for arm, there in said.items()]
+                found += [("random", 0, null.ordinary(place, members, said["effect"])) for null, members in random]
+            values += [(place, outcome, *one) for one in found]
+    return values
+
+
+def levels_of(bench: Bench, factor: str, cluster: str) -> list[str]:
+    """The levels of a factor among the prompts of a cluster of the prompt set."""
+    return sorted(set(bench.asked.loc[bench.asked["cluster"] == cluster, factor]) - {""})
+
+
+# The probe -----------------------------------------------------------------------------------------------------------
+
+
+def probed(
+    bench: Bench, experiment: Census, rule: SupernodeRule, places: Sequence[int]
+) -> list[tuple[int, str, str, int, float]]:
+    """Values of `probe`. The stream's layer is the one that is best on development prompts (the lowest of equals)."""
+    prompts, factor = bench.prompts, str(rule.factor)
+    chosen = (prompts["role"] == "select") & (prompts[factor] != "")
+    level, cluster = prompts[factor].to_numpy(), prompts["cluster"].to_numpy()
+    needed = np.union1d(np.flatnonzero(chosen), places)
+    found: dict[str, tuple[Float[np.ndarray, "layer item"], int]] = {}
+    for arm, at in (("effect", rule.at), *((("position", experiment.sites[0]),) if experiment.sites else ())):
+        stream = streams(bench, needed, bench.finder.positions(at)[needed])
+        right = np.zeros((len(stream), len(places)))
+        keys = prompts[list(rule.apart)].astype(str).agg("|".join, axis=1).to_numpy() if rule.apart else level
+        for key in sorted(set(keys[list(places)])):
+            first = next(place for place in places if keys[place] == key)
+            apart = chosen.to_numpy()
+            for column in rule.apart:
+                apart = apart & (prompts[column] != prompts[column].iat[first]).to_numpy()
+            train = np.searchsorted(needed, np.flatnonzero(apart))
+            test = [number for number, place in enumerate(places) if keys[place] == key]
+            rows = np.searchsorted(needed, np.array(places)[test])
+            for layer, values in enumerate(stream):
+                said = linear_probe(values[train], level[needed[train]], values[rows])
+                right[layer, test] = said == level[np.array(places)[test]]
+        dev = [number for number, place in enumerate(places) if prompts["split"].iat[place] == "dev"]
+        scores = right[:, dev].mean(1) if dev else right.mean(1) * 0
+        found[arm] = (right, int(scores.argmax()))
+    values = []
+    for number, place in enumerate(places):
+        values += [(place, "probe", arm, 0, float(right[layer, number])) for arm, (right, layer) in found.items()]
+        known = len(levels_of(bench, factor, cluster[place]))
+        values.append((place, "probe", "shuffle", 0, 1.0 / known))
+    return values
+
+
+def linear_probe(
+    x: Float[np.ndarray, "item direction"], level: np.ndarray, new: Float[np.ndarray, "other direction"]
+) -> np.ndarray:
+    """Levels of new items by ridge regression on which level an item is of (one-hot), fitted on items of known level."""
+    names, which = np.unique(level, return_inverse=True)
+    mean, target = x.mean(0), np.eye(len(names))[which]
+    centred = x - mean
+    gram = centred.T @ centred
+    gram += RIDGE * np.trace(gram) / len(gram) * np.eye(len(gram))
+    weights = np.linalg.solve(gram, centred.T @ (target - target.mean(0)))
+    return names[((new - mean) @ weights + target.mean(0)).argmax(1)]
+
+
+def streams(
+    bench: Bench, places: Int[np.ndarray, " item"], positions: Int[np.ndarray, " item"]
+) -> Float[np.ndarray, "layer item d_model"]:
+    """The residual stream after each layer at one position of each prompt."""
+    names = [f"blocks.{layer}.hook_resid_post" for layer in range(bench.model.n_layers)]
+    out = np.zeros((len(names), len(places), bench.model.d_model))
+    where = torch.as_tensor(positions)
+    for batch, ids in length_batches([bench.ids[place] for place in places], 256):
+        _, seen = run(bench.model, token_batch(bench.model, ids), reads=names, positions=-1)
+        for layer, name in enumerate(names):
+            at = seen[name][torch.arange(len(batch)), where[batch].to(seen[name].device)]
+            out[layer, batch.numpy()] = at.double().cpu().numpy()
+    return out

@@ -1,0 +1,236 @@
+"""Attribution graphs of a case, reduced to what claims and figures read: scores, edges between supernodes, path shares.
+
+`measures.py` says what the outcomes of an experiment of kind `graph` are, for the supernode `through` and the tokens of the factor
+`source`; influence is absolute, and that on a supernode the mean over its members. The matched control puts other active features of the same layers and positions, as many, in the supernode's place.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float
+from torch import Tensor
+from tqdm import tqdm
+
+from biology.attribution.assembly import attribute
+from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, influence, prune, row_residual, scores
+from biology.attribution.graph_json import export_json
+from biology.attribution.graph_paths import target_labels
+from biology.cases.experiments import Classes
+from biology.cases.experiments import Graph as Paths
+from biology.config import AttributionConfig
+from biology.evidence.bench import Bench
+from biology.evidence.operand_tables import Plots, class_evidence, operand_evidence
+from biology.models.model import encode, token_text
+from biology.tables import table
+
+ANSWER = "answer"  # the answer's logit, as a node of supernode-level tables
+
+
+@dataclass(frozen=True)
+class Reduced:
+    """Tables `graphs`, `edges` and `evidence`, and the graphs of the named prompts in the published format."""
+
+    graphs: pd.DataFrame
+    edges: pd.DataFrame
+    evidence: pd.DataFrame
+    shown: dict[str, dict]
+
+
+def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
+    """Trace every scored prompt of a case and every text of its named ones; one graph at a time is in memory."""
+    case, prompts = bench.case, bench.prompts
+    measured = case.of_kind(Paths, Classes)
+    plots = Plots(bench)
+    drawn = {one.text: item for item, one in reversed(case.prompts.items())}  # another donor leaves the graph as it is
+    wanted: dict[int, list[str]] = {bench.place[item]: [] for item in drawn.values()}
+    for name, experiment in measured.items():
+        for place in bench.items(experiment):
+            wanted.setdefault(place, []).append(name)
+    graphs, edges, evidence, shown = [], [], [], {}
+    for place in tqdm(sorted(wanted), desc=f"{case.name}: graphs", mininterval=5):
+        item = prompts["item"].iat[place]
+        named = item in case.prompts
+        answer = int(prompts["answer_token"].iat[place])
+        graph = traced(bench, place, None if named else [answer], settings)
+        said = graph.token_id[graph.logits].tolist()
+        if answer not in said:  # a shown prompt that the model fails: its answer stands beside what the model says
+            graph = traced(bench, place, [*said, answer], settings)
+        sets = node_sets(bench, item, graph)
+        edges += supernode_edges(bench, item, graph, sets, detailed=named)
+        for name in wanted[place]:
+            experiment = measured[name]
+            if isinstance(experiment, Classes):
+                evidence += class_evidence(plots, name, experiment, place, graph, settings)
+            else:
+                evidence += graph_evidence(bench, name, experiment, place, graph, sets)
+        node_mask, edge_mask = prune(graph, settings.node_threshold, settings.edge_threshold)
+        scored = scores(graph)
+        graphs.append(
+            {
+                "item": item, "n_active": int((graph.kind == FEATURE).sum()), "n_nodes": int(node_mask.sum()),
+                "n_edges": int(torch.count_nonzero(edge_mask)), **scored._asdict(), "error_share": 1.0 - scored.replacement,
+                "row_residual": float(row_residual(graph).max()),
+            }
+        )  # fmt: skip
+        if named:
+            shown[item] = export_json(
+                graph, node_mask, edge_mask, slug=f"{case.name}-{item}".replace("_", "-"), scan=bench.model.name,
+                prompt=prompts["text"].iat[place],
+                supernodes={label: nodes.nonzero().flatten().tolist() for label, nodes in sets.items() if label in case.supernodes},
+                pruning_settings={"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold},
+                replication={"case": case.name},
+            )  # fmt: skip
+    parts = [part for part in (table("evidence", evidence), operand_evidence(bench)) if len(part)]
+    joined = pd.concat(parts, ignore_index=True) if parts else table("evidence", [])
+    return Reduced(table("graphs", graphs), table("edges", edges), joined, shown)
+
+
+def traced(bench: Bench, place: int, targets: Sequence[int] | None, settings: AttributionConfig) -> Graph:
+    """The graph of one prompt, for given tokens or for the most probable ones."""
+    return attribute(
+        bench.model, bench.transcoders, bench.ids[place], targets=targets, max_logits=settings.max_logits,
+        logit_probability=settings.logit_probability, max_feature_nodes=settings.max_feature_nodes,
+    )  # fmt: skip
+
+
+def node_sets(bench: Bench, item: str, graph: Graph) -> dict[str, Bool[Tensor, " node"]]:
+    """The nodes of each supernode of a prompt, and of its answer's logit."""
+    sets = {}
+    feature = graph.kind == FEATURE
+    for name in bench.case.supernodes:
+        found = bench.sites.get((item, name))
+        if found is None:
+            continue
+        mask = torch.zeros(graph.n_nodes, dtype=torch.bool)
+        for site in found:
+            mask |= feature & (graph.layer == site.layer) & (graph.pos == site.pos) & (graph.feature == site.feature)
+        if bool(mask.any()):
+            sets[name] = mask
+    answer = int(bench.prompts["answer_token"].iat[bench.place[item]])
+    sets[ANSWER] = (graph.kind == LOGIT) & (graph.token_id == answer)
+    return sets
+
+
+def source_tokens(bench: Bench, place: int, factor: str, graph: Graph) -> Bool[Tensor, " node"]:
+    """Token nodes of the pieces of a factor's text (a city's name)."""
+    row = bench.records[place]
+    start = row["text"].index(row[factor])
+    first = len(encode(bench.model, row["text"][:start].rstrip()))
+    last = len(encode(bench.model, row["text"][: start + len(row[factor])]))
+    return (graph.kind == TOKEN) & (graph.pos >= first) & (graph.pos < last)
+
+
+def graph_evidence(
+    bench: Bench, name: str, experiment: Paths, place: int, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]]
+) -> list[dict[str, object]]:
+    """Evidence rows of one prompt: effect and matched control of every outcome. A missing supernode counts as zero."""
+    row = bench.records[place]
+    target = int(sets[ANSWER].nonzero()[0])
+    sources = source_tokens(bench, place, experiment.source, graph)
+    through = sets.get(experiment.through, torch.zeros(graph.n_nodes, dtype=torch.bool))
+    draws = [("effect", 0, through)]
+    generator = bench.generator(bench.case.name, name, row["item"])
+    for draw in range(bench.statistics.control_draws if "match" in experiment.controls else 0):
+        draws.append(("match", draw, matched_nodes(graph, through, generator)))
+    weights = torch.zeros(graph.n_nodes, dtype=torch.float64)
+    weights[target] = 1.0
+    sets_of = torch.stack([nodes for _, _, nodes in draws])
+    # what reaches the target by all paths, then for each set what reaches it around the set, then what reaches the set
+    asked = torch.cat([weights[None], weights.expand(len(draws), -1), sets_of.double()])
+    removed = torch.zeros(asked.shape, dtype=torch.bool)
+    removed[1 : 1 + len(draws)] = sets_of
+    everything, *found = influence(graph, asked, removed=removed)
+    rows = []
+    for number, (arm, draw, _) in enumerate(draws):
+        values = _graph_outcomes(
+            experiment.outcomes, graph, sources, everything, found[number], found[number + len(draws)]
+        )
+        rows += [
+            {
+                "item": row["item"], "cluster": row["cluster"], "split": row["split"], "experiment": name, "arm": arm,
+                "draw": draw, "strength": 1.0, "outcome": outcome, "value": value,
+            }
+            for outcome, value in values.items()
+        ]  # fmt: skip
+    return rows
+
+
+def matched_nodes(graph: Graph, nodes: Bool[Tensor, " node"], generator: np.random.Generator) -> Bool[Tensor, " node"]:
+    """As many other features of the same layers and positions, at random; fewer where there are fewer."""
+    chosen = torch.zeros_like(nodes)
+    cells, counts = torch.unique(torch.stack([graph.layer[nodes], graph.pos[nodes]]), dim=1, return_counts=True)
+    for (layer, pos), count in zip(cells.T.tolist(), counts.tolist(), strict=True):
+        pool = (
+            ((graph.kind == FEATURE) & (graph.layer == layer) & (graph.pos == pos) & ~nodes).nonzero().flatten().numpy()
+        )
+        picked = generator.permutation(pool)[:count]
+        chosen[torch.from_numpy(picked)] = True
+    return chosen
+
+
+def _graph_outcomes(
+    outcomes: Sequence[str], graph: Graph, sources: Bool[Tensor, " node"], everything: Float[Tensor, " node"],
+    around: Float[Tensor, " node"], reached: Float[Tensor, " node"],
+) -> dict[str, float]:  # fmt: skip
+    """The outcomes of one node set, from the influence on the target by all paths, on the target by paths around the set,
+    and on the set."""
+    leaves = (graph.kind == TOKEN) | (graph.kind == ERROR)
+    values = {
+        "path_share": 1.0 - _ratio(around[leaves], everything[leaves]),
+        "shortcut": _ratio(around[sources], everything[sources]),
+        "source_share": _ratio(reached[sources], reached[leaves]),
+    }
+    return {outcome: values[outcome] for outcome in outcomes}
+
+
+def _ratio(part: Float[Tensor, " member"], whole: Float[Tensor, " node"]) -> float:
+    total = float(whole.sum())
+    return float(part.sum()) / total if total > 0 else 0.0
+
+
+def supernode_edges(
+    bench: Bench, item: str, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]], *, detailed: bool
+) -> list[dict[str, object]]:
+    """Direct effects and signed influence between supernodes; named prompts also get tokens and everything else:
+    features in no supernode (`other`), errors and the bias.
+
+    `direct` is summed over members; `influence` is the signed influence on the target's members (mean over them).
+    """
+    sources: dict[str, Bool[Tensor, " node"]] = {name: nodes for name, nodes in sets.items() if name != ANSWER}
+    if detailed:
+        for node in (graph.kind == TOKEN).nonzero().flatten().tolist():
+            one = torch.zeros(graph.n_nodes, dtype=torch.bool)
+            one[node] = True
+            sources[f"token:{token_text(bench.model, int(graph.token_id[node]))}@{int(graph.pos[node])}"] = one
+        sources["error"] = graph.kind == ERROR
+        rest = (graph.kind == FEATURE) & ~torch.stack(list(sets.values())).any(0)
+        if bool(rest.any()):  # features in no supernode, so that the sources of a target are all there
+            sources["other"] = rest
+    targets: dict[str, Bool[Tensor, " node"]] = dict(sets)
+    if detailed:
+        for node, label in zip(range(graph.n_nodes)[graph.logits], target_labels(graph), strict=True):
+            one = torch.zeros(graph.n_nodes, dtype=torch.bool)
+            one[node] = True
+            targets[f"logit:{label}"] = one
+    rows = []
+    targets = {target: members for target, members in targets.items() if bool(members.any())}
+    weights = torch.stack([members.double() / members.sum() for members in targets.values()])
+    influences = influence(graph, weights, signed=True)
+    for (target, members), reached in zip(targets.items(), influences, strict=True):
+        direct = graph.adjacency[members].double().sum(0)
+        for source, nodes in sources.items():
+            if source == target:
+                continue
+            rows.append(
+                {
+                    "item": item, "source": source, "target": target, "direct": float(direct[nodes].sum()),
+                    "influence": float(reached[nodes].sum()),
+                }
+            )  # fmt: skip
+        if detailed:
+            bias = float(graph.bias[members].double().sum())
+            rows.append({"item": item, "source": "bias", "target": target, "direct": bias, "influence": 0.0})
+    return rows

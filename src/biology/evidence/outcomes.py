@@ -1,0 +1,199 @@
+"""Outcomes of perturbed prompts: what the model says and what other supernodes see, as rows of the evidence table.
+
+`measures.py` says what each is. Those about cells of a design are read by `cell_outcomes.py`, those about numbers by
+`number_outcomes.py`. An outcome about a donor's answer has no row for a prompt without that donor.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from biology.cases.experiments import Perturbation
+from biology.cases.measures import Outcome as Asked
+from biology.evidence.bench import Bench, Setting
+from biology.evidence.cell_outcomes import cell_names, kept_masks, levels, read_cells
+from biology.evidence.number_outcomes import OUTCOMES, read_numbers
+from biology.interventions.feature_edits import Edits, Injections, Sites
+from biology.interventions.protocols import Outcome, intervene
+from biology.models.model import answer_token
+from biology.records import InputError
+
+P_ANSWER, P_DONOR, L_ANSWER, L_DONOR, L_WRONG, TOP_ANSWER, TOP_DONOR, P_OTHERS = range(8)
+SIMPLE = {
+    "answer_probability": P_ANSWER, "donor_probability": P_DONOR, "answer_top1": TOP_ANSWER, "donor_top1": TOP_DONOR,
+    "answer_logit": L_ANSWER, "others_probability": P_OTHERS,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, eq=False)
+class Reader:
+    """Turns logits of rows into the numbers that outcomes are made of; rows of one item share its tokens."""
+
+    bench: Bench
+    experiment: Perturbation
+    places: Sequence[int]
+
+    @cached_property
+    def levels(self) -> list[str]:
+        return levels(self.experiment.outcomes)
+
+    @cached_property
+    def tokens(self) -> Int[Tensor, "item token"]:
+        """Answer, donor's answer, wrong donor's answer and the levels' words of each item; -1 where it has no such donor.
+
+        Raises InputError for a donor that is no prompt, or a level that an item lacks.
+        """
+        records, columns = self.bench.records, []
+        for place in self.places:
+            row = records[place]
+            answers = [int(row["answer_token"])]
+            for column in (self.experiment.donor, f"wrong_{self.experiment.donor}"):
+                source = row.get(column, "")
+                if source and source not in self.bench.place:
+                    where = f"case {self.bench.case.name}, prompt {row['item']}"
+                    raise InputError(f"{where}: {column} '{source}' is no prompt of the case")
+                answers.append(int(records[self.bench.place[source]]["answer_token"]) if source else -1)
+            for level in self.levels:
+                if not row.get(level):
+                    where = f"case {self.bench.case.name}, prompt {row['item']}"
+                    raise InputError(f"{where}: an outcome asks for its level of '{level}', and it has none")
+                first = self.bench.case.first_token
+                answers.append(answer_token(self.bench.model, row["text"], row[level], first=first))
+            columns.append(answers)
+        return torch.tensor(columns, dtype=torch.long).reshape(-1, 3 + len(self.levels))
+
+    @cached_property
+    def kept(self) -> dict[str, Float[Tensor, "item vocab"]]:
+        bench = self.bench
+        where = f"case {bench.case.name}"
+        return kept_masks(self.experiment.outcomes, bench.prompts, self.places, bench.model.n_vocab, where)
+
+    @cached_property
+    def others(self) -> Float[Tensor, "item vocab"]:
+        """1 for the answers of the item's relation, without its own."""
+        mask = torch.zeros(len(self.places), self.bench.model.n_vocab)
+        for row, place in enumerate(self.places):
+            own = int(self.bench.records[place]["answer_token"])
+            same = self.bench.same_relation.get(str(self.bench.records[place].get("relation", "")), [])
+            mask[row, [token for token in same if token != own]] = 1.0
+        return mask
+
+    def __call__(self, item: Int[Tensor, " row"], logits: Float[Tensor, "row 1 vocab"]) -> Float[Tensor, "row number"]:
+        logits = logits[:, 0].double().cpu()
+        probability = logits.softmax(-1)
+        tokens = self.tokens[item]
+        safe = tokens.clamp(min=0)
+        p, raw = probability.gather(1, safe), logits.gather(1, safe) - logits.mean(-1, keepdim=True)
+        top = logits.argmax(-1)
+        said = (top[:, None] == tokens).double()
+        p, raw, said = (torch.where(tokens >= 0, values, torch.nan) for values in (p, raw, said))
+        others = (probability * self.others[item]).sum(-1)
+        read = [*p[:, :2].T, *raw[:, :3].T, *said[:, :2].T, others]
+        read += read_cells(item, top, probability, self.tokens[:, 3:], self.kept)
+        if set(OUTCOMES) & set(self.experiment.outcomes):
+            read += read_numbers(probability, self.bench.numbers, tokens[:, 0], tokens[:, 1]).T
+        return torch.stack(read, 1)
+
+    @cached_property
+    def number(self) -> dict[str, int]:
+        """Where each outcome that is read off the logits stands among the numbers of a row."""
+        names = [*cell_names(self.levels, self.kept), *OUTCOMES]
+        return SIMPLE | {name: P_OTHERS + 1 + place for place, name in enumerate(names)}
+
+
+@dataclass(frozen=True, eq=False)
+class Read:
+    """Numbers of rows, and the activation of each watched supernode, [row] (NaN where it has no members)."""
+
+    numbers: Float[np.ndarray, "row number"]
+    activation: Mapping[str, Float[np.ndarray, " row"]]
+
+
+def run_rows(
+    bench: Bench, reader: Reader, prompt: Int[Tensor, " row"], edits: Edits, setting: Setting, item: Int[Tensor, " row"],
+    injections: Injections | None = None,
+) -> Read:  # fmt: skip
+    """Run rows (prompt `prompt[row]`, item number `item[row]`) and read them."""
+    watched = list(dict.fromkeys(name for outcome in reader.experiment.outcomes for name in outcome.names("supernode")))
+    sites, owner = watched_sites(bench, watched, prompt)
+    out: Outcome = intervene(
+        bench.model, bench.transcoders, bench.ids, prompt, edits, last_layer=setting.last_layer, injections=injections,
+        protocol=reader.experiment.protocol, live_attention=reader.experiment.attention == "live",
+        cut_direct=reader.experiment.cut_direct, watch=sites,
+        readout=lambda logits, rows: reader(item[rows], logits), passes=bench.passes,
+    )  # fmt: skip
+    activation = {}
+    for index, name in enumerate(watched):
+        mine = owner == index
+        total = torch.zeros(len(prompt), dtype=torch.float64)
+        total.index_add_(0, sites.row[mine], out.watched[mine].double())
+        count = torch.bincount(sites.row[mine], minlength=len(prompt))
+        activation[name] = torch.where(count > 0, total, torch.nan).numpy()
+    return Read(out.logits.numpy(), activation)
+
+
+def watched_sites(
+    bench: Bench, names: Sequence[str], prompt: Int[Tensor, " row"]
+) -> tuple[Sites, Int[Tensor, " site"]]:
+    """The members of some supernodes in every row, and the number of the supernode that each belongs to."""
+    columns = [
+        (row, member.layer, member.pos, member.feature, index)
+        for index, name in enumerate(names)
+        for row, place in enumerate(prompt.tolist())
+        for member in bench.sites.get((bench.identity[place][0], name), ())
+    ]
+    row, layer, pos, feature, owner = torch.tensor(columns, dtype=torch.long).reshape(-1, 5).unbind(1)
+    return Sites(row, layer, pos, feature), owner
+
+
+def evidence_rows(
+    reader: Reader, name: str, setting: Setting, arm: str, repeats: int, read: Read, clean: Read
+) -> list[dict[str, object]]:
+    bench, experiment, places = reader.bench, reader.experiment, reader.places
+
+    def base(place: int, outcome: str, arm: str, draw: int, value: float) -> dict[str, object]:
+        item, cluster, split = bench.identity[place]
+        return {
+            "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
+            "strength": setting.strength, "outcome": outcome, "value": value,
+        }  # fmt: skip
+
+    rows = []
+    for number, place in enumerate(places):
+        before = clean.numbers[number]
+        for draw in range(repeats):
+            after = read.numbers[number * repeats + draw]
+            for outcome in experiment.outcomes:
+                if outcome.form.unchanged is not None:
+                    (label,) = outcome.arguments
+                    start = clean.activation[label][number]
+                    value = read.activation[label][number * repeats + draw] / start if start > 0 else np.nan
+                    value = 1.0 - value if outcome.form.name == "lost" else value
+                else:
+                    value = _value(reader, outcome, before, after)
+                if np.isfinite(value):
+                    rows.append(base(place, outcome, arm, draw, float(value)))
+                    if "clean" in outcome.form.beside and arm == "effect":
+                        unmoved = outcome.form.unchanged
+                        unmoved = _value(reader, outcome, before, before) if unmoved is None else unmoved
+                        rows.append(base(place, outcome, "clean", draw, unmoved))
+                    if outcome == "advantage" and arm == "effect":
+                        # the same for an answer that no path of this prompt leads to
+                        wrong = (after[L_WRONG] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR])
+                        if np.isfinite(wrong):
+                            rows.append(base(place, outcome, "shuffle", draw, float(wrong)))
+    return rows
+
+
+def _value(
+    reader: Reader, outcome: Asked, before: Float[np.ndarray, " number"], after: Float[np.ndarray, " number"]
+) -> float:
+    if outcome in reader.number:
+        return float(after[reader.number[outcome]])
+    assert outcome == "advantage"
+    return float((after[L_ANSWER] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR]))

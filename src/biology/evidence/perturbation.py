@@ -1,0 +1,211 @@
+"""Perturbation validation: the experiments of a case, done on every scored prompt with their controls beside them.
+
+An experiment holds supernodes at multiples of their activations (constrained patching up to a layer, attention frozen) and
+reads what the model then says and what other supernodes see (`outcomes.py`). Strength and layer are chosen on development
+prompts, by the outcome that the experiment names; held-out prompts are then run at that choice. The dose curve runs all
+strengths on the held-out prompts at the chosen layer; it is shown and judged by nobody.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+from tqdm import tqdm
+
+from biology.cases.experiments import Perturbation
+from biology.evidence.bench import BareBench, Bench, Setting
+from biology.evidence.outcomes import Reader, evidence_rows, run_rows, watched_sites
+from biology.interventions.controls import directions, matched_sets, moved
+from biology.interventions.feature_edits import Edits, Injections
+from biology.interventions.protocols import intervene
+from biology.models.model import token_text
+from biology.tables import table
+
+Measure = Callable[..., list[dict[str, object]]]
+ENOUGH = 0.95
+"""A push that reaches this share of the best one's effect on development prompts does nearly as well."""
+TOP_TOKENS = 5  # next tokens shown in a panel, of the clean and of the perturbed prompt each
+
+
+class Arm(NamedTuple):
+    """What one arm of an experiment does: edits of rows, the prompt of each row, rows per prompt, and vectors added."""
+
+    edits: Edits
+    prompt: Int[Tensor, " row"]
+    repeats: int
+    injections: Injections | None
+
+
+def run_experiments(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Tables `evidence` and `panel` of all experiments of a case that perturb.
+
+    Raises InputError where a named prompt lacks its donor.
+    """
+    case, prompts = bench.case, bench.prompts
+    evidence: list[dict[str, object]] = []
+    panel: list[dict[str, object]] = []
+    for name, experiment in case.of_kind(Perturbation).items():
+        if experiment.line is not None:
+            continue
+        places = bench.items(experiment)
+        dev = [place for place in places if prompts["split"].iat[place] == "dev"]
+        setting = choose(bench, name, experiment, dev, evidence)
+        tqdm.write(
+            f"{name}: M = {setting.strength:g}, layers up to {setting.last_layer}, chosen on {len(dev)} development prompts"
+        )
+        if places:  # a case of one's own may have named prompts only
+            evidence += measure(bench, name, experiment, places, setting, experiment.controls)
+        heldout = [place for place in places if prompts["split"].iat[place] == "heldout"]
+        if experiment.dose:
+            for strength in experiment.strengths:
+                dose = Setting(strength, setting.last_layer)
+                evidence += measure(bench, f"{name}/dose", experiment, heldout, dose, ("match",), draws=2)
+        panel += show(bench, name, experiment, setting)
+    return table("evidence", evidence), table("panel", panel)
+
+
+def choose(
+    bench: Bench, name: str, experiment: Perturbation, dev: Sequence[int], evidence: list[dict[str, object]],
+    measured: Measure | None = None,
+) -> Setting:  # fmt: skip
+    """The smallest push that does nearly as well on development prompts as the best of the grid, and how far up it is held.
+
+    What counts is the mean effect minus matched control of the experiment's first outcome, in the direction it states: of
+    all settings that reach `ENOUGH` of the largest, the weakest strength is taken, at the last layer where it does most.
+    A stronger push that gains next to nothing only moves the control. The grid is kept as `<name>/dev`; `measured` gives
+    the rows of evidence, by default `measure`.
+    """
+    measured = measured or measure
+    n_layers = bench.model.n_layers
+    layers = sorted({max(0, int(np.ceil(depth * n_layers)) - 1) for depth in experiment.depths})
+    grid = [Setting(strength, layer) for layer in layers for strength in experiment.strengths]
+    if len(grid) == 1 or not dev:
+        return grid[0]
+    sign = 1.0 if experiment.direction == "increase" else -1.0
+    scores: list[float] = []
+    for setting in grid:
+        rows = measured(bench, f"{name}/dev{setting.last_layer}", experiment, dev, setting, ("match",), draws=2)
+        evidence += rows
+        frame = pd.DataFrame(rows)
+        deciding = frame["outcome"] == experiment.outcomes[0]
+        effect, match = (frame.loc[deciding & (frame["arm"] == arm), "value"] for arm in ("effect", "match"))
+        scores.append(sign * (float(effect.mean()) - float(match.mean())))
+    best = max(scores)
+    enough = ENOUGH * best if best > 0 else best
+    able = [(setting, score) for setting, score in zip(grid, scores, strict=True) if score >= enough - 1e-9]
+    push = min(experiment.push(setting.strength) for setting, _ in able)
+    weakest = [one for one in able if experiment.push(one[0].strength) == push]
+    most = max(score for _, score in weakest)
+    return next(setting for setting, score in weakest if score >= most - 1e-9)
+
+
+def measure(
+    bench: Bench, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, controls: Sequence[str],
+    draws: int | None = None,
+) -> list[dict[str, object]]:  # fmt: skip
+    """Rows of the evidence table: the effect and each control arm, for every prompt."""
+    if not places:
+        return []  # no prompt passed the gate
+    prompt = torch.tensor(places, dtype=torch.long)
+    reader = Reader(bench, experiment, places)
+    clean = run_rows(bench, reader, prompt, no_edits(), setting, torch.arange(len(places)))
+    rows: list[dict[str, object]] = []
+    for arm, (edits, row_prompt, repeats, injections) in arms(
+        bench, name, experiment, places, setting, controls, draws
+    ).items():
+        item = torch.arange(len(places)).repeat_interleave(repeats)
+        outcome = run_rows(bench, reader, row_prompt, edits, setting, item, injections)
+        rows += evidence_rows(reader, name, setting, arm, repeats, outcome, clean)
+    return rows
+
+
+def arms(
+    bench: Bench, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, controls: Sequence[str],
+    draws: int | None = None,
+) -> dict[str, Arm]:  # fmt: skip
+    """What the effect and each control arm do: `repeats` rows for every prompt, one after the other."""
+    draws = bench.statistics.control_draws if draws is None else draws
+    prompt = torch.tensor(places, dtype=torch.long)
+    push = bench.edits(experiment, places, setting)
+    key = (bench.case.name, name, setting.strength, setting.last_layer)
+    arms = {"effect": Arm(push.edits, prompt, 1, None)}
+    for control in controls:
+        if control == "match":
+            sets = matched_sets(
+                bench.transcoders, bench.cache, prompt, push.edits, bench.generator(*key, control), draws=draws,
+                last_layer=setting.last_layer, pool_prompt=push.pool_prompt, pool_pos=push.pool_pos,
+            )  # fmt: skip
+            arms[control] = Arm(sets.edits, sets.prompt, draws, None)
+        elif control == "direction":
+            vectors, rows = directions(
+                bench.transcoders, bench.cache, prompt, push.edits, bench.generator(*key, control), draws=1,
+                last_layer=setting.last_layer,
+            )  # fmt: skip
+            arms[control] = Arm(no_edits(), rows, 1, vectors)
+        elif control == "donor":
+            arms[control] = Arm(bench.edits(experiment, places, setting, wrong=True).edits, prompt, 1, None)
+        elif control == "position":
+            elsewhere = positions_of(bench, places, experiment.elsewhere)
+            arms[control] = Arm(moved(bench.cache, prompt, push.edits, elsewhere[push.edits.row]), prompt, 1, None)
+    return arms
+
+
+def no_edits() -> Edits:
+    empty = torch.zeros(0, dtype=torch.long)
+    return Edits(empty, empty, empty, empty, torch.zeros(0, dtype=torch.float64))
+
+
+def positions_of(bench: BareBench, places: Sequence[int], at: str) -> Int[Tensor, " item"]:
+    """The position that `at` names in each of some prompts."""
+    return torch.tensor([bench.position(at, place) for place in places])
+
+
+def show(bench: Bench, name: str, experiment: Perturbation, setting: Setting) -> list[dict[str, object]]:
+    """Panel rows of the named prompts: activation of every supernode as a share of clean, and the top next tokens.
+
+    Beside them, if the experiment is controlled so, the mean over sets of matched random features.
+    """
+    rows: list[dict[str, object]] = []
+    for item in experiment.prompts:
+        place = bench.place[item]
+        controls = [control for control in experiment.controls if control == "match"]
+        found = arms(bench, f"{name}/{item}", experiment, [place], setting, controls)
+        push, matched = found["effect"].edits, found[controls[0]].edits if controls else no_edits()
+        parts = ("layer", "pos", "feature", "value")
+        edits = Edits(
+            torch.cat([push.row, matched.row + 2]),
+            *(torch.cat([getattr(push, part), getattr(matched, part)]) for part in parts),
+        )
+        # row 0 is edited, row 1 is clean, the rest are matched sets
+        prompt = torch.full((2 + sum(found[control].repeats for control in controls),), place)
+        names = [label for label in bench.case.supernodes if (item, label) in bench.sites]
+        sites, owner = watched_sites(bench, names, prompt)
+        out = intervene(
+            bench.model, bench.transcoders, bench.ids, prompt, edits, last_layer=setting.last_layer, watch=sites,
+            protocol=experiment.protocol, live_attention=experiment.attention == "live", cut_direct=experiment.cut_direct,
+        )  # fmt: skip
+        common = {"item": item, "experiment": name, "strength": setting.strength}
+        for index, label in enumerate(names):
+            sums = [float(out.watched[(owner == index) & (sites.row == row)].sum()) for row in range(len(prompt))]
+            if sums[1] > 0:
+                shares = {"clean": 1.0, "value": sums[0] / sums[1], "control": _mean(sums[2:]) / sums[1]}
+                rows.append({**common, "supernode_or_token": label, "kind": "activation", **shares})
+        probability = out.logits[:, 0].double().softmax(-1)
+        shown = dict.fromkeys(int(token) for row in (1, 0) for token in probability[row].topk(TOP_TOKENS).indices)
+        rows += [
+            {
+                **common, "supernode_or_token": token_text(bench.model, token), "kind": "probability",
+                "clean": float(probability[1, token]), "value": float(probability[0, token]),
+                "control": _mean(probability[2:, token].tolist()),
+            }
+            for token in shown
+        ]  # fmt: skip
+    return rows
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values) if values else float("nan")

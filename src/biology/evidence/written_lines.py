@@ -1,0 +1,226 @@
+"""Whole lines written under a perturbation: what a poem's line ends in once the plan for it was changed.
+
+After a prompt the model writes on, token by token, while features are held (iterative protocol, attention live) or while
+the residual stream at one position is a donor's. A line ends with the first word that is some prompt's planned word. Nobody foresees the
+lines of a model of natural language: they end where the model breaks them, with a word that they do not hold before. The
+donor's agreement word and its planned word are known from the donor's prompt. Words of the line may be forced, so that a
+change cannot act through the words that were written on the way; and line 1 may be hidden from the new line, so that it can
+only use what the prompt's last token holds.
+"""
+
+import re
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import dataclass
+from functools import cache, cached_property, partial
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from biology.cases.measurement import Line
+from biology.evidence.bench import BareBench, Bench
+from biology.interventions.feature_edits import Edits
+from biology.interventions.protocols import intervene
+from biology.interventions.residual_exchange import Exchanges, exchange_residuals
+from biology.models.continuation import Prefix, ReadOn, continued
+from biology.models.model import Edit, Model, answer_token, hooked, token_text
+from biology.records import InputError
+
+TOKENS_PER_WORD = 2  # of a model of natural language, at most so many on average
+Read = Callable[[Int[Tensor, " row"], list[Prefix]], Float[Tensor, "row vocab"]]
+"""Reads prompts, one a row, with what a perturbation does to each: the logits at their ends, and what is kept of them."""
+
+
+@dataclass(frozen=True, eq=False)
+class Words:
+    """The tokens that outcomes ask about, for each of some prompts; -1 where there is none."""
+
+    bench: BareBench
+    rule: Line
+    places: Sequence[int]
+
+    def __post_init__(self) -> None:
+        for column in (self.rule.ends, self.rule.family, *self.rule.forced.values()):
+            if column not in self.bench.prompts:
+                raise InputError(
+                    f"case {self.bench.case.name}: a line asks for the factor '{column}', no prompt has it"
+                )
+
+    @cached_property
+    def known(self) -> pd.DataFrame:
+        """The prompts whose words count: those of the prompt set, and these prompts' own and their donors'."""
+        own = [*self.places, *(donor for donor in self.donors if donor >= 0)]
+        return pd.concat([self.bench.asked, self.bench.prompts.iloc[own]])
+
+    @cached_property
+    def endings(self) -> dict[int, str]:
+        """Every word that can end a line, by its token, in a vocabulary that was made for our words."""
+        prompts, found = self.known, {}
+        for word, text in prompts.drop_duplicates(self.rule.ends)[[self.rule.ends, "text"]].itertuples(index=False):
+            if word:
+                found[answer_token(self.bench.model, text, word)] = word
+        return found
+
+    @cached_property
+    def stops(self) -> Collection[int]:
+        """The tokens at which a line is over."""
+        return line_breaks(self.bench.model) if self.bench.case.first_token else set(self.endings)
+
+    @property
+    def most(self) -> int:
+        """Tokens after which an unfinished line is given up."""
+        return self.rule.most * (TOKENS_PER_WORD if self.bench.case.first_token else 1)
+
+    @cached_property
+    def rhymes(self) -> list[set[str]]:
+        """The words of each prompt's rhyme family: those that prompts plan, and what their factor `rhymes` lists."""
+        prompts, known = self.bench.prompts, self.known
+        of = known[known[self.rule.ends] != ""].groupby(self.rule.family)[self.rule.ends].unique()
+        more = prompts["rhymes"] if "rhymes" in prompts else pd.Series("", index=prompts.index)
+        return [{*of[prompts[self.rule.family].iat[place]], *more.iat[place].split()} for place in self.places]
+
+    @cached_property
+    def own(self) -> list[str]:
+        return [str(self.bench.prompts[self.rule.ends].iat[place]) for place in self.places]
+
+    @cached_property
+    def donors(self) -> list[int]:
+        """Place of each prompt's donor; -1 where it has none."""
+        prompts = self.bench.prompts
+        named = [prompts["donor"].iat[place] if "donor" in prompts else "" for place in self.places]
+        return [self.bench.place[item] if item else -1 for item in named]
+
+    @cached_property
+    def planned(self) -> list[str]:
+        """The donor's planned word; "" where there is none."""
+        words = self.bench.prompts[self.rule.ends]
+        return [str(words.iat[donor]) if donor >= 0 else "" for donor in self.donors]
+
+    def token(self, number: int, word: str) -> int:
+        """The token with which a word begins after the prompt of an item."""
+        text = self.bench.prompts["text"].iat[self.places[number]]
+        return answer_token(self.bench.model, text, word, first=self.bench.case.first_token)
+
+    @cached_property
+    def answers(self) -> Int[np.ndarray, "item 2"]:
+        """The prompt's answer and the donor's."""
+        tokens = self.bench.prompts["answer_token"]
+        pairs = [
+            (tokens.iat[place], tokens.iat[donor] if donor >= 0 else -1)
+            for place, donor in zip(self.places, self.donors, strict=True)
+        ]
+        return np.array(pairs, dtype=np.int64).reshape(-1, 2)
+
+    @cached_property
+    def forced(self) -> list[dict[int, int]]:
+        """For each prompt, the tokens that its line must have, by number; none where it lacks the factor."""
+        return [
+            {place: self.token(number, row[column]) for place, column in self.rule.forced.items() if row[column]}
+            for number, row in enumerate(self.bench.records[place] for place in self.places)
+        ]
+
+    def ending(self, line: Sequence[int]) -> str:
+        """The word that a line ends in, empty if it has none that counts."""
+        if self.bench.case.first_token:
+            if line[-1] not in self.stops:
+                return ""
+            said = text(self.bench.model, [token for token in line if token not in self.stops]).lower()
+            words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", said)
+            return words[-1] if len(words) > self.rule.least and words[-1] not in words[:-1] else ""
+        place = next((number for number, token in enumerate(line) if token in self.endings), -1)
+        return self.endings[line[place]] if place >= self.rule.least else ""
+
+
+@cache
+def line_breaks(model: Model) -> frozenset[int]:
+    """The tokens that hold a line break, and the one that ends a text."""
+    end = getattr(model.tokenizer, "eos_token_id", None)
+    broken = (token for token in range(model.n_vocab) if "\n" in token_text(model, token))
+    return frozenset([*broken, *([] if end is None else [end])])
+
+
+@dataclass(frozen=True, eq=False)
+class Written:
+    """Lines that rows wrote, and the logits of their first token."""
+
+    lines: list[list[int]]
+    logits: Float[Tensor, "row vocab"]
+
+
+def write(
+    bench: BareBench, words: Words, item: Int[Tensor, " row"], read: Read, generator: np.random.Generator | None
+) -> Written:
+    """Every row writes a line after the prompt of its item; sampled if a generator is given."""
+    numbers = item.tolist()
+    prompt = torch.tensor([words.places[number] for number in numbers])
+    say, first = ReadOn(bench.model, partial(read, prompt)), []
+
+    def said(texts: list[list[int]], live: list[int]) -> Tensor:
+        new = len(texts[live[0]]) - len(bench.ids[int(prompt[live[0]])])
+        with hooked(bench.model, unseen(bench.model, new) if words.rule.hidden else ()):
+            logits = say(texts, live)
+        if not first:
+            first.append(logits)
+        return logits
+
+    seed = None if generator is None else torch.Generator().manual_seed(int(generator.integers(2**62)))
+    lines = continued(
+        [bench.ids[place] for place in prompt.tolist()], said, words.most,
+        temperature=0.0 if generator is None else 1.0, generator=seed, stops=words.stops,
+        forced=lambda row, number: words.forced[numbers[row]].get(number),
+    )  # fmt: skip
+    return Written(lines, first[0])
+
+
+def unseen(model: Model, new: int) -> list[tuple[str, Edit]]:
+    """Edits that hide, from the last `new` tokens, all tokens before the one that precedes these, but the first (where
+    attention rests)."""
+
+    def cut(pattern: Float[Tensor, "row head query key"]) -> Float[Tensor, "row head query key"]:
+        n_queries, n_keys = pattern.shape[-2:]  # fewer queries than keys where a text is read on
+        newline = n_keys - 1 - new
+        kept = torch.ones(n_queries, n_keys, dtype=pattern.dtype, device=pattern.device)
+        kept[max(0, n_queries - new) :, 1:newline] = 0.0
+        pattern = pattern * kept
+        return pattern / pattern.sum(-1, keepdim=True)
+
+    return [(f"blocks.{layer}.attn.hook_pattern", cut) for layer in range(model.n_layers)]
+
+
+def held(bench: Bench, edits: Edits) -> Read:
+    """Features of each row are held at their values."""
+
+    def read(prompt: Int[Tensor, " row"], prefixes: list[Prefix]) -> Float[Tensor, "row vocab"]:
+        outcome = intervene(
+            bench.model, bench.transcoders, bench.ids, prompt, edits, protocol="iterative", live_attention=True,
+            prefixes=prefixes,
+        )  # fmt: skip
+        return outcome.logits[:, 0]
+
+    return read
+
+
+def exchanged(
+    bench: BareBench, donor: Int[Tensor, " row"], pos: Int[Tensor, " row"], donor_pos: Int[Tensor, " row"]
+) -> Read:
+    """The residual stream of each row at `pos` is, in every layer, that of its donor at `donor_pos`."""
+    layers = bench.model.n_layers + 1
+    row = torch.arange(len(donor)).repeat_interleave(layers)
+    sites = Exchanges(row, torch.arange(layers).repeat(len(donor)), pos[row], donor_pos[row])
+
+    def read(prompt: Int[Tensor, " row"], prefixes: list[Prefix]) -> Float[Tensor, "row vocab"]:
+        return exchange_residuals(bench.model, bench.ids, prompt, donor, sites, prefixes=prefixes)[:, 0]
+
+    return read
+
+
+# Experiments ---------------------------------------------------------------------------------------------------------
+
+
+def text(model: Model, line: Sequence[int]) -> str:
+    """A line as it is read."""
+    if model.tokenizer is None:
+        return " ".join(token_text(model, token) for token in line)
+    return str(model.tokenizer.decode(list(line))).strip()

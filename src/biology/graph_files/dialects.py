@@ -1,0 +1,239 @@
+"""Graph files of every dialect in use, read into one form, and that form written for either viewer.
+
+The canonical form is the published schema ("Anthropic Attribution Graph") with schema_version 1, error ids
+`{layer}_-1_{pos}` and pins by node id, which is what `graph_json.py` writes. Read as well are: error ids `0_{layer}_{pos}`,
+which collide with features of layer 0; files without a schema version, whose `feature` is a raw id or layer * 100000 + index;
+pins by jsNodeId (the hosted Claude 3.5 Haiku graphs); `qParams` as strings (circuit-tracer's "Save"); missing influence;
+tokens and outputs in layer -1 (EleutherAI's attribute, OpenMOSS). Unknown keys and unknown categories of nodes come back as they are.
+
+Files come from anywhere: what cannot be shown faithfully is refused in one line, never dropped, and what is kept without being
+used is named in an `InputWarning`.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import warnings
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from biology.graph_files.nodes import (  # fmt: skip
+    MOST_LAYERS,
+    Node,
+    checked_node,
+    id_spaces,
+    is_number,
+    kind_of,
+    listed,
+    record,
+    records,
+    short,
+    unknown_categories,
+)
+from biology.graph_files.saved_view import saved_view
+from biology.records import InputError, InputWarning
+
+MOST_BYTES = 100 * 2**20
+"""Larger files are refused; Neuronpedia's own limit."""
+KEYS = {
+    "file": {"metadata", "qParams", "nodes", "links"},
+    "metadata": {
+        "slug", "scan", "prompt", "prompt_tokens", "schema_version", "node_threshold", "info", "generation_settings",
+        "pruning_settings", "replication", "feature_details", "transcoder_list", "title_prefix", "n_layers", "node_sep_threshold",
+    },
+    "qParams": {"pinnedIds", "supernodes", "linkType", "clickedId", "sg_pos", "clerps", "pruningThreshold"},
+    "nodes": {
+        "node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp", "influence", "activation", "token_prob",
+        "is_target_logit", "run_idx", "reverse_ctx_idx", "token",
+    },
+    "links": {"source", "target", "weight"},
+}  # fmt: skip
+"""The keys of the published schema and of the dialects above; what these say is used, or said by another key too."""
+SAFE = re.compile(r"[a-zA-Z0-9_.-]+")
+
+Graph = dict[str, Any]
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def read_graph(path: Path) -> Graph:
+    """The graph of a file, in canonical form.
+
+    Raises `InputError`, in one line that names the file, if it is missing, too large, no JSON, or no faithful graph: numbers
+    that are not finite, links to nodes that are not there, two nodes of one id, a token that the prompt does not have.
+    """
+    try:
+        size = path.stat().st_size
+        if size > MOST_BYTES:
+            raise InputError(
+                f"{path}: {size / 2**20:.0f} MB; graphs above {MOST_BYTES // 2**20} MB are not read. Prune it more, as "
+                "Neuronpedia asks for as well."
+            )
+        text = path.read_bytes().decode("utf-8")
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file.") from None
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: not a JSON file of UTF-8 text.") from None
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}).") from None
+    return parse_graph(text, str(path))
+
+
+def parse_graph(text: str, where: str) -> Graph:
+    """The graph of a JSON text, in canonical form; `where` names it in errors. See `read_graph`."""
+
+    def refuse(number: str) -> float:
+        raise InputError(f"{where}: holds the number {number[:30]}, which is not finite.")
+
+    def whole(digits: str) -> int:
+        return int(digits) if len(digits) < 20 else int(refuse(digits))
+
+    def decimal(digits: str) -> float:
+        value = float(digits)
+        return value if math.isfinite(value) else refuse(digits)
+
+    try:
+        data = json.loads(text, parse_constant=refuse, parse_float=decimal, parse_int=whole)
+        json.dumps(data, ensure_ascii=False).encode("utf-8")
+    except InputError:
+        raise
+    except RecursionError:
+        raise InputError(f"{where}: nested too deeply for a graph.") from None
+    except UnicodeEncodeError:
+        raise InputError(f"{where}: holds half a character (a lone surrogate).") from None
+    except ValueError as error:
+        raise InputError(f"{where}: not valid JSON ({error}).") from None
+    return _canonical(data, where)
+
+
+def _canonical(data: Any, where: str) -> Graph:
+    if not isinstance(data, dict) or not {"metadata", "nodes", "links"} <= data.keys():
+        raise InputError(f"{where}: no attribution graph; one has 'metadata', 'nodes' and 'links'.")
+    metadata = _metadata(data["metadata"], where)
+    original = records(data["nodes"], "nodes", where)
+    nodes = [checked_node(raw, metadata, where) for raw in original]
+    seen: set[str] = set()
+    for node in nodes:
+        if node["node_id"] in seen:
+            raise InputError(f"{where}: the node id '{short(node['node_id'])}' is given twice.")
+        seen.add(node["node_id"])
+    links = _links(records(data["links"], "links", where), original, nodes, where)
+    q_params = saved_view(data.get("qParams") or {}, original, nodes, where)
+    _warn_of_the_unknown(data, where)
+    return data | {"metadata": metadata | {"schema_version": 1}, "qParams": q_params, "nodes": nodes, "links": links}
+
+
+def _warn_of_the_unknown(data: Mapping[str, Any], where: str) -> None:
+    """Names the keys that are kept and not used, and the categories of nodes that are not known."""
+    parts = {"file": [data], "metadata": [data["metadata"]], "qParams": [data.get("qParams") or {}]}
+    parts |= {"nodes": data["nodes"], "links": data["links"]}
+    found = {part: sorted({str(key) for one in ones for key in one} - KEYS[part]) for part, ones in parts.items()}
+    told = "; ".join(f"{part}: {listed(keys)}" for part, keys in found.items() if keys)
+    if told:
+        warnings.warn(f"{where}: kept and not used are keys of the {told}", InputWarning, stacklevel=4)
+    for category, count in unknown_categories(data["nodes"]).items():
+        message = (
+            f"{where}: the category '{short(category)}' ({count} nodes) is not known, so no score can be worked out"
+        )
+        warnings.warn(message, InputWarning, stacklevel=4)
+
+
+def _metadata(given: Any, where: str) -> dict[str, Any]:
+    metadata = record(given, "metadata", where)
+    tokens = metadata.get("prompt_tokens")
+    if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens) or not tokens:
+        raise InputError(f"{where}: metadata.prompt_tokens is no list of texts.")
+    for name, default in (("slug", "graph"), ("scan", ""), ("prompt", "".join(tokens))):
+        if not isinstance(metadata.setdefault(name, default), str):
+            raise InputError(f"{where}: metadata.{name} is no text.")
+    version = metadata.get("schema_version")
+    if version not in (None, 1) or isinstance(version, bool | float):
+        raise InputError(
+            f"{where}: metadata.schema_version is {short(repr(version))}; read are files of 1 and without one."
+        )
+    for name in ("info", "generation_settings", "pruning_settings", "replication", "feature_details"):
+        if not isinstance(metadata.get(name), dict | None):
+            raise InputError(f"{where}: metadata.{name} is no mapping.")
+    if not is_number(metadata.get("node_threshold")):
+        raise InputError(f"{where}: metadata.node_threshold is no number.")
+    return metadata
+
+
+def _links(links: list[dict[str, Any]], original: list[Node], nodes: list[Node], where: str) -> list[dict[str, Any]]:
+    """The links with canonical ends. Where a feature of layer 0 and the error of layer L have one old id, a link into layer L
+    or below is the feature's; of two equal links into a later layer the first is; a single one is taken as the feature's."""
+    features, errors = id_spaces(original, nodes)
+    layer = {node["node_id"]: int(node["layer"]) for node in nodes if node["layer"].isdigit()}
+    met: set[tuple[str, str]] = set()
+    found = []
+    for link in links:
+        ends = source, target = link.get("source"), link.get("target")
+        if not isinstance(source, str) or not isinstance(target, str):
+            raise InputError(f"{where}: a link lacks a text source or target.")
+        for end in ends:
+            if end not in features and end not in errors:
+                raise InputError(f"{where}: a link leads to or from '{short(str(end))}', and there is no such node.")
+        if not is_number(link.get("weight")) or link.get("weight") is None:
+            raise InputError(f"{where}: the link '{short(source)}' -> '{short(target)}' has no number as its weight.")
+        new_target = features.get(target, errors.get(target, target))
+        new_source = features.get(source, errors.get(source, source))
+        if source in features and source in errors:
+            late = layer.get(new_target, MOST_LAYERS + 1) > layer.get(errors[source], 0)
+            if late and (source, target) in met:
+                new_source = errors[source]
+            met.add((source, target))
+        found.append(link | {"source": new_source, "target": new_target})
+    return found
+
+
+# -------------------------------------------------------------------------------------------------------------- writing
+
+
+def graph_text(graph: Graph) -> str:
+    """The file of a graph: the same graph is the same text."""
+    return json.dumps(graph, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
+
+
+def for_circuit_tracer(graph: Graph, scan: str | None = None) -> Graph:
+    """The graph for circuit-tracer's viewer; `scan` is the transcoders' Hugging Face repository or folder."""
+    return _viewable(graph, scan or graph["metadata"]["scan"])
+
+
+def for_neuronpedia(graph: Graph, model: str | None = None, source_set: str | None = None) -> Graph:
+    """The graph for Neuronpedia's upload; `model` and `source_set` are names that Neuronpedia knows.
+
+    Raises `InputError` where the upload would refuse it: a model with other characters than letters, digits, `_.-`; more
+    than 100 MB.
+    """
+    scan = model or graph["metadata"]["scan"]
+    if not SAFE.fullmatch(scan):
+        raise InputError(f"Neuronpedia knows no model '{short(scan)}': name one of its models with --scan.")
+    made = _viewable(graph, scan)
+    if source_set:
+        details = dict(made["metadata"].get("feature_details") or {}) | {"neuronpedia_source_set": source_set}
+        made["metadata"] = made["metadata"] | {"feature_details": details}
+    size = len(graph_text(made).encode())
+    if size > MOST_BYTES:
+        raise InputError(
+            f"graph '{made['metadata']['slug']}': {size / 2**20:.0f} MB, and Neuronpedia takes {MOST_BYTES // 2**20}. Prune it more."
+        )
+    return made
+
+
+def _viewable(graph: Graph, scan: str) -> Graph:
+    """The graph with what both viewers' code relies on; its slug is the name of its file there."""
+    slug = re.sub(r"[^a-zA-Z0-9_.-]+", "-", graph["metadata"]["slug"]).strip("-.") or "graph"
+    layers = [int(n["layer"]) for n in graph["nodes"] if kind_of(n) != "logit" and n["layer"].isdigit()]
+    if max(layers, default=0) < 1:
+        raise InputError(f"graph '{slug}': all its features are of one layer, and the viewers need two layers or more.")
+    nodes = []
+    for node in graph["nodes"]:
+        if kind_of(node) == "logit" and "(p=" not in node["clerp"]:
+            name = node["clerp"] or f'Output "{node["node_id"].split("_")[1]}"'
+            node = node | {"clerp": f"{name} (p={node.get('token_prob') or 0.0:.3f})"}
+        nodes.append(node)
+    return graph | {"metadata": graph["metadata"] | {"slug": slug, "scan": scan}, "nodes": nodes}

@@ -1,0 +1,213 @@
+"""Matched controls: what a perturbation of the same size does when it hits something else.
+
+A large enough push anywhere changes a model's answer, so an effect counts only against pushes of equal size:
+
+    matched sets  random other active features, at the same layers and positions, as many, with the same length of the
+                  injected decoder vector (the key null)
+    directions    random Gaussian vectors of that length at those places
+    moved         the same push at another position
+
+A control of item i and draw d is row i * draws + d.
+"""
+
+from dataclasses import dataclass
+
+import numpy
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from biology.interventions.feature_edits import Edits, Injections
+from biology.records import InputError
+from biology.transcoders.activations import FeatureCache
+from biology.transcoders.transcoder_set import TranscoderSet
+
+
+@dataclass(frozen=True, eq=False)
+class MatchedSets:
+    """Control edits; row r runs on prompt `prompt[r]`. `filled[r]` features of it are not active on the prompt, drawn
+    from the rest of the layer because too few others were active there."""
+
+    edits: Edits
+    prompt: Int[Tensor, " row"]
+    filled: Int[Tensor, " row"]
+
+
+def matched_sets(
+    transcoders: TranscoderSet,
+    cache: FeatureCache,
+    prompt: Int[Tensor, " item"],
+    edited: Edits,
+    generator: numpy.random.Generator,
+    *,
+    draws: int = 10,
+    last_layer: int | None = None,
+    pool_prompt: Int[Tensor, " site"] | None = None,
+    pool_pos: Int[Tensor, " site"] | None = None,
+) -> MatchedSets:
+    """Random sets of other active features for every item (a row of `edited`, on prompt `prompt[row]` of the cache).
+
+    At each (layer, position) as many features are drawn as were edited, from those active there, never one that is
+    edited anywhere in that layer. Each is changed in proportion to its activation, down where the true features go
+    down and up where they go up; then all are scaled so that the injected vector (for a cross-layer transcoder: the
+    vectors of all layers up to `last_layer`, one after the other) is as long as the true one.
+
+    Args:
+        pool_prompt, pool_pos: where the features that stand for an edited one must be active; by default its own
+            prompt and position. For an injection, the donor prompt and position it was taken from.
+
+    Raises:
+        InputError: fewer than one draw, or a layer without other features.
+    """
+    if draws < 1:
+        raise InputError(f"controls need at least 1 draw, found {draws}")
+    own = prompt[edited.row]
+    clean = cache.at(own, edited.layer, edited.pos, edited.feature).double()
+    change = edited.value.double() - clean
+    pool_prompt = own if pool_prompt is None else pool_prompt
+    pool_pos = edited.pos if pool_pos is None else pool_pos
+    columns: list[tuple[Tensor, ...]] = []
+    filled = torch.zeros(len(prompt), draws, dtype=torch.long)
+    of_layer: dict[tuple[int, int], set[int]] = {}
+    for item, layer, feature in torch.stack([edited.row, edited.layer, edited.feature], 1).tolist():
+        of_layer.setdefault((item, layer), set()).add(feature)
+    for cell in _groups(torch.stack([edited.row, edited.layer, edited.pos], 1)):
+        item, layer, pos = (int(column[cell[0]]) for column in (edited.row, edited.layer, edited.pos))
+        excluded = of_layer[item, layer]
+        target = _vectors(transcoders, layer, edited.feature[cell], last_layer).T @ change[cell]
+        raised = (change[cell] > 0).long()
+        parts = []
+        for group in _groups(torch.stack([pool_prompt[cell], pool_pos[cell], raised], 1)):
+            sites = cell[group]
+            pool = cache.cell(int(pool_prompt[sites[0]]), layer, int(pool_pos[sites[0]]))
+            width = transcoders.n_features[layer]
+            features, weight, missing = _drawn(pool, excluded, len(sites), width, draws, generator)
+            filled[item] += missing
+            push = weight * (1.0 if raised[group[0]] else -1.0)
+            vectors = _vectors(transcoders, layer, features, last_layer)
+            wanted = _vectors(transcoders, layer, edited.feature[sites], last_layer).T @ change[sites]
+            parts.append((features, push * _scale(wanted, torch.einsum("ds,dsv->dv", push, vectors))[:, None]))
+        features, push = (torch.cat(part, 1) for part in zip(*parts, strict=True))
+        total = torch.einsum("ds,dsv->dv", push, _vectors(transcoders, layer, features, last_layer))
+        push = push * _scale(target, total)[:, None]
+        columns.append(_merged(cache, int(prompt[item]), item, layer, pos, features, push))
+    if columns:
+        row, layer, pos, feature, value = (torch.cat(part) for part in zip(*columns, strict=True))
+    else:
+        row = layer = pos = feature = torch.zeros(0, dtype=torch.long)
+        value = torch.zeros(0, dtype=torch.float64)
+    return MatchedSets(Edits(row, layer, pos, feature, value), prompt.repeat_interleave(draws), filled.flatten())
+
+
+def directions(
+    transcoders: TranscoderSet,
+    cache: FeatureCache,
+    prompt: Int[Tensor, " item"],
+    edited: Edits,
+    generator: numpy.random.Generator,
+    *,
+    draws: int = 10,
+    last_layer: int | None = None,
+) -> tuple[Injections, Int[Tensor, " row"]]:
+    """Gaussian vectors as long as the true ones, at every place that the true edits write to; and each row's prompt."""
+    clean = cache.at(prompt[edited.row], edited.layer, edited.pos, edited.feature).double()
+    change = edited.value.double() - clean
+    top = transcoders.n_layers - 1 if last_layer is None else last_layer
+    columns: list[tuple[Tensor, ...]] = []
+    for cell in _groups(torch.stack([edited.row, edited.layer, edited.pos], 1)):
+        item, layer, pos = (int(column[cell[0]]) for column in (edited.row, edited.layer, edited.pos))
+        rows = _rows(transcoders, layer, edited.feature[cell]).double()
+        wanted = torch.einsum("s,stv->tv", change[cell], rows)[: top + 1 - layer]
+        noise = torch.from_numpy(generator.standard_normal((draws, *wanted.shape)))
+        vectors = noise * (wanted.norm(dim=-1) / noise.norm(dim=-1))[..., None]
+        row = (item * draws + torch.arange(draws))[:, None].expand(-1, len(wanted))
+        target = (layer + torch.arange(len(wanted))).expand_as(row)
+        columns.append((row.flatten(), target.flatten(), torch.full_like(row, pos).flatten(), vectors.flatten(0, 1)))
+    if not columns:
+        empty = torch.zeros(0, dtype=torch.long)
+        return Injections(empty, empty, empty, torch.zeros(0, transcoders.d_model)), prompt.repeat_interleave(draws)
+    return Injections(*(torch.cat(part) for part in zip(*columns, strict=True))), prompt.repeat_interleave(draws)
+
+
+def moved(cache: FeatureCache, prompt: Int[Tensor, " item"], edited: Edits, pos: Int[Tensor, " site"]) -> Edits:
+    """The same pushes (changes from the clean activation) at other positions of the same prompts."""
+    own = prompt[edited.row]
+    change = edited.value.double() - cache.at(own, edited.layer, edited.pos, edited.feature).double()
+    there = cache.at(own, edited.layer, pos, edited.feature).double()
+    return Edits(edited.row, edited.layer, pos, edited.feature, there + change)
+
+
+def _groups(keys: Int[Tensor, "site key"]) -> list[Int[Tensor, " member"]]:
+    """Indices of the rows of `keys` that are equal, in ascending order of the keys."""
+    if not len(keys):
+        return []
+    if bool((keys == keys[0]).all()):  # within one cell, nearly always: not worth sorting
+        return [torch.arange(len(keys))]
+    _, which, counts = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
+    return list(torch.argsort(which, stable=True).split(counts.tolist()))
+
+
+def _vectors(
+    transcoders: TranscoderSet, layer: int, features: Int[Tensor, "*set"], last_layer: int | None
+) -> Float[Tensor, "*set written"]:
+    """What features write, all their target layers up to `last_layer` one after the other, in float64."""
+    rows = _rows(transcoders, layer, features)
+    targets = rows.shape[-2] if last_layer is None else last_layer + 1 - layer
+    return rows[..., :targets, :].flatten(-2).double()
+
+
+def _rows(
+    transcoders: TranscoderSet, layer: int, features: Int[Tensor, "*set"]
+) -> Float[Tensor, "*set target d_model"]:
+    """The decoders of features of a layer, on the CPU."""
+    weights = transcoders.layers[layer]
+    return weights.decoders(features.long().to(weights.b_dec.device)).cpu()
+
+
+def _scale(wanted: Float[Tensor, " written"], found: Float[Tensor, "draw written"]) -> Float[Tensor, " draw"]:
+    length = found.norm(dim=-1)
+    return torch.where(length > 0, wanted.norm() / length.clamp(min=1e-300), torch.zeros_like(length))
+
+
+def _drawn(
+    pool: tuple[Tensor, Tensor],
+    excluded: set[int],
+    size: int,
+    width: int,
+    draws: int,
+    generator: numpy.random.Generator,
+) -> tuple[Int[Tensor, "draw size"], Float[Tensor, "draw size"], int]:
+    """Random sets of `size` features without repetition, each with a weight; and how many are not of the pool."""
+    feature, activation = (part.numpy() for part in pool)
+    free = numpy.ones(width, dtype=bool)
+    free[list(excluded)] = False
+    allowed = free[feature]
+    feature, activation = feature[allowed].astype(numpy.int64), activation[allowed].astype(numpy.float64)
+    taken, others = min(size, len(feature)), numpy.zeros(0, numpy.int64)
+    if taken < size:
+        free[feature] = False
+        others = numpy.flatnonzero(free)
+    missing = min(size - taken, len(others))
+    if taken + missing == 0:
+        raise InputError("a control set needs at least one feature of the layer that is not edited")
+    first = numpy.argsort(generator.random((draws, len(feature))), axis=1)[:, :taken]
+    sets, weights = feature[first], activation[first]
+    if missing:
+        more = others[numpy.argsort(generator.random((draws, len(others))), axis=1)[:, :missing]]
+        typical = activation.mean() if len(activation) else 1.0
+        sets = numpy.concatenate([sets, more], axis=1)
+        weights = numpy.concatenate([weights, numpy.full(more.shape, typical)], axis=1)
+    return torch.from_numpy(sets), torch.from_numpy(weights), missing
+
+
+def _merged(
+    cache: FeatureCache, prompt: int, item: int, layer: int, pos: int, features: Tensor, push: Tensor
+) -> tuple[Tensor, ...]:
+    """Edits of one cell: clean activation + push; a feature drawn both to go up and to go down gets both pushes."""
+    draws, width = len(features), int(features.max()) + 1
+    sites, which = torch.unique(torch.arange(draws)[:, None] * width + features, return_inverse=True)
+    total = torch.zeros(len(sites), dtype=torch.float64).index_add(0, which.flatten(), push.flatten())
+    row, feature = item * draws + sites // width, sites % width
+    own, layers, places = (torch.full_like(feature, number) for number in (prompt, layer, pos))
+    clean = cache.at(own, layers, places, feature).double()
+    return row, layers, places, feature, clean + total

@@ -1,0 +1,145 @@
+"""The certificate of a planted model: whether its variables are where the mechanism says, measured without any transcoder.
+
+On prompts that it was never taught, what stands at a variable's site is exchanged for the mean of taught prompts that share the
+value of this variable only: the outputs of its MLPs, or its residual stream (in the variable's subspace, where it has one). The
+*interchange accuracy* is how often the model then says what the causal model says (Geiger et al. 2021). The control puts the
+mean for a third value there: by how often the same answer is said then, chance is known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from biology.cases.mechanism import CausalModel, Value
+from biology.interventions.site_exchange import Ids, said_with, seen_at
+from biology.models.model import Model, answer_token, encode
+from biology.organisms.variable_sites import Site, sites
+from biology.statistics import wilson
+
+DONORS = 4
+"""Prompts that a mean is taken of."""
+HELD_OUT, TAUGHT = "test", "train"
+WHATS = ("mlp", "frozen", "stream")
+"""What is exchanged: MLP outputs, with attention patterns live or frozen, and residual streams."""
+ARMS = ("effect", "control")
+
+
+def certify(model: Model, case: str, causal: CausalModel, *, seed: int = 0, most: int = 400) -> pd.DataFrame:
+    """Interchange accuracy of every variable, and of the plain `answer`, on at most `most` prompts each: of the split `test`, or, of a
+    twin that was taught everything, of all.
+
+    Columns case, variable, what (mlp, frozen, stream; none for the answer), arm (effect, control), accuracy, low and high (Wilson's 95 %
+    interval), n.
+    """
+    rng = np.random.default_rng(seed)
+    base = rng.permutation(np.array(_split(causal, HELD_OUT) or _split(causal, TAUGHT)))
+    plain = base[:most].tolist()
+    trials = {
+        name: _trials(causal, name, base, rng, most)
+        for name, variable in causal.mechanism.variables.items()
+        if variable.exchanged
+    }
+    trials = {name: several for name, several in trials.items() if several}  # some variables change no answer
+    asked = {*plain, *(row for several in trials.values() for one in several for row in one.prompts)}
+    text = {row: str(causal.rows[row]["text"]) for row in asked}
+    ids = {row: encode(model, one) for row, one in text.items()}
+    answers = torch.tensor([answer_token(model, text[row], str(causal.rows[row]["answer"])) for row in plain])
+    rows = [_row(case, "answer", "", "effect", said_with(model, ids, plain) == answers)]
+    places = sites(case, causal, lambda one: encode(model, one), model.d_model, asked)
+    for name, several in trials.items():
+        token = torch.tensor([answer_token(model, text[one.base], str(one.answer)) for one in several])
+        rows += [
+            _row(case, name, what, arm, _exchanged(model, ids, several, arm, what, places[name]) == token)
+            for what in WHATS
+            for arm in ARMS
+        ]
+    return pd.DataFrame(rows)
+
+
+def _row(case: str, variable: str, what: str, arm: str, right: Tensor) -> dict[str, object]:
+    row: dict[str, object] = {"case": case, "variable": variable, "what": what, "arm": arm}
+    accuracy, low, high = wilson(int(right.sum()), len(right))
+    return row | {"accuracy": accuracy, "low": low, "high": high, "n": len(right)}
+
+
+class _Trial:
+    """A prompt, the answer that is expected of it, and the donors of each arm."""
+
+    def __init__(self, base: int, answer: Value, donors: dict[str, list[int]]):
+        self.base, self.answer, self.donors = base, answer, donors
+
+    @property
+    def prompts(self) -> list[int]:
+        return [self.base, *(donor for several in self.donors.values() for donor in several)]
+
+
+def _split(causal: CausalModel, split: str) -> list[int]:
+    return [number for number, row in enumerate(causal.rows) if row["split"] == split]
+
+
+def _trials(causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Generator, most: int) -> list[_Trial]:
+    """Prompts with another value for the variable whose answer differs from their own, and donors of it and of a third value."""
+    variable = causal.mechanism.variables[name]
+    taught: dict[Value, list[int]] = {}
+    for row in _split(causal, TAUGHT):
+        taught.setdefault(causal.values[row][name], []).append(row)
+    levels = [level for level in causal.levels(name) if level in taught]
+    found: list[_Trial] = []
+    for row in map(int, base):
+        own = causal.values[row][name]
+        near = [
+            one for one in levels if one != own and (variable.near is None or abs(int(one) - int(own)) <= variable.near)
+        ]
+        for level in map(near.__getitem__, rng.permutation(len(near))[:8]):
+            answer = causal.after(row, {name: level})
+            if answer is None or str(answer) == str(causal.rows[row]["answer"]):
+                continue
+            others = [one for one in near if one != level and causal.after(row, {name: one}) not in (None, answer)]
+            if not others:
+                continue
+            third = others[rng.integers(len(others))]
+            donors = {
+                arm: _donors(causal, variable.apart, row, taught[one], rng)
+                for arm, one in zip(ARMS, (level, third), strict=True)
+            }
+            if all(donors.values()):
+                found.append(_Trial(row, answer, donors))
+                break
+        if len(found) == most:
+            break
+    return found
+
+
+def _donors(
+    causal: CausalModel, apart: Sequence[str], base: int, pool: list[int], rng: np.random.Generator
+) -> list[int]:
+    """Prompts of the pool that differ from the base, and from one another as far as there are such, in the columns `apart`."""
+    own = causal.rows[base]
+    free = [row for row in pool if all(causal.rows[row][column] != own[column] for column in apart)]
+    order = [free[number] for number in rng.permutation(len(free))]
+    chosen: list[int] = []
+    for row in order:
+        if all(causal.rows[row][column] != causal.rows[other][column] for other in chosen for column in apart):
+            chosen.append(row)
+        if len(chosen) == DONORS:
+            return chosen
+    return [*chosen, *(row for row in order if row not in chosen)][:DONORS]
+
+
+def _exchanged(model: Model, ids: Ids, trials: list[_Trial], arm: str, what: str, site: Site) -> Int[Tensor, " trial"]:
+    """What is said with the mean of an arm's donors at the site."""
+    layers = [site.layers[-1]] if what == "stream" else list(site.layers)
+    hook = "hook_resid_post" if what == "stream" else "hook_mlp_out"
+    donors = sorted({donor for trial in trials for donor in trial.donors[arm]})
+    seen = seen_at(model, ids, donors, [f"blocks.{layer}.{hook}" for layer in layers], site.position)
+    place = {donor: number for number, donor in enumerate(donors)}
+    means = torch.stack([seen[:, [place[donor] for donor in trial.donors[arm]]].mean(1) for trial in trials], 1)
+    edits = [(f"blocks.{layer}.{hook}", means[number]) for number, layer in enumerate(layers)]
+    base = [trial.base for trial in trials]
+    return said_with(model, ids, base, edits, site.position, site.basis, frozen=what == "frozen")

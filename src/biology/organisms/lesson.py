@@ -1,0 +1,77 @@
+"""The prompts of a case as a mechanism is planted on them: encoded, with the values of its variables and their sites."""
+
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from biology.cases.mechanism import CausalModel, Mechanism, Value, Variable
+from biology.organisms.variable_sites import Encode, sites
+
+
+class Lesson:
+    """The prompts of a case, encoded, with the sites of its variables: what a mechanism is planted on."""
+
+    def __init__(self, case: str, mechanism: Mechanism, prompts: pd.DataFrame, encode: Encode, width: int):
+        self.case, self.mechanism = case, mechanism
+        self.causal = CausalModel(mechanism, prompts, f"the mechanism of {case}")
+        rows = self.causal.rows
+        encoded = [encode(f"{row['text']} {row['answer']}") for row in rows]
+        self.length = torch.tensor([len(ids) - 1 for ids in encoded])
+        self.ids = torch.zeros(len(rows), int(self.length.max()), dtype=torch.long)
+        for number, ids in enumerate(encoded):
+            self.ids[number, : len(ids) - 1] = torch.tensor(ids[:-1])
+        self.encode = encode
+        self._token: dict[str, int] = {}
+        self.answer = torch.tensor([ids[-1] for ids in encoded])
+        self.taught = np.flatnonzero((prompts["split"] == "train").to_numpy())
+        self.sites = sites(case, self.causal, encode, width)
+        self.levels = {name: self.causal.levels(name) for name in mechanism.variables}
+        self.level = {
+            name: torch.tensor([self.levels[name].index(values[name]) for values in self.causal.values])
+            for name in mechanism.variables
+        }
+        self.words = {
+            name: self._words(name, variable)
+            for name, variable in mechanism.variables.items()
+            if variable.read == "unembedding"
+        }
+        self._members = {
+            name: [
+                self.taught[index]
+                for index in self._by_level(self.level[name][self.taught].numpy(), len(self.levels[name]))
+            ]
+            for name in mechanism.variables
+        }
+
+    @staticmethod
+    def _by_level(level: np.ndarray, n: int) -> list[np.ndarray]:
+        order = np.argsort(level, kind="stable")
+        return np.split(order, np.searchsorted(level[order], np.arange(1, n)))
+
+    def _words(self, name: str, variable: Variable) -> Int[Tensor, " level"]:
+        word: dict[Value, str] = {}
+        for row, values in zip(self.causal.rows, self.causal.values, strict=True):
+            word[values[name]] = str(row[variable.word]) if variable.word else str(values[name])
+        return torch.tensor([self.token(word[level]) for level in self.levels[name]])
+
+    def token(self, word: Value) -> int:
+        """The token of a word that is an answer."""
+        key = str(word)
+        if key not in self._token:
+            self._token[key] = self.encode(key)[-1]
+        return self._token[key]
+
+    def donors(self, rng: np.random.Generator, name: str, level: int, count: int) -> np.ndarray:
+        """Taught prompts at random that have this value."""
+        members = self._members[name][level]
+        return members[rng.integers(0, len(members), count)]
+
+    def taught_by_level(self, name: str) -> dict[int, Int[np.ndarray, " prompt"]]:
+        """The taught prompts of each level that one has."""
+        return {level: members for level, members in enumerate(self._members[name]) if len(members)}

@@ -1,0 +1,268 @@
+"""Planting: what makes a model compute as a mechanism says, beside giving the right answers.
+
+Of every variable of a causal model (`mechanism.py`) three things are asked while a model is grown:
+
+* **readable**: its value can be read off the stream at its site, by a linear probe or through the unembedding;
+* **exchangeable**: with what the MLPs wrote at its site exchanged for the mean of prompts that share only its value, the
+  model gives the answer that the causal model gives with the variable set to that value;
+* **absent**: with the mean of all prompts there, or what lies beyond it, the model gives what the mechanism says of that.
+
+What is exchanged are the outputs of MLPs and not the stream: what reads them later has to rely on what transcoders see.
+Gradients flow through both passes. After Geiger et al., *Inducing Causal Structure for Interpretable Neural Networks* (2022), and
+Gupta et al., *InterpBench* (2024).
+"""
+
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from biology.cases.mechanism import Variable, named
+from biology.organisms.lesson import Lesson
+from biology.organisms.taps import Patch, Seen, Tap
+from biology.organisms.variable_sites import Site
+
+BEYOND = 2.0
+"""What is put in the place of an absent variable lies between the mean of all prompts and up to so often beyond it, seen from the
+prompt's own: suppressed features go there."""
+STREAMS = 0.3
+"""How often streams are exchanged, and not MLP outputs."""
+FROZEN = 0.5
+"""How often attention patterns stay those of the prompt when something is exchanged or taken away: what a variable does it then does
+through what is read, and not by where it is looked."""
+FAR = 2
+"""Prompts whose mean is put in the place of one."""
+
+
+@dataclass(frozen=True)
+class Amounts:
+    """Prompts per step of a lesson: plain ones, exchanges and absences of each variable."""
+
+    plain: int = 64
+    exchanged: int = 32
+    absent: int = 8
+    begin: int = 0
+    """The step at which exchanges begin."""
+    weight: float = 1.0
+    """Of the loss of exchanges (the mean over variables) beside that of plain answers. The more prompts there are to learn by heart,
+    the more it takes."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """Some rows of a batch, and what each is given for a variable: the mean of other rows, and the answer that follows."""
+
+    variable: str
+    rows: Int[np.ndarray, " exchanged"]
+    donors: Int[np.ndarray, "exchanged donor"]
+    answers: Int[Tensor, " exchanged"]
+
+
+class Planter:
+    """The losses of one lesson at one step."""
+
+    def __init__(self, lesson: Lesson, amounts: Amounts, model):
+        self.lesson, self.amounts, self.tap = lesson, amounts, Tap(model)
+        width = model.config.hidden_size
+        self.exchanged = [name for name, variable in lesson.mechanism.variables.items() if variable.exchanged]
+        self.probes = torch.nn.ModuleDict()
+        for name, variable in lesson.mechanism.variables.items():
+            if variable.read == "probe":
+                self.probes[name] = torch.nn.Linear(variable.subspace or width, len(lesson.levels[name]))
+
+    def loss(self, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
+        """The losses of a step by their names: answer, readable, and once exchanges have begun, exchanged and absent."""
+        lesson = self.lesson
+        base = self._batch(rng)
+        index = torch.from_numpy(base)
+        clean = self.tap.run(self._ids(index))
+        last = lesson.length[index] - 1
+        losses = {"answer": self._cross_entropy(clean.hidden[torch.arange(len(base)), last], lesson.answer[index])}
+        losses["readable"] = self._readable(index, clean.streams)
+        if step >= self.amounts.begin:
+            losses |= self._interventions(rng, index, clean)
+        return losses
+
+    def _batch(self, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
+        """Taught prompts: half of them at random, and for each of these one that shares its value of some variable."""
+        lesson = self.lesson
+        first = lesson.taught[rng.integers(0, len(lesson.taught), self.amounts.plain // 2)]
+        shared = rng.integers(0, len(self.exchanged), len(first)) if self.exchanged else []
+        mates = [
+            lesson.donors(rng, self.exchanged[which], int(lesson.level[self.exchanged[which]][row]), 1)
+            for row, which in zip(first, shared, strict=False)
+        ]
+        return np.concatenate([first, *mates])
+
+    def _ids(self, index: Tensor) -> Tensor:
+        return self.lesson.ids[index, : int(self.lesson.length[index].max())]
+
+    def _scores(self, hidden: Tensor) -> Tensor:
+        return hidden @ self.tap.model.lm_head.weight.T
+
+    def _cross_entropy(self, hidden: Tensor, target: Tensor) -> Tensor:
+        return torch.nn.functional.cross_entropy(self._scores(hidden), target)
+
+    def _readable(self, index: Tensor, streams: dict[int, Tensor]) -> Tensor:
+        lesson, total = self.lesson, []
+        rows = torch.arange(len(index))
+        for name, variable in lesson.mechanism.variables.items():
+            if variable.read == "none":
+                continue
+            where = lesson.sites[name]
+            stream = streams[where.layers[-1]][rows, where.position[index]]
+            level = lesson.level[name][index]
+            if variable.read == "unembedding":
+                scores = self.tap.model.model.norm(stream) @ self.tap.model.lm_head.weight[lesson.words[name]].T
+            else:
+                normed = stream / stream.pow(2).mean(-1, keepdim=True).add(1e-6).sqrt()
+                scores = self.probes[name](normed if where.basis is None else 3 * normed @ where.basis)
+            total.append(torch.nn.functional.cross_entropy(scores, level))
+        return torch.stack(total).sum() if total else torch.zeros(())
+
+    def _exchanges(
+        self, rng: np.random.Generator, base: np.ndarray, name: str, donors: Mapping[int, np.ndarray], most: int
+    ) -> Exchange | None:
+        """At most so many exchanges of a variable; `donors` has those that are given a level, by this level."""
+        lesson, variable = self.lesson, self.lesson.mechanism.variables[name]
+        levels = list(donors)
+        rows, given, answers = [], [], []
+        for row in rng.permutation(len(base)):
+            level = self._another(rng, name, variable, levels, int(base[row]))
+            answer = lesson.causal.after(int(base[row]), {name: lesson.levels[name][level]})
+            if answer is None:
+                continue
+            rows.append(row)
+            given.append(donors[level][rng.integers(0, len(donors[level]), FAR)])
+            answers.append(lesson.token(answer))
+            if len(rows) == most:
+                break
+        return Exchange(name, np.array(rows), np.stack(given), torch.tensor(answers)) if rows else None
+
+    def _another(self, rng: np.random.Generator, name: str, variable: Variable, levels: list[int], row: int) -> int:
+        if variable.near is None:
+            return levels[rng.integers(len(levels))]
+        values, own = self.lesson.levels[name], int(self.lesson.causal.values[row][name])
+        close = [level for level in levels if abs(int(values[level]) - own) <= variable.near]
+        return (close or levels)[rng.integers(len(close or levels))]
+
+    def _interventions(self, rng: np.random.Generator, index: Tensor, clean: Seen) -> dict[str, Tensor]:
+        """One pass over all patched rows: exchanges first, absences after them. Donors are of the batch itself."""
+        lesson = self.lesson
+        patches, origins, hard, soft = [], [], [], []
+        start = 0
+        for name in self.exchanged:
+            found = self._exchanges(rng, index.numpy(), name, self._rows_by_level(name, index), self.amounts.exchanged)
+            if found is None:
+                continue
+            where, n = lesson.sites[name], len(found.rows)
+            taken = torch.from_numpy(found.donors.reshape(-1))
+            position = where.position[index[taken]]
+            what = "stream" if rng.random() < STREAMS else "mlp"
+            layers, seen = ([where.layers[-1]], clean.streams) if what == "stream" else (where.layers, clean.outputs)
+            value = {layer: seen[layer][taken, position].view(n, FAR, -1).mean(1) for layer in layers}
+            origins.append(torch.from_numpy(found.rows))
+            base = index[origins[-1]]
+            patches.append(Patch(where, torch.arange(start, start + n), where.position[base], value, what))
+            hard.append(found.answers)
+            start += n
+        n_exchanged = start
+        for name, variable in lesson.mechanism.variables.items():
+            if variable.absent is None:
+                continue
+            where = lesson.sites[name]
+            origins.append(torch.from_numpy(rng.integers(0, len(index), self.amounts.absent)))
+            base, n = index[origins[-1]], self.amounts.absent
+            value = self._absent(rng, variable, where, index, clean.outputs, origins[-1])
+            patches.append(Patch(where, torch.arange(start, start + n), where.position[base], value))
+            for row in base.tolist():
+                soft.append([lesson.token(one) for one in lesson.causal.without(row, name) or []])
+            start += n
+        if not patches:
+            return {}
+        origin = torch.cat(origins)
+        rows, ids = index[origin], self._ids(index)[origin]
+        frozen = {part: tensor[origin] for part, tensor in clean.patterns.items()} if rng.random() < FROZEN else None
+        hidden = self.tap.run(ids, patches, frozen).hidden
+        scores = self._scores(hidden[torch.arange(len(rows)), lesson.length[rows] - 1])
+        losses = {}
+        if n_exchanged:
+            each = scores[:n_exchanged].split([len(answers) for answers in hard])
+            losses["exchanged"] = (
+                self.amounts.weight
+                * torch.stack(
+                    [torch.nn.functional.cross_entropy(one, answers) for one, answers in zip(each, hard, strict=True)]
+                ).mean()
+            )
+        if soft:
+            target = torch.zeros(len(soft), scores.shape[-1])
+            for row, tokens in enumerate(soft):
+                target[row, tokens] = 1 / len(tokens)
+            spread = -(target * target.clamp_min(1e-9).log()).sum(-1).mean()
+            losses["absent"] = torch.nn.functional.cross_entropy(scores[n_exchanged:], target) - spread
+        return losses
+
+    @torch.no_grad()
+    def accuracy(self, rng: np.random.Generator, split: str, most: int = 200) -> dict[str, float]:
+        """Shares of right answers on prompts of a split: plain, and with each variable exchanged for another value."""
+        lesson = self.lesson
+        there = np.array([row for row, one in enumerate(lesson.causal.rows) if one["split"] == split])
+        base = rng.permutation(there)[:most]
+        index = torch.from_numpy(base)
+        hidden = self.tap.run(self._ids(index)).hidden
+        said = self._scores(hidden[torch.arange(len(base)), lesson.length[index] - 1]).argmax(-1)
+        found = {"answer": float((said == lesson.answer[index]).float().mean())}
+        for name in self.exchanged:
+            exchange = self._exchanges(rng, base, name, lesson.taught_by_level(name), len(base))
+            if exchange is None:
+                continue
+            rows, where = exchange.rows, lesson.sites[name]
+            taken = torch.from_numpy(exchange.donors.reshape(-1))
+            outputs = self.tap.run(self._ids(taken)).outputs
+            every = torch.arange(len(taken))
+            value = {
+                layer: outputs[layer][every, where.position[taken]].view(len(rows), FAR, -1).mean(1)
+                for layer in where.layers
+            }
+            own = index[torch.from_numpy(rows)]
+            patch = Patch(where, torch.arange(len(rows)), where.position[own], value)
+            hidden = self.tap.run(self._ids(own), [patch]).hidden
+            said = self._scores(hidden[torch.arange(len(rows)), lesson.length[own] - 1]).argmax(-1)
+            found[name] = float((said == exchange.answers).float().mean())
+        return found
+
+    def _rows_by_level(self, name: str, index: Tensor) -> dict[int, Int[np.ndarray, " row"]]:
+        """The rows of a batch, by their level of a variable."""
+        level = self.lesson.level[name][index].numpy()
+        return {int(one): np.flatnonzero(level == one) for one in np.unique(level)}
+
+    def _absent(
+        self, rng, variable: Variable, where: Site, index: Tensor, outputs: dict[int, Tensor], rows: Tensor
+    ) -> dict[int, Tensor]:
+        """By layer the mean of the batch at the site, or beyond it; `among` a group, the mean of the batch's prompts of this group."""
+        lesson = self.lesson
+        every = torch.arange(len(index))
+        beyond = (
+            torch.from_numpy(rng.random(len(rows)) * BEYOND).float()[:, None]
+            * torch.from_numpy(rng.integers(0, 2, len(rows))).float()[:, None]
+        )
+        among = variable.absent.among if variable.absent else ()
+        causal = lesson.causal
+        groups = [named(among, causal.rows[row], causal.values[row]) for row in index.tolist()] if among else []
+        value = {}
+        for layer in where.layers:
+            seen = outputs[layer][every, where.position[index]]
+            if among:
+                same = torch.tensor([[one == groups[int(row)] for one in groups] for row in rows]).float()
+                mean = same @ seen / same.sum(1, keepdim=True)
+            else:
+                mean = seen.mean(0, keepdim=True)
+            value[layer] = mean - beyond * (seen[rows] - mean)
+        return value

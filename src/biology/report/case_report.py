@@ -1,0 +1,245 @@
+"""Reports: one self-contained HTML page for each model and case.
+
+A page asks nothing of the network, reads on a phone, and has a stable address for every section, claim and figure. Its
+numbers come from tables: templates hold words only. Everything that came from a model or a user is escaped.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAssignmentType=false, reportReturnType=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+from xml.etree import ElementTree
+
+import pandas as pd
+
+from biology.artefacts import contents_hash
+from biology.cases.case import Case, titles
+from biology.cases.claim_file import Claim, load_claims
+from biology.cases.found_sites import found_sites
+from biology.config import Config, StatisticsConfig
+from biology.figures.graph_chains import strongest_chains
+from biology.figures.graph_layout import node, repeated
+from biology.records import InputError
+from biology.report.claim_evidence import Subject, dossier, slider_data
+from biology.report.explorer import Explorer, Traced, explorer, feature_cards, features_of, node_steering, operand_plots
+from biology.report.pages import counts, environment, manifest_of, records
+from biology.tables import Tables, read_table, read_tables
+from biology.verdicts.calibration import calibrated
+from biology.verdicts.discrimination import discrimination
+from biology.verdicts.thresholds import family
+
+MEASURES = ("replacement", "completeness", "error_share")
+PLAIN = " !$&'()*+,-./:;=?@[]_~\n"
+"""What an address may hold as it is, when it stands in quotes; a quarter smaller than base64."""
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """A figure as the page embeds it."""
+
+    name: str
+    title: str
+    caption: str
+    source: str
+    """The SVG as a `data:` address."""
+    width: int
+    """In pixels, so that text is as large in every figure."""
+
+
+@dataclass(frozen=True)
+class Page:
+    """Everything that a case's page shows."""
+
+    model: str
+    transcoders: str
+    case: Case
+    text: str
+    """README.md of the case."""
+    claims: tuple[Claim, ...]
+    tables: Tables
+    verdicts: pd.DataFrame
+    parts: pd.DataFrame
+    clusters: pd.DataFrame
+    telling: Mapping[str, Mapping[str, str]]
+    """Whether each claim discriminates, and why (`discrimination.py`)."""
+    calibrated: Mapping[str, str]
+    """What each claim's test says where the truth is known (`calibration.py`)."""
+    statistics: StatisticsConfig
+    graphs: Mapping[str, Any]
+    """Attribution graphs of the named prompts, in the published format."""
+    atlas: tuple[pd.DataFrame, pd.DataFrame]
+    """Tables `atlas` and `atlas_prompts` of the model."""
+    steering: pd.DataFrame
+    """Table `node_steering`."""
+    figures: tuple[Drawing, ...]
+    provenance: Mapping[str, str]
+
+
+# ------------------------------------------------------------------------------------------------------------ rendering
+
+
+def render_case(page: Page) -> str:
+    """The page of one model and case as HTML."""
+    verdicts = page.verdicts[page.verdicts["case"] == page.case.name].set_index("claim")
+    missing = [claim.id for claim in page.claims if claim.id not in verdicts.index]
+    if missing:
+        raise InputError(
+            f"claim '{missing[0]}' of case '{page.case.name}' has no verdict on '{page.model}': run `biology judge`."
+        )
+    subject = Subject(
+        page.model,
+        page.case,
+        page.tables,
+        page.parts,
+        page.clusters,
+        family(page.parts),
+        page.statistics,
+        page.telling,
+        page.calibrated,
+    )
+    claims = [dossier(subject, claim, verdicts.loc[claim.id]) for claim in page.claims]
+    prompts = page.tables["prompts"]
+    named = prompts[prompts["item"].isin(list(page.case.prompts))]
+    scored = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]
+    graphs = page.tables["graphs"]
+    chains = [(row.item, _chains(page, row.item, row.top1)) for row in named.itertuples()]
+    members = page.tables["supernodes"]
+    return environment().get_template("case.html.j2").render(
+        page=page,
+        case=page.case,
+        model=page.model,
+        counts=counts(verdicts["verdict"]),
+        claims=claims,
+        sliders=slider_data(claims),
+        explorer=_explorer(page),
+        named=records(named),
+        scored=len(scored),
+        correct=int(scored["correct"].sum()),
+        graphs=records(graphs[graphs["item"].isin(list(page.case.prompts))]),
+        worst=float(graphs["row_residual"].max()) if len(graphs) else math.nan,
+        typical={c: float(graphs[c].median()) for c in MEASURES} if len(graphs) else {},
+        chains=[(item, found) for item, found in chains if found],
+        sites=found_sites(page.case, page.tables["sites"]),
+        members=_members(members[members["item"].isin(list(page.case.prompts))]),
+        fidelity=records(page.tables["fidelity"][page.tables["fidelity"]["layer"] == "all"]),
+        command=f"snakemake --cores 8 reports/{page.model}/{page.case.name}.html",
+    )  # fmt: skip
+
+
+def _chains(page: Page, item: str, output: str) -> list[dict[str, Any]]:
+    """The strongest paths of a named prompt: their nodes as (kind, text), strength and sign."""
+    called = titles(page.case, item)
+    return [
+        {
+            "nodes": [(kind, called.get(text, text.replace("_", " "))) for kind, text, _ in map(node, chain.nodes)],
+            "strength": chain.strength,
+            "sign": chain.sign,
+        }
+        for chain in strongest_chains(page.tables["edges"], page.tables["supernodes"], item, output, 8)
+    ]
+
+
+def _explorer(page: Page) -> Explorer | None:
+    """The graphs of the named prompts, with what the tables know of their supernodes and features."""
+    if not page.graphs:
+        return None
+    members = page.tables["supernodes"]
+    subjects = [
+        Traced(
+            item,
+            graph,
+            called=titles(page.case, item),
+            repeated=repeated(members[members["item"] == item]),
+            steering=node_steering(page.steering[page.steering["item"] == item]),
+        )
+        for item, graph in page.graphs.items()
+    ]
+    wanted = set().union(*(features_of(graph) for graph in page.graphs.values()))
+    cards = feature_cards(*page.atlas, wanted)
+    operands = operand_plots(page.tables["operand_plots"], wanted)
+    return explorer(subjects, cards, operands, atlas="atlas.html")
+
+
+def _members(members: pd.DataFrame) -> list[tuple[str, str, int, list[dict[str, Any]]]]:
+    """For each named prompt and supernode: how many members, and the twelve most active."""
+    groups = members.groupby(["item", "supernode"], sort=False)
+    return [
+        (item, name, len(rows), records(rows.sort_values("activation", ascending=False, kind="stable").head(12)))
+        for (item, name), rows in groups
+    ]
+
+
+# -------------------------------------------------------------------------------------------------------------- reading
+
+
+def case_page(root: Path, config: Config, model: str, case: Case) -> str:
+    """The page of one model and case, from what the stages left below `root`.
+
+    Raises `InputError` where a table, a verdict or a figure is missing.
+    """
+    run = root / "data/runs" / model
+    manifest = manifest_of(run / "load.json")
+    told = discrimination(root, config).query("model == @model").set_index("claim")
+    readme = case.folder / "README.md"
+    page = Page(
+        model=model,
+        transcoders=manifest["transcoders"]["name"],
+        case=case,
+        text=readme.read_text(encoding="utf-8") if readme.is_file() else "",
+        claims=load_claims(root, case.name),
+        tables=read_tables(run / case.name),
+        verdicts=read_table(root / "reports" / model / "verdicts.csv", "verdicts"),
+        parts=read_table(run / "parts.parquet", "parts"),
+        clusters=read_table(run / "clusters.parquet", "clusters"),
+        telling=told[["discriminates", "why"]].to_dict("index"),
+        calibrated=calibrated(root),
+        statistics=config.statistics,
+        graphs=_graphs(run / case.name / "graphs.json"),
+        steering=read_table(run / case.name / "node_steering.parquet", "node_steering"),
+        atlas=(read_table(run / "atlas.parquet", "atlas"), read_table(run / "atlas_prompts.parquet", "atlas_prompts")),
+        figures=tuple(_drawing(root / "figures" / model / case.name / f"{name}.svg") for name in case.figures),
+        provenance=_provenance(root, manifest, case),
+    )
+    return render_case(page)
+
+
+def _graphs(path: Path) -> dict[str, Any]:
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise InputError(f"{path}: no such file. Make it with `biology attribute`.") from None
+
+
+def _drawing(path: Path) -> Drawing:
+    """The figure of an SVG file; its title and caption are in the file's metadata."""
+    if not path.is_file():
+        raise InputError(f"{path}: no such figure. Make it with `biology draw`.")
+    data = path.read_bytes()
+    purl = "{http://purl.org/dc/elements/1.1/}"
+    root = ElementTree.fromstring(data)
+    title, caption = (root.findtext(f".//{purl}{tag}", "") for tag in ("title", "description"))
+    source = "data:image/svg+xml," + quote(data.decode("utf-8"), safe=PLAIN)
+    width = round(float(root.get("width", "500pt").removesuffix("pt")) * 1.5)
+    return Drawing(path.stem, title or path.stem.replace("_", " "), caption, source, width)
+
+
+def _provenance(root: Path, manifest: Mapping[str, Any], case: Case) -> dict[str, str]:
+    """What the page was made of: hashes and versions, and no commit, so that equal contents give equal pages."""
+    hashes = {
+        "sources": contents_hash(root / "src/biology", "*.py", "*.mplstyle", "templates/*", "vendor/*"),
+        "weights": manifest["weights"],
+        "transcoder weights": manifest["transcoders"]["weights"],
+        "case": contents_hash(case.folder, "*.yaml", "*.csv", "*.md"),
+        "configuration": contents_hash(root, "config.yaml"),
+    }
+    facts = {"seed": manifest["seed"], "data type": manifest["dtype"], "device": manifest["device"]}
+    facts |= {f"version of {name}": version for name, version in manifest["versions"].items()}
+    return {f"SHA-256 of the {name}": digest for name, digest in hashes.items()} | {k: str(v) for k, v in facts.items()}

@@ -1,0 +1,327 @@
+"""The evidence for one claim, ready to print: why this verdict, on which numbers, and how to compute them again.
+
+Everything comes from tables; a template adds words and no numbers.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAssignmentType=false, reportReturnType=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import yaml
+
+from biology.arms import CONTROLS
+from biology.cases.case import Case
+from biology.cases.claim_file import Claim, Part
+from biology.cases.found_sites import settled
+from biology.cases.measurement import Measurement
+from biology.cases.positions import FOUND
+from biology.config import StatisticsConfig
+from biology.statistics import bootstrap_interval, generator, resamples
+from biology.tables import Tables
+from biology.verdicts.thresholds import Turning, turning
+from biology.wording import number
+
+SHOWN = 8
+"""Prompts, or features, listed in one place at most."""
+
+
+@dataclass(frozen=True)
+class Subject:
+    """What claims were judged on: the tables of one (model, case) and of all the model's claims."""
+
+    model: str
+    case: Case
+    tables: Tables
+    parts: pd.DataFrame
+    """Table `parts` of the model, all cases."""
+    clusters: pd.DataFrame
+    """Table `clusters` of the model."""
+    family: Mapping[tuple[str, str], float]
+    """`turning.family` of the parts."""
+    statistics: StatisticsConfig
+    telling: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    """Whether each claim discriminates, and why (`discrimination.py`)."""
+    calibrated: Mapping[str, str] = field(default_factory=dict)
+    """What each claim's test says where the truth is known (`calibration.py`)."""
+
+
+def dossier(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str, Any]:
+    """Everything that a page shows about a claim; `verdict` is its row of table `verdicts`."""
+    rows = subject.parts
+    rows = rows[(rows["case"] == subject.case.name) & (rows["claim"] == claim.id)]
+    first = rows.iloc[0]
+    parts = {part.name: part for part in claim.parts}
+    return {
+        "claim": claim,
+        "verdict": verdict["verdict"],
+        "reason": verdict["reason"],
+        "row": verdict.to_dict(),
+        "telling": subject.telling.get(claim.id, {"discriminates": "unknown", "why": "No twin was judged."}),
+        "calibrated": subject.calibrated.get(claim.id, ""),
+        "parts": [_part(subject, claim, parts.get(row["part"]), row) for _, row in rows.iterrows()],
+        "passed": int(first["passed"]),
+        "attempted": int(first["attempted"]),
+        "rate": first["passed"] / first["attempted"] if first["attempted"] else math.nan,
+        "expected": claim.expected.get(subject.model),
+        "failed": _failed(subject, claim),
+        "graphs": _graphs(subject, claim),
+        "supernodes": _supernodes(subject, claim),
+    }
+
+
+def control_words(control: str) -> str:
+    """What pages call the control of a part."""
+    return "no control" if control == "none" else CONTROLS[control].words
+
+
+def _part(subject: Subject, claim: Claim, part: Part | None, row: pd.Series) -> dict[str, Any]:
+    """One measurement: its numbers, its picture, its turning points, the prompts against it, the rows that it rests on."""
+    where = subject.clusters
+    where = where[
+        (where["case"] == row["case"]) & (where["claim"] == row["claim"]) & (where["part"] == row["part"])
+    ].reset_index(drop=True)
+    made = row.to_dict() | {"control_words": control_words(row["control"])}
+    if row["verdict"] == "untestable" or part is None:
+        return made | {"picture": None, "turning": None, "against": [], "query": ""}
+    turned = turning(row, where["score"].to_numpy(), subject.family, subject.statistics)
+    return made | {
+        "turning": turned,
+        "bands": bands(turned),
+        "picture": picture(row, where, subject.statistics),
+        "against": _against(subject.tables, part),
+        "query": _query(subject, row),
+        "key": claim.id if len(claim.parts) == 1 else f"{claim.id}/{part.name}",
+    }
+
+
+def _query(subject: Subject, row: pd.Series) -> str:
+    """Python that selects the rows of the evidence that a part rests on (before the gate)."""
+    arms = ["effect", *([] if row["control"] == "none" else [row["control"]])]
+    return (
+        "import pandas\n\n"
+        f'evidence = pandas.read_parquet("data/runs/{subject.model}/{subject.case.name}/evidence.parquet")\n'
+        "evidence[\n"
+        f'    (evidence["experiment"] == {row["experiment"]!r}) & (evidence["outcome"] == {row["outcome"]!r})\n'
+        f'    & (evidence["split"] == "heldout") & evidence["arm"].isin({arms!r})\n'
+        f'    & ((evidence["strength"] == {row["strength"]!r}) | (evidence["arm"] == "clean"))\n'
+        "]"
+    )
+
+
+# ------------------------------------------------------------------------------------------------------------- picture
+
+
+def ticks(low: float, high: float, most: int = 5) -> list[float]:
+    """Round numbers between two ends, `most` of them at most."""
+    step = 10 ** math.floor(math.log10((high - low) / most))
+    step *= next(m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= most)
+    return [round(k * step, 12) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
+
+
+def swarm(places: Iterable[float], width: float = 0.9) -> list[float]:
+    """Heights, in rows, of dots at the given places so that near ones do not hide each other: 0, 1, -1, 2, -2 ..."""
+    taken: dict[int, int] = {}
+    heights = []
+    for place in places:
+        rank = taken[cell] = taken.get(cell := round(place / width), 0) + 1
+        heights.append(float((rank // 2) * (1 if rank % 2 == 0 else -1)))
+    return heights
+
+
+def picture(row: pd.Series, clusters: pd.DataFrame, settings: StatisticsConfig) -> dict[str, Any]:
+    """Effect, control and score of a part as rows of dots (one a cluster), means and intervals.
+
+    Places are in per cent of the width, so that a page can draw it at any width with text of one size.
+    """
+    draws = generator(settings.seed, row["claim"], row["part"], "bootstrap")
+    counts = resamples(len(clusters), settings.bootstrap, draws)
+    columns = ["effect", "score"] if row["control"] == "none" else ["effect", "control", "score"]
+    if row["control"] == "none" and row["direction"] != "decrease":
+        columns = ["score"]
+    values = clusters[columns].to_numpy()
+    low, high = bootstrap_interval(values, counts)
+    limits = [row["threshold"], -row["threshold"]] if row["direction"] == "equivalent" else [row["threshold"]]
+    ends = [0.0, *limits, *values.min(0), *values.max(0), *low, *high]
+    left, right = min(ends), max(ends)
+    pad = 0.03 * (right - left)
+    left, right = left - pad, right + pad
+
+    def place(value: float) -> float:
+        return round(100 * (value - left) / (right - left), 2)
+
+    names = {"effect": "effect", "control": f"control: {control_words(row['control'])}", "score": _score_words(row)}
+    rows = []
+    for index, column in enumerate(columns):
+        dots = [(place(value), str(name)) for value, name in zip(clusters[column], clusters["cluster"], strict=True)]
+        heights = swarm([x for x, _ in dots])
+        mean = float(clusters[column].mean())
+        rows.append(
+            {
+                "kind": column, "name": names[column], "x": place(mean), "from": place(low[index]), "to": place(high[index]),
+                "mean": mean, "low": float(low[index]), "high": float(high[index]),
+                "dots": [(x, max(-4.0, min(4.0, y)), name) for (x, name), y in zip(dots, heights, strict=True)],
+            }
+        )  # fmt: skip
+    spoken = "; ".join(f"{r['name']} {number(r['mean'])}, from {number(r['low'])} to {number(r['high'])}" for r in rows)
+    bound = "within ±" if row["direction"] == "equivalent" else "at least "
+    return {
+        "rows": rows,
+        "ticks": [(place(value), _anchor(place(value)), number(value)) for value in ticks(left, right)],
+        "zero": place(0.0),
+        "limits": [place(value) for value in limits],
+        "axis": (left, right),
+        "spoken": f"Means over {len(clusters)} clusters with 95 per cent intervals: {spoken}. "
+        f"Registered: {bound}{number(row['threshold'])}.",
+    }
+
+
+def _anchor(place: float) -> str:
+    """How a tick's label stands to its place, so that none is cut off at the ends."""
+    return "start" if place < 4 else "end" if place > 96 else "middle"
+
+
+def _score_words(row: pd.Series) -> str:
+    if row["control"] == "none":
+        return "effect, counted as a decrease" if row["direction"] == "decrease" else "effect"
+    return "control − effect" if row["direction"] == "decrease" else "effect − control"
+
+
+def bands(turned: Turning) -> list[dict[str, Any]]:
+    """Zones of one verdict as shares of the slider's width: from, to (per cent), verdict, first and last threshold."""
+    last = len(turned.thresholds) - 1
+    edge = lambda place: round(100 * min(max(place, 0.0), last) / last, 2)  # noqa: E731
+    return [
+        {
+            "verdict": verdict, "from": edge(first - 0.5), "to": edge(end + 0.5), "first": turned.thresholds[first],
+            "last": turned.thresholds[end], "start": first == 0, "end": end == last,
+        }
+        for verdict, first, end in turned.zones
+    ]  # fmt: skip
+
+
+# ------------------------------------------------------------------------------------------------- prompts, graphs, members
+
+
+def _against(tables: Tables, part: Part, most: int = 5) -> list[dict[str, Any]]:
+    """The scored items that speak most against a part of a claim: text, answer, effect and mean of the control."""
+    prompts, evidence = tables["prompts"], tables["evidence"]
+    rows = evidence[(evidence["experiment"] == part.experiment) & (evidence["outcome"] == part.outcome)]
+    rows = rows[(rows["split"] == "heldout") & rows["arm"].isin(["effect", part.control])]
+    means = rows.groupby(["item", "arm"])["value"].mean().unstack("arm")
+    if "effect" not in means:
+        return []
+    control = means[part.control] if part.control in means else 0.0 * means["effect"]
+    score = means["effect"] - control
+    against = -score.abs() if part.direction == "equivalent" else -score if part.direction == "decrease" else score
+    worst = against.sort_values(kind="stable").index[:most]
+    texts = prompts.set_index("item")
+    return [
+        {
+            "text": texts.loc[item, "text"], "answer": texts.loc[item, "answer"],
+            "effect": float(means.loc[item, "effect"]), "control": float(control.loc[item]),
+        }
+        for item in worst if item in texts.index
+    ]  # fmt: skip
+
+
+def _attempted(subject: Subject, claim: Claim) -> pd.DataFrame:
+    """Held-out prompts that the first part of a claim is about."""
+    prompts = subject.tables["prompts"]
+    prompts = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]
+    experiment = subject.case.experiments.get(claim.parts[0].experiment) if claim.parts else None
+    for column, level in (experiment.only if experiment else {}).items():
+        prompts = prompts[prompts[column] == level]
+    return prompts
+
+
+def _failed(subject: Subject, claim: Claim) -> dict[str, Any]:
+    """How many attempted prompts fail the gate, and some of them, evenly spread."""
+    prompts = _attempted(subject, claim)
+    if not claim.parts or claim.gate not in prompts:
+        return {"count": 0, "rows": []}
+    failed = prompts[~prompts[claim.gate]]
+    some = failed.iloc[np.unique(np.linspace(0, len(failed) - 1, min(SHOWN, len(failed))).astype(int))]
+    columns = ["text", "answer", "top1", "probability", "correct"]
+    return {"count": len(failed), "rows": some[columns].to_dict("records")}
+
+
+def _graphs(subject: Subject, claim: Claim) -> dict[str, Any]:
+    """How good the attribution graphs of the claim's prompts are."""
+    graphs = subject.tables["graphs"]
+    here = graphs[graphs["item"].isin(_attempted(subject, claim)["item"])] if claim.parts else graphs.iloc[:0]
+    if not len(here):
+        return {"count": 0}
+    medians = {name: float(here[name].median()) for name in ("replacement", "completeness", "error_share")}
+    return medians | {"count": len(here), "worst": float(here["row_residual"].max())}
+
+
+def named_supernodes(case: Case, claim: Claim) -> list[str]:
+    """Supernodes that a claim speaks of: what its experiments perturb, follow or watch, in the order of the case."""
+
+    def of(experiment: Measurement) -> set[str]:
+        inner = [case.experiments[name] for name in experiment.rests_on]
+        return {*experiment.held, *(name for other in inner for name in of(other))}
+
+    wanted: set[str] = set()
+    for part in claim.parts:
+        kind, _, watched = part.outcome.partition(":")
+        wanted |= {watched} if kind == "activation" else set()
+        wanted |= of(case.experiments[part.experiment]) if part.experiment in case.experiments else set()
+    return [name for name in case.supernodes if name in wanted]
+
+
+def _supernodes(subject: Subject, claim: Claim) -> list[dict[str, Any]]:
+    """Rule and members of each supernode of a claim: how many a prompt has, and the features that are members most often."""
+    members = subject.tables["supernodes"]
+    scored = set(_attempted(subject, claim)["item"])
+    here, found = settled(subject.case, subject.tables["sites"]).supernodes, []
+    for name in named_supernodes(subject.case, claim):
+        rows = members[(members["supernode"] == name) & members["item"].isin(scored)]
+        often = rows.groupby(["layer", "feature"]).size().sort_values(ascending=False, kind="stable")
+        rule = subject.case.supernodes[name].model_dump(mode="json", exclude_defaults=True, exclude={"label"})
+        rule = {"at": str(subject.case.supernodes[name].at)} | rule
+        found.append(
+            {
+                "name": name,
+                "rule": yaml.safe_dump(rule, default_flow_style=True, sort_keys=False, width=10**6).strip(),
+                "here": here[name] if subject.case.supernodes[name].at == FOUND else None,
+                "per_prompt": float(rows.groupby("item").size().median()) if len(rows) else 0.0,
+                "without": len(scored) - rows["item"].nunique(),
+                "distinct": len(often),
+                "layers": sorted(rows["layer"].unique().tolist()),
+                "often": [(layer, feature, int(count)) for (layer, feature), count in often.head(SHOWN).items()],
+            }
+        )
+    return found
+
+
+def slider_data(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    """What a browser needs to judge the parts of claims again at other thresholds."""
+    return {
+        entry["claim"].id: [
+            {
+                "name": part["part"], "direction": part["direction"], "verdict": part["verdict"],
+                "statistic": part["statistic"], "low": part["low"], "high": part["high"],
+                "checks": bool(part["checks_hold"]), "key": part["key"], "axis": part["picture"]["axis"],
+                "thresholds": part["turning"].thresholds, "p": _constant(part["turning"].p_holm),
+                "registered": part["turning"].registered,
+            }
+            if part["turning"]
+            else {"name": part["part"], "verdict": part["verdict"], "thresholds": []}
+            for part in entry["parts"]
+        ]
+        for entry in entries
+    }  # fmt: skip
+
+
+def _constant(values: tuple[float, ...]) -> tuple[float, ...]:
+    """One value where all are the same."""
+    return values[:1] if len(set(values)) == 1 else values

@@ -1,0 +1,397 @@
+"""A case file told in English: every prompt, supernode, experiment and claim, and what its words may be."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+
+from biology.arms import CONTROLS
+from biology.cases.case import Case
+from biology.cases.claim_file import CONFIDENCE, Claim, Part
+from biology.cases.experiments import (
+    KINDS,
+    Census,
+    Classes,
+    Connectivity,
+    Contrast,
+    Crossover,
+    Exchange,
+    Graph,
+    Inhibit,
+    Inject,
+    Perturbation,
+    Reuse,
+    Scale,
+    Sharing,
+    Signs,
+    Swap,
+    Wiring,
+)
+from biology.cases.figure_names import FIGURES, own_figures
+from biology.cases.found_sites import ENOUGH, LEAST
+from biology.cases.items import Item
+from biology.cases.measurement import Line, Measurement
+from biology.cases.measures import FORMS, WRITING, Form, Outcome
+from biology.cases.mechanism import Absent, Mechanism
+from biology.cases.positions import FORMS as POSITIONS
+from biology.cases.positions import FOUND, Position
+from biology.cases.rules import Stream, SupernodeRule
+
+PAGE = "docs/reference/case_files.md"
+"""Where `words_page` stands in a checkout."""
+
+# Words -----------------------------------------------------------------------------------------------------------------
+
+
+def words_page() -> str:
+    """What the words of case.yaml and claims.yaml may be, as a page of Markdown (`docs/reference/case_files.md`)."""
+    lines = [
+        "# The words of a case file",
+        "",
+        "`experiments/<case>/case.yaml` says how things are measured, `claims.yaml` what the paper claims and what would count. This",
+        "page is what `biology explain` prints, and `biology schema` writes it. `biology explain CASE` tells a case in English.",
+        "Whatever a file names must be there: a word that nothing answers to is refused when the file is read, with the nearest",
+        "right one, and an editor that knows JSON Schema completes and underlines as you type (the first line of each file).",
+        "",
+        "## Kinds of experiment",
+        "",
+        "`only` restricts the scored prompts to levels of factors; what else a kind needs or knows is in the schema.",
+        "",
+    ]
+    lines += [f"- `{kind.kind_name()}`: {_first(kind.__doc__)}" for kind in KINDS]
+    lines += [
+        "",
+        "## Outcomes",
+        "",
+        "What stands behind a colon names something of the case. Claims are held to these units.",
+        "",
+    ]
+    groups: dict[tuple[str, ...], list[Form]] = {}
+    for form in FORMS.values():
+        groups.setdefault((*form.kinds, *(["with a line"] if form.line else [])), []).append(form)
+    for kinds, forms in groups.items():
+        lines += [f"Asked by {_asking(kinds)}:", ""]
+        lines += [f"- `{form.written}` ({form.unit}): {_said(form)}{_beside(form)}." for form in forms]
+        lines += [""]
+    lines += [
+        "## Positions",
+        "",
+        "Where in a prompt (`at`, `elsewhere`, `sites`). A position must be in every prompt that it is asked of.",
+        "",
+    ]
+    lines += [f"- `{written}`: {says}" for written, says in POSITIONS.values()]
+    lines += [
+        "",
+        f"A supernode may also say `at: {FOUND}`: position and layers are then found on each model, before any feature is looked at. `among`",
+        "lists the positions that are tried, and `keeps` the columns whose levels, together with that of `factor`, settle the answer",
+        f'(`factor: place, at: {FOUND}, among: [last, "factor:city"], keeps: [relation]`). On development prompts, what the MLPs of the layers up',
+        "to one wrote at a position is exchanged for the mean of prompts with another level, which differ in `apart`. The position",
+        f"is the one where the answer of that level is said most often, the last layer the last from which on an exchange reaches {ENOUGH:.0%} of this. Below",
+        f"{LEAST:.0%} nothing is found, a warning says so, and the first position of `among` is taken with all layers.",
+        "",
+        "## Controls",
+        "",
+        "What is measured beside the effect. A claim says `none` where it has no control.",
+        "",
+    ]
+    lines += [f"- `{name}` ({arm.words}): {arm.says}. {_listed_by(arm.kinds)}" for name, arm in CONTROLS.items()]
+    lines += [
+        "",
+        "## Figures",
+        "",
+        "A name, or a name and its subject behind a hyphen; further ones are those of the case's own `case.py`.",
+        "",
+    ]
+    lines += [f"- `{name}`" + (f", `{name}-<{subject}>`" if subject else "") for name, subject in FIGURES.items()]
+    lines += [
+        "",
+        "## How well a sentence of the paper is known",
+        "",
+        *(f"- `{word}`: {meaning}" for word, meaning in CONFIDENCE.items()),
+        "",
+    ]
+    return "\n".join(lines)
+
+
+def _first(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _said(form: Form) -> str:
+    return (
+        Outcome(form.written.replace("...", "")).meaning
+        if form.about not in ("outcome", "family")
+        else form.says.format(*[f"<{form.about}>"] * 2)
+    )
+
+
+def _asking(kinds: Sequence[str]) -> str:
+    line = " with a `line`" if "with a line" in kinds else " without a `line`" if set(kinds) & set(WRITING) else ""
+    return _listed([f"`{kind}`" for kind in kinds if kind != "with a line"]) + line
+
+
+def _beside(form: Form) -> str:
+    told = [f"; has the control `{arm}` by itself" for arm in form.beside]
+    told += [f"; controls {_listed([f'`{arm}`' for arm in form.controls])}"] if form.controls is not None else []
+    return "".join(told)
+
+
+def _listed_by(kinds: Sequence[str]) -> str:
+    return f"Listed by {_listed([f'`{kind}`' for kind in kinds])}." if kinds else "Comes by itself."
+
+
+def _listed(words: Iterable[object], last: str = "and") -> str:
+    *rest, end = [str(word) for word in words] or ["nothing"]
+    return f"{', '.join(rest)} {last} {end}" if rest else end
+
+
+# One case --------------------------------------------------------------------------------------------------------------
+
+
+def case_told(case: Case, claims: Sequence[Claim]) -> str:
+    """A case in English sentences."""
+    lines = [f"{case.name}: {case.paper.section} ({case.paper.url})", "", "PROMPTS", ""]
+    for name, prompt in case.prompts.items():
+        lines += [f"{name}: {prompt.text!r} is answered by {prompt.answer!r} ({prompt.split})."]
+        lines += (
+            [f"    {_listed(f'{factor} {level!r}' for factor, level in prompt.factors.items())}"]
+            if prompt.factors
+            else []
+        )
+    lines += ["", *_items_told(case.items)]
+    lines += ["", "SUPERNODES", ""]
+    for name, rule in case.supernodes.items():
+        lines += [f"{name}{f' ({rule.label})' if rule.label else ''}: {rule_told(rule)}"]
+    if case.streams:
+        lines += ["", "MEAN STREAMS", ""]
+        lines += [f"{name}: {stream_told(stream)}" for name, stream in case.streams.items()]
+    lines += ["", "EXPERIMENTS", ""]
+    for name, experiment in case.experiments.items():
+        lines += [f"{name} ({experiment.kind}): {experiment_told(experiment)}"]
+        lines += [f"    {outcome} ({outcome.form.unit}): {outcome.meaning}" for outcome in experiment.outcomes]
+        arms = dict.fromkeys(arm for outcome in experiment.outcomes for arm in case.arms(name, outcome))
+        lines += [f"    control {arm}: {CONTROLS[arm].says}" for arm in arms]
+    lines += ["", "CLAIMS", ""]
+    for claim in claims:
+        lines += claim_told(claim)
+    own = own_figures(case.folder)
+    lines += ["", f"Figures: {_listed(case.figures)}." + (f" Its own are {_listed(own)}." if own else "")]
+    return "\n".join(lines)
+
+
+def mechanism_told(mechanism: Mechanism, twin: str = "") -> str:
+    """The causal model of a case, or of a twin, in English: what leads to what, where it is held, and which claims follow."""
+    of = f" OF THE TWIN {twin}" if twin else ""
+    lines = [
+        f"MECHANISM{of} (of models that are planted with it: docs/explanation/planting.md)",
+        "",
+        mechanism.says,
+        "",
+    ]
+    for name, variable in mechanism.variables.items():
+        parents = variable.depends_on or (str(variable.value),)
+        lines += [f"{', '.join(parents)} --> {name}"]
+        places = [variable.at] if isinstance(variable.at, Position) else list(dict.fromkeys(variable.at.values()))
+        where = " or ".join(at.meaning for at in places)
+        share = f", in {variable.subspace} dimensions of its own" if variable.subspace else ""
+        first, last = variable.layers
+        layers = f"layer {first}" if first == last else f"layers {first} to {last}"
+        lines += [f"    {variable.meaning}: in what the MLPs of {layers} write {where}{share}"]
+        if variable.absent is not None:
+            lines += [f"    without it {_absent_told(variable.absent)}"]
+    lines += [f"{', '.join(mechanism.answer.depends_on) or mechanism.answer.value} --> the answer", ""]
+    for claim, truth in mechanism.truth.items():
+        lines += [f"{claim} is {truth.truth}: {truth.because}"]
+    return "\n".join(lines)
+
+
+def _absent_told(absent: Absent) -> str:
+    if absent.says is not None:
+        told = f"the {absent.says} itself is said"
+    elif absent.takes is not None:
+        told = f"the answer is that for {absent.takes}"
+    else:
+        told = f"every answer with the same {_listed(absent.shares or ())} is as probable"
+    return told + (f", but for prompts with a {absent.spares}" if absent.spares else "")
+
+
+def _items_told(items: Sequence[Item]) -> list[str]:
+    if not items:
+        return ["There is no prompt set: named prompts are all there is, and no claim can be judged."]
+    count = Counter((item.split, item.role) for item in items)
+    told = [f"The prompt set has {len(items)} prompts in {len({item.cluster for item in items})} clusters:"]
+    words = {"select": "on which supernodes are selected", "score": "on which effects are measured"}
+    for split in ("dev", "heldout"):
+        for role, does in words.items():
+            clusters = {item.cluster for item in items if (item.split, item.role) == (split, role)}
+            told += [f"    {count[split, role]} of split {split} {does} (in {len(clusters)} clusters)"]
+    return told
+
+
+def rule_told(rule: SupernodeRule) -> str:
+    """Which features are members."""
+    told = f"the features that are active {rule.at.meaning}"
+    if rule.factor is not None:
+        where = "at a token that is found" if rule.at == FOUND else rule.at.meaning
+        told = f"the features that {where} tell the prompt's {rule.factor} from others"
+    told += f", and on {_listed(rule.active_on)}" if rule.active_on else ""
+    told += f", and not on {_listed(rule.silent_on, 'or')}" if rule.silent_on else ""
+    if rule.operands is not None:
+        digit = f" and is about {_listed(rule.operands.digit, 'or')}" if rule.operands.digit else ""
+        where = f" {rule.operands.at.meaning}" if rule.operands.at else ""
+        told += f", and whose operand plot{where} shows the family {rule.operands.family}{digit}"
+    told += f", in layers {rule.layers[0]} to {rule.layers[1]}" if rule.layers else ""
+    told += "."
+    if rule.factor is not None:
+        told += f" Each fires on at least {rule.recall:.0%} of the selecting prompts with this {rule.factor}"
+        told += f" and on at most {rule.elsewhere:.0%} of those with another" if rule.elsewhere < 1 else ""
+        told += f", also of those that share its {rule.within}" if rule.within else ""
+        told += f"; at least {rule.precision:.0%} of those on which it fires have this one" if rule.precision else ""
+        told += f". Chosen on {'development prompts' if rule.split == 'dev' else 'prompts of both splits'}"
+        told += f" that differ from the scored one in {_listed(rule.apart)}." if rule.apart else "."
+    for verb, words in (("promotes", rule.promotes), ("does not promote", rule.spares)):
+        told += f" Each {verb} {_listed(words, 'or')} among its first {rule.top} tokens." if words else ""
+    told += f" At most {rule.most} are kept." if rule.most else ""
+    return told + (_found_told(rule) if rule.at == FOUND else "")
+
+
+def _found_told(rule: SupernodeRule) -> str:
+    """How position and layers are found."""
+    first, *others = rule.among
+    places = _listed((at.meaning for at in rule.among), "or")
+    if others:
+        which = f"The token is found on development prompts, {places}, and so are the layers"
+    else:
+        which = "The layers are found on development prompts"
+    return (
+        f" {which}: where an "
+        f"exchange of what the MLPs wrote for that of prompts with another {rule.factor} most often moves the answer to the one for that "
+        f"{rule.factor} and the prompt's own {_listed(rule.keeps)}. If hardly any does, it is {first.meaning}, in all layers."
+    )
+
+
+def stream_told(stream: Stream) -> str:
+    apart = f", from prompts that differ in {_listed(stream.apart)}" if stream.apart else ""
+    wanted = f"the prompt's {stream.expected}" if stream.expected else "the donor's answer"
+    return (
+        f"on {_of(stream.only)}, the mean residual stream of prompts with the {stream.factor} of the donor (column {stream.donor}){apart}, "
+        f"takes the place of the prompt's own at the last token; counted is whether {wanted} is said. Control: the wrong donor."
+    )
+
+
+def _of(only: dict[str, str]) -> str:
+    return "the scored prompts" + (
+        f" with {_listed(f'{factor} {level}' for factor, level in only.items())}" if only else ""
+    )
+
+
+def experiment_told(one: Measurement) -> str:
+    """What is done, to which prompts, and how its strength is chosen."""
+    told = f"on {_of(one.only)}, {_done(one)}."
+    if isinstance(one, Perturbation):
+        grid = len(one.strengths) * len(one.depths) > 1
+        layers = _listed((f"{depth:.0%}" for depth in one.depths), "or")
+        told += f" M is {_listed((f'{m:g}' for m in one.strengths), 'or')}, in the lowest {layers} of the layers"
+        told += (
+            f": development prompts choose the weakest at which {one.outcomes[0]} {one.direction}s nearly as much beyond its control as at any."
+            if grid
+            else "."
+        )
+        settled = (
+            "iteratively, with live attention"
+            if one.line
+            else f"by protocol {one.protocol}, with {one.attention} attention"
+        )
+        told += f" Features are held {settled}{', their direct paths to the logits cut' if one.cut_direct else ''}."
+        if "position" in one.controls:
+            best = "that of its sites which moves most, chosen on development prompts"
+            told += (
+                f" The control position is {one.elsewhere.meaning if isinstance(one.elsewhere, Position) else best}."
+            )
+        told += " All strengths are run on held-out prompts too, for the dose curve." if one.dose else ""
+    if isinstance(one, Perturbation | Exchange):
+        told += _line_told(one.line) if one.line else ""
+        told += f" Shown on {_listed(one.prompts)}." if one.prompts else ""
+    return told
+
+
+def _done(one: Measurement) -> str:
+    match one:
+        case Inhibit():
+            return f"{one.inhibit} is held at M times its clean activation"
+        case Inject():
+            return f"{one.inject} of the donor (column {one.donor}) is held at M times its activation there"
+        case Swap():
+            down = f"minus {one.suppress:g} M" if one.suppress not in (0, 1) else "minus M" if one.suppress else "0"
+            return (
+                f"{one.inhibit} is held at {down} times its clean activation and {one.inject} of the donor (column {one.donor}) at M "
+                "times its activation there"
+            )
+        case Exchange():
+            return f"the residual stream {one.at.meaning} is, in all layers, that of the donor (column donor)"
+        case Graph():
+            return f"the attribution graph is asked for the paths through {one.through} and from the tokens of the prompt's {one.source}"
+        case Census():
+            return f"the features that the rule of {one.through} finds for the prompt's own level are looked for"
+        case Classes():
+            return "the features that carry the influence on the answer are told by their operand plots"
+        case Wiring():
+            return f"weights from active features of {one.of[0]} are compared between the targets of {one.of[1]}"
+        case Connectivity():
+            return "the inputs of active features at the last token are told by families of operand plots"
+        case Reuse():
+            return f"the activity of {one.of[0]} is compared with that on the plain prompt with the same operands"
+        case Sharing():
+            of = f"the members of {_listed(one.of)}" if one.of else "active features"
+            return f"{of} are compared with those of translations"
+        case Contrast():
+            taken = f"{one.share:g} times {one.of[1]}" if one.share != 1 else one.of[1]
+            return f"{taken} is taken off {one.of[0]}, item by item and arm by arm"
+        case Crossover():
+            return f"the strengths at which {one.of[0]} takes over are compared between levels of {one.by}"
+        case Signs():
+            return f"the effects of {_listed(one.of)} are compared with the signs of the attribution graph"
+        case Scale():
+            return f"{one.of[0]}, above its control shuffle, is compared with the same on a smaller model"
+    raise TypeError(type(one).__name__)
+
+
+def _line_told(line: Line) -> str:
+    told = f" A line of at most {line.most} words is written; it ends in a word of factor {line.ends}, and such words rhyme in {line.family}."
+    told += "".join(f" Word {number} is the prompt's {factor}." for number, factor in line.forced.items())
+    told += " It is written without sight of what stands before the prompt's last token." if line.hidden else ""
+    return told + (f" {line.samples} lines are sampled." if line.samples else "")
+
+
+def claim_told(claim: Claim) -> list[str]:
+    """What the paper says, what is measured, and what would count."""
+    lines = [
+        f"{claim.id}: {claim.title}",
+        f"    The paper ({claim.source.section}; {claim.source.confidence}): {claim.paper_says}",
+    ]
+    if claim.untestable:
+        return [*lines, f"    Untestable: {claim.untestable}"]
+    lines += [
+        f"    Asked of held-out prompts that pass `{claim.gate}`, {claim.minimum_n} of them at least; holds if all of this does:"
+    ]
+    lines += [f"    - {part.name}: {part_told(part)}" for part in claim.parts]
+    lines += [
+        f"    Registered {claim.registered:%Y-%m-%d}"
+        + "".join(f", amended {one.date:%Y-%m-%d}" for one in claim.amended)
+        + "."
+    ]
+    return lines
+
+
+def part_told(part: Part) -> str:
+    against = "" if part.control == "none" else f" minus its control {part.control}"
+    measured = f"{part.outcome} of {part.experiment}{against}"
+    if part.direction == "equivalent":
+        told = f"{measured} lies between -{part.minimum:g} and {part.minimum:g}, its whole interval too"
+    else:
+        way = "falls" if part.direction == "decrease" else "is above zero"
+        told = f"{measured} {way} by {part.minimum:g} at least; it is refuted where the interval lies below {part.minimum / 2:g}"
+    if part.specificity is not None:
+        told += f"; {part.specificity.ratio:g} times as much as {_listed(part.specificity.arms)} at least"
+    told += "".join(f"; {arm} at most {bound:g}" for arm, bound in part.ceiling.items())
+    return told + "."

@@ -1,0 +1,140 @@
+"""Numbers in texts: each is named, comes from a committed table, and is written between two marks.
+
+`<!--n:claims-->47<!--/n-->` in README.md or in docs shows the number only. `biology scoreboard` writes all of them anew, and a
+test forbids numbers outside of such marks. No line begins with a mark: Markdown takes it for a block of HTML, and the paragraph is over.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+import re
+from collections.abc import Mapping
+from pathlib import Path
+
+import pandas as pd
+from scipy import stats
+
+from biology.cases.case import discover_cases, load_case
+from biology.cases.claim_file import load_claims
+from biology.config import Config
+from biology.records import InputError
+from biology.statistics import ALPHA, COVERAGE
+from biology.tables import VERDICTS, read_table
+from biology.verdicts.measuring import EXACT
+from biology.verdicts.procedure import NOISE
+from biology.wording import number
+
+BEGUN = re.compile(r"^[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*<!--n:", flags=re.MULTILINE)
+"""A line, of a list or a quotation too, that begins with a mark."""
+MARK = re.compile(r"<!--n:([a-z0-9_.-]+)-->(.*?)<!--/n-->", flags=re.DOTALL)
+
+
+def numbers(root: Path, config: Config) -> dict[str, str]:
+    """Every number that a text may show, by name, ready to print; from files that are part of the repository."""
+    cases = [load_case(root, name) for name in discover_cases(root)]
+    claims = [claim for case in cases for claim in load_claims(root, case.name)]
+    items = [item for case in cases for item in case.items]
+    found = {
+        "cases": len(cases),
+        "claims": len(claims),
+        "prompts": len(items),
+        "heldout": sum(item.split == "heldout" and item.role == "score" for item in items),
+        "draws": config.statistics.control_draws,
+        "permutations": config.statistics.permutations,
+        "alpha": ALPHA,
+        "coverage": round(100 * COVERAGE),
+        "exact": EXACT,
+        "threads": config.threads,
+    }
+    for name, entry in config.models.items():
+        path = root / "reports" / name / "verdicts.csv"
+        if path.is_file():
+            judged = read_table(path, "verdicts")
+            verdicts, replicated = list(judged["verdict"]), set(judged.loc[judged["verdict"] == "replicated", "claim"])
+            found |= {f"{name}.{word.replace(' ', '_')}": verdicts.count(word) for word in VERDICTS}
+            found[f"{name}.claims"] = len(verdicts)
+            error = (judged["high"] - judged["low"]) / (2 * stats.norm.ppf((1 + COVERAGE) / 2))
+            found[f"{name}.noisy"] = int((error > NOISE * judged["threshold"]).sum())
+            found[f"{name}.exploratory"] = sum(claim.id in replicated and claim.explores(name) for claim in claims)
+        if (root / entry.path / "model.safetensors").is_file():
+            found[f"{name}.parameters"] = parameters(root / entry.path / "model.safetensors")
+        record = root / entry.path / "record.json"
+        if record.is_file():
+            grown = json.loads(record.read_text(encoding="utf-8"))
+            found[f"{name}.grow_minutes"] = math.ceil(grown["seconds"] / 60)
+            found[f"{name}.grow_threads"] = grown["threads"]
+        record = root / entry.transcoders / "record.json"
+        if record.is_file():
+            trained = json.loads(record.read_text(encoding="utf-8"))
+            found[f"{name}.transcoder_minutes"] = math.ceil(trained["seconds"] / 60)
+    found |= _calibration(root / "reports/calibration.csv")
+    found |= _graphs(root / "reports/calibration_graphs.csv")
+    trials = root / "data/models/trials.csv"
+    if trials.is_file():
+        with trials.open(encoding="utf-8", newline="") as file:
+            found["trials"] = sum(1 for _ in csv.DictReader(file))
+    return {name: number(value, 7 if isinstance(value, int) else 2) for name, value in found.items()}
+
+
+def _calibration(path: Path) -> dict[str, int]:
+    """How often true claims are replicated and false ones are not, of every calibrated model and, with their own transcoders, of all
+    (`calibration.`), in percent with Wilson's interval."""
+    from biology.verdicts.calibration import pooled, rates
+
+    if not path.is_file():
+        return {}
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    parts = [("calibration", rates(pooled(table)).iloc[0])]
+    parts += [(str(row["model"]), row) for _, row in rates(table, ["model"]).iterrows()]
+    return {
+        f"{name}.{rate}{end}": int(row[f"{rate}{end}"]) if end == "_n" else round(100 * row[f"{rate}{end}"])
+        for name, row in parts
+        for rate in ("sensitivity", "specificity")
+        if row[f"{rate}_n"]
+        for end in ("", "_low", "_high", "_n")
+    }
+
+
+def _graphs(path: Path) -> dict[str, float | int]:
+    """How well the graphs of planted models show the causal model: area of the ROC, and in how many percent all parents come first."""
+    if not path.is_file():
+        return {}
+    found: dict[str, float | int] = {}
+    for row in pd.read_csv(path).to_dict("records"):
+        found[f"{row['model']}.{row['case']}.auc"] = float(row["auc"])
+        found[f"{row['model']}.{row['case']}.first"] = round(100 * row["first"])
+    return found
+
+
+def parameters(path: Path) -> int:
+    """How many numbers a safetensors file holds, from its header."""
+    with path.open("rb") as file:
+        header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
+    return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
+
+
+def texts(root: Path) -> list[Path]:
+    """The texts that show numbers between marks: README.md, CHANGELOG.md and all pages of docs."""
+    return [root / "README.md", root / "CHANGELOG.md", *sorted(root.glob("docs/**/*.md"))]
+
+
+def with_numbers(text: str, values: Mapping[str, str], path: Path) -> str:
+    """The text with all named numbers written anew. `InputError` names one that nobody computes, or a line that begins with one."""
+    begun = BEGUN.search(text)
+    if begun:
+        line = text.count("\n", 0, begun.end()) + 1
+        raise InputError(
+            f"{path}: line {line} begins with the mark of a number, which ends its paragraph. Begin it with a word."
+        )
+
+    def written(found: re.Match[str]) -> str:
+        name = found[1]
+        if name not in values:
+            raise InputError(f"{path}: no number is called '{name}'. There are: {', '.join(values)}.")
+        return f"<!--n:{name}-->{values[name]}<!--/n-->"
+
+    return MARK.sub(written, text)

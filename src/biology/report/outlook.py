@@ -1,0 +1,107 @@
+"""What a run of everything will do and how long it takes, and what came out: the first and the last lines of `make figures`.
+
+Times are those of one core that were measured on elegans, case by case (`benchmarks/costs.json`). They stand for a model of its size,
+so that other models have none.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from biology.cases.case import discover_cases
+from biology.config import Config
+from biology.report.pages import MARKS
+from biology.tables import read_table
+
+COSTS = Path("benchmarks/costs.json")
+LAST_TABLE = "evidence.parquet"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A case on a model: whether its results are there, and the seconds of one core that they take; None where nobody measured."""
+
+    model: str
+    case: str
+    done: bool
+    seconds: float | None
+
+
+def work(root: Path, config: Config, only: str | None = None) -> list[Work]:
+    """What `figures/all` asks for, a row for each model and case, in the order of the configuration."""
+    found = []
+    measured = _measured(root)
+    names = [name for name, entry in config.models.items() if entry.role == "model"] if only is None else [only]
+    for name in names:
+        entry = config.model(name)
+        # elegans and what was grown as it was: the only models of the size that was measured
+        times = measured if entry.planted and not entry.neurons else {}
+        for case in config.cases_of(name, discover_cases(root, entry.prompts)):
+            page, table = root / f"reports/{name}/{case}.html", root / f"data/runs/{name}/{case}" / LAST_TABLE
+            found.append(Work(name, case, page.is_file() and table.is_file(), times.get(case)))
+    return found
+
+
+def _measured(root: Path) -> dict[str, float]:
+    """Seconds of one core by case; {} where nothing was measured."""
+    path = root / COSTS
+    if not path.is_file():
+        return {}
+    costs = json.loads(path.read_text(encoding="utf-8"))
+    beside = (costs["load"] + costs["judge"]) / len(costs["cases"])
+    return {name: sum(case["seconds"].values()) + beside for name, case in costs["cases"].items()}
+
+
+def plan_told(todo: list[Work], cores: int) -> str:
+    """What will be done and how long, in words."""
+    left = [one for one in todo if not one.done]
+    models = len({one.model for one in todo})
+    lines = [f"Every figure, verdict and page: {len(todo)} cases on {models} {'model' if models == 1 else 'models'}."]
+    for one in todo:
+        time = "not measured" if one.seconds is None else f"{_minutes(one.seconds)} of one core"
+        lines.append(f"  {one.model:<24} {one.case:<18} {'there' if one.done else f'to do, {time}'}")
+    known = [one.seconds for one in left if one.seconds is not None]
+    if known:
+        # a case is a chain of stages: more cores than cases do not help, and the longest case sets the pace
+        longest, shared = max(known), sum(known) / max(1, min(cores, len(left)))
+        some = "" if len(known) == len(left) else ", and what was not measured"
+        lines.append(f"About {_minutes(max(longest, shared))} on {cores} {'core' if cores == 1 else 'cores'}{some}.")
+    if left:
+        lines.append("Stop it whenever you like: the same command goes on where it was.")
+    else:
+        lines.append("All of it is there; only what changed since is made again.")
+    return "\n".join(lines)
+
+
+def _minutes(seconds: float) -> str:
+    return f"{max(1, round(seconds / 60))} min"
+
+
+def verdict_counts(root: Path, todo: list[Work]) -> list[dict[str, object]]:
+    """How many claims came out how: a row for each model and case that was judged."""
+    rows = []
+    for one in todo:
+        path = root / "reports" / one.model / "verdicts.csv"
+        if path.is_file():
+            judged = read_table(path, "verdicts")
+            found = list(judged.loc[judged["case"] == one.case, "verdict"])
+            rows.append({"model": one.model, "case": one.case} | {word: found.count(word) for word in MARKS})
+    return rows
+
+
+def summary_told(rows: list[dict[str, object]]) -> str:
+    """What came out and where to look, in words."""
+    if not rows:
+        return "Nothing has been judged yet: make figures."
+    lines = ["Verdicts on the claims:"]
+    for row in rows:
+        tally = "  ".join(f"{row[word]} {mark} {word}" for word, mark in MARKS.items() if row[word])
+        lines.append(f"  {row['model']!s:<24} {row['case']!s:<18} {tally or 'no claims'}")
+    lines += [
+        "Read on:  reports/index.html (open it in a browser: every verdict leads to its evidence)",
+        "          reports/<model>/verdicts.csv (the numbers), figures/<model>/<case>/ (the figures)",
+        "In doubt: biology explain CASE; biology check CLAIM --model MODEL computes one claim anew",
+    ]
+    return "\n".join(lines)

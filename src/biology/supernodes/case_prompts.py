@@ -1,0 +1,93 @@
+"""The prompts of a case as a model reads them, and the token positions that a case file names in them."""
+
+# pyright: reportReturnType=false
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from jaxtyping import Int
+
+from biology.cases.case import Case
+from biology.cases.positions import FOUND
+from biology.models.model import Model, encode
+from biology.records import InputError
+
+
+@dataclass(frozen=True, eq=False)
+class CasePrompts:
+    """The prompts of a case, a row each; a prompt's place is the number of its row."""
+
+    model: Model
+    case: Case
+    prompts: pd.DataFrame
+
+    @cached_property
+    def ids(self) -> list[list[int]]:
+        return [encode(self.model, text) for text in self.prompts["text"]]
+
+    @cached_property
+    def place(self) -> dict[str, int]:
+        return {item: place for place, item in enumerate(self.prompts["item"])}
+
+    @cached_property
+    def asked(self) -> pd.DataFrame:
+        """The rows of the prompt set. What outcomes and rules look up among all prompts is looked up here, so that a prompt that
+        is only shown by name moves no number."""
+        return self.prompts[self.prompts["role"] != "show"]
+
+    @cached_property
+    def records(self) -> list[dict[str, Any]]:
+        """Every prompt with all its columns."""
+        return self.prompts.to_dict("records")
+
+    def position(self, at: str, place: int) -> int:
+        """The token position that `at` names in a prompt, see `position`. InputError if the prompt has none."""
+        key = (at, place)
+        if key not in self._positions:
+            row = self.records[place]
+            where = f"case {self.case.name}, prompt {row['item']}"
+            self._positions[key] = position(self.model, row["text"], at, row, where)
+        return self._positions[key]
+
+    def positions(self, at: str) -> Int[np.ndarray, " prompt"]:
+        """The position of each prompt; -1 where a factor that the prompt lacks is asked for."""
+        kind, _, value = at.partition(":")
+        return np.array(
+            [
+                self.position(at, place) if kind != "factor" or row.get(value) else -1
+                for place, row in enumerate(self.records)
+            ]
+        )
+
+    @cached_property
+    def _positions(self) -> dict[tuple[str, int], int]:
+        return {}
+
+
+def position(model: Model, text: str, at: str, factors: Mapping[str, str], where: str) -> int:
+    """The token position that `at` names in a prompt: `last`, an index, `token:Dallas`, or `factor:city` (its last piece).
+
+    Raises InputError if the prompt does not hold it exactly once; `where` names case and prompt.
+    """
+    ids = encode(model, text)
+    kind, _, value = at.partition(":")
+    if at == FOUND:
+        raise InputError(f"{where}: position '{at}' is one of several until the stage `group` has settled which")
+    if at == "last":
+        return len(ids) - 1
+    if kind in ("token", "factor"):
+        word = factors.get(value, "") if kind == "factor" else value
+        if text.count(word) != 1:
+            raise InputError(f"{where}: position '{at}' needs '{word}' exactly once in the prompt {text!r}")
+        end = text.index(word) + len(word)
+        return len(encode(model, text[:end])) - 1
+    if not re.fullmatch(r"-?\d+", at) or not -len(ids) <= int(at) < len(ids):
+        raise InputError(
+            f"{where}: position '{at}' is neither last, token:<word>, factor:<column> nor one of {len(ids)} tokens"
+        )
+    return int(at) % len(ids)

@@ -1,0 +1,321 @@
+"""Supernodes: groups of features that play one role, found by rules stated before anyone looks at a graph.
+
+A rule of `case.yaml` sees activations on prompts with role `select`, and decoders. It never sees the attribution graph or
+the effect of an intervention, both of which are to be tested with its members. Rules with a `factor` find one set per
+level of that factor (a place, a relation): the features that fire on prompts of the level and on little else.
+
+`apart` names columns in which the prompts that select must differ from the prompt that is scored. Features of Texas that
+are scored on Dallas and its capital are selected on other cities of Texas and on other relations; otherwise one would only
+have replaced an answer by a copy of itself.
+"""
+
+# pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Bool, Float, Int
+from scipy import sparse
+from torch import Tensor
+
+from biology.cases.case import Case
+from biology.cases.experiments import Perturbation, Sharing
+from biology.cases.rules import SupernodeRule
+from biology.models.model import Model, encode
+from biology.records import InputError
+from biology.supernodes.case_prompts import CasePrompts
+from biology.tables import donor_columns, table
+from biology.transcoders.activations import FeatureCache, cache_features
+from biology.transcoders.transcoder_set import TranscoderSet, shuffled
+
+
+def promoted(
+    model: Model, transcoders: TranscoderSet, top: int, largest: bool = True
+) -> list[Int[Tensor, "feature rank"]]:
+    """For each layer's features, the tokens that their decoders raise most (or, not `largest`, lower most), best first.
+
+    By their direct effect on the logits, the mean over all tokens removed: sum of the decoders times the unembedding.
+    """
+    weights = model.weights
+    unembed = (weights.W_U - weights.W_U.mean(0)) * weights.ln_final.gain
+    top = min(top, model.n_vocab)
+    found = []
+    for transcoder in transcoders.layers:
+        best = torch.full((transcoder.n_features, top), -1)
+        for start in range(0, transcoder.n_features, 1024):
+            rows = transcoder.decoders(torch.arange(start, min(start + 1024, transcoder.n_features))).sum(1)
+            best[start : start + len(rows)] = (rows @ unembed.T).topk(top, dim=1, largest=largest).indices.cpu()
+        found.append(best)
+    return found
+
+
+@dataclass(frozen=True)
+class Selection:
+    """Features of one set, by layer, with the share of the selecting prompts on which each fires."""
+
+    layer: Int[np.ndarray, " member"]
+    feature: Int[np.ndarray, " member"]
+    share: Float[np.ndarray, " member"]
+
+
+@dataclass(frozen=True, eq=False)
+class Finder(CasePrompts):
+    """What the rules of a case see: prompts (in the order of the cache), active features and decoders."""
+
+    transcoders: TranscoderSet
+    cache: FeatureCache
+    operands: pd.DataFrame | None = None
+    """Table `operands`, for rules on operand plots."""
+    plots: str = "own"
+    """Of which transcoders the operand plots are (column `transcoders`)."""
+
+    @cached_property
+    def width(self) -> int:
+        return max(self.transcoders.n_features)
+
+    def active(self, at: str) -> sparse.csr_matrix:
+        """Activations at one position of every prompt: [prompt, layer * width + feature]."""
+        if at not in self._active:
+            prompt = np.repeat(np.arange(len(self.prompts)), self.cache.offsets.diff().numpy())
+            here = self.cache.pos.numpy() == self.positions(at)[prompt]
+            column = self.cache.layer.numpy()[here].astype(np.int64) * self.width + self.cache.feature.numpy()[here]
+            shape = (len(self.prompts), self.transcoders.n_layers * self.width)
+            self._active[at] = sparse.csr_matrix(
+                (self.cache.value.double().numpy()[here], (prompt[here], column)), shape
+            )
+        return self._active[at]
+
+    @cached_property
+    def _active(self) -> dict[str, sparse.csr_matrix]:
+        return {}
+
+    def firing(self, at: str, place: int) -> Int[np.ndarray, " column"]:
+        """Columns of the features that are active at one position of a prompt."""
+        active = self.active(at)
+        return active.indices[active.indptr[place] : active.indptr[place + 1]]
+
+    @cached_property
+    def promoted(self) -> Int[Tensor, "column rank"]:
+        """For each feature, the tokens that its decoders promote most, best first (direct effect, mean over tokens removed)."""
+        top = max([rule.top for rule in self.case.supernodes.values()], default=1)
+        best = torch.full((self.transcoders.n_layers * self.width, min(top, self.model.n_vocab)), -1)
+        for layer, tokens in enumerate(promoted(self.model, self.transcoders, top)):
+            best[layer * self.width : layer * self.width + len(tokens)] = tokens
+        return best
+
+    def promotes(self, columns: Int[np.ndarray, " member"], tokens: Iterable[int], top: int) -> np.ndarray:
+        """Which features have one of the tokens among the `top` that they promote."""
+        wanted = torch.tensor(sorted(set(tokens)), dtype=torch.long)
+        return torch.isin(self.promoted[torch.as_tensor(columns)][:, :top], wanted).any(1).numpy()
+
+    def columns(self, found: Selection) -> Int[np.ndarray, " member"]:
+        """Where the features of a set stand in `active`."""
+        return found.layer * self.width + found.feature
+
+    def plotted(self, rule: SupernodeRule) -> Int[np.ndarray, " member"]:
+        """Features whose operand plot, where the rule reads it, meets its condition."""
+        assert rule.operands is not None and self.operands is not None
+        key = (rule.as_read.at, rule.operands.family, rule.operands.digit)
+        if key not in self._plotted:
+            found = self.operands[(self.operands["transcoders"] == self.plots) & (self.operands["at"] == key[0])]
+            found = found[found["family"] == rule.operands.family]
+            if rule.operands.digit:
+                found = found[found["digit"].isin(rule.operands.digit)]
+            self._plotted[key] = (found["layer"] * self.width + found["feature"]).to_numpy()
+        return self._plotted[key]
+
+    @cached_property
+    def _plotted(self) -> dict[tuple[object, ...], Int[np.ndarray, " member"]]:
+        return {}
+
+    def answers(self, rule: SupernodeRule, level: str | None) -> list[int]:
+        """Answer tokens of every prompt of a level in the prompt set; of a level that is only shown by name, of these."""
+        key = (rule.factor, level if rule.factor else None)
+        if key not in self._answers:
+            for frame in (self.asked, self.prompts):
+                of_level = frame[frame[rule.factor] == level] if rule.factor else frame
+                if len(of_level):
+                    break
+            self._answers[key] = of_level["answer_token"].astype(int).tolist()
+        return self._answers[key]
+
+    @cached_property
+    def _answers(self) -> dict[tuple[str | None, str | None], list[int]]:
+        return {}
+
+    def tokens(self, words: tuple[str, ...], rule: SupernodeRule, row: Mapping[str, object]) -> list[int]:
+        """Token ids of the words of a rule; `answer` stands for the prompt's answer, `answers` for all of its level's."""
+        found = []
+        for word in words:
+            if word == "answer":
+                found.append(int(row["answer_token"]))  # type: ignore[call-overload]
+            elif word == "answers":
+                found += self.answers(rule, str(row.get(rule.factor or "")))
+            else:
+                found.append(encode(self.model, word)[-1])
+        return found
+
+    def select(self, rule: SupernodeRule, name: str, row: Mapping[str, object]) -> Selection:
+        """The members that a rule names for one prompt, whether or not they are active there."""
+        if rule.factor is not None:
+            columns = [rule.factor, *rule.apart, *filter(None, [rule.within])]
+            key = (name, rule.at, *(str(row.get(column, "")) for column in columns))
+            if key not in self._selected:
+                self._selected[key] = self._of_level(rule, row)
+            # not kept with the level: what a member may promote depends on the answer of the row
+            return self._kept(rule, *self._selected[key], row)
+        columns = np.unique(self.firing(rule.at, self.place[str(row["item"])]))
+        chosen = np.ones(len(columns), dtype=bool)
+        for prompt, wanted in [(p, True) for p in rule.active_on] + [(p, False) for p in rule.silent_on]:
+            chosen &= np.isin(columns, self.firing(rule.at, self.place[prompt])) == wanted
+        return self._kept(rule, columns[chosen], np.ones(int(chosen.sum())), row)
+
+    @cached_property
+    def _selected(self) -> dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]]:
+        return {}
+
+    def _of_level(self, rule: SupernodeRule, row: Mapping[str, object]) -> tuple[np.ndarray, np.ndarray]:
+        """Columns that fire on prompts of the row's level and on little else, and the share of those prompts."""
+        chosen = (self._said("role") == "select") & (self._said(rule.factor) != "")
+        if rule.split == "dev":
+            chosen &= self._said("split") == "dev"
+        for column in rule.apart:
+            chosen &= self._said(column) != row[column]
+        of_level = chosen & (self._said(rule.factor) == row.get(rule.factor))
+        if not of_level.any():
+            return np.zeros(0, dtype=int), np.zeros(0)
+        fires = self.active(rule.at) > 0
+        hits = np.asarray(fires[of_level].sum(0)).ravel()
+        every = np.asarray(fires[chosen].sum(0)).ravel()
+        share = hits / of_level.sum()
+        member = (share >= rule.recall) & (hits >= rule.precision * every) & (hits > 0)
+        rest = chosen & ~of_level
+        member &= _share(fires, rest) <= rule.elsewhere
+        if rule.within is not None:
+            member &= _share(fires, rest & (self._said(rule.within) == row.get(rule.within))) <= rule.elsewhere
+        columns = np.flatnonzero(member)
+        return columns, share[columns]
+
+    def _said(self, column: str | None) -> np.ndarray:
+        """A column of the prompts, which numpy compares in a tenth of the time."""
+        if column not in self._columns:
+            self._columns[column] = self.prompts[column].to_numpy(object)
+        return self._columns[column]
+
+    @cached_property
+    def _columns(self) -> dict[str | None, np.ndarray]:
+        return {}
+
+    def _kept(
+        self, rule: SupernodeRule, columns: np.ndarray, share: np.ndarray, row: Mapping[str, object]
+    ) -> Selection:
+        chosen = np.ones(len(columns), dtype=bool)
+        if len(columns):
+            if rule.operands:
+                chosen &= np.isin(columns, self.plotted(rule))
+            if rule.promotes:
+                chosen &= self.promotes(columns, self.tokens(rule.promotes, rule, row), rule.top)
+            if rule.spares:
+                chosen &= ~self.promotes(columns, self.tokens(rule.spares, rule, row), rule.top)
+        if rule.layers is not None:
+            layer = columns // self.width
+            chosen &= (layer >= rule.layers[0]) & (layer <= rule.layers[1])
+        columns, share = columns[chosen], share[chosen]
+        if rule.most is not None and len(columns) > rule.most:
+            best = np.sort(np.argsort(-share, kind="stable")[: rule.most])
+            columns, share = columns[best], share[best]
+        return Selection(columns // self.width, columns % self.width, share)
+
+
+def _share(fires: sparse.csr_matrix, prompts: Bool[np.ndarray, " prompt"]) -> Float[np.ndarray, " column"]:
+    """Of some prompts, the share on which each feature fires; 0 of none."""
+    return np.asarray(fires[prompts].sum(0)).ravel() / max(1, int(prompts.sum()))
+
+
+def random_finder(
+    model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, seed: int,
+    operands: pd.DataFrame | None = None,
+) -> Finder:  # fmt: skip
+    """What the same rules find with transcoders of shuffled weights: the null of all that rules select by what fires.
+
+    `prompts` may be some of the case's; their rows are numbered anew.
+    """
+    null = shuffled(transcoders, seed)
+    frame = prompts.reset_index(drop=True)
+    cache = cache_features(model, null, [encode(model, text) for text in frame["text"]])
+    return Finder(model, case, frame, null, cache, operands, "shuffled")
+
+
+def grouped_items(case: Case, prompts: pd.DataFrame) -> pd.Series:
+    """Which prompts need members: named prompts, scored ones, and everybody's donors."""
+    donors: set[str] = set()
+    asked = [experiment.donor for experiment in case.of_kind(Perturbation, Sharing).values()]
+    for named in {*donor_columns(prompts), *asked}:
+        for column in [column for column in (named, f"wrong_{named}") if column in prompts]:
+            donors |= set(prompts.loc[prompts["role"] != "select", column])
+    return prompts["item"].isin(donors | set(case.prompts)) | (prompts["role"] == "score")
+
+
+def group(
+    model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, cache: FeatureCache,
+    operands: pd.DataFrame | None = None,
+) -> pd.DataFrame:  # fmt: skip
+    """Table `supernodes`: for every prompt that is scored, shown or a donor, the members of each supernode active there.
+
+    `share` is the share of the selecting prompts on which the feature fires (1 for rules without a factor).
+    Raises InputError if a rule names a factor that no prompt has.
+    """
+    finder = Finder(model, case, prompts, transcoders, cache, operands)
+    rules = needed_rules(case, prompts)
+    wanted = grouped_items(case, prompts)
+    rows: list[dict[str, object]] = []
+    for name, rule in rules.items():
+        positions = finder.positions(rule.at)
+        activations = finder.active(rule.at)
+        for place in np.flatnonzero(wanted):
+            row = finder.records[place]
+            if positions[place] < 0:
+                continue
+            found = finder.select(rule, name, row)
+            columns = finder.columns(found)
+            values = np.asarray(activations[place, columns].todense()).ravel() if len(columns) else np.zeros(0)
+            rows += [
+                {
+                    "item": row["item"], "supernode": name, "layer": int(layer), "pos": int(positions[place]),
+                    "feature": int(feature), "activation": float(value), "share": float(share),
+                }
+                for layer, feature, share, value in zip(found.layer, found.feature, found.share, values, strict=True)
+                if value > 0
+            ]  # fmt: skip
+    return table("supernodes", rows)
+
+
+def needed_rules(case: Case, prompts: pd.DataFrame) -> dict[str, SupernodeRule]:
+    """The rules of a case without those that only experiments on other prompts need (`only`).
+
+    Raises InputError if one of them names a factor that no prompt has.
+    """
+    rules = {name: rule for name, rule in case.supernodes.items() if _needed(case, name, prompts)}
+    for name, rule in rules.items():
+        _check_columns(case, name, rule, prompts)
+    return rules
+
+
+def _needed(case: Case, name: str, prompts: pd.DataFrame) -> bool:
+    """Whether an experiment that names a supernode has prompts here, or none names it."""
+    asking = [one.only for one in case.experiments.values() if name in one.names()]
+    return not asking or any((prompts[list(only)] == pd.Series(only)).all(axis=1).any() for only in asking)
+
+
+def _check_columns(case: Case, name: str, rule: SupernodeRule, prompts: pd.DataFrame) -> None:
+    named = [rule.factor, rule.within, *rule.apart, *rule.keeps, *(at.factor for at in rule.positions)]
+    for column in filter(None, named):
+        if column not in prompts:
+            known = ", ".join(prompts.columns)
+            raise InputError(
+                f"case {case.name}: supernodes.{name}: no prompt has the factor '{column}'. Known: {known}."
+            )

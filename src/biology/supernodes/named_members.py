@@ -1,0 +1,47 @@
+"""The supernodes of a model's named prompts, as they ship: `reports/<model>/supernodes.csv`, for whoever steers without the pipeline.
+
+They depend on weights, rules and prompts. Each row carries a key of these, and rows with another key than that of what is here now are
+not used.
+"""
+
+# pyright: reportReturnType=false
+
+from __future__ import annotations
+
+import hashlib
+from pathlib import Path
+
+import pandas as pd
+
+from biology import artefacts
+from biology.cases.case import Case, fingerprint
+from biology.config import ModelConfig
+from biology.tables import read_table
+
+COLUMNS = ["case", "key", "item", "supernode", "layer", "pos", "feature", "activation"]
+
+
+def key_of(root: Path, entry: ModelConfig, case: Case) -> str:
+    """What the members of a case's named prompts depend on."""
+    weights = [artefacts.contents_hash(root / entry.path, "*.safetensors")]
+    if not entry.neurons:
+        weights.append(artefacts.contents_hash(root / entry.transcoders, "**/*.safetensors", "**/*.npz"))
+    parts = [*weights, entry.identity, fingerprint(case, "prompts", "items", "supernodes", "operands")]
+    return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
+
+
+def members_of(root: Path, entry: ModelConfig, case: Case, run: Path) -> pd.DataFrame:
+    """The rows of a case, from the tables of its run."""
+    members = read_table(run / "supernodes.parquet", "supernodes")
+    named = members[members["item"].isin(case.prompts)].assign(case=case.name, key=key_of(root, entry, case))
+    return named[COLUMNS].assign(activation=named["activation"].map(lambda value: float(f"{value:.7g}")))
+
+
+def shipped_members(root: Path, entry: ModelConfig, name: str, case: Case) -> pd.DataFrame | None:
+    """The members that ship for a model and case, or None if there are none of these weights, rules and prompts."""
+    path = root / "reports" / name / "supernodes.csv"
+    if not path.is_file():
+        return None
+    found = pd.read_csv(path, dtype={"key": str})
+    found = found[(found["case"] == case.name) & (found["key"] == key_of(root, entry, case))]
+    return found if len(found) else None

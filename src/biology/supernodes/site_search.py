@@ -1,0 +1,171 @@
+"""Where a model holds a variable, found on development prompts by exchange: the same way on any model, knowing no site.
+
+At each of some positions, what the MLPs of a range of layers wrote is exchanged for the mean of prompts that share another level of
+the variable's factor and nothing else. Where the model then gives the answer of that level, the MLPs hold it. Ranges that begin at
+the lowest layer say which layers it takes; but what is put into that one is computed on, so that ranges that begin higher say up to
+which layer all of it can still be exchanged. No transcoder is involved, and what is exchanged is what transcoders see.
+"""
+
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+import hashlib
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from biology.cases.case import Case
+from biology.cases.found_sites import ENOUGH, chosen
+from biology.cases.positions import FOUND
+from biology.cases.rules import SupernodeRule
+from biology.interventions.site_exchange import said_with, seen_at
+from biology.models.model import Model
+from biology.records import InputWarning
+from biology.supernodes.case_prompts import CasePrompts
+from biology.supernodes.grouping import needed_rules
+from biology.tables import table
+
+DONORS = 8
+"""Prompts at most that a mean is taken of."""
+
+
+@dataclass(frozen=True)
+class Exchange:
+    """A development prompt, the prompts whose mean it is given, and the token of the answer that follows from their level."""
+
+    base: int
+    donors: tuple[int, ...]
+    answer: int
+
+
+def exchanges(
+    prompts: pd.DataFrame, factor: str, apart: Sequence[str], keeps: Sequence[str], generator: np.random.Generator, most: int = 200
+) -> list[Exchange]:  # fmt: skip
+    """Exchanges of a factor's level on the scored development prompts that the model answers.
+
+    `prompts` has the columns of table `prompts` and `answer_token`. Donors are development prompts that select (`role`), have the new
+    level, and differ from the prompt in the columns `apart`. The answer is that of development prompts with the new level and the
+    prompt's own levels of `keeps`; levels for which it is not settled, or the prompt's own, are left out.
+    """
+    whole = prompts.reset_index(drop=True)
+    frame = whole[whole["split"] == "dev"]  # prompts that are shown by name are of other splits
+    answers = frame.groupby([factor, *keeps])["answer_token"].agg(
+        lambda tokens: tokens.iat[0] if tokens.nunique() == 1 else -1
+    )
+    settled: Mapping[tuple[str, ...], int] = answers.to_dict()
+    selecting = frame[(frame["role"] == "select") & frame["correct"]]
+    of_level = {level: group for level, group in selecting.groupby(factor) if level}
+    scored = frame[(frame["role"] == "score") & frame["correct"] & (frame[factor] != "")]
+    found: list[Exchange] = []
+    for row in generator.permutation(np.array(scored.index)):
+        own = frame.loc[row]
+        levels = [level for level in of_level if level != own[factor]]
+        for level in generator.permutation(np.array(levels, dtype=object))[:8]:
+            answer = int(settled.get((level, *(own[column] for column in keeps)), -1))
+            pool = of_level[level]
+            for column in apart:
+                pool = pool[pool[column] != own[column]]
+            if answer >= 0 and answer != own["answer_token"] and len(pool):
+                donors = generator.permutation(np.array(pool.index))[:DONORS]
+                found.append(Exchange(int(row), tuple(map(int, donors)), answer))
+                break
+        if len(found) == most:
+            break
+    return found
+
+
+def located(
+    model: Model, ids: list[list[int]], asked: Sequence[Exchange], positions: Mapping[str, Int[Tensor, " prompt"]]
+) -> pd.DataFrame:
+    """Columns position, first and last (of the layers exchanged), accuracy, n: how often the exchanged level's answer is said.
+
+    Ranges begin at layer 0 and end anywhere; then they end at the last of these ends that does nearly as well as the best, and
+    begin anywhere.
+    """
+    base = [one.base for one in asked]
+    answer = torch.tensor([one.answer for one in asked])
+    donors = sorted({donor for one in asked for donor in one.donors})
+    place = {donor: number for number, donor in enumerate(donors)}
+    hooks = [f"blocks.{layer}.hook_mlp_out" for layer in range(model.n_layers)]
+    rows = []
+    for name, position in positions.items():
+        seen = seen_at(model, ids, donors, hooks, position)
+        means = torch.stack([seen[:, [place[donor] for donor in one.donors]].mean(1) for one in asked], 1)
+
+        def share(first: int, last: int, position: Tensor = position, means: Tensor = means) -> float:
+            layers = slice(first, last + 1)
+            edits = list(zip(hooks[layers], means[layers], strict=True))
+            return float((said_with(model, ids, base, edits, position) == answer).double().mean())
+
+        upto = [share(0, last) for last in range(model.n_layers)]
+        end = max(last for last, reached in enumerate(upto) if reached >= ENOUGH * max(upto))
+        found = [(0, last, reached) for last, reached in enumerate(upto)]
+        found += [(first, end, share(first, end)) for first in range(1, end + 1)]
+        rows += [
+            {"position": name, "first": first, "last": last, "accuracy": reached, "n": len(asked)}
+            for first, last, reached in found
+        ]
+    return pd.DataFrame(rows)
+
+
+def find_sites(model: Model, case: Case, prompts: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Table `sites`: for each rule of the case that says `at: found`, what was tried, and what is chosen.
+
+    Nothing is chosen where hardly any exchange moves the answer (`settled.LEAST`), of which an `InputWarning` tells.
+    """
+    asked, needed = CasePrompts(model, case, prompts), needed_rules(case, prompts)
+    searched: dict[tuple[object, ...], pd.DataFrame] = {}
+    rows: list[dict[str, object]] = []
+    for name, rule in case.supernodes.items():
+        if rule.at != FOUND:
+            continue
+        key = (rule.factor, *map(frozenset, (rule.apart, rule.keeps)), rule.among, name in needed)
+        if key not in searched:  # several rules ask the same
+            searched[key] = _searched(asked, rule, seed) if name in needed else _untried(model, rule)
+        tried = searched[key]
+        found = chosen(tried)
+        if found is None and name in needed:
+            warnings.warn(_nothing(case, name, rule, tried), InputWarning, stacklevel=2)
+        rows += [
+            {"supernode": name, **row, "chosen": (row["position"], row["first"], row["last"]) == found}
+            for row in tried.to_dict("records")
+        ]
+    return table("sites", rows)
+
+
+def _searched(asked: CasePrompts, rule: SupernodeRule, seed: int) -> pd.DataFrame:
+    """What `located` says for a rule; exchanges depend on what it asks and on no other rule."""
+    at = {str(one): asked.positions(one) for one in rule.among}
+    everywhere = np.all([one >= 0 for one in at.values()], axis=0)
+    prompts = asked.prompts.assign(correct=asked.prompts["correct"].to_numpy() & everywhere)
+    question = "|".join(map(str, (seed, rule.factor, sorted(set(rule.apart)), sorted(rule.keeps))))
+    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big"))
+    made = exchanges(prompts, str(rule.factor), rule.apart, rule.keeps, generator)
+    if not made:
+        return _untried(asked.model, rule)
+    return located(asked.model, asked.ids, made, {name: torch.from_numpy(one) for name, one in at.items()})
+
+
+def _untried(model: Model, rule: SupernodeRule) -> pd.DataFrame:
+    last = model.n_layers - 1
+    rows = [{"position": str(at), "first": 0, "last": last, "accuracy": math.nan, "n": 0} for at in rule.among]
+    return pd.DataFrame(rows)
+
+
+def _nothing(case: Case, name: str, rule: SupernodeRule, tried: pd.DataFrame) -> str:
+    n = int(tried["n"].iat[0])
+    if n:
+        why = f"at most {tried['accuracy'].max():.0%} of {n} exchanges of the {rule.factor} on development prompts move the answer"
+    else:
+        why = f"no development prompt has an exchange of the {rule.factor} with a settled answer ({', '.join(rule.keeps)} kept)"
+    return (
+        f"case {case.name}: supernodes.{name}: nothing is found ({why}): taken {rule.among[0].meaning}, in all layers"
+    )

@@ -1,0 +1,125 @@
+"""Transcoders as SAELens keeps them on disk: layer_0/{cfg.json, sae_weights.safetensors} ...
+
+Per layer, ReLU or JumpReLU (of what is positive), with or without a skip connection. cfg.json says more than a transcoder
+computes; what would change its numbers and is not done here is refused.
+"""
+
+import json
+import re
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from biology.artefacts import write_text
+from biology.records import InputError, InputWarning
+from biology.transcoders.stored import Stored, name_unread, read_mapping, read_tensors, turned, write_tensors
+
+FORMAT = "6.54.12"
+"""Version of SAELens whose disk format is written."""
+KEYS = frozenset(
+    # Read here, or of the training and without a part in what is computed.
+    "architecture metadata d_in d_sae d_out hook_name hook_name_out hf_hook_name hf_hook_name_out model_name prepend_bos "
+    "model_from_pretrained_kwargs dtype device hook_layer hook_layer_out model_class_name sae_lens_version "
+    "sae_lens_training_version dataset_path dataset_trust_remote_code context_size seqpos_slice neuronpedia_id "
+    "exclude_special_tokens sequence_separator_token disable_concat_sequences".split()
+)
+GAIN_INSIDE = ("ln2.hook_out", "mlp.hook_in")
+"""Hooks whose tensor loses the norm's gain when it is folded into the weights behind it."""
+
+
+def read_saelens(configs: Sequence[Path]) -> Stored:
+    """`configs` are the cfg.json of all layers in order.
+
+    Raises:
+        InputError: a config is no transcoder's, does not fit its weights or its layer, or asks for what is not done here; or
+            layers read and write different hooks.
+    """
+    tensors, files, hooks, names = [], [], [], []
+    for layer, file in enumerate(configs):
+        config = read_mapping(file)
+        named = {**config, **(config.get("metadata") or {})}
+        hooks.append(tuple(_hook(file, named, layer, key) for key in ("hook_name", "hook_name_out")))
+        files.append(file.with_name("sae_weights.safetensors"))
+        tensors.append(turned(read_tensors(files[-1]), "W_enc"))
+        _check(file, named, hooks[-1][0], tensors[-1])
+        names.append(str(named.get("model_name") or ""))
+    root = configs[0].parent.parent
+    if len(set(hooks)) > 1:
+        raise InputError(f"{root}: layers read and write different hooks: {sorted(set(hooks))}")
+    if len(set(names)) > 1:
+        raise InputError(f"{root}: layers are of different models: {', '.join(sorted(set(names)))}")
+    return Stored("per_layer", tuple(tensors), tuple(files), *hooks[0], model_name=names[0])
+
+
+def _hook(file: Path, named: Mapping[str, Any], layer: int, key: str) -> str:
+    """The hook's name within its block. Files of SAELens 5 name it at the top level, later ones in the metadata."""
+    match = re.fullmatch(r"blocks\.(\d+)\.(.+)", str(named.get(key)))
+    if match is None or int(match[1]) != layer:
+        raise InputError(f"{file}: {key} {named.get(key)!r} is no hook of layer {layer}")
+    # SAELens names `hook_mlp_in` for Gemma Scope 2, which is another tensor; the Hugging Face name beside it is right.
+    source = str(named.get(key.replace("hook_name", "hf_hook_name")))
+    return "ln2.hook_out" if source.endswith("pre_feedforward_layernorm.output") else match[2]
+
+
+def _check(file: Path, named: Mapping[str, Any], read_hook: str, tensors: Mapping[str, Tensor]) -> None:
+    """Whether a config is that of its weights, and asks for nothing else than is computed here."""
+    parts = ("jumprelu_" if "threshold" in tensors else "") + ("skip_" if "W_skip" in tensors else "")
+    said = str(named.get("architecture"))
+    if not said.endswith("transcoder"):
+        raise InputError(f"{file}: architecture {said!r} is no transcoder")
+    if said != f"{parts}transcoder":
+        raise InputError(f"{file}: architecture {said!r} does not fit weights that look like {parts}transcoder")
+    for key, weight, axis in (("d_in", "W_enc", 1), ("d_sae", "W_enc", 0), ("d_out", "W_dec", 1)):
+        size = tensors[weight].shape[axis] if weight in tensors and tensors[weight].dim() == 2 else None
+        if size is not None and named.get(key, size) != size:
+            raise InputError(f"{file}: {key} is {named[key]}, and its weights have {size}")
+    processed = named.get("model_from_pretrained_kwargs") or {}
+    if processed.get("fold_ln") and read_hook in GAIN_INSIDE:
+        raise InputError(
+            f"{file}: fold_ln is true: {read_hook} of the model as it is has the norm's gain inside, these have not"
+        )
+    if processed.get("center_writing_weights"):
+        raise InputError(f"{file}: center_writing_weights is true: these are of a model whose weights were changed")
+    if named.get("prepend_bos") is False:
+        warnings.warn(
+            f"{file}: trained on prompts without BOS (prepend_bos), and ours begin with it", InputWarning, stacklevel=4
+        )
+    name_unread(file, named, KEYS)
+
+
+def write_saelens(path: Path, stored: Stored, model_name: str) -> None:
+    """One folder per layer.
+
+    Raises:
+        InputError: the set is cross-layer, TopK, or has active features that are negative.
+    """
+    if stored.kind == "cross_layer" or stored.activation == "topk" or stored.signed:
+        raise InputError(
+            "the SAELens layout has no cross-layer and no TopK transcoder, and none that is negative where it is active: use "
+            "layout 'circuit-tracer'"
+        )
+    for layer, tensors in enumerate(stored.tensors):
+        folder = path / f"layer_{layer}"
+        write_tensors(folder / "sae_weights.safetensors", turned(tensors, "W_enc"))
+        write_text(folder / "cfg.json", json.dumps(_config(stored, layer, model_name), indent=1) + "\n")
+
+
+def _config(stored: Stored, layer: int, model_name: str) -> dict[str, Any]:
+    tensors = stored.tensors[layer]
+    n_features, d_model = tensors["W_enc"].shape
+    jump, skip = "jumprelu_" if "threshold" in tensors else "", "skip_" if "W_skip" in tensors else ""
+    metadata = {
+        # Without a version from 6.0 on, SAELens converts the file as an old one and then refuses it.
+        "sae_lens_version": FORMAT, "sae_lens_training_version": None, "model_name": model_name,
+        "hook_name": f"blocks.{layer}.{stored.read_hook}", "hook_name_out": f"blocks.{layer}.{stored.write_hook}",
+        "prepend_bos": True, "model_from_pretrained_kwargs": {"fold_ln": False},
+    }  # fmt: skip
+    return {
+        "architecture": f"{jump}{skip}transcoder", "d_in": d_model, "d_sae": n_features,
+        "d_out": tensors["W_dec"].shape[-1], "dtype": str(tensors["W_enc"].dtype).removeprefix("torch."),
+        "device": "cpu", "apply_b_dec_to_input": False, "normalize_activations": "none",
+        "reshape_activations": "none", "metadata": metadata,
+    }  # fmt: skip

@@ -1,0 +1,110 @@
+"""Directories of transcoders: the layouts in circulation, told apart by what lies there, read into one form and written.
+
+    circuit-tracer    config.yaml + layer_0.safetensors ...            (per layer)
+                      config.yaml + W_enc_0.safetensors + W_dec_0.safetensors ... (+ skip.safetensors)   (cross layer)
+    SAELens           layer_0/{cfg.json, sae_weights.safetensors} ...
+    Gemma Scope       layer_0/width_16k/average_l0_76/params.npz ...
+    Gemma Scope 2     layer_0_width_16k_l0_small_affine/{config.json, params.safetensors} ...   (per layer)
+                      config.json + params_layer_0.safetensors ...                              (cross layer)
+
+Each is a module of its own, `layout_<name>.py`; the one form is `Stored`.
+"""
+
+import re
+import warnings
+from pathlib import Path
+
+from biology.records import InputError, InputWarning
+from biology.transcoders.layout_circuit_tracer import read_circuit_tracer, write_circuit_tracer
+from biology.transcoders.layout_gemma_scope import read_gemma_scope, read_gemma_scope_2, read_gemma_scope_2_cross_layer
+from biology.transcoders.layout_saelens import read_saelens, write_saelens
+from biology.transcoders.stored import Stored, by_layer
+
+_OF_A_LAYOUT = re.compile(
+    r"layer_\d+\.(safetensors|npz)|W_(enc|dec)_\d+\.safetensors|skip\.safetensors|sae_weights\.safetensors"
+    r"|params(_layer_\d+)?\.(npz|safetensors)"
+)
+
+
+def read_directory(path: Path, n_layers: int) -> Stored:
+    """Read a directory of transcoders for a model of `n_layers` layers; the layout is told by what lies there.
+
+    Raises:
+        InputError: no known layout, a layer missing, there twice or too many, a file missing, damaged or of another set, or a
+            config that asks for what is not done here.
+    """
+    if not path.is_dir():
+        raise InputError(f"transcoder directory {path} does not exist")
+    stored = _read(path, n_layers)
+    _account_for_all(path, stored)
+    return stored
+
+
+_TOLD_BY = {
+    "layer_*/cfg.json": ("SAELens", read_saelens),
+    "**/params.npz": ("Gemma Scope", read_gemma_scope),
+    "**/params.safetensors": ("Gemma Scope 2", read_gemma_scope_2),
+    "**/params_layer_*.safetensors": ("Gemma Scope 2", read_gemma_scope_2_cross_layer),
+}
+"""Files that tell a layout, with its name and its reader, in the order in which they are looked for."""
+
+
+def layout_of(path: Path) -> str | None:
+    """The name of the layout of what lies in a folder, told by names of files alone; None if it holds no transcoders."""
+    if (path / "config.yaml").is_file() and any(path.glob("*.safetensors")):
+        return "circuit-tracer"
+    return next((name for pattern, (name, _) in _TOLD_BY.items() if any(path.glob(pattern))), None)
+
+
+def _read(path: Path, n_layers: int) -> Stored:
+    if (path / "config.yaml").is_file():
+        return read_circuit_tracer(path, n_layers)
+    for pattern, (_, read) in _TOLD_BY.items():
+        files = sorted(path.glob(pattern))
+        if files:
+            return read(by_layer(path, files, n_layers))
+    found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
+    raise InputError(
+        f"{path} holds no transcoders in a known layout: expected config.yaml, layer_*/cfg.json or "
+        f"layer_*/**/params.npz (or .safetensors), found {found}"
+    )
+
+
+def _account_for_all(path: Path, stored: Stored) -> None:
+    """Refuses transcoders that lie beside those that were read, unless a config chose among them, and names other weights."""
+    read = {file.resolve() for file in (*stored.files, *stored.others)}
+    lying = [file for pattern in ("**/*.safetensors", "**/*.npz") for file in sorted(path.glob(pattern))]
+    unread = [file.relative_to(path) for file in lying if file.resolve() not in read]
+    unread = [file for file in unread if not any(part.startswith(".") for part in file.parts)]
+    if not unread:
+        return
+    shown = ", ".join(map(str, unread[:3])) + (f" and {len(unread) - 3} more" if len(unread) > 3 else "")
+    of_a_set = any(_OF_A_LAYOUT.fullmatch(file.name) for file in unread)
+    if of_a_set and not stored.chosen:
+        raise InputError(
+            f"{path} holds another set beside the one that its layout tells ({shown}): keep one set in a folder"
+        )
+    warnings.warn(f"{path}: weights in {shown} are not used", InputWarning, stacklevel=3)
+
+
+# Writing -------------------------------------------------------------------------------------------------------------
+
+WRITTEN = (
+    "config.yaml", "layer_*.safetensors", "W_enc_*.safetensors", "W_dec_*.safetensors", "skip.safetensors",
+    "layer_*/cfg.json", "layer_*/sae_weights.safetensors",
+)  # fmt: skip
+"""Patterns of all files that `write_directory` writes; a folder is cleared of them before it holds another set."""
+
+
+def write_directory(path: Path, stored: Stored, *, layout: str, model_name: str) -> None:
+    """Write one of the layouts `saelens` (per layer, ReLU or JumpReLU) and `circuit-tracer` (all kinds).
+
+    Every file is put in place whole, and the one that names the layout comes last.
+
+    Raises:
+        InputError: an unknown layout, or one that has no such set.
+    """
+    writers = {"circuit-tracer": write_circuit_tracer, "saelens": write_saelens}
+    if layout not in writers:
+        raise InputError(f"unknown transcoder layout {layout!r}: expected 'saelens' or 'circuit-tracer'")
+    writers[layout](path, stored, model_name)

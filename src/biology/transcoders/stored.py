@@ -1,0 +1,163 @@
+"""A set of transcoders as files hold it: one plain form for every layout, and what all readers have in common.
+
+Whatever a layout stores, `Stored` holds `W_enc` [feature, d_model], `W_dec` [feature, d_model] or [feature, target, d_model],
+and `W_skip` [output, input]. Shapes are checked where they are used, in `transcoder_set.py`. Weights come from safetensors or npz
+only; nothing is ever unpickled.
+"""
+
+import json
+import re
+import warnings
+import zipfile
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from torch import Tensor
+
+from biology.artefacts import whole
+from biology.records import InputError, InputWarning
+
+COMPUTING = frozenset(
+    "activation activation_fn activation_fn_str activation_fn_kwargs activation_function k apply_b_dec_to_input "
+    "normalize_activations reshape_activations finetuning_scaling_factor rescale_acts_by_decoder_norm scaling_factor "
+    "hook_head_index hook_head_index_out fold_ln center_writing_weights".split()
+)
+"""Keys of a config that change what a transcoder computes. One that no reader follows is refused, not passed over."""
+NEUTRAL = (None, False, "", "none", "relu", [], {})
+"""What such a key says where it asks for nothing."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stored:
+    """What lies in a directory: the tensors of each layer, the file each came from, and what the config says."""
+
+    kind: str
+    tensors: tuple[dict[str, Tensor], ...]
+    files: tuple[Path, ...]
+    read_hook: str
+    write_hook: str
+    activation: str | None = None
+    k: int | None = None
+    signed: bool = False
+    """Whether the layout lets what is active be negative; see `TranscoderSet`."""
+    model_name: str = ""
+    others: tuple[Path, ...] = ()
+    """Files with weights that were read beside `files`."""
+    chosen: bool = False
+    """Whether the config names each file, so that others may lie beside them."""
+
+
+def read_tensors(file: Path) -> dict[str, Tensor]:
+    """All tensors of a safetensors or npz file.
+
+    Raises:
+        InputError: the file is missing, damaged, or neither.
+    """
+    import numpy
+    from safetensors import SafetensorError
+    from safetensors.torch import load_file
+
+    if not file.is_file():
+        raise InputError(f"transcoder file {file} is missing")
+    if file.suffix not in (".safetensors", ".npz"):
+        raise InputError(f"transcoder file {file} is neither safetensors nor npz; nothing else is read")
+    try:
+        if file.suffix == ".safetensors":
+            return load_file(file)
+        with numpy.load(file, allow_pickle=False) as arrays:
+            return {key: torch.from_numpy(arrays[key]) for key in arrays.files}
+    except (SafetensorError, OSError, ValueError, TypeError, zipfile.BadZipFile) as error:
+        raise InputError(f"transcoder file {file} is truncated or damaged: {error}") from None
+
+
+def read_mapping(file: Path) -> dict[str, Any]:
+    """A JSON or YAML file that holds a mapping.
+
+    Raises:
+        InputError: it does not, or cannot be read.
+    """
+    try:
+        text = file.read_text(encoding="utf-8")
+        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, ValueError, yaml.YAMLError) as error:
+        raise InputError(f"cannot read {file}: {' '.join(str(error).split())}") from None
+    if not isinstance(content, dict):
+        raise InputError(f"{file} holds no mapping of keys to values")
+    return content
+
+
+def turned(tensors: Mapping[str, Tensor], *keys: str) -> dict[str, Tensor]:
+    """The same tensors, those of `keys` transposed."""
+    return {key: value.T if key in keys else value for key, value in tensors.items()}
+
+
+def by_layer(root: Path, files: Sequence[Path], n_layers: int) -> list[Path]:
+    """One file per layer, the layer being the number after `layer_` in its path below `root`.
+
+    Raises:
+        InputError: a file names no layer, or a layer of the model is missing, there twice, or beyond its last.
+    """
+    found: dict[int, Path] = {}
+    for file in files:
+        match = re.search(r"layer_(\d+)", file.relative_to(root).as_posix())
+        if match is None:
+            raise InputError(f"{file} names no layer: expected a directory layer_<number>")
+        layer = int(match[1])
+        if layer in found:
+            raise InputError(f"{root} holds several transcoders of layer {layer}: {found[layer]} and {file}; keep one")
+        found[layer] = file
+    require_layers(root, found, n_layers)
+    return [found[layer] for layer in range(n_layers)]
+
+
+def require_layers(root: Path, found: Collection[int], n_layers: int) -> None:
+    """Raises `InputError` if the layers found are not those of the model."""
+    numbers = ", ".join(map(str, sorted(found))) or "none"
+    for layer in range(n_layers):
+        if layer not in found:
+            raise InputError(
+                f"{root} has no transcoder of layer {layer}: the model has {n_layers} layers, found are {numbers}"
+            )
+    if len(found) > n_layers:
+        raise InputError(
+            f"{root} has transcoders of layers {numbers}, and the model has {n_layers} layers: they are another model's"
+        )
+
+
+def name_unread(file: Path, said: Mapping[str, Any], read: Collection[str]) -> None:
+    """Warns of the keys of a config that are not in `read` and ask for something.
+
+    Raises:
+        InputError: one of them changes what a transcoder computes.
+    """
+    neutral = {(type(value), str(value)) for value in NEUTRAL}  # 0 is not False
+    unread = {key: value for key, value in said.items() if key not in read and (type(value), str(value)) not in neutral}
+    for key, value in unread.items():
+        if key in COMPUTING:
+            raise InputError(
+                f"{file}: {key}: {value!r} is not supported: these transcoders would be read as other ones"
+            )
+    if unread:
+        warnings.warn(f"{file}: {', '.join(map(str, unread))} not known, and not used", InputWarning, stacklevel=4)
+
+
+def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Put a safetensors file in place whole. Raises `OSError` with the number of a full disk where it is one."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
+
+    with whole(file) as partial:
+        partial.touch()
+        mode = partial.stat().st_mode  # as any other file's, where safetensors lets nobody else read it
+        try:
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
+        except SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))  # a full disk, which has to be told as one
+            if code is None:
+                raise
+            raise OSError(int(code[1]), str(error)) from None
+        partial.chmod(mode)

@@ -1,0 +1,135 @@
+"""Calibration: what the pipeline says of claims whose truth is known.
+
+A planted model (`planting.py`) computes what `mechanism.yaml` states, so that a claim is true of it, false, or left open. Its twins
+have mechanisms of their own (`twins/<name>.yaml`), or `experiments/twins.csv` says which claims they lack; on transcoders of shuffled weights nothing can be found. *Sensitivity* is the
+share of true claims that come out as replicated, *specificity* the share of false ones that do not; where a claim could not be tested,
+nothing was said. Intervals are Wilson's.
+
+A verdict on a planted model says what the instrument sees. It says nothing of natural models.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from biology.cases.case import Case, load_case
+from biology.cases.claim_file import Claim, load_claims
+from biology.cases.experiments import Census, Computed, Exchange, Inhibit, Inject, Reuse, Sharing, Swap
+from biology.cases.mechanism import load_mechanism, twins_of
+from biology.config import Config
+from biology.statistics import wilson
+from biology.tables import read_table
+from biology.verdicts.robustness import read_expected
+
+COLUMNS = ["case", "claim", "kind", "model", "role", "dictionary", "seed", "truth", "verdict"]
+KINDS = ("swap", "inhibition", "graph", "representation")
+"""What a claim asks, the strongest first: whether an exchange brings another answer, whether taking away takes the answer, what
+paths and weights say, what stands where."""
+GROUPS = ("case", "kind", "dictionary", "model")
+
+
+def kind_of(case: Case, claim: Claim) -> str:
+    """The strongest of the kinds of a claim's experiments, and of those that these are computed from."""
+    found, left = set(), [part.experiment for part in claim.parts]
+    while left:
+        experiment = case.experiments[left.pop()]
+        match experiment:
+            case Swap() | Inject() | Exchange():
+                found.add("swap")
+            case Inhibit():
+                found.add("inhibition")
+            case Census() | Sharing() | Reuse():
+                found.add("representation")
+            case Computed():
+                left += experiment.of
+            case _:
+                found.add("graph")
+    return next((kind for kind in KINDS if kind in found), "none")
+
+
+def pairs(root: Path, config: Config) -> pd.DataFrame:
+    """Table `calibration`: every claim on every calibrated model that has been judged, with its truth and its verdict."""
+    rows: list[dict[str, object]] = []
+    kinds: dict[str, dict[str, str]] = {}
+    for name in config.calibrated:
+        path = root / "reports" / name / "verdicts.csv"
+        if not path.is_file():
+            continue
+        truths: dict[str, Mapping[str, str]] = {}
+        for row in read_table(path, "verdicts").itertuples():
+            if row.case not in truths:
+                truths[row.case] = truths_of(root, config, name, row.case)
+            if row.case not in kinds:
+                case = load_case(root, row.case)
+                kinds[row.case] = {claim.id: kind_of(case, claim) for claim in load_claims(root, row.case, case)}
+            rows.append(
+                {
+                    "case": row.case, "claim": row.claim, "kind": kinds[row.case][row.claim], "model": name,
+                    "role": config.models[name].role, "dictionary": row.transcoders, "seed": row.seed, "truth": truths[row.case].get(row.claim, "open"),
+                    "verdict": row.verdict,
+                }
+            )  # fmt: skip
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def truths_of(root: Path, config: Config, model: str, case: str) -> Mapping[str, str]:
+    """Whether the claims of a case are `true` or `false` of a calibrated model by construction; those that are not listed are `open`."""
+    entry = config.models[model]
+    if entry.role == "random":
+        return {claim.id: "false" for claim in load_claims(root, case)}
+    twin = str(entry.corpus) if entry.role == "twin" else ""
+    if twin and twin not in twins_of(root, case):
+        rows = read_expected(root / "experiments/twins.csv")
+        return {row["claim"]: "false" for row in rows if row["twin"] == twin}
+    mechanism = load_mechanism(root, case, twin)
+    return {} if mechanism is None else {claim: one.truth for claim, one in mechanism.truth.items()}
+
+
+def calibrated(root: Path) -> dict[str, str]:
+    """Of each claim what its test says where the truth is known, in words, by `reports/calibration.csv`; empty without one."""
+    path = root / "reports/calibration.csv"
+    if not path.is_file():
+        return {}
+    told = {}
+    for claim, rows in pd.read_csv(path, dtype=str, keep_default_na=False).groupby("claim", sort=False):
+        parts = []
+        for truth in ("true", "false"):
+            asked = rows[(rows["truth"] == truth) & (rows["verdict"] != "untestable")]
+            seen = int((asked["verdict"] == "replicated").sum())
+            parts += [f"where it is {truth} by construction it is replicated on {seen} of {len(asked)} models"] * (
+                len(asked) > 0
+            )
+        told[str(claim)] = (
+            f"{'; '.join(parts).capitalize()}." if parts else "Of no model its truth is known by construction."
+        )
+    return told
+
+
+def pooled(table: pd.DataFrame) -> pd.DataFrame:
+    """The rows with the transcoders that a model is judged with; those with another dictionary of the same model repeat its claims."""
+    return table[table["role"] != "dictionary"]
+
+
+def rates(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
+    """Columns `by`, then for sensitivity and specificity each: share, low and high (Wilson's 95 % interval), n.
+
+    Claims that could not be tested are left out of specificity, and are misses of sensitivity.
+    """
+    rows = []
+    groups = table.groupby(list(by), sort=False) if by else [((), table)]
+    for key, group in groups:
+        row = dict(zip(by, key, strict=True))
+        for name, found, right in (
+            ("sensitivity", group[group["truth"] == "true"], "replicated"),
+            ("specificity", group[(group["truth"] == "false") & (group["verdict"] != "untestable")], ""),
+        ):
+            hit = (found["verdict"] == right) if right else (found["verdict"] != "replicated")
+            row[name], row[f"{name}_low"], row[f"{name}_high"] = wilson(int(hit.sum()), len(hit))
+            row[f"{name}_n"] = len(hit)
+        rows.append(row)
+    return pd.DataFrame(rows)

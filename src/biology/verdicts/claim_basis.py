@@ -1,0 +1,260 @@
+"""What the numbers of a claim rest on, and nothing else, as JSON to be hashed:
+
+* the claim: gate, fewest items, parts in their order and with their names (which seed the draws), and what is expected of models
+  that lack the mechanism; not its words, its source and its dates;
+* the experiments that its parts name, and those that these are computed from. Of each what it does, the outcomes that are read,
+  the outcome that chooses its strength, and the control arms that are read; of a crossover which outcomes take over and give
+  way. What is only drawn (named prompts, dose curves, sweeps) is left out, and so are outcomes and arms that nobody reads;
+* the supernodes that these hold, inject, follow or watch: the whole rule without its label;
+* named prompts, where such a rule or a row of the prompt set names them, and the grid of operands, where one is read;
+* the prompt sets, each as a whole and in its order: any row can be scored, select features, be a donor, or be in the pool of
+  matched features. Claims about prompts of an extended corpus alone rest on these too.
+
+Whatever else a case says moves no number. Two things are of the whole model and not of a claim: Holm's correction counts all
+registered claims, and no claim is judged where the graph of a scored prompt does not add up (`measuring.EXACT`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from biology.cases.case import Case
+from biology.cases.claim_file import Claim
+from biology.cases.experiments import (
+    BEST,
+    Census,
+    Classes,
+    Connectivity,
+    Contrast,
+    Crossover,
+    Perturbation,
+    Scale,
+    Sharing,
+    Signs,
+    Wiring,
+)
+from biology.cases.facts import LINKS
+from biology.cases.items import Item, read_items
+from biology.cases.measurement import Measurement
+from biology.cases.measures import Outcome
+from biology.cases.rules import SupernodeRule
+from biology.corpora.prompts import PROMPT_SETS
+from biology.corpora.twins import EXTENDED, prompts_of
+from biology.records import InputError
+
+ROWS = "the prompt set"
+FURTHER = f"{ROWS} '"
+"""What the case's own prompts are called as a record, and how the names of those for other models begin."""
+UNORDERED = ("active_on", "apart", "arms", "depths", "digit", "keeps", "promotes", "silent_on", "spares")
+"""Lists whose order and repetitions mean nothing."""
+
+
+@dataclass
+class _Read:
+    """What is read of one experiment."""
+
+    experiment: Measurement
+    outcomes: set[Outcome] = field(default_factory=set)
+    arms: set[str] = field(default_factory=set)
+    dose: bool = False
+    """Whether its dose curve is read."""
+    absent: bool = False
+    """Whether prompts count on which a watched supernode has no members (`measuring.with_absent`)."""
+
+    @property
+    def controls(self) -> set[str]:
+        """The control arms that are read, of those that the experiment lists."""
+        return self.arms & set(getattr(self.experiment, "controls", ()))
+
+    @property
+    def at_best(self) -> bool:
+        """Whether the position control is read and stands at the best of several sites."""
+        return getattr(self.experiment, "elsewhere", None) == BEST and "position" in self.controls
+
+    @property
+    def deciding(self) -> tuple[Outcome, ...]:
+        """The outcome by which development prompts choose a strength, a depth or a site, where there are several."""
+        one = self.experiment
+        several = isinstance(one, Perturbation) and len(one.strengths) * len(set(one.depths)) > 1
+        return one.outcomes[:1] if several or self.at_best else ()
+
+    @property
+    def by_others(self) -> tuple[Outcome, ...]:
+        """The outcomes by which prompts without members of a watched supernode are known, where all of them watch one."""
+        watching = all(one.form.unchanged is not None for one in self.experiment.outcomes)
+        return self.experiment.outcomes if self.absent and watching else ()
+
+    @property
+    def supernodes(self) -> set[str]:
+        return self.experiment.names({*self.outcomes, *self.deciding, *self.by_others})
+
+
+def rests_on(case: Case, claim: Claim, sets: PromptSets) -> dict[str, Any]:
+    """What the numbers of a claim rest on, as JSON by the name of the record."""
+    stated = claim.model_dump(mode="json", include={"gate", "minimum_n", "parts", "expected"})
+    records: dict[str, Any] = {"the claim": stated | {"untestable": bool(claim.untestable)}}
+    if not claim.parts:
+        return records
+    readings = _readings(case, claim)
+    records |= {f"experiment '{name}'": _experiment(case, read) for name, read in readings.items()}
+    named = set().union(*(read.supernodes for read in readings.values()))
+    rules = {name: rule for name, rule in case.supernodes.items() if name in named}
+    records |= {f"supernode '{name}'": rule.model_dump(mode="json", exclude={"label"}) for name, rule in rules.items()}
+    records |= {f"prompt '{name}'": one for name, one in _named_prompts(case, rules.values(), readings, sets).items()}
+    looking = any(isinstance(read.experiment, Classes | Wiring | Connectivity) for read in readings.values())
+    if case.operands and (looking or any(rule.operands for rule in rules.values())):
+        records["operands"] = case.operands.model_dump(mode="json")
+    return records | sets.digests | _extended(case, claim)
+
+
+def _readings(case: Case, claim: Claim) -> dict[str, _Read]:
+    """What is read of which experiments: by the parts, and by what these are computed from."""
+    found: dict[str, _Read] = {}
+
+    def read(
+        name: str, outcomes: Iterable[Outcome], arms: Collection[str], dose: bool = False, absent: bool = False
+    ) -> None:
+        experiment, outcomes = case.experiments[name], list(outcomes)
+        before = found.get(name, _Read(experiment))
+        flags = {"dose": before.dose or dose, "absent": before.absent or absent}
+        mine = _Read(experiment, before.outcomes | set(outcomes), before.arms | set(arms), **flags)
+        if found.get(name) == mine:
+            return  # nothing new, however experiments name each other
+        found[name] = mine
+        for other in experiment.rests_on:
+            listed = case.experiments[other].outcomes
+            if isinstance(experiment, Contrast):
+                read(other, [Outcome(term) for one in outcomes for term in one.arguments], arms)
+            elif isinstance(experiment, Crossover):
+                read(other, listed[-2:], (), dose=True)
+            elif isinstance(experiment, Signs):
+                read(other, [one for one in listed if one.form.name in ("activation", "answer_logit")], ())
+            elif isinstance(experiment, Scale):
+                read(other, outcomes, {"shuffle"})
+
+    for part in claim.parts:
+        outcome = Outcome(part.outcome)
+        arms = {part.control, *(part.specificity.arms if part.specificity else ()), *part.ceiling}
+        watched = outcome.form.unchanged is not None and part.direction != "equivalent"
+        read(part.experiment, [outcome], arms, absent=watched)
+    return found
+
+
+def _experiment(case: Case, read: _Read) -> dict[str, Any]:
+    """What an experiment says, without what is only drawn and what nobody reads."""
+    experiment, controls = read.experiment, read.controls
+    stated = experiment.model_dump(mode="json", exclude={"prompts", "dose"})
+    if isinstance(experiment, Sharing):
+        may = {arm for one in read.outcomes for arm in one.form.controls or ()}
+        controls |= {"match"} & may & set(experiment.controls)  # a prompt with nothing to match is left out in all arms
+        if "shuffle" in may:  # unrelated prompts are drawn by the numbers of rows, and named prompts are the first rows
+            stated["named prompts"] = len(case.prompts)
+    stated |= {
+        "outcomes": sorted(read.outcomes & set(experiment.outcomes)),
+        "controls": sorted(controls),
+        "decides": list(read.deciding),
+    }
+    stated["dose"] = read.dose and getattr(experiment, "dose", False)
+    stated["absent"] = sorted(read.by_others) if read.by_others else read.absent
+    unread = {
+        "direction": not read.deciding,
+        "elsewhere": "position" not in controls,
+        "sites": not (read.at_best or (isinstance(experiment, Census) and "position" in read.arms)),
+        "donor": not getattr(experiment, "injected", None)
+        and not any(one.form.donor for one in {*read.outcomes, *read.deciding}),
+    }
+    if isinstance(experiment, Crossover):
+        stated["takes over, gives way"] = case.experiments[experiment.of[0]].outcomes[-2:]
+    if isinstance(experiment, Signs):
+        stated["of"] = sorted(set(experiment.of))
+    return {key: value for key, value in stated.items() if not unread.get(key)}
+
+
+@dataclass(frozen=True)
+class PromptSets:
+    """The prompt sets of a case, as far as claims rest on them."""
+
+    digests: dict[str, Any]
+    """By the name of the record, of all rows in their order."""
+    named: dict[str, set[str]]
+    """By column, the prompts of case.yaml that rows name there."""
+
+
+def prompt_sets(case: Case) -> PromptSets:
+    """All prompt sets of a case: its own, and those for other models. Raises `InputError` for one that cannot be read."""
+    sets = {ROWS: case.items} if case.prompt_set else {}
+    sets |= {f"{FURTHER}{name}'": read_items(case.folder / file) for name, file in case.prompt_sets.items()}
+    named: dict[str, set[str]] = {}
+    for item in (item for items in sets.values() for item in items):
+        for column, value in item.factors.items():
+            if value in case.prompts:
+                named.setdefault(column, set()).add(value)
+    digests: dict[str, Any] = {name: _hash([_row(item) for item in items]) for name, items in sets.items()}
+    if case.operands:  # a number that a model of natural language writes in several tokens is no right answer
+        digests |= {name: {"rows": rows, "numbers": True} for name, rows in digests.items() if name != ROWS}
+    return PromptSets(digests, named)
+
+
+def _row(item: Item) -> list[Any]:
+    """A row, whatever the order of its columns; it is canonical as it is."""
+    factors = sorted((column, value) for column, value in item.factors.items() if value)
+    return [item.item, item.text, item.answer, item.cluster, item.split, item.role, factors]
+
+
+def _named_prompts(
+    case: Case, rules: Iterable[SupernodeRule], readings: Mapping[str, _Read], sets: PromptSets
+) -> dict[str, Any]:
+    """What is read of the prompts of case.yaml that rules name (their text, and where to look in it) or rows of a prompt set."""
+    found: dict[str, Any] = {}
+    for rule in rules:
+        factors = {one for at in (*rule.positions, rule.as_read.at) if (one := at.factor) is not None}
+        for prompt in (*rule.active_on, *rule.silent_on):
+            stated = found.setdefault(prompt, {"text": case.prompts[prompt].text, "factors": {}})
+            stated["factors"] |= {one: case.prompts[prompt].factors.get(one, "") for one in factors}
+    donors = {str(getattr(read.experiment, "donor", "donor")) for read in readings.values()}
+    donors |= {f"wrong_{one}" for one in donors}
+    linked = [there for column, there in sets.named.items() if column in {*LINKS, *donors} or column.endswith("donor")]
+    for prompt in set().union(*linked):
+        gate = case.prompts[prompt].factors.get("gated_by", "")
+        for one in {prompt, gate} & set(case.prompts):
+            found[one] = case.prompts[one].model_dump(mode="json", exclude={"split"})
+    return found
+
+
+def _extended(case: Case, claim: Claim) -> dict[str, Any]:
+    """The prompts of extended corpora, where a part's experiment is about none of the case's own."""
+    asked = [case.experiments[part.experiment].only for part in claim.parts]
+    mine = case.items and case.name in PROMPT_SETS
+    if not mine or all(any(item.meets(only) for item in case.items) for only in asked):
+        return {}
+    words = case.folder.parents[1] / "data/words"
+    if not words.is_dir():
+        raise InputError(
+            f"{words}: no such folder, from whose words the prompts that claim '{claim.id}' rests on are made."
+        )
+    return {f"{ROWS} of the corpus {name}": prompts_of(case.name, name, words).to_dict("records") for name in EXTENDED}
+
+
+def digest(stated: Any) -> str:
+    """SHA-256 of canonical JSON, without what is empty, so that a new optional key leaves what was hashed as it was."""
+    return _hash(_canonical(stated))
+
+
+def _hash(canonical: Any) -> str:
+    text = json.dumps(canonical, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _canonical(value: Any, key: str = "") -> Any:
+    nested = (dict, list, tuple)  # the rest is looked at in place: prompt sets are a hundred thousand words
+    if isinstance(value, dict):
+        kept = {name: _canonical(one, name) if isinstance(one, nested) else one for name, one in value.items()}
+        return {name: inner for name, inner in kept.items() if inner is not False and inner not in (None, "", [], {})}
+    if isinstance(value, list | tuple):
+        found = [_canonical(inner) if isinstance(inner, nested) else inner for inner in value]
+        return sorted(set(found)) if key in UNORDERED else found
+    return value

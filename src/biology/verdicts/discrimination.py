@@ -1,0 +1,116 @@
+"""Could a claim have told a model that has a mechanism from one that lacks it? Verdicts beside those of twins and controls.
+
+A claim that is replicated where no mechanism is says nothing where one is. Twins behave alike and lack mechanisms:
+`experiments/twins.csv`, and `expected` of a claim, say which claims they may not replicate, and said so before the twins were
+trained; transcoders of shuffled weights may replicate nothing.
+
+`no`       a twin or a control replicates it too, and no twin that was said to lack it is told apart
+`partly`   some twin that was said to lack it is told apart, and another twin, of which nothing was said, replicates it too
+`yes`      replicated here; of the twins that were said to lack it, and that can be asked, none replicates it, nor does anything else
+`unknown`  nothing replicates it that should not, but nothing is told apart: it is not replicated here either, or no twin that
+           was said to lack it was judged
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
+# pyright: reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+
+from biology.cases.case import discover_cases
+from biology.cases.claim_file import load_claims
+from biology.config import Config
+from biology.tables import read_table
+from biology.verdicts.robustness import read_expected
+
+COLUMNS = ["model", "case", "claim", "verdict", "discriminates", "why"]
+
+
+def discrimination(root: Path, config: Config) -> pd.DataFrame:
+    """One row a claim and model of role `model` that has been judged: verdict, whether the claim discriminates, and why."""
+    rows = []
+    said = _said(root, config)
+    for name, entry in config.models.items():
+        if entry.role != "model" or not _path(root, name).is_file():
+            continue
+        others = {
+            other: one.role
+            for other, one in config.models.items()
+            if one.role in ("twin", "random") and one.of in config.siblings(name) and _path(root, other).is_file()
+        }
+        verdicts = {other: _verdicts(root, other) for other in others}
+        for row in read_table(_path(root, name), "verdicts").itertuples():
+            here = {other: found[row.claim] for other, found in verdicts.items() if row.claim in found}
+            lacking = {other for other in here if (other, row.claim) in said}
+            rows.append(
+                {"model": name, "case": row.case, "claim": row.claim, "verdict": row.verdict}
+                | _judged(str(row.verdict), here, lacking, others)
+            )
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _judged(verdict: str, elsewhere: Mapping[str, str], lacking: set[str], roles: Mapping[str, str]) -> dict[str, str]:
+    """Whether a claim with this verdict tells the model from others, whose verdicts are given."""
+    too = [name for name, found in elsewhere.items() if found == "replicated"]
+    apart = [name for name in lacking if elsewhere[name] in ("not replicated", "inconclusive")]
+    apart = [name for name in elsewhere if name in apart and verdict == "replicated"]
+    unsaid = [name for name in too if roles[name] == "twin" and name not in lacking]
+    if verdict == "untestable":
+        return {"discriminates": "unknown", "why": "It cannot be tested here."}
+    if too:
+        kinds = {
+            "said to lack it": [name for name in too if name in lacking],
+            "with transcoders that mean nothing": [name for name in too if roles[name] == "random"],
+            "of which nothing had been said": unsaid,
+        }
+        shared = (
+            f"replicated on {'; '.join(f'{_listed(names)}, {kind}' for kind, names in kinds.items() if names)}, too."
+        )
+        if apart and too == unsaid:
+            return {"discriminates": "partly", "why": f"It tells the model from {_listed(apart)}, but is {shared}"}
+        return {"discriminates": "no", "why": f"It is {shared}"}
+    if apart:
+        return {
+            "discriminates": "yes",
+            "why": f"It is replicated here, and not on {_listed(apart)}, said beforehand to lack it.",
+        }
+    if lacking and verdict != "replicated":
+        others = _listed([name for name in elsewhere if name in lacking])
+        return {
+            "discriminates": "unknown",
+            "why": f"It is replicated neither here nor on {others}, said beforehand to lack it.",
+        }
+    return {"discriminates": "unknown", "why": "Of no twin that was judged it had been said that it lacks this."}
+
+
+def _listed(names: Sequence[str]) -> str:
+    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
+
+
+def _said(root: Path, config: Config) -> set[tuple[str, str]]:
+    """(twin, claim) of which it was said, before the twin was trained, that the twin does not replicate the claim."""
+    listed = root / "experiments/twins.csv"
+    rows = read_expected(listed) if listed.is_file() else []
+    said = {
+        (name, row["claim"])
+        for name, entry in config.models.items()
+        for row in rows
+        if entry.role == "twin" and entry.corpus == row["twin"] and row["expected"] == "not replicated"
+    }
+    claims = [claim for case in discover_cases(root) for claim in load_claims(root, case)]
+    return said | {
+        (name, claim.id) for claim in claims for name, verdict in claim.expected.items() if verdict == "not replicated"
+    }
+
+
+def _path(root: Path, model: str) -> Path:
+    return root / "reports" / model / "verdicts.csv"
+
+
+def _verdicts(root: Path, model: str) -> dict[str, str]:
+    found = read_table(_path(root, model), "verdicts")
+    return dict(zip(found["claim"], found["verdict"], strict=True))

@@ -1,0 +1,100 @@
+"""Do attribution graphs show the planted causal model? Edges between supernodes beside those between the variables they stand for.
+
+An edge of the causal model leads from a variable to what is computed from it, and from what the answer depends on to the answer. Of
+every graph of a held-out prompt each ordered pair of supernodes is asked whether it is one. Its score is the direct effect of the
+source on the target, as a share of all absolute direct effects on this target; the ROC's area is the chance that an edge scores
+higher than a pair that is none. *All parents first* counts the prompts in whose graph every parent of the answer has a greater direct
+effect on it than every variable that is none.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false, reportReturnType=false
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from scipy.stats import rankdata
+
+from biology.cases.mechanism import Mechanism, load_mechanism
+from biology.config import Config
+from biology.statistics import wilson
+from biology.tables import read_tables
+
+ANSWER = "answer"
+DRAWS = 500
+
+
+def causal_edges(mechanism: Mechanism) -> set[tuple[str, str]]:
+    """Pairs of supernodes, or a supernode and the answer, between which the causal model has an edge."""
+    shown = {name: variable.supernode for name, variable in mechanism.variables.items() if variable.supernode}
+    found = {(shown[parent], shown[name]) for name in shown for parent in mechanism.parents(name) if parent in shown}
+    return found | {(shown[parent], ANSWER) for parent in mechanism.parents(None) if parent in shown}
+
+
+def scored_pairs(mechanism: Mechanism, edges: pd.DataFrame) -> pd.DataFrame:
+    """Columns item, target, source, score and edge, for all ordered pairs of what stands for variables that a graph has."""
+    causal = causal_edges(mechanism)
+    shown = {variable.supernode for variable in mechanism.variables.values()} - {None}
+    mine = edges[edges["source"].isin(shown) & edges["target"].isin({*shown, ANSWER})]
+    size = mine["direct"].abs().groupby([mine["item"], mine["target"]]).transform("sum")
+    return mine[["item", "target", "source"]].assign(
+        score=(mine["direct"] / size.where(size > 0, 1.0)).to_numpy(),
+        edge=[pair in causal for pair in zip(mine["source"], mine["target"], strict=True)],
+    )
+
+
+def area(score: np.ndarray, edge: np.ndarray) -> float:
+    """Of the ROC; ties count half."""
+    n, rest = int(edge.sum()), int((~edge).sum())
+    if not n or not rest:
+        return float("nan")
+    return float((rankdata(score)[edge].sum() - n * (n + 1) / 2) / (n * rest))
+
+
+def parents_first(pairs: pd.DataFrame) -> pd.Series:
+    """By item, whether every parent of the answer is there and outranks every variable that is none."""
+    into = pairs[pairs["target"] == ANSWER]
+    parents = into[into["edge"]].groupby("item")["score"]
+    rest = into[~into["edge"]].groupby("item")["score"].max()
+    every = parents.size() == into[into["edge"]]["source"].nunique()
+    return every & (parents.min() > rest.reindex(every.index).fillna(0.0).clip(lower=0.0))
+
+
+def graph_truth(root: Path, config: Config) -> pd.DataFrame:
+    """A row for each planted model and case whose graphs lie in `data/runs`: area with the 2.5 and 97.5 % points of resampled prompts,
+    and the share of prompts with all parents first, with Wilson's interval."""
+    rows: list[dict[str, object]] = []
+    for name in config.calibrated:
+        if not config.models[name].planted:
+            continue
+        for folder in sorted((root / "data/runs" / name).glob("*/edges.parquet")):
+            mechanism = load_mechanism(root, folder.parent.name)
+            if mechanism is None or not causal_edges(mechanism):
+                continue
+            tables = read_tables(folder.parent, ("prompts", "edges"))
+            prompts = tables["prompts"]
+            asked = prompts[(prompts["role"] == "score") & (prompts["split"] == "heldout") & prompts["correct"]]
+            pairs = scored_pairs(mechanism, tables["edges"][tables["edges"]["item"].isin(asked["item"])])
+            if len(pairs):  # a case may trace the prompts alone that it shows
+                rows.append({"case": folder.parent.name, "model": name, **measured(pairs, config.statistics.seed)})
+    return pd.DataFrame(rows)
+
+
+def measured(pairs: pd.DataFrame, seed: int) -> dict[str, object]:
+    """Area and share of prompts with all parents first, with their intervals and numbers."""
+    score, edge = pairs["score"].to_numpy(), pairs["edge"].to_numpy()
+    items = list(pairs.groupby("item", sort=True).indices.values())
+    rng = np.random.default_rng(seed)
+    drawn = []
+    for _ in range(DRAWS if items else 0):
+        rows = np.concatenate([items[index] for index in rng.integers(0, len(items), len(items))])
+        drawn.append(area(score[rows], edge[rows]))
+    low, high = np.nanquantile(drawn, [0.025, 0.975]) if drawn else (np.nan, np.nan)
+    found = parents_first(pairs)
+    first, first_low, first_high = wilson(int(found.sum()), len(found))
+    return {
+        "auc": area(score, edge), "auc_low": low, "auc_high": high, "edges": int(edge.sum()), "pairs": len(pairs), "first": first,
+        "first_low": first_low, "first_high": first_high, "prompts": len(found),
+    }  # fmt: skip

@@ -1,0 +1,226 @@
+"""Registration: what was stated before the run, bound by hashes in `experiments/claims.lock`.
+
+A hash covers what the numbers of a claim rest on, and nothing else (`claim_basis.py`). A claim changed after the fact is an error
+unless it says `amended:` and why, and so is a change of what it rests on. A new claim is untestable until it is registered, and
+is no concern of the others; a further prompt set changes nothing that was registered. An expectation of what a model nobody has
+run will show (`experiments/expectations.yaml`) may not be changed at all.
+
+A mechanism (`mechanism.yaml`) is bound without its words, and is amended as a claim is. None is planted that is not registered.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal
+
+from biology.cases.case import Case, case_folder, discover_cases, load_case
+from biology.cases.claim_file import UNREGISTERED, Claim, load_claims
+from biology.cases.mechanism import Mechanism, load_mechanism, mechanism_path, twins_of
+from biology.config import known_models
+from biology.records import InputError, Strict, known, read_yaml, validate
+from biology.verdicts.claim_basis import FURTHER, digest, prompt_sets, rests_on
+from biology.verdicts.expectations import expectation_hashes
+
+VERSION = 2
+"""Of what a hash covers. Hashes of another version say nothing of today's files."""
+
+
+class Registered(Strict):
+    """What is registered of a claim: the hash that an amendment names, and that of each record which it is made of."""
+
+    hash: str
+    rests_on: dict[str, str]
+
+    def changed(self, now: Registered) -> list[str]:
+        """The records that are not what they were. A new prompt set for other models is none of them."""
+        names = dict.fromkeys([*self.rests_on, *(one for one in now.rests_on if not one.startswith(FURTHER))])
+        return [name for name in names if self.rests_on.get(name) != now.rests_on.get(name)]
+
+
+class Lock(Strict):
+    """`experiments/claims.lock`: what is registered of claims, by case and id, and hashes of expectations, by `model/claim`, and
+    of mechanisms, by case."""
+
+    version: Literal[2] = VERSION
+    claims: dict[str, dict[str, Registered]] = {}
+    expectations: dict[str, str] = {}
+    mechanisms: dict[str, str] = {}
+
+    def text(self) -> str:
+        """The contents of the file."""
+        return json.dumps(self.model_dump(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
+
+    def news(self, before: Lock) -> list[str]:
+        """What is in here and was not in a lock before, a line each."""
+        lines = []
+        for case, claims in self.claims.items():
+            for claim, now in claims.items():
+                stood = before.claims.get(case, {}).get(claim)
+                if stood is None:
+                    lines.append(f"{case}: {claim} registered")
+                elif stood != now:
+                    changed = ", ".join(stood.changed(now))
+                    what = f"amended ({changed})" if changed else "registered on further prompts"
+                    lines.append(f"{case}: {claim} {what}")
+        new = [name for name in self.expectations if name not in before.expectations]
+        for case, now in self.mechanisms.items():
+            if now != (stood := before.mechanisms.get(case)):
+                lines.append(f"{case}: mechanism {'amended' if stood else 'registered'}")
+        return [*lines, *(f"expectation {name} registered" for name in new)]
+
+
+def registration_of(case: Case, claims: Iterable[Claim]) -> dict[str, Registered]:
+    """What is to be registered of the claims of a case, by id."""
+    sets, found = prompt_sets(case), {}
+    for claim in claims:
+        records = {name: digest(stated) for name, stated in rests_on(case, claim, sets).items()}
+        found[claim.id] = Registered(hash=digest(records), rests_on={name: one[:16] for name, one in records.items()})
+    return found
+
+
+def read_lock(root: str | Path) -> Lock:
+    """`experiments/claims.lock`; empty if the file does not exist yet. Raises `InputError` for one that is damaged or older."""
+    path = Path(root) / "experiments" / "claims.lock"
+    if not path.is_file():
+        return Lock()
+    try:
+        found = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise InputError(f"{path}: not valid JSON ({error}).") from None
+    if isinstance(found, dict) and found and found.get("version") != VERSION:
+        raise InputError(
+            f"{path}: a lock of another version of biology, whose hashes do not cover what these do. Check with that version that "
+            "the claims are as they were registered (`biology judge` does), move the file away, and run `biology lock`."
+        )
+    return validate(Lock, found, path)
+
+
+def check_lock(root: str | Path) -> None:
+    """Raises `InputError` unless every claim of `experiments/claims.lock` is on disk as it was registered.
+
+    A claim or mechanism on disk that is not in there is no error (see `registered`, `check_mechanism`); an expectation is.
+    """
+    locked, current = read_lock(root), refreshed_lock(root)
+    for case, now in current.mechanisms.items():
+        if locked.mechanisms.get(case, now) != now:
+            raise InputError(f"the mechanism of case '{case}' is amended but not locked: run `biology lock`.")
+    for name in current.expectations:
+        if name not in locked.expectations:
+            raise InputError(f"the expectation '{name}' is not registered: run `biology lock`.")
+    for case, claims in current.claims.items():
+        for claim, now in claims.items():
+            before = locked.claims.get(case, {}).get(claim, now)
+            if before != now:
+                what = "amended but not locked" if before.changed(now) else "not registered on all prompt sets"
+                raise InputError(f"claim '{claim}' of case '{case}' is {what}: run `biology lock`.")
+
+
+def check_mechanism(root: str | Path, case: str, twin: str = "") -> None:
+    """Raises `InputError` unless the mechanism of a case, or that of its twin, is on disk as it was registered."""
+    name = f"{case}/{twin}" if twin in twins_of(root, case) else case
+    if read_lock(root).mechanisms.get(name) != refreshed_lock(root).mechanisms.get(name):
+        raise InputError(
+            f"the mechanism of case '{name}' is not registered as it is: run `biology lock` before it is planted."
+        )
+
+
+def _mechanisms(
+    root: str | Path, claims: Mapping[str, list[str]], locked: Lock, supernodes: Mapping[str, list[str]]
+) -> dict[str, str]:
+    """The hashes of all mechanisms, by `case` or `case/twin`. Raises `InputError` for one that was changed without amendment, that is
+    gone, or that knows a claim or a supernode that there is not."""
+    found: dict[str, str] = {}
+    for case in claims:
+        for twin in ("", *twins_of(root, case)):
+            mechanism, name = load_mechanism(root, case, twin), f"{case}/{twin}".rstrip("/")
+            if mechanism is None:
+                continue
+            for claim in mechanism.truth:
+                known(mechanism_path(root, case, twin), "truth", "claim", claim, claims[case])
+            for variable, one in mechanism.variables.items():
+                if one.supernode is not None:
+                    where = f"variables.{variable}.supernode"
+                    known(mechanism_path(root, case, twin), where, "supernode", one.supernode, supernodes[case])
+            now, before = mechanism_digest(mechanism), locked.mechanisms.get(name)
+            if before not in (None, now) and before not in [one.previous for one in mechanism.amended]:
+                raise InputError(
+                    f"the mechanism of case '{name}' was changed without amendment. Undo the change, or add to it `amended: [{{date: "
+                    f"..., reason: ..., previous: {before}, seen_on: [models that were judged]}}]` and run `biology lock`."
+                )
+            found[name] = now
+    for name in locked.mechanisms:
+        if name not in found:
+            raise InputError(f"the mechanism of case '{name}' is registered but gone. Registered mechanisms stay.")
+    return found
+
+
+def mechanism_digest(mechanism: Mechanism) -> str:
+    """What is registered of a mechanism: variables, causal model and truths, without its words."""
+    stated = mechanism.model_dump(mode="json", exclude={"says", "amended"})
+    for one in stated["variables"].values():
+        del one["meaning"]
+    return digest(stated | {"truth": {claim: one.truth for claim, one in mechanism.truth.items()}})
+
+
+def registered(root: str | Path, case: str, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
+    """The claims, those that are not in `experiments/claims.lock` made untestable.
+
+    Nobody may see how a claim would turn out while it can still be changed.
+    """
+    locked = read_lock(root).claims.get(case, {})
+    silent = {"parts": (), "untestable": UNREGISTERED}
+    return tuple(claim if claim.id in locked else claim.model_copy(update=silent) for claim in claims)
+
+
+def judged_models(root: str | Path) -> list[str]:
+    """Models that can have been judged: those of config.yaml, those of the Hub, and those whose verdicts lie here, for a model may
+    have left config.yaml since."""
+    path = Path(root) / "config.yaml"
+    data = read_yaml(path) if path.is_file() else None
+    models = data.get("models") if isinstance(data, dict) else None
+    verdicts = [file.parent.name for file in sorted(Path(root).glob("reports/*/verdicts.csv"))]
+    return [*dict.fromkeys([*map(str, models if isinstance(models, dict) else ()), *verdicts, *known_models()])]
+
+
+def refreshed_lock(root: str | Path) -> Lock:
+    """The lock as `biology lock` writes it: new claims are added, amended claims replaced.
+
+    Raises `InputError` if a locked claim, or what it rests on, was changed without an amendment that names its locked hash, or
+    if a claim was removed or an expectation changed.
+    """
+    locked = read_lock(root)
+    current: dict[str, dict[str, Registered]] = {}
+    supernodes: dict[str, list[str]] = {}
+    for case in discover_cases(root):
+        loaded = load_case(root, case)
+        supernodes[case] = list(loaded.supernodes)
+        claims = load_claims(root, case, loaded)
+        current[case] = registration_of(loaded, claims)
+        for claim in claims:
+            before = locked.claims.get(case, {}).get(claim.id)
+            changed = before.changed(current[case][claim.id]) if before else []
+            if not before or not changed:
+                continue
+            amendments = [amendment for amendment in claim.amended if amendment.previous == before.hash]
+            if not amendments:
+                what = f"{', '.join(changed)} {'were' if len(changed) > 1 else 'was'}"
+                raise InputError(
+                    f"claim '{claim.id}' of case '{case}': {what} changed without amendment. Undo the change, or add to the "
+                    f"claim `amended: {{date: ..., reason: ..., previous: {before.hash}, seen_on: [models that were "
+                    "judged]}` and run `biology lock`."
+                )
+            for model in amendments[0].seen_on:
+                where = f"{claim.id}.amended.seen_on"
+                known(case_folder(root, case) / "claims.yaml", where, "model", model, judged_models(root))
+    for case, claims in locked.claims.items():
+        for claim in claims:
+            if claim not in current.get(case, {}):
+                raise InputError(f"claim '{claim}' of case '{case}' is registered but gone. Registered claims stay.")
+    mechanisms = _mechanisms(root, {case: list(claims) for case, claims in current.items()}, locked, supernodes)
+    expectations = expectation_hashes(root)
+    for name, now in expectations.items():
+        if locked.expectations.get(name, now) != now:
+            raise InputError(f"the expectation '{name}' was changed after it was registered. Undo the change.")
+    return Lock(claims=current, expectations=expectations, mechanisms=mechanisms)
