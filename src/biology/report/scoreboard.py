@@ -1,7 +1,6 @@
 """The scoreboard: what came out for every claim on every model, as a page and as Markdown.
 
-A column is one set of verdicts: a model with its transcoders, grown with one seed. Those that config.yaml calls further seeds
-of a model are counted together with it; controls, in which nothing may be found, are shown as such.
+A column is one set of verdicts: a model with its transcoders, grown with one seed. Further seeds are counted together with it.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false

@@ -13,7 +13,6 @@ from biology.config import NEURONS
 from biology.grammar import refused_name
 from biology.models import memory
 from biology.records import InputError
-from biology.transcoders.layouts import layout_of
 
 HELP = "docs/tutorials/own_model.md"
 GROWN = "record.json"
@@ -71,6 +70,8 @@ def look(path: Path) -> Found:
 
 def _transcoders(path: Path) -> tuple[tuple[Path, str], ...]:
     """Folders in the model's own or beside it whose name begins as its does, in a known layout."""
+    from biology.transcoders.layouts import layout_of
+
     inside = sorted(folder for folder in path.iterdir() if folder.is_dir())
     beside = sorted(
         folder

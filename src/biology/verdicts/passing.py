@@ -1,5 +1,7 @@
 """Which prompts of a case a model can be asked: those that it answers, donors included; and what it says to the others."""
 
+# pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
+
 from __future__ import annotations
 
 import pandas as pd
