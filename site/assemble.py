@@ -124,7 +124,7 @@ def commands() -> str:
     """The table of contents with every option."""
     lines = ["# Commands", "", "`biology <command> --help` says the same in a terminal.", ""]
     for section, listed in CONTENTS.items():
-        lines += [f"## {section}", ""]
+        lines += [f"## {section}".replace("<", "&lt;"), ""]
         for name, (function, options) in listed.items():
             lines += [f"### {name}", "", f"{(function.__doc__ or '').splitlines()[0]}.", ""]
             rows = [(flag, settings.get("metavar", ""), settings) for flag, settings in options.items()]
@@ -136,8 +136,8 @@ def commands() -> str:
                 )
                 choices = ", ".join(f"`{one}`" for one in settings.get("choices") or ())
                 said = "; ".join(filter(None, [told, choices, "needed" if settings.get("required") else ""]))
-                cells = (f"`{flag}`", f"`{metavar}`" if metavar else "", said)
-                lines.append(f"| {' | '.join(cell.replace('|', '&#124;') for cell in cells)} |")
+                said = said.replace("|", "&#124;").replace("<", "&lt;")
+                lines.append(f"| `{flag}` | {f'`{metavar}`' if metavar else ''} | {said} |")
             lines.append("")
     return "\n".join(lines)
 

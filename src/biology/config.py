@@ -234,7 +234,7 @@ class Config(Strict):
         if name not in self.models:
             raise InputError(
                 f"unknown model '{name}'. Known models (config.yaml): {', '.join(sorted(self.models))}; "
-                f"from the Hub: {', '.join(known_models())}."
+                f"from the Hub: {', '.join(known_models())}. How to add one: docs/how_to/add_a_model.md."
             )
         return self.models[name]
 

@@ -97,7 +97,9 @@ def case_folder(root: str | Path, name: str) -> Path:
     folder = Path(root) / "experiments" / name
     if refused_name(name) or not (folder / "case.yaml").is_file():
         known = ", ".join(discover_cases(root)) or "none"
-        raise InputError(f"unknown case '{name}': {folder / 'case.yaml'} does not exist. Known cases: {known}.")
+        raise InputError(
+            f"unknown case '{name}': {folder / 'case.yaml'} does not exist. Known cases: {known}. How to add one: docs/how_to/add_a_case.md."
+        )
     return folder
 
 

@@ -246,7 +246,9 @@ def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
     if not Path(args.model).is_dir():
         config.model(args.model)
     if not args.transcoders:
-        raise InputError("a model given as a directory needs --transcoders DIR, or --transcoders neurons.")
+        raise InputError(
+            "a model given as a directory needs --transcoders DIR, or --transcoders neurons (docs/tutorials/own_model.md)."
+        )
     given = {"path": Path(args.model), "device": args.device or "cpu", "dtype": args.dtype or "float32"}
     return ModelConfig(**given, **_dictionary(args, None)), config.attribution
 

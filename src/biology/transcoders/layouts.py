@@ -66,7 +66,7 @@ def _read(path: Path, n_layers: int) -> Stored:
     found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
     raise InputError(
         f"{path} holds no transcoders in a known layout: expected config.yaml, layer_*/cfg.json or "
-        f"layer_*/**/params.npz (or .safetensors), found {found}"
+        f"layer_*/**/params.npz (or .safetensors), found {found} (docs/how_to/add_a_model.md)"
     )
 
 
