@@ -192,6 +192,7 @@ TRACE: Options = {
         "help": "of neurons: how many are active at a token and layer, those that write most (32)",
     },
     "--rule": {"choices": get_args(Rule), "help": "of neurons: how what they read is linearised (half)"},
+    "--chat": {"action": "store_true", "help": "put the prompt as a user's message into the model's own chat template"},
     "--token-ids": {"metavar": "1,2,3", "help": "token ids instead of a prompt; no tokenizer is needed then"},
     "--target": {
         "action": "append",
@@ -254,6 +255,7 @@ IMPORT: Options = {
 }
 STEER: Options = {
     "text": {"metavar": "PROMPT", "help": "the prompt"},
+    "--chat": TRACE["--chat"],
     "--model": TRACE["--model"],
     "--transcoders": TRACE["--transcoders"],
     "--k": TRACE["--k"],

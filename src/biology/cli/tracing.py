@@ -50,8 +50,9 @@ def trace(args: Arguments) -> None:
     from biology.attribution.assembly import MEMORY, attribute
     from biology.attribution.graph import prune
     from biology.dictionaries.ablation import agreement
-    from biology.models.model import encode
+    from biology.models.model import encode, in_chat
 
+    text = in_chat(model, args.text) if args.chat and args.text is not None else args.text
     budget = settings.max_feature_nodes if args.max_nodes is None else args.max_nodes
     with tqdm(desc="rows", unit="row", delay=2) as bar:
 
@@ -62,10 +63,8 @@ def trace(args: Arguments) -> None:
         graph = attribute(
             model,
             transcoders,
-            encode(model, args.text) if args.token_ids is None else _token_ids(args.token_ids, model),
-            targets=[target_of(model, args.text, target, args.position) for target in args.target]
-            if args.target
-            else None,
+            encode(model, text) if args.token_ids is None else _token_ids(args.token_ids, model),
+            targets=[target_of(model, text, target, args.position) for target in args.target] if args.target else None,
             max_logits=settings.max_logits if args.max_logits is None else args.max_logits,
             logit_probability=settings.logit_probability,
             max_feature_nodes=None if chosen is not None else budget,
@@ -81,7 +80,7 @@ def trace(args: Arguments) -> None:
     graph.metadata["foretells"] = agreement(model, transcoders, graph.metadata["token_ids"], graph)
     masks = prune(graph, settings.node_threshold, settings.edge_threshold)
     if out is not None:
-        _write(out, graph, masks, model.name, args.text or f"token ids {args.token_ids}", settings)
+        _write(out, graph, masks, model.name, text or f"token ids {args.token_ids}", settings)
     if args.json:
         print_json(
             _told(graph, args, model.name) | {"files": [] if out is None else [str(out / name) for name in FILES]}
