@@ -732,7 +732,7 @@ DICTIONARY_TABLES = {
 
 # 9. Reports ----------------------------------------------------------------------------------------------------------
 rule write:
-    """The report of a case: one file of HTML that asks nothing of the network."""
+    """The report of a case: one file of HTML that asks nothing of the network; and every scored prompt as CSV."""
     input:
         rules.tabulate.output,
         rules.judge.output,
@@ -751,10 +751,13 @@ rule write:
             category="Pages",
             labels={"model": "{model}", "page": "{case}"},
         ),
+        "reports/{model}/{case}_prompts.csv",
     log:
         f"{RUN}/write.log",
     params:
-        case=lambda w: fingerprint(CASES[w.model, w.case], "paper", "prompts", "supernodes", "experiments", "figures"),
+        case=lambda w: fingerprint(
+            CASES[w.model, w.case], "paper", "prompts", "supernodes", "experiments", "story", "figures"
+        ),
         controls=lambda w: contents_hash(
             Path("reports"), "calibration.csv", *(f"{model}/verdicts.csv" for model in CONTROLS)
         ),
@@ -813,11 +816,12 @@ rule name_members:
 
 
 rule write_index:
-    """The page that lists every model, case and verdict."""
+    """The page that lists every model, case and verdict, and the glossary beside it."""
     input:
         VERDICTS,
         CASE_PAGES,
         MODEL_PAGES,
+        text="GLOSSARY.md",
         code=[*code("report.scoreboard"), *TEMPLATES],
     output:
         report(
@@ -826,6 +830,7 @@ rule write_index:
             category="Verdicts",
             labels={"model": "all", "what": "scoreboard"},
         ),
+        "reports/glossary.html",
     log:
         "data/runs/write_index.log",
     params:

@@ -294,6 +294,12 @@ experiments:
   swap_state: {kind: swap, inhibit: texas, inject: texas, strengths: [2], controls: [match, donor, position], outcomes: [donor_top1]}
   paths: {kind: graph, through: texas, source: place, outcomes: [path_share, shortcut]}
   inhibit_texas: {kind: inhibit, inhibit: texas, outcomes: [donor_top1]}
+  inhibit_say_a_capital: {kind: inhibit, inhibit: say_a_capital, strengths: [-2], outcomes: [answer_top1], prompts: [texas]}
+story:
+  arrows: [[texas, say_austin], [say_a_capital, say_austin], [capital, say_a_capital], [say_austin, answer]]
+  traced: texas
+  experiment: inhibit_say_a_capital
+  shown: texas
 figures: [supernode_graph, inhibition_panel, swap_panel, dose_response, path_share, fidelity]
 """
 CLAIMS = """

@@ -31,7 +31,8 @@ SEES = {
     "evidence": {"cases", "models", "transcoders", "attribution", "interventions", "supernodes"},
     "verdicts": {"cases", "corpora"},
     "figures": {"cases", "verdicts"},
-    "report": {"cases", "graph_files", "verdicts", "figures"},
+    "findings": {"cases", "verdicts"},
+    "report": {"cases", "graph_files", "verdicts", "figures", "findings"},
     "scaffolds": {"cases", "models", "transcoders"},
 }
 SEES["cli"] = set(SEES) - {ROOT_ROOM}
@@ -39,7 +40,18 @@ MOST_FILES = 16
 MOST_LINES = 400
 
 HEAVY = {"torch", "transformers", "transformer_lens", "sae_lens"}
-LIGHT_ROOMS = {ROOT_ROOM, "cases", "graph_files", "corpora", "verdicts", "figures", "report", "scaffolds", "cli"}
+LIGHT_ROOMS = {
+    ROOT_ROOM,
+    "cases",
+    "graph_files",
+    "corpora",
+    "verdicts",
+    "figures",
+    "findings",
+    "report",
+    "scaffolds",
+    "cli",
+}
 LIGHT = {
     *("models.gguf_files", "models.hub", "models.memory", "models.packages", "models.text"),
     *("supernodes.named_members", "supernodes.operands", "evidence.contrasts", "organisms.cards"),

@@ -79,9 +79,9 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(page):
 def test_every_section_claim_and_figure_can_be_linked(page):
     reader = Reader(page)
     assert len(reader.ids) == len(set(reader.ids))
-    inner = {link.removeprefix("#") for link in reader.links if link.startswith("#")}
+    inner = {link.removeprefix("#") for link in reader.links if link.startswith("#") and not re.search("[=/]", link)}
     assert inner <= set(reader.ids)
-    wanted = {"claims", "figures", "prompts", "paths", "supernodes", "trust", "provenance", "paths-texas"}
+    wanted = {"claims", "figures", "graphs", "prompts", "paths", "yours", "about", "provenance", "paths-texas"}
     wanted |= {f"claim-multihop-{i}" for i in (2, 7, 8)} | {"fig-supernode_graph", "fig-fidelity", "fig-path_share"}
     assert wanted <= inner  # each has its ¶, or a place in the list of sections
     assert re.findall(r"<h2(?! id=)", page) == []
@@ -94,19 +94,18 @@ def test_each_claim_shows_what_story_and_numbers_need(page, root):
     for text in (
         "Inhibiting Texas and injecting California makes the model say Sacramento.", "memory", "digest",
         "biology judge --model elegans", "80 of 80 attempted prompts pass it (100%", "about a quarter",
-        "expected on this model: not replicated", "Prompts that speak most against “swap”", "Registered 2026-11-20",
+        "expected on this model: not replicated", "Registered 2026-11-20", "The paper, in our words:",
         "matched random features", "Another threshold?", "The rows behind “swap”", "found by the rule {at: last, factor: place}",
-        "not of Claude 3.5 Haiku", "weights ababababab",
+        "not of Claude 3.5 Haiku",
         "elegans is not Claude 3.5 Haiku", "SHA-256 of the sources", "SHA-256 of the weights", "version of python",
-        "replacement score 0.871, completeness 0.934", "the worst row is off by 4.1e−07",
+        "replacement score 0.871, completeness 0.934", "the worst row is off by 4.1×10⁻⁷",
     ):  # fmt: skip
         assert text in words, text
     assert "commit" not in words
 
 
-def test_strongest_paths_and_members_are_listed(page):
-    assert "##las → Texas → say Austin → Austin" in Reader(page).words.replace(" → ", " → ")
-    assert "say austin on texas: 3" in Reader(page).words
+def test_strongest_paths_are_listed(page):
+    assert "##las → Texas → say Austin → Austin" in Reader(page).words
 
 
 def test_where_a_supernode_was_found_is_shown(page, root, tmp_path):
@@ -403,7 +402,8 @@ def test_what_is_missing_is_named(root, tmp_path):
         (0.12345, "0.123"),
         (-0.5, "−0.5"),
         (np.nan, "–"),
-        (3e-05, "3e−05"),
+        (3e-05, "3×10⁻⁵"),
+        (-4.12e-07, "−4.12×10⁻⁷"),
         (9120, "9,120"),
         (0, "0"),
         (1234567.8, "1,234,568"),

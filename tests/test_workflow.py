@@ -46,7 +46,7 @@ OUTPUTS = {
     "atlas": ["{run}/atlas.parquet", "{run}/atlas_prompts.parquet"],
     "judge": ["reports/{model}/verdicts.csv", "{run}/parts.parquet", "{run}/clusters.parquet"],
     "draw": ["figures/{model}/{case}/{figure}.svg", "figures/{model}/{case}/{figure}.png"],
-    "write": ["reports/{model}/{case}.html"],
+    "write": ["reports/{model}/{case}.html", "reports/{model}/{case}_prompts.csv"],
     "members": ["reports/{model}/supernodes.csv"],
 }
 
@@ -60,7 +60,7 @@ def main():
     with open("calls.txt", "a") as file:
         print(" ".join([stage, *filter(None, (words["case"], words["figure"], words["page"]))]), file=file)
     page = ["reports/{model}/{page}.html"] if words["page"] else OUTPUTS[stage]
-    for name in page if words["model"] or stage == "compare" else ["reports/index.html"]:
+    for name in page if words["model"] or stage == "compare" else ["reports/index.html", "reports/glossary.html"]:
         path = Path(name.format(**words))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(stage)
@@ -96,6 +96,7 @@ def finished(snakemake, tmp_path_factory):
     shutil.copytree(ROOT / "profiles", root / "profiles")
     shutil.copytree(ROOT / "docs", root / "docs")
     shutil.copy(ROOT / "Snakefile", root)
+    shutil.copy(ROOT / "GLOSSARY.md", root)
     for case in ("first", "second"):
         shutil.copytree(ROOT / "experiments/_template", root / "experiments" / case)
     (root / "experiments/claims.lock").write_text("{}")

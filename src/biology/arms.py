@@ -17,6 +17,8 @@ class Arm:
     """Its name in a legend."""
     words: str
     """What a page calls it."""
+    beside: str
+    """How a sentence puts it beside an effect."""
     says: str
     """What is done, in one sentence."""
     kinds: tuple[str, ...] = ()
@@ -27,41 +29,52 @@ CONTROLS: dict[str, Arm] = {
     "match": Arm(
         "matched random features",
         "matched random features",
+        "with matched random features",
         "other features, drawn at random, active in the same layers, as many and pushed as hard, take the place of the members",
         ("inhibit", "inject", "swap", "graph", "sharing"),
     ),
     "donor": Arm(
         "wrong donor",
         "the wrong donor",
+        "with the wrong donor",
         "what is injected, or compared with, comes from the wrong donor (column `wrong_<donor>`, `wrong_plain`)",
         ("inject", "swap", "reuse"),
     ),
     "position": Arm(
         "wrong position",
         "the same features at the wrong token",
+        "with the same features at the wrong token",
         "the same is done, or looked for, at another token (`elsewhere`, `sites`)",
         ("inhibit", "inject", "swap", "exchange", "census"),
     ),
     "shuffle": Arm(
         "shuffled",
         "the same with the pairing shuffled",
+        "with what belongs together shuffled",
         "what belongs together is exchanged at random: labels, pairs of prompts, or the weights of the transcoders",
         ("classes", "wiring", "connectivity", "sharing", "census", "signs"),
     ),
     "direction": Arm(
         "random direction",
         "random directions of the same size",
+        "with random directions of the same size",
         "random vectors of the same length are added to the stream where the members write",
         ("inhibit", "inject", "swap"),
     ),
-    "clean": Arm("clean", "no perturbation", "nothing is done to the prompt"),
+    "clean": Arm("clean", "no perturbation", "with nothing done", "nothing is done to the prompt"),
     "random": Arm(
         "shuffled transcoders",
         "what the same rule finds with transcoders of shuffled weights",
+        "with transcoders of shuffled weights",
         "the same rule finds its members among the features of transcoders with shuffled weights",
         ("census", "reuse"),
     ),
-    "smaller": Arm("smaller model", "the smaller model", "the same is measured on the smaller of two models"),
+    "smaller": Arm(
+        "smaller model",
+        "the smaller model",
+        "in the smaller model",
+        "the same is measured on the smaller of two models",
+    ),
 }
 """Control arms of the `evidence` table, in the order in which figures show them; the remaining arm is `effect`."""
 

@@ -249,6 +249,14 @@ SCHEMAS: dict[str, Schema] = {
         },
         key=("case", "claim", "part", "cluster"),
     ),
+    # one row is a scored prompt of a part; said: by the model itself; scored: it passes the gate; score: positive as claimed
+    "scored": Schema(
+        {
+            "claim": "str", "part": "str", "item": "str", "cluster": "str", "prompt": "str", "donor": "str", "expected": "str",
+            "said": "str", "scored": "bool", "effect": "float", "control": "float", "score": "float",
+        },
+        key=("claim", "part", "item"), ordered=True, missing=("control",),
+    ),
 }  # fmt: skip
 
 

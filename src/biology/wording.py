@@ -1,20 +1,29 @@
-"""Numbers, fractions, prompts and prose as pages print them. Whatever is quoted is escaped."""
+"""Numbers, fractions and prompts as pages print them. Whatever is quoted is escaped."""
 
 from __future__ import annotations
 
 import json
 import math
-import re
 from typing import Any
 
-from markupsafe import Markup, escape
+from markupsafe import Markup
+
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | int, digits: int = 3) -> str:
-    """A number in print: so many significant digits, a true minus sign, a dash where there is none."""
+    """A number in print: so many significant digits, a true minus sign, tiny ones as 4.1×10⁻⁷, a dash where there is none."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
-    return f"{value:,.{digits}g}".replace("-", "−") if abs(value) < 1000 else f"{value:,.0f}".replace("-", "−")
+    if math.isinf(value):
+        return "infinite" if value > 0 else "−infinite"
+    if abs(value) >= 1000:
+        return f"{value:,.0f}".replace("-", "−")
+    text = f"{value:.{digits}g}"
+    if "e" in text:
+        head, _, power = text.partition("e")
+        text = f"{head}×10{str(int(power)).translate(RAISED)}"
+    return text.replace("-", "−")
 
 
 def plain(value: float) -> str:
@@ -26,36 +35,22 @@ def percent(value: float) -> str:
     """A fraction in per cent, to a tenth below ten per cent and near a hundred."""
     if math.isnan(value):
         return "–"
-    return f"{value:.1%}" if 0 < value < 0.1 or 0.95 < value < 1 else f"{value:.0%}"
+    size = abs(value)
+    text = f"{size:.1%}" if 0.0005 <= size < 0.1 or 0.95 < size < 1 else f"{size:.0%}"
+    text = text.replace("100.0%", "100%")
+    return f"−{text}" if value < 0 and text != "0%" else text
+
+
+def points(value: float) -> str:
+    """A difference of two fractions in percentage points, to a tenth below ten."""
+    size = 100 * abs(value)
+    text = f"{size:.1f}" if 0.05 <= size < 9.95 else f"{size:.0f}"
+    return f"−{text}" if value < 0 and text != "0" else text
 
 
 def visible(text: str) -> str:
     """A prompt or token with its line breaks shown."""
     return text.replace("\n", "↵")
-
-
-def prose(text: str) -> Markup:
-    """Paragraphs, headings, lists, `code` and *emphasis* of a plain Markdown text, escaped. The title is left out."""
-    blocks = []
-    for block in re.split(r"\n\s*\n", text.strip()):
-        if block.startswith("#"):
-            first, _, rest = block.partition("\n")
-            level, _, title = first.partition(" ")
-            blocks += [f"<h3>{_inline(title)}</h3>"] if len(level) > 1 else []
-            blocks += [str(prose(rest))] if rest.strip() else []
-        elif re.match(r"[*-] ", block):
-            points = [point for point in re.split(r"(?:^|\n)[*-] ", block) if point.strip()]
-            blocks.append("<ul>" + "".join(f"<li>{_inline(point)}</li>" for point in points) + "</ul>")
-        elif block:
-            blocks.append(f"<p>{_inline(block)}</p>")
-    return Markup("\n".join(blocks))
-
-
-def _inline(text: str) -> str:
-    pieces = re.split(r"`([^`]+)`", str(escape(" ".join(text.split()))))
-    words = [re.sub(r"(\*{1,2})([^*]+)\1", r"<em>\2</em>", piece) for piece in pieces[::2]]
-    code = [f"<code>{piece}</code>" for piece in pieces[1::2]] + [""]
-    return "".join(word + piece for word, piece in zip(words, code, strict=True))
 
 
 def embed(data: Any) -> Markup:

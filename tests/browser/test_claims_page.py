@@ -1,6 +1,7 @@
 """The slider over a threshold says what `biology judge --threshold` says, and the registered threshold stays marked."""
 
 import json
+import re
 
 import pytest
 from multi_hop_tables import write_repository
@@ -53,6 +54,7 @@ def test_every_place_of_every_slider_is_what_judge_says(open_page, made_up):
 
 def test_moving_a_slider_shows_it_and_marks_what_was_registered(open_page, made_up):
     page = open_page(made_up[1])
+    page.locator("details.evidence summary").first.click()
     box = page.locator(".whatif").first
     slider, output = box.locator("input"), box.locator("output")
     assert output.inner_text() == "the registered threshold" and not page.locator(".yours.moved").count()
@@ -79,6 +81,42 @@ def test_real_pages_agree_with_the_registered_verdicts(open_page, case):
         said = page.evaluate("([claim, places]) => biologyVerdict(claim, places)", [claim, places])
         badge = page.locator(f"section[aria-labelledby='claim-{claim}'] .ruling .badge").inner_text()
         assert said in badge, (claim, json.dumps(places))
+
+
+def test_all_prompts_can_be_filtered_and_a_link_opens_a_part(open_page, made_up):
+    root, path = made_up
+    frame = report.scored_prompts(root, "elegans", load_case(root, "multi_hop"))
+    page = open_page(path, "prompts/multihop-2/1")
+    page.locator("#browse-rows tbody tr").first.wait_for()
+    rows = frame[(frame["claim"] == "multihop-2") & (frame["part"] == "around it")]
+    assert page.locator("#browse-part option:checked").inner_text() == "multihop-2: around it"
+    worst = rows.sort_values("score", kind="stable").iloc[0]
+    assert page.locator("#browse-rows tbody tr").first.locator("td").first.inner_text() == worst["prompt"]
+    assert page.locator("#browse-told").inner_text().startswith(f"{len(rows)} prompts, 40 of them shown.")
+    page.select_option("#browse-which", "against")
+    against = int((rows["score"] <= 0).sum())
+    assert page.locator("#browse-told").inner_text().startswith(f"{against} prompts")
+    page.select_option("#browse-which", "all")
+    page.fill("#browse-find", "C17 is")
+    shown = page.locator("#browse-rows tbody tr td:first-child").all_inner_texts()
+    assert sorted(shown) == sorted(rows.loc[rows["prompt"].str.contains("C17 is"), "prompt"]) and shown
+    page.click("#browse-more") if page.locator("#browse-more").is_visible() else None
+    page.evaluate("location.hash = '#prompts/multihop-7/0'")
+    page.wait_for_function("document.querySelector('#browse-part').selectedOptions[0].text === 'multihop-7: swap'")
+
+
+@pytest.mark.parametrize("case", discover_cases(ROOT))
+def test_a_case_opens_with_its_story_and_prints_on_few_pages(open_page, case):
+    """Both graphs, the intervention and all verdicts stand within the first screen; in print, at most twelve pages."""
+    path = next(iter(sorted(ROOT.glob(f"reports/*/{case}.html"))), None)
+    if path is None:
+        pytest.skip(f"no page of {case} is written yet: make figures")
+    page = open_page(path, width=1280, height=900)
+    for selector in (".sketch >> nth=0", ".sketch >> nth=1", ".done", ".strip"):
+        box = page.locator(selector).bounding_box()
+        assert box is not None and box["y"] + box["height"] <= 1000, selector
+    pages = re.findall(rb"/Type\s*/Page[^s]", page.pdf(format="A4"))
+    assert 0 < len(pages) <= 12
 
 
 def test_a_link_opens_what_it_points_at(open_page):

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from biology.arms import CONTROLS
 from biology.cases.case_checks import check_case
-from biology.cases.case_file import CaseFile, Paper, Prompt
+from biology.cases.case_file import CaseFile, Paper, Prompt, Story
 from biology.cases.experiments import Contrast, Crossover, Experiment, Scale
 from biology.cases.facts import Facts
 from biology.cases.items import Item, items_of, read_items
@@ -48,6 +48,7 @@ class Case(Strict):
     experiments: dict[str, Experiment] = {}
     operands: Operands | None = None
     streams: dict[str, Stream] = {}
+    story: Story | None = None
     figures: tuple[str, ...] = ()
     first_token: bool = False
     """Whether an answer of several tokens stands for its first one: in the prompt sets for models whose vocabulary is not

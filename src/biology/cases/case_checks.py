@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from biology.cases import figure_names
-from biology.cases.case_file import CaseFile
+from biology.cases.case_file import OUTPUT, CaseFile, Story
 from biology.cases.experiments import (
     LOOKING_AT_PLOTS,
     Census,
@@ -74,12 +74,31 @@ def check_case(file: CaseFile, facts: Facts) -> None:
     facts.measured(
         [experiment.only for experiment in file.experiments.values() if not isinstance(experiment, Computed)]
     )
+    if file.story is not None:
+        _check_story(file.story, file, facts)
     facts.distinct("figures", file.figures)
     own = figure_names.own_figures(facts.path.parent)
     for figure in file.figures:
         wrong = figure_names.problem(figure, own, file.prompts, file.experiments)
         if wrong:
             raise facts.refuse("figures", wrong)
+
+
+def _check_story(story: Story, file: CaseFile, facts: Facts) -> None:
+    for name in (one for arrow in story.arrows for one in arrow):
+        facts.known("story.arrows", "supernode", name, (*file.supernodes, OUTPUT))
+    left = list(story.arrows)  # what nothing leads to is taken away until nothing is left, or a circle
+    while left:
+        targets = {target for _, target in left}
+        if not any(source not in targets for source, _ in left):
+            raise facts.refuse("story.arrows", f"the arrows run in a circle: {', '.join(map(' -> '.join, left))}")
+        left = [arrow for arrow in left if arrow[0] in targets]
+    for key in ("traced", "shown"):
+        facts.known(f"story.{key}", "prompt", getattr(story, key), file.prompts)
+    facts.known("story.experiment", "experiment", story.experiment, file.experiments)
+    shown = getattr(file.experiments[story.experiment], "prompts", ())
+    if story.shown not in shown:
+        raise facts.refuse("story.shown", f"experiment '{story.experiment}' is not shown on prompt '{story.shown}'")
 
 
 def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, facts: Facts) -> None:

@@ -29,6 +29,23 @@ class Prompt(Strict):
     """What the prompt is about, under the names of the free columns of `prompts.csv`, e.g. {state: Texas}."""
 
 
+OUTPUT = "answer"
+"""What the output is called among supernodes."""
+
+
+class Story(Strict):
+    """How the page of a case opens: written down from the paper, not from results."""
+
+    arrows: tuple[tuple[str, str], ...] = Field(min_length=1)
+    """The arrows that the paper draws, from supernode to supernode; `answer` is the output."""
+    traced: str
+    """The named prompt whose graph stands beside them."""
+    experiment: str
+    """The intervention by which the paper's case is known, one that holds features or exchanges a stream."""
+    shown: str
+    """The named prompt on which it is shown."""
+
+
 class CaseFile(Strict):
     """A case study: how things are measured and shown."""
 
@@ -49,5 +66,7 @@ class CaseFile(Strict):
     operands: Operands | None = None
     streams: dict[str, Stream] = {}
     """What is asked of mean residual streams, without transcoders."""
+    story: Story | None = None
+    """How its page opens."""
     figures: tuple[str, ...] = ()
     """What is drawn: a figure, or a figure and its subject (a prompt or an experiment) behind a hyphen."""

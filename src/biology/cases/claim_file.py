@@ -19,12 +19,16 @@ Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
 UNREGISTERED = "Not registered: run `biology lock` before held-out prompts are scored"
 """Why a claim that is not in claims.lock yet is untestable (`registration.registered`)."""
 CONFIDENCE = {
-    "primary": "read in the authors' text",
-    "digest": "read in a third-party digest that was checked against the page",
-    "secondary": "read in a paraphrase",
-    "memory": "known from memory",
+    "primary": "read in the authors' own text",
+    "digest": "from a digest that says it was checked against the page",
+    "secondary": "from a paraphrase by others",
+    "memory": "from memory, not checked",
 }
-"""How well a sentence of the paper is known. The word goes wherever the claim is quoted."""
+"""How well a sentence of the paper is known."""
+
+
+def _words(confidence: str) -> list[str]:
+    return [word.strip() for word in re.sub(r"\(.*?\)", "", confidence).split(",")]
 
 
 class Source(Strict):
@@ -37,10 +41,15 @@ class Source(Strict):
     @field_validator("confidence")
     @classmethod
     def _known_confidence(cls, value: str) -> str:
-        for word in re.sub(r"\(.*?\)", "", value).split(","):
-            if word.strip() not in CONFIDENCE:
-                raise ValueError(unknown("confidence", word.strip(), CONFIDENCE))
+        for word in _words(value):
+            if word not in CONFIDENCE:
+                raise ValueError(unknown("confidence", word, CONFIDENCE))
         return value
+
+    @property
+    def known(self) -> str:
+        """What `confidence` says, in words."""
+        return "; ".join(CONFIDENCE[word] for word in _words(self.confidence))
 
 
 class Specificity(Strict):

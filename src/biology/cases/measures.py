@@ -29,6 +29,9 @@ class Form:
     """One form of an outcome."""
 
     name: str
+    told: str
+    """How its mean is told: `the answer is said on {value} of the prompts`. `{0}` and `{1}` stand for what it is about, `{through}` and
+    `{source}` for what the experiment follows."""
     says: str
     """What it is, in one sentence; `{0}` and `{1}` stand for what it is about."""
     unit: str
@@ -86,127 +89,127 @@ FORMS = {
     form.name: form
     for form in (
         # what is said under a perturbation (outcomes.py)
-        Form("answer_probability", "the probability of the prompt's answer", PROBABILITY, PERTURBED),
-        Form("donor_probability", "the probability of the donor's answer", PROBABILITY, PERTURBED, donor=True),
-        Form("answer_top1", "whether the prompt's answer is the most probable token", ONE, PERTURBED),
-        Form("donor_top1", "whether the donor's answer is the most probable token", ONE, PERTURBED, donor=True),
-        Form("others_probability", "the probability of all other answers to the prompt's relation", PROBABILITY, PERTURBED),
-        Form("answer_logit", "the logit of the answer, minus the mean logit", "logits", PERTURBED, beside=("clean",)),
+        Form("answer_probability", "the answer has a probability of {value}", "the probability of the prompt's answer", PROBABILITY, PERTURBED),
+        Form("donor_probability", "the donor's answer has a probability of {value}", "the probability of the donor's answer", PROBABILITY, PERTURBED, donor=True),
+        Form("answer_top1", "the answer is said on {value} of the prompts", "whether the prompt's answer is the most probable token", ONE, PERTURBED),
+        Form("donor_top1", "the donor's answer is said on {value} of the prompts", "whether the donor's answer is the most probable token", ONE, PERTURBED, donor=True),
+        Form("others_probability", "other answers to the same question have a probability of {value} together", "the probability of all other answers to the prompt's relation", PROBABILITY, PERTURBED),
+        Form("answer_logit", "the answer's logit stands {value} above the mean logit", "the logit of the answer, minus the mean logit", "logits", PERTURBED, beside=("clean",)),
         Form(
-            "advantage", "the logit of the answer minus that of the donor's answer, over what it is on the clean prompt",
+            "advantage", "{value} of the answer's lead over the donor's answer is left", "the logit of the answer minus that of the donor's answer, over what it is on the clean prompt",
             "ratio, 1 on the clean prompt", PERTURBED, donor=True, beside=("shuffle",),
         ),
         Form(
-            "activation", "the activation of the supernode {0}, over its activation on the clean prompt",
+            "activation", "{0} keeps {value} of its activity", "the activation of the supernode {0}, over its activation on the clean prompt",
             "ratio, 1 on the clean prompt", PERTURBED, "supernode", (1, 1), unchanged=1.0, beside=("clean",),
         ),
         Form(
-            "lost", "the share of its clean activation that the supernode {0} has lost", "share, 0 on the clean prompt",
+            "lost", "{0} has lost {value} of its activity", "the share of its clean activation that the supernode {0} has lost", "share, 0 on the clean prompt",
             PERTURBED, "supernode", (1, 1), unchanged=0.0,
         ),
         # cells of a factorial design (cell_outcomes.py)
-        Form("level_top1", "whether the prompt's own {0} is the most probable token", ONE, PERTURBED, "factor", (1, 1)),
-        Form("level_probability", "the probability of the prompt's own {0} as the next token", PROBABILITY, PERTURBED, "factor", (1, 1)),
+        Form("level_top1", "the prompt's {0} is said on {value} of the prompts", "whether the prompt's own {0} is the most probable token", ONE, PERTURBED, "factor", (1, 1)),
+        Form("level_probability", "the prompt's {0} has a probability of {value}", "the probability of the prompt's own {0} as the next token", PROBABILITY, PERTURBED, "factor", (1, 1)),
         Form(
-            "kept", "whether the most probable token is not the prompt's answer, but that of a prompt with the same {0}",
+            "kept", "another answer with the same {0} is said on {value} of the prompts", "whether the most probable token is not the prompt's answer, but that of a prompt with the same {0}",
             ONE, PERTURBED, "factor", (1, 9),
         ),
         # answers that are numbers (number_outcomes.py)
-        Form("ones_right", "whether the most probable token is a number with the answer's ones digit", ONE, PERTURBED, numbers=True, beside=("clean",)),
-        Form("near_right", f"whether the most probable token is a number at most {NEAR} from the answer", ONE, PERTURBED, numbers=True, beside=("clean",)),
-        Form("near_probability", f"the probability of numbers at most {NEAR} from the answer, without the answer", PROBABILITY, PERTURBED, numbers=True),
-        Form("width", f"how many consecutive numbers it takes to hold {MASS:.0%} of the probability of all numbers", "count, from 1", PERTURBED, numbers=True),
+        Form("ones_right", "the number that is said has the right ones digit on {value} of the prompts", "whether the most probable token is a number with the answer's ones digit", ONE, PERTURBED, numbers=True, beside=("clean",)),
+        Form("near_right", "the number that is said is near the answer on {value} of the prompts", f"whether the most probable token is a number at most {NEAR} from the answer", ONE, PERTURBED, numbers=True, beside=("clean",)),
+        Form("near_probability", "numbers near the answer, without it, have a probability of {value}", f"the probability of numbers at most {NEAR} from the answer, without the answer", PROBABILITY, PERTURBED, numbers=True),
+        Form("width", "it takes {value} numbers to hold most of the probability", f"how many consecutive numbers it takes to hold {MASS:.0%} of the probability of all numbers", "count, from 1", PERTURBED, numbers=True),
         Form(
-            "ones_swapped", "whether the most probable token has the answer's tens and the ones digit of the donor's answer",
+            "ones_swapped", "the answer with the donor's ones digit is said on {value} of the prompts", "whether the most probable token has the answer's tens and the ones digit of the donor's answer",
             ONE, PERTURBED, donor=True, numbers=True,
         ),
         # lines (written_lines.py)
-        Form("line_ends_own", "whether the line ends in the word that the prompt plans", ONE, WRITING, line=True, beside=("clean",)),
-        Form("line_ends_donor", "whether the line ends in the word that the donor plans", ONE, WRITING, line=True, donor=True, beside=("clean",)),
+        Form("line_ends_own", "the line ends in the word that it planned on {value} of the prompts", "whether the line ends in the word that the prompt plans", ONE, WRITING, line=True, beside=("clean",)),
+        Form("line_ends_donor", "the line ends in the word that the donor plans on {value} of the prompts", "whether the line ends in the word that the donor plans", ONE, WRITING, line=True, donor=True, beside=("clean",)),
         Form(
-            "line_ends_family", "whether the line ends in a word that rhymes with the prompt's, its own one included", ONE,
+            "line_ends_family", "the line ends in a word that rhymes on {value} of the prompts", "whether the line ends in a word that rhymes with the prompt's, its own one included", ONE,
             WRITING, line=True, beside=("clean",),
         ),
-        Form("line_ends_rhyme", "whether the line ends in another word that rhymes with the prompt's own", ONE, WRITING, line=True, beside=("clean",)),
-        Form("line_starts_donor", "whether the line's first word is the donor's answer", ONE, WRITING, line=True, donor=True, beside=("clean",)),
+        Form("line_ends_rhyme", "the line ends in another word that rhymes on {value} of the prompts", "whether the line ends in another word that rhymes with the prompt's own", ONE, WRITING, line=True, beside=("clean",)),
+        Form("line_starts_donor", "the line begins with the donor's first word on {value} of the prompts", "whether the line's first word is the donor's answer", ONE, WRITING, line=True, donor=True, beside=("clean",)),
         Form(
-            "answer_log_odds", "the change, against the clean prompt, of the log-odds of the donor's answer to the own answer",
+            "answer_log_odds", "the log-odds of the donor's answer rise by {value}", "the change, against the clean prompt, of the log-odds of the donor's answer to the own answer",
             "nats", WRITING, line=True, donor=True, beside=("clean",),
         ),
-        Form("answer_moves", "whether the log-odds of the donor's answer to the own answer rise", ONE, WRITING, line=True, donor=True, beside=("clean",)),
+        Form("answer_moves", "the log-odds of the donor's answer rise on {value} of the prompts", "whether the log-odds of the donor's answer to the own answer rise", ONE, WRITING, line=True, donor=True, beside=("clean",)),
         Form(
-            "ending_log_odds", "the change of the log-odds of the donor's planned word to the own planned word, as the next word",
+            "ending_log_odds", "the log-odds of the word that the donor plans rise by {value}", "the change of the log-odds of the donor's planned word to the own planned word, as the next word",
             "nats", WRITING, line=True, donor=True, beside=("clean",),
         ),
         # what features tell (census.py)
         Form(
-            "planned", "the share of the features of the prompt's level that fire at the rule's position", SHARE, ("census",),
+            "planned", "{value} of the features of the prompt's own word fire there", "the share of the features of the prompt's level that fire at the rule's position", SHARE, ("census",),
             controls=("position", "shuffle", "random"),
         ),
         Form(
-            "candidates", "whether features of the prompt's level and of another level of its cluster fire there at once", ONE,
+            "candidates", "features of another candidate fire there as well on {value} of the prompts", "whether features of the prompt's level and of another level of its cluster fire there at once", ONE,
             ("census",), controls=("shuffle", "random"),
         ),
         Form(
-            "ordinary", "whether a feature of the level that fires there also fires where the word itself is next", ONE,
+            "ordinary", "a feature that fires there also fires where the word itself is next on {value} of the prompts", "whether a feature of the level that fires there also fires where the word itself is next", ONE,
             ("census",), controls=("shuffle", "random"),
         ),
         Form(
-            "probe", "whether a linear probe on the residual stream there names the level", ONE, ("census",),
+            "probe", "a linear probe names the word there on {value} of the prompts", "whether a linear probe on the residual stream there names the level", ONE, ("census",),
             controls=("position", "shuffle"),
         ),
         # paths of the graph (graph_tables.py)
-        Form("path_share", "the share of the influence on the answer's logit whose paths pass through the supernode", SHARE, ("graph",)),
-        Form("shortcut", "the share of the source tokens' influence on the answer's logit that goes around the supernode", SHARE, ("graph",)),
-        Form("source_share", "the share of the influence on the supernode that starts at the source tokens", SHARE, ("graph",)),
+        Form("path_share", "{value} of the influence on the answer runs through {through}", "the share of the influence on the answer's logit whose paths pass through the supernode", SHARE, ("graph",)),
+        Form("shortcut", "{value} of the influence of the prompt's {source} on the answer goes around {through}", "the share of the source tokens' influence on the answer's logit that goes around the supernode", SHARE, ("graph",)),
+        Form("source_share", "{value} of the influence on {through} starts at the prompt's {source}", "the share of the influence on the supernode that starts at the source tokens", SHARE, ("graph",)),
         Form(
-            "agreement", "how well the signs of the graph foretell what inhibitions do: the mean of 1 (as foretold) and -1 over pairs",
+            "agreement", "their agreement is {value}, where 1 is all signs as foretold and 0 is chance", "how well the signs of the graph foretell what inhibitions do: the mean of 1 (as foretold) and -1 over pairs",
             "-1 to 1", ("signs",), controls=("shuffle",),
         ),
         # operand plots (operand_tables.py)
-        Form("share", "the share of the influence on the answer that features of the family {0} carry at the last token", SHARE, ("classes",), "family", (1, 1)),
-        Form("class_share", "the share of the influence on the answer that the families add, lookup and sum carry", SHARE, ("classes",)),
-        Form("class_fraction", "the share of active features that are of the families add, lookup and sum", SHARE, ("classes",)),
-        Form("lookup_present", "whether a lookup is active at the last token", ONE, ("classes",)),
-        Form("decimal_share", "of the influence of these families, the share of conditions that repeat as ten does", SHARE, ("classes",)),
-        Form("dozenal_share", "of the influence of these families, the share of conditions that repeat as twelve does", SHARE, ("classes",)),
-        Form("label_wrong", "the share of lookups and sums whose strongest examples suggest the other family", SHARE, ("classes",)),
+        Form("share", "features of the family {0} carry {value} of the influence on the answer", "the share of the influence on the answer that features of the family {0} carry at the last token", SHARE, ("classes",), "family", (1, 1)),
+        Form("class_share", "add-functions, lookups and sums carry {value} of the influence on the answer", "the share of the influence on the answer that the families add, lookup and sum carry", SHARE, ("classes",)),
+        Form("class_fraction", "{value} of the active features are add-functions, lookups and sums", "the share of active features that are of the families add, lookup and sum", SHARE, ("classes",)),
+        Form("lookup_present", "a lookup is active on {value} of the prompts", "whether a lookup is active at the last token", ONE, ("classes",)),
+        Form("decimal_share", "conditions that repeat as ten does carry {value} of the influence of these families", "of the influence of these families, the share of conditions that repeat as ten does", SHARE, ("classes",)),
+        Form("dozenal_share", "conditions that repeat as twelve does carry {value} of the influence of these families", "of the influence of these families, the share of conditions that repeat as twelve does", SHARE, ("classes",)),
+        Form("label_wrong", "the strongest examples suggest the wrong family for {value} of lookups and sums", "the share of lookups and sums whose strongest examples suggest the other family", SHARE, ("classes",)),
         Form(
-            "auc_virtual", "how well virtual weights tell the targets that fire at the prompt's sum from others", "area under the curve, 0.5 at chance",
+            "auc_virtual", "virtual weights tell the right targets from others with an area under the curve of {value}", "how well virtual weights tell the targets that fire at the prompt's sum from others", "area under the curve, 0.5 at chance",
             ("wiring",),
         ),
         Form(
-            "auc_twera", "how well virtual weights, times how often both ends fire together, tell them from others", "area under the curve, 0.5 at chance",
+            "auc_twera", "weighted by how often both ends fire together, they do so with an area under the curve of {value}", "how well virtual weights, times how often both ends fire together, tell them from others", "area under the curve, 0.5 at chance",
             ("wiring",),
         ),
         Form(
-            "input", "what features of the family {1} take in from those of the family {0}, as a share of all that they take in",
+            "input", "{1} takes in {value} of its input from {0}", "what features of the family {1} take in from those of the family {0}, as a share of all that they take in",
             "share, -1 to 1", ("connectivity",), "family", (2, 2), ">",
         ),
         Form(
-            "shared_activity", "the share of the supernode's activity on the plain prompt with the same operands that is there too",
+            "shared_activity", "{value} of the activity on the plain prompt is there too", "the share of the supernode's activity on the plain prompt with the same operands that is there too",
             SHARE, ("reuse",),
         ),
         # what languages share (sharing.py)
         Form(
-            "overlap", "the overlap of active features in layer {0} with those of translations, above chance", "share, -1 to 1",
+            "overlap", "active features of layer {0} overlap by {value} more than chance", "the overlap of active features in layer {0} with those of translations, above chance", "share, -1 to 1",
             ("sharing", "scale"), "layer", (1, 1), controls=("shuffle",),
         ),
         Form(
-            "overlap_profile", "the overlap with translations in the middle third of the layers, minus that in the outer thirds",
+            "overlap_profile", "the middle layers share {value} more than the outer ones", "the overlap with translations in the middle third of the layers, minus that in the outer thirds",
             "share, -1 to 1", ("sharing", "scale"), controls=("shuffle",),
         ),
-        Form("shared", "the share of members that are active on the translations too", SHARE, ("sharing",), controls=("match",)),
+        Form("shared", "{value} of the members are active on the translations", "the share of members that are active on the translations too", SHARE, ("sharing",), controls=("match",)),
         Form(
-            "default", "how much better the members' decoders promote the answer in {0} than in other languages",
+            "default", "the members promote the answer in {0} better than in other languages by {value}", "how much better the members' decoders promote the answer in {0} than in other languages",
             "standard deviations", ("sharing",), "language", (1, 1), controls=("match",),
         ),
-        Form("closeness", "the mean cosine of the members' encoders with those of the donor's members", "-1 to 1", ("sharing",), donor=True, controls=("match",)),
+        Form("closeness", "their encoders have a mean cosine of {value}", "the mean cosine of the members' encoders with those of the donor's members", "-1 to 1", ("sharing",), donor=True, controls=("match",)),
         # of two experiments, or of dose curves (contrasts.py)
-        Form("difference", "{0} in the first experiment, minus a share of it in the second", "that of the outcome", ("contrast",), "outcome", (1, 1), ","),
-        Form("interaction", "{0} minus {1} in the first experiment, minus a share of the same in the second", "that of the outcomes", ("contrast",), "outcome", (2, 2), ","),
+        Form("difference", "what is left comes to {value}", "{0} in the first experiment, minus a share of it in the second", "that of the outcome", ("contrast",), "outcome", (1, 1), ","),
+        Form("interaction", "the effect on the first outcome less that on the second comes to {value}", "{0} minus {1} in the first experiment, minus a share of the same in the second", "that of the outcomes", ("contrast",), "outcome", (2, 2), ","),
         Form(
-            "crossover_cv2", "the squared coefficient of variation, over levels, of the strength at which the swap takes over",
+            "crossover_cv2", "the strengths at which it takes over have a squared coefficient of variation of {value}", "the squared coefficient of variation, over levels, of the strength at which the swap takes over",
             "squared ratio", ("crossover",),
         ),
     )

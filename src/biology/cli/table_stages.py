@@ -190,7 +190,8 @@ def draw(args: Arguments) -> None:
 
 
 def write(args: Arguments) -> None:
-    """write the report of a case (--model, --case), a page of a model (--model, --page), or the index of all reports"""
+    """write the report of a case and its scored prompts as CSV (--model, --case), a page of a model (--model, --page), or the index of all
+    reports with the glossary"""
     if args.page is not None:
         from biology.records import InputError
         from biology.report.atlas_page import atlas_page
@@ -205,15 +206,19 @@ def write(args: Arguments) -> None:
         return
     if args.model is None:
         from biology.config import known_models
+        from biology.report.pages import glossary_page
         from biology.report.scoreboard import index_page
 
         config, root = configuration(args)
         judged = {name: known for name, known in known_models().items() if (root / "reports" / name).is_dir()}
         config = config.model_copy(update={"models": judged | config.models})
+        artefacts.write_text(root / "reports/glossary.html", glossary_page(root))
         artefacts.write_text(root / "reports/index.html", index_page(root, config))
         return
-    from biology.report.case_report import case_page
+    from biology.report.case_report import case_page, scored_prompts
+    from biology.tables import write_table
 
     config, root, case, _ = case_of(args)
-    page = case_page(root, config, args.model, case)
-    artefacts.write_text(root / "reports" / args.model / f"{args.case}.html", page)
+    folder = root / "reports" / args.model
+    write_table(folder / f"{args.case}_prompts.csv", scored_prompts(root, args.model, case), "scored")
+    artefacts.write_text(folder / f"{args.case}.html", case_page(root, config, args.model, case))

@@ -13,6 +13,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -27,10 +28,12 @@ from biology.cases.found_sites import found_sites
 from biology.config import Config, StatisticsConfig
 from biology.figures.graph_chains import strongest_chains
 from biology.figures.graph_layout import node, repeated
+from biology.findings.scored_prompts import browsed, scored
 from biology.records import InputError
 from biology.report.claim_evidence import Subject, dossier, slider_data
 from biology.report.explorer import Explorer, Traced, explorer, feature_cards, features_of, node_steering, operand_plots
-from biology.report.pages import counts, environment, manifest_of, records
+from biology.report.pages import counts, environment, manifest_of, packed, records
+from biology.report.story import story
 from biology.tables import Tables, read_table, read_tables
 from biology.verdicts.calibration import calibrated
 from biology.verdicts.discrimination import discrimination
@@ -60,6 +63,8 @@ class Page:
 
     model: str
     transcoders: str
+    planted: bool
+    """Whether the paper's mechanisms were planted in it."""
     case: Case
     text: str
     """README.md of the case."""
@@ -108,27 +113,31 @@ def render_case(page: Page) -> str:
     claims = [dossier(subject, claim, verdicts.loc[claim.id]) for claim in page.claims]
     prompts = page.tables["prompts"]
     named = prompts[prompts["item"].isin(list(page.case.prompts))]
-    scored = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]
+    attempted = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]
     graphs = page.tables["graphs"]
     chains = [(row.item, _chains(page, row.item, row.top1)) for row in named.itertuples()]
-    members = page.tables["supernodes"]
+    here = page.parts[page.parts["case"] == page.case.name]
     return environment().get_template("case.html.j2").render(
         page=page,
         case=page.case,
         model=page.model,
         counts=counts(verdicts["verdict"]),
         claims=claims,
+        story=story(page.case, page.tables),
+        told=_judged_by(page.case, claims),
         sliders=slider_data(claims),
+        browse=packed(browsed(scored(page.case, page.claims, page.tables, here), page.claims)),
         explorer=_explorer(page),
         named=records(named),
-        scored=len(scored),
-        correct=int(scored["correct"].sum()),
+        scored=len(attempted),
+        correct=int(attempted["correct"].sum()),
         graphs=records(graphs[graphs["item"].isin(list(page.case.prompts))]),
         worst=float(graphs["row_residual"].max()) if len(graphs) else math.nan,
         typical={c: float(graphs[c].median()) for c in MEASURES} if len(graphs) else {},
         chains=[(item, found) for item, found in chains if found],
         sites=found_sites(page.case, page.tables["sites"]),
-        members=_members(members[members["item"].isin(list(page.case.prompts))]),
+        overlaps=_overlaps(page),
+        example=next(iter(page.case.prompts.values()), None),
         fidelity=records(page.tables["fidelity"][page.tables["fidelity"]["layer"] == "all"]),
         command=f"snakemake --cores 8 reports/{page.model}/{page.case.name}.html",
     )  # fmt: skip
@@ -142,6 +151,7 @@ def _chains(page: Page, item: str, output: str) -> list[dict[str, Any]]:
             "nodes": [(kind, called.get(text, text.replace("_", " "))) for kind, text, _ in map(node, chain.nodes)],
             "strength": chain.strength,
             "sign": chain.sign,
+            "address": "\n".join(chain.nodes),
         }
         for chain in strongest_chains(page.tables["edges"], page.tables["supernodes"], item, output, 8)
     ]
@@ -168,13 +178,35 @@ def _explorer(page: Page) -> Explorer | None:
     return explorer(subjects, cards, operands, atlas="atlas.html")
 
 
-def _members(members: pd.DataFrame) -> list[tuple[str, str, int, list[dict[str, Any]]]]:
-    """For each named prompt and supernode: how many members, and the twelve most active."""
-    groups = members.groupby(["item", "supernode"], sort=False)
-    return [
-        (item, name, len(rows), records(rows.sort_values("activation", ascending=False, kind="stable").head(12)))
-        for (item, name), rows in groups
-    ]
+def _overlaps(page: Page) -> list[tuple[str, list[tuple[str, str, int, int]]]]:
+    """For each named prompt the supernodes that share members: what both are called, how many they share, of how many (the smaller)."""
+    told = []
+    for item in page.case.prompts:
+        members = page.tables["supernodes"]
+        pairs = shared_members(members[members["item"] == item])
+        called = titles(page.case, item)
+        named = [
+            (called.get(a, a.replace("_", " ")), called.get(b, b.replace("_", " ")), both, of)
+            for a, b, both, of in pairs
+        ]
+        told += [(item, named)] if named else []
+    return told
+
+
+def shared_members(members: pd.DataFrame) -> list[tuple[str, str, int, int]]:
+    """Pairs of supernodes of one item that share members: their names, how many they share, and how many the smaller has."""
+    sets = {
+        str(name): set(zip(rows["layer"], rows["pos"], rows["feature"], strict=True))
+        for name, rows in members.groupby("supernode", sort=False)
+    }
+    pairs = [(a, b, len(sets[a] & sets[b])) for a, b in combinations(sets, 2)]
+    return [(a, b, both, min(len(sets[a]), len(sets[b]))) for a, b, both in pairs if both]
+
+
+def _judged_by(case: Case, claims: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """The first part of a claim that is judged by the intervention of the story."""
+    parts = [part for entry in claims for part in entry["parts"] if part["picture"]]
+    return next((part for part in parts if case.story and part["experiment"] == case.story.experiment), None)
 
 
 # -------------------------------------------------------------------------------------------------------------- reading
@@ -192,6 +224,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
     page = Page(
         model=model,
         transcoders=manifest["transcoders"]["name"],
+        planted=config.model(model).planted,
         case=case,
         text=readme.read_text(encoding="utf-8") if readme.is_file() else "",
         claims=load_claims(root, case.name),
@@ -209,6 +242,14 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         provenance=_provenance(root, manifest, case),
     )
     return render_case(page)
+
+
+def scored_prompts(root: Path, model: str, case: Case) -> pd.DataFrame:
+    """Table `scored` of one model and case, from what the stages left below `root`."""
+    run = root / "data/runs" / model
+    parts = read_table(run / "parts.parquet", "parts")
+    tables = read_tables(run / case.name, ("prompts", "evidence"))
+    return scored(case, load_claims(root, case.name), tables, parts[parts["case"] == case.name])
 
 
 def _graphs(path: Path) -> dict[str, Any]:

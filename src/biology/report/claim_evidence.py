@@ -9,11 +9,10 @@ Everything comes from tables; a template adds words and no numbers.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-import numpy as np
 import pandas as pd
 import yaml
 
@@ -24,13 +23,15 @@ from biology.cases.found_sites import settled
 from biology.cases.measurement import Measurement
 from biology.cases.positions import FOUND
 from biology.config import StatisticsConfig
+from biology.findings.readings import Reading, readings
+from biology.findings.sentences import finding, names, printed
 from biology.statistics import bootstrap_interval, generator, resamples
 from biology.tables import Tables
 from biology.verdicts.thresholds import Turning, turning
 from biology.wording import number
 
 SHOWN = 8
-"""Prompts, or features, listed in one place at most."""
+"""Features listed in one place at most."""
 
 
 @dataclass(frozen=True)
@@ -59,22 +60,30 @@ def dossier(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str, Any
     rows = rows[(rows["case"] == subject.case.name) & (rows["claim"] == claim.id)]
     first = rows.iloc[0]
     parts = {part.name: part for part in claim.parts}
+    made = [_part(subject, claim, parts.get(row["part"]), row) for _, row in rows.iterrows()]
     return {
         "claim": claim,
         "verdict": verdict["verdict"],
         "reason": verdict["reason"],
+        "explored": claim.explores(subject.model),
+        "decides": deciding(made, verdict["reason"]),
         "row": verdict.to_dict(),
         "telling": subject.telling.get(claim.id, {"discriminates": "unknown", "why": "No twin was judged."}),
         "calibrated": subject.calibrated.get(claim.id, ""),
-        "parts": [_part(subject, claim, parts.get(row["part"]), row) for _, row in rows.iterrows()],
+        "parts": made,
+        "prompts": any(part["picture"] for part in made),
         "passed": int(first["passed"]),
         "attempted": int(first["attempted"]),
         "rate": first["passed"] / first["attempted"] if first["attempted"] else math.nan,
         "expected": claim.expected.get(subject.model),
-        "failed": _failed(subject, claim),
         "graphs": _graphs(subject, claim),
         "supernodes": _supernodes(subject, claim),
     }
+
+
+def deciding(parts: Sequence[dict[str, Any]], reason: str) -> dict[str, Any]:
+    """The part whose verdict is the claim's, as the verdict's reason names it."""
+    return next((part for part in parts if reason.startswith(f"Part '{part['part']}' decides: ")), parts[0])
 
 
 def control_words(control: str) -> str:
@@ -83,23 +92,33 @@ def control_words(control: str) -> str:
 
 
 def _part(subject: Subject, claim: Claim, part: Part | None, row: pd.Series) -> dict[str, Any]:
-    """One measurement: its numbers, its picture, its turning points, the prompts against it, the rows that it rests on."""
+    """One measurement: its numbers and what they say, other readings, its picture, its turning points, the rows that it rests on."""
     where = subject.clusters
     where = where[
         (where["case"] == row["case"]) & (where["claim"] == row["claim"]) & (where["part"] == row["part"])
     ].reset_index(drop=True)
     made = row.to_dict() | {"control_words": control_words(row["control"])}
+    made |= {"told": finding(subject.case, made), "readings": _readings(subject, claim, made), "shown": ""}
     if row["verdict"] == "untestable" or part is None:
-        return made | {"picture": None, "turning": None, "against": [], "query": ""}
+        return made | {"picture": None, "turning": None, "query": ""}
     turned = turning(row, where["score"].to_numpy(), subject.family, subject.statistics)
     return made | {
         "turning": turned,
         "bands": bands(turned),
         "picture": picture(row, where, subject.statistics),
-        "against": _against(subject.tables, part),
         "query": _query(subject, row),
+        "shown": printed(row["effect"], row["outcome"]),
+        "place": claim.parts.index(part),
         "key": claim.id if len(claim.parts) == 1 else f"{claim.id}/{part.name}",
     }
+
+
+def _readings(subject: Subject, claim: Claim, row: dict[str, Any]) -> list[Reading]:
+    prompts = subject.tables["prompts"]
+    scored = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]
+    passing = set(scored.loc[scored[claim.gate], "item"]) if claim.gate in scored else set()
+    judged = {part.experiment for part in claim.parts}
+    return readings(subject.case, subject.tables["evidence"], passing, row, judged)
 
 
 def _query(subject: Subject, row: pd.Series) -> str:
@@ -210,28 +229,6 @@ def bands(turned: Turning) -> list[dict[str, Any]]:
 # ------------------------------------------------------------------------------------------------- prompts, graphs, members
 
 
-def _against(tables: Tables, part: Part, most: int = 5) -> list[dict[str, Any]]:
-    """The scored items that speak most against a part of a claim: text, answer, effect and mean of the control."""
-    prompts, evidence = tables["prompts"], tables["evidence"]
-    rows = evidence[(evidence["experiment"] == part.experiment) & (evidence["outcome"] == part.outcome)]
-    rows = rows[(rows["split"] == "heldout") & rows["arm"].isin(["effect", part.control])]
-    means = rows.groupby(["item", "arm"])["value"].mean().unstack("arm")
-    if "effect" not in means:
-        return []
-    control = means[part.control] if part.control in means else 0.0 * means["effect"]
-    score = means["effect"] - control
-    against = -score.abs() if part.direction == "equivalent" else -score if part.direction == "decrease" else score
-    worst = against.sort_values(kind="stable").index[:most]
-    texts = prompts.set_index("item")
-    return [
-        {
-            "text": texts.loc[item, "text"], "answer": texts.loc[item, "answer"],
-            "effect": float(means.loc[item, "effect"]), "control": float(control.loc[item]),
-        }
-        for item in worst if item in texts.index
-    ]  # fmt: skip
-
-
 def _attempted(subject: Subject, claim: Claim) -> pd.DataFrame:
     """Held-out prompts that the first part of a claim is about."""
     prompts = subject.tables["prompts"]
@@ -240,17 +237,6 @@ def _attempted(subject: Subject, claim: Claim) -> pd.DataFrame:
     for column, level in (experiment.only if experiment else {}).items():
         prompts = prompts[prompts[column] == level]
     return prompts
-
-
-def _failed(subject: Subject, claim: Claim) -> dict[str, Any]:
-    """How many attempted prompts fail the gate, and some of them, evenly spread."""
-    prompts = _attempted(subject, claim)
-    if not claim.parts or claim.gate not in prompts:
-        return {"count": 0, "rows": []}
-    failed = prompts[~prompts[claim.gate]]
-    some = failed.iloc[np.unique(np.linspace(0, len(failed) - 1, min(SHOWN, len(failed))).astype(int))]
-    columns = ["text", "answer", "top1", "probability", "correct"]
-    return {"count": len(failed), "rows": some[columns].to_dict("records")}
 
 
 def _graphs(subject: Subject, claim: Claim) -> dict[str, Any]:
@@ -291,6 +277,7 @@ def _supernodes(subject: Subject, claim: Claim) -> list[dict[str, Any]]:
         found.append(
             {
                 "name": name,
+                "title": names(subject.case)[name].strip("“”"),
                 "rule": yaml.safe_dump(rule, default_flow_style=True, sort_keys=False, width=10**6).strip(),
                 "here": here[name] if subject.case.supernodes[name].at == FOUND else None,
                 "per_prompt": float(rows.groupby("item").size().median()) if len(rows) else 0.0,

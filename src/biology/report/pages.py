@@ -18,9 +18,10 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
 from biology.records import InputError
+from biology.report.prose import prose
 from biology.statistics import ALPHA
 from biology.tables import DECIDING, VERDICTS
-from biology.wording import embed, number, percent, prose, visible
+from biology.wording import embed, number, percent, visible
 
 TEMPLATES = Path(__file__).with_name("templates")
 MARKS = {"replicated": "✓", "not replicated": "✗", "inconclusive": "?", "untestable": "–"}
@@ -28,6 +29,14 @@ SPEAKS = (
     "A verdict speaks of one model and its transcoders, and of nothing else: elegans is not Claude 3.5 Haiku, and "
     "“not replicated” does not mean that the paper is wrong about the model that it studied."
 )
+
+
+def planted(model: str) -> str:
+    """What a model is into which the mechanisms of the paper were planted."""
+    return (
+        f"{model} is a small language model that this project grew with the paper's mechanisms planted in it: the truth of every claim "
+        "about it is known, and the tests do not look at it."
+    )
 
 
 def environment() -> Environment:
@@ -43,6 +52,7 @@ def environment() -> Environment:
     made.globals |= {
         "marks": MARKS,
         "speaks": SPEAKS,
+        "planted": planted,
         "studied": "Claude 3.5 Haiku",
         "order": DECIDING,
         "alpha": ALPHA,
@@ -50,6 +60,13 @@ def environment() -> Environment:
         "script": lambda name: Markup((TEMPLATES / name).read_text("utf-8")),
     }
     return made
+
+
+def glossary_page(root: Path) -> str:
+    """The glossary of a checkout as a page beside the index."""
+    path = root / "GLOSSARY.md"
+    text = path.read_text(encoding="utf-8") if path.is_file() else "There is no GLOSSARY.md beside config.yaml.\n"
+    return environment().get_template("text.html.j2").render(title="Glossary", text=text, base="../", level=2)
 
 
 def packed(data: Any) -> str:

@@ -142,7 +142,16 @@ def index_page(root: Path, config: Config) -> str:
         rows = [_row(config, board, same, name, claim) | {"differ": (name, claim.id) in differ} for claim in claims]
         here = [column for column in board if name in set(column.verdicts["case"])]
         if rows:
-            cases.append({"case": load_case(root, name), "rows": rows, "columns": here})
+            shorts = [
+                {
+                    "name": column.name,
+                    "paged": _has_page(config, column, name),
+                    "counts": counts(column.verdicts.loc[column.verdicts["case"] == name, "verdict"]),
+                }
+                for column in here
+                if column.role == "model"
+            ]
+            cases.append({"case": load_case(root, name), "rows": rows, "columns": here, "shorts": shorts})
     models = [
         {
             "column": column,
@@ -155,8 +164,11 @@ def index_page(root: Path, config: Config) -> str:
         }
         for column in board
     ]  # fmt: skip
+    planted = next((c.name for c in board if c.name in config.models and config.models[c.name].planted), "")
     template = environment().get_template("index.html.j2")
-    return template.render(models=models, cases=cases, seeds=len(same), earlier=earlier(board), caveats=caveats)
+    return template.render(
+        models=models, cases=cases, seeds=len(same), earlier=earlier(board), caveats=caveats, planted_model=planted
+    )
 
 
 def _has_page(config: Config, column: Column, case: str) -> bool:

@@ -72,6 +72,12 @@ class Check:
         word = {"ratio": "at least", "mean": "at most"}[self.kind]
         return f"{self.arm} {self.kind} {plain(self.value)} ({word} {plain(self.bound)} registered)"
 
+    @classmethod
+    def read(cls, text: str) -> Check:
+        """The check that a column `checks` tells of, with its three digits."""
+        arm, kind, value, _, _, bound, _ = text.split()
+        return cls(kind, arm, float(value.replace("infinite", "inf")), float(bound))
+
 
 @dataclass(frozen=True)
 class Measured:

@@ -9,7 +9,16 @@ const reveal = () => {
 };
 addEventListener("hashchange", reveal);
 addEventListener("DOMContentLoaded", () => location.hash && reveal());
-addEventListener("beforeprint", () => document.querySelectorAll("details").forEach((node) => { node.open = true; }));
+// A figure fits its page; its button makes it as large as its letters want, and then it scrolls.
+addEventListener("DOMContentLoaded", () => {
+  for (const button of document.querySelectorAll("button.larger")) {
+    button.hidden = false;
+    button.addEventListener("click", () => {
+      const large = button.closest("figure").classList.toggle("large");
+      button.setAttribute("aria-pressed", large);
+    });
+  }
+});
 
 // Data that pages.packed has compressed, from the script element with this id.
 const unpacked = async (id) => {

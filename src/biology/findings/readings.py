@@ -1,0 +1,84 @@
+"""Other readings of a measurement, beside the one that a claim is judged by: the same push at other strengths, or made another way.
+
+A strict reading cuts the direct paths, another one holds features iteratively or takes another donor. Each stands with its random sets.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
+
+from __future__ import annotations
+
+from collections.abc import Collection
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+
+from biology.cases.case import Case
+from biology.cases.experiments import Perturbation
+from biology.findings.sentences import Row, printed
+from biology.wording import number
+
+OTHERWISE = {
+    "cut_direct": ("with direct paths to the output", "with direct paths to the output cut"),
+    "hidden": ("in sight of what stands before", "with all before the line out of sight"),
+    "forced": ("all words left to the model", "with the words on the way as they were"),
+}
+"""How readings are told that say no or yes to something."""
+
+
+@dataclass(frozen=True)
+class Reading:
+    """One reading: what sets it apart, the mean of the effect and that of its random sets, in print."""
+
+    words: str
+    effect: str
+    control: str
+
+
+def readings(
+    case: Case, evidence: pd.DataFrame, items: Collection[str], part: Row, judged: Collection[str]
+) -> list[Reading]:
+    """Other readings of a part of a claim, on the same prompts (`items`). `judged`: experiments that the claim is judged by."""
+    chosen = case.experiments.get(part["experiment"])
+    if not isinstance(chosen, Perturbation) or part["verdict"] == "untestable":
+        return []
+    rows = evidence[(evidence["outcome"] == part["outcome"]) & evidence["item"].isin(items)]
+    found = []
+    dose = rows[rows["experiment"] == f"{part['experiment']}/dose"]
+    for strength in sorted(set(dose["strength"]) - {part["strength"]}):
+        found.append(_reading(f"at {number(strength)}×", dose[dose["strength"] == strength], part["outcome"]))
+    for name, other in case.experiments.items():
+        same = type(other) is type(chosen) and other.held == chosen.held and other.only == chosen.only
+        here = rows[rows["experiment"] == name]
+        if same and name not in judged and len(here):
+            found.append(_reading(", ".join(_apart(chosen, other)) or name.replace("_", " "), here, part["outcome"]))
+    return found
+
+
+def _reading(words: str, rows: pd.DataFrame, outcome: str) -> Reading:
+    items = rows.groupby(["arm", "cluster", "item"])["value"].mean()
+    means = items.groupby(["arm", "cluster"]).mean().groupby("arm").mean().to_dict()
+    control = printed(means["match"], outcome) if "match" in means else "–"
+    return Reading(words, printed(means["effect"], outcome), control)
+
+
+def _apart(chosen: Perturbation, other: Any) -> list[str]:
+    """What sets another experiment apart."""
+    told = []
+    for key in ("protocol", "attention"):
+        if getattr(other, key) != getattr(chosen, key):
+            told.append(
+                {"protocol": f"held by protocol {other.protocol}", "attention": f"with {other.attention} attention"}[
+                    key
+                ]
+            )
+    if other.donor != chosen.donor:
+        told.append(f"with the donor of column {other.donor}")
+    if getattr(other, "suppress", None) != getattr(chosen, "suppress", None):
+        told.append(f"with the own ones held at −{number(other.suppress)} M")
+    pairs = [("cut_direct", chosen.cut_direct, other.cut_direct)]
+    if chosen.line is not None and other.line is not None:
+        pairs += [
+            (key, bool(getattr(chosen.line, key)), bool(getattr(other.line, key))) for key in ("hidden", "forced")
+        ]
+    return told + [OTHERWISE[key][there] for key, here, there in pairs if here != there]

@@ -1,0 +1,54 @@
+"""Markdown as HTML: the texts that people write for pages, such as the README of a case. Whatever they hold is escaped."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Sequence
+from typing import Any
+
+from markdown_it import MarkdownIt
+from markdown_it.renderer import RendererHTML
+from markdown_it.token import Token
+from markupsafe import Markup
+
+WIDE = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
+"""A table scrolls in a box of its own, which keyboards can reach."""
+
+
+class _Renderer(RendererHTML):
+    """HTML as the pages have it."""
+
+    def table_open(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+        return WIDE + self.renderToken(tokens, index, options, env)
+
+    def table_close(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+        return self.renderToken(tokens, index, options, env).rstrip() + "</div>\n"
+
+    def fence(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+        return super().fence(tokens, index, options, env).replace("<pre>", '<pre tabindex="0">', 1)
+
+    def code_block(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
+        return super().code_block(tokens, index, options, env).replace("<pre>", '<pre tabindex="0">', 1)
+
+
+_MARKDOWN = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table").disable("image")
+
+
+def prose(text: str, base: str = "", level: int = 3) -> Markup:
+    """A text in Markdown (CommonMark, with tables and without pictures; HTML in it is text) without its title.
+
+    Args:
+        base: what relative addresses are put behind, such as `../../experiments/addition/`.
+        level: of its first headings below the title, those of two hashes.
+    """
+    tokens = _MARKDOWN.parse(text)
+    if len(tokens) > 2 and (tokens[0].type, tokens[0].tag) == ("heading_open", "h1"):
+        tokens = tokens[3:]
+    for token in tokens:
+        if token.type.startswith("heading"):
+            token.tag = f"h{min(6, int(token.tag[1:]) + level - 2)}"
+        for inner in token.children or ():
+            address = str(inner.attrGet("href") or "") if inner.type == "link_open" else ""
+            if address and ":" not in address and not address.startswith(("#", "/")):
+                inner.attrSet("href", posixpath.normpath(base + address))
+    return Markup(_MARKDOWN.renderer.render(tokens, _MARKDOWN.options, {}))

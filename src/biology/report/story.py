@@ -1,0 +1,119 @@
+"""How the page of a case opens: the paper's graph beside ours, and what its best known intervention did, beside its control.
+
+Which arrows the paper draws, and which intervention it is known by, stands in case.yaml (`story`), written down from the paper and
+not from results. Both graphs are drawn with the same boxes in the same places, ordered as tokens are; all that ours holds besides
+stands in the figure of the case.
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pandas as pd
+from markupsafe import Markup
+
+from biology.cases.case import Case, called, titles
+from biology.cases.case_file import OUTPUT
+from biology.cases.experiments import Exchange, Perturbation
+from biology.figures.graph_layout import node, repeated, with_share
+from biology.findings.sentences import doing
+from biology.report.sketch import boxes, picture
+from biology.tables import Tables
+
+
+@dataclass(frozen=True)
+class Story:
+    """What the first screen of a page shows."""
+
+    paper: Markup
+    """The arrows that the paper draws, as a picture."""
+    ours: Markup
+    """The same with what was found here; empty where the prompt has no graph."""
+    traced: str
+    """The prompt of our graph."""
+    absent: tuple[str, ...]
+    """What the supernodes are called that have no members there."""
+    shown: dict[str, Any] | None
+    """The intervention: `prompt`, `does`, `donor`, and what is said `before`, `after` and with the `control`, each (text, share)."""
+
+
+def story(case: Case, tables: Tables) -> Story | None:
+    """What the page of a case opens with; None where its file tells none."""
+    told = case.story
+    if told is None:
+        return None
+    edges, members = (tables[name] for name in ("edges", "supernodes"))
+    edges, members = edges[edges["item"] == told.traced], members[members["item"] == told.traced]
+    label = {**titles(case, told.traced), OUTPUT: case.prompts[told.traced].answer.strip()}
+    made = boxes(told.arrows, label, _places(members))
+    absent = [name for name in made if name != OUTPUT and name not in set(members["supernode"])]
+    found = shares(edges, members, told.arrows, label[OUTPUT]) if len(edges) else {}
+    ours = picture(made, found, "The same arrows in the graph of this model", OUTPUT, absent) if found else Markup("")
+    return Story(
+        paper=picture(made, dict.fromkeys(told.arrows), "The arrows that the paper draws", OUTPUT),
+        ours=ours,
+        traced=case.prompts[told.traced].text,
+        absent=tuple(label.get(name, name) for name in absent),
+        shown=intervention(case, tables["panel"], told.experiment, told.shown),
+    )
+
+
+def _places(members: pd.DataFrame) -> dict[str, float]:
+    """The token position of each supernode, weighted by activation."""
+    weight = members["activation"].abs() + 1e-12
+    sums = members.assign(at=members["pos"] * weight, weight=weight).groupby("supernode")[["at", "weight"]].sum()
+    return {str(name): float(row["at"] / row["weight"]) for name, row in sums.iterrows()}
+
+
+def shares(
+    edges: pd.DataFrame, members: pd.DataFrame, arrows: Sequence[tuple[str, str]], answer: str
+) -> dict[tuple[str, str], float]:
+    """Of each arrow, the share of all direct effects into its target, as the figure has it: what repeats another supernode does not
+    count twice, and the output is the token of the answer, or else the most probable one."""
+    again = [name for name in repeated(members) if not any(name in arrow for arrow in arrows)]
+    edges = with_share(edges[~edges["source"].isin(again) & ~edges["target"].isin(again)])
+    outputs = [name for name in edges["target"].unique() if node(name)[0] == "logit"]
+    output = next((name for name in outputs if node(name)[1].strip() == answer), (*outputs, OUTPUT)[0])
+    known = edges.set_index(["source", "target"])["share"].to_dict()
+    return {(a, b): float(known.get((a, output if b == OUTPUT else b), 0.0)) for a, b in arrows}
+
+
+def intervention(case: Case, panel: pd.DataFrame, name: str, item: str) -> dict[str, Any] | None:
+    """What an experiment does to a named prompt: what is said, or written, before, after, and with the control."""
+    rows = panel[(panel["experiment"] == name) & (panel["item"] == item)]
+    experiment = case.experiments[name]
+    if not len(rows) or not isinstance(experiment, Perturbation | Exchange):
+        return None
+    lines = rows[rows["kind"] == "line"]
+    said = lines if len(lines) else rows[rows["kind"] == "probability"]
+    first = case.prompts[item]
+    donor = case.prompts.get(first.factors.get(getattr(experiment, "donor", "donor"), ""))
+    injected = getattr(experiment, "injected", None)
+    there = called(case, injected, {**donor.factors, "answer": donor.answer.strip()}) if donor and injected else ""
+    told = doing(
+        experiment, float(rows["strength"].iloc[0]), {n: f"“{title}”" for n, title in titles(case, item).items()}
+    )
+    return {
+        "prompt": first.text,
+        "does": told.replace("the donor's", f"“{there}”") if there else told,
+        "donor": donor.text if donor and (injected or isinstance(experiment, Exchange)) else "",
+        "line": bool(len(lines)),
+        **{
+            key: _most(said, column)
+            for key, column in (("before", "clean"), ("after", "value"), ("control", "control"))
+        },
+    }
+
+
+def _most(said: pd.DataFrame, column: str) -> tuple[str, float] | None:
+    """The most probable text and its share; None where nothing was measured."""
+    there = said[said[column].notna() & (said[column] > 0)]
+    if not len(there):
+        return None
+    row = there.sort_values(column, ascending=False, kind="stable").iloc[0]
+    return str(row["supernode_or_token"]).strip(), float(row[column])
