@@ -822,7 +822,7 @@ rule write_index:
         CASE_PAGES,
         MODEL_PAGES,
         text="GLOSSARY.md",
-        code=[*code("report.scoreboard"), *TEMPLATES],
+        code=[*code("report.index_page"), *TEMPLATES],
     output:
         report(
             "reports/index.html",

@@ -1,11 +1,10 @@
 """A prompt in a chat is what the model's own template makes of it, and nothing is guessed where there is none."""
 
 import copy
-from dataclasses import replace
 
 import pytest
 
-from biology.models.model import in_chat
+from biology.models.tokenizer import in_chat
 from biology.records import InputError
 
 TEMPLATE = (
@@ -17,12 +16,12 @@ TEMPLATE = (
 def with_template(model, template):
     tokenizer = copy.deepcopy(model.tokenizer)
     tokenizer.chat_template = template
-    return replace(model, tokenizer=tokenizer)
+    return tokenizer
 
 
 def test_a_prompt_is_put_into_the_models_own_template_up_to_its_answer(tiny_model):
-    model = with_template(tiny_model("llama"), TEMPLATE)
-    assert in_chat(model, "What is 3 + 4?") == "<user>What is 3 + 4?</s><assistant>"
+    tokenizer = with_template(tiny_model("llama"), TEMPLATE)
+    assert in_chat(tokenizer, "mine", "What is 3 + 4?") == "<user>What is 3 + 4?</s><assistant>"
 
 
 @pytest.mark.parametrize(
@@ -34,5 +33,5 @@ def test_a_prompt_is_put_into_the_models_own_template_up_to_its_answer(tiny_mode
 )
 def test_a_model_that_cannot_be_asked_so_says_it_in_one_line(tiny_model, template, said):
     with pytest.raises(InputError, match=said) as found:
-        in_chat(with_template(tiny_model("llama"), template), "Hi")
+        in_chat(with_template(tiny_model("llama"), template), "mine", "Hi")
     assert "\n" not in str(found.value)

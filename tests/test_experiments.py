@@ -9,7 +9,7 @@ from biology.cases.experiments import KINDS
 from biology.cases.measures import FORMS, Outcome, forms_of, unchanged
 from biology.cases.positions import Position
 from biology.evidence import cell_outcomes, number_outcomes, outcomes
-from biology.tables import ARMS
+from biology.schemas import ARMS
 
 LINE = {"ends": "word", "family": "family"}
 LEAST = {

@@ -23,7 +23,7 @@ from biology.figures.graph_arrows import points
 from biology.figures.graph_chains import strongest_chains
 from biology.figures.graph_layout import layout, node, repeated, rows, spread, strongest_edges, with_share
 from biology.records import InputError
-from biology.tables import ARMS
+from biology.schemas import ARMS
 
 DATA = Path(__file__).parents[1] / "data"
 ODD = [

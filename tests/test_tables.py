@@ -9,14 +9,8 @@ import pandas as pd
 import pytest
 
 from biology.records import InputError
-from biology.tables import (
-    SCHEMAS,
-    read_table,
-    read_tables,
-    table,
-    validate_table,
-    write_table,
-)
+from biology.schemas import SCHEMAS
+from biology.tables import read_table, read_tables, table, validate_table, write_table
 
 VALUES = {"str": ["b", "词\n<bos>$_"], "int": [2, 1], "float": [0.5, -1e-9], "bool": [True, False]}
 

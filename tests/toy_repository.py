@@ -26,10 +26,11 @@ from biology.evidence.operand_tables import read_grid
 from biology.evidence.perturbation import run_experiments
 from biology.evidence.sharing import reduce_sharing
 from biology.models.model import encode, run, token_batch, token_text
+from biology.schemas import VERDICTS
 from biology.supernodes.behaviour import prompts_table
 from biology.supernodes.grouping import group
 from biology.supernodes.site_search import find_sites
-from biology.tables import VERDICTS, stacked
+from biology.tables import stacked
 from biology.verdicts.claims import part_verdict
 from biology.verdicts.measuring import Meta, measure
 

@@ -58,9 +58,10 @@ def steer(args: Arguments) -> None:
     held |= _features(args.features)
     model, transcoders = open_model(entry, Path(), Path(args.model).name, threads=None)
     from biology.interventions.generation import generate
-    from biology.models.model import encode, in_chat, token_text
+    from biology.models.model import encode, token_text
+    from biology.models.tokenizer import in_chat
 
-    ids = encode(model, in_chat(model, args.text) if args.chat else args.text)
+    ids = encode(model, in_chat(model.tokenizer, model.name, args.text) if args.chat else args.text)
     if len(ids) + args.tokens - 1 > model.n_context:
         raise InputError(
             f"--tokens {args.tokens}: after the {len(ids)} tokens of the prompt {model.name} can write "

@@ -206,8 +206,8 @@ def write(args: Arguments) -> None:
         return
     if args.model is None:
         from biology.config import known_models
+        from biology.report.index_page import index_page
         from biology.report.pages import glossary_page
-        from biology.report.scoreboard import index_page
 
         config, root = configuration(args)
         judged = {name: known for name, known in known_models().items() if (root / "reports" / name).is_dir()}

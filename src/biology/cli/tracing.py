@@ -50,9 +50,10 @@ def trace(args: Arguments) -> None:
     from biology.attribution.assembly import MEMORY, attribute
     from biology.attribution.graph import prune
     from biology.dictionaries.ablation import agreement
-    from biology.models.model import encode, in_chat
+    from biology.models.model import encode
+    from biology.models.tokenizer import in_chat
 
-    text = in_chat(model, args.text) if args.chat and args.text is not None else args.text
+    text: str | None = in_chat(model.tokenizer, model.name, args.text) if args.chat and args.text else args.text
     budget = settings.max_feature_nodes if args.max_nodes is None else args.max_nodes
     with tqdm(desc="rows", unit="row", delay=2) as bar:
 
@@ -63,7 +64,7 @@ def trace(args: Arguments) -> None:
         graph = attribute(
             model,
             transcoders,
-            encode(model, text) if args.token_ids is None else _token_ids(args.token_ids, model),
+            _token_ids(args.token_ids, model) if text is None else encode(model, text),
             targets=[target_of(model, text, target, args.position) for target in args.target] if args.target else None,
             max_logits=settings.max_logits if args.max_logits is None else args.max_logits,
             logit_probability=settings.logit_probability,

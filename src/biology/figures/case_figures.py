@@ -50,7 +50,8 @@ from biology.figures.figure_data import (
 )
 from biology.figures.prompt_figures import inhibition_panel, judged_parts, judged_strength, supernode_graph
 from biology.records import InputError
-from biology.tables import ARMS, Tables
+from biology.schemas import ARMS
+from biology.tables import Tables
 
 DASHED = (0, (4, 3))
 

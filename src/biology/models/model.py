@@ -174,23 +174,6 @@ def _encode(model: Model, text: str) -> list[int]:
     return ids
 
 
-def in_chat(model: Model, text: str) -> str:
-    """The text as a user's message in the model's own chat template, up to where its answer begins.
-
-    Raises:
-        InputError: the model has no chat template, or its template takes no such message.
-    """
-    if model.tokenizer is None or not model.tokenizer.chat_template:
-        raise InputError(f"model {model.name} has no chat template in {model.path}: ask it without --chat")
-    message = [{"role": "user", "content": text}]
-    try:
-        return str(model.tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
-    except Exception as error:  # whatever the template, which is the model's own, raises
-        raise InputError(
-            f"model {model.name}: its chat template takes no message: {str(error).splitlines()[0]}"
-        ) from None
-
-
 def answer_token(model: Model, prompt: str, answer: str, *, first: bool = False) -> int:
     """The one token that `answer` adds to `prompt`, appended as it is or after a space (`text.separators` says which).
 

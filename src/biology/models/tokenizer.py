@@ -66,3 +66,18 @@ def _left_out(tokenizer: Any, text: str, encoding: Any) -> list[str]:
     letters = {letter for letter in text if not letter.isspace()}
     lost = {letter for letter in letters if not tokenizer(letter, add_special_tokens=False)["input_ids"]}
     return [letter for letter in text if letter in lost]
+
+
+def in_chat(tokenizer: Any, model: str, text: str) -> str:
+    """The text as a user's message in a model's own chat template, up to where its answer begins; `model` is its name.
+
+    Raises:
+        InputError: the model has no chat template, or its template takes no such message.
+    """
+    if tokenizer is None or not tokenizer.chat_template:
+        raise InputError(f"model {model} has no chat template: ask it without --chat")
+    message = [{"role": "user", "content": text}]
+    try:
+        return str(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
+    except Exception as error:  # whatever the template, which is the model's own, raises
+        raise InputError(f"model {model}: its chat template takes no message: {str(error).splitlines()[0]}") from None

@@ -22,8 +22,9 @@ from biology.cases.case import discover_cases, load_case
 from biology.cases.claim_file import load_claims
 from biology.config import Config
 from biology.records import InputError
+from biology.schemas import VERDICTS
 from biology.statistics import ALPHA, COVERAGE
-from biology.tables import VERDICTS, read_table
+from biology.tables import read_table
 from biology.verdicts.measuring import EXACT
 from biology.verdicts.procedure import NOISE
 from biology.wording import number

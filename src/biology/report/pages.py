@@ -19,8 +19,8 @@ from markupsafe import Markup
 
 from biology.records import InputError
 from biology.report.prose import prose
+from biology.schemas import DECIDING, VERDICTS
 from biology.statistics import ALPHA
-from biology.tables import DECIDING, VERDICTS
 from biology.wording import embed, number, percent, visible
 
 TEMPLATES = Path(__file__).with_name("templates")

@@ -38,8 +38,9 @@ import pandas as pd
 from biology.cases.claim_file import UNREGISTERED, Claim
 from biology.config import StatisticsConfig
 from biology.records import InputError
+from biology.schemas import DECIDING
 from biology.statistics import ALPHA, METHOD, holm
-from biology.tables import DECIDING, stacked, table, validate_table
+from biology.tables import stacked, table, validate_table
 from biology.verdicts.measuring import Measured, Meta, measure
 from biology.verdicts.reasons import reason
 

@@ -23,8 +23,8 @@ from jaxtyping import Float
 from biology.cases.case import Case
 from biology.cases.claim_file import UNREGISTERED, Claim, Part
 from biology.config import StatisticsConfig
+from biology.schemas import VERDICTS
 from biology.statistics import bootstrap_interval, generator, resamples, score_noise, signs
-from biology.tables import VERDICTS
 from biology.verdicts.claims import rule
 from biology.verdicts.measuring import Check, Measured, estimate
 

@@ -19,8 +19,8 @@ import pandas as pd
 
 from biology.cases.claim_file import UNREGISTERED
 from biology.config import StatisticsConfig
+from biology.schemas import VERDICTS
 from biology.statistics import generator, holm, sign_flip_p, signs
-from biology.tables import VERDICTS
 from biology.verdicts.claims import rule
 
 STEPS = (20, 10, 5, 2, 1)

@@ -1,0 +1,83 @@
+"""The page of all models and cases that have been judged."""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportAssignmentType=false, reportReturnType=false, reportGeneralTypeIssues=false
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from biology.cases.case import discover_cases, load_case
+from biology.cases.claim_file import Claim, load_claims
+from biology.config import Config
+from biology.report.pages import counts, environment, records
+from biology.report.scoreboard import ROLES, Column, agreement, caveats, columns, differing, earlier, seeds
+
+
+def index_page(root: Path, config: Config) -> str:
+    """The page of all models and cases that have been judged."""
+    board = columns(root, config)
+    same = seeds(board)
+    differ = {key for _, _, claims in differing(config, board) for key in claims}
+    cases = []
+    for name in discover_cases(root):
+        claims = [c for c in load_claims(root, name) if any((name, c.id) in column.by_claim for column in board)]
+        rows = [_row(config, board, same, name, claim) | {"differ": (name, claim.id) in differ} for claim in claims]
+        here = [column for column in board if name in set(column.verdicts["case"])]
+        if rows:
+            shorts = [
+                {
+                    "name": column.name,
+                    "paged": _has_page(config, column, name),
+                    "counts": counts(column.verdicts.loc[column.verdicts["case"] == name, "verdict"]),
+                }
+                for column in here
+                if column.role == "model"
+            ]
+            cases.append({"case": load_case(root, name), "rows": rows, "columns": here, "shorts": shorts})
+    models = [
+        {
+            "column": column,
+            "counts": counts(column.verdicts["verdict"]),
+            "total": len(column.verdicts),
+            "role": ROLES[column.role],
+            "pages": [c for c in discover_cases(root) if _has_page(config, column, c)],
+            "extra": [page for page in ("atlas", "steer") if (root / "reports" / column.name / f"{page}.html").is_file()],
+            "rows": records(column.verdicts),
+        }
+        for column in board
+    ]  # fmt: skip
+    planted = next((c.name for c in board if c.name in config.models and config.models[c.name].planted), "")
+    template = environment().get_template("index.html.j2")
+    return template.render(
+        models=models, cases=cases, seeds=len(same), earlier=earlier(board), caveats=caveats, planted_model=planted
+    )
+
+
+def _has_page(config: Config, column: Column, case: str) -> bool:
+    """Whether the pipeline writes a page of this case and model."""
+    asked = config.cases == "all" or case in config.cases
+    return asked and column.role == "model" and column.name in config.models and case in set(column.verdicts["case"])
+
+
+def _row(config: Config, board: list[Column], same: list[Column], case: str, claim: Claim) -> dict[str, Any]:
+    return {
+        "claim": claim,
+        "cells": [
+            {
+                "verdict": column.by_claim[case, claim.id]["verdict"],
+                "caveats": caveats(column, column.by_claim[case, claim.id]),
+                "column": column,
+                "paged": _has_page(config, column, case),
+            }
+            if (case, claim.id) in column.by_claim
+            else None
+            for column in board
+            if case in set(column.verdicts["case"])
+        ],
+        "agreement": agreement(same, case, claim.id),
+    }
+
+
+# ------------------------------------------------------------------------------------------------------------- Markdown
