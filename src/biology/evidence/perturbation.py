@@ -93,8 +93,11 @@ def choose(
         frame = pd.DataFrame(rows)
         deciding = frame["outcome"] == experiment.outcomes[0]
         effect, match = (frame.loc[deciding & (frame["arm"] == arm), "value"] for arm in ("effect", "match"))
-        scores.append(sign * (float(effect.mean()) - float(match.mean())))
+        score = sign * (float(effect.mean()) - float(match.mean()))
+        scores.append(score if score == score else -np.inf)  # no number where nothing was held, or nothing matches it
     best = max(scores)
+    if best == -np.inf:
+        return grid[0]
     enough = ENOUGH * best if best > 0 else best
     able = [(setting, score) for setting, score in zip(grid, scores, strict=True) if score >= enough - 1e-9]
     push = min(experiment.push(setting.strength) for setting, _ in able)
