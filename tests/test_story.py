@@ -7,9 +7,9 @@ from multi_hop_tables import graph_tables, panel_tables, write_repository
 
 from biology.cases.case import load_case
 from biology.figures.graph_layout import with_share
+from biology.findings.sketch import Box, boxes, picture
+from biology.findings.story import intervention, shares, story
 from biology.records import InputError
-from biology.report.sketch import Box, boxes, picture
-from biology.report.story import intervention, shares, story
 
 ARROWS = (
     ("texas", "say_austin"),

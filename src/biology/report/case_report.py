@@ -29,11 +29,11 @@ from biology.config import Config, StatisticsConfig
 from biology.figures.graph_chains import strongest_chains
 from biology.figures.graph_layout import node, repeated
 from biology.findings.scored_prompts import browsed, scored
+from biology.findings.story import story
 from biology.records import InputError
 from biology.report.claim_evidence import Subject, dossier, slider_data
 from biology.report.explorer import Explorer, Traced, explorer, feature_cards, features_of, node_steering, operand_plots
 from biology.report.pages import counts, environment, manifest_of, packed, records
-from biology.report.story import story
 from biology.tables import Tables, read_table, read_tables
 from biology.verdicts.calibration import calibrated
 from biology.verdicts.discrimination import discrimination

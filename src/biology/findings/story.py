@@ -22,7 +22,7 @@ from biology.cases.case_file import OUTPUT
 from biology.cases.experiments import Exchange, Perturbation
 from biology.figures.graph_layout import node, repeated, with_share
 from biology.findings.sentences import doing
-from biology.report.sketch import boxes, picture
+from biology.findings.sketch import boxes, picture
 from biology.tables import Tables
 
 
