@@ -32,6 +32,7 @@ from biology.config import GROWN_ROLES, HELD_ROLES, METHOD, load_config
 from biology.records import InputError
 from biology.folders import hold
 from biology.grammar import NAME
+from biology.report.lab_fit import refused
 
 min_version("9.0")
 
@@ -112,7 +113,13 @@ VERDICTS = [f"reports/{model}/verdicts.csv" for model in SHOWN]
 CASE_PAGES = [f"reports/{model}/{case}.html" for model, case in PAIRS]
 MODEL_PAGES = [f"reports/{model}/{page}.html" for model in SHOWN for page in ("atlas", "steer")]
 MEMBERS = [f"reports/{model}/supernodes.csv" for model in SHOWN]
-REPORTS = [*CASE_PAGES, *MODEL_PAGES, *MEMBERS, "reports/index.html"]
+REFUSED = {model: refused(CONFIG.model(model), Path()) for model in SHOWN}
+LABS = [f"reports/{model}/lab.html" for model in SHOWN if not REFUSED[model]]
+REPORTS = [*CASE_PAGES, *MODEL_PAGES, *MEMBERS, *LABS, "reports/index.html"]
+if workflow.is_main_process:
+    for model, reason in REFUSED.items():
+        if reason:
+            print(f"{model}: no page lab: {reason}", file=sys.stderr)
 
 
 def streams(models):
@@ -144,7 +151,7 @@ wildcard_constraints:
     page="atlas|steer",
 
 
-ruleorder: write_page > write
+ruleorder: lab > write_page > write
 
 
 # A nameless rule with a name and no output is a true phony target: a deleted figure is always noticed. A file called
@@ -815,12 +822,41 @@ rule name_members:
         "biology members --model {wildcards.model:q} > {log:q} 2>&1"
 
 
+rule lab:
+    """The page in which a small model runs by itself: its weights, its features' labels and its supernodes, in one file."""
+    input:
+        weights,
+        "data/runs/{model}/atlas.parquet",
+        "data/runs/{model}/atlas_prompts.parquet",
+        "reports/{model}/supernodes.csv",
+        code=[*code("report.lab_page"), *TEMPLATES],
+    output:
+        report(
+            "reports/{model}/lab.html",
+            caption="docs/report/lab.rst",
+            category="Pages",
+            labels={"model": "{model}", "page": "lab"},
+        ),
+    log:
+        "data/runs/{model}/lab.log",
+    params:
+        cases=lambda w: [
+            fingerprint(CASES[w.model, case], "paper", "prompts", "items", "supernodes", "experiments")
+            for case in MODELS[w.model]
+        ],
+    message:
+        "{wildcards.model}: putting the model into a page"
+    shell:
+        "biology lab --model {wildcards.model:q} > {log:q} 2>&1"
+
+
 rule write_index:
     """The page that lists every model, case and verdict, and the glossary beside it."""
     input:
         VERDICTS,
         CASE_PAGES,
         MODEL_PAGES,
+        LABS,
         text="GLOSSARY.md",
         code=[*code("report.index_page"), *TEMPLATES],
     output:

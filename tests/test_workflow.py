@@ -48,6 +48,7 @@ OUTPUTS = {
     "draw": ["figures/{model}/{case}/{figure}.svg", "figures/{model}/{case}/{figure}.png"],
     "write": ["reports/{model}/{case}.html", "reports/{model}/{case}_prompts.csv"],
     "members": ["reports/{model}/supernodes.csv"],
+    "lab": ["reports/{model}/lab.html"],
 }
 
 
@@ -107,6 +108,7 @@ def finished(snakemake, tmp_path_factory):
     weights = root / "data/models/elegans/model.safetensors"
     weights.parent.mkdir(parents=True)
     weights.write_text("weights")
+    shutil.copy(ROOT / "data/models/elegans/config.json", weights.parent)  # it fits into a page
     (root / "src/biology/__main__.py").write_text(STUB)
     code, said, calls = snakemake(root)
     assert code == 0, said
@@ -124,7 +126,7 @@ def test_the_stages_run_in_order(finished):
     for before, after in [
         ("load", "cache"), ("cache", "group"), ("group", "attribute"), ("group", "intervene"),
         ("attribute", "tabulate"), ("intervene", "tabulate"), ("tabulate", "judge"), ("judge", "draw"),
-        ("judge", "write"), ("draw", "write"), ("load", "atlas"), ("attribute", "sweep"),
+        ("judge", "write"), ("draw", "write"), ("load", "atlas"), ("attribute", "sweep"), ("atlas", "lab"), ("members", "lab"),
     ]:  # fmt: skip
         assert place[before] < place[after], calls
     assert calls.count("load") == calls.count("judge") == 1
@@ -138,7 +140,7 @@ def test_snakemake_can_wrap_everything_in_a_report(snakemake, root):
     with zipfile.ZipFile(root / "report.zip") as made:
         page = made.read("report/report.html").decode("utf-8")
         names = {Path(name).name for name in made.namelist()}
-    assert {"index.html", "first.html", "atlas.html", "verdicts.csv", "supernode_graph.svg"} <= names
+    assert {"index.html", "first.html", "atlas.html", "lab.html", "verdicts.csv", "supernode_graph.svg"} <= names
     for text in ("Verdicts", "Pages", "Figures", "computed verdict for every claim", "on its own"):
         assert text in page, text
 
@@ -191,7 +193,7 @@ def test_a_new_method_version_reruns_its_stage_and_what_follows(snakemake, root)
 @pytest.mark.parametrize(
     ("name", "stages"),
     [
-        ("evidence/contrasts.py", {"tabulate", "judge", "members", "draw", "write"}),
+        ("evidence/contrasts.py", {"tabulate", "judge", "members", "draw", "write", "lab"}),
         ("verdicts/claims.py", {"judge", "draw", "write"}),
         ("figures/graph_layout.py", {"draw", "write"}),  # it lays out the figure of a graph, too
         ("report/explorer.py", {"write"}),
@@ -285,6 +287,9 @@ def test_a_known_model_is_all_a_user_types(snakemake, natural):
     arguments = ("--config", "model=gemma-3-270m")
     code, said, calls = snakemake(natural, "figures/all", *arguments)
     assert code == 0, said
+    assert (
+        "gemma-3-270m: no page lab: a page holds models of at most 4 million parameters" in said and "lab" not in calls
+    )
     assert calls[0] == "fetch" and {"load", "cache first"} <= set(calls) and not [c for c in calls if "second" in c]
     assert (natural / "reports/gemma-3-270m/verdicts.csv").is_file()
     assert (natural / "figures/gemma-3-270m/first/supernode_graph.svg").is_file()

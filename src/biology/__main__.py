@@ -103,6 +103,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "draw-dictionary": (dictionaries.draw_dictionary, MODEL | FIGURE),
         "write": (table_stages.write, PAGE),
         "members": (stages.members, MODEL),
+        "lab": (table_stages.lab, MODEL),
     },
     "Known models of the Hub": {
         "models": (fetching.models, MODELS | JSON),

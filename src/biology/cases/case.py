@@ -27,7 +27,7 @@ from biology.cases.rules import Operands, Stream, SupernodeRule
 from biology.grammar import refused_name
 from biology.records import InputError, Strict, known, read_yaml, validate
 
-PAGES = ("atlas", "steer")
+PAGES = ("atlas", "steer", "lab")
 """Pages of a model, beside which those of its cases lie."""
 Kind = TypeVar("Kind", bound=Measurement)
 

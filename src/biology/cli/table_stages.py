@@ -222,3 +222,11 @@ def write(args: Arguments) -> None:
     folder = root / "reports" / args.model
     write_table(folder / f"{args.case}_prompts.csv", scored_prompts(root, args.model, case), "scored")
     artefacts.write_text(folder / f"{args.case}.html", case_page(root, config, args.model, case))
+
+
+def lab(args: Arguments) -> None:
+    """write the page in which a small model runs by itself: reports/<model>/lab.html"""
+    from biology.report.lab_page import lab_page
+
+    config, root = configuration(args)
+    artefacts.write_bytes(root / "reports" / args.model / "lab.html", lab_page(root, config, args.model))

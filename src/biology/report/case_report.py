@@ -33,6 +33,7 @@ from biology.findings.story import story
 from biology.records import InputError
 from biology.report.claim_evidence import Subject, dossier, slider_data
 from biology.report.explorer import Explorer, Traced, explorer, feature_cards, features_of, node_steering, operand_plots
+from biology.report.lab_fit import refused
 from biology.report.pages import counts, environment, manifest_of, packed, records
 from biology.tables import Tables, read_table, read_tables
 from biology.verdicts.calibration import calibrated
@@ -86,6 +87,8 @@ class Page:
     """Table `node_steering`."""
     figures: tuple[Drawing, ...]
     provenance: Mapping[str, str]
+    lab: bool = False
+    """Whether a page runs the model (`lab_page.py`)."""
 
 
 # ------------------------------------------------------------------------------------------------------------ rendering
@@ -240,6 +243,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         atlas=(read_table(run / "atlas.parquet", "atlas"), read_table(run / "atlas_prompts.parquet", "atlas_prompts")),
         figures=tuple(_drawing(root / "figures" / model / case.name / f"{name}.svg") for name in case.figures),
         provenance=_provenance(root, manifest, case),
+        lab=not refused(config.model(model), root),
     )
     return render_case(page)
 

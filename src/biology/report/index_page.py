@@ -8,7 +8,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from biology.cases.case import discover_cases, load_case
+from biology.cases.case import PAGES, discover_cases, load_case
 from biology.cases.claim_file import Claim, load_claims
 from biology.config import Config
 from biology.report.pages import counts, environment, records
@@ -43,7 +43,7 @@ def index_page(root: Path, config: Config) -> str:
             "total": len(column.verdicts),
             "role": ROLES[column.role],
             "pages": [c for c in discover_cases(root) if _has_page(config, column, c)],
-            "extra": [page for page in ("atlas", "steer") if (root / "reports" / column.name / f"{page}.html").is_file()],
+            "extra": [page for page in PAGES if (root / "reports" / column.name / f"{page}.html").is_file()],
             "rows": records(column.verdicts),
         }
         for column in board

@@ -12,6 +12,7 @@ import pandas as pd
 
 from biology.cases.case import Case, called, discover_cases, load_case
 from biology.config import Config
+from biology.report.lab_fit import refused
 from biology.report.pages import environment, packed, records
 from biology.tables import read_table
 
@@ -29,6 +30,7 @@ def steer_page(root: Path, config: Config, model: str) -> str:
         cases=[case.name for case in cases],
         examples=[_example(case, row) for case, row in examples if row is not None],
         data=packed(data),
+        lab=not refused(config.model(model), root),
     )  # fmt: skip
 
 

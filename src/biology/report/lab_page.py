@@ -1,0 +1,195 @@
+"""The page `lab`: a small model that runs in the page itself, whose features one holds while it answers and writes.
+
+What it holds and draws as a control is what `biology steer` does (`held_features.py`, `controls.py`); its script is in
+templates/lab*.js. The page is bytes, in UTF-16 (`lab_weights.py`).
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
+# pyright: reportGeneralTypeIssues=false, reportReturnType=false
+
+from __future__ import annotations
+
+import codecs
+import json
+import math
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from biology.cases.case import Case, called, discover_cases, load_case
+from biology.cases.experiments import Swap
+from biology.cases.measurement import Line
+from biology.config import Config
+from biology.records import InputError
+from biology.report.lab_weights import read_small
+from biology.report.pages import environment
+from biology.supernodes.named_members import shipped_members
+from biology.tables import read_table
+from biology.wording import visible
+
+MOST_BYTES = 8_000_000
+"""Of a page. Where all features do not fit, those that fire least often are left out."""
+SEEN, CHOICES, FEATURED, STRENGTH, SEED = 3, 6, 3, 2, 0
+"""Prompts that show what a feature answers to; examples of a prompt, those seen first, and M in them; seed of the control, which is
+that of `biology steer`."""
+EVERYWHERE = "every=1&write=12"
+"""In an address: held at every token while it writes on."""
+INTRODUCTION = "Introductory"
+"""In the name of the section of the paper that the page begins with."""
+Place = tuple[int, int]
+"""Layer and number of a feature."""
+
+
+def lab_page(root: Path, config: Config, model: str) -> bytes:
+    """The page of a model, from its weights, its atlas and its supernodes.
+
+    Raises:
+        InputError: the model does not fit into a page, or its atlas or supernodes are missing.
+    """
+    entry = config.model(model)
+    small = read_small(entry, root, model)
+    run = root / "data/runs" / model
+    atlas, prompts = (read_table(run / f"{name}.parquet", name) for name in ("atlas", "atlas_prompts"))
+    there = discover_cases(root, entry.prompts)
+    cases = [load_case(root, name, entry.prompts) for name in config.cases_of(model, there)]
+    found = [(case, shipped_members(root, entry, model, case)) for case in cases]
+    grouped = [(case, members) for case, members in found if members is not None]
+    grouped.sort(key=lambda pair: INTRODUCTION not in pair[0].paper.section)
+    if not grouped:
+        raise InputError(f"reports/{model}/supernodes.csv has none of these weights: make it with `biology members`.")
+    listed = [examples(case, members) for case, members in grouped]
+    state = np.random.default_rng(SEED).bit_generator.state["state"]
+    facts = {
+        "cases": [case_facts(case, members) for case, members in grouped],
+        "generator": {name: str(number) for name, number in state.items()},
+    }
+    named = {tuple(place) for _, members in grouped for place in members[["layer", "feature"]].to_numpy().tolist()}
+    fires = firing(atlas, prompts)
+    order = sorted(fires, key=lambda place: (place not in named, -fires[place], place))
+    template, size = environment().get_template("lab.html.j2"), len(order)
+    while size >= len(named):
+        carried = order[:size]
+        kept = [sorted(feature for at, feature in carried if at == layer) for layer in range(len(small.transcoders))]
+        told = {**facts, **feature_facts(atlas, prompts, set(carried), small.words["vocabulary"])}
+        text = template.render(
+            model=model,
+            examples=[example for shown in listed for example in shown],
+            featured=featured(listed),
+            n_features=len(fires),
+            n_carried=size,
+            share=sum(map(fires.__getitem__, carried)) / max(1, sum(fires.values())),
+            data=Markup(small.packed(told, kept)),
+        )
+        page = codecs.BOM_UTF16_LE + text.encode("utf-16-le")
+        if len(page) <= MOST_BYTES:
+            return page
+        size -= math.ceil(size * (1 - MOST_BYTES / len(page)))
+    raise InputError(
+        f"model '{model}' has no page lab: it does not fit into {MOST_BYTES / 1e6:g} MB with its supernodes."
+    )
+
+
+def firing(atlas: pd.DataFrame, prompts: pd.DataFrame) -> dict[Place, int]:
+    """How often each feature fires on the prompts of the atlas behind their first token, which is the same in all of them."""
+    tokens = sum(len(json.loads(text)) for text in prompts["tokens"])
+    counts = {}
+    for row in atlas.itertuples():
+        shown = json.loads(row.examples)
+        at_first = len(prompts) if shown and shown[0][1][0] != "0" else 0
+        counts[int(row.layer), int(row.feature)] = round(row.density * tokens) - at_first
+    return counts
+
+
+def feature_facts(
+    atlas: pd.DataFrame, prompts: pd.DataFrame, carried: set[Place], vocabulary: list[str]
+) -> dict[str, Any]:
+    """Of each feature, in the order of layers and numbers, its largest activation, and where it was strongest: pairs of a
+    prompt and a token of it. And those prompts, as token ids."""
+    number = {word: place for place, word in enumerate(vocabulary)}
+    texts = [json.loads(tokens) for tokens in prompts["tokens"]]
+    largest, seen, used = [], [], {}
+    for row in atlas.sort_values(["layer", "feature"]).itertuples():
+        if (row.layer, row.feature) not in carried:
+            continue
+        best = [
+            (prompt, max(range(len(digits)), key=digits.__getitem__)) for prompt, digits in json.loads(row.examples)
+        ]
+        largest.append(float(f"{row.maximum:.3g}"))
+        seen.append([part for prompt, pos in best[:SEEN] for part in (used.setdefault(prompt, len(used)), pos)])
+    return {"largest": largest, "seen": seen, "texts": [[number[token] for token in texts[prompt]] for prompt in used]}
+
+
+def case_facts(case: Case, members: pd.DataFrame) -> dict[str, Any]:
+    """The named prompts of a case, each text once, with their supernodes; and how a line that it writes ends."""
+    first = _first(case)
+    written = (getattr(one, "line", None) for one in case.experiments.values())
+    line = next((one for one in written if isinstance(one, Line)), None)
+    ends = {item.factors.get(line.ends, "") for item in case.items} - {""} if line else set()
+    return {
+        "case": case.name,
+        "prompts": [{"item": item, "text": case.prompts[item].text} for item in first.values()],
+        "nodes": [
+            {
+                "item": item, "name": name, "title": _title(case, name, item), "pos": int(rows["pos"].iat[0]),
+                "members": rows[["layer", "feature"]].to_numpy().tolist(),
+            }
+            for (item, name), rows in members.groupby(["item", "supernode"], sort=False) if item in first.values()
+        ],
+        "line": {"most": line.most, "ends": sorted(ends)} if line else None,
+    }  # fmt: skip
+
+
+def _first(case: Case) -> dict[str, str]:
+    """The first prompt of every text."""
+    first: dict[str, str] = {}
+    for item, prompt in case.prompts.items():
+        first.setdefault(prompt.text, item)
+    return first
+
+
+def _title(case: Case, supernode: str, item: str) -> str:
+    prompt = case.prompts[item]
+    return called(case, supernode, {**prompt.factors, "answer": prompt.answer.strip()})
+
+
+def examples(case: Case, members: pd.DataFrame) -> list[dict[str, Any]]:
+    """The swaps that a case tries on its named prompts, as things to click: under each prompt, what the donor's supernode is
+    called, and the address of the page in which it is held. Those come last that are called as the prompt's own."""
+    first, there = _first(case), set(zip(members["item"], members["supernode"], strict=True))
+    made: dict[str, list[tuple[bool, str, str]]] = {}
+    tried = [(swap, item) for swap in case.of_kind(Swap).values() for item in swap.prompts]
+    for swap, item in tried:
+        text, donor = case.prompts[item].text, case.prompts.get(case.prompts[item].factors.get(swap.donor, ""))
+        if donor is None or (first[donor.text], swap.inject) not in there:
+            continue
+        source = first[donor.text]
+        title = _title(case, swap.inject, source)
+        alike = title == _title(case, swap.inject, item)
+        address = f"prompt={quote(text, safe='')}&hold={case.name}/{source}/{swap.inject}*{STRENGTH}"
+        found = (alike, f"{title} of {visible(donor.text)}" if alike else title, address)
+        made.setdefault(text, [])
+        made[text] += [found] if found not in made[text] else []
+    in_order = {text: sorted(found, key=lambda one: one[0])[:CHOICES] for text, found in made.items()}
+    return [{"text": text, "holds": [one[1:] for one in found]} for text, found in in_order.items()]
+
+
+def featured(listed: list[list[dict[str, Any]]]) -> list[dict[str, str]]:
+    """What a visitor sees first: an example of each case, or of each prompt where there is one case, nothing twice; and the
+    first one at every token, writing on."""
+    prompts = listed[0] if len(listed) == 1 else [shown[0] for shown in listed if shown]
+    made: dict[str, dict[str, str]] = {}
+    for example in prompts:
+        for title, address in example["holds"]:
+            if title not in made:
+                made[title] = {"title": title, "text": example["text"], "address": address}
+                break
+    shown = list(made.values())[:FEATURED]
+    golden = [
+        {**one, "title": f"{one['title']} at every token", "address": f"{one['address']}&{EVERYWHERE}"}
+        for one in shown[:1]
+    ]
+    return shown + golden
