@@ -32,7 +32,7 @@ SEES = {
     "verdicts": {"cases", "corpora"},
     "figures": {"cases", "verdicts"},
     "findings": {"cases", "verdicts", "figures"},
-    "report": {"cases", "graph_files", "verdicts", "figures", "findings"},
+    "report": {"cases", "graph_files", "supernodes", "verdicts", "figures", "findings"},
     "scaffolds": {"cases", "models", "transcoders"},
 }
 SEES["cli"] = set(SEES) - {ROOT_ROOM}
