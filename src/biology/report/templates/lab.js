@@ -1,5 +1,6 @@
 // The page `lab`: a prompt, what is held, and what the model then says; all of it stands in the address.
 "use strict";
+const MOST = 100; // M, in an address: beyond it there are no numbers to see any more
 (async () => {
   const network = new Network(await unpackedModel("model-data")), { facts, words } = network;
   const uniform = new Uniform(facts.generator), first = words.bos === null ? 0 : 1, readings = new Map();
@@ -105,11 +106,12 @@
   const pause = () => new Promise((done) => setTimeout(done));
   const slices = (list, size) => Array.from({ length: Math.ceil(list.length / size) }, (_, i) => list.slice(size * i, size * (i + 1)));
   const controlled = async (result) => {
-    const start = performance.now(), sets = result.steered ? matchedSets(network, lab.clean, result.sites, uniform).map(heldReading) : [];
+    const start = performance.now(), { clean } = lab, sets = result.steered ? matchedSets(network, lab.clean, result.sites, uniform).map(heldReading) : [];
     for (const some of slices(sets, 4)) {
       await pause();
       network.run(some);
     }
+    if (lab.clean !== clean) return;
     const said = result.clean.said.map((_, token) => sets.reduce((sum, one) => sum + one.said[token], 0) / sets.length);
     lab.control = sets.length ? { said } : null;
     performance.measure("control", { start, end: performance.now() });
@@ -157,7 +159,7 @@
       try { value = decodeURIComponent(rest.join("=").replaceAll("+", " ")); } catch { continue; }
       const hold = /^(.+)\*(-?[0-9.]+)(?:@([0-9]+))?(~own)?$/.exec(value), cell = /^([0-9]+)\.([0-9]+)$/.exec(value);
       if (key === "prompt") state.text = value;
-      if (key === "hold" && hold && named(hold[1])) state.holds.push({ name: hold[1], strength: Number(hold[2]) || 0, pos: hold[3] === undefined ? null : Number(hold[3]), own: Boolean(hold[4]) });
+      if (key === "hold" && hold && named(hold[1])) state.holds.push({ name: hold[1], strength: Math.max(-MOST, Math.min(MOST, Number(hold[2]) || 0)), pos: hold[3] === undefined ? null : Number(hold[3]), own: Boolean(hold[4]) });
       if (key === "every") state.every = value === "1";
       if (key === "write") state.most = Math.min(60, Number.parseInt(value, 10) || 0);
       if (key === "feature" && !nodes.has(value) && named(value)) state.feature = value;

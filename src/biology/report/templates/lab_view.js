@@ -4,7 +4,7 @@
 const percent = (value) => (value < 0.001 ? "<0.1%" : (100 * value).toFixed(value < 0.1 || value > 0.95 ? 1 : 0) + "%");
 const short = (value) => (Math.abs(value) < 0.005 ? "0" : value.toFixed(2)).replace("-", "\u2212");
 const times1 = (value) => String(value).replace("-", "\u2212");
-const quoted = (text) => make("b", { class: "said" }, `\u201c${visible(text)}\u201d`);
+const quoted = (text) => make("b", {}, `\u201c${visible(text)}\u201d`);
 const TOP = 5, FEW = 12;
 
 // The most probable tokens, the best first: ids and probabilities.
@@ -66,7 +66,7 @@ class View {
     byId("held").replaceChildren(...state.holds.map((hold, place) => {
       const found = this.lab.resolved(hold), id = `strength-${place}`;
       const much = make("b", { class: "much" }, times1(hold.strength));
-      const slider = make("input", { type: "range", id, min: -4, max: 4, step: 0.1, value: hold.strength });
+      const end = Math.max(4, Math.abs(hold.strength)), slider = make("input", { type: "range", id, min: -end, max: end, step: 0.1, value: hold.strength });
       slider.addEventListener("input", () => {
         hold.strength = Number(slider.value);
         much.textContent = times1(hold.strength);
