@@ -747,6 +747,7 @@ rule write:
         graphs=rules.attribute.output.shown,
         atlas=rules.atlas.output,
         steering=f"{RUN}/node_steering.parquet",
+        labels="reports/{model}/labels.json",
         claims="experiments/{case}/claims.yaml",
         manifest="data/runs/{model}/load.json",
         text="experiments/{case}/README.md",
@@ -776,7 +777,9 @@ rule write:
 
 def of_page(wildcards):
     """The tables that a page of a model shows."""
-    tables = {"atlas": ["prompts", "supernodes", "operand_plots"], "steer": ["steering"]}[wildcards.page]
+    tables = {"atlas": ["prompts", "supernodes", "operand_plots"], "steer": ["steering", "panel", "evidence"]}[
+        wildcards.page
+    ]
     cases = expand(
         "data/runs/{model}/{case}/{table}.parquet", model=wildcards.model, case=MODELS[wildcards.model], table=tables
     )
@@ -788,6 +791,7 @@ rule write_page:
     """The feature atlas of a model, and the page on which one steers it."""
     input:
         of_page,
+        labels="reports/{model}/labels.json",
         manifest="data/runs/{model}/load.json",
         code=[*code("report.atlas_page", "report.steer_page"), *TEMPLATES],
     output:
@@ -800,7 +804,9 @@ rule write_page:
     log:
         "data/runs/{model}/write_{page}.log",
     params:
-        cases=lambda w: [fingerprint(CASES[w.model, case], "prompts", "supernodes") for case in MODELS[w.model]],
+        cases=lambda w: [
+            fingerprint(CASES[w.model, case], "prompts", "supernodes", "experiments") for case in MODELS[w.model]
+        ],
     message:
         "{wildcards.model}: writing the {wildcards.page}"
     shell:
@@ -808,12 +814,19 @@ rule write_page:
 
 
 rule name_members:
-    """The supernodes of the named prompts, for whoever steers without the pipeline."""
+    """The supernodes of the named prompts, for whoever steers without the pipeline, and words for features."""
     input:
-        lambda w: expand("data/runs/{model}/{case}/supernodes.parquet", model=w.model, case=MODELS[w.model]),
-        code=code("supernodes.named_members"),
+        lambda w: expand(
+            "data/runs/{model}/{case}/{table}.parquet",
+            model=w.model,
+            case=MODELS[w.model],
+            table=["supernodes", "prompts", "sites"],
+        ),
+        atlas="data/runs/{model}/atlas.parquet",
+        code=code("supernodes.named_members", "findings.labels"),
     output:
         "reports/{model}/supernodes.csv",
+        "reports/{model}/labels.json",
     log:
         "data/runs/{model}/members.log",
     message:

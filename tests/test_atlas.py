@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from toy_case import prompts_frame, transcoders_of
 
+from biology.findings.labels import Roles
 from biology.models.model import encode
 from biology.report.atlas_page import atlas_data
 from biology.report.pages import environment, packed
@@ -73,7 +74,7 @@ def test_hostile_tokens_stay_inside_the_data():
         "histogram": "1", "examples": '[[0, "9"]]',
     }  # fmt: skip
     prompts = pd.DataFrame([{"prompt": 0, "source": evil, "tokens": json.dumps([evil])}])
-    data = packed(atlas_data(pd.DataFrame([row]), prompts, [], {}))
+    data = packed(atlas_data(pd.DataFrame([row]), prompts, [], {}, Roles({(0, 0): [evil]}, {evil: ["*"]})))
     layers = [{"layer": 0, "count": 1, "alive": 1, "median": 0.5}]
     page = (
         environment().get_template("atlas.html.j2")

@@ -222,7 +222,7 @@ def test_paths_in_words(drawn):
     first = strongest_paths(drawn, 1)[0]
     assert first.edges == (2.0, -3.0, 2.0)
     words = describe(drawn, first, {(1, 11): "Texas"})
-    assert words == '37.50% -  "Dallas"@1 -> feature 0/10@1 -> feature 1/11@1 (Texas) -> output "Austin"'
+    assert words == '37.50% -  "Dallas" -> feature 0/10 -> Texas (1/11) -> "Austin"'
 
 
 def test_nodes_out_of_order_are_refused():

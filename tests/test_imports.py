@@ -31,7 +31,7 @@ SEES = {
     "evidence": {"cases", "models", "transcoders", "attribution", "interventions", "supernodes"},
     "verdicts": {"cases", "corpora"},
     "figures": {"cases", "verdicts"},
-    "findings": {"cases", "verdicts", "figures"},
+    "findings": {"cases", "models", "verdicts", "figures"},
     "report": {"cases", "graph_files", "supernodes", "verdicts", "figures", "findings"},
     "scaffolds": {"cases", "models", "transcoders"},
 }

@@ -47,7 +47,7 @@ OUTPUTS = {
     "judge": ["reports/{model}/verdicts.csv", "{run}/parts.parquet", "{run}/clusters.parquet"],
     "draw": ["figures/{model}/{case}/{figure}.svg", "figures/{model}/{case}/{figure}.png"],
     "write": ["reports/{model}/{case}.html", "reports/{model}/{case}_prompts.csv"],
-    "members": ["reports/{model}/supernodes.csv"],
+    "members": ["reports/{model}/supernodes.csv", "reports/{model}/labels.json"],
     "lab": ["reports/{model}/lab.html"],
 }
 

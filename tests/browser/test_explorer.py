@@ -136,6 +136,56 @@ def test_search_finds_labels_tokens_and_numbers(view):
     page.wait_for_function("document.querySelectorAll('[data-part=rows] tr').length === 0")
 
 
+def test_search_knows_supernodes_promoted_tokens_labels_and_whole_words(open_page, tmp_path):
+    graph = modern()
+    graph["metadata"]["prompt_tokens"] = ["Da", "##lla", "##s"]
+    graph["qParams"] = {"pinnedIds": ["1_7_2"], "supernodes": [["bridge", "0_1_2"]]}
+    card = {"promotes": ["Austin"], "suppresses": [], "density": 0.1, "maximum": 1.0, "histogram": [1], "examples": []}
+    read = parse_graph(json.dumps(graph), "pieces")
+    traced = Traced("one", read, called={"bridge": "Texas"}, labels={"1_7_2": "say Austin"})
+    path = tmp_path / "pieces.html"
+    template = environment().get_template("graph.html.j2")
+    path.write_text(template.render(explorer=explorer([traced], {"0-1": card}), title="t", facts=[]), encoding="utf-8")
+    page = open_page(path)
+    page.wait_for_selector("#explorer[data-ready]")
+    for words, wanted in {
+        "texas": {"0_1_2"}, "say austin": {"1_7_2"}, "austin": {"0_1_2", "1_7_2"}, "dallas": None, "dallasx": set(),
+    }.items():  # fmt: skip
+        page.get_by_role("searchbox").fill(words)
+        page.wait_for_timeout(300)
+        found = page.locator(".ex-node[data-state~=found]").evaluate_all("all => all.map(one => one.dataset.id)")
+        assert set(found) == wanted if wanted is not None else len(found) == 10, words
+
+
+def test_a_path_lights_up_and_a_click_ends_it(view, tmp_path):
+    graph = modern()
+    graph["qParams"] = {"pinnedIds": [], "supernodes": [["bridge", "0_1_2"]]}
+    path = page_of(graph, tmp_path, "path")
+    page = view("graph=graph&path=token:x@0%0Abridge%0Alogit:%20c", path=path)
+    lit = page.locator(".ex-node[data-state~=lit]").evaluate_all("all => all.map(one => one.dataset.id)")
+    assert "0_1_2" in lit and len(lit) == 3
+    assert "Lit up:" in page.locator("[data-part=shown]").inner_text()
+    mark(page, "1_7_2").click(force=True)
+    assert page.locator(".ex-node[data-state~=lit]").count() == 0
+
+
+def test_boxes_stand_in_the_order_of_tokens_a_row_above_what_feeds_them(view, tmp_path):
+    graph = modern()
+    graph["qParams"] = {"pinnedIds": ["0_1_2", "1_7_2"], "supernodes": []}
+    page = view(path=page_of(graph, tmp_path, "boxes"))
+    at = {
+        box["id"]: box
+        for box in page.locator(".ex-box").evaluate_all(
+            "all => all.map(one => { const [x, y] = one.getAttribute('transform').match(/-?[0-9.]+/g).map(Number);"
+            " return { id: one.dataset.box, x, y, kind: one.getAttribute('class') }; })"
+        )
+    }
+    assert at["1_7_2"]["y"] < at["0_1_2"]["y"]  # a row above what feeds it
+    tokens = sorted((box for box in at.values() if "token" in box["kind"]), key=lambda box: box["x"])
+    places = [int(box["id"].rsplit("_", 1)[1]) for box in tokens]
+    assert places == sorted(places) and all(box["y"] > at["0_1_2"]["y"] for box in tokens)
+
+
 def test_pin_group_label_and_come_back_by_the_link(view):
     page = view()
     boxes = page.locator(".ex-box").evaluate_all("all => all.map(box => box.dataset.box)")

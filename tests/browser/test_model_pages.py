@@ -21,36 +21,49 @@ def test_a_link_opens_the_card_of_a_feature_as_the_table_has_it(open_page):
     assert page.evaluate("document.getElementById('card').getBoundingClientRect().top") < 400  # it is in view
 
 
-def test_search_layer_order_and_chance(open_page):
+def test_search_opens_the_first_hit_and_orders_are_what_they_say(open_page):
     page = open_page(ATLAS)
     page.locator("#hits li").first.wait_for()
     page.fill("#search", "Austin")
-    page.locator("#hits a").first.click()
-    number = page.evaluate("location.hash")[1:].replace("-", "/")
-    page.locator("#card").get_by_role("heading", name=f"Feature {number}", exact=True).wait_for()
-    assert "Austin" in page.locator("#card").inner_text()
+    first = page.locator("#hits b").first.inner_text()
+    page.locator("#card").get_by_role("heading", name=f"Feature {first}", exact=True).wait_for()
+    assert "Austin" in page.locator("#card").inner_text() and "best match first" in page.locator("#found").inner_text()
+    page.fill("#search", "dallas")  # in pieces: Da ##lla ##s
+    assert page.locator("#hits li").count() > 5
     page.select_option("#layer", "3")
     assert all(text.startswith("3/") for text in page.locator("#hits b").all_inner_texts())
-    page.fill("#search", "")
-    page.select_option("#order", "dense")
-    shares = [text.rstrip("%").lstrip("<") for text in page.locator("#hits small").all_inner_texts()]
-    assert [float(s) for s in shares] == sorted((float(s) for s in shares), reverse=True)
-    before = page.locator("#card h3").inner_text()
-    seen = {before}
-    for _ in range(4):
+    for order, words in (("dense", "densest first"), ("rare", "rarest first")):
+        page.select_option("#order", order)
+        shares = [text.rstrip("%").lstrip("<") for text in page.locator("#hits small").all_inner_texts()]
+        numbers = [float(share) for share in shares]
+        assert numbers == sorted(numbers, reverse=order == "dense") and words in page.locator("#found").inner_text()
+    page.fill("#search", "no such thing")
+    assert page.locator("#none").is_visible() and page.locator("#hits li").count() == 0
+    page.click("#clear")
+    assert not page.locator("#none").is_visible() and page.locator("#hits li").count() > 5
+
+
+def test_chance_shows_other_features(open_page):
+    page = open_page(ATLAS)
+    page.locator("#hits li").first.wait_for()
+    seen = set()
+    for _ in range(5):
         page.click("#lucky")
         page.wait_for_timeout(50)
         seen.add(page.locator("#card h3").inner_text())
     assert len(seen) > 2
 
 
-def test_every_supernode_option_lists_features_that_say_so(open_page):
+def test_a_kind_and_what_is_found_for_it_narrow_the_list(open_page):
     page = open_page(ATLAS)
-    page.locator("#supernode option").nth(1).wait_for(state="attached")
-    page.select_option("#supernode", "0")
+    page.locator("#facet option").nth(1).wait_for(state="attached")
+    assert page.locator("#facet option").count() < 60
+    page.select_option("#facet", "multi_hop: bridge")
+    page.fill("#role", "Tex")
+    assert page.locator("#roles option").evaluate_all("all => all.map(one => one.value)") == ["Texas"]
+    page.fill("#role", "Texas")
     page.locator("#hits a").first.click()
-    title = page.locator("#supernode option:checked").inner_text()
-    assert title in page.locator("#card .groups").inner_text()
+    assert "Texas" in page.locator("#card .groups").inner_text()
 
 
 def test_strength_changes_the_answer_and_the_link_keeps_it(open_page):
@@ -71,6 +84,33 @@ def test_strength_changes_the_answer_and_the_link_keeps_it(open_page):
         "item == 'dallas' and source == 'oakland' and supernode == 'bridge' and mode == 'hold' and strength == 0"
     )
     assert set(page.locator("#after li span").all_inner_texts()) == set(at["text"].str.replace("\n", "↵"))
+
+
+def test_it_opens_on_something_that_works_beside_its_control(open_page):
+    page = open_page(STEER)
+    page.locator("#after li").first.wait_for()
+    top = [page.locator(f"#{side} li span").first.inner_text() for side in ("before", "after")]
+    assert top[0] != top[1] and page.evaluate("scrollY") == 0
+    offers = page.locator(".offers")
+    assert offers.count() == 3
+    for number in range(3):
+        rows = offers.nth(number).locator("tbody tr")
+        assert 3 <= rows.count() <= 6 and offers.nth(number).locator(".after").count() >= 2
+    assert "random features" in offers.first.locator("thead").inner_text()
+    offers.nth(1).get_by_role("link", name="on the board").first.click()
+    page.wait_for_function("document.getElementById('case').value === 'multi_hop'")
+
+
+def test_what_is_inert_says_so(open_page):
+    page = open_page(STEER)
+    page.locator("#after li").first.wait_for()
+    page.select_option("#case", "multi_hop")
+    names = page.locator("#way option").all_inner_texts()
+    still = [name.endswith("changes nothing") for name in names]
+    assert still == sorted(still) and not any("_" in name for name in names)
+    if any(still):
+        page.select_option("#way", label=names[still.index(True)])
+        assert page.locator("#inert").inner_text().startswith("Inert")
 
 
 def test_surprises_are_surprising(open_page):

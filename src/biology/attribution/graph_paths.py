@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from biology.attribution.graph import CHUNK_ENTRIES, ERROR, LOGIT, ROW_FLOOR, TOKEN, Graph, depths
+from biology.models.text import whole_word
 
 
 class GraphPath(NamedTuple):
@@ -74,10 +75,36 @@ def node_label(graph: Graph, index: int, labels: Mapping[tuple[int, int], str] |
 
 
 def describe(graph: Graph, path: GraphPath, labels: Mapping[tuple[int, int], str] | None = None) -> str:
-    """One path in words, with the share of all target weight that runs along it and the sign of its product."""
+    """One path in words, with the share of all target weight that runs along it and the sign of its product:
+    `"##s" of "Dallas" -> Texas (2/675) -> say Austin (4/1218, at "is") -> "Austin"`. A feature says at which token it is where the path
+    goes on to another one."""
     share = path.strength / max(float(graph.weights.sum()), ROW_FLOOR)
     sign = "-" if sum(edge < 0 for edge in path.edges) % 2 else "+"
-    return f"{share:6.2%} {sign}  " + " -> ".join(node_label(graph, i, labels) for i in path.nodes)
+    tokens, told, here = token_texts(graph), [], -1
+    for index in path.nodes:
+        kind, layer, pos = int(graph.kind[index]), int(graph.layer[index]), int(graph.pos[index])
+        at = f'at "{tokens[pos]}"' if pos != here else ""
+        here = pos
+        if kind == TOKEN:
+            word = whole_word(tokens, pos)
+            told.append(f'"{tokens[pos]}"' + (f' of "{word}"' if word != tokens[pos] else ""))
+        elif kind == LOGIT:
+            output = target_labels(graph)[index - graph.logits.start]
+            told.append(f'"{output}"' if int(graph.token_id[index]) >= 0 else output)
+        else:
+            number = f"{layer}/{int(graph.feature[index])}"
+            name = (
+                (labels or {}).get((layer, int(graph.feature[index])), "")
+                if kind != ERROR
+                else f"error of layer {layer}"
+            )
+            if kind == ERROR:
+                told.append(f"{name} ({at})" if at else name)
+            elif name:
+                told.append(f"{name} ({', '.join(filter(None, (number, at)))})")
+            else:
+                told.append(f"feature {number}" + (f" ({at})" if at else ""))
+    return f"{share:6.2%} {sign}  " + " -> ".join(told)
 
 
 def token_texts(graph: Graph) -> list[str]:

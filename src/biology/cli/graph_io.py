@@ -121,12 +121,14 @@ def import_graph(args: Arguments) -> None:
 
 
 def _told(graph: dict[str, Any], root: Path, args: Arguments, item: str) -> dict[str, Any]:
-    """The graph of a named prompt with what it was made from, and its supernodes' members labelled; a member of several is left
-    in the first."""
+    """The graph of a named prompt with what it was made from, and its features labelled: members by their supernode (a member of several
+    is left in the first), others by the roles that they are found for."""
     from biology import __version__
     from biology.cases.case import load_case, titles
     from biology.cases.claim_file import load_claims
     from biology.config import load_config
+    from biology.findings.labels import shipped_roles
+    from biology.report.explorer import node_labels
     from biology.report.pages import manifest_of
 
     manifest = manifest_of(root / "data/runs" / args.model / "load.json")
@@ -152,5 +154,6 @@ def _told(graph: dict[str, Any], root: Path, args: Arguments, item: str) -> dict
             "transcoder_sha256": manifest["transcoders"]["weights"],
         },
     }
+    labels = node_labels(graph, shipped_roles(root / "reports" / args.model / "labels.json")) | labels
     nodes = [node | {"clerp": node["clerp"] or labels.get(node["node_id"], "")} for node in graph["nodes"]]
     return graph | {"metadata": metadata, "qParams": graph["qParams"] | {"supernodes": groups}, "nodes": nodes}

@@ -169,15 +169,23 @@ def exchange(args: Arguments) -> None:
 
 
 def members(args: Arguments) -> None:
-    """write the supernodes of the named prompts, which `biology steer` takes: reports/<model>/supernodes.csv"""
+    """write the supernodes of the named prompts, which `biology steer` takes, and words for features: reports/<model>/supernodes.csv, labels.json"""
     import pandas as pd
 
-    from biology.supernodes.named_members import members_of
+    from biology.findings.labels import labels_text, role_weights, roles_of
+    from biology.supernodes.named_members import labels_key, members_of
+    from biology.tables import read_table, read_tables
 
     config, root = configuration(args)
     entry, reports = config.model(args.model), writable_folder(root / "reports" / args.model)
     run = root / "data/runs" / args.model
-    rows = [members_of(root, entry, case, run / case.name) for case in cases_of(config, root, args.model)]
+    cases = cases_of(config, root, args.model)
+    rows = [members_of(root, entry, case, run / case.name) for case in cases]
+    weights = [role_weights(case, read_tables(run / case.name, ("supernodes", "prompts", "sites"))) for case in cases]
+    artefacts.write_text(
+        reports / "labels.json",
+        labels_text(roles_of(weights, read_table(run / "atlas.parquet", "atlas")), labels_key(root, entry)),
+    )
     artefacts.write_text(reports / "supernodes.csv", pd.concat(rows).to_csv(index=False, lineterminator="\n"))
 
 

@@ -6,6 +6,7 @@ import argparse
 import re
 import sys
 import warnings
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,11 @@ from biology.printing import print_json
 if TYPE_CHECKING:
     from biology.attribution.graph import Graph
     from biology.attribution.graph_memory import Foretold, Sizes
+    from biology.attribution.graph_paths import GraphPath
     from biology.attribution.targets import Target
     from biology.config import AttributionConfig, ModelConfig
     from biology.models.model import Model
+    from biology.transcoders.transcoder_set import TranscoderSet
 
 Arguments = argparse.Namespace
 INEXACT = 1e-4
@@ -49,6 +52,7 @@ def trace(args: Arguments) -> None:
 
     from biology.attribution.assembly import MEMORY, attribute
     from biology.attribution.graph import prune
+    from biology.attribution.graph_paths import strongest_paths
     from biology.dictionaries.ablation import agreement
     from biology.models.model import encode
     from biology.models.tokenizer import in_chat
@@ -80,14 +84,16 @@ def trace(args: Arguments) -> None:
         )
     graph.metadata["foretells"] = agreement(model, transcoders, graph.metadata["token_ids"], graph)
     masks = prune(graph, settings.node_threshold, settings.edge_threshold)
+    paths = strongest_paths(graph, args.paths)
+    shown = masks[0].nonzero().flatten().tolist() if out is not None else []
+    labels = labels_of(args, model, transcoders, graph, [*shown, *(node for path in paths for node in path.nodes)])
     if out is not None:
-        _write(out, graph, masks, model.name, text or f"token ids {args.token_ids}", settings)
+        _write(out, graph, masks, labels, model.name, text or f"token ids {args.token_ids}", settings)
     if args.json:
-        print_json(
-            _told(graph, args, model.name) | {"files": [] if out is None else [str(out / name) for name in FILES]}
-        )
+        told = _told(graph, args, model.name, paths, labels)
+        print_json(told | {"files": [] if out is None else [str(out / name) for name in FILES]})
     else:
-        _describe(graph, args.paths)
+        _describe(graph, paths, labels)
     if out is not None:
         if not args.json:
             print(f"\nWritten to {out}: {', '.join(FILES)}")
@@ -150,10 +156,37 @@ def _features(path: Path) -> list[tuple[int, int, int]]:
         raise InputError(f"--features: {path} is no table with whole numbers in columns {columns}: {error}") from None
 
 
-def _describe(graph: Graph, n_paths: int) -> None:
+def labels_of(
+    args: Arguments, model: Model, transcoders: TranscoderSet, graph: Graph, nodes: Iterable[int]
+) -> dict[tuple[int, int], str]:
+    """The labels of the features among some nodes: roles that ship with a model, and what other features clearly promote."""
+    from biology.attribution.graph import FEATURE
+    from biology.attribution.graph_paths import token_texts
+    from biology.findings.labels import Roles, label, shipped_roles
+    from biology.supernodes.named_members import labels_key
+    from biology.supernodes.promotion import clearly_promoted
+
+    kinds, layers, numbers, places = (part.tolist() for part in (graph.kind, graph.layer, graph.feature, graph.pos))
+    config, root = configuration(args, shipped=True)
+    roles = Roles()
+    if args.model in config.models and args.transcoders is None:
+        path = root / "reports" / args.model / "labels.json"
+        roles = shipped_roles(path, labels_key(root, config.models[args.model])) if path.is_file() else roles
+    tokens, found = token_texts(graph), {}
+    for node in nodes:
+        if kinds[node] == FEATURE:
+            place = (layers[node], numbers[node])
+            found.setdefault(place, {}).update(dict.fromkeys(roles.at(place, tokens, places[node])))
+    bare = [place for place, known in found.items() if not known]
+    promoted = clearly_promoted(model, transcoders, sorted(bare))
+    named = {place: label(list(known), promoted.get(place, ())).text for place, known in found.items()}
+    return {place: text for place, text in named.items() if text}
+
+
+def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, int], str]) -> None:
     """Outputs, scores and strongest paths, on the screen."""
     from biology.attribution.graph import scores
-    from biology.attribution.graph_paths import describe, strongest_paths
+    from biology.attribution.graph_paths import describe
     from biology.records import InputWarning
 
     for token, probability, value, label in _outputs(graph):
@@ -176,8 +209,12 @@ def _describe(graph: Graph, n_paths: int) -> None:
             stacklevel=2,
         )
     print("\nStrongest paths (share of the influence on the outputs, sign):")
-    for path in strongest_paths(graph, n_paths):
-        print(visible(describe(graph, path)))
+    for path in paths:
+        print(visible(describe(graph, path, labels)))
+    if labels:
+        print(
+            "\nA feature's name is a role that rules of a case find it for, or else the tokens that its decoder clearly raises."
+        )
 
 
 def _outputs(graph: Graph) -> list[tuple[int, float, float, str]]:
@@ -188,10 +225,12 @@ def _outputs(graph: Graph) -> list[tuple[int, float, float, str]]:
     return list(zip(*(each[graph.logits].tolist() for each in shown), target_labels(graph), strict=True))
 
 
-def _told(graph: Graph, args: Arguments, model: str) -> dict[str, Any]:
+def _told(
+    graph: Graph, args: Arguments, model: str, paths: list[GraphPath], labels: Mapping[tuple[int, int], str]
+) -> dict[str, Any]:
     """What `_describe` says, as data."""
     from biology.attribution.graph import scores
-    from biology.attribution.graph_paths import describe, strongest_paths
+    from biology.attribution.graph_paths import describe
 
     score = scores(graph)
     return {
@@ -206,11 +245,19 @@ def _told(graph: Graph, args: Arguments, model: str) -> dict[str, Any]:
         "completeness_score": score.completeness,
         "nodes": graph.n_nodes,
         "row_residual": graph.metadata["row_residual"],
-        "paths": [describe(graph, path) for path in strongest_paths(graph, args.paths)],
+        "paths": [describe(graph, path, labels) for path in paths],
     }
 
 
-def _write(out: Path, graph: Graph, masks: Any, scan: str, prompt: str, settings: AttributionConfig) -> None:
+def _write(
+    out: Path,
+    graph: Graph,
+    masks: Any,
+    labels: Mapping[tuple[int, int], str],
+    scan: str,
+    prompt: str,
+    settings: AttributionConfig,
+) -> None:
     from biology.attribution.graph_json import arrays, export_json, nodes_table
     from biology.graph_files.dialects import parse_graph
     from biology.report.explorer import graph_page
@@ -220,10 +267,12 @@ def _write(out: Path, graph: Graph, masks: Any, scan: str, prompt: str, settings
     told = {key: graph.metadata[key] for key in ("attention", "norms", "explain")}
     correlation, n = graph.metadata["foretells"]
     told |= {"influence_foretells_ablation": correlation, "ablated_features": n} if n > 1 else {}
-    exported = export_json(graph, *masks, slug=out.name, scan=scan, prompt=prompt, pruning_settings=pruning, info=told)
+    exported = export_json(
+        graph, *masks, slug=out.name, scan=scan, prompt=prompt, labels=labels, pruning_settings=pruning, info=told
+    )
     with replaced(out, FILES, "trace") as new:
         write_tensors(new / TENSORS, arrays(graph, *masks))  # without a copy of the matrix
-        artefacts.write_columns(new / NODES, nodes_table(graph))
+        artefacts.write_columns(new / NODES, nodes_table(graph, labels))
         artefacts.write_json(new / GRAPH, exported)
         artefacts.write_text(new / PAGE, graph_page(parse_graph((new / GRAPH).read_text(encoding="utf-8"), GRAPH)))
 

@@ -76,6 +76,16 @@ def visible(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: repr(control[0])[1:-1], text)
 
 
+def whole_word(tokens: Sequence[str], place: int) -> str:
+    """The word that a token is a piece of, where pieces that go on are marked (`Da`, `##lla`, `##s`: Dallas); else the token."""
+    first, last = place, place + 1
+    while first > 0 and tokens[first].startswith("##"):
+        first -= 1
+    while last < len(tokens) and tokens[last].startswith("##"):
+        last += 1
+    return "".join(piece.removeprefix("##") for piece in tokens[first:last]) if last - first > 1 else tokens[place]
+
+
 def continuation(tokenizer: Any, before: Sequence[int], after: Sequence[int]) -> str:
     """What the tokens `after` add to the text of those `before`: decoded whole, since a token by itself may lose its space
     or be a part of a letter."""

@@ -18,6 +18,7 @@ import pandas as pd
 
 from biology.cases.case import Case, called, discover_cases, load_case
 from biology.config import Config
+from biology.findings.labels import Roles, label, shipped_roles
 from biology.report.pages import environment, manifest_of, packed
 from biology.tables import Tables, read_table, read_tables
 
@@ -33,7 +34,7 @@ def atlas_page(root: Path, config: Config, model: str) -> str:
     named = config.model(model).prompts
     cases = [load_case(root, name, named) for name in config.cases_of(model, discover_cases(root, named))]
     tables = {case.name: read_tables(run / case.name, TABLES) for case in cases}
-    data = atlas_data(features, prompts, cases, tables)
+    data = atlas_data(features, prompts, cases, tables, shipped_roles(root / "reports" / model / "labels.json"))
     layers = features.assign(alive=features["density"] > 0).groupby("layer")
     summary = [
         {
@@ -54,9 +55,9 @@ def atlas_page(root: Path, config: Config, model: str) -> str:
 
 
 def atlas_data(
-    features: pd.DataFrame, prompts: pd.DataFrame, cases: Iterable[Case], tables: Mapping[str, Tables]
+    features: pd.DataFrame, prompts: pd.DataFrame, cases: Iterable[Case], tables: Mapping[str, Tables], roles: Roles
 ) -> dict[str, Any]:
-    """What the page's script reads. Tokens are stored once and named by number; features by their row."""
+    """What the page's script reads. Tokens are stored once and named by number; features by their row, labels by what they are."""
     vocabulary: dict[str, int] = {}
 
     def numbers(texts: Iterable[str]) -> list[int]:
@@ -80,7 +81,15 @@ def atlas_data(
         for (at, layer, feature), cells in tables[case.name]["operand_plots"].groupby(["at", "layer", "feature"]):
             if len(plots) < MOST_PLOTS and (layer, feature) in place:
                 plots.setdefault(place[layer, feature], []).append([case.name, at, *_plot(cells)])
-    return {"rows": rows, "texts": texts, "members": members, "plots": plots, "tokens": list(vocabulary)}
+    labels = [label(roles.of.get((row[0], row[1]), ())).text for row in rows]
+    return {
+        "rows": rows,
+        "labels": labels,
+        "texts": texts,
+        "members": members,
+        "plots": plots,
+        "tokens": list(vocabulary),
+    }
 
 
 def _short(value: float) -> float:

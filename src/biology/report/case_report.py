@@ -28,11 +28,21 @@ from biology.cases.found_sites import found_sites
 from biology.config import Config, StatisticsConfig
 from biology.figures.graph_chains import strongest_chains
 from biology.figures.graph_layout import node, repeated
+from biology.findings.labels import Roles, shipped_roles
 from biology.findings.scored_prompts import browsed, scored
 from biology.findings.story import story
 from biology.records import InputError
 from biology.report.claim_evidence import Subject, dossier, slider_data
-from biology.report.explorer import Explorer, Traced, explorer, feature_cards, features_of, node_steering, operand_plots
+from biology.report.explorer import (
+    Explorer,
+    Traced,
+    explorer,
+    feature_cards,
+    features_of,
+    node_labels,
+    node_steering,
+    operand_plots,
+)
 from biology.report.lab_fit import refused
 from biology.report.pages import counts, environment, manifest_of, packed, records
 from biology.tables import Tables, read_table, read_tables
@@ -85,6 +95,8 @@ class Page:
     """Tables `atlas` and `atlas_prompts` of the model."""
     steering: pd.DataFrame
     """Table `node_steering`."""
+    roles: Roles
+    """What the model's features are found for."""
     figures: tuple[Drawing, ...]
     provenance: Mapping[str, str]
     lab: bool = False
@@ -171,6 +183,7 @@ def _explorer(page: Page) -> Explorer | None:
             graph,
             called=titles(page.case, item),
             repeated=repeated(members[members["item"] == item]),
+            labels=node_labels(graph, page.roles),
             steering=node_steering(page.steering[page.steering["item"] == item]),
         )
         for item, graph in page.graphs.items()
@@ -240,6 +253,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         statistics=config.statistics,
         graphs=_graphs(run / case.name / "graphs.json"),
         steering=read_table(run / case.name / "node_steering.parquet", "node_steering"),
+        roles=shipped_roles(root / "reports" / model / "labels.json"),
         atlas=(read_table(run / "atlas.parquet", "atlas"), read_table(run / "atlas_prompts.parquet", "atlas_prompts")),
         figures=tuple(_drawing(root / "figures" / model / case.name / f"{name}.svg") for name in case.figures),
         provenance=_provenance(root, manifest, case),

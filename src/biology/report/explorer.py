@@ -17,12 +17,15 @@ from typing import Any, cast
 import pandas as pd
 from markupsafe import Markup, escape
 
+from biology.findings.labels import Roles, label
 from biology.graph_files.flow import Graph, computed_influence, graph_scores
 from biology.graph_files.nodes import kind_of, listed, unknown_categories
 from biology.report.pages import TEMPLATES, environment, packed
 
 VENDOR = Path(__file__).with_name("vendor")
-SCRIPTS = ("explorer_graph.js", "explorer_stage.js", "explorer_card.js", "explorer_groups.js", "explorer.js")
+SCRIPTS = (
+    "explorer_graph.js", "explorer_stage.js", "explorer_card.js", "explorer_layout.js", "explorer_groups.js", "explorer.js",
+)  # fmt: skip
 MOST_LINKS = 70
 """Links of a still picture: the largest shares."""
 
@@ -39,6 +42,8 @@ class Traced:
     """What supernodes are called, where not by their names."""
     repeated: Sequence[str] = ()
     """Supernodes that mostly repeat another one and are not drawn."""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    """Labels of features by node, where the graph has none of its own (`node_labels`)."""
     steering: Mapping[str, Sequence[tuple[float, str, float]]] = field(default_factory=dict)
     """By node, what is said with the feature held at M times its activation: M, most probable token, its probability."""
 
@@ -176,6 +181,16 @@ def feature_cards(
     return cards
 
 
+def node_labels(graph: Graph, roles: Roles) -> dict[str, str]:
+    """The labels of a graph's features, by node: the roles that are looked for at the node's token."""
+    tokens, found = [str(token) for token in graph["metadata"]["prompt_tokens"]], {}
+    for node in graph["nodes"]:
+        place = re.fullmatch(r"(\d+)_(\d+)_\d+", node["node_id"]) if kind_of(node) == "feature" else None
+        if place and (text := label(roles.at((int(place[1]), int(place[2])), tokens, int(node["ctx_idx"]))).text):
+            found[node["node_id"]] = text
+    return found
+
+
 def features_of(graph: Graph) -> set[str]:
     """The features of a graph as "layer-feature"."""
     ids = [re.fullmatch(r"(\d+)_(\d+)_\d+", node["node_id"]) for node in graph["nodes"] if kind_of(node) == "feature"]
@@ -185,7 +200,7 @@ def features_of(graph: Graph) -> set[str]:
 def _shown(subject: Traced) -> Shown:
     graph = subject.graph
     payload: dict[str, Any] = {"name": subject.name, "graph": graph}
-    extras = {key: getattr(subject, key) for key in ("called", "repeated", "steering")}
+    extras = {key: getattr(subject, key) for key in ("called", "repeated", "labels", "steering")}
     payload |= {key: value for key, value in extras.items() if value}
     if not any(isinstance(node.get("influence"), int | float) for node in graph["nodes"]):
         payload["influence"] = computed_influence(graph)

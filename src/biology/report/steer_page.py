@@ -1,37 +1,117 @@
-"""The page on which one steers a model: a supernode, a strength, and what is then said; computed beforehand on a grid."""
+"""The page on which one steers a model: what the tests chose, beside its control, and a board of all supernodes and strengths.
+
+All of it was computed beforehand. The choices come from table `panel`: experiments ranked by what they do on development prompts beyond
+matched random features. The board is table `steering`: supernodes held on a grid, with the model's own attention.
+"""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false, reportIndexIssue=false, reportReturnType=false
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 
 from biology.cases.case import Case, called, discover_cases, load_case
+from biology.cases.experiments import Perturbation
 from biology.config import Config
+from biology.findings.story import intervention
 from biology.report.lab_fit import refused
 from biology.report.pages import environment, packed, records
 from biology.tables import read_table
 
+CHOICES = 6
+"""Interventions of a case that are offered at most."""
+INERT = 0.05
+"""Change of a probability below which nothing has happened."""
+
 
 def steer_page(root: Path, config: Config, model: str) -> str:
-    """The page of a model, from the tables `steering` of its cases. `InputError` names what is missing."""
+    """The page of a model, from the tables of its cases. `InputError` names what is missing."""
     run = root / "data/runs" / model
     named = config.model(model).prompts
     cases = [load_case(root, name, named) for name in config.cases_of(model, discover_cases(root, named))]
-    tables = {case.name: read_table(run / case.name / "steering.parquet", "steering") for case in cases}
-    data = [case_data(case, tables[case.name]) for case in cases if len(tables[case.name])]
-    examples = [(case, striking(case, tables[case.name])) for case in cases]
+    tables = {
+        case.name: {
+            name: read_table(run / case.name / f"{name}.parquet", name) for name in ("steering", "panel", "evidence")
+        }
+        for case in cases
+    }
+    steered = {name: found["steering"] for name, found in tables.items()}
+    examples = [_example(case, row) for case in cases if (row := striking(case, steered[case.name])) is not None]
     return environment().get_template("steer.html.j2").render(
         model=model,
         cases=[case.name for case in cases],
-        examples=[_example(case, row) for case, row in examples if row is not None],
-        data=packed(data),
+        choices=[(case.name, choices(case, **tables[case.name])) for case in cases],
+        examples=examples,
+        data=packed([case_data(case, steered[case.name]) for case in cases if len(steered[case.name])]),
         lab=not refused(config.model(model), root),
     )  # fmt: skip
+
+
+def choices(case: Case, panel: pd.DataFrame, evidence: pd.DataFrame, steering: pd.DataFrame) -> list[dict[str, Any]]:
+    """Interventions that work on development prompts, the best first, each on a named prompt: what is said before, after and with the
+    control (`story.intervention`), what it `moved`, and the `address` on the board where it holds the same supernode, if it does.
+
+    One prompt of each experiment comes first, then the second ones.
+    """
+    shown = panel.groupby("experiment", sort=False)["item"].unique()
+    ranked = sorted(
+        (name for name in shown.index if name in case.experiments), key=lambda name: -gain(case, evidence, name)
+    )
+    turns = zip_longest(*([(name, item) for item in shown[name]] for name in ranked))
+    offered = [pair for turn in turns for pair in turn if pair][:CHOICES]
+    made = [(name, item, intervention(case, panel, name, item)) for name, item in offered]
+    return [
+        found | {"address": _address(case, steering, name, item), "moved": _moved(found)}
+        for name, item, found in made
+        if found
+    ]
+
+
+def _moved(shown: dict[str, Any]) -> str:
+    """What an intervention did to the answer: `changed`, `weaker` (still the most probable), or `inert`."""
+    before, after = shown["before"], shown["after"]
+    if before is None or after is None or before[0] != after[0]:
+        return "changed"
+    return "inert" if shown["line"] or abs(before[1] - after[1]) < INERT else "weaker"
+
+
+def gain(case: Case, evidence: pd.DataFrame, name: str) -> float:
+    """What an experiment does on development prompts beyond matched random features, in the direction that it says: the mean of the
+    first of its outcomes that is a share; 0 where none is."""
+    experiment = case.experiments[name]
+    if not isinstance(experiment, Perturbation):
+        return 0.0
+    rows = evidence[(evidence["split"] == "dev") & (evidence["experiment"] == name)]
+    for outcome in experiment.outcomes:
+        arms = rows[rows["outcome"] == outcome].groupby("arm")["value"].mean().to_dict()
+        if outcome.form.reach == 1 and {"effect", "match"} <= set(arms):
+            return (arms["effect"] - arms["match"]) * (1 if experiment.direction == "increase" else -1)
+    return 0.0
+
+
+def _address(case: Case, steering: pd.DataFrame, name: str, item: str) -> str:
+    """Where the board holds the supernode of an experiment on a prompt; empty where it does not."""
+    experiment = case.experiments[name]
+    if not isinstance(experiment, Perturbation):
+        return ""
+    prompt = case.prompts[item]
+    same = next(
+        other for other, one in case.prompts.items() if one.text == prompt.text
+    )  # only one of them is on the board
+    source = prompt.factors.get(experiment.donor, "") if experiment.injected else same
+    supernode = experiment.injected or (*experiment.held, "")[0]
+    rows = steering[(steering["item"] == same) & (steering["source"] == source) & (steering["supernode"] == supernode)]
+    mode = "swap" if experiment.injected and "swap" in set(rows["mode"]) else "hold"
+    strengths = sorted(set(rows.loc[rows["mode"] == mode, "strength"]))
+    if not strengths:
+        return ""
+    strength = 1.0 if experiment.injected else min(strengths, key=abs)
+    return "/".join([case.name, same, source, supernode, mode, f"{strength:g}"])
 
 
 def case_data(case: Case, steering: pd.DataFrame) -> dict[str, Any]:

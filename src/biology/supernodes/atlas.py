@@ -14,7 +14,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from biology.models.model import Model, encode, token_text
-from biology.supernodes.grouping import promoted
+from biology.supernodes.promotion import promoted
 from biology.tables import table
 from biology.transcoders.activations import FeatureCache, cache_features
 from biology.transcoders.transcoder_set import TranscoderSet

@@ -28,29 +28,10 @@ from biology.cases.rules import SupernodeRule
 from biology.models.model import Model, encode
 from biology.records import InputError
 from biology.supernodes.case_prompts import CasePrompts
+from biology.supernodes.promotion import promoted
 from biology.tables import donor_columns, table
 from biology.transcoders.activations import FeatureCache, cache_features
 from biology.transcoders.transcoder_set import TranscoderSet, shuffled
-
-
-def promoted(
-    model: Model, transcoders: TranscoderSet, top: int, largest: bool = True
-) -> list[Int[Tensor, "feature rank"]]:
-    """For each layer's features, the tokens that their decoders raise most (or, not `largest`, lower most), best first.
-
-    By their direct effect on the logits, the mean over all tokens removed: sum of the decoders times the unembedding.
-    """
-    weights = model.weights
-    unembed = (weights.W_U - weights.W_U.mean(0)) * weights.ln_final.gain
-    top = min(top, model.n_vocab)
-    found = []
-    for transcoder in transcoders.layers:
-        best = torch.full((transcoder.n_features, top), -1)
-        for start in range(0, transcoder.n_features, 1024):
-            rows = transcoder.decoders(torch.arange(start, min(start + 1024, transcoder.n_features))).sum(1)
-            best[start : start + len(rows)] = (rows @ unembed.T).topk(top, dim=1, largest=largest).indices.cpu()
-        found.append(best)
-    return found
 
 
 @dataclass(frozen=True)

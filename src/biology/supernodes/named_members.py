@@ -21,12 +21,22 @@ from biology.tables import read_table
 COLUMNS = ["case", "key", "item", "supernode", "layer", "pos", "feature", "activation"]
 
 
-def key_of(root: Path, entry: ModelConfig, case: Case) -> str:
-    """What the members of a case's named prompts depend on."""
+def _weights(root: Path, entry: ModelConfig) -> str:
+    """What a feature's number depends on: model and transcoders."""
     weights = [artefacts.contents_hash(root / entry.path, "*.safetensors")]
     if not entry.neurons:
         weights.append(artefacts.contents_hash(root / entry.transcoders, "**/*.safetensors", "**/*.npz"))
-    parts = [*weights, entry.identity, fingerprint(case, "prompts", "items", "supernodes", "operands")]
+    return "\n".join([*weights, entry.identity])
+
+
+def labels_key(root: Path, entry: ModelConfig) -> str:
+    """The key of `labels.json`: that of the features that it names."""
+    return hashlib.sha256(_weights(root, entry).encode()).hexdigest()[:12]
+
+
+def key_of(root: Path, entry: ModelConfig, case: Case) -> str:
+    """What the members of a case's named prompts depend on."""
+    parts = [_weights(root, entry), fingerprint(case, "prompts", "items", "supernodes", "operands")]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
 

@@ -1,7 +1,7 @@
 // The feature atlas: browse, search, and a card for every feature. All text goes in as text, never as markup.
 "use strict";
 (async () => {
-  const { rows, texts, members, plots, tokens } = await unpacked("atlas-data");
+  const { rows, labels, texts, members, plots, tokens } = await unpacked("atlas-data");
   const percent = (share) => (share === 0 ? "never" : share < 0.001 ? "<0.1%" : (100 * share).toFixed(share < 0.1 ? 1 : 0) + "%");
   const name = (row) => `${row[0]}/${row[1]}`;
   const link = (row) => `#${row[0]}-${row[1]}`;
@@ -22,47 +22,78 @@
   });
 
   // Browsing ---------------------------------------------------------------------------------------------------------
-  const select = byId("supernode");
-  for (const [index, [group, label, title]] of members.entries()) {
-    const key = `${group}: ${label.replaceAll("_", " ")}`;
-    let box = [...select.children].find((node) => node.label === key);
-    if (!box) select.append((box = make("optgroup", { label: key })));
-    box.append(make("option", { value: index }, title));
-  }
-  const PAGE = 60;
-  let shown = PAGE, hits = [];
+  const kinds = [...new Set(members.map(([group, label]) => `${group}: ${label}`))];
+  byId("facet").append(...kinds.map((kind) => make("option", { value: kind }, kind.replaceAll("_", " "))));
+  // The words of a prompt's tokens, pieces joined: "Dallas" for Da, ##lla, ##s.
+  const words = texts.map(([, ids]) => ids.map((id) => tokens[id]).join(" ").replaceAll(" ##", "").toLowerCase());
+  const PAGE = 60, OFFERED = 40;
+  let shown = PAGE, hits = [], told = "";
+  const groupsOf = () => {
+    const kind = byId("facet").value, role = byId("role").value.trim().toLowerCase();
+    if (!kind && !role) return null;
+    const fits = members.map((_, i) => i).filter((i) => (!kind || `${members[i][0]}: ${members[i][1]}` === kind) && members[i][2].toLowerCase().includes(role));
+    const exact = fits.filter((i) => members[i][2].toLowerCase() === role);
+    return exact.length ? exact : fits;
+  };
+  const offer = () => {
+    const kind = byId("facet").value, typed = byId("role").value.trim().toLowerCase();
+    const titles = new Set();
+    for (const [group, label, title] of members) {
+      if ((!kind || `${group}: ${label}` === kind) && title.toLowerCase().includes(typed)) titles.add(title);
+      if (titles.size >= OFFERED) break;
+    }
+    byId("roles").replaceChildren(...[...titles].map((title) => make("option", { value: title })));
+  };
   const search = () => {
-    const wanted = byId("search").value.trim().toLowerCase(), layer = byId("layer").value, group = select.value;
-    let found = group === "" ? alive : members[Number(group)][3].map(([index]) => index);
+    const wanted = byId("search").value.trim().toLowerCase(), layer = byId("layer").value, groups = groupsOf();
+    let found = alive;
+    const rank = new Map(); // the smaller the better
+    if (groups) {
+      for (const group of groups) for (const [index, count] of members[group][3]) rank.set(index, Math.min(rank.get(index) ?? 0, -count));
+      found = [...rank.keys()];
+    }
     if (layer !== "") found = found.filter((index) => rows[index][0] === Number(layer));
     if (wanted) {
       const fits = new Set(tokens.map((_, i) => i).filter((i) => tokens[i].toLowerCase().includes(wanted)));
       const exact = new Set([...fits].filter((i) => tokens[i].trim().toLowerCase() === wanted));
-      const titled = (group) => members[group][2].toLowerCase() === wanted;
-      const rank = (index) => {
+      const titled = new Set(members.flatMap(([, , title, listed]) => (title.toLowerCase() === wanted ? listed.map(([index]) => index) : [])));
+      const score = (index) => {
+        if (name(rows[index]) === wanted) return 0;
+        const place = labels[index].toLowerCase().split(" / ").findIndex((role) => role.replace(" …", "") === wanted);
+        if (place >= 0) return 1 + place / 10;
         const said = rows[index][4].findIndex((token) => exact.has(token));
-        if (said >= 0) return said;
-        return memberships[index].some(([group]) => titled(group)) ? 11 : answers[index].some((token) => exact.has(token)) ? 20 : 40;
+        if (said >= 0) return 2 + said;
+        if (labels[index].toLowerCase().includes(wanted)) return 13;
+        if (titled.has(index)) return 14;
+        if (answers[index].some((token) => exact.has(token))) return 20;
+        if ([...rows[index][4], ...answers[index]].some((token) => fits.has(token))) return 30;
+        return rows[index][7].some(([prompt]) => words[prompt].includes(wanted)) ? 40 : null;
       };
-      found = found.filter((index) => [...rows[index][4], ...answers[index]].some((token) => fits.has(token)) || memberships[index].some(([group]) => titled(group)));
-      found = found.map((index) => [rank(index), index]).sort((a, b) => a[0] - b[0]).map(([, index]) => index);
+      found = found.filter((index) => {
+        const value = score(index);
+        if (value !== null) rank.set(index, value);
+        return value !== null;
+      });
     }
-    const order = byId("order").value;
-    if (!wanted && group === "" && order !== "place") {
-      const sign = order === "rare" ? 1 : -1;
-      found = [...found].sort((a, b) => sign * (rows[a][2] - rows[b][2]) || a - b);
-    }
+    const order = byId("order").value, sign = order === "dense" ? -1 : 1;
+    const matched = order === "match" && (wanted || groups);
+    if (matched) found = [...found].sort((a, b) => rank.get(a) - rank.get(b) || a - b);
+    else if (order === "rare" || order === "dense") found = [...found].sort((a, b) => sign * (rows[a][2] - rows[b][2]) || a - b);
+    else found = [...found].sort((a, b) => a - b);
+    told = matched ? "best match first" : order === "rare" ? "rarest first" : order === "dense" ? "densest first" : "by layer and number";
     hits = found;
     shown = PAGE;
     list();
   };
   const list = () => {
-    byId("found").textContent = `${hits.length.toLocaleString("en")} features that are active on some prompt`;
+    byId("found").textContent = `${hits.length.toLocaleString("en")} features that are active on some prompt, ${told}`;
+    byId("none").hidden = hits.length > 0;
     byId("hits").replaceChildren(...hits.slice(0, shown).map((index) => {
       const row = rows[index];
       const says = row[4].slice(0, 3).map((token) => visible(tokens[token])).join(" · ");
       const on = answers[index].slice(0, 2).map((token) => visible(tokens[token])).join(" · ");
-      return make("li", {}, make("a", { href: link(row) }, make("b", {}, name(row)), make("span", {}, `on ${on} → ${says}`), make("small", {}, percent(row[2]))));
+      const known = labels[index] ? [make("strong", {}, labels[index]), " "] : [];
+      return make("li", {}, make("a", { href: link(row) }, make("b", {}, name(row)), make("span", {}, ...known, `on ${on} → ${says}`), make("small", {}, percent(row[2]))));
     }));
     byId("more").hidden = hits.length <= shown;
   };
@@ -105,6 +136,7 @@
   const card = (index) => {
     const row = rows[index], [layer, feature, density, top, up, down, counts, found] = row;
     const parts = [make("h3", { id: "feature" }, `Feature ${name(row)}`)];
+    if (labels[index]) parts.push(make("p", {}, make("strong", {}, labels[index]), make("span", { class: "note" }, " by rules of the cases")));
     parts.push(make("p", { class: "note" }, `layer ${layer}, number ${feature}; density ${percent(density)}, largest activation ${top}`));
     parts.push(make("h4", {}, "Raises"), chips(up), make("h4", {}, "Lowers"), chips(down));
     if (counts.length) parts.push(make("h4", {}, "How strong, where active"), histogram(counts));
@@ -116,7 +148,7 @@
       const box = make("ul", { class: "groups" });
       for (const [group, count] of groups.slice(0, 30)) {
         const [place, label, title] = members[group];
-        box.append(make("li", {}, make("a", { href: `${place}.html#supernodes` }, `${title}`), ` ${label.replaceAll("_", " ")} of ${place.replaceAll("_", " ")}, on ${count} prompt${count > 1 ? "s" : ""}`));
+        box.append(make("li", {}, make("a", { href: `${place}.html#graphs` }, `${title}`), ` ${label.replaceAll("_", " ")} of ${place.replaceAll("_", " ")}, on ${count} prompt${count > 1 ? "s" : ""}`));
       }
       parts.push(make("h4", {}, "Member of supernodes"), box);
       if (groups.length > 30) parts.push(make("p", { class: "note" }, `and ${groups.length - 30} more`));
@@ -137,10 +169,22 @@
 
   byId("controls").hidden = false;
   byId("controls").addEventListener("submit", (event) => event.preventDefault());
-  for (const id of ["search", "layer", "supernode", "order"]) byId(id).addEventListener("input", search);
+  // What is looked for is found: the card of the first hit is shown at once.
+  const anew = () => {
+    offer();
+    search();
+    if (hits.length) card(hits[0]);
+  };
+  for (const id of ["search", "layer", "facet", "role", "order"]) byId(id).addEventListener("input", anew);
+  byId("clear").addEventListener("click", () => {
+    for (const id of ["search", "layer", "facet", "role"]) byId(id).value = "";
+    anew();
+    byId("search").focus();
+  });
   byId("more").addEventListener("click", () => { shown += 4 * PAGE; list(); });
   byId("lucky").addEventListener("click", lucky);
   addEventListener("hashchange", open);
+  offer();
   search();
-  if (!open() && alive.length) card(alive[Math.floor(alive.length / 2)]);
+  if (!open() && hits.length) card(hits[0]);
 })();

@@ -69,7 +69,7 @@ class Explorer {
   /** Shows a graph, in the view that `asked` (the part of the address after #) describes. */
   async open(name, asked = null) {
     this.graph = await this.read(name);
-    Object.assign(this, this.defaults(this.graph), { openedGroup: null });
+    Object.assign(this, this.defaults(this.graph), { openedGroup: null, path: null });
     if (asked) this.apply(asked);
     this.part("prompt").value = name;
     this.part("find").value = "";
@@ -94,6 +94,11 @@ class Explorer {
     };
     const { byId } = this.graph;
     if (asked.has("clickedId")) this.chosen = byId.get(asked.get("clickedId")) ?? null;
+    if (asked.has("path")) {
+      this.path = asked.get("path").split("\n").map((name) => this.stepOf(name)).filter((step) => step.nodes.length);
+      if (this.path.length > 1) this.chosen = null;
+      else this.path = null;
+    }
     const threshold = Number.parseFloat(asked.get("pruningThreshold"));
     if (this.most !== null && Number.isFinite(threshold)) this.threshold = Math.max(0, Math.min(this.most, threshold));
     if (asked.has("pinnedIds")) this.pins = new Set(asked.get("pinnedIds").split(",").filter((id) => byId.has(id)));
@@ -110,6 +115,16 @@ class Explorer {
       if (byId.has(key)) this.labels.set(key, text);
       else for (const node of this.graph.nodes) if (node.kind === "feature" && String(node.raw.feature) === String(key)) this.labels.set(node.id, text);
     }
+  }
+
+  /** The nodes of a step of a path, which is named as in the table of edges: token:Da@9, a supernode, logit:Austin. */
+  stepOf(name) {
+    const { nodes, payload } = this.graph;
+    const token = /^token:[\s\S]*@(\d+)$/.exec(name);
+    if (token) return { title: `“${clipped(this.graph.token(Number(token[1])), 20)}”`, nodes: nodes.filter((node) => node.kind === "token" && node.position === Number(token[1])) };
+    if (name.startsWith("logit:")) return { title: `“${name.slice(6).trim()}”`, nodes: nodes.filter((node) => node.kind === "logit" && plainName(this.graph, node) === `output “${clipped(name.slice(6), 40)}”`) };
+    const ids = new Set((payload.graph.qParams?.supernodes ?? []).filter(([one]) => one === name).flatMap(([, ...listed]) => listed));
+    return { title: this.called(name), nodes: nodes.filter((node) => ids.has(node.id)) };
   }
 
   follow() {
@@ -147,7 +162,7 @@ class Explorer {
   // What the user does --------------------------------------------------------------------------------------------------
 
   choose(node, focus = false) {
-    this.openedGroup = null;
+    this.openedGroup = this.path = null;
     this.chosen = node;
     this.stage.resting = node ?? this.stage.resting;
     this.changed();
@@ -286,11 +301,15 @@ class Explorer {
 
   refresh(all = true) {
     const { nodes, links } = this.graph;
-    const kept = (node) => FIXED.has(node.kind) || node.influence === null || this.threshold === null || node.influence <= this.threshold + 1e-9 || node === this.chosen || this.pins.has(node.id);
+    const kept = (node) => FIXED.has(node.kind) || node.influence === null || this.threshold === null || node.influence <= this.threshold + 1e-9 || node === this.chosen || this.pins.has(node.id) || this.path?.some((step) => step.nodes.includes(node));
     for (const node of nodes) node.shown = kept(node);
     this.visible = new Set(nodes.filter((node) => node.shown));
     const wanted = this.part("find").value.trim().toLowerCase();
-    const text = (node) => `${this.name(node)} ${plainName(this.graph, node)} ${this.graph.token(node.position)} ${node.id}`.toLowerCase();
+    const text = (node) => [
+      this.name(node), plainName(this.graph, node), this.graph.token(node.position), this.graph.words[node.position], node.id,
+      ...this.groups.filter(({ ids }) => ids.has(node.id)).map(({ name }) => this.called(name)),
+      ...(this.graph.payload.cards?.[node.key]?.promotes ?? []),
+    ].join(" ").toLowerCase();
     this.found = wanted ? new Set(nodes.filter((node) => text(node).includes(wanted))) : null;
     const grouped = new Map();
     for (const node of nodes) node.grouped = false;
@@ -299,7 +318,7 @@ class Explorer {
       this.graph.byId.get(id).grouped = true;
     }
     const view = {
-      quick: !all, visible: this.visible, chosen: this.openedGroup ? null : this.chosen, pins: this.pins, groups: this.groups, found: this.found, openGroup: this.openedGroup,
+      quick: !all, visible: this.visible, chosen: this.openedGroup ? null : this.chosen, pins: this.pins, groups: this.groups, found: this.found, openGroup: this.openedGroup, path: this.path,
       direction: this.root.querySelector("[name=ex-direction]:checked").value, colour: (node) => grouped.get(node.id), name: (node) => this.name(node),
       labelOf: (node) => this.labelOf(node), called: (name) => this.called(name), linkTo: (node) => this.address(node), hue: (group) => this.hue(group),
     };
@@ -322,7 +341,8 @@ class Explorer {
     const several = (count, word) => `${count} ${word}${count === 1 ? "" : "s"}`;
     const lost = [features && several(features, "feature"), errors && several(errors, "error node")].filter(Boolean).join(" and ");
     const found = this.found ? ` Search: ${several([...this.found].filter((node) => this.visible.has(node)).length, "node")} shown${[...this.found].some((node) => !this.visible.has(node)) ? `, ${[...this.found].filter((node) => !this.visible.has(node)).length} hidden` : ""}.` : "";
-    this.part("shown").textContent = `${nodes.length - hidden.length} of ${several(nodes.length, "node")} and ${seen} of ${several(links.length, "link")} are shown. ${lost ? `The slider hides ${lost} of less influence.` : "The slider hides nothing."}${found}`;
+    const lit = this.path ? ` Lit up: ${this.path.map(({ title }) => title).join(" → ")}. A click on a node ends it.` : "";
+    this.part("shown").textContent = `${nodes.length - hidden.length} of ${several(nodes.length, "node")} and ${seen} of ${several(links.length, "link")} are shown. ${lost ? `The slider hides ${lost} of less influence.` : "The slider hides nothing."}${found}${lit}`;
     if (this.threshold !== null) this.part("percent").value = `${Math.round(100 * this.threshold)} %`;
   }
 

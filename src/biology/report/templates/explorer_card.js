@@ -45,6 +45,7 @@ function card(host, graph, node, view, act) {
     parts.push(element("p", { class: "note" }, "The same feature on ", ...elsewhere.flatMap((other, i) => [i ? ", " : "", choice(other, `“${clipped(graph.token(other.position), 20)}” (${other.position})`, act)])));
   }
   const known = graph.payload.cards?.[node.key];
+  if (graph.payload.labels?.[node.id]) parts.push(element("p", { class: "note" }, `“${clipped(graph.payload.labels[node.id], 120)}”: rules of a case find this feature for such prompts, at such a token.`));
   if (known) parts.push(...chips("promotes", known.promotes), ...chips("suppresses", known.suppresses));
   parts.push(linkTable("Inputs", "share of all direct effects into this node", node.inputs, (link) => link.source, graph, view, act));
   parts.push(linkTable("Outputs", "share of all direct effects into the other node", node.outputs, (link) => link.target, graph, view, act));

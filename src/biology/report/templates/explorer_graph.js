@@ -53,7 +53,17 @@ function indexed(payload) {
     link.source.outputs.push(link);
     link.target.inputs.push(link);
   }
-  return { payload, nodes, links, byId, total, token, texts };
+  return { payload, nodes, links, byId, total, token, texts, words: texts.map((_, i) => wordAt(texts, i)) };
+}
+
+/** The word that a token is a piece of: pieces go on with ## (WordPiece), or without the space that words begin with (others). */
+function wordAt(texts, place) {
+  const spaced = texts.some((text) => /^[ \u2581]/.test(text));
+  const goesOn = (i) => i > 0 && i < texts.length && (texts[i].startsWith("##") || (spaced && /^[\p{L}\p{N}]/u.test(texts[i]) && /[\p{L}\p{N}]$/u.test(texts[i - 1])));
+  let first = place, last = place + 1;
+  while (goesOn(first)) first--;
+  while (goesOn(last)) last++;
+  return texts.slice(first, last).map((text, i) => (i ? text.replace(/^##/, "") : text)).join("").trim();
 }
 
 /** What a node is called where nobody has given it a label. */
@@ -65,6 +75,8 @@ function plainName(graph, node) {
     const inner = /^"([\s\S]*)"$/.exec(text);
     return `output “${clipped(inner ? inner[1] : text || node.id, 40)}”`;
   }
+  const known = graph.payload.labels?.[node.id];
+  if (known) return `${clipped(known, 60)} (${node.layer}/${node.index})`;
   const promotes = graph.payload.cards?.[node.key]?.promotes;
   if (promotes?.length) return `${node.layer}/${node.index} → ${promotes.slice(0, 2).map((text) => clipped(text, 14)).join(", ")}`;
   return node.index === null ? clipped(node.raw.feature_type, 30) : `${node.layer}/${node.index}`;

@@ -1,4 +1,4 @@
-// The subgraph of pinned nodes: supernodes as boxes, laid out by dagre, with the direct effects between them.
+// The subgraph of pinned nodes: supernodes as boxes, with the direct effects between them.
 
 const HUES = ["#01766b", "#6a4fb3", "#b2182b", "#6f6a00", "#c51b7d", "#7a4a10", "#2f7d32", "#54575c"];
 const MOST_PINS = 200; // single pinned nodes that are drawn
@@ -89,33 +89,22 @@ class Subgraph {
     this.host.classList.toggle("ex-empty", !boxes.length);
     const measure = document.createElement("canvas").getContext("2d");
     measure.font = "600 13px system-ui, sans-serif";
-    const plan = new dagre.graphlib.Graph().setGraph({ rankdir: "BT", nodesep: 20, ranksep: 44, edgesep: 12, marginx: 8, marginy: 8 }).setDefaultEdgeLabel(() => ({}));
-    for (const box of boxes) {
-      box.text = clipped(box.title, 28);
-      plan.setNode(box.id, { width: Math.max(54, measure.measureText(box.text).width + 24), height: box.note ? 44 : 30 });
-    }
-    for (const { from, to, share } of effects) plan.setEdge(from.id, to.id, { weight: 1 + Math.round(10 * Math.abs(share)), ...(Math.abs(share) >= MARKED && { width: 42, height: 14, labelpos: "c" }) });
-    dagre.layout(plan);
-    const { width = 0, height = 0 } = plan.graph();
-    this.size = { width: Number.isFinite(width) ? width : 0, height: Number.isFinite(height) ? height : 0 };
-    this.field.replaceChildren(...effects.flatMap((effect) => this.arrow(plan, effect)), ...boxes.map((box) => this.box(plan, box, view)));
+    for (const box of boxes) box.text = clipped(box.title, 28);
+    this.size = plan(boxes, effects, (box) => [Math.max(54, measure.measureText(box.text).width + 24), box.note ? 44 : 30]);
+    this.field.replaceChildren(...effects.flatMap((effect) => this.arrow(effect)), ...boxes.map((box) => this.box(box, view)));
     if (!same) this.fit();
   }
 
-  arrow(plan, { from, to, share }) {
-    const { points, x, y } = plan.edge(from.id, to.id);
-    let path = `M${points[0].x} ${points[0].y}`;
-    for (let i = 1; i < points.length - 1; i++) {
-      const next = points[i + 1], last = i === points.length - 2;
-      path += `Q${points[i].x} ${points[i].y} ${last ? next.x : (points[i].x + next.x) / 2} ${last ? next.y : (points[i].y + next.y) / 2}`;
-    }
+  arrow({ from, to, share, curve, mark }) {
+    const [start, first, second, end] = curve.map(([x, y]) => `${x.toFixed(1)} ${y.toFixed(1)}`);
+    const path = `M${start}C${first} ${second} ${end}`;
     const line = svgElement("path", { class: `ex-arrow ${share < 0 ? "minus" : "plus"}`, d: path, "stroke-width": (1 + 9 * Math.min(0.6, Math.abs(share))).toFixed(1) });
     line.append(svgElement("title", {}, `${clipped(from.title)} → ${clipped(to.title)}: ${signed(share)} of its input`));
-    return Math.abs(share) >= MARKED ? [line, svgElement("text", { class: "ex-mark", x, y: y + 4 }, signed(share))] : [line];
+    return Math.abs(share) >= MARKED ? [line, svgElement("text", { class: "ex-mark", x: mark[0].toFixed(1), y: (mark[1] + 4).toFixed(1) }, signed(share))] : [line];
   }
 
-  box(plan, box, view) {
-    const { x, y, width, height } = plan.node(box.id);
+  box(box, view) {
+    const { x, y, width, height } = box;
     const chosen = box.kind === "group" ? view.openGroup === box.group.name : view.chosen === box.nodes[0];
     const made = svgElement("g", { class: `ex-box ex-box-${box.kind}${chosen ? " chosen" : ""}`, role: "button", tabindex: "0", transform: `translate(${x} ${y})`, "aria-label": clipped(box.kind === "group" ? `Supernode ${box.title}, ${box.note}` : box.title, 120), "data-box": box.kind === "group" ? box.group.name : box.nodes[0].id });
     if (box.colour) made.style.setProperty("--group", box.colour);

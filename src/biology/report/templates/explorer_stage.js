@@ -104,10 +104,11 @@ class Stage {
     this.svg.replaceChildren(back, front);
   }
 
-  /** Shows `view`: {visible: Set, chosen, pins: Set, colour(node), found: Set|null, direction}. */
+  /** Shows `view`: {visible: Set, chosen, pins: Set, colour(node), found: Set|null, path: [{nodes}]|null, direction}. */
   show(view) {
     this.view = view;
-    const { visible, chosen, pins, found, direction } = view;
+    const { visible, chosen, pins, found, direction, path } = view;
+    const lit = path && new Set(path.flatMap((step) => step.nodes));
     const toChosen = new Map();
     if (chosen && direction !== "outputs") for (const link of chosen.inputs) toChosen.set(link.source, link.share);
     if (chosen && direction !== "inputs") for (const link of chosen.outputs) if (!toChosen.has(link.target)) toChosen.set(link.target, link.share);
@@ -118,7 +119,7 @@ class Stage {
       const state = [
         visible.has(node) ? "" : "hidden", node === chosen ? "chosen" : "", pins.has(node.id) ? "pinned" : "", node.grouped ? "grouped" : "",
         chosen && node !== chosen && share === undefined ? "faint" : "", share > 0 ? "plus" : share < 0 ? "minus" : "",
-        found ? (found.has(node) ? "found" : "faint") : "", chosen && node.key && node.key === chosen.key ? "same" : "",
+        found ? (found.has(node) ? "found" : "faint") : "", lit ? (lit.has(node) ? "lit" : "faint") : "", chosen && node.key && node.key === chosen.key ? "same" : "",
       ].filter(Boolean).join(" ");
       if (mark.dataset.state !== state) {
         mark.dataset.state = state;
@@ -142,8 +143,9 @@ class Stage {
 
   /** Draws the links, the strongest first, a few milliseconds a frame, so that input is never kept waiting. */
   draw() {
-    const { chosen, direction } = this.view;
-    const listed = !chosen ? this.graph.links : [
+    const { chosen, direction, path } = this.view;
+    const steps = path && path.slice(1).map((step, i) => [new Set(path[i].nodes), new Set(step.nodes)]);
+    const listed = steps ? this.graph.links.filter(({ source, target }) => steps.some(([from, to]) => from.has(source) && to.has(target))) : !chosen ? this.graph.links : [
       ...(direction === "outputs" ? [] : chosen.inputs), ...(direction === "inputs" ? [] : chosen.outputs),
     ];
     const context = this.canvas.getContext("2d");
@@ -159,7 +161,7 @@ class Stage {
         const link = listed[next++];
         if (!link.source.shown || !link.target.shown) continue;
         done++;
-        this.stroke(context, link, colours, Boolean(chosen));
+        this.stroke(context, link, colours, Boolean(chosen || path));
         if (next % 64 === 0 && performance.now() > until) break;
       }
       this.host.dataset.drawn = next >= listed.length ? "all" : "some";

@@ -13,16 +13,25 @@
     return ways.find((found) => found.mode === byId("mode").value) ?? ways[0];
   };
 
+  const top = ([tokens, line]) => line || tokens[0]?.[0];
+  // Whether a way to steer changes neither answer nor line at any strength.
+  const inert = (entry, found) => found.at.every(([, ...said]) => top(said) === top(entry.clean) && said[0][0]?.[0] === entry.clean[0][0]?.[0]);
+
   const fillPrompts = () => {
     byId("prompt").replaceChildren(...group().prompts.map((entry, index) => option(index, visible(entry.text).slice(0, 80))));
     fillWays();
   };
   const fillWays = () => {
     const entry = prompt(), kept = byId("way").value;
+    const texts = new Map(group().prompts.map((one) => [one.item, one.text]));
+    const titles = keys(entry).map((key) => entry.ways.find((one) => `${one.source}/${one.supernode}` === key)).map((one) => `${one.title}${one.source}`);
     const listed = keys(entry).map((key) => {
-      const found = entry.ways.find((one) => `${one.source}/${one.supernode}` === key);
-      return option(key, `${found.title} (${found.supernode.replaceAll("_", " ")}${found.source === entry.item ? ", its own" : ` of ${found.source}`})`);
-    });
+      const ways = entry.ways.filter((one) => `${one.source}/${one.supernode}` === key), [found] = ways;
+      const twice = titles.filter((one) => one === `${found.title}${found.source}`).length > 1 ? ` (${found.supernode.replaceAll("_", " ")})` : "";
+      const from = found.source === entry.item ? "this prompt’s own" : `from “${visible(texts.get(found.source) ?? found.source).slice(-44)}”`;
+      const still = ways.every((one) => inert(entry, one));
+      return [still, option(key, `${found.title}${twice}, ${from}${still ? ": changes nothing" : ""}`)];
+    }).sort((a, b) => a[0] - b[0]).map(([, made]) => made);
     byId("way").replaceChildren(...listed);
     if (keys(entry).includes(kept)) byId("way").value = kept;
     fillStrengths();
@@ -54,6 +63,7 @@
     byId("held").textContent = found.mode === "swap" ? `${found.title} swapped in` : `${found.title} held`;
     byId("before").replaceChildren(...bars(entry.clean));
     byId("after").replaceChildren(...bars([tokens, line], entry.clean[0]));
+    byId("inert").textContent = inert(entry, found) ? "Inert: at no strength does this change what is said here." : "";
     const swap = found.mode === "swap" ? ` --suppress ${byId("case").value}/${entry.item}/${found.supernode}` : "";
     const asked = JSON.stringify(entry.text).replaceAll("\\n", "\n");
     byId("command").textContent = `biology steer ${asked} --model ${document.body.dataset.model} --supernode ${byId("case").value}/${found.source}/${found.supernode}${swap} --strength ${strength} --at ${found.pos}`;
@@ -96,5 +106,11 @@
   addEventListener("hashchange", open);
   const asked = location.hash;
   fillPrompts();
-  if (asked) { history.replaceState(null, "", asked); open(); }
+  if (asked) history.replaceState(null, "", asked);
+  if (!asked || !open()) { // something that works, without a jump
+    const begin = document.querySelector("#try ~ .note a");
+    const there = scrollY;
+    if (begin) { history.replaceState(null, "", begin.getAttribute("href")); open(); scrollTo(0, there); }
+    history.replaceState(null, "", asked || location.pathname);
+  }
 })();

@@ -1,0 +1,169 @@
+"""Words for features: a label is made from what is known of a feature, never typed, and says on what evidence it stands.
+
+    Texas                       a role: rules of a case find it for these prompts
+    promotes "Austin", "45"     the tokens that its decoders clearly raise
+    fires on "Dallas"           the tokens on which it is most active
+    (nothing)                   where none of this is clear
+
+Roles come first, since many prompts stand behind them. They ship as `reports/<model>/labels.json`. A feature may have several: in a
+graph only those count that are looked for at such a token, so that what is Cleveland at "Cleveland" is not called so at "capital".
+"""
+
+# pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from biology.cases.case import Case, called
+from biology.cases.found_sites import settled
+from biology.models.text import visible, whole_word
+from biology.tables import Tables
+
+Place = tuple[int, int]
+"""A feature: its layer and its number."""
+EVIDENCE = {
+    "role": "rules of a case find it for these prompts",
+    "promotes": "its decoders raise these tokens most",
+    "fires on": "it is most active on these tokens",
+}
+MOST = 3
+"""Words of a label at most."""
+MORE = " …"
+"""Stands behind the words of a label that could have more of them."""
+LEAST = 0.4
+"""How strong a role has to be, as a share of the feature's largest activation on any prompt of the atlas."""
+KEPT = 5
+"""Roles of a feature that are kept at most."""
+LAST, ANYWHERE = "$", "*"
+"""Stand among the texts of a role for a prompt's last token, and for any."""
+TOP = 6
+"""Shade of an activation (0 to 9) from which on a token of an example counts as what a feature fires on."""
+
+
+class Label(NamedTuple):
+    """A label, and its evidence: a key of `EVIDENCE`, or nothing."""
+
+    text: str
+    evidence: str
+
+
+def label(roles: Sequence[str] = (), promotes: Sequence[str] = (), fires_on: Sequence[str] = ()) -> Label:
+    """The label of a feature, from its roles, or what it promotes or fires on, the strongest first."""
+    if roles:
+        return Label(" / ".join(roles[:MOST]) + (MORE if len(roles) > MOST else ""), "role")
+    for evidence, tokens in (("promotes", promotes), ("fires on", fires_on)):
+        if tokens:
+            return Label(f"{evidence} " + ", ".join(f'"{visible(token)}"' for token in tokens[:MOST]), evidence)
+    return Label("", "")
+
+
+@dataclass(frozen=True)
+class Roles:
+    """What features are found for."""
+
+    of: Mapping[Place, Sequence[str]] = field(default_factory=dict)
+    """The roles of a feature, the strongest first."""
+    texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    """At the last piece of which texts a role is looked for; LAST, ANYWHERE."""
+
+    def at(self, place: Place, tokens: Sequence[str], pos: int) -> list[str]:
+        """The roles of a feature that are looked for at such a token of a prompt; first those that name its word."""
+        word, last = whole_word(tokens, pos).removeprefix(" "), pos == len(tokens) - 1
+        found = [role for role in self.of.get(place, ()) if any(_fits(text, word, last) for text in self.texts[role])]
+        return sorted(found, key=lambda role: word not in role.split())
+
+
+def _fits(text: str, word: str, last: bool) -> bool:
+    return text == ANYWHERE or (last if text == LAST else bool(word) and text.endswith(word))
+
+
+def role_weights(case: Case, tables: Tables) -> tuple[pd.DataFrame, dict[str, list[str]]]:
+    """How much each feature is what a rule says, and the texts of each role.
+
+    A role is what a supernode is called on a prompt, such as Texas. Columns: layer, feature, role; `total`, the activation of the
+    feature where it is a member, over all prompts on which a supernode is called so; `weight`, the same averaged over these (0 where it
+    is no member).
+    """
+    members, prompts = tables["supernodes"], tables["prompts"].set_index("item")
+    rules = settled(case, tables["sites"]).supernodes
+    pairs = members[["item", "supernode"]].drop_duplicates()
+    factors = {item: {str(k): str(v) for k, v in row.items()} for item, row in prompts.to_dict("index").items()}
+    pairs["role"] = [called(case, name, factors[item]) for item, name in pairs.itertuples(index=False)]
+    texts: dict[str, dict[str, None]] = {}
+    for item, name, role in pairs.itertuples(index=False):
+        at = rules[name].at
+        there = {"last": LAST, "index": ANYWHERE, "token": at.word, "factor": factors[item].get(at.word, ANYWHERE)}
+        texts.setdefault(role, {})[there[at.form]] = None
+    rows = members.merge(pairs, on=["item", "supernode"])
+    each = rows.groupby(["layer", "feature", "role", "item"])["activation"].max()
+    total = each.groupby(["layer", "feature", "role"]).sum().rename("total").reset_index()
+    total["weight"] = total["total"] / total["role"].map(pairs.groupby("role")["item"].nunique())
+    return total, {role: list(found) for role, found in texts.items()}
+
+
+def roles_of(each: Sequence[tuple[pd.DataFrame, Mapping[str, Sequence[str]]]], atlas: pd.DataFrame) -> Roles:
+    """The roles of all features over several cases (`role_weights`): first those that most of its activity goes into. `atlas`: the
+    table of this name, for what each feature is at its strongest."""
+    if not each:
+        return Roles()
+    table = pd.concat([weights for weights, _ in each], ignore_index=True)
+    table = table.merge(atlas[["layer", "feature", "maximum"]], on=["layer", "feature"])
+    table = table[table["weight"] >= LEAST * table["maximum"]]
+    table = table.sort_values(["layer", "feature", "total", "role"], ascending=[True, True, False, True], kind="stable")
+    found: dict[Place, dict[str, None]] = {}
+    for layer, feature, role in table[["layer", "feature", "role"]].itertuples(index=False):
+        found.setdefault((int(layer), int(feature)), {})[role] = None
+    texts: dict[str, dict[str, None]] = {}
+    for _, told in each:
+        for role, words in told.items():
+            texts.setdefault(role, {}).update(dict.fromkeys(words))
+    of = {place: list(listed)[:KEPT] for place, listed in found.items()}
+    used = dict.fromkeys(role for listed in of.values() for role in listed)
+    return Roles(of, {role: list(texts[role]) for role in used})
+
+
+def labels_text(roles: Roles, key: str) -> str:
+    """What `labels.json` holds: roles with their texts; by layer and number, the places of a feature's roles in that list; and a key
+    of what they depend on."""
+    names = {role: place for place, role in enumerate(roles.texts)}
+    layers: list[list[list[int]]] = []
+    for (layer, number), listed in sorted(roles.of.items()):
+        layers += [[] for _ in range(layer + 1 - len(layers))]
+        layers[layer] += [[] for _ in range(number + 1 - len(layers[layer]))]
+        layers[layer][number] = [names[role] for role in listed]
+    made = {"key": key, "roles": [[role, *texts] for role, texts in roles.texts.items()], "features": layers}
+    return json.dumps(made, ensure_ascii=False, separators=(",", ":")) + "\n"
+
+
+def shipped_roles(path: Path, key: str | None = None) -> Roles:
+    """The roles in `labels.json`; none where there is no such file, or one of other weights (another `key`)."""
+    if not path.is_file():
+        return Roles()
+    found = json.loads(path.read_text(encoding="utf-8"))
+    if key not in (None, found["key"]):
+        return Roles()
+    names = [role for role, *_ in found["roles"]]
+    of = {
+        (layer, number): [names[place] for place in places]
+        for layer, features in enumerate(found["features"])
+        for number, places in enumerate(features)
+        if places
+    }
+    return Roles(of, {role: texts for role, *texts in found["roles"]})
+
+
+def contexts(examples: str, texts: Mapping[int, Sequence[str]]) -> list[str]:
+    """The tokens on which a feature is most active, the most frequent first: column `examples` of table `atlas`; `texts`: the tokens
+    of each prompt of the atlas."""
+    found: Counter[str] = Counter()
+    for prompt, shades in json.loads(examples):
+        found.update({token for token, shade in zip(texts[prompt], shades, strict=True) if int(shade) >= TOP})
+    return sorted(found, key=lambda token: (-found[token], token))
