@@ -18,7 +18,7 @@ from biology.cases.rules import SupernodeRule
 from biology.config import load_config
 from biology.records import InputError
 from biology.report import case_report as report
-from biology.report import pages, scoreboard
+from biology.report import index_page, pages, scoreboard
 from biology.statistics import METHOD
 from biology.tables import read_table, table, write_table
 
@@ -178,7 +178,7 @@ def test_the_query_of_a_page_gives_the_numbers_of_its_picture(page, root, monkey
 
 
 def test_index_lists_every_claim_of_every_model(root):
-    made = scoreboard.index_page(root, load_config(root / "config.yaml"))
+    made = index_page.index_page(root, load_config(root / "config.yaml"))
     reader = Reader(made)
     wanted = {f"elegans/multi_hop.html#claim-multihop-{i}" for i in (7, 2, 8)}
     assert {link for link in reader.links if "#claim" in link} == wanted
@@ -213,7 +213,7 @@ def test_seeds_are_counted_and_controls_are_shown_as_such(root, tmp_path):
     same = scoreboard.seeds(board)
     assert scoreboard.agreement(same, "multi_hop", "multihop-7") == {"agree": 2, "of": 3}
     assert scoreboard.agreement(same[:1], "multi_hop", "multihop-7") is None
-    made = scoreboard.index_page(fresh, config)
+    made = index_page.index_page(fresh, config)
     words, links = Reader(made).words, Reader(made).links
     assert "2 of 3" in words and "3 of 3" in words and "control: transcoders without meaning" in words
     assert "#nothing-multihop-7" in links and "nothing/multi_hop.html#claim-multihop-7" not in links
@@ -242,9 +242,9 @@ def test_what_a_model_cannot_be_asked_is_said_of_its_relatives(root, tmp_path):
 
 def test_the_index_links_no_page_of_a_case_that_is_not_asked_for(root):
     config = load_config(root / "config.yaml")
-    assert 'href="elegans/multi_hop.html' in scoreboard.index_page(root, config)
+    assert 'href="elegans/multi_hop.html' in index_page.index_page(root, config)
     other = config.model_copy(update={"cases": ("rhyme_planning",)})
-    assert "elegans/multi_hop.html" not in scoreboard.index_page(root, other)
+    assert "elegans/multi_hop.html" not in index_page.index_page(root, other)
 
 
 def test_where_two_transcoder_sets_disagree_is_said(root, tmp_path):
@@ -265,7 +265,7 @@ def test_where_two_transcoder_sets_disagree_is_said(root, tmp_path):
     ]
     said = scoreboard.full_scoreboard(fresh, config)
     assert "1 of 3 verdicts differ" in said and "| multihop-7 | ✓ replicated | " in said
-    words = Reader(scoreboard.index_page(fresh, config)).words
+    words = Reader(index_page.index_page(fresh, config)).words
     assert words.count("transcoder sets disagree") == 1
 
 
@@ -294,7 +294,7 @@ def test_verdicts_of_an_earlier_rule_are_named_and_what_little_says_is_marked(ro
     note = "Judged by an earlier rule (percentile-1: "
     assert scoreboard.earlier(board[:1]) == ""
     assert scoreboard.earlier(board).startswith(note) and scoreboard.earlier(board).endswith("anew: twin.")
-    index = Reader(scoreboard.index_page(fresh, config)).words
+    index = Reader(index_page.index_page(fresh, config)).words
     verdicts = scoreboard.full_scoreboard(fresh, config)
     assert note in index and note in verdicts
     assert (
