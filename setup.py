@@ -13,10 +13,14 @@ SHIPPED = Path("biology/shipped")
 
 
 class BuildWithModel(build_py):
-    """What setuptools builds, and config.yaml and data/models/elegans under their own names in `SHIPPED`."""
+    """What setuptools builds, and config.yaml, the embedded model and its labels under their own names in `SHIPPED`."""
 
     def _shipped(self):
-        files = [Path("config.yaml"), *sorted(Path("data/models/elegans").rglob("*"))]
+        files = [
+            Path("config.yaml"),
+            Path("reports/elegans/labels.json"),
+            *sorted(Path("data/models/elegans").rglob("*")),
+        ]
         return {file: Path(self.build_lib) / SHIPPED / file for file in files if file.is_file()}
 
     def run(self):

@@ -202,6 +202,7 @@ IDLE: dict[str, list[Edit]] = {
     "CaseFile.operands": [places("case/operands", {"first": "fold", "second": "fold"})],
     "CaseFile.extended": [places("case/extended", {"brackets": {"set": ["more"]}})],
     "CaseFile.streams": [places("case/streams/further", {"factor": "relation"})],
+    "CaseFile.story": [places("case/story", {"arrows": [["own", "answer"]], "traced": "shown", "experiment": "hinted", "shown": "shown"})],
     "CaseFile.figures": [places("case/figures", ["supernode_graph", "fidelity"])],
     "Paper.section": [poems("case/paper/section", "another")],
     "Paper.url": [poems("case/paper/url", "https://example.com")],

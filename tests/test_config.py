@@ -135,6 +135,16 @@ def test_configuration_is_frozen():
 
 
 def test_every_stage_that_needs_torch_has_a_method_version():
-    stages = ["load", "measure", "compare_dictionaries", "cache", "group", "attribute", "intervene", "exchange"]
+    stages = [
+        "load",
+        "measure",
+        "compare_dictionaries",
+        "foretell",
+        "cache",
+        "group",
+        "attribute",
+        "intervene",
+        "exchange",
+    ]
     assert list(METHOD) == [*stages, "atlas", "sweep"]
     assert all(isinstance(version, int) and version >= 1 for version in METHOD.values())

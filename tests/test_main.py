@@ -99,7 +99,7 @@ def test_a_graph_that_does_not_add_up_says_so(capsys, directories):
 def test_a_traced_prompt_is_written_and_told(capsys, directories, tmp_path):
     assert main(["trace", "w1 w2 w3", *directories, "--out", str(tmp_path / "traced")]) == 0
     said = capsys.readouterr().out
-    assert "replacement score" in said and '"w1"@1' in said and re.search(r"add up to within \d\.\de-0[5-9] of", said)
+    assert "replacement score" in said and '"w1" -> ' in said and re.search(r"add up to within \d\.\de-0[5-9] of", said)
     assert len({file.stat().st_mode for file in (tmp_path / "traced").iterdir()}) == 1
     tensors = load_file(tmp_path / "traced/graph.safetensors")
     nodes = pd.read_parquet(tmp_path / "traced/nodes.parquet")
@@ -128,7 +128,7 @@ def test_results_are_there_whatever_the_terminal_can_show(accented, tmp_path, mo
     trace = ["trace", "w1 café w3", *accented, "--target", "café"]
     assert main([*trace, "--out", str(tmp_path / "ascii")]) == 0
     said = shown.buffer.getvalue().decode("ascii")  # type: ignore[attr-defined]
-    assert '"caf\\xe9"  #9' in said and '"caf\\xe9"@2' in said
+    assert '"caf\\xe9"  #9' in said and '"caf\\xe9" -> ' in said
     assert json.loads((tmp_path / "ascii/graph.json").read_text("utf-8"))["metadata"]["prompt_tokens"][2] == "café"
     read, write = os.pipe()
     os.close(read)  # as `head` does when it has seen enough

@@ -82,7 +82,7 @@ def test_light_commands_run(command, capsys, monkeypatch):
     assert said.strip()
     if words[0] == "trace":
         assert re.match(r' *\d+\.\d+%  "Austin"  #\d+$', said.splitlines()[0]), said
-        assert '-> output "Austin' in said
+        assert '-> "Austin"' in said
     if words[0] == "steer":
         (shown,) = blocks(TEXT, "text")
         assert shown in said

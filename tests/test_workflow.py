@@ -193,7 +193,7 @@ def test_a_new_method_version_reruns_its_stage_and_what_follows(snakemake, root)
 @pytest.mark.parametrize(
     ("name", "stages"),
     [
-        ("evidence/contrasts.py", {"tabulate", "judge", "members", "draw", "write", "lab"}),
+        ("evidence/contrasts.py", {"tabulate", "passing", "judge", "members", "draw", "write", "lab"}),
         ("verdicts/claims.py", {"judge", "draw", "write"}),
         ("figures/graph_layout.py", {"draw", "write"}),  # it lays out the figure of a graph, too
         ("report/explorer.py", {"write"}),

@@ -45,7 +45,8 @@ def clearly_promoted(
     for layer, feature in dict.fromkeys(features):
         by_layer.setdefault(layer, []).append(feature)
     for layer, numbers in by_layer.items():
-        raised = transcoders.layers[layer].decoders(torch.tensor(numbers)).sum(1) @ unembed.T
+        rows = transcoders.layers[layer].decoders(torch.tensor(numbers)).sum(1)
+        raised = rows.to(unembed.dtype) @ unembed.T
         raised = raised / raised.std(1, keepdim=True).clamp(min=1e-12)
         values, tokens = raised.topk(min(most, model.n_vocab), dim=1)
         for number, sizes, ids in zip(numbers, values.tolist(), tokens.tolist(), strict=True):
