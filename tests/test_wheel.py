@@ -14,7 +14,7 @@ from biology import __version__
 from biology.__main__ import main
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ("config.yaml", "data/models/elegans")
+SHIPPED = ("config.yaml", "reports/elegans/labels.json", "data/models/elegans")
 SOURCES = (*SHIPPED, "src/biology", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 PROMPT = "Fact: the capital of the state containing Dallas is"
 
