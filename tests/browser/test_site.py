@@ -12,7 +12,7 @@ KINDS = (
     "tutorials/extend_a_case",
     "reference/commands",
     "reference/checklist",
-    "api/attribution",
+    "api/attribution/assembly",
     "results/verdicts",
 )
 
