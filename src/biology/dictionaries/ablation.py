@@ -29,6 +29,8 @@ PROMPTS = 8  # of each behaviour
 NODES_OF_GRAPH = 1000  # of a large model, chosen by influence
 NODES_OF_LARGE = 64
 """Of a large model (`Model.large`) so many nodes of a prompt are ablated: half of them the most influential, half drawn."""
+WORKING = 64 << 20
+"""Bytes that the rows of a prompt's ablations may take at a time, whatever there is: a graph may have taken the rest."""
 PERMUTATIONS = 20
 GUESSES = ("influence", "direct_edge", "activation", "permuted_influence")
 
@@ -77,10 +79,20 @@ def agreement(model: Model, transcoders: TranscoderSet, ids: list[int], graph: G
     sites = torch.stack([graph.layer, graph.pos, graph.feature], 1)[nodes].tolist()
     ablated = edits((row, *site, 0.0) for row, site in enumerate(sites))
     rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is left alone
-    outcome = intervene(model, transcoders, [ids], rows, ablated, protocol="iterative", live_attention=True)
+    a_layer = _bytes_of_a_layer(model, len(ids))
+    outcome = intervene(
+        model, transcoders, [ids], rows, ablated,
+        protocol="iterative", live_attention=True, batch_size=max(1, WORKING // a_layer),
+    )  # fmt: skip
     log_p = outcome.logits[:, 0].double().log_softmax(-1)
     effects = (log_p[-1].exp() * (log_p[-1] - log_p[:-1])).sum(-1).numpy()
     return _spearman(influence(graph)[nodes].numpy(), effects), len(nodes)
+
+
+def _bytes_of_a_layer(model: Model, n_pos: int) -> int:
+    """About what one row takes on its way through a layer: scores and patterns of its heads, streams, neurons."""
+    heads, width = len(model.weights.layers[0].W_V), model.d_model
+    return model.dtype.itemsize * n_pos * (3 * heads * n_pos + 8 * width + 3 * model.bridge.cfg.d_mlp)
 
 
 def guesses(
