@@ -240,6 +240,7 @@ IDLE: dict[str, list[Edit]] = {
     "Exchange.controls": [poems(f"{EXPERIMENTS}/unread/controls", [])],
     "Exchange.prompts": [poems(f"{EXPERIMENTS}/resample/prompts", [])],
     "Graph.controls": [places(f"{EXPERIMENTS}/paths/controls", [])],
+    "Faithfulness.controls": [sums(f"{EXPERIMENTS}/worth/controls", [])],
     "Census.controls": [poems(f"{EXPERIMENTS}/census/controls", ["shuffle", "position"])],
     "Classes.controls": [sums(f"{EXPERIMENTS}/classes/controls", ["shuffle"])],
     "Wiring.controls": [sums(f"{EXPERIMENTS}/wiring/controls", ["shuffle"])],

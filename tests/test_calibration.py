@@ -1,5 +1,6 @@
 """Truth by construction beside verdicts: what is counted as seen, as missed, and as seen where nothing is."""
 
+from functools import partial
 from pathlib import Path
 
 import pandas as pd
@@ -52,11 +53,19 @@ def checkout(tmp_path):
 def test_truth_is_the_mechanism_s_of_a_planted_model_and_false_where_nothing_can_be(checkout):
     table = pairs(*checkout).set_index(["model", "claim"])
     assert set(table.index.get_level_values("model")) == {"planted", "twin", "null"}
-    for case in discover_cases(ROOT):
+    for case in filter(partial(load_mechanism, ROOT), discover_cases(ROOT)):
         for claim, stated in load_mechanism(ROOT, case).truth.items():
             assert truths_of(*checkout, "planted", case)[claim] == stated.truth
     assert table.loc["twin", "truth"].to_dict() == {"multihop-7": "false", "poem-2": "open"}  # of what twins.csv says
     assert set(table.loc["null", "truth"]) == {"false"}
+
+
+def test_what_holds_of_any_dictionary_is_left_open_on_one_that_means_nothing(checkout):
+    """Edges are exact whatever features mean: that influence foretells ablations is not false on shuffled transcoders."""
+    truths = truths_of(*checkout, "null", "methods")
+    asked = {claim.id: {part.control for part in claim.parts} for claim in load_claims(ROOT, "methods")}
+    assert truths == {claim: "false" for claim, controls in asked.items() if "random" in controls}
+    assert "meth-1" in truths and "meth-8" in set(asked) - set(truths)
 
 
 def test_another_dictionary_repeats_the_claims_of_its_model_and_is_not_pooled_with_them(checkout):

@@ -18,6 +18,7 @@ LEAST = {
     "swap": {"inhibit": "a", "inject": "b"},
     "exchange": {"line": LINE},
     "graph": {"through": "a", "source": "city"},
+    "faithfulness": {},
     "census": {"through": "a"},
     "signs": {"of": ["x"]},
     "classes": {},

@@ -5,7 +5,7 @@ import pytest
 import torch
 from conftest import KINDS, random_transcoders
 
-from biology.dictionaries.foretelling import Linear, ablated, attributions, correlations, readings
+from biology.dictionaries.foretelling import Linear, ablated, attributions, correlations, embedding_gradient, readings
 from biology.figures.foretelling_figure import figure, summary
 from biology.interventions.feature_edits import edits
 from biology.interventions.protocols import intervene
@@ -44,15 +44,16 @@ def _value(model, neurons, layer, pos, feature):
     return neurons.layers[layer].pre_activations(seen)[0, pos, feature]
 
 
+@pytest.mark.parametrize("kind", ["per_layer", "cross_layer"])
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2"])
 def test_with_all_held_a_transcoder_feature_adds_what_the_direct_and_indirect_paths_of_its_graph_say(
-    tiny_model, architecture
+    tiny_model, architecture, kind
 ):
     from biology.attribution.assembly import attribute
     from biology.attribution.targets import ContrastTarget
 
     model = tiny_model(architecture, DOUBLE)
-    transcoders = random_transcoders(model).to(dtype=DOUBLE)
+    transcoders = random_transcoders(model, kind).to(dtype=DOUBLE)
     token, other = 7, 9
     graph = attribute(model, transcoders, IDS, targets=[ContrastTarget(token, other)], first_position=0)
     edges = graph.adjacency
@@ -65,6 +66,28 @@ def test_with_all_held_a_transcoder_feature_adds_what_the_direct_and_indirect_pa
         expected = total[target, node]
         layer, pos, feature = int(graph.layer[node]), int(graph.pos[node]), int(graph.feature[node])
         assert float(made[layer][pos, feature]) == pytest.approx(float(expected), rel=1e-6, abs=1e-9)
+
+
+@pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2"])
+def test_the_gradient_by_the_embeddings_is_what_a_small_change_of_them_does(tiny_model, architecture):
+    model = tiny_model(architecture, DOUBLE)
+    logits = _before_the_cap(model)
+    token = int(logits.argmax())
+    found = embedding_gradient(model, random_transcoders(model), IDS, None)
+    change = torch.randn(found.shape, generator=torch.Generator().manual_seed(0), dtype=DOUBLE) * 1e-6
+    hooks = [("hook_embed", lambda tensor: tensor + change)]
+    after = run(model, token_batch(model, IDS), edits=hooks, reads=["unembed.hook_out"], positions=-1)[1]
+    after = after["unembed.hook_out"][0, 0]
+    moved = (after[token] - after.mean()) - (logits[token] - logits.mean())
+    assert float((found * change).sum()) == pytest.approx(float(moved), rel=1e-3)
+
+
+def test_neurons_that_are_all_there_have_the_gradient_of_the_model(tiny_model):
+    """By the rule that is the gradient, with everything live."""
+    model = tiny_model("llama", DOUBLE)
+    live = embedding_gradient(model, neuron_set(model, k=None), IDS, None)
+    told = embedding_gradient(model, neuron_set(model, k=None), IDS, Linear("gradient", "live", "live"))
+    assert torch.allclose(live, told, rtol=1e-9, atol=1e-12)
 
 
 def _activations(graph):

@@ -230,3 +230,19 @@ def test_nodes_out_of_order_are_refused():
         make_graph([ERROR, FEATURE], [0, 0], {})
     with pytest.raises(ValueError, match="ordered by layer"):
         make_graph([FEATURE, FEATURE], [1, 0], {})
+
+
+def test_what_pruning_takes_away_counts_as_errors():
+    """The scores of what is kept are those of a graph in which the features that are not kept are errors, without a row."""
+    graph = random_graph()
+    assert tuple(g.scores(graph, torch.ones(graph.n_nodes, dtype=torch.bool))) == pytest.approx(tuple(g.scores(graph)))
+    kept = torch.ones(graph.n_nodes, dtype=torch.bool)
+    kept[[1, 8, 9, 20]] = False
+    kind = torch.where(kept, graph.kind, ERROR).to(graph.kind.dtype)
+    order = kind.argsort(stable=True)
+    edges = torch.where(kept[:, None], graph.adjacency, 0.0)[order][:, order]
+    per_node = ("layer", "pos", "feature", "token_id", "activation", "probability", "bias", "pre_activation")
+    moved = {name: getattr(graph, name)[order] for name in per_node}
+    relabelled = g.scores(Graph(kind=kind[order], adjacency=edges, **moved))
+    assert tuple(g.scores(graph, kept)) == pytest.approx(tuple(relabelled))
+    assert g.scores(graph, kept).completeness < g.scores(graph).completeness

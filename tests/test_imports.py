@@ -28,7 +28,7 @@ SEES = {
     "dictionaries": {"models", "transcoders", "attribution", "interventions"},
     "organisms": {"cases", "corpora", "models", "interventions"},
     "supernodes": {"cases", "models", "transcoders", "interventions"},
-    "evidence": {"cases", "models", "transcoders", "attribution", "interventions", "supernodes"},
+    "evidence": {"cases", "models", "transcoders", "attribution", "interventions", "dictionaries", "supernodes"},
     "verdicts": {"cases", "corpora"},
     "figures": {"cases", "verdicts"},
     "findings": {"cases", "models", "verdicts", "figures"},

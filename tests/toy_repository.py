@@ -230,9 +230,11 @@ def sums() -> dict:
             "connectivity": {"kind": "connectivity", "controls": ["shuffle"], "outcomes": ["input:add>sum", "input:other>other"]},
             "reuse": {"kind": "reuse", "of": ["lookup"], "controls": ["donor", "random"], "outcomes": ["shared_activity"]},
             "inhibit": {"kind": "inhibit", "inhibit": "first", "strengths": [-1], "outcomes": ["answer_logit"]},
+            "worth": {"kind": "faithfulness", "controls": ["random"], "outcomes": ["completeness", "knock_on:1"]},
         },
     }  # fmt: skip
     claims = {
+        "worth": claim(part("worth", "knock_on:1", "random")),
         "classes": claim(part("classes", "class_share", "shuffle")),
         "wiring": claim(part("wiring", "auc_virtual", "shuffle")),
         "connectivity": claim(part("connectivity", "input:other>other", "shuffle")),

@@ -52,7 +52,7 @@ CONTROLS: dict[str, Arm] = {
         "the same with the pairing shuffled",
         "with what belongs together shuffled",
         "what belongs together is exchanged at random: labels, pairs of prompts, or the weights of the transcoders",
-        ("classes", "wiring", "connectivity", "sharing", "census", "signs"),
+        ("faithfulness", "classes", "wiring", "connectivity", "sharing", "census", "signs"),
     ),
     "direction": Arm(
         "random direction",
@@ -66,8 +66,8 @@ CONTROLS: dict[str, Arm] = {
         "shuffled transcoders",
         "what the same rule finds with transcoders of shuffled weights",
         "with transcoders of shuffled weights",
-        "the same rule finds its members among the features of transcoders with shuffled weights",
-        ("census", "reuse"),
+        "transcoders with shuffled weights, among whose features the same rule finds its members, take the place of the set",
+        ("census", "reuse", "faithfulness"),
     ),
     "smaller": Arm(
         "smaller model",

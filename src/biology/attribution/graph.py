@@ -273,21 +273,25 @@ def _submatrix(matrix: Tensor, kept: Tensor) -> Tensor:
 
 
 # ------------------------------------------------------------------------------------------------------- scores
-def scores(graph: Graph) -> Scores:
-    """Replacement and completeness of the graph given (not pruned); a graph without influence scores 0 and 0.
+def scores(graph: Graph, kept: Bool[Tensor, " node"] | None = None) -> Scores:
+    """Replacement and completeness of a graph, or of what pruning has kept of it; a graph without influence scores 0 and 0.
 
     replacement = I(tokens) / (I(tokens) + I(errors)); completeness = mean over nodes, weighted by I + w, of the share
-    of a node's |input| that does not come from errors (errors and tokens themselves count as 1).
+    of a node's |input| that does not come from errors (errors and tokens themselves count as 1). What is not kept counts as an error,
+    of which nobody knows where it came from.
     """
-    strength = influence(graph)
-    tokens, errors = float(strength[graph.tokens].sum()), float(strength[graph.errors].sum())
-    passed = strength + graph.weights
-    unexplained = torch.zeros_like(passed)
+    lost = torch.zeros_like(graph.kind, dtype=torch.bool) if kept is None else ~kept & (graph.kind == FEATURE)
+    strength, unexplained = (torch.zeros_like(graph.weights) for _ in range(2))
     for rows, columns in _row_blocks(graph):
+        parts = [(span, graph.adjacency[rows, span]) for span in columns]
+        _pass_on(strength, graph.weights, rows, parts, False, None if kept is None else lost)
         from_errors = graph.adjacency[rows, graph.errors].abs().sum(1, dtype=torch.float64)
-        parts = [graph.adjacency[rows, span].abs().sum(1, dtype=torch.float64) for span in columns]
-        size = torch.stack(parts).sum(0)
-        unexplained[rows] = from_errors / size.clamp(min=ROW_FLOOR)
+        for span, entries in parts if kept is not None else ():
+            from_errors += entries.abs().double() @ lost[span].double()
+        size = torch.stack([entries.abs().sum(1, dtype=torch.float64) for _, entries in parts]).sum(0)
+        unexplained[rows] = torch.where(lost[rows], 0.0, from_errors / size.clamp(min=ROW_FLOOR))
+    tokens, errors = float(strength[graph.tokens].sum()), float(strength[graph.errors].sum() + strength[lost].sum())
+    passed = strength + graph.weights
     total = float(passed.sum())
     return Scores(
         tokens / (tokens + errors) if tokens + errors > 0 else 0.0,

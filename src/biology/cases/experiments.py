@@ -1,7 +1,7 @@
 """Kinds of experiment: what each needs, and what it may say. A key that a kind does not know is an error.
 
-Those that hold features (`Perturbation`) and `Exchange` change the model; `Graph`, `Census`, `Classes`, `Wiring`, `Connectivity`,
-`Reuse` and `Sharing` only look; `Contrast`, `Crossover`, `Signs` and `Scale` are computed from what others measured.
+Those that hold features (`Perturbation`) and `Exchange` change the model; `Graph`, `Faithfulness`, `Census`, `Classes`, `Wiring`,
+`Connectivity`, `Reuse` and `Sharing` only look; `Contrast`, `Crossover`, `Signs` and `Scale` are computed from what others measured.
 What they measure stands in `measures.py`, and beside which controls in `arms.py`.
 """
 
@@ -213,6 +213,13 @@ class Wiring(Measurement):
         return self.of
 
 
+class Faithfulness(Measurement):
+    """How well the graph and the replacement model of a prompt stand for the model (`dictionaries/faithfulness.py`)."""
+
+    kind: Literal["faithfulness"]
+    controls: tuple[Control, ...] = ()
+
+
 class Connectivity(Measurement):
     """How families of features at the last token are wired (`operand_tables.py`)."""
 
@@ -297,8 +304,8 @@ class Scale(Computed):
 
 
 KINDS = (
-    Inhibit, Inject, Swap, Exchange, Graph, Signs, Census, Classes, Wiring, Connectivity, Reuse, Sharing, Contrast,
-    Crossover, Scale,
+    Inhibit, Inject, Swap, Exchange, Graph, Faithfulness, Signs, Census, Classes, Wiring, Connectivity, Reuse, Sharing,
+    Contrast, Crossover, Scale,
 )  # fmt: skip
 LOOKING_AT_PLOTS = (Classes, Wiring, Connectivity, Reuse)
 
@@ -312,8 +319,8 @@ def _known_kind(data: Any) -> Any:
 
 
 Experiment = Annotated[
-    Inhibit | Inject | Swap | Exchange | Graph | Signs | Census | Classes | Wiring | Connectivity | Reuse | Sharing
-    | Contrast | Crossover | Scale,
+    Inhibit | Inject | Swap | Exchange | Graph | Faithfulness | Signs | Census | Classes | Wiring | Connectivity | Reuse
+    | Sharing | Contrast | Crossover | Scale,
     Field(discriminator="kind"),
     BeforeValidator(_known_kind),
 ]  # fmt: skip

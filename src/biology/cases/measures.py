@@ -166,6 +166,38 @@ FORMS = {
             "agreement", "their agreement is {value}, where 1 is all signs as foretold and 0 is chance", "how well the signs of the graph foretell what inhibitions do: the mean of 1 (as foretold) and -1 over pairs",
             "-1 to 1", ("signs",), controls=("shuffle",),
         ),
+        # what graph and replacement model are worth (dictionaries/faithfulness.py)
+        Form(
+            "replaced_top1", "the replacement model names the model's next token on {value} of the prompts", "whether the replacement model, in which features stand for all MLPs and nothing for what they leave out, says what the model says",
+            ONE, ("faithfulness",), controls=("random",),
+        ),
+        Form("replacement", "{value} of the influence on the output starts at tokens, not at errors", "the replacement score of the graph: of the influence on the outputs, the share that starts at tokens", SHARE, ("faithfulness",), controls=("random",)),
+        Form("completeness", "{value} of what nodes take in comes from features and tokens", "the completeness score of the graph: of what nodes take in, weighted by their influence, the share that is no error", SHARE, ("faithfulness",), controls=("random",)),
+        Form(
+            "pruned_completeness", "pruning leaves {value} of the completeness", "the completeness score of the pruned graph, what is pruned away counted as errors, over that of the whole one",
+            "ratio, 1 where nothing is lost", ("faithfulness",), controls=(),
+        ),
+        Form("pruned_away", "pruning takes {value} of the features away", "the share of the graph's feature nodes that pruning takes away", SHARE, ("faithfulness",), controls=()),
+        Form(
+            "influence_foretells", "influence foretells what ablations do with a rank correlation of {value}", "the rank correlation, over features, of influence with what their ablation does to the output",
+            "-1 to 1", ("faithfulness",), controls=("shuffle",),
+        ),
+        Form(
+            "influence_over_edge", "influence foretells ablations better than direct edges do, by {value}", "the rank correlation with ablations of influence, minus that of direct edges to the outputs",
+            "-1 to 1", ("faithfulness",), controls=(),
+        ),
+        Form(
+            "edge_over_activation", "direct edges foretell ablations better than activations do, by {value}", "the rank correlation with ablations of direct edges to the outputs, minus that of activations times the length of what they write",
+            "-1 to 1", ("faithfulness",), controls=(),
+        ),
+        Form(
+            "knock_on", "what an ablation changes {0} layers above has a cosine of {value} with what the local replacement model says", "the mean cosine, over ablated features, of the change of MLP outputs {0} layers above in the model and in the local replacement model",
+            "-1 to 1", ("faithfulness",), "layer", (1, 1), controls=("random",),
+        ),
+        Form(
+            "gradient_match", "the gradients of model and local replacement model have a cosine of {value}", "the cosine of the gradients of the most probable token's logit, by the embeddings, in the model and in the local replacement model",
+            "-1 to 1", ("faithfulness",), controls=("random",),
+        ),
         # operand plots (operand_tables.py)
         Form("share", "features of the family {0} carry {value} of the influence on the answer", "the share of the influence on the answer that features of the family {0} carry at the last token", SHARE, ("classes",), "family", (1, 1)),
         Form("class_share", "add-functions, lookups and sums carry {value} of the influence on the answer", "the share of the influence on the answer that the families add, lookup and sum carry", SHARE, ("classes",)),

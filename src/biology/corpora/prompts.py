@@ -12,6 +12,7 @@ import pandas as pd
 
 from biology.corpora.corpus import LANGUAGES, PAPER_CONCEPT, PAPER_COUPLET, SUM_FORMS, Corpus, by_hash, unit_interval
 from biology.corpora.few_shot_prompts import few_shot_multi_hop, few_shot_sums
+from biology.corpora.method_prompts import of_other_cases
 from biology.corpora.natural_prompts import natural_couplets, natural_sums
 from biology.corpora.two_hop_prompts import multi_hop, natural_multi_hop
 from biology.records import InputError
@@ -291,6 +292,8 @@ FEW_SHOT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
     "addition": few_shot_sums,
 }
 """For small models of natural language, with worked examples: `prompts_few_shot.csv`."""
+for makers in (PROMPT_SETS, NATURAL_SETS):
+    makers["methods"] = partial(of_other_cases, makers=dict(makers))
 
 
 def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:

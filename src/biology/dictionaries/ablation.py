@@ -86,7 +86,7 @@ def agreement(model: Model, transcoders: TranscoderSet, ids: list[int], graph: G
     )  # fmt: skip
     log_p = outcome.logits[:, 0].double().log_softmax(-1)
     effects = (log_p[-1].exp() * (log_p[-1] - log_p[:-1])).sum(-1).numpy()
-    return _spearman(influence(graph)[nodes].numpy(), effects), len(nodes)
+    return spearman(influence(graph)[nodes].numpy(), effects), len(nodes)
 
 
 def _bytes_of_a_layer(model: Model, n_pos: int) -> int:
@@ -135,7 +135,7 @@ def foretold(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
         nodes = sampled(graph, nodes, NODES_OF_LARGE, generator) if model.large else nodes
         effects = ablation_effects(model, transcoders, ids, graph, nodes)
         candidates = guesses(transcoders, graph, nodes, generator)
-        found.append({name: np.mean([_spearman(guess, effects) for guess in candidates[name]]) for name in GUESSES})
+        found.append({name: np.mean([spearman(guess, effects) for guess in candidates[name]]) for name in GUESSES})
     measured = pd.DataFrame(found).dropna()  # prompts with no or one feature have no correlation
     rows: list[dict[str, object]] = []
     for name in GUESSES:
@@ -152,5 +152,8 @@ def foretold(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     return pd.DataFrame(rows)
 
 
-def _spearman(guess: np.ndarray, effects: np.ndarray) -> float:
+def spearman(guess: np.ndarray, effects: np.ndarray) -> float:
+    """Their rank correlation; NaN where there are fewer than two, or one of them is the same everywhere."""
+    if len(guess) < 2 or np.ptp(guess) == 0 or np.ptp(effects) == 0:
+        return float("nan")
     return float(stats.spearmanr(guess, effects).statistic)

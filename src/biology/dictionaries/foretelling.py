@@ -38,7 +38,7 @@ from biology.interventions.protocols import intervene
 from biology.models.model import Edit, Model, encode, run, token_batch
 from biology.tables import table
 from biology.transcoders.neurons import Neurons
-from biology.transcoders.transcoder_set import TranscoderSet, activate, skip
+from biology.transcoders.transcoder_set import TranscoderSet, activate, reconstruct
 
 PROMPTS = 32  # of each behaviour, evenly spaced
 LARGEST, DRAWN, AMONG = 32, 32, 5000
@@ -78,23 +78,59 @@ def attributions(
 ) -> list[Float[Tensor, "pos feature"]]:
     """What each feature adds to the logit of `token` at the last position, minus that of `other` (None: the mean of all).
 
-    One entry a layer: activation times gradient, through all later layers. A neuron is one feature here, whatever its sign. The
-    dictionary is a per-layer one.
+    One entry a layer: activation times gradient, through all later layers. A neuron is one feature here, whatever its sign.
     """
     active: list[Tensor] = []
+    _backward(model, ids, token, other, _linear(model, transcoders, how, active))
+    return [(values * values.grad).detach()[0] for values in active if values.grad is not None]
+
+
+def embedding_gradient(
+    model: Model, transcoders: TranscoderSet, ids: Int[Tensor, " pos"] | Sequence[int], how: Linear | None
+) -> Float[Tensor, "pos d_model"]:
+    """The gradient, by the embeddings, of the most probable next token's logit, the mean over the vocabulary removed: in a linear
+    reading of the model, or in the model itself (None)."""
+    logits, _ = run(model, token_batch(model, ids), positions=-1)
+    hooks = [] if how is None else _linear(model, transcoders, how, [])
+    found = _backward(model, ids, int(logits[0, 0].argmax()), None, hooks).grad
+    assert found is not None
+    return found[0]
+
+
+def _backward(
+    model: Model, ids: Int[Tensor, " pos"] | Sequence[int], token: int, other: int | None, hooks: list[tuple[str, Edit]]
+) -> Tensor:
+    """Gradients of a target, taken under some edits; the embeddings, with theirs."""
+    leaves: list[Tensor] = []
+
+    def leaf(tensor: Tensor) -> Tensor:
+        leaves.append(tensor.detach().requires_grad_(True))
+        return leaves[0]
+
     with torch.enable_grad():
-        hooks: list[tuple[str, Edit]] = [("hook_embed", lambda tensor: tensor.detach().requires_grad_(True))]
-        for layer in range(model.n_layers):
-            read: dict[str, Tensor] = {}
-            hooks.append((f"blocks.{layer}.{transcoders.read_hook}", partial(read.__setitem__, "x")))
-            hooks.append(
-                (f"blocks.{layer}.{transcoders.write_hook}", partial(_written, transcoders, layer, how, read, active))
-            )
-        hooks += [(name, Tensor.detach) for name in held_hooks(model, how.attention, how.norms)]
-        _, seen = run(model, token_batch(model, ids), edits=hooks, reads=[LOGITS], positions=-1, grad=True)
+        _, seen = run(
+            model,
+            token_batch(model, ids),
+            edits=[("hook_embed", leaf), *hooks],
+            reads=[LOGITS],
+            positions=-1,
+            grad=True,
+        )
         said = seen[LOGITS][0, 0].double()
         (said[token] - (said.mean() if other is None else said[other])).backward()
-    return [(values * values.grad).detach()[0] for values in active if values.grad is not None]
+    return leaves[0]
+
+
+def _linear(model: Model, transcoders: TranscoderSet, how: Linear, active: list[Tensor]) -> list[tuple[str, Edit]]:
+    """Edits by which gradients are those of a linear reading; `active` receives the activations of every layer."""
+    hooks: list[tuple[str, Edit]] = []
+    for layer in range(model.n_layers):
+        read: dict[str, Tensor] = {}
+        hooks.append((f"blocks.{layer}.{transcoders.read_hook}", partial(read.__setitem__, "x")))
+        hooks.append(
+            (f"blocks.{layer}.{transcoders.write_hook}", partial(_written, transcoders, layer, how, read, active))
+        )
+    return hooks + [(name, Tensor.detach) for name in held_hooks(model, how.attention, how.norms)]
 
 
 def _written(
@@ -104,15 +140,15 @@ def _written(
     weights, x = transcoders.layers[layer], read.pop("x")
     if isinstance(weights, Neurons):
         values = weights.linear(x.to(weights.b_enc.dtype), how.rule)
-        written = values @ weights.W_dec[:, 0]
     else:
         pre = weights.pre_activations(x)
         values = pre * (activate(transcoders, layer, pre.detach()) != 0)
-        written = values @ weights.W_dec[:, 0]
-        skipped = skip(transcoders, layer, x)
-        written = written if skipped is None else written + skipped
     values.retain_grad()
     active.append(values)
+    if isinstance(weights, Neurons):  # both signs of a neuron are one feature here
+        written = values @ weights.W_dec[:, 0]
+    else:
+        written = reconstruct(transcoders, layer, active, x)
     return written.to(output.dtype) + (output - written.to(output.dtype)).detach()
 
 

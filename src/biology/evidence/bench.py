@@ -22,7 +22,7 @@ from biology.records import InputError
 from biology.supernodes.case_prompts import CasePrompts
 from biology.supernodes.grouping import Finder, random_finder
 from biology.transcoders.activations import FeatureCache
-from biology.transcoders.transcoder_set import TranscoderSet
+from biology.transcoders.transcoder_set import TranscoderSet, shuffled
 
 
 @dataclass(frozen=True)
@@ -88,6 +88,11 @@ class Bench(BareBench):
     @cached_property
     def finder(self) -> Finder:
         return Finder(self.model, self.case, self.prompts, self.transcoders, self.cache, self.operands)
+
+    @cached_property
+    def random_transcoders(self) -> TranscoderSet:
+        """The set with its weights shuffled."""
+        return shuffled(self.transcoders, self.statistics.seed)
 
     def random_finder(self, prompts: pd.DataFrame) -> Finder:
         """What the rules find on these prompts with transcoders of shuffled weights."""

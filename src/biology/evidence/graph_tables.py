@@ -18,10 +18,11 @@ from biology.attribution.assembly import attribute
 from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, influence, prune, row_residual, scores
 from biology.attribution.graph_json import export_json
 from biology.attribution.graph_paths import target_labels
-from biology.cases.experiments import Classes
+from biology.cases.experiments import Classes, Faithfulness
 from biology.cases.experiments import Graph as Paths
 from biology.cases.positions import question_of
 from biology.config import AttributionConfig
+from biology.dictionaries.faithfulness import Measuring, measured
 from biology.evidence.bench import Bench
 from biology.evidence.operand_tables import Plots, class_evidence, operand_evidence
 from biology.models.model import encode, token_text
@@ -43,11 +44,11 @@ class Reduced:
 def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
     """Trace every scored prompt of a case and every text of its named ones; one graph at a time is in memory."""
     case, prompts = bench.case, bench.prompts
-    measured = case.of_kind(Paths, Classes)
+    tracing = case.of_kind(Paths, Classes, Faithfulness)
     plots = Plots(bench)
     drawn = {one.text: item for item, one in reversed(case.prompts.items())}  # another donor leaves the graph as it is
     wanted: dict[int, list[str]] = {bench.place[item]: [] for item in drawn.values()}
-    for name, experiment in measured.items():
+    for name, experiment in tracing.items():
         for place in bench.items(experiment):
             wanted.setdefault(place, []).append(name)
     graphs, edges, evidence, shown = [], [], [], {}
@@ -62,9 +63,11 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
         sets = node_sets(bench, item, graph)
         edges += supernode_edges(bench, item, graph, sets, detailed=named)
         for name in wanted[place]:
-            experiment = measured[name]
+            experiment = tracing[name]
             if isinstance(experiment, Classes):
                 evidence += class_evidence(plots, name, experiment, place, graph, settings)
+            elif isinstance(experiment, Faithfulness):
+                evidence += faithfulness_evidence(bench, name, experiment, place, settings)
             else:
                 evidence += graph_evidence(bench, name, experiment, place, graph, sets)
         node_mask, edge_mask = prune(graph, settings.node_threshold, settings.edge_threshold)
@@ -159,6 +162,30 @@ def graph_evidence(
             for outcome, value in values.items()
         ]  # fmt: skip
     return rows
+
+
+def faithfulness_evidence(
+    bench: Bench, name: str, experiment: Faithfulness, place: int, settings: AttributionConfig
+) -> list[dict[str, object]]:
+    """Evidence rows of one prompt: what graph and replacement model are worth there, and beside it with shuffled transcoders. An outcome
+    that is not defined on the prompt, with either, has none."""
+    row, ids, first = bench.records[place], bench.ids[place], bench.first_position(place)
+    generator = bench.generator(bench.case.name, name, row["item"])
+    values = measured(Measuring(bench.model, bench.transcoders, ids, first, settings, generator), experiment.outcomes)
+    if "random" in experiment.controls:
+        asked = [one for one in experiment.outcomes if "random" in (one.form.controls or ())]
+        beside = Measuring(bench.model, bench.random_transcoders, ids, first, settings, generator)
+        for outcome, found in measured(beside, asked).items():
+            values[outcome]["random"] = found["effect"]
+    return [
+        {
+            "item": row["item"], "cluster": row["cluster"], "split": row["split"], "experiment": name, "arm": arm, "draw": draw,
+            "strength": 1.0, "outcome": outcome, "value": value,
+        }
+        for outcome, arms in values.items() if np.isfinite([value for several in arms.values() for value in several]).all()
+        for arm, several in arms.items() if arm in ("effect", *experiment.controls)
+        for draw, value in enumerate(several)
+    ]  # fmt: skip
 
 
 def matched_nodes(graph: Graph, nodes: Bool[Tensor, " node"], generator: np.random.Generator) -> Bool[Tensor, " node"]:

@@ -16,6 +16,7 @@ from biology.cases.experiments import (
     Contrast,
     Crossover,
     Exchange,
+    Faithfulness,
     Graph,
     Inhibit,
     Inject,
@@ -337,6 +338,8 @@ def _done(one: Measurement) -> str:
             return "the features that carry the influence on the answer are told by their operand plots"
         case Wiring():
             return f"weights from active features of {one.of[0]} are compared between the targets of {one.of[1]}"
+        case Faithfulness():
+            return "the attribution graph and the replacement model are compared with the model, and with themselves on shuffled transcoders"
         case Connectivity():
             return "the inputs of active features at the last token are told by families of operand plots"
         case Reuse():

@@ -18,9 +18,13 @@ Keep = Callable[[int, Tensor], Tensor]
 
 
 def spliced(
-    model: Model, transcoders: TranscoderSet, layers: Iterable[int] | None = None, keep: Keep | None = None
-) -> list[tuple[str, Edit]]:
-    """Edits by which transcoders write in the place of the MLPs of some layers (all); good for one pass each."""
+    model: Model, transcoders: TranscoderSet, layers: Iterable[int] | None = None, keep: Keep | None = None, *,
+    errors: Sequence[Float[Tensor, "pos d_model"]] | None = None,
+) -> list[tuple[str, Edit]]:  # fmt: skip
+    """Edits by which transcoders write in the place of the MLPs of some layers (all); good for one pass each.
+
+    `errors` are added to what each layer writes: with what the transcoders leave out on a prompt, they write what its MLPs do.
+    """
     replaced = sorted(range(model.n_layers) if layers is None else layers)
     reading = range(max(replaced) + 1) if transcoders.kind == "cross_layer" else replaced
     inputs: dict[int, Tensor] = {}
@@ -37,6 +41,7 @@ def spliced(
         def replace(tensor: Tensor) -> Tensor:
             known = [activations.get(source, activations[layer]) for source in range(layer + 1)]  # others are not read
             made = reconstruct(transcoders, layer, known, inputs[layer])
+            made = made if errors is None else made + errors[layer]
             return torch.cat([tensor[:, :1], made[:, 1:].to(tensor.dtype)], 1)
 
         return replace

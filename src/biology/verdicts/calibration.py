@@ -19,7 +19,7 @@ import pandas as pd
 
 from biology.cases.case import Case, load_case
 from biology.cases.claim_file import Claim, load_claims
-from biology.cases.experiments import Census, Computed, Exchange, Inhibit, Inject, Reuse, Sharing, Swap
+from biology.cases.experiments import Census, Computed, Exchange, Faithfulness, Inhibit, Inject, Reuse, Sharing, Swap
 from biology.cases.mechanism import load_mechanism, twins_of
 from biology.config import Config
 from biology.statistics import wilson
@@ -81,13 +81,22 @@ def truths_of(root: Path, config: Config, model: str, case: str) -> Mapping[str,
     """Whether the claims of a case are `true` or `false` of a calibrated model by construction; those that are not listed are `open`."""
     entry = config.models[model]
     if entry.role == "random":
-        return {claim.id: "false" for claim in load_claims(root, case)}
+        read = load_case(root, case)
+        return {claim.id: "false" for claim in load_claims(root, case, read) if not _holds_of_any_set(read, claim)}
     twin = str(entry.corpus) if entry.role == "twin" else ""
     if twin and twin not in twins_of(root, case):
         rows = read_expected(root / "experiments/twins.csv")
         return {row["claim"]: "false" for row in rows if row["twin"] == twin}
     mechanism = load_mechanism(root, case, twin)
     return {} if mechanism is None else {claim: one.truth for claim, one in mechanism.truth.items()}
+
+
+def _holds_of_any_set(case: Case, claim: Claim) -> bool:
+    """Whether nothing in a claim tells a set from one of shuffled weights: edges are exact whatever features mean."""
+    experiments = [case.experiments[part.experiment] for part in claim.parts]
+    return all(isinstance(one, Faithfulness) for one in experiments) and all(
+        one.control != "random" for one in claim.parts
+    )
 
 
 def calibrated(root: Path) -> dict[str, str]:

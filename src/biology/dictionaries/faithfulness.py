@@ -1,0 +1,185 @@
+"""How well the graph of a prompt, and the replacement model, stand for the model: what the method claims of itself, prompt by prompt.
+
+`cases/measures.py` says what each outcome is. The *replacement model* has features in the place of all MLPs, and nothing for what they
+leave out; the *local* one adds what they leave out on this prompt, and holds attention patterns and norm scales. What it is compared
+with is the model with everything live. Control `random` is the same with transcoders whose weights are shuffled; control `shuffle`
+permutes influence among the features of a layer, which is what knowing the layer alone would foretell.
+
+Sources: "Circuit Tracing" (Ameisen et al., 2025): replacement model, graph evaluation, pruning, and the appendices on ablation and on
+perturbations; Jacobians: "A Toy Model of Mechanistic (Un)Faithfulness" (Transformer Circuits, 2025).
+"""
+
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from biology.attribution.assembly import attribute
+from biology.attribution.graph import Graph, prune, scores
+from biology.config import AttributionConfig
+from biology.dictionaries.ablation import (
+    NODES_OF_GRAPH,
+    NODES_OF_LARGE,
+    ablation_effects,
+    guesses,
+    reaching,
+    sampled,
+    spearman,
+)
+from biology.dictionaries.foretelling import Linear, embedding_gradient
+from biology.models.model import Edit, Model, capture, freeze, run, token_batch
+from biology.transcoders.neurons import Neurons
+from biology.transcoders.splicing import spliced
+from biology.transcoders.transcoder_set import TranscoderSet, decoder, reconstruct_all
+
+PERTURBED = 16
+"""Features of a prompt that are ablated for `knock_on`."""
+ROUNDING = 1000
+"""A change of less than so many rounding errors is none."""
+Values = dict[str, list[float]]
+"""By control arm (`effect` among them), one value for each draw."""
+
+
+@dataclass(frozen=True, eq=False)
+class Measuring:
+    """One prompt, its first position that graphs explain, and the settings of graphs."""
+
+    model: Model
+    transcoders: TranscoderSet
+    ids: list[int]
+    first_position: int
+    settings: AttributionConfig
+    generator: np.random.Generator
+
+    @cached_property
+    def graph(self) -> Graph:
+        """The graph of the most probable outputs, of a large model of the most influential features alone."""
+        most = self.settings.max_feature_nodes
+        return attribute(
+            self.model, self.transcoders, self.ids, max_logits=self.settings.max_logits,
+            logit_probability=self.settings.logit_probability, first_position=self.first_position,
+            max_feature_nodes=NODES_OF_GRAPH if most is None and self.model.large else most,
+        )  # fmt: skip
+
+    @cached_property
+    def correlations(self) -> Values:
+        """Of each guess of `ablation.GUESSES`, its rank correlations with the effects of ablations."""
+        nodes = reaching(self.graph)
+        nodes = sampled(self.graph, nodes, NODES_OF_LARGE, self.generator) if self.model.large else nodes
+        effects = ablation_effects(self.model, self.transcoders, self.ids, self.graph, nodes)
+        made = guesses(self.transcoders, self.graph, nodes, self.generator)
+        return {name: [spearman(guess, effects) for guess in several] for name, several in made.items()}
+
+
+def measured(one: Measuring, outcomes: Sequence[str]) -> dict[str, Values]:
+    """Values of the outcomes asked for, those of control `random` left out (`replaced`). NaN where nothing can be measured, as where
+    fewer than two features are active."""
+    return {outcome: _values(one, *outcome.partition(":")[::2]) for outcome in outcomes}
+
+
+def _values(one: Measuring, outcome: str, about: str) -> Values:
+    match outcome:
+        case "replaced_top1":
+            value = replaced_top1(one.model, one.transcoders, one.ids)
+        case "replacement" | "completeness":
+            value = getattr(scores(one.graph), outcome)
+        case "pruned_completeness" | "pruned_away":
+            kept, _ = prune(one.graph, one.settings.node_threshold, one.settings.edge_threshold)
+            features = kept[one.graph.features]
+            away = 1 - float(features.double().mean()) if len(features) else float("nan")
+            whole = scores(one.graph).completeness
+            value = away if outcome == "pruned_away" else scores(one.graph, kept).completeness / whole
+        case "influence_foretells":
+            permuted = one.correlations["permuted_influence"]
+            return {"effect": one.correlations["influence"], "shuffle": permuted}
+        case "influence_over_edge" | "edge_over_activation":
+            better, worse = {
+                "influence_over_edge": ("influence", "direct_edge"),
+                "edge_over_activation": ("direct_edge", "activation"),
+            }[outcome]
+            value = one.correlations[better][0] - one.correlations[worse][0]
+        case "knock_on":
+            value = knock_on(one.model, one.transcoders, one.ids, one.graph, int(about), one.generator)
+        case "gradient_match":
+            value = gradient_match(one.model, one.transcoders, one.ids)
+        case _:
+            raise KeyError(outcome)
+    return {"effect": [value]}
+
+
+def replaced_top1(model: Model, transcoders: TranscoderSet, ids: Sequence[int]) -> float:
+    """1 if the replacement model, attention live, names the model's most probable next token, else 0."""
+    tokens = token_batch(model, ids)
+    said, _ = run(model, tokens, positions=-1)
+    replaced, _ = run(model, tokens, edits=spliced(model, transcoders), positions=-1)
+    return float(said.argmax() == replaced.argmax())
+
+
+def knock_on(
+    model: Model, transcoders: TranscoderSet, ids: Sequence[int], graph: Graph, distance: int, generator: np.random.Generator
+) -> float:  # fmt: skip
+    """Mean cosine, over some ablated features of a graph, of what changes in the MLP outputs of the layer so far above, at all
+    positions, in the model and in the local replacement model. Features whose ablation changes nothing there in the model are left out;
+    NaN where all are.
+    """
+    nodes = torch.arange(graph.features.start, graph.features.stop)
+    nodes = nodes[(graph.layer[nodes] < model.n_layers - distance) & (graph.pos[nodes] > 0)]
+    nodes = nodes[torch.from_numpy(np.sort(generator.permutation(len(nodes))[:PERTURBED]))]
+    if not len(nodes):
+        return float("nan")
+    tokens = token_batch(model, ids).expand(len(nodes) + 1, -1)  # the last row is left alone
+    clean = capture(model, tokens[:1], read_hook=transcoders.read_hook, write_hook=transcoders.write_hook, positions=-1)
+    _, made = reconstruct_all(transcoders, [x[0] for x in clean.read])
+    errors = [(written[0] - one).to(written.dtype) for written, one in zip(clean.write, made, strict=True)]
+    ablating = _ablating(model, transcoders, graph, nodes)
+    names = [f"blocks.{layer}.{transcoders.write_hook}" for layer in range(model.n_layers)]
+    rows = torch.zeros(len(tokens), dtype=torch.long)
+    local = [*freeze(model, clean, mlps=False, rows=rows), *spliced(model, transcoders, errors=errors)]
+    changes = []
+    for hooks in (ablating, [*local, *ablating]):
+        _, seen = run(model, tokens, edits=hooks, reads=names, positions=-1)
+        changes.append(
+            torch.stack(
+                [(seen[names[int(graph.layer[node]) + distance]][[row, -1]].double().flatten(1)).diff(dim=0)[0] for row, node in enumerate(nodes)]
+            )
+        )  # fmt: skip
+    live, told = changes
+    size = torch.stack([clean.write[int(graph.layer[node]) + distance].double().norm() for node in nodes])
+    moved = live.norm(dim=1) > ROUNDING * torch.finfo(model.dtype).eps * size
+    return float(torch.cosine_similarity(live[moved], told[moved], dim=1).mean()) if bool(moved.any()) else float("nan")
+
+
+def _ablating(model: Model, transcoders: TranscoderSet, graph: Graph, nodes: Tensor) -> list[tuple[str, Edit]]:
+    """Edits that take what each node writes off the MLP outputs of a row of its own."""
+
+    def take(row: Tensor, pos: Tensor, vector: Tensor) -> Edit:
+        return lambda tensor: tensor.index_put((row, pos), -vector.to(tensor.dtype), accumulate=True)
+
+    hooks: list[tuple[str, Edit]] = []
+    for layer in graph.layer[nodes].unique().tolist():
+        mine = (graph.layer[nodes] == layer).nonzero().flatten()
+        chosen = nodes[mine]
+        for target in range(layer, model.n_layers):
+            written = decoder(transcoders, layer, target, graph.feature[chosen].to(model.device))
+            if written is not None:
+                activation = graph.activation[chosen].to(written)[:, None]
+                vectors = take(mine, graph.pos[chosen], activation * written)
+                hooks.append((f"blocks.{target}.{transcoders.write_hook}", vectors))
+    return hooks
+
+
+def gradient_match(model: Model, transcoders: TranscoderSet, ids: Sequence[int]) -> float:
+    """Cosine of the gradients of the most probable token's logit, the mean over the vocabulary removed, by all embeddings but the
+    first: in the model, and in its linear reading with attention and norms frozen."""
+    rule = "half" if isinstance(transcoders.layers[0], Neurons) else "encoder"
+    live, told = (
+        embedding_gradient(model, transcoders, ids, how).double()[1:].flatten() for how in (None, Linear(rule))
+    )
+    return float(torch.cosine_similarity(live, told, dim=0))
