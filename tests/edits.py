@@ -241,6 +241,7 @@ IDLE: dict[str, list[Edit]] = {
     "Exchange.prompts": [poems(f"{EXPERIMENTS}/resample/prompts", [])],
     "Graph.controls": [places(f"{EXPERIMENTS}/paths/controls", [])],
     "Faithfulness.controls": [sums(f"{EXPERIMENTS}/worth/controls", [])],
+    "Structure.controls": [sums(f"{EXPERIMENTS}/made_of/controls", [])],
     "Census.controls": [poems(f"{EXPERIMENTS}/census/controls", ["shuffle", "position"])],
     "Classes.controls": [sums(f"{EXPERIMENTS}/classes/controls", ["shuffle"])],
     "Wiring.controls": [sums(f"{EXPERIMENTS}/wiring/controls", ["shuffle"])],

@@ -8,9 +8,9 @@ from conftest import random_transcoders
 
 from biology.attribution.assembly import attribute
 from biology.attribution.graph import influence
-from biology.dictionaries.ablation import GUESSES, ablation_effects, foretold, guesses, reaching
 from biology.interventions.feature_edits import edits
 from biology.interventions.protocols import intervene
+from biology.validation.ablation import GUESSES, ablation_effects, foretold, guesses, reaching
 
 IDS = [2, 5, 9, 40, 17, 33]
 
@@ -78,7 +78,7 @@ def test_influence_foretells_ablation_better_than_its_permutation(traced):
 
 
 def test_the_agreement_of_a_graph_with_ablation_is_that_of_a_sample_and_high_where_little_is_left_out(tiny_model):
-    from biology.dictionaries.ablation import NODES_OF_LARGE, agreement, reaching, sampled
+    from biology.validation.ablation import NODES_OF_LARGE, agreement, reaching, sampled
 
     model = tiny_model("llama")
     transcoders = random_transcoders(model)

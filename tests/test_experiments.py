@@ -19,6 +19,7 @@ LEAST = {
     "exchange": {"line": LINE},
     "graph": {"through": "a", "source": "city"},
     "faithfulness": {},
+    "structure": {"template": "set"},
     "census": {"through": "a"},
     "signs": {"of": ["x"]},
     "classes": {},

@@ -6,12 +6,12 @@ import torch
 from conftest import random_transcoders
 
 from biology.config import AttributionConfig
-from biology.dictionaries import faithfulness
-from biology.dictionaries.faithfulness import Measuring, knock_on, measured, replaced_top1
 from biology.models.model import capture, run, token_batch
 from biology.transcoders.neurons import neuron_set
 from biology.transcoders.splicing import spliced
 from biology.transcoders.transcoder_set import reconstruct_all
+from biology.validation import faithfulness
+from biology.validation.faithfulness import Measuring, knock_on, measured, replaced_top1
 
 DOUBLE = torch.float64
 IDS = [2, 11, 13, 4, 50, 7]

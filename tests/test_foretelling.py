@@ -5,13 +5,13 @@ import pytest
 import torch
 from conftest import KINDS, random_transcoders
 
-from biology.dictionaries.foretelling import Linear, ablated, attributions, correlations, embedding_gradient, readings
 from biology.figures.foretelling_figure import figure, summary
 from biology.interventions.feature_edits import edits
 from biology.interventions.protocols import intervene
 from biology.models.model import run, token_batch
 from biology.tables import table
 from biology.transcoders.neurons import neuron_set
+from biology.validation.foretelling import Linear, ablated, attributions, correlations, embedding_gradient, readings
 
 DOUBLE = torch.float64
 IDS = [2, 11, 13, 4, 50]

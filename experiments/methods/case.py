@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from matplotlib.figure import Figure
 
-from biology.figures.case_figures import Case, canvas, captioned, colour
-from biology.figures.figure_data import ARM, interval, look, scored
+from biology.figures.case_figures import Case, canvas, captioned
+from biology.figures.measure_rows import measure_rows
 from biology.tables import Tables
 
 ROWS = (
@@ -30,24 +30,7 @@ ROWS = (
 def faithfulness(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
     """Every measure on the held-out prompts, with its 95 % interval, beside its control."""
     figure = canvas(6.2, 3.9, layout="constrained")
-    axes = figure.subplots()
-    means, named = {}, set()
-    for place, (experiment, outcome, _) in enumerate(ROWS):
-        rows = scored(tables, experiment)
-        rows = rows[rows["outcome"] == outcome]
-        arms = [arm for arm in ARM if arm in set(rows["arm"])]
-        for number, arm in enumerate(arms):
-            mean, low, high = interval(rows[rows["arm"] == arm])
-            height = -place - 0.24 * number
-            axes.plot([low, high], [height] * 2, color=look(arm)["color"], linewidth=1.4)
-            axes.plot(mean, height, linestyle="none", label=None if arm in named else ARM[arm][0], **look(arm))
-            named.add(arm)
-            means[outcome, arm] = mean
-    axes.axvline(0, color=colour("text.color"), linewidth=0.8)
-    axes.set_yticks([-place for place in range(len(ROWS))], [words for *_, words in ROWS])
-    axes.tick_params(axis="y", length=0)
-    axes.set_xlabel("mean over held-out prompts")
-    figure.legend(loc="outside lower center", ncols=3)
+    means = measure_rows(figure, tables, ROWS)
     said = means["replaced_top1", "effect"]
     return captioned(
         figure,

@@ -31,7 +31,7 @@ CONTROLS: dict[str, Arm] = {
         "matched random features",
         "with matched random features",
         "other features, drawn at random, active in the same layers, as many and pushed as hard, take the place of the members",
-        ("inhibit", "inject", "swap", "graph", "sharing"),
+        ("inhibit", "inject", "swap", "graph", "structure", "sharing"),
     ),
     "donor": Arm(
         "wrong donor",
@@ -52,7 +52,7 @@ CONTROLS: dict[str, Arm] = {
         "the same with the pairing shuffled",
         "with what belongs together shuffled",
         "what belongs together is exchanged at random: labels, pairs of prompts, or the weights of the transcoders",
-        ("faithfulness", "classes", "wiring", "connectivity", "sharing", "census", "signs"),
+        ("faithfulness", "structure", "classes", "wiring", "connectivity", "sharing", "census", "signs"),
     ),
     "direction": Arm(
         "random direction",

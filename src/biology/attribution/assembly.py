@@ -79,7 +79,7 @@ def attribute(
         attention, norms: whether edges hold, to first order, what runs through attention patterns and through the scales of norms
             (`live_effects`). Biases then hold what is left over.
         explain: what is explained if `targets` is None: the most probable tokens' logits, or the first one's minus the runner-up's,
-            which foretells what ablations do better (`dictionaries.foretelling`).
+            which foretells what ablations do better (`validation.foretelling`).
 
     Features that no target can read (in the layer of a feature target or above) are no nodes.
 

@@ -27,6 +27,7 @@ from biology.cases.experiments import (
     Scale,
     Sharing,
     Signs,
+    Structure,
     Wiring,
 )
 from biology.cases.facts import Facts, Row, meets
@@ -163,6 +164,7 @@ class _Check:
         kinds: dict[type[Any], Callable[[Any, list[Row]], None]] = {
             Perturbation: self._perturbation, Exchange: self._exchange, Graph: self._graph, Census: self._census,
             Wiring: self._wiring, Reuse: self._reuse, Sharing: self._sharing, Contrast: self._contrast,
+            Structure: self._structure,
             Crossover: self._crossover, Signs: self._signs, Scale: self._scale,
         }  # fmt: skip
         for kind, check in kinds.items():
@@ -274,6 +276,9 @@ class _Check:
                 raise self.facts.refuse(
                     f"{self.where}.source", f"prompt '{row['item']}' does not hold its own level of '{one.source}'"
                 )
+
+    def _structure(self, one: Structure, measured: list[Row]) -> None:
+        self.facts.factor(f"{self.where}.template", one.template)
 
     def _census(self, one: Census, measured: list[Row]) -> None:
         if self.file.supernodes[one.through].factor is None:

@@ -1,7 +1,7 @@
 """Kinds of experiment: what each needs, and what it may say. A key that a kind does not know is an error.
 
-Those that hold features (`Perturbation`) and `Exchange` change the model; `Graph`, `Faithfulness`, `Census`, `Classes`, `Wiring`,
-`Connectivity`, `Reuse` and `Sharing` only look; `Contrast`, `Crossover`, `Signs` and `Scale` are computed from what others measured.
+Those that hold features (`Perturbation`) and `Exchange` change the model; `Graph`, `Faithfulness`, `Structure`, `Census`,
+`Classes`, `Wiring`, `Connectivity`, `Reuse` and `Sharing` only look; `Contrast`, `Crossover`, `Signs` and `Scale` are computed from what others measured.
 What they measure stands in `measures.py`, and beside which controls in `arms.py`.
 """
 
@@ -214,9 +214,18 @@ class Wiring(Measurement):
 
 
 class Faithfulness(Measurement):
-    """How well the graph and the replacement model of a prompt stand for the model (`dictionaries/faithfulness.py`)."""
+    """How well the graph and the replacement model of a prompt stand for the model (`validation/faithfulness.py`)."""
 
     kind: Literal["faithfulness"]
+    controls: tuple[Control, ...] = ()
+
+
+class Structure(Measurement):
+    """What the graph of a prompt is made of (`validation/structure.py`)."""
+
+    kind: Literal["structure"]
+    template: str
+    """The factor whose levels are templates: prompts with the same one are asked in the same way."""
     controls: tuple[Control, ...] = ()
 
 
@@ -304,7 +313,7 @@ class Scale(Computed):
 
 
 KINDS = (
-    Inhibit, Inject, Swap, Exchange, Graph, Faithfulness, Signs, Census, Classes, Wiring, Connectivity, Reuse, Sharing,
+    Inhibit, Inject, Swap, Exchange, Graph, Faithfulness, Structure, Signs, Census, Classes, Wiring, Connectivity, Reuse, Sharing,
     Contrast, Crossover, Scale,
 )  # fmt: skip
 LOOKING_AT_PLOTS = (Classes, Wiring, Connectivity, Reuse)
@@ -319,7 +328,7 @@ def _known_kind(data: Any) -> Any:
 
 
 Experiment = Annotated[
-    Inhibit | Inject | Swap | Exchange | Graph | Faithfulness | Signs | Census | Classes | Wiring | Connectivity | Reuse
+    Inhibit | Inject | Swap | Exchange | Graph | Faithfulness | Structure | Signs | Census | Classes | Wiring | Connectivity | Reuse
     | Sharing | Contrast | Crossover | Scale,
     Field(discriminator="kind"),
     BeforeValidator(_known_kind),

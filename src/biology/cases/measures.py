@@ -166,7 +166,7 @@ FORMS = {
             "agreement", "their agreement is {value}, where 1 is all signs as foretold and 0 is chance", "how well the signs of the graph foretell what inhibitions do: the mean of 1 (as foretold) and -1 over pairs",
             "-1 to 1", ("signs",), controls=("shuffle",),
         ),
-        # what graph and replacement model are worth (dictionaries/faithfulness.py)
+        # what graph and replacement model are worth (validation/faithfulness.py)
         Form(
             "replaced_top1", "the replacement model names the model's next token on {value} of the prompts", "whether the replacement model, in which features stand for all MLPs and nothing for what they leave out, says what the model says",
             ONE, ("faithfulness",), controls=("random",),
@@ -198,6 +198,17 @@ FORMS = {
             "gradient_match", "the gradients of model and local replacement model have a cosine of {value}", "the cosine of the gradients of the most probable token's logit, by the embeddings, in the model and in the local replacement model",
             "-1 to 1", ("faithfulness",), controls=("random",),
         ),
+        # what graphs are made of (validation/structure.py)
+        Form(
+            "abstract_middle", "features of neither the input nor the output tier have {value} more of the influence in the middle layers than in the outer ones", "the share of the influence that features of neither the input nor the output tier have in the middle third of the layers, minus that in the outer thirds",
+            "share, -1 to 1", ("structure",), controls=("shuffle",),
+        ),
+        Form("closed", "{value} of the pairs of edges in a row are closed by a direct one", "of pairs of edges in a row (a to b to c) of the pruned graph, the share that an edge from a to c closes", SHARE, ("structure",), controls=("shuffle",)),
+        Form("coherent", "the direct edge has the sign of the way around in {value} of these", "of closed pairs of edges, the share in which the direct edge has the sign of the product of the two", SHARE, ("structure",), controls=("shuffle",)),
+        Form("layers_skipped", "{value} of what features take in from features skips a layer at least", "the share of what features take in from features, weighted by their influence, that comes from more than one layer below", SHARE, ("structure",), controls=()),
+        Form("last_layer_push", "features of the last layer push the most probable token by {value} of all that they add to it", "what features of the last layer add to the most probable token, over the sum of the sizes of what each adds", "share, -1 to 1", ("structure",), controls=()),
+        Form("last_layer_beyond", "features of the last layer push it by {value} more than those of other layers", "the same of the last layer, minus that of all other layers", "share, -2 to 2", ("structure",), controls=()),
+        Form("scaffold", "features that are active on nearly all prompts of the template have {value} of the influence", "the share of the influence of features that those have which are active on nine of ten prompts of the same template", SHARE, ("structure",), controls=("match",)),
         # operand plots (operand_tables.py)
         Form("share", "features of the family {0} carry {value} of the influence on the answer", "the share of the influence on the answer that features of the family {0} carry at the last token", SHARE, ("classes",), "family", (1, 1)),
         Form("class_share", "add-functions, lookups and sums carry {value} of the influence on the answer", "the share of the influence on the answer that the families add, lookup and sum carry", SHARE, ("classes",)),

@@ -123,9 +123,9 @@ def measured(bench: Bench, claims: list[Claim], settings: AttributionConfig) -> 
 
 
 def _traces(case: Case) -> bool:
-    from biology.cases.experiments import Classes, Connectivity, Faithfulness, Graph, Reuse, Wiring
+    from biology.cases.experiments import Classes, Connectivity, Faithfulness, Graph, Reuse, Structure, Wiring
 
-    return bool(case.of_kind(Graph, Faithfulness, Classes, Wiring, Connectivity, Reuse))
+    return bool(case.of_kind(Graph, Faithfulness, Structure, Classes, Wiring, Connectivity, Reuse))
 
 
 def _committed(path: Path, claim: str) -> dict[str, Any] | None:

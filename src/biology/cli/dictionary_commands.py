@@ -64,10 +64,10 @@ def foretell(args: Arguments) -> None:
     entry = config.model(args.model)
     run, reports, figures = (writable_folder(root / part / args.model) for part in ("data/runs", "reports", "figures"))
     model, transcoders = open_model(entry, root, args.model, config.threads)
-    from biology.dictionaries.foretelling import foretell as measured
     from biology.figures.drawing import saved
     from biology.figures.foretelling_figure import figure, summary
     from biology.tables import write_table
+    from biology.validation.foretelling import foretell as measured
 
     found = measured(model, transcoders, held_out(root / entry.path, cases_of(config, root, args.model)))
     write_table(run / "foretelling.parquet", found, "foretelling")

@@ -41,11 +41,11 @@ def load(args: Arguments) -> None:
     model, transcoders = open_model(entry, root, args.model, config.threads)
     import pandas as pd
 
-    from biology.dictionaries.ablation import foretold
     from biology.models.freezing import self_test
     from biology.models.gguf_files import source, told
     from biology.supernodes.behaviour import fidelity
     from biology.tables import write_table
+    from biology.validation.ablation import foretold
 
     cases = cases_of(config, root, args.model)
     manifest = {

@@ -53,9 +53,9 @@ def trace(args: Arguments) -> None:
     from biology.attribution.assembly import MEMORY, attribute
     from biology.attribution.graph import prune
     from biology.attribution.graph_paths import strongest_paths
-    from biology.dictionaries.ablation import agreement
     from biology.models.model import encode
     from biology.models.tokenizer import in_chat
+    from biology.validation.ablation import agreement
 
     text: str | None = in_chat(model.tokenizer, model.name, args.text) if args.chat and args.text else args.text
     budget = settings.max_feature_nodes if args.max_nodes is None else args.max_nodes

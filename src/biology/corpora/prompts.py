@@ -293,7 +293,7 @@ FEW_SHOT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
 }
 """For small models of natural language, with worked examples: `prompts_few_shot.csv`."""
 for makers in (PROMPT_SETS, NATURAL_SETS):
-    makers["methods"] = partial(of_other_cases, makers=dict(makers))
+    makers["methods"] = makers["components"] = partial(of_other_cases, makers=dict(makers))
 
 
 def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:

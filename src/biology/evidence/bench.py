@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Int
+from jaxtyping import Bool, Int
 from torch import Tensor
 
 from biology.cases.experiments import Perturbation
@@ -23,6 +23,9 @@ from biology.supernodes.case_prompts import CasePrompts
 from biology.supernodes.grouping import Finder, random_finder
 from biology.transcoders.activations import FeatureCache
 from biology.transcoders.transcoder_set import TranscoderSet, shuffled
+
+NEARLY_ALL = 0.9
+"""Share of the prompts of a template on which a feature is active that is often active."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +91,25 @@ class Bench(BareBench):
     @cached_property
     def finder(self) -> Finder:
         return Finder(self.model, self.case, self.prompts, self.transcoders, self.cache, self.operands)
+
+    def often(self, template: str, place: int) -> Bool[Tensor, "layer feature"]:
+        """Features that are active, at whatever token, on nearly all prompts with the prompt's level of a factor."""
+        of_template = np.flatnonzero(self.prompts[template] == self.prompts[template].iat[place])
+        key = (template, int(of_template[0]))
+        if key not in self._often:
+            _, layers, _, features = self.cache.shape.tolist()
+            count = torch.zeros(layers, features)
+            for prompt in of_template.tolist():
+                rows = slice(int(self.cache.offsets[prompt]), int(self.cache.offsets[prompt + 1]))
+                seen = torch.zeros_like(count)
+                seen[self.cache.layer[rows].long(), self.cache.feature[rows].long()] = 1.0
+                count += seen
+            self._often[key] = count >= NEARLY_ALL * len(of_template)
+        return self._often[key]
+
+    @cached_property
+    def _often(self) -> dict[tuple[str, int], Bool[Tensor, "layer feature"]]:
+        return {}
 
     @cached_property
     def random_transcoders(self) -> TranscoderSet:

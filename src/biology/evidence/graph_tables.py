@@ -5,7 +5,7 @@
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pandas as pd
@@ -18,15 +18,16 @@ from biology.attribution.assembly import attribute
 from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, influence, prune, row_residual, scores
 from biology.attribution.graph_json import export_json
 from biology.attribution.graph_paths import target_labels
-from biology.cases.experiments import Classes, Faithfulness
+from biology.cases.experiments import Classes, Faithfulness, Structure
 from biology.cases.experiments import Graph as Paths
 from biology.cases.positions import question_of
 from biology.config import AttributionConfig
-from biology.dictionaries.faithfulness import Measuring, measured
 from biology.evidence.bench import Bench
 from biology.evidence.operand_tables import Plots, class_evidence, operand_evidence
 from biology.models.model import encode, token_text
 from biology.tables import table
+from biology.validation import faithfulness, structure
+from biology.validation.faithfulness import Values
 
 ANSWER = "answer"  # the answer's logit, as a node of supernode-level tables
 
@@ -44,7 +45,7 @@ class Reduced:
 def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
     """Trace every scored prompt of a case and every text of its named ones; one graph at a time is in memory."""
     case, prompts = bench.case, bench.prompts
-    tracing = case.of_kind(Paths, Classes, Faithfulness)
+    tracing = case.of_kind(Paths, Classes, Faithfulness, Structure)
     plots = Plots(bench)
     drawn = {one.text: item for item, one in reversed(case.prompts.items())}  # another donor leaves the graph as it is
     wanted: dict[int, list[str]] = {bench.place[item]: [] for item in drawn.values()}
@@ -68,6 +69,8 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
                 evidence += class_evidence(plots, name, experiment, place, graph, settings)
             elif isinstance(experiment, Faithfulness):
                 evidence += faithfulness_evidence(bench, name, experiment, place, settings)
+            elif isinstance(experiment, Structure):
+                evidence += structure_evidence(bench, name, experiment, place, graph, settings)
             else:
                 evidence += graph_evidence(bench, name, experiment, place, graph, sets)
         node_mask, edge_mask = prune(graph, settings.node_threshold, settings.edge_threshold)
@@ -167,16 +170,35 @@ def graph_evidence(
 def faithfulness_evidence(
     bench: Bench, name: str, experiment: Faithfulness, place: int, settings: AttributionConfig
 ) -> list[dict[str, object]]:
-    """Evidence rows of one prompt: what graph and replacement model are worth there, and beside it with shuffled transcoders. An outcome
-    that is not defined on the prompt, with either, has none."""
-    row, ids, first = bench.records[place], bench.ids[place], bench.first_position(place)
-    generator = bench.generator(bench.case.name, name, row["item"])
-    values = measured(Measuring(bench.model, bench.transcoders, ids, first, settings, generator), experiment.outcomes)
+    """Evidence rows of one prompt: what graph and replacement model are worth there, and beside it with shuffled transcoders."""
+    ids, first = bench.ids[place], bench.first_position(place)
+    generator = bench.generator(bench.case.name, name, bench.records[place]["item"])
+    one = faithfulness.Measuring(bench.model, bench.transcoders, ids, first, settings, generator)
+    values = faithfulness.measured(one, experiment.outcomes)
     if "random" in experiment.controls:
-        asked = [one for one in experiment.outcomes if "random" in (one.form.controls or ())]
-        beside = Measuring(bench.model, bench.random_transcoders, ids, first, settings, generator)
-        for outcome, found in measured(beside, asked).items():
+        asked = [outcome for outcome in experiment.outcomes if "random" in (outcome.form.controls or ())]
+        beside = replace(one, transcoders=bench.random_transcoders)
+        for outcome, found in faithfulness.measured(beside, asked).items():
             values[outcome]["random"] = found["effect"]
+    return _defined(bench, name, experiment, place, values)
+
+
+def structure_evidence(
+    bench: Bench, name: str, experiment: Structure, place: int, graph: Graph, settings: AttributionConfig
+) -> list[dict[str, object]]:
+    """Evidence rows of one prompt: what its graph is made of, and beside it with what belongs together exchanged."""
+    features = graph.features
+    often = bench.often(experiment.template, place)[graph.layer[features].long(), graph.feature[features].long()]
+    generator = bench.generator(bench.case.name, name, bench.records[place]["item"])
+    one = structure.Structured(graph, settings, often, generator, bench.statistics.control_draws)
+    return _defined(bench, name, experiment, place, structure.measured(one, experiment.outcomes))
+
+
+def _defined(
+    bench: Bench, name: str, experiment: Faithfulness | Structure, place: int, values: dict[str, Values]
+) -> list[dict[str, object]]:
+    """Rows of the outcomes that are defined on a prompt in all arms."""
+    row = bench.records[place]
     return [
         {
             "item": row["item"], "cluster": row["cluster"], "split": row["split"], "experiment": name, "arm": arm, "draw": draw,

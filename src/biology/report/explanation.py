@@ -25,6 +25,7 @@ from biology.cases.experiments import (
     Scale,
     Sharing,
     Signs,
+    Structure,
     Swap,
     Wiring,
 )
@@ -298,11 +299,8 @@ def experiment_told(one: Measurement) -> str:
             if grid
             else "."
         )
-        settled = (
-            "iteratively, with live attention"
-            if one.line
-            else f"by protocol {one.protocol}, with {one.attention} attention"
-        )
+        settled = f"by protocol {one.protocol}, with {one.attention} attention"
+        settled = "iteratively, with live attention" if one.line else settled
         told += f" Features are held {settled}{', their direct paths to the logits cut' if one.cut_direct else ''}."
         if "position" in one.controls:
             best = "that of its sites which moves most, chosen on development prompts"
@@ -340,6 +338,8 @@ def _done(one: Measurement) -> str:
             return f"weights from active features of {one.of[0]} are compared between the targets of {one.of[1]}"
         case Faithfulness():
             return "the attribution graph and the replacement model are compared with the model, and with themselves on shuffled transcoders"
+        case Structure():
+            return f"the attribution graph is taken apart; prompts with the same {one.template} are of one template"
         case Connectivity():
             return "the inputs of active features at the last token are told by families of operand plots"
         case Reuse():

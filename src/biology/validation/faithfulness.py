@@ -24,7 +24,11 @@ from torch import Tensor
 from biology.attribution.assembly import attribute
 from biology.attribution.graph import Graph, prune, scores
 from biology.config import AttributionConfig
-from biology.dictionaries.ablation import (
+from biology.models.model import Edit, Model, capture, freeze, run, token_batch
+from biology.transcoders.neurons import Neurons
+from biology.transcoders.splicing import spliced
+from biology.transcoders.transcoder_set import TranscoderSet, decoder, reconstruct_all
+from biology.validation.ablation import (
     NODES_OF_GRAPH,
     NODES_OF_LARGE,
     ablation_effects,
@@ -33,11 +37,7 @@ from biology.dictionaries.ablation import (
     sampled,
     spearman,
 )
-from biology.dictionaries.foretelling import Linear, embedding_gradient
-from biology.models.model import Edit, Model, capture, freeze, run, token_batch
-from biology.transcoders.neurons import Neurons
-from biology.transcoders.splicing import spliced
-from biology.transcoders.transcoder_set import TranscoderSet, decoder, reconstruct_all
+from biology.validation.foretelling import Linear, embedding_gradient
 
 PERTURBED = 16
 """Features of a prompt that are ablated for `knock_on`."""

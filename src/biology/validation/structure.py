@@ -1,0 +1,187 @@
+"""What the graph of a prompt is made of: tiers, feed-forward loops, edges that skip layers, features of the last layer, scaffolding.
+
+`cases/measures.py` says what each outcome is. Of control `shuffle` each draw exchanges the layers of features (tiers), or the sources of
+edges that lead from one layer and token to another, so that every node keeps its numbers of edges (loops). Of control `match` each draw
+takes other features, as many of each layer (scaffolding).
+
+Sources: "On the Biology of a Large Language Model" (Lindsey et al., 2025), "Commonly Observed Circuit Components and Structure"; trades,
+Strona et al., "A fast and unbiased procedure to randomize ecological binary matrices with fixed row and column totals" (2014).
+"""
+
+# pyright: reportArgumentType=false
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+from biology.attribution.graph import FEATURE, LOGIT, ROW_FLOOR, Graph, influence, prune
+from biology.config import AttributionConfig
+from biology.validation.faithfulness import Values
+
+MOST = 0.5
+"""A feature that takes in more than this share from tokens is of the input tier; one whose influence is direct to more than this share,
+of the output tier."""
+
+TRADES = 5
+"""Trades by which edges are exchanged, for each target."""
+
+
+@dataclass(frozen=True, eq=False)
+class Structured:
+    """The graph of a prompt, and which of its features are active on nearly all prompts of the same template."""
+
+    graph: Graph
+    settings: AttributionConfig
+    often: Bool[Tensor, " feature"]
+    generator: np.random.Generator
+    draws: int
+
+    @cached_property
+    def influence(self) -> Float[Tensor, " feature"]:
+        return influence(self.graph)[self.graph.features]
+
+    @cached_property
+    def abstract(self) -> Bool[Tensor, " feature"]:
+        """Features of neither the input nor the output tier."""
+        graph, features = self.graph, self.graph.features
+        edges = graph.adjacency.double().abs()
+        size = edges.sum(1).clamp(min=ROW_FLOOR)
+        from_tokens = edges[features, graph.tokens].sum(1) / size[features]
+        direct = (graph.weights[graph.logits] / size[graph.logits]) @ edges[graph.logits, features]
+        return (from_tokens <= MOST) & (direct <= MOST * self.influence)
+
+    @cached_property
+    def pruned(self) -> tuple[Float[Tensor, "target source"], Int[Tensor, " node"]]:
+        """The edges that pruning keeps between features, and from them to targets; and a number for the layer and token of each of
+        these nodes."""
+        graph = self.graph
+        _, kept = prune(graph, self.settings.node_threshold, self.settings.edge_threshold)
+        inner = ((graph.kind == FEATURE) | (graph.kind == LOGIT)).nonzero().flatten()
+        edges = torch.where(kept[inner][:, inner], graph.adjacency[inner][:, inner], 0.0).double()
+        alive = ((edges != 0).any(0) | (edges != 0).any(1)).nonzero().flatten()
+        cells = (graph.layer + 1) * (int(graph.pos.max()) + 1) + graph.pos
+        return edges[alive][:, alive], cells[inner][alive]
+
+    @cached_property
+    def rewired(self) -> list[Float[Tensor, "target source"]]:
+        """The pruned edges with their sources exchanged, among those that lead from the same layer and token to the same: each node
+        keeps its numbers of edges, and each target the sizes of what it takes in."""
+        edges, cells = self.pruned
+        return [torch.from_numpy(_rewired(edges.numpy(), cells.numpy(), self.generator)) for _ in range(self.draws)]
+
+
+def _rewired(
+    edges: Float[np.ndarray, "target source"], cells: Int[np.ndarray, " node"], generator: np.random.Generator
+) -> Float[np.ndarray, "target source"]:
+    """By trades: two targets pool the sources that only one of them has, and share them out anew (Strona et al., 2014)."""
+    there = edges != 0
+    for target_cell in np.unique(cells):
+        targets = np.flatnonzero(cells == target_cell)
+        for source_cell in np.unique(cells[there[targets].any(0)]) if len(targets) > 1 else ():
+            sources = np.flatnonzero(cells == source_cell)
+            block = there[np.ix_(targets, sources)]
+            for _ in range(TRADES * len(targets)):
+                one, other = generator.choice(len(targets), 2, replace=False)
+                traded = np.flatnonzero(block[one] != block[other])
+                mine = generator.permutation(traded)[: int(block[one, traded].sum())]
+                block[one, traded], block[other, traded] = False, True
+                block[one, mine], block[other, mine] = True, False
+            there[np.ix_(targets, sources)] = block
+    made = np.zeros_like(edges)
+    for target in np.flatnonzero(there.any(1)):
+        made[target, there[target]] = generator.permutation(edges[target, edges[target] != 0])
+    return made
+
+
+def measured(one: Structured, outcomes: Sequence[str]) -> dict[str, Values]:
+    """Values of the outcomes asked for, by control arm. NaN where nothing can be measured, as without features or loops."""
+    return {outcome: _values(one, outcome) for outcome in outcomes}
+
+
+def _values(one: Structured, outcome: str) -> Values:
+    match outcome:
+        case "abstract_middle":
+            layers = one.graph.layer[one.graph.features]
+            several = [layers[torch.from_numpy(one.generator.permutation(len(layers)))] for _ in range(one.draws)]
+            effect, *shuffled = (_abstract_middle(one, each) for each in (layers, *several))
+            return {"effect": [effect], "shuffle": shuffled}
+        case "closed" | "coherent":
+            effect, *shuffled = (loops(edges)[outcome] for edges in (one.pruned[0], *one.rewired))
+            return {"effect": [effect], "shuffle": shuffled}
+        case "layers_skipped":
+            return {"effect": [_layers_skipped(one.graph)]}
+        case "last_layer_push":
+            last, _ = _pushes(one.graph)
+            return {"effect": [last]}
+        case "last_layer_beyond":
+            last, others = _pushes(one.graph)
+            return {"effect": [last - others]}
+        case "scaffold":
+            total = float(one.influence.sum())
+            sets = [one.often, *(_matched(one) for _ in range(one.draws))]
+            effect, *match = (float(one.influence[each].sum()) / total if total > 0 else float("nan") for each in sets)
+            return {"effect": [effect], "match": match}
+    raise KeyError(outcome)
+
+
+def _abstract_middle(one: Structured, layers: Int[Tensor, " feature"]) -> float:
+    """The share of the influence of features in the middle third of the layers that abstract ones have, minus that in the others."""
+    middle = layers * 3 // one.graph.metadata["n_layers"] == 1
+    shares = []
+    for third in (middle, ~middle):
+        total = float(one.influence[third].sum())
+        shares.append(float(one.influence[third & one.abstract].sum()) / total if total > 0 else float("nan"))
+    return shares[0] - shares[1]
+
+
+def loops(edges: Float[Tensor, "target source"]) -> dict[str, float]:
+    """Of pairs of edges a -> b -> c, the share that an edge a -> c closes (`closed`); of these, the share in which that edge has the
+    sign of the product of the other two (`coherent`)."""
+    there, sign = (edges != 0).double(), edges.sign()
+    pairs = there @ there
+    closed = float((pairs * there).sum())
+    agreeing = (closed + float(((sign @ sign) * sign).sum())) / 2
+    total = float(pairs.sum())
+    nan = float("nan")
+    return {"closed": closed / total if total else nan, "coherent": agreeing / closed if closed else nan}
+
+
+def _layers_skipped(graph: Graph) -> float:
+    """The share of the edges between features, by size and each target's edges taken together as one, that skip a layer."""
+    features = graph.features
+    edges = graph.adjacency[features, features].double().abs()
+    size = edges.sum(1)
+    skips = graph.layer[features][:, None] - graph.layer[features] > 1
+    shares = (edges * skips).sum(1)[size > 0] / size[size > 0]
+    weights = influence(graph)[features][size > 0]
+    return float((shares * weights).sum() / weights.sum()) if float(weights.sum()) > 0 else float("nan")
+
+
+def _pushes(graph: Graph) -> tuple[float, float]:
+    """What features of the last layer, and of all others, add to the most probable target, over the sum of what each adds."""
+    best = int(graph.probability[graph.logits].argmax()) + graph.logits.start
+    edges, last = (
+        graph.adjacency[best, graph.features].double(),
+        graph.layer[graph.features] == graph.metadata["n_layers"] - 1,
+    )
+    sizes = [float(edges[part].abs().sum()) for part in (last, ~last)]
+    values = [float(edges[part].sum()) for part in (last, ~last)]
+    last_push, others = (value / size if size > 0 else float("nan") for value, size in zip(values, sizes, strict=True))
+    return last_push, others
+
+
+def _matched(one: Structured) -> Bool[Tensor, " feature"]:
+    """As many features of each layer as are often active, at random among all that are active."""
+    layers, chosen = one.graph.layer[one.graph.features], torch.zeros_like(one.often)
+    for layer in layers.unique().tolist():
+        here = (layers == layer).nonzero().flatten()
+        drawn = torch.from_numpy(one.generator.permutation(len(here))[: int(one.often[here].sum())])
+        chosen[here[drawn]] = True
+    return chosen
