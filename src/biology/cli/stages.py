@@ -44,6 +44,7 @@ def load(args: Arguments) -> None:
     from biology.dictionaries.ablation import foretold
     from biology.models.freezing import self_test
     from biology.models.gguf_files import source, told
+    from biology.provenance import versions
     from biology.supernodes.behaviour import fidelity
     from biology.tables import write_table
 
@@ -61,7 +62,7 @@ def load(args: Arguments) -> None:
             "weights": artefacts.contents_hash(*_dictionary_files(entry, root)),
             "features": list(transcoders.n_features),
         },
-        "versions": artefacts.versions(),
+        "versions": versions(),
     }
     made_of = source(root / entry.path)
     if made_of is not None:
