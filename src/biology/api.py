@@ -318,8 +318,12 @@ class CaseStudy:
 
 
 def case(name: str, *, config: str = "config.yaml") -> CaseStudy:
-    """A case of `experiments/`, by the name of its folder. Raises InputError if there is none."""
-    path = config_file(config)
+    """A case of `experiments/`, by the name of its folder; of those that ship, where there is no config.yaml.
+
+    Raises:
+        InputError: there is none.
+    """
+    path = config_file(config, shipped=True)
     return CaseStudy(load_case(path.parent, name), path.parent, str(path))
 
 

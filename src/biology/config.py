@@ -49,7 +49,7 @@ def config_file(given: str = CONFIG_FILE, *, shipped: bool = False) -> Path:
 
 
 def shipped_folder() -> Path:
-    """What stands for a checkout outside of one, config.yaml and data/models/elegans: part of the wheel (see setup.py).
+    """What stands for a checkout outside of one, such as config.yaml and data/models/elegans: part of the wheel (see setup.py).
 
     A package that is imported from its checkout has that.
     """
