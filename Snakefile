@@ -11,9 +11,9 @@ training its transcoders are rules too, but only on request (last section); what
     snakemake figures/all --dry-run              what would be done
 
 When does a stage run again? Stages that need torch: when their inputs, the settings and parts of case.yaml that they
-read, or the code that they rest on change (`stage_hash` says what counts); an edited comment is free. The other stages take
-seconds, so they run again whenever a module that does their work changes. The command line of a rule is no reason
-(`rerun-triggers` in profiles/default): all that it passes on are names.
+read, or the code that they rest on change (src/biology/provenance.py says what counts); an edited comment is free. The
+other stages take seconds, so they run again whenever a module that does their work changes. The command line of a rule is
+no reason (`rerun-triggers` in profiles/default): all that it passes on are names.
 """
 
 import os
@@ -512,6 +512,7 @@ rule exchange:
             fingerprint(CASES[w.model, case], "items", "streams", "experiments") for case in MODELS[w.model]
         ],
         statistics=CONFIG.statistics.model_dump_json(),
+        corpus=corpus,
         code=lambda w: stage_hash("stages.exchange"),
     message:
         "{wildcards.model}: exchanging residual streams"
@@ -560,6 +561,7 @@ rule atlas:
         gpu=gpu,
     params:
         cases=lambda w: [fingerprint(CASES[w.model, case], "prompts", "items") for case in MODELS[w.model]],
+        corpus=corpus,
         code=lambda w: stage_hash("stages.atlas"),
     message:
         "{wildcards.model}: surveying all features"

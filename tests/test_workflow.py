@@ -390,6 +390,12 @@ def test_rules_without_torch_declare_every_module_that_their_command_calls():
     assert commands["write"] <= pages
 
 
+def test_what_runs_the_prompts_of_a_corpus_first_names_it():
+    """`corpora.twins` is no part of a stage's code (`READERS`); later stages run again because their inputs do."""
+    blocks = re.split(r"^rule ", (ROOT / "Snakefile").read_text(), flags=re.MULTILINE)[1:]
+    assert {block.partition(":")[0] for block in blocks if "corpus=corpus" in block} == {"cache", "exchange", "atlas"}
+
+
 def test_every_name_in_a_command_is_quoted():
     commands = re.findall(r'^    shell:\n((?:        ".*"\n)+)', (ROOT / "Snakefile").read_text(), flags=re.MULTILINE)
     assert len(commands) == len(re.findall(r"^    shell:", (ROOT / "Snakefile").read_text(), flags=re.MULTILINE))

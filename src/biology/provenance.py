@@ -206,7 +206,7 @@ def _counts(statement: ast.stmt) -> bool:
 
 
 def _read(tree: ast.AST) -> _Read:
-    """The code of a tree and its imports, in one walk. Fields without a value are left out, so that versions of Python agree."""
+    """The code of a tree and its imports, in one walk. Fields without a value are left out, as later versions of Python add some."""
     words: list[str] = []
     imports: list[str] = []
 
