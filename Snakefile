@@ -11,7 +11,7 @@ training its transcoders are rules too, but only on request (last section); what
     snakemake figures/all --dry-run              what would be done
 
 When does a stage run again? Stages that need torch: when their inputs, the settings and parts of case.yaml that they
-read, or the integer version of their method (`METHOD` in src/biology/config.py) change; an edited comment is free. The
+read, or the code that they rest on change (src/biology/provenance.py says what counts); an edited comment is free. The
 other stages take seconds, so they run again whenever a module that does their work changes. The command line of a rule is
 no reason (`rerun-triggers` in profiles/default): all that it passes on are names.
 """
@@ -25,13 +25,14 @@ from pathlib import Path
 from snakemake.cli import get_argument_parser
 from snakemake.utils import min_version
 
-from biology.artefacts import contents_hash, sources
+from biology.artefacts import contents_hash
 from biology.cases.case import discover_cases, fingerprint, load_case
 from biology.cases.claim_file import load_claims
-from biology.config import GROWN_ROLES, HELD_ROLES, METHOD, load_config
+from biology.config import GROWN_ROLES, HELD_ROLES, load_config
 from biology.records import InputError
 from biology.folders import hold
 from biology.grammar import NAME
+from biology.provenance import code_hash, sources, stage_hash
 from biology.report.lab_fit import refused
 
 min_version("9.0")
@@ -298,7 +299,7 @@ rule load:
         gpu=gpu,
     params:
         model=lambda w: CONFIG.model(w.model).identity,
-        method=METHOD["load"],
+        code=lambda w: stage_hash("stages.load"),
     message:
         "{wildcards.model}: checking model and transcoders"
     shell:
@@ -321,7 +322,7 @@ rule measure:
     params:
         model=lambda w: CONFIG.model(w.model).identity,
         prompts=prompts_of_cases,
-        method=METHOD["measure"],
+        code=lambda w: stage_hash("dictionary_commands.measure"),
     message:
         "{wildcards.model}: measuring its transcoders as dictionaries"
     shell:
@@ -345,7 +346,7 @@ rule compare_dictionaries:
     params:
         models=lambda w: [CONFIG.model(name).identity for name in CONFIG.siblings(w.model)],
         prompts=prompts_of_cases,
-        method=METHOD["compare_dictionaries"],
+        code=lambda w: stage_hash("dictionary_commands.compare_dictionaries"),
     message:
         "{wildcards.model}: comparing its transcoder sets and neurons"
     shell:
@@ -370,7 +371,7 @@ rule foretell:
     params:
         model=lambda w: CONFIG.model(w.model).identity,
         prompts=prompts_of_cases,
-        method=METHOD["foretell"],
+        code=lambda w: stage_hash("dictionary_commands.foretell"),
     message:
         "{wildcards.model}: holding attributions against ablations"
     shell:
@@ -380,9 +381,7 @@ rule foretell:
 # 2. Activations ------------------------------------------------------------------------------------------------------
 def corpus(wildcards):
     """What decides the prompts of a model that answers by a corpus of its own."""
-    return CONFIG.model(wildcards.model).corpus and contents_hash(
-        CODE / "corpora", "corpus.py", "prompts.py", "two_hop_prompts.py", "twins.py"
-    )
+    return CONFIG.model(wildcards.model).corpus and code_hash("corpora.twins")
 
 
 rule cache:
@@ -402,7 +401,7 @@ rule cache:
     params:
         case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items"),
         corpus=corpus,
-        method=METHOD["cache"],
+        code=lambda w: stage_hash("stages.cache"),
     message:
         "{wildcards.model}, {wildcards.case}: running all prompts"
     shell:
@@ -430,7 +429,7 @@ rule group:
     params:
         case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "operands"),
         seed=CONFIG.statistics.seed,
-        method=METHOD["group"],
+        code=lambda w: stage_hash("stages.group"),
     message:
         "{wildcards.model}, {wildcards.case}: finding supernodes"
     shell:
@@ -459,7 +458,7 @@ rule attribute:
         case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "experiments"),
         budget=CONFIG.attribution.model_dump_json(),
         draws=f"{CONFIG.statistics.control_draws} draws, seed {CONFIG.statistics.seed}",
-        method=METHOD["attribute"],
+        code=lambda w: stage_hash("stages.attribute"),
     message:
         "{wildcards.model}, {wildcards.case}: tracing attribution graphs"
     shell:
@@ -485,7 +484,7 @@ rule intervene:
     params:
         case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "experiments"),
         draws=f"{CONFIG.statistics.control_draws} draws, seed {CONFIG.statistics.seed}",
-        method=METHOD["intervene"],
+        code=lambda w: stage_hash("stages.intervene"),
     message:
         "{wildcards.model}, {wildcards.case}: perturbing"
     shell:
@@ -513,7 +512,8 @@ rule exchange:
             fingerprint(CASES[w.model, case], "items", "streams", "experiments") for case in MODELS[w.model]
         ],
         statistics=CONFIG.statistics.model_dump_json(),
-        method=METHOD["exchange"],
+        corpus=corpus,
+        code=lambda w: stage_hash("stages.exchange"),
     message:
         "{wildcards.model}: exchanging residual streams"
     shell:
@@ -538,7 +538,7 @@ rule sweep:
         gpu=gpu,
     params:
         case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "experiments"),
-        method=METHOD["sweep"],
+        code=lambda w: stage_hash("stages.sweep"),
     message:
         "{wildcards.model}, {wildcards.case}: steering on a grid"
     shell:
@@ -561,7 +561,8 @@ rule atlas:
         gpu=gpu,
     params:
         cases=lambda w: [fingerprint(CASES[w.model, case], "prompts", "items") for case in MODELS[w.model]],
-        method=METHOD["atlas"],
+        corpus=corpus,
+        code=lambda w: stage_hash("stages.atlas"),
     message:
         "{wildcards.model}: surveying all features"
     shell:

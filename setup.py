@@ -1,4 +1,5 @@
-"""Puts the configuration and the embedded model into the package, so that `biology trace` works outside a checkout too.
+"""Puts the configuration, the embedded model and the cases into the package, so that `biology trace` and `import biology as bio` work
+outside a checkout too.
 
 Everything else about the package stands in pyproject.toml.
 """
@@ -13,15 +14,16 @@ SHIPPED = Path("biology/shipped")
 
 
 class BuildWithModel(build_py):
-    """What setuptools builds, and config.yaml, the embedded model and its labels under their own names in `SHIPPED`."""
+    """What setuptools builds, and config.yaml, the embedded model, what was found in it, and the cases under their own names in `SHIPPED`."""
 
     def _shipped(self):
         files = [
             Path("config.yaml"),
-            Path("reports/elegans/labels.json"),
-            *sorted(Path("data/models/elegans").rglob("*")),
+            *(Path("reports/elegans") / name for name in ("labels.json", "supernodes.csv", "verdicts.csv")),
+            *(file for name in ("data/models/elegans", "experiments") for file in sorted(Path(name).rglob("*"))),
         ]
-        return {file: Path(self.build_lib) / SHIPPED / file for file in files if file.is_file()}
+        wanted = [file for file in files if file.is_file() and "__pycache__" not in file.parts]
+        return {file: Path(self.build_lib) / SHIPPED / file for file in wanted}
 
     def run(self):
         super().run()

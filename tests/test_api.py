@@ -3,11 +3,13 @@
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 import biology as bio
+from biology.__main__ import main
 from biology.records import InputError
 
 ROOT = Path(__file__).parents[1]
@@ -16,16 +18,18 @@ SNIPPET = re.search(
     (ROOT / "docs/how_to/trace_and_steer.md").read_text(encoding="utf-8"),
     re.S,
 )[1]
+*STEPS, JUDGED = SNIPPET.strip().splitlines()
 
 
 @pytest.mark.slow
 def test_the_snippet_of_the_docs(monkeypatch):
+    """All but its last line, which takes minutes."""
     monkeypatch.chdir(ROOT)
     shown, names = [], {}
     monkeypatch.setattr(
         "biology.api.Attribution.show", lambda graph: shown.append(graph.page())
     )  # IPython is not needed here
-    exec(SNIPPET, names)
+    exec("\n".join(STEPS), names)
     graph, run = names["graph"], names["run"]
     assert "Dallas" in shown[0] and shown[0].startswith("<!doctype html>") and "http://" not in shown[0][:200]
     assert graph.scores().completeness > 0.5 and all("%" in path for path in graph.paths(3))
@@ -33,6 +37,67 @@ def test_the_snippet_of_the_docs(monkeypatch):
     assert run.top(1)[0][0].strip() == "Sacramento"
     assert names["bio"].matched_controls(run).top(1)[0][0].strip() != "Sacramento"
     assert run.to_pandas(3)["probability"].is_monotonic_decreasing
+    assert "'Sacramento' " in repr(run) and "<td>Sacramento</td>" in run._repr_html_()
+
+
+@pytest.mark.exhaustive
+def test_the_last_line_of_the_snippet_says_what_is_committed(monkeypatch, capsys):
+    monkeypatch.chdir(ROOT)
+    model, transcoders = bio.load("elegans")
+    case = bio.case("multi_hop")
+    exec(JUDGED, {"case": case, "model": model, "transcoders": transcoders})
+    committed = case.verdicts("elegans").loc["multihop-7"]
+    said = capsys.readouterr().out.splitlines()[-1]
+    assert said.startswith("multihop-7, ") and f": {committed['verdict']}. " in said
+    assert f"is {committed['statistic']:.3g} [{committed['low']:.3g}, {committed['high']:.3g}]" in said
+
+
+@pytest.fixture
+def toy(tiny_model, tmp_path):
+    """A toy case, registered, in a repository of its own, and the model and features that it is asked of."""
+    from conftest import random_transcoders
+    from toy_repository import STATISTICS, answered, places, write
+
+    model = tiny_model("llama")
+    write(tmp_path, answered(model, places()))
+    config = tmp_path / "config.yaml"
+    config.write_text(f"models: {{other: {{path: x, transcoders: y}}}}\nstatistics: {STATISTICS.model_dump_json()}\n")
+    assert main(["lock", "--config", str(config)]) == 0
+    return bio.case("toy", config=str(config)), model, random_transcoders(model)
+
+
+def test_a_claim_is_judged_as_the_pipeline_judges_it(toy):
+    """The numbers are those of the functions of the pipeline in its order; nothing is computed before it is asked for, or twice."""
+    from toy_repository import NUMBERS as EACH
+    from toy_repository import evidence_of, judged, opened
+
+    study, model, transcoders = toy
+    verdicts = study.judge(model, transcoders)
+    assert list(verdicts) == list(verdicts.claims) and len(verdicts) == 10 and not verdicts.known
+    case, claims = opened(study.root)
+    expected = judged(claims, case, *evidence_of(model, case, claims))
+    for name in ("far", "hinted"):
+        verdict = verdicts[name]
+        one = dict(zip(EACH, expected[name], strict=False))
+        first = verdict.parts.iloc[0]
+        assert [first[key] for key in ("statistic", "effect", "n")] == pytest.approx(
+            [one[key] for key in ("statistic", "effect", "n")]
+        )
+        assert verdicts[name] is verdict and verdict.verdict in verdict.parts["verdict"].tolist()
+    assert verdicts["far"].low <= verdicts["far"].statistic <= verdicts["far"].high
+    assert verdicts["silent"].verdict == "untestable" and set(verdicts.known) == {"far", "hinted", "silent"}
+    shown = verdicts["hinted"]
+    assert len(shown.to_pandas()) == 3 and shown._repr_html_().count("<tr") == 4 + 1
+    with pytest.raises(InputError, match="unknown claim 'fra' of case toy. Did you mean 'far'?"):
+        verdicts["fra"]
+
+
+def test_pages_of_a_notebook_escape_what_they_quote(toy):
+    study, model, transcoders = toy
+    run = bio.intervene(model, transcoders, "w1 w2")
+    assert "<b>" not in replace(run, prompt="<b>w1")._repr_html_()
+    claim = study.judge(model, transcoders)["silent"]
+    assert "<b>" not in replace(claim, title="<b>")._repr_html_()
 
 
 def test_a_held_feature_is_what_an_intervention_says(tiny_model):
@@ -72,4 +137,4 @@ def test_what_is_offered_starts_no_torch_before_it_is_asked_for():
     with pytest.raises(AttributeError, match="no attribute 'nothing'"):
         _ = bio.nothing
     with pytest.raises(InputError, match="unknown case 'nothing'"):
-        bio.case_study("nothing", config=str(ROOT / "config.yaml"))
+        bio.case("nothing", config=str(ROOT / "config.yaml"))

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from biology.cases.case import discover_cases
-from biology.config import METHOD, load_config
+from biology.config import load_config
 from biology.grammar import refused_name
 from biology.records import InputError, read_yaml
 
@@ -132,19 +132,3 @@ def test_configuration_is_frozen():
     config = load_config(ROOT / "config.yaml")
     with pytest.raises(ValueError, match="frozen"):
         config.threads = 4
-
-
-def test_every_stage_that_needs_torch_has_a_method_version():
-    stages = [
-        "load",
-        "measure",
-        "compare_dictionaries",
-        "foretell",
-        "cache",
-        "group",
-        "attribute",
-        "intervene",
-        "exchange",
-    ]
-    assert list(METHOD) == [*stages, "atlas", "sweep"]
-    assert all(isinstance(version, int) and version >= 1 for version in METHOD.values())

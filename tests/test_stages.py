@@ -1,6 +1,8 @@
 """The commands of the pipeline on files: a reader's own threshold writes nothing, a copied case runs as it is."""
 
 import shutil
+from collections import Counter
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -89,6 +91,37 @@ def test_a_new_case_runs_and_is_judged_once_it_is_registered(root):
         assert "Not registered: run" in (root / "reports" / page).read_text(encoding="utf-8"), page
     assert run(root, "lock") == run(root, "judge", "--model", "elegans") == 0
     assert verdicts(root).loc[("mine", "mine-1"), "reason"].startswith("0 of 0 held-out items pass the gate")
+
+
+def test_a_stage_loads_its_model_once_and_reads_nothing_twice(root, monkeypatch):
+    """Nor does it split a text into tokens twice."""
+    done = Counter()
+
+    def counted(module, name, of=lambda *given: given[0]):
+        function = getattr(import_module(f"biology.{module}"), name)
+
+        def counting(*given, **more):
+            done[name, str(of(*given))] += 1
+            return function(*given, **more)
+
+        monkeypatch.setattr(f"biology.{module}.{name}", counting)
+
+    shutil.copytree(ROOT / "experiments/_template", root / "experiments/mine")
+    counted("models.model", "load_model")
+    counted("models.model", "_encode", lambda model, text: text)
+    counted("transcoders.transcoder_files", "load_transcoders")
+    for module, name in (
+        ("tables", "read_table"),
+        ("artefacts", "read_tensors"),
+        ("cases.case", "read_yaml"),
+        ("config", "read_yaml"),
+    ):
+        counted(module, name)
+    for stage in ("cache", "group", "attribute", "intervene", "sweep"):
+        done.clear()
+        assert run(root, stage, "--model", "elegans", "--case", "mine") == 0
+        assert {name for name, _ in done} >= {"load_model", "load_transcoders", "_encode", "read_yaml"}
+        assert set(done.values()) == {1}, (stage, done)
 
 
 def test_a_supernode_of_which_nothing_is_found_has_the_members_of_the_first_position(root, capsys):

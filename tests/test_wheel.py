@@ -9,12 +9,14 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from test_api import STEPS
 
 from biology import __version__
 from biology.__main__ import main
 
 ROOT = Path(__file__).parents[1]
-SHIPPED = ("config.yaml", "reports/elegans/labels.json", "data/models/elegans")
+FOUND = tuple(f"reports/elegans/{name}" for name in ("labels.json", "supernodes.csv", "verdicts.csv"))
+SHIPPED = ("config.yaml", *FOUND, "data/models/elegans", "experiments")
 SOURCES = (*SHIPPED, "src/biology", "pyproject.toml", "setup.py", "MANIFEST.in", "README.md", "LICENSE")
 PROMPT = "Fact: the capital of the state containing Dallas is"
 
@@ -29,7 +31,7 @@ def done(*command, cwd):
 def files(root, *below):
     """The contents of all files at or below some places, by their names."""
     found = [path for name in below for path in (root / name, *(root / name).rglob("*")) if path.is_file()]
-    return {path.relative_to(root): path.read_bytes() for path in found}
+    return {path.relative_to(root): path.read_bytes() for path in found if "__pycache__" not in path.parts}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +65,7 @@ def installed(wheel, tmp_path_factory):
     return folder / "bin/biology"
 
 
-def test_the_wheel_carries_the_embedded_model(wheel, tmp_path):
+def test_the_wheel_carries_the_embedded_model_and_the_cases(wheel, tmp_path):
     with zipfile.ZipFile(wheel) as archive:
         archive.extractall(tmp_path)
     shipped = tmp_path / "biology/shipped"
@@ -80,6 +82,24 @@ def test_a_prompt_is_traced_from_anywhere_as_in_a_checkout(installed, tmp_path, 
     assert main([*command, str(tmp_path / "checkout/trace")]) == 0
     assert capsys.readouterr().out.partition("\nWritten")[0] == said.partition("\nWritten")[0]
     assert files(tmp_path / "trace", ".") == files(tmp_path / "checkout/trace", ".") != {}
+
+
+@pytest.mark.slow
+def test_a_notebook_works_anywhere(installed, tmp_path):
+    """The steps of the docs; the cases, supernodes and verdicts are those that ship."""
+    code = "\n".join(
+        [
+            *STEPS,
+            'print(case.verdicts("elegans").loc["multihop-7", "verdict"], list(case.judge(model, transcoders))[0])',
+        ]
+    )
+    code, said, complaint = done(installed.with_name("python"), "-c", code, cwd=tmp_path)
+    assert code == 0, complaint
+    assert "('Sacramento', 0." in said and "replicated multihop-" in said.splitlines()[-1]
+    held = ("--supernode", "multi_hop/oakland/bridge", "--strength", "2", "--tokens", "1")
+    code, said, complaint = done(installed, "steer", PROMPT, "--model", "elegans", *held, cwd=tmp_path)
+    assert code == 0 and '"Sacramento"' in said, complaint
+    assert not list(tmp_path.iterdir())
 
 
 def test_it_says_its_version_and_where_it_comes_from(installed, tmp_path):

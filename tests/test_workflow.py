@@ -14,11 +14,13 @@ from pathlib import Path
 import pytest
 from warm_snakemake import Runs
 
-from biology.artefacts import READERS, sources
+from biology.__main__ import CONTENTS
+from biology.provenance import READERS, sources
 
 ROOT = Path(__file__).parents[1]
 # every stage up to the verdicts; graphs and perturbations run in parallel, so in either order
 NO_MATTER = {"report.pages"}  # gives `judge` the manifest of a model and nothing else
+TORCH = {"load", "measure", "compare-dictionaries", "foretell", "cache", "group", "attribute", "intervene", "exchange", "sweep", "atlas"}  # fmt: skip
 UP_TO_VERDICTS = {"load", "cache", "group", "attribute", "intervene", "tabulate", "judge"}
 STUB = """
 import sys
@@ -183,11 +185,32 @@ def test_a_comment_in_a_torch_module_costs_nothing(snakemake, root):
     assert snakemake(root)[2] == []
 
 
-def test_a_new_method_version_reruns_its_stage_and_what_follows(snakemake, root):
-    edit(root / "src/biology/config.py", '"attribute": ', '"attribute": 1')
-    stages = {call.split()[0] for call in snakemake(root)[2]}
-    assert "attribute" in stages and "tabulate" in stages
-    assert not stages & {"load", "cache", "group", "intervene"}
+@pytest.mark.parametrize(
+    ("module", "old", "new", "stages"),
+    [
+        ("evidence/graph_tables.py", 'ANSWER = "answer"', 'ANSWER = "the answer"', {"attribute", "sweep"}),
+        ("evidence/perturbation.py", "ENOUGH = 0.95", "ENOUGH = 0.9", {"intervene", "exchange"}),
+        ("supernodes/atlas.py", "= 800, 100", "= 900, 100", {"atlas"}),
+        ("report/pages.py", "import annotations", "import annotations\n\nTEN = 10", set()),
+    ],
+    ids=["graphs", "perturbations", "atlas", "pages"],
+)
+def test_changed_code_reruns_the_stages_that_rest_on_it_and_what_follows(snakemake, root, module, old, new, stages):
+    """`sweep` steers on the graphs of `attribute`."""
+    edit(root / "src/biology" / module, old, new)
+    calls = {call.split()[0] for call in snakemake(root)[2]}
+    assert calls & TORCH == stages and "write" in calls and ("tabulate" in calls) == bool(stages & UP_TO_VERDICTS)
+
+
+def test_every_rule_that_needs_torch_names_the_function_that_its_command_calls():
+    blocks = re.split(r"^rule ", (ROOT / "Snakefile").read_text(), flags=re.MULTILINE)[1:]
+    named = {block.partition(":")[0]: re.search(r'code=lambda w: stage_hash\("([\w.]+)"\)', block) for block in blocks}
+    named = {rule: found[1] for rule, found in named.items() if found}
+    assert {rule.replace("_", "-") for rule in named} == TORCH
+    commands = {name: function for section in CONTENTS.values() for name, (function, _) in section.items()}
+    for rule, stage in named.items():
+        function = commands[rule.replace("_", "-")]
+        assert f"{function.__module__}.{function.__name__}" == f"biology.cli.{stage}"
 
 
 @pytest.mark.parametrize(
@@ -365,6 +388,12 @@ def test_rules_without_torch_declare_every_module_that_their_command_calls():
         assert commands[command] <= {*sources(*rules[rule]), *NO_MATTER}, rule
     pages = {module for rule in ("write", "write_page", "write_index") for module in sources(*rules[rule])}
     assert commands["write"] <= pages
+
+
+def test_what_runs_the_prompts_of_a_corpus_first_names_it():
+    """`corpora.twins` is no part of a stage's code (`READERS`); later stages run again because their inputs do."""
+    blocks = re.split(r"^rule ", (ROOT / "Snakefile").read_text(), flags=re.MULTILINE)[1:]
+    assert {block.partition(":")[0] for block in blocks if "corpus=corpus" in block} == {"cache", "exchange", "atlas"}
 
 
 def test_every_name_in_a_command_is_quoted():

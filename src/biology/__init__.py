@@ -17,7 +17,7 @@ Names of dimensions in the shapes of all docstrings and annotations:
 
 __version__ = "0.2.0"
 
-OFFERED = ("attribute", "case_study", "intervene", "load", "matched_controls")
+OFFERED = ("attribute", "case", "intervene", "load", "matched_controls")
 """What a notebook needs (`api.py`). The first that is asked for starts torch."""
 
 

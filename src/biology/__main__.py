@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from typing import Any
 
 from biology import __version__, artefacts
-from biology.about import about
 from biology.cli import (
     beginnings,
     checking,
@@ -62,6 +61,7 @@ from biology.cli.arguments import (
     Parser,
 )
 from biology.printing import JSON, print_json
+from biology.provenance import about
 from biology.records import InputError
 
 Arguments = argparse.Namespace

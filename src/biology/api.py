@@ -2,9 +2,10 @@
 
     model, transcoders = bio.load("elegans")
     graph = bio.attribute(model, transcoders, "Fact: the capital of the state containing Dallas is")
-    nodes = bio.case_study("multi_hop").supernodes(model, transcoders)
+    case = bio.case("multi_hop")
+    nodes = case.supernodes(model, transcoders)
     run = bio.intervene(model, transcoders, graph.prompt, hold={nodes["oakland", "bridge"]: 1})
-    run.top(5), bio.matched_controls(run).top(5)
+    run.top(5), bio.matched_controls(run).top(5), case.judge(model, transcoders)["multihop-7"]
 
 Results are frozen records. Everything is a short call of the rooms behind. Mistakes are `InputError`s of one line.
 """
@@ -16,7 +17,7 @@ from __future__ import annotations
 import argparse
 import html
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -31,10 +32,13 @@ from biology.attribution.assembly import attribute as traced
 from biology.attribution.graph_json import export_json, nodes_table
 from biology.attribution.graph_paths import describe, strongest_paths
 from biology.cases.case import Case, load_case, titles
-from biology.cli.opening import open_model
+from biology.cases.claim_file import Claim, load_claims
+from biology.cli.checking import computed_anew
+from biology.cli.opening import of_corpus, open_model
 from biology.cli.tracing import subject, target_of
 from biology.config import config_file, load_config
 from biology.evidence.case_evidence import fresh_bench
+from biology.grammar import unknown
 from biology.graph_files.dialects import parse_graph
 from biology.interventions.held_features import DRAWS, Held, Holding, push, said, top
 from biology.models.model import Model, encode
@@ -45,7 +49,7 @@ from biology.tables import read_table
 from biology.transcoders.transcoder_set import TranscoderSet
 
 if TYPE_CHECKING:
-    from biology.config import ModelConfig
+    from biology.config import Config, ModelConfig
 
 
 def load(
@@ -179,6 +183,63 @@ class Supernode:
 
 
 @dataclass(frozen=True, eq=False)
+class Verdict:
+    """What a claim comes out as on a model: the numbers of the part that decides. The p is that of the claim alone, while in
+    `verdicts.csv` it is corrected for all claims of a model. Where nothing can be scored, numbers are NaN."""
+
+    claim: str
+    title: str
+    verdict: str
+    reason: str
+    statistic: float
+    low: float
+    high: float
+    threshold: float
+    p: float
+    n: int
+    parts: pd.DataFrame
+    """Table `parts`: a row for each measurement that the claim asks for."""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """Its parts, with what was measured and what was needed."""
+        return self.parts.set_index("part")[["verdict", "statistic", "low", "high", "threshold", "n", "checks"]]
+
+    def __repr__(self) -> str:
+        return f"{self.claim}, {self.title}: {self.verdict}. {self.reason}"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(repr(self))}</p>{self.to_pandas().to_html()}"
+
+
+@dataclass(frozen=True, eq=False)
+class Verdicts:
+    """The claims of a case on a model, by name. Each is computed when it is asked for, as `biology check` does, and kept."""
+
+    study: CaseStudy
+    model: Model
+    transcoders: TranscoderSet
+    claims: Mapping[str, Claim]
+    known: dict[str, Verdict] = field(default_factory=dict)
+
+    def __getitem__(self, claim: str) -> Verdict:
+        """Raises InputError if the case has no claim of this name."""
+        if claim not in self.claims:
+            raise InputError(unknown("claim", claim, self.claims, f"case {self.study.case.name}"))
+        if claim not in self.known:
+            self.known[claim] = self.study._computed(self.model, self.transcoders, self.claims[claim])
+        return self.known[claim]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.claims)
+
+    def __len__(self) -> int:
+        return len(self.claims)
+
+    def __repr__(self) -> str:
+        return f"Verdicts({self.study.case.name} on {self.model.name}: {', '.join(self.claims)})"
+
+
+@dataclass(frozen=True, eq=False)
 class CaseStudy:
     """A case of the paper: its named prompts, its rules, and the verdicts on its claims."""
 
@@ -194,11 +255,11 @@ class CaseStudy:
     def supernodes(self, model: Model, transcoders: TranscoderSet) -> dict[tuple[str, str], Supernode]:
         """The supernodes of the named prompts, by (prompt, name): as they ship for a model of config.yaml, or found now, which
         runs all selecting prompts of the case."""
-        settings = load_config(self.config, model.name)
-        entry = settings.models.get(model.name)
+        settings, entry = self._settings(model)
         members = None
-        if entry is not None and _is(entry, self.root, model, transcoders):
-            members = shipped_members(self.root, entry, model.name, self.case)
+        if entry is not None and not entry.neurons:
+            if transcoders.name == (self.root / entry.transcoders).resolve().name:
+                members = shipped_members(self.root, entry, model.name, self.case)
         if members is None:
             members = fresh_bench(model, transcoders, self.case, settings.statistics).members
         members = members[members["item"].isin(self.case.prompts)]
@@ -219,6 +280,31 @@ class CaseStudy:
             found[item, name] = Supernode(self.case.name, item, name, called, text, pos, tuple(columns), places[name])
         return found
 
+    def judge(self, model: Model, transcoders: TranscoderSet) -> Verdicts:
+        """The verdicts on the claims of this case, computed from the weights when they are asked for: `judge(...)["multihop-7"]`.
+        On elegans one takes minutes."""
+        claims = load_claims(self.root, self.case.name, self.case)
+        return Verdicts(self, model, transcoders, {claim.id: claim for claim in claims})
+
+    def _computed(self, model: Model, transcoders: TranscoderSet, claim: Claim) -> Verdict:
+        settings, entry = self._settings(model)
+        case = self.case
+        if entry is not None:
+            case = of_corpus(load_case(self.root, case.name, entry.prompts), entry, self.root)
+        found = computed_anew(model, transcoders, case, claim, settings, self.root, entry)
+        row = found.verdicts.iloc[0]
+        told = {name: row[name] for name in ("verdict", "reason", "statistic", "low", "high", "threshold", "p")}
+        return Verdict(claim.id, claim.title, **told, n=int(row["n"]), parts=found.parts)
+
+    def _settings(self, model: Model) -> tuple[Config, ModelConfig | None]:
+        """The configuration, and its entry of this model, if it has one."""
+        settings = load_config(self.config, model.name)
+        entry = settings.models.get(model.name)
+        return settings, entry if entry and (self.root / entry.path).resolve() == model.path.resolve() else None
+
+    def __repr__(self) -> str:
+        return f"CaseStudy({self.case.name}: {len(self.prompts)} named prompts, {len(self.case.items)} in its set)"
+
     def verdicts(self, model: str) -> pd.DataFrame:
         """The verdicts on the claims of this case that were computed for a model of config.yaml (`snakemake figures/all`).
 
@@ -231,15 +317,13 @@ class CaseStudy:
         return table[table["case"] == self.case.name].set_index("claim")
 
 
-def _is(entry: ModelConfig, root: Path, model: Model, transcoders: TranscoderSet) -> bool:
-    """Whether model and transcoders are those of an entry, with its own name."""
-    same = (root / entry.path).resolve() == model.path.resolve()
-    return same and not entry.neurons and transcoders.name == (root / entry.transcoders).resolve().name
+def case(name: str, *, config: str = "config.yaml") -> CaseStudy:
+    """A case of `experiments/`, by the name of its folder; of those that ship, where there is no config.yaml.
 
-
-def case_study(name: str, *, config: str = "config.yaml") -> CaseStudy:
-    """A case of `experiments/`, by the name of its folder. Raises InputError if there is none."""
-    path = config_file(config)
+    Raises:
+        InputError: there is none.
+    """
+    path = config_file(config, shipped=True)
     return CaseStudy(load_case(path.parent, name), path.parent, str(path))
 
 
@@ -265,6 +349,13 @@ class Run:
     def to_pandas(self, n: int = 10) -> pd.DataFrame:
         """The most probable next tokens as a table."""
         return pd.DataFrame(self.top(n), columns=["token", "probability"])
+
+    def __repr__(self) -> str:
+        said = ", ".join(f"{token!r} {probability:.1%}" for token, probability in self.top(3))
+        return f"Run({self.prompt!r}, {len(self.held)} features held: {said})"
+
+    def _repr_html_(self) -> str:
+        return f"<p>{html.escape(self.prompt)}, {len(self.held)} features held</p>{self.to_pandas().to_html()}"
 
 
 def intervene(

@@ -1,4 +1,4 @@
-"""Files that are whole or absent, and the hashes that say what they were made of.
+"""Files that are whole or absent, and hashes of their contents.
 
 A file is written under a temporary name beside its place and renamed when it is complete, so that a killed job leaves
 nothing half-written. The same contents are the same bytes. Only commands call the functions that write.
@@ -6,16 +6,12 @@ nothing half-written. The same contents are the same bytes. Only commands call t
 
 from __future__ import annotations
 
-import ast
 import errno
 import hashlib
 import json
 import os
-import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from functools import cache
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -85,50 +81,3 @@ def contents_hash(folder: Path, *patterns: str) -> str:
     for path in sorted({path for pattern in patterns for path in folder.glob(pattern)}):
         digest.update(f"{path.relative_to(folder).as_posix()} {file_hash(path)}\n".encode())
     return digest.hexdigest()
-
-
-PACKAGE = Path(__file__).parent
-READERS = frozenset(
-    {
-        *("arms", "artefacts", "config", "grammar", "model_sources", "records"),
-        *("cases.case", "cases.claim_file", "cases.experiments", "cases.items", "cases.measurement", "cases.measures"),
-        *("cases.positions", "cases.rules"),
-    }
-)
-"""Modules that only read and write: what they say of a model or a case reaches a rule of the Snakefile as a parameter."""
-
-
-def sources(*modules: str) -> list[str]:
-    """These modules of the package (`tables`, `verdicts.claims`) and all that they import, directly or through one another, but
-    `READERS`; sorted."""
-    found, ahead = set(), list(modules)
-    while ahead:
-        module = ahead.pop()
-        if module in found or module in READERS:
-            continue
-        found.add(module)
-        ahead += _imports(module)
-    return sorted(found)
-
-
-def source_file(module: str) -> Path:
-    """The file of a module of the package, whether there is one or not."""
-    return PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
-
-
-@cache
-def _imports(module: str) -> list[str]:
-    """Modules of the package that one of them imports, inside functions too."""
-    found = []
-    for node in ast.walk(ast.parse(source_file(module).read_text(encoding="utf-8"))):
-        if isinstance(node, ast.ImportFrom) and node.module and node.module.split(".")[0] == "biology":
-            steps = node.module.split(".")[1:]
-            several = [".".join(steps), *(".".join([*steps, alias.name]) for alias in node.names)]
-            found += [one for one in several if one and source_file(one).is_file()]
-    return found
-
-
-def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
-    names = ("biology", "torch", "transformers", "transformer-lens", "numpy", "pandas", "pyarrow")
-    return {"python": sys.version.split()[0]} | {name: version(name) for name in names}

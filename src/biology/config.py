@@ -16,23 +16,6 @@ from biology.grammar import refused_name, unknown
 from biology.model_sources import Hub, Package, Repository
 from biology.records import InputError, Strict, read_yaml, validate
 
-METHOD: dict[str, int] = {
-    # Version of the method of each stage that needs torch. It is a parameter of the stage's rule in the Snakefile:
-    # editing a comment reruns nothing costly, and whoever changes the numbers of a stage adds one here.
-    "load": 2,
-    "measure": 1,
-    "compare_dictionaries": 1,
-    "foretell": 1,
-    "cache": 2,
-    "group": 3,
-    "attribute": 5,
-    "intervene": 3,
-    "exchange": 5,
-    "atlas": 2,
-    "sweep": 3,
-}
-
-
 Rule = Literal["half", "frozen", "gradient"]
 """How what neurons read is linearised (`neurons.py`)."""
 NEURONS = Path("neurons")
@@ -66,7 +49,7 @@ def config_file(given: str = CONFIG_FILE, *, shipped: bool = False) -> Path:
 
 
 def shipped_folder() -> Path:
-    """What stands for a checkout outside of one, config.yaml and data/models/elegans: part of the wheel (see setup.py).
+    """What stands for a checkout outside of one, such as config.yaml and data/models/elegans: part of the wheel (see setup.py).
 
     A package that is imported from its checkout has that.
     """

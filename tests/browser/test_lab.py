@@ -11,7 +11,6 @@ import pytest
 import torch
 
 import biology as bio
-from biology.api import case_study
 from biology.config import load_config
 from biology.interventions.generation import generate
 from biology.interventions.held_features import DRAWS, Holding, everywhere, nothing, push, said
@@ -39,7 +38,7 @@ class Made:
 
         self.name = name
         self.model, self.transcoders = bio.load(name)
-        self.cases = {case: case_study(case) for case in CASES[name]}
+        self.cases = {case: bio.case(case) for case in CASES[name]}
         texts = [(case, item.text) for case, study in self.cases.items() for item in study.case.items]
         prompts = sample(pd.DataFrame(texts, columns=["source", "text"]), most=100)
         for folder in ("data/models", "data/words", "experiments", "reports"):

@@ -20,8 +20,11 @@ if TYPE_CHECKING:
 
     from biology.cases.case import Case
     from biology.cases.claim_file import Claim
-    from biology.config import AttributionConfig, Config
+    from biology.config import AttributionConfig, Config, ModelConfig
     from biology.evidence.bench import Bench
+    from biology.models.model import Model
+    from biology.transcoders.transcoder_set import TranscoderSet
+    from biology.verdicts.claims import Judgement
 
 Arguments = argparse.Namespace
 NUMBERS = ("statistic", "low", "high", "n")
@@ -35,21 +38,7 @@ def check(args: Arguments) -> None:
     entry = config.model(args.model)
     case, claim = _claim(config, root, args.model, args.claim)
     case = of_corpus(case, entry, root)
-    small = case.model_copy(update={"experiments": {name: case.experiments[name] for name in rests_on(case, claim)}})
-    from biology.cli.table_stages import MINIMUM_N
-    from biology.evidence.case_evidence import fresh_bench
-    from biology.verdicts.claims import judge_all, with_minimum
-    from biology.verdicts.found_members import Members
-    from biology.verdicts.measuring import Meta, measure
-    from biology.verdicts.registration import registered
-
-    bench = fresh_bench(*open_model(entry, root, args.model, config.threads), small, config.statistics)
-    evidence, residual = measured(bench, [claim], config.attribution)
-    scope = {name: experiment.only for name, experiment in small.experiments.items()}
-    meta = Meta(case.name, args.model, bench.transcoders.label, seed=entry.seed, row_residual=residual, scope=scope)
-    claims = registered(root, case.name, (claim,) if entry.prompts is None else with_minimum((claim,), MINIMUM_N))
-    found = measure(claims, evidence, bench.prompts, meta, config.statistics, Members(small.experiments, bench.members))
-    judgement = judge_all(found)
+    judgement = computed_anew(*open_model(entry, root, args.model, config.threads), case, claim, config, root, entry)
     verdict = judgement.verdicts.iloc[0]
     committed = _committed(root / "reports" / args.model / "verdicts.csv", claim.id)
     if args.json:
@@ -69,6 +58,29 @@ def check(args: Arguments) -> None:
         )
     print(f"\n{claim.id}, {claim.title}\n{verdict['verdict']}. {verdict['reason']}")
     print(_beside(root / "reports" / args.model / "verdicts.csv", verdict, committed))
+
+
+def computed_anew(
+    model: Model, transcoders: TranscoderSet, case: Case, claim: Claim, config: Config, root: Path, entry: ModelConfig | None
+) -> Judgement:  # fmt: skip
+    """The verdict on one claim of a case below `root`, from a model and its features; `entry` is what config.yaml says of that model,
+    if it says anything."""
+    from biology.cli.table_stages import MINIMUM_N
+    from biology.evidence.case_evidence import fresh_bench
+    from biology.verdicts.claims import judge_all, with_minimum
+    from biology.verdicts.found_members import Members
+    from biology.verdicts.measuring import Meta, measure
+    from biology.verdicts.registration import registered
+
+    small = case.model_copy(update={"experiments": {name: case.experiments[name] for name in rests_on(case, claim)}})
+    bench = fresh_bench(model, transcoders, small, config.statistics)
+    evidence, residual = measured(bench, [claim], config.attribution)
+    scope = {name: experiment.only for name, experiment in small.experiments.items()}
+    seed, few = (0, False) if entry is None else (entry.seed, entry.prompts is not None)
+    meta = Meta(case.name, model.name, transcoders.label, seed=seed, row_residual=residual, scope=scope)
+    claims = registered(root, case.name, with_minimum((claim,), MINIMUM_N) if few else (claim,))
+    members = Members(small.experiments, bench.members)
+    return judge_all(measure(claims, evidence, bench.prompts, meta, config.statistics, members))
 
 
 def _claim(config: Config, root: Path, model: str, wanted: str) -> tuple[Case, Claim]:

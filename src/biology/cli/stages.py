@@ -25,7 +25,8 @@ from biology.cli.opening import (
 )
 
 if TYPE_CHECKING:
-    from biology.config import ModelConfig
+    from biology.cases.case import Case
+    from biology.config import Config, ModelConfig
     from biology.evidence.bench import Bench
     from biology.transcoders.activations import FeatureCache
 
@@ -43,6 +44,7 @@ def load(args: Arguments) -> None:
 
     from biology.models.freezing import self_test
     from biology.models.gguf_files import source, told
+    from biology.provenance import versions
     from biology.supernodes.behaviour import fidelity
     from biology.tables import write_table
     from biology.validation.ablation import foretold
@@ -61,7 +63,7 @@ def load(args: Arguments) -> None:
             "weights": artefacts.contents_hash(*_dictionary_files(entry, root)),
             "features": list(transcoders.n_features),
         },
-        "versions": artefacts.versions(),
+        "versions": versions(),
     }
     made_of = source(root / entry.path)
     if made_of is not None:
@@ -119,12 +121,12 @@ def group(args: Arguments) -> None:
 
 def attribute(args: Arguments) -> None:
     """build the attribution graphs and reduce them to edges between supernodes; what languages share"""
-    config, _, _, folder = case_of(args)
+    config, root, case, folder = case_of(args)
     writable_folder(folder)
     from biology.evidence.case_evidence import looked_at
     from biology.tables import write_table
 
-    reduced, evidence = looked_at(_bench(args), config.attribution)
+    reduced, evidence = looked_at(_bench(args.model, config, root, case, folder), config.attribution)
     write_table(folder / "attribute.parquet", reduced.graphs, "graphs")
     write_table(folder / "attribute_edges.parquet", reduced.edges, "edges")
     write_table(folder / "attribute_evidence.parquet", evidence, "evidence")
@@ -133,12 +135,12 @@ def attribute(args: Arguments) -> None:
 
 def intervene(args: Arguments) -> None:
     """perturb supernodes, each time beside its controls"""
-    _, _, _, folder = case_of(args)
+    config, root, case, folder = case_of(args)
     writable_folder(folder)
     from biology.evidence.case_evidence import perturbed
     from biology.tables import write_table
 
-    evidence, panel = perturbed(_bench(args))
+    evidence, panel = perturbed(_bench(args.model, config, root, case, folder))
     write_table(folder / "intervene.parquet", evidence, "evidence")
     write_table(folder / "intervene_panel.parquet", panel, "panel")
 
@@ -212,21 +214,21 @@ def atlas(args: Arguments) -> None:
 
 def sweep(args: Arguments) -> None:
     """steer the named prompts of a case by supernodes and by single features, on a grid of strengths"""
-    _, _, _, folder = case_of(args)
+    config, root, case, folder = case_of(args)
     writable_folder(folder)
     from biology.evidence.sweep import sweep as swept
     from biology.evidence.sweep import sweep_nodes
     from biology.tables import write_table
 
-    bench, graphs = _bench(args), json.loads((folder / "graphs.json").read_text(encoding="utf-8"))
+    bench = _bench(args.model, config, root, case, folder)
+    graphs = json.loads((folder / "graphs.json").read_text(encoding="utf-8"))
     write_table(folder / "steering.parquet", swept(bench, progress=True), "steering")
     write_table(folder / "node_steering.parquet", sweep_nodes(bench, graphs, progress=True), "node_steering")
 
 
-def _bench(args: Arguments) -> Bench:
-    """Everything that experiments on a case need."""
-    config, root, case, folder = case_of(args)
-    model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
+def _bench(name: str, config: Config, root: Path, case: Case, folder: Path) -> Bench:
+    """Everything that experiments on a case need: the model of this name, and what its stages left in `folder`."""
+    model, transcoders = open_model(config.model(name), root, name, config.threads)
     from biology.cases.found_sites import settled
     from biology.evidence.bench import Bench
     from biology.tables import read_table

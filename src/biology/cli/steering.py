@@ -139,7 +139,7 @@ def _grouped(args: Arguments, case: str) -> Grouped:
     from biology.supernodes.named_members import shipped_members
     from biology.tables import read_table
 
-    config, root = configuration(args)
+    config, root = configuration(args, shipped=True)
     entry = config.model(args.model)
     folder = root / "data/runs" / args.model / case
     if (folder / "supernodes.parquet").is_file():
