@@ -34,8 +34,8 @@ SPEAKS = (
 def planted(model: str) -> str:
     """What a model is into which the mechanisms of the paper were planted."""
     return (
-        f"{model} is a small language model that this project grew with the paper's mechanisms planted in it: the truth of every claim "
-        "about it is known, and the tests do not look at it."
+        f"{model} is a small language model that this project grew with the paper's mechanisms planted in it: which claims about them "
+        "are true of it is known, and the tests do not look at it."
     )
 
 
