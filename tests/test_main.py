@@ -112,6 +112,30 @@ def test_a_traced_prompt_is_written_and_told(capsys, directories, tmp_path):
     assert list(nodes.loc[nodes["kind"] == "token", "pos"]) == [0, 1, 2, 3]
 
 
+def test_heads_are_told_in_words_as_data_and_in_the_files(capsys, directories, tmp_path):
+    trace = ["trace", "w1 w2 w3", *directories]
+    assert main(trace) == 0 and "Heads" not in capsys.readouterr().out
+    assert main([*trace, "--heads", "3", "--out", str(tmp_path / "a")]) == 0
+    said = capsys.readouterr().out
+    lines = re.findall(
+        r"^ *[\d.]+% [+-]  .* -> .*\n {11}(L\dH\d -?\d+%.*)$", said.partition("\nHeads ")[2], flags=re.MULTILINE
+    )
+    assert len(lines) == 3 and "L0H" in said
+    links = json.loads((tmp_path / "a/graph.json").read_text())["links"]
+    told = [link for link in links if "heads" in link]
+    assert len(told) == 3 and all(link["source"].rsplit("_")[-1] != link["target"].rsplit("_")[-1] for link in told)
+    assert main([*trace, "--heads", "3", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)["heads"]
+    assert sorted(edge["weight"] for edge in data) == pytest.approx(sorted(link["weight"] for link in told))
+    by_weight = {round(link["weight"], 5): link["heads"] for link in told}
+    assert all(by_weight[round(edge["weight"], 5)] == edge["heads"] for edge in data)
+    assert main([*trace, "--heads", "3", "--json", "--target", "w4 - w5"]) == 0  # a contrast
+    assert len(json.loads(capsys.readouterr().out)["heads"]) == 3
+    assert "heads" not in (tmp_path / "a/graph.json").read_text().split('"links"')[0]
+    assert "leave out `live`" in complaint(capsys, *trace, "--heads", "3", "--norms", "live")
+    assert main(["trace", "w1", *directories, "--heads", "2", "--max-nodes", "0", "--target", "#9"]) == 0
+
+
 @pytest.fixture(scope="module")
 def accented(directories, tmp_path_factory):
     """The same model with a word that ASCII cannot write."""

@@ -31,8 +31,8 @@ from biology.attribution.assembly import attribute as traced
 from biology.attribution.graph_json import export_json, nodes_table
 from biology.attribution.graph_paths import describe, strongest_paths
 from biology.cases.case import Case, load_case, titles
-from biology.cli.opening import open_model
-from biology.cli.tracing import subject, target_of
+from biology.cli.opening import open_model, subject
+from biology.cli.tracing import target_of
 from biology.config import config_file, load_config
 from biology.evidence.case_evidence import fresh_bench
 from biology.graph_files.dialects import parse_graph

@@ -222,6 +222,12 @@ TRACE: Options = {
     },
     "--memory": {"type": real(above=0.0), "metavar": "GIB", "help": "memory of working arrays beside the graph (4)"},
     "--paths": {"type": integer(0), "metavar": "N", "default": 10, "help": "how many paths to print (%(default)s)"},
+    "--heads": {
+        "type": integer(0),
+        "metavar": "N",
+        "default": 0,
+        "help": "say which attention heads carry the N strongest edges between tokens (%(default)s)",
+    },
     "--device": {"choices": ("cpu", "cuda"), "help": "where to compute (as in config.yaml, or cpu)"},
     "--dtype": {"choices": ("float32", "bfloat16", "float64"), "help": "precision (as in config.yaml, or float32)"},
     "--out": {"metavar": "DIR", "help": "where to write graph.json, graph.safetensors, nodes.parquet and graph.html"},

@@ -12,17 +12,18 @@ from typing import TYPE_CHECKING, Any
 
 from biology import artefacts
 from biology.cli.arguments import writable_folder
-from biology.cli.opening import configuration, open_model
+from biology.cli.opening import configuration, open_model, subject
 from biology.folders import claim, replaced
 from biology.models.text import visible
 from biology.printing import print_json
 
 if TYPE_CHECKING:
+    from biology.attention.edge_heads import CarriedEdge
     from biology.attribution.graph import Graph
     from biology.attribution.graph_memory import Foretold, Sizes
     from biology.attribution.graph_paths import GraphPath
     from biology.attribution.targets import Target
-    from biology.config import AttributionConfig, ModelConfig
+    from biology.config import AttributionConfig
     from biology.models.model import Model
     from biology.transcoders.transcoder_set import TranscoderSet
 
@@ -42,6 +43,8 @@ def trace(args: Arguments) -> None:
         raise InputError("give either --features (the feature nodes) or --max-nodes (how many to choose).")
     if args.open and args.out is None:
         raise InputError("--open shows the page that --out DIR writes: say where.")
+    if args.heads and "live" in (args.attention, args.norms):
+        raise InputError("--heads tells what heads carry through frozen attention and norms: leave out `live`.")
     out = None if args.out is None else writable_folder(Path(args.out))
     if out is not None:
         claim(out, FILES, "trace")
@@ -50,6 +53,7 @@ def trace(args: Arguments) -> None:
     model, transcoders = open_model(entry, Path(), Path(args.model).name, threads=None)
     from tqdm import tqdm
 
+    from biology.attention.edge_heads import carried_edges, edges_between_tokens
     from biology.attribution.assembly import MEMORY, attribute
     from biology.attribution.graph import prune
     from biology.attribution.graph_paths import strongest_paths
@@ -85,15 +89,21 @@ def trace(args: Arguments) -> None:
     graph.metadata["foretells"] = agreement(model, transcoders, graph.metadata["token_ids"], graph)
     masks = prune(graph, settings.node_threshold, settings.edge_threshold)
     paths = strongest_paths(graph, args.paths)
+    between = edges_between_tokens(graph, masks[1], args.heads) if args.heads else []
+    carried = carried_edges(model, transcoders, graph, between)
     shown = masks[0].nonzero().flatten().tolist() if out is not None else []
-    labels = labels_of(args, model, transcoders, graph, [*shown, *(node for path in paths for node in path.nodes)])
+    shown += [node for path in paths for node in path.nodes] + [node for edge in between for node in edge[:2]]
+    labels = labels_of(args, model, transcoders, graph, shown)
     if out is not None:
-        _write(out, graph, masks, labels, model.name, text or f"token ids {args.token_ids}", settings)
+        _write(out, graph, masks, labels, model.name, text or f"token ids {args.token_ids}", settings, carried)
     if args.json:
         told = _told(graph, args, model.name, paths, labels)
+        told |= {"heads": _heads_told(graph, carried, labels)} if args.heads else {}
         print_json(told | {"files": [] if out is None else [str(out / name) for name in FILES]})
     else:
         _describe(graph, paths, labels)
+        if args.heads:
+            _describe_heads(graph, carried, labels)
     if out is not None:
         if not args.json:
             print(f"\nWritten to {out}: {', '.join(FILES)}")
@@ -217,6 +227,32 @@ def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, i
         )
 
 
+def _describe_heads(graph: Graph, carried: list[CarriedEdge], labels: Mapping[tuple[int, int], str]) -> None:
+    """Which heads carry edges, on the screen."""
+    if not carried:
+        print("\nNo edge of the pruned graph leads from one token to another.")
+        return
+    print(
+        "\nHeads that carry the strongest edges between tokens (share of the influence, sign; what the edge loses without a head):"
+    )
+    for edge in carried:
+        told, heads = edge.in_words(graph, labels)
+        print(f"{visible(told)}\n{'':11}{visible(heads)}")
+
+
+def _heads_told(
+    graph: Graph, carried: list[CarriedEdge], labels: Mapping[tuple[int, int], str]
+) -> list[dict[str, Any]]:
+    """What `_describe_heads` says, as data."""
+    from biology.attribution.graph_paths import node_label
+
+    return [
+        {"source": node_label(graph, edge.source, labels), "target": node_label(graph, edge.target, labels)}
+        | {"share": edge.share, "weight": edge.weight, "heads": [part._asdict() for part in edge.heads]}
+        for edge in carried
+    ]
+
+
 def _outputs(graph: Graph) -> list[tuple[int, float, float, str]]:
     """Token id (negative where the target is no token), probability, pre-activation and label of every target."""
     from biology.attribution.graph_paths import target_labels
@@ -257,6 +293,7 @@ def _write(
     scan: str,
     prompt: str,
     settings: AttributionConfig,
+    carried: list[CarriedEdge],
 ) -> None:
     from biology.attribution.graph_json import arrays, export_json, nodes_table
     from biology.graph_files.dialects import parse_graph
@@ -268,50 +305,14 @@ def _write(
     correlation, n = graph.metadata["foretells"]
     told |= {"influence_foretells_ablation": correlation, "ablated_features": n} if n > 1 else {}
     exported = export_json(
-        graph, *masks, slug=out.name, scan=scan, prompt=prompt, labels=labels, pruning_settings=pruning, info=told
-    )
+        graph, *masks, slug=out.name, scan=scan, prompt=prompt, labels=labels, pruning_settings=pruning, info=told,
+        heads={(edge.target, edge.source): [part._asdict() for part in edge.heads] for edge in carried},
+    )  # fmt: skip
     with replaced(out, FILES, "trace") as new:
         write_tensors(new / TENSORS, arrays(graph, *masks))  # without a copy of the matrix
         artefacts.write_columns(new / NODES, nodes_table(graph, labels))
         artefacts.write_json(new / GRAPH, exported)
         artefacts.write_text(new / PAGE, graph_page(parse_graph((new / GRAPH).read_text(encoding="utf-8"), GRAPH)))
-
-
-def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
-    """What to trace, a model of the configuration or directories, and the settings that hold for it."""
-    from biology.config import ModelConfig
-    from biology.records import InputError
-
-    config, root = configuration(args, shipped=True)
-    if args.model in config.models:
-        entry = config.models[args.model]
-        given: dict[str, Any] = {
-            "device": args.device or entry.device,
-            "dtype": args.dtype or entry.dtype,
-            "path": root / entry.path,
-            "transcoders": entry.transcoders if entry.neurons else root / entry.transcoders,
-        }
-        return entry.model_copy(update=given | _dictionary(args, entry)), config.attribution
-    if not Path(args.model).is_dir():
-        config.model(args.model)
-    if not args.transcoders:
-        raise InputError(
-            "a model given as a directory needs --transcoders DIR, or --transcoders neurons (docs/tutorials/own_model.md)."
-        )
-    given = {"path": Path(args.model), "device": args.device or "cpu", "dtype": args.dtype or "float32"}
-    return ModelConfig(**given, **_dictionary(args, None)), config.attribution
-
-
-def _dictionary(args: Arguments, entry: ModelConfig | None) -> dict[str, Any]:
-    """What the command line says of features, in the words of an entry."""
-    from biology.config import NEURONS
-    from biology.records import InputError
-
-    transcoders = Path(args.transcoders) if args.transcoders else entry.transcoders if entry else None
-    given = {key: getattr(args, key) for key in ("k", "rule") if getattr(args, key) is not None}
-    if given and transcoders != NEURONS:
-        raise InputError(f"--{next(iter(given))} is about neurons: give --transcoders {NEURONS} too.")
-    return ({} if args.transcoders is None else {"transcoders": transcoders}) | given
 
 
 def _token_ids(text: str, model: Model) -> list[int]:
