@@ -6,7 +6,7 @@ import argparse
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -56,7 +56,7 @@ def trace(args: Arguments) -> None:
     from biology.attention.edge_heads import carried_edges, edges_between_tokens
     from biology.attribution.assembly import MEMORY, attribute
     from biology.attribution.graph import prune
-    from biology.attribution.graph_paths import strongest_paths
+    from biology.attribution.graph_paths import strongest_paths, token_texts
     from biology.dictionaries.ablation import agreement
     from biology.models.model import encode
     from biology.models.tokenizer import in_chat
@@ -93,7 +93,7 @@ def trace(args: Arguments) -> None:
     carried = carried_edges(model, transcoders, graph, between)
     shown = masks[0].nonzero().flatten().tolist() if out is not None else []
     shown += [node for path in paths for node in path.nodes] + [node for edge in between for node in edge[:2]]
-    labels = labels_of(args, model, transcoders, graph, shown)
+    labels = labels_of(args, model, transcoders, _features_among(graph, shown), token_texts(graph))
     if out is not None:
         _write(out, graph, masks, labels, model.name, text or f"token ids {args.token_ids}", settings, carried)
     if args.json:
@@ -167,30 +167,36 @@ def _features(path: Path) -> list[tuple[int, int, int]]:
 
 
 def labels_of(
-    args: Arguments, model: Model, transcoders: TranscoderSet, graph: Graph, nodes: Iterable[int]
+    args: Arguments,
+    model: Model,
+    transcoders: TranscoderSet,
+    features: Iterable[tuple[int, int, int]],
+    tokens: Sequence[str],
 ) -> dict[tuple[int, int], str]:
-    """The labels of the features among some nodes: roles that ship with a model, and what other features clearly promote."""
-    from biology.attribution.graph import FEATURE
-    from biology.attribution.graph_paths import token_texts
+    """The labels of some features (layer, number, position): roles that ship with a model, and what other features clearly promote."""
     from biology.findings.labels import Roles, label, shipped_roles
     from biology.supernodes.named_members import labels_key
     from biology.supernodes.promotion import clearly_promoted
 
-    kinds, layers, numbers, places = (part.tolist() for part in (graph.kind, graph.layer, graph.feature, graph.pos))
     config, root = configuration(args, shipped=True)
     roles = Roles()
     if args.model in config.models and args.transcoders is None:
         path = root / "reports" / args.model / "labels.json"
         roles = shipped_roles(path, labels_key(root, config.models[args.model])) if path.is_file() else roles
-    tokens, found = token_texts(graph), {}
-    for node in nodes:
-        if kinds[node] == FEATURE:
-            place = (layers[node], numbers[node])
-            found.setdefault(place, {}).update(dict.fromkeys(roles.at(place, tokens, places[node])))
+    found: dict[tuple[int, int], dict[str, None]] = {}
+    for layer, number, pos in features:
+        found.setdefault((layer, number), {}).update(dict.fromkeys(roles.at((layer, number), tokens, pos)))
     bare = [place for place, known in found.items() if not known]
     promoted = clearly_promoted(model, transcoders, sorted(bare))
     named = {place: label(list(known), promoted.get(place, ())).text for place, known in found.items()}
     return {place: text for place, text in named.items() if text}
+
+
+def _features_among(graph: Graph, nodes: Iterable[int]) -> list[tuple[int, int, int]]:
+    from biology.attribution.graph import FEATURE
+
+    kinds, layers, numbers, places = (part.tolist() for part in (graph.kind, graph.layer, graph.feature, graph.pos))
+    return [(layers[node], numbers[node], places[node]) for node in nodes if kinds[node] == FEATURE]
 
 
 def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, int], str]) -> None:
