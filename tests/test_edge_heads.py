@@ -6,8 +6,10 @@ from conftest import KINDS
 from test_direct_effects import source_vectors
 from test_head_loadings import CASES, edges_with_heads_cut, make
 
-from biology.attention.edge_heads import WORTH_TELLING, Edge, carried_edges, edges_between_tokens
+from biology.attention.edge_heads import WORTH_TELLING, CarriedEdge, Edge, carried_edges, edges_between_tokens
 from biology.attention.head_loadings import head_loadings
+from biology.attention.matches import matches
+from biology.attention.qk import qk_attribution
 from biology.attribution.assembly import attribute
 from biology.attribution.graph import LOGIT, influence, prune
 from biology.attribution.targets import ContrastTarget, FeatureTarget
@@ -122,3 +124,22 @@ def test_the_edges_that_are_told_are_the_strongest_between_tokens(tiny_model):
     live = attribute(model, transcoders, graph.metadata["token_ids"], max_logits=1, norms="live")
     with pytest.raises(InputError, match="trace without `live`"):
         edges_between_tokens(live, live.adjacency != 0, 3)
+
+
+def test_the_first_head_of_an_edge_is_taken_apart_where_it_carries_the_edge(tiny_model):
+    model, transcoders, graph = make(tiny_model, "gemma3", "cross layer")
+    _, kept = prune(graph, 0.95, 0.98)
+    carried = carried_edges(model, transcoders, graph, edges_between_tokens(graph, kept, 6))
+    bare = CarriedEdge(graph.tokens.start, 0, 0.0, 1.0, ())
+    found = matches(model, transcoders, graph, [*carried, bare, carried[0]])
+    assert found[-2] is None and found[-1] is found[0]
+    for edge, match in zip(carried, found, strict=False):
+        part = edge.heads[0]
+        whole = qk_attribution(
+            model, transcoders, graph.metadata["token_ids"], part.layer, part.head, part.query, part.key
+        )
+        assert match.score == whole.score and match.attention == whole.attention
+        assert list(match.pairs) == whole.top_pairs(3)
+        assert [value for *_, value in match.told()] == [pair.value for pair in match.pairs]
+        features = {f"feature {layer}/{number}@{pos}" for layer, number, pos in match.features()}
+        assert features == {end for *ends, _ in match.told() for end in ends if end.startswith("feature")}

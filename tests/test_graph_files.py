@@ -202,14 +202,20 @@ def test_all_dialects_of_one_graph_are_one_object(name):
 
 
 @pytest.mark.parametrize(
-    "heads", [3, [3], [{"layer": 1}], [HEAD | {"layer": 1.5}], [HEAD | {"share": "<b>"}], [HEAD | {"key": None}]]
+    "heads",
+    [
+        *(3, [3], [{"layer": 1}], [HEAD | {"layer": 1.5}], [HEAD | {"share": "<b>"}], [HEAD | {"key": None}]),
+        *([HEAD | {"attention": "<b>"}], [HEAD | {"matched": 3}], [HEAD | {"matched": [{"query": "a", "key": "b"}]}]),
+        [HEAD | {"matched": [{"query": 1, "key": "b", "value": 1.0}]}],
+    ],
 )
-def test_heads_of_a_link_are_numbers(heads):
+def test_heads_of_a_link_are_numbers_and_what_they_match_is_text(heads):
     graph = modern()
-    graph["links"][0]["heads"] = [HEAD]
-    assert parse_graph(json.dumps(graph), "made up")["links"][0]["heads"] == [HEAD]
+    whole = HEAD | {"attention": 0.5, "score": -1.0, "matched": [{"query": "a", "key": "b", "value": 1}]}
+    graph["links"][0]["heads"] = [HEAD, whole]
+    assert parse_graph(json.dumps(graph), "made up")["links"][0]["heads"] == [HEAD, whole]
     graph["links"][0]["heads"] = heads
-    with pytest.raises(InputError, match="^made up: (a head|the heads) of (a|the) link") as error:
+    with pytest.raises(InputError, match="^made up: (a head|the heads|what a head) of (a|the) link") as error:
         parse_graph(json.dumps(graph), "made up")
     assert "\n" not in str(error.value)
 

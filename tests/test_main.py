@@ -129,6 +129,13 @@ def test_heads_are_told_in_words_as_data_and_in_the_files(capsys, directories, t
     assert sorted(edge["weight"] for edge in data) == pytest.approx(sorted(link["weight"] for link in told))
     by_weight = {round(link["weight"], 5): link["heads"] for link in told}
     assert all(by_weight[round(edge["weight"], 5)] == edge["heads"] for edge in data)
+    first = data[0]["heads"][0]
+    assert 0 < first["attention"] <= 1 and 0 < len(first["matched"]) <= 3 and 0 < said.count(" looks there with ") <= 3
+    step = [f"--{name}={first[name]}" for name in ("layer", "head", "query", "key")]
+    assert main(["attend", *trace[1:], *step, "--json", "--top", "3"]) == 0  # the same score, by its own command
+    alone = json.loads(capsys.readouterr().out)
+    assert (alone["score"], alone["attention"]) == pytest.approx((first["score"], first["attention"]))
+    assert [pair["value"] for pair in alone["pairs"]] == pytest.approx([pair["value"] for pair in first["matched"]])
     assert main([*trace, "--heads", "3", "--json", "--target", "w4 - w5"]) == 0  # a contrast
     assert len(json.loads(capsys.readouterr().out)["heads"]) == 3
     assert "heads" not in (tmp_path / "a/graph.json").read_text().split('"links"')[0]

@@ -19,6 +19,7 @@ from biology.printing import print_json
 
 if TYPE_CHECKING:
     from biology.attention.edge_heads import CarriedEdge
+    from biology.attention.matches import Match
     from biology.attribution.graph import Graph
     from biology.attribution.graph_memory import Foretold, Sizes
     from biology.attribution.graph_paths import GraphPath
@@ -54,6 +55,7 @@ def trace(args: Arguments) -> None:
     from tqdm import tqdm
 
     from biology.attention.edge_heads import carried_edges, edges_between_tokens
+    from biology.attention.matches import matches
     from biology.attribution.assembly import MEMORY, attribute
     from biology.attribution.graph import prune
     from biology.attribution.graph_paths import strongest_paths, token_texts
@@ -91,19 +93,23 @@ def trace(args: Arguments) -> None:
     paths = strongest_paths(graph, args.paths)
     between = edges_between_tokens(graph, masks[1], args.heads) if args.heads else []
     carried = carried_edges(model, transcoders, graph, between)
+    matched = matches(model, transcoders, graph, carried)
     shown = masks[0].nonzero().flatten().tolist() if out is not None else []
     shown += [node for path in paths for node in path.nodes] + [node for edge in between for node in edge[:2]]
-    labels = labels_of(args, model, transcoders, _features_among(graph, shown), token_texts(graph))
+    named = _features_among(graph, shown) + [place for match in matched if match for place in match.features()]
+    labels = labels_of(args, model, transcoders, named, token_texts(graph))
+    heads = [_heads_told(*each, labels) for each in zip(carried, matched, strict=True)]
     if out is not None:
-        _write(out, graph, masks, labels, model.name, text or f"token ids {args.token_ids}", settings, carried)
+        by_edge = {(edge.target, edge.source): parts for edge, parts in zip(carried, heads, strict=True)}
+        _write(out, graph, masks, labels, model.name, text or f"token ids {args.token_ids}", settings, by_edge)
     if args.json:
         told = _told(graph, args, model.name, paths, labels)
-        told |= {"heads": _heads_told(graph, carried, labels)} if args.heads else {}
+        told |= {"heads": _edges_told(graph, carried, heads, labels)} if args.heads else {}
         print_json(told | {"files": [] if out is None else [str(out / name) for name in FILES]})
     else:
         _describe(graph, paths, labels)
         if args.heads:
-            _describe_heads(graph, carried, labels)
+            _describe_heads(graph, carried, matched, labels)
     if out is not None:
         if not args.json:
             print(f"\nWritten to {out}: {', '.join(FILES)}")
@@ -233,29 +239,52 @@ def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, i
         )
 
 
-def _describe_heads(graph: Graph, carried: list[CarriedEdge], labels: Mapping[tuple[int, int], str]) -> None:
-    """Which heads carry edges, on the screen."""
+def _describe_heads(
+    graph: Graph, carried: list[CarriedEdge], matched: list[Match | None], labels: Mapping[tuple[int, int], str]
+) -> None:
+    """Which heads carry edges, and what the first head of each matched, on the screen."""
+    from biology.attention.edge_heads import head_name
+
     if not carried:
         print("\nNo edge of the pruned graph leads from one token to another.")
         return
     print(
-        "\nHeads that carry the strongest edges between tokens (share of the influence, sign; what the edge loses without a head):"
+        "\nHeads that carry the strongest edges between tokens (share of the influence, sign; what the edge loses without a head;"
     )
-    for edge in carried:
-        told, heads = edge.in_words(graph, labels)
-        print(f"{visible(told)}\n{'':11}{visible(heads)}")
+    print("the attention of the first head, and which nodes of its query and key make most of its score):")
+    seen: list[Match] = []
+    for edge, match in zip(carried, matched, strict=True):
+        for line, indent in zip(edge.in_words(graph, labels), (0, 11), strict=True):
+            print(f"{'':{indent}}{visible(line)}")
+        if match is not None and match not in seen:  # edges of one head and step share it
+            seen.append(match)
+            pairs = "; ".join(f"{query} x {key} {value:+.2f}" for query, key, value in match.told(labels))
+            head = head_name(*edge.heads[0][:2])
+            print(f"{'':11}{head} looks there with {match.attention:.0%}, score {match.score:+.2f}: {visible(pairs)}")
 
 
-def _heads_told(
-    graph: Graph, carried: list[CarriedEdge], labels: Mapping[tuple[int, int], str]
+def _heads_told(edge: CarriedEdge, match: Match | None, labels: Mapping[tuple[int, int], str]) -> list[dict[str, Any]]:
+    """The heads of one edge as data; the first with what it matched."""
+    heads: list[dict[str, Any]] = [part._asdict() for part in edge.heads]
+    if match is not None:
+        pairs = [{"query": query, "key": key, "value": value} for query, key, value in match.told(labels)]
+        heads[0] |= {"attention": match.attention, "score": match.score, "matched": pairs}
+    return heads
+
+
+def _edges_told(
+    graph: Graph,
+    carried: list[CarriedEdge],
+    heads: list[list[dict[str, Any]]],
+    labels: Mapping[tuple[int, int], str],
 ) -> list[dict[str, Any]]:
     """What `_describe_heads` says, as data."""
     from biology.attribution.graph_paths import node_label
 
     return [
         {"source": node_label(graph, edge.source, labels), "target": node_label(graph, edge.target, labels)}
-        | {"share": edge.share, "weight": edge.weight, "heads": [part._asdict() for part in edge.heads]}
-        for edge in carried
+        | {"share": edge.share, "weight": edge.weight, "heads": parts}
+        for edge, parts in zip(carried, heads, strict=True)
     ]
 
 
@@ -299,7 +328,7 @@ def _write(
     scan: str,
     prompt: str,
     settings: AttributionConfig,
-    carried: list[CarriedEdge],
+    heads: Mapping[tuple[int, int], list[dict[str, Any]]],
 ) -> None:
     from biology.attribution.graph_json import arrays, export_json, nodes_table
     from biology.graph_files.dialects import parse_graph
@@ -312,7 +341,7 @@ def _write(
     told |= {"influence_foretells_ablation": correlation, "ablated_features": n} if n > 1 else {}
     exported = export_json(
         graph, *masks, slug=out.name, scan=scan, prompt=prompt, labels=labels, pruning_settings=pruning, info=told,
-        heads={(edge.target, edge.source): [part._asdict() for part in edge.heads] for edge in carried},
+        heads=heads,
     )  # fmt: skip
     with replaced(out, FILES, "trace") as new:
         write_tensors(new / TENSORS, arrays(graph, *masks))  # without a copy of the matrix

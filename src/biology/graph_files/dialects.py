@@ -54,7 +54,8 @@ KEYS = {
 """The keys of the published schema, of the dialects above, and our own `heads` of links; what these say is used, or said by another
 key too."""
 HEAD = {"layer": int, "head": int, "share": float, "query": int, "key": int}
-"""What `heads` of a link says of each attention head that carries it, and as what (`attention.edge_heads`)."""
+"""What `heads` of a link says of each attention head that carries it, and as what (`attention.edge_heads`). One may also have its
+`attention`, its `score`, and in `matched` the pairs of a `query` and a `key` in words with their `value` (`attention.matches`)."""
 SAFE = re.compile(r"[a-zA-Z0-9_.-]+")
 
 Graph = dict[str, Any]
@@ -195,13 +196,20 @@ def _links(links: list[dict[str, Any]], original: list[Node], nodes: list[Node],
 
 
 def _check_heads(link: Mapping[str, Any], where: str) -> None:
+    def check(key: str, what: str, *, fits: bool) -> None:
+        if not fits:
+            raise InputError(f"{where}: a head of the link to '{short(link['target'])}' has no {what} as its {key}.")
+
     for head in records(link.get("heads", []), "the heads of a link", where):
         for key, kind in HEAD.items():
-            value = head.get(key)
-            if not is_number(value) or value is None or (kind is int and not isinstance(value, int)):
-                raise InputError(
-                    f"{where}: a head of the link to '{short(link['target'])}' has no number as its {key}."
-                )
+            check(key, "number", fits=head.get(key) is not None and is_number(head[key]))
+            check(key, "whole number", fits=kind is float or isinstance(head[key], int))
+        for key in ("attention", "score"):
+            check(key, "number", fits=is_number(head.get(key)))
+        for pair in records(head.get("matched", []), "what a head of a link matched", where):
+            check("value", "number", fits=pair.get("value") is not None and is_number(pair["value"]))
+            for key in ("query", "key"):
+                check(key, "text", fits=isinstance(pair.get(key), str))
 
 
 # -------------------------------------------------------------------------------------------------------------- writing

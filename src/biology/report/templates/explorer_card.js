@@ -93,9 +93,9 @@ function headsTable(node, graph, view, act) {
   if (!told.length) return "";
   const rows = told.map((link) => {
     const into = link.target === node, other = into ? link.source : link.target, ends = `${link.target.position} ${link.source.position}`;
-    const heads = link.heads.slice(0, 5).map(({ layer, head, share, query, key }) => {
+    const heads = link.heads.slice(0, 5).map(({ layer, head, share, query, key, attention, matched = [] }) => {
       const step = `${query} ${key}` === ends ? "" : ` (from “${clipped(graph.token(key), 14)}” (${key}) to “${clipped(graph.token(query), 14)}” (${query}))`;
-      return element("li", {}, `L${layer}H${head} `, element("span", { class: share < 0 ? "minus" : "plus" }, signed(share)), step);
+      return element("li", {}, `L${layer}H${head} `, element("span", { class: share < 0 ? "minus" : "plus" }, signed(share)), step, ...matchedPairs(attention, matched));
     });
     return element("tr", {}, element("td", {}, into ? "from " : "to ", choice(other, clipped(view.name(other), 60), act)), element("td", {}, clipped(graph.token(other.position), 14)), element("td", {}, element("ul", {}, ...heads)));
   });
@@ -103,6 +103,14 @@ function headsTable(node, graph, view, act) {
     element("caption", {}, element("strong", {}, "Attention heads"), element("span", { class: "soft" }, " · what a link to or from another token loses without the head, as a share of the link")),
     element("thead", {}, element("tr", {}, ...["link", "token", "heads"].map((name) => element("th", { scope: "col" }, name)))),
     element("tbody", {}, ...rows));
+}
+
+/** Which nodes of a head's query and key make most of its score where it carries a link. */
+function matchedPairs(attention, pairs) {
+  if (!pairs.length) return [];
+  const looks = typeof attention === "number" ? ` looks there with ${readable(attention * 100)} %; query × key:` : " query × key:";
+  const added = (value) => `${value < 0 ? "−" : "+"}${readable(Math.abs(value))}`;
+  return [element("span", { class: "soft" }, looks), element("ul", {}, ...pairs.map((pair) => element("li", { class: "soft" }, `${clipped(pair.query, 60)} × ${clipped(pair.key, 60)} ${added(pair.value)}`)))];
 }
 
 /** What the model says while this feature is held at M times its activation: rows of M, token, probability. */
