@@ -130,7 +130,9 @@ def test_heads_are_told_in_words_as_data_and_in_the_files(capsys, directories, t
     by_weight = {round(link["weight"], 5): link["heads"] for link in told}
     assert all(by_weight[round(edge["weight"], 5)] == edge["heads"] for edge in data)
     first = data[0]["heads"][0]
-    assert 0 < first["attention"] <= 1 and 0 < len(first["matched"]) <= 3 and 0 < said.count(" looks there with ") <= 3
+    assert (
+        0 < first["attention"] <= 1 and 0 < len(first["matched"]) <= 3 and 0 < said.count(" attends there with ") <= 3
+    )
     step = [f"--{name}={first[name]}" for name in ("layer", "head", "query", "key")]
     assert main(["attend", *trace[1:], *step, "--json", "--top", "3"]) == 0  # the same score, by its own command
     alone = json.loads(capsys.readouterr().out)
@@ -147,7 +149,9 @@ def test_attention_is_taken_apart_in_words_and_as_data(capsys, directories):
     attend = ["attend", "w1 w2 w3", *directories]
     assert main(attend) == 0
     said = capsys.readouterr().out
-    rows = re.findall(r'^ +[+-][\d.]+  L(\d)H(\d) .*: "\S+"@\d looks at "\S+"@\d with \d+%$', said, flags=re.MULTILINE)
+    rows = re.findall(
+        r'^ +[+-][\d.]+  L(\d)H(\d) .*: "\S+"@\d attends to "\S+"@\d with \d+%$', said, flags=re.MULTILINE
+    )
     assert len(rows) == 10 and 'Heads that "w' in said
     assert main([*attend, "--json", "--top", "12", "--target", "w4 - w5"]) == 0
     listed = json.loads(capsys.readouterr().out)
@@ -162,7 +166,7 @@ def test_attention_is_taken_apart_in_words_and_as_data(capsys, directories):
     assert [len(data[name]) for name in ("pairs", "query_nodes", "key_nodes")] == [4, 4, 4]
     assert main([*attend, *one, "--query", "-1", "--key", "1", "--against", "2"]) == 0
     said = capsys.readouterr().out
-    assert '"w3"@3 looks at "w1"@1 rather than at "w2"@2' in said and "points, score" in said
+    assert '"w3"@3 attends to "w1"@1 rather than to "w2"@2' in said and "points, score" in said
     assert re.search(r"in all, which is the score to within \d\.\de-\d\d of these parts", said)
     first = re.search(r"Strongest pairs.*\n +([+-][\d.]+)  (.*) x (.*)\n", said)
     assert first and all(re.match(r'feature \d/\d+@\d|error \d@\d|"\S+"@\d', node) for node in first.groups()[1:])

@@ -128,3 +128,5 @@ def test_the_strongest_heads_and_what_is_explained(tiny_model):
     for given, message in (({"query": 8}, "position 8 lies outside"), ({"key": -9}, "position -9 lies outside")):
         with pytest.raises(InputError, match=message):
             output_heads(model, transcoders, IDS, **given)
+    with pytest.raises(InputError, match="position 5 comes after position 3, where the output is"):
+        output_heads(model, transcoders, IDS, FeatureTarget(1, 3, 1), query=5)

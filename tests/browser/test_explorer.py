@@ -82,7 +82,7 @@ def test_the_card_says_which_heads_carry_a_link(view, tmp_path):
     assert "from “ a”" in table.inner_text()
     first, pair, second = table.locator("li").all_inner_texts()
     assert (
-        first.startswith("L1H2 +75 % looks there with 90 %; query × key:")
+        first.startswith("L1H2 +75 % attends there with 90 %; query × key:")
         and second == "L0H2 −12 % (from “ a” (1) to “ a” (1))"
     )
     assert pair.startswith("</script><script>") and pair.endswith(" × “ a” −1.23") and not page.evaluate("window.pwned")

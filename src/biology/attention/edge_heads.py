@@ -10,7 +10,7 @@ heads and sources: a few edges are told in the time of one row of all loadings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -153,7 +153,7 @@ def _steps(
     """What each edge loses without each head, and the head's largest step as query * number of places + key."""
     n_places = readers[0].pos + 1
     n_heads = local.frozen.pattern[0].shape[1]
-    between = gradients(local, readers)
+    between = dict(gradients(local, readers))
     lost = local.frozen.embed.new_zeros(len(readers), local.n_layers, n_heads)
     best = torch.zeros(lost.shape, dtype=torch.long, device=lost.device)
     for layer, x in enumerate(written.streams(local, n_places)):
@@ -163,20 +163,32 @@ def _steps(
     return lost, best
 
 
-def gradients(local: LocalReplacement, readers: Sequence[Readout]) -> dict[int, Float[Tensor, "pos row d_model"]]:
-    """Gradients of read-outs of one layer and position, between attention and MLP of each block below them."""
+def gradients(
+    local: LocalReplacement,
+    readers: Sequence[Readout],
+    features: Callable[[int, Mapping[int, Tensor]], Tensor] | None = None,
+) -> Iterator[tuple[int, Float[Tensor, "pos row d_model"]]]:
+    """From the top, the gradients of read-outs of one layer and position between attention and MLP of each block.
+
+    `features(layer, writes)` are the gradients at what a transcoder reads that its features bring, from those at the MLP outputs
+    of its layer and all above; None for paths that pass no feature.
+    """
     layer, g = readers[0].layer, start_of(local, readers)
-    between = {}
     if layer < local.n_layers:  # a transcoder reads after the attention of its own block
-        between[layer] = g
+        yield layer, g
         g = past_attention(local, layer, g)
+    writes: dict[int, Tensor] = {}
     for lower in range(layer - 1, -1, -1):
-        W_skip = local.skip(lower)
+        W_skip, back = local.skip(lower), None
+        if features is not None or W_skip is not None:
+            writes[lower] = write_transpose(local, lower, g)
+        if features is not None:
+            back = features(lower, writes)
         if W_skip is not None:
-            g = g + read_transpose(local, lower, write_transpose(local, lower, g) @ W_skip)
-        between[lower] = g
+            back = writes[lower] @ W_skip + (0 if back is None else back)
+        g = g if back is None else g + read_transpose(local, lower, back)
+        yield lower, g
         g = past_attention(local, lower, g)
-    return between
 
 
 def attention_steps(

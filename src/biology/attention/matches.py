@@ -1,4 +1,4 @@
-"""What the heads that carry edges match: why the strongest head of each edge looks where it carries the edge."""
+"""What the heads that carry edges match: why the strongest head of each edge attends where it carries the edge."""
 
 from __future__ import annotations
 

@@ -7,19 +7,17 @@ frozen pattern in this linear model, and the target falls by the head's effect. 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.attention.edge_heads import attention_steps
-from biology.attention.head_loadings import start_of
-from biology.attention.stream_effects import past_attention
+from biology.attention.edge_heads import attention_steps, gradients
 from biology.attribution import targets as target_nodes
-from biology.attribution.replacement import LocalReplacement, freeze_prompt, read_transpose, write_transpose
-from biology.attribution.targets import Explained, Readout, Target
+from biology.attribution.replacement import LocalReplacement, freeze_prompt
+from biology.attribution.targets import Explained, Target
 from biology.models.model import Model, token_batch
 from biology.records import InputError
 from biology.transcoders.transcoder_set import TranscoderSet, activate, decoder, pre_activations
@@ -73,6 +71,9 @@ def output_heads(
         if given is not None and not -ids.shape[1] <= given < ids.shape[1]:
             raise InputError(f"position {given} lies outside the prompt of {ids.shape[1]} tokens")
     query, key = (None if given is None else given % ids.shape[1] for given in (query, key))
+    for given in (query, key):
+        if given is not None and given > place:
+            raise InputError(f"position {given} comes after position {place}, where the output is")
     ids = ids[:, : place + 1]
     local = freeze_prompt(model, transcoders.to(model.device, model.precision), ids, positions=[place])
     readout = target_nodes.resolve(
@@ -81,7 +82,11 @@ def output_heads(
     shape = (model.n_layers, local.frozen.pattern[0].shape[1])
     effect, step, attention = (local.frozen.embed.new_zeros(shape) for _ in range(3))
     at = torch.zeros(*shape, 2, dtype=torch.long, device=effect.device)
-    for layer, g in _gradients(local, readout, first_position):
+
+    def features(layer: int, writes: Mapping[int, Tensor]) -> Tensor:
+        return _through_features(local, layer, writes, first_position)
+
+    for layer, g in gradients(local, [readout], features):
         steps = attention_steps(local, layer, g, _values(local, layer))[0]
         effect[layer] = steps.sum((1, 2))
         allowed = torch.zeros_like(steps)
@@ -98,27 +103,8 @@ def _only(place: int | None) -> slice:
     return slice(None) if place is None else slice(place, place + 1)
 
 
-def _gradients(
-    local: LocalReplacement, readout: Readout, first_position: int
-) -> Iterator[tuple[int, Float[Tensor, "pos one d_model"]]]:
-    """From the top, the gradient of a read-out between attention and MLP of each block, through features and past them."""
-    layer, g = readout.layer, start_of(local, [readout])
-    if layer < local.n_layers:  # a transcoder reads after the attention of its own block
-        yield layer, g
-        g = past_attention(local, layer, g)
-    writes: dict[int, Tensor] = {}
-    for lower in range(layer - 1, -1, -1):
-        writes[lower] = write_transpose(local, lower, g)
-        back, W_skip = _through_features(local, lower, writes, first_position), local.skip(lower)
-        if W_skip is not None:
-            back = back + writes[lower] @ W_skip
-        g = g + read_transpose(local, lower, back)
-        yield lower, g
-        g = past_attention(local, lower, g)
-
-
 def _through_features(
-    local: LocalReplacement, layer: int, writes: dict[int, Tensor], first_position: int
+    local: LocalReplacement, layer: int, writes: Mapping[int, Tensor], first_position: int
 ) -> Float[Tensor, "pos one d_model"]:
     """The gradient at what the transcoder of a layer reads, through its active features; `writes` are the gradients at the
     MLP outputs of this layer and those above."""

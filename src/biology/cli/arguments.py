@@ -242,8 +242,8 @@ ATTEND: Options = {
         "metavar": "H",
         "help": "its number in the layer (without both: the heads that matter)",
     },
-    "--query": {"type": integer(), "metavar": "P", "help": "the token from which it looks (that of its largest step)"},
-    "--key": {"type": integer(), "metavar": "P", "help": "the token at which it looks (that of its largest step)"},
+    "--query": {"type": integer(), "metavar": "P", "help": "the token that attends (that of its largest step)"},
+    "--key": {"type": integer(), "metavar": "P", "help": "the token it attends to (that of its largest step)"},
     "--against": {"type": integer(), "metavar": "P", "help": "take the difference to the score of this token apart"},
     "--target": {
         "metavar": "T",

@@ -1,4 +1,4 @@
-"""One prompt's attention: which heads its output rests on, and why one of them looks where it does, in words."""
+"""One prompt's attention: which heads its output rests on, and why one of them attends where it does, in words."""
 
 from __future__ import annotations
 
@@ -64,7 +64,7 @@ def attend(args: Arguments) -> None:
             if args.json:
                 print_json(told | _heads_told(heads, listed))
             else:
-                _describe_heads(args, heads, listed, tokens)
+                _describe_heads(heads, listed, tokens)
             return
         largest = {"query": int(heads.query[args.layer, args.head]), "key": int(heads.key[args.layer, args.head])}
         places |= {name: largest[name] for name, place in given.items() if place is None}
@@ -112,19 +112,18 @@ def _place(tokens: list[str], pos: int) -> str:
     return f'"{visible(tokens[pos])}"@{pos}'
 
 
-def _describe_heads(args: Arguments, heads: OutputHeads, listed: list[tuple[int, int]], tokens: list[str]) -> None:
+def _describe_heads(heads: OutputHeads, listed: list[tuple[int, int]], tokens: list[str]) -> None:
     from biology.attention.edge_heads import head_name
 
     if not listed:
         print(f"No head brings anything to {visible(heads.label)}.")
         return
     print(
-        f'Heads that "{visible(heads.label)}" rests on: what it loses without each, of {heads.pre_activation:+.2f}, and the step of'
+        f'Heads that "{visible(heads.label)}" ({heads.pre_activation:+.2f}) rests on: what it loses without each, and by which step of attention:\n'
     )
-    print("attention that carries most of that:\n")
     for layer, head in listed:
         at = (layer, head)
-        step = f"{_place(tokens, int(heads.query[at]))} looks at {_place(tokens, int(heads.key[at]))}"
+        step = f"{_place(tokens, int(heads.query[at]))} attends to {_place(tokens, int(heads.key[at]))}"
         print(
             f"{float(heads.effect[at]):+7.2f}  {head_name(layer, head):<7} {float(heads.step[at]):+7.2f}: {step} with {float(heads.attention[at]):.0%}"
         )
@@ -151,15 +150,17 @@ def _describe(shown: _Shown, labels: Mapping[tuple[int, int], str], tokens: list
     from biology.records import InputWarning
 
     found = shown.of
-    against = "" if found.against is None else f" rather than at {_place(tokens, found.against)}"
-    looks = f"{_place(tokens, found.query)} looks at {_place(tokens, found.key)}{against}"
+    against = "" if found.against is None else f" rather than to {_place(tokens, found.against)}"
+    step = f"{_place(tokens, found.query)} attends to {_place(tokens, found.key)}{against}"
     share = f"{found.attention:.1%}" if found.against is None else f"{100 * found.attention:+.1f} points"
     capped = "" if found.soft_cap is None else f", before the soft-cap at {found.soft_cap:g}"
-    print(f"{head_name(found.layer, found.head)}: {looks} (attention {share}, score {found.score:+.3f}{capped})")
+    print(f"{head_name(found.layer, found.head)}: {step} (attention {share}, score {found.score:+.3f}{capped})")
     most = [
         key for key in found.row.argsort(descending=True, stable=True)[:5].tolist() if float(found.row[key]) >= 0.005
     ]
-    print("All it looks at: " + ", ".join(f"{_place(tokens, key)} {float(found.row[key]):.0%}" for key in most) + "\n")
+    print(
+        "All it attends to: " + ", ".join(f"{_place(tokens, key)} {float(found.row[key]):.0%}" for key in most) + "\n"
+    )
     for part, words in zip(found.parts, PARTS, strict=True):
         print(f"{part:+8.3f}  {words}")
     print(f"{found.total:+8.3f}  in all, which is the score to within {found.residual:.1e} of these parts")

@@ -260,7 +260,7 @@ def _describe_heads(
             seen.append(match)
             pairs = "; ".join(f"{query} x {key} {value:+.2f}" for query, key, value in match.told(labels))
             head = head_name(*edge.heads[0][:2])
-            print(f"{'':11}{head} looks there with {match.attention:.0%}, score {match.score:+.2f}: {visible(pairs)}")
+            print(f"{'':11}{head} attends there with {match.attention:.0%}, score {match.score:+.2f}: {visible(pairs)}")
 
 
 def _heads_told(edge: CarriedEdge, match: Match | None, labels: Mapping[tuple[int, int], str]) -> list[dict[str, Any]]:

@@ -108,9 +108,9 @@ function headsTable(node, graph, view, act) {
 /** Which nodes of a head's query and key make most of its score where it carries a link. */
 function matchedPairs(attention, pairs) {
   if (!pairs.length) return [];
-  const looks = typeof attention === "number" ? ` looks there with ${readable(attention * 100)} %; query × key:` : " query × key:";
+  const attends = typeof attention === "number" ? ` attends there with ${readable(attention * 100)} %; query × key:` : " query × key:";
   const added = (value) => `${value < 0 ? "−" : "+"}${readable(Math.abs(value))}`;
-  return [element("span", { class: "soft" }, looks), element("ul", {}, ...pairs.map((pair) => element("li", { class: "soft" }, `${clipped(pair.query, 60)} × ${clipped(pair.key, 60)} ${added(pair.value)}`)))];
+  return [element("span", { class: "soft" }, attends), element("ul", {}, ...pairs.map((pair) => element("li", { class: "soft" }, `${clipped(pair.query, 60)} × ${clipped(pair.key, 60)} ${added(pair.value)}`)))];
 }
 
 /** What the model says while this feature is held at M times its activation: rows of M, token, probability. */
