@@ -163,7 +163,7 @@ def test_attention_is_taken_apart_in_words_and_as_data(capsys, directories):
     assert (data["query"], data["key"]) == (best["query"], best["key"])  # of its largest step
     assert data["attention"] == pytest.approx(best["attention"]) == pytest.approx(data["row"][data["key"]])
     assert sum(data["parts"].values()) == pytest.approx(data["score"], rel=1e-4) and data["residual"] < 1e-5
-    assert [len(data[name]) for name in ("pairs", "query_nodes", "key_nodes")] == [4, 4, 4]
+    assert [len(data[name]) for name in ("token_pairs", "pairs", "query_nodes", "key_nodes")] == [4, 4, 4, 4]
     assert main([*attend, *one, "--query", "-1", "--key", "1", "--against", "2"]) == 0
     said = capsys.readouterr().out
     assert '"w3"@3 attends to "w1"@1 rather than to "w2"@2' in said and "points, score" in said

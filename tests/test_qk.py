@@ -137,6 +137,12 @@ def test_views_of_the_matrix(tiny_model):
     sums = (found.matrix, found.key_bias, found.query_bias)
     assert found.parts == pytest.approx([*(float(terms.sum()) for terms in sums), found.bias])
     assert found.residual == pytest.approx(abs(found.total - found.score) / sum(map(abs, found.parts)))
+    by_token, nodes = found.by_token(), (found.query_nodes.pos, found.key_nodes.pos)
+    assert by_token.shape == (7, 7) and float(by_token.sum()) == pytest.approx(found.parts.pairs)
+    for query, key in ((6, 4), (2, 1), (6, 5)):  # nothing of a later token is in the key
+        expected = found.matrix[nodes[0] == query][:, nodes[1] == key].sum()
+        assert float(by_token[query, key]) == pytest.approx(float(expected))
+    assert not by_token[:, 5:].any() and by_token[:, :5].all()
     off = dataclasses.replace(found, score=found.score + 1)
     assert off.residual == pytest.approx(1 / sum(map(abs, found.parts))) and off.relative_error > 1e-6
     for side, values in (("query", found.query_marginals), ("key", found.key_marginals)):

@@ -147,6 +147,16 @@ class QKAttribution:
             first += rows
         return found
 
+    def by_token(self) -> Float[Tensor, "query_token key_token"]:
+        """The pairs summed over all nodes that stand at one token of the prompt and at another, in float64: many small terms
+        can come from one place."""
+        n_pos = len(self.query_nodes.tokens)
+        sums = [
+            vectors.new_zeros(n_pos, vectors.shape[1], dtype=torch.float64).index_add_(0, nodes.pos, vectors.double())
+            for nodes, vectors in ((self.query_nodes, self.query_vectors), (self.key_nodes, self.key_vectors))
+        ]
+        return sums[0] @ sums[1].T
+
     def strongest(self, side: Literal["query", "key"], count: int) -> list[tuple[int, float]]:
         """The `count` nodes of one side with the largest |marginals|, largest first: index and marginal."""
         values = self.query_marginals if side == "query" else self.key_marginals

@@ -53,7 +53,7 @@ def attend(args: Arguments) -> None:
     tokens = [token_text(model, token) for token in ids]
     target = target_of(model, text, args.target, -1) if args.target else None
     explain = args.explain or ("contrast" if entry.neurons else "logits")
-    told: dict[str, Any] = {"model": model.name, "prompt": args.text, "tokens": tokens}
+    told: dict[str, Any] = {"model": model.name, "prompt": args.text, "prompt_tokens": tokens}
     if one:
         check_head(model, args.layer, args.head)
     given = {name: place for name, place in places.items() if name != "against"}
@@ -70,7 +70,11 @@ def attend(args: Arguments) -> None:
         places |= {name: largest[name] for name, place in given.items() if place is None}
     found = qk_attribution(model, transcoders, ids, args.layer, args.head, **places)
     shown = _Shown(
-        found, found.top_pairs(args.top), found.strongest("query", args.top), found.strongest("key", args.top)
+        found,
+        tokens=_largest(found, args.top),
+        pairs=found.top_pairs(args.top),
+        queries=found.strongest("query", args.top),
+        keys=found.strongest("key", args.top),
     )
     labels = labels_of(args, model, transcoders, shown.features(), tokens)
     if args.json:
@@ -79,11 +83,23 @@ def attend(args: Arguments) -> None:
         _describe(shown, labels, tokens)
 
 
+def _largest(found: QKAttribution, count: int) -> list[Pair]:
+    """The largest pairs of tokens."""
+    from biology.attention.score_terms import Pair
+
+    sums = found.by_token()
+    order = sums.abs().flatten().argsort(descending=True, stable=True)[:count].tolist()
+    places = [divmod(place, sums.shape[1]) for place in order]
+    return [Pair(query, key, float(sums[query, key])) for query, key in places if sums[query, key] != 0]
+
+
 @dataclass(frozen=True, eq=False)
 class _Shown:
     """A score taken apart, and the pairs and nodes (index, marginal) of it that are shown."""
 
     of: QKAttribution
+    tokens: list[Pair]
+    """Pairs of tokens instead of nodes."""
     pairs: list[Pair]
     queries: list[tuple[int, float]]
     keys: list[tuple[int, float]]
@@ -171,7 +187,10 @@ def _describe(shown: _Shown, labels: Mapping[tuple[int, int], str], tokens: list
             InputWarning,
             stacklevel=2,
         )
-    print("\nStrongest pairs (query x key):")
+    print("\nPairs by token (all nodes of the query at one x all of the key at the other):")
+    for pair in shown.tokens:
+        print(f"{pair.value:+8.3f}  {_place(tokens, pair.query)} x {_place(tokens, pair.key)}")
+    print("\nStrongest pairs of nodes (query x key):")
     for pair in shown.pairs:
         query, key = found.query_nodes.label(pair.query, labels), found.key_nodes.label(pair.key, labels)
         print(f"{pair.value:+8.3f}  {visible(query)} x {visible(key)}")
@@ -198,4 +217,4 @@ def _told(shown: _Shown, labels: Mapping[tuple[int, int], str]) -> dict[str, Any
         for side, nodes, listed in shown.sides()
     }
     told = {name: getattr(found, name) for name in plain} | {"parts": found.parts._asdict(), "row": found.row.tolist()}
-    return told | {"pairs": pairs} | sides
+    return told | {"token_pairs": [pair._asdict() for pair in shown.tokens], "pairs": pairs} | sides
