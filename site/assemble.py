@@ -35,6 +35,7 @@ FIRST = {
     "tutorials": ["read_a_verdict", "extend_a_case", "plant_a_mechanism", "own_model", "other_viewers"],
     "how_to": [
         "trace_and_steer",
+        "attention",
         "check_a_claim",
         "add_a_prompt",
         "add_a_case",

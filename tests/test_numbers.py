@@ -3,6 +3,7 @@
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 
 from biology.config import load_config
@@ -94,7 +95,9 @@ def test_counts_are_counted(counted):
     kinds = ("replicated", "not_replicated", "inconclusive", "untestable")
     family = ("elegans", "elegans-languages")
     assert all(sum(int(counted[f"{one}.{kind}"]) for kind in kinds) == int(counted[f"{one}.claims"]) for one in family)
-    assert sum(int(counted[f"{one}.claims"]) for one in family) == int(counted["claims"])
+    judged = [set(pd.read_csv(ROOT / "reports" / one / "verdicts.csv")["claim"]) for one in family]
+    assert [len(claims) for claims in judged] == [int(counted[f"{one}.claims"]) for one in family]
+    assert len(set.union(*judged)) == int(counted["claims"])
     assert int(counted["elegans.parameters"].replace(",", "")) == parameters(
         ROOT / "data/models/elegans/model.safetensors"
     )

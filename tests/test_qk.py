@@ -1,5 +1,6 @@
 """An attention score is the sum of its pairs, and every pair is what a frozen intervention on the real model does."""
 
+import dataclasses
 import json
 
 import pytest
@@ -112,6 +113,13 @@ def test_every_pair_is_a_frozen_intervention(tiny_model, kind, case):
         moved.append(vectors[reached])
     torch.testing.assert_close(found.matrix, scaling * moved[0] @ moved[1].T, rtol=1e-8, atol=1e-11)
     assert float(found.matrix.abs().max()) > 0.02
+    # a node that leaves one side alone takes its whole row or column with it, and its share with the other side's bias
+    rotary = f"blocks.{layer}.attn.hook_rot_q" in model.hooks
+    names = [f"blocks.{layer}.attn.hook_{part}" for part in (("rot_q", "rot_k") if rotary else ("q", "k"))]
+    _, clean = run(model, token_batch(model, IDS), reads=names)
+    of_query, of_key = clean[names[0]][0, query, head], clean[names[1]][0, key, head * keys.shape[2] // 4]
+    torch.testing.assert_close(found.query_marginals, scaling * moved[0] @ of_key, rtol=1e-8, atol=1e-11)
+    torch.testing.assert_close(found.key_marginals, scaling * moved[1] @ of_query, rtol=1e-8, atol=1e-11)
 
 
 def test_views_of_the_matrix(tiny_model):
@@ -126,6 +134,39 @@ def test_views_of_the_matrix(tiny_model):
         assert all(pair.value == pytest.approx(float(found.matrix[pair.query, pair.key])) for pair in pairs)
     assert len(found.top_pairs(10**6)) == int(found.matrix.count_nonzero()) and not found.top_pairs(0)
     assert 0 < found.attention < 1 and found.soft_cap is None
+    sums = (found.matrix, found.key_bias, found.query_bias)
+    assert found.parts == pytest.approx([*(float(terms.sum()) for terms in sums), found.bias])
+    assert found.residual == pytest.approx(abs(found.total - found.score) / sum(map(abs, found.parts)))
+    by_token, nodes = found.by_token(), (found.query_nodes.pos, found.key_nodes.pos)
+    assert by_token.shape == (7, 7) and float(by_token.sum()) == pytest.approx(found.parts.pairs)
+    for query, key in ((6, 4), (2, 1), (6, 5)):  # nothing of a later token is in the key
+        expected = found.matrix[nodes[0] == query][:, nodes[1] == key].sum()
+        assert float(by_token[query, key]) == pytest.approx(float(expected))
+    assert not by_token[:, 5:].any() and by_token[:, :5].all()
+    off = dataclasses.replace(found, score=found.score + 1)
+    assert off.residual == pytest.approx(1 / sum(map(abs, found.parts))) and off.relative_error > 1e-6
+    for side, values in (("query", found.query_marginals), ("key", found.key_marginals)):
+        best = values.abs().argsort(descending=True)[:4]
+        assert found.strongest(side, 4) == [(int(index), float(values[index])) for index in best]
+    seen = capture(model, torch.tensor([IDS])).pattern[2][0, 1, 6]
+    torch.testing.assert_close(found.row, seen[:7])
+
+
+def test_the_best_pairs_are_found_without_the_matrix(tiny_model, monkeypatch):
+    """Whatever the lengths: those that are left out are too short to come among the best."""
+    model, transcoders = make(tiny_model, "llama", "cross layer, residual")
+    found = qk_attribution(model, transcoders, IDS, 2, 1, 7, 4)
+    monkeypatch.setattr("biology.attention.score_terms.ROWS", 3)
+    torch.manual_seed(0)
+    for spread in (0.0, 1.0, 4.0):
+        queries, keys = (
+            vectors * torch.randn(len(vectors), 1).double().mul(spread).exp()
+            for vectors in (found.query_vectors, found.key_vectors)
+        )
+        scaled = dataclasses.replace(found, query_vectors=queries, key_vectors=keys)
+        best = scaled.matrix.abs().flatten().argsort(descending=True)[:25]
+        pairs = [(pair.query, pair.key) for pair in scaled.top_pairs(25)]
+        assert pairs == [divmod(place, len(keys)) for place in best.tolist()]
 
 
 def test_node_names_are_those_of_graphs(tiny_model):

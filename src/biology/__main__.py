@@ -20,7 +20,7 @@ from typing import Any
 
 from biology import __version__, artefacts
 from biology.cli import (
-    beginnings,
+    attending,
     checking,
     completion,
     fetching,
@@ -35,6 +35,7 @@ from biology.cli import dictionary_commands as dictionaries
 from biology.cli import graph_io as interchange
 from biology.cli import transcoder_training as training
 from biology.cli.arguments import (
+    ATTEND,
     CASE,
     CHECK,
     CONVERT,
@@ -111,9 +112,13 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "convert": (fetching.convert, CONVERT),
     },
     "One claim": {"check": (checking.check, CHECK | MODEL | JSON)},
-    "One prompt": {"trace": (tracing.trace, TRACE | JSON), "steer": (steering.steer, STEER | JSON)},
+    "One prompt": {
+        "trace": (tracing.trace, TRACE | JSON),
+        "attend": (attending.attend, ATTEND | JSON),
+        "steer": (steering.steer, STEER | JSON),
+    },
     "A model of your own (docs/tutorials/own_model.md)": {
-        "new-model": (beginnings.new_model, NEW_MODEL | JSON),
+        "new-model": (fetching.new_model, NEW_MODEL | JSON),
         "sample": (training.sample, SAMPLE),
         "train-transcoders": (training.train_transcoders, TRAINING),
     },
@@ -130,7 +135,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "prompts": (growth.prompts, CASE),
     },
     "Case files": {
-        "new-case": (beginnings.new_case, NEW_CASE),
+        "new-case": (housekeeping.new_case, NEW_CASE),
         "explain": (housekeeping.explain, EXPLAIN | JSON),
         "lock": (housekeeping.lock, {}),
         "schema": (housekeeping.schema, {}),

@@ -34,8 +34,8 @@ from biology.attribution.graph_paths import describe, strongest_paths
 from biology.cases.case import Case, load_case, titles
 from biology.cases.claim_file import Claim, load_claims
 from biology.cli.checking import computed_anew
-from biology.cli.opening import of_corpus, open_model
-from biology.cli.tracing import subject, target_of
+from biology.cli.opening import of_corpus, open_model, subject
+from biology.cli.tracing import target_of
 from biology.config import config_file, load_config
 from biology.evidence.case_evidence import fresh_bench
 from biology.grammar import unknown

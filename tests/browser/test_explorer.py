@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
-from test_graph_files import modern, node
+from test_graph_files import HEAD, modern, node
 
 from biology.graph_files.dialects import parse_graph
 from biology.report.explorer import Traced, explorer, graph_page
@@ -71,6 +71,25 @@ def test_a_click_chooses_a_node_and_lists_what_acts_on_it(view):
     assert [row[0] for row in rows] == ["+67 %", "−33 %"]  # 2 and -1 of 3
     tables.nth(1).get_by_role("button", name="1/7").click()
     assert mark(page, "1_7_2").get_attribute("aria-selected") == "true"
+
+
+def test_the_card_says_which_heads_carry_a_link(view, tmp_path):
+    graph = modern()
+    matched = {"attention": 0.9, "score": 2.0, "matched": [{"query": EVIL, "key": "“ a”", "value": -1.234}]}
+    graph["links"][0]["heads"] = [HEAD | matched, HEAD | {"layer": 0, "share": -0.12, "query": 1}]
+    page = view("graph=graph&clickedId=0_1_2", path=page_of(graph, tmp_path))
+    table = page.locator(".ex-card table.ex-heads")
+    assert "from “ a”" in table.inner_text()
+    first, pair, second = table.locator("li").all_inner_texts()
+    assert (
+        first.startswith("L1H2 +75 % attends there with 90 %; query × key:")
+        and second == "L0H2 −12 % (from “ a” (1) to “ a” (1))"
+    )
+    assert pair.startswith("</script><script>") and pair.endswith(" × “ a” −1.23") and not page.evaluate("window.pwned")
+    table.get_by_role("button").click()
+    assert label(page) == "“ a”" and "to 0/1" in page.locator(".ex-card table.ex-heads").inner_text()
+    mark(page, "1_7_2").click(force=True)
+    assert not page.locator(".ex-card table.ex-heads").count()
 
 
 def test_a_click_beside_all_nodes_lets_go(view):

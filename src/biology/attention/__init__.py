@@ -1,1 +1,2 @@
-"""Attention in attribution graphs: which heads carry an edge (`head_loadings`), and why a head attends (`qk`)."""
+"""Attention in attribution graphs: which heads carry an edge (`edge_heads`, `head_loadings`) or an output (`output_heads`), and why a head
+attends (`qk`, `matches`)."""

@@ -22,7 +22,7 @@ from biology.attribution import targets as target_nodes
 from biology.attribution.direct_effects import Sources, active_features, sources
 from biology.attribution.graph import FEATURE, LOGIT, ROW_FLOOR, Graph, influence
 from biology.attribution.replacement import LocalReplacement, final_transpose, freeze_prompt, read_transpose
-from biology.attribution.targets import FeatureTarget, Readout, Target, TokenTarget
+from biology.attribution.targets import ContrastTarget, FeatureTarget, Readout, Target, TokenTarget
 from biology.models.model import Model, token_batch
 from biology.records import InputError
 from biology.transcoders.transcoder_set import TranscoderSet
@@ -75,10 +75,10 @@ def head_loadings(
         memory: bytes of working arrays, beyond one target at a time.
 
     Raises:
-        InputError: a node without incoming edges, an unknown value of `steps`, a target that is a direction or a
-            contrast given by its node (give the target itself), or features that are not active with these transcoders.
+        InputError: a node without incoming edges, an unknown value of `steps`, a target that is a direction given by
+            its node (give the target itself), or features that are not active with these transcoders.
     """
-    wanted = _target(graph, target) if isinstance(target, int) else target
+    wanted = target_of_node(graph, target) if isinstance(target, int) else target
     _, edge, direct, heads = next(_loadings(model, transcoders, graph, [wanted], steps, memory))
     return HeadLoadings(steps, edge[0], direct[0], heads[:, :, 0])
 
@@ -94,7 +94,7 @@ def head_shares(
 ) -> HeadShares:
     """The shares of a graph's influence that run through each head, see `HeadShares`. Costs one row per node and head.
 
-    `targets` are those the graph was made with, needed if one is a contrast or a direction.
+    `targets` are those the graph was made with, needed if one is a direction.
 
     Raises InputError as `head_loadings` does, and for another number of targets than the graph has.
     """
@@ -105,7 +105,7 @@ def head_shares(
     reads = ((graph.kind == FEATURE) | (graph.kind == LOGIT)) & (flow > 0)
     reading = reads.nonzero().flatten()
     wanted = [
-        _target(graph, index) if targets is None or index < first else targets[index - first]
+        target_of_node(graph, index) if targets is None or index < first else targets[index - first]
         for index in reading.tolist()
     ]
     n_heads = model.weights.layers[0].W_Q.shape[0]
@@ -118,27 +118,39 @@ def head_shares(
     return HeadShares(steps, direct / total, heads / total)
 
 
-def _target(graph: Graph, index: int) -> Target:
-    """The target that a node of a graph is."""
+def target_of_node(graph: Graph, index: int) -> Target:
+    """The target that a node of a graph is. Raises InputError for a node that is none, or whose target is a direction."""
     if not -graph.n_nodes <= index < graph.n_nodes:
         raise InputError(f"node {index} does not exist: the graph has {graph.n_nodes} nodes")
     columns = (graph.kind, graph.layer, graph.pos, graph.feature, graph.token_id)
     kind, layer, pos, feature, token = (int(column[index]) for column in columns)
     if kind in (FEATURE, LOGIT) and feature >= 0:
         return FeatureTarget(layer, pos, feature)
-    if kind == LOGIT and token >= 0:
+    if kind != LOGIT:
+        raise InputError(f"node {index} of the graph has no incoming edges")
+    if token >= 0:
         return TokenTarget(token, pos)
-    what = "is a contrast or a direction: give the target itself" if kind == LOGIT else "has no incoming edges"
-    raise InputError(f"node {index} of the graph {what}")
+    contrast = graph.metadata["contrasts"][index % graph.n_nodes - graph.logits.start]
+    if contrast is None:
+        raise InputError(f"node {index} of the graph is a direction: give the target itself")
+    positive, negative = contrast
+    return ContrastTarget(positive, negative, pos)
 
 
-def _loadings(
-    model: Model, transcoders: TranscoderSet, graph: Graph, wanted: list[Target], steps: str, memory: int
-) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
-    """For blocks of targets of one layer and position: their indices, edges [row, source], direct parts [row, source]
-    and parts through heads [layer, head, row, source]."""
-    if steps not in STEPS:
-        raise InputError(f"steps is {' or '.join(STEPS)}, not {steps!r}")
+@dataclass(frozen=True, eq=False)
+class FrozenGraph:
+    """The local replacement model that a graph was made of, its source nodes, and read-outs of some targets."""
+
+    local: LocalReplacement
+    source: Sources
+    readouts: list[Readout]
+
+
+def frozen_graph(model: Model, transcoders: TranscoderSet, graph: Graph, wanted: Sequence[Target]) -> FrozenGraph:
+    """The frozen model of a graph, rebuilt from its own prompt and features.
+
+    Raises InputError for features that are not active with these transcoders.
+    """
     ids = token_batch(model, graph.metadata["token_ids"])
     n_pos, first = ids.shape[1], int(graph.metadata["first_position"])
     places = target_nodes.positions(wanted, -1, n_pos)
@@ -148,7 +160,32 @@ def _loadings(
     active = active_features(local, first, model.n_layers)
     features = [column[graph.features].tolist() for column in (graph.layer, graph.pos, graph.feature)]
     keep = chosen_features(active, zip(*features, strict=True), n_pos, model.n_layers)
-    source = sources(local, active, first, 0, keep=keep)
+    return FrozenGraph(local, sources(local, active, first, 0, keep=keep), readouts)
+
+
+def start_of(local: LocalReplacement, readers: Sequence[Readout]) -> Float[Tensor, "pos row d_model"]:
+    """Gradients of read-outs of one layer and position where they begin: between attention and MLP of their block, or at
+    the stream that leaves the last block."""
+    layer, pos = readers[0].layer, readers[0].pos
+    vectors = torch.stack([readout.vector for readout in readers]).to(local.frozen.embed.dtype)
+    start = vectors.new_zeros(pos + 1, len(readers), vectors.shape[1])
+    if layer == local.n_layers:
+        start[pos] = final_transpose(local, vectors, pos)
+    else:
+        start[pos] = read_transpose(local, layer, vectors[None], pos)[0]
+    return start
+
+
+def _loadings(
+    model: Model, transcoders: TranscoderSet, graph: Graph, wanted: list[Target], steps: str, memory: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor, Tensor]]:
+    """For blocks of targets of one layer and position: their indices, edges [row, source], direct parts [row, source]
+    and parts through heads [layer, head, row, source]."""
+    if steps not in STEPS:
+        raise InputError(f"steps is {' or '.join(STEPS)}, not {steps!r}")
+    frozen = frozen_graph(model, transcoders, graph, wanted)
+    local, source, readouts = frozen.local, frozen.source, frozen.readouts
+    n_pos = local.n_pos
     columns, n_heads = node_columns(source), local.frozen.pattern[0].shape[1]
     each = (
         n_heads * (2 + model.n_layers) * source.n_columns + (6 * n_heads + 2 * model.n_layers) * n_pos * model.d_model
@@ -164,13 +201,7 @@ def _loadings_at(
     local: LocalReplacement, source: Sources, columns: Int[Tensor, " source"], readers: Sequence[Readout], steps: str
 ) -> tuple[Tensor, Tensor, Tensor]:
     """Edges, direct parts and parts through heads of read-outs of one layer and position."""
-    layer, pos = readers[0].layer, readers[0].pos
-    vectors = torch.stack([readout.vector for readout in readers]).to(local.frozen.embed.dtype)
-    start = vectors.new_zeros(pos + 1, len(readers), vectors.shape[1])
-    if layer == local.n_layers:
-        start[pos] = final_transpose(local, vectors, pos)
-    else:
-        start[pos] = read_transpose(local, layer, vectors[None], pos)[0]
+    layer, start = readers[0].layer, start_of(local, readers)
     effects: dict[bool, Tensor] = {}
     between: dict[bool, dict[int, Tensor]] = {True: {}, False: {}}
     for attend in (True, False):
@@ -180,7 +211,7 @@ def _loadings_at(
             g = past_attention(local, layer, g, attend=attend)
         effects[attend] = effects_below(local, source, layer, g, attend=attend, between=between[attend])[:, columns]
     n_heads = local.frozen.pattern[0].shape[1]
-    heads = vectors.new_zeros(local.n_layers, n_heads, len(readers), columns.numel())
+    heads = start.new_zeros(local.n_layers, n_heads, len(readers), columns.numel())
     # Any paths may lie between the head and the target ("any"), or only those without attention ("last").
     for lower, g in between[steps == "any"].items():
         through = effects_below(local, source, lower, _through_heads(local, lower, g).flatten(1, 2))[:, columns]

@@ -11,20 +11,20 @@ nodes of the attribution graph: features and errors of earlier layers, tokens. W
 has brought to the query's or the key's position belongs to the node it comes from, so a source may sit at an earlier
 position than the query or key itself. Gemma-2 caps its scores: what is attributed is the score before the cap.
 
-The matrix of pairs is the product of two thin ones, [query node, d_head] and [d_head, key node], and only these are
-kept. They are direct effects with the head's query (key) map as readers: a score costs 2 d_head rows.
+The matrix of pairs is the product of two thin ones (`score_terms`). They are direct effects with the head's query (key)
+map as readers: a score costs 2 d_head rows.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from biology.attention.score_terms import QKAttribution
 from biology.attention.stream_effects import SourceNodes, chosen_features, effects_below, source_nodes
 from biology.attribution.direct_effects import Sources, active_features, sources
 from biology.attribution.graph import ROW_FLOOR
@@ -34,113 +34,6 @@ from biology.records import InputError
 from biology.transcoders.transcoder_set import TranscoderSet
 
 Maps = Mapping[int, tuple[Float[Tensor, "d_model d_head"], Float[Tensor, " d_head"]]]
-
-
-class Pair(NamedTuple):
-    """What one query node and one key node (indices) together add to a score."""
-
-    query: int
-    key: int
-    value: float
-
-
-@dataclass(frozen=True, eq=False)
-class QKAttribution:
-    """One attention score, taken apart: score = matrix.sum() + key_bias.sum() + query_bias.sum() + bias.
-
-    `query_vectors` are the sources' shares of the rotated query, times the score's scaling; `key_vectors` those of the
-    rotated key. `score` is the model's own, before any soft-cap; `attention` is the pattern after softmax. With
-    `against`, both are the differences to that key position, and so are the key's vectors.
-    """
-
-    layer: int
-    head: int
-    query: int
-    key: int
-    against: int | None
-    query_nodes: SourceNodes
-    key_nodes: SourceNodes
-    query_vectors: Float[Tensor, "query_node d_head"]
-    key_vectors: Float[Tensor, "key_node d_head"]
-    query_constant: Float[Tensor, " d_head"]
-    key_constant: Float[Tensor, " d_head"]
-    score: float
-    attention: float
-    soft_cap: float | None
-
-    @property
-    def matrix(self) -> Float[Tensor, "query_node key_node"]:
-        """All pairs: size grows with the product of the numbers of nodes (`top_pairs` does not build it)."""
-        return self.query_vectors @ self.key_vectors.T
-
-    @property
-    def key_bias(self) -> Float[Tensor, " query_node"]:
-        """Each query node with the bias of the key."""
-        return self.query_vectors @ self.key_constant
-
-    @property
-    def query_bias(self) -> Float[Tensor, " key_node"]:
-        """The bias of the query with each key node: what makes a key attractive whatever the query is."""
-        return self.key_vectors @ self.query_constant
-
-    @property
-    def bias(self) -> float:
-        """Bias with bias."""
-        return float(self.query_constant.double() @ self.key_constant.double())
-
-    @property
-    def query_marginals(self) -> Float[Tensor, " query_node"]:
-        """How far the score falls if a node leaves the query: its row of the matrix and its share with the key's
-        bias."""
-        return self.query_vectors @ (self.key_vectors.sum(0) + self.key_constant)
-
-    @property
-    def key_marginals(self) -> Float[Tensor, " key_node"]:
-        """How far the score falls if a node leaves the key."""
-        return self.key_vectors @ (self.query_vectors.sum(0) + self.query_constant)
-
-    @property
-    def total(self) -> float:
-        """The sum of all terms, which the score must equal."""
-        query = self.query_vectors.double().sum(0) + self.query_constant.double()
-        return float(query @ (self.key_vectors.double().sum(0) + self.key_constant.double()))
-
-    @property
-    def relative_error(self) -> float:
-        """|total - score| / |score|."""
-        return abs(self.total - self.score) / max(abs(self.score), torch.finfo(torch.float64).tiny)
-
-    def top_pairs(self, count: int, *, memory: int = 1 << 26) -> list[Pair]:
-        """The `count` pairs of largest absolute value, largest first, zeros left out; `memory` bounds working bytes."""
-        n_keys = len(self.key_nodes)
-        if not len(self.query_nodes) or not n_keys or count < 1:
-            return []
-        found: list[Pair] = []
-        rows = max(1, memory // (2 * n_keys * self.key_vectors.element_size()))
-        for first in range(0, len(self.query_nodes), rows):
-            block = (self.query_vectors[first : first + rows] @ self.key_vectors.T).flatten()
-            best = block.abs().topk(min(count, block.numel())).indices
-            places = zip(best.tolist(), block[best].tolist(), strict=True)
-            found += [Pair(first + place // n_keys, place % n_keys, value) for place, value in places if value]
-            found = sorted(found, key=lambda pair: -abs(pair.value))[:count]
-        return found
-
-    def tracing_results(self, count: int) -> dict[str, list]:
-        """The strongest pairs and marginals as `qk_tracing_results` of the published graph schema (one score's)."""
-        pairs = [
-            [self.query_nodes.node_id(pair.query), self.key_nodes.node_id(pair.key), pair.value]
-            for pair in self.top_pairs(count)
-        ]
-
-        def marginals(nodes: SourceNodes, values: Tensor) -> list:
-            best = values.abs().topk(min(count, values.numel())).indices
-            return [[nodes.node_id(index), float(values[index])] for index in best.tolist()]
-
-        return {
-            "pair_wise_contributors": pairs,
-            "top_q_marginal_contributors": marginals(self.query_nodes, self.query_marginals),
-            "top_k_marginal_contributors": marginals(self.key_nodes, self.key_marginals),
-        }
 
 
 # ---------------------------------------------------------------------------------------------------- attention scores
@@ -304,7 +197,17 @@ def qk_attribution(
         score=sum(sign * _score(model, attention, layer, head, query, place) for place, sign in signs.items()),
         attention=sum(sign * float(attention.pattern[head, query, place]) for place, sign in signs.items()),
         soft_cap=attention.soft_cap,
+        row=attention.pattern[head, query],
     )
+
+
+def check_head(model: Model, layer: int, head: int) -> None:
+    """Raises InputError for a layer or head that does not exist."""
+    if not 0 <= layer < model.n_layers:
+        raise InputError(f"layer {layer} does not exist: the model has layers 0..{model.n_layers - 1}")
+    n_heads = model.weights.layers[layer].W_Q.shape[0]
+    if not 0 <= head < n_heads:
+        raise InputError(f"head {head} does not exist: layer {layer} has heads 0..{n_heads - 1}")
 
 
 def _places(
@@ -323,11 +226,7 @@ def _places(
             f"transcoders of {transcoders.n_layers} layers and width {transcoders.d_model} do not fit model"
             f" {model.name} with {model.n_layers} layers and width {model.d_model}"
         )
-    if not 0 <= layer < model.n_layers:
-        raise InputError(f"layer {layer} does not exist: the model has layers 0..{model.n_layers - 1}")
-    n_heads = model.weights.layers[layer].W_Q.shape[0]
-    if not 0 <= head < n_heads:
-        raise InputError(f"head {head} does not exist: layer {layer} has heads 0..{n_heads - 1}")
+    check_head(model, layer, head)
     keys = [key] if against is None else [key, against]
     for place in (query, *keys):
         if not -n_pos <= place < n_pos:

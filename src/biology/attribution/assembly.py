@@ -355,6 +355,7 @@ def _metadata(traced: _Traced, row: int, n_active: int) -> dict[str, Any]:
         "token_ids": ids,
         "tokens": [traced.texts[token] for token in ids],
         "target_labels": [readout.label for readout in traced.readouts[row]],
+        "contrasts": [readout.contrast and list(readout.contrast) for readout in traced.readouts[row]],
         "transcoders": transcoders.name,
         "transcoder_kind": transcoders.kind,
         "activation_function": transcoders.activation,

@@ -77,18 +77,21 @@ def export_json(
     generation_settings: Mapping[str, Any] | None = None,
     pruning_settings: Mapping[str, Any] | None = None,
     replication: Mapping[str, Any] | None = None,
+    heads: Mapping[tuple[int, int], Sequence[Mapping[str, Any]]] | None = None,
 ) -> dict[str, Any]:
     """The kept part of the graph as JSON of the published schema ("Anthropic Attribution Graph", schema_version 1).
 
     `influence` is cumulative (small = important), error ids are `{layer}_-1_{pos}`, `feature` is a Cantor pair.
     `supernodes` maps a name to node indices; kept members are pinned. `metadata.info` carries the scores and the
-    worst row residual of the whole graph.
+    worst row residual of the whole graph. `heads` says of edges (target, source) which heads carry them: a key of their
+    links that this project adds to the schema.
     """
     cumulative = cumulative_scores(influence(graph)).tolist()
     kept = node_mask.nonzero().flatten().tolist()
     nodes = {i: _json_node(graph, i, cumulative[i], labels) for i in kept}
     links = [
         {"source": nodes[s]["node_id"], "target": nodes[t]["node_id"], "weight": float(graph.adjacency[t, s])}
+        | ({"heads": list(heads[t, s])} if heads and (t, s) in heads else {})
         for t, s in edge_mask.nonzero().tolist()
     ]
     replaced = scores(graph)

@@ -76,6 +76,8 @@ class Readout:
     pre_activation: float
     token_id: int = -1
     feature: int = -1
+    contrast: tuple[int, int] | None = None
+    """The two tokens of a `ContrastTarget`."""
 
 
 def normalise(targets: Sequence[Target | int] | None) -> list[Target] | None:
@@ -150,7 +152,7 @@ def resolve(
             logits = pre[where[pos]].double()
             label = f"{token_text(model, one)} - {token_text(model, other)}"
             vector, real = W_U[one] - W_U[other], float(logits[one] - logits[other])
-            found.append(Readout(label, 1.0, model.n_layers, pos, vector, offset, real))
+            found.append(Readout(label, 1.0, model.n_layers, pos, vector, offset, real, contrast=(one, other)))
         else:
             found.append(_direction(model, local, target, pos))
     return found

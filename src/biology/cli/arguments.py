@@ -222,10 +222,37 @@ TRACE: Options = {
     },
     "--memory": {"type": real(above=0.0), "metavar": "GIB", "help": "memory of working arrays beside the graph (4)"},
     "--paths": {"type": integer(0), "metavar": "N", "default": 10, "help": "how many paths to print (%(default)s)"},
+    "--heads": {
+        "type": integer(0),
+        "metavar": "N",
+        "default": 0,
+        "help": "say which attention heads carry the N strongest edges between tokens (%(default)s)",
+    },
     "--device": {"choices": ("cpu", "cuda"), "help": "where to compute (as in config.yaml, or cpu)"},
     "--dtype": {"choices": ("float32", "bfloat16", "float64"), "help": "precision (as in config.yaml, or float32)"},
     "--out": {"metavar": "DIR", "help": "where to write graph.json, graph.safetensors, nodes.parquet and graph.html"},
     "--open": {"action": "store_true", "help": "show the page of the graph in a browser"},
+}
+ATTEND: Options = {
+    "text": {"metavar": "PROMPT", "help": "the prompt"},
+    **{name: TRACE[name] for name in ("--model", "--transcoders", "--k", "--rule", "--chat")},
+    "--layer": {"type": integer(0), "metavar": "L", "help": "with --head: the head to take apart, counted from 0"},
+    "--head": {
+        "type": integer(0),
+        "metavar": "H",
+        "help": "its number in the layer (without both: the heads that matter)",
+    },
+    "--query": {"type": integer(), "metavar": "P", "help": "the token that attends (that of its largest step)"},
+    "--key": {"type": integer(), "metavar": "P", "help": "the token it attends to (that of its largest step)"},
+    "--against": {"type": integer(), "metavar": "P", "help": "take the difference to the score of this token apart"},
+    "--target": {
+        "metavar": "T",
+        "help": "what heads matter for: a token, a difference 'A - B' or a feature, as in trace",
+    },
+    "--explain": TRACE["--explain"],
+    "--top": {"type": integer(1), "metavar": "N", "default": 10, "help": "how many heads, pairs, nodes (%(default)s)"},
+    "--device": TRACE["--device"],
+    "--dtype": TRACE["--dtype"],
 }
 
 EXPORT: Options = {

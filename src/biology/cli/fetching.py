@@ -1,4 +1,5 @@
-"""Known models as commands: list them, and fetch one with its transcoders once it is certain that it will fit."""
+"""Models as commands: the known ones listed, one fetched with its transcoders once it is certain that it will fit, one of your own
+looked at."""
 
 from __future__ import annotations
 
@@ -197,3 +198,46 @@ def with_table(text: str) -> str:
     lines = [f"| {' | '.join(row)} |" for row in (HEADINGS, ("---",) * len(HEADINGS), *rows())]
     before, _, rest = text.partition(BEGIN)
     return f"{before}{BEGIN}\n" + "\n".join(lines) + f"\n{END}{rest.partition(END)[2]}"
+
+
+def new_model(args: Arguments) -> None:
+    """look at a model directory and print its entry for config.yaml; --write puts it there"""
+    from biology.config import load_config
+    from biology.scaffolds import new_model as models
+    from biology.scaffolds.config_text import with_model
+
+    folder = Path(args.directory)
+    given = None if args.transcoders is None else Path(args.transcoders)
+    found, name = models.look(folder), models.called(folder, args.name)
+    made = models.entry(found, name, given)
+    if args.json:
+        print_json(
+            {"name": name, "path": str(found.path), "architecture": found.architecture, "layers": found.layers}
+            | {"width": found.width, "vocabulary": found.vocabulary, "memory": found.plan.total}
+            | {
+                "transcoders": [{"path": str(path), "layout": layout} for path, layout in found.transcoders],
+                "entry": made,
+            }
+        )
+    else:
+        print(made, end="")
+        if not found.tokenizer:
+            print("It has no tokenizer: only `biology trace --token-ids` can ask it something.")
+    if args.write:
+        path = config_file(args.config)
+        if name in load_config(path).models:
+            raise InputError(f"{path} has a model '{name}' already: choose another name with --name.")
+        text = with_model(path.read_text(encoding="utf-8"), made)
+        if text is None:
+            raise InputError(f"{path} has no line `models:` to put the entry under: put it there by hand.")
+        artefacts.write_text(path, text)
+        load_config(path)
+    if not args.json:
+        done = "Written into" if args.write else "Put this under `models:` in"
+        print(
+            f"\n{done} {args.config}. Next:\n"
+            f"  {f'biology load --model {name}':<44} whether all of it fits together\n"
+            f'  {f"""biology trace "..." --model {name}""":<44} one prompt\n'
+            f"  snakemake --cores 8 figures/all --config model={name}\n"
+            f"Step by step: {models.HELP}"
+        )

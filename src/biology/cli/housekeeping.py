@@ -1,9 +1,10 @@
-"""Commands that keep a checkout in order: case files told and registered, and what texts say of results."""
+"""Commands that keep a checkout in order: case files begun, told and registered, and what texts say of results."""
 
 from __future__ import annotations
 
 import argparse
 from dataclasses import asdict
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +12,34 @@ from biology import artefacts
 from biology.printing import print_json, print_table
 
 Arguments = argparse.Namespace
+
+
+def new_case(args: Arguments) -> None:
+    """make a folder of experiments/ that already runs, from the template or from another case"""
+    from biology.cases.case import load_case
+    from biology.cases.claim_file import load_claims
+    from biology.config import config_file, load_config
+    from biology.scaffolds import new_case as cases
+
+    path = config_file(args.config)
+    root, name = path.parent, args.name
+    load_config(path).model(args.model)  # a wrong name is said before anything is written
+    source = args.source or cases.TEMPLATE
+    cases.write_case(root, name, cases.new_case(root, name, source, date.today()))
+    met = cases.meet(path, args.model, name)
+    case, claims = load_case(root, name), load_claims(root, name)
+    prompts, first = len(case.items) + len(case.prompts), claims[0].id if claims else "CLAIM"
+    print(
+        f"experiments/{name}: {prompts} prompts, {len(case.supernodes)} supernodes, {len(case.experiments)} experiments, "
+        f"{len(claims)} claims, not registered yet.\n{met}\n\n"
+        f"Next:\n"
+        f"  biology explain {name:<36} what it says, in English\n"
+        f"  edit experiments/{name}/case.yaml and claims.yaml, then again\n"
+        f"  {'biology lock':<44} register the claims, before you look at a result\n"
+        f"  {f'biology check {first} --model {args.model}':<44} one claim, from weights to verdict\n"
+        f"  {'make figures':<44} all of it\n"
+        f"Step by step: {cases.HELP}"
+    )
 
 
 def lock(args: Arguments) -> None:

@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import pandas as pd
 
     from biology.cases.case import Case
-    from biology.config import Config, ModelConfig
+    from biology.config import AttributionConfig, Config, ModelConfig
     from biology.models.model import Model
     from biology.transcoders.transcoder_set import TranscoderSet
 
@@ -26,6 +26,43 @@ def configuration(args: Arguments, *, shipped: bool = False) -> tuple[Config, Pa
 
     path = config_file(args.config, shipped=shipped)
     return load_config(path, getattr(args, "model", None)), path.parent
+
+
+def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
+    """What to trace, a model of the configuration or directories, and the settings that hold for it."""
+    from biology.config import ModelConfig
+    from biology.records import InputError
+
+    config, root = configuration(args, shipped=True)
+    if args.model in config.models:
+        entry = config.models[args.model]
+        given: dict[str, Any] = {
+            "device": args.device or entry.device,
+            "dtype": args.dtype or entry.dtype,
+            "path": root / entry.path,
+            "transcoders": entry.transcoders if entry.neurons else root / entry.transcoders,
+        }
+        return entry.model_copy(update=given | _dictionary(args, entry)), config.attribution
+    if not Path(args.model).is_dir():
+        config.model(args.model)
+    if not args.transcoders:
+        raise InputError(
+            "a model given as a directory needs --transcoders DIR, or --transcoders neurons (docs/tutorials/own_model.md)."
+        )
+    given = {"path": Path(args.model), "device": args.device or "cpu", "dtype": args.dtype or "float32"}
+    return ModelConfig(**given, **_dictionary(args, None)), config.attribution
+
+
+def _dictionary(args: Arguments, entry: ModelConfig | None) -> dict[str, Any]:
+    """What the command line says of features, in the words of an entry."""
+    from biology.config import NEURONS
+    from biology.records import InputError
+
+    transcoders = Path(args.transcoders) if args.transcoders else entry.transcoders if entry else None
+    given = {key: getattr(args, key) for key in ("k", "rule") if getattr(args, key) is not None}
+    if given and transcoders != NEURONS:
+        raise InputError(f"--{next(iter(given))} is about neurons: give --transcoders {NEURONS} too.")
+    return ({} if args.transcoders is None else {"transcoders": transcoders}) | given
 
 
 def case_of(args: Arguments) -> tuple[Config, Path, Case, Path]:

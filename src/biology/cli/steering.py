@@ -17,8 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from biology.cli.arguments import real
-from biology.cli.opening import configuration, of_corpus, open_model
-from biology.cli.tracing import subject
+from biology.cli.opening import configuration, of_corpus, open_model, subject
 from biology.models.text import continuation, visible
 from biology.printing import print_json
 

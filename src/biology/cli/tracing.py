@@ -6,23 +6,25 @@ import argparse
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biology import artefacts
 from biology.cli.arguments import writable_folder
-from biology.cli.opening import configuration, open_model
+from biology.cli.opening import configuration, open_model, subject
 from biology.folders import claim, replaced
 from biology.models.text import visible
 from biology.printing import print_json
 
 if TYPE_CHECKING:
+    from biology.attention.edge_heads import CarriedEdge
+    from biology.attention.matches import Match
     from biology.attribution.graph import Graph
     from biology.attribution.graph_memory import Foretold, Sizes
     from biology.attribution.graph_paths import GraphPath
     from biology.attribution.targets import Target
-    from biology.config import AttributionConfig, ModelConfig
+    from biology.config import AttributionConfig
     from biology.models.model import Model
     from biology.transcoders.transcoder_set import TranscoderSet
 
@@ -42,6 +44,8 @@ def trace(args: Arguments) -> None:
         raise InputError("give either --features (the feature nodes) or --max-nodes (how many to choose).")
     if args.open and args.out is None:
         raise InputError("--open shows the page that --out DIR writes: say where.")
+    if args.heads and "live" in (args.attention, args.norms):
+        raise InputError("--heads tells what heads carry through frozen attention and norms: leave out `live`.")
     out = None if args.out is None else writable_folder(Path(args.out))
     if out is not None:
         claim(out, FILES, "trace")
@@ -50,9 +54,11 @@ def trace(args: Arguments) -> None:
     model, transcoders = open_model(entry, Path(), Path(args.model).name, threads=None)
     from tqdm import tqdm
 
+    from biology.attention.edge_heads import carried_edges, edges_between_tokens
+    from biology.attention.matches import matches
     from biology.attribution.assembly import MEMORY, attribute
     from biology.attribution.graph import prune
-    from biology.attribution.graph_paths import strongest_paths
+    from biology.attribution.graph_paths import strongest_paths, token_texts
     from biology.models.model import encode
     from biology.models.tokenizer import in_chat
     from biology.validation.ablation import agreement
@@ -85,15 +91,25 @@ def trace(args: Arguments) -> None:
     graph.metadata["foretells"] = agreement(model, transcoders, graph.metadata["token_ids"], graph)
     masks = prune(graph, settings.node_threshold, settings.edge_threshold)
     paths = strongest_paths(graph, args.paths)
+    between = edges_between_tokens(graph, masks[1], args.heads) if args.heads else []
+    carried = carried_edges(model, transcoders, graph, between)
+    matched = matches(model, transcoders, graph, carried)
     shown = masks[0].nonzero().flatten().tolist() if out is not None else []
-    labels = labels_of(args, model, transcoders, graph, [*shown, *(node for path in paths for node in path.nodes)])
+    shown += [node for path in paths for node in path.nodes] + [node for edge in between for node in edge[:2]]
+    named = _features_among(graph, shown) + [place for match in matched if match for place in match.features()]
+    labels = labels_of(args, model, transcoders, named, token_texts(graph))
+    heads = [_heads_told(*each, labels) for each in zip(carried, matched, strict=True)]
     if out is not None:
-        _write(out, graph, masks, labels, model.name, text or f"token ids {args.token_ids}", settings)
+        by_edge = {(edge.target, edge.source): parts for edge, parts in zip(carried, heads, strict=True)}
+        _write(out, graph, masks, labels, model.name, text or f"token ids {args.token_ids}", settings, by_edge)
     if args.json:
         told = _told(graph, args, model.name, paths, labels)
+        told |= {"heads": _edges_told(graph, carried, heads, labels)} if args.heads else {}
         print_json(told | {"files": [] if out is None else [str(out / name) for name in FILES]})
     else:
         _describe(graph, paths, labels)
+        if args.heads:
+            _describe_heads(graph, carried, matched, labels)
     if out is not None:
         if not args.json:
             print(f"\nWritten to {out}: {', '.join(FILES)}")
@@ -157,30 +173,36 @@ def _features(path: Path) -> list[tuple[int, int, int]]:
 
 
 def labels_of(
-    args: Arguments, model: Model, transcoders: TranscoderSet, graph: Graph, nodes: Iterable[int]
+    args: Arguments,
+    model: Model,
+    transcoders: TranscoderSet,
+    features: Iterable[tuple[int, int, int]],
+    tokens: Sequence[str],
 ) -> dict[tuple[int, int], str]:
-    """The labels of the features among some nodes: roles that ship with a model, and what other features clearly promote."""
-    from biology.attribution.graph import FEATURE
-    from biology.attribution.graph_paths import token_texts
+    """The labels of some features (layer, number, position): roles that ship with a model, and what other features clearly promote."""
     from biology.findings.labels import Roles, label, shipped_roles
     from biology.supernodes.named_members import labels_key
     from biology.supernodes.promotion import clearly_promoted
 
-    kinds, layers, numbers, places = (part.tolist() for part in (graph.kind, graph.layer, graph.feature, graph.pos))
     config, root = configuration(args, shipped=True)
     roles = Roles()
     if args.model in config.models and args.transcoders is None:
         path = root / "reports" / args.model / "labels.json"
         roles = shipped_roles(path, labels_key(root, config.models[args.model])) if path.is_file() else roles
-    tokens, found = token_texts(graph), {}
-    for node in nodes:
-        if kinds[node] == FEATURE:
-            place = (layers[node], numbers[node])
-            found.setdefault(place, {}).update(dict.fromkeys(roles.at(place, tokens, places[node])))
+    found: dict[tuple[int, int], dict[str, None]] = {}
+    for layer, number, pos in features:
+        found.setdefault((layer, number), {}).update(dict.fromkeys(roles.at((layer, number), tokens, pos)))
     bare = [place for place, known in found.items() if not known]
     promoted = clearly_promoted(model, transcoders, sorted(bare))
     named = {place: label(list(known), promoted.get(place, ())).text for place, known in found.items()}
     return {place: text for place, text in named.items() if text}
+
+
+def _features_among(graph: Graph, nodes: Iterable[int]) -> list[tuple[int, int, int]]:
+    from biology.attribution.graph import FEATURE
+
+    kinds, layers, numbers, places = (part.tolist() for part in (graph.kind, graph.layer, graph.feature, graph.pos))
+    return [(layers[node], numbers[node], places[node]) for node in nodes if kinds[node] == FEATURE]
 
 
 def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, int], str]) -> None:
@@ -215,6 +237,55 @@ def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, i
         print(
             "\nA feature's name is a role that rules of a case find it for, or else the tokens that its decoder clearly raises."
         )
+
+
+def _describe_heads(
+    graph: Graph, carried: list[CarriedEdge], matched: list[Match | None], labels: Mapping[tuple[int, int], str]
+) -> None:
+    """Which heads carry edges, and what the first head of each matched, on the screen."""
+    from biology.attention.edge_heads import head_name
+
+    if not carried:
+        print("\nNo edge of the pruned graph leads from one token to another.")
+        return
+    print(
+        "\nHeads that carry the strongest edges between tokens (share of the influence, sign; what the edge loses without a head;"
+    )
+    print("the attention of the first head, and which nodes of its query and key make most of its score):")
+    seen: list[Match] = []
+    for edge, match in zip(carried, matched, strict=True):
+        for line, indent in zip(edge.in_words(graph, labels), (0, 11), strict=True):
+            print(f"{'':{indent}}{visible(line)}")
+        if match is not None and match not in seen:  # edges of one head and step share it
+            seen.append(match)
+            pairs = "; ".join(f"{query} x {key} {value:+.2f}" for query, key, value in match.told(labels))
+            head = head_name(*edge.heads[0][:2])
+            print(f"{'':11}{head} attends there with {match.attention:.0%}, score {match.score:+.2f}: {visible(pairs)}")
+
+
+def _heads_told(edge: CarriedEdge, match: Match | None, labels: Mapping[tuple[int, int], str]) -> list[dict[str, Any]]:
+    """The heads of one edge as data; the first with what it matched."""
+    heads: list[dict[str, Any]] = [part._asdict() for part in edge.heads]
+    if match is not None:
+        pairs = [{"query": query, "key": key, "value": value} for query, key, value in match.told(labels)]
+        heads[0] |= {"attention": match.attention, "score": match.score, "matched": pairs}
+    return heads
+
+
+def _edges_told(
+    graph: Graph,
+    carried: list[CarriedEdge],
+    heads: list[list[dict[str, Any]]],
+    labels: Mapping[tuple[int, int], str],
+) -> list[dict[str, Any]]:
+    """What `_describe_heads` says, as data."""
+    from biology.attribution.graph_paths import node_label
+
+    return [
+        {"source": node_label(graph, edge.source, labels), "target": node_label(graph, edge.target, labels)}
+        | {"share": edge.share, "weight": edge.weight, "heads": parts}
+        for edge, parts in zip(carried, heads, strict=True)
+    ]
 
 
 def _outputs(graph: Graph) -> list[tuple[int, float, float, str]]:
@@ -257,6 +328,7 @@ def _write(
     scan: str,
     prompt: str,
     settings: AttributionConfig,
+    heads: Mapping[tuple[int, int], list[dict[str, Any]]],
 ) -> None:
     from biology.attribution.graph_json import arrays, export_json, nodes_table
     from biology.graph_files.dialects import parse_graph
@@ -268,50 +340,14 @@ def _write(
     correlation, n = graph.metadata["foretells"]
     told |= {"influence_foretells_ablation": correlation, "ablated_features": n} if n > 1 else {}
     exported = export_json(
-        graph, *masks, slug=out.name, scan=scan, prompt=prompt, labels=labels, pruning_settings=pruning, info=told
-    )
+        graph, *masks, slug=out.name, scan=scan, prompt=prompt, labels=labels, pruning_settings=pruning, info=told,
+        heads=heads,
+    )  # fmt: skip
     with replaced(out, FILES, "trace") as new:
         write_tensors(new / TENSORS, arrays(graph, *masks))  # without a copy of the matrix
         artefacts.write_columns(new / NODES, nodes_table(graph, labels))
         artefacts.write_json(new / GRAPH, exported)
         artefacts.write_text(new / PAGE, graph_page(parse_graph((new / GRAPH).read_text(encoding="utf-8"), GRAPH)))
-
-
-def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
-    """What to trace, a model of the configuration or directories, and the settings that hold for it."""
-    from biology.config import ModelConfig
-    from biology.records import InputError
-
-    config, root = configuration(args, shipped=True)
-    if args.model in config.models:
-        entry = config.models[args.model]
-        given: dict[str, Any] = {
-            "device": args.device or entry.device,
-            "dtype": args.dtype or entry.dtype,
-            "path": root / entry.path,
-            "transcoders": entry.transcoders if entry.neurons else root / entry.transcoders,
-        }
-        return entry.model_copy(update=given | _dictionary(args, entry)), config.attribution
-    if not Path(args.model).is_dir():
-        config.model(args.model)
-    if not args.transcoders:
-        raise InputError(
-            "a model given as a directory needs --transcoders DIR, or --transcoders neurons (docs/tutorials/own_model.md)."
-        )
-    given = {"path": Path(args.model), "device": args.device or "cpu", "dtype": args.dtype or "float32"}
-    return ModelConfig(**given, **_dictionary(args, None)), config.attribution
-
-
-def _dictionary(args: Arguments, entry: ModelConfig | None) -> dict[str, Any]:
-    """What the command line says of features, in the words of an entry."""
-    from biology.config import NEURONS
-    from biology.records import InputError
-
-    transcoders = Path(args.transcoders) if args.transcoders else entry.transcoders if entry else None
-    given = {key: getattr(args, key) for key in ("k", "rule") if getattr(args, key) is not None}
-    if given and transcoders != NEURONS:
-        raise InputError(f"--{next(iter(given))} is about neurons: give --transcoders {NEURONS} too.")
-    return ({} if args.transcoders is None else {"transcoders": transcoders}) | given
 
 
 def _token_ids(text: str, model: Model) -> list[int]:

@@ -49,9 +49,13 @@ KEYS = {
         "node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp", "influence", "activation", "token_prob",
         "is_target_logit", "run_idx", "reverse_ctx_idx", "token",
     },
-    "links": {"source", "target", "weight"},
+    "links": {"source", "target", "weight", "heads"},
 }  # fmt: skip
-"""The keys of the published schema and of the dialects above; what these say is used, or said by another key too."""
+"""The keys of the published schema, of the dialects above, and our own `heads` of links; what these say is used, or said by another
+key too."""
+HEAD = {"layer": int, "head": int, "share": float, "query": int, "key": int}
+"""What `heads` of a link says of each attention head that carries it, and as what (`attention.edge_heads`). One may also have its
+`attention`, its `score`, and in `matched` the pairs of a `query` and a `key` in words with their `value` (`attention.matches`)."""
 SAFE = re.compile(r"[a-zA-Z0-9_.-]+")
 
 Graph = dict[str, Any]
@@ -179,6 +183,7 @@ def _links(links: list[dict[str, Any]], original: list[Node], nodes: list[Node],
                 raise InputError(f"{where}: a link leads to or from '{short(str(end))}', and there is no such node.")
         if not is_number(link.get("weight")) or link.get("weight") is None:
             raise InputError(f"{where}: the link '{short(source)}' -> '{short(target)}' has no number as its weight.")
+        _check_heads(link, where)
         new_target = features.get(target, errors.get(target, target))
         new_source = features.get(source, errors.get(source, source))
         if source in features and source in errors:
@@ -188,6 +193,23 @@ def _links(links: list[dict[str, Any]], original: list[Node], nodes: list[Node],
             met.add((source, target))
         found.append(link | {"source": new_source, "target": new_target})
     return found
+
+
+def _check_heads(link: Mapping[str, Any], where: str) -> None:
+    def check(key: str, what: str, *, fits: bool) -> None:
+        if not fits:
+            raise InputError(f"{where}: a head of the link to '{short(link['target'])}' has no {what} as its {key}.")
+
+    for head in records(link.get("heads", []), "the heads of a link", where):
+        for key, kind in HEAD.items():
+            check(key, "number", fits=head.get(key) is not None and is_number(head[key]))
+            check(key, "whole number", fits=kind is float or isinstance(head[key], int))
+        for key in ("attention", "score"):
+            check(key, "number", fits=is_number(head.get(key)))
+        for pair in records(head.get("matched", []), "what a head of a link matched", where):
+            check("value", "number", fits=pair.get("value") is not None and is_number(pair["value"]))
+            for key in ("query", "key"):
+                check(key, "text", fits=isinstance(pair.get(key), str))
 
 
 # -------------------------------------------------------------------------------------------------------------- writing

@@ -49,6 +49,7 @@ function card(host, graph, node, view, act) {
   if (known) parts.push(...chips("promotes", known.promotes), ...chips("suppresses", known.suppresses));
   parts.push(linkTable("Inputs", "share of all direct effects into this node", node.inputs, (link) => link.source, graph, view, act));
   parts.push(linkTable("Outputs", "share of all direct effects into the other node", node.outputs, (link) => link.target, graph, view, act));
+  parts.push(headsTable(node, graph, view, act));
   const steered = graph.payload.steering?.[node.id];
   if (steered) parts.push(steeringTable(steered));
   if (node.key) parts.push(...featureCard(graph.payload, node));
@@ -84,6 +85,32 @@ function linkTable(title, unit, links, other, graph, view, act) {
   if (seen.length <= LISTED) return table;
   const more = element("button", { type: "button", onclick: () => { body.append(...rows(LISTED)); more.remove(); } }, `Show all ${seen.length}`);
   return element("div", {}, table, more);
+}
+
+/** The attention heads that carry links of a node, where the file tells them (`biology trace --heads`). */
+function headsTable(node, graph, view, act) {
+  const told = [...node.inputs, ...node.outputs].filter((link) => link.heads.length);
+  if (!told.length) return "";
+  const rows = told.map((link) => {
+    const into = link.target === node, other = into ? link.source : link.target, ends = `${link.target.position} ${link.source.position}`;
+    const heads = link.heads.slice(0, 5).map(({ layer, head, share, query, key, attention, matched = [] }) => {
+      const step = `${query} ${key}` === ends ? "" : ` (from “${clipped(graph.token(key), 14)}” (${key}) to “${clipped(graph.token(query), 14)}” (${query}))`;
+      return element("li", {}, `L${layer}H${head} `, element("span", { class: share < 0 ? "minus" : "plus" }, signed(share)), step, ...matchedPairs(attention, matched));
+    });
+    return element("tr", {}, element("td", {}, into ? "from " : "to ", choice(other, clipped(view.name(other), 60), act)), element("td", {}, clipped(graph.token(other.position), 14)), element("td", {}, element("ul", {}, ...heads)));
+  });
+  return element("table", { class: "ex-links ex-heads" },
+    element("caption", {}, element("strong", {}, "Attention heads"), element("span", { class: "soft" }, " · what a link to or from another token loses without the head, as a share of the link")),
+    element("thead", {}, element("tr", {}, ...["link", "token", "heads"].map((name) => element("th", { scope: "col" }, name)))),
+    element("tbody", {}, ...rows));
+}
+
+/** Which nodes of a head's query and key make most of its score where it carries a link. */
+function matchedPairs(attention, pairs) {
+  if (!pairs.length) return [];
+  const attends = typeof attention === "number" ? ` attends there with ${readable(attention * 100)} %; query × key:` : " query × key:";
+  const added = (value) => `${value < 0 ? "−" : "+"}${readable(Math.abs(value))}`;
+  return [element("span", { class: "soft" }, attends), element("ul", {}, ...pairs.map((pair) => element("li", { class: "soft" }, `${clipped(pair.query, 60)} × ${clipped(pair.key, 60)} ${added(pair.value)}`)))];
 }
 
 /** What the model says while this feature is held at M times its activation: rows of M, token, probability. */

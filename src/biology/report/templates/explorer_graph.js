@@ -45,8 +45,8 @@ function indexed(payload) {
   const byId = new Map(nodes.map((node) => [node.id, node]));
   const total = new Map();
   for (const { target, weight } of graph.links) total.set(target, (total.get(target) ?? 0) + Math.abs(weight));
-  const links = graph.links.map(({ source, target, weight }) => ({
-    source: byId.get(source), target: byId.get(target), weight, share: weight / (total.get(target) || 1),
+  const links = graph.links.map(({ source, target, weight, heads = [] }) => ({
+    source: byId.get(source), target: byId.get(target), weight, share: weight / (total.get(target) || 1), heads,
   }));
   links.sort((a, b) => Math.abs(b.share) - Math.abs(a.share));
   for (const link of links) {

@@ -1,0 +1,61 @@
+"""What the heads that carry edges match: why the strongest head of each edge attends where it carries the edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from biology.attention.edge_heads import CarriedEdge
+from biology.attention.qk import qk_attribution
+from biology.attention.score_terms import Pair
+from biology.attention.stream_effects import SourceNodes
+from biology.attribution.graph import FEATURE, Graph
+from biology.models.model import Model
+from biology.transcoders.transcoder_set import TranscoderSet
+
+MOST = 3
+"""Pairs of a match."""
+
+
+@dataclass(frozen=True, eq=False)
+class Match:
+    """A head's attention at one step, its score before softmax, and the pairs of nodes that make most of the score."""
+
+    attention: float
+    score: float
+    pairs: tuple[Pair, ...]
+    query_nodes: SourceNodes
+    key_nodes: SourceNodes
+
+    def features(self) -> list[tuple[int, int, int]]:
+        """The features of the pairs as layer, number, position."""
+        ends = [(self.query_nodes, pair.query) for pair in self.pairs]
+        ends += [(self.key_nodes, pair.key) for pair in self.pairs]
+        return [
+            (int(nodes.layer[index]), int(nodes.feature[index]), int(nodes.pos[index]))
+            for nodes, index in ends
+            if int(nodes.kind[index]) == FEATURE
+        ]
+
+    def told(self, labels: Mapping[tuple[int, int], str] | None = None) -> list[tuple[str, str, float]]:
+        """The pairs in words: the node of the query, that of the key, and what they add to the score."""
+        return [
+            (self.query_nodes.label(pair.query, labels), self.key_nodes.label(pair.key, labels), pair.value)
+            for pair in self.pairs
+        ]
+
+
+def matches(
+    model: Model, transcoders: TranscoderSet, graph: Graph, carried: Sequence[CarriedEdge]
+) -> list[Match | None]:
+    """For each edge, what its first head matched at its largest step; None where no head is worth telling.
+
+    Raises InputError as `qk_attribution` does.
+    """
+    found: dict[tuple[int, int, int, int], Match] = {}
+    steps = [(*edge.heads[0][:2], edge.heads[0].query, edge.heads[0].key) if edge.heads else None for edge in carried]
+    for step in sorted({step for step in steps if step}):
+        first = graph.metadata["first_position"]
+        one = qk_attribution(model, transcoders, graph.metadata["token_ids"], *step, first_position=first)
+        found[step] = Match(one.attention, one.score, tuple(one.top_pairs(MOST)), one.query_nodes, one.key_nodes)
+    return [None if step is None else found[step] for step in steps]
