@@ -66,6 +66,7 @@ def test_what_holds_of_any_dictionary_is_left_open_on_one_that_means_nothing(che
     asked = {claim.id: {part.control for part in claim.parts} for claim in load_claims(ROOT, "methods")}
     assert truths == {claim: "false" for claim, controls in asked.items() if "random" in controls}
     assert "meth-1" in truths and "meth-8" in set(asked) - set(truths)
+    assert truths_of(*checkout, "null", "components") == {}  # what graphs are made of, they may be made of there too
 
 
 def test_another_dictionary_repeats_the_claims_of_its_model_and_is_not_pooled_with_them(checkout):

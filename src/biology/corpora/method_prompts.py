@@ -17,7 +17,8 @@ def of_other_cases(corpus: Corpus, makers: Mapping[str, Callable[[Corpus], pd.Da
     """
     parts = [_chosen(case, maker(corpus)) for case, maker in makers.items()]
     made = pd.concat(parts, ignore_index=True).fillna("")
-    return made[[*COLUMNS, *(["question"] if "question" in made else [])]]
+    columns = [*COLUMNS, *(["question"] if "question" in made else [])]
+    return made.loc[:, columns]
 
 
 def _chosen(case: str, frame: pd.DataFrame) -> pd.DataFrame:

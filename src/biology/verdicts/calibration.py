@@ -19,7 +19,18 @@ import pandas as pd
 
 from biology.cases.case import Case, load_case
 from biology.cases.claim_file import Claim, load_claims
-from biology.cases.experiments import Census, Computed, Exchange, Faithfulness, Inhibit, Inject, Reuse, Sharing, Swap
+from biology.cases.experiments import (
+    Census,
+    Computed,
+    Exchange,
+    Faithfulness,
+    Inhibit,
+    Inject,
+    Reuse,
+    Sharing,
+    Structure,
+    Swap,
+)
 from biology.cases.mechanism import load_mechanism, twins_of
 from biology.config import Config
 from biology.statistics import wilson
@@ -94,7 +105,7 @@ def truths_of(root: Path, config: Config, model: str, case: str) -> Mapping[str,
 def _holds_of_any_set(case: Case, claim: Claim) -> bool:
     """Whether nothing in a claim tells a set from one of shuffled weights: edges are exact whatever features mean."""
     experiments = [case.experiments[part.experiment] for part in claim.parts]
-    return all(isinstance(one, Faithfulness) for one in experiments) and all(
+    return all(isinstance(one, Faithfulness | Structure) for one in experiments) and all(
         one.control != "random" for one in claim.parts
     )
 
