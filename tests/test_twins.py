@@ -102,7 +102,9 @@ def test_the_papers_own_prompts_stay_true(rote, elegans):
         assert rote.target(PAPER_CONCEPT, relation, language) == elegans.target(PAPER_CONCEPT, relation, language)
 
 
-@pytest.mark.parametrize("case", set(PROMPT_SETS) - {"methods", "components"})  # these ask prompts of the others
+@pytest.mark.parametrize(
+    "case", sorted(set(PROMPT_SETS) - {"methods", "components"})
+)  # these ask prompts of the others
 def test_rote_is_asked_what_elegans_is_asked_and_taught_every_prompt_that_is_scored(rote, case):
     """Couplets excepted, which it composes as elegans does."""
     asked = prompt_set(case, rote)
