@@ -203,6 +203,7 @@ rule:
     name:
         "extensions/all"
     input:
+        "reports/superposition.csv",
         [f"reports/{model}/verdicts.csv" for model in EXTENSIONS],
         streams(EXTENSIONS),
         tables(EXTENSIONS),
@@ -376,6 +377,25 @@ rule foretell:
         "{wildcards.model}: holding attributions against ablations"
     shell:
         "biology foretell --model {wildcards.model:q} > {log:q} 2>&1"
+
+
+rule superpose:
+    """More features than dimensions: toys in which it is known which directions are there, and how many a dictionary finds."""
+    output:
+        "reports/superposition.csv",
+        "figures/superposition.svg",
+    log:
+        "data/runs/superpose.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=2000,
+        runtime=30,
+    params:
+        code=lambda w: stage_hash("dictionary_commands.superpose"),
+    message:
+        "growing toys with more features than dimensions"
+    shell:
+        "biology superpose > {log:q} 2>&1"
 
 
 # 2. Activations ------------------------------------------------------------------------------------------------------

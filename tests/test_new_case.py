@@ -68,13 +68,17 @@ def test_comments_of_the_configuration_stay(root):
 
 
 def test_what_cannot_be_put_into_the_list_is_said(capsys, root):
+    text = (root / "config.yaml").read_text()
+    listed = "    cases: [addition, multi_hop, multilingual, rhyme_planning]\n"
+    assert listed in text
+    (root / "config.yaml").write_text(text.replace(listed, ""))
     assert run(root, "new-case", "mine", "--model", "elegans-wild") == 0
     assert "elegans-wild meets it: it meets all cases." in capsys.readouterr().out
     assert with_case("models:\n  a:\n    cases:\n      - x\n", "a", "y") is None
     assert with_case("models:\n  a: {cases: [x]}\n", "b", "y") is None
     text = (root / "config.yaml").read_text()
     (root / "config.yaml").write_text(
-        text.replace("    cases: [addition, multi_hop, rhyme_planning]", "    cases:\n      - addition")
+        text.replace("    cases: [addition, components, methods, multi_hop, rhyme_planning]", "    cases:\n      - addition")
     )
     assert run(root, "new-case", "other") == 0
     assert "Add other to `cases:` of elegans in config.yaml, or no model meets it." in capsys.readouterr().out

@@ -20,7 +20,7 @@ from biology.provenance import READERS, sources
 ROOT = Path(__file__).parents[1]
 # every stage up to the verdicts; graphs and perturbations run in parallel, so in either order
 NO_MATTER = {"report.pages"}  # gives `judge` the manifest of a model and nothing else
-TORCH = {"load", "measure", "compare-dictionaries", "foretell", "cache", "group", "attribute", "intervene", "exchange", "sweep", "atlas"}  # fmt: skip
+TORCH = {"load", "measure", "compare-dictionaries", "foretell", "superpose", "cache", "group", "attribute", "intervene", "exchange", "sweep", "atlas"}  # fmt: skip
 UP_TO_VERDICTS = {"load", "cache", "group", "attribute", "intervene", "tabulate", "judge"}
 STUB = """
 import sys
@@ -40,6 +40,7 @@ OUTPUTS = {
     "measure": ["{run}/%s.parquet" % table for table in ("dictionary", "density", "token_errors")],
     "compare-dictionaries": ["{run}/comparison.parquet", "reports/{model}/dictionaries.csv"],
     "foretell": ["{run}/foretelling.parquet", "reports/{model}/foretelling.csv", "figures/{model}/foretelling.svg"],
+    "superpose": ["reports/superposition.csv", "figures/superposition.svg"],
     "draw-dictionary": ["figures/{model}/{figure}.svg", "figures/{model}/{figure}.png"],
     "exchange": ["{run}/streams.parquet", "reports/{model}/streams.csv"],
     "compare": ["reports/robustness.csv", "reports/discrimination.csv"],
@@ -63,7 +64,7 @@ def main():
     with open("calls.txt", "a") as file:
         print(" ".join([stage, *filter(None, (words["case"], words["figure"], words["page"]))]), file=file)
     page = ["reports/{model}/{page}.html"] if words["page"] else OUTPUTS[stage]
-    for name in page if words["model"] or stage == "compare" else ["reports/index.html", "reports/glossary.html"]:
+    for name in page if words["model"] or stage in ("compare", "superpose") else ["reports/index.html", "reports/glossary.html"]:
         path = Path(name.format(**words))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(stage)

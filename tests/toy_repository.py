@@ -235,7 +235,7 @@ def sums() -> dict:
         },
     }  # fmt: skip
     claims = {
-        "made_of": claim(part("made_of", "closed", "shuffle")),
+        "made-of": claim(part("made_of", "closed", "shuffle")),
         "worth": claim(part("worth", "knock_on:1", "random")),
         "classes": claim(part("classes", "class_share", "shuffle")),
         "wiring": claim(part("wiring", "auc_virtual", "shuffle")),

@@ -88,6 +88,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "measure": (dictionaries.measure, MODEL | TEXT),
         "compare-dictionaries": (dictionaries.compare_dictionaries, MODEL | TEXT),
         "foretell": (dictionaries.foretell, MODEL),
+        "superpose": (dictionaries.superpose, {}),
         "cache": (stages.cache, MODEL | CASE),
         "group": (stages.group, MODEL | CASE),
         "attribute": (stages.attribute, MODEL | CASE),

@@ -115,6 +115,14 @@ SCHEMAS: dict[str, Schema] = {
         key=("prompt", "behaviour", "target", "rule", "attention", "norms"), ordered=True, missing=("spearman",),
         allowed=(("attention", ("frozen", "live")), ("norms", ("frozen", "live"))),
     ),
+    # one row is a toy with more features than dimensions, and how many a dictionary finds of those that it keeps (superposition.py)
+    "superposition": Schema(
+        {
+            "features": "int", "dimensions": "int", "seed": "int", "kept": "int", "found": "int", "found_random": "int",
+            "found_components": "int",
+        },
+        key=("features", "seed"), ordered=True,
+    ),
     # one row is a measure of a dictionary on held-out tokens: of a layer or of `all` (dictionary_metrics.py)
     "dictionary": Schema(
         {"layer": "str", "metric": "str", "value": "float"}, key=("layer", "metric"), ordered=True,

@@ -77,6 +77,20 @@ def foretell(args: Arguments) -> None:
     artefacts.write_bytes(figures / "foretelling.svg", saved(figure(found, args.model), ["svg"])["svg"])
 
 
+def superpose(args: Arguments) -> None:
+    """grow toys with more features than dimensions, and count how many a dictionary finds: table and figure"""
+    _, root = configuration(args)
+    reports, figures = (writable_folder(root / part) for part in ("reports", "figures"))
+    from biology.dictionaries.superposition import superposition
+    from biology.figures.drawing import saved
+    from biology.figures.superposition_figure import figure
+    from biology.tables import write_table
+
+    found = superposition()
+    write_table(reports / "superposition.csv", found, "superposition")
+    artefacts.write_bytes(figures / "superposition.svg", saved(figure(found), ["svg"])["svg"])
+
+
 def draw_dictionary(args: Arguments) -> None:
     """draw one figure of a model's transcoders as dictionaries, as SVG and PNG"""
     from biology.figures.dictionary_figures import draw as drawn

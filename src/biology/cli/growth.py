@@ -19,6 +19,7 @@ from biology.cli.arguments import writable_folder
 from biology.cli.opening import configuration, open_model, start_torch
 from biology.folders import claim, locked, replaced
 from biology.printing import print_table
+from biology.provenance import PACKAGE
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -138,7 +139,7 @@ def grow(args: Arguments) -> None:
             "torch": torch.__version__,
             "seconds": time.monotonic() - started,
             "data_hash": words,
-            "source_hash": artefacts.contents_hash(artefacts.PACKAGE, *SOURCES)[:16],
+            "source_hash": artefacts.contents_hash(PACKAGE, *SOURCES)[:16],
         }
         artefacts.write_json(new / "record.json", record)
         artefacts.write_columns(new / "heldout.parquet", corpus.held_out().to_dict("list"))
