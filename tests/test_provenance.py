@@ -119,16 +119,16 @@ def test_where_definitions_count_one_by_one_there_is_nothing_else(write):
 
 
 def test_all_that_a_torch_stage_rests_on_is_no_page_no_verdict_and_no_figure():
-    """But `foretell` draws its own figure."""
+    """But `foretell` and `superpose` draw their own figures."""
     rooms = {"report", "verdicts", "findings", "figures", "scaffolds", "organisms", "corpora"}
     for stage in STAGES:
         rest = {module.partition(".")[0] for module in provenance._rests_on(stage)[1]}
-        assert rest & rooms <= ({"figures"} if stage.endswith("foretell") else set()), stage
+        assert rest & rooms <= ({"figures"} if stage.endswith(("foretell", "superpose")) else set()), stage
 
 
 def test_readers_are_modules_and_every_stage_has_a_hash_of_its_own():
     assert all(source_file(module).is_file() for module in provenance.READERS)
-    assert len(set(AS_IT_IS.values())) == len(STAGES) == 11
+    assert len(set(AS_IT_IS.values())) == len(STAGES) == 12
 
 
 def test_two_processes_agree():

@@ -64,7 +64,7 @@ def foretell(args: Arguments) -> None:
     entry = config.model(args.model)
     run, reports, figures = (writable_folder(root / part / args.model) for part in ("data/runs", "reports", "figures"))
     model, transcoders = open_model(entry, root, args.model, config.threads)
-    from biology.figures.drawing import saved
+    from biology.figures.drawing import styled, svg
     from biology.figures.foretelling_figure import figure, summary
     from biology.tables import write_table
     from biology.validation.foretelling import foretell as measured
@@ -74,7 +74,8 @@ def foretell(args: Arguments) -> None:
     artefacts.write_text(
         reports / "foretelling.csv", summary(found).to_csv(index=False, lineterminator="\n", float_format="%.4f")
     )
-    artefacts.write_bytes(figures / "foretelling.svg", saved(figure(found, args.model), ["svg"])["svg"])
+    with styled():
+        artefacts.write_bytes(figures / "foretelling.svg", svg(figure(found, args.model)))
 
 
 def superpose(args: Arguments) -> None:
@@ -82,13 +83,14 @@ def superpose(args: Arguments) -> None:
     _, root = configuration(args)
     reports, figures = (writable_folder(root / part) for part in ("reports", "figures"))
     from biology.dictionaries.superposition import superposition
-    from biology.figures.drawing import saved
+    from biology.figures.drawing import styled, svg
     from biology.figures.superposition_figure import figure
     from biology.tables import write_table
 
     found = superposition()
     write_table(reports / "superposition.csv", found, "superposition")
-    artefacts.write_bytes(figures / "superposition.svg", saved(figure(found), ["svg"])["svg"])
+    with styled():
+        artefacts.write_bytes(figures / "superposition.svg", svg(figure(found)))
 
 
 def draw_dictionary(args: Arguments) -> None:

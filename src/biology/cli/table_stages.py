@@ -210,7 +210,11 @@ def write(args: Arguments) -> None:
         from biology.report.pages import glossary_page
 
         config, root = configuration(args)
-        judged = {name: known for name, known in known_models().items() if (root / "reports" / name).is_dir()}
+        judged = {
+            name: known
+            for name, known in known_models().items()
+            if (root / "reports" / name / "verdicts.csv").is_file()
+        }
         config = config.model_copy(update={"models": judged | config.models})
         artefacts.write_text(root / "reports/glossary.html", glossary_page(root))
         artefacts.write_text(root / "reports/index.html", index_page(root, config))
