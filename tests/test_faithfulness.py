@@ -32,7 +32,7 @@ def test_with_what_they_leave_out_transcoders_write_what_the_mlps_do(tiny_model,
 
 
 def measuring(model, transcoders) -> Measuring:
-    return Measuring(model, transcoders, IDS, 1, AttributionConfig(), np.random.default_rng(0))
+    return Measuring(model, transcoders, IDS, 1, AttributionConfig())
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2"])
@@ -50,14 +50,20 @@ def test_neurons_that_are_all_there_are_the_model(tiny_model, architecture, monk
 
 def test_random_transcoders_say_nothing_of_perturbations_and_gradients(tiny_model):
     model = tiny_model("llama", DOUBLE)
-    found = measured(measuring(model, random_transcoders(model)), ["knock_on:1", "gradient_match"])
+    found = measured(
+        measuring(model, random_transcoders(model)), ["knock_on:1", "gradient_match"], np.random.default_rng(0)
+    )
     assert all(abs(values["effect"][0]) < 0.3 for values in found.values())
 
 
 def test_correlations_are_those_of_what_ablations_do(tiny_model):
     """Edges are exact whatever features mean, so even a random dictionary's influence foretells ablations, a permuted one does not."""
     model = tiny_model("llama", DOUBLE)
-    found = measured(measuring(model, random_transcoders(model)), ["influence_foretells", "influence_over_edge"])
+    found = measured(
+        measuring(model, random_transcoders(model)),
+        ["influence_foretells", "influence_over_edge"],
+        np.random.default_rng(0),
+    )
     (effect,), permuted = found["influence_foretells"]["effect"], found["influence_foretells"]["shuffle"]
     assert effect > 0.4 and len(permuted) == 20 and np.mean(permuted) < effect - 0.2
     assert set(found["influence_over_edge"]) == {"effect"}
@@ -66,5 +72,7 @@ def test_correlations_are_those_of_what_ablations_do(tiny_model):
 def test_nothing_is_measured_where_nothing_is_active(tiny_model):
     model = tiny_model("llama", DOUBLE)
     silent = random_transcoders(model, b_enc=-100.0)
-    found = measured(measuring(model, silent), ["influence_foretells", "knock_on:1", "pruned_away"])
+    found = measured(
+        measuring(model, silent), ["influence_foretells", "knock_on:1", "pruned_away"], np.random.default_rng(0)
+    )
     assert all(np.isnan(values["effect"][0]) for values in found.values())

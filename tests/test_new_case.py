@@ -78,7 +78,9 @@ def test_what_cannot_be_put_into_the_list_is_said(capsys, root):
     assert with_case("models:\n  a: {cases: [x]}\n", "b", "y") is None
     text = (root / "config.yaml").read_text()
     (root / "config.yaml").write_text(
-        text.replace("    cases: [addition, components, methods, multi_hop, rhyme_planning]", "    cases:\n      - addition")
+        text.replace(
+            "    cases: [addition, components, methods, multi_hop, rhyme_planning]", "    cases:\n      - addition"
+        )
     )
     assert run(root, "new-case", "other") == 0
     assert "Add other to `cases:` of elegans in config.yaml, or no model meets it." in capsys.readouterr().out

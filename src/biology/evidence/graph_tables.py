@@ -6,6 +6,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,7 @@ from biology.evidence.operand_tables import Plots, class_evidence, operand_evide
 from biology.models.model import encode, token_text
 from biology.tables import table
 from biology.validation import faithfulness, structure
-from biology.validation.faithfulness import Values
+from biology.validation.faithfulness import Measuring, Values
 
 ANSWER = "answer"  # the answer's logit, as a node of supernode-level tables
 
@@ -63,12 +64,13 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
             graph = traced(bench, place, [*said, answer], settings)
         sets = node_sets(bench, item, graph)
         edges += supernode_edges(bench, item, graph, sets, detailed=named)
+        measuring = Beside(bench, place, settings)
         for name in wanted[place]:
             experiment = tracing[name]
             if isinstance(experiment, Classes):
                 evidence += class_evidence(plots, name, experiment, place, graph, settings)
             elif isinstance(experiment, Faithfulness):
-                evidence += faithfulness_evidence(bench, name, experiment, place, settings)
+                evidence += faithfulness_evidence(bench, name, experiment, place, measuring)
             elif isinstance(experiment, Structure):
                 evidence += structure_evidence(bench, name, experiment, place, graph, settings)
             else:
@@ -167,18 +169,33 @@ def graph_evidence(
     return rows
 
 
+@dataclass(frozen=True, eq=False)
+class Beside:
+    """A prompt with its own transcoders and with shuffled ones; experiments on it share their graphs."""
+
+    bench: Bench
+    place: int
+    settings: AttributionConfig
+
+    @cached_property
+    def own(self) -> Measuring:
+        bench, place = self.bench, self.place
+        return Measuring(bench.model, bench.transcoders, bench.ids[place], bench.first_position(place), self.settings)
+
+    @cached_property
+    def random(self) -> Measuring:
+        return replace(self.own, transcoders=self.bench.random_transcoders)
+
+
 def faithfulness_evidence(
-    bench: Bench, name: str, experiment: Faithfulness, place: int, settings: AttributionConfig
+    bench: Bench, name: str, experiment: Faithfulness, place: int, one: Beside
 ) -> list[dict[str, object]]:
     """Evidence rows of one prompt: what graph and replacement model are worth there, and beside it with shuffled transcoders."""
-    ids, first = bench.ids[place], bench.first_position(place)
     generator = bench.generator(bench.case.name, name, bench.records[place]["item"])
-    one = faithfulness.Measuring(bench.model, bench.transcoders, ids, first, settings, generator)
-    values = faithfulness.measured(one, experiment.outcomes)
+    values = faithfulness.measured(one.own, experiment.outcomes, generator)
     if "random" in experiment.controls:
         asked = [outcome for outcome in experiment.outcomes if "random" in (outcome.form.controls or ())]
-        beside = replace(one, transcoders=bench.random_transcoders)
-        for outcome, found in faithfulness.measured(beside, asked).items():
+        for outcome, found in faithfulness.measured(one.random, asked, generator).items():
             values[outcome]["random"] = found["effect"]
     return _defined(bench, name, experiment, place, values)
 

@@ -56,7 +56,6 @@ class Measuring:
     ids: list[int]
     first_position: int
     settings: AttributionConfig
-    generator: np.random.Generator
 
     @cached_property
     def graph(self) -> Graph:
@@ -68,23 +67,27 @@ class Measuring:
             max_feature_nodes=NODES_OF_GRAPH if most is None and self.model.large else most,
         )  # fmt: skip
 
-    @cached_property
-    def correlations(self) -> Values:
+    def correlations(self, generator: np.random.Generator) -> Values:
         """Of each guess of `ablation.GUESSES`, its rank correlations with the effects of ablations."""
         nodes = reaching(self.graph)
-        nodes = sampled(self.graph, nodes, NODES_OF_LARGE, self.generator) if self.model.large else nodes
+        nodes = sampled(self.graph, nodes, NODES_OF_LARGE, generator) if self.model.large else nodes
         effects = ablation_effects(self.model, self.transcoders, self.ids, self.graph, nodes)
-        made = guesses(self.transcoders, self.graph, nodes, self.generator)
+        made = guesses(self.transcoders, self.graph, nodes, generator)
         return {name: [spearman(guess, effects) for guess in several] for name, several in made.items()}
 
 
-def measured(one: Measuring, outcomes: Sequence[str]) -> dict[str, Values]:
-    """Values of the outcomes asked for, those of control `random` left out (`replaced`). NaN where nothing can be measured, as where
-    fewer than two features are active."""
-    return {outcome: _values(one, *outcome.partition(":")[::2]) for outcome in outcomes}
+ABLATING = ("influence_foretells", "influence_over_edge", "edge_over_activation")
+"""Outcomes that rest on the same ablations."""
 
 
-def _values(one: Measuring, outcome: str, about: str) -> Values:
+def measured(one: Measuring, outcomes: Sequence[str], generator: np.random.Generator) -> dict[str, Values]:
+    """Values of the outcomes asked for, but those of control `random`. NaN where nothing can be measured, as where fewer than two
+    features are active."""
+    found = one.correlations(generator) if set(outcomes) & set(ABLATING) else {}
+    return {outcome: _values(one, *outcome.partition(":")[::2], found, generator) for outcome in outcomes}
+
+
+def _values(one: Measuring, outcome: str, about: str, found: Values, generator: np.random.Generator) -> Values:
     match outcome:
         case "replaced_top1":
             value = replaced_top1(one.model, one.transcoders, one.ids)
@@ -97,16 +100,15 @@ def _values(one: Measuring, outcome: str, about: str) -> Values:
             whole = scores(one.graph).completeness
             value = away if outcome == "pruned_away" else scores(one.graph, kept).completeness / whole
         case "influence_foretells":
-            permuted = one.correlations["permuted_influence"]
-            return {"effect": one.correlations["influence"], "shuffle": permuted}
+            return {"effect": found["influence"], "shuffle": found["permuted_influence"]}
         case "influence_over_edge" | "edge_over_activation":
             better, worse = {
                 "influence_over_edge": ("influence", "direct_edge"),
                 "edge_over_activation": ("direct_edge", "activation"),
             }[outcome]
-            value = one.correlations[better][0] - one.correlations[worse][0]
+            value = found[better][0] - found[worse][0]
         case "knock_on":
-            value = knock_on(one.model, one.transcoders, one.ids, one.graph, int(about), one.generator)
+            value = knock_on(one.model, one.transcoders, one.ids, one.graph, int(about), generator)
         case "gradient_match":
             value = gradient_match(one.model, one.transcoders, one.ids)
         case _:
@@ -139,19 +141,17 @@ def knock_on(
     _, made = reconstruct_all(transcoders, [x[0] for x in clean.read])
     errors = [(written[0] - one).to(written.dtype) for written, one in zip(clean.write, made, strict=True)]
     ablating = _ablating(model, transcoders, graph, nodes)
+    above = [int(graph.layer[node]) + distance for node in nodes]
     names = [f"blocks.{layer}.{transcoders.write_hook}" for layer in range(model.n_layers)]
     rows = torch.zeros(len(tokens), dtype=torch.long)
     local = [*freeze(model, clean, mlps=False, rows=rows), *spliced(model, transcoders, errors=errors)]
     changes = []
     for hooks in (ablating, [*local, *ablating]):
         _, seen = run(model, tokens, edits=hooks, reads=names, positions=-1)
-        changes.append(
-            torch.stack(
-                [(seen[names[int(graph.layer[node]) + distance]][[row, -1]].double().flatten(1)).diff(dim=0)[0] for row, node in enumerate(nodes)]
-            )
-        )  # fmt: skip
+        rows_of = [seen[names[layer]][[row, -1]].double().flatten(1) for row, layer in enumerate(above)]
+        changes.append(torch.stack([changed - left for changed, left in rows_of]))
     live, told = changes
-    size = torch.stack([clean.write[int(graph.layer[node]) + distance].double().norm() for node in nodes])
+    size = torch.stack([clean.write[layer].double().norm() for layer in above])
     moved = live.norm(dim=1) > ROUNDING * torch.finfo(model.dtype).eps * size
     return float(torch.cosine_similarity(live[moved], told[moved], dim=1).mean()) if bool(moved.any()) else float("nan")
 
