@@ -242,7 +242,7 @@ IDLE: dict[str, list[Edit]] = {
     "Exchange.prompts": [poems(f"{EXPERIMENTS}/resample/prompts", [])],
     "Graph.controls": [places(f"{EXPERIMENTS}/paths/controls", [])],
     "Faithfulness.controls": [sums(f"{EXPERIMENTS}/worth/controls", ["shuffle", "random"])],
-    "Structure.controls": [sums(f"{EXPERIMENTS}/made_of/controls", ["match", "shuffle"])],
+    "Structure.controls": [sums(f"{EXPERIMENTS}/made_of/controls", ["shuffle", "match"])],
     "Census.controls": [poems(f"{EXPERIMENTS}/census/controls", ["shuffle", "position"])],
     "Classes.controls": [sums(f"{EXPERIMENTS}/classes/controls", ["shuffle"])],
     "Wiring.controls": [sums(f"{EXPERIMENTS}/wiring/controls", ["shuffle"])],

@@ -230,12 +230,12 @@ def sums() -> dict:
             "connectivity": {"kind": "connectivity", "controls": ["shuffle"], "outcomes": ["input:add>sum", "input:other>other"]},
             "reuse": {"kind": "reuse", "of": ["lookup"], "controls": ["donor", "random"], "outcomes": ["shared_activity"]},
             "inhibit": {"kind": "inhibit", "inhibit": "first", "strengths": [-1], "outcomes": ["answer_logit"]},
-            "made_of": {"kind": "structure", "template": "set", "controls": ["shuffle"], "outcomes": ["closed", "scaffold"]},
+            "made_of": {"kind": "structure", "template": "set", "controls": ["match"], "outcomes": ["closed", "scaffold"]},
             "worth": {"kind": "faithfulness", "controls": ["random"], "outcomes": ["completeness", "knock_on:1"]},
         },
     }  # fmt: skip
     claims = {
-        "made-of": claim(part("made_of", "closed", "shuffle")),
+        "made-of": claim(part("made_of", "scaffold", "match")),
         "worth": claim(part("worth", "knock_on:1", "random")),
         "classes": claim(part("classes", "class_share", "shuffle")),
         "wiring": claim(part("wiring", "auc_virtual", "shuffle")),
