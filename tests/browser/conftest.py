@@ -25,6 +25,15 @@ LEVELS = ["wcag2a", "wcag2aa", "wcag21a", "wcag21aa", "wcag22aa"]
 """Rules of axe that are level A and AA of the Web Content Accessibility Guidelines, up to version 2.2."""
 
 
+def asked(model: str) -> list[str]:
+    """The cases with supernodes that a model of this checkout meets: the pages are tested in one that asks for a case alone, too."""
+    from biology.cases.case import discover_cases, load_case
+    from biology.config import load_config
+
+    met = load_config(ROOT / "config.yaml").cases_of(model, discover_cases(ROOT))
+    return [case for case in met if load_case(ROOT, case).supernodes]
+
+
 def written_pages() -> list[Path]:
     """The pages that the pipeline has written, where it has run."""
     return sorted([*ROOT.glob("reports/*.html"), *ROOT.glob("reports/*/*.html")])

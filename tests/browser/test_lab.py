@@ -20,14 +20,14 @@ from biology.records import InputError
 from biology.report.lab_page import MOST_BYTES, lab_page
 from biology.tables import write_table
 from biology.transcoders.activations import cache_features
-from browser.conftest import ROOT, sideways, violations
+from browser.conftest import ROOT, asked, sideways, violations
 
 pytestmark = pytest.mark.browser
 
 DALLAS = "Fact: the capital of the state containing Dallas is"
 CALIFORNIA = f"prompt={DALLAS.replace(' ', '+')}&hold=multi_hop/oakland/bridge*2"
 CLOSE = 1e-4
-CASES = {"elegans": ["addition", "multi_hop", "rhyme_planning"], "elegans-languages": ["multilingual"]}
+CASES = {name: cases for name in ("elegans", "elegans-languages") if (cases := asked(name))}
 
 
 class Made:
@@ -153,7 +153,7 @@ def test_holding_and_its_control_are_those_of_steer(made, open_page, more):
     transcoders, places = made.carried(page)
     model, stop = made.model, made.model.tokenizer.eos_token_id
     examples = page.eval_on_selector_all("#examples details a", "links => links.map(link => link.getAttribute('href'))")
-    assert len(examples) >= 8
+    assert len(examples) >= 5
     for address in examples[::2]:
         page.evaluate("address => { location.hash = address }", address + more)
         page.wait_for_function(f"lab.result.steered && location.hash.startsWith({(address.split('&')[0] + '&')!r})")
@@ -243,6 +243,7 @@ def test_it_begins_with_dallas_and_a_click_changes_its_mind_but_not_the_controls
     assert page.locator("#answers section").count() == 1
 
 
+@pytest.mark.skipif("rhyme_planning" not in CASES["elegans"], reason="this checkout asks no couplets")
 def test_a_couplet_is_written_to_its_last_word(elegans, open_page):
     page = elegans.opened(open_page)
     page.get_by_role("link", name="hold plan: habit", exact=False).first.click()
