@@ -19,10 +19,11 @@ from functools import cached_property
 
 import numpy as np
 import torch
+from jaxtyping import Bool
 from torch import Tensor
 
 from biology.attribution.assembly import attribute
-from biology.attribution.graph import Graph, prune, scores
+from biology.attribution.graph import Graph, Scores, prune, scores
 from biology.config import AttributionConfig
 from biology.models.model import Edit, Model, capture, freeze, run, token_batch
 from biology.transcoders.neurons import Neurons
@@ -67,6 +68,15 @@ class Measuring:
             max_feature_nodes=NODES_OF_GRAPH if most is None and self.model.large else most,
         )  # fmt: skip
 
+    @cached_property
+    def scores(self) -> Scores:
+        return scores(self.graph)
+
+    @cached_property
+    def kept(self) -> Bool[Tensor, " node"]:
+        """The nodes that pruning keeps."""
+        return prune(self.graph, self.settings.node_threshold, self.settings.edge_threshold)[0]
+
     def correlations(self, generator: np.random.Generator) -> Values:
         """Of each guess of `ablation.GUESSES`, its rank correlations with the effects of ablations."""
         nodes = reaching(self.graph)
@@ -84,28 +94,28 @@ def measured(one: Measuring, outcomes: Sequence[str], generator: np.random.Gener
     """Values of the outcomes asked for, but those of control `random`. NaN where nothing can be measured, as where fewer than two
     features are active."""
     found = one.correlations(generator) if set(outcomes) & set(ABLATING) else {}
-    return {outcome: _values(one, *outcome.partition(":")[::2], found, generator) for outcome in outcomes}
+    return {outcome: _values(one, outcome, found, generator) for outcome in outcomes}
 
 
-def _values(one: Measuring, outcome: str, about: str, found: Values, generator: np.random.Generator) -> Values:
-    match outcome:
+def _values(one: Measuring, outcome: str, found: Values, generator: np.random.Generator) -> Values:
+    name, _, about = outcome.partition(":")
+    match name:
         case "replaced_top1":
             value = replaced_top1(one.model, one.transcoders, one.ids)
         case "replacement" | "completeness":
-            value = getattr(scores(one.graph), outcome)
-        case "pruned_completeness" | "pruned_away":
-            kept, _ = prune(one.graph, one.settings.node_threshold, one.settings.edge_threshold)
-            features = kept[one.graph.features]
-            away = 1 - float(features.double().mean()) if len(features) else float("nan")
-            whole = scores(one.graph).completeness
-            value = away if outcome == "pruned_away" else scores(one.graph, kept).completeness / whole
+            value = getattr(one.scores, name)
+        case "pruned_completeness":
+            value = scores(one.graph, one.kept).completeness / one.scores.completeness
+        case "pruned_away":
+            features = one.kept[one.graph.features]
+            value = 1 - float(features.double().mean()) if len(features) else float("nan")
         case "influence_foretells":
             return {"effect": found["influence"], "shuffle": found["permuted_influence"]}
         case "influence_over_edge" | "edge_over_activation":
             better, worse = {
                 "influence_over_edge": ("influence", "direct_edge"),
                 "edge_over_activation": ("direct_edge", "activation"),
-            }[outcome]
+            }[name]
             value = found[better][0] - found[worse][0]
         case "knock_on":
             value = knock_on(one.model, one.transcoders, one.ids, one.graph, int(about), generator)
