@@ -50,7 +50,7 @@ def main() -> None:
 
     def meeting_layer(*args) -> int:
         layer, needed = min(whole_graph.meeting_costs(*args), key=lambda pair: pair[1])
-        operations.extend([needed, whole_graph.meeting_costs(*args[:3])[0][1]])
+        operations.extend([needed, whole_graph.meeting_costs(*args[:4])[0][1]])
         return layer
 
     attribution.meeting_layer = meeting_layer

@@ -49,7 +49,7 @@ def test_wherever_they_meet(tiny_model, monkeypatch):
 
     def meet_at(layer):
         def choose(*problem):
-            possible.append([at for at, _ in meeting_costs(*problem[:3])])
+            possible.append([at for at, _ in meeting_costs(*problem[:4])])
             return layer
 
         monkeypatch.setattr(attribution, "meeting_layer", choose)

@@ -233,7 +233,7 @@ class _Traced:
         starts = (counts, token, token + n_pos)
         tokens, sources, readers = both_sides(local, self.prompt, active, self.readouts, first, node, starts)
         held = max(embed.element_size() * int(n_nodes.square().sum()) // 4, SMALL_BYTES)
-        meeting = meeting_layer(local, sources, readers, min(self.settings.memory, held))
+        meeting = meeting_layer(local, sources, readers, first, min(self.settings.memory, held))
         self.foresee(active, 0, lambda sizes: whole_memory(sizes, meeting), None)
         out = [empty_edges(n, n, embed.dtype, embed.device) for n in n_nodes.tolist()]
         done, total = 0, sum(len(of_layer.prompt) for of_layer in readers)
@@ -244,7 +244,7 @@ class _Traced:
             if self.settings.progress is not None:
                 self.settings.progress(done, total)
 
-        fill_edges(local, tokens, sources, readers, out, meeting, report)
+        fill_edges(local, tokens, sources, readers, out, first, meeting, report)
         ordered, bias = active.subset(order), self.feature_bias(self.prompt, active)[order]
         ends = counts.cumsum(0).tolist()
         of_prompt = [slice(start, end) for start, end in zip([0, *ends], ends, strict=False)]

@@ -182,8 +182,9 @@ def row_by_row(sizes: Sizes) -> Foretold:
 def whole(sizes: Sizes, meeting: int) -> Foretold:
     """A whole graph from both sides, with sources carried up to the layer `meeting` (`whole_graph.meeting_layer`)."""
     vector = sizes.item * sizes.d_model
-    spread = (sizes.n_pos + 1) / 2 * vector  # what a node takes on its way, on average
-    carried = int(spread * (sizes.n_pos + sum(sizes.active[:meeting]) + meeting * sizes.n_cells))
+    spread = (sizes.n_cells + 1) / 2 * vector  # what a node takes on its way, on average
+    before = sizes.first_position * (sizes.n_pos - sizes.first_position / 2) * vector
+    carried = int(before + spread * (sizes.n_cells + sum(sizes.active[:meeting]) + meeting * sizes.n_cells))
     met = vector * (sum(sizes.active[meeting:]) + (sizes.n_layers - meeting) * sizes.n_cells)
     edges = sizes.item * (max(sizes.active) + sizes.n_cells)  # of one reader with the sources of a layer
     readers = (*sizes.active[meeting + 1 :], sizes.n_targets)

@@ -12,6 +12,7 @@ last into reach. Products with weights then run over all prompts at once.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 from jaxtyping import Float, Int
@@ -44,6 +45,12 @@ class Rows:
     def n(self) -> int:
         return self.own.shape[1]
 
+    @cached_property
+    def places(self) -> range:
+        """From the first place where a row is present to the last one."""
+        present = [place for place, (start, stop) in enumerate(self.spans) if start < stop]
+        return range(present[0], present[-1] + 1) if present else range(0)
+
 
 def rows_of(
     prompt: Int[Tensor, " node"],
@@ -52,10 +59,11 @@ def rows_of(
     shape: tuple[int, int],
     *,
     up: bool,
+    lowest: int = 0,
 ) -> tuple[Rows, Int[Tensor, "prompt row"]]:
     """Rows of nodes that are sorted by (prompt, pos), and the index of each row's node (padding: one beyond the last).
 
-    `shape` is (prompts, positions).
+    `shape` is (prompts, positions). Rows on their way down end at the place `lowest`.
     """
     n_prompts, n_pos = shape
     device = prompt.device
@@ -73,6 +81,7 @@ def rows_of(
         member = torch.arange(most, device=device)
         cells.append(torch.where(member < counts[:, place, None], start[:, place, None] + member, n))
     within = counts.cumsum(1).amax(0).tolist() if up else counts.flip(1).cumsum(1).flip(1).amax(0).tolist()
+    within = [0] * lowest + within[lowest:]
     spans = tuple((0, count) if up else (n - count, n) for count in within)
     real = tuple(slice(a, a + size) for a, size in zip(first.tolist(), sizes.tolist(), strict=True))
     own = torch.cat([pos, pos.new_tensor([n_pos if up else -1])])[index]
@@ -97,11 +106,12 @@ class Carried:
         self.at: list[Tensor] = []
 
     def _maps(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        """First and second weights of a layer, and how heads mix places [prompt, head, to, from], scales included."""
+        """First and second weights of a layer, and how heads mix the rows' places [prompt, head, to, from], scales included."""
         frozen, maps = self.local.frozen, self.local.attention[layer]
-        pattern = frozen.pattern[layer] / frozen.scale1[layer].mT[:, None]
+        here = slice(self.rows.places.start, self.rows.places.stop)
+        pattern = frozen.pattern[layer][..., here, here] / frozen.scale1[layer][:, here].mT[:, None]
         if frozen.scale1_post is not None:
-            pattern = pattern / frozen.scale1_post[layer][:, None]
+            pattern = pattern / frozen.scale1_post[layer][:, None, here]
         if self.rows.up:
             return maps.value, maps.output, pattern
         return maps.output.T, maps.value.T, pattern.mT
@@ -116,12 +126,14 @@ class Carried:
         """Rows start, each at its own position, and pass the attention of a layer."""
         first, second, mixing = self._maps(layer)
         n_prompts, n_rows, d_model = x.shape
-        n_heads, n_pos = mixing.shape[1], mixing.shape[2]
-        own = self.rows.own.clamp(0, n_pos - 1)
-        # what a head passes from a row's own position to each place
-        reach = mixing.gather(3, own[:, None, None].expand(-1, n_heads, n_pos, -1)).permute(0, 3, 2, 1)
+        n_heads, n_places = mixing.shape[1], mixing.shape[2]
         self.at = [x.new_empty(n_prompts, stop - start, d_model) for start, stop in self.rows.spans]
-        stay = torch.nn.functional.one_hot(own, n_pos).to(x.dtype)
+        if not n_places:
+            return
+        own = (self.rows.own - self.rows.places.start).clamp(0, n_places - 1)
+        # what a head passes from a row's own position to each place
+        reach = mixing.gather(3, own[:, None, None].expand(-1, n_heads, n_places, -1)).permute(0, 3, 2, 1)
+        stay = torch.nn.functional.one_hot(own, n_places).to(x.dtype)
         reach = torch.cat([reach, stay[..., None]], 3)
         by_head = second.reshape(n_heads, -1, d_model)
         step = max(1, SPREAD // (x.element_size() * d_model * (n_heads + 1) * n_prompts))
@@ -132,29 +144,31 @@ class Carried:
             torch.bmm((some @ first).view(len(some), n_heads, -1).transpose(0, 1), by_head, out=apart[:-1])
             apart[-1] = some
             spread = torch.bmm(reach[:, part].flatten(0, 1), apart.transpose(0, 1)).unflatten(0, (n_prompts, -1))
-            for place, (start, stop) in enumerate(self.rows.spans):
+            for within, place in enumerate(self.rows.places):
+                start, stop = self.rows.spans[place]
                 low, high = max(start, part.start), min(stop, part.stop)
                 if low < high:
-                    self.at[place][:, low - start : high - start] = spread[:, low - begin : high - begin, place]
+                    self.at[place][:, low - start : high - start] = spread[:, low - begin : high - begin, within]
 
     def attend(self, layer: int) -> None:
         """Take all rows through the attention of a layer, on top of the residual stream."""
         first, second, mixing = self._maps(layer)
-        n_prompts, n_heads, n_pos = mixing.shape[:3]
+        n_prompts, n_heads, n_places = mixing.shape[:3]
         width, rows = first.shape[1], self.rows
-        step = max(16, SCRATCH // (mixing.element_size() * width * n_pos * n_prompts))
-        for begin in range(0, rows.n, step):
+        step = max(16, SCRATCH // (mixing.element_size() * width * max(1, n_places) * n_prompts))
+        for begin in range(0, rows.n if n_places else 0, step):
             end = min(begin + step, rows.n)
-            heads = mixing.new_zeros(n_prompts, n_heads, n_pos, end - begin, width // n_heads)
-            ranges = [(max(start, begin), min(stop, end), start) for start, stop in rows.spans]
-            for place, (low, high, start) in enumerate(ranges):
+            heads = mixing.new_zeros(n_prompts, n_heads, n_places, end - begin, width // n_heads)
+            spans = [(place, *rows.spans[place]) for place in rows.places]
+            ranges = [(place, max(start, begin), min(stop, end), start) for place, start, stop in spans]
+            for within, (place, low, high, start) in enumerate(ranges):
                 if low < high:
                     z = self.at[place][:, low - start : high - start] @ first
-                    heads[:, :, place, low - begin : high - begin] = z.unflatten(2, (n_heads, -1)).transpose(1, 2)
+                    heads[:, :, within, low - begin : high - begin] = z.unflatten(2, (n_heads, -1)).transpose(1, 2)
             mixed = torch.matmul(mixing, heads.flatten(3)).view_as(heads)
-            for place, (low, high, start) in enumerate(ranges):
+            for within, (place, low, high, start) in enumerate(ranges):
                 if low < high:
-                    v = mixed[:, :, place, low - begin : high - begin].transpose(1, 2).flatten(2)
+                    v = mixed[:, :, within, low - begin : high - begin].transpose(1, 2).flatten(2)
                     if high - low == self.at[place].shape[1]:
                         self.at[place].view(-1, second.shape[1]).addmm_(v.flatten(0, 1), second)
                     else:

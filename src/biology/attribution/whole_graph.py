@@ -5,7 +5,9 @@ source, and half the way can be gone from either end: sources below a layer m ar
 it are carried down as gradients, and between attention and MLP of layer m they meet, where an edge is the inner
 product of gradient and vector over all positions. On their way, sources are read by the features of the layers they
 pass, and gradients meet the sources of the layers they pass. This takes less than half of the operations; m is where
-they are fewest. The edges are the same. Per-layer transcoders only.
+they are fewest. Before the first position whose features are nodes there are only tokens. They are carried up all the way and read,
+so that gradients need not go there: of a question behind examples, that is most of the prompt. The edges are the same.
+Per-layer transcoders only.
 """
 
 from __future__ import annotations
@@ -51,8 +53,9 @@ def both_sides(
     first: int,
     node: Int[Tensor, " active"],
     starts: tuple[Tensor, Tensor, Tensor],
-) -> tuple[Nodes, list[Nodes], list[Nodes]]:
-    """Tokens, sources and readers of every layer, the targets of each prompt (`readouts`) being the last readers.
+) -> tuple[tuple[Nodes, Nodes], list[Nodes], list[Nodes]]:
+    """Tokens before `first` and from there on, sources and readers of every layer, the targets of each prompt (`readouts`) being the
+    last readers.
 
     `active`, the features of all prompts, are sorted by (layer, prompt, pos, feature); `node` is the index of each among its
     prompt's nodes. `first` is the first position whose features and errors are nodes; `starts` says where the errors, tokens
@@ -62,11 +65,18 @@ def both_sides(
     errors_at, token, targets_at = starts
     n_prompts, n_pos = frozen.ids.shape
     n_cells = n_pos - first
-    every_prompt = torch.arange(n_prompts, device=device).repeat_interleave(n_pos)
-    every_pos = torch.arange(n_pos, device=device).repeat(n_prompts)
-    tokens = Nodes(every_prompt, every_pos, token[every_prompt] + every_pos, lambda: frozen.embed.flatten(0, 1))
-    cell_prompt = torch.arange(n_prompts, device=device).repeat_interleave(n_cells)
-    cell_pos = torch.arange(first, n_pos, device=device).repeat(n_prompts)
+
+    def cells(start: int, stop: int) -> tuple[Tensor, Tensor]:
+        """Prompt and position of every place from `start` to `stop`."""
+        at_prompt = torch.arange(n_prompts, device=device).repeat_interleave(stop - start)
+        return at_prompt, torch.arange(start, stop, device=device).repeat(n_prompts)
+
+    def tokens_of(start: int, stop: int) -> Nodes:
+        at = cells(start, stop)
+        return Nodes(*at, token[at[0]] + at[1], lambda: frozen.embed[:, start:stop].flatten(0, 1))
+
+    tokens = tokens_of(0, first), tokens_of(first, n_pos)
+    cell_prompt, cell_pos = cells(first, n_pos)
     stops = torch.searchsorted(active.layer, torch.arange(1, local.n_layers + 1, device=device)).tolist()
     sources, readers = [], []
     for layer, (start, stop) in enumerate(zip([0, *stops[:-1]], stops, strict=True)):
@@ -110,17 +120,23 @@ def both_sides(
 
 
 # ------------------------------------------------------------------------------------------------ where to meet
-def meeting_layer(local: LocalReplacement, sources: Sequence[Nodes], readers: Sequence[Nodes], memory: int) -> int:
+def meeting_layer(
+    local: LocalReplacement, sources: Sequence[Nodes], readers: Sequence[Nodes], first: int, memory: int
+) -> int:
     """The layer where sources and readers meet with the fewest floating-point operations.
 
-    `sources[l]` and `readers[l]` are those of layer l, the last readers those of the unembedding; sources below the
-    layer must fit into `memory` bytes.
+    `sources[l]` and `readers[l]` are those of layer l, the last readers those of the unembedding; `first` is the first
+    position of sources. Sources below the layer must fit into `memory` bytes.
     """
-    return min(meeting_costs(local, sources, readers, memory), key=lambda pair: pair[1])[0]
+    return min(meeting_costs(local, sources, readers, first, memory), key=lambda pair: pair[1])[0]
 
 
 def meeting_costs(
-    local: LocalReplacement, sources: Sequence[Nodes], readers: Sequence[Nodes], memory: int | None = None
+    local: LocalReplacement,
+    sources: Sequence[Nodes],
+    readers: Sequence[Nodes],
+    first: int,
+    memory: int | None = None,
 ) -> list[tuple[int, float]]:
     """Possible meeting layers with their floating-point operations."""
     n_prompts, n_pos = local.frozen.ids.shape
@@ -134,7 +150,8 @@ def meeting_costs(
 
     written, read = counts(sources), counts(readers)
     places = torch.arange(1, n_pos + 1, dtype=torch.float64)
-    reach_up, reach_down = (written * places.flip(0)).sum((1, 2)), (read * places).sum((1, 2))
+    down = (places - first).clamp(min=0)  # where gradients go, and where tokens are carried with the sources
+    reach_up, reach_down = (written * places.flip(0)).sum((1, 2)), (read * down).sum((1, 2))
     entering_up, entering_down = written.sum((1, 2)), read.sum((1, 2))
     costs = []
     for m in range(n_layers):
@@ -146,7 +163,7 @@ def meeting_costs(
             through = min(layer, n_layers - 1) - m  # attention layers that it passes
             steps += float(entering_down[layer] + reach_down[layer] * (through - 1)) if through else 0.0
         above = read[m + 1 :].sum(0).flip(1).cumsum(1).flip(1)
-        products = float(((written[:m].sum(0).cumsum(1) + places) * above).sum())
+        products = float(((written[:m].sum(0).cumsum(1) + down) * above).sum())
         for j in range(n_layers):  # edges that do not cross m are read at one position
             direct = read[j + 1 :] if j >= m else read[j + 1 : m + 1]
             products += float((written[j].cumsum(1) * direct.sum(0)).sum())
@@ -157,42 +174,60 @@ def meeting_costs(
 # ---------------------------------------------------------------------------------------------------------- the walk
 def fill_edges(
     local: LocalReplacement,
-    tokens: Nodes,
+    tokens: tuple[Nodes, Nodes],
     sources: Sequence[Nodes],
     readers: Sequence[Nodes],
     out: Sequence[Float[Tensor, "_ _"]],
+    first: int,
     meeting: int,
     report: Callable[[int], None] = lambda done: None,
 ) -> None:
     """Write all edges of all prompts of `local` into their matrices, which are zero before.
 
-    `sources[l]` and `readers[l]` are those of layer l, the last readers those of the unembedding; tokens are carried up
-    with the sources below the layer `meeting`. `report(n)` is called when the rows of n more readers are done.
+    `sources[l]` and `readers[l]` are those of layer l, the last readers those of the unembedding. Tokens before the position
+    `first` are carried up all the way, later ones with the sources below the layer `meeting`. `report(n)` is called when the
+    rows of n more readers are done.
     """
-    shape = _shape(local)
-    carried: list[Carried] = []
-    for layer in range(meeting + 1):
-        for below in carried:
-            below.attend(layer)
-        entering = sources[layer - 1] if layer else tokens
-        rows, index = rows_of(entering.prompt, entering.pos, entering.node, shape, up=True)
-        vectors = entering.vectors()
-        if layer:
-            vectors = write_vector(local, layer - 1, vectors, _scale(local.frozen.scale2_post, layer - 1, entering))
-        carried.append(Carried(local, rows))
-        carried[-1].enter(padded(vectors, index), layer)
+    before, carried = _entering(local, tokens[0], 0), [_entering(local, tokens[1], 0)]
+    for layer in range(local.n_layers + 1):
+        rising = [before, *carried] if layer <= meeting else [before]
+        if 0 < layer < local.n_layers:
+            for below in rising:
+                below.attend(layer)
+        if 0 < layer <= meeting:
+            carried.append(_entering(local, sources[layer - 1], layer))
+            rising.append(carried[-1])
         if readers[layer].prompt.numel():
-            _read(local, layer, readers[layer], carried, out)
+            _read(local, layer, readers[layer], rising, out)
+        if layer <= meeting:
             report(len(readers[layer].prompt))
-        if layer < meeting:
-            for below in carried:
+        if layer < local.n_layers:
+            for below in rising if layer < meeting else [before]:
                 below.skip(layer)
     met = {layer: _Met(local, layer, sources[layer]) for layer in range(meeting, local.n_layers)}
     for layer in range(local.n_layers, meeting, -1):
         if readers[layer].prompt.numel():
-            _descend(local, layer, readers[layer], carried, met, meeting, out)
+            _descend(local, layer, readers[layer], carried, met, (first, meeting), out)
             report(len(readers[layer].prompt))
         met.pop(layer - 1)
+
+
+def _entering(local: LocalReplacement, nodes: Nodes, layer: int) -> Carried:
+    """Tokens (layer 0), or the sources of the layer below, past the attention of a layer."""
+    rows, index = rows_of(nodes.prompt, nodes.pos, nodes.node, _shape(local), up=True)
+    vectors = nodes.vectors()
+    if layer:
+        vectors = write_vector(local, layer - 1, vectors, _scale(local.frozen.scale2_post, layer - 1, nodes))
+    carried = Carried(local, rows)
+    carried.enter(padded(vectors, index), layer)
+    return carried
+
+
+def _gradients(local: LocalReplacement, layer: int, readers: Nodes) -> Float[Tensor, "node d_model"]:
+    """What readers of a layer, or of the unembedding, read of the residual stream before its MLP, or of the last one."""
+    if layer == local.n_layers:
+        return final_gradient(local, readers.vectors(), local.frozen.scale_final[readers.prompt, readers.pos])
+    return read_gradient(local, layer, readers.vectors(), local.frozen.scale2[layer][readers.prompt, readers.pos])
 
 
 def _shape(local: LocalReplacement) -> tuple[int, int]:
@@ -222,8 +257,7 @@ def _read(
     """Edges from all sources carried so far to the readers of one layer."""
     shape = _shape(local)
     rows, index = rows_of(readers.prompt, readers.pos, readers.node, shape, up=False)
-    scale = local.frozen.scale2[layer][readers.prompt, readers.pos]
-    gradients = read_gradient(local, layer, readers.vectors(), scale)
+    gradients = _gradients(local, layer, readers)
     index = torch.cat([index, torch.full_like(index[:, :1], len(gradients))], 1)
     gradients = torch.cat([gradients, torch.zeros_like(gradients[:1])])
     line = torch.arange(shape[0], device=index.device)[:, None] * (rows.n + 1)
@@ -275,19 +309,18 @@ def _descend(
     readers: Nodes,
     carried: Sequence[Carried],
     met: dict[int, _Met],
-    meeting: int,
+    ends: tuple[int, int],
     out: Sequence[Tensor],
 ) -> None:
-    """Take the readers of one layer down to the meeting layer, where they meet the sources that were carried up."""
-    frozen = local.frozen
-    rows, index = rows_of(readers.prompt, readers.pos, readers.node, _shape(local), up=False)
-    down = Carried(local, rows)
+    """Take the readers of one layer down to the first position of sources and to the meeting layer (`ends`), where they meet the
+    sources that were carried up."""
+    frozen, (first, meeting) = local.frozen, ends
+    rows, index = rows_of(readers.prompt, readers.pos, readers.node, _shape(local), up=False, lowest=first)
+    down, gradients = Carried(local, rows), padded(_gradients(local, layer, readers), index)
     if layer == local.n_layers:
-        scale = frozen.scale_final[readers.prompt, readers.pos]
-        down.place(padded(final_gradient(local, readers.vectors(), scale), index))
+        down.place(gradients)
     else:
-        scale = frozen.scale2[layer][readers.prompt, readers.pos]
-        down.enter(padded(read_gradient(local, layer, readers.vectors(), scale), index), layer)
+        down.enter(gradients, layer)
     for below in range(layer - 1, meeting - 1, -1):
         met[below](down, out)
         down.skip(below)
