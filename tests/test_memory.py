@@ -94,7 +94,9 @@ def test_offloaded_transcoders_take_the_memory_of_the_cpu(monkeypatch):
         entry.hub.transcoders.features * shape.n_layers * shape.d_model * 4
     )  # decoders of layer 0 into every layer
     assert 1.0 <= away["cuda"].transcoders / largest < 1.1
-    assert memory.by_device(plan, entry.model_copy(update={"offload": True, "device": "cpu"})) == {"cpu": plan}
+    (cpu,) = memory.by_device(plan, entry.model_copy(update={"offload": True, "device": "cpu"})).values()
+    assert cpu.model == cpu.transcoders == 0 and cpu.in_files == memory.disk_of_known(entry)
+    assert cpu.engine == 2 * 4 * shape.n_layers * shape.n_heads * shape.d_head * shape.d_model
     # a GPU that holds the model and one layer, on a machine that holds the rest: said before anything is downloaded
     sizes = {"cuda": away["cuda"].total, "cpu": away["cpu"].total}
     monkeypatch.setattr(memory, "available", sizes.get)

@@ -169,8 +169,9 @@ def test_offloaded_matrices_rest_on_the_cpu_and_visit_the_device(tiny_model, kin
         resting = layer.resting()
         assert {resting[name].device.type for name in ("W_enc", "W_dec", "W_skip")} == {"cpu"}
         assert {resting[name].device.type for name in ("b_enc", "b_dec", "threshold")} == {"meta"}
-        assert {value.dtype for value in resting.values()} == {torch.float64}
+        assert {resting[name].dtype for name in ("W_enc", "W_dec", "W_skip")} == {torch.float32}  # as they were
         assert layer.W_enc.device.type == layer.W_dec.device.type == "meta"
+        assert layer.W_enc.dtype == layer.b_enc.dtype == torch.float64
     assert away.n_features == whole.n_features and away.d_model == whole.d_model
     inputs = [torch.zeros(2, 5, 32, device="meta") for _ in whole.layers]
     assert {output.device.type for output in reconstruct_all(away, inputs)[1]} == {"meta"}

@@ -54,17 +54,17 @@ if TYPE_CHECKING:
 
 def load(
     model: str | Path, transcoders: str | Path | None = None, *, k: int | str | None = None, rule: str | None = None,
-    device: str | None = None, dtype: str | None = None, config: str = "config.yaml",
+    device: str | None = None, dtype: str | None = None, offload: bool = False, config: str = "config.yaml",
 ) -> tuple[Model, TranscoderSet]:  # fmt: skip
     """A model with its transcoders: by the name of one in config.yaml, a known model that was fetched, or a directory.
 
     `transcoders` are a directory, or "neurons": then `k` (32, or "all") of the model's own neurons are active at a token and layer,
-    linearised by `rule` ("half", "frozen", "gradient").
+    linearised by `rule` ("half", "frozen", "gradient"). With `offload` weights stay in their files, for models that memory does not hold.
 
     Raises:
         InputError: there is no such model, or its files are not what they should be.
     """
-    given = {"k": k, "rule": rule, "device": device, "dtype": dtype, "config": config}
+    given = {"k": k, "rule": rule, "device": device, "dtype": dtype, "offload": offload, "config": config}
     chosen = None if transcoders is None else str(transcoders)
     entry, _ = subject(argparse.Namespace(model=str(model), transcoders=chosen, **given))
     return open_model(entry, Path(), Path(model).name, threads=None)

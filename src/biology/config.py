@@ -77,7 +77,8 @@ class ModelConfig(Strict):
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     offload: bool = False
-    """Keep the transcoders in the memory of the CPU, from where they visit a GPU that is too small for both."""
+    """Weights stay where they rest and are read as they are needed: on a GPU the transcoders, in the memory of the CPU; on a CPU the model
+    and its transcoders, in their files."""
     seed: int = Field(default=0, ge=0)
     """Seed the model was grown with, as reported beside its verdicts."""
     cases: tuple[str, ...] | None = None
@@ -149,6 +150,11 @@ class ModelConfig(Strict):
     def known_as(self) -> Hub | Package | None:
         """What is known of a downloaded model beforehand: its `shape` and `gates`."""
         return self.hub or self.package
+
+    @property
+    def mapped(self) -> bool:
+        """Whether the model's own weights stay in their files (`mapped_weights.py`)."""
+        return self.offload and self.device == "cpu"
 
     @property
     def neurons(self) -> bool:

@@ -126,15 +126,23 @@ def resolve(
         first, second = after[list(logit_positions).index(places[0])].topk(2).indices.tolist()
         targets = [ContrastTarget(first, second)]
     where = {pos: index for index, pos in enumerate(logit_positions)}
-    W_U, b_U = local.weights.W_U, local.weights.b_U
-    mean = W_U.mean(0) if targets is None or any(isinstance(target, TokenTarget) for target in targets) else W_U[0]
+    weights, b_U = local.weights, local.weights.b_U
 
     def logit(token: int, pos: int, probabilities: Tensor) -> Readout:
         logits = pre[where[pos]].double()
         offset = 0.0 if b_U is None else float(b_U[token] - b_U.mean())
         real = float(logits[token] - logits.mean())
         label = token_text(model, token)
-        return Readout(label, float(probabilities[token]), model.n_layers, pos, W_U[token] - mean, offset, real, token)
+        return Readout(
+            label,
+            float(probabilities[token]),
+            model.n_layers,
+            pos,
+            weights.read_by(token) - weights.mean_W_U,
+            offset,
+            real,
+            token,
+        )
 
     if targets is None:
         pos = places[0]
@@ -151,7 +159,7 @@ def resolve(
             offset = 0.0 if b_U is None else float(b_U[one] - b_U[other])
             logits = pre[where[pos]].double()
             label = f"{token_text(model, one)} - {token_text(model, other)}"
-            vector, real = W_U[one] - W_U[other], float(logits[one] - logits[other])
+            vector, real = weights.read_by(one) - weights.read_by(other), float(logits[one] - logits[other])
             found.append(Readout(label, 1.0, model.n_layers, pos, vector, offset, real, contrast=(one, other)))
         else:
             found.append(_direction(model, local, target, pos))

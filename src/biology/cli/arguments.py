@@ -179,6 +179,11 @@ SAMPLE: Options = {
     "--tokens": {"type": integer(1), "metavar": "N", "default": 1_000_000, "help": "how much text (%(default)s)"},
     "--seed": {"type": integer(0, SEEDS), "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
 } | DEVICE
+WHERE: Options = {
+    "--device": {"choices": ("cpu", "cuda"), "help": "where to compute (as in config.yaml, or cpu)"},
+    "--dtype": {"choices": ("float32", "bfloat16", "float64"), "help": "precision (as in config.yaml, or float32)"},
+    "--offload": {"action": "store_true", "help": "leave weights in their files, and read them as they are needed"},
+}
 TRACE: Options = {
     "text": {"nargs": "?", "metavar": "PROMPT", "help": "the prompt"},
     "--model": {"required": True, "metavar": "NAME|DIR", "help": "a model of config.yaml, or a Hugging Face directory"},
@@ -228,8 +233,7 @@ TRACE: Options = {
         "default": 0,
         "help": "say which attention heads carry the N strongest edges between tokens (%(default)s)",
     },
-    "--device": {"choices": ("cpu", "cuda"), "help": "where to compute (as in config.yaml, or cpu)"},
-    "--dtype": {"choices": ("float32", "bfloat16", "float64"), "help": "precision (as in config.yaml, or float32)"},
+    **WHERE,
     "--out": {"metavar": "DIR", "help": "where to write graph.json, graph.safetensors, nodes.parquet and graph.html"},
     "--open": {"action": "store_true", "help": "show the page of the graph in a browser"},
 }
@@ -251,8 +255,7 @@ ATTEND: Options = {
     },
     "--explain": TRACE["--explain"],
     "--top": {"type": integer(1), "metavar": "N", "default": 10, "help": "how many heads, pairs, nodes (%(default)s)"},
-    "--device": TRACE["--device"],
-    "--dtype": TRACE["--dtype"],
+    **WHERE,
 }
 
 EXPORT: Options = {
@@ -312,8 +315,7 @@ STEER: Options = {
     "--everywhere": {"action": "store_true", "help": "hold them at every token, new ones included"},
     "--tokens": {"type": integer(1), "default": 8, "metavar": "N", "help": "how many tokens to write (%(default)s)"},
     "--top": {"type": integer(1), "default": 5, "metavar": "N", "help": "how many next tokens to show (%(default)s)"},
-    "--device": TRACE["--device"],
-    "--dtype": TRACE["--dtype"],
+    **WHERE,
 }
 
 NEW_CASE: Options = {

@@ -86,12 +86,20 @@ def _check_machine(name: str, entry: ModelConfig, plan: memory.Plan | None) -> N
             f"'{name}' needs {part}, and this machine has {memory.gib(memory.available(device) or 0)} for {device}"
         )
     advice = []
-    if there is not None and plan and not _lacking(plan, entry.model_copy(update={"offload": True})):
-        advice.append(
-            f"an entry `{name}: {{known: {name}, offload: true}}` in config.yaml keeps its transcoders on the CPU"
-        )
-    if entry.device == "cuda" and plan and plan.total <= on_cpu:
+
+    def fits(**changes: object) -> bool:
+        return plan is not None and not _lacking(plan, entry.model_copy(update=changes))
+
+    if there is not None and fits(offload=True):
+        rest = "its transcoders in the memory of the CPU" if entry.device == "cuda" else "its weights in their files"
+        advice.append(f"an entry `{name}: {{known: {name}, offload: true}}` in config.yaml leaves {rest}")
+    if entry.device == "cuda" and fits(device="cpu"):
         advice.append(f"an entry `{name}: {{known: {name}, device: cpu}}` in config.yaml runs it on the CPU, slowly")
+    elif entry.device == "cuda" and fits(device="cpu", offload=True):
+        advice.append(
+            f"an entry `{name}: {{known: {name}, device: cpu, offload: true}}` in config.yaml runs it on the CPU, slowly, "
+            "with its weights in their files"
+        )
     advice.append(
         f"here fit {', '.join(fitting(on_cpu, there if entry.device == 'cuda' else None)) or 'no known model'}"
     )

@@ -39,6 +39,7 @@ def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
         given: dict[str, Any] = {
             "device": args.device or entry.device,
             "dtype": args.dtype or entry.dtype,
+            "offload": args.offload or entry.offload,
             "path": root / entry.path,
             "transcoders": entry.transcoders if entry.neurons else root / entry.transcoders,
         }
@@ -49,7 +50,12 @@ def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
         raise InputError(
             "a model given as a directory needs --transcoders DIR, or --transcoders neurons (docs/tutorials/own_model.md)."
         )
-    given = {"path": Path(args.model), "device": args.device or "cpu", "dtype": args.dtype or "float32"}
+    given = {
+        "path": Path(args.model),
+        "device": args.device or "cpu",
+        "dtype": args.dtype or "float32",
+        "offload": args.offload,
+    }
     return ModelConfig(**given, **_dictionary(args, None)), config.attribution
 
 
@@ -116,7 +122,9 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
     if entry.device == "cuda" and not torch.cuda.is_available():
         raise InputError(f"model '{name}' is to run on cuda, but torch finds none here: set `device: cpu`.")
     _say_plan(entry, root, name)
-    model = load_model(root / entry.path, name=name, device=entry.device, dtype=getattr(torch, entry.dtype))
+    model = load_model(
+        root / entry.path, name=name, device=entry.device, dtype=getattr(torch, entry.dtype), mapped=entry.mapped
+    )
     return model, open_transcoders(entry, root, name, model)
 
 
@@ -157,7 +165,7 @@ def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
     if plan.total - plan.working < memory.SMALL:
         return
     for device, part in memory.by_device(plan, entry).items():
-        there, least = memory.available(device), part.model + part.transcoders
+        there, least = memory.available(device), part.least
         print(f"{name}, {entry.dtype} on {device}: {part} of {memory.gib(there or 0)}", file=sys.stderr)
         if there is not None and least > there:
             raise InputError(

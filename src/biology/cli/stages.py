@@ -159,7 +159,9 @@ def exchange(args: Arguments) -> None:
     from biology.models.model import load_model
     from biology.tables import stacked, write_table
 
-    model = load_model(root / entry.path, name=args.model, device=entry.device, dtype=getattr(torch, entry.dtype))
+    model = load_model(
+        root / entry.path, name=args.model, device=entry.device, dtype=getattr(torch, entry.dtype), mapped=entry.mapped
+    )
     cases = cases_of(config, root, args.model)
     parts = [
         part for case in cases for part in (exchange_means(model, case), exchange_lines(model, case, config.statistics))

@@ -243,7 +243,7 @@ class Sharing:
         decoders = torch.stack(
             [self.bench.transcoders.layers[m.layer].decoders(torch.tensor(m.feature)).sum(0) for m in members]
         ).cpu()
-        scores = (decoders * weights.ln_final.gain.cpu()) @ (weights.W_U - weights.W_U.mean(0)).T.cpu()
+        scores = weights.logits(decoders.to(weights.ln_final.gain) * weights.ln_final.gain, demeaned=True).cpu()
         z = {}
         for there in [place, *self.translations(place)]:
             spoken = self.rows[there]["language"]

@@ -15,6 +15,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from biology.models.mapped_weights import n_parameters
 from biology.records import InputError
 
 TOLERANCE = 1e-4
@@ -80,7 +81,7 @@ def _length(network: Any) -> int:
     beyond = getattr(config, "sliding_window", None) if sliding else None
     if not beyond or beyond + LENGTH > LONGEST:
         return LENGTH
-    body = sum(parameter.numel() for parameter in network.parameters()) - network.get_input_embeddings().weight.numel()
+    body = n_parameters(network) - network.get_input_embeddings().weight.numel()
     return max(LENGTH, beyond + LENGTH // 2) if body * beyond <= CHEAP else LENGTH
 
 

@@ -101,6 +101,18 @@ def network(path: Path, dtype: torch.dtype) -> Any:
     return loaded.eval()
 
 
+def precision(path: Path) -> torch.dtype:
+    """What most of the weights of a directory are stored in.
+
+    Raises:
+        InputError: a weight file is missing or damaged.
+    """
+    kinds = _check_tensors(path, _shards(path))
+    return {"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16}[
+        max(FLOATS, key=kinds.count)
+    ]
+
+
 def _shards(path: Path) -> list[Path]:
     """The files that hold the weights: one, or those that the index names."""
     index, single = path / "model.safetensors.index.json", path / "model.safetensors"
@@ -117,11 +129,12 @@ def _shards(path: Path) -> list[Path]:
     return sorted({path / str(shard) for shard in said["weight_map"].values()})
 
 
-def _check_tensors(path: Path, shards: Sequence[Path]) -> None:
-    """Looks at the headers of the weight files: whole, each weight once, and all weights floats."""
+def _check_tensors(path: Path, shards: Sequence[Path]) -> list[str]:
+    """Looks at the headers of the weight files: whole, each weight once, and all weights floats. Returns what each is stored in."""
     from safetensors import SafetensorError, safe_open
 
     home: dict[str, Path] = {}
+    found: list[str] = []
     for shard in shards:
         if not shard.is_file():
             raise InputError(f"weights file {shard} is missing")
@@ -136,6 +149,8 @@ def _check_tensors(path: Path, shards: Sequence[Path]) -> None:
             if kind not in FLOATS and not CONSTANTS.match(key):
                 raise InputError(f"weights in {path}: {key} is stored as {kind}, which is no float: take a checkpoint that is not quantised")  # fmt: skip
             home[key] = shard
+        found += kinds.values()
+    return found
 
 
 def _no_place(path: Path, surplus: Sequence[str], config: Any) -> str:

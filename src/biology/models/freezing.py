@@ -48,7 +48,7 @@ def self_test(model: Model, *, seed: int = 0) -> float:
     for layer, weights in enumerate(model.weights.layers):
         x = x + attention_difference(weights, frozen, layer, x)
     final = model.weights.ln_final
-    expected = (final.centre(x) * final.gain / frozen.scale_final) @ model.weights.W_U.T
+    expected = model.weights.logits(final.centre(x) * final.gain / frozen.scale_final)
     difference = (moved - frozen.pre_logits).to(x.dtype)
     error = float((difference - expected).norm() / expected.norm())
     tolerance = {torch.float64: 1e-9, torch.float32: 1e-4}.get(model.dtype, 0.05)

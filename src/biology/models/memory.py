@@ -5,6 +5,7 @@ Torch-free arithmetic: from the sizes of a known model (`of_known`), or from the
     model          every parameter once, in the model's dtype
     engine         what attribution keeps beside it: per-head maps of attention, and float32 copies for a model in half precision
     transcoders    encoders, decoders and skips in the model's dtype; traced in half precision, a float32 copy too
+    in files       weights that are offloaded on a CPU: the system takes their memory back when it needs it
     working        rows of a graph on their way (`--memory`); the adjacency matrix of n nodes is 4 n^2 bytes more
 """
 
@@ -41,20 +42,37 @@ class Plan:
     working: int = WORKING
     visiting: int = 0
     """What the largest layer of transcoders takes, the most of offloaded ones that a device holds at a time."""
+    maps: int = 0
+    """The part of `engine` that is kept whatever is offloaded: value and output maps of attention."""
+    neurons: int = 0
+    """What the neurons of the model take where they are the features and the model stays in its files."""
+    stored: int = 0
+    """Its files."""
+    in_files: int = 0
+    """What stays in files, and is none of the total."""
 
     @property
     def total(self) -> int:
         return self.model + self.engine + self.transcoders + self.working
 
+    @property
+    def least(self) -> int:
+        """What a prompt takes, however short."""
+        return self.model + self.transcoders
+
     def __str__(self) -> str:
         parts = {"model": self.model, "engine": self.engine, "transcoders": self.transcoders, "working": self.working}
+        parts |= {"in files": self.in_files} if self.in_files else {}
         return f"{gib(self.total)} ({', '.join(f'{name} {gib(size)}' for name, size in parts.items())})"
 
 
 def by_device(plan: Plan, entry: ModelConfig) -> dict[str, Plan]:
     """The plan of the device that a model runs on, and of the CPU where its transcoders are offloaded."""
-    if not entry.offload or entry.device == "cpu":
+    if not entry.offload:
         return {entry.device: plan}
+    if entry.device == "cpu":
+        features = plan.neurons if entry.neurons else 0
+        return {"cpu": Plan(0, plan.maps, features, plan.working, in_files=plan.stored)}
     return {entry.device: replace(plan, transcoders=plan.visiting), "cpu": Plan(0, 0, plan.transcoders, 0)}
 
 
@@ -90,14 +108,19 @@ def plan(shape: Shape, n_parameters: int, n_transcoders: int, dtype: str) -> Pla
     copies = heads * (6 if half else 4) + (shape.n_vocab * shape.d_model if half else 0)
     size = n_transcoders * (BYTES[dtype] + (precise if half else 0))
     # the first layer of a cross-layer set writes to all L layers, of L (L + 1) / 2 decoders
-    return Plan(n_parameters * BYTES[dtype], copies * precise, size, visiting=-(-2 * size // (shape.n_layers + 1)))
+    return Plan(
+        n_parameters * BYTES[dtype], copies * precise, size, visiting=-(-2 * size // (shape.n_layers + 1)),
+        maps=2 * heads * precise, neurons=3 * shape.n_layers * shape.d_model * shape.d_mlp * precise,
+    )  # fmt: skip
 
 
 def of_known(entry: ModelConfig) -> Plan | None:
     """The plan of an entry with `hub` or `package`, before any of it is here; None where the width of its transcoders is not known."""
     assert entry.known_as is not None
     shape, count = entry.known_as.shape, _transcoder_count(entry)
-    return None if count is None else plan(shape, parameters(shape), count, entry.dtype)
+    if count is None:
+        return None
+    return replace(plan(shape, parameters(shape), count, entry.dtype), stored=disk_of_known(entry) or 0)
 
 
 def _transcoder_count(entry: ModelConfig) -> int | None:
@@ -132,8 +155,10 @@ def of_directories(path: Path, transcoders: Path | None, dtype: str) -> Plan:
         if transcoders is None
         else [file for pattern in ("**/*.safetensors", "**/*.npz") for file in sorted(transcoders.glob(pattern))]
     )
-    text = sum(size for file in sorted(path.glob("*.safetensors")) for size in _sizes(file, images=False))
-    return plan(shape, text, sum(size for file in stored for size in _sizes(file)), dtype)
+    weights = sorted(path.glob("*.safetensors"))
+    text = sum(size for file in weights for size in _sizes(file, images=False))
+    found = plan(shape, text, sum(size for file in stored for size in _sizes(file)), dtype)
+    return replace(found, stored=sum(file.stat().st_size for file in (*weights, *stored)))
 
 
 def shape_of(path: Path) -> Shape:

@@ -15,6 +15,7 @@ from torch import Tensor
 from biology.models import checkpoint
 from biology.models.agreement import Plain, plain_answer, require_agreement
 from biology.models.bridge import ARCHITECTURES, bridged
+from biology.models.mapped_weights import compute_in, n_parameters
 from biology.models.text import piece_text, separators
 from biology.models.tokenizer import open_tokenizer, special_ids, unknown
 from biology.models.weights import Norm as Norm
@@ -40,6 +41,8 @@ class Model:
     device: torch.device
     dtype: torch.dtype
     hooks: Mapping[str, Any] = field(repr=False)
+    mapped: bool = False
+    """Whether its matrices stay in their files (`mapped_weights.py`)."""
     encoded: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
     """Texts met of late with their token ids: a prompt is encoded for each place that is asked of it."""
 
@@ -63,7 +66,7 @@ class Model:
     @cached_property
     def large(self) -> bool:
         """Whether a prompt takes a core so long that measures of everything are taken of a sample."""
-        return sum(weight.numel() for weight in self.bridge.original_model.parameters()) > LARGE
+        return n_parameters(self.bridge.original_model) > LARGE
 
     @property
     def post_norms(self) -> bool:
@@ -102,19 +105,20 @@ class Model:
     def weights(self) -> Weights:
         """The weights an explicit engine needs, in its precision (views where the layout allows)."""
         offset = 1.0 if self.architecture.startswith("gemma") else 0.0
-        return read_weights(self.bridge, gain_offset=offset, dtype=self.precision)
+        return read_weights(self.bridge, gain_offset=offset, dtype=self.precision, mapped=self.mapped)
 
 
 # Loading -------------------------------------------------------------------------------------------------------------
 
 
 def load_model(
-    path: str | Path, *, name: str | None = None, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32
-) -> Model:
+    path: str | Path, *, name: str | None = None, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
+    mapped: bool = False,
+) -> Model:  # fmt: skip
     """Load a Hugging Face directory (config.json, safetensors, a tokenizer if there is one) as a raw bridge.
 
     Nothing is fetched, unpickled or executed from the directory. What the model says with its hooks, frozen and not, is
-    compared with what transformers says (`agreement`).
+    compared with what transformers says (`agreement`). With `mapped`, matrices stay in their files and are computed with in `dtype`.
 
     Raises:
         InputError: the directory, its config or a weight file is missing, truncated or not finite; the architecture is not
@@ -124,10 +128,13 @@ def load_model(
     path = Path(path)
     name = name or path.resolve().name
     architecture = checkpoint.architecture(path, tuple(ARCHITECTURES))
-    network = checkpoint.network(path, dtype).to(device)
+    if mapped:
+        network = compute_in(checkpoint.network(path, checkpoint.precision(path)), dtype)
+    else:
+        network = checkpoint.network(path, dtype).to(device)
     plain = plain_answer(network, path)
     bridge, hooks = bridged(network, architecture, dtype, name)
-    model = Model(name, path, architecture, bridge, open_tokenizer(path), torch.device(device), dtype, hooks)
+    model = Model(name, path, architecture, bridge, open_tokenizer(path), torch.device(device), dtype, hooks, mapped)
     _compare(model, plain)
     return model
 

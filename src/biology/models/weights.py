@@ -5,12 +5,16 @@ grouped-query heads share their key and value maps, LayerNorm centres, and the s
 (Token vectors are none of these: they are read off the forward pass, because Gemma scales its embedding.)
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cache, cached_property
 from typing import Any
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
+
+from biology.models.mapped_weights import rows_in_parts
 
 
 @dataclass(frozen=True, eq=False)
@@ -34,10 +38,8 @@ class Norm:
 class LayerWeights:
     """What an explicit engine needs of one block. Grouped-query heads are expanded to `head`."""
 
-    W_Q: Float[Tensor, "head d_model d_head"]
-    W_K: Float[Tensor, "head d_model d_head"]
-    W_V: Float[Tensor, "head d_model d_head"]
-    W_O: Float[Tensor, "head d_head d_model"]
+    matrix: Callable[[str], Tensor]
+    """One of the four matrices by name. It is kept, unless the weights stay in their files."""
     b_Q: Float[Tensor, "head d_head"] | None
     b_K: Float[Tensor, "head d_head"] | None
     b_V: Float[Tensor, "head d_head"] | None
@@ -49,21 +51,70 @@ class LayerWeights:
     q_norm: Norm | None
     k_norm: Norm | None
 
+    @property
+    def W_Q(self) -> Float[Tensor, "head d_model d_head"]:
+        return self.matrix("W_Q")
+
+    @property
+    def W_K(self) -> Float[Tensor, "head d_model d_head"]:
+        return self.matrix("W_K")
+
+    @property
+    def W_V(self) -> Float[Tensor, "head d_model d_head"]:
+        return self.matrix("W_V")
+
+    @property
+    def W_O(self) -> Float[Tensor, "head d_head d_model"]:
+        return self.matrix("W_O")
+
 
 @dataclass(frozen=True, eq=False)
 class Weights:
-    """Weights of the whole model. `W_U` is [vocab, d_model]; logits before the soft-cap are `x @ W_U.T + b_U`."""
+    """Weights of the whole model. Logits before the soft-cap are `logits(x) + b_U`."""
 
     layers: tuple[LayerWeights, ...]
     ln_final: Norm
-    W_U: Float[Tensor, "vocab d_model"]
+    unembedding: Float[Tensor, "vocab d_model"]
+    """As it is stored, if the weights stay in their files."""
+    dtype: torch.dtype
     b_U: Float[Tensor, " vocab"] | None
     soft_cap: float | None
 
+    @property
+    def W_U(self) -> Float[Tensor, "vocab d_model"]:
+        """The whole unembedding."""
+        return self.unembedding.to(self.dtype)
 
-def read_weights(bridge: Any, *, gain_offset: float, dtype: torch.dtype) -> Weights:
+    def read_by(self, tokens: int | Int[Tensor, " token"]) -> Float[Tensor, "*token d_model"]:
+        """What the logits of tokens read: rows of the unembedding."""
+        return self.unembedding[tokens].to(self.dtype)
+
+    @cached_property
+    def mean_W_U(self) -> Float[Tensor, " d_model"]:
+        """Mean over all tokens."""
+        if self.unembedding.dtype == self.dtype:
+            return self.unembedding.mean(0)
+        total = sum(part.sum(0, dtype=torch.float64) for part in rows_in_parts(self.unembedding, self.dtype))
+        return (total / len(self.unembedding)).to(self.dtype)
+
+    def logits(
+        self,
+        x: Float[Tensor, "*batch d_model"],
+        *,
+        demeaned: bool = False,
+        gain: Float[Tensor, " d_model"] | None = None,
+    ) -> Float[Tensor, "*batch vocab"]:
+        """`x` times the unembedding; `demeaned`: the mean over all tokens removed from that first; `gain` multiplies what it reads."""
+        found = []
+        for part in rows_in_parts(self.unembedding, self.dtype):
+            part = part - self.mean_W_U if demeaned else part
+            found.append(x @ (part if gain is None else part * gain).T)
+        return torch.cat(found, -1)
+
+
+def read_weights(bridge: Any, *, gain_offset: float, dtype: torch.dtype, mapped: bool = False) -> Weights:
     """The weights of a raw TransformerBridge, in `dtype` (no copies where they have it). `gain_offset` is 1 where a norm
-    multiplies by 1 + weight (Gemma)."""
+    multiplies by 1 + weight (Gemma). Matrices that are `mapped` are read anew whenever they are asked for."""
 
     def cast(tensor: Tensor | None) -> Any:
         return None if tensor is None else tensor.to(dtype)
@@ -81,18 +132,21 @@ def read_weights(bridge: Any, *, gain_offset: float, dtype: torch.dtype) -> Weig
     def per_head(tensor: Tensor, heads: int) -> Tensor:
         return tensor.repeat_interleave(heads // tensor.shape[0], dim=0)
 
+    def matrices(attn: Any, heads: int) -> Callable[[str], Tensor]:
+        def matrix(name: str) -> Tensor:
+            found = cast(getattr(attn, name))
+            return per_head(found, heads) if name in ("W_K", "W_V") else found
+
+        return matrix if mapped else cache(matrix)
+
     layers = []
     for block in bridge.blocks:
-        attn = block.attn
-        heads = attn.W_O.shape[0]
+        attn, heads = block.attn, bridge.cfg.n_heads
         stored = (cast(attn.b_Q), cast(attn.b_K), cast(attn.b_V))
         b_Q, b_K, b_V = (None if bias is None else per_head(bias, heads) for bias in stored)
         layers.append(
             LayerWeights(
-                W_Q=cast(attn.W_Q),
-                W_K=per_head(cast(attn.W_K), heads),
-                W_V=per_head(cast(attn.W_V), heads),
-                W_O=cast(attn.W_O),
+                matrix=matrices(attn, heads),
                 b_Q=b_Q,
                 b_K=b_K,
                 b_V=b_V,
@@ -109,7 +163,8 @@ def read_weights(bridge: Any, *, gain_offset: float, dtype: torch.dtype) -> Weig
     return Weights(
         layers=tuple(layers),
         ln_final=norm(bridge.ln_final),
-        W_U=cast(bridge.unembed.W_U).T,
+        unembedding=(bridge.unembed.W_U if mapped else cast(bridge.unembed.W_U)).T,
+        dtype=dtype,
         b_U=cast(b_U) if bool(b_U.any()) else None,
         soft_cap=getattr(bridge.original_model.config, "final_logit_softcapping", None),
     )

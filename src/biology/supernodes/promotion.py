@@ -24,13 +24,13 @@ def promoted(
 
     By their direct effect on the logits, the mean over all tokens removed: sum of the decoders times the unembedding.
     """
-    unembed, top = _unembed(model), min(top, model.n_vocab)
+    top = min(top, model.n_vocab)
     found = []
     for transcoder in transcoders.layers:
         best = torch.full((transcoder.n_features, top), -1)
         for start in range(0, transcoder.n_features, 1024):
             rows = transcoder.decoders(torch.arange(start, min(start + 1024, transcoder.n_features))).sum(1)
-            best[start : start + len(rows)] = (rows @ unembed.T).topk(top, dim=1, largest=largest).indices.cpu()
+            best[start : start + len(rows)] = _raised(model, rows).topk(top, dim=1, largest=largest).indices.cpu()
         found.append(best)
     return found
 
@@ -40,13 +40,13 @@ def clearly_promoted(
 ) -> dict[tuple[int, int], list[str]]:
     """By feature (layer, number), the tokens that it raises `clear` standard deviations above the mean, the strongest first; none where none
     stands out."""
-    unembed, found = _unembed(model), {}
+    found = {}
     by_layer: dict[int, list[int]] = {}
     for layer, feature in dict.fromkeys(features):
         by_layer.setdefault(layer, []).append(feature)
     for layer, numbers in by_layer.items():
         rows = transcoders.layers[layer].decoders(torch.tensor(numbers)).sum(1)
-        raised = rows.to(unembed.dtype) @ unembed.T
+        raised = _raised(model, rows.to(model.precision))
         raised = raised / raised.std(1, keepdim=True).clamp(min=1e-12)
         values, tokens = raised.topk(min(most, model.n_vocab), dim=1)
         for number, sizes, ids in zip(numbers, values.tolist(), tokens.tolist(), strict=True):
@@ -55,7 +55,6 @@ def clearly_promoted(
     return found
 
 
-def _unembed(model: Model) -> Float[Tensor, "vocab d_model"]:
-    """The unembedding behind the last norm's gain, the mean over all tokens removed."""
-    weights = model.weights
-    return (weights.W_U - weights.W_U.mean(0)) * weights.ln_final.gain
+def _raised(model: Model, rows: Float[Tensor, "feature d_model"]) -> Float[Tensor, "feature vocab"]:
+    """What decoder rows add to the logits behind the last norm's gain, the mean over all tokens removed."""
+    return model.weights.logits(rows, demeaned=True, gain=model.weights.ln_final.gain)

@@ -116,8 +116,10 @@ def _checked(
             )
         if not torch.isfinite(value).all():
             raise InputError(f"{where}: {key} holds NaN or infinite values")
+    if offload:
+        return Offloaded(**weights, device=model.device, dtype=model.dtype)
     weights = {key: value.to(dtype=model.dtype).contiguous() for key, value in weights.items()}
-    return Offloaded(**weights, device=model.device) if offload else Transcoder(**weights).to(model.device)
+    return Transcoder(**weights).to(model.device)
 
 
 def save_transcoders(

@@ -18,6 +18,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from biology.models.mapped_weights import rows_in_parts
+
 READ_HOOKS = ("hook_resid_mid", "ln2.hook_in", "ln2.hook_normalized", "ln2.hook_out", "mlp.hook_in")
 WRITE_HOOKS = ("mlp.hook_out", "hook_mlp_out")
 ACTIVATIONS = ("relu", "jumprelu", "topk")
@@ -43,7 +45,7 @@ class Transcoder:
     @property
     def n_targets(self) -> int:
         """Layers that a feature writes to."""
-        return self.W_dec.shape[1]
+        return self.resting()["W_dec"].shape[1]
 
     @property
     def shuffled(self) -> tuple[str, ...]:
@@ -74,23 +76,27 @@ class Transcoder:
 
         Those of a transcoder are its encoder, whatever `x` is; those of a neuron are its linearisation there.
         """
-        return self.W_enc[features], self.b_enc[features]
+        return self._rows("W_enc", features), self.b_enc[features]
 
     def encoders(self, features: Int[Tensor, "*chosen"]) -> Float[Tensor, "*chosen d_model"]:
         """The directions by which features are told from one another, whatever the prompt."""
-        return self.W_enc[features]
+        return self._rows("W_enc", features)
 
     def decoders(
         self, features: Int[Tensor, "*chosen"] | slice = slice(None), target: int | slice = slice(None)
     ) -> Float[Tensor, "*chosen target d_model"] | Float[Tensor, "*chosen d_model"]:
         """What features write into layers from their own upwards, or into the one that is `target` layers above it."""
-        return self.W_dec[features, target]
+        return self._rows("W_dec", (features, target))
 
     def rounding(
         self, features: Int[Tensor, " chosen"], x: Float[Tensor, "chosen d_model"]
     ) -> Float[Tensor, " chosen"]:
         """The size of the terms that a pre-activation is a sum of: it is right to some units of rounding of this."""
-        return x.norm(dim=-1) * self.W_enc[features].norm(dim=-1) + self.b_enc[features].abs()
+        return x.norm(dim=-1) * self._rows("W_enc", features).norm(dim=-1) + self.b_enc[features].abs()
+
+    def _rows(self, name: str, index: Any) -> Tensor:
+        """Entries of one of the matrices of features."""
+        return getattr(self, name)[index]
 
     @property
     def importance(self) -> Float[Tensor, " feature"] | None:
@@ -100,26 +106,41 @@ class Transcoder:
 
 @dataclass(frozen=True, eq=False)
 class Offloaded(Transcoder):
-    """A layer whose matrices rest in the memory of the CPU and visit `device` whenever they are read.
+    """A layer whose matrices stay where they rest, as they are stored, and visit `device` in `dtype` when they are read.
 
-    For a GPU that holds the model but not its transcoders. Results are those of weights that stay on the device; each visit
-    takes the time to copy one matrix there.
+    They rest in the memory of the CPU, or in a file that is memory-mapped. Features are read a part at a time; of the features that are
+    asked for by number, only their rows are read. So a GPU traces with transcoders that it cannot hold, and a CPU with those that its
+    memory cannot hold. Results are those of weights that stay on the device in `dtype`.
     """
 
     device: torch.device = torch.device("cpu")
+    dtype: torch.dtype = torch.float32
 
     def __post_init__(self) -> None:
         for name, value in self.resting().items():
-            object.__setattr__(self, name, value.to("cpu" if name in MATRICES else self.device))
+            place = value.cpu() if name in MATRICES else value.to(self.device, self.dtype)
+            object.__setattr__(self, name, place)
 
     def __getattribute__(self, name: str) -> Any:
         value = super().__getattribute__(name)
-        return value.to(self.device) if name in MATRICES and value is not None else value
+        return value.to(self.device, self.dtype) if name in MATRICES and value is not None else value
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Transcoder:
-        """Cast, for visits to `device`; without one, to the same."""
-        weights = {key: value.to(dtype=dtype) for key, value in self.resting().items()}
-        return replace(self, **weights, device=self.device if device is None else torch.device(device))
+        """For visits to `device` in `dtype`; without one, as before."""
+        device = self.device if device is None else torch.device(device)
+        return replace(self, **self.resting(), device=device, dtype=dtype or self.dtype)
+
+    def pre_activations(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch feature"]:
+        found = [
+            x.to(self.dtype) @ part.to(self.device).T for part in rows_in_parts(self.resting()["W_enc"], self.dtype)
+        ]
+        return torch.cat(found, -1) + self.b_enc
+
+    def _rows(self, name: str, index: Any) -> Tensor:
+        there = tuple(
+            one.cpu() if isinstance(one, Tensor) else one for one in (index if isinstance(index, tuple) else (index,))
+        )
+        return self.resting()[name][there].to(self.device, self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +193,9 @@ class TranscoderSet:
 
     def offloaded(self, device: torch.device) -> "TranscoderSet":
         """The same set with its matrices in the memory of the CPU, for a model on `device`."""
-        return replace(self, layers=tuple(Offloaded(**layer.resting(), device=device) for layer in self.layers))
+        dtype = self.layers[0].b_dec.dtype
+        layers = tuple(Offloaded(**layer.resting(), device=device, dtype=dtype) for layer in self.layers)
+        return replace(self, layers=layers)
 
 
 def shuffled(transcoders: TranscoderSet, seed: int) -> TranscoderSet:

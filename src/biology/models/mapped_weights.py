@@ -1,0 +1,93 @@
+"""A network whose matrices stay in their files and are read where they lie, for models that memory would not hold.
+
+A checkpoint that is loaded in the precision it is stored in is memory-mapped: the system reads pages as they are needed and takes
+their memory back when it is short. Here such a network computes in a better precision all the same. Each matrix is cast when its
+layer runs, and dropped. Of the embedding only the rows of a prompt's tokens are cast, and the unembedding is multiplied in parts.
+Results are those of a network that was loaded in that precision.
+"""
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import Tensor
+
+PART = 1 << 26
+"""Bytes of a matrix that are cast at a time where its rows can be taken one after the other."""
+
+
+def compute_in(network: Any, dtype: torch.dtype) -> Any:
+    """Let a network of transformers compute in `dtype` while its matrices stay as they were loaded. Returns the network.
+
+    Matrices are no parameters any more; what is small (biases, gains of norms) is cast for good.
+    """
+    head = network.get_output_embeddings()
+    for module in list(network.modules()):
+        for name, parameter in list(module._parameters.items()):
+            if parameter is None or parameter.dim() < 2:
+                module._parameters[name] = parameter if parameter is None else _parameter(parameter, dtype)
+                continue
+            del module._parameters[name]
+            module.__dict__["mapped"], module.__dict__["computing"] = parameter.data, dtype
+            kind = _Embedding if isinstance(module, torch.nn.Embedding) else _Head if module is head else _Cast
+            module.__class__ = type(f"Mapped{type(module).__name__}", (kind, type(module)), {})
+        if hasattr(module, "scalar_embed_scale"):  # Gemma's factor of the embedding, rounded where it was loaded
+            module.embed_scale = torch.tensor(module.scalar_embed_scale, dtype=dtype)
+    return network
+
+
+def rows_in_parts(matrix: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
+    """All rows of a matrix in `dtype`, `PART` bytes at a time."""
+    for part in matrix.split(max(1, PART // (matrix[0].numel() * dtype.itemsize))):
+        yield part.to(dtype)
+
+
+def n_parameters(network: Any) -> int:
+    """Parameters of a network, mapped ones included; a matrix that two modules share counts once."""
+    matrices = [vars(module)["mapped"] for module in network.modules() if "mapped" in vars(module)]
+    mapped = {matrix.data_ptr(): matrix.numel() for matrix in matrices}
+    return sum(mapped.values()) + sum(parameter.numel() for parameter in network.parameters())
+
+
+def _parameter(value: Tensor, dtype: torch.dtype) -> torch.nn.Parameter:
+    return torch.nn.Parameter(value.data.to(dtype), requires_grad=False)
+
+
+class _Cast:
+    """A module that casts its matrix whenever it is read."""
+
+    @property
+    def weight(self) -> Tensor:
+        return vars(self)["mapped"].to(vars(self)["computing"])
+
+
+class _Head:
+    """The unembedding. Who reads its matrix gets it as it is stored."""
+
+    @property
+    def weight(self) -> Tensor:
+        return vars(self)["mapped"]
+
+    def forward(self, x: Tensor) -> Tensor:
+        parts = rows_in_parts(vars(self)["mapped"], x.dtype)
+        logits = torch.cat([torch.nn.functional.linear(x, part) for part in parts], -1)
+        bias = getattr(self, "bias", None)
+        return logits if bias is None else logits + bias
+
+
+class _Embedding:
+    """Embeddings of tokens. While they are looked up, the matrix is that of the tokens that are there."""
+
+    padding_idx = None
+
+    @property
+    def weight(self) -> Tensor:
+        return vars(self).get("present", vars(self)["mapped"])
+
+    def forward(self, ids: Tensor) -> Tensor:
+        tokens, place = ids.unique(return_inverse=True)
+        vars(self)["present"] = vars(self)["mapped"][tokens].to(vars(self)["computing"])
+        try:
+            return super().forward(place)  # type: ignore[misc]
+        finally:
+            del vars(self)["present"]
