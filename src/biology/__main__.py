@@ -1,7 +1,7 @@
-"""`biology <command>`: the table of contents, the arguments, and what happens when something is wrong.
+"""`biology <command>`: the table of contents, the arguments, and how errors are reported.
 
-One stage of the Snakefile is one command. Only the commands (room `cli`) read arguments, write files, set seeds and pick devices; all
-other modules are functions of their arguments.
+Each stage of the Snakefile is one command. Only the commands (room `cli`) read arguments, write files, set seeds and
+pick devices; all other modules are functions of their arguments.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _summary(function: Callable[[Arguments], None]) -> str:
 
 
 def _contents() -> str:
-    """What `biology --help` prints."""
+    """The text that `biology --help` prints."""
     lines = [
         "usage: biology <command> [options]      (biology <command> --help for its options; biology --version [--json])",
         "",
@@ -189,7 +189,7 @@ def _parser() -> Parser:
 
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """What is wrong with a user's input and not fatal is one line on stderr, without the line of code that says so."""
+    """Prints an `InputWarning` as one line on stderr, without the source line that Python adds."""
     from biology.records import InputWarning
 
     def say(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
@@ -206,7 +206,7 @@ TOO_LARGE = "this takes more memory than there is: ask for less (a shorter text,
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command. A mistake of the user's is one line on stderr and exit code 2."""
+    """Runs one command and returns its exit code. A user's mistake prints one line on stderr and returns 2."""
     given = sys.argv[1:] if argv is None else argv
     for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show is written as \u0645
         if isinstance(stream, io.TextIOWrapper):

@@ -1,4 +1,4 @@
-"""The schemas of tables: which columns each has, of which types, what names a row, and what must hold for all of them."""
+"""The schemas of tables: columns, types, keys, and the conditions that all rows must meet."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ Kind = Literal["str", "int", "float", "bool"]
 ARMS = ("effect", *CONTROLS)
 SPLITS = ("dev", "heldout", "registered", "exploratory")
 VERDICTS = ("untestable", "not replicated", "inconclusive", "replicated")
-"""In the order in which they are counted, last first."""
+"""The four verdicts. Counts list them from the last to the first."""
 DECIDING = ("not replicated", "untestable", "inconclusive", "replicated")
-"""A claim of several parts has the verdict of the part that comes first here: one that is refuted refutes it."""
+"""A claim of several parts gets the first of these verdicts that one of its parts has: one refuted part refutes it."""
 RUN_TABLES = (
     "prompts", "evidence", "graphs", "edges", "supernodes", "sites", "panel", "fidelity", "operands", "operand_plots",
 )  # fmt: skip
-"""Tables that every run of a (model, case) leaves."""
+"""Tables that every run of a model on a case writes."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Columns of a table with their types, and what must hold for its rows."""
+    """Columns of a table with their types, and the conditions on its rows."""
 
     columns: dict[str, Kind]
     key: tuple[str, ...]
-    """Columns that together name a row; no two rows share them."""
+    """Columns that together identify a row; no two rows share their values."""
     ordered: bool = False
-    """The order of rows carries meaning and is kept; otherwise rows are sorted by the key."""
+    """The order of rows has a meaning and is kept; otherwise rows are sorted by the key."""
     factors: bool = False
-    """Further columns are allowed: what an item is about."""
+    """Further columns, the factors of an item, are allowed."""
     allowed: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Columns that hold one of a few words."""
+    """Columns that hold one of a few words, with these words."""
     missing: tuple[str, ...] = ()
-    """Columns of numbers that may be empty (NaN)."""
+    """Numeric columns that may be empty (NaN)."""
 
 
 SCHEMAS: dict[str, Schema] = {
