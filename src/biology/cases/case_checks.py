@@ -1,6 +1,7 @@
-"""Whether what a case says fits together: every name is that of something, and whatever is asked for can be measured.
+"""Checks that the parts of a case fit together: every name refers to something, and everything asked for can be
+measured.
 
-A misspelt name would otherwise select no prompt, or no feature, and end as a verdict.
+Without these checks a misspelt name would select no prompt, or no feature, and end as a verdict.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ from biology.cases.rules import SupernodeRule
 from biology.grammar import unknown
 
 NAMED = "[a-z0-9_-]+"
-"""What prompts, supernodes and experiments may be called."""
+"""Allowed names of prompts, supernodes and experiments."""
 RESERVED = ("answer", "other", "error", "bias")
-"""Names of nodes in the table `edges` that no supernode may have."""
+"""Names of nodes in the table `edges`; no supernode may have them."""
 CELL = ("concept", "relation", "language", "scale", "language_fold")
 """Factors that an experiment of kind `sharing` reads."""
 
 
 def check_case(file: CaseFile, facts: Facts) -> None:
-    """Raises InputError, with file, place and the nearest right word, for the first thing that does not fit."""
+    """Raises InputError for the first thing that does not fit, with file, place and the nearest right word."""
     for key in ("prompts", "supernodes", "experiments"):
         for name in getattr(file, key):
             if not re.fullmatch(NAMED, name):
@@ -174,7 +175,7 @@ class _Check:
             raise facts.refuse(self.where, "operand plots are read where case.yaml says `operands:`")
 
     def _outcome(self, experiment: Measurement, outcome: Outcome, scored: list[Row]) -> None:
-        """Names in an outcome. Those of a comparison are checked where they are measured."""
+        """Checks the names in an outcome. Those of a comparison are checked where they are measured."""
         where, facts = f"{self.where}.outcomes", self.facts
         if isinstance(experiment, Computed):
             return
@@ -201,7 +202,8 @@ class _Check:
             self.facts.donor(f"{self.where}.donor", f"wrong_{column}", rows)
 
     def _some_donor(self, experiment: Measurement, column: str, rows: list[Row]) -> None:
-        """Outcomes about a donor have no row for a prompt that has none; where all have none they would say nothing."""
+        """Refuses outcomes about a donor if no prompt has one: they have no row for a prompt without a donor, and so
+        would have none at all."""
         self.facts.donor(f"{self.where}.donor", column, [])
         if rows and not any(row.get(column) for row in rows):
             asked = next(outcome for outcome in experiment.outcomes if outcome.form.donor)

@@ -1,4 +1,5 @@
-"""The prompt set of a case: the rows of its `prompts.csv`, on which supernodes are selected and effects measured."""
+"""The prompt set of a case: the rows of its `prompts.csv`, on which supernodes are selected and effects are
+measured."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ ITEM_COLUMNS = ("item", "text", "answer", "cluster", "split", "role")
 
 
 class Item(Strict):
-    """One row of `prompts.csv`. Rules and strengths are fixed on `dev` items with role `select`; claims read
-    `heldout`."""
+    """One row of `prompts.csv`. Rules and strengths are chosen on `dev` items with role `select`; claims read `heldout`
+    items."""
 
     item: str = Field(min_length=1)
     text: str = Field(min_length=1)
@@ -29,7 +30,7 @@ class Item(Strict):
     split: Literal["dev", "heldout"]
     role: Literal["select", "score"]
     factors: dict[str, str] = {}
-    """The free columns, e.g. {city: Dallas, relation: capital, place: Texas}."""
+    """The factor columns, e.g. {city: Dallas, relation: capital, place: Texas}."""
 
     def meets(self, only: Mapping[str, str]) -> bool:
         """Whether it has these levels of factors."""
