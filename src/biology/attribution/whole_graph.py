@@ -1,11 +1,11 @@
-"""All edges between all active features, for many prompts at a time, from both sides.
+"""All edges between all active features, for many prompts at a time, computed from both sides.
 
-`direct_effects` takes every reader's gradient down to the embedding. In a whole graph every feature is a reader and a
-source, and half the way can be gone from either end: sources below a layer m are carried up as vectors, readers above
-it are carried down as gradients, and between attention and MLP of layer m they meet, where an edge is the inner
-product of gradient and vector over all positions. On their way, sources are read by the features of the layers they
-pass, and gradients meet the sources of the layers they pass. This takes less than half of the operations; m is where
-they are fewest. The edges are the same. Per-layer transcoders only.
+`direct_effects` propagates every reader's gradient down to the embedding. In a whole graph every feature is a reader
+and a source, so each side can go half the way. Sources below a layer m are carried up as vectors; readers above it are
+carried down as gradients. They meet between attention and MLP of layer m, where an edge is the inner product of
+gradient and vector over all positions. On their way, sources are read by the features of the layers they pass, and
+gradients read the sources of the layers they pass. With the best m this takes less than half the operations, and the
+edges are the same. Per-layer transcoders only.
 """
 
 from __future__ import annotations
@@ -33,8 +33,8 @@ Vectors = Callable[[], Float[Tensor, "node d_model"]]
 
 @dataclass(frozen=True, eq=False)
 class Nodes:
-    """Sources or readers of one layer in all prompts, sorted by (prompt, pos); `node` is the index among the prompt's
-    nodes, `vectors()` what they write, or read."""
+    """Sources or readers of one layer in all prompts, sorted by (prompt, pos). `node` is the index among the prompt's
+    nodes; `vectors()` returns the vectors that they write or read with."""
 
     prompt: Int[Tensor, " node"]
     pos: Int[Tensor, " node"]
@@ -52,11 +52,11 @@ def both_sides(
     node: Int[Tensor, " active"],
     starts: tuple[Tensor, Tensor, Tensor],
 ) -> tuple[Nodes, list[Nodes], list[Nodes]]:
-    """Tokens, sources and readers of every layer, the targets of each prompt (`readouts`) being the last readers.
+    """Tokens, sources and readers of every layer. The targets of each prompt (`readouts`) are the last readers.
 
-    `active`, the features of all prompts, are sorted by (layer, prompt, pos, feature); `node` is the index of each among its
-    prompt's nodes. `first` is the first position whose features and errors are nodes; `starts` says where the errors, tokens
-    and targets of each prompt start.
+    `active`, the features of all prompts, are sorted by (layer, prompt, pos, feature); `node` is the index of each
+    among its prompt's nodes. `first` is the first position whose features and errors are nodes. `starts` holds, for
+    each prompt, the indices of its first error, token and target.
     """
     frozen, device = local.frozen, prompt.device
     errors_at, token, targets_at = starts
@@ -111,10 +111,10 @@ def both_sides(
 
 # ------------------------------------------------------------------------------------------------ where to meet
 def meeting_layer(local: LocalReplacement, sources: Sequence[Nodes], readers: Sequence[Nodes], memory: int) -> int:
-    """The layer where sources and readers meet with the fewest floating-point operations.
+    """The meeting layer that takes the fewest floating-point operations.
 
     `sources[l]` and `readers[l]` are those of layer l, the last readers those of the unembedding; sources below the
-    layer must fit into `memory` bytes.
+    meeting layer must fit into `memory` bytes.
     """
     return min(meeting_costs(local, sources, readers, memory), key=lambda pair: pair[1])[0]
 
@@ -122,7 +122,7 @@ def meeting_layer(local: LocalReplacement, sources: Sequence[Nodes], readers: Se
 def meeting_costs(
     local: LocalReplacement, sources: Sequence[Nodes], readers: Sequence[Nodes], memory: int | None = None
 ) -> list[tuple[int, float]]:
-    """Possible meeting layers with their floating-point operations."""
+    """Possible meeting layers with their numbers of floating-point operations."""
     n_prompts, n_pos = local.frozen.ids.shape
     n_layers = local.n_layers
     d_model, width = local.attention[0].value.shape
@@ -164,7 +164,7 @@ def fill_edges(
     meeting: int,
     report: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Write all edges of all prompts of `local` into their matrices, which are zero before.
+    """Writes all edges of all prompts of `local` into their matrices, which must be zero.
 
     `sources[l]` and `readers[l]` are those of layer l, the last readers those of the unembedding; tokens are carried up
     with the sources below the layer `meeting`. `report(n)` is called when the rows of n more readers are done.
@@ -196,7 +196,7 @@ def fill_edges(
 
 
 def _shape(local: LocalReplacement) -> tuple[int, int]:
-    """Prompts and positions."""
+    """Numbers of prompts and positions."""
     n_prompts, n_pos = local.frozen.ids.shape
     return n_prompts, n_pos
 
@@ -207,7 +207,7 @@ def _scale(scales: Sequence[Tensor] | None, layer: int, nodes: Nodes) -> Tensor 
 
 
 def _write(edges: Float[Tensor, "prompt row column"], rows: Rows, columns: Rows, out: Sequence[Tensor]) -> None:
-    """Edges between the nodes of two layers, into each prompt's matrix. The rows are consecutive nodes."""
+    """Writes the edges between the nodes of two layers into each prompt's matrix. The rows are consecutive nodes."""
     for matrix, found, here, there, first, source in zip(
         out, edges, rows.real, columns.real, rows.first, columns.nodes, strict=True
     ):
@@ -219,7 +219,7 @@ def _write(edges: Float[Tensor, "prompt row column"], rows: Rows, columns: Rows,
 def _read(
     local: LocalReplacement, layer: int, readers: Nodes, carried: Sequence[Carried], out: Sequence[Tensor]
 ) -> None:
-    """Edges from all sources carried so far to the readers of one layer."""
+    """Computes the edges from all sources carried so far to the readers of one layer."""
     shape = _shape(local)
     rows, index = rows_of(readers.prompt, readers.pos, readers.node, shape, up=False)
     scale = local.frozen.scale2[layer][readers.prompt, readers.pos]
@@ -239,7 +239,7 @@ def _read(
 
 
 class _Met:
-    """The sources of one layer, as gradients on their way down meet them."""
+    """The sources of one layer, arranged for products with gradients on their way down."""
 
     def __init__(self, local: LocalReplacement, layer: int, sources: Nodes) -> None:
         self.local, self.layer = local, layer
@@ -256,7 +256,7 @@ class _Met:
         ]
 
     def __call__(self, down: Carried, out: Sequence[Tensor]) -> None:
-        """Edges to the readers on their way down."""
+        """Computes the edges from these sources to the readers `down`."""
         scales = self.local.frozen.scale2_post
         n_prompts, n = down.rows.own.shape
         edges = self.local.frozen.embed.new_zeros(n_prompts, self.rows.n + 1, n)
@@ -278,7 +278,8 @@ def _descend(
     meeting: int,
     out: Sequence[Tensor],
 ) -> None:
-    """Take the readers of one layer down to the meeting layer, where they meet the sources that were carried up."""
+    """Takes the readers of one layer down to the meeting layer, and there computes their edges from the sources carried
+    up."""
     frozen = local.frozen
     rows, index = rows_of(readers.prompt, readers.pos, readers.node, _shape(local), up=False)
     down = Carried(local, rows)
