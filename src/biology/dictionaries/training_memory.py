@@ -1,4 +1,4 @@
-"""What training transcoders will hold in memory, added up before anything is computed."""
+"""Estimates the memory that training transcoders needs, before anything is computed."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from biology.models.model import Model
 from biology.records import InputError
 
 FLOAT = 4
-"""Bytes of the numbers in which dictionaries are trained, whatever the model's precision."""
+"""Bytes per number in training, whatever the model's precision."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes, at the peak of training."""
+    """Bytes at the peak of training."""
 
     model: int
     activations: int
@@ -38,7 +38,7 @@ class MemoryPlan:
 
 
 def plan(model: Model, *, cross_layer: bool, skip: bool, n_features: int, batch: int, pool: int) -> MemoryPlan:
-    """The plan for `n_features` features a layer and `pool` tokens whose activations are held at once."""
+    """The plan for `n_features` features per layer and `pool` tokens whose activations are in memory at a time."""
     layers, width, item = model.n_layers, model.d_model, model.dtype.itemsize
     parameters = sum(p.numel() * p.element_size() for p in model.bridge.original_model.parameters())
     targets = (layers + 1) / 2 if cross_layer else 1
@@ -50,13 +50,13 @@ def plan(model: Model, *, cross_layer: bool, skip: bool, n_features: int, batch:
 
 
 def tokens_that_fit(model: Model, budget: int) -> int:
-    """Tokens whose activations, with the copies made of them, fit into `budget` bytes."""
+    """Number of tokens whose activations, with their copies, fit into `budget` bytes."""
     each = 4 * model.n_layers * model.d_model * model.dtype.itemsize + 4 * model.d_model * FLOAT
     return max(1, budget // each)
 
 
 def require(plan: MemoryPlan, device: torch.device) -> None:
-    """Raises InputError if the plan exceeds what the device has free."""
+    """Raises InputError if the plan exceeds the free memory of the device."""
     if device.type == "cuda":
         free = torch.cuda.mem_get_info(device)[0] + plan.model  # the model is there already
     else:
