@@ -47,7 +47,7 @@ class Perturbation(Measurement):
     other than the supernodes' own, the one at which the same push moves the first outcome most on the model's
     development prompts."""
     dose: bool = False
-    """Whether to run all strengths on the held-out prompts too, for the dose-response figure (no claim reads it)."""
+    """Whether to run all strengths on the held-out prompts too: for the dose-response figure and for `crossover`."""
     line: Line | None = None
     """How to write the line that the outcomes are about."""
     sites: tuple[Position, ...] = ()

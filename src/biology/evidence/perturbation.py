@@ -3,7 +3,8 @@
 An experiment holds supernodes at multiples of their activations (constrained patching up to a layer, attention frozen)
 and reads the model's answers and the activations of other supernodes (`outcomes.py`). Strength and layer are chosen on
 development prompts, by the experiment's first outcome; held-out prompts are then run at that choice. The dose curve
-runs all strengths on the held-out prompts at the chosen layer; it is shown, but no claim reads it.
+runs all strengths on the held-out prompts at the chosen layer; only figures and experiments of kind `crossover` read
+it.
 """
 
 from collections.abc import Callable, Sequence
