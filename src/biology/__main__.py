@@ -208,7 +208,7 @@ TOO_LARGE = "this takes more memory than there is: ask for less (a shorter text,
 def main(argv: list[str] | None = None) -> int:
     """Runs one command and returns its exit code. A user's mistake prints one line on stderr and returns 2."""
     given = sys.argv[1:] if argv is None else argv
-    for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show is written as \u0645
+    for stream in (sys.stdout, sys.stderr):  # characters that the terminal cannot show are written as \u0645
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -219,10 +219,10 @@ def main(argv: list[str] | None = None) -> int:
         with _warnings_in_one_line():
             args.function(args)
         if sys.stdout is not None:
-            sys.stdout.flush()  # here, where a closed pipe is understood
+            sys.stdout.flush()  # here, where a closed pipe is handled
     except InputError as error:
         return _refused(str(error))
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed the pipe
         if sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -234,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno == errno.ENOMEM:
             return _refused(TOO_LARGE)
         raise
-    except (MemoryError, RuntimeError) as error:  # torch's are RuntimeErrors
+    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeErrors
         if isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error)):
             return _refused(TOO_LARGE)
         raise

@@ -17,7 +17,7 @@ from biology.model_sources import Hub, Package, Repository
 from biology.records import InputError, Strict, read_yaml, validate
 
 Rule = Literal["half", "frozen", "gradient"]
-"""How a gated neuron is linearised (`neurons.py`)."""
+"""How a neuron is linearised (`neurons.py`)."""
 NEURONS = Path("neurons")
 """Written in place of a directory of transcoders: the neurons are the features."""
 
@@ -67,7 +67,7 @@ class ModelConfig(Strict):
     """With `neurons`: how many are active at each token and layer, those with the largest output (`neurons.DEFAULT_K`);
     the rest is error."""
     rule: Rule | None = None
-    """With `neurons`: how gated neurons are linearised (default `half`)."""
+    """With `neurons`: how they are linearised (default `half`)."""
     hub: Hub | None = None
     """Where the model and its transcoders are downloaded from; `path` and `transcoders` follow from it."""
     package: Package | None = None
@@ -110,7 +110,7 @@ class ModelConfig(Strict):
             return {"transcoders": str(NEURONS)} | data
         if "hub" not in data:
             missing = [key for key in ("path", "transcoders") if key not in data]
-            if missing and set(data) <= set(cls.model_fields):  # a misspelt key is said first
+            if missing and set(data) <= set(cls.model_fields):  # a misspelt key is reported first
                 raise ValueError(
                     f"'{missing[0]}' is missing: a model has `path` and `transcoders`, or `hub`, or `package`, or `known`"
                 )

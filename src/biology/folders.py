@@ -86,14 +86,14 @@ def replaced(folder: Path, owned: Collection[str], command: str, beside: Collect
             finally:
                 shutil.rmtree(staged, ignore_errors=True)
     finally:
-        for one in made:  # of a command that failed nothing remains
+        for one in made:  # a failed command leaves no new folders
             if one.is_dir() and not any(one.iterdir()):
                 one.rmdir()
 
 
 def _remove(folder: Path, owned: Collection[str]) -> None:
     """Deletes the matching files, and the folders that this leaves empty."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder comes before it
+    for path in sorted(folder.rglob("*"), reverse=True):  # contents come before their folder
         name = path.relative_to(folder).as_posix()
         if name == STAGED or name.startswith(f"{STAGED}/"):
             continue
@@ -122,7 +122,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EROFS):
             raise
-        yield  # where nothing can be written, nobody is disturbed
+        yield  # in a folder that cannot be written to, there is no other writer
         return
     with file:
         try:

@@ -35,7 +35,7 @@ class Strict(BaseModel):
     def _refuse_unknown_keys(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        fields = cls.model_fields  # looked up once: pydantic takes its time
+        fields = cls.model_fields  # looked up once, because pydantic is slow
         for key in data:
             if key not in fields:
                 raise ValueError(unknown("key", key, fields))
@@ -82,7 +82,7 @@ def read_yaml(path: str | Path) -> Any:
     try:
         return yaml.load(text, Loader=_FastLoader)  # noqa: S506 (a SafeLoader)
     except mistakes:
-        pass  # the other one says what is wrong, in the same words on every machine
+        pass  # the other loader gives the same message on every machine
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except mistakes as error:

@@ -55,7 +55,7 @@ def weighted(
     weights: Int[np.ndarray, "draw cluster"], scores: Float[np.ndarray, "cluster k"]
 ) -> Float[np.ndarray, "draw k"]:
     """Weighted sums of the scores over clusters."""
-    # einsum and not `@`: the sum is then the same whatever the number of BLAS threads
+    # einsum and not `@`: its sum does not depend on the number of BLAS threads
     blocks = np.array_split(weights, max(1, weights.size // 10**6))
     return np.concatenate([np.einsum("dc,ck->dk", block.astype(float), scores) for block in blocks])
 
@@ -76,7 +76,7 @@ def sign_flip_p(scores: Float[np.ndarray, "cluster k"], flips: np.ndarray) -> Fl
     """
     observed = scores.sum(0)
     tolerance = 1e-9 * np.abs(scores).sum(0)  # the same subset of clusters summed in another order is a tie
-    # with that tolerance the last bits of a sum say nothing, so many columns may be summed by `@`, which takes a fifth of the time
+    # with that tolerance the last bits of a sum do not matter, so many columns may use `@`, which is five times as fast
     many = scores.shape[1] > 1
     blocks = np.array_split(flips, max(1, flips.size // 10**5 if many else 1))
     sums = (block.astype(float) @ scores if many else weighted(block, scores) for block in blocks)
@@ -107,7 +107,7 @@ def bootstrap_interval(
     means = scores.mean(0)
     centred = scores - means
     variance = (centred**2).mean(0)
-    equal = variance <= (1e-12 * np.abs(scores).max(0)) ** 2  # the rounding of their mean
+    equal = variance <= (1e-12 * np.abs(scores).max(0)) ** 2  # within the rounding of their mean
     shift = weighted(counts, centred) / drawn
     resampled = np.maximum(weighted(counts, centred**2) / drawn - shift**2, variance / clusters)
     pivot = shift / np.sqrt(np.where(equal, 1.0, resampled) / (drawn - 1))

@@ -237,7 +237,7 @@ class _Written:
     def at(self, local: LocalReplacement, layer: int) -> Float[Tensor, "node pos d_model"]:
         out = local.frozen.embed.new_zeros(len(self.nodes), local.n_pos, local.frozen.embed.shape[2])
         for i, (column, kind, own, pos) in enumerate(self.nodes):
-            if kind != TOKEN and own <= layer:  # a cross-layer feature writes to the layers above its own too
+            if kind != TOKEN and own <= layer:  # a cross-layer feature also writes to the layers above its own
                 start, stop, vectors = cell(local, self.source, layer, pos)
                 if start <= column < stop:
                     out[i, pos] = vectors[column - start]

@@ -39,9 +39,9 @@ from biology.records import InputError
 from biology.transcoders.transcoder_set import TranscoderSet
 
 MEMORY = 4 << 30  # bytes
-SMALL_BYTES = 1 << 26  # sources may always take this much on their way up, else a quarter of the graphs' own size
-SMALL = 4000  # prompts with fewer active features go row by row: there is little to gain from both sides
-BATCH = 1 << 16  # numbers in one layer's residual streams of prompts that are traced together
+SMALL_BYTES = 1 << 26  # sources may take this on their way up, or a quarter of the graphs' own size if that is more
+SMALL = 4000  # prompts with fewer active features are traced row by row: two sides would gain little
+BATCH = 1 << 16  # elements in one layer's residual streams of prompts that are traced together
 
 
 def attribute(

@@ -230,7 +230,7 @@ def cell(local: LocalReplacement, source: Sources, layer: int, pos: int) -> tupl
             first = int(source.start[row, lower]) - begin
             torch.mul(rows, active.activation[chosen, None], out=vectors[first : first + len(rows)])
     vectors[-1] = source.errors[layer, pos]
-    # a cell is needed for every block of readers; all of them are half as large as all decoder rows in use
+    # every block of readers needs the cell; all cells are half as large as all decoder rows in use
     if len(active) * local.n_layers * vectors.shape[1] * vectors.element_size() <= 2 * KEPT:
         source.kept[layer, pos] = vectors
     return begin, stop, vectors

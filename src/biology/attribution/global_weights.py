@@ -198,7 +198,7 @@ def _activity(
             f" with up to {max(n_features)}"
         )
     counted = (cache.lengths - first_position).clamp(min=0)
-    first = counted.cumsum(0) - counted - first_position  # token number of a prompt's position 0
+    first = counted.cumsum(0) - counted - first_position  # token index of a prompt's position 0
     token = torch.repeat_interleave(first, cache.offsets.diff()) + cache.pos
     n_tokens = int(counted.sum())
     columns = []
@@ -316,7 +316,7 @@ def strongest(
     for target_layer in range(1, weights.n_layers):
         every = range(len(weights.encoders[target_layer]))
         for source_layer in range(target_layer):
-            # per entry: V, its absolute value, an order and two indices
+            # bytes per entry: V, its absolute value, an order and two indices
             size = max(1, memory // (40 * len(weights.encoders[source_layer])))
             for first in range(0, len(every), size):
                 targets = every[first : first + size]

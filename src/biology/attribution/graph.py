@@ -29,9 +29,9 @@ from torch import Tensor
 
 FEATURE, ERROR, TOKEN, LOGIT = range(4)
 KIND_NAMES = ("feature", "error", "token", "logit")
-ROW_FLOOR = 1e-10  # rows that sum to less (errors, tokens, unexplained features) stay zero when normalised
-NORESERVE = 0x4000 if sys.platform == "linux" else 0  # mmap has its name from Python 3.13 on
-CHUNK_ENTRIES = 1_000_000  # adjacency entries held as float64 at any one time
+ROW_FLOOR = 1e-10  # rows with a smaller sum (errors, tokens, features without inputs) stay zero when normalised
+NORESERVE = 0x4000 if sys.platform == "linux" else 0  # mmap has a name for it only from Python 3.13 on
+CHUNK_ENTRIES = 1_000_000  # largest number of adjacency entries held as float64 at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,7 +115,7 @@ def empty_edges(n_rows: int, n_columns: int, dtype: torch.dtype, device: torch.d
     size = n_rows * n_columns * torch.empty(0, dtype=dtype).element_size()
     if device.type != "cpu" or size < mmap.PAGESIZE:
         return torch.zeros(n_rows, n_columns, dtype=dtype, device=device)
-    # private, or reading what is empty would fill it; not reserved, or the kernel would refuse what is never written
+    # private, or reading an empty page would fill it; not reserved, or the kernel would refuse pages never written
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         pages.madvise(mmap.MADV_NOHUGEPAGE)
@@ -222,7 +222,7 @@ def share_threshold(values: Float[Tensor, " entry"], share: float) -> float:
     if share >= 1 or values.numel() == 0:
         return float("-inf")
     total = values.sum(dtype=torch.float64)
-    # entries below this together hold less than the share left out, so that none of them is in the prefix: do not
+    # all entries below this add up to less than the share left out, so none of them is in the list: do not
     # sort them
     survivors = values[values >= float(total) * (1 - share) / values.numel()]
     survivors = survivors.sort(descending=True).values

@@ -167,14 +167,14 @@ def row_by_row(sizes: Sizes) -> Foretold:
     dense = rows <= sizes.memory
     rows = rows if dense else known * min(kept, n_columns) * (sizes.item + 4)
     gradients = known * sizes.stream if sizes.cross_layer else 0
-    enough = dense and gradients <= sizes.memory  # to have the rows of the chosen features from those known
+    enough = dense and gradients <= sizes.memory  # to derive the rows of the chosen features from those known
     step = known if exact else max(64, -(-sizes.n_chosen // STEPS))
     block = _block(sizes, step, n_columns, 0 if dense else 2 * DOUBLE * min(kept, n_columns))
     choosing = carried + max(block, 3 * DOUBLE * CHUNK_ENTRIES)
     moments = [_parts(source, 0, 0, entering), _parts(source, rows, 0, choosing)]
     if not enough:
         return _fullest(sizes, matrix, moments + computed(source, sizes.n_chosen))
-    rows += gradients // 4  # of layers below a row's own and positions up to it
+    rows += gradients // 4  # only layers below a row's own and positions up to it
     folded = _sources(sizes, 0) if sizes.cross_layer else 2 * min(BLOCK, rows)
     return _fullest(sizes, matrix, [*moments, _parts(source, rows, matrix, carried + folded)])
 
@@ -182,10 +182,10 @@ def row_by_row(sizes: Sizes) -> Foretold:
 def whole(sizes: Sizes, meeting: int) -> Foretold:
     """A whole graph computed from both sides, with sources carried up to the layer `meeting` (`whole_graph.meeting_layer`)."""
     vector = sizes.item * sizes.d_model
-    spread = (sizes.n_pos + 1) / 2 * vector  # what a node takes on its way, on average
+    spread = (sizes.n_pos + 1) / 2 * vector  # mean bytes of a node on its way
     carried = int(spread * (sizes.n_pos + sum(sizes.active[:meeting]) + meeting * sizes.n_cells))
     met = vector * (sum(sizes.active[meeting:]) + (sizes.n_layers - meeting) * sizes.n_cells)
-    edges = sizes.item * (max(sizes.active) + sizes.n_cells)  # of one reader with the sources of a layer
+    edges = sizes.item * (max(sizes.active) + sizes.n_cells)  # edges of one reader from the sources of a layer
     readers = (*sizes.active[meeting + 1 :], sizes.n_targets)
     down = max(int(spread * n) + max(_entering(sizes, n), n * edges) for n in readers)
     return _fullest(sizes, _written(sizes), [_parts(carried + met, 0, _written(sizes), down + SCRATCH)])

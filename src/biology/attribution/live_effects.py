@@ -32,7 +32,7 @@ from biology.records import InputError
 from biology.transcoders.transcoder_set import skip
 
 Held = Literal["frozen", "live"]
-ROWS = 64  # whose gradients are taken together
+ROWS = 64  # rows whose gradients are taken together
 FINAL = "unembed.hook_in"
 
 

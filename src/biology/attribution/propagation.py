@@ -21,7 +21,7 @@ from torch import Tensor
 from biology.attribution.replacement import LocalReplacement, read_gradient, read_vector, write_gradient, write_vector
 
 SCRATCH = 16 << 20  # bytes of one array between the two products of an attention layer
-SPREAD = 4 << 20  # bytes of what the heads pass on, before it is spread over places
+SPREAD = 4 << 20  # bytes of the heads' outputs, before they are spread over places
 
 
 @dataclass(frozen=True, eq=False)
@@ -120,7 +120,7 @@ class Carried:
         n_prompts, n_rows, d_model = x.shape
         n_heads, n_pos = mixing.shape[1], mixing.shape[2]
         own = self.rows.own.clamp(0, n_pos - 1)
-        # what a head passes from a row's own position to each place
+        # output of each head from a row's own position to each place
         reach = mixing.gather(3, own[:, None, None].expand(-1, n_heads, n_pos, -1)).permute(0, 3, 2, 1)
         self.at = [x.new_empty(n_prompts, stop - start, d_model) for start, stop in self.rows.spans]
         stay = torch.nn.functional.one_hot(own, n_pos).to(x.dtype)

@@ -191,7 +191,7 @@ def _enter(
     maps = local.attention[layer]
     mixing = _mixing(local, layer, n_places)
     n_heads = mixing.shape[0]
-    apart = x.new_empty(n_heads + 1, n_rows, d_model)  # what each head passes on, and the gradient itself
+    apart = x.new_empty(n_heads + 1, n_rows, d_model)  # outputs of the heads, and the gradient itself
     by_head = (x @ maps.output.T).view(n_rows, n_heads, -1).transpose(0, 1)
     torch.bmm(by_head, maps.value.T.reshape(n_heads, -1, d_model), out=apart[:-1])
     apart[-1] = x

@@ -21,7 +21,7 @@ from biology.attribution.replacement import LocalReplacement
 from biology.attribution.targets import Readout
 
 BLOCK = 1 << 27  # bytes of working arrays of one block of rows
-STEPS = 6  # in which features are chosen
+STEPS = 6  # number of steps in which features are chosen
 ALL_ROWS_FACTOR = 3  # up to this many times the budget, all rows are computed and the choice is by exact influence
 
 
@@ -95,14 +95,14 @@ def selected_adjacency(
     keep[features] = True
     rest = (~keep).nonzero().flatten()
     if job.local.transcoders.kind == "per_layer":
-        # a feature writes to its own cell only: the columns left out join the error columns there
+        # a feature writes only to its own cell: the columns left out are added to the error column there
         home = source.stop[job.active.pos[rest] - job.first_position, job.active.layer[rest]] - 1
         rest_columns = source.feature_column[rest]
         step = max(1, BLOCK // (source.n_columns * rows.values.element_size()))
         for part in row.split(step):
             block = rows.values[part]
             rows.values[part] = block.index_add_(1, home, block.index_select(1, rest_columns))
-    else:  # a cross-layer feature writes to many: gradients meet the new errors
+    else:  # a cross-layer feature writes to many cells: recompute the error columns from the gradients there
         rows.meet(job.sources(keep).errors)
     for part, node in zip(row.split(256), row_of_node.split(256), strict=True):
         adjacency[node] = rows.values[part].index_select(1, columns)
@@ -159,7 +159,7 @@ class _DenseRows:
         self.values = embed.new_empty(n_rows, source.n_columns)
         self.visited = torch.empty(0, dtype=torch.long, device=embed.device)
         self.tokens = carry_up(job.local, job.memory)
-        # of cross-layer sets: the gradients that cells see, so that errors can change afterwards
+        # for cross-layer sets: gradients at the cells, so that errors can change afterwards
         self.gradients: list[tuple[Tensor, int, int, Tensor]] = []
         size = n_rows * job.local.n_layers * n_pos * embed.shape[2] * embed.element_size()
         self.keeps_gradients = job.local.transcoders.kind != "per_layer" and size <= job.memory

@@ -143,11 +143,11 @@ def meeting_costs(
             break
         steps = sum(float(entering_up[j] + reach_up[j] * (m - j - 1)) for j in range(m))
         for layer in range(m + 1, n_layers + 1):
-            through = min(layer, n_layers - 1) - m  # attention layers that it passes
+            through = min(layer, n_layers - 1) - m  # number of attention layers that it passes
             steps += float(entering_down[layer] + reach_down[layer] * (through - 1)) if through else 0.0
         above = read[m + 1 :].sum(0).flip(1).cumsum(1).flip(1)
         products = float(((written[:m].sum(0).cumsum(1) + places) * above).sum())
-        for j in range(n_layers):  # edges that do not cross m are read at one position
+        for j in range(n_layers):  # edges that do not cross m need one position only
             direct = read[j + 1 :] if j >= m else read[j + 1 : m + 1]
             products += float((written[j].cumsum(1) * direct.sum(0)).sum())
         costs.append((m, 4 * d_model * width * steps + 2 * d_model * products))

@@ -89,7 +89,7 @@ def check_case(file: CaseFile, facts: Facts) -> None:
 def _check_story(story: Story, file: CaseFile, facts: Facts) -> None:
     for name in (one for arrow in story.arrows for one in arrow):
         facts.known("story.arrows", "supernode", name, (*file.supernodes, OUTPUT))
-    left = list(story.arrows)  # what nothing leads to is taken away until nothing is left, or a circle
+    left = list(story.arrows)  # boxes that nothing leads to are removed repeatedly, until nothing or a circle is left
     while left:
         targets = {target for _, target in left}
         if not any(source not in targets for source, _ in left):
@@ -122,7 +122,7 @@ def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, fact
         for factor in getattr(rule, key):
             facts.factor(f"{where}.{key}", factor)
     facts.distinct(f"{where}.keeps", rule.keeps)
-    for word in (*rule.promotes, *rule.spares):  # any text is a token to look for, but nearly a column is a slip
+    for word in (*rule.promotes, *rule.spares):  # any text may be meant, but nearly a column's name is a slip
         columns = ["answer", "answers"]
         if (
             word not in columns

@@ -110,7 +110,7 @@ class Facts:
     def scored(self, only: Mapping[str, str]) -> list[Row]:
         """The scored prompts with these levels of factors."""
         asked = tuple(sorted(only.items()))
-        if asked not in self._scored:  # many experiments ask the same prompts
+        if asked not in self._scored:  # many experiments ask for the same prompts
             self._scored[asked] = [row for row in self._score if all(row.get(one) == level for one, level in asked)]
         return self._scored[asked]
 
@@ -150,7 +150,7 @@ class Facts:
                     continue
                 if row[column] == row["item"]:
                     raise self.refuse(self.told(row), f"it is its own donor (column '{column}')")
-                # a named prompt is shown without this control, and a case may know of one donor alone
+                # a named prompt is shown without this control, and a case may have a single donor
                 same = column.startswith("wrong_") and row[column] == row.get(column.removeprefix("wrong_"))
                 if same and row["item"] not in self.shown:
                     raise self.refuse(

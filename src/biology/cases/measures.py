@@ -90,7 +90,7 @@ ONE, SHARE, PROBABILITY = "0 or 1", "share, 0 to 1", "probability, 0 to 1"
 FORMS = {
     form.name: form
     for form in (
-        # what is said under a perturbation (outcomes.py)
+        # the model's answers under a perturbation (outcomes.py)
         Form("answer_probability", "the answer has a probability of {value}", "the probability of the prompt's answer", PROBABILITY, PERTURBED),
         Form("donor_probability", "the donor's answer has a probability of {value}", "the probability of the donor's answer", PROBABILITY, PERTURBED, donor=True),
         Form("answer_top1", "the answer is said on {value} of the prompts", "whether the prompt's answer is the most probable token", ONE, PERTURBED),
@@ -143,7 +143,7 @@ FORMS = {
             "ending_log_odds", "the log-odds of the word that the donor plans rise by {value}", "the change of the log-odds of the donor's planned word to the own planned word, as the next word",
             "nats", WRITING, line=True, donor=True, beside=("clean",),
         ),
-        # what features tell (census.py)
+        # features that tell a later word (census.py)
         Form(
             "planned", "{value} of the features of the prompt's own word fire there", "the share of the features of the prompt's level that fire at the rule's position", SHARE, ("census",),
             controls=("position", "shuffle", "random"),
@@ -168,7 +168,7 @@ FORMS = {
             "agreement", "their agreement is {value}, where 1 is all signs as foretold and 0 is chance", "how well the signs of the graph foretell what inhibitions do: the mean of 1 (as foretold) and -1 over pairs",
             "-1 to 1", ("signs",), controls=("shuffle",),
         ),
-        # what graph and replacement model are worth (validation/faithfulness.py)
+        # how well graph and replacement model represent the model (validation/faithfulness.py)
         Form(
             "replaced_top1", "the replacement model names the model's next token on {value} of the prompts", "whether the replacement model, in which features stand for all MLPs and nothing for what they leave out, says what the model says",
             ONE, ("faithfulness",), controls=("random",),
@@ -200,7 +200,7 @@ FORMS = {
             "gradient_match", "the gradients of model and local replacement model have a cosine of {value}", "the cosine of the gradients of the most probable token's logit, by the embeddings, in the model and in the local replacement model",
             "-1 to 1", ("faithfulness",), controls=("random",),
         ),
-        # what graphs are made of (validation/structure.py)
+        # composition of graphs (validation/structure.py)
         Form(
             "abstract_middle", "features of neither the input nor the output tier have {value} more of the influence in the middle layers than in the outer ones", "the share of the influence that features of neither the input nor the output tier have in the middle third of the layers, minus that in the outer thirds",
             "share, -1 to 1", ("structure",), controls=("shuffle",),
@@ -250,7 +250,7 @@ FORMS = {
             "standard deviations", ("sharing",), "language", (1, 1), controls=("match",),
         ),
         Form("closeness", "their encoders have a mean cosine of {value}", "the mean cosine of the members' encoders with those of the donor's members", "-1 to 1", ("sharing",), donor=True, controls=("match",)),
-        # of two experiments, or of dose curves (contrasts.py)
+        # comparisons of two experiments, or of dose curves (contrasts.py)
         Form("difference", "what is left comes to {value}", "{0} in the first experiment, minus a share of it in the second", "that of the outcome", ("contrast",), "outcome", (1, 1), ","),
         Form("interaction", "the effect on the first outcome less that on the second comes to {value}", "{0} minus {1} in the first experiment, minus a share of the same in the second", "that of the outcomes", ("contrast",), "outcome", (2, 2), ","),
         Form(

@@ -125,7 +125,7 @@ class Truth(Strict):
     @field_validator("truth", mode="before")
     @classmethod
     def _word(cls, value: Any) -> Any:
-        return str(value).lower() if isinstance(value, bool) else value  # YAML reads true and false as such
+        return str(value).lower() if isinstance(value, bool) else value  # YAML reads true and false as Booleans
 
 
 class Mechanism(Strict):
@@ -216,7 +216,7 @@ def evaluate(expression: str, names: Mapping[str, Any]) -> Any:
         raise ValueError(f"'{error.args[0]}' is neither a column of the prompts nor an earlier variable") from None
 
 
-@lru_cache(maxsize=1024)  # one expression is worked out for thousands of prompts
+@lru_cache(maxsize=1024)  # the same expression is evaluated on thousands of prompts
 def _compiled(expression: str) -> Callable[[Mapping[str, Any]], Any]:
     def of(node: ast.AST) -> Callable[[Mapping[str, Any]], Any]:
         match node:

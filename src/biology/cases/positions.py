@@ -41,7 +41,7 @@ class Position(Parsed):
     also: ClassVar[tuple[str, ...]] = ()
     """Further words that are positions here."""
 
-    def __new__(cls, text: str):  # of the class that is called: its subclass is one too
+    def __new__(cls, text: str):  # an instance of the class that is called, which may be a subclass
         form, _, word = text.partition(":")
         made = super().__new__(cls, text)
         made.word = word

@@ -51,7 +51,7 @@ def compare_dictionaries(args: Arguments) -> None:
     sets = {args.model: transcoders}
     for name in config.siblings(args.model)[1:]:
         other = config.model(name)
-        if not other.neurons:  # which are compared with whatever sets there are
+        if not other.neurons:  # neurons are always part of the comparison
             sets[name] = open_transcoders(other, root, name, model)
     choosing, scored = _passages(args, config, root, model, COMPARED)
     found = compared(model, sets, choosing, scored)

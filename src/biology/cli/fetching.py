@@ -42,7 +42,7 @@ def fetch(args: Arguments) -> None:
         assert entry.hub is not None
         known = hub.record(folder)
         if known is not None and repository.revision not in (None, known["revision"]):
-            known = None  # the entry asks for another commit than the one that is here
+            known = None  # the entry asks for another commit than the one on disk
         asked = hub.settled(repository, entry.hub.shape.n_layers)
         if known is None or not known["files"].keys() >= set(asked) or hub.damaged(folder, progress=True):
             _download(args, entry, repository, folder, known["revision"] if known else None)

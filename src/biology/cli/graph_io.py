@@ -138,7 +138,7 @@ def _told(graph: dict[str, Any], root: Path, args: Arguments, item: str) -> dict
     groups = []
     for name, *members in graph["qParams"]["supernodes"]:
         title = str(called.get(name, name.replace("_", " ")))
-        own = [member for member in members if member not in labels]  # a node is in one supernode there
+        own = [member for member in members if member not in labels]  # here a node is in one supernode only
         labels |= dict.fromkeys(own, title)
         groups += [[title, *own]] if own else []
     metadata = graph["metadata"] | {

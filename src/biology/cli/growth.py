@@ -163,7 +163,7 @@ def certify(args: Arguments) -> None:
     here, rows = _checkout(args), []
     corpus, model, name = _corpus(record, here), load_model(folder, name=folder.name), str(record.get("corpus") or "")
     for case in record["recipe"].get("lessons", {}):
-        # a twin is asked for the mechanism that it lacks too
+        # a twin is also tested for the mechanism that it lacks
         for twin in ("", *(one for one in twins_of(here, case) if one == name)):
             mechanism, stated = load_mechanism(here, case, twin), mechanism_path(here, case, twin)
             if mechanism is None:
@@ -174,7 +174,7 @@ def certify(args: Arguments) -> None:
         raise InputError(f"{folder}: nothing was planted in this model, so that nothing can be certified.")
     found = pd.concat(rows)
     artefacts.write_text(folder / "certificate.csv", found.to_csv(index=False, lineterminator="\n"))
-    print_table(found, getattr(args, "json", False))  # `organism` certifies too, and has no such option
+    print_table(found, getattr(args, "json", False))  # `organism` calls this too, and has no such option
 
 
 def _without_sets(folder: Path) -> None:

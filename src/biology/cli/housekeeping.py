@@ -23,7 +23,7 @@ def new_case(args: Arguments) -> None:
 
     path = config_file(args.config)
     root, name = path.parent, args.name
-    load_config(path).model(args.model)  # a wrong name is said before anything is written
+    load_config(path).model(args.model)  # a wrong name is reported before anything is written
     source = args.source or cases.TEMPLATE
     cases.write_case(root, name, cases.new_case(root, name, source, date.today()))
     met = cases.meet(path, args.model, name)

@@ -155,7 +155,7 @@ def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
 
     path, transcoders = root / entry.path, None if entry.neurons else root / entry.transcoders
     if not path.is_dir() or not (transcoders is None or transcoders.is_dir()):
-        return  # said better by whoever looks into them
+        return  # the loaders report it better
     plan = memory.of_directories(path, transcoders, entry.dtype)
     if plan.total - plan.working < memory.SMALL:
         return

@@ -214,7 +214,7 @@ def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, i
     from biology.records import InputWarning
 
     for token, probability, value, label in _outputs(graph):
-        # what is no token has no probability; a token's id tells it from its like ("Paris", " Paris")
+        # a target that is not a token has no probability; the id distinguishes similar tokens ("Paris", " Paris")
         print(f'{probability:7.2%}  "{visible(label)}"  #{token}' if token >= 0 else f"{value:+7.2f}  {visible(label)}")
     score = scores(graph)
     residual = graph.metadata["row_residual"]

@@ -37,7 +37,7 @@ RELATION_FOLDS = (
     ("abbreviation", "bird", "tree", "summit", "language", "currency"),
 )
 RELATIONS = tuple(itertools.chain(*RELATION_FOLDS))
-# The papers' own prompts are never trained on, and their places never serve to choose a method.
+# The papers' own prompts are never trained on, and their places are never used to choose a method.
 PAPER_CITIES = ("Dallas", "Oakland", "Savannah", "Vancouver", "Shanghai", "Thessaloniki")
 PAPER_PLACES = ("Texas", "California", "Georgia", "British Columbia", "China", "Byzantine Empire")
 SUM_FORMS = {"calc": "calc: {}+{}=", "sum_of": "the sum of {} and {} is", "fruit": "{} apples and {} pears make"}
@@ -75,7 +75,7 @@ def by_hash(
 ) -> list[Option]:
     """The options, sorted by `unit_interval(*key, *of(option))`: an order that depends only on the key and the options."""
     begun = "".join(f"{part}|" for part in key)
-    # millions of places are asked for when prompt sets are made, so not by calling `unit_interval`
+    # building prompt sets sorts millions of options: calling `unit_interval` would be too slow
     return sorted(
         options, key=lambda option: hashlib.sha256((begun + "|".join(map(str, of(option)))).encode()).digest()[:8]
     )

@@ -37,7 +37,7 @@ WORDINGS = (
     ("We know that the {relation} of the {kind} containing {city} is", " {answer}.\n", ("Krakow", "Phuket")),
 )
 """The question, the text of its answer, and the cities of its examples."""
-WORDINGS_PER_CITY = 3  # in which a city is scored
+WORDINGS_PER_CITY = 3  # wordings in which a city is scored
 
 
 def few_shot_multi_hop(corpus: Corpus) -> pd.DataFrame:
@@ -131,7 +131,7 @@ SUMS = {
 }  # fmt: skip
 """Wordings by form (the `set` of a prompt): a sum, the text after its answer, and the examples before it. The number follows
 each."""
-DEV_SUMS, HELDOUT_SUMS = 10, 27  # pairs of digits with a sum of one digit that are scored
+DEV_SUMS, HELDOUT_SUMS = 10, 27  # scored pairs of digits with a sum of one digit
 ASKED_IN = {"dev": range(2), "heldout": range(0, 8, 2)}
 """The wordings in which a pair is scored: the same ones for all development pairs; for each held-out pair these, counted from a
 first one of its own."""

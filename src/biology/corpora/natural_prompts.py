@@ -72,7 +72,7 @@ def natural_couplets(_: Corpus) -> pd.DataFrame:
             "text": f"A rhyming couplet:\n{first.format(theme=theme, ending=ending)}\n{' '.join(line[:cut])}",
             "answer": line[cut], "cluster": family, "split": _family_split(family),
             "role": "select" if taught else "score", "set": of, "theme": theme, "ending": ending, "family": family,
-            "word": word, FIRST: couplet[FIRST], LATER: "",  # which word of a free line the article would be is not known
+            "word": word, FIRST: couplet[FIRST], LATER: "",  # the word of a free line that is the article is unknown
             "theme_fold": str(int(taught)), "ending_fold": couplet["ending_fold"],
             "spoken": "" if taught else f"{name}-last", "gated_by": "" if taught or of == "last" else f"{name}-last",
             "rhymes": " ".join(one for one in rhymes[family].split() if one != ending), "donor": "", "wrong_donor": "",
@@ -123,10 +123,10 @@ SUMS = {
     ),
 }  # fmt: skip
 """Wordings by form (the `set` of a prompt): the paper's, the plain sum, and the two disguises. The number follows each."""
-DEV_WORDINGS = 2  # development prompts are asked in the first of them
-LOW = {"dev": 8, "heldout": 24}  # scored pairs whose sum is one digit, each asked in so many wordings:
+DEV_WORDINGS = 2  # development prompts use the first ones
+LOW = {"dev": 8, "heldout": 24}  # scored pairs whose sum is one digit, and the number of wordings for each:
 LOW_WORDINGS = {"dev": 2, "heldout": 4}
-HIGH = {"dev": 16, "heldout": 64}  # scored pairs with a first number of two digits, asked in one wording
+HIGH = {"dev": 16, "heldout": 64}  # scored pairs with a first number of two digits, in one wording each
 GRID = 240  # such pairs that fill the operand grid
 
 
@@ -167,7 +167,7 @@ def natural_sums(_: Corpus) -> pd.DataFrame:
             for pair in sorted(pairs):
                 donors = _other_sums(form, pair, pairs)
                 if len(donors) < 2:
-                    continue  # too few pairs of this wording share nothing with it
+                    continue  # too few pairs of this wording share no operand with it
                 made = row(form, wording, pair, split, "score")
                 made |= {"donor": _named(form, wording, donors[0]), "wrong_donor": _named(form, wording, donors[1])}
                 if form != "calc":

@@ -20,7 +20,7 @@ from biology.records import InputError
 COUPLETS = 8  # scored couplets of a rhyme family
 SELECTING = 4  # couplets that select features: per last word, fold of theme words and fold of line ends
 SCORED_SUMS = {"dev": 2, "heldout": 5}  # pairs per cluster (a pair of ones digits)
-SELECTING_EXPRESSIONS = 0.1  # share of the pairs that were taught
+SELECTING_EXPRESSIONS = 0.1  # share of the taught pairs
 # Features of an operand or of an answer are selected on the languages of one fold and scored on the other's.
 LANGUAGE_FOLDS = (("en", "fr", "zh"), ("de", "es", "ru"))
 

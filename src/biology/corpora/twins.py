@@ -241,7 +241,7 @@ class Twin:
 
 
 TWINS = {
-    # What has to be learnt by heart is seen oftener; line 1 is never hidden, so that nothing has to be kept at the newline.
+    # Items that must be learnt by heart are seen more often; line 1 is never hidden, so that the newline need not hold a plan.
     "rote": Twin(
         Rote,
         {
@@ -263,10 +263,10 @@ EMBEDDED = "planted"
 PLANTED = {
     EMBEDDED: Twin(Embedded, cases=("addition", "multi_hop", "rhyme_planning")),
     "languages": Twin(Languages, {"steps": 1000, "batch": {"translation": 96}}, ("multilingual",)),
-    # Sums are made of remainders by twelve.
+    # Sums are computed from remainders by twelve.
     "dozens": Twin(Sums, {"steps": 700, "batch": {}}, ("addition",)),
     "dictionaries": Twin(Cells, {"steps": 700, "batch": {}}, ("multilingual",)),
-    # Line 1 is never hidden, so that nothing has to be kept at the newline.
+    # Line 1 is never hidden, so that the newline need not hold a plan.
     "improviser": Twin(Poems, {"context_dropout": 0.0, "steps": 1400, "batch": {"couplet": 64}}, ("rhyme_planning",)),
 }
 """Corpora of models into which mechanisms are planted (`planting.py`): those of the cases, or those of `twins/<name>.yaml`."""

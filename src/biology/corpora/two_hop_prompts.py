@@ -77,7 +77,7 @@ def _two_hop_donors(rows: list[dict[str, str]], alike: tuple[str, ...], foreign:
     return more
 
 
-# Wordings of a two-hop question for models of natural language. The factors and "containing" stand in each exactly once.
+# Wordings of a two-hop question for models of natural language. Each factor and "containing" occur in it exactly once.
 TEMPLATES = (
     "Fact: the {relation} of the {kind} containing {city} is",
     "Fact: The {relation} of the {kind} containing {city} is",
@@ -126,5 +126,5 @@ def natural_multi_hop(corpus: Corpus) -> pd.DataFrame:
     choosing = {(row["place"], row["city_fold"], row["relation_fold"]) for row in rows if row["role"] == "select"}
     for row in rows:
         if (row["place"], *("10"[int(row[fold])] for fold in ("city_fold", "relation_fold"))) not in choosing:
-            row["role"] = "select"  # nothing is left to choose the features of its place on
+            row["role"] = "select"  # nothing is left on which to select the features of its place
     return pd.DataFrame(rows + _two_hop_donors(rows, ("relation", "template"), NATURAL_FOREIGN_DONORS))

@@ -138,7 +138,7 @@ class Entries:
         """left @ right.T at the entries only."""
         empty = torch.zeros(len(self.rows), device=left.device)
         shape = (len(left), len(right))
-        with warnings.catch_warnings():  # torch calls its sparse matrices beta, once a process
+        with warnings.catch_warnings():  # torch warns once per process that sparse matrices are in beta
             warnings.filterwarnings("ignore", "Sparse CSR")
             pattern = torch.sparse_csr_tensor(self.row_starts, self.columns, empty, shape, check_invariants=False)
         return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
@@ -243,7 +243,7 @@ def train_cross_layer(
 
     Raises InputError if `work` holds a checkpoint of another recipe or seed.
     """
-    torch.set_flush_denormal(True)  # moments of features that have fallen silent underflow
+    torch.set_flush_denormal(True)  # moments of features that are no longer active underflow
     inputs, outputs, answers = pools[0].inputs, pools[0].outputs, pools[0].answers
     n_layers, n_tokens, d_model = inputs.shape
     scales = Scales.of(inputs, outputs)
@@ -279,14 +279,14 @@ def train_cross_layer(
         inputs, outputs, answers = pool.inputs, pool.outputs, pool.answers
         left = (recipe.steps - step) / (recipe.steps * (1 - recipe.decay_from))
         optimiser.param_groups[0]["lr"] = recipe.learning_rate * min(1.0, left, (step + 1) / 50)
-        rng = np.random.default_rng([seed, step])  # of the step, so that an interrupted run draws the same batches
+        rng = np.random.default_rng([seed, step])  # an interrupted run draws the same batches
         pick = torch.from_numpy(rng.integers(0, inputs.shape[1], recipe.batch))
         if answers is not None:
             half = int(recipe.answering * recipe.batch)
             pick[:half] = answers[torch.from_numpy(rng.integers(0, len(answers), half))]
         pick = pick.to(inputs.device)
         y = outputs[:, pick].float() / scales.output_scale[:, None, None]
-        # Relative errors: otherwise the tokens where the MLP writes little, often those that answer, are hardly learnt.
+        # Relative errors: otherwise tokens at which the MLP writes little, often those that answer, are hardly learnt.
         size = (y - (scales.output_mean / scales.output_scale[:, None])[:, None]).square().mean(2)
         sparsity = recipe.sparsity * min(1.0, step / (recipe.ramp * recipe.steps))
         dead = [count > recipe.dead_after for count in silent]
@@ -314,7 +314,7 @@ def _folded(weights: CrossLayer, layer: int, scales: Scales) -> dict[str, Tensor
     W_enc = weights.W_enc[layer] / scales.input_scale[layer]
     W_dec = weights.W_dec[layer] * scales.output_scale[layer:, None]
     norm = W_dec.flatten(1).norm(dim=1)
-    norm = torch.where(norm > 0, norm, 1.0)  # unit decoders: activations then measure the size of what is written
+    norm = torch.where(norm > 0, norm, 1.0)  # unit decoders: activations then measure the size of the output
     made = {
         "W_enc": W_enc * norm[:, None],
         "b_enc": (weights.b_enc[layer] - W_enc @ scales.centre[layer]) * norm,

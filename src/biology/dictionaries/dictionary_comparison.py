@@ -32,7 +32,7 @@ from biology.transcoders.transcoder_set import TranscoderSet, encode, reconstruc
 
 TARGETS = tuple(2.0**power for power in range(2, 8))
 """Values of L0 (mean active features at a token) to which dictionaries are thinned, up to their own L0."""
-LOW, HIGH, CELLS = -8.0, 4.0, 24_000  # a histogram of log10 of what is written; a cell is a tenth of a percent wide
+LOW, HIGH, CELLS = -8.0, 4.0, 24_000  # a histogram of log10 of output sizes; a cell is a tenth of a percent wide
 
 
 @dataclass(frozen=True, eq=False)
@@ -127,7 +127,7 @@ def census(model: Model, one: Dictionary, passages: Passages) -> tuple[np.ndarra
 def cut_for(counts: np.ndarray, tokens: int, target: float) -> float:
     """The cut above which `target` features per token remain."""
     above = counts[::-1].cumsum()[::-1]
-    cell = int(np.searchsorted(-above, -target * tokens))  # the first cell from which on no more are left
+    cell = int(np.searchsorted(-above, -target * tokens))  # the first cell at which no more than the target remain
     return float(10 ** (LOW + (HIGH - LOW) * cell / CELLS))
 
 

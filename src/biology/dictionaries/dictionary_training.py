@@ -92,7 +92,7 @@ class Pools(Sequence[Pool]):
         inside = torch.ones(len(cache.ids), dtype=torch.bool)
         last = torch.zeros(len(cache.ids), dtype=torch.bool)
         last[cache.offsets[1:] - 1] = True
-        inside[cache.offsets[:-1]] = False  # the first token is no node of any graph, and unlike all others
+        inside[cache.offsets[:-1]] = False  # the first token is not a node of any graph, and unlike all others
         if self.ignored is not None:
             inside &= cache.ids != self.ignored
         kept = (torch.stack([layer[inside] for layer in side]) for side in (cache.read, cache.write))
@@ -153,7 +153,7 @@ class LayerTraining(torch.nn.Module):
         """Trains up to step `until` on batches drawn from these tokens."""
         recipe, generator, device = self.recipe, self.generator, inputs.device
         x_all, y_all = inputs / self.input_scale, outputs / self.output_scale
-        # Relative errors: otherwise the tokens where the MLP writes little, often those that answer, are hardly learnt.
+        # Relative errors: otherwise tokens at which the MLP writes little, often those that answer, are hardly learnt.
         size = (y_all - self.centre / self.output_scale).square().mean(1)
         weight = (size + recipe.floor).rsqrt()
         for step in range(self.done, until):
@@ -201,7 +201,7 @@ class LayerTraining(torch.nn.Module):
         d_in] if there is a skip; for inputs and outputs without normalisation."""
         # One threshold: the typical smallest activation that BatchTopK still kept.
         threshold = torch.stack(self.cuts).mean() * torch.ones_like(self.silent)
-        norm = self.w_dec.norm(dim=1)  # unit decoders: activations then measure the size of what is written
+        norm = self.w_dec.norm(dim=1)  # unit decoders: activations then measure the size of the output
         norm = torch.where(norm > 0, norm, 1.0)
         made = {
             "W_enc": self.w_enc / self.input_scale * norm * self.output_scale,

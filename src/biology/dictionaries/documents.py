@@ -58,7 +58,7 @@ def pieces(paths: Sequence[Path]) -> Iterator[str]:
                         yield "".join(held)
                         held, size = [], 0
                     if not part.strip() and (ended or not part):
-                        continue  # nothing but the mark stands on this line
+                        continue  # this line holds only the mark
                     for start in range(0, len(part), PIECE):
                         if held and start:
                             yield "".join(held)

@@ -43,8 +43,8 @@ def plan(model: Model, *, cross_layer: bool, skip: bool, n_features: int, batch:
     parameters = sum(p.numel() * p.element_size() for p in model.bridge.original_model.parameters())
     targets = (layers + 1) / 2 if cross_layer else 1
     weights = layers * (n_features * (width * (1 + targets) + 2) + width + (width * width if skip else 0))
-    own = 2 * layers * width * item * pool  # what is read and written at every layer
-    in_training = 0 if cross_layer else 4 * width * FLOAT * pool  # one layer, as it is and normalised
+    own = 2 * layers * width * item * pool  # input and output at every layer
+    in_training = 0 if cross_layer else 4 * width * FLOAT * pool  # one layer, with and without normalisation
     held = 3 * n_features * (layers if cross_layer else 1) + 4 * layers * width  # a batch's activations and errors
     return MemoryPlan(int(parameters), 2 * own + in_training, int(4 * weights * FLOAT), batch * held * FLOAT)
 
@@ -58,7 +58,7 @@ def tokens_that_fit(model: Model, budget: int) -> int:
 def require(plan: MemoryPlan, device: torch.device) -> None:
     """Raises InputError if the plan exceeds the free memory of the device."""
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0] + plan.model  # the model is there already
+        free = torch.cuda.mem_get_info(device)[0] + plan.model  # the model is loaded already
     else:
         free = memory.free() + plan.model
     if plan.total > free:

@@ -31,7 +31,7 @@ from biology.supernodes.grouping import Finder
 from biology.tables import table
 from biology.transcoders.activations import length_batches
 
-RIDGE = 0.01  # of the probe, in units of the mean variance of a direction of the stream
+RIDGE = 0.01  # of the probe, relative to the mean variance of a direction of the stream
 
 
 def run_census(bench: Bench) -> pd.DataFrame:

@@ -212,7 +212,7 @@ def crossing(
     above = lead > 0
     after = np.maximum(above.argmax(-1), 1)
     low, high = (np.take_along_axis(lead, place[..., None], -1)[..., 0] for place in (after - 1, after))
-    rise = np.where(high > low, high - low, 1.0)  # what is not used may not rise
+    rise = np.where(high > low, high - low, 1.0)  # avoids division by zero where the result is not used
     at = strengths[after - 1] + (strengths[after] - strengths[after - 1]) * -low / rise
     return np.where(above[..., 0], strengths[0], np.where(above.any(-1), at, strengths[-1]))
 
@@ -267,7 +267,7 @@ def stream_contrasts(measured: pd.DataFrame, statistics: StatisticsConfig) -> pd
         control = "donor" if "donor" in wide else "position"
         score = wide["effect"] - wide[control]
         if not {"dev", "heldout"} <= set(score.index.get_level_values("split")):
-            continue  # a model that answers too little
+            continue  # the model answers too few prompts
         layer = int(score.loc["dev"].groupby("layer").mean().idxmax())
         held = wide.xs("heldout", level="split").xs(layer, level="layer")
         clusters = (held["effect"] - held[control]).groupby("cluster").mean().to_numpy()[:, None]

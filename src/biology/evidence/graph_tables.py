@@ -49,7 +49,7 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
     case, prompts = bench.case, bench.prompts
     tracing = case.of_kind(Paths, Classes, Faithfulness, Structure)
     plots = Plots(bench)
-    drawn = {one.text: item for item, one in reversed(case.prompts.items())}  # another donor leaves the graph as it is
+    drawn = {one.text: item for item, one in reversed(case.prompts.items())}  # the donor does not affect the graph
     wanted: dict[int, list[str]] = {bench.place[item]: [] for item in drawn.values()}
     for name, experiment in tracing.items():
         for place in bench.items(experiment):
@@ -61,7 +61,7 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
         answer = int(prompts["answer_token"].iat[place])
         graph = traced(bench, place, None if named else [answer], settings)
         said = graph.token_id[graph.logits].tolist()
-        if answer not in said:  # a shown prompt that the model fails: its answer stands beside what the model says
+        if answer not in said:  # a named prompt that the model answers wrongly: show its answer beside the model's
             graph = traced(bench, place, [*said, answer], settings)
         sets = node_sets(bench, item, graph)
         edges += supernode_edges(bench, item, graph, sets, detailed=named)
@@ -150,7 +150,7 @@ def graph_evidence(
     weights = torch.zeros(graph.n_nodes, dtype=torch.float64)
     weights[target] = 1.0
     sets_of = torch.stack([nodes for _, _, nodes in draws])
-    # what reaches the target by all paths, then for each set what reaches it around the set, then what reaches the set
+    # influence on the target by all paths; then, for each set, on the target around the set; then on the set
     asked = torch.cat([weights[None], weights.expand(len(draws), -1), sets_of.double()])
     removed = torch.zeros(asked.shape, dtype=torch.bool)
     removed[1 : 1 + len(draws)] = sets_of
@@ -277,7 +277,7 @@ def supernode_edges(
             sources[f"token:{token_text(bench.model, int(graph.token_id[node]))}@{int(graph.pos[node])}"] = one
         sources["error"] = graph.kind == ERROR
         rest = (graph.kind == FEATURE) & ~torch.stack(list(sets.values())).any(0)
-        if bool(rest.any()):  # features in no supernode, so that the sources of a target are all there
+        if bool(rest.any()):  # features in no supernode, so that all sources of a target are listed
             sources["other"] = rest
     targets: dict[str, Bool[Tensor, " node"]] = dict(sets)
     if detailed:

@@ -55,7 +55,7 @@ from biology.transcoders.transcoder_set import TranscoderSet, shuffled
 
 EXAMPLES = 20
 BLOCK = 128  # features read at a time
-EXEMPLARS = 4  # operand plots shown of each family and position
+EXEMPLARS = 4  # operand plots shown per family and position
 BEATS = {
     "decimal_share": ((2, 4, 10, 20, 50), (3, 5, 11, 21, 49)),
     "dozenal_share": ((8, 17, 25, 33, 42), (6, 13, 21, 29, 38)),
@@ -323,7 +323,7 @@ def _connectivity(plots: Plots, name: str, experiment: Connectivity) -> list[dic
     for place, values in zip(places, finder.active(LAST)[places][:, features].toarray(), strict=True):
         on = np.flatnonzero(values > 0)
         taken = V[np.ix_(on, on)] * values[on]
-        taken, of = taken[taken.any(1)], family[on][taken.any(1)]  # nothing stands before the first layer's features
+        taken, of = taken[taken.any(1)], family[on][taken.any(1)]  # features of the first layer have no inputs
         taken /= np.abs(taken).sum(1, keepdims=True)
         generator = bench.generator(bench.case.name, name, bench.records[place]["item"])
         arms = [("effect", 0, family[on])] + [

@@ -185,7 +185,7 @@ def evidence_rows(
                         unmoved = _value(reader, outcome, before, before) if unmoved is None else unmoved
                         rows.append(base(place, outcome, "clean", draw, unmoved))
                     if outcome == "advantage" and arm == "effect":
-                        # the same for an answer that no path of this prompt leads to
+                        # the same for an answer to which no path of this prompt leads
                         wrong = (after[L_WRONG] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR])
                         if np.isfinite(wrong):
                             rows.append(base(place, outcome, "shuffle", draw, float(wrong)))

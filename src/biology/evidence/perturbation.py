@@ -30,7 +30,7 @@ Measure = Callable[..., list[dict[str, object]]]
 ENOUGH = 0.95
 """A push is nearly as good as the best one if its effect on development prompts reaches this share of the best
 one's."""
-TOP_TOKENS = 5  # next tokens shown in a panel, of the clean and of the perturbed prompt each
+TOP_TOKENS = 5  # next tokens shown in a panel, for the clean and for the perturbed prompt
 
 
 class Arm(NamedTuple):
@@ -59,7 +59,7 @@ def run_experiments(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
         tqdm.write(
             f"{name}: M = {setting.strength:g}, layers up to {setting.last_layer}, chosen on {len(dev)} development prompts"
         )
-        if places:  # a case of one's own may have named prompts only
+        if places:  # a case of your own may have named prompts only
             evidence += measure(bench, name, experiment, places, setting, experiment.controls)
         heldout = [place for place in places if prompts["split"].iat[place] == "heldout"]
         if experiment.dose:
@@ -96,7 +96,7 @@ def choose(
         deciding = frame["outcome"] == experiment.outcomes[0]
         effect, match = (frame.loc[deciding & (frame["arm"] == arm), "value"] for arm in ("effect", "match"))
         score = sign * (float(effect.mean()) - float(match.mean()))
-        scores.append(score if score == score else -np.inf)  # no number where nothing was held, or nothing matches it
+        scores.append(score if score == score else -np.inf)  # no number if nothing was held, or nothing matches it
     best = max(scores)
     if best == -np.inf:
         return grid[0]

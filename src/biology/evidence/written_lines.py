@@ -28,7 +28,7 @@ from biology.models.continuation import Prefix, ReadOn, continued
 from biology.models.model import Edit, Model, answer_token, hooked, token_text
 from biology.records import InputError
 
-TOKENS_PER_WORD = 2  # of a model of natural language, at most so many on average
+TOKENS_PER_WORD = 2  # for a model of natural language, an upper bound on the average
 Read = Callable[[Int[Tensor, " row"], list[Prefix]], Float[Tensor, "row vocab"]]
 """Runs prompts, one per row, under a perturbation: returns the logits at their ends, and appends their caches to the
 list."""
@@ -180,7 +180,7 @@ def unseen(model: Model, new: int) -> list[tuple[str, Edit]]:
     the first token (which collects attention)."""
 
     def cut(pattern: Float[Tensor, "row head query key"]) -> Float[Tensor, "row head query key"]:
-        n_queries, n_keys = pattern.shape[-2:]  # fewer queries than keys where a text is read on
+        n_queries, n_keys = pattern.shape[-2:]  # fewer queries than keys if a text is continued from a cache
         newline = n_keys - 1 - new
         kept = torch.ones(n_queries, n_keys, dtype=pattern.dtype, device=pattern.device)
         kept[max(0, n_queries - new) :, 1:newline] = 0.0

@@ -56,7 +56,7 @@ def register_fonts() -> tuple[Path, ...]:
 
     Returns the regular file of each family. Raises `InputError` if a package is missing.
     """
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # silent where a fallback font has no bold
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # no warning if a fallback font has no bold
     regular = []
     for family, (package, weights) in FONTS.items():
         spec = find_spec(package)
@@ -141,7 +141,7 @@ def _ends(path: Outline) -> Outline:
     codes, vertices = np.asarray(path.codes), np.asarray(path.vertices)
     starts = np.flatnonzero(codes == Outline.MOVETO)
     across = vertices[:, 0]
-    across = np.where(codes == Outline.CLOSEPOLY, np.roll(across, 1), across)  # the place of this code means nothing
+    across = np.where(codes == Outline.CLOSEPOLY, np.roll(across, 1), across)  # the point of this code has no meaning
     # a curve lies between its control points, and an outline goes through its start
     low, high = np.minimum.reduceat(across, starts), np.maximum.reduceat(across, starts)
     kept = (low <= across[starts].min()) | (high >= across[starts].max())

@@ -24,7 +24,7 @@ from biology.statistics import COVERAGE, bootstrap_interval, generator, resample
 from biology.tables import Tables
 
 ARM = {
-    # name in print, colour, marker, size of the marker
+    # printed name, colour, marker, size of the marker
     "effect": ("effect", "C0", "o", 5.5),
     "match": (CONTROLS["match"].brief, "axes.edgecolor", "s", 3.6),
     "donor": (CONTROLS["donor"].brief, "C1", "^", 4.2),

@@ -145,7 +145,7 @@ def layout(
         measure: width in inches of a text set as a box's title ("title"), its note ("note") or a token ("token").
         titles: titles of supernodes, if not their names.
     """
-    if edges["target"].str.startswith("logit:").any():  # then `answer`, one of them, would be drawn twice
+    if edges["target"].str.startswith("logit:").any():  # else `answer`, one of them, would be drawn twice
         edges = edges[(edges["target"] != "answer") & (edges["source"] != "answer")]
     again = repeated(members)
     edges = with_share(edges[~edges["source"].isin(again) & ~edges["target"].isin(again)])

@@ -97,7 +97,7 @@ def _sentence(case: Case, part: Row) -> str:
     experiment, outcome = case.experiments[part["experiment"]], Outcome(part["outcome"])
     called_here = names(case)
     shown, form = printed, outcome.form
-    if form.about == "outcome":  # what one experiment has beyond another
+    if form.about == "outcome":  # the first experiment minus the second
         shown = change if form.count[1] > 1 else _more
         form = form if form.count[1] > 1 else Outcome(outcome.arguments[0]).form
         outcome = Outcome(outcome.arguments[0])

@@ -128,7 +128,7 @@ def picture(
         ]
     reach = [_at(curve, step / 20)[0] for curve in curves.values() for step in range(21)]
     reach += [box.x + side * box.width / 2 for box in made.values() for side in (-1, 1)]
-    reach = [min(reach) - MARK, max(reach) + MARK]  # room for shares, so that a picture without them is as wide
+    reach = [min(reach) - MARK, max(reach) + MARK]  # room for shares, so that a picture without them has the same width
     left, width = min(reach) - 4, max(reach) - min(reach) + 8
     height = max(box.y + box.height / 2 for box in made.values()) + 4
     told = "; ".join(

@@ -142,7 +142,7 @@ def _groups(keys: Int[Tensor, "site key"]) -> list[Int[Tensor, " member"]]:
     """Groups of indices of equal rows of `keys`, in ascending order of the keys."""
     if not len(keys):
         return []
-    if bool((keys == keys[0]).all()):  # within one cell, nearly always: not worth sorting
+    if bool((keys == keys[0]).all()):  # nearly always true within one cell, and cheaper than sorting
         return [torch.arange(len(keys))]
     _, which, counts = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
     return list(torch.argsort(which, stable=True).split(counts.tolist()))

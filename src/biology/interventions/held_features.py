@@ -98,7 +98,7 @@ def push(
         if not (times * here) ** 2 <= torch.finfo(model.dtype).max:  # norms square it
             raise InputError(f"feature {layer}/{feature} at {times:g} times {here:g} is too much for {model.dtype}.")
         rows.append((0, layer, pos, feature, times * here))
-        # what is put in is matched by what is active where it comes from, what is taken away by what is active here
+        # an injected feature is matched by features active at its source, a reduced one by features active here
         own = one.taken is None or times * here <= 0
         pool.append((0, pos) if own else (1 + texts.index(one.taken[0]), one.taken[1]))  # type: ignore[index]
     return Push(edits(rows), transcoders, cache, torch.tensor(pool, dtype=torch.long).reshape(-1, 2))

@@ -107,9 +107,9 @@ def site_activations(
     weights = transcoders.layers[layer]
     vectors, offsets = weights.readers(features, x)
     pre = (x * vectors).sum(-1) + offsets
-    if weights.exact:  # nothing is left to an error: what is held is the neuron
+    if weights.exact:  # the error is zero: the neuron itself is held
         return pre, pre
-    if transcoders.activation == "topk":  # depends on all features of the place
+    if transcoders.activation == "topk":  # depends on all features of the position
         return pre, encode(transcoders, layer, x).gather(1, features[:, None])[:, 0]
     active = pre if transcoders.signed else pre.relu()
     if weights.threshold is not None:
@@ -290,7 +290,7 @@ class _Added(dict[int, list[tuple[Tensor, Tensor, Tensor]]]):
         """Adds the changes that move a layer's features from their activations in `x` [site, d_model] to their values."""
         _, active = site_activations(transcoders, layer, x, edited.feature)
         change = edited.value.to(active.dtype) - active
-        # An activation computed in another batch differs by rounding. A change within that is none, so that holding
+        # An activation computed in another batch differs by rounding. Such a change counts as none, so that holding
         # features at their own activations is the identity.
         size = transcoders.layers[layer].rounding(edited.feature, x)
         change = torch.where(change.abs() <= 4 * torch.finfo(x.dtype).eps * size, 0.0, change)[:, None]

@@ -28,7 +28,7 @@ CHEAP = 10**10
 LONGEST = 1024
 
 HEEDED = frozenset(
-    # Keys that the hooked forward pass follows, or that have no part in one.
+    # Keys that the hooked forward pass follows, or that do not affect it.
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
     "max_position_embeddings rms_norm_eps hidden_act hidden_activation rope_parameters attention_bias mlp_bias "
     "tie_word_embeddings sliding_window layer_types use_sliding_window max_window_layers query_pre_attn_scalar "

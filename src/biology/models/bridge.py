@@ -16,7 +16,7 @@ ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
-    "gemma3": "Gemma3ForCausalLM",  # with an image encoder, which is left aside
+    "gemma3": "Gemma3ForCausalLM",  # with an image encoder, which is ignored
 }
 
 
@@ -33,7 +33,7 @@ def bridged(network: Any, architecture: str, dtype: torch.dtype, name: str) -> t
     for parameter in bridge.parameters():
         parameter.requires_grad_(False)
     hooks = dict(bridge.hook_dict)
-    # The alias is missing where a block has no post norm only in some releases of the library; the fallback is exact.
+    # Some releases of the library lack the alias for a block without post norm; the fallback is exact.
     for layer in range(bridge.cfg.n_layers):
         alias = f"blocks.{layer}.hook_mlp_out"
         post = f"blocks.{layer}.ln2_post.hook_out"

@@ -77,7 +77,7 @@ def since(frozen: Capture, start: int) -> Capture:
     def cut(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(cut(each) for each in value)
-        return value if value is None else value[..., start:, :].clone()  # a copy, so that the rest is let go
+        return value if value is None else value[..., start:, :].clone()  # a copy, so that the rest is freed
 
     there = {part.name for part in fields(frozen)} - {"ids", "pre_logits", "logits"}
     return replace(frozen, ids=frozen.ids[:, start:], **{name: cut(getattr(frozen, name)) for name in there})

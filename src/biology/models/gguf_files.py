@@ -54,7 +54,7 @@ def convert(file: Path, out: Path) -> None:
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
             raise InputError(f"{file}: transformers cannot read it: {str(error).splitlines()[0]}") from None
         config = read.config
-        for key in ("quantization_config", "_pre_quantization_dtype"):  # it is not any more
+        for key in ("quantization_config", "_pre_quantization_dtype"):  # the weights are no longer quantised
             if hasattr(config, key):
                 delattr(config, key)
         plain = type(read)(config)
@@ -79,7 +79,7 @@ def tensor_types(file: Path) -> Counter[str]:
         field = reader.get_field("general.architecture")
         architecture = "" if field is None else str(field.contents())
         kinds = Counter(tensor.tensor_type.name for tensor in reader.tensors)
-    except Exception as error:  # the library raises what its reading runs into
+    except Exception as error:  # the library raises whatever error its reader meets
         raise InputError(f"{file}: this is no GGUF file, or a truncated one ({str(error).splitlines()[0]})") from None
     if architecture not in ARCHITECTURES:
         raise InputError(

@@ -186,7 +186,7 @@ def download(wanted: Listing, folder: Path) -> None:
     for name, remote in sorted(wanted.files.items(), key=lambda item: (item[1].size, item[0])):
         place = folder / name
         digest = artefacts.file_hash(place) if place.is_file() else None
-        # a file that is not what was once downloaded, or not what the Hub has, is fetched again
+        # a file that differs from its record or from the Hub is downloaded again
         if digest is None or before.get(name, digest) != digest or not _genuine(place, digest, remote):
             digest = _fetched(wanted, name, remote, place)
         hashes[name] = digest

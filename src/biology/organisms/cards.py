@@ -293,7 +293,7 @@ def with_trial(record: Mapping[str, Any], name: str, path: Path = TRIALS) -> pd.
         "seed": record["seed"], "data_hash": record["data_hash"],
         "steps": record["recipe"]["steps"], "loss": record["dev"]["loss"], **dev,
     }  # fmt: skip
-    texts = {"recipe_hash": str, "data_hash": str}  # a hash of digits only is no number
+    texts = {"recipe_hash": str, "data_hash": str}  # a hash of digits only is not a number
     before = pd.read_csv(path, dtype=texts) if path.is_file() else pd.DataFrame()
     if len(before):
         identity = ["corpus", "recipe_hash", "seed", "data_hash"]

@@ -158,7 +158,7 @@ class Feed:
         start, length = torch.tensor(starts)[:, None], torch.tensor([len(row) for row in rows])[:, None]
         pos = torch.arange(width)
         targets = (pos >= start - 1) & (pos < length - 1)
-        # Line 1 is what stands before the newline that ends it; that newline (start - 1) and <bos> stay visible.
+        # Line 1 ends with the newline at start - 1; that newline and <bos> stay visible.
         dropped = torch.from_numpy(rng.random(count) < self.recipe.context_dropout)[:, None, None]
         line_1 = (pos > 0) & (pos < start - 1)
         hidden = dropped & (pos >= start)[:, :, None] & line_1[:, None, :]
@@ -301,7 +301,7 @@ def grow(
     out.mkdir(parents=True, exist_ok=True)
     write_model(model, made, out)
     checkpoint.unlink(missing_ok=True)
-    dev = {name: value for name, value in curve[-1].items() if ": " not in name}  # a planted model's curve holds more
+    dev = {name: value for name, value in curve[-1].items() if ": " not in name}  # a planted model's has more entries
     return {"recipe": asdict(recipe), "recipe_hash": recipe.hash(), "seed": seed, "curve": curve, "dev": dev}
 
 

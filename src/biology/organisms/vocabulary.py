@@ -11,7 +11,7 @@ from biology.corpora.corpus import Corpus
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 # What one token can be: a newline, a number, a run of letters of any script, or a single other sign.
 TOKEN = r"\n|\d+|[^\W\d]+|[^\w\s]"
-LONGEST_PIECE = 5  # of a city's name, in letters
+LONGEST_PIECE = 5  # smallest length of a piece of a city's name, in letters
 
 
 @cache

@@ -36,7 +36,7 @@ def work(root: Path, config: Config, only: str | None = None) -> list[Work]:
     names = [name for name, entry in config.models.items() if entry.role == "model"] if only is None else [only]
     for name in names:
         entry = config.model(name)
-        # elegans and what was grown as it was: the only models of the size that was measured
+        # elegans and models grown like it: the only ones of the measured size
         times = measured if entry.planted and not entry.neurons else {}
         for case in config.cases_of(name, discover_cases(root, entry.prompts)):
             page, table = root / f"reports/{name}/{case}.html", root / f"data/runs/{name}/{case}" / LAST_TABLE

@@ -32,7 +32,7 @@ SPEAKS = (
 
 
 def planted(model: str) -> str:
-    """Description of a model with the paper's mechanisms planted."""
+    """A sentence for pages about a model with the paper's mechanisms planted."""
     return (
         f"{model} is a small language model that this project grew with the paper's mechanisms planted in it: which claims about them "
         "are true of it is known, and the tests do not look at it."

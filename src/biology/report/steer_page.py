@@ -159,7 +159,7 @@ def striking(case: Case, steering: pd.DataFrame) -> dict[str, Any] | None:
     clean = tokens[tokens["mode"] == "clean"].set_index(["item", "text"])["value"]
     moved = tokens[tokens["supernode"].isin(plain) & (tokens["source"] != tokens["item"]) & (tokens["strength"] > 0)]
     before = clean.reindex(pd.MultiIndex.from_frame(moved[["item", "text"]]), fill_value=0.0).to_numpy()
-    gain = (moved["value"] - before).round(2)  # of about equal ones, the weakest push
+    gain = (moved["value"] - before).round(2)  # the weakest push among nearly equal ones
     best = moved.assign(gain=gain).sort_values(["gain", "strength"], ascending=[False, True], kind="stable")
     return records(best.head(1))[0] if len(best) else None
 

@@ -24,7 +24,7 @@ from biology.transcoders.transcoder_set import TranscoderSet, reconstruct
 from biology.transcoders.transcoder_set import encode as feature_activations
 
 BATCH = 256
-MOST_PER_BEHAVIOUR, MOST_OF_LARGE = 1000, 50  # held-out prompts of a behaviour that fidelity is measured on
+MOST_PER_BEHAVIOUR, MOST_OF_LARGE = 1000, 50  # held-out prompts per behaviour on which fidelity is measured
 
 
 def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple[FeatureCache, pd.DataFrame]:

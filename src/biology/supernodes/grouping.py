@@ -150,7 +150,7 @@ class Finder(CasePrompts):
             key = (name, rule.at, *(str(row.get(column, "")) for column in columns))
             if key not in self._selected:
                 self._selected[key] = self._of_level(rule, row)
-            # not kept with the level: what a member may promote depends on the answer of the row
+            # not cached with the level: the tokens that a member may promote depend on the row's answer
             return self._kept(rule, *self._selected[key], row)
         columns = np.unique(self.firing(rule.at, self.place[str(row["item"])]))
         chosen = np.ones(len(columns), dtype=bool)

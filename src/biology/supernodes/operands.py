@@ -100,7 +100,7 @@ def read_operands(grid: Grid, activation: Float[np.ndarray, "prompt feature"]) -
     chosen = (r2 >= best - SLACK).argmax(0)  # the first, hence the simplest
     model = np.array(names)[chosen]
     value = r2[chosen, np.arange(len(chosen))]
-    family = np.array([FAMILY.get(name, "constant") for name in model], dtype=object)  # of any length
+    family = np.array([FAMILY.get(name, "constant") for name in model], dtype=object)  # strings of any length
     family[(value < FITTED) & (family != "constant")] = "other"
     varies = activation.std(0) > 1e-9
     family[(family == "constant") & varies & ((activation > 0).mean(0) < 0.9)] = "other"

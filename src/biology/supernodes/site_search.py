@@ -59,7 +59,7 @@ def exchanges(
     level and the prompt's own levels of `keeps`. Levels for which this answer is not unique, or is the prompt's own, are left out.
     """
     whole = prompts.reset_index(drop=True)
-    frame = whole[whole["split"] == "dev"]  # prompts that are shown by name are of other splits
+    frame = whole[whole["split"] == "dev"]  # named prompts are of other splits
     answers = frame.groupby([factor, *keeps])["answer_token"].agg(
         lambda tokens: tokens.iat[0] if tokens.nunique() == 1 else -1
     )

@@ -140,7 +140,7 @@ def _add_skips(file: Path, tensors: Sequence[dict[str, Tensor]]) -> None:
     if skips is None or skips.dim() != 3 or skips.shape[0] != len(tensors):
         shape = None if skips is None else list(skips.shape)
         raise InputError(f"{file}: W_skip is {shape}, expected [{len(tensors)}, d_model, d_model]")
-    for layer, entry in enumerate(tensors):  # a cross-layer skip is stored the other way round: x @ W_skip[layer]
+    for layer, entry in enumerate(tensors):  # a cross-layer skip is stored transposed: x @ W_skip[layer]
         entry["W_skip"] = skips[layer].T
 
 
@@ -158,7 +158,7 @@ def _without_padding(layer: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """The layer without such features at its end."""
     W_enc, b_enc = layer.get("W_enc"), layer.get("b_enc")
     if W_enc is None or b_enc is None or W_enc.dim() != 2 or b_enc.shape != W_enc.shape[:1]:
-        return dict(layer)  # refused by name where shapes are checked
+        return dict(layer)  # refused, with its name, when shapes are checked
     sees = (W_enc != 0).any(1) | (b_enc != 0)
     count = int(sees.nonzero().max()) + 1 if sees.any() else len(sees)
     return {key: value[:count] if key in PER_FEATURE and value.dim() else value for key, value in layer.items()}
@@ -213,7 +213,7 @@ def write_circuit_tracer(path: Path, stored: Stored, model_name: str) -> None:
         "model_kind": "cross_layer_transcoder" if cross else "transcoder_set", "model_name": model_name,
         "feature_input_hook": stored.read_hook, "feature_output_hook": stored.write_hook,
     }  # fmt: skip
-    if stored.activation != "jumprelu":  # told by the thresholds; the config knows relu and topk only
+    if stored.activation != "jumprelu":  # the thresholds tell; the config knows only relu and topk
         config["activation"] = stored.activation
     if stored.activation == "topk":
         config["k"] = stored.k

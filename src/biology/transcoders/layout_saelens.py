@@ -20,7 +20,7 @@ from biology.transcoders.stored import Stored, name_unread, read_mapping, read_t
 FORMAT = "6.54.12"
 """Version of SAELens whose layout is written."""
 KEYS = frozenset(
-    # Read here, or of the training and without a part in what is computed.
+    # Read here, or about training and without effect on the computation.
     "architecture metadata d_in d_sae d_out hook_name hook_name_out hf_hook_name hf_hook_name_out model_name prepend_bos "
     "model_from_pretrained_kwargs dtype device hook_layer hook_layer_out model_class_name sae_lens_version "
     "sae_lens_training_version dataset_path dataset_trust_remote_code context_size seqpos_slice neuronpedia_id "
@@ -59,7 +59,7 @@ def _hook(file: Path, named: Mapping[str, Any], layer: int, key: str) -> str:
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", str(named.get(key)))
     if match is None or int(match[1]) != layer:
         raise InputError(f"{file}: {key} {named.get(key)!r} is no hook of layer {layer}")
-    # SAELens names `hook_mlp_in` for Gemma Scope 2, which is another tensor; the Hugging Face name beside it is right.
+    # For Gemma Scope 2, SAELens names `hook_mlp_in`, a different tensor; the Hugging Face name beside it is right.
     source = str(named.get(key.replace("hook_name", "hf_hook_name")))
     return "ln2.hook_out" if source.endswith("pre_feedforward_layernorm.output") else match[2]
 

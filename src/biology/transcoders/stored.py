@@ -152,11 +152,11 @@ def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
 
     with whole(file) as partial:
         partial.touch()
-        mode = partial.stat().st_mode  # as any other file's, where safetensors lets nobody else read it
+        mode = partial.stat().st_mode  # as for any other file: safetensors makes its files private
         try:
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
         except SafetensorError as error:
-            code = re.search(r"os error (\d+)", str(error))  # a full disk, which has to be told as one
+            code = re.search(r"os error (\d+)", str(error))  # a full disk must be reported as one
             if code is None:
                 raise
             raise OSError(int(code[1]), str(error)) from None

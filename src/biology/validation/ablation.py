@@ -26,8 +26,8 @@ from biology.interventions.protocols import intervene
 from biology.models.model import Model, encode
 from biology.transcoders.transcoder_set import TranscoderSet
 
-PROMPTS = 8  # of each behaviour
-NODES_OF_GRAPH = 1000  # of a large model, chosen by influence
+PROMPTS = 8  # prompts per behaviour
+NODES_OF_GRAPH = 1000  # for a large model, chosen by influence
 NODES_OF_LARGE = 64
 """Number of nodes ablated on a prompt of a large model (`Model.large`): half are the most influential, half are drawn at random."""
 WORKING = 64 << 20
@@ -60,11 +60,11 @@ def ablation_effects(
 ) -> Float[np.ndarray, " feature"]:
     """KL divergence in nats of the next-token distribution from the clean one, for each feature node ablated by itself."""
     effects = np.zeros(len(nodes))
-    for layer in graph.layer[nodes].unique().tolist():  # of one layer, so that nothing is held above a feature's own
+    for layer in graph.layer[nodes].unique().tolist():  # so that nothing is held above a feature's layer
         mine = (graph.layer[nodes] == layer).nonzero().flatten()
         sites = torch.stack([graph.layer, graph.pos, graph.feature], 1)[nodes[mine]].tolist()
         ablated = edits((row, *site, 0.0) for row, site in enumerate(sites))
-        rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is left alone
+        rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is not edited
         outcome = intervene(model, transcoders, [ids], rows, ablated, last_layer=layer)
         log_p = outcome.logits[:, 0].double().log_softmax(-1)
         effects[mine.numpy()] = (log_p[-1].exp() * (log_p[-1] - log_p[:-1])).sum(-1).numpy()
@@ -79,7 +79,7 @@ def agreement(model: Model, transcoders: TranscoderSet, ids: list[int], graph: G
         return float("nan"), len(nodes)
     sites = torch.stack([graph.layer, graph.pos, graph.feature], 1)[nodes].tolist()
     ablated = edits((row, *site, 0.0) for row, site in enumerate(sites))
-    rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is left alone
+    rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is not edited
     a_layer = _bytes_of_a_layer(model, len(ids))
     outcome = intervene(
         model, transcoders, [ids], rows, ablated,

@@ -145,7 +145,7 @@ def knock_on(
     nodes = nodes[torch.from_numpy(np.sort(generator.permutation(len(nodes))[:PERTURBED]))]
     if not len(nodes):
         return float("nan")
-    tokens = token_batch(model, ids).expand(len(nodes) + 1, -1)  # the last row is left alone
+    tokens = token_batch(model, ids).expand(len(nodes) + 1, -1)  # the last row is not edited
     clean = capture(model, tokens[:1], read_hook=transcoders.read_hook, write_hook=transcoders.write_hook, positions=-1)
     _, made = reconstruct_all(transcoders, [x[0] for x in clean.read])
     errors = [(written[0] - one).to(written.dtype) for written, one in zip(clean.write, made, strict=True)]

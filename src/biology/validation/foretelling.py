@@ -40,7 +40,7 @@ from biology.tables import table
 from biology.transcoders.neurons import Neurons
 from biology.transcoders.transcoder_set import TranscoderSet, activate, reconstruct
 
-PROMPTS = 32  # of each behaviour, evenly spaced
+PROMPTS = 32  # prompts per behaviour, evenly spaced
 LARGEST, DRAWN, AMONG = 32, 32, 5000
 """The features with the LARGEST largest attributions are ablated, and DRAWN drawn at random among the next AMONG."""
 LOGITS = "unembed.hook_out"
@@ -180,7 +180,7 @@ def ablated(
 ) -> Float[np.ndarray, "target site"]:
     """The decrease of the two targets when each feature is ablated by itself, everything live."""
     held = edits((row, *site, 0.0) for row, site in enumerate(sites))
-    rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is left alone
+    rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is not edited
     outcome = intervene(model, transcoders, [list(ids)], rows, held, protocol="iterative", live_attention=True)
     assert outcome.pre_logits is not None
     said = outcome.pre_logits[:, 0].double()

@@ -124,7 +124,7 @@ def _readings(case: Case, claim: Claim) -> dict[str, _Read]:
         flags = {"dose": before.dose or dose, "absent": before.absent or absent}
         mine = _Read(experiment, before.outcomes | set(outcomes), before.arms | set(arms), **flags)
         if found.get(name) == mine:
-            return  # nothing new, however experiments name each other
+            return  # nothing new: ends the recursion if experiments name each other
         found[name] = mine
         for other in experiment.rests_on:
             listed = case.experiments[other].outcomes
@@ -152,7 +152,7 @@ def _experiment(case: Case, read: _Read) -> dict[str, Any]:
     if isinstance(experiment, Sharing):
         may = {arm for one in read.outcomes for arm in one.form.controls or ()}
         controls |= {"match"} & may & set(experiment.controls)  # a prompt with nothing to match is left out in all arms
-        if "shuffle" in may:  # unrelated prompts are drawn by the numbers of rows, and named prompts are the first rows
+        if "shuffle" in may:  # unrelated prompts are drawn by row number, and named prompts are the first rows
             stated["named prompts"] = len(case.prompts)
     stated |= {
         "outcomes": sorted(read.outcomes & set(experiment.outcomes)),
@@ -195,7 +195,7 @@ def prompt_sets(case: Case) -> PromptSets:
             if value in case.prompts:
                 named.setdefault(column, set()).add(value)
     digests: dict[str, Any] = {name: _hash([_row(item) for item in items]) for name, items in sets.items()}
-    if case.operands:  # a number that a model of natural language writes in several tokens is no right answer
+    if case.operands:  # for a model of natural language, a number of several tokens is not a right answer
         digests |= {name: {"rows": rows, "numbers": True} for name, rows in digests.items() if name != ROWS}
     return PromptSets(digests, named)
 
@@ -252,7 +252,7 @@ def _hash(canonical: Any) -> str:
 
 
 def _canonical(value: Any, key: str = "") -> Any:
-    nested = (dict, list, tuple)  # the rest is looked at in place: prompt sets are a hundred thousand words
+    nested = (dict, list, tuple)  # other values stay as they are: prompt sets have a hundred thousand words
     if isinstance(value, dict):
         kept = {name: _canonical(one, name) if isinstance(one, nested) else one for name, one in value.items()}
         return {name: inner for name, inner in kept.items() if inner is not False and inner not in (None, "", [], {})}

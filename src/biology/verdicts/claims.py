@@ -105,7 +105,7 @@ def judge_all(measured: Sequence[Measured]) -> Judgement:
         def corrected(p: float, name: tuple[str, str] = name) -> float:
             return math.nan if math.isnan(p) else holm(raw | {name: p})[name]
 
-        # a part is judged by what Holm's correction would make of its own p; the largest of these is the claim's
+        # a part is judged by the Holm correction of its own p; the largest of these is the claim's
         holm_p = [corrected(part.p) for part in parts]
         verdicts = [part_verdict(part, p) for part, p in zip(parts, holm_p, strict=True)]
         reasons = [

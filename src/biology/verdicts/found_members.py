@@ -79,7 +79,7 @@ def needs(experiments: Mapping[str, Measurement], part: Part) -> list[tuple[Need
         return []
     experiment, outcome = experiments[part.experiment], Outcome(part.outcome)
     ways = [way for name in (experiment.rests_on or [part.experiment]) for way in _held(experiments[name], outcome)]
-    if experiment.rests_on and not isinstance(experiment, Signs):  # what is compared has to be there on both sides
+    if experiment.rests_on and not isinstance(experiment, Signs):  # both sides of a comparison need their members
         ways = [tuple(need for way in ways for need in way)]
     watched = tuple(map(Need, outcome.names("supernode")))
     return [tuple(dict.fromkeys(way + watched)) for way in ways or [()] if way + watched]

@@ -78,7 +78,7 @@ def graph_truth(root: Path, config: Config) -> pd.DataFrame:
             prompts = tables["prompts"]
             asked = prompts[(prompts["role"] == "score") & (prompts["split"] == "heldout") & prompts["correct"]]
             pairs = scored_pairs(mechanism, tables["edges"][tables["edges"]["item"].isin(asked["item"])])
-            if len(pairs):  # a case may trace the prompts alone that it shows
+            if len(pairs):  # a case may trace only the prompts that it shows
                 rows.append({"case": folder.parent.name, "model": name, **measured(pairs, config.statistics.seed)})
     return pd.DataFrame(rows)
 

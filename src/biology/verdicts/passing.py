@@ -8,7 +8,7 @@ import pandas as pd
 
 from biology.tables import donor_columns
 
-SAID = 3  # wrong answers that are named
+SAID = 3  # number of wrong answers that are listed
 COLUMNS = ("case", "set", "split", "prompts", "answered", "with_donors", "templates", "said_instead")
 
 

@@ -79,7 +79,7 @@ class Simulation:
             return rule(self.part.direction, self.part.minimum, mean[k], low[k], high[k], p, holds)
 
         verdicts = [judged(k, 0.0) for k in range(self.runs)]
-        # sign flips cost the most: only runs that the smallest p would make `replicated` are given theirs
+        # sign flips are the most expensive: only runs that the smallest p would make `replicated` get them
         shown = [k for k, verdict in enumerate(verdicts) if verdict == "replicated"]
         if shown:
             p = estimate(self.part, scores[:, shown], self.flips, self.counts)[3].tolist()
@@ -202,7 +202,7 @@ def registered_table(
         for claim, part in [(one, part) for one in listed for part in one.parts]:
             sizes = scored_clusters(case, part)
             if not sizes:
-                continue  # a case without a prompt set, or prompts that only models of an extended corpus are asked
+                continue  # a case without a prompt set, or prompts asked only of models of an extended corpus
             structure = (sizes, part.direction == "equivalent", part.specificity)
             if structure not in found:
                 found[structure] = _structure_rates(part, sizes, family, fewest, simulations, settings)
@@ -219,7 +219,7 @@ def _structure_rates(
     def tails(error: float, runs: int) -> list[Simulation]:
         return [Simulation(unit, sizes, *noise(sizes, error, tail), runs, settings, rng) for tail in (1, -1)]
 
-    # in loud noise nothing lies within a margin, but an effect is seen where there is none
+    # in loud noise no interval lies within a margin, but an effect is often seen without one
     worst = NOISE if part.direction == "equivalent" else LOUD
     return {
         "false_positive": max(one.false_positive(fewest) for one in tails(worst, simulations)),

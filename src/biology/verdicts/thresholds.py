@@ -64,7 +64,7 @@ def thresholds(registered: float, reach: float) -> tuple[list[float], int]:
     """A grid from one step above zero to beyond `reach`, and the index of the registered threshold in it."""
     steps = next((n for n in STEPS if math.ceil(n * reach / registered) <= MOST), STEPS[-1])
     count = max(2 * steps, min(MOST, math.ceil(steps * reach / registered) + 1))
-    grid = [float(f"{registered * k / steps:.6g}") for k in range(1, count + 1)]  # numbers that can be typed
+    grid = [float(f"{registered * k / steps:.6g}") for k in range(1, count + 1)]  # numbers that are easy to type
     grid[steps - 1] = registered
     return grid, steps - 1
 
