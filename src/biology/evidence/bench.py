@@ -71,7 +71,8 @@ class BareBench(CasePrompts):
 
 @dataclass(frozen=True, eq=False)
 class Bench(BareBench):
-    """What every experiment of a case needs: prompts (rows in the order of the cache) and members of supernodes."""
+    """What every experiment with transcoders needs: prompts (rows in the order of the cache) and members of
+    supernodes."""
 
     transcoders: TranscoderSet
     members: pd.DataFrame

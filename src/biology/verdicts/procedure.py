@@ -92,7 +92,7 @@ class Simulation:
         return self.rates(self.part.minimum if self.part.direction == "equivalent" else 0.0, fewest)["replicated"]
 
     def found(self, family: int) -> dict[str, float]:
-        """Rates of verdicts at 1.5 times the minimum (`equivalent`: without an effect)."""
+        """Rates of the verdicts with an effect of 1.5 times the minimum (`equivalent`: without an effect)."""
         return self.rates(0.0 if self.part.direction == "equivalent" else 1.5 * self.part.minimum, family)
 
 
