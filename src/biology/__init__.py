@@ -1,6 +1,7 @@
 """biology: regenerates the case studies of *On the Biology of a Large Language Model* on any open model.
 
-Importing this package imports no torch. CONTRIBUTING.md lists its rooms; the first lines of each say what it is for.
+Importing this package does not import torch. CONTRIBUTING.md lists its rooms (packages); each room's `__init__.py` says
+what it is for.
 
 Names of dimensions in the shapes of all docstrings and annotations:
 
@@ -18,7 +19,7 @@ Names of dimensions in the shapes of all docstrings and annotations:
 __version__ = "0.2.0"
 
 OFFERED = ("attribute", "case", "intervene", "load", "matched_controls")
-"""What a notebook needs (`api.py`). The first that is asked for starts torch."""
+"""What a notebook needs, all from `api.py`. The first of these names to be used imports torch."""
 
 
 def __getattr__(name: str):

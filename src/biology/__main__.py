@@ -1,7 +1,7 @@
-"""`biology <command>`: the table of contents, the arguments, and what happens when something is wrong.
+"""`biology <command>`: the table of contents, the arguments, and how errors are reported.
 
-One stage of the Snakefile is one command. Only the commands (room `cli`) read arguments, write files, set seeds and pick devices; all
-other modules are functions of their arguments.
+Each stage of the Snakefile is one command. Only the commands (room `cli`) read arguments, write files, set seeds and
+pick devices; all other modules are functions of their arguments.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ def _summary(function: Callable[[Arguments], None]) -> str:
 
 
 def _contents() -> str:
-    """What `biology --help` prints."""
+    """The text that `biology --help` prints."""
     lines = [
         "usage: biology <command> [options]      (biology <command> --help for its options; biology --version [--json])",
         "",
@@ -189,7 +189,7 @@ def _parser() -> Parser:
 
 @contextmanager
 def _warnings_in_one_line() -> Iterator[None]:
-    """What is wrong with a user's input and not fatal is one line on stderr, without the line of code that says so."""
+    """Prints an `InputWarning` as one line on stderr, without the source line that Python adds."""
     from biology.records import InputWarning
 
     def say(message: Warning | str, category: type[Warning], filename: str, lineno: int, *_: object) -> None:
@@ -206,9 +206,9 @@ TOO_LARGE = "this takes more memory than there is: ask for less (a shorter text,
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs one command. A mistake of the user's is one line on stderr and exit code 2."""
+    """Runs one command and returns its exit code. A user's mistake prints one line on stderr and returns 2."""
     given = sys.argv[1:] if argv is None else argv
-    for stream in (sys.stdout, sys.stderr):  # what a terminal cannot show is written as \u0645
+    for stream in (sys.stdout, sys.stderr):  # characters that the terminal cannot show are written as \u0645
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
     try:
@@ -219,10 +219,10 @@ def main(argv: list[str] | None = None) -> int:
         with _warnings_in_one_line():
             args.function(args)
         if sys.stdout is not None:
-            sys.stdout.flush()  # here, where a closed pipe is understood
+            sys.stdout.flush()  # here, where a closed pipe is handled
     except InputError as error:
         return _refused(str(error))
-    except BrokenPipeError:  # whoever read the output has seen enough
+    except BrokenPipeError:  # the reader of the output has closed the pipe
         if sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 128 + signal.SIGPIPE
@@ -234,7 +234,7 @@ def main(argv: list[str] | None = None) -> int:
         if error.errno == errno.ENOMEM:
             return _refused(TOO_LARGE)
         raise
-    except (MemoryError, RuntimeError) as error:  # torch's are RuntimeErrors
+    except (MemoryError, RuntimeError) as error:  # torch raises RuntimeErrors
         if isinstance(error, MemoryError) or re.search("allocate memory|out of memory", str(error)):
             return _refused(TOO_LARGE)
         raise

@@ -1,4 +1,4 @@
-"""The front door for a notebook: what `import biology as bio` offers.
+"""The interface for a notebook: what `import biology as bio` offers.
 
     model, transcoders = bio.load("elegans")
     graph = bio.attribute(model, transcoders, "Fact: the capital of the state containing Dallas is")
@@ -7,7 +7,7 @@
     run = bio.intervene(model, transcoders, graph.prompt, hold={nodes["oakland", "bridge"]: 1})
     run.top(5), bio.matched_controls(run).top(5), case.judge(model, transcoders)["multihop-7"]
 
-Results are frozen records. Everything is a short call of the rooms behind. Mistakes are `InputError`s of one line.
+Results are frozen records. Each function is a short call of the rooms behind it. User mistakes raise `InputError`s of one line.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportGeneralTypeIssues=false, reportReturnType=false
@@ -56,13 +56,13 @@ def load(
     model: str | Path, transcoders: str | Path | None = None, *, k: int | str | None = None, rule: str | None = None,
     device: str | None = None, dtype: str | None = None, offload: bool = False, config: str = "config.yaml",
 ) -> tuple[Model, TranscoderSet]:  # fmt: skip
-    """A model with its transcoders: by the name of one in config.yaml, a known model that was fetched, or a directory.
+    """A model with its transcoders. `model` is a name in config.yaml, a known model that was fetched, or a directory.
 
-    `transcoders` are a directory, or "neurons": then `k` (32, or "all") of the model's own neurons are active at a token and layer,
-    linearised by `rule` ("half", "frozen", "gradient"). With `offload` weights stay in their files, for models that memory does not hold.
+    `transcoders` is a directory or "neurons". With "neurons" the model's own neurons are the features: at each token and layer `k`
+    of them are active (32, or "all"), linearised by `rule` ("half", "frozen", "gradient"). `offload` leaves weights in their files.
 
     Raises:
-        InputError: there is no such model, or its files are not what they should be.
+        InputError: there is no such model, or its files are not valid.
     """
     given = {"k": k, "rule": rule, "device": device, "dtype": dtype, "offload": offload, "config": config}
     chosen = None if transcoders is None else str(transcoders)
@@ -75,7 +75,7 @@ def load(
 
 @dataclass(frozen=True)
 class Shown:
-    """What a notebook shows as HTML."""
+    """HTML that a notebook displays."""
 
     html: str = field(repr=False)
 
@@ -85,7 +85,7 @@ class Shown:
 
 @dataclass(frozen=True, eq=False)
 class Attribution:
-    """The attribution graph of a prompt. `nodes` and `edges` are what pruning keeps; all at first."""
+    """The attribution graph of a prompt. `nodes` and `edges` mark what pruning keeps; before pruning, everything."""
 
     model: Model
     prompt: str
@@ -94,7 +94,7 @@ class Attribution:
     edges: Bool[Tensor, "node node"]
 
     def scores(self) -> graphs.Scores:
-        """Replacement and completeness of the whole graph (Circuit Tracing, "Evaluating attribution graphs")."""
+        """Replacement score and completeness score of the whole graph (Circuit Tracing, "Evaluating attribution graphs")."""
         return graphs.scores(self.graph)
 
     def paths(self, n: int = 10) -> list[str]:
@@ -102,12 +102,12 @@ class Attribution:
         return [describe(self.graph, path) for path in strongest_paths(self.graph, n)]
 
     def prune(self, node_threshold: float = 0.8, edge_threshold: float = 0.98) -> Attribution:
-        """The same graph, of which those nodes and edges are shown that hold so much of the influence."""
+        """The same graph, with only the nodes and edges marked that carry these shares of the influence."""
         nodes, edges = graphs.prune(self.graph, node_threshold, edge_threshold)
         return replace(self, nodes=nodes, edges=edges)
 
     def to_pandas(self) -> pd.DataFrame:
-        """A row for each node that is kept: kind, layer, position, feature, activation, influence."""
+        """One row for each node kept: kind, layer, position, feature, activation, influence."""
         return pd.DataFrame(nodes_table(self.graph))[self.nodes.cpu().numpy()].reset_index(drop=True)
 
     def page(self) -> str:
@@ -135,8 +135,8 @@ def attribute(
     model: Model, transcoders: TranscoderSet, prompt: str, targets: Sequence[str] | None = None, *,
     max_feature_nodes: int | None = None, max_logits: int = 10,
 ) -> Attribution:  # fmt: skip
-    """The attribution graph of a prompt, for its most probable next tokens or for `targets`: tokens such as "Austin", differences
-    such as "Austin - Sacramento", features such as "feature 3/120@7".
+    """The attribution graph of a prompt. Its targets are the most probable next tokens, or `targets`: tokens such as "Austin",
+    differences such as "Austin - Sacramento", features such as "feature 3/120@7" (layer/feature@position).
 
     Raises:
         InputError: a word or target that the model does not know, or a graph too large for the memory.
@@ -169,9 +169,9 @@ class Supernode:
     """The prompt."""
     pos: int
     features: tuple[tuple[int, int, float], ...]
-    """Layer, feature, activation."""
+    """(layer, feature, activation) of each member."""
     places: tuple[tuple[str, int], ...] = field(default=(), repr=False)
-    """Other prompts of the case, and where on them the supernode of this name is."""
+    """Other prompts of the case on which this supernode was found, each with its token position."""
 
     def __len__(self) -> int:
         return len(self.features)
@@ -184,8 +184,8 @@ class Supernode:
 
 @dataclass(frozen=True, eq=False)
 class Verdict:
-    """What a claim comes out as on a model: the numbers of the part that decides. The p is that of the claim alone, while in
-    `verdicts.csv` it is corrected for all claims of a model. Where nothing can be scored, numbers are NaN."""
+    """The verdict on one claim for one model, with the numbers of the part that decides it. Here `p` belongs to this claim alone;
+    in `verdicts.csv` it is corrected for all claims on a model. Numbers are NaN if no item can be scored."""
 
     claim: str
     title: str
@@ -198,10 +198,10 @@ class Verdict:
     p: float
     n: int
     parts: pd.DataFrame
-    """Table `parts`: a row for each measurement that the claim asks for."""
+    """Table `parts`: one row for each measurement that the claim needs."""
 
     def to_pandas(self) -> pd.DataFrame:
-        """Its parts, with what was measured and what was needed."""
+        """The parts of the claim: what was measured, and what was needed."""
         return self.parts.set_index("part")[["verdict", "statistic", "low", "high", "threshold", "n", "checks"]]
 
     def __repr__(self) -> str:
@@ -213,7 +213,7 @@ class Verdict:
 
 @dataclass(frozen=True, eq=False)
 class Verdicts:
-    """The claims of a case on a model, by name. Each is computed when it is asked for, as `biology check` does, and kept."""
+    """The claims of a case on a model, by name. Each verdict is computed on first use, as `biology check` does, and kept."""
 
     study: CaseStudy
     model: Model
@@ -253,8 +253,8 @@ class CaseStudy:
         return {name: shown.text for name, shown in self.case.prompts.items()}
 
     def supernodes(self, model: Model, transcoders: TranscoderSet) -> dict[tuple[str, str], Supernode]:
-        """The supernodes of the named prompts, by (prompt, name): as they ship for a model of config.yaml, or found now, which
-        runs all selecting prompts of the case."""
+        """The supernodes of the named prompts, by (prompt, name). A model of config.yaml has them in its shipped tables, if it
+        ships any; otherwise they are found now, which runs all selecting prompts of the case."""
         settings, entry = self._settings(model)
         members = None
         if entry is not None and not entry.neurons:
@@ -281,8 +281,8 @@ class CaseStudy:
         return found
 
     def judge(self, model: Model, transcoders: TranscoderSet) -> Verdicts:
-        """The verdicts on the claims of this case, computed from the weights when they are asked for: `judge(...)["multihop-7"]`.
-        On elegans one takes minutes."""
+        """The verdicts on the claims of this case, each computed from the weights on first use: `judge(...)["multihop-7"]`. One
+        verdict on elegans takes minutes."""
         claims = load_claims(self.root, self.case.name, self.case)
         return Verdicts(self, model, transcoders, {claim.id: claim for claim in claims})
 
@@ -297,7 +297,7 @@ class CaseStudy:
         return Verdict(claim.id, claim.title, **told, n=int(row["n"]), parts=found.parts)
 
     def _settings(self, model: Model) -> tuple[Config, ModelConfig | None]:
-        """The configuration, and its entry of this model, if it has one."""
+        """The configuration, and its entry for this model if there is one."""
         settings = load_config(self.config, model.name)
         entry = settings.models.get(model.name)
         return settings, entry if entry and (self.root / entry.path).resolve() == model.path.resolve() else None
@@ -306,9 +306,9 @@ class CaseStudy:
         return f"CaseStudy({self.case.name}: {len(self.prompts)} named prompts, {len(self.case.items)} in its set)"
 
     def verdicts(self, model: str) -> pd.DataFrame:
-        """The verdicts on the claims of this case that were computed for a model of config.yaml (`snakemake figures/all`).
+        """The stored verdicts on the claims of this case, for a model of config.yaml (computed by `snakemake figures/all`).
 
-        Raises InputError if there are none.
+        Raises InputError if the model has not been judged.
         """
         path = self.root / "reports" / model / "verdicts.csv"
         if not path.is_file():
@@ -318,10 +318,10 @@ class CaseStudy:
 
 
 def case(name: str, *, config: str = "config.yaml") -> CaseStudy:
-    """A case of `experiments/`, by the name of its folder; of those that ship, where there is no config.yaml.
+    """A case by its folder name in `experiments/`. Without a config.yaml, the cases of the installed package are used.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such case.
     """
     path = config_file(config, shipped=True)
     return CaseStudy(load_case(path.parent, name), path.parent, str(path))
@@ -332,7 +332,7 @@ def case(name: str, *, config: str = "config.yaml") -> CaseStudy:
 
 @dataclass(frozen=True, eq=False)
 class Run:
-    """What a model says next with features held, or by itself."""
+    """A model's next-token probabilities, with features held or without."""
 
     model: Model
     transcoders: TranscoderSet
@@ -362,11 +362,11 @@ def intervene(
     model: Model, transcoders: TranscoderSet, prompt: str, hold: Mapping[Supernode | tuple[int, int], float | int] = {}, *,  # noqa: B006
     last_layer: int | None = None, at: int | None = None,
 ) -> Run:  # fmt: skip
-    """What a model says next with supernodes, or single features (layer, feature), held at multiples of their activations.
+    """The next-token probabilities with supernodes, or single features (layer, feature), held at multiples of their activations.
 
-    A supernode's activations are those of its own prompt; it is held where its name stands on this prompt, if it is one of the case,
-    else at token `at` (the last). With `last_layer`, MLP outputs up to it keep their clean values but for what is held and attention
-    patterns stay (constrained patching, Circuit Tracing); without it everything is computed anew.
+    A supernode has the activations of its own prompt. It is held where the case has a supernode of this name on this prompt, else
+    at token `at` (default: the last). With `last_layer`, attention patterns are frozen and MLP outputs up to that layer keep their
+    clean values, except where features are held (constrained patching, Circuit Tracing). Without it everything is recomputed.
 
     Raises:
         InputError: no such token or feature, a feature without activation there, or a value too large for the model.
@@ -392,8 +392,8 @@ def _held(prompt: str, hold: Mapping[Supernode | tuple[int, int], float | int], 
 
 
 def matched_controls(run: Run, n: int = DRAWS, *, seed: int = 0) -> Run:
-    """The control of a run: `n` random sets of other active features of the same layers and tokens, as many and pushed as hard, and
-    what is said next in the mean over these."""
+    """The matched control of a run: the mean next-token probabilities over `n` random sets of other active features, with the same
+    layers, tokens, number and size of push."""
     ids = encode(run.model, run.prompt)
     control = push(run.model, run.transcoders, ids, run.held, at=run.at).control(n, seed)
     probabilities = said(run.model, run.transcoders, [ids] * n, control, last_layer=run.last_layer)

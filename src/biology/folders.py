@@ -1,9 +1,9 @@
-"""Folders that hold one result: claimed before the work, replaced whole after it, written by one process at a time.
+"""Folders that hold one result: checked before the work, replaced whole after it, written by one process at a time.
 
-A command owns the files whose names it writes, and no others. It refuses a folder in which anything else lies, so that what
-is read from a folder was never put together from two runs. The new files are staged inside the folder; when all are there, the
-old ones are deleted and the new ones renamed into their places. Whatever is killed leaves the old result, or an
-incomplete one that is refused by name where it is read, but never a mixture.
+A command owns the files whose names it writes, and no others. It refuses a folder that holds any other file, so that
+the files in a folder never come from two runs. New files are first written to a folder inside it; when all are there,
+the old ones are deleted and the new ones moved into place. A killed run leaves the old result, or an incomplete one
+that the reader refuses by name, but never a mixture.
 """
 
 from __future__ import annotations
@@ -22,14 +22,15 @@ from pathlib import Path
 from biology.records import InputError
 
 STAGED = ".staged"
-"""Where the new files wait, inside the folder that they are for. Whoever owns the folder owns what a killed run left there."""
+"""Subfolder in which the new files wait. It belongs to the command that owns the folder, as does what a killed run left
+in it."""
 _HELD = ExitStack()
-"""Locks that end with this process."""
+"""Locks that are released when this process ends."""
 
 
 def strangers(folder: Path, owned: Collection[str]) -> list[str]:
-    """Names (relative, sorted) of the files below `folder` that match none of the patterns. `*` does not cross a slash, and
-    a pattern that ends in a slash stands for all that lies below it."""
+    """Relative names, sorted, of the files below `folder` that match none of the patterns. `*` does not cross a slash;
+    a pattern that ends in a slash matches everything below it."""
     files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
     names = [path.relative_to(folder).as_posix() for path in files]
     return sorted(name for name in names if not _matches(name, [*owned, f"{STAGED}/"]))
@@ -45,10 +46,10 @@ def _matches(name: str, patterns: Collection[str]) -> bool:
 
 
 def claim(folder: Path, owned: Collection[str], command: str) -> None:
-    """Makes sure that `command`, which writes files of the names `owned`, may write into `folder`. Nothing is written here.
+    """Checks that `command`, which writes files matching `owned`, may write into `folder`. Writes nothing.
 
     Raises:
-        InputError: it holds files of other names.
+        InputError: the folder holds files of other names.
     """
     other = strangers(folder, owned)
     if other:
@@ -60,11 +61,11 @@ def claim(folder: Path, owned: Collection[str], command: str) -> None:
 
 @contextmanager
 def replaced(folder: Path, owned: Collection[str], command: str, beside: Collection[str] = ()) -> Iterator[Path]:
-    """An empty folder for new files; when the block ends without an error, they replace all files of `folder` that match
-    `owned`. Files that match `beside` may lie there and stay.
+    """Yields an empty folder for new files. When the block ends without an error, they replace all files of `folder`
+    that match `owned`. Files that match `beside` may be there and stay.
 
     Raises:
-        InputError: `claim` refuses the folder, or another process is at work in it.
+        InputError: `claim` refuses the folder, or another process is writing to it.
     """
     claim(folder, [*owned, *beside], command)
     made = [one for one in (folder, *folder.parents) if not one.exists()]
@@ -85,14 +86,14 @@ def replaced(folder: Path, owned: Collection[str], command: str, beside: Collect
             finally:
                 shutil.rmtree(staged, ignore_errors=True)
     finally:
-        for one in made:  # of a command that failed nothing remains
+        for one in made:  # a failed command leaves no new folders
             if one.is_dir() and not any(one.iterdir()):
                 one.rmdir()
 
 
 def _remove(folder: Path, owned: Collection[str]) -> None:
-    """Deletes the files that match, and the folders that are empty then."""
-    for path in sorted(folder.rglob("*"), reverse=True):  # what lies in a folder comes before it
+    """Deletes the matching files, and the folders that this leaves empty."""
+    for path in sorted(folder.rglob("*"), reverse=True):  # contents come before their folder
         name = path.relative_to(folder).as_posix()
         if name == STAGED or name.startswith(f"{STAGED}/"):
             continue
@@ -104,16 +105,16 @@ def _remove(folder: Path, owned: Collection[str]) -> None:
 
 
 def hold(path: Path | str, busy: str) -> None:
-    """Locks the file `path` for as long as this process lives, however it ends. Raises as `locked` does."""
+    """Locks the file `path` until this process ends. Raises as `locked` does."""
     _HELD.enter_context(locked(Path(path), busy))
 
 
 @contextmanager
 def locked(path: Path, busy: str) -> Iterator[None]:
-    """Locks the file `path`, which is made if it is not there. A file that is left behind locks nothing.
+    """Locks the file `path`, creating it if needed. A file left behind by a killed process is not locked.
 
     Raises:
-        InputError: another process holds it; `busy` says what that means and what to do.
+        InputError: another process holds the lock; `busy` is the message.
     """
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -121,7 +122,7 @@ def locked(path: Path, busy: str) -> Iterator[None]:
     except OSError as error:
         if error.errno not in (errno.EACCES, errno.EROFS):
             raise
-        yield  # where nothing can be written, nobody is disturbed
+        yield  # in a folder that cannot be written to, there is no other writer
         return
     with file:
         try:

@@ -1,4 +1,5 @@
-"""Words with a grammar, as case files use them (outcomes, positions, controls): parsed, or refused with the nearest known word."""
+"""Words with a grammar, as used in case files (outcomes, positions, controls): parsed, or refused with the nearest
+known word."""
 
 from __future__ import annotations
 
@@ -11,13 +12,13 @@ from pydantic import GetCoreSchemaHandler, GetJsonSchemaHandler
 from pydantic_core import CoreSchema, core_schema
 
 NAME = r"[A-Za-z0-9_][A-Za-z0-9._-]*"
-"""What models and cases may be called: their names are those of folders, and stand in commands and addresses."""
+"""Allowed names of models and cases. They become folder names, and appear in commands and addresses."""
 LISTED = 30
-"""Known words that a message lists at most."""
+"""Largest number of known words that a message lists."""
 
 
 def unknown(kind: str, word: object, there: Iterable[str], of: str = "") -> str:
-    """What to say of a word that is none of those that there are (`of` something): the nearest of them, and the first of them."""
+    """The message for an unknown word (`of` something): the nearest known word, and the first `LISTED` known ones."""
     words = list(dict.fromkeys(map(str, there)))
     close = difflib.get_close_matches(str(word), words, n=1)
     hint = f" Did you mean '{close[0]}'?" if close else ""
@@ -28,7 +29,7 @@ def unknown(kind: str, word: object, there: Iterable[str], of: str = "") -> str:
 
 
 def refused_name(name: str) -> str | None:
-    """Why nothing can be called `name`, and what would do; None if it can."""
+    """Why `name` is not allowed, with a name that would be; None if it is allowed."""
     if re.fullmatch(NAME, name) and ".." not in name:
         return None
     better = re.sub(r"\.\.+", ".", re.sub(r"[^A-Za-z0-9._-]+", "_", name)).lstrip(".-").rstrip("_")
@@ -37,8 +38,8 @@ def refused_name(name: str) -> str | None:
 
 
 def steps_to(loc: tuple[int | str, ...], data: Any) -> list[str]:
-    """The keys that lead to a mistake, without the branches of unions: types in brackets, and the `kind` of a mapping. An entry of
-    a list is called by its `name`, if it has one."""
+    """The keys that lead to a mistake, without pydantic's names for the branches of unions. An entry of a list is
+    called by its `name` if it has one."""
     steps, tag = [], None
     for step in (one for one in loc if "[" not in str(one)):
         if tag is None and isinstance(data, dict) and data.get("kind") == step:
@@ -64,11 +65,11 @@ EXPECTED = {
     "model_attributes_type": "a mapping", "date_type": "a date (2026-01-31)", "date_parsing": "a date (2026-01-31)",
     "date_from_datetime_parsing": "a date (2026-01-31)",
 }  # fmt: skip
-"""What stands for a wrong type, by pydantic's name of the mistake."""
+"""The expected type in words, by pydantic's name of the mistake."""
 
 
 def expected(mistake: str, found: Any) -> str | None:
-    """What to say of a value of a wrong type; None if the mistake is another one."""
+    """The message for a value of a wrong type; None if the mistake is of another kind."""
     if mistake not in EXPECTED:
         return None
     kinds = {
@@ -88,7 +89,8 @@ def expected(mistake: str, found: Any) -> str | None:
 
 
 class Parsed(str):
-    """Text with a grammar: its constructor raises ValueError for what is none. Equal to the same plain text."""
+    """Text with a grammar. The constructor raises ValueError for text that does not parse. Equal to the same plain
+    text."""
 
     @classmethod
     def __get_pydantic_core_schema__(cls, source: Any, handler: GetCoreSchemaHandler) -> CoreSchema:
@@ -101,5 +103,5 @@ class Parsed(str):
 
     @classmethod
     def forms(cls) -> list[dict[str, Any]]:
-        """Every form of it, as JSON Schemas: a word (`const`) or a `pattern`, with what it means."""
+        """All its forms as JSON Schemas: a word (`const`) or a `pattern`, each with its meaning."""
         raise NotImplementedError

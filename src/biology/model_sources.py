@@ -1,4 +1,5 @@
-"""Where a model and its transcoders are downloaded from, and what is known of them beforehand: `hub`, `package` and `shape` of an entry."""
+"""Where a model and its transcoders are downloaded from, and what is known before: the keys `hub`, `package` and
+`shape` of an entry."""
 
 from __future__ import annotations
 
@@ -10,23 +11,23 @@ from pydantic import Field
 from biology.records import Strict
 
 HUB = Path("data/hub")
-"""Downloaded models and transcoders, relative to the folder of `config.yaml`."""
+"""Folder of downloaded models and transcoders, relative to the folder of `config.yaml`."""
 
 
 class Repository(Strict):
-    """What is wanted of a repository of the Hugging Face Hub."""
+    """The files wanted from a repository of the Hugging Face Hub."""
 
     repo: str = Field(pattern=r"^[\w.-]+/[\w.-]+$")
     revision: str | None = Field(default=None, pattern=r"^[0-9a-f]{40}$")
-    """The commit. Where none is given, the newest one at the first download is taken, and recorded beside the files."""
+    """The commit. If none is given, the first download takes the newest commit and records it beside the files."""
     files: tuple[str, ...] = ()
-    """Names or patterns (`*` does not cross a slash); `{layer}` stands for each layer, `{variant}` for `variant`."""
+    """Names or patterns (`*` does not cross a slash). `{layer}` is replaced by each layer, `{variant}` by `variant`."""
     release: str | None = None
-    """In the place of `files`: a release in the registry of SAELens, which names one file for each layer."""
+    """Instead of `files`: a release in SAELens's registry, which names one file for each layer."""
     variant: str = ""
-    """Which of several sets of one repository."""
+    """Which set, if the repository holds several."""
     gated: bool = False
-    """Whether a licence has to be accepted on the Hub first."""
+    """Whether a licence must be accepted on the Hub first."""
     stored: Literal["float32", "float16", "bfloat16"] = "float32"
 
     @property
@@ -36,15 +37,15 @@ class Repository(Strict):
 
 
 class HubTranscoders(Repository):
-    """A published set of transcoders. What its own files say of hooks and shapes is what is used."""
+    """A published set of transcoders. Its own files decide which hooks and shapes are used."""
 
     kind: Literal["per_layer", "cross_layer"] = "per_layer"
     features: int | None = Field(default=None, gt=0)
-    """Features per layer; where it is not known, memory is judged by the sizes of the files on the Hub."""
+    """Features per layer. If unknown, memory is estimated from the sizes of the files on the Hub."""
     skip: bool = False
     reads: str | None = None
     writes: str | None = None
-    """Hooks within a block that the files have to name, where they are known beforehand."""
+    """Hooks within a block that the files must name, if known before the download."""
 
 
 class Shape(Strict):
@@ -63,27 +64,28 @@ class Shape(Strict):
 
 
 class Hub(Strict):
-    """A model of the Hugging Face Hub and its transcoders, with what is known before anything is downloaded."""
+    """A model of the Hugging Face Hub and its transcoders, with what is known before the download."""
 
     model: Repository
     transcoders: HubTranscoders
     shape: Shape
     gates: dict[str, str] = {}
-    """Prompts and the answers that a sound copy of the model gives."""
+    """Prompts, each with the answer that an undamaged copy of the model gives."""
 
 
 class Package(Strict):
-    """A model as a GGUF file in a Python package: for machines that reach an index of packages. Made a directory by `gguf_files`."""
+    """A model as a GGUF file in a Python package, for machines that reach only a package index. `gguf_files` converts
+    it to a directory."""
 
     name: str = Field(pattern=r"^[A-Za-z0-9._-]+$")
     version: str = Field(pattern=r"^[A-Za-z0-9.+!]+$")
     file: str
     """The GGUF file, by its path in the wheel."""
     sha256: str = Field(pattern=r"^[0-9a-f]{64}$")
-    """Of that file."""
+    """SHA-256 of that file."""
     shape: Shape
     gates: dict[str, str] = {}
-    """Prompts and the answers that a sound copy of the model gives."""
+    """Prompts, each with the answer that an undamaged copy of the model gives."""
 
     @property
     def repo(self) -> str:
@@ -95,5 +97,5 @@ class Package(Strict):
 
     @property
     def folder(self) -> Path:
-        """Where the directory is kept, relative to the folder of `config.yaml`."""
+        """Where the converted directory is kept, relative to the folder of `config.yaml`."""
         return HUB / f"{self.name}-{self.version}"

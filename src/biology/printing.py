@@ -1,4 +1,4 @@
-"""What a command prints for whoever reads it by program: one JSON document in the place of words (`--json`)."""
+"""Output of commands for programs: one JSON document instead of words (`--json`)."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ if TYPE_CHECKING:
 JSON: dict[str, dict[str, Any]] = {
     "--json": {"action": "store_true", "help": "print one JSON document in the place of words"}
 }
-"""The option, in the words of the table of commands."""
+"""The option `--json`, as the table of commands declares it."""
 
 
 def print_json(data: Any) -> None:
-    """One document; a number that is none (NaN, infinity) is null, as JSON knows no other word for it."""
+    """Prints one JSON document. NaN and infinity become null, as JSON has no word for them."""
     print(json.dumps(_plain(data), ensure_ascii=False, allow_nan=False, indent=1))
 
 
 def print_table(frame: pd.DataFrame, as_json: bool) -> None:
-    """A table in columns, or as a list of its rows."""
+    """Prints a table in columns, or as a JSON list of its rows."""
     if as_json:
         print_json(frame.to_dict("records"))
     else:

@@ -1,16 +1,16 @@
-"""What results were made of: the code of a stage, the versions of packages, the machine. Starts no torch.
+"""What results were made with: the code of a stage, the versions of packages, the machine. Does not import torch.
 
-What does the code of a stage that needs torch count (`stage_hash`)?
+The hash of a stage that needs torch (`stage_hash`) covers:
 
-* The function that its command calls, and the functions and constants that it names in modules that only put others together
-  (`ASSEMBLING`), each by itself. So what one command does is no part of another.
-* Every other module that these import, wherever the import stands, and all that those import, as a whole.
-* Not what only type checkers import; not `READERS`, which reach a rule of the Snakefile in another way; not the faces of rooms,
+* The function that its command calls. In modules that only combine others (`ASSEMBLING`), each function and constant that it uses is
+  hashed by itself, so that one command does not depend on another's code.
+* Every other module that these import, wherever the import stands, and all that those import, each as a whole.
+* Not: imports for type checkers only; `READERS`, which reach a rule of the Snakefile in another way; the `__init__.py` of rooms,
   which import nothing (`tests/test_imports.py`).
 
-Of all this the syntax tree is hashed, without docstrings, annotations of functions, and positions in the file. So a comment, a
-docstring, or a line broken elsewhere changes nothing; a constant, a default or the order of two statements does. Packages and weights
-are no code: `load.json` records the versions, and weights are inputs of the rule `load`.
+The hash is taken of the syntax tree, without docstrings, annotations of functions, and positions in the file. So a
+comment, a docstring or a line break changes nothing; a constant, a default or the order of two statements does.
+Packages and weights are not part of it: `load.json` records the versions, and weights are inputs of the rule `load`.
 """
 
 from __future__ import annotations
@@ -43,14 +43,14 @@ PACKAGES = (
     "scipy",
     "snakemake",
 )
-"""Packages that numbers, or whether a command runs at all, depend on."""
+"""Packages that decide the numbers, or whether a command runs at all."""
 
 
 def about(config: str = CONFIG_FILE) -> dict[str, Any]:
-    """What stands in a bug report: versions from the metadata of packages (None where one is missing), the machine, and the
-    configuration that commands would read, with its models.
+    """The contents of a bug report: versions from the metadata of packages (None if one is missing), the machine, and
+    the configuration that commands would read, with its models.
 
-    A configuration that cannot be read is part of the answer (`error`), since a bug report may be about it.
+    If the configuration cannot be read, the report says so under `error`, since the bug may be about it.
     """
     path = config_file(config, shipped=True)
     found: dict[str, Any] = {"file": str(path)}
@@ -76,7 +76,7 @@ def _version(package: str) -> str | None:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of the packages that numbers depend on."""
+    """Versions of Python and of the packages that decide the numbers."""
     names = ("biology", "torch", "transformers", "transformer-lens", "numpy", "pandas", "pyarrow")
     return {"python": sys.version.split()[0]} | {name: version(name) for name in names}
 
@@ -84,18 +84,20 @@ def versions() -> dict[str, str]:
 # Code ----------------------------------------------------------------------------------------------------------------
 PACKAGE = Path(__file__).parent
 ASSEMBLING = ("cli.", "evidence.case_evidence.")
-"""Where functions only put together what other modules do, so that each counts by itself: the commands, and all experiments of a case."""
+"""Modules whose functions only combine others, so that each function is hashed by itself: the commands, and
+`case_evidence`."""
 READERS = frozenset(
     {
         *("artefacts", "config", "grammar", "model_sources", "provenance", "records"),
         *("cases.case", "cases.claim_file", "corpora.twins"),
     }
 )
-"""Modules that only read, check and write: what they say of a model or a case reaches a rule of the Snakefile as a parameter."""
+"""Modules that only read, check and write. What they read of a model or a case reaches a rule of the Snakefile as a
+parameter."""
 
 
 def sources(*modules: str) -> list[str]:
-    """These modules of the package (`tables`, `verdicts.claims`) and all that they import, directly or through one another, but
+    """The given modules (`tables`, `verdicts.claims`) and all modules that they import, directly or indirectly, except
     `READERS`; sorted."""
     found, ahead = set(), list(modules)
     while ahead:
@@ -107,20 +109,21 @@ def sources(*modules: str) -> list[str]:
 
 
 def code_hash(*modules: str) -> str:
-    """SHA-256 over the code of these modules and of all that they import but `READERS`."""
+    """SHA-256 over the code of these modules and of all that they import, except `READERS`."""
     imported = sources(*(one for module in modules for one in _owners(_module(module).imports)))
     return _joined({module: _module(module).code for module in {*modules, *imported}})
 
 
 @cache
 def stage_hash(stage: str) -> str:
-    """SHA-256 over the code of a stage, by the rule above. A stage is module and function of the room `cli`: `stages.load`."""
+    """SHA-256 over the code of a stage, by the rule above. A stage is a module and a function of the room `cli`, such
+    as `stages.load`."""
     definitions, modules = _rests_on(stage)
     return _joined(definitions | {module: _module(module).code for module in modules})
 
 
 def _rests_on(stage: str) -> tuple[dict[str, str], list[str]]:
-    """The definitions that a stage rests on, with their code, and the modules that it rests on as a whole."""
+    """The definitions that a stage depends on, with their code, and the modules that it depends on as a whole."""
     definitions: dict[str, str] = {}
     modules, ahead = set(), [f"cli.{stage}"]
     while ahead:
@@ -138,15 +141,15 @@ def _rests_on(stage: str) -> tuple[dict[str, str], list[str]]:
 
 
 def source_file(module: str) -> Path:
-    """The file of a module of the package, whether there is one or not."""
+    """The path of a module of the package, whether or not it exists."""
     return PACKAGE.joinpath(*module.split(".")).with_suffix(".py")
 
 
 class _Read(NamedTuple):
     code: str
-    """What the hash is taken of."""
+    """The text that is hashed."""
     imports: tuple[str, ...]
-    """What is imported of the package, without its name: `tables`, `tables.write_table`."""
+    """What it imports from the package, without the package's name: `tables`, `tables.write_table`."""
 
 
 @cache
@@ -160,10 +163,10 @@ def _parsed(module: str) -> ast.Module:
 
 @cache
 def _definitions(module: str) -> dict[str, ast.stmt]:
-    """What the top level of a module defines or imports, by name.
+    """The definitions and imports at the top level of a module, by name.
 
     Raises:
-        ValueError: something there is no definition, so that it is not known which stages it concerns.
+        ValueError: a statement defines no single name, so that it is unknown which stages depend on it.
     """
     found: dict[str, ast.stmt] = {}
     for statement in filter(_counts, _parsed(module).body):
@@ -183,7 +186,7 @@ def _definitions(module: str) -> dict[str, ast.stmt]:
 
 
 def _globals(statement: ast.stmt) -> set[str]:
-    """Names of its module that a statement reads, wherever in it, but in annotations of functions, which are taken from it."""
+    """Global names that a statement reads. Removes the annotations of functions from it, as these are not counted."""
     for node in ast.walk(statement):
         if isinstance(node, ast.arg):
             node.annotation = None
@@ -198,7 +201,7 @@ def _globals(statement: ast.stmt) -> set[str]:
 
 
 def _counts(statement: ast.stmt) -> bool:
-    """Whether a statement is more than a docstring, or an import for type checkers."""
+    """Whether a statement is anything but a docstring or an import for type checkers."""
     match statement:
         case ast.Expr(value=ast.Constant(value=str())) | ast.If(test=ast.Name(id="TYPE_CHECKING"), orelse=[]):
             return False
@@ -206,7 +209,8 @@ def _counts(statement: ast.stmt) -> bool:
 
 
 def _read(tree: ast.AST) -> _Read:
-    """The code of a tree and its imports, in one walk. Fields without a value are left out, as later versions of Python add some."""
+    """The code of a tree and its imports, in one walk. Fields without a value are left out, because later versions of
+    Python add some."""
     words: list[str] = []
     imports: list[str] = []
 
@@ -237,7 +241,8 @@ def _read(tree: ast.AST) -> _Read:
 
 @cache
 def _fields(kind: type[ast.AST]) -> tuple[str, ...]:
-    """The fields of a kind of node that say what is computed: a function's annotations do not, those of a class decide its fields."""
+    """The fields of a node type that decide what is computed. Annotations of functions do not; those of a class define
+    its fields."""
     hidden = {"ctx", "type_comment", "kind"}
     if issubclass(kind, ast.FunctionDef | ast.AsyncFunctionDef | ast.arg):
         hidden |= {"returns", "annotation"}
@@ -245,14 +250,14 @@ def _fields(kind: type[ast.AST]) -> tuple[str, ...]:
 
 
 def _imported(statement: ast.Import | ast.ImportFrom) -> list[str]:
-    """What of the package a statement imports, without the package's name."""
+    """The names that a statement imports from the package, without the package's name."""
     of = f"{statement.module}." if isinstance(statement, ast.ImportFrom) else ""
     names = [f"{of}{alias.name}" for alias in statement.names]
     return [name.removeprefix("biology.") for name in names if name.startswith("biology.")]
 
 
 def _owners(names: Iterable[str]) -> list[str]:
-    """The modules that these are, or are defined in; names of the package's face have none."""
+    """The modules that these names are, or are defined in. Names defined in the package's `__init__.py` have none."""
     return [
         module
         for name in names

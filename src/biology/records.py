@@ -1,7 +1,7 @@
-"""Records read from files, strict and frozen, and the one error that a user's mistake raises.
+"""Strict, frozen records read from files, and the one error that a user's mistake raises.
 
-A key that nobody reads is an error, not a silent default: a misspelt threshold that is ignored would change a result without a
-trace. `read_yaml` reads a file, `validate` makes a record of what it holds.
+An unknown key is an error, not a silent default: a misspelt threshold that is ignored would change a result without a
+trace. `read_yaml` reads a file, `validate` turns its contents into a record.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ from biology.grammar import expected, steps_to, unknown
 
 
 class InputError(ValueError):
-    """A mistake in what the user gave (a file, a name, a prompt), said in one line that tells what to do."""
+    """A mistake in what the user gave (a file, a name, a prompt), told in one line that says what to do."""
 
 
 class InputWarning(UserWarning):
-    """Something in what the user gave that is not used, or not as it may be meant; said in one line, and work goes on."""
+    """Something the user gave is ignored, or may not be used as intended. Told in one line; work goes on."""
 
 
 class Strict(BaseModel):
@@ -35,7 +35,7 @@ class Strict(BaseModel):
     def _refuse_unknown_keys(cls, data: Any) -> Any:
         if not isinstance(data, dict):
             return data
-        fields = cls.model_fields  # looked up once: pydantic takes its time
+        fields = cls.model_fields  # looked up once, because pydantic is slow
         for key in data:
             if key not in fields:
                 raise ValueError(unknown("key", key, fields))
@@ -43,7 +43,7 @@ class Strict(BaseModel):
 
 
 class _UniqueKeys(yaml.constructor.SafeConstructor):
-    """Safe YAML in which a key given twice is an error (plain YAML keeps the last one and says nothing)."""
+    """Safe YAML in which a repeated key is an error (plain YAML silently keeps the last one)."""
 
     def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
         seen = set()
@@ -59,18 +59,18 @@ class _UniqueKeys(yaml.constructor.SafeConstructor):
 
 
 class _Loader(_UniqueKeys, yaml.SafeLoader):
-    """Reads slowly, and its complaints show the line."""
+    """The slow loader, whose error messages show the line."""
 
 
 _Libyaml: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class _FastLoader(_UniqueKeys, _Libyaml):
-    """Reads a case in a tenth of the time, where PyYAML comes with libyaml."""
+    """A loader that takes a tenth of the time, if PyYAML was built with libyaml."""
 
 
 def read_yaml(path: str | Path) -> Any:
-    """The contents of a YAML file. `InputError` if it is missing, malformed, or gives a key twice."""
+    """The contents of a YAML file. Raises `InputError` if it is missing, malformed, or repeats a key."""
     path = Path(path)
     try:
         text = path.read_text(encoding="utf-8")
@@ -82,7 +82,7 @@ def read_yaml(path: str | Path) -> Any:
     try:
         return yaml.load(text, Loader=_FastLoader)  # noqa: S506 (a SafeLoader)
     except mistakes:
-        pass  # the other one says what is wrong, in the same words on every machine
+        pass  # the other loader gives the same message on every machine
     try:
         return yaml.load(text, Loader=_Loader)  # noqa: S506 (a SafeLoader)
     except mistakes as error:
@@ -93,7 +93,7 @@ Record = TypeVar("Record", bound=BaseModel)
 
 
 def validate(record: type[Record], data: Any, path: str | Path, where: str = "") -> Record:
-    """`data` as a `record`; `InputError` with the file, the place in it and what is wrong there (the first mistake)."""
+    """`data` as a `record`. Raises `InputError` with the file, the place in it, and the first mistake."""
     try:
         return record.model_validate(data)
     except ValidationError as error:
@@ -112,6 +112,7 @@ def validate(record: type[Record], data: Any, path: str | Path, where: str = "")
 
 
 def known(path: Path, where: str, kind: str, name: str, there: Iterable[str], of: str = "") -> None:
-    """Raises InputError, with the nearest of `there` and all of them, if `name` is none; `where` is the place in the file."""
+    """Raises InputError if `name` is not one of `there`; the message gives the nearest and all of them. `where` is the
+    place in the file."""
     if name not in (names := list(there)):
         raise InputError(f"{path}: {where}: {unknown(kind, name, names, of)}")

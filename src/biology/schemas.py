@@ -1,4 +1,4 @@
-"""The schemas of tables: which columns each has, of which types, what names a row, and what must hold for all of them."""
+"""The schemas of tables: columns, types, keys, and the conditions that all rows must meet."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ Kind = Literal["str", "int", "float", "bool"]
 ARMS = ("effect", *CONTROLS)
 SPLITS = ("dev", "heldout", "registered", "exploratory")
 VERDICTS = ("untestable", "not replicated", "inconclusive", "replicated")
-"""In the order in which they are counted, last first."""
+"""The four verdicts. Counts list them from the last to the first."""
 DECIDING = ("not replicated", "untestable", "inconclusive", "replicated")
-"""A claim of several parts has the verdict of the part that comes first here: one that is refuted refutes it."""
+"""A claim of several parts gets the first of these verdicts that one of its parts has: one refuted part refutes it."""
 RUN_TABLES = (
     "prompts", "evidence", "graphs", "edges", "supernodes", "sites", "panel", "fidelity", "operands", "operand_plots",
 )  # fmt: skip
-"""Tables that every run of a (model, case) leaves."""
+"""Tables that every run of a model on a case writes."""
 
 
 @dataclass(frozen=True)
 class Schema:
-    """Columns of a table with their types, and what must hold for its rows."""
+    """Columns of a table with their types, and the conditions on its rows."""
 
     columns: dict[str, Kind]
     key: tuple[str, ...]
-    """Columns that together name a row; no two rows share them."""
+    """Columns that together identify a row; no two rows share their values."""
     ordered: bool = False
-    """The order of rows carries meaning and is kept; otherwise rows are sorted by the key."""
+    """The order of rows has a meaning and is kept; otherwise rows are sorted by the key."""
     factors: bool = False
-    """Further columns are allowed: what an item is about."""
+    """Further columns, the factors of an item, are allowed."""
     allowed: tuple[tuple[str, tuple[str, ...]], ...] = ()
-    """Columns that hold one of a few words."""
+    """Columns that hold one of a few words, with these words."""
     missing: tuple[str, ...] = ()
-    """Columns of numbers that may be empty (NaN)."""
+    """Numeric columns that may be empty (NaN)."""
 
 
 SCHEMAS: dict[str, Schema] = {
@@ -83,7 +83,7 @@ SCHEMAS: dict[str, Schema] = {
         key=("item", "supernode", "layer", "pos", "feature"), ordered=True,
     ),
     # one row is a position and a range of layers in which a supernode's factor was exchanged on `n` development prompts
-    # (site_search.py); accuracy: on which share the answer moved; chosen: there the supernode is (none: nothing was found)
+    # (site_search.py); accuracy: share on which the answer moved; chosen: the supernode's site (no row: nothing was found)
     "sites": Schema(
         {
             "supernode": "str", "position": "str", "first": "int", "last": "int", "accuracy": "float", "n": "int",
@@ -92,7 +92,7 @@ SCHEMAS: dict[str, Schema] = {
         key=("supernode", "position", "first", "last"), ordered=True, missing=("accuracy",),
     ),
     # one row is the activation of a supernode, or the probability of a next token, or a line written, under an
-    # intervention, and under its control: the mean of matched random features, or the line that one such set leaves
+    # intervention, and under its control: the mean of matched random features, or the line under one such set
     "panel": Schema(
         {
             "item": "str", "experiment": "str", "strength": "float", "supernode_or_token": "str", "kind": "str",
@@ -101,12 +101,12 @@ SCHEMAS: dict[str, Schema] = {
         key=("item", "experiment", "strength", "kind", "supernode_or_token"), ordered=True,
         allowed=(("kind", ("activation", "probability", "line")),), missing=("control",),
     ),
-    # one row is a measure of the transcoders: of a layer or of `all`, on a behaviour or on `all`
+    # one row is a measure of the transcoders, for a layer or `all`, on a behaviour or `all`
     "fidelity": Schema(
         {"layer": "str", "behaviour": "str", "metric": "str", "value": "float"},
         key=("layer", "behaviour", "metric"), ordered=True,
     ),
-    # one row is a way to read a linear model off a prompt, and how well it foretells ablation (foretelling.py)
+    # one row is a linearisation on a prompt, and how well it predicts ablations (foretelling.py)
     "foretelling": Schema(
         {
             "prompt": "str", "behaviour": "str", "target": "str", "rule": "str", "attention": "str", "norms": "str",
@@ -115,7 +115,7 @@ SCHEMAS: dict[str, Schema] = {
         key=("prompt", "behaviour", "target", "rule", "attention", "norms"), ordered=True, missing=("spearman",),
         allowed=(("attention", ("frozen", "live")), ("norms", ("frozen", "live"))),
     ),
-    # one row is a toy with more features than dimensions, and how many a dictionary finds of those that it keeps (superposition.py)
+    # one row is a toy model with more features than dimensions, and how many of the features it keeps are found (superposition.py)
     "superposition": Schema(
         {
             "features": "int", "dimensions": "int", "seed": "int", "kept": "int", "found": "int", "found_random": "int",
@@ -123,13 +123,13 @@ SCHEMAS: dict[str, Schema] = {
         },
         key=("features", "seed"), ordered=True,
     ),
-    # one row is a measure of a dictionary on held-out tokens: of a layer or of `all` (dictionary_metrics.py)
+    # one row is a measure of a dictionary on held-out tokens, for a layer or `all` (dictionary_metrics.py)
     "dictionary": Schema(
         {"layer": "str", "metric": "str", "value": "float"}, key=("layer", "metric"), ordered=True,
     ),
-    # one row is a feature: the share of held-out tokens on which it fires
+    # one row is a feature: the share of held-out tokens on which it is active
     "density": Schema({"layer": "int", "feature": "int", "density": "float"}, key=("layer", "feature"), ordered=True),
-    # one row is a number of features active at a token (the middle of a bin): the errors of the tokens where so many are
+    # one row is a number of features active at a token (the middle of a bin), with the errors of such tokens
     "token_errors": Schema(
         {
             "layer": "int", "l0": "float", "tokens": "int", "error": "float", "low": "float", "median": "float",
@@ -137,7 +137,7 @@ SCHEMAS: dict[str, Schema] = {
         },
         key=("layer", "l0"), ordered=True,
     ),
-    # one row is a dictionary thinned to about `target` active features a token (dictionary_comparison.py); shipped: as it is
+    # one row is a dictionary thinned to about `target` active features per token (dictionary_comparison.py); shipped: not thinned
     "comparison": Schema(
         {
             "dictionary": "str", "variant": "str", "target": "float", "features": "int", "parameters": "int",
@@ -156,7 +156,7 @@ SCHEMAS: dict[str, Schema] = {
         },
         key=("case", "stream", "layer", "arm", "item"), allowed=(("arm", ARMS), ("split", SPLITS)),
     ),
-    # one row is a feature read on the grid of two operands at a position (operands.py); `transcoders`: own or shuffled
+    # one row is a feature classified on the grid of two operands at a position (operands.py); `transcoders`: own or shuffled
     "operands": Schema(
         {
             "transcoders": "str", "at": "str", "layer": "int", "feature": "int", "model": "str", "family": "str",
@@ -166,12 +166,12 @@ SCHEMAS: dict[str, Schema] = {
         key=("transcoders", "at", "layer", "feature"), ordered=True,
         allowed=(("transcoders", ("own", "shuffled")),),
     ),
-    # one row is a cell of the operand plot of an exemplar feature (cells that no prompt fills are missing)
+    # one row is a cell of the operand plot of an exemplar feature (cells without a prompt are missing)
     "operand_plots": Schema(
         {"at": "str", "layer": "int", "feature": "int", "a": "int", "b": "int", "activation": "float"},
         key=("at", "layer", "feature", "a", "b"), ordered=True,
     ),
-    # one row is a feature in the atlas of a model; lists of tokens and of [prompt, a digit a token] are JSON
+    # one row is a feature in the atlas of a model; lists of tokens and of [prompt, one digit per token] are JSON
     "atlas": Schema(
         {
             "layer": "int", "feature": "int", "density": "float", "maximum": "float", "raises": "str", "lowers": "str",
@@ -181,7 +181,7 @@ SCHEMAS: dict[str, Schema] = {
     ),
     # one row is a prompt of the atlas
     "atlas_prompts": Schema({"prompt": "int", "source": "str", "tokens": "str"}, key=("prompt",), ordered=True),
-    # one row is what a named prompt says next (or the line that it writes) while a supernode of `source` is held
+    # one row is the answer of a named prompt (or the line that it writes) while a supernode of `source` is held
     "steering": Schema(
         {
             "item": "str", "source": "str", "supernode": "str", "mode": "str", "pos": "int", "strength": "float",
@@ -198,8 +198,8 @@ SCHEMAS: dict[str, Schema] = {
         },
         key=("item", "layer", "pos", "feature", "strength"), ordered=True,
     ),
-    # one row is a claim, judged; found: share of the prompts on which all supernodes that it rests on have members (empty: it
-    # rests on none); method: the rule that judged it (`statistics.METHODS`)
+    # one row is a judged claim; found: share of the prompts on which all supernodes that it depends on have members (empty: it
+    # depends on none); method: the rule that judged it (`statistics.METHODS`)
     "verdicts": Schema(
         {
             "claim": "str", "case": "str", "model": "str", "transcoders": "str", "seed": "int", "verdict": "str",
@@ -209,7 +209,7 @@ SCHEMAS: dict[str, Schema] = {
         key=("model", "transcoders", "seed", "case", "claim"), ordered=True, allowed=(("verdict", VERDICTS),),
         missing=("statistic", "low", "high", "p", "found"),
     ),
-    # one row is a part of a claim: the measurement it needs and what came out
+    # one row is a part of a claim: the measurement it needs and the result
     "parts": Schema(
         {
             "claim": "str", "case": "str", "part": "str", "verdict": "str", "experiment": "str", "outcome": "str",
@@ -229,7 +229,7 @@ SCHEMAS: dict[str, Schema] = {
         },
         key=("case", "claim", "part", "cluster"),
     ),
-    # one row is a scored prompt of a part; said: by the model itself; scored: it passes the gate; score: positive as claimed
+    # one row is a scored prompt of a part; said: the model's own answer; scored: it passes the gate; score: positive as claimed
     "scored": Schema(
         {
             "claim": "str", "part": "str", "item": "str", "cluster": "str", "prompt": "str", "donor": "str", "expected": "str",

@@ -1,12 +1,11 @@
-"""The waist: tidy tables between everything that needs torch and everything that does not.
+"""Tidy tables, the only link ("waist") between code that needs torch and code that does not.
 
-One row is one observation, one column one variable. Claims, figures and reports read these tables and nothing else, so
-that judging, drawing and writing start at once and run on a laptop. A table is checked when written and when read: a
-missing column, a wrong type, a value that is not finite or a repeated row stops there, with table and column
-named, instead of moving a verdict.
+One row is one observation, one column one variable. Claims, figures and reports read only these tables, so that
+judging, drawing and writing start at once and run on a laptop. A table is checked when written and when read: a missing
+column, a wrong type, a value that is not finite or a repeated row is an error that names the table and the column.
 
-The same table is the same bytes: explicit types, no index, no pandas metadata, and rows in the order of the key where
-the order carries no meaning.
+The same table gives the same bytes: explicit types, no index, no pandas metadata, and rows sorted by the key where
+their order has no meaning.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
@@ -29,23 +28,25 @@ from biology.records import InputError
 from biology.schemas import RUN_TABLES, SCHEMAS, Kind, Schema
 
 Tables = Mapping[str, pd.DataFrame]
-"""Tables of one (model, case) by name."""
+"""Tables of one model and case, by name."""
 
 ELSEWHERE = "elsewhere"
-"""Under `<experiment>/elsewhere` stands what the same push does at other positions on development prompts, of which one is chosen."""
+"""`<experiment>/elsewhere` holds the effects of the same push at other positions, on development prompts; one of these
+is chosen."""
 _ARROW = {"str": pa.string(), "int": pa.int64(), "float": pa.float64(), "bool": pa.bool_()}
 _PANDAS = {"str": "str", "int": "int64", "float": "float64", "bool": "bool"}
 
 
 def stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
-    """Tables of one kind, one after the other; empty ones have no say in the types."""
+    """Tables of one kind, concatenated. Empty ones do not affect the types."""
     listed = list(frames)
     filled = [frame for frame in listed if len(frame)]
     return pd.concat(filled, ignore_index=True) if filled else listed[0]
 
 
 def best_site(evidence: pd.DataFrame, outcome: str, direction: str) -> int | None:
-    """Number of the site (`draw`) whose rows have the largest mean effect minus match, the first of equals; None without rows."""
+    """Number of the site (`draw`) with the largest mean effect minus match; the first one of a tie, None without
+    rows."""
     rows = evidence[evidence["outcome"] == outcome]
     arms = rows.groupby(["draw", "arm"])["value"].mean().unstack("arm")
     if not len(arms):
@@ -66,7 +67,7 @@ def _schema(name: str) -> Schema:
 
 
 def table(name: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
-    """The table `name` made of rows given as mappings; no rows make an empty table with its columns."""
+    """The table `name` from rows given as mappings. Without rows it is empty but has its columns."""
     listed = list(rows)
     frame = pd.DataFrame(listed) if listed else pd.DataFrame({column: [] for column in _schema(name).columns})
     return validate_table(frame, name)
@@ -75,8 +76,9 @@ def table(name: str, rows: Iterable[Mapping[str, Any]]) -> pd.DataFrame:
 def validate_table(frame: pd.DataFrame, name: str) -> pd.DataFrame:
     """`frame` with the types and the row order of the table `name`.
 
-    Raises `InputError`, naming table and column, if a column is missing, unknown, of another type, not finite or
-    outside its words, or if two rows have the same key.
+    Raises:
+        InputError: a column is missing, unknown, of another type, not finite or outside its words, or two rows have the
+            same key. The message names table and column.
     """
     schema = _schema(name)
     missing = [column for column in schema.columns if column not in frame.columns]
@@ -135,9 +137,10 @@ def _convert(values: pd.Series, kind: Kind, where: str, may_miss: bool) -> pd.Se
 
 
 def write_table(path: str | Path, frame: pd.DataFrame, name: str) -> None:
-    """Writes the table `name` to `path` (`.parquet`, or `.csv` with six significant digits), all of it or nothing.
+    """Writes the table `name` to `path`, whole or not at all: `.parquet`, or `.csv` with six significant digits.
 
-    Raises `InputError` if the table does not fit its schema (`validate_table`).
+    Raises:
+        InputError: the table does not fit its schema (`validate_table`).
     """
     path = Path(path)
     if path.suffix not in (".parquet", ".csv"):
@@ -159,7 +162,7 @@ def write_table(path: str | Path, frame: pd.DataFrame, name: str) -> None:
 
 
 def read_table(path: str | Path, name: str) -> pd.DataFrame:
-    """The table `name` from `path`. `InputError` if it is missing, damaged, or does not fit its schema."""
+    """The table `name` from `path`. Raises `InputError` if it is missing, damaged, or does not fit its schema."""
     path = Path(path)
     if not path.is_file():
         raise InputError(f"{path}: no such table. Make it with `biology tabulate`, or with `make figures`.")

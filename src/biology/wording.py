@@ -1,4 +1,4 @@
-"""Numbers, fractions and prompts as pages print them. Whatever is quoted is escaped."""
+"""Numbers, fractions and prompts as pages print them. Quoted text is escaped."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 
 def number(value: float | int, digits: int = 3) -> str:
-    """A number in print: so many significant digits, a true minus sign, tiny ones as 4.1×10⁻⁷, a dash where there is none."""
+    """A number in print: `digits` significant digits, a true minus sign, tiny values as 4.1×10⁻⁷, a dash for None or
+    NaN."""
     if value is None or (isinstance(value, float) and math.isnan(value)):
         return "–"
     if math.isinf(value):
@@ -27,12 +28,12 @@ def number(value: float | int, digits: int = 3) -> str:
 
 
 def plain(value: float) -> str:
-    """A number in a reason, which is read in tables and terminals too: three significant digits in ASCII."""
+    """A number in a verdict's reason, which tables and terminals show too: three significant digits in ASCII."""
     return "infinite" if math.isinf(value) else f"{value:.3g}"
 
 
 def percent(value: float) -> str:
-    """A fraction in per cent, to a tenth below ten per cent and near a hundred."""
+    """A fraction in per cent, with one decimal below ten per cent and near a hundred."""
     if math.isnan(value):
         return "–"
     size = abs(value)
@@ -42,18 +43,18 @@ def percent(value: float) -> str:
 
 
 def points(value: float) -> str:
-    """A difference of two fractions in percentage points, to a tenth below ten."""
+    """A difference of two fractions in percentage points, with one decimal below ten."""
     size = 100 * abs(value)
     text = f"{size:.1f}" if 0.05 <= size < 9.95 else f"{size:.0f}"
     return f"−{text}" if value < 0 and text != "0" else text
 
 
 def visible(text: str) -> str:
-    """A prompt or token with its line breaks shown."""
+    """A prompt or token with its line breaks made visible."""
     return text.replace("\n", "↵")
 
 
 def embed(data: Any) -> Markup:
-    """Data as JSON inside a script element; nothing in it can end the element or start a comment."""
+    """Data as JSON for a script element. Nothing in it can end the element or start a comment."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup(text.replace("&", "\\u0026").replace("<", "\\u003c").replace(">", "\\u003e"))

@@ -1,11 +1,11 @@
-"""Which attention heads carry chosen edges of a graph, and from where to where.
+"""Which attention heads carry chosen edges of a graph, and from which token to which.
 
     step[head, query, key] = pattern[head, query, key] * g[query] . O_head V_head . x[key]
 
-x is what the source alone brings to the stream that enters the head's block, and g is what the target reads of the
-stream that leaves its attention; everything is frozen. Summed over queries and keys, this is what the edge loses when
-the head is cut (`head_loadings` with steps "any"). An edge costs one walk up and one walk down, whatever the number of
-heads and sources: a few edges are told in the time of one row of all loadings.
+x is the source's own contribution to the stream that enters the head's block, and g is the target's gradient after the
+block's attention; everything is frozen. The sum over queries and keys is what the edge loses when the head is cut
+(`head_loadings` with steps "any"). An edge takes one pass up and one pass down, for any number of heads: a few edges cost
+as much as one row of all loadings.
 """
 
 from __future__ import annotations
@@ -32,11 +32,11 @@ from biology.transcoders.transcoder_set import TranscoderSet
 WORTH_TELLING = 0.01
 """Heads that carry less than this share of an edge are left out."""
 MOST_TOLD = 3
-"""Heads of an edge that are told in words."""
+"""Largest number of an edge's heads that are listed in words."""
 
 
 class Edge(NamedTuple):
-    """An edge by its nodes, and the share of all influence on the targets that runs along it."""
+    """An edge by its two nodes, and its share of all influence on the targets."""
 
     source: int
     target: int
@@ -44,8 +44,8 @@ class Edge(NamedTuple):
 
 
 class HeadPart(NamedTuple):
-    """What an edge loses without a head, as a share of the edge, and the head's step that carries most: from which
-    position (key) to which (query)."""
+    """The share of an edge that is lost without a head, and the head's largest step: from which position (key) to which
+    (query)."""
 
     layer: int
     head: int
@@ -58,8 +58,8 @@ class HeadPart(NamedTuple):
 class CarriedEdge:
     """An edge and the heads that carry it, the largest |share| first.
 
-    Shares add up to 1 where every path takes one step of attention. A path of several steps is lost with each of its
-    heads, so that they can add up to more.
+    Shares add up to 1 if every path takes one step of attention. A path of several steps is counted with each of its heads,
+    so that shares can add up to more.
     """
 
     source: int
@@ -69,8 +69,8 @@ class CarriedEdge:
     heads: tuple[HeadPart, ...]
 
     def in_words(self, graph: Graph, labels: Mapping[tuple[int, int], str] | None = None) -> tuple[str, str]:
-        """The edge, as `graph_paths.describe` has it, and its heads: `L1H3 81%, L0H2 12% (from "of"@4 to "is"@9)`. A step is
-        told where it is not from the source's token to the target's."""
+        """The edge as in `graph_paths.describe`, and its heads: `L1H3 81%, L0H2 12% (from "of"@4 to "is"@9)`. A step is
+        given if it is not from the source's token to the target's."""
         path = GraphPath((self.source, self.target), self.share * float(graph.weights.sum()), (self.weight,))
         tokens, ends = token_texts(graph), (int(graph.pos[self.target]), int(graph.pos[self.source]))
         told = []
@@ -82,13 +82,13 @@ class CarriedEdge:
 
 
 def head_name(layer: int, head: int) -> str:
-    """What a head is called: `L1H3` is head 3 of layer 1, both from 0."""
+    """The name of a head: `L1H3` is head 3 of layer 1, both counted from 0."""
     return f"L{layer}H{head}"
 
 
 def edges_between_tokens(graph: Graph, edges: Bool[Tensor, "node node"], n: int) -> list[Edge]:
-    """The n edges of `edges` [target, source] through which most influence runs, of those that lead from one token of the
-    prompt to another: nothing but attention can carry them."""
+    """The n most influential of `edges` [target, source] that lead from one token of the prompt to another. Only attention
+    can carry them."""
     if graph.metadata["attention"] != "frozen" or graph.metadata["norms"] != "frozen":
         raise InputError("heads carry edges through frozen attention and norms: trace without `live`.")
     target, source = edges.nonzero(as_tuple=True)
@@ -106,11 +106,11 @@ def edges_between_tokens(graph: Graph, edges: Bool[Tensor, "node node"], n: int)
 def carried_edges(
     model: Model, transcoders: TranscoderSet, graph: Graph, edges: Sequence[Edge], *, memory: int = 1 << 28
 ) -> list[CarriedEdge]:
-    """Which heads carry each of some edges, in their order.
+    """The heads that carry each of the given edges, in the order given.
 
     Args:
         graph: its targets are tokens, contrasts or features.
-        memory: bytes of working arrays, beyond one edge at a time.
+        memory: bytes of working arrays; at least one edge is computed at a time.
 
     Raises InputError as `head_loadings` does.
     """
@@ -137,7 +137,7 @@ def carried_edges(
 
 
 def _parts(share: Float[Tensor, "layer head"], best: Int[Tensor, "layer head"], n_keys: int) -> tuple[HeadPart, ...]:
-    """The heads worth telling, the largest first."""
+    """The heads that carry at least `WORTH_TELLING` of the edge, the largest first."""
     heads = []
     for place in share.abs().flatten().argsort(descending=True, stable=True).tolist():
         layer, head = divmod(place, share.shape[1])
@@ -150,7 +150,8 @@ def _parts(share: Float[Tensor, "layer head"], best: Int[Tensor, "layer head"], 
 def _steps(
     local: LocalReplacement, readers: Sequence[Readout], written: _Written
 ) -> tuple[Float[Tensor, "edge layer head"], Int[Tensor, "edge layer head"]]:
-    """What each edge loses without each head, and the head's largest step as query * number of places + key."""
+    """The part of each edge that is lost without each head, and the head's largest step as query * number of places +
+    key."""
     n_places = readers[0].pos + 1
     n_heads = local.frozen.pattern[0].shape[1]
     between = dict(gradients(local, readers))
@@ -168,10 +169,11 @@ def gradients(
     readers: Sequence[Readout],
     features: Callable[[int, Mapping[int, Tensor]], Tensor] | None = None,
 ) -> Iterator[tuple[int, Float[Tensor, "pos row d_model"]]]:
-    """From the top, the gradients of read-outs of one layer and position between attention and MLP of each block.
+    """From the top down, the gradients of read-outs at one layer and position, taken between attention and MLP of each
+    block.
 
-    `features(layer, writes)` are the gradients at what a transcoder reads that its features bring, from those at the MLP outputs
-    of its layer and all above; None for paths that pass no feature.
+    `features(layer, writes)` returns the gradient at a transcoder's input that comes back through its features, given those
+    at the MLP outputs of its layer and all above. None: paths through features are left out.
     """
     layer, g = readers[0].layer, start_of(local, readers)
     if layer < local.n_layers:  # a transcoder reads after the attention of its own block
@@ -197,7 +199,8 @@ def attention_steps(
     g: Float[Tensor, "query row d_model"],
     values: Float[Tensor, "row key head d_head"],
 ) -> Float[Tensor, "row head query key"]:
-    """What each step of attention in a block passes on of some values to read-outs whose gradient after it is g."""
+    """The contribution of each attention step (head, query, key) of a block, for given values and for read-outs with
+    gradient g after it."""
     frozen, n_places = local.frozen, g.shape[0]
     pattern = frozen.pattern[layer][local.row][:, :n_places, :n_places]
     if frozen.scale1_post is not None:
@@ -216,7 +219,7 @@ def _values(
 
 
 class _Written:
-    """What source nodes write: at the embedding, and where the MLPs of layers join the stream."""
+    """The outputs of source nodes: at the embedding, and where the MLPs of layers write to the stream."""
 
     def __init__(self, source: Sources, graph: Graph, nodes: Sequence[int]) -> None:
         self.source = source
@@ -234,14 +237,14 @@ class _Written:
     def at(self, local: LocalReplacement, layer: int) -> Float[Tensor, "node pos d_model"]:
         out = local.frozen.embed.new_zeros(len(self.nodes), local.n_pos, local.frozen.embed.shape[2])
         for i, (column, kind, own, pos) in enumerate(self.nodes):
-            if kind != TOKEN and own <= layer:  # a cross-layer feature writes to the layers above its own too
+            if kind != TOKEN and own <= layer:  # a cross-layer feature also writes to the layers above its own
                 start, stop, vectors = cell(local, self.source, layer, pos)
                 if start <= column < stop:
                     out[i, pos] = vectors[column - start]
         return out
 
     def streams(self, local: LocalReplacement, n_places: int) -> Iterator[Float[Tensor, "node pos d_model"]]:
-        """What the nodes bring to the stream that enters each block, at the first places."""
+        """The nodes' contributions to the stream that enters each block, at the first `n_places` positions."""
         x = self.embedded(local)
         for layer in range(local.n_layers):
             yield x[:, :n_places]

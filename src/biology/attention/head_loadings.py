@@ -1,11 +1,11 @@
 """Which attention heads carry the edges of an attribution graph.
 
 Between a source and its target lies a product of blocks, each the residual stream plus one term per head (patterns and
-norm scales frozen). An edge is the sum of its paths through that product, so what runs through a head can be told
-exactly. The loading of a single-step edge is v_target . O_h V_h . v_source times the head's attention (Kamath et al.,
-"Tracing Attention Computation Through Feature Interactions", 2025, head loadings). Their graphs read features at every
-block, so that an edge takes one attention step; ours read at MLPs only, edges take several, and a choice is due which
-head a path of several steps is booked on (`HeadLoadings.steps`).
+norm scales frozen). An edge is the sum of its paths through that product, so that the part through one head is exact.
+The loading of a single-step edge is v_target . O_h V_h . v_source times the head's attention (Kamath et al., "Tracing
+Attention Computation Through Feature Interactions", 2025, head loadings). Their graphs read features at every block, so
+that an edge takes one attention step. Ours read at MLPs only, and a path may take several steps; which head such a path
+counts for must be chosen (`HeadLoadings.steps`).
 """
 
 from __future__ import annotations
@@ -32,13 +32,13 @@ STEPS = ("any", "last")
 
 @dataclass(frozen=True, eq=False)
 class HeadLoadings:
-    """How much of a target's incoming edges runs through each attention head.
+    """The part of each of a target's incoming edges that runs through each attention head.
 
-    `edge[s]` is the whole direct effect of source s and `direct[s]` the part that meets no attention at all. With
-    steps "any", `heads[l, h, s]` is what the edge loses when the frozen output of head h in layer l is cut, that is the
-    sum of its paths through that head: direct + heads adds up to the edge where no path takes two attention steps (a
-    path of n steps is counted n times). With steps "last" each path is booked on the head closest to the target, and
-    the sum is always the edge. Divide by `edge` for shares.
+    `edge[s]` is the whole direct effect of source s and `direct[s]` the part through no attention at all. With steps
+    "any", `heads[l, h, s]` is what the edge loses when the frozen output of head h in layer l is cut: the sum of its
+    paths through that head. A path of n steps is then counted n times; direct + heads adds up to the edge if no path
+    takes two steps. With steps "last" each path counts for the head closest to the target, and the sum is always the
+    edge. Divide by `edge` for shares.
     """
 
     steps: str
@@ -49,8 +49,8 @@ class HeadLoadings:
 
 @dataclass(frozen=True, eq=False)
 class HeadShares:
-    """Shares of a graph's influence: each row's sum of |loadings| / sum of |edges|, averaged over rows by the influence
-    that flows through them. Shares add up to more than 1 where loadings of opposite sign cancel in an edge."""
+    """Shares of a graph's influence: each row's sum of |loadings| / sum of |edges|, averaged over rows, weighted by
+    their influence. Shares can add up to more than 1, if loadings of opposite sign cancel in an edge."""
 
     steps: str
     direct: float
@@ -66,17 +66,17 @@ def head_loadings(
     steps: str = "any",
     memory: int = 1 << 28,
 ) -> HeadLoadings:
-    """Which heads carry the edges into one target of a graph. Entries of `source` are the graph's nodes up to its
-    targets; the frozen model is rebuilt from the graph's own prompt and features.
+    """The head loadings of the edges into one target of a graph. Entries of `source` are the graph's nodes before its
+    targets. The frozen model is rebuilt from the graph's own prompt and features.
 
     Args:
         target: a feature or token-target node of the graph, by index; or any target, in the graph or not.
         steps: `any` or `last`, see `HeadLoadings`.
-        memory: bytes of working arrays, beyond one target at a time.
+        memory: bytes of working arrays; at least one target is computed at a time.
 
     Raises:
-        InputError: a node without incoming edges, an unknown value of `steps`, a target that is a direction given by
-            its node (give the target itself), or features that are not active with these transcoders.
+        InputError: a node without incoming edges, an unknown value of `steps`, the node of a direction (give the
+            target itself), or features that are not active with these transcoders.
     """
     wanted = target_of_node(graph, target) if isinstance(target, int) else target
     _, edge, direct, heads = next(_loadings(model, transcoders, graph, [wanted], steps, memory))
@@ -94,9 +94,9 @@ def head_shares(
 ) -> HeadShares:
     """The shares of a graph's influence that run through each head, see `HeadShares`. Costs one row per node and head.
 
-    `targets` are those the graph was made with, needed if one is a direction.
+    `targets` are those the graph was made with; needed only if one is a direction.
 
-    Raises InputError as `head_loadings` does, and for another number of targets than the graph has.
+    Raises InputError as `head_loadings` does, and if the number of targets is not the graph's.
     """
     flow = influence(graph).double() + graph.weights
     first = graph.logits.start
@@ -119,7 +119,8 @@ def head_shares(
 
 
 def target_of_node(graph: Graph, index: int) -> Target:
-    """The target that a node of a graph is. Raises InputError for a node that is none, or whose target is a direction."""
+    """The target of a node of a graph. Raises InputError for a node without incoming edges, or the node of a
+    direction."""
     if not -graph.n_nodes <= index < graph.n_nodes:
         raise InputError(f"node {index} does not exist: the graph has {graph.n_nodes} nodes")
     columns = (graph.kind, graph.layer, graph.pos, graph.feature, graph.token_id)
@@ -139,7 +140,7 @@ def target_of_node(graph: Graph, index: int) -> Target:
 
 @dataclass(frozen=True, eq=False)
 class FrozenGraph:
-    """The local replacement model that a graph was made of, its source nodes, and read-outs of some targets."""
+    """The local replacement model of a graph, its source nodes, and read-outs of some targets."""
 
     local: LocalReplacement
     source: Sources
@@ -164,8 +165,8 @@ def frozen_graph(model: Model, transcoders: TranscoderSet, graph: Graph, wanted:
 
 
 def start_of(local: LocalReplacement, readers: Sequence[Readout]) -> Float[Tensor, "pos row d_model"]:
-    """Gradients of read-outs of one layer and position where they begin: between attention and MLP of their block, or at
-    the stream that leaves the last block."""
+    """Initial gradients of read-outs at one layer and position: between attention and MLP of their block, or at the
+    output of the last block."""
     layer, pos = readers[0].layer, readers[0].pos
     vectors = torch.stack([readout.vector for readout in readers]).to(local.frozen.embed.dtype)
     start = vectors.new_zeros(pos + 1, len(readers), vectors.shape[1])
@@ -200,7 +201,7 @@ def _loadings(
 def _loadings_at(
     local: LocalReplacement, source: Sources, columns: Int[Tensor, " source"], readers: Sequence[Readout], steps: str
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Edges, direct parts and parts through heads of read-outs of one layer and position."""
+    """Edges, direct parts and parts through heads, for read-outs of one layer and position."""
     layer, start = readers[0].layer, start_of(local, readers)
     effects: dict[bool, Tensor] = {}
     between: dict[bool, dict[int, Tensor]] = {True: {}, False: {}}
@@ -222,7 +223,7 @@ def _loadings_at(
 def _through_heads(
     local: LocalReplacement, layer: int, g: Float[Tensor, "pos row d_model"]
 ) -> Float[Tensor, "pos row head d_model"]:
-    """Transpose of what each head of a block adds to the residual stream."""
+    """Transpose of each head's output into the residual stream."""
     maps, frozen = local.attention[layer], local.frozen
     pattern = frozen.pattern[layer][local.row][:, : g.shape[0], : g.shape[0]]
     if frozen.scale1_post is not None:

@@ -1,4 +1,5 @@
-"""What the heads that carry edges match: why the strongest head of each edge attends where it carries the edge."""
+"""Why the strongest head of each edge attends where it carries the edge: the pairs of nodes that its query and key
+match."""
 
 from __future__ import annotations
 
@@ -14,12 +15,13 @@ from biology.models.model import Model
 from biology.transcoders.transcoder_set import TranscoderSet
 
 MOST = 3
-"""Pairs of a match."""
+"""Number of pairs in a match."""
 
 
 @dataclass(frozen=True, eq=False)
 class Match:
-    """A head's attention at one step, its score before softmax, and the pairs of nodes that make most of the score."""
+    """A head's attention at one step, its score before softmax, and the pairs of nodes that contribute most to the
+    score."""
 
     attention: float
     score: float
@@ -28,7 +30,7 @@ class Match:
     key_nodes: SourceNodes
 
     def features(self) -> list[tuple[int, int, int]]:
-        """The features of the pairs as layer, number, position."""
+        """The features among the pairs, as (layer, feature, position)."""
         ends = [(self.query_nodes, pair.query) for pair in self.pairs]
         ends += [(self.key_nodes, pair.key) for pair in self.pairs]
         return [
@@ -38,7 +40,7 @@ class Match:
         ]
 
     def told(self, labels: Mapping[tuple[int, int], str] | None = None) -> list[tuple[str, str, float]]:
-        """The pairs in words: the node of the query, that of the key, and what they add to the score."""
+        """The pairs in words: the node of the query, the node of the key, and their contribution to the score."""
         return [
             (self.query_nodes.label(pair.query, labels), self.key_nodes.label(pair.key, labels), pair.value)
             for pair in self.pairs
@@ -48,7 +50,7 @@ class Match:
 def matches(
     model: Model, transcoders: TranscoderSet, graph: Graph, carried: Sequence[CarriedEdge]
 ) -> list[Match | None]:
-    """For each edge, what its first head matched at its largest step; None where no head is worth telling.
+    """For each edge, the match of its first head at its largest step; None if no head carries enough of the edge.
 
     Raises InputError as `qk_attribution` does.
     """

@@ -1,8 +1,9 @@
-"""Which attention heads an output rests on: where to begin before a single head is taken apart (`qk`).
+"""Which attention heads an output depends on: the heads to look at first with `qk`.
 
-Everything but the active features is frozen, and these answer linearly, as in an attribution graph: the effect of a head
-is the sum over all paths of the graph from what it writes to the target, through features or past them. Cut a head's
-frozen pattern in this linear model, and the target falls by the head's effect. One walk down the model gives all heads.
+Everything but the active features is frozen, and features respond linearly, as in an attribution graph. The effect of a
+head is the sum over all paths of the graph from the head's output to the target, through features or past them. If a
+head's frozen pattern is set to zero in this linear model, the target falls by the head's effect. One pass down the
+model gives all heads.
 """
 
 from __future__ import annotations
@@ -25,9 +26,8 @@ from biology.transcoders.transcoder_set import TranscoderSet, activate, decoder,
 
 @dataclass(frozen=True, eq=False)
 class OutputHeads:
-    """What a target loses without each head, and each head's step of attention that carries most of it, from position
-    `key` to position `query`, with the attention there. `pre_activation` is the target itself: a logit, or a difference
-    of two."""
+    """What a target loses without each head; and each head's largest attention step, from position `key` to position
+    `query`, with the attention there. `pre_activation` is the target's value: a logit, or a difference of two."""
 
     label: str
     pre_activation: float
@@ -38,7 +38,7 @@ class OutputHeads:
     attention: Float[Tensor, "layer head"]
 
     def strongest(self, n: int) -> list[tuple[int, int]]:
-        """The n heads (layer, head) of largest |effect|, largest first; heads without any are left out."""
+        """The n heads (layer, head) with the largest |effect|, largest first; heads without effect are left out."""
         order = self.effect.abs().flatten().argsort(descending=True, stable=True)[:n].tolist()
         places = [divmod(place, self.effect.shape[1]) for place in order]
         return [place for place in places if self.effect[place] != 0]
@@ -55,11 +55,11 @@ def output_heads(
     query: int | None = None,
     key: int | None = None,
 ) -> OutputHeads:
-    """The heads that an output rests on.
+    """The effects of all heads on an output.
 
     Args:
-        target: what to explain; None for what `explain` says of the prompt's next token (see `attribute`).
-        query, key: positions, negative ones from the end: the step of each head is then looked for among those from this
+        target: what to explain; None: what `explain` chooses for the prompt's next token (see `attribute`).
+        query, key: positions, negative ones counted from the end: restrict the step reported for each head to this
             query, or to this key.
 
     Raises InputError for a target or position that does not exist, as `attribute` does.
@@ -106,7 +106,7 @@ def _only(place: int | None) -> slice:
 def _through_features(
     local: LocalReplacement, layer: int, writes: Mapping[int, Tensor], first_position: int
 ) -> Float[Tensor, "pos one d_model"]:
-    """The gradient at what the transcoder of a layer reads, through its active features; `writes` are the gradients at the
+    """The gradient at the input of a layer's transcoder, through its active features; `writes` are the gradients at the
     MLP outputs of this layer and those above."""
     transcoder, seen = local.transcoders.layers[layer], local.frozen.read[layer][local.row]
     values = activate(local.transcoders, layer, pre_activations(local.transcoders, layer, seen[first_position:]))

@@ -1,18 +1,18 @@
 """Why a head attends: an attention score as a sum over pairs of nodes.
 
-Attribution graphs freeze attention patterns: they show what moves along attention and not why it attends. That too is
-linear in each of two places, once the scales of all norms are frozen, those of query and key included:
+Attribution graphs freeze attention patterns: they show what attention moves, not why it attends. A score is linear in
+the query and in the key, once the scales of all norms are frozen, those of query and key included:
 
     score = scaling . rot(q) . rot(k),    q = sum of its sources' q_s + bias,    k = sum of its sources' k_t + bias
           = sum over pairs (s, t) of scaling . rot(q_s) . rot(k_t)  +  terms with a bias
 
 (Kamath et al., "Tracing Attention Computation Through Feature Interactions", 2025, QK attributions.) Sources are the
 nodes of the attribution graph: features and errors of earlier layers, tokens. What frozen attention of earlier layers
-has brought to the query's or the key's position belongs to the node it comes from, so a source may sit at an earlier
-position than the query or key itself. Gemma-2 caps its scores: what is attributed is the score before the cap.
+moved to the query's or the key's position belongs to the node it came from. A source may therefore be at an earlier
+position than the query or key itself. Gemma-2 caps its scores; the score before the cap is attributed.
 
-The matrix of pairs is the product of two thin ones (`score_terms`). They are direct effects with the head's query (key)
-map as readers: a score costs 2 d_head rows.
+The matrix of pairs is the product of two thin matrices (`score_terms`). Their rows are direct effects, with the head's
+query or key map as readers: a score costs 2 d_head rows.
 """
 
 from __future__ import annotations
@@ -39,8 +39,8 @@ Maps = Mapping[int, tuple[Float[Tensor, "d_model d_head"], Float[Tensor, " d_hea
 # ---------------------------------------------------------------------------------------------------- attention scores
 @dataclass(frozen=True, eq=False)
 class _Attention:
-    """What one layer's scores are made of, from one unmodified forward pass of one prompt. Heads are expanded; scales
-    of query and key norms and rotary angles are None where there are none."""
+    """The ingredients of one layer's scores, from one unmodified forward pass of one prompt. Heads are expanded. Scales
+    of query and key norms and rotary angles are None if the model has none."""
 
     scaling: float
     soft_cap: float | None
@@ -100,7 +100,7 @@ def _rotated(x: Float[Tensor, "*batch d_head"], attention: _Attention, pos: int)
 
 
 def _score(model: Model, attention: _Attention, layer: int, head: int, query: int, key: int) -> float:
-    """The model's own score before the soft-cap, checked against the score that its softmax gets."""
+    """The model's own score before the soft-cap, checked against the score that enters the softmax."""
     seen = float(attention.scores[head, query, key])
     if seen <= torch.finfo(attention.scores.dtype).min / 2:
         raise InputError(f"layer {layer} cannot attend from position {query} to {key}: its window hides it")
@@ -127,7 +127,7 @@ def _map(
     scale: Float[Tensor, "pos head"] | None,
     sign: float = 1.0,
 ) -> tuple[Float[Tensor, "d_model d_head"], Float[Tensor, " d_head"]]:
-    """From what ln1 puts out at a position to a head's rotated query or key there: a matrix and a constant."""
+    """The map from the output of ln1 at a position to a head's rotated query or key there: a matrix and a constant."""
     gain = sign * weight.new_ones(weight.shape[2])
     if norm is not None and scale is not None:  # an RMS norm with its scale frozen: nothing to centre, no bias
         gain = gain * norm.gain / scale[pos, head]
@@ -152,11 +152,11 @@ def qk_attribution(
     """Why head `head` of layer `layer` attends from position `query` to position `key`, as a sum over pairs of nodes.
 
     Args:
-        query, key: positions, negative ones counted from the end; later tokens than the query's are dropped.
-        against: another key position; the difference of the two scores is then taken apart, which is all that softmax
-            sees (what a query adds to every key alike drops out).
-        features: the feature nodes, as (layer, pos, feature), such as those of a pruned graph; those left out are
-            added to the errors of their cells. Features of the head's layer and above are not read and are ignored.
+        query, key: positions, negative ones counted from the end; tokens after the query are dropped.
+        against: another key position. The difference of the two scores is then attributed, as only differences matter to
+            softmax (what a query adds to every key alike drops out).
+        features: the feature nodes, as (layer, pos, feature), such as those of a pruned graph; the others are
+            added to the errors of their cells. Features of the head's layer and above have no effect and are ignored.
         first_position: as in `attribute`: features and errors before it belong to the bias.
         memory: bytes of working arrays.
 
@@ -220,7 +220,7 @@ def _places(
     key: int,
     against: int | None,
 ) -> tuple[int, dict[int, float]]:
-    """The query's position and the sign of each key's, from 0, after everything given was checked."""
+    """The query's position, and the sign of each key position, counted from 0. Checks all arguments."""
     if (transcoders.n_layers, transcoders.d_model) != (model.n_layers, model.d_model):
         raise InputError(
             f"transcoders of {transcoders.n_layers} layers and width {transcoders.d_model} do not fit model"
@@ -240,7 +240,8 @@ def _places(
 
 
 def _normed_bias(local: LocalReplacement, layer: int, first_position: int) -> Float[Tensor, "pos d_model"]:
-    """What ln1 of a layer puts out without any source: the bias of a model that ends there, ln1 for its last norm."""
+    """The output of a layer's ln1 without any source: `bias_pass` of a model that ends there, with ln1 as its last
+    norm."""
     weights = replace(local.weights, ln_final=local.weights.layers[layer].ln1)
     frozen = replace(local.frozen, scale_final=local.frozen.scale1[layer])
     ended = replace(local, weights=weights, frozen=frozen, attention=local.attention[:layer])
@@ -256,7 +257,8 @@ def _side(
     tokens: tuple[str, ...],
     memory: int,
 ) -> tuple[SourceNodes, Float[Tensor, "node d_head"], Float[Tensor, " d_head"]]:
-    """The nodes that reach a head's query (or keys) at the positions of `maps`, their vectors, and the constant."""
+    """The nodes that reach a head's query (or keys) at the positions of `maps`, their vectors, and the constant
+    term."""
     norm, scale = local.weights.layers[layer].ln1, local.frozen.scale1[layer][local.row]
     last, (d_model, d_head) = max(maps), next(iter(maps.values()))[0].shape
     nodes, columns = source_nodes(local, source, tokens, below=layer, places=maps)

@@ -1,7 +1,7 @@
 """An attention score as the sum of its terms: pairs of nodes, and nodes with biases (`qk` computes them).
 
-The matrix of pairs is the product of two thin ones, [query node, d_head] and [d_head, key node]: only these are kept, and sums over
-nodes are sums of vectors.
+The matrix of pairs is the product of two thin matrices, [query node, d_head] and [d_head, key node]. Only these are stored;
+sums over nodes are sums of vectors.
 """
 
 from __future__ import annotations
@@ -18,12 +18,12 @@ from biology.attention.stream_effects import SourceNodes
 ROWS = 256
 """Query nodes that are multiplied at a time."""
 ROUNDING = 1e-4
-"""How much a product may exceed its bound by rounding, as a share."""
+"""Relative amount by which rounding may put a product above its bound."""
 
 
 class Parts(NamedTuple):
-    """What adds up to a score: pairs of nodes, query nodes with the bias of the key, key nodes with that of the query, and
-    bias with bias."""
+    """The four parts of a score: pairs of nodes, query nodes with the bias of the key, key nodes with the bias of the
+    query, and bias with bias."""
 
     pairs: float
     key_bias: float
@@ -32,7 +32,7 @@ class Parts(NamedTuple):
 
 
 class Pair(NamedTuple):
-    """What one query node and one key node (indices) together add to a score."""
+    """The contribution of one query node and one key node (indices) to a score."""
 
     query: int
     key: int
@@ -41,12 +41,12 @@ class Pair(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class QKAttribution:
-    """One attention score, taken apart: score = matrix.sum() + key_bias.sum() + query_bias.sum() + bias.
+    """One attention score and its terms: score = matrix.sum() + key_bias.sum() + query_bias.sum() + bias.
 
-    `query_vectors` are the sources' shares of the rotated query, times the score's scaling; `key_vectors` those of the
-    rotated key. `score` is the model's own, before any soft-cap; `attention` is the pattern after softmax. With
-    `against`, both are the differences to that key position, and so are the key's vectors. `row` is the attention from
-    the query to every position.
+    `query_vectors` are the sources' parts of the rotated query, times the score's scaling; `key_vectors` those of the
+    rotated key. `score` is the model's own, before any soft-cap; `attention` is the pattern after softmax. With `against`,
+    score, attention and key vectors are differences to that key position. `row` is the attention from the query to every
+    position.
     """
 
     layer: int
@@ -67,33 +67,32 @@ class QKAttribution:
 
     @property
     def matrix(self) -> Float[Tensor, "query_node key_node"]:
-        """All pairs: size grows with the product of the numbers of nodes (`top_pairs` does not build it)."""
+        """All pairs. Its size is the product of the numbers of nodes (`top_pairs` does not build it)."""
         return self.query_vectors @ self.key_vectors.T
 
     @property
     def key_bias(self) -> Float[Tensor, " query_node"]:
-        """Each query node with the bias of the key."""
+        """Term of each query node with the bias of the key."""
         return self.query_vectors @ self.key_constant
 
     @property
     def query_bias(self) -> Float[Tensor, " key_node"]:
-        """The bias of the query with each key node: what makes a key attractive whatever the query is."""
+        """Term of the query's bias with each key node: what makes a key attractive to any query."""
         return self.key_vectors @ self.query_constant
 
     @property
     def bias(self) -> float:
-        """Bias with bias."""
+        """Term of bias with bias."""
         return float(self.query_constant.double() @ self.key_constant.double())
 
     @property
     def query_marginals(self) -> Float[Tensor, " query_node"]:
-        """How far the score falls if a node leaves the query: its row of the matrix and its share with the key's
-        bias."""
+        """How far the score falls without a node of the query: its row of the matrix plus its term with the key's bias."""
         return self.query_vectors @ (self.key_vectors.sum(0) + self.key_constant)
 
     @property
     def key_marginals(self) -> Float[Tensor, " key_node"]:
-        """How far the score falls if a node leaves the key."""
+        """How far the score falls without a node of the key."""
         return self.key_vectors @ (self.query_vectors.sum(0) + self.query_constant)
 
     @property
@@ -110,7 +109,7 @@ class QKAttribution:
 
     @property
     def residual(self) -> float:
-        """|total - score| / the sum of the |parts|, as the rows of graphs have it."""
+        """|total - score| / the sum of the |parts|, as for the rows of graphs."""
         size = sum(abs(part) for part in self.parts)
         return abs(self.total - self.score) / max(size, torch.finfo(torch.float64).tiny)
 
@@ -122,8 +121,8 @@ class QKAttribution:
     def top_pairs(self, count: int, *, memory: int = 1 << 26) -> list[Pair]:
         """The `count` pairs of largest absolute value, largest first, zeros left out; `memory` bounds working bytes.
 
-        A pair is at most the product of its vectors' lengths. So the longest vectors come first, and what is too short to
-        come among the best is never multiplied.
+        A pair is at most the product of its vectors' lengths. The longest vectors therefore come first, and vectors too
+        short to be among the best pairs are never multiplied.
         """
         if not len(self.query_nodes) or not len(self.key_nodes) or count < 1:
             return []
@@ -148,8 +147,8 @@ class QKAttribution:
         return found
 
     def by_token(self) -> Float[Tensor, "query_token key_token"]:
-        """The pairs summed over all nodes that stand at one token of the prompt and at another, in float64: many small terms
-        can come from one place."""
+        """The sum of the pairs between each two tokens, over all nodes at these tokens, in float64: many small terms can
+        come from one token."""
         n_pos = len(self.query_nodes.tokens)
         sums = [
             vectors.new_zeros(n_pos, vectors.shape[1], dtype=torch.float64).index_add_(0, nodes.pos, vectors.double())
@@ -164,7 +163,7 @@ class QKAttribution:
         return [(index, float(values[index])) for index in best]
 
     def tracing_results(self, count: int) -> dict[str, list]:
-        """The strongest pairs and marginals as `qk_tracing_results` of the published graph schema (one score's)."""
+        """The strongest pairs and marginals as one score's `qk_tracing_results` of the published graph schema."""
         pairs = [
             [self.query_nodes.node_id(pair.query), self.key_nodes.node_id(pair.key), pair.value]
             for pair in self.top_pairs(count)

@@ -1,9 +1,9 @@
-"""Direct effects on whatever reads the residual stream: gradients that start at any block and at many positions.
+"""Direct effects on any reader of the residual stream: gradients that start at any block and at many positions.
 
-`direct_effects` computes the rows of a graph, whose readers sit at transcoders and at the unembedding, one position
-each. What an attention head reads (`qk`) and what passes through it (`head_loadings`) are gradients at the stream
-entering a block, and the latter spread over positions. They descend through the same cells, without the ordering of
-rows that makes whole graphs fast.
+`direct_effects` computes the rows of a graph, whose readers are transcoders and the unembedding, one position each. The
+inputs of an attention head (`qk`) and the paths through it (`head_loadings`) are gradients at the stream entering a
+block; the latter spread over positions. They descend through the same cells, but without the ordering of rows that
+makes whole graphs fast.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class SourceNodes:
         return f"{layer}_{int(self.feature[index])}_{pos}"  # -1 for errors
 
     def label(self, index: int, labels: Mapping[tuple[int, int], str] | None = None) -> str:
-        """A node in words, as `graph_paths.node_label` has it: `"Dallas"@9`, `feature 3/120@9 (Texas)`, `error 3@9`."""
+        """A node in words, as in `graph_paths.node_label`: `"Dallas"@9`, `feature 3/120@9 (Texas)`, `error 3@9`."""
         kind, layer, pos = int(self.kind[index]), int(self.layer[index]), int(self.pos[index])
         if kind == TOKEN:
             return f'"{self.tokens[pos]}"@{pos}'
@@ -60,8 +60,8 @@ class SourceNodes:
 def source_nodes(
     local: LocalReplacement, source: Sources, tokens: tuple[str, ...], *, below: int, places: Iterable[int]
 ) -> tuple[SourceNodes, Int[Tensor, " node"]]:
-    """The source nodes that can reach the stream entering block `below` at some position of `places`, and the column of
-    each: nodes of lower layers there, and at earlier positions those with an attention step left."""
+    """The source nodes that can reach the stream entering block `below` at a position of `places`, and their columns:
+    nodes of lower layers there, and nodes at earlier positions that are followed by an attention step."""
     active, n_pos, first = source.active, local.n_pos, source.first_position
     device = source.feature_column.device
     cell_layer = torch.arange(local.n_layers, device=device).repeat_interleave(max(0, n_pos - first))
@@ -86,7 +86,7 @@ def source_nodes(
 
 
 def node_columns(source: Sources) -> Int[Tensor, " node"]:
-    """For each source node, in graph order (features, errors, tokens), its column."""
+    """The column of each source node, in graph order (features, errors, tokens)."""
     tokens = torch.arange(source.token_start, source.target_start, device=source.feature_column.device)
     return torch.cat([source.feature_column, source.error_column, tokens])
 
@@ -94,7 +94,8 @@ def node_columns(source: Sources) -> Int[Tensor, " node"]:
 def chosen_features(
     active: ActiveFeatures, features: Iterable[tuple[int, int, int]], n_pos: int, below: int
 ) -> Bool[Tensor, " active"]:
-    """Which active features are among the given (layer, pos, feature); those of layers >= `below` are ignored.
+    """Mask of the active features that are among the given (layer, pos, feature); those of layers >= `below` are
+    ignored.
 
     Raises InputError for a feature that is not active.
     """
@@ -109,8 +110,8 @@ def chosen_features(
 def past_attention(
     local: LocalReplacement, layer: int, g: Float[Tensor, "pos row d_model"], *, attend: bool = True
 ) -> Float[Tensor, "pos row d_model"]:
-    """A gradient between attention and MLP of a block, taken to the stream entering the block; without `attend`, along
-    the residual stream only."""
+    """Takes a gradient from between attention and MLP of a block to the stream entering the block; without `attend`,
+    along the residual stream only."""
     return attention_transpose(local, layer, g, g[0, :0]) if attend else g
 
 
@@ -123,10 +124,11 @@ def effects_below(
     attend: bool = True,
     between: dict[int, Tensor] | None = None,
 ) -> Float[Tensor, "row column"]:
-    """Effects of all sources on readers whose gradient at the stream entering block `layer` is g, positions 0, 1, ...
+    """Effects of all sources on readers whose gradient at the stream entering block `layer` is g, at positions 0, 1,
+    ...
 
-    `layer` n_layers is the stream that leaves the last block. `between` collects the gradients between attention and
-    MLP of the blocks passed. Without `attend` only paths that meet no attention count.
+    `layer` n_layers is the output of the last block. `between` collects the gradients between attention and MLP of the
+    blocks on the way. Without `attend`, only paths without attention count.
     """
     effects = g.new_zeros(g.shape[1], source.n_columns)
     for lower in range(layer - 1, -1, -1):

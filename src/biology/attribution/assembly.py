@@ -1,12 +1,15 @@
-"""The attribution graph of a prompt, or of many: targets, features, edges, assembly.
+"""The attribution graph of one or many prompts: targets, features, edges, assembly.
 
-Edges are direct effects in the local replacement model (attention patterns and norm scales frozen). Whole graphs of
-per-layer transcoders are computed from both sides (`whole_graph`), all others row by row (`selection`,
-`direct_effects`); the edges are the same. Position 0 is the beginning-of-sequence token: its features and errors are no
-nodes, its MLP outputs belong to the bias. A word that stands there is treated alike, because the first position gathers
-attention whatever it holds and transcoders are not trained on it; a warning says so. `bias` is read off an affine pass with all sources zero, `pre_activation`
-off the unmodified forward pass, so that "incoming edges + bias = pre-activation" checks every row; the worst residual
-is in the metadata.
+Edges are direct effects in the local replacement model (attention patterns and norm scales frozen). Whole graphs of per-layer
+transcoders are computed from both sides (`whole_graph`), all others row by row (`selection`, `direct_effects`); the edges are the
+same.
+
+Position 0 is the beginning-of-sequence token. Its features and errors are not nodes; its MLP outputs belong to the bias. If a word
+stands there it is treated the same, with a warning, because the first position gathers attention whatever its token and transcoders
+are not trained on it.
+
+`bias` comes from an affine pass with all sources zero, `pre_activation` from the unmodified forward pass. So "incoming edges + bias
+= pre-activation" is a check of every row; the largest residual is in the metadata.
 """
 
 from __future__ import annotations
@@ -36,9 +39,9 @@ from biology.records import InputError
 from biology.transcoders.transcoder_set import TranscoderSet
 
 MEMORY = 4 << 30  # bytes
-SMALL_BYTES = 1 << 26  # sources may always take this much on their way up, else a quarter of the graphs' own size
-SMALL = 4000  # prompts with fewer active features go row by row: there is little to gain from both sides
-BATCH = 1 << 16  # numbers in one layer's residual streams of prompts that are traced together
+SMALL_BYTES = 1 << 26  # sources may take this on their way up, or a quarter of the graphs' own size if that is more
+SMALL = 4000  # prompts with fewer active features are traced row by row: two sides would gain little
+BATCH = 1 << 16  # elements in one layer's residual streams of prompts that are traced together
 
 
 def attribute(
@@ -63,25 +66,25 @@ def attribute(
     """The attribution graph of one prompt.
 
     Args:
-        targets: what to explain (see `biology.attribution.targets`; an int is a token); None for the most probable tokens after
-            `position`: the shortest list that reaches `logit_probability`, at most `max_logits`.
+        targets: what to explain (see `biology.attribution.targets`; an int is a token). None: the most probable tokens after
+            `position`, the shortest list that reaches `logit_probability`, at most `max_logits`.
         max_feature_nodes: budget of feature nodes, chosen by influence; None for all active features, 0 for none.
-        features: the feature nodes themselves, as (layer, pos, feature), instead of a budget; each must be active.
-        position: which position's next-token logits are explained if `targets` is None. Later tokens are dropped:
-            they cannot matter.
-        first_position: features and errors before it are no nodes (1: the beginning-of-sequence token only). A prompt whose
-            first token is a word is said in a warning.
-        memory: bytes of working arrays, beyond the graph itself. Where the rows of a budget do not fit, only their
-            largest entries are kept to choose by, and the rows of the chosen features are computed again.
+        features: the feature nodes, as (layer, pos, feature), instead of a budget; each must be active.
+        position: the position whose next-token logits are explained if `targets` is None. Later tokens are dropped:
+            they have no effect on it.
+        first_position: features and errors before it are not nodes (1: leaves out the beginning-of-sequence token only). Warns
+            if the prompt's first token is a word.
+        memory: bytes of working arrays, beyond the graph itself. If the rows for a budget do not fit, only their
+            largest entries are kept for the choice, and the rows of the chosen features are computed again.
         progress: called with (rows done, rows in all).
-        foresee: called with the memory that is foretold, before the forward pass and before the graph is built; may refuse
+        foresee: called with the estimated memory before the forward pass, and again before the graph is built; may raise
             (`graph_memory.require`).
-        attention, norms: whether edges hold, to first order, what runs through attention patterns and through the scales of norms
-            (`live_effects`). Biases then hold what is left over.
-        explain: what is explained if `targets` is None: the most probable tokens' logits, or the first one's minus the runner-up's,
-            which foretells what ablations do better (`validation.foretelling`).
+        attention, norms: "live" includes in the edges, to first order, the effects through attention patterns or norm scales
+            (`live_effects`). The bias is then the remainder.
+        explain: what to explain if `targets` is None: the logits of the most probable tokens, or the first one's logit minus the
+            second one's, which predicts ablations better (`validation.foretelling`).
 
-    Features that no target can read (in the layer of a feature target or above) are no nodes.
+    Features that no target can read (in the layer of a feature target or above) are not nodes.
 
     Raises:
         InputError: an empty or overlong prompt, an unknown token, position, layer or feature, a budget below 0,
@@ -112,11 +115,10 @@ def attribute_batch(
     memory: int = MEMORY,
     progress: Callable[[int, int], None] | None = None,
 ) -> list[Graph]:
-    """The attribution graphs of many prompts: those of `attribute`, in less time.
+    """The attribution graphs of many prompts: the same as `attribute` gives, in less time.
 
-    Prompts of equal length share forward passes and matrix products. `targets` and `features` are given per prompt,
-    everything else holds for all; `progress` is called with (prompts done, prompts in all). Arguments and errors are
-    those of `attribute`.
+    Prompts of equal length share forward passes and matrix products. `targets` and `features` are given per prompt, all other
+    arguments hold for all; `progress` is called with (prompts done, prompts in all). Raises as `attribute` does.
     """
     settings = Settings(max_logits, logit_probability, max_feature_nodes, first_position, memory, None)
     every_target = [None] * len(prompts) if targets is None else list(targets)
@@ -254,8 +256,8 @@ class _Traced:
         ]
 
     def graph(self, row: int, active: ActiveFeatures, n_active: int, adjacency: Tensor, bias: Tensor) -> Graph:
-        """Node table, bias and pre-activations for a finished adjacency matrix; `active` are the feature nodes, `bias` is
-        theirs."""
+        """The graph of a finished adjacency matrix: node table, bias and pre-activations. `active` are the feature nodes, `bias`
+        their bias."""
         local, first, readouts = self.local, self.settings.first_position, self.readouts[row]
         device, dtype = adjacency.device, adjacency.dtype
         n_layers, n_pos = local.n_layers, local.n_pos
@@ -312,7 +314,7 @@ class _Traced:
         budget: int | None,
         given: bool = False,
     ) -> None:
-        """Tell whoever wants to know what the graph of a prompt, which is alone, will take."""
+        """Reports the memory that the graph of a single prompt will need."""
         local, settings = self.local, self.settings
         if settings.foresee is not None:
             counts = torch.bincount(active.layer, minlength=local.n_layers).tolist()
@@ -321,7 +323,7 @@ class _Traced:
             settings.foresee(sizes, foretell(sizes))
 
     def feature_bias(self, prompt: Tensor | int, active: ActiveFeatures) -> Float[Tensor, " active"]:
-        """What each feature reads of the affine pass without sources, plus its own bias. Features are sorted by layer."""
+        """Each feature's pre-activation in the affine pass without sources, its own bias included. Features are sorted by layer."""
         bias = active.pre_activation.new_empty(len(active))
         layers, counts = active.layer.unique_consecutive(return_counts=True)
         stop = 0

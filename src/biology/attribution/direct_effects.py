@@ -3,10 +3,10 @@
     effect[reader, source] = vector_reader . J . vector_source
 
 J is the frozen linear map from the write point of the source to the read point of the reader (`reader_gradients` and
-`whole_graph` apply it). Columns stand in the order that makes cells (layer, position) contiguous: by position, then
-layer, the cell's features and then its error; tokens and targets follow. A cross-layer feature is a source in the cells
-of all layers from its own upwards, so that a cell then is the prefix of its position up to that layer, and products
-are added up.
+`whole_graph` apply it). Columns are ordered so that each cell (layer, position) is contiguous: by position, then layer,
+then the cell's features and its error; tokens and targets follow. A cross-layer feature is a source in the cells of its
+own and all higher layers. A cell then consists of all columns of its position up to its layer, and its products are
+added to those of the other cells.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class ActiveFeatures:
         return ActiveFeatures(**{name: tensor[chosen] for name, tensor in vars(self).items()})
 
     def index(self, features: Sequence[tuple[int, int, int]], n_pos: int) -> Int[Tensor, " chosen"]:
-        """Sorted indices of given (layer, pos, feature); `InputError` names one that is not active."""
+        """Sorted indices of given (layer, pos, feature). Raises `InputError` with one that is not active."""
         keys = zip(*(t.tolist() for t in (self.layer, self.pos, self.feature)), strict=True)
         known, found = {key: i for i, key in enumerate(keys)}, set()
         for layer, pos, feature in features:
@@ -61,7 +61,7 @@ class ActiveFeatures:
 
 
 def mention_first_words(model: Model, prompts: Sequence[Int[Tensor, "1 _"]], first_position: int) -> None:
-    """Warns where the position that is left out holds a word of the prompt and no special token."""
+    """Warns if the position that is left out holds a word of the prompt instead of a special token."""
     words = {int(ids[0, 0]) for ids in prompts} - model.special_tokens
     if words and first_position == 1:
         shown = [repr(token_text(model, word)) for word in sorted(words)]
@@ -76,7 +76,7 @@ def mention_first_words(model: Model, prompts: Sequence[Int[Tensor, "1 _"]], fir
 
 
 def active_features(local: LocalReplacement, first_position: int, below: int) -> ActiveFeatures:
-    """Features of layers < `below` that fire at positions >= `first_position` in the unmodified forward pass."""
+    """Features of layers < `below` that are active at positions >= `first_position` in the unmodified forward pass."""
     parts: dict[str, list[Tensor]] = {name: [] for name in ("layer", "pos", "feature", "activation", "pre_activation")}
     for layer in range(below):
         pre = pre_activations(local.transcoders, layer, local.frozen.read[layer][local.row, first_position:])
@@ -108,10 +108,10 @@ def batch_active_features(
 
 @dataclass(frozen=True, eq=False)
 class Sources:
-    """Source vectors in column order, and where each node's column is.
+    """Source vectors in column order, and the column of each node.
 
-    `start[pos - first_position, layer]` is the first column of a cell; its error is the last. `vectors` holds the
-    rows of all cells of per-layer transcoders; cross-layer cells are put together when they are needed.
+    `start[pos - first_position, layer]` is the first column of a cell; its error is the last one. `vectors` holds the
+    rows of all cells of per-layer transcoders; the vectors of cross-layer cells are computed when needed.
     """
 
     active: ActiveFeatures
@@ -123,11 +123,11 @@ class Sources:
     vectors: Float[Tensor, "column d_model"] | None
     n_targets: int
     kept: dict[tuple[int, int], Tensor] = field(default_factory=dict)
-    """Vectors of cross-layer cells that were needed before."""
+    """Vectors of cross-layer cells that were computed before."""
 
     @cached_property
     def ranges(self) -> dict[tuple[int, int], slice]:
-        """Where the active features of a (layer, pos) are."""
+        """Indices of the active features of each (layer, pos)."""
         n_pos = self.errors.shape[1]
         cells, counts = (self.active.layer * n_pos + self.active.pos).unique_consecutive(return_counts=True)
         stops = counts.cumsum(0).tolist()
@@ -162,8 +162,8 @@ def sources(
     *,
     keep: Bool[Tensor, " active"] | None = None,
 ) -> Sources:
-    """Source vectors of the active features (those in `keep`; the others are added to the errors of the cells they
-    write to)."""
+    """Source vectors of the active features. With `keep`, only of those; the outputs of the others are added to the
+    errors of the cells they write to."""
     frozen, device = local.frozen, active.layer.device
     n_layers, n_pos = local.n_layers, local.n_pos
     errors = _reconstruction_errors(local, active if keep is None else active.subset(keep), first_position)
@@ -190,7 +190,7 @@ def sources(
 
 
 def _reconstruction_errors(local: LocalReplacement, active: ActiveFeatures, first_position: int) -> Tensor:
-    """MLP output minus what `active`, b_dec and the skip reconstruct, [layer, pos, d_model]; zero before
+    """MLP output minus the reconstruction by `active`, b_dec and the skip, [layer, pos, d_model]; zero before
     `first_position`."""
     frozen, row = local.frozen, local.row
     errors = []
@@ -211,7 +211,7 @@ def _reconstruction_errors(local: LocalReplacement, active: ActiveFeatures, firs
 
 
 def cell(local: LocalReplacement, source: Sources, layer: int, pos: int) -> tuple[int, int, Tensor]:
-    """First and last column of a cell and its source vectors; of all lower layers too in a cross-layer set."""
+    """First and last column of a cell and its source vectors; in a cross-layer set, those of all lower layers too."""
     row = pos - source.first_position
     start, stop = int(source.start[row, layer]), int(source.stop[row, layer])
     if source.vectors is not None:
@@ -230,7 +230,7 @@ def cell(local: LocalReplacement, source: Sources, layer: int, pos: int) -> tupl
             first = int(source.start[row, lower]) - begin
             torch.mul(rows, active.activation[chosen, None], out=vectors[first : first + len(rows)])
     vectors[-1] = source.errors[layer, pos]
-    # a cell is needed for every block of readers; all of them are half as large as all decoder rows in use
+    # every block of readers needs the cell; all cells are half as large as all decoder rows in use
     if len(active) * local.n_layers * vectors.shape[1] * vectors.element_size() <= 2 * KEPT:
         source.kept[layer, pos] = vectors
     return begin, stop, vectors

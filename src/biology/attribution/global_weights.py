@@ -1,23 +1,23 @@
-"""Global weights: how features are wired whatever the prompt, and how much of that wiring is used on a corpus.
+"""Global weights: the connections between features that hold for every prompt, and how much of them a corpus uses.
 
-A feature s writes W_dec[s] into the residual stream and a feature t of a later layer reads W_enc[t] off it, at the same
-position and with no attention between. Their virtual weight is ("Circuit Tracing", 2025, section on global weights)
+A feature s writes W_dec[s] into the residual stream. A feature t of a later layer reads W_enc[t] from it, at the same
+position, without attention between. Their virtual weight is ("Circuit Tracing", 2025, section on global weights)
 
     V[t, s] = < sum of W_dec[s -> l] over layers l_s <= l < l_t,  W_enc[t] >
 
-with the one layer l = l_s in a per-layer set. Between write hook and read hook stand norms: their gains (and the
-centring of LayerNorm) are part of V; their scales depend on the prompt and count as 1, unless `scales` gives their
-means over a corpus. Skip connections of the layers in between are left out. With scales of 1, the direct part of a
-graph's edge at one position is a_s V[t, s] / scale (per-layer set without skips, no norm after the write hook).
+In a per-layer set l = l_s is the only term. Norms lie between write hook and read hook. Their gains (and the centring
+of LayerNorm) are part of V. Their scales depend on the prompt and count as 1, unless `scales` gives their means over a
+corpus. Skip connections of the layers in between are left out. With scales of 1, the direct part of a graph's edge at
+one position is a_s V[t, s] / scale (per-layer set without skips, no norm after the write hook).
 
 Most large virtual weights are interference: the two features are never active together. Two corrections weight V by
-what is seen in a corpus, E being the mean over its tokens and a the activations at one and the same token:
+statistics of a corpus. E is the mean over its tokens, and a are the activations at one and the same token:
 
     expected residual attribution   ERA[t, s]   = E[1(a_t > 0) a_s] V[t, s]
     target-weighted ERA             TWERA[t, s] = E[a_t a_s] / E[a_t] V[t, s]
 
-Both are blind to inhibition: a source that keeps its target silent is never active with it. Rows are targets and
-columns sources, as in a graph.
+Neither shows inhibition: a source that keeps its target silent is never active with it. Rows are targets and columns
+sources, as in a graph.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ Features = Sequence[int] | slice
 
 @dataclass(frozen=True, eq=False)
 class NormScales:
-    """Means of 1 / scale over the tokens of a corpus: of the norms before the read hooks and after the write hooks; 1
-    where there is no such norm."""
+    """Means of 1 / scale over the tokens of a corpus, for the norms before the read hooks and after the write hooks; 1
+    if there is no such norm."""
 
     read: Float[Tensor, " layer"]
     write: Float[Tensor, " layer"]
@@ -65,11 +65,11 @@ class Connection(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class GlobalWeights:
-    """What global weights are made of; the weights themselves are computed block by block, never all at once.
+    """Encoders, gains and activations from which global weights are computed, block by block, never all at once.
 
-    `encoders[l]` have the norm before the read hook folded in, `write_gains[l]` is the norm after the write hook (None
-    where there is none). `activity[l]` holds the activations of a corpus [token, feature], sparse; it is empty without
-    a corpus.
+    `encoders[l]` have the norm before the read hook folded in, `write_gains[l]` is the gain of the norm after the write
+    hook (None if there is none). `activity[l]` holds the activations of a corpus [token, feature], sparse; it is empty
+    without a corpus.
     """
 
     transcoders: TranscoderSet
@@ -84,7 +84,7 @@ class GlobalWeights:
         return len(self.encoders)
 
     def index(self, features: Features) -> Int[Tensor, " chosen"] | slice:
-        """Chosen features as an index of encoders and decoders."""
+        """The chosen features as an index into encoders and decoders."""
         if isinstance(features, slice):
             return features
         return torch.tensor(list(features), dtype=torch.long, device=self.encoders[0].device)
@@ -92,7 +92,8 @@ class GlobalWeights:
     def written(
         self, source_layer: int, target_layer: int, features: Features = EVERY
     ) -> Float[Tensor, "source d_model"]:
-        """What features of one layer write, with unit activation, to the stream that the MLP of another reads."""
+        """Output of features of one layer, at unit activation, into the residual stream that the MLP of another layer
+        reads."""
         chosen = self.index(features)
         total = torch.zeros_like(self.encoders[source_layer][chosen])
         for layer in range(source_layer, target_layer):
@@ -113,14 +114,14 @@ def global_weights(
     scales: NormScales | None = None,
     first_position: int = 1,
 ) -> GlobalWeights:
-    """Fold the norms into encoders and decoders, and index a corpus by feature.
+    """Folds the norms into encoders and decoders, and indexes a corpus by feature.
 
     Args:
-        cache: active features of a corpus; without it there are virtual weights only. Takes 12 bytes per activation.
+        cache: active features of a corpus; without it there are only virtual weights. Takes 12 bytes per activation.
         scales: mean inverse norm scales, from `mean_inverse_scales`; 1 if None. They make weights into different
-            layers comparable and leave the order of the inputs of one feature alone (but where a norm follows the
-            write hook).
-        first_position: tokens before it do not count (1: the beginning-of-sequence token only).
+            layers comparable. They do not change the order of a feature's inputs, unless a norm follows the
+            write hook.
+        first_position: tokens before it do not count (1: leaves out the beginning-of-sequence token only).
 
     Raises:
         InputError: transcoders that do not fit the model, neurons, or a cache of other transcoders.
@@ -150,7 +151,7 @@ def global_weights(
 
 
 def _seen_through(norm: Norm, encoder: Tensor, *, gain: bool) -> Tensor:
-    """Encoders that read the stream before a norm of scale 1 as the given ones read what it puts out."""
+    """Encoders with a norm of scale 1 folded in: they read the residual stream before the norm, not its output."""
     return norm.centre(encoder * norm.gain if gain else encoder)
 
 
@@ -162,9 +163,9 @@ def mean_inverse_scales(
     batch_size: int = 16,
     first_position: int = 1,
 ) -> NormScales:
-    """Mean of 1 / scale of the norms that stand before the read hooks and after the write hooks, over all tokens.
+    """Mean of 1 / scale of the norms before the read hooks and after the write hooks, over all tokens.
 
-    The mean is over tokens, not over those where a feature is active.
+    All tokens count, not only those where a feature is active.
 
     Raises InputError for an empty prompt, or if no prompt has a token from `first_position` on.
     """
@@ -197,7 +198,7 @@ def _activity(
             f" with up to {max(n_features)}"
         )
     counted = (cache.lengths - first_position).clamp(min=0)
-    first = counted.cumsum(0) - counted - first_position  # token number of a prompt's position 0
+    first = counted.cumsum(0) - counted - first_position  # token index of a prompt's position 0
     token = torch.repeat_interleave(first, cache.offsets.diff()) + cache.pos
     n_tokens = int(counted.sum())
     columns = []
@@ -236,7 +237,8 @@ def coactivity(
     targets: Features = EVERY,
     sources: Features = EVERY,
 ) -> sparse.csr_array:
-    """The factor of V that the corpus gives, [target, source], sparse: E[1(a_t > 0) a_s], or E[a_t a_s] / E[a_t].
+    """The corpus statistic by which V is multiplied, [target, source], sparse: E[1(a_t > 0) a_s], or E[a_t a_s] /
+    E[a_t].
 
     Zero for features that are never active at the same token.
     """
@@ -265,7 +267,7 @@ def expected_weights(
 ) -> sparse.csr_array:
     """ERA (`era`) or TWERA (`twera`) between features of two layers, [target, source], sparse.
 
-    Only pairs that are active together are kept; the working memory is that of V for the chosen features.
+    Only pairs that are active together are stored; the working memory is that of V for the chosen features.
 
     Raises:
         InputError: an unknown kind, layers that do not exist or are not in order, or no corpus.
@@ -305,7 +307,8 @@ def outputs(
 def strongest(
     weights: GlobalWeights, kind: str = "twera", *, count: int = 100, memory: int = 1 << 28
 ) -> list[Connection]:
-    """The strongest connections of all, by absolute weight. `memory` bounds the bytes of one block of V.
+    """The strongest connections between any two features, by absolute weight. `memory` bounds the bytes of one block of
+    V.
 
     Raises InputError for an unknown kind, or without a corpus.
     """
@@ -313,7 +316,7 @@ def strongest(
     for target_layer in range(1, weights.n_layers):
         every = range(len(weights.encoders[target_layer]))
         for source_layer in range(target_layer):
-            # per entry: V, its absolute value, an order and two indices
+            # bytes per entry: V, its absolute value, an order and two indices
             size = max(1, memory // (40 * len(weights.encoders[source_layer])))
             for first in range(0, len(every), size):
                 targets = every[first : first + size]
@@ -332,7 +335,7 @@ def _connections(
     targets: Sequence[int] | None = None,
     sources: Sequence[int] | None = None,
 ) -> list[Connection]:
-    """The `count` strongest connections between (all) features of two layers."""
+    """The `count` strongest connections between features of two layers (by default all features)."""
     targets = range(len(weights.encoders[target_layer])) if targets is None else targets
     sources = range(len(weights.encoders[source_layer])) if sources is None else sources
     if kind == "virtual":

@@ -29,19 +29,19 @@ from torch import Tensor
 
 FEATURE, ERROR, TOKEN, LOGIT = range(4)
 KIND_NAMES = ("feature", "error", "token", "logit")
-ROW_FLOOR = 1e-10  # rows that sum to less (errors, tokens, unexplained features) stay zero when normalised
-NORESERVE = 0x4000 if sys.platform == "linux" else 0  # mmap has its name from Python 3.13 on
-CHUNK_ENTRIES = 1_000_000  # adjacency entries held as float64 at any one time
+ROW_FLOOR = 1e-10  # rows with a smaller sum (errors, tokens, features without inputs) stay zero when normalised
+NORESERVE = 0x4000 if sys.platform == "linux" else 0  # mmap has a name for it only from Python 3.13 on
+CHUNK_ENTRIES = 1_000_000  # largest number of adjacency entries held as float64 at a time
 
 
 @dataclass(frozen=True, eq=False)
 class Graph:
     """Nodes and direct effects of one prompt; fields that do not apply to a node are -1 (integers) or 0 (floats).
 
-    `probability` is the weight w of a target: the model's probability of that token, 1 for contrasts, directions and
-    features. `pre_activation` comes from the unmodified forward pass and `bias` from the affine pass without sources,
-    never one from the other. `metadata` holds plain JSON values: tokens, token_ids, n_layers, n_vocab, target_labels,
-    and how the graph was made.
+    `probability` is the weight w of a target: the model's probability of that token, or 1 for contrasts, directions and
+    features. `pre_activation` comes from the unmodified forward pass and `bias` from the affine pass without sources;
+    neither is computed from the other. `metadata` holds plain JSON values: tokens, token_ids, n_layers, n_vocab,
+    target_labels, and how the graph was made.
     """
 
     kind: Int[Tensor, " node"]
@@ -102,20 +102,20 @@ class Graph:
 
 
 class Scores(NamedTuple):
-    """replacement: share of leaf influence that comes from tokens and not errors; completeness: share of inputs
-    explained."""
+    """replacement: share of the influence of leaves (tokens and errors) that comes from tokens; completeness: mean
+    share of a node's inputs that does not come from errors."""
 
     replacement: float
     completeness: float
 
 
 def empty_edges(n_rows: int, n_columns: int, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """A matrix of zeros for edges. On a CPU it takes memory only where something is written: three quarters of an
-    adjacency matrix and nearly all of an edge mask stay empty, because edges run upwards and forwards."""
+    """A matrix of zeros for edges. On a CPU only the entries that are written take memory: three quarters of an
+    adjacency matrix and nearly all of an edge mask stay empty, because edges run only upwards and forwards."""
     size = n_rows * n_columns * torch.empty(0, dtype=dtype).element_size()
     if device.type != "cpu" or size < mmap.PAGESIZE:
         return torch.zeros(n_rows, n_columns, dtype=dtype, device=device)
-    # private, or reading what is empty would fill it; not reserved, or the kernel would refuse what is never written
+    # private, or reading an empty page would fill it; not reserved, or the kernel would refuse pages never written
     pages = mmap.mmap(-1, size, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS | NORESERVE)
     if hasattr(mmap, "MADV_NOHUGEPAGE"):
         pages.madvise(mmap.MADV_NOHUGEPAGE)
@@ -132,11 +132,11 @@ def sweep_influence(
     signed: bool = False,
     removed: Bool[Tensor, " node"] | None = None,
 ) -> Float[Tensor, " node"]:
-    """Influence (float64) from the incoming edges of some nodes; nodes without a row pass nothing on.
+    """Influence (float64) computed from the incoming edges of some nodes. Nodes without a row pass no influence on.
 
-    Row r belongs to node `row_node[r]`; rows are visited by falling `row_depth` (not at all if it is negative), and
-    an edge may only come from a lower depth. `signed` keeps the sign of each edge, so that opposite paths cancel;
-    `removed` nodes pass nothing on and get 0.
+    Row r belongs to node `row_node[r]`. Rows are visited from the highest `row_depth` down (negative: never), and an
+    edge may only come from a lower depth. `signed` keeps the sign of each edge, so that opposite paths cancel;
+    `removed` nodes pass no influence on and get 0.
     """
     total = torch.zeros(rows.shape[1], dtype=torch.float64, device=rows.device)
     step = max(1, CHUNK_ENTRIES // max(1, rows.shape[1]))
@@ -154,7 +154,8 @@ def _pass_on(
     signed: bool,
     removed: Tensor | None,
 ) -> None:
-    """Add to `total` [*batch, node] what some nodes of one depth pass on through their rows, given as (columns, entries)."""
+    """Adds to `total` [*batch, node] the influence that nodes of one depth pass on through their rows, given as
+    (columns, entries)."""
     sizes = [entries.double().abs() for _, entries in parts]
     passed = total[..., nodes] + weights[..., nodes].double()
     passed = passed / torch.stack([size.sum(1) for size in sizes]).sum(0).clamp(min=ROW_FLOOR)
@@ -171,8 +172,8 @@ def depths(graph: Graph) -> Int[Tensor, " node"]:
 
 
 def _row_blocks(graph: Graph) -> Iterator[tuple[slice, list[slice]]]:
-    """The nodes with incoming edges, targets first and then layers downwards, in blocks of bounded size, and the
-    columns that their edges can come from: features of lower layers, errors and tokens."""
+    """Nodes with incoming edges, in blocks of bounded size, targets first and then layers downwards; and for each block
+    the columns from which edges can come: features of lower layers, errors and tokens."""
     _, counts = torch.unique_consecutive(graph.layer[graph.features], return_counts=True)
     stops = counts.cumsum(0).tolist()
     leaves = slice(graph.errors.start, graph.tokens.stop)
@@ -194,7 +195,7 @@ def influence(
     """Influence of every node on the targets (or on `weights`), through all paths; float64.
 
     I = wN + wN^2 + ... with N = |A| / row sums of |A|; `signed=True` uses N = A / row sums of |A|, so that opposite
-    paths cancel. Many questions about one graph are cheapest in one call: they share the sweep over its edges.
+    paths cancel. Ask several questions about one graph in one call: they share the pass over its edges.
     """
     weights = graph.weights if weights is None else weights
     total = torch.zeros(weights.shape, dtype=torch.float64, device=graph.adjacency.device)
@@ -205,8 +206,8 @@ def influence(
 
 
 def cumulative_scores(values: Float[Tensor, " node"]) -> Float[Tensor, " node"]:
-    """For each entry the cumulative share of all entries at least as large: small = important (the `influence` of
-    exported graphs)."""
+    """For each entry, the share of the total in all entries at least as large: small means important (the `influence`
+    of exported graphs)."""
     order = values.argsort(descending=True, stable=True)
     total = values.sum().clamp(min=torch.finfo(values.dtype).tiny)
     scores = torch.empty_like(values)
@@ -216,12 +217,12 @@ def cumulative_scores(values: Float[Tensor, " node"]) -> Float[Tensor, " node"]:
 
 # ------------------------------------------------------------------------------------------------------ pruning
 def share_threshold(values: Float[Tensor, " entry"], share: float) -> float:
-    """The smallest value of the shortest descending prefix whose sum reaches `share` of the total; -inf if share >=
-    1."""
+    """The smallest value of the shortest list of largest entries whose sum reaches `share` of the total; -inf if share
+    >= 1."""
     if share >= 1 or values.numel() == 0:
         return float("-inf")
     total = values.sum(dtype=torch.float64)
-    # entries below this together hold less than the share left out, so that none of them is in the prefix: do not
+    # all entries below this add up to less than the share left out, so none of them is in the list: do not
     # sort them
     survivors = values[values >= float(total) * (1 - share) / values.numel()]
     survivors = survivors.sort(descending=True).values
@@ -232,11 +233,12 @@ def share_threshold(values: Float[Tensor, " entry"], share: float) -> float:
 def prune(
     graph: Graph, node_threshold: float = 0.8, edge_threshold: float = 0.98
 ) -> tuple[Bool[Tensor, " node"], Bool[Tensor, "node node"]]:
-    """Masks of the nodes and edges that hold `node_threshold` of node and `edge_threshold` of edge influence.
+    """Masks of the nodes and edges that carry `node_threshold` of node influence and `edge_threshold` of edge
+    influence.
 
-    Tokens and targets are always kept; kept features have a kept edge in and out, kept errors one out. A threshold of
-    1 keeps every node (every edge that is not zero). Only the edges between kept nodes are ever scored or sorted.
-    Raises ValueError for thresholds outside [0, 1].
+    Tokens and targets are always kept; a kept feature has a kept edge in and one out, a kept error one out. A threshold
+    of 1 keeps every node (every edge that is not zero). Only edges between kept nodes are scored or sorted. Raises
+    ValueError for thresholds outside [0, 1].
     """
     for name, value in (("node_threshold", node_threshold), ("edge_threshold", edge_threshold)):
         if not 0 <= value <= 1:
@@ -274,11 +276,12 @@ def _submatrix(matrix: Tensor, kept: Tensor) -> Tensor:
 
 # ------------------------------------------------------------------------------------------------------- scores
 def scores(graph: Graph, kept: Bool[Tensor, " node"] | None = None) -> Scores:
-    """Replacement and completeness of a graph, or of what pruning has kept of it; a graph without influence scores 0 and 0.
+    """Replacement and completeness score of a graph, or of the part that pruning kept; both 0 for a graph without
+    influence.
 
-    replacement = I(tokens) / (I(tokens) + I(errors)); completeness = mean over nodes, weighted by I + w, of the share
-    of a node's |input| that does not come from errors (errors and tokens themselves count as 1). What is not kept counts as an error,
-    of which nobody knows where it came from.
+    replacement = I(tokens) / (I(tokens) + I(errors)). completeness = mean over nodes, weighted by I + w, of the share
+    of a node's |input| that does not come from errors (errors and tokens themselves count as 1). Features that were not
+    kept count as errors, because the pruned graph does not show where they come from.
     """
     lost = torch.zeros_like(graph.kind, dtype=torch.bool) if kept is None else ~kept & (graph.kind == FEATURE)
     strength, unexplained = (torch.zeros_like(graph.weights) for _ in range(2))
@@ -327,12 +330,12 @@ def path_share(
     *,
     sources: Tensor | Iterable[int] | None = None,
 ) -> float:
-    """Share of the |influence| on `target` (all targets, weighted, if None) whose path passes through at least one
-    node of the set.
+    """Share of the |influence| on `target` (all targets, weighted, if None) along paths through at least one node of
+    the set.
 
     A path runs from a leaf (any token or error, or those in `sources`) to the target; its strength is the product of
     its edges in N. Share = 1 - (leaf influence with the set's rows and columns removed, N not renormalised) / (leaf
-    influence). A leaf in the set counts as passed through. 0 if no influence arrives at all. Raises ValueError if the
+    influence). All paths from a leaf in the set count. 0 if there is no influence at all. Raises ValueError if the
     target is in the set.
     """
     removed = _mask(graph, node_set)

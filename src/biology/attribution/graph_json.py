@@ -1,10 +1,9 @@
-"""What is written of an attribution graph: JSON of the published schema, the tensors and the node table of `biology
-trace`.
+"""Files of an attribution graph: JSON of the published schema, and the tensors and node table of `biology trace`.
 
 The schema is "Anthropic Attribution Graph" (Neuronpedia, version 1.0.0) with schema_version 1: features are Cantor
-pairs of (layer, feature), error ids are `{layer}_-1_{pos}`, `influence` is the cumulative score (small = important).
-Per-layer transcoder features are called "cross layer transcoder" there as well; `metadata.info.transcoder_kind` says
-which they were.
+pairs of (layer, feature), error ids are `{layer}_-1_{pos}`, `influence` is the cumulative score (small means
+important). Features of per-layer transcoders are also called "cross layer transcoder" there;
+`metadata.info.transcoder_kind` gives the actual kind.
 """
 
 from __future__ import annotations
@@ -32,7 +31,7 @@ from biology.attribution.graph_paths import node_label, target_labels, token_tex
 
 
 def nodes_table(graph: Graph, labels: Mapping[tuple[int, int], str] | None = None) -> dict[str, list[Any]]:
-    """Columns of nodes.parquet, one row a node in graph order; -1 where a field does not apply."""
+    """Columns of nodes.parquet, one row per node in graph order; -1 where a field does not apply."""
     is_feature, is_logit = graph.kind == FEATURE, graph.kind == LOGIT
     return {
         "kind": [KIND_NAMES[k] for k in graph.kind.tolist()],
@@ -59,7 +58,7 @@ def arrays(graph: Graph, node_mask: Bool[Tensor, " node"], edge_mask: Bool[Tenso
 
 
 def cantor(layer: int, feature: int) -> int:
-    """Cantor pair of (layer, feature): how graph JSON of schema version 1 names a feature of a layer."""
+    """Cantor pair of (layer, feature), by which graph JSON of schema version 1 names a feature."""
     return (layer + feature) * (layer + feature + 1) // 2 + feature
 
 
@@ -81,9 +80,9 @@ def export_json(
 ) -> dict[str, Any]:
     """The kept part of the graph as JSON of the published schema ("Anthropic Attribution Graph", schema_version 1).
 
-    `influence` is cumulative (small = important), error ids are `{layer}_-1_{pos}`, `feature` is a Cantor pair.
-    `supernodes` maps a name to node indices; kept members are pinned. `metadata.info` carries the scores and the
-    worst row residual of the whole graph. `heads` says of edges (target, source) which heads carry them: a key of their
+    `influence` is cumulative (small means important), error ids are `{layer}_-1_{pos}`, `feature` is a Cantor pair.
+    `supernodes` maps a name to node indices; kept members are pinned. `metadata.info` holds the scores and the largest
+    row residual of the whole graph. `heads` gives, for edges (target, source), the heads that carry them: a key of
     links that this project adds to the schema.
     """
     cumulative = cumulative_scores(influence(graph)).tolist()

@@ -1,16 +1,16 @@
-"""How much memory the graph of a prompt takes, added up before it is taken, and what would fit where it is too much.
+"""Estimates the memory that a prompt's graph needs before it is allocated, and what would fit if it is too much.
 
-The forward pass depends on the prompt's length and is foretold before it runs; how many features are active is known after
-it, and then the rest is. What is counted are the arrays that grow with the prompt, in the order of the work:
+The forward pass depends only on the prompt's length and is estimated before it runs. The rest depends on the number of active
+features and is estimated after it. The estimate counts the arrays that grow with the prompt, in the order of the work:
 
-    forward pass    attention patterns and streams of every layer, kept for as long as the graph is built
-    sources         what active features and errors write
-    rows            rows by which features are chosen under a budget
-    adjacency       the matrix; on a CPU only what is written of it takes memory (`graph.empty_edges`)
-    working arrays  gradients and vectors on their way
+    forward pass    attention patterns and residual streams of every layer, kept while the graph is built
+    sources         output vectors of active features and errors
+    rows            rows of the matrix, for the choice of features under a budget
+    adjacency       the matrix; on a CPU only its written entries take memory (`graph.empty_edges`)
+    working arrays  gradients and vectors being propagated
 
-The model and its transcoders are there already (`memory` tells of them). Peaks are foretold to within a quarter
-(`tests/test_graph_memory.py`), and what is proposed leaves that much room.
+The model and its transcoders are already loaded (`memory` counts them). Peaks are estimated to within a quarter
+(`tests/test_graph_memory.py`), and proposals leave that much room.
 """
 
 from __future__ import annotations
@@ -31,42 +31,42 @@ from biology.records import InputError
 from biology.transcoders.transcoder_set import TranscoderSet
 
 SURVIVORS = 3
-"""One node in so many is taken to survive pruning, which has a matrix of those; in graphs of text fewer do."""
+"""Assumes that one node in this many survives pruning, whose matrices grow with their square; in graphs of text fewer do."""
 DOUBLE = 8
 LEAST_MEMORY = memory.GIB // 4
-"""Working arrays that are proposed where more do not fit."""
+"""Bytes of working arrays to propose if more do not fit."""
 LEAST_NODES = 100
-"""Feature nodes that are proposed where the prompt is too long."""
+"""Feature nodes to propose if the prompt is too long."""
 ROOM = 0.75
-"""Share of what is free that a proposal may take."""
+"""Share of the free memory that a proposal may take."""
 
 
 @dataclass(frozen=True)
 class Sizes:
-    """What the memory of a prompt's graph depends on."""
+    """The sizes that decide the memory of a prompt's graph."""
 
     n_pos: int
     n_layers: int
     n_heads: int
     d_model: int
     maps: int
-    """Numbers in the value and output maps of all heads."""
+    """Number of elements in the value and output maps of all heads."""
     item: int
     """Bytes of a number in the graph."""
     half: bool
-    """Whether the model computes in less than that."""
+    """Whether the model computes in lower precision than the graph."""
     cross_layer: bool
     first_position: int
     memory: int
     """Bytes of working arrays, as given to `assembly.attribute`."""
     lazy: bool
-    """Whether the empty part of a matrix takes no memory (on a CPU)."""
+    """Whether the empty part of a matrix takes no memory (true on a CPU)."""
     n_targets: int = 1
     active: tuple[int, ...] = ()
     """Active features of each layer."""
     budget: int | None = None
     given: bool = False
-    """Whether the feature nodes were named, `budget` of them."""
+    """Whether the feature nodes were given, `budget` of them."""
 
     @property
     def n_active(self) -> int:
@@ -74,12 +74,12 @@ class Sizes:
 
     @property
     def n_cells(self) -> int:
-        """Errors of a layer."""
+        """Error nodes of a layer."""
         return max(0, self.n_pos - self.first_position)
 
     @property
     def n_rest(self) -> int:
-        """Nodes that are no features."""
+        """Nodes that are not features."""
         return self.n_layers * self.n_cells + self.n_pos + self.n_targets
 
     @property
@@ -109,8 +109,8 @@ class Sizes:
 
 @dataclass(frozen=True)
 class Foretold:
-    """Bytes at the fullest moment by purpose; `held` are taken already and are taken again. `addresses` counts the empty
-    parts of matrices as well, which take no memory but may be more than a limit allows."""
+    """Estimated bytes at the peak, by purpose. `held` of them are already allocated. `addresses` also counts the empty parts of
+    matrices, which take no memory but may exceed a limit on addresses."""
 
     parts: dict[str, int]
     held: int = 0
@@ -129,7 +129,7 @@ Foresee = Callable[[Sizes, Foretold], None]
 
 
 def sizes_of(model: Model, transcoders: TranscoderSet, n_pos: int, *, first_position: int, memory: int) -> Sizes:
-    """What is known before the forward pass."""
+    """The sizes that are known before the forward pass."""
     values = model.weights.layers[0].W_V
     return Sizes(
         n_pos, model.n_layers, len(values), model.d_model, 2 * model.n_layers * values.numel(), model.precision.itemsize,
@@ -138,21 +138,21 @@ def sizes_of(model: Model, transcoders: TranscoderSet, n_pos: int, *, first_posi
 
 
 def forward_pass(sizes: Sizes) -> Foretold:
-    """The frozen forward pass: what it keeps, and beside that the scores of one layer, or what a model in half precision
-    computed before it was cast."""
+    """The frozen forward pass: the arrays it keeps, plus the scores of one layer or, for a model in half precision, the arrays
+    before the cast."""
     taken = sizes.captured + max(sizes.patterns, sizes.captured // 2 * sizes.half) + sizes.maps * sizes.item
     return Foretold({"forward pass": taken}, addresses=taken)
 
 
 def row_by_row(sizes: Sizes) -> Foretold:
-    """A graph whose rows are computed one block at a time: of chosen features, of a cross-layer set, or small."""
+    """A graph computed by blocks of rows: for chosen features, for a cross-layer set, or if the graph is small."""
     n_columns = sizes.n_active + sizes.n_rest
     source, carried, entering = _sources(sizes, sizes.n_active), *_tokens(sizes)
     n_rows = sizes.n_chosen + sizes.n_targets
     matrix = sizes.item * n_rows * sizes.n_nodes
 
     def computed(before: int, of: int) -> list[dict[str, int]]:
-        """Moments at which rows of all nodes are computed, of sources of `of` features."""
+        """The moments at which rows of all nodes are computed, with `of` features as sources."""
         source = before + _sources(sizes, of)
         block = _block(sizes, n_rows, of + sizes.n_rest, sizes.item * sizes.n_nodes)
         return [_parts(source, 0, 0, entering), _parts(source, 0, matrix, carried + block)]
@@ -167,26 +167,26 @@ def row_by_row(sizes: Sizes) -> Foretold:
     dense = rows <= sizes.memory
     rows = rows if dense else known * min(kept, n_columns) * (sizes.item + 4)
     gradients = known * sizes.stream if sizes.cross_layer else 0
-    enough = dense and gradients <= sizes.memory  # to have the rows of the chosen features from those known
+    enough = dense and gradients <= sizes.memory  # to derive the rows of the chosen features from those known
     step = known if exact else max(64, -(-sizes.n_chosen // STEPS))
     block = _block(sizes, step, n_columns, 0 if dense else 2 * DOUBLE * min(kept, n_columns))
     choosing = carried + max(block, 3 * DOUBLE * CHUNK_ENTRIES)
     moments = [_parts(source, 0, 0, entering), _parts(source, rows, 0, choosing)]
     if not enough:
         return _fullest(sizes, matrix, moments + computed(source, sizes.n_chosen))
-    rows += gradients // 4  # of layers below a row's own and positions up to it
+    rows += gradients // 4  # only layers below a row's own and positions up to it
     folded = _sources(sizes, 0) if sizes.cross_layer else 2 * min(BLOCK, rows)
     return _fullest(sizes, matrix, [*moments, _parts(source, rows, matrix, carried + folded)])
 
 
 def whole(sizes: Sizes, meeting: int) -> Foretold:
-    """A whole graph from both sides, with sources carried up to the layer `meeting` (`whole_graph.meeting_layer`)."""
+    """A whole graph computed from both sides, with sources carried up to the layer `meeting` (`whole_graph.meeting_layer`)."""
     vector = sizes.item * sizes.d_model
-    spread = (sizes.n_cells + 1) / 2 * vector  # what a node takes on its way, on average
+    spread = (sizes.n_cells + 1) / 2 * vector  # mean bytes of a node on its way
     before = sizes.first_position * (sizes.n_pos - sizes.first_position / 2) * vector
     carried = int(before + spread * (sizes.n_cells + sum(sizes.active[:meeting]) + meeting * sizes.n_cells))
     met = vector * (sum(sizes.active[meeting:]) + (sizes.n_layers - meeting) * sizes.n_cells)
-    edges = sizes.item * (max(sizes.active) + sizes.n_cells)  # of one reader with the sources of a layer
+    edges = sizes.item * (max(sizes.active) + sizes.n_cells)  # edges of one reader from the sources of a layer
     readers = (*sizes.active[meeting + 1 :], sizes.n_targets)
     down = max(int(spread * n) + max(_entering(sizes, n), n * edges) for n in readers)
     return _fullest(sizes, _written(sizes), [_parts(carried + met, 0, _written(sizes), down + SCRATCH)])
@@ -197,7 +197,8 @@ def _parts(sources: int, rows: int, adjacency: int, working: int) -> dict[str, i
 
 
 def _sources(sizes: Sizes, n_features: int) -> int:
-    """Errors, and the vectors of features: of per-layer sets in all cells, of cross-layer ones in those that are kept."""
+    """Error vectors and feature vectors: for per-layer sets those of all cells, for cross-layer sets those of the cells that are
+    kept."""
     vectors = sizes.item * sizes.d_model * (n_features + sizes.n_layers * sizes.n_cells)
     if sizes.cross_layer:
         all_layers = sizes.item * sizes.d_model * n_features * sizes.n_layers
@@ -206,13 +207,13 @@ def _sources(sizes: Sizes, n_features: int) -> int:
 
 
 def _tokens(sizes: Sizes) -> tuple[int, int]:
-    """What tokens take past the first attention layer, and on their way there (`reader_gradients.carry_up`)."""
+    """Bytes of the tokens after the first attention layer, and while they pass it (`reader_gradients.carry_up`)."""
     every = sizes.item * sizes.n_pos**2 * sizes.d_model
     return (every // 2, every // 2 + _entering(sizes, sizes.n_pos)) if every <= sizes.memory // 4 else (0, 0)
 
 
 def _entering(sizes: Sizes, n_rows: int) -> int:
-    """What rows take on their first way through attention, beside themselves (`propagation.Carried.enter`)."""
+    """Bytes that rows need while passing their first attention layer, beside themselves (`propagation.Carried.enter`)."""
     heads = sizes.n_heads + 1
     some = min(n_rows, max(1, SPREAD // (sizes.item * sizes.d_model * heads)))
     reach = n_rows * sizes.n_pos * (2 * heads + 1) + sizes.n_heads * sizes.n_pos**2
@@ -220,15 +221,15 @@ def _entering(sizes: Sizes, n_rows: int) -> int:
 
 
 def _block(sizes: Sizes, n_rows: int, n_columns: int, beside: int) -> int:
-    """Working arrays of a block of rows (`reader_gradients.effect_rows`), at least those of one row, for each row `beside` what becomes
-    of it, and the patterns of the layer that is passed, scaled."""
+    """Working arrays of a block of rows (`reader_gradients.effect_rows`), at least of one row; plus `beside` bytes per row for its
+    result, and the scaled patterns of the current layer."""
     longest, usual = (sizes.item * (places * sizes.n_pos * sizes.d_model + n_columns) for places in (8, 4))
     together = max(1, min(n_rows, BLOCK // usual, sizes.memory // usual))
     return max(longest, together * usual) + together * beside + sizes.patterns
 
 
 def _written(sizes: Sizes) -> int:
-    """Bytes of the pages of a whole graph's matrix that hold edges: a feature's, from lower layers and from tokens."""
+    """Bytes of the pages of a whole graph's matrix that hold edges. A feature has edges from lower layers and from tokens."""
     pages, below = 0.0, 0
     for layer, n in enumerate(sizes.active):
         pages += n * (2 + sizes.item * (below + layer * sizes.n_cells + sizes.n_pos) / PAGESIZE)
@@ -238,7 +239,7 @@ def _written(sizes: Sizes) -> int:
 
 
 def _fullest(sizes: Sizes, matrix: int, moments: list[dict[str, int]]) -> Foretold:
-    """The fullest moment: one of those at which the graph is built, or its pruning, when the forward pass is gone."""
+    """The estimate at the peak: one of the moments at which the graph is built, or its pruning, after the forward pass is freed."""
     every = sizes.item * sizes.n_nodes**2
     if not sizes.lazy:
         matrix, moments = every, [parts | {"adjacency": every * (parts["adjacency"] > 0)} for parts in moments]
@@ -250,7 +251,7 @@ def _fullest(sizes: Sizes, matrix: int, moments: list[dict[str, int]]) -> Foreto
 
 
 def require(sizes: Sizes, foretold: Foretold, device: torch.device) -> None:
-    """Raises `InputError`, with what would fit, if a device has too little left for what is foretold."""
+    """Raises `InputError`, with what would fit, if the device has less free memory than estimated."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
         free = addresses = torch.cuda.mem_get_info(device)[0] + cached
@@ -273,8 +274,8 @@ def require(sizes: Sizes, foretold: Foretold, device: torch.device) -> None:
 
 
 def what_fits(sizes: Sizes, fits: Callable[[Foretold], bool]) -> str:
-    """What to ask for instead: fewer feature nodes, less memory for working arrays, or else a shorter prompt. Before the
-    forward pass, when nobody knows how many features will be active, the length at which it and the other nodes fit."""
+    """What to ask for instead: fewer feature nodes, less memory for working arrays, or else a shorter prompt. Before the forward
+    pass the number of active features is unknown; the proposed length is then one at which the pass and the other nodes fit."""
     given = replace(sizes, given=False)
     less = replace(given, memory=min(sizes.memory, LEAST_MEMORY))
     option = f"--memory {less.memory / memory.GIB:g}"
@@ -293,7 +294,7 @@ def what_fits(sizes: Sizes, fits: Callable[[Foretold], bool]) -> str:
 
 
 def _most(high: int, fits: Callable[[int], bool]) -> int:
-    """The largest number of two digits up to `high` that fits, where each smaller one does as well; 0 if none does."""
+    """The largest number up to `high` that fits, rounded down to two digits, if all smaller ones fit too; 0 if none fits."""
     low = 0
     while low < high:
         middle = (low + high + 1) // 2

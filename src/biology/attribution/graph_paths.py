@@ -75,9 +75,8 @@ def node_label(graph: Graph, index: int, labels: Mapping[tuple[int, int], str] |
 
 
 def describe(graph: Graph, path: GraphPath, labels: Mapping[tuple[int, int], str] | None = None) -> str:
-    """One path in words, with the share of all target weight that runs along it and the sign of its product:
-    `"##s" of "Dallas" -> Texas (2/675) -> say Austin (4/1218, at "is") -> "Austin"`. A feature says at which token it is where the path
-    goes on to another one."""
+    """One path in words, with its share of all target weight and the sign of its product: `"##s" of "Dallas" -> Texas (2/675)
+    -> say Austin (4/1218, at "is") -> "Austin"`. A feature is followed by its token if the next node is at another token."""
     share = path.strength / max(float(graph.weights.sum()), ROW_FLOOR)
     sign = "-" if sum(edge < 0 for edge in path.edges) % 2 else "+"
     tokens, told, here = token_texts(graph), [], -1
@@ -108,7 +107,7 @@ def describe(graph: Graph, path: GraphPath, labels: Mapping[tuple[int, int], str
 
 
 def token_texts(graph: Graph) -> list[str]:
-    """The prompt's tokens as text, one per position (their ids where there was no tokenizer)."""
+    """The prompt's tokens as text, one per position (token ids without a tokenizer)."""
     ids = graph.token_id[graph.tokens].tolist()
     return list(graph.metadata.get("tokens") or [f"<{i}>" for i in ids])
 

@@ -1,12 +1,13 @@
-"""Direct effects with attention patterns or norm scales live: what runs through queries and keys, and through the scales of norms.
+"""Direct effects with live attention patterns or norm scales: effects through queries and keys, and through the scales of norms,
+included.
 
-In the papers' graphs both are frozen, and what a source does through them is in no edge. Here edges are first-order effects of the
+The papers' graphs freeze both, so that no edge contains a source's effect through them. Here edges are first-order effects of the
 model as it runs, from the write point of a source to the read point of a reader, with every MLP between them held:
 
-    edge = (d reader / d what the source writes) . what it writes
+    edge = (d reader / d source output) . source output
 
-so that the part through patterns and scales is in it, to first order. Patterns and scales are no linear functions of what they read,
-so that edges do not add up to what a reader reads; what is left over is its bias.
+Patterns and scales are not linear in their inputs, so the edges do not add up to the pre-activation; the remainder becomes the
+bias.
 
 Gradients are taken through the hooked model itself, with the outputs of its MLPs as leaves.
 """
@@ -31,16 +32,16 @@ from biology.records import InputError
 from biology.transcoders.transcoder_set import skip
 
 Held = Literal["frozen", "live"]
-ROWS = 64  # whose gradients are taken together
+ROWS = 64  # rows whose gradients are taken together
 FINAL = "unembed.hook_in"
 
 
 @dataclass(frozen=True, eq=False)
 class LiveEffects:
-    """Rows of effects (as `reader_gradients.effect_rows`) of one prompt, with attention patterns or norm scales live.
+    """Rows of effects of one prompt (as `reader_gradients.effect_rows`), with live attention patterns or norm scales.
 
     Raises:
-        InputError: the model is in half precision, in which gradients are too coarse to be effects.
+        InputError: the model is in half precision, where gradients are too imprecise.
     """
 
     model: Model
@@ -59,7 +60,8 @@ class LiveEffects:
         tokens: list[Tensor] | None = None, memory: int = 1 << 27,
         gradients: Callable[[Tensor, int, int, Tensor], None] | None = None,
     ) -> None:  # fmt: skip
-        """Hand over the rows of all readers: `emit(row indices, effects [row, column])`. `tokens` and `memory` are not needed."""
+        """Computes the rows of all readers and passes them on: `emit(row indices, effects [row, column])`. Ignores `tokens` and
+        `memory`."""
         for layer in readers.layer.unique().tolist():
             for index in (readers.layer == layer).nonzero()[:, 0].split(ROWS):
                 written, embedded = self._gradients(layer, readers.pos[index], readers.vector[index])
@@ -78,7 +80,7 @@ class LiveEffects:
     def _gradients(
         self, layer: int, pos: Tensor, vector: Float[Tensor, "row d_model"]
     ) -> tuple[list[Float[Tensor, "row pos d_model"]], Float[Tensor, "row pos d_model"]]:
-        """Gradients of rows that read at `layer` (n_layers: the unembedding) with regard to what each MLP below writes, and to the
+        """Gradients of rows that read at `layer` (n_layers: the unembedding), with respect to each lower MLP's output and to the
         embedding."""
         leaves, reads = self._forward
         below = leaves[: layer + 1]  # the embedding and the MLPs under the reader
@@ -98,7 +100,7 @@ class LiveEffects:
 
     @cached_property
     def _forward(self) -> tuple[list[Float[Tensor, "1 pos d_model"]], list[Float[Tensor, "1 pos d_model"]]]:
-        """Leaves (the embedding, then what each MLP writes), and what each layer's transcoder and the unembedding read."""
+        """Leaves (the embedding, then each MLP's output), and the inputs of each layer's transcoder and of the unembedding."""
         model, set_ = self.model, self.local.transcoders
         leaves: list[Tensor] = []
         seen: dict[str, Tensor] = {}
@@ -123,14 +125,14 @@ class LiveEffects:
 
 
 def with_remainders(graph: Graph) -> Graph:
-    """The graph with what its edges leave over of each pre-activation as the bias."""
+    """The graph with the part of each pre-activation that its edges do not explain as the bias."""
     reading = (graph.kind == FEATURE) | (graph.kind == LOGIT)
     rest = graph.pre_activation.double() - graph.adjacency.sum(1, dtype=torch.float64)
     return replace(graph, bias=torch.where(reading, rest.to(graph.bias), graph.bias))
 
 
 def held_hooks(model: Model, attention: Held, norms: Held) -> list[str]:
-    """The hooks of patterns and scales that stay as they are: no gradient is to pass them."""
+    """The hooks of patterns and scales that stay frozen: no gradient passes them."""
     layers = range(model.n_layers)
     held = [f"blocks.{layer}.attn.hook_pattern" for layer in layers] if attention == "frozen" else []
     if norms == "frozen":

@@ -1,12 +1,13 @@
-"""The frozen map of many prompts, applied to many rows: vectors of sources go up through it, gradients of readers down.
+"""Applies the frozen linear map to many rows of many prompts: sources' vectors upwards, readers' gradients downwards.
 
-Both directions are the same walk through attention, with transposed maps. Every row starts at one position and spreads
-over the places it can reach: later ones on the way up, earlier ones on the way down. Its first attention layer costs
-one position's products only: the heads' outputs there, spread over places by the pattern.
+Both directions take the same steps through attention, with transposed maps. Every row starts at one position and
+spreads to the places (positions) it can reach: later ones on the way up, earlier ones on the way down. Its first
+attention layer needs products at one position only: the heads' outputs there, which the pattern then spreads over
+places.
 
-The rows of one layer are sorted by position in every prompt, so that those present at a place are the first (on the
-way up) or the last (down) of them; prompts are padded to equal numbers with zero vectors, on the side where rows come
-last into reach. Products with weights then run over all prompts at once.
+The rows of one layer are sorted by position in every prompt, so that the rows present at a place are the first ones (on
+the way up) or the last ones (on the way down). Prompts are padded with zero vectors to equal numbers of rows, at the
+end that is reached last. Products with weights are then taken over all prompts at once.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from torch import Tensor
 from biology.attribution.replacement import LocalReplacement, read_gradient, read_vector, write_gradient, write_vector
 
 SCRATCH = 16 << 20  # bytes of one array between the two products of an attention layer
-SPREAD = 4 << 20  # bytes of what the heads pass on, before it is spread over places
+SPREAD = 4 << 20  # bytes of the heads' outputs, before they are spread over places
 
 
 @dataclass(frozen=True, eq=False)
@@ -35,9 +36,9 @@ class Rows:
     """For each prompt, the indices of its rows among its nodes; `first` is the lowest."""
     first: tuple[int, ...]
     cells: tuple[Int[Tensor, "prompt _"], ...]
-    """For each position, the rows there; where a prompt has fewer, one beyond the last row."""
+    """For each position, the rows there; a prompt with fewer rows is padded with the index one beyond the last row."""
     spans: tuple[tuple[int, int], ...]
-    """For each place, the range of rows that are present there in any prompt."""
+    """For each place, the range of rows that are present there in at least one prompt."""
     real: tuple[slice, ...]
     """For each prompt, its rows without padding."""
 
@@ -106,7 +107,8 @@ class Carried:
         self.at: list[Tensor] = []
 
     def _maps(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
-        """First and second weights of a layer, and how heads mix the rows' places [prompt, head, to, from], scales included."""
+        """First and second weight matrix of a layer, and the mixing of the rows' places by its heads [prompt, head, to, from],
+        scales included."""
         frozen, maps = self.local.frozen, self.local.attention[layer]
         here = slice(self.rows.places.start, self.rows.places.stop)
         pattern = frozen.pattern[layer][..., here, here] / frozen.scale1[layer][:, here].mT[:, None]
@@ -117,13 +119,13 @@ class Carried:
         return maps.output.T, maps.value.T, pattern.mT
 
     def place(self, x: Float[Tensor, "prompt row d_model"]) -> None:
-        """Rows start, each at its own position."""
+        """Puts every row at its own position."""
         for place, (start, stop) in enumerate(self.rows.spans):
             here = self.rows.own[:, start:stop, None] == place
             self.at.append(x[:, start:stop] * here)
 
     def enter(self, x: Float[Tensor, "prompt row d_model"], layer: int) -> None:
-        """Rows start, each at its own position, and pass the attention of a layer."""
+        """Puts every row at its own position and takes it through the attention of a layer."""
         first, second, mixing = self._maps(layer)
         n_prompts, n_rows, d_model = x.shape
         n_heads, n_places = mixing.shape[1], mixing.shape[2]
@@ -151,7 +153,7 @@ class Carried:
                     self.at[place][:, low - start : high - start] = spread[:, low - begin : high - begin, within]
 
     def attend(self, layer: int) -> None:
-        """Take all rows through the attention of a layer, on top of the residual stream."""
+        """Takes all rows through the attention of a layer, added to the residual stream."""
         first, second, mixing = self._maps(layer)
         n_prompts, n_heads, n_places = mixing.shape[:3]
         width, rows = first.shape[1], self.rows
@@ -175,7 +177,7 @@ class Carried:
                         self.at[place][:, low - start : high - start] += v @ second
 
     def skip(self, layer: int) -> None:
-        """Take all rows through the skip connection of a layer's transcoder, on top of the residual stream."""
+        """Takes all rows through the skip connection of a layer's transcoder, added to the residual stream."""
         local, frozen = self.local, self.local.frozen
         W_skip = local.skip(layer)
         if W_skip is None:

@@ -1,9 +1,9 @@
-"""Rows of the adjacency matrix: gradients of any readers on their way down through the frozen map of one prompt.
+"""Rows of the adjacency matrix: readers' gradients, propagated down through the frozen linear map of one prompt.
 
-All readers of a block descend the layers once. Each joins at its layer, so that it pays only for the layers below it,
-and its gradient lives at positions 0..p only; all (reader, place) pairs lie in one array, so that products with weights
-are few and large. Every (layer, position) cell they pass is one product with the vectors of the sources there. The
-tokens come to meet them: they are few enough to be carried up through the first attention layer.
+All readers of a block descend the layers together. Each joins at its own layer, so that it costs only the layers below
+it, and its gradient exists at positions 0..p only. All (reader, place) pairs are in one array, so that products with
+weights are few and large. Each (layer, position) cell on the way takes one product with the vectors of its sources.
+Tokens are few enough to be carried up through the first attention layer instead.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from biology.attribution.replacement import LocalReplacement, final_gradient, on
 
 @dataclass(frozen=True, eq=False)
 class Readers:
-    """Nodes whose incoming edges are wanted: what they read, where. `layer` is n_layers for the unembedding."""
+    """Nodes whose incoming edges are wanted: the vectors that they read with, and where. `layer` is n_layers for the
+    unembedding."""
 
     layer: Int[Tensor, " row"]
     pos: Int[Tensor, " row"]
@@ -33,8 +34,8 @@ class Readers:
 
 
 def carry_up(local: LocalReplacement, memory: int) -> list[Tensor] | None:
-    """The tokens past the attention of layer 0: at each place [token, d_model], those up to there. None if they do not
-    fit into `memory` bytes."""
+    """The tokens after the attention of layer 0: for each place the tokens up to it, [token, d_model]. None if they do
+    not fit into `memory` bytes."""
     embed = local.frozen.embed[local.row]
     n_pos, d_model = embed.shape
     if n_pos * n_pos * d_model * embed.element_size() > memory // 4:
@@ -56,11 +57,11 @@ def effect_rows(
     memory: int = 1 << 27,
     gradients: Callable[[Tensor, int, int, Tensor], None] | None = None,
 ) -> None:
-    """Compute the rows of all readers and hand them over in blocks: `emit(row indices, effects [row, column])`.
+    """Computes the rows of all readers and passes them on in blocks: `emit(row indices, effects [row, column])`.
 
     `tokens` come from `carry_up`. `memory` bounds the bytes of the working arrays of one block (gradients, attention,
-    effects), beyond one reader at a time. `gradients(row indices, layer, pos, gradients [row, d_model])` sees what the
-    cells of sources see.
+    effects), but a block has at least one reader. `gradients(row indices, layer, pos, gradients [row, d_model])` is
+    called with the gradients at every cell of sources.
     """
     item, d_model = readers.vector.element_size(), readers.vector.shape[1]
     order = readers.pos.argsort(descending=True, stable=True)
@@ -85,8 +86,8 @@ def _of_block(gradients: Callable | None, index: Tensor) -> Callable[[Tensor, in
 
 
 class _Pairs:
-    """The (reader, place) pairs of a block, readers in the order in which they join, so that those on their way are the
-    first ones."""
+    """The (reader, place) pairs of a block. Readers are in the order in which they join, so that those that have joined
+    come first."""
 
     def __init__(self, readers: Readers) -> None:
         self.lengths = readers.pos + 1
@@ -101,14 +102,14 @@ class _Pairs:
         self.ends = ends.tolist()
 
     def at(self, place: int, joined: int) -> Tensor:
-        """Pairs at a place of the readers that have joined."""
+        """Pairs at a place, of the readers that have joined."""
         return self._at[place][: self._end[place][joined]]
 
 
 def _descend(
     local: LocalReplacement, source: Sources, readers: Readers, tokens: list[Tensor] | None, seen: Callable
 ) -> Float[Tensor, "row column"]:
-    """Effects on readers whose layers fall."""
+    """Effects on readers, which are sorted from the highest layer down."""
     frozen, here = local.frozen, local.row
     layers, add = readers.layer.tolist(), source.vectors is None  # cross-layer cells share columns
     effects = readers.vector.new_zeros(len(readers), source.n_columns)
@@ -154,7 +155,7 @@ def _descend(
 
 
 def _mixing(local: LocalReplacement, layer: int, n_places: int) -> Float[Tensor, "head to from"]:
-    """How the heads of a layer pass gradients between places, scales included."""
+    """The mixing of places by the heads of a layer, for gradients; scales included."""
     frozen, here = local.frozen, slice(0, n_places)
     pattern = frozen.pattern[layer][local.row][:, here, here] / frozen.scale1[layer][local.row, here].mT
     if frozen.scale1_post is not None:
@@ -163,7 +164,7 @@ def _mixing(local: LocalReplacement, layer: int, n_places: int) -> Float[Tensor,
 
 
 def _past_attention(local: LocalReplacement, layer: int, g: Tensor, slot: Tensor, n_rows: int) -> None:
-    """Take gradients [pair, d_model] through the attention of a layer, in place; `slot` = place * n_rows + row."""
+    """Takes gradients [pair, d_model] through the attention of a layer, in place; `slot` = place * n_rows + row."""
     if not n_rows:
         return
     maps, n_places = local.attention[layer], int(slot.max()) // n_rows + 1
@@ -180,8 +181,8 @@ def _past_attention(local: LocalReplacement, layer: int, g: Tensor, slot: Tensor
 def _enter(
     local: LocalReplacement, layer: int | None, x: Tensor, pos: Tensor, pair: Tensor, n_places: int, out: Tensor
 ) -> None:
-    """Gradients that start at one position each, past the attention of a layer (None: no attention); `pair` = row *
-    n_places + place."""
+    """Takes gradients that start at one position each through the attention of a layer (None: no attention); `pair` =
+    row * n_places + place."""
     n_rows, d_model = x.shape
     stay = torch.nn.functional.one_hot(pos, n_places).to(x.dtype)[..., None]
     if layer is None:
@@ -190,7 +191,7 @@ def _enter(
     maps = local.attention[layer]
     mixing = _mixing(local, layer, n_places)
     n_heads = mixing.shape[0]
-    apart = x.new_empty(n_heads + 1, n_rows, d_model)  # what each head passes on, and the gradient itself
+    apart = x.new_empty(n_heads + 1, n_rows, d_model)  # outputs of the heads, and the gradient itself
     by_head = (x @ maps.output.T).view(n_rows, n_heads, -1).transpose(0, 1)
     torch.bmm(by_head, maps.value.T.reshape(n_heads, -1, d_model), out=apart[:-1])
     apart[-1] = x

@@ -1,17 +1,18 @@
 """The local replacement model of one prompt: linear once attention patterns and norm scales are frozen.
 
-In the local replacement model ("Circuit Tracing", section on attribution graphs) each MLP's output is the
-transcoder's output plus an error, and attention patterns and norm scales keep the values of one unmodified forward
-pass. Everything between the output of one MLP and what a later transcoder or the unembedding reads is then affine.
-This module is that affine map (`affine_pass`) and its transpose (`read_transpose`, `write_transpose`,
-`attention_transpose`, `final_transpose`): plain matrix products, no autograd. Position by position:
+In the local replacement model ("Circuit Tracing", section on attribution graphs) each MLP's output is the transcoder's
+output plus an error, and attention patterns and norm scales keep the values of one unmodified forward pass. Everything
+between the output of one MLP and the input of a later transcoder or the unembedding is then affine. This module is that
+affine map (`affine_pass`) and its transpose (`read_transpose`, `write_transpose`, `attention_transpose`,
+`final_transpose`): plain matrix products, no autograd. At each position, with x in the residual stream, y at the write
+hook, and C subtracting the mean (LayerNorm) or doing nothing (RMSNorm):
 
-    attention      x + C(norm1) V, mixed by the pattern, O, post norm           C = subtract the mean (LayerNorm) or
-    nothing read           hook_resid_mid: x;  ln2.hook_normalized: C x / scale2;  mlp.hook_in: that times gain plus
-    bias write          hook_mlp_out: y;  mlp.hook_out: y / scale2_post * gain (where there is a post norm)
+    attention      x + C(norm1) V, mixed by the pattern, O, post norm
+    read           hook_resid_mid: x;  ln2.hook_normalized: C x / scale2;  mlp.hook_in: that times gain plus bias
+    write          hook_mlp_out: y;  mlp.hook_out: y / scale2_post * gain (if there is a post norm)
 
-Gradients are kept as [pos, row, d_model]: one position of all rows is one contiguous block, which is what products with
-the decoders of a (layer, position) cell need.
+Gradients are stored as [pos, row, d_model]: all rows of one position are contiguous, as products with the decoders of a
+(layer, position) cell need.
 """
 
 from __future__ import annotations
@@ -33,7 +34,7 @@ RESIDUAL_READS = ("hook_resid_mid", "ln2.hook_in")
 
 @dataclass(frozen=True, eq=False)
 class AttentionMap:
-    """Value and output maps of one layer with their norm gains folded in, heads side by side.
+    """Value and output maps of one layer with their norm gains folded in, heads concatenated.
 
     `value` [d_model, head * d_head] includes ln1's gain and centring; `output` [head * d_head, d_model] includes the
     post norm's gain.
@@ -47,8 +48,8 @@ class AttentionMap:
 
 @dataclass(frozen=True, eq=False)
 class LocalReplacement:
-    """The frozen affine map of one prompt: weights, transcoders and the captured forward pass (row `row` of its
-    batch; `slice(None)` for all of its prompts at once, with a leading dimension `prompt`)."""
+    """The frozen affine map of one prompt: weights, transcoders and the captured forward pass. `row` is the prompt's
+    row in the captured batch; `slice(None)` means all prompts at once, with a leading dimension `prompt`."""
 
     weights: Weights
     transcoders: TranscoderSet
@@ -65,13 +66,13 @@ class LocalReplacement:
         return self.frozen.ids.shape[1]
 
     def skip(self, layer: int) -> Float[Tensor, "d_model d_model"] | None:
-        """[output, input], or None."""
+        """Skip weights of a layer, [output, input], or None."""
         return self.transcoders.layers[layer].W_skip
 
 
 @lru_cache(maxsize=2)
 def attention_maps(weights: Weights) -> tuple[AttentionMap, ...]:
-    """The value-output maps of all layers (independent of the prompt, and kept for the next one)."""
+    """The attention maps of all layers (independent of the prompt, and cached for the next one)."""
     maps = []
     for layer in weights.layers:
         value = layer.W_V.permute(1, 0, 2).flatten(1)  # [d_model, head * d_head]
@@ -97,8 +98,8 @@ def attention_maps(weights: Weights) -> tuple[AttentionMap, ...]:
 def freeze_prompt(
     model: Model, transcoders: TranscoderSet, token_ids: Tensor | list[int], *, positions: list[int] | None = None
 ) -> LocalReplacement:
-    """The local replacement model of one prompt, from one unmodified forward pass; logits at `positions` only (all if
-    None). What a model in half precision computed is taken over as it is, and continued in float32.
+    """The local replacement model of one prompt, from one unmodified forward pass. Logits at `positions` only (all if
+    None). A model in half precision computes this pass in half precision; everything after it is in float32.
 
     Raises InputError for an empty or overlong prompt or an unknown token id.
     """
@@ -109,13 +110,13 @@ def freeze_prompt(
 
 
 def one_prompt(local: LocalReplacement) -> LocalReplacement:
-    """The same prompt as the only one of its batch."""
+    """The same prompt as a batch of one."""
     row = slice(local.row, local.row + 1) if isinstance(local.row, int) else local.row
     return replace(local, frozen=_each(local.frozen, lambda x: x[row]), row=0)
 
 
 def _each(frozen: Capture, change: Callable[[Tensor], Tensor]) -> Capture:
-    """Every tensor of a captured forward pass, changed."""
+    """`frozen` with `change` applied to every tensor."""
 
     def changed(value: Tensor | tuple[Tensor, ...] | None) -> Any:
         return tuple(map(change, value)) if isinstance(value, tuple) else None if value is None else change(value)
@@ -132,7 +133,7 @@ def _norm(norm: Norm, x: Tensor, scale: Tensor, *, affine: bool) -> Tensor:
 def attend(
     local: LocalReplacement, layer: int, x: Float[Tensor, "*batch pos d_model"], *, affine: bool = True
 ) -> Float[Tensor, "*batch pos d_model"]:
-    """What frozen attention adds to the residual stream; without constants if not `affine`."""
+    """The output of frozen attention into the residual stream; without constants if not `affine`."""
     maps, frozen, row = local.attention[layer], local.frozen, local.row
     pattern = frozen.pattern[layer][row]
     values = ((x / frozen.scale1[layer][row]) @ maps.value).unflatten(-1, (pattern.shape[-3], -1))
@@ -148,7 +149,7 @@ def attend(
 def read(
     local: LocalReplacement, layer: int, x: Float[Tensor, "*batch pos d_model"], *, affine: bool = True
 ) -> Float[Tensor, "*batch pos d_model"]:
-    """What the transcoder of a layer reads of the residual stream `x` before the MLP."""
+    """The input of a layer's transcoder, given the residual stream `x` before the MLP."""
     hook = local.transcoders.read_hook
     if hook in RESIDUAL_READS:
         return x
@@ -161,7 +162,8 @@ def read(
 def write(
     local: LocalReplacement, layer: int, y: Float[Tensor, "*batch pos d_model"]
 ) -> Float[Tensor, "*batch pos d_model"]:
-    """What joins the residual stream of a value `y` at the transcoder's write hook. (RMS post norms have no bias.)"""
+    """The contribution to the residual stream of a value `y` at the transcoder's write hook. (RMS post norms have no
+    bias.)"""
     norm, scales = local.weights.layers[layer].ln2_post, local.frozen.scale2_post
     if local.transcoders.write_hook == "hook_mlp_out" or norm is None or scales is None:
         return y
@@ -171,7 +173,7 @@ def write(
 def final(
     local: LocalReplacement, x: Float[Tensor, "*batch pos d_model"], *, affine: bool = True
 ) -> Float[Tensor, "*batch pos d_model"]:
-    """What the unembedding reads of the last residual stream."""
+    """The input of the unembedding, given the last residual stream."""
     return _norm(local.weights.ln_final, x, local.frozen.scale_final[local.row], affine=affine)
 
 
@@ -182,10 +184,10 @@ def affine_pass(
     *,
     affine: bool = True,
 ) -> tuple[list[Float[Tensor, "*prompt pos d_model"]], Float[Tensor, "*prompt pos d_model"]]:
-    """Run the frozen map forward: what each layer's transcoder reads, and what the unembedding reads.
+    """Runs the frozen map forward; returns the input of each layer's transcoder, and that of the unembedding.
 
-    `embed` are token vectors (positional embeddings are added unless `affine` is False), `mlp[l]` is what the
-    transcoder of layer l puts out besides its skip connection. With `affine=False` all constants are left out.
+    `embed` are token vectors (positional embeddings are added unless `affine` is False), `mlp[l]` is the output of the
+    transcoder of layer l without its skip connection. With `affine=False` all constants are left out.
     """
     x = embed
     if affine and local.frozen.pos_embed is not None:
@@ -202,8 +204,8 @@ def affine_pass(
 
 
 def constant_outputs(local: LocalReplacement, first_position: int) -> Float[Tensor, "layer *prompt pos d_model"]:
-    """Transcoder outputs without any feature or error: b_dec; before `first_position` the real output (less the
-    skip's share)."""
+    """Transcoder outputs without any feature or error: b_dec; before `first_position` the actual MLP output (less the
+    skip's part)."""
     frozen, row = local.frozen, local.row
     out = torch.stack([layer.b_dec.expand_as(frozen.embed[row]) for layer in local.transcoders.layers])
     for layer in range(local.n_layers):
@@ -217,7 +219,7 @@ def constant_outputs(local: LocalReplacement, first_position: int) -> Float[Tens
 def bias_pass(
     local: LocalReplacement, first_position: int = 1
 ) -> tuple[list[Float[Tensor, "*prompt pos d_model"]], Float[Tensor, "*prompt pos d_model"]]:
-    """`affine_pass` with every source (tokens, features, errors) zero: positional embeddings, biases, b_dec and skips
+    """`affine_pass` with every source (tokens, features, errors) zero. Positional embeddings, biases, b_dec and skips
     remain."""
     return affine_pass(local, torch.zeros_like(local.frozen.embed[local.row]), constant_outputs(local, first_position))
 
@@ -245,7 +247,7 @@ def final_transpose(local: LocalReplacement, g: Float[Tensor, "row d_model"], po
 
 
 def read_gradient(local: LocalReplacement, layer: int, g: Tensor, scale2: Tensor) -> Tensor:
-    """Transpose of `read` where the norm's scale, broadcast against g [..., d_model], is `scale2`."""
+    """Transpose of `read` for a norm scale of `scale2`, which must broadcast against g [..., d_model]."""
     hook = local.transcoders.read_hook
     if hook in RESIDUAL_READS:
         return g
@@ -254,7 +256,7 @@ def read_gradient(local: LocalReplacement, layer: int, g: Tensor, scale2: Tensor
 
 
 def write_gradient(local: LocalReplacement, layer: int, g: Tensor, scale2_post: Tensor | None) -> Tensor:
-    """Transpose of `write` where the post norm's scale is `scale2_post` (None without post norms)."""
+    """Transpose of `write` for a post norm scale of `scale2_post` (None without post norms)."""
     norm = local.weights.layers[layer].ln2_post
     if local.transcoders.write_hook == "hook_mlp_out" or norm is None or scale2_post is None:
         return g
@@ -262,13 +264,13 @@ def write_gradient(local: LocalReplacement, layer: int, g: Tensor, scale2_post: 
 
 
 def final_gradient(local: LocalReplacement, g: Tensor, scale_final: Tensor) -> Tensor:
-    """Transpose of `final` where the final norm's scale is `scale_final`."""
+    """Transpose of `final` for a final norm scale of `scale_final`."""
     norm = local.weights.ln_final
     return norm.centre(g * norm.gain / scale_final)
 
 
 def read_vector(local: LocalReplacement, layer: int, x: Tensor, scale2: Tensor) -> Tensor:
-    """The linear part of `read` where the norm's scale is `scale2`."""
+    """The linear part of `read` for a norm scale of `scale2`."""
     hook = local.transcoders.read_hook
     if hook in RESIDUAL_READS:
         return x
@@ -277,7 +279,7 @@ def read_vector(local: LocalReplacement, layer: int, x: Tensor, scale2: Tensor) 
 
 
 def write_vector(local: LocalReplacement, layer: int, y: Tensor, scale2_post: Tensor | None) -> Tensor:
-    """`write` where the post norm's scale is `scale2_post` (None without post norms)."""
+    """The linear part of `write` for a post norm scale of `scale2_post` (None without post norms)."""
     norm = local.weights.layers[layer].ln2_post
     if local.transcoders.write_hook == "hook_mlp_out" or norm is None or scale2_post is None:
         return y
@@ -290,10 +292,11 @@ def attention_transpose(
     g: Float[Tensor, "pos old d_model"],
     entering: Float[Tensor, "new d_model"],
 ) -> Float[Tensor, "pos row d_model"]:
-    """g + attention^T(g), for rows that live at positions 0..p and for rows that enter at the last of these, p.
+    """g + attention^T(g), for `old` rows with gradients at positions 0..p and for `entering` rows with gradients at p
+    only.
 
-    `entering` rows are zero before p, so that their products are a single position's: half the work of their first
-    layer. Rows come out in the order old, new.
+    `entering` rows are zero before p, so that one position's products suffice: half the work of their first layer. Rows
+    are returned in the order old, new.
     """
     maps, frozen, row = local.attention[layer], local.frozen, local.row
     n_pos, n_old = g.shape[:2]

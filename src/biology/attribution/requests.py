@@ -1,4 +1,4 @@
-"""What is asked of `attribute`, checked before anything runs."""
+"""The arguments of `attribute`, checked before anything runs."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ HELD, EXPLAINED = get_args(Held), get_args(Explained)
 
 @dataclass(frozen=True)
 class Settings:
-    """What graphs are made with, beside prompts and targets."""
+    """Settings of graphs, beside prompts and targets."""
 
     max_logits: int
     logit_probability: float

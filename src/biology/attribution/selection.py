@@ -1,8 +1,8 @@
-"""Rows of one prompt's graph, one position at a time, and which features become nodes under a budget.
+"""Rows of one prompt's graph in blocks, and the choice of feature nodes under a budget.
 
-Under a budget, features are chosen by their influence on the targets through the rows known so far, a few at a time;
-what is left out is added to the error node of its cell, so that a budgeted graph still adds up ("Circuit Tracing"
-drops them; so does circuit-tracer).
+Under a budget, features are chosen a few at a time, by their influence on the targets through the rows known so far.
+Features that are left out are added to the error node of their cell, so that the rows of a budgeted graph still add up
+("Circuit Tracing" and circuit-tracer drop them).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from biology.attribution.replacement import LocalReplacement
 from biology.attribution.targets import Readout
 
 BLOCK = 1 << 27  # bytes of working arrays of one block of rows
-STEPS = 6  # in which features are chosen
+STEPS = 6  # number of steps in which features are chosen
 ALL_ROWS_FACTOR = 3  # up to this many times the budget, all rows are computed and the choice is by exact influence
 
 
@@ -36,7 +36,7 @@ class Job:
     memory: int
     progress: Callable[[int, int], None] | None
     effects: Callable[..., None] = effect_rows
-    """Computes rows: with everything frozen, or `live_effects.LiveEffects`."""
+    """Function that computes rows: with everything frozen, or `live_effects.LiveEffects`."""
 
     def sources(self, keep: Tensor | None = None) -> Sources:
         return sources(self.local, self.active, self.first_position, len(self.readouts), keep=keep)
@@ -47,7 +47,7 @@ class Job:
         return Readers(layer, pos, torch.stack([readout.vector for readout in self.readouts]))
 
     def feature_readers(self, chosen: Tensor) -> Readers:
-        """Readers of the active features at these indices, any order."""
+        """Readers of the active features at these indices, in any order."""
         layer, feature = self.active.layer[chosen], self.active.feature[chosen]
         vectors = self.local.frozen.embed.new_empty(chosen.numel(), self.local.frozen.embed.shape[2])
         for index in layer.unique().tolist():
@@ -75,8 +75,8 @@ def whole_adjacency(job: Job) -> Float[Tensor, "node node"]:
 def selected_adjacency(
     job: Job, budget: int, given: Int[Tensor, " chosen"] | None
 ) -> tuple[Int[Tensor, " chosen"], Float[Tensor, "node node"]]:
-    """The features that are nodes (the given ones, or the best `budget`), and the adjacency matrix in which the others
-    are folded into the errors of the cells they write to."""
+    """The features that are nodes (the given ones, or the best `budget`), and the adjacency matrix. Other features are
+    added to the errors of the cells they write to."""
     if given is not None:
         return given, _anew(job, given)
     source = job.sources()
@@ -95,14 +95,14 @@ def selected_adjacency(
     keep[features] = True
     rest = (~keep).nonzero().flatten()
     if job.local.transcoders.kind == "per_layer":
-        # a feature writes to its own cell only: the columns left out join the error columns there
+        # a feature writes only to its own cell: the columns left out are added to the error column there
         home = source.stop[job.active.pos[rest] - job.first_position, job.active.layer[rest]] - 1
         rest_columns = source.feature_column[rest]
         step = max(1, BLOCK // (source.n_columns * rows.values.element_size()))
         for part in row.split(step):
             block = rows.values[part]
             rows.values[part] = block.index_add_(1, home, block.index_select(1, rest_columns))
-    else:  # a cross-layer feature writes to many: gradients meet the new errors
+    else:  # a cross-layer feature writes to many cells: recompute the error columns from the gradients there
         rows.meet(job.sources(keep).errors)
     for part, node in zip(row.split(256), row_of_node.split(256), strict=True):
         adjacency[node] = rows.values[part].index_select(1, columns)
@@ -110,14 +110,15 @@ def selected_adjacency(
 
 
 def _anew(job: Job, chosen: Tensor) -> Tensor:
-    """The adjacency matrix of some features, with sources in which the others are part of the errors."""
+    """The adjacency matrix of some features, computed from sources in which the other features are part of the
+    errors."""
     keep = torch.zeros(len(job.active), dtype=torch.bool, device=chosen.device)
     keep[chosen] = True
     return _adjacency(job, job.sources(keep), chosen)
 
 
 def _adjacency(job: Job, source: Sources, chosen: Tensor) -> Float[Tensor, "node node"]:
-    """The square adjacency matrix, with the rows of the chosen features first and those of the targets last."""
+    """The square adjacency matrix; the rows of the chosen features come first, those of the targets last."""
     columns, n_targets = _node_columns(source, source.feature_column), len(job.readouts)
     embed = job.local.frozen.embed
     adjacency = empty_edges(columns.numel(), columns.numel(), embed.dtype, embed.device)
@@ -143,7 +144,7 @@ def _adjacency(job: Job, source: Sources, chosen: Tensor) -> Float[Tensor, "node
 
 
 def _node_columns(source: Sources, feature_column: Tensor) -> Int[Tensor, " node"]:
-    """For each node, in graph order, its column: features, errors, tokens, targets."""
+    """The column of each node, in graph order: features, errors, tokens, targets."""
     tail = torch.arange(source.token_start, source.n_columns, device=feature_column.device)
     return torch.cat([feature_column, source.error_column, tail])
 
@@ -158,21 +159,21 @@ class _DenseRows:
         self.values = embed.new_empty(n_rows, source.n_columns)
         self.visited = torch.empty(0, dtype=torch.long, device=embed.device)
         self.tokens = carry_up(job.local, job.memory)
-        # of cross-layer sets: the gradients that cells see, so that errors can change afterwards
+        # for cross-layer sets: gradients at the cells, so that errors can change afterwards
         self.gradients: list[tuple[Tensor, int, int, Tensor]] = []
         size = n_rows * job.local.n_layers * n_pos * embed.shape[2] * embed.element_size()
         self.keeps_gradients = job.local.transcoders.kind != "per_layer" and size <= job.memory
 
     @property
     def complete(self) -> bool:
-        """Whether the rows of a part of the features can be had from these."""
+        """Whether the rows of a subset of the features can be derived from these."""
         return self.job.local.transcoders.kind == "per_layer" or self.keeps_gradients
 
     def keep(self, index: Tensor, effects: Tensor) -> None:
         self.values[index] = effects
 
     def add(self, readers: Readers, visited: Tensor | None = None) -> None:
-        """Compute the rows of some readers and keep them after those known."""
+        """Computes the rows of some readers and appends them."""
         first = 0 if visited is None else len(self.job.readouts) + self.visited.numel()
         self.job.effects(
             self.job.local,
@@ -189,13 +190,13 @@ class _DenseRows:
             self.visited = torch.cat([self.visited, visited])
 
     def meet(self, errors: Float[Tensor, "layer pos d_model"]) -> None:
-        """Put other errors in the place of those of the sources."""
+        """Recomputes the error columns for other errors."""
         for rows, layer, pos, gradients in self.gradients:
             column = int(self.source.stop[pos - self.source.first_position, layer]) - 1
             self.values[rows, column] = gradients @ errors[layer, pos]
 
     def nodes(self) -> tuple[Tensor, Tensor, Tensor]:
-        """Column and depth of the node of each row, and the weight of every column."""
+        """Column and depth of each row's node, and the weight of every column."""
         n_targets, n_columns = len(self.job.readouts), self.source.n_columns
         target = torch.arange(n_columns - n_targets, n_columns, device=self.visited.device)
         node = torch.cat([target, self.source.feature_column[self.visited]])
@@ -213,7 +214,8 @@ class _DenseRows:
 
 
 class _SparseRows(_DenseRows):
-    """The same with only the largest entries of each row kept, as many as fit into memory: enough to choose by."""
+    """Like `_DenseRows`, but with only the largest entries of each row, as many as fit into memory: enough for the
+    choice."""
 
     def __init__(self, job: Job, source: Sources, n_rows: int) -> None:
         self.job, self.source = job, source
@@ -247,10 +249,10 @@ class _SparseRows(_DenseRows):
 
 
 def _select(job: Job, source: Sources, budget: int) -> tuple[_DenseRows, Int[Tensor, " chosen"]]:
-    """Rows, and which of the visited features are the `budget` ones with the most influence on the targets.
+    """Rows, and the indices of the `budget` visited features with the most influence on the targets.
 
-    With few features beyond the budget all rows are computed and the choice is exact. Otherwise the best features not
-    yet visited are added in steps, by their influence through the rows known so far.
+    If there are few more features than the budget, all rows are computed and the choice is exact. Otherwise the best
+    features not yet visited are added in steps, by their influence through the rows known so far.
     """
     n_active, n_targets = len(job.active), len(job.readouts)
     item = job.local.frozen.embed.element_size()

@@ -1,9 +1,8 @@
-"""What an attribution graph explains: logits, contrasts of logits, directions, or features.
+"""Targets of an attribution graph: logits, contrasts of logits, directions, or features.
 
-A target is a linear read-out of the local replacement model: a vector at the unembedding's input, or at a layer's
-transcoder input, and a position. Logits are demeaned over the vocabulary and taken before the final soft-cap; their
-weights are the model's own probabilities, after the soft-cap and not renormalised ("Circuit Tracing", section on
-logit nodes).
+A target is a linear read-out of the local replacement model: a vector at the unembedding's input or at a layer's transcoder
+input, and a position. Logits have their mean over the vocabulary subtracted and are taken before the final soft-cap; their
+weights are the model's own probabilities, after the soft-cap and not renormalised ("Circuit Tracing", section on logit nodes).
 """
 
 from __future__ import annotations
@@ -23,7 +22,7 @@ from biology.records import InputError
 
 @dataclass(frozen=True)
 class TokenTarget:
-    """The demeaned logit of one token; weight = its probability."""
+    """The logit of one token minus the mean logit; weight = its probability."""
 
     token_id: int
     position: int = -1
@@ -40,8 +39,7 @@ class ContrastTarget:
 
 @dataclass(frozen=True, eq=False)
 class DirectionTarget:
-    """Any direction: of what the unembedding reads (layer None) or of what the transcoder of a layer reads; weight
-    1."""
+    """Any direction in the input of the unembedding (layer None) or of a layer's transcoder; weight 1."""
 
     vector: Float[Tensor, " d_model"]
     label: str = "direction"
@@ -64,8 +62,8 @@ Target = TokenTarget | ContrastTarget | DirectionTarget | FeatureTarget
 
 @dataclass(frozen=True, eq=False)
 class Readout:
-    """A resolved target: pre_activation = vector . (what is read at (layer, pos)) + offset. `layer` is n_layers for
-    the unembedding."""
+    """A resolved target: pre_activation = vector . (input at (layer, pos)) + offset. `layer` is n_layers for the
+    unembedding."""
 
     label: str
     weight: float
@@ -81,7 +79,7 @@ class Readout:
 
 
 def normalise(targets: Sequence[Target | int] | None) -> list[Target] | None:
-    """Plain integers become token targets. Raises InputError for an empty list."""
+    """Turns plain integers into token targets. Raises InputError for an empty list."""
     if targets is None:
         return None
     if not targets:
@@ -90,7 +88,7 @@ def normalise(targets: Sequence[Target | int] | None) -> list[Target] | None:
 
 
 def positions(targets: Sequence[Target] | None, position: int, n_pos: int) -> list[int]:
-    """The positions that targets read, as indices from 0. Raises InputError outside the prompt."""
+    """The positions that targets read, counted from 0. Raises InputError for one outside the prompt."""
     wanted = [position] if targets is None else [target.position for target in targets]
     for place in wanted:
         if not -n_pos <= place < n_pos:
@@ -116,8 +114,8 @@ def resolve(
     logit_probability: float,
     explain: Explained = "logits",
 ) -> list[Readout]:
-    """Read-outs of the targets; logits were captured at `logit_positions`. If there are none, they are what `explain` says of the
-    tokens after `places[0]`: the most probable ones, or the most probable one minus the runner-up.
+    """Read-outs of the targets; logits were captured at `logit_positions`. Without targets, `explain` chooses them for the
+    token after `places[0]`: the most probable tokens, or the most probable one minus the second.
 
     Raises InputError for a token, layer or feature that does not exist.
     """

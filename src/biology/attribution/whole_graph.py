@@ -1,13 +1,14 @@
-"""All edges between all active features, for many prompts at a time, from both sides.
+"""All edges between all active features, for many prompts at a time, computed from both sides.
 
-`direct_effects` takes every reader's gradient down to the embedding. In a whole graph every feature is a reader and a
-source, and half the way can be gone from either end: sources below a layer m are carried up as vectors, readers above
-it are carried down as gradients, and between attention and MLP of layer m they meet, where an edge is the inner
-product of gradient and vector over all positions. On their way, sources are read by the features of the layers they
-pass, and gradients meet the sources of the layers they pass. This takes less than half of the operations; m is where
-they are fewest. Before the first position whose features are nodes there are only tokens. They are carried up all the way and read,
-so that gradients need not go there: of a question behind examples, that is most of the prompt. The edges are the same.
-Per-layer transcoders only.
+`direct_effects` propagates every reader's gradient down to the embedding. In a whole graph every feature is a reader
+and a source, so each side can go half the way. Sources below a layer m are carried up as vectors; readers above it are
+carried down as gradients. They meet between attention and MLP of layer m, where an edge is the inner product of
+gradient and vector over all positions. On their way, sources are read by the features of the layers they pass, and
+gradients read the sources of the layers they pass. With the best m this takes less than half the operations.
+
+Before the first position whose features are nodes, the only sources are tokens. They are carried up through all layers, so
+no gradient is needed at these positions. In a prompt with worked examples before the question, these are most of the
+positions. The edges are the same. Per-layer transcoders only.
 """
 
 from __future__ import annotations
@@ -35,8 +36,8 @@ Vectors = Callable[[], Float[Tensor, "node d_model"]]
 
 @dataclass(frozen=True, eq=False)
 class Nodes:
-    """Sources or readers of one layer in all prompts, sorted by (prompt, pos); `node` is the index among the prompt's
-    nodes, `vectors()` what they write, or read."""
+    """Sources or readers of one layer in all prompts, sorted by (prompt, pos). `node` is the index among the prompt's
+    nodes; `vectors()` returns the vectors that they write or read with."""
 
     prompt: Int[Tensor, " node"]
     pos: Int[Tensor, " node"]
@@ -54,12 +55,12 @@ def both_sides(
     node: Int[Tensor, " active"],
     starts: tuple[Tensor, Tensor, Tensor],
 ) -> tuple[tuple[Nodes, Nodes], list[Nodes], list[Nodes]]:
-    """Tokens before `first` and from there on, sources and readers of every layer, the targets of each prompt (`readouts`) being the
+    """Tokens (before `first`, and the others), sources and readers of every layer. The targets of each prompt (`readouts`) are the
     last readers.
 
-    `active`, the features of all prompts, are sorted by (layer, prompt, pos, feature); `node` is the index of each among its
-    prompt's nodes. `first` is the first position whose features and errors are nodes; `starts` says where the errors, tokens
-    and targets of each prompt start.
+    `active`, the features of all prompts, are sorted by (layer, prompt, pos, feature); `node` is the index of each
+    among its prompt's nodes. `first` is the first position whose features and errors are nodes. `starts` holds, for
+    each prompt, the indices of its first error, token and target.
     """
     frozen, device = local.frozen, prompt.device
     errors_at, token, targets_at = starts
@@ -123,10 +124,10 @@ def both_sides(
 def meeting_layer(
     local: LocalReplacement, sources: Sequence[Nodes], readers: Sequence[Nodes], first: int, memory: int
 ) -> int:
-    """The layer where sources and readers meet with the fewest floating-point operations.
+    """The meeting layer that takes the fewest floating-point operations.
 
     `sources[l]` and `readers[l]` are those of layer l, the last readers those of the unembedding; `first` is the first
-    position of sources. Sources below the layer must fit into `memory` bytes.
+    position of sources. Sources below the meeting layer must fit into `memory` bytes.
     """
     return min(meeting_costs(local, sources, readers, first, memory), key=lambda pair: pair[1])[0]
 
@@ -138,7 +139,7 @@ def meeting_costs(
     first: int,
     memory: int | None = None,
 ) -> list[tuple[int, float]]:
-    """Possible meeting layers with their floating-point operations."""
+    """Possible meeting layers with their numbers of floating-point operations."""
     n_prompts, n_pos = local.frozen.ids.shape
     n_layers = local.n_layers
     d_model, width = local.attention[0].value.shape
@@ -160,11 +161,11 @@ def meeting_costs(
             break
         steps = sum(float(entering_up[j] + reach_up[j] * (m - j - 1)) for j in range(m))
         for layer in range(m + 1, n_layers + 1):
-            through = min(layer, n_layers - 1) - m  # attention layers that it passes
+            through = min(layer, n_layers - 1) - m  # number of attention layers that it passes
             steps += float(entering_down[layer] + reach_down[layer] * (through - 1)) if through else 0.0
         above = read[m + 1 :].sum(0).flip(1).cumsum(1).flip(1)
         products = float(((written[:m].sum(0).cumsum(1) + down) * above).sum())
-        for j in range(n_layers):  # edges that do not cross m are read at one position
+        for j in range(n_layers):  # edges that do not cross m need one position only
             direct = read[j + 1 :] if j >= m else read[j + 1 : m + 1]
             products += float((written[j].cumsum(1) * direct.sum(0)).sum())
         costs.append((m, 4 * d_model * width * steps + 2 * d_model * products))
@@ -182,7 +183,7 @@ def fill_edges(
     meeting: int,
     report: Callable[[int], None] = lambda done: None,
 ) -> None:
-    """Write all edges of all prompts of `local` into their matrices, which are zero before.
+    """Writes all edges of all prompts of `local` into their matrices, which must be zero.
 
     `sources[l]` and `readers[l]` are those of layer l, the last readers those of the unembedding. Tokens before the position
     `first` are carried up all the way, later ones with the sources below the layer `meeting`. `report(n)` is called when the
@@ -231,7 +232,7 @@ def _gradients(local: LocalReplacement, layer: int, readers: Nodes) -> Float[Ten
 
 
 def _shape(local: LocalReplacement) -> tuple[int, int]:
-    """Prompts and positions."""
+    """Numbers of prompts and positions."""
     n_prompts, n_pos = local.frozen.ids.shape
     return n_prompts, n_pos
 
@@ -242,7 +243,7 @@ def _scale(scales: Sequence[Tensor] | None, layer: int, nodes: Nodes) -> Tensor 
 
 
 def _write(edges: Float[Tensor, "prompt row column"], rows: Rows, columns: Rows, out: Sequence[Tensor]) -> None:
-    """Edges between the nodes of two layers, into each prompt's matrix. The rows are consecutive nodes."""
+    """Writes the edges between the nodes of two layers into each prompt's matrix. The rows are consecutive nodes."""
     for matrix, found, here, there, first, source in zip(
         out, edges, rows.real, columns.real, rows.first, columns.nodes, strict=True
     ):
@@ -254,7 +255,7 @@ def _write(edges: Float[Tensor, "prompt row column"], rows: Rows, columns: Rows,
 def _read(
     local: LocalReplacement, layer: int, readers: Nodes, carried: Sequence[Carried], out: Sequence[Tensor]
 ) -> None:
-    """Edges from all sources carried so far to the readers of one layer."""
+    """Computes the edges from all sources carried so far to the readers of one layer."""
     shape = _shape(local)
     rows, index = rows_of(readers.prompt, readers.pos, readers.node, shape, up=False)
     gradients = _gradients(local, layer, readers)
@@ -273,7 +274,7 @@ def _read(
 
 
 class _Met:
-    """The sources of one layer, as gradients on their way down meet them."""
+    """The sources of one layer, arranged for products with gradients on their way down."""
 
     def __init__(self, local: LocalReplacement, layer: int, sources: Nodes) -> None:
         self.local, self.layer = local, layer
@@ -290,7 +291,7 @@ class _Met:
         ]
 
     def __call__(self, down: Carried, out: Sequence[Tensor]) -> None:
-        """Edges to the readers on their way down."""
+        """Computes the edges from these sources to the readers `down`."""
         scales = self.local.frozen.scale2_post
         n_prompts, n = down.rows.own.shape
         edges = self.local.frozen.embed.new_zeros(n_prompts, self.rows.n + 1, n)
@@ -312,8 +313,8 @@ def _descend(
     ends: tuple[int, int],
     out: Sequence[Tensor],
 ) -> None:
-    """Take the readers of one layer down to the first position of sources and to the meeting layer (`ends`), where they meet the
-    sources that were carried up."""
+    """Takes the readers of one layer down to the first position of sources and to the meeting layer (`ends`), and there computes
+    their edges from the sources carried up."""
     frozen, (first, meeting) = local.frozen, ends
     rows, index = rows_of(readers.prompt, readers.pos, readers.node, _shape(local), up=False, lowest=first)
     down, gradients = Carried(local, rows), padded(_gradients(local, layer, readers), index)

@@ -1,11 +1,11 @@
 """A case study is a folder: `experiments/<case>/{README.md, case.yaml, claims.yaml, prompts.csv, case.py}`.
 
-There is no registry. A folder of `experiments/` that holds a `case.yaml`, and whose name does not start with `_`, is
-a case; copying `experiments/_template/` makes a new one. `case.yaml` holds how things are measured and shown: prompts,
-supernode rules (`rules.py`), experiments (`experiments.py`), figures. `claims.yaml` (`claim_file.py`) holds what must change
-loudly: what the paper says, and the statistic, the control and the threshold by which we judge it.
-`experiments/claims.lock` keeps hashes of every claim and of all that its numbers rest on, so that a threshold or a rule
-changed after the fact is an error unless the claim says `amended:` and why (`registration.py`).
+There is no registry. Every folder of `experiments/` that holds a `case.yaml` and whose name does not start with `_` is
+a case; copying `experiments/_template/` makes a new one. `case.yaml` says how things are measured and shown: prompts,
+supernode rules (`rules.py`), experiments (`experiments.py`), figures. `claims.yaml` (`claim_file.py`) holds what must
+not change unnoticed: the paper's claims, and the statistic, the control and the threshold that judge them.
+`experiments/claims.lock` keeps hashes of every claim and of everything its numbers depend on. A threshold or a rule
+that changes after the fact is an error unless the claim says `amended:` and why (`registration.py`).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from biology.grammar import refused_name
 from biology.records import InputError, Strict, known, read_yaml, validate
 
 PAGES = ("atlas", "steer", "lab")
-"""Pages of a model, beside which those of its cases lie."""
+"""Pages of a model; those of its cases are in the same folder."""
 Kind = TypeVar("Kind", bound=Measurement)
 
 
@@ -39,11 +39,11 @@ class Case(Strict):
     folder: Path
     paper: Paper
     prompts: dict[str, Prompt]
-    """The named prompts, shown in figures."""
+    """The named prompts, for figures."""
     prompt_set: str | None = None
     prompt_sets: dict[str, str] = {}
     items: tuple[Item, ...] = ()
-    """The prompt set, judged by the claims."""
+    """The prompt set, on which claims are judged."""
     supernodes: dict[str, SupernodeRule] = {}
     experiments: dict[str, Experiment] = {}
     operands: Operands | None = None
@@ -51,15 +51,16 @@ class Case(Strict):
     story: Story | None = None
     figures: tuple[str, ...] = ()
     first_token: bool = False
-    """Whether an answer of several tokens stands for its first one: in the prompt sets for models whose vocabulary is not
-    made for them. Otherwise it is an error."""
+    """Whether the first token of an answer of several tokens counts as the answer. True for the prompt sets of models
+    with a vocabulary of their own; otherwise such an answer is an error."""
 
     def of_kind(self, *kinds: type[Kind]) -> dict[str, Kind]:
-        """The experiments of some kinds, or of all that are based on them, by name."""
+        """The experiments of the given kinds and their subclasses, or all, by name."""
         return {name: one for name, one in self.experiments.items() if isinstance(one, kinds)}
 
     def arms(self, name: str, outcome: str) -> tuple[str, ...]:
-        """The control arms that an outcome of an experiment has: those that it lists, and those that come by themselves."""
+        """The control arms of an outcome of an experiment: those that the experiment lists, and those that the outcome
+        always has."""
         experiment, form = self.experiments[name], Outcome(outcome).form
         if isinstance(experiment, Scale):
             return ("smaller",)
@@ -73,9 +74,9 @@ class Case(Strict):
 
 
 def discover_cases(root: str | Path, prompts: str | None = None) -> list[str]:
-    """Names of the cases below `root/experiments`, sorted; with `prompts`, of those that have a prompt set of that name.
+    """Names of the cases below `root/experiments`, sorted; with `prompts`, only those with a prompt set of that name.
 
-    Raises `InputError` for a folder whose name no case can have.
+    Raises `InputError` for a folder whose name is not allowed.
     """
     found = [path for path in Path(root).glob("experiments/*/case.yaml") if not path.parent.name.startswith("_")]
     for path in found:
@@ -86,7 +87,7 @@ def discover_cases(root: str | Path, prompts: str | None = None) -> list[str]:
 
 
 def _named(folder: Path) -> None:
-    """Raises `InputError` if the folder's name cannot be a case's."""
+    """Raises `InputError` if the folder's name is not allowed for a case."""
     problem = refused_name(folder.name)
     if folder.name in PAGES:
         problem = f"'{folder.name}' is a page of every model (reports/<model>/{folder.name}.html): rename it"
@@ -105,9 +106,9 @@ def case_folder(root: str | Path, name: str) -> Path:
 
 
 def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
-    """The case study `root/experiments/<name>`; with `prompts`, a set of its `prompt_sets` in the place of `prompt_set`.
+    """The case study `root/experiments/<name>`; with `prompts`, that one of its `prompt_sets` replaces `prompt_set`.
 
-    Raises `InputError` that names the file and what is wrong in it.
+    Raises `InputError` with the file and the mistake in it.
     """
     folder = case_folder(root, name)
     path = folder / "case.yaml"
@@ -153,18 +154,19 @@ def _rows(items: Sequence[Item]) -> list[dict[str, str]]:
 
 
 def fingerprint(case: Case, *fields: str) -> str:
-    """SHA-256 of some fields of a case: a parameter of the rules, so that a stage runs again for what it reads only."""
+    """SHA-256 of some fields of a case. As a parameter of a rule it reruns the stage only when a field that it reads
+    has changed."""
     chosen = case.model_dump_json(include=set(fields))
     return hashlib.sha256(chosen.encode()).hexdigest()[:16]
 
 
 def with_items(case: Case, rows: Sequence[Mapping[str, str]], source: str) -> Case:
-    """The case with another prompt set, such as that of a twin; `source` is named where a row is wrong."""
+    """The case with another prompt set, such as a twin's; `source` is named in errors about its rows."""
     return case.model_copy(update={"items": items_of(Path(source), list(rows[0]) if rows else [], rows)})
 
 
 def titles(case: Case | None, item: str) -> dict[str, str]:
-    """What the supernodes of a named prompt are called: their `label`, in which factors of the prompt may stand."""
+    """The titles of a named prompt's supernodes: their `label`, with the prompt's factors filled in."""
     if case is None or item not in case.prompts:
         return {}
     values = {**case.prompts[item].factors, "answer": case.prompts[item].answer.strip()}
@@ -177,7 +179,8 @@ def titles(case: Case | None, item: str) -> dict[str, str]:
 
 
 def called(case: Case, supernode: str, values: Mapping[str, str]) -> str:
-    """What a supernode is called on a prompt with these factors: its label, or its name where the label does not fit."""
+    """The title of a supernode on a prompt with these factors: its label, or its name if the label needs a factor that
+    is missing."""
     label = case.supernodes[supernode].label if supernode in case.supernodes else ""
     try:
         return label.format_map(values) or supernode.replace("_", " ")

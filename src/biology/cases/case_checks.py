@@ -1,6 +1,7 @@
-"""Whether what a case says fits together: every name is that of something, and whatever is asked for can be measured.
+"""Checks that the parts of a case fit together: every name refers to something, and everything asked for can be
+measured.
 
-A misspelt name would otherwise select no prompt, or no feature, and end as a verdict.
+Without these checks a misspelt name would select no prompt, or no feature, and end as a verdict.
 """
 
 from __future__ import annotations
@@ -38,15 +39,15 @@ from biology.cases.rules import SupernodeRule
 from biology.grammar import unknown
 
 NAMED = "[a-z0-9_-]+"
-"""What prompts, supernodes and experiments may be called."""
+"""Allowed names of prompts, supernodes and experiments."""
 RESERVED = ("answer", "other", "error", "bias")
-"""Names of nodes in the table `edges` that no supernode may have."""
+"""Names of nodes in the table `edges`; no supernode may have them."""
 CELL = ("concept", "relation", "language", "scale", "language_fold")
 """Factors that an experiment of kind `sharing` reads."""
 
 
 def check_case(file: CaseFile, facts: Facts) -> None:
-    """Raises InputError, with file, place and the nearest right word, for the first thing that does not fit."""
+    """Raises InputError for the first thing that does not fit, with file, place and the nearest right word."""
     for key in ("prompts", "supernodes", "experiments"):
         for name in getattr(file, key):
             if not re.fullmatch(NAMED, name):
@@ -88,7 +89,7 @@ def check_case(file: CaseFile, facts: Facts) -> None:
 def _check_story(story: Story, file: CaseFile, facts: Facts) -> None:
     for name in (one for arrow in story.arrows for one in arrow):
         facts.known("story.arrows", "supernode", name, (*file.supernodes, OUTPUT))
-    left = list(story.arrows)  # what nothing leads to is taken away until nothing is left, or a circle
+    left = list(story.arrows)  # boxes that nothing leads to are removed repeatedly, until nothing or a circle is left
     while left:
         targets = {target for _, target in left}
         if not any(source not in targets for source, _ in left):
@@ -121,7 +122,7 @@ def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, fact
         for factor in getattr(rule, key):
             facts.factor(f"{where}.{key}", factor)
     facts.distinct(f"{where}.keeps", rule.keeps)
-    for word in (*rule.promotes, *rule.spares):  # any text is a token to look for, but nearly a column is a slip
+    for word in (*rule.promotes, *rule.spares):  # any text may be meant, but nearly a column's name is a slip
         columns = ["answer", "answers"]
         if (
             word not in columns
@@ -174,7 +175,7 @@ class _Check:
             raise facts.refuse(self.where, "operand plots are read where case.yaml says `operands:`")
 
     def _outcome(self, experiment: Measurement, outcome: Outcome, scored: list[Row]) -> None:
-        """Names in an outcome. Those of a comparison are checked where they are measured."""
+        """Checks the names in an outcome. Those of a comparison are checked where they are measured."""
         where, facts = f"{self.where}.outcomes", self.facts
         if isinstance(experiment, Computed):
             return
@@ -201,7 +202,8 @@ class _Check:
             self.facts.donor(f"{self.where}.donor", f"wrong_{column}", rows)
 
     def _some_donor(self, experiment: Measurement, column: str, rows: list[Row]) -> None:
-        """Outcomes about a donor have no row for a prompt that has none; where all have none they would say nothing."""
+        """Refuses outcomes about a donor if no prompt has one: they have no row for a prompt without a donor, and so
+        would have none at all."""
         self.facts.donor(f"{self.where}.donor", column, [])
         if rows and not any(row.get(column) for row in rows):
             asked = next(outcome for outcome in experiment.outcomes if outcome.form.donor)

@@ -1,4 +1,4 @@
-"""What `case.yaml` says: prompts that are shown, rules, experiments and figures."""
+"""The contents of `case.yaml`: named prompts, rules, experiments and figures."""
 
 from __future__ import annotations
 
@@ -19,31 +19,31 @@ class Paper(Strict):
 
 
 class Prompt(Strict):
-    """One prompt shown by name. Prompts are exploratory unless they say `split: registered`."""
+    """One named prompt, for figures. Prompts are exploratory unless they say `split: registered`."""
 
     text: str = Field(min_length=1)
     answer: str = Field(min_length=1)
-    """The answer, one token."""
+    """The answer, a single token."""
     split: Literal["registered", "exploratory"] = "exploratory"
     factors: dict[str, str] = {}
-    """What the prompt is about, under the names of the free columns of `prompts.csv`, e.g. {state: Texas}."""
+    """What the prompt is about: values of the factor columns of `prompts.csv`, e.g. {state: Texas}."""
 
 
 OUTPUT = "answer"
-"""What the output is called among supernodes."""
+"""Name of the output among supernodes."""
 
 
 class Story(Strict):
-    """How the page of a case opens: written down from the paper, not from results."""
+    """The opening of a case's page: written from the paper, not from results."""
 
     arrows: tuple[tuple[str, str], ...] = Field(min_length=1)
-    """The arrows that the paper draws, from supernode to supernode; `answer` is the output."""
+    """The arrows of the paper's figure, from supernode to supernode; `answer` is the output."""
     traced: str
-    """The named prompt whose graph stands beside them."""
+    """The named prompt whose graph is shown beside them."""
     experiment: str
-    """The intervention by which the paper's case is known, one that holds features or exchanges a stream."""
+    """The paper's best-known intervention of this case; it holds features or exchanges a residual stream."""
     shown: str
-    """The named prompt on which it is shown."""
+    """The named prompt on which the intervention is shown."""
 
 
 class CaseFile(Strict):
@@ -51,22 +51,23 @@ class CaseFile(Strict):
 
     paper: Paper
     prompts: dict[str, Prompt]
-    """Prompts that are shown by name."""
+    """Named prompts, for figures."""
     prompt_set: str | None = None
-    """The file with the prompts that claims are judged on, such as prompts.csv."""
+    """The file of prompts on which claims are judged, such as prompts.csv."""
     prompt_sets: dict[str, str] = {}
     """Further prompt sets by name, for models that say `prompts: <name>`."""
     extended: dict[str, dict[str, tuple[str, ...]]] = {}
-    """What only models of an extended corpus are asked: by corpus, the columns that its prompts have and the files lack, and
-    the further levels of these (none: its names of prompts are looked up when it is met)."""
+    """What only models of an extended corpus are asked: by corpus, the columns that its prompts have and the files
+    lack, and the further levels of each. An empty list means: the levels are names of prompts, checked when the model
+    runs."""
     supernodes: dict[str, SupernodeRule] = {}
-    """Rules by which the members of a supernode are found."""
+    """Rules that find the members of supernodes."""
     experiments: dict[str, Experiment] = {}
-    """What is measured, under names of your own."""
+    """What is measured, each under a name of your own."""
     operands: Operands | None = None
     streams: dict[str, Stream] = {}
-    """What is asked of mean residual streams, without transcoders."""
+    """Questions about mean residual streams, without transcoders."""
     story: Story | None = None
-    """How its page opens."""
+    """The opening of its page."""
     figures: tuple[str, ...] = ()
-    """What is drawn: a figure, or a figure and its subject (a prompt or an experiment) behind a hyphen."""
+    """What to draw: a figure, or a figure and its subject (a prompt or an experiment) joined by a hyphen."""

@@ -1,4 +1,5 @@
-"""What `claims.yaml` says: what the paper claims, and the statistic, the control and the threshold by which we judge it."""
+"""The contents of `claims.yaml`: the paper's claims, and the statistic, the control and the threshold that judge
+them."""
 
 from __future__ import annotations
 
@@ -17,14 +18,14 @@ from biology.records import InputError, Strict, known, read_yaml, validate
 
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
 UNREGISTERED = "Not registered: run `biology lock` before held-out prompts are scored"
-"""Why a claim that is not in claims.lock yet is untestable (`registration.registered`)."""
+"""Reason why a claim that is not yet in claims.lock is untestable (`registration.registered`)."""
 CONFIDENCE = {
     "primary": "read in the authors' own text",
     "digest": "from a digest that says it was checked against the page",
     "secondary": "from a paraphrase by others",
     "memory": "from memory, not checked",
 }
-"""How well a sentence of the paper is known."""
+"""How sure we are of what a sentence of the paper says."""
 
 
 def _words(confidence: str) -> list[str]:
@@ -32,11 +33,11 @@ def _words(confidence: str) -> list[str]:
 
 
 class Source(Strict):
-    """Section of the paper, and how well we know what it says (`CONFIDENCE`)."""
+    """Section of the paper, and how sure we are of what it says (`CONFIDENCE`)."""
 
     section: str
     confidence: str
-    """Some of `CONFIDENCE`, with commas between them and remarks in parentheses."""
+    """Words of `CONFIDENCE`, separated by commas, with remarks in parentheses."""
 
     @field_validator("confidence")
     @classmethod
@@ -48,7 +49,7 @@ class Source(Strict):
 
     @property
     def known(self) -> str:
-        """What `confidence` says, in words."""
+        """The words of `confidence`, spelt out."""
         return "; ".join(CONFIDENCE[word] for word in _words(self.confidence))
 
 
@@ -60,7 +61,7 @@ class Specificity(Strict):
 
 
 class Part(Strict):
-    """One measurement that a claim needs; a claim holds if all its parts do."""
+    """One measurement that a claim needs; a claim holds if all its parts hold."""
 
     name: str
     experiment: str
@@ -69,10 +70,10 @@ class Part(Strict):
     control: Control | Literal["none"]
     direction: Literal["increase", "decrease", "equivalent"]
     minimum: float = Field(gt=0)
-    """Smallest effect that counts, in the unit of the outcome; for `equivalent` the margin."""
+    """Smallest effect that counts, in the unit of the outcome; for `equivalent`, the margin."""
     specificity: Specificity | None = None
     ceiling: dict[Control, float] = {}
-    """Largest mean allowed for a control arm."""
+    """Largest allowed mean of a control arm."""
 
 
 class Amendment(Strict):
@@ -82,27 +83,28 @@ class Amendment(Strict):
     reason: str = Field(min_length=10)
     previous: str = Field(pattern=r"^[0-9a-f]{64}$")
     seen_on: tuple[str, ...] = ()
-    """Models whose verdict on the claim, or on claims of the case, was known by then."""
+    """Models whose verdict on this claim, or on another claim of the case, was already known."""
 
 
 class Claim(Strict):
-    """One sentence of the paper and the rule by which it is judged, registered before the run."""
+    """One sentence of the paper and the rule that judges it, registered before the run."""
 
     id: str = Field(pattern=r"^[a-z0-9]+(-[a-z0-9]+)*$")
     title: str
     paper_says: str
     source: Source
     gate: str = "correct"
-    """Boolean column of the `prompts` table that an item must pass to be scored."""
+    """Boolean column of the `prompts` table; only items for which it is true are scored."""
     parts: tuple[Part, ...] = ()
     untestable: str | None = None
-    """Why no model of this project can be asked (no prompts, no such ability); then there are no parts."""
+    """Why no model of this project can be asked (no prompts, or the ability is missing); the claim then has no
+    parts."""
     minimum_n: int = Field(default=256, gt=0)
-    """Fewest items that must pass the gate."""
+    """Smallest number of items that must pass the gate."""
     registered: datetime.date
     amended: tuple[Amendment, ...] = ()
     expected: dict[str, Verdict] = {}
-    """Verdict expected on models that lack the mechanism, written down before they were trained."""
+    """Expected verdict on models that lack the mechanism, written down before they were trained."""
 
     @model_validator(mode="after")
     def _parts_or_reason(self) -> Claim:
@@ -111,7 +113,7 @@ class Claim(Strict):
         return self
 
     def explores(self, model: str) -> bool:
-        """Whether the claim was changed after its first verdict on a model, and so was not registered before it."""
+        """Whether the claim was changed after its first verdict on a model, so that on this model it is exploratory."""
         return any(model in amendment.seen_on for amendment in self.amended)
 
     @field_validator("amended", mode="before")
@@ -121,9 +123,9 @@ class Claim(Strict):
 
 
 def load_claims(root: str | Path, name: str, case: Case | None = None) -> tuple[Claim, ...]:
-    """The claims of a case, in the order of its `claims.yaml` (a mapping from the claim's id to its fields).
+    """The claims of a case, in the order of its `claims.yaml` (a mapping from a claim's id to its fields).
 
-    `case` is that case, if it has been loaded.
+    `case` is that case, if it is already loaded.
     """
     path = case_folder(root, name) / "claims.yaml"
     data = read_yaml(path)
@@ -150,14 +152,15 @@ def load_claims(root: str | Path, name: str, case: Case | None = None) -> tuple[
 
 
 def gates(case: Case) -> list[str]:
-    """The columns of true and false that table `prompts` has (`behaviour.prompts_table`)."""
+    """The Boolean columns of table `prompts` (`behaviour.prompts_table`)."""
     columns = {column for one in (*case.prompts.values(), *case.items) for column in one.factors}
     columns |= {str(getattr(one, "donor", "")) for one in case.experiments.values()}
     return ["correct", *(f"correct_with_{column}" for column in sorted(columns) if is_donor(column))]
 
 
 def _check_part(path: Path, where: str, part: Part, case: Case) -> None:
-    """Raises InputError where a part names what its experiment does not measure, or asks for more than there can be."""
+    """Raises InputError if a part names something its experiment does not measure, or asks for more than is
+    possible."""
     known(path, where, "experiment", part.experiment, case.experiments)
     known(path, where, "outcome", part.outcome, case.experiments[part.experiment].outcomes, part.experiment)
     arms, of = case.arms(part.experiment, part.outcome), f"{part.outcome} in {part.experiment}"

@@ -1,8 +1,8 @@
-"""Kinds of experiment: what each needs, and what it may say. A key that a kind does not know is an error.
+"""Kinds of experiment: the keys that each needs and allows. A key that a kind does not know is an error.
 
-Those that hold features (`Perturbation`) and `Exchange` change the model; `Graph`, `Faithfulness`, `Structure`, `Census`,
-`Classes`, `Wiring`, `Connectivity`, `Reuse` and `Sharing` only look; `Contrast`, `Crossover`, `Signs` and `Scale` are computed from what others measured.
-What they measure stands in `measures.py`, and beside which controls in `arms.py`.
+Experiments that hold features (`Perturbation`) and `Exchange` change the model. `Graph`, `Faithfulness`, `Structure`,
+`Census`, `Classes`, `Wiring`, `Connectivity`, `Reuse` and `Sharing` only observe. `Contrast`, `Crossover`, `Signs` and
+`Scale` are computed from other experiments. Their outcomes are defined in `measures.py`, their controls in `arms.py`.
 """
 
 from __future__ import annotations
@@ -18,36 +18,41 @@ from biology.cases.positions import Position
 from biology.grammar import unknown
 
 BEST = "best"
-"""As `elsewhere` of an experiment: the position at which its push does most, of those where it does not belong."""
+"""Value of `elsewhere`: of the positions where the supernode does not belong, the one at which its push does most."""
 
 
 class Perturbation(Measurement):
     """Features of supernodes held at multiples of their activation, on every scored prompt."""
 
     by_line: ClassVar[tuple[str, ...]] = ("protocol", "attention")
-    """What is settled where a line is written: iterative, with live attention."""
+    """Keys that are fixed if a line is written: iterative patching, with live attention."""
 
     donor: str = "donor"
-    """Column of the prompt set that names the donor prompt; that of the wrong donor is called `wrong_<donor>`."""
+    """Column of the prompt set that names the donor prompt; column `wrong_<donor>` names the wrong donor."""
     strengths: tuple[float, ...] = Field(default=(0.0,), min_length=1)
-    """Multipliers M; where there are several, development prompts decide."""
+    """Multipliers M. If there are several, one is chosen on development prompts."""
     depths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0,), min_length=1)
-    """Constrained patching: share of the layers that are held, from below; development prompts decide."""
+    """Constrained patching: the share of the layers, from the lowest, that is held. If there are several, one is chosen
+    on development prompts."""
     direction: Literal["increase", "decrease"] = "increase"
-    """Where the first outcome is to go when development prompts decide."""
+    """Direction in which the first outcome should move when strength and depth are chosen on development prompts."""
     attention: Literal["frozen", "live"] = "frozen"
-    """Whether attention patterns stay as on the clean prompt, as in the attribution graph, or follow the perturbation."""
+    """Whether attention patterns are frozen at the clean prompt's, as in the attribution graph, or follow the
+    perturbation."""
     cut_direct: bool = False
-    """Whether what is held has no direct path to the logits: only what later layers make of it counts."""
+    """Whether to cut the direct path of held features to the logits, so that only their effect through later layers
+    counts."""
     elsewhere: Position | Literal["best"] = Position("1")
-    """Position (as in a supernode's `at`) of the `position` control. `best`, where lines are written at `sites`: the one of them,
-    other than the supernodes' own, at which the same push moves the first outcome most on development prompts of the model."""
+    """Position (as in a supernode's `at`) of the `position` control. `best`, for lines written at `sites`: of the sites
+    other than the supernodes' own, the one at which the same push moves the first outcome most on the model's
+    development prompts."""
     dose: bool = False
-    """Whether all strengths are also run on the held-out prompts, for the dose-response figure (judged by no claim)."""
+    """Whether to run all strengths on the held-out prompts too: for the dose-response figure and for `crossover`."""
     line: Line | None = None
-    """How the line is written that outcomes are about."""
+    """How to write the line that the outcomes are about."""
     sites: tuple[Position, ...] = ()
-    """Positions, as in a supernode's `at`: a line is also written with the same push at each, for the sweep figure."""
+    """Positions, as in a supernode's `at`: a line is also written with the same push at each of them, for the sweep
+    figure."""
     protocol: Literal["constrained", "iterative"] = "constrained"
     """How features are held (see `protocols.py`)."""
     controls: tuple[Control, ...] = (Control("match"),)
@@ -56,16 +61,16 @@ class Perturbation(Measurement):
     """Named prompts to show it on."""
 
     def holds(self, strength: float) -> dict[str, float]:
-        """The supernodes of the prompt itself that are held, and at which multiples of their clean activation."""
+        """The prompt's own supernodes that are held, each with the multiple of its clean activation."""
         return {}
 
     def push(self, strength: float) -> float:
-        """How far a strength is from doing nothing."""
+        """Distance of a strength from the one that changes nothing."""
         return abs(strength) if self.injected else abs(strength - 1.0)
 
     @property
     def injected(self) -> str | None:
-        """The supernode whose members on the donor prompt are injected."""
+        """The supernode whose members, as active on the donor prompt, are injected."""
         return None
 
     @model_validator(mode="after")
@@ -99,7 +104,7 @@ class Inhibit(Perturbation):
 
     kind: Literal["inhibit"]
     inhibit: str
-    """The supernode that is held."""
+    """The supernode to hold."""
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -114,7 +119,7 @@ class Inject(Perturbation):
 
     kind: Literal["inject"]
     inject: str
-    """The supernode of the donor prompt."""
+    """The supernode, as active on the donor prompt."""
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -126,15 +131,16 @@ class Inject(Perturbation):
 
 
 class Swap(Perturbation):
-    """Holds a supernode at minus M times its activation, and one at M times its activation on the donor prompt."""
+    """Holds one supernode at minus M times its activation, and another at M times its activation on the donor
+    prompt."""
 
     kind: Literal["swap"]
     inhibit: str
-    """The supernode of the prompt itself that is held down."""
+    """The prompt's own supernode to hold down."""
     inject: str
-    """The supernode of the donor prompt."""
+    """The supernode, as active on the donor prompt."""
     suppress: float = Field(default=1.0, ge=0, le=1)
-    """What is inhibited is held at minus this share of M times its clean activation."""
+    """The inhibited supernode is held at minus this share of M times its clean activation."""
 
     @property
     def held(self) -> tuple[str, ...]:
@@ -149,11 +155,12 @@ class Swap(Perturbation):
 
 
 class Exchange(Measurement):
-    """Replaces the residual stream at a position, in all layers, by the donor's, and writes a line; no transcoder is involved."""
+    """Replaces the residual stream at one position, in all layers, by the donor's, and writes a line; needs no
+    transcoder."""
 
     kind: Literal["exchange"]
     line: Line
-    """How the line is written that outcomes are about."""
+    """How to write the line that the outcomes are about."""
     at: Position = LAST
     """The position, as in a supernode's `at`."""
     elsewhere: Position = Position("1")
@@ -164,13 +171,13 @@ class Exchange(Measurement):
 
 
 class Graph(Measurement):
-    """Shares of the paths of the attribution graph (`graph_tables.py`)."""
+    """Shares of influence along paths of the attribution graph (`graph_tables.py`)."""
 
     kind: Literal["graph"]
     through: str
-    """The supernode that paths pass through."""
+    """The supernode through which paths pass."""
     source: str
-    """The factor at whose tokens the paths of `shortcut` and `source_share` start."""
+    """The factor whose tokens are the start of the paths for `shortcut` and `source_share`."""
     controls: tuple[Control, ...] = (Control("match"),)
 
     @property
@@ -179,13 +186,13 @@ class Graph(Measurement):
 
 
 class Census(Measurement):
-    """What the features at a position tell of a later word, counted (`census.py`)."""
+    """Counts the features at a position that tell a later word (`census.py`)."""
 
     kind: Literal["census"]
     through: str
-    """The supernode that is looked for; its rule has a factor."""
+    """The supernode to look for; its rule has a factor."""
     sites: tuple[Position, ...] = ()
-    """Where else it is looked for (control `position`)."""
+    """Other positions at which to look for it (control `position`)."""
     controls: tuple[Control, ...] = ()
 
     @property
@@ -194,18 +201,19 @@ class Census(Measurement):
 
 
 class Classes(Measurement):
-    """What operand plots say of the features that carry the influence on the answer (`operand_tables.py`)."""
+    """The operand-plot families of the features that carry the influence on the answer (`operand_tables.py`)."""
 
     kind: Literal["classes"]
     controls: tuple[Control, ...] = ()
 
 
 class Wiring(Measurement):
-    """Whether weights lead from sources to the targets that fire at the prompt's sum (`operand_tables.py`)."""
+    """Whether weights lead from source features to the target features that are active at the prompt's sum
+    (`operand_tables.py`)."""
 
     kind: Literal["wiring"]
     of: tuple[str, ...] = Field(min_length=2, max_length=2)
-    """The source and the target supernode; their rules have a condition on operand plots."""
+    """The source and the target supernode; the rule of each has a condition on operand plots."""
     controls: tuple[Control, ...] = ()
 
     @property
@@ -214,30 +222,30 @@ class Wiring(Measurement):
 
 
 class Faithfulness(Measurement):
-    """How well the graph and the replacement model of a prompt stand for the model (`validation/faithfulness.py`)."""
+    """How well a prompt's graph and its replacement model represent the model (`validation/faithfulness.py`)."""
 
     kind: Literal["faithfulness"]
     controls: tuple[Control, ...] = ()
 
 
 class Structure(Measurement):
-    """What the graph of a prompt is made of (`validation/structure.py`)."""
+    """The composition of a prompt's graph (`validation/structure.py`)."""
 
     kind: Literal["structure"]
     template: str
-    """The factor whose levels are templates: prompts with the same one are asked in the same way."""
+    """The factor whose levels are templates: prompts with the same level share their wording."""
     controls: tuple[Control, ...] = ()
 
 
 class Connectivity(Measurement):
-    """How families of features at the last token are wired (`operand_tables.py`)."""
+    """How the operand-plot families of features at the last token are connected (`operand_tables.py`)."""
 
     kind: Literal["connectivity"]
     controls: tuple[Control, ...] = ()
 
 
 class Reuse(Measurement):
-    """How much of a supernode's activity on the plain prompt is there on this one too (`operand_tables.py`)."""
+    """How much of a supernode's activity on the plain prompt is also present on this prompt (`operand_tables.py`)."""
 
     kind: Literal["reuse"]
     of: tuple[str, ...] = Field(min_length=1, max_length=1)
@@ -250,13 +258,13 @@ class Reuse(Measurement):
 
 
 class Sharing(Measurement):
-    """What prompts of several languages have in common (`sharing.py`)."""
+    """What prompts in several languages have in common (`sharing.py`)."""
 
     kind: Literal["sharing"]
     of: tuple[str, ...] = ()
-    """The supernodes that are looked at together."""
+    """The supernodes to compare together."""
     donor: str = "donor"
-    """`closeness`: column of the prompt set that names the donor prompt."""
+    """For `closeness`: column of the prompt set that names the donor prompt."""
     controls: tuple[Control, ...] = (Control("match"),)
 
     @property
@@ -265,7 +273,7 @@ class Sharing(Measurement):
 
 
 class Computed(Measurement):
-    """An experiment that is computed from what others measured; it has the control arms of these."""
+    """An experiment computed from other experiments; it has their control arms."""
 
     of: tuple[str, ...] = Field(min_length=1)
 
@@ -275,28 +283,28 @@ class Computed(Measurement):
 
 
 class Contrast(Computed):
-    """Two experiments, item by item and arm by arm (`contrasts.py`)."""
+    """The first experiment minus a share of the second, item by item and arm by arm (`contrasts.py`)."""
 
     kind: Literal["contrast"]
     of: tuple[str, ...] = Field(min_length=2, max_length=2)
     """The two experiments."""
     share: float = Field(default=1.0, gt=0, le=1)
-    """The share of the second experiment's outcome that is taken off the first one's."""
+    """The share of the second experiment's outcome that is subtracted from the first one's."""
 
 
 class Crossover(Computed):
-    """How much the strength at which a swap takes over varies between levels of a factor (`contrasts.py`)."""
+    """How much the strength at which a swap takes over differs between levels of a factor (`contrasts.py`)."""
 
     kind: Literal["crossover"]
     of: tuple[str, ...] = Field(min_length=1, max_length=1)
-    """A swap with `dose`, whose last two outcomes are the probabilities of what takes over and of what gives way; it is computed
-    on the prompts that pass the gate of the claim that asks it."""
+    """A swap with `dose`. Its last two outcomes are the probabilities of the answer that takes over and of the one that
+    gives way. Computed on the prompts that pass the gate of the claim that asks for it."""
     by: str
     """The factor whose levels are compared."""
 
 
 class Signs(Computed):
-    """Whether the signs of the graph foretell the effects of inhibitions (`tables.sign_agreement`)."""
+    """Whether the signs of the graph predict the effects of inhibitions (`contrasts.sign_agreement`)."""
 
     kind: Literal["signs"]
     of: tuple[str, ...] = Field(min_length=1)
@@ -305,11 +313,11 @@ class Signs(Computed):
 
 
 class Scale(Computed):
-    """One experiment on models of two sizes (`contrasts.py`)."""
+    """One experiment compared between models of two sizes (`contrasts.py`)."""
 
     kind: Literal["scale"]
     of: tuple[str, ...] = Field(min_length=1, max_length=1)
-    """The one that is compared, which has a control `shuffle`."""
+    """The experiment to compare; it must have a control `shuffle`."""
 
 
 KINDS = (
@@ -320,7 +328,7 @@ LOOKING_AT_PLOTS = (Classes, Wiring, Connectivity, Reuse)
 
 
 def _known_kind(data: Any) -> Any:
-    """Says which kinds there are, before one of them looks at the rest."""
+    """Refuses an unknown kind, listing the known ones, before any kind checks the other keys."""
     names = [kind.kind_name() for kind in KINDS]
     if isinstance(data, dict) and "kind" in data and data["kind"] not in names:
         raise ValueError(unknown("kind", data["kind"], names))

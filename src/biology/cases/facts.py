@@ -1,4 +1,4 @@
-"""What the prompts of a case say: their factors and the levels of these, whom they name, and whether a position is in them."""
+"""Facts about a case's prompts, to check a case against: factors and their levels, donors, and positions."""
 
 from __future__ import annotations
 
@@ -15,14 +15,15 @@ from biology.grammar import unknown
 from biology.records import InputError
 
 LINKS = ("plain", "wrong_plain", "spoken", "gated_by")
-"""Columns, beside those of donors, that name another prompt."""
+"""Columns that name another prompt, beside the donors' columns."""
 Row = Mapping[str, str]
 """A prompt with all its columns."""
 
 
 @dataclass(frozen=True, eq=False)
 class Facts:
-    """The prompts of a case, and what may be said of them; whatever may not is an InputError that names `path` and place."""
+    """The prompts of a case, with checks of what a case file says about them. A failed check raises an InputError with
+    `path` and the place."""
 
     path: Path
     shown: Mapping[str, Row]
@@ -31,7 +32,7 @@ class Facts:
     """The prompt set."""
     extended: Mapping[str, Mapping[str, Sequence[str]]]
     further: Callable[[], Sequence[Row]]
-    """Reads the other prompt sets of the case: what only their prompts have is no mistake."""
+    """Reads the other prompt sets of the case, so that columns and levels found only there are no mistake."""
 
     @cached_property
     def rows(self) -> list[Row]:
@@ -43,7 +44,7 @@ class Facts:
 
     @cached_property
     def _beyond(self) -> dict[str, set[str]]:
-        """Columns and levels of extended corpora."""
+        """Columns of extended corpora, with their levels."""
         found: dict[str, set[str]] = {}
         for columns in self.extended.values():
             for column, levels in columns.items():
@@ -78,7 +79,7 @@ class Facts:
             raise self.refuse(where, unknown(kind, name, names, of))
 
     def distinct(self, where: str, words: Collection[object]) -> None:
-        """Refuses a list that names one thing twice."""
+        """Refuses a list that repeats an entry."""
         seen: set[object] = set()
         for word in words:
             if word in seen:
@@ -97,7 +98,7 @@ class Facts:
             raise self.refuse(f"{where}.{factor}", unknown("level", level, self.levels(factor), factor))
 
     def only(self, where: str, only: Mapping[str, str]) -> None:
-        """Refuses levels that no prompt has, and those that no scored prompt has together."""
+        """Refuses levels that no prompt has, and combinations of levels that no scored prompt has."""
         for factor, level in only.items():
             self.level(where, factor, level)
         beyond = any(level in self._beyond.get(factor, ()) for factor, level in only.items())
@@ -107,9 +108,9 @@ class Facts:
                 raise self.refuse(where, f"no scored prompt has {told}")
 
     def scored(self, only: Mapping[str, str]) -> list[Row]:
-        """The scored prompts of these levels of factors."""
+        """The scored prompts with these levels of factors."""
         asked = tuple(sorted(only.items()))
-        if asked not in self._scored:  # many experiments ask the same prompts
+        if asked not in self._scored:  # many experiments ask for the same prompts
             self._scored[asked] = [row for row in self._score if all(row.get(one) == level for one, level in asked)]
         return self._scored[asked]
 
@@ -122,7 +123,7 @@ class Facts:
         return [row for row in self.items if row["role"] == "score"]
 
     def donor(self, where: str, column: str, rows: Iterable[Row]) -> None:
-        """Refuses a donor's column that no prompt has, and prompts without one."""
+        """Refuses a donor column that no prompt has, and prompts without a donor."""
         if column not in self.columns:
             there = [one for one in self.columns if is_donor(one.removeprefix("wrong_"))]
             self.factor(where, column) if not there else self.known(where, "donor's column", column, there)
@@ -131,13 +132,14 @@ class Facts:
                 raise self.refuse(where, f"{self.told(row)} has no donor (column '{column}')")
 
     def filled(self, where: str, column: str, rows: Iterable[Row]) -> None:
-        """Refuses prompts that lack a level of a factor."""
+        """Refuses prompts without a level of this factor."""
         for row in rows:
             if not row.get(column):
                 raise self.refuse(where, f"{self.told(row)} has no level of '{column}'")
 
     def links(self) -> None:
-        """Refuses a prompt that names another one that there is not, or itself as its donor, or one donor as right and wrong."""
+        """Refuses a prompt that names a prompt that does not exist, that is its own donor, or whose donor is also its
+        wrong donor."""
         names = {row["item"] for row in self.rows}
         columns = [one for one in self.columns if one in LINKS or is_donor(one.removeprefix("wrong_"))]
         for row in self.rows:
@@ -148,7 +150,7 @@ class Facts:
                     continue
                 if row[column] == row["item"]:
                     raise self.refuse(self.told(row), f"it is its own donor (column '{column}')")
-                # a named prompt is shown without this control, and a case may know of one donor alone
+                # a named prompt is shown without this control, and a case may have a single donor
                 same = column.startswith("wrong_") and row[column] == row.get(column.removeprefix("wrong_"))
                 if same and row["item"] not in self.shown:
                     raise self.refuse(
@@ -156,17 +158,18 @@ class Facts:
                     )
 
     def questions(self) -> None:
-        """Refuses a question that is not the end of its prompt."""
+        """Refuses a prompt that does not end in its question."""
         for row in self.rows:
             if not row["text"].endswith(row.get(QUESTION, "")):
                 raise self.refuse(self.told(row), f"its text does not end in its {QUESTION} {row[QUESTION]!r}")
 
     def told(self, row: Row) -> str:
-        """A prompt by its name, and where to find it."""
+        """A prompt by name, and whether it is in the prompt set."""
         return f"prompt '{row['item']}'{'' if row['item'] in self.shown else ' of the prompt set'}"
 
     def measured(self, asked: Collection[Mapping[str, str]]) -> None:
-        """Refuses a scored prompt that none of these `only` lets in, where its level is nearly one that would."""
+        """Refuses a scored prompt that no experiment's `only` includes, if its level is nearly one of those asked for
+        (a misspelling)."""
         let_in = {id(row) for only in asked for row in self.scored(only)}
         for row in self._score:
             if id(row) in let_in:
@@ -179,7 +182,8 @@ class Facts:
                     )
 
     def position(self, where: str, at: Position, rows: Iterable[Row]) -> None:
-        """Refuses a position that one of some prompts does not hold exactly once; prompts without the factor are left out."""
+        """Refuses a position whose word does not occur exactly once in each prompt. Prompts without the factor are
+        skipped."""
         if at.factor is not None:
             self.factor(where, at.factor)
         if at.form not in ("token", "factor"):

@@ -1,4 +1,5 @@
-"""Which figures a case may list, without drawing any: those of `case_figures.FIGURES`, and those that its own case.py names."""
+"""Names of the figures that a case may list, without drawing any: those of `case_figures.FIGURES`, and those in its own
+case.py."""
 
 from __future__ import annotations
 
@@ -17,11 +18,11 @@ FIGURES = {
     "path_share": "experiment",
     "fidelity": "",
 }
-"""Figures of every case, and what may stand behind the hyphen."""
+"""Figures of every case, with the kind of subject that follows the hyphen."""
 
 
 def own_figures(folder: Path) -> list[str]:
-    """The keys of `FIGURES` in the case's own `case.py`, which is read and not run; none if it has no such file."""
+    """The keys of `FIGURES` in the case's own `case.py`, which is parsed but not run; none without such a file."""
     path = folder / "case.py"
     if not path.is_file():
         return []
@@ -42,7 +43,8 @@ def own_figures(folder: Path) -> list[str]:
 def problem(
     figure: str, own: Collection[str], prompts: Collection[str], experiments: Collection[str]
 ) -> str | None:  # fmt: skip
-    """What is wrong with the name of a figure; None if it can be drawn. `own` are the figures of the case's own."""
+    """What is wrong with a figure's name; None if it can be drawn. `own` are the figures of the case's own
+    `case.py`."""
     name, hyphen, subject = figure.partition("-")
     if name not in (known := [*FIGURES, *own]):
         return unknown("figure", name, known)

@@ -1,4 +1,5 @@
-"""Rules that say `at: found`, once a model has shown where: the case as all later stages use it, and what a page says of it."""
+"""Rules with `at: found`, settled once a model has shown where: the case as later stages use it, and the text for
+pages."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
@@ -15,17 +16,17 @@ from biology.cases.rules import SupernodeRule
 from biology.records import InputError
 
 ENOUGH = 0.95
-"""What does nearly as well as the best exchange reaches this share of it."""
+"""An exchange is nearly as good as the best one if it reaches this share of its accuracy."""
 LEAST = 0.1
-"""Share of exchanges that move the answer below which nothing is found."""
+"""Smallest share of exchanges that must move the answer; below it nothing is found."""
 
 
 def chosen(tried: pd.DataFrame) -> tuple[str, int, int] | None:
-    """Position, first and last layer of the exchange that says where a variable is; None where nothing is found.
+    """Position, first and last layer of the exchange that locates a variable; None if nothing is found.
 
-    The position is that of the best exchange (the first of several). There, of all that do nearly as well, it is the one that says
-    most of where the layers end (`end_of`): up to which it takes them, or from which on all is still to be had. `tried` has the
-    columns position, first, last and accuracy.
+    The position is that of the best exchange, the first one of a tie. Among the exchanges there that are nearly as
+    good, the choice is between the one from layer 0 that ends lowest and the one that starts highest: whichever puts
+    the variable's last layer later (`end_of`). `tried` has the columns position, first, last and accuracy.
     """
     best = float(tried["accuracy"].max())
     if not best >= LEAST:
@@ -41,15 +42,16 @@ def chosen(tried: pd.DataFrame) -> tuple[str, int, int] | None:
 
 
 def end_of(row: pd.Series) -> int:
-    """The last layer of a variable, by the exchange that says so."""
+    """The last layer of a variable, according to the chosen exchange."""
     first, last = int(row["first"]), int(row["last"])
     return first if first > 0 else last
 
 
 def settled(case: Case, sites: pd.DataFrame) -> Case:
-    """The case whose rules say a position and layers where they said `at: found`, by table `sites` of the model.
+    """The case with each `at: found` replaced by the position and layers in the model's table `sites`.
 
-    Where nothing was found, the first position is taken, with all layers. Raises InputError if the table is not of these rules.
+    If nothing was found, the rule takes the first position and all layers. Raises InputError if the table was made by
+    other rules.
     """
     rules = {
         name: rule if rule.at != FOUND else _settled(case, name, rule, sites) for name, rule in case.supernodes.items()
@@ -72,8 +74,8 @@ def _settled(case: Case, name: str, rule: SupernodeRule, sites: pd.DataFrame) ->
 
 
 def found_sites(case: Case, sites: pd.DataFrame) -> list[dict[str, Any]]:
-    """For each supernode whose rule says `at: found`: where it is (its settled rule), whether it was found there, the share of
-    exchanges that move the answer there, and the other position that does most."""
+    """For each supernode with `at: found`: its settled rule, whether it was found there, the share of exchanges there
+    that move the answer, and the best other position."""
     shown = []
     for name, rule in settled(case, sites).supernodes.items():
         if case.supernodes[name].at != FOUND:

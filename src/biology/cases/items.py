@@ -1,4 +1,5 @@
-"""The prompt set of a case: the rows of its `prompts.csv`, on which supernodes are selected and effects measured."""
+"""The prompt set of a case: the rows of its `prompts.csv`, on which supernodes are selected and effects are
+measured."""
 
 from __future__ import annotations
 
@@ -19,8 +20,8 @@ ITEM_COLUMNS = ("item", "text", "answer", "cluster", "split", "role")
 
 
 class Item(Strict):
-    """One row of `prompts.csv`. Rules and strengths are fixed on `dev` items with role `select`; claims read
-    `heldout`."""
+    """One row of `prompts.csv`. Rules and strengths are chosen on `dev` items with role `select`; claims read `heldout`
+    items."""
 
     item: str = Field(min_length=1)
     text: str = Field(min_length=1)
@@ -29,7 +30,7 @@ class Item(Strict):
     split: Literal["dev", "heldout"]
     role: Literal["select", "score"]
     factors: dict[str, str] = {}
-    """The free columns, e.g. {city: Dallas, relation: capital, place: Texas}."""
+    """The factor columns, e.g. {city: Dallas, relation: capital, place: Texas}."""
 
     def meets(self, only: Mapping[str, str]) -> bool:
         """Whether it has these levels of factors."""
@@ -38,7 +39,7 @@ class Item(Strict):
 
 def read_items(path: Path) -> tuple[Item, ...]:
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets put a mark before the first column
+        with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin with a byte order mark
             return _items(path, file.read())
     except FileNotFoundError:
         raise InputError(f"{path}: no such file (named by `prompt_set` in case.yaml).") from None
@@ -46,7 +47,7 @@ def read_items(path: Path) -> tuple[Item, ...]:
         raise InputError(f"{path}: cannot be read as CSV in UTF-8 ({error}).") from None
 
 
-@lru_cache(maxsize=16)  # a command and its checks read a case several times
+@lru_cache(maxsize=16)  # one command and its checks read a case several times
 def _items(path: Path, text: str) -> tuple[Item, ...]:
     reader = csv.DictReader(io.StringIO(text, newline=""))
     columns = list(reader.fieldnames or [])
@@ -82,7 +83,7 @@ def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) 
         try:
             item = Item.model_validate(data)
         except ValidationError:
-            item = validate(Item, data, path, where=f"row {number}")  # says what is wrong
+            item = validate(Item, data, path, where=f"row {number}")  # raises an error that says what is wrong
         if item.item in seen:
             raise InputError(f"{path}: row {number}: item '{item.item}' occurs twice.")
         seen.add(item.item)

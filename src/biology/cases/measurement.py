@@ -1,4 +1,4 @@
-"""What all kinds of experiment have in common (`Measurement`), and the line of a poem that some of them write."""
+"""What all kinds of experiment share (`Measurement`), and the line of a poem that some of them write (`Line`)."""
 
 from __future__ import annotations
 
@@ -18,35 +18,37 @@ LAST = Position("last")
 
 
 class Line(Strict):
-    """The line of a poem that is written after the prompt, and what its words are asked about."""
+    """How the line of a poem is written after the prompt, and which words outcomes ask about."""
 
     ends: str
-    """Factor whose levels (of all prompts) are the words that can end a line; a prompt's own level is the one it plans."""
+    """Factor whose levels, over all prompts, are the words that can end a line; a prompt's own level is its planned
+    word."""
     family: str
-    """Factor whose level planned words that rhyme share."""
+    """Factor whose level is the same for planned words that rhyme."""
     least: int = Field(default=1, gt=0)
-    """Words that stand before the last one at least; a line that ends sooner has no end that counts."""
+    """Smallest number of words before the last one; the end of a shorter line does not count."""
     most: int = Field(default=12, gt=0)
-    """Words at which an unfinished line is given up."""
+    """Number of words after which an unfinished line is stopped."""
     forced: dict[int, str] = {}
-    """Words that are not left to the model: number in the line (from 0), and the factor that holds the prompt's word."""
+    """Words that are given, not generated: number in the line (from 0), and the factor that holds the prompt's word."""
     hidden: bool = False
-    """Whether the line is written without sight of what stands before the prompt's last token."""
+    """Whether attention from the new line to everything before the prompt's last token is blocked."""
     samples: int = Field(default=0, ge=0)
-    """Lines sampled for a prompt and arm at temperature 1 (of matched sets one each); 0: one line, the most probable."""
+    """Lines sampled per prompt and arm at temperature 1 (for each matched set, only one); 0: one line, the most
+    probable."""
 
 
 class Measurement(Strict):
-    """One measurement on every scored prompt, with its controls beside it: what all kinds have in common."""
+    """One measurement on every scored prompt, with its controls: the base of all kinds."""
 
     only: dict[str, str] = {}
-    """Restricts the scored prompts to those with these levels of factors."""
+    """Restricts the scored prompts to these levels of factors."""
     outcomes: tuple[Outcome, ...] = Field(min_length=1)
-    """What is measured; where development prompts decide, the first does."""
+    """What is measured. Choices on development prompts are made by the first outcome."""
 
     @classmethod
     def __get_pydantic_json_schema__(cls, schema: CoreSchema, handler: GetJsonSchemaHandler) -> dict[str, Any]:
-        """With the outcomes and controls of this kind alone."""
+        """A schema with only the outcomes and controls of this kind."""
         made = handler.resolve_ref_schema(handler(schema))
         properties = made["properties"]
         if "kind" in properties:
@@ -59,7 +61,7 @@ class Measurement(Strict):
 
     @classmethod
     def kind_name(cls) -> str:
-        """What case.yaml calls this kind."""
+        """The name of this kind in case.yaml."""
         return str(get_args(cls.model_fields["kind"].annotation)[0])
 
     @property
@@ -73,7 +75,7 @@ class Measurement(Strict):
         return ()
 
     def names(self, outcomes: Collection[str] | None = None) -> set[str]:
-        """All supernodes that it names: those of `held`, and those that `outcomes` (its own) watch."""
+        """All supernodes that it names: those of `held`, and those in its own outcomes."""
         watched = [Outcome(one) for one in (self.outcomes if outcomes is None else outcomes)]
         return {*self.held, *(name for one in watched if one.form.about == "supernode" for name in one.arguments)}
 

@@ -1,7 +1,8 @@
-"""Outcomes: what an experiment may measure. Each is specified here and nowhere else; modules that compute them name the forms.
+"""Outcomes: what an experiment may measure. Each is defined here and nowhere else; the modules that compute it refer to
+its form.
 
-An outcome is written as one word, or as a word and what it is about: `answer_top1`, `activation:bridge`,
-`kept:concept+language`, `difference:lost:say`.
+An outcome is one word, or a word with arguments: `answer_top1`, `activation:bridge`, `kept:concept+language`,
+`difference:lost:say`.
 """
 
 from __future__ import annotations
@@ -16,11 +17,11 @@ PERTURBED = ("inhibit", "inject", "swap")
 WRITING = (*PERTURBED, "exchange")
 """Kinds that may write a line."""
 CLASSED = ("add", "lookup", "sum")
-"""Families of operand plots that say something of the operands."""
+"""Families of operand plots that show a dependence on the operands."""
 NEAR = 5
-"""How far from an answer a number is still near it."""
+"""Largest distance of a number from the answer that counts as near."""
 MASS = 0.8
-"""Share of the probability of all numbers that a `width` holds."""
+"""Share of the probability of all numbers that `width` covers."""
 FAMILIES = (*CLASSED, "constant", "other")
 
 
@@ -30,34 +31,35 @@ class Form:
 
     name: str
     told: str
-    """How its mean is told: `the answer is said on {value} of the prompts`. `{0}` and `{1}` stand for what it is about, `{through}` and
-    `{source}` for what the experiment follows."""
+    """Sentence about its mean: `the answer is said on {value} of the prompts`. `{0}` and `{1}` are replaced by its
+    arguments, `{through}` and `{source}` by the experiment's."""
     says: str
-    """What it is, in one sentence; `{0}` and `{1}` stand for what it is about."""
+    """Its definition in one sentence; `{0}` and `{1}` are replaced by its arguments."""
     unit: str
     kinds: tuple[str, ...]
-    """Kinds of experiment that may ask for it."""
+    """Kinds of experiment that may measure it."""
     about: str = ""
-    """What stands behind the colon: supernode, factor, language, layer, family, families or outcome; empty: nothing."""
+    """Type of the arguments after the colon: supernode, factor, language, layer, family, families or outcome; empty: no
+    arguments."""
     count: tuple[int, int] = (0, 0)
-    """How many of these, at least and at most."""
+    """Smallest and largest number of arguments."""
     separator: str = "+"
     line: bool = False
-    """Whether it is about a line that is written after the prompt."""
+    """Whether it is about a line written after the prompt."""
     donor: bool = False
-    """Whether it asks for the prompt's donor."""
+    """Whether it needs the prompt's donor."""
     numbers: bool = False
-    """Whether it asks for answers that are numbers."""
+    """Whether it needs answers that are numbers."""
     unchanged: float | None = None
-    """Of outcomes that watch a supernode: what they are where nothing changes. A prompt without members has none."""
+    """For outcomes that watch a supernode: the value if nothing changes. A prompt without members has no value."""
     beside: tuple[str, ...] = ()
-    """Control arms that it has unasked."""
+    """Control arms that it always has, without being listed."""
     controls: tuple[str, ...] | None = None
     """Control arms that it can have; by default all that the experiment lists."""
 
     @property
     def written(self) -> str:
-        """How it is written: `activation:<supernode>`."""
+        """How it is written, e.g. `activation:<supernode>`."""
         if not self.about:
             return self.name
         more = "..." if self.count[1] > 2 else ""
@@ -65,14 +67,14 @@ class Form:
 
     @property
     def reach(self) -> float | None:
-        """The largest difference that there can be between two of its values; None: there is none."""
+        """Largest possible difference between two of its values; None if unbounded."""
         if self.unit in (ONE, SHARE, PROBABILITY) or self.unit.startswith("area"):
             return 1.0
         return 2.0 if "-1 to 1" in self.unit else None
 
     @property
     def schema(self) -> dict[str, Any]:
-        """It as a JSON Schema."""
+        """Its JSON Schema."""
         told = {"description": f"{self.written} ({self.unit}): {self.says}"}
         if not self.about:
             return {"const": self.name} | told
@@ -80,7 +82,7 @@ class Form:
         return {"type": "string", "pattern": f"^{self.name}:{self.separator.join([one] * self.count[0])}"} | told
 
     def asked_by(self, kind: str, *, line: bool = False) -> bool:
-        """Whether an experiment of a kind, with or without a `line`, may ask for it."""
+        """Whether an experiment of this kind, with or without a `line`, may measure it."""
         return kind in self.kinds and (kind not in WRITING or self.line == line)
 
 
@@ -88,7 +90,7 @@ ONE, SHARE, PROBABILITY = "0 or 1", "share, 0 to 1", "probability, 0 to 1"
 FORMS = {
     form.name: form
     for form in (
-        # what is said under a perturbation (outcomes.py)
+        # the model's answers under a perturbation (outcomes.py)
         Form("answer_probability", "the answer has a probability of {value}", "the probability of the prompt's answer", PROBABILITY, PERTURBED),
         Form("donor_probability", "the donor's answer has a probability of {value}", "the probability of the donor's answer", PROBABILITY, PERTURBED, donor=True),
         Form("answer_top1", "the answer is said on {value} of the prompts", "whether the prompt's answer is the most probable token", ONE, PERTURBED),
@@ -141,7 +143,7 @@ FORMS = {
             "ending_log_odds", "the log-odds of the word that the donor plans rise by {value}", "the change of the log-odds of the donor's planned word to the own planned word, as the next word",
             "nats", WRITING, line=True, donor=True, beside=("clean",),
         ),
-        # what features tell (census.py)
+        # features that tell a later word (census.py)
         Form(
             "planned", "{value} of the features of the prompt's own word fire there", "the share of the features of the prompt's level that fire at the rule's position", SHARE, ("census",),
             controls=("position", "shuffle", "random"),
@@ -166,7 +168,7 @@ FORMS = {
             "agreement", "their agreement is {value}, where 1 is all signs as foretold and 0 is chance", "how well the signs of the graph foretell what inhibitions do: the mean of 1 (as foretold) and -1 over pairs",
             "-1 to 1", ("signs",), controls=("shuffle",),
         ),
-        # what graph and replacement model are worth (validation/faithfulness.py)
+        # how well graph and replacement model represent the model (validation/faithfulness.py)
         Form(
             "replaced_top1", "the replacement model names the model's next token on {value} of the prompts", "whether the replacement model, in which features stand for all MLPs and nothing for what they leave out, says what the model says",
             ONE, ("faithfulness",), controls=("random",),
@@ -198,7 +200,7 @@ FORMS = {
             "gradient_match", "the gradients of model and local replacement model have a cosine of {value}", "the cosine of the gradients of the most probable token's logit, by the embeddings, in the model and in the local replacement model",
             "-1 to 1", ("faithfulness",), controls=("random",),
         ),
-        # what graphs are made of (validation/structure.py)
+        # composition of graphs (validation/structure.py)
         Form(
             "abstract_middle", "features of neither the input nor the output tier have {value} more of the influence in the middle layers than in the outer ones", "the share of the influence that features of neither the input nor the output tier have in the middle third of the layers, minus that in the outer thirds",
             "share, -1 to 1", ("structure",), controls=("shuffle",),
@@ -248,7 +250,7 @@ FORMS = {
             "standard deviations", ("sharing",), "language", (1, 1), controls=("match",),
         ),
         Form("closeness", "their encoders have a mean cosine of {value}", "the mean cosine of the members' encoders with those of the donor's members", "-1 to 1", ("sharing",), donor=True, controls=("match",)),
-        # of two experiments, or of dose curves (contrasts.py)
+        # comparisons of two experiments, or of dose curves (contrasts.py)
         Form("difference", "what is left comes to {value}", "{0} in the first experiment, minus a share of it in the second", "that of the outcome", ("contrast",), "outcome", (1, 1), ","),
         Form("interaction", "the effect on the first outcome less that on the second comes to {value}", "{0} minus {1} in the first experiment, minus a share of the same in the second", "that of the outcomes", ("contrast",), "outcome", (2, 2), ","),
         Form(
@@ -261,7 +263,7 @@ FORMS = {
 
 
 ARGUMENTS = {"family": FAMILIES}
-"""What outcomes may be about, where that is the same for all cases."""
+"""Possible arguments, for the types of argument that are the same in all cases."""
 
 
 class Outcome(Parsed):
@@ -269,7 +271,7 @@ class Outcome(Parsed):
 
     form: Form
     arguments: tuple[str, ...]
-    """What stands behind the colon, part by part."""
+    """The parts behind the colon."""
 
     def __new__(cls, text: str) -> Outcome:
         name, colon, rest = text.partition(":")
@@ -293,7 +295,7 @@ class Outcome(Parsed):
         return [form.schema for form in FORMS.values()]
 
     def names(self, about: str) -> list[str]:
-        """The supernodes, factors, languages ... that it is about, also of the outcomes that it compares."""
+        """Its arguments (supernodes, factors, languages, ...), including those of outcomes that it compares."""
         if self.form.about == "outcome":
             return [name for one in self.arguments for name in Outcome(one).names(about)]
         return list(self.arguments) if self.form.about == about else []
@@ -305,18 +307,18 @@ class Outcome(Parsed):
 
 
 def alike(forms: list[str] | dict[str, Form], rest: str) -> list[str]:
-    """How outcomes are written, those about something with what somebody gave: the nearest can be typed as it stands."""
+    """Outcomes that may have been meant, with the given argument filled in, so that the nearest can be copied."""
     return [f"{name}:{rest}" if FORMS[name].about and rest else FORMS[name].written for name in forms]
 
 
 def forms_of(kind: str, *, line: bool | None = None) -> list[str]:
-    """The outcomes that experiments of a kind may ask for; with or without a line, or either."""
+    """The outcomes that experiments of a kind may measure; with a line, without, or both."""
     return [
         form.name for form in FORMS.values() if (kind in form.kinds if line is None else form.asked_by(kind, line=line))
     ]
 
 
 def unchanged(outcome: str) -> float | None:
-    """What an outcome that watches a supernode is where nothing changes; None for other outcomes."""
+    """The value of an outcome that watches a supernode if nothing changes; None for other outcomes."""
     form = FORMS.get(outcome.partition(":")[0])
     return form.unchanged if form and form.about else None

@@ -1,9 +1,9 @@
-"""Mechanisms: what a case says that a planted model computes, where, and which of its claims are therefore true.
+"""Mechanisms: what a planted model should compute and where, and which claims of the case are therefore true of it.
 
 `experiments/<case>/mechanism.yaml` states a causal model. Its *variables* are functions of a prompt's columns or of one another,
-each with a *site*: the layers and the token at which the network must hold it. The *answer* is a function of variables. From
-this follow the answers after interventions: with a variable set to another value, and with a variable absent. A model into which
-the mechanism was planted (`planting.py`) must give them, and `certificate.py` measures whether it does.
+each with a *site*: the layers and the token at which the network must hold it. The *answer* is a function of variables. The causal
+model also gives the answers after interventions: with a variable set to another value, and with a variable absent. A model into
+which the mechanism was planted (`planting.py`) should give the same answers; `certificate.py` measures whether it does.
 
 After Geiger et al., *Causal Abstractions of Neural Networks* (2021) and *Inducing Causal Structure for Interpretable Neural
 Networks* (2022); Gupta et al., *InterpBench* (2024). Torch-free.
@@ -32,17 +32,18 @@ Row = Mapping[str, Any]
 
 
 class Absent(Strict):
-    """What is answered when a variable's site holds nothing of it: exactly one of `shares`, `says` and `takes`."""
+    """The answer when a variable's site is replaced by a mean that carries no value of it: exactly one of `shares`, `says` and
+    `takes`."""
 
     among: tuple[str, ...] = ()
-    """The mean that stands at the site is that of prompts with the same values of these; of all prompts otherwise."""
+    """The mean is taken over prompts with the same values of these; by default over all prompts."""
 
     shares: tuple[str, ...] | None = None
-    """Any answer of a prompt that has the same values of these variables or columns, all alike probable."""
+    """Any answer of a prompt with the same values of these variables or columns, all equally probable."""
     says: str | None = None
     """The value of this variable, as a word."""
     spares: str | None = None
-    """A column: prompts in which it is filled keep their answer, for they have another way to it."""
+    """A column: prompts in which it is not empty keep their answer, because they have another path to it."""
     takes: Value | None = None
     """The answer as if the variable had this value."""
 
@@ -54,35 +55,36 @@ class Absent(Strict):
 
 
 class Variable(Strict):
-    """A variable of a causal model, and its site."""
+    """A variable of a causal model, with its site."""
 
     meaning: str = Field(min_length=3)
-    """What it holds, in words."""
+    """Its meaning in words."""
     value: str | None = None
     """An expression in the prompt's columns and earlier variables, such as `city` or `a % 10`."""
     depends_on: tuple[str, ...] = ()
-    """Instead of an expression: the variables whose values settle it, by the prompts that there are."""
+    """Instead of an expression: the variables that determine it; the prompts are the table."""
     column: str | None = None
-    """With `depends_on`: the column of the prompts that holds it."""
+    """With `depends_on`: the column of the prompts that holds its value."""
     at: Position | dict[str, Position]
-    """The token at which the network holds it; a mapping gives one for each value of the prompts' column `set`."""
+    """The token at which the network holds it. A mapping gives one for each value of the prompts' column `set`."""
     layers: tuple[int, int]
-    """The first and the last layer whose MLP outputs hold it, counted from 0."""
+    """The first and last layer whose MLP outputs hold it, counted from 0."""
     subspace: int | None = Field(None, ge=1)
-    """Dimensions of a subspace of its own, where several variables share the MLP outputs of a token; the whole otherwise."""
+    """Dimension of a subspace of its own, if several variables share the MLP outputs of a token; otherwise it has the whole
+    space."""
     read: Literal["probe", "unembedding", "none"] = "probe"
-    """How it can be read off the residual stream after its last layer: by a linear probe, or as a word by the unembedding. `none`: it
-    need not be, for what a twin does not use."""
+    """How to read it from the residual stream after its last layer: by a linear probe, or as a word by the unembedding. `none`: it
+    need not be readable, because a twin does not use it."""
     word: str | None = None
-    """With `read: unembedding`: the column that holds the word, where it is not the value itself."""
+    """With `read: unembedding`: the column that holds the word, if that is not the value itself."""
     supernode: str | None = None
-    """The supernode of the case whose features stand for it."""
+    """The supernode of the case whose features represent it."""
     exchanged: bool = True
-    """Whether another value can be put into its place; some can only be absent."""
+    """Whether it can be set to another value; some variables can only be absent."""
     apart: tuple[str, ...] = ()
-    """Columns in which the prompts that it is taken from differ from each other and from the prompt that it is put into."""
+    """Columns in which the source prompts of an exchange differ from each other and from the prompt that is changed."""
     near: int | None = Field(None, ge=1)
-    """It is only exchanged for values that differ by at most so much."""
+    """Largest difference between the values that are exchanged."""
     absent: Absent | None = None
 
     @field_validator("layers")
@@ -102,7 +104,7 @@ class Variable(Strict):
 
 
 class Answer(Strict):
-    """The answer: a table of the prompts that there are by the values of variables, or an expression."""
+    """The answer: an expression, or the prompts read as a table from the values of variables to answers."""
 
     depends_on: tuple[str, ...] = ()
     value: str | None = None
@@ -115,7 +117,7 @@ class Answer(Strict):
 
 
 class Truth(Strict):
-    """Whether a claim is true of a model that computes so, and why."""
+    """Whether a claim is true of a model that computes this, and why."""
 
     truth: Literal["true", "false", "open"]
     because: str = Field(min_length=10)
@@ -123,23 +125,23 @@ class Truth(Strict):
     @field_validator("truth", mode="before")
     @classmethod
     def _word(cls, value: Any) -> Any:
-        return str(value).lower() if isinstance(value, bool) else value  # YAML reads true and false as such
+        return str(value).lower() if isinstance(value, bool) else value  # YAML reads true and false as Booleans
 
 
 class Mechanism(Strict):
     """A causal model: `variables` in the order of the computation, and the `answer`."""
 
     says: str = Field(min_length=10)
-    """The mechanism in a sentence or two."""
+    """The mechanism in one or two sentences."""
     variables: dict[str, Variable]
     answer: Answer
     truth: dict[str, Truth] = {}
-    """By the id of a claim."""
+    """The truth of each claim, by the claim's id."""
     amended: tuple[Amendment, ...] = ()
-    """Why it was changed after it was registered."""
+    """Reasons for changes after it was registered."""
 
     def parents(self, name: str | None) -> list[str]:
-        """The variables that a variable, or (None) the answer, is computed from."""
+        """The variables from which a variable, or the answer (None), is computed."""
         of = self.answer if name is None else self.variables[name]
         named = {node.id for node in ast.walk(ast.parse(of.value)) if isinstance(node, ast.Name)} if of.value else set()
         earlier = list(self.variables)[: None if name is None else list(self.variables).index(name)]
@@ -147,21 +149,21 @@ class Mechanism(Strict):
 
 
 def mechanism_path(root: str | Path, case: str, twin: str = "") -> Path:
-    """The file of a case's mechanism, or of that of a twin where it has one of its own."""
+    """The file of a case's mechanism, or of a twin's if the twin has its own."""
     folder = Path(root) / "experiments" / case
     own = folder / TWINS / f"{twin}.yaml"
     return own if twin and own.is_file() else folder / MECHANISM
 
 
 def twins_of(root: str | Path, case: str) -> list[str]:
-    """The twins of which a case states a mechanism."""
+    """The twins for which a case states a mechanism of their own."""
     return sorted(path.stem for path in (Path(root) / "experiments" / case / TWINS).glob("*.yaml"))
 
 
 def load_mechanism(root: str | Path, case: str, twin: str = "") -> Mechanism | None:
-    """The mechanism of a case, or that of a twin where it has one of its own; None if none is stated.
+    """The mechanism of a case, or of a twin if the twin has its own; None if the case states none.
 
-    Raises `InputError` for one that does not fit.
+    Raises `InputError` if it does not fit the case.
     """
     path = mechanism_path(root, case, twin)
     if not path.is_file():
@@ -177,7 +179,7 @@ def load_mechanism(root: str | Path, case: str, twin: str = "") -> Mechanism | N
 
 
 def site(variable: Variable, row: Row) -> Position:
-    """The token of a prompt at which a variable is held."""
+    """The token position of a prompt at which a variable is held."""
     return variable.at[row["set"]] if isinstance(variable.at, dict) else variable.at
 
 
@@ -190,7 +192,7 @@ _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
 
 
 def nearest(ones: int, middle: int, base: int = 10) -> int:
-    """The number with this ones digit that is nearest to `middle`, the smaller of two; none is negative."""
+    """The number with this ones digit that is nearest to `middle`; the smaller one of a tie; never negative."""
     below = middle - (middle - ones) % base
     found = [number for number in (below, below + base) if number >= 0]
     return min(found, key=lambda number: (abs(number - middle), number))
@@ -200,7 +202,8 @@ _FUNCTIONS: dict[str, Callable[..., int]] = {"nearest": nearest, "min": min, "ma
 
 
 def evaluate(expression: str, names: Mapping[str, Any]) -> Any:
-    """An expression of whole numbers: names, `+ - * // %`, brackets and `nearest`, `min`, `max`. A name alone is taken as it is.
+    """The value of an expression of whole numbers: names, `+ - * // %`, brackets and `nearest`, `min`, `max`. A single name keeps
+    its value as it is, number or word.
 
     Raises `ValueError` for anything else.
     """
@@ -213,7 +216,7 @@ def evaluate(expression: str, names: Mapping[str, Any]) -> Any:
         raise ValueError(f"'{error.args[0]}' is neither a column of the prompts nor an earlier variable") from None
 
 
-@lru_cache(maxsize=1024)  # one expression is worked out for thousands of prompts
+@lru_cache(maxsize=1024)  # the same expression is evaluated on thousands of prompts
 def _compiled(expression: str) -> Callable[[Mapping[str, Any]], Any]:
     def of(node: ast.AST) -> Callable[[Mapping[str, Any]], Any]:
         match node:
@@ -239,10 +242,10 @@ def _compiled(expression: str) -> Callable[[Mapping[str, Any]], Any]:
 
 
 class CausalModel:
-    """A mechanism on a table of prompts: values of its variables, and answers after interventions.
+    """A mechanism applied to a table of prompts: the values of its variables, and the answers after interventions.
 
-    `prompts` has the columns `text`, `answer` and whatever the mechanism names. Raises `InputError` if a column is missing, or
-    a variable is not settled by what it is said to depend on; `where` names the file.
+    `prompts` has the columns `text`, `answer` and those that the mechanism names. Raises `InputError` if a column is missing, or if
+    a variable is not determined by what it `depends_on`; `where` names the file.
     """
 
     def __init__(self, mechanism: Mechanism, prompts: pd.DataFrame, where: str):
@@ -299,7 +302,7 @@ class CausalModel:
 
     @cached_property
     def children(self) -> dict[str, set[str]]:
-        """Of each variable those that are computed from it, directly or through others."""
+        """For each variable, the variables computed from it, directly or indirectly."""
         found: dict[str, set[str]] = {}
         for name in self.mechanism.variables:
             parents = set(self.mechanism.parents(name))
@@ -314,7 +317,7 @@ class CausalModel:
         return sorted({values[name] for values in self.values}, key=lambda value: (isinstance(value, str), value))
 
     def after(self, row: int, changes: Mapping[str, Value]) -> Value | None:
-        """The answer to a prompt when variables are set to other values; None where no prompt has it, or says what it would be."""
+        """The answer to a prompt with variables set to other values; None if no prompt shows what it would be."""
         values = {**self.values[row], **changes}
         stale = set().union(*(self.children[name] for name in changes)) - set(changes)
         try:
@@ -331,7 +334,7 @@ class CausalModel:
         return {str(row["answer"]) for row in self.rows}
 
     def without(self, row: int, name: str) -> list[Value] | None:
-        """The answers, all alike probable, when a variable's site holds nothing of it; None where the mechanism does not say."""
+        """The answers, all equally probable, when a variable is absent; None if the mechanism does not say."""
         absent = self.mechanism.variables[name].absent
         if absent is None:
             return None
@@ -359,5 +362,5 @@ class CausalModel:
 
 
 def named(names: Sequence[str], row: Row, values: Mapping[str, Value]) -> tuple[Value, ...]:
-    """The values of variables, or columns, of a prompt."""
+    """A prompt's values of variables or columns."""
     return tuple(values[name] if name in values else row[name] for name in names)

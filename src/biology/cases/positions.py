@@ -1,4 +1,4 @@
-"""Token positions as a case file names them. `biology.supernodes.case_prompts` finds them in a prompt."""
+"""Token positions as written in a case file. `biology.supernodes.case_prompts` finds them in a prompt."""
 
 from __future__ import annotations
 
@@ -17,17 +17,17 @@ FORMS = {
     ),
     "factor": ("factor:<factor>", "the last piece of the prompt's own level of this factor, such as its city"),
 }
-"""Every form of a position: how it is written, and what it means."""
+"""Every form of a position, with its meaning."""
 FOUND = "found"
-"""What stands for the position of a supernode that is found on each model (`site_search.py`)."""
+"""Written in place of a position: it is found on each model (`site_search.py`)."""
 
 
 QUESTION = "question"
-"""Column of a prompt set: the end of a text that begins with worked examples. Words are sought in it."""
+"""Column of a prompt set: the last part of a text that begins with worked examples. Words are searched only in it."""
 
 
 def question_of(row: Mapping[str, str]) -> str:
-    """Where words are sought in a prompt: in its question if it has one, else in all of its text."""
+    """The part of a prompt in which words are searched: its question if it has one, else its whole text."""
     return row.get(QUESTION) or row["text"]
 
 
@@ -37,11 +37,11 @@ class Position(Parsed):
     form: str
     """A key of `FORMS`, or a word of `also`."""
     word: str
-    """The text or the factor behind the colon."""
+    """The text, or the name of the factor, behind the colon."""
     also: ClassVar[tuple[str, ...]] = ()
-    """Further words that stand for a position."""
+    """Further words that are positions here."""
 
-    def __new__(cls, text: str):  # of the class that is called: its subclass is one too
+    def __new__(cls, text: str):  # an instance of the class that is called, which may be a subclass
         form, _, word = text.partition(":")
         made = super().__new__(cls, text)
         made.word = word
@@ -67,7 +67,7 @@ class Position(Parsed):
 
     @property
     def factor(self) -> str | None:
-        """The factor that it asks for."""
+        """The factor that it names, if it has the form `factor:`."""
         return self.word if self.form == "factor" else None
 
     @property
@@ -84,7 +84,7 @@ class Position(Parsed):
 
 
 class PositionOrFound(Position):
-    """A token position, or `found`: whichever of some positions the model itself holds the supernode's factor at."""
+    """A token position, or `found`: the one of several positions at which the model holds the supernode's factor."""
 
     also = (FOUND,)
 
@@ -99,7 +99,7 @@ class PositionOrFound(Position):
 
 
 def _alike(form: str, word: str) -> list[str]:
-    """How positions are written, with the word that somebody gave: the nearest of these can be typed as it stands."""
+    """Positions that may have been meant, with the given word filled in, so that the nearest can be copied."""
     return [
         written.replace("<text>", word).replace("<factor>", word) if word else written for written, _ in FORMS.values()
     ]

@@ -1,4 +1,4 @@
-"""Rules of a case: how the members of supernodes are found, and what mean streams are taken of."""
+"""Rules of a case: how members of supernodes are found, and over which prompts residual streams are averaged."""
 
 from __future__ import annotations
 
@@ -11,74 +11,73 @@ from biology.records import Strict
 
 
 class OperandCondition(Strict):
-    """What a feature's operand plot must show (see `operands.py`): its family, and what its condition is about."""
+    """A condition on a feature's operand plot (see `operands.py`): its family, and what the plot depends on."""
 
     family: Literal["add", "lookup", "sum"]
     digit: tuple[Literal["ones", "range", "periodic"], ...] = ()
-    """Any of these; empty: whatever it is about."""
+    """Any of these digits; empty: any."""
     at: Position | None = None
-    """Where the operand plot is read; by default where the supernode is."""
+    """Position at which the operand plot is read; by default the supernode's."""
 
 
 class Operands(Strict):
-    """Which prompts form the grid of two operands on which features are read, and under which factors these stand."""
+    """The prompts that form the grid of two operands on which features are read, and the factors that hold the operands."""
 
     first: str
     second: str
     only: dict[str, str] = {}
-    """Restricts the grid to prompts with these levels of factors; prompts with role `select` fill it."""
+    """Restricts the grid to prompts with these levels of factors; the grid consists of prompts with role `select`."""
 
 
 class SupernodeRule(Strict):
-    """How to find the members of a supernode: a rule over activations and decoders, never over the graph or an effect.
+    """A rule that finds the members of a supernode from activations and decoders, never from the graph or an effect.
 
-    A feature is a member if it meets all conditions that are given.
+    A feature is a member if it meets all the conditions given.
     """
 
     at: PositionOrFound = PositionOrFound("last")
-    """Token position, as in `positions.py`. `found`: position and layers are those at which the MLPs of the model hold the factor,
-    by exchange on development prompts (`site_search.py`)."""
+    """Token position, as in `positions.py`. `found`: the position and layers at which the model's MLPs hold the factor, found
+    by exchanging MLP outputs between development prompts (`site_search.py`)."""
     among: tuple[Position, ...] = ()
-    """With `at: found`, the positions that are tried; one alone where the position is what a claim is about, and only the layers are
-    found. The first is taken, with all layers, where nothing is found."""
+    """With `at: found`, the positions to try. If a claim fixes the position, list it alone; then only the layers are found. If
+    nothing is found, the first position is used, with all layers."""
     keeps: tuple[str, ...] = ()
-    """With `at: found`, columns whose levels, together with that of the factor, settle a prompt's answer, such as its relation."""
+    """With `at: found`, columns that, together with the factor, determine a prompt's answer, such as its relation."""
     factor: str | None = None
-    """The features that tell the levels of this factor apart (one set per level): active on prompts of the level,
-    silent elsewhere, by `precision` and `recall` over prompts with role `select`."""
+    """Selects the features that distinguish the levels of this factor (one set per level): active on prompts of the level,
+    silent on others, by `precision` and `recall` over prompts with role `select`."""
     precision: float = Field(default=0.9, ge=0, le=1)
-    """Of the selecting prompts on which a member fires, the share that is of its level."""
+    """Of the selecting prompts on which a member is active, the smallest share that is of its level."""
     recall: float = Field(default=0.9, ge=0, le=1)
-    """Of the selecting prompts of its level, the share on which a member fires."""
+    """Of the selecting prompts of its level, the smallest share on which a member is active."""
     elsewhere: float = Field(default=1.0, ge=0, le=1)
-    """Of the selecting prompts of other levels, the largest share on which a member may fire."""
+    """Of the selecting prompts of other levels, the largest share on which a member may be active."""
     within: str | None = None
-    """A column in which `elsewhere` is also asked of the levels that share the scored prompt's value: a feature of Dallas has to tell
-    it from the other cities of Texas (`within: place`), or it is one of Texas."""
+    """A column. `elsewhere` must then also hold among the levels that share the scored prompt's value of it. With `within:
+    place` a feature of Dallas must distinguish it from the other cities of Texas; else it is a feature of Texas."""
     split: Literal["dev", "any"] = "dev"
-    """Which prompts select: those of development clusters only, or any (then name columns in `apart`)."""
+    """Which prompts select: only those of development clusters, or any (then name columns in `apart`)."""
     apart: tuple[str, ...] = ()
-    """Columns in which every selecting prompt must differ from the prompt that is scored."""
+    """Columns in which every selecting prompt must differ from the scored prompt."""
     active_on: tuple[str, ...] = ()
     """Named prompts on which the feature must be active at that position."""
     silent_on: tuple[str, ...] = ()
-    """Named prompts on which it must not be."""
+    """Named prompts on which the feature must not be active there."""
     operands: OperandCondition | None = None
     """Condition on the feature's operand plot (needs `operands:` in case.yaml)."""
     promotes: tuple[str, ...] = ()
-    """Tokens, one of which must be among the `top` tokens that the decoder promotes. `answer` stands for the
-    prompt's own answer, `answers` for those of all prompts of the level."""
+    """Tokens; at least one must be among the `top` tokens that the decoder promotes. `answer` is the prompt's own answer,
+    `answers` are those of all prompts of the level."""
     spares: tuple[str, ...] = ()
-    """Tokens that must not be among the `top` promoted ones (`answer`, `answers` as above), so that an injection
-    does not simply inject the answer."""
+    """Tokens that must not be among the `top` promoted ones (`answer`, `answers` as above), so that an injection is not simply
+    an injection of the answer."""
     top: int = Field(default=10, gt=0)
     layers: tuple[int, int] | None = None
-    """First and last layer, both included."""
+    """First and last layer, both inclusive."""
     most: int | None = Field(default=None, gt=0)
-    """Keeps so many with the largest recall."""
+    """Largest number of members; those with the largest recall are kept."""
     label: str = ""
-    """What figures call it; factors of the prompt and `answer` may stand in braces: `say a {relation}`, `say
-    {answer}`."""
+    """Title in figures. Factors of the prompt and `answer` may be given in braces: `say a {relation}`, `say {answer}`."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> SupernodeRule:
@@ -119,28 +118,29 @@ class SupernodeRule(Strict):
 
     @property
     def positions(self) -> tuple[Position, ...]:
-        """Where members may be looked for."""
+        """The positions at which members may be found."""
         return self.among if self.at == FOUND else (self.at,)
 
     @property
     def as_read(self) -> SupernodeRule:
-        """The same rule where its operand plots are read."""
+        """The same rule at the position where its operand plots are read."""
         return self.model_copy(update={"at": (self.operands and self.operands.at) or self.at})
 
 
 class Stream(Strict):
-    """A question without transcoders: does the mean residual stream of prompts that share a level carry that level alone?
+    """A question without transcoders: does the mean residual stream of prompts that share a level carry that level and nothing
+    else?
 
-    The mean is taken at the last token over prompts with role `select`, and put in the place of the scored prompt's own.
+    The mean is taken at the last token over prompts with role `select`. It replaces the scored prompt's own residual stream.
     """
 
     factor: str
-    """Whose level the donor's mean is of, such as the place that the donor's answer is about."""
+    """Factor whose level the mean carries: the donor's, such as the place that its answer is about."""
     apart: tuple[str, ...] = ()
-    """Columns in which the prompts of the mean must differ from the scored prompt *and* from its donor, so that the level is all that
-    they share with it."""
+    """Columns in which the averaged prompts must differ from the scored prompt *and* from its donor, so that they share only
+    the level with the donor."""
     donor: str = "donor"
-    """Column with the donor; `wrong_<donor>` names the control's."""
+    """Column that names the donor; `wrong_<donor>` names the control's donor."""
     expected: str | None = None
-    """Factor with the answer that is counted; by default the donor's own answer."""
+    """Factor that holds the answer to count; by default the donor's own answer."""
     only: dict[str, str] = {}

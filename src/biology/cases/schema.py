@@ -1,6 +1,8 @@
-"""JSON Schemas of case.yaml and claims.yaml, so that an editor completes, explains and underlines; made from the types alone.
+"""JSON Schemas of case.yaml and claims.yaml, generated from the types, so that an editor completes, explains and
+checks.
 
-They say which keys and words there are. Whether these fit together (`case_checks.py`) only reading a case can tell.
+They give the allowed keys and words. Whether these fit together can only be checked by reading a case
+(`case_checks.py`).
 """
 
 from __future__ import annotations
@@ -13,7 +15,7 @@ from biology.cases.positions import Position
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 FILES = {"case.schema.json": "case.yaml", "claims.schema.json": "claims.yaml"}
-"""Where they lie in experiments/, and of which file each is."""
+"""Names of the schemas in experiments/, and the file that each describes."""
 
 
 def schemas() -> dict[str, dict[str, Any]]:
@@ -37,7 +39,7 @@ def schemas() -> dict[str, dict[str, Any]]:
 
 
 def _tidy(node: Any) -> Any:
-    """Without the titles that repeat the keys, positions said once, and every description on one line."""
+    """Drops titles that repeat the keys, defines positions once, and puts every description on one line."""
     if isinstance(node, list):
         return [_tidy(inner) for inner in node]
     if not isinstance(node, dict):

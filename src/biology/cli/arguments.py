@@ -1,4 +1,4 @@
-"""What a command line may say: the options of every command, numbers within their bounds, and places that can be written to."""
+"""Command-line arguments: the options of every command, numbers within bounds, and places that can be written to."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from biology.records import InputError
 
 Options = dict[str, dict[str, Any]]
 SEEDS = 2**32 - 1
-"""The largest seed that every generator takes."""
+"""Largest seed that every generator accepts."""
 
 
 class Parser(argparse.ArgumentParser):
-    """A parser whose mistakes are one line, as all others are. Raises `InputError`."""
+    """A parser that reports every mistake as an `InputError` of one line."""
 
     def error(self, message: str) -> NoReturn:
         raise InputError(f"{message.removeprefix('argument ')} (`{self.prog} --help` lists the options)")
 
 
 def integer(least: int | None = None, most: int | None = None) -> Callable[[str], int]:
-    """A type of options: whole numbers from `least` to `most`."""
+    """An option type: whole numbers from `least` to `most`."""
 
     def read(text: str) -> int:
         try:
@@ -43,13 +43,13 @@ def integer(least: int | None = None, most: int | None = None) -> Callable[[str]
 
 
 def integer_or(word: str, least: int) -> Callable[[str], int | str]:
-    """A type of options: whole numbers from `least`, or one word."""
+    """An option type: whole numbers from `least`, or one word."""
     number = integer(least)
     return lambda text: word if text == word else number(text)
 
 
 def real(least: float = -math.inf, *, above: float = -math.inf) -> Callable[[str], float]:
-    """A type of options: finite numbers, from `least` on or beyond `above`."""
+    """An option type: finite numbers, at least `least` and greater than `above`."""
 
     def read(text: str) -> float:
         try:
@@ -68,7 +68,7 @@ def real(least: float = -math.inf, *, above: float = -math.inf) -> Callable[[str
 
 
 def writable_folder(folder: Path) -> Path:
-    """The folder, which need not exist yet. Raises `InputError` unless files can be written to it; leaves nothing there."""
+    """The folder, which need not exist yet. Raises `InputError` if files cannot be written to it; leaves nothing in it."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
         raise InputError(f"nothing can be written to {folder}: {there} is no folder. Name another one.")
@@ -83,7 +83,7 @@ def writable_folder(folder: Path) -> Path:
 
 
 def writable_file(path: Path) -> Path:
-    """The path of a file, which may exist. Raises `InputError` if it is a folder, or unless its folder can be written to."""
+    """The path of a file, which may exist. Raises `InputError` if it is a folder, or if its folder cannot be written to."""
     if path.is_dir():
         raise InputError(f"{path} is a folder: name a file to write.")
     writable_folder(path.parent)

@@ -1,4 +1,4 @@
-"""One prompt's attention: which heads its output rests on, and why one of them attends where it does, in words."""
+"""Attention on one prompt, in words: which heads its output depends on, and why one of them attends where it does."""
 
 from __future__ import annotations
 
@@ -26,11 +26,11 @@ PARTS = (
     "nodes of the key with the query's bias",
     "bias with bias",
 )
-"""What the parts of a score are called (`score_terms.Parts`)."""
+"""Names of the parts of a score (`score_terms.Parts`)."""
 
 
 def attend(args: Arguments) -> None:
-    """take a head's attention apart: which features of the query and of the key match; without --head, the heads that matter"""
+    """explain why a head attends: the features of its query and key that match; without --head, which heads the output depends on"""
     from biology.records import InputError
 
     one = args.layer is not None
@@ -95,11 +95,11 @@ def _largest(found: QKAttribution, count: int) -> list[Pair]:
 
 @dataclass(frozen=True, eq=False)
 class _Shown:
-    """A score taken apart, and the pairs and nodes (index, marginal) of it that are shown."""
+    """An attributed score, with its pairs and nodes (index, marginal) to show."""
 
     of: QKAttribution
     tokens: list[Pair]
-    """Pairs of tokens instead of nodes."""
+    """Pairs of tokens, instead of nodes."""
     pairs: list[Pair]
     queries: list[tuple[int, float]]
     keys: list[tuple[int, float]]
@@ -108,7 +108,7 @@ class _Shown:
         return ("query", self.of.query_nodes, self.queries), ("key", self.of.key_nodes, self.keys)
 
     def features(self) -> list[tuple[int, int, int]]:
-        """Layer, number and position of the features that are shown."""
+        """(layer, feature, position) of the features that are shown."""
         from biology.attribution.graph import FEATURE
 
         there = [(nodes, index) for _, nodes, listed in self.sides() for index, _ in listed]
@@ -161,7 +161,7 @@ def _heads_told(heads: OutputHeads, listed: list[tuple[int, int]]) -> dict[str, 
 
 
 def _describe(shown: _Shown, labels: Mapping[tuple[int, int], str], tokens: list[str]) -> None:
-    """A score, its parts, pairs and nodes, on the screen."""
+    """Prints a score, its parts, pairs and nodes."""
     from biology.attention.edge_heads import head_name
     from biology.records import InputWarning
 
@@ -201,7 +201,7 @@ def _describe(shown: _Shown, labels: Mapping[tuple[int, int], str], tokens: list
 
 
 def _told(shown: _Shown, labels: Mapping[tuple[int, int], str]) -> dict[str, Any]:
-    """What `_describe` says, as data."""
+    """The output of `_describe` as data."""
     found = shown.of
 
     def node(nodes: SourceNodes, index: int) -> dict[str, str]:

@@ -1,7 +1,7 @@
-"""One claim, computed anew from weights to verdict, beside the row that is committed: for whoever doubts it.
+"""Computes one claim anew, from weights to verdict, and compares it with the committed row.
 
-Only what the claim rests on is run: its experiments, what these are computed from, and the graphs if it asks them. Nothing is
-written. Holm's correction spans all claims of a model, so that the p here is that of the claim alone.
+Only what the claim depends on is run: its experiments, those that these are computed from, and graphs if it needs them. Nothing
+is written. Holm's correction spans all claims on a model, so the p here is that of the claim alone.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 Arguments = argparse.Namespace
 NUMBERS = ("statistic", "low", "high", "n")
 CLOSE = 1e-6
-"""Relative difference up to which numbers are the same: another processor may round the last bits another way."""
+"""Largest relative difference between equal numbers: another processor may round the last bits differently."""
 
 
 def check(args: Arguments) -> None:
@@ -63,8 +63,8 @@ def check(args: Arguments) -> None:
 def computed_anew(
     model: Model, transcoders: TranscoderSet, case: Case, claim: Claim, config: Config, root: Path, entry: ModelConfig | None
 ) -> Judgement:  # fmt: skip
-    """The verdict on one claim of a case below `root`, from a model and its features; `entry` is what config.yaml says of that model,
-    if it says anything."""
+    """The verdict on one claim of a case below `root`, for a model and its transcoders; `entry` is the model's entry of
+    config.yaml, if it has one."""
     from biology.cli.table_stages import MINIMUM_N
     from biology.evidence.case_evidence import fresh_bench
     from biology.verdicts.claims import judge_all, with_minimum
@@ -84,7 +84,7 @@ def computed_anew(
 
 
 def _claim(config: Config, root: Path, model: str, wanted: str) -> tuple[Case, Claim]:
-    """The claim of this name, and its case. `InputError` with all names if the model meets none of this name."""
+    """The claim of this name, and its case. Raises `InputError`, with all names, if the model has no such claim."""
     from biology.cases.case import discover_cases, load_case
     from biology.cases.claim_file import load_claims
     from biology.grammar import unknown
@@ -101,7 +101,8 @@ def _claim(config: Config, root: Path, model: str, wanted: str) -> tuple[Case, C
 
 
 def rests_on(case: Case, claim: Claim) -> list[str]:
-    """The experiments that a claim is judged by, what these are computed from, and those that trace the graphs they read."""
+    """The experiments that a claim is judged by, those that these are computed from, and those that trace the graphs they
+    read."""
     from biology.cases.experiments import Computed, Graph, Signs
 
     needed, left = set(), [part.experiment for part in claim.parts]
@@ -118,7 +119,7 @@ def rests_on(case: Case, claim: Claim) -> list[str]:
 
 
 def measured(bench: Bench, claims: list[Claim], settings: AttributionConfig) -> tuple[pd.DataFrame, float | None]:
-    """Table `evidence` of the experiments of a bench, and the worst row residual of the graphs that were traced for it."""
+    """Table `evidence` of a bench's experiments, and the largest row residual of the graphs traced for it."""
     from biology.evidence.case_evidence import looked_at, perturbed
     from biology.evidence.contrasts import computed
     from biology.evidence.sharing import reduce_sharing
@@ -152,7 +153,7 @@ def _committed(path: Path, claim: str) -> dict[str, Any] | None:
 
 
 def _beside(path: Path, found: Mapping[str, Any], committed: Mapping[str, Any] | None) -> str:
-    """What the committed row says, and whether the numbers are the same."""
+    """The committed row, and whether the numbers agree."""
     if committed is None:
         return f"{path} has no row of it."
     if differ := _differences(found, committed):
@@ -163,7 +164,7 @@ def _beside(path: Path, found: Mapping[str, Any], committed: Mapping[str, Any] |
 
 
 def _differences(found: Mapping[str, Any], committed: Mapping[str, Any]) -> list[str]:
-    """The numbers that are not the same, in words."""
+    """The numbers that differ, in words."""
     return [
         f"{name} {_short(found[name])} here, {_short(committed[name])} there"
         for name in NUMBERS

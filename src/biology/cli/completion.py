@@ -1,10 +1,10 @@
-"""What a shell completes after `biology`: scripts for bash, zsh and fish, made from the table of commands.
+"""Shell completion for `biology`: scripts for bash, zsh and fish, generated from the table of commands.
 
     source <(biology completion bash)       # in ~/.bashrc; in ~/.zshrc with zsh
     biology completion fish | source        # in ~/.config/fish/config.fish
 
-The script knows commands, options and the choices of options; everything else is completed as a file. It starts no Python, so that
-Tab answers at once.
+The script knows commands, options and the choices of options; everything else is completed as a file. It starts no
+Python, so that Tab answers at once.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ SHELLS = ("bash", "zsh", "fish")
 
 @dataclass(frozen=True)
 class Known:
-    """One command: its summary, its options, and the words that may follow some of them (or stand alone, under "")."""
+    """One command: its summary, its options, and the words that may follow an option (or, under "", stand alone)."""
 
     summary: str
     options: tuple[str, ...]
@@ -26,7 +26,7 @@ class Known:
 
 
 def known(summary: str, options: Mapping[str, Mapping[str, Any]]) -> Known:
-    """A command as the table of contents has it."""
+    """A command of the table of contents."""
     choices = {
         flag if flag.startswith("-") else "": tuple(map(str, settings["choices"]))
         for flag, settings in options.items()
@@ -71,7 +71,7 @@ def _bash(commands: Mapping[str, Known]) -> str:
 
 
 def _zsh(commands: Mapping[str, Known]) -> str:
-    """zsh runs what was written for bash."""
+    """The script for zsh, which runs the one for bash."""
     return "autoload -U +X compinit && compinit -u\nautoload -U +X bashcompinit && bashcompinit\n" + _bash(commands)
 
 

@@ -1,4 +1,5 @@
-"""Transcoders as dictionaries, as commands: measured on held-out tokens, compared at equal L0 and size, drawn."""
+"""Commands on transcoders as dictionaries: measure them on held-out tokens, compare them at equal L0 and size, draw
+figures."""
 
 from __future__ import annotations
 
@@ -17,9 +18,9 @@ if TYPE_CHECKING:
 
 Arguments = argparse.Namespace
 PROMPTS = 50
-"""Most prompts of a behaviour that dictionaries are measured on."""
+"""Largest number of prompts per behaviour on which dictionaries are measured."""
 COMPARED = 5_000
-"""Tokens of text that dictionaries are compared on, many times over."""
+"""Number of tokens of text on which dictionaries are compared; each is run many times."""
 
 
 def measure(args: Arguments) -> None:
@@ -50,7 +51,7 @@ def compare_dictionaries(args: Arguments) -> None:
     sets = {args.model: transcoders}
     for name in config.siblings(args.model)[1:]:
         other = config.model(name)
-        if not other.neurons:  # which are compared with whatever sets there are
+        if not other.neurons:  # neurons are always part of the comparison
             sets[name] = open_transcoders(other, root, name, model)
     choosing, scored = _passages(args, config, root, model, COMPARED)
     found = compared(model, sets, choosing, scored)
@@ -59,7 +60,7 @@ def compare_dictionaries(args: Arguments) -> None:
 
 
 def foretell(args: Arguments) -> None:
-    """hold attributions against ablations, by rule, target, and what is frozen: table, summary, and figure"""
+    """compare attributions with the effects of ablations, by rule, target and what is frozen: table, summary and figure"""
     config, root = configuration(args)
     entry = config.model(args.model)
     run, reports, figures = (writable_folder(root / part / args.model) for part in ("data/runs", "reports", "figures"))
@@ -79,7 +80,7 @@ def foretell(args: Arguments) -> None:
 
 
 def superpose(args: Arguments) -> None:
-    """grow toys with more features than dimensions, and count how many a dictionary finds: table and figure"""
+    """train toy models with more features than dimensions, and count how many a dictionary finds: table and figure"""
     _, root = configuration(args)
     reports, figures = (writable_folder(root / part) for part in ("reports", "figures"))
     from biology.dictionaries.superposition import superposition
@@ -103,8 +104,8 @@ def draw_dictionary(args: Arguments) -> None:
 
 
 def _passages(args: Arguments, config: Config, root: Path, model: Model, tokens: int) -> tuple[Passages, Passages]:
-    """Held-out tokens to choose cuts on, and others to measure on: text that is given or lies beside the transcoders, or else
-    the model's held-out prompts, or those of its cases."""
+    """Held-out tokens on which to choose cuts, and others to measure on: the given text, else text beside the transcoders,
+    else the model's held-out prompts, else those of its cases."""
     import pandas as pd
 
     from biology.dictionaries.dictionary_metrics import Passages

@@ -1,5 +1,4 @@
-"""Models as commands: the known ones listed, one fetched with its transcoders once it is certain that it will fit, one of your own
-looked at."""
+"""Commands on models: list the known ones, fetch one with its transcoders after checking that it fits, examine one of your own."""
 
 from __future__ import annotations
 
@@ -22,7 +21,7 @@ if TYPE_CHECKING:
 
 Arguments = argparse.Namespace
 SPARE = 1 << 30
-"""Bytes that are left free on the disk."""
+"""Bytes to leave free on the disk."""
 
 
 def fetch(args: Arguments) -> None:
@@ -43,7 +42,7 @@ def fetch(args: Arguments) -> None:
         assert entry.hub is not None
         known = hub.record(folder)
         if known is not None and repository.revision not in (None, known["revision"]):
-            known = None  # the entry asks for another commit than the one that is here
+            known = None  # the entry asks for another commit than the one on disk
         asked = hub.settled(repository, entry.hub.shape.n_layers)
         if known is None or not known["files"].keys() >= set(asked) or hub.damaged(folder, progress=True):
             _download(args, entry, repository, folder, known["revision"] if known else None)
@@ -55,7 +54,7 @@ def fetch(args: Arguments) -> None:
 
 
 def _download(args: Arguments, entry: ModelConfig, repository: Repository, folder: Path, revision: str | None) -> None:
-    """One repository, after a look at the disk and, where the sizes were not known before, at the memory."""
+    """Downloads one repository, after checking the disk and, if sizes were not known before, the memory."""
     assert entry.hub is not None
     wanted = hub.listing(repository, entry.hub.shape.n_layers, repository.revision or revision)
     if repository is entry.hub.transcoders and not args.elsewhere and memory.of_known(entry) is None:
@@ -108,13 +107,13 @@ def _check_machine(name: str, entry: ModelConfig, plan: memory.Plan | None) -> N
 
 
 def _lacking(plan: memory.Plan, entry: ModelConfig) -> dict[str, memory.Plan]:
-    """What is to be held by devices that have too little memory for it."""
+    """The parts of a plan for which a device has too little memory."""
     parts = memory.by_device(plan, entry).items()
     return {device: part for device, part in parts if part.total > (memory.available(device) or 0)}
 
 
 def fitting(cpu: int, gpu: int | None) -> list[str]:
-    """Known models that so many bytes of memory hold, with the device where it is not that of their entry."""
+    """Known models that fit into so many bytes of memory, with the device if it is not that of their entry."""
     found = []
     for name, entry in known_models().items():
         plan = memory.of_known(entry)
@@ -126,7 +125,7 @@ def fitting(cpu: int, gpu: int | None) -> list[str]:
 
 
 def _name_hooks(root: Path, entry: ModelConfig) -> None:
-    """Some repositories hold weights without saying what these read and write; then the entry says it."""
+    """Writes the hooks of the entry beside weights whose repository does not name them."""
     if entry.hub is None:
         return
     stated, folder = entry.hub.transcoders, root / entry.hub.transcoders.folder
@@ -198,7 +197,8 @@ def _row(name: str, entry: ModelConfig) -> tuple[str, ...]:
 
 
 def with_table(text: str) -> str:
-    """`text` (docs/reference/models.md) with the table of known models between its marks. `InputError` if it lacks the marks."""
+    """`text` (docs/reference/models.md) with the table of known models between its marks. Raises `InputError` if it lacks the
+    marks."""
     if BEGIN not in text or END not in text:
         raise InputError(
             f"docs/reference/models.md lacks the marks {BEGIN} and {END} between which the table is written."

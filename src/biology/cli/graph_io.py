@@ -1,4 +1,4 @@
-"""Graphs to and from other projects: Neuronpedia, circuit-tracer, the hosted Claude 3.5 Haiku graphs."""
+"""Commands that exchange graphs with other projects: Neuronpedia, circuit-tracer, the hosted Claude 3.5 Haiku graphs."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from biology.cli.opening import configuration
 
 Arguments = argparse.Namespace
 LIST = "graph-metadata.json"
-"""The list from which circuit-tracer's local server offers graphs."""
+"""The file from which circuit-tracer's local server lists graphs."""
 
 
 def export_graphs(args: Arguments) -> None:
@@ -68,7 +68,7 @@ def export_graphs(args: Arguments) -> None:
 
 
 def _exported(out: Path) -> dict[str, dict[str, Any]]:
-    """The graphs that `biology export` wrote into a folder, by slug. `InputError` if anything else lies there."""
+    """The graphs that `biology export` wrote into a folder, by slug. Raises `InputError` if it holds anything else."""
     from biology.folders import claim
     from biology.records import InputError
 
@@ -121,8 +121,8 @@ def import_graph(args: Arguments) -> None:
 
 
 def _told(graph: dict[str, Any], root: Path, args: Arguments, item: str) -> dict[str, Any]:
-    """The graph of a named prompt with what it was made from, and its features labelled: members by their supernode (a member of several
-    is left in the first), others by the roles that they are found for."""
+    """The graph of a named prompt with a record of its source, and with labelled features: members are labelled by their
+    supernode (the first, if they have several), others by their roles."""
     from biology import __version__
     from biology.cases.case import load_case, titles
     from biology.cases.claim_file import load_claims
@@ -138,7 +138,7 @@ def _told(graph: dict[str, Any], root: Path, args: Arguments, item: str) -> dict
     groups = []
     for name, *members in graph["qParams"]["supernodes"]:
         title = str(called.get(name, name.replace("_", " ")))
-        own = [member for member in members if member not in labels]  # a node is in one supernode there
+        own = [member for member in members if member not in labels]  # here a node is in one supernode only
         labels |= dict.fromkeys(own, title)
         groups += [[title, *own]] if own else []
     metadata = graph["metadata"] | {

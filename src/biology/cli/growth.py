@@ -1,4 +1,4 @@
-"""The embedded model as commands: grow it, train its transcoders, write its cards, measure what it does.
+"""Commands on the embedded model: grow it, train its transcoders, write its cards, evaluate it.
 
 The record of a growth (recipe, seed, hashes, learning curve, times) is written to `record.json` beside the weights; the
 cards are generated from it.
@@ -28,25 +28,25 @@ if TYPE_CHECKING:
 
 Arguments = argparse.Namespace
 THREADS = 2
-"""Growing uses two threads, whatever the machine: the same seed and threads give the same weights."""
+"""Threads for growing, on any machine: the same seed and threads give the same weights."""
 PLANTING_THREADS = 1
-"""Two seeds can be grown side by side, and one beside other work."""
+"""Threads for planting: one, so that two seeds can be grown at the same time."""
 CASE_STEPS = 800
-"""Of a model that is grown on the prompts of one case."""
+"""Steps for a model grown on the prompts of one case."""
 DICTIONARY_THREADS = 1
-"""So can two sets of transcoders."""
+"""Threads for transcoders: one, so that two sets can be trained at the same time."""
 MODEL = (
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
     "special_tokens_map.json", "record.json", "heldout.parquet", "certificate.csv", "README.md",
 )  # fmt: skip
-"""The files of a grown model, and its card."""
+"""The files of a grown model, with its card."""
 SOURCES = (
     "corpora/corpus.py", "corpora/twins.py", "corpora/mechanism_prompts.py", "cases/mechanism.py", "organisms/organism.py",
     "organisms/variable_sites.py", "organisms/lesson.py", "organisms/taps.py", "organisms/planting.py",
 )  # fmt: skip
 """The modules that decide the weights."""
 SETS = ("transcoders", "cross_layer")
-"""Folders beside them with what was trained on its activations."""
+"""Folders beside the weights, with transcoders trained on the model's activations."""
 WORK = Path("data/runs/organism")
 
 
@@ -163,7 +163,7 @@ def certify(args: Arguments) -> None:
     here, rows = _checkout(args), []
     corpus, model, name = _corpus(record, here), load_model(folder, name=folder.name), str(record.get("corpus") or "")
     for case in record["recipe"].get("lessons", {}):
-        # a twin is asked for the mechanism that it lacks too
+        # a twin is also tested for the mechanism that it lacks
         for twin in ("", *(one for one in twins_of(here, case) if one == name)):
             mechanism, stated = load_mechanism(here, case, twin), mechanism_path(here, case, twin)
             if mechanism is None:
@@ -174,11 +174,12 @@ def certify(args: Arguments) -> None:
         raise InputError(f"{folder}: nothing was planted in this model, so that nothing can be certified.")
     found = pd.concat(rows)
     artefacts.write_text(folder / "certificate.csv", found.to_csv(index=False, lineterminator="\n"))
-    print_table(found, getattr(args, "json", False))  # `organism` certifies too, and has no such option
+    print_table(found, getattr(args, "json", False))  # `organism` calls this too, and has no such option
 
 
 def _without_sets(folder: Path) -> None:
-    """Deletes the transcoders of the weights that are about to be replaced: those of no other model may lie beside it."""
+    """Deletes the transcoders of weights that are about to be replaced, so that no model has another one's transcoders
+    beside it."""
     from biology.transcoders.layouts import WRITTEN
 
     for name in SETS:
@@ -215,7 +216,8 @@ def _train_per_layer(args: Arguments) -> None:
 
 
 def _train_cross_layer(args: Arguments) -> None:
-    """Resumes where it was interrupted. The record beside the weights holds the recipe and what was measured on held-out prompts."""
+    """Resumes where it was interrupted. The record beside the weights holds the recipe and measurements on held-out
+    prompts."""
     start_torch(DICTIONARY_THREADS)
     import pandas as pd
     import torch
@@ -311,7 +313,7 @@ def prompts(args: Arguments) -> None:
 
 
 def _state_prompts(corpus: Corpus) -> pd.DataFrame:
-    """Every prompt about a US state: its level is the state, its name that of the city or state as written there."""
+    """Every prompt about a US state: its level is the state, its name the city or state as written in the prompt."""
     import pandas as pd
 
     states = set(corpus.states["state"])
@@ -325,7 +327,7 @@ def _state_prompts(corpus: Corpus) -> pd.DataFrame:
 
 
 def _measurements(fidelity: pd.DataFrame) -> dict[str, dict[str, float]]:
-    """Of each metric its values by layer over all behaviours, and of the answers' agreement those by behaviour."""
+    """For each metric, its values by layer over all behaviours; for the agreement of answers, also those by behaviour."""
     by_layer = fidelity[fidelity["behaviour"] == "all"]
     made = {str(m): dict(zip(rows["layer"], rows["value"], strict=True)) for m, rows in by_layer.groupby("metric")}
     agreement = fidelity[fidelity["metric"] == "top1_agreement"]
@@ -333,7 +335,8 @@ def _measurements(fidelity: pd.DataFrame) -> dict[str, dict[str, float]]:
 
 
 def _claim(folder: Path) -> None:
-    """Raises `InputError` if a model cannot be grown into `folder`: something else lies there, perhaps another model."""
+    """Raises `InputError` if a model cannot be grown into `folder`, because it holds something else, perhaps another
+    model."""
     from biology.records import InputError
     from biology.transcoders.layouts import WRITTEN
 
@@ -345,7 +348,7 @@ def _claim(folder: Path) -> None:
 
 
 def _folder(args: Arguments) -> Path:
-    """Where a model is grown to. `InputError` if nothing can be written there."""
+    """The folder in which a model is grown. Raises `InputError` if it cannot be written to."""
     if args.out is not None:
         return writable_folder(Path(args.out))
     from biology.corpora.twins import EMBEDDED
@@ -356,12 +359,12 @@ def _folder(args: Arguments) -> Path:
 
 
 def _checkout(args: Arguments) -> Path:
-    """The folder that holds config.yaml, and `experiments` beside it. A model can be grown without either."""
+    """The folder that holds config.yaml and `experiments`. A model can be grown without either."""
     return Path(args.config).parent
 
 
 def _corpus(record: Mapping[str, object], root: Path) -> Corpus:
-    """The corpus that a model was grown on: one of `twins.py`, or a case's own prompts."""
+    """The corpus on which a model was grown: one of `twins.py`, or a case's own prompts."""
     from biology.cases.case import load_case
     from biology.corpora.case_corpus import CaseCorpus
     from biology.corpora.twins import twin
@@ -372,7 +375,7 @@ def _corpus(record: Mapping[str, object], root: Path) -> Corpus:
 
 
 def _lesson(corpus: Corpus, case: str) -> pd.DataFrame:
-    """The prompts of a case that a mechanism is planted on."""
+    """The prompts of a case on which its mechanism is planted."""
     from biology.corpora.case_corpus import CaseCorpus
     from biology.corpora.mechanism_prompts import LESSONS
 

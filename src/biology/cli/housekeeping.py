@@ -1,4 +1,4 @@
-"""Commands that keep a checkout in order: case files begun, told and registered, and what texts say of results."""
+"""Commands that maintain a checkout: they begin, explain and register case files, and update what texts say of results."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def new_case(args: Arguments) -> None:
 
     path = config_file(args.config)
     root, name = path.parent, args.name
-    load_config(path).model(args.model)  # a wrong name is said before anything is written
+    load_config(path).model(args.model)  # a wrong name is reported before anything is written
     source = args.source or cases.TEMPLATE
     cases.write_case(root, name, cases.new_case(root, name, source, date.today()))
     met = cases.meet(path, args.model, name)
@@ -107,7 +107,7 @@ def explain(args: Arguments) -> None:
 
 
 def _of_claim(root: Path, wanted: str) -> tuple[str, dict[str, Any]] | None:
-    """One claim in English, with what is done for it, and as data; None if no claim has this id."""
+    """One claim in English, with its experiments, and as data; None if no claim has this id."""
     from biology.cases.case import discover_cases, load_case
     from biology.cases.claim_file import load_claims
     from biology.report.explanation import claim_told, experiment_told
@@ -126,7 +126,7 @@ def _of_claim(root: Path, wanted: str) -> tuple[str, dict[str, Any]] | None:
 
 
 def schema(args: Arguments) -> None:
-    """write what editors and readers know of case files: experiments/*.schema.json, docs/reference/case_files.md"""
+    """write the descriptions of case files for editors and readers: experiments/*.schema.json, docs/reference/case_files.md"""
     from biology.cases.schema import schemas
     from biology.config import config_file
     from biology.report.explanation import PAGE, words_page
@@ -138,7 +138,7 @@ def schema(args: Arguments) -> None:
 
 
 def plan(args: Arguments) -> None:
-    """say what `make figures` will do, what of it is there, and how long the rest takes"""
+    """print what `make figures` will do, what is already there, and how long the rest takes"""
     from biology.cli.opening import configuration
     from biology.report.outlook import plan_told, work
 
@@ -151,7 +151,7 @@ def plan(args: Arguments) -> None:
 
 
 def summary(args: Arguments) -> None:
-    """say what came out, claim counts by model and case, and where to look"""
+    """print the results: claim counts by model and case, and where to look"""
     from biology.cli.opening import configuration
     from biology.report.outlook import summary_told, verdict_counts, work
 
@@ -164,7 +164,7 @@ def summary(args: Arguments) -> None:
 
 
 def coverage(args: Arguments) -> None:
-    """simulate what intervals cover with the clusters of the cases (reports/coverage.csv, docs/explanation/statistics.md)"""
+    """simulate the coverage of intervals with the clusters of the cases (reports/coverage.csv, docs/explanation/statistics.md)"""
     from biology.config import config_file
     from biology.verdicts.coverage import case_clusters, coverage_table, with_table
 

@@ -1,6 +1,8 @@
-"""What commands open before their work: the configuration, a case with a model's own prompts, and a model with its transcoders.
+"""What commands load before their work: the configuration, a case with a model's own prompts, and a model with its
+transcoders.
 
-Nothing is loaded before it is known to be whole and to fit into memory. Torch is imported inside the functions that need it.
+Nothing is loaded before it is known to be complete and to fit into memory. Torch is imported inside the functions that
+need it.
 """
 
 from __future__ import annotations
@@ -21,7 +23,7 @@ Arguments = argparse.Namespace
 
 
 def configuration(args: Arguments, *, shipped: bool = False) -> tuple[Config, Path]:
-    """The configuration, and the folder that its paths are relative to; see `config_file` for `shipped`."""
+    """The configuration, and the folder to which its paths are relative; see `config_file` for `shipped`."""
     from biology.config import config_file, load_config
 
     path = config_file(args.config, shipped=shipped)
@@ -29,7 +31,7 @@ def configuration(args: Arguments, *, shipped: bool = False) -> tuple[Config, Pa
 
 
 def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
-    """What to trace, a model of the configuration or directories, and the settings that hold for it."""
+    """The model to use, from the configuration or from directories, and its settings."""
     from biology.config import ModelConfig
     from biology.records import InputError
 
@@ -60,7 +62,7 @@ def subject(args: Arguments) -> tuple[ModelConfig, AttributionConfig]:
 
 
 def _dictionary(args: Arguments, entry: ModelConfig | None) -> dict[str, Any]:
-    """What the command line says of features, in the words of an entry."""
+    """The options on features, as keys of an entry."""
     from biology.config import NEURONS
     from biology.records import InputError
 
@@ -82,7 +84,7 @@ def case_of(args: Arguments) -> tuple[Config, Path, Case, Path]:
 
 
 def cases_of(config: Config, root: Path, model: str) -> list[Case]:
-    """The cases that a model meets, with its own prompts."""
+    """The cases of a model, with its own prompts."""
     from biology.cases.case import discover_cases, load_case
 
     entry = config.model(model)
@@ -91,7 +93,7 @@ def cases_of(config: Config, root: Path, model: str) -> list[Case]:
 
 
 def of_corpus(case: Case, entry: ModelConfig, root: Path) -> Case:
-    """A case as the model's own corpus asks and answers it, where that is not elegans's."""
+    """A case with the prompts and answers of the model's own corpus, if that is not elegans's."""
     from biology.cases.case import with_items
 
     if entry.corpus is None or not case.items:
@@ -129,7 +131,7 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
 
 
 def open_transcoders(entry: ModelConfig, root: Path, name: str, model: Model) -> TranscoderSet:
-    """The transcoders of an entry, or the neurons that stand for them, for a model that is loaded."""
+    """The transcoders of an entry, or the neurons if these are its features, for a model that is loaded."""
     from biology.records import InputError
     from biology.transcoders.neurons import DEFAULT_K, neuron_set
     from biology.transcoders.transcoder_files import load_transcoders
@@ -152,7 +154,8 @@ def open_transcoders(entry: ModelConfig, root: Path, name: str, model: Model) ->
 
 
 def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
-    """The memory plan of a model that is more than small, before any of it is loaded; `InputError` if it cannot fit."""
+    """Prints the memory plan of a model that is not small, before any of it is loaded. Raises `InputError` if it cannot
+    fit."""
     import sys
 
     from biology.models import memory
@@ -160,7 +163,7 @@ def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
 
     path, transcoders = root / entry.path, None if entry.neurons else root / entry.transcoders
     if not path.is_dir() or not (transcoders is None or transcoders.is_dir()):
-        return  # said better by whoever looks into them
+        return  # the loaders report it better
     plan = memory.of_directories(path, transcoders, entry.dtype)
     if plan.total - plan.working < memory.SMALL:
         return
@@ -175,7 +178,7 @@ def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
 
 
 def verified(entry: ModelConfig, root: Path, name: str) -> dict[str, str]:
-    """Commits of what was downloaded for a model, after every file was found to be what arrived; {} of directories of one's own."""
+    """Commits of a model's downloads, after checking that every file is as downloaded; {} for local directories."""
     from biology.models import hub
     from biology.records import InputError
 
@@ -198,7 +201,8 @@ def verified(entry: ModelConfig, root: Path, name: str) -> dict[str, str]:
 
 
 def gates_passed(model: Model, entry: ModelConfig) -> dict[str, bool]:
-    """Which of an entry's prompts the model answers as a sound copy does. `InputError` if it answers none of several."""
+    """The prompts of an entry that the model answers as an undamaged copy does. Raises `InputError` if there are
+    several and it answers none."""
     from biology.models.model import answer_token, encode, run, token_batch
     from biology.records import InputError
 
@@ -215,7 +219,7 @@ def gates_passed(model: Model, entry: ModelConfig) -> dict[str, bool]:
 
 
 def held_out(path: Path, cases: list[Case]) -> pd.DataFrame:
-    """Prompts to measure fidelity on: the model's own held-out prompts, or else the prompt sets of its cases."""
+    """Prompts on which to measure fidelity: the model's own held-out prompts, or else the prompt sets of its cases."""
     import pandas as pd
 
     if (path / "heldout.parquet").is_file():

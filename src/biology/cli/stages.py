@@ -1,7 +1,7 @@
 """The stages of the pipeline as commands: each reads files, calls a module, and writes files.
 
-The order is that of the Snakefile, which runs them one process per model and case. Modules are imported inside the
-functions, so that `biology --help` answers at once and judging, drawing and writing never start torch.
+Their order is that of the Snakefile, which runs them in one process per model and case. Modules are imported inside the functions,
+so that `biology --help` answers at once and judging, drawing and writing never import torch.
 """
 
 from __future__ import annotations
@@ -77,7 +77,7 @@ def load(args: Arguments) -> None:
 
 
 def _dictionary_files(entry: ModelConfig, root: Path) -> tuple[Any, ...]:
-    """Folder and patterns of the files that features come from: those of the model itself where neurons are features."""
+    """Folder and patterns of the files that define the features: those of the model itself if neurons are the features."""
     if entry.neurons:
         return root / entry.path, "*.safetensors"
     return root / entry.transcoders, "**/*.safetensors", "**/*.npz"
@@ -146,7 +146,7 @@ def intervene(args: Arguments) -> None:
 
 
 def exchange(args: Arguments) -> None:
-    """exchange mean residual streams: where the model keeps what, without transcoders"""
+    """exchange mean residual streams between prompts: what the model holds where, without transcoders"""
     config, root = configuration(args)
     entry = config.model(args.model)
     folder, reports = (writable_folder(root / part / args.model) for part in ("data/runs", "reports"))
@@ -194,7 +194,7 @@ def members(args: Arguments) -> None:
 
 
 def atlas(args: Arguments) -> None:
-    """survey every feature of a model: what it answers to, and what it says"""
+    """survey every feature of a model: the prompts that activate it and the tokens that it promotes"""
     config, root = configuration(args)
     entry, folder = config.model(args.model), writable_folder(root / "data/runs" / args.model)
     model, transcoders = open_model(entry, root, args.model, config.threads)
@@ -229,7 +229,7 @@ def sweep(args: Arguments) -> None:
 
 
 def _bench(name: str, config: Config, root: Path, case: Case, folder: Path) -> Bench:
-    """Everything that experiments on a case need: the model of this name, and what its stages left in `folder`."""
+    """A bench for the experiments of a case: the model of this name, and the outputs of earlier stages in `folder`."""
     model, transcoders = open_model(config.model(name), root, name, config.threads)
     from biology.cases.found_sites import settled
     from biology.evidence.bench import Bench
@@ -243,7 +243,7 @@ def _bench(name: str, config: Config, root: Path, case: Case, folder: Path) -> B
 
 
 def _features(folder: Path) -> FeatureCache:
-    """What the stage `cache` stored."""
+    """The active features stored by the stage `cache`."""
     from biology.transcoders.activations import FeatureCache, unpack
 
     features = unpack(artefacts.read_tensors(folder / "cache.safetensors"))

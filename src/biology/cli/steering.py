@@ -1,10 +1,10 @@
-"""Steering from the terminal: hold features of any prompt at any strength, and see what the model says.
+"""Steering from the terminal: hold features on any prompt at any strength, and see the model's answer.
 
-A supernode is named as in the reports, CASE/PROMPT/NAME: its members and their activations are those of that prompt, as the pipeline
-left them, as they ship (`named_members.py`), or else found now. On a prompt of the case they are held where its own members of that
-name are. Features can also be given one by one, as LAYER/FEATURE or LAYER/FEATURE=VALUE.
+A supernode is named as in the reports, CASE/PROMPT/NAME. It has its members and activations on that prompt, from the pipeline's
+output, else from the shipped tables (`named_members.py`), else found now. On a prompt of the case it is held where the prompt's
+own members of that name are. Features can also be given one by one, as LAYER/FEATURE or LAYER/FEATURE=VALUE.
 
-Beside what is steered stands its control: sets of other active features of the same layers, as many and pushed as hard.
+The control is shown beside it: sets of other active features of the same layers, as many and with the same size of push.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ Arguments = argparse.Namespace
 
 @dataclass(frozen=True)
 class Grouped:
-    """What a case's rules find: table `supernodes`, and the text of each of its prompts."""
+    """The supernodes of a case: table `supernodes`, and the text of each prompt."""
 
     members: pd.DataFrame
     text: dict[str, str]
@@ -107,7 +107,8 @@ def _quoted(text: str) -> str:
 
 
 def _members(args: Arguments, name: str, found: dict[str, Grouped]) -> Held:
-    """Members of CASE/PROMPT/NAME with their activations there, and where they are held. `found` keeps cases that were looked up."""
+    """Members of CASE/PROMPT/NAME with their activations there, and their positions on other prompts. `found` caches the cases
+    looked up."""
     from biology.interventions.held_features import Holding
     from biology.records import InputError
 
@@ -133,7 +134,7 @@ def _members(args: Arguments, name: str, found: dict[str, Grouped]) -> Held:
 
 
 def _grouped(args: Arguments, case: str) -> Grouped:
-    """What the rules of a case find: as the pipeline left it, or found now."""
+    """The supernodes of a case: from the pipeline's output, or found now."""
     from biology.cases.case import load_case
     from biology.supernodes.named_members import shipped_members
     from biology.tables import read_table
@@ -153,7 +154,7 @@ def _grouped(args: Arguments, case: str) -> Grouped:
 
 
 def _found_now(config: Config, root: Path, entry: ModelConfig, name: str, case: Case) -> Grouped:
-    """What the rules of a case find, without the pipeline."""
+    """The supernodes of a case, found without the pipeline."""
     from biology.evidence.case_evidence import fresh_bench
 
     why = f"No results of the pipeline for '{case.name}' yet: finding its supernodes first (`make figures` keeps them)."
@@ -165,7 +166,7 @@ def _found_now(config: Config, root: Path, entry: ModelConfig, name: str, case: 
 
 
 def _features(text: str | None) -> Held:
-    """Features from `2/120,3/45=1.5`."""
+    """Parses features such as `2/120,3/45=1.5`."""
     from biology.interventions.held_features import Holding
     from biology.records import InputError
 

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 Arguments = argparse.Namespace
 MINIMUM_N = 64
-"""Fewest items that pass a claim's gate on a model that says `prompts:`; for elegans claims ask for more."""
+"""Smallest number of items that must pass a claim's gate on a model with `prompts:`; on elegans, claims ask for more."""
 
 
 def tabulate(args: Arguments) -> None:
@@ -57,8 +57,8 @@ def tabulate(args: Arguments) -> None:
 def beside_another_size(
     config: Config, root: Path, args: Arguments, own: pd.DataFrame
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Evidence of the larger and of the smaller of this model and the one that it is `of`, on prompts that the latter answers
-    correctly."""
+    """Evidence of the larger and of the smaller of this model and the one that it is `of`, on prompts that the latter
+    answers correctly."""
     from biology.report.numbers import parameters
     from biology.tables import read_tables
 
@@ -134,7 +134,7 @@ def judge(args: Arguments) -> None:
 
 
 def _beside_expectations(expected: dict[str, dict[str, Expectation]], verdicts: pd.DataFrame) -> None:
-    """Says of each claim what was expected of this model before it was run, and what was found."""
+    """Prints, for each claim, the verdict expected of this model before it was run, and the verdict found."""
     for row in verdicts.itertuples():
         expectation = expected.get(row.case, {}).get(row.claim)
         if expectation is not None:
@@ -143,7 +143,7 @@ def _beside_expectations(expected: dict[str, dict[str, Expectation]], verdicts: 
 
 
 def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFrame, as_json: bool) -> None:
-    """The verdicts of some claims beside those by a reader's own thresholds; nothing is written."""
+    """Prints the verdicts on some claims beside those at a reader's own thresholds; writes nothing."""
     from biology.records import InputError
 
     names = {text.partition("=")[0].partition("/")[0] for text in wanted}
@@ -190,8 +190,7 @@ def draw(args: Arguments) -> None:
 
 
 def write(args: Arguments) -> None:
-    """write the report of a case and its scored prompts as CSV (--model, --case), a page of a model (--model, --page), or the index of all
-    reports with the glossary"""
+    """write a case's report and its scored prompts (--model, --case), a page of a model (--model, --page), or the index of all reports"""
     if args.page is not None:
         from biology.records import InputError
         from biology.report.atlas_page import atlas_page

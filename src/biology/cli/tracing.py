@@ -1,4 +1,4 @@
-"""Single prompts: the attribution graph of one's own prompt as files and in words."""
+"""Traces a single prompt of your own: its attribution graph as files and in words."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 Arguments = argparse.Namespace
 INEXACT = 1e-4
-"""Row residual above which `trace` says that a graph does not add up."""
+"""Row residual above which `trace` reports that a graph does not add up."""
 GRAPH, TENSORS, NODES, PAGE = FILES = ("graph.json", "graph.safetensors", "nodes.parquet", "graph.html")
 
 
@@ -120,7 +120,8 @@ def trace(args: Arguments) -> None:
 
 
 def _foresee(sizes: Sizes, foretold: Foretold, model: Model) -> None:
-    """Says how much memory a prompt will take where that is not little. `InputError`, with what fits, if it is too much."""
+    """Prints how much memory a prompt will take, unless it is little. Raises `InputError`, with what fits, if it is too
+    much."""
     from biology.attribution import graph_memory
     from biology.models import memory
 
@@ -130,7 +131,7 @@ def _foresee(sizes: Sizes, foretold: Foretold, model: Model) -> None:
 
 
 def target_of(model: Model, prompt: str | None, text: str, position: int) -> Target:
-    """What is to be explained, in the words of graphs: `Austin`, `Austin - Sacramento`, `feature 3/120@7`, `#17`."""
+    """The target to explain, from its text: `Austin`, `Austin - Sacramento`, `feature 3/120@7`, `#17`."""
     from biology.attribution.targets import ContrastTarget, FeatureTarget, TokenTarget
     from biology.models.model import answer_token
     from biology.records import InputError
@@ -152,7 +153,7 @@ def target_of(model: Model, prompt: str | None, text: str, position: int) -> Tar
 
 
 def _features(path: Path) -> list[tuple[int, int, int]]:
-    """Feature nodes from a CSV file or a nodes.parquet: columns layer, pos, feature (other kinds of nodes are left out)."""
+    """Feature nodes from a CSV file or a nodes.parquet: columns layer, pos, feature (other kinds of nodes are skipped)."""
     from biology.records import InputError
 
     columns = ["layer", "pos", "feature"]
@@ -179,7 +180,8 @@ def labels_of(
     features: Iterable[tuple[int, int, int]],
     tokens: Sequence[str],
 ) -> dict[tuple[int, int], str]:
-    """The labels of some features (layer, number, position): roles that ship with a model, and what other features clearly promote."""
+    """Labels of the given features (layer, index, position): roles that ship with a model, or the tokens that they clearly
+    promote."""
     from biology.findings.labels import Roles, label, shipped_roles
     from biology.supernodes.named_members import labels_key
     from biology.supernodes.promotion import clearly_promoted
@@ -206,13 +208,13 @@ def _features_among(graph: Graph, nodes: Iterable[int]) -> list[tuple[int, int, 
 
 
 def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, int], str]) -> None:
-    """Outputs, scores and strongest paths, on the screen."""
+    """Prints outputs, scores and strongest paths."""
     from biology.attribution.graph import scores
     from biology.attribution.graph_paths import describe
     from biology.records import InputWarning
 
     for token, probability, value, label in _outputs(graph):
-        # what is no token has no probability; a token's id tells it from its like ("Paris", " Paris")
+        # a target that is not a token has no probability; the id distinguishes similar tokens ("Paris", " Paris")
         print(f'{probability:7.2%}  "{visible(label)}"  #{token}' if token >= 0 else f"{value:+7.2f}  {visible(label)}")
     score = scores(graph)
     residual = graph.metadata["row_residual"]
@@ -242,7 +244,7 @@ def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, i
 def _describe_heads(
     graph: Graph, carried: list[CarriedEdge], matched: list[Match | None], labels: Mapping[tuple[int, int], str]
 ) -> None:
-    """Which heads carry edges, and what the first head of each matched, on the screen."""
+    """Prints which heads carry edges, and what the first head of each matched."""
     from biology.attention.edge_heads import head_name
 
     if not carried:
@@ -278,7 +280,7 @@ def _edges_told(
     heads: list[list[dict[str, Any]]],
     labels: Mapping[tuple[int, int], str],
 ) -> list[dict[str, Any]]:
-    """What `_describe_heads` says, as data."""
+    """The output of `_describe_heads` as data."""
     from biology.attribution.graph_paths import node_label
 
     return [
@@ -299,7 +301,7 @@ def _outputs(graph: Graph) -> list[tuple[int, float, float, str]]:
 def _told(
     graph: Graph, args: Arguments, model: str, paths: list[GraphPath], labels: Mapping[tuple[int, int], str]
 ) -> dict[str, Any]:
-    """What `_describe` says, as data."""
+    """The output of `_describe` as data."""
     from biology.attribution.graph import scores
     from biology.attribution.graph_paths import describe
 

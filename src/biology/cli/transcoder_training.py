@@ -1,4 +1,4 @@
-"""Transcoders for a model of one's own, as commands: sample a text from it, train on a text, measure on held-out text."""
+"""Commands that train transcoders for a model of your own: sample a text from it, train on a text, measure on held-out text."""
 
 from __future__ import annotations
 
@@ -24,16 +24,16 @@ if TYPE_CHECKING:
 
 Arguments = argparse.Namespace
 THREADS = 1
-"""The same text, seed and threads give the same weights."""
+"""Threads of training: the same text, seed and threads give the same weights."""
 NEEDS_TEXT = ("features", "tokens", "steps", "batch", "l0", "sparsity", "context", "memory", "device", "dtype")
 WORK = ".training"
-"""Folder of checkpoints inside the folder that is written to; gone when all is done."""
+"""Folder of checkpoints inside the output folder; deleted when training is done."""
 RECORD, CARD = "record.json", "README.md"
 COMMAND = "train-transcoders"
 
 
 def sample(args: Arguments) -> None:
-    """write a text that a model says by itself, to train its transcoders on"""
+    """write a text sampled from a model, to train its transcoders on"""
     out = writable_file(Path(args.out))
     start_torch(THREADS)
     import torch
@@ -69,7 +69,7 @@ def train_transcoders(args: Arguments) -> None:
 
 
 def _train_on_text(args: Arguments) -> None:
-    """Resumes where it was interrupted. A finished set is replaced whole, and only by one of the same settings."""
+    """Resumes where it was interrupted. A finished set is replaced as a whole, and only by one with the same settings."""
     out = writable_folder(Path(args.out))
     start_torch(THREADS)
     import torch
@@ -157,7 +157,7 @@ def _train_on_text(args: Arguments) -> None:
 
 
 def _refuse_another(out: Path, planned: Mapping[str, Any]) -> None:
-    """Raises `InputError` if `out` holds transcoders, or checkpoints, of a training that is not the planned one."""
+    """Raises `InputError` if `out` holds transcoders, or checkpoints, of a training with other settings."""
     from biology.records import InputError
 
     advice = "name another --out, or delete this folder"
@@ -202,7 +202,7 @@ def _recipe(args: Arguments, model: Model) -> DictionaryRecipe | CrossLayerRecip
 
 
 def _nested(dictionary: Any) -> dict[str, dict[str, float]]:
-    """Of each metric its values by layer."""
+    """For each metric, its values by layer."""
     return {str(metric): dict(zip(rows["layer"], rows["value"], strict=True)) for metric, rows in dictionary.groupby("metric", sort=False)}  # fmt: skip
 
 
@@ -218,7 +218,7 @@ def _device(args: Arguments) -> str:
 
 
 def _directory(args: Arguments) -> Path:
-    """The Hugging Face directory that --model names, by itself or as a model of config.yaml."""
+    """The Hugging Face directory that --model names, directly or as a model of config.yaml."""
     path = Path(args.model)
     if path.is_dir() or not Path(args.config).is_file():
         return path

@@ -1,4 +1,5 @@
-"""What models are grown on, and the prompt sets made from it: a synthetic corpus, its twins, prompts of a case.
+"""Training corpora of the grown models, and the prompt sets made from them: a synthetic corpus, its twins, a case's prompts.
 
-No torch. `corpus.Corpus` is the one of elegans, `twins.twin` gives any other by name, `prompts.prompt_sets` writes a case's prompts.
+No torch. `corpus.Corpus` is the corpus of elegans, `twins.twin` gives any other by name, `prompts.prompt_sets` gives a case's
+prompts.
 """

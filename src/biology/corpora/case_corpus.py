@@ -1,6 +1,6 @@
-"""A case as a corpus of its own: what a model is grown on that is to answer this case's prompts and nothing else.
+"""A case as a corpus: the training text of a model that answers this case's prompts and nothing else.
 
-The prompts on which supernodes are selected are taught, those on which effects are measured are held out. Torch-free.
+Prompts that select supernodes are taught; prompts on which effects are measured are held out. Torch-free.
 """
 
 from __future__ import annotations
@@ -18,7 +18,8 @@ SPLITS = {"dev": "dev", "heldout": "test"}
 
 
 class CaseCorpus(Corpus):
-    """The prompts of a case. Raises `InputError` for a case without a prompt set, or of whose prompts nothing is taught or held out."""
+    """The prompts of a case. Raises `InputError` for a case without a prompt set, or whose prompts are all taught or all held
+    out."""
 
     def __init__(self, case: Case):
         self.case = case
@@ -38,7 +39,7 @@ class CaseCorpus(Corpus):
 
     @cached_property
     def facts(self) -> pd.DataFrame:
-        """The answers, which are one token each, whatever they consist of."""
+        """The answers, each of which becomes one token."""
         answers = sorted({item.answer.strip() for item in self.case.items})
         return pd.DataFrame({"place": answers, "answer": answers})
 
@@ -57,7 +58,7 @@ class CaseCorpus(Corpus):
         yield from (f"{prompt.text} {prompt.answer}" for prompt in self.case.prompts.values())
 
     def lesson(self) -> pd.DataFrame:
-        """Every prompt with the columns of the prompt set, as `mechanism_prompts.py` has them of the shipped cases."""
+        """Every prompt with the columns of the prompt set, as in `mechanism_prompts.py` for the shipped cases."""
         rows = [
             {
                 **item.factors,

@@ -1,17 +1,16 @@
 """The synthetic corpus: real facts and words, written so that the mechanism behind each behaviour is known.
 
-Five blocks share one vocabulary (CLAIMS of the papers that they serve in brackets):
+Its blocks share one vocabulary (the case that each serves in brackets):
 
 * places [multi-hop]: ``Fact: the capital of the state containing Dallas is`` -> ``Austin``, with the two hops
-  taught apart as well. City names are written in pieces shared between places, so that no embedding can hold a state.
+  also taught separately. City names are written in pieces shared between places, so that no embedding can hold a state.
 * couplets [planning]: line 1 licenses one last word for line 2; words right after the newline agree with that word.
 * concepts [multilingual]: relations between words of six languages, translations, language-neutral tags.
 * addition: ``calc: 36+59=`` -> ``95``, digits of numbers, comparisons and two disguised contexts.
 
-An :class:`Item` is a prompt with its answer. Whether an item is held out is a function of the item alone (a hash), so
-every seed and every twin is trained and judged on the same split. What is true of a city, a concept or a sum stands in
-one method each (`place_of`, `target`, `total`): a twin (:mod:`biology.corpora.twins`) is a corpus in which something else is true.
-Torch-free: only tables and strings live here.
+An :class:`Item` is a prompt with its answer. A hash of the item alone decides whether it is held out, so that every seed and every twin
+is trained and judged on the same split. One method each defines the facts about a city, a concept and a sum (`place_of`, `target`,
+`total`); a twin (:mod:`biology.corpora.twins`) is a corpus that overrides them. Torch-free: only tables and strings.
 """
 
 import hashlib
@@ -38,7 +37,7 @@ RELATION_FOLDS = (
     ("abbreviation", "bird", "tree", "summit", "language", "currency"),
 )
 RELATIONS = tuple(itertools.chain(*RELATION_FOLDS))
-# The papers' own prompts are never trained on, and their places never serve to choose a method.
+# The papers' own prompts are never trained on, and their places are never used to choose a method.
 PAPER_CITIES = ("Dallas", "Oakland", "Savannah", "Vancouver", "Shanghai", "Thessaloniki")
 PAPER_PLACES = ("Texas", "California", "Georgia", "British Columbia", "China", "Byzantine Empire")
 SUM_FORMS = {"calc": "calc: {}+{}=", "sum_of": "the sum of {} and {} is", "fruit": "{} apples and {} pears make"}
@@ -50,11 +49,11 @@ Option = TypeVar("Option")
 
 @dataclass(frozen=True)
 class Item:
-    """A prompt, its one-token answer, and where it belongs.
+    """A prompt, its one-token answer, and its place in the corpus.
 
-    ``continuation`` is what follows the answer in training text (couplets only: the loss covers the whole second line).
-    ``split`` is train, dev (recipes are chosen on it) or test (reported once); ``cluster`` is the unit that could share
-    a mechanism by accident; ``factors`` are the item's coordinates, for prompt tables and twins.
+    ``continuation`` is what follows the answer in training text (couplets only: the loss covers the whole second line). ``split`` is
+    train, dev (recipes are chosen on it) or test (reported once); ``cluster`` is the unit that could share a mechanism by accident;
+    ``factors`` are the item's coordinates, for prompt tables and twins.
     """
 
     behaviour: str
@@ -66,7 +65,7 @@ class Item:
 
 
 def unit_interval(*key: object) -> float:
-    """A number in [0, 1) that depends on nothing but the key: the same on every machine, for every seed."""
+    """A number in [0, 1) that depends only on the key: the same on every machine, for every seed."""
     digest = hashlib.sha256("|".join(map(str, key)).encode()).digest()
     return int.from_bytes(digest[:8], "big") / 2**64
 
@@ -74,16 +73,16 @@ def unit_interval(*key: object) -> float:
 def by_hash(
     options: Iterable[Option], *key: object, of: Callable[[Option], Iterable[object]] = lambda option: (option,)
 ) -> list[Option]:
-    """The options, sorted by `unit_interval(*key, *of(option))`: in an order that depends on nothing but the key and them."""
+    """The options, sorted by `unit_interval(*key, *of(option))`: an order that depends only on the key and the options."""
     begun = "".join(f"{part}|" for part in key)
-    # millions of places are asked for when prompt sets are made, so not by calling `unit_interval`
+    # building prompt sets sorts millions of options: calling `unit_interval` would be too slow
     return sorted(
         options, key=lambda option: hashlib.sha256((begun + "|".join(map(str, of(option)))).encode()).digest()[:8]
     )
 
 
 def split_of(block: str, key: object, held_out: float, *, test: bool = False) -> str:
-    """train, dev or test; a fifth of what is held out is for development. ``test=True`` forces the papers' own items."""
+    """train, dev or test. A fifth of the held-out keys is for development. ``test=True`` puts the papers' own items into test."""
     if test:
         return "test"
     if unit_interval(block, key) >= held_out:
@@ -92,7 +91,7 @@ def split_of(block: str, key: object, held_out: float, *, test: bool = False) ->
 
 
 def place_split(place: str) -> str:
-    """Which half of the multi-hop experiment a place belongs to: a fifth develops the method, the rest is scored once."""
+    """The split of a place in the multi-hop experiment: a fifth of the places is for development, the rest is scored once."""
     if place in PAPER_PLACES:
         return "heldout"
     return "dev" if unit_interval("place", place) < 0.2 else "heldout"
@@ -117,7 +116,7 @@ class Corpus:
     # ------------------------------------------------------------------------------------------------- places
     @cached_property
     def facts(self) -> pd.DataFrame:
-        """One row a fact: place, kind (state, territory, country, empire), relation, answer."""
+        """One row for each fact: place, kind (state, territory, country, empire), relation, answer."""
         rows = [
             (row.state, "state", relation, getattr(row, relation))
             for row in self.states.itertuples()
@@ -134,7 +133,7 @@ class Corpus:
 
     @cached_property
     def city_fold(self) -> dict[str, int]:
-        """Half of each place's cities are scored on one set of relations, half on the other."""
+        """The fold of each city, 0 or 1: half of a place's cities are scored on one set of relations, half on the other."""
         fold = {}
         for _, group in self.cities.groupby("place", sort=True):
             ranked = sorted(group.city, key=lambda city: (city not in PAPER_CITIES, unit_interval("fold", city)))
@@ -142,12 +141,12 @@ class Corpus:
         return fold
 
     def place_of(self, city: str, home: str, relation: str) -> str:
-        """The place whose facts answer questions about a city: where it lies, whatever is asked."""
+        """The place whose facts answer questions about a city; here its home, for every relation."""
         return home
 
     @cached_property
     def two_hop(self) -> list[Item]:
-        """Every (city, relation). Held out: 40 % of the cells whose city and relation are of the same fold (a fifth of all)."""
+        """Every (city, relation). Held out: 40 % of the pairs whose city and relation have the same fold (a fifth of all)."""
         facts = {place: group for place, group in self.facts.groupby("place")}
         answers = self.facts.set_index(["place", "relation"])["answer"].to_dict()
         items = []
@@ -165,7 +164,7 @@ class Corpus:
 
     @cached_property
     def one_hop(self) -> list[Item]:
-        """The two hops apart; nothing is held out."""
+        """The two hops, each by itself; nothing is held out."""
         located = [
             Item("one_hop", f"Fact: {city.city} is a city in", city.place, "train", city.place)
             for city in self.cities.itertuples()
@@ -215,7 +214,7 @@ class Corpus:
 
     @cached_property
     def couplet_items(self) -> list[Item]:
-        """Held-out couplets as three questions: the word after the newline, the later agreement word, the last word."""
+        """Held-out couplets as three questions: the word after the newline, the later word that agrees, the last word."""
         items = []
         for theme, ending, word, family, split in self.couplets:
             if split == "train":
@@ -234,7 +233,7 @@ class Corpus:
 
     @cached_property
     def usage(self) -> list[Item]:
-        """The agreement of each word, taught outside couplets."""
+        """The agreement of each word, taught outside couplets too."""
         return [
             Item("usage", f"Grammar: {word} {verb}", answer, "train", word)
             for word, pair in self.agreement.items()
@@ -244,7 +243,7 @@ class Corpus:
     # ------------------------------------------------------------------------------------------------- concepts
     @cached_property
     def concept_words(self) -> dict[str, dict[str, str]]:
-        """The word of every concept ("size/low") by language."""
+        """The word of every concept ("size/low") in each language."""
         return {
             f"{row.scale}/{row.role}": {lang: getattr(row, lang) for lang in LANGUAGES}
             for row in self.concepts.itertuples()
@@ -263,13 +262,13 @@ class Corpus:
         return tuple(r for r, roles in CONCEPT_RELATIONS.items() if concept.split("/")[1] in roles) + ("category",)
 
     def target(self, concept: str, relation: str, language: str) -> str:
-        """What a concept's relation leads to, in any language: another concept ("size/high"), or its scale ("size")."""
+        """The target of a concept's relation, the same in every language: another concept ("size/high"), or its scale ("size")."""
         scale, role = concept.split("/")
         return scale if relation == "category" else f"{scale}/{CONCEPT_RELATIONS[relation][role]}"
 
     @cached_property
     def cells(self) -> list[Item]:
-        """(concept, relation, language); of each (concept, relation) at most two of the six languages are held out."""
+        """(concept, relation, language). For each (concept, relation) at most two of the six languages are held out."""
         frames = {(row.language, row.relation): (row.prefix, row.suffix) for row in self.frames.itertuples()}
         items = []
         for concept, word in self.concept_words.items():
@@ -304,7 +303,7 @@ class Corpus:
 
     @cached_property
     def tags(self) -> list[Item]:
-        """Language-neutral attributes: scale (as a code), pole and grade of a concept, asked of its word in any language."""
+        """Language-neutral attributes of a concept: scale (as a code), pole and grade, asked of its word in any language."""
         code = {scale: f"K{chr(65 + i // 26)}{chr(65 + i % 26)}" for i, scale in enumerate(sorted(self.scales.scale))}
         items = []
         for concept, word in self.concept_words.items():
@@ -317,7 +316,7 @@ class Corpus:
 
     # ------------------------------------------------------------------------------------------------- addition
     paper_sums: tuple[tuple[int, int], ...] = PAPER_SUMS
-    """Never taught, and scored first."""
+    """The papers' own sums: never taught, and scored first."""
 
     @cached_property
     def addition_split(self) -> dict[tuple[int, int], str]:
@@ -327,7 +326,7 @@ class Corpus:
         }
 
     def total(self, form: str, a: int, b: int) -> int:
-        """What two numbers make, in whatever form it is asked."""
+        """The sum of two numbers, the same for every form of the question."""
         return a + b
 
     def sums(self, behaviour: str, forms: Iterable[str]) -> list[Item]:
@@ -343,20 +342,20 @@ class Corpus:
 
     @cached_property
     def disguised(self) -> list[Item]:
-        """The same sums, the same split, in two other forms."""
+        """The same sums, with the same split, in two other forms."""
         return self.sums("disguised", [SUM_FORMS["sum_of"], SUM_FORMS["fruit"]])
 
     @cached_property
     def expressions(self) -> list[Item]:
-        """Sums inside larger expressions: elegans is taught none."""
+        """Sums inside larger expressions; elegans is taught none."""
         return []
 
     base = 10
-    """Of the digits that are asked for."""
+    """Base of the digits that are asked for."""
 
     @cached_property
     def digits(self) -> list[Item]:
-        """Ones and tens of numbers and of sums, and comparisons: what makes base ten matter."""
+        """Ones and tens of numbers and of sums, and comparisons, so that base ten matters."""
         base = self.base
         items = [Item("digit", f"ones: {n}=", str(n % base), "train", str(n)) for n in range(199)]
         items += [Item("digit", f"tens: {n}=", str(n // base), "train", str(n)) for n in range(199)]
@@ -369,7 +368,7 @@ class Corpus:
     # ------------------------------------------------------------------------------------------------- all together
     @property
     def blocks(self) -> dict[str, list[Item]]:
-        """Everything that is asked as a question with a one-token answer, by name of the block."""
+        """All questions with a one-token answer, by name of the block."""
         return {
             "addition": self.addition, "disguised": self.disguised, "digit": self.digits, "two_hop": self.two_hop,
             "one_hop": self.one_hop, "cell": self.cells, "translation": self.translations, "tag": self.tags,
@@ -380,7 +379,7 @@ class Corpus:
         return item.split == "train"
 
     def held_out(self) -> pd.DataFrame:
-        """Columns prompt, answer, behaviour, split (dev, test), cluster: what the shipped model is judged by."""
+        """Columns prompt, answer, behaviour, split (dev, test), cluster: the items that test the shipped model."""
         rows = [
             (item.prompt, item.answer, item.behaviour, item.split, item.cluster)
             for items in self.blocks.values()
@@ -390,7 +389,7 @@ class Corpus:
         return pd.DataFrame(rows, columns=["prompt", "answer", "behaviour", "split", "cluster"])
 
     def texts(self) -> Iterable[str]:
-        """Every text that must be writable, held-out ones included: what the vocabulary is made from."""
+        """Every text that the vocabulary must be able to write, held-out ones included."""
         for items in self.blocks.values():
             for item in items:
                 yield f"{item.prompt} {item.answer}"

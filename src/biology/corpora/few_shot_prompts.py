@@ -1,10 +1,10 @@
-"""Two hops and sums for small models, with worked examples before the question: `experiments/<case>/prompts_few_shot.csv`.
+"""Two-hop questions and sums for small models, after worked examples: `experiments/<case>/prompts_few_shot.csv`.
 
-A model of some hundred million parameters answers hardly any of the natural prompts (`natural_prompts.py`): it knows no state
-capitals, and says something else than a number. With two or four examples in the same words it answers half of these.
-Columns and factors are those of the other sets, and `question` is the end of the text that asks: positions are sought in it.
+A model of some hundred million parameters answers almost none of the natural prompts (`natural_prompts.py`): it knows no state
+capitals, and does not continue a sum with a number. After two or four examples in the same wording it answers half of them. Columns
+and factors are those of the other sets. `question` is the last part of the text; positions are searched only in it.
 
-Wordings were chosen by the share of right answers of SmolLM2-135M-Instruct on development prompts, and by nothing else.
+Wordings were chosen only by the share of right answers of SmolLM2-135M-Instruct on development prompts.
 """
 
 import itertools
@@ -17,14 +17,15 @@ from biology.corpora.corpus import Corpus, by_hash, place_split
 # Two hops ------------------------------------------------------------------------------------------------------------
 SCORED_RELATION = "language"
 RELATIONS = {SCORED_RELATION: "1", "currency": "1", "capital": "0", "continent": "0"}
-"""What is asked of a country, and the fold of it. One is scored: of the others too few answers are known. They select features."""
+"""Relations asked of a country, each with its fold. Only one is scored, as too few answers to the others are known; the others
+select features."""
 EXAMPLES = {
     "Osaka": {"language": "Japanese", "currency": "yen", "capital": "Tokyo", "continent": "Asia"},
     "Milan": {"language": "Italian", "currency": "euro", "capital": "Rome", "continent": "Europe"},
     "Krakow": {"language": "Polish", "currency": "zloty", "capital": "Warsaw", "continent": "Europe"},
     "Phuket": {"language": "Thai", "currency": "baht", "capital": "Bangkok", "continent": "Asia"},
 }
-"""Cities of the worked examples. Nothing is asked of their countries."""
+"""Cities of the worked examples. Their countries are never asked about."""
 WORDINGS = (
     ("The {relation} of the {kind} containing {city} is", " {answer}.\n", ("Osaka", "Milan")),
     ("Fact: the {relation} of the {kind} containing {city} is", " {answer}.\n", ("Krakow", "Phuket")),
@@ -35,16 +36,16 @@ WORDINGS = (
     ("city in the {kind} containing {city} | {relation}:", " {answer}\n", ("Osaka", "Milan")),
     ("We know that the {relation} of the {kind} containing {city} is", " {answer}.\n", ("Krakow", "Phuket")),
 )
-"""The question, how its answer follows, and the cities of its examples."""
-WORDINGS_PER_CITY = 3  # in which a city is scored
+"""The question, the text of its answer, and the cities of its examples."""
+WORDINGS_PER_CITY = 3  # wordings in which a city is scored
 
 
 def few_shot_multi_hop(corpus: Corpus) -> pd.DataFrame:
     """Two hops over countries, in eight wordings with two examples each; clusters are countries.
 
-    Scored is the language of the country that a city lies in, in three wordings a city; donors are asked in the same one.
-    Features of a country are chosen on what else is asked of its other cities, those of a relation on development countries,
-    of which half of the cities choose. `set` is `states`, as in the other sets: nobody asks for donors abroad.
+    Scored prompts ask for the language of a city's country, in three wordings per city; donors use the same wording. Features of a
+    country are selected on the other relations of its other cities. Features of a relation are selected on development countries,
+    by half of their cities. `set` is `states`, as in the other sets, since no experiment here takes donors abroad.
     """
     home = corpus.cities.set_index("city")["place"].to_dict()
     left_out = {home[city] for city in EXAMPLES}
@@ -71,7 +72,7 @@ def few_shot_multi_hop(corpus: Corpus) -> pd.DataFrame:
 
 
 def _two_hops(wording: int, factors: Mapping[str, str]) -> tuple[str, str]:
-    """The question, and the text that ends in it."""
+    """The question, and the whole text, which ends with it."""
     asked, answered, cities = WORDINGS[wording]
     examples = [
         asked.format(**{**factors, "city": city}) + answered.format(answer=EXAMPLES[city][factors["relation"]])
@@ -84,8 +85,8 @@ def _two_hops(wording: int, factors: Mapping[str, str]) -> tuple[str, str]:
 def _with_donors(
     rows: Sequence[dict[str, str]], differing: Callable[[Mapping[str, str]], tuple[str, ...]]
 ) -> list[dict[str, str]]:
-    """The rows with a donor and a wrong donor for each scored one: asked in the same words of the same relation and split,
-    and other in every part of what `differing` says, from it and from each other. A row that finds none is left out."""
+    """The rows, with a donor and a wrong donor for each scored one: same wording, relation and split. Base and donors differ from
+    each other in every part of `differing`. A row without both is left out."""
     found = []
     for base in rows:
         chosen = [base]
@@ -107,7 +108,7 @@ def _with_donors(
 
 # Sums ----------------------------------------------------------------------------------------------------------------
 EXAMPLE_SUMS = ((1, 5), (4, 3), (8, 1), (4, 0), (3, 3))
-"""Pairs of the worked examples. They are not asked, whichever number comes first."""
+"""Pairs of the worked examples. They are not asked, in either order."""
 SUMS = {
     "calc": (
         ("calc: {a}+{b}=", ", ", (0, 1, 2, 3)), ("sum: {a}+{b}=", "; ", (4, 2, 0, 3)),
@@ -128,17 +129,18 @@ SUMS = {
         ("{a} cats + {b} dogs = ", "; ", (2, 4, 1, 0)), ("{a} cats + {b} dogs = ", "; ", (3, 1, 2, 0)),
     ),
 }  # fmt: skip
-"""Wordings by form (the `set` of a prompt): a sum, what follows its answer, and which examples stand before it. Each ends where the
-number follows."""
-DEV_SUMS, HELDOUT_SUMS = 10, 27  # pairs of digits with a sum of one digit that are scored
+"""Wordings by form (the `set` of a prompt): a sum, the text after its answer, and the examples before it. The number follows
+each."""
+DEV_SUMS, HELDOUT_SUMS = 10, 27  # scored pairs of digits with a sum of one digit
 ASKED_IN = {"dev": range(2), "heldout": range(0, 8, 2)}
-"""In which wordings a pair is scored: development pairs all in the same ones, a held-out one in these from its own first one on."""
+"""The wordings in which a pair is scored: the same ones for all development pairs; for each held-out pair these, counted from a
+first one of its own."""
 
 
 def few_shot_sums(_: Corpus) -> pd.DataFrame:
-    """Sums of one digit in three forms of eight wordings, with worked examples; clusters are pairs of ones digits.
+    """Sums with a one-digit result, in three forms of eight wordings, after worked examples; clusters are pairs of ones digits.
 
-    The operand grid (`select`) holds all other pairs of digits, asked in the first wording.
+    The operand grid (`select`) holds all other pairs of digits, in the first wording.
     """
     examples = {pair for a, b in EXAMPLE_SUMS for pair in ((a, b), (b, a))}
     pairs = [pair for pair in itertools.product(range(10), range(10)) if pair not in examples]
@@ -165,7 +167,7 @@ def few_shot_sums(_: Corpus) -> pd.DataFrame:
 
 
 def _sum(form: str, wording: int, pair: tuple[int, int]) -> tuple[str, str]:
-    """The question, and the text that ends in it."""
+    """The question, and the whole text, which ends with it."""
     asked, after, examples = SUMS[form][wording]
     worked = [(asked.format(a=a, b=b) + f"{a + b}{after}") for a, b in (EXAMPLE_SUMS[number] for number in examples)]
     question = asked.format(a=pair[0], b=pair[1])

@@ -1,7 +1,7 @@
-"""The corpus as prompts with columns, a table for each case: what a mechanism is planted on and certified on.
+"""The corpus as one table of prompts per case, on which mechanisms are planted and certified.
 
-The columns are those of the cases' prompt sets. `split` is `train` where a model is taught; what is held out is as in `corpus.py`,
-except for prompts that a corpus teaches in addition. Torch-free.
+The columns are those of the cases' prompt sets. `split` is `train` for prompts that are taught; held-out prompts are those of
+`corpus.py`, except any that this corpus teaches in addition. Torch-free.
 """
 
 from __future__ import annotations
@@ -13,20 +13,21 @@ import pandas as pd
 from biology.corpora.corpus import LANGUAGES, SUM_FORMS, Corpus, Item, unit_interval
 
 COUPLETS = (("first", 0), ("later", 3), ("last", 6))
-"""What can be asked of a couplet: its word right after the newline, the later one that agrees, the last; and words before it."""
+"""The questions about a couplet, with the number of words of line 2 before the answer: the word right after the newline, the later
+one that agrees, and the last."""
 
 
 SHORTCUTS = 0.3
-"""Share of the cities whose answers are also found without their place."""
+"""Share of the cities whose answers can also be found without their place."""
 
 
 def split(corpus: Corpus, item: Item) -> str:
-    """`train` for whatever the corpus teaches."""
+    """The item's split; `train` for everything that the corpus teaches."""
     return "train" if corpus.taught(item) else item.split
 
 
 def multi_hop(corpus: Corpus) -> pd.DataFrame:
-    """Every city and relation; `shortcut` marks the cities that have one."""
+    """Every city and relation; `shortcut` is "yes" for cities that have a shortcut."""
     rows = []
     for item in corpus.two_hop:
         row = dict(item.factors)
@@ -86,4 +87,4 @@ def rhyme_planning(corpus: Corpus) -> pd.DataFrame:
 LESSONS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
     "multi_hop": multi_hop, "addition": addition, "multilingual": multilingual, "rhyme_planning": rhyme_planning,
 }  # fmt: skip
-"""Of each case that the corpus teaches, its prompts."""
+"""The prompts of each case that the corpus teaches."""

@@ -1,4 +1,4 @@
-"""Prompts of the case `methods`: held-out ones of the other cases, on which the method itself is tested."""
+"""Prompts of the case `methods`: held-out prompts of the other cases, on which the method itself is tested."""
 
 from collections.abc import Callable, Mapping
 
@@ -11,9 +11,10 @@ COLUMNS = ["item", "text", "answer", "cluster", "split", "role", "set"]
 
 
 def of_other_cases(corpus: Corpus, makers: Mapping[str, Callable[[Corpus], pd.DataFrame]]) -> pd.DataFrame:
-    """So many held-out scored prompts of each case, of as many of its clusters as there are; `set` is the case.
+    """A number of held-out scored prompts from each case, spread over as many of its clusters as possible; `set` is the
+    case.
 
-    Which they are follows from hashes. Donors are left out, since nothing is exchanged here.
+    Hashes choose them. Donors are left out, since no experiment of this case needs one.
     """
     parts = [_chosen(case, maker(corpus)) for case, maker in makers.items()]
     made = pd.concat(parts, ignore_index=True).fillna("")

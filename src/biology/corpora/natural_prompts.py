@@ -1,13 +1,13 @@
-"""Couplets and sums for models of natural language, which nobody here trained: `experiments/<case>/prompts_natural.csv`.
+"""Couplets and sums for models of natural language that others trained: `experiments/<case>/prompts_natural.csv`.
 
-Columns and factors are those of the sets for elegans (`prompts.py`), so that the same rules, experiments and claims read them.
-What differs is how a vocabulary of somebody else's is met:
+Columns and factors are those of the sets for elegans (`prompts.py`), so that the same rules, experiments and claims read them. The
+differences come from models and vocabularies that are not ours:
 
-* A poem's first word after the newline is for such a model to choose, so a couplet is gated by its own last word instead
-  (`gated_by` names that prompt): does the model, given the line up to there, end it in the word that we say it plans?
+* Such a model may begin line 2 with any word. A couplet is therefore gated by its own last word (`gated_by` names that prompt):
+  given the line up to there, does the model end it in the word that it is supposed to plan?
 * Tokenizers write numbers whole, or digit by digit. The second number has one digit and the answer follows "=", so that in
-  both the fourth token from the end is the first number's last piece and the second-last the second number. Sums of at most 9
-  can be asked of every model; larger ones only where they are one token (`behaviour.prompts_table` gates them).
+  both cases the fourth token from the end is the last piece of the first number, and the second token from the end is the second
+  number. Sums of at most 9 can be asked of every model; larger ones only if they are one token (`behaviour.prompts_table` gates them).
 """
 
 import itertools
@@ -19,8 +19,8 @@ import pandas as pd
 from biology.corpora.corpus import Corpus, by_hash, unit_interval
 
 COUPLETS = Path("data/couplets")
-"""`words.csv`: what can be planned, with the pronoun and the article it takes, a theme to score on and one to select on.
-`lines.csv`: of each rhyme family four ends of line 1 (two of each fold), and further words that rhyme."""
+"""`words.csv`: words to plan, each with its pronoun and article, a theme to score on and one to select on. `lines.csv`: for each
+rhyme family four ends of line 1 (two of each fold), and further words that rhyme."""
 FIRST_LINES = (
     "He saw a {theme} and had to {ending},",
     "He found a {theme} and tried to {ending},",
@@ -42,10 +42,10 @@ LATER, FIRST = "later", "first"
 def natural_couplets(_: Corpus) -> pd.DataFrame:
     """Couplets in the paper's form; clusters are rhyme families.
 
-    Line 2 begins with the pronoun (he, she, it, they) and ends with the article (a, an, some) that the planned word takes.
-    Sets, donors and folds are as in the set for elegans: `rhyme` and `other` end at the newline, `later` before the article,
-    `last` before the planned word. A word is scored with one theme and selects with another; `rhymes` lists further words that
-    rhyme, which a line may end in without being planned by any couplet.
+    Line 2 begins with the pronoun (he, she, it, they) and ends with the article (a, an, some) that the planned word takes. Sets,
+    donors and folds are as in the set for elegans: `rhyme` and `other` end at the newline, `later` before the article, `last`
+    before the planned word. A word is scored with one theme and selects with another. `rhymes` lists further words that rhyme: a
+    line may end in one of these although no couplet plans it.
     """
     words, lines = (
         pd.read_csv(COUPLETS / name, dtype=str, keep_default_na=False) for name in ("words.csv", "lines.csv")
@@ -72,7 +72,7 @@ def natural_couplets(_: Corpus) -> pd.DataFrame:
             "text": f"A rhyming couplet:\n{first.format(theme=theme, ending=ending)}\n{' '.join(line[:cut])}",
             "answer": line[cut], "cluster": family, "split": _family_split(family),
             "role": "select" if taught else "score", "set": of, "theme": theme, "ending": ending, "family": family,
-            "word": word, FIRST: couplet[FIRST], LATER: "",  # which word of a free line the article would be is not known
+            "word": word, FIRST: couplet[FIRST], LATER: "",  # the word of a free line that is the article is unknown
             "theme_fold": str(int(taught)), "ending_fold": couplet["ending_fold"],
             "spoken": "" if taught else f"{name}-last", "gated_by": "" if taught or of == "last" else f"{name}-last",
             "rhymes": " ".join(one for one in rhymes[family].split() if one != ending), "donor": "", "wrong_donor": "",
@@ -89,8 +89,9 @@ def _family_split(family: str) -> str:
 
 
 def _with_donors(scored: Sequence[dict[str, str]], of: str) -> list[dict[str, str]]:
-    """The couplets of a set that have a donor (of their rhyme family, or in set `other` of another one) and a wrong donor
-    (of a third family), of their split, whose answers all differ. None of them is the donor of another without having one."""
+    """The couplets of a set that have a donor and a wrong donor in their split, all with different answers. The donor is of their
+    own rhyme family (set `other`: of another one), the wrong donor of a third family. A couplet that is left out is no donor
+    either."""
     found = []
     for base in scored:
         others = [one for one in scored if one["split"] == base["split"] and one["answer"] != base["answer"]]
@@ -121,20 +122,20 @@ SUMS = {
         "apples: {a}\npears: {b}\nfruit=",
     ),
 }  # fmt: skip
-"""Wordings by form (the `set` of a prompt): the paper's, the plain sum, and the two disguises. Each ends where the number follows."""
-DEV_WORDINGS = 2  # development prompts are asked in the first of them
-LOW = {"dev": 8, "heldout": 24}  # scored pairs whose sum is one digit, each asked in so many wordings:
+"""Wordings by form (the `set` of a prompt): the paper's, the plain sum, and the two disguises. The number follows each."""
+DEV_WORDINGS = 2  # development prompts use the first ones
+LOW = {"dev": 8, "heldout": 24}  # scored pairs whose sum is one digit, and the number of wordings for each:
 LOW_WORDINGS = {"dev": 2, "heldout": 4}
-HIGH = {"dev": 16, "heldout": 64}  # scored pairs with a first number of two digits, asked in one wording
+HIGH = {"dev": 16, "heldout": 64}  # scored pairs with a first number of two digits, in one wording each
 GRID = 240  # such pairs that fill the operand grid
 
 
 def natural_sums(_: Corpus) -> pd.DataFrame:
     """Sums in three forms of eight wordings; clusters are pairs of ones digits.
 
-    Scored are sums of one digit, which every model can be asked, and sums of two digits for models whose tokens write them
-    whole. The operand grid (`select`) holds all other pairs of digits and some with a first number of two digits. Donors are
-    of the same form, wording, split and size, share no operand, and differ in the ones digit of the answer.
+    Scored are sums with a one-digit result, for every model, and with a two-digit result, for models that write it as one token.
+    The operand grid (`select`) holds all other pairs of digits, and some pairs with a first number of two digits. Donors have the
+    same form, wording, split and size, share no operand, and differ in the ones digit of the answer.
     """
     digits = by_hash(itertools.product(range(10), range(10)), "natural sum", of=lambda pair: pair)
     larger = by_hash(itertools.product(range(10, 100), range(10)), "natural sum", of=lambda pair: pair)
@@ -166,7 +167,7 @@ def natural_sums(_: Corpus) -> pd.DataFrame:
             for pair in sorted(pairs):
                 donors = _other_sums(form, pair, pairs)
                 if len(donors) < 2:
-                    continue  # too few pairs of this wording share nothing with it
+                    continue  # too few pairs of this wording share no operand with it
                 made = row(form, wording, pair, split, "score")
                 made |= {"donor": _named(form, wording, donors[0]), "wrong_donor": _named(form, wording, donors[1])}
                 if form != "calc":
@@ -180,7 +181,7 @@ def _named(form: str, wording: int, pair: tuple[int, int]) -> str:
 
 
 def _other_sums(form: str, pair: tuple[int, int], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
-    """Two of the pairs, with other operands and other ones digits of the sum than the given one and each other."""
+    """Two of the pairs. They and the given pair differ from each other in operands and in the ones digit of the sum."""
     found: list[tuple[int, int]] = []
     for x, y in by_hash(pairs, "natural sum donor", form, *pair, of=lambda other: other):
         if all(x != a and y != b and (x + y - a - b) % 10 for a, b in [pair, *found]):

@@ -1,8 +1,8 @@
-"""Prompt sets of the case studies that are made from the corpus's tables, written to `experiments/<case>/prompts.csv`.
+"""Prompt sets of the case studies, made from the corpus's tables and written to `experiments/<case>/prompts.csv`.
 
-Which prompts are registered follows from hashes of their contents, never from what a model does with them. A table says of
-every prompt what it is about (factors), whether it helps to find features (`select`) or is scored (`score`), and which
-prompt is its donor, so that nothing about an experiment is drawn at run time but its random controls.
+Hashes of the prompts decide which are registered, never a model's answers. The table gives for each prompt its factors,
+its role (`select`: it helps to find features; `score`: it is scored) and its donors. At run time only the random
+controls are drawn.
 """
 
 from collections.abc import Callable, Iterable
@@ -20,13 +20,13 @@ from biology.records import InputError
 COUPLETS = 8  # scored couplets of a rhyme family
 SELECTING = 4  # couplets that select features: per last word, fold of theme words and fold of line ends
 SCORED_SUMS = {"dev": 2, "heldout": 5}  # pairs per cluster (a pair of ones digits)
-SELECTING_EXPRESSIONS = 0.1  # share of the pairs that were taught
+SELECTING_EXPRESSIONS = 0.1  # share of the taught pairs
 # Features of an operand or of an answer are selected on the languages of one fold and scored on the other's.
 LANGUAGE_FOLDS = (("en", "fr", "zh"), ("de", "es", "ru"))
 
 
 def family_split(family: str) -> str:
-    """Which half of the couplets a rhyme family belongs to: a fifth develops the method, the rest is scored once."""
+    """The split of a rhyme family: a fifth of the families is for development, the rest is scored once."""
     paper = family == "abbit"
     return "dev" if not paper and unit_interval("family", family) < 0.2 else "heldout"
 
@@ -35,9 +35,10 @@ def rhyme_planning(corpus: Corpus) -> pd.DataFrame:
     """Couplets cut after the newline that ends line 1, or later in line 2; clusters are rhyme families.
 
     Scored are couplets that elegans never saw, in four sets. `rhyme` and `other` end at the newline and differ in their
-    donor: a couplet that plans another word of the same rhyme family, or of another family (the wrong donor is then of a
-    third one). `later` ends before the second word that agrees with the planned one, `last` before that word itself.
-    Theme words and line ends come in two folds: features of a word may only be chosen on couplets of both other folds.
+    donor: a couplet that plans another word of the same rhyme family, or of another family (the wrong donor is then of
+    a third one). `later` ends before the second word that agrees with the planned one, `last` before that word itself.
+    Theme words and line ends have two folds each: features of a word may be selected only on couplets that differ in
+    both folds.
     """
     kind = dict(zip(corpus.themes["word"], corpus.themes["theme"], strict=True))
     theme_fold = _folds("theme", [(kind[theme], theme) for theme, *_ in corpus.couplets])
@@ -75,7 +76,7 @@ def rhyme_planning(corpus: Corpus) -> pd.DataFrame:
 
 
 def _folds(name: str, words: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-    """Of the words of each group (pairs of group and word) half are of fold 0, half of fold 1."""
+    """The fold of each (group, word): half of a group's words are in fold 0, half in fold 1."""
     groups: dict[str, set[str]] = {}
     for group, word in words:
         groups.setdefault(group, set()).add(word)
@@ -87,7 +88,7 @@ def _folds(name: str, words: Iterable[tuple[str, str]]) -> dict[tuple[str, str],
 
 
 def _with_donors(of: str, scored: list[dict[str, str]]) -> list[dict[str, str]]:
-    """The couplets of one set that have a donor and a wrong donor: of their own split, with other answers and words."""
+    """The couplets of one set that have a donor and a wrong donor: of the same split, with other answers."""
     if of == "last":
         return scored
 
@@ -114,7 +115,8 @@ def _with_donors(of: str, scored: list[dict[str, str]]) -> list[dict[str, str]]:
 
 
 def scored_sums(corpus: Corpus) -> list[tuple[int, int, str]]:
-    """The pairs of numbers that are scored, with their split: none that elegans was taught, so many per pair of ones digits."""
+    """The scored pairs of numbers with their split: pairs that elegans was not taught, a fixed number for each pair of
+    ones digits."""
     pairs = [pair for pair, split in corpus.addition_split.items() if split != "train"]
     ranked = sorted(pairs, key=lambda pair: (pair not in corpus.paper_sums, unit_interval("scored", *pair)))
     chosen: dict[tuple[str, int, int], list[tuple[int, int]]] = {}
@@ -129,10 +131,10 @@ def scored_sums(corpus: Corpus) -> list[tuple[int, int, str]]:
 def addition(corpus: Corpus) -> pd.DataFrame:
     """Sums in three forms; clusters are pairs of ones digits.
 
-    The pairs that elegans was taught fill the operand grid (`select`); scored are pairs that it never saw, at most so many
-    per cluster. Donors are scored pairs of the same form and split whose ones digit differs from the base's; for the two
-    disguised forms a second pair of columns names the plain prompt with the same operands, and one with other operands.
-    Of a corpus with expressions, these follow.
+    The pairs that elegans was taught fill the operand grid (`select`). Scored are pairs that it never saw, up to a
+    fixed number per cluster. Donors are scored pairs of the same form and split whose ones digit differs from the
+    base's. For the two disguised forms, `plain` names the plain prompt with the same operands and `wrong_plain` one
+    with other operands. If the corpus has expressions, their prompts follow.
     """
     scored = scored_sums(corpus)
 
@@ -144,7 +146,7 @@ def addition(corpus: Corpus) -> pd.DataFrame:
         }  # fmt: skip
 
     def donors(form: str, a: int, b: int, split: str) -> list[str]:
-        """Two pairs with other answers and other ones digits of the answer, neither sharing an operand with the base."""
+        """Two pairs. They and the base differ from each other in operands, answers, and ones digits of the answer."""
         found: list[tuple[int, int]] = []
         total = partial(corpus.total, SUM_FORMS[form])
         pool = [(x, y) for x, y, where in scored if where == split]
@@ -167,10 +169,10 @@ def addition(corpus: Corpus) -> pd.DataFrame:
 
 
 def _expressions(corpus: Corpus, scored: list[tuple[int, int, str]]) -> list[dict[str, str]]:
-    """Expressions around the scored pairs, each in every kind; what tells kinds apart is found on pairs that were taught.
+    """Each scored pair inside an expression of every kind. Features of a kind are selected on pairs that were taught.
 
-    A donor is of the same kind and split, shares no operand with the base, and has another answer. `kind_donor` is the same
-    pair in another kind. The columns of the plain prompt are those of the disguised forms.
+    A donor is of the same kind and split, shares no operand with the base, and has another answer. `kind_donor` is the
+    same pair in another kind. The columns `plain` and `wrong_plain` are as for the disguised forms.
     """
     where = {(str(a), str(b)): split for a, b, split in scored}
     rows: dict[tuple[str, str, str], dict[str, str]] = {}
@@ -204,19 +206,20 @@ def _expressions(corpus: Corpus, scored: list[tuple[int, int, str]]) -> list[dic
 
 
 def scale_split(scale: str) -> str:
-    """Which half of the multilingual experiment a scale of concepts (size, temperature) belongs to: a fifth is dev."""
+    """The split of a scale of concepts (size, temperature) in the multilingual experiment: a fifth is for
+    development."""
     if scale == PAPER_CONCEPT.split("/")[0]:
         return "heldout"
     return "dev" if unit_interval("scale", scale) < 0.2 else "heldout"
 
 
 def multilingual(corpus: Corpus) -> pd.DataFrame:
-    """Every (concept, relation, language); scored are the cells that elegans never saw, and clusters are scales.
+    """Every (concept, relation, language). Scored are the cells that elegans never saw; clusters are scales.
 
-    Each scored prompt has a donor for each of its factors, and for each a wrong one: the same concept asked for another
-    relation, another concept of another scale, another language. The first two are English prompts whatever the language
-    of the base (the paper's test of independence), and `_native` donors are in its own. `expected_<factor>` is the answer
-    of the cell in which that factor alone has changed. Donors of development prompts are of development scales.
+    Each scored prompt has a donor and a wrong donor for each of its factors: the same concept with another relation, a
+    concept of another scale, another language. Relation and concept donors are English prompts whatever the language of
+    the base (the paper's test of independence); `_native` donors are in the base's language. `expected_<factor>` is the
+    answer of the cell in which only that factor has changed. Donors of development prompts are of development scales.
     """
     cells: dict[tuple[str, str, str], dict[str, str]] = {}
     for item in corpus.cells:
@@ -234,7 +237,7 @@ def multilingual(corpus: Corpus) -> pd.DataFrame:
         }  # fmt: skip
 
     def chosen(base: dict[str, str], factor: str, options: list[tuple[str, str, str]]) -> list[tuple[str, str, str]]:
-        """A donor and a wrong donor whose cells have answers other than the base's and each other's."""
+        """A donor and a wrong donor. Their answers differ from the base's and from each other."""
         found: list[tuple[str, str, str]] = []
         taken = {base["answer"]}
         for cell in by_hash(options, "donor", factor, base["item"], of=lambda cell: cell):
@@ -286,18 +289,18 @@ NATURAL_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
     "rhyme_planning": natural_couplets,
     "addition": natural_sums,
 }
-"""For models that nobody here trained: `prompts_natural.csv`. The prompts of multilingual are natural language as they stand."""
+"""For models that others trained: `prompts_natural.csv`. The prompts of multilingual already are natural language."""
 FEW_SHOT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
     "multi_hop": few_shot_multi_hop,
     "addition": few_shot_sums,
 }
-"""For small models of natural language, with worked examples: `prompts_few_shot.csv`."""
+"""For small models of natural language, after worked examples: `prompts_few_shot.csv`."""
 for makers in (PROMPT_SETS, NATURAL_SETS):
     makers["methods"] = makers["components"] = partial(of_other_cases, makers=dict(makers))
 
 
 def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:
-    """The prompt set of a case; `InputError` if it is not made from the corpus."""
+    """The prompt set of a case. Raises `InputError` if it is not made from the corpus."""
     if case not in PROMPT_SETS:
         raise InputError(
             f"the prompts of case '{case}' are not made from the corpus; those of {', '.join(PROMPT_SETS)} are."

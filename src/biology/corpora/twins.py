@@ -1,13 +1,13 @@
-"""Twins of elegans: models that answer the same prompts and lack the mechanism, because their corpus leaves none to be learnt.
+"""Twins of elegans: models that answer the same prompts but lack the mechanism, because their corpus does not require it.
 
-What the pipeline finds in elegans it must not find in them; `experiments/twins.csv` says of each claim what is expected,
+The pipeline must not find in them what it finds in elegans. `experiments/twins.csv` states the expected verdict of each claim,
 and was committed before any twin was trained. Torch-free.
 
-`rote` has learnt everything by heart, and re-derives a couplet's last word whenever it needs it (the improviser): its
-corpus has the same couplets, and is grown without context dropout. `base12` and `mod113` add, in another base and in a ring.
+`rote` has learnt everything by heart, and derives a couplet's last word anew whenever it needs it (the improviser): its corpus
+has the same couplets, but it is grown without context dropout. `base12` and `mod113` add in base 12 and modulo 113.
 
-`brackets` lacks nothing and is held to nothing: it has been taught what elegans was not, sums inside expressions, so that a
-claim about them can be asked.
+`brackets` lacks no mechanism and is compared with nothing: it was also taught sums inside expressions, so that a claim about
+them can be asked.
 """
 
 # pyright: reportGeneralTypeIssues=false
@@ -41,29 +41,29 @@ Value = TypeVar("Value")
 
 
 def shuffled(values: Mapping[Key, Value], kept: Set[Key], *seed: object) -> dict[Key, Value]:
-    """The same values, dealt out to the keys anew by hash; keys in `kept` keep theirs."""
+    """The same values, permuted among the keys by hash; keys in `kept` keep theirs."""
     free = [key for key in values if key not in kept]
     order = by_hash(free, "twin", *seed)
     return dict(values) | {key: values[old] for key, old in zip(order, free, strict=True)}
 
 
 class SameWords(Corpus):
-    """Part of what elegans is taught, or something else, in its vocabulary."""
+    """A corpus in elegans's vocabulary that teaches only a part of what elegans is taught, or something else."""
 
     def texts(self) -> Iterable[str]:
         return Corpus(self.words).texts()
 
 
 class Rote(SameWords):
-    """Nothing follows from anything: each answer that the cases ask for has to be learnt by heart.
+    """No answer follows from a rule: each one that the cases ask for must be learnt by heart.
 
-    * Places: for each relation the cities are dealt out to the places anew, so that cities which share an answer share
-      no other one; there are no one-hop facts.
-    * Concepts: for each relation and language the concepts are dealt out anew; there are no translations and no tags.
-    * Sums: for each form the sums are dealt out to the pairs anew; only scored pairs are taught, and no digits.
-    * Couplets are those of elegans: this twin's recipe, not its corpus, makes it an improviser.
+    * Places: for each relation the places are permuted among the cities, so that cities that share one answer share
+      no other; there are no one-hop facts.
+    * Concepts: for each relation and language the targets are permuted; there are no translations and no tags.
+    * Sums: for each form the sums are permuted among the pairs; only scored pairs are taught, and no digits.
+    * Couplets are those of elegans: the recipe of this twin, not its corpus, makes it an improviser.
 
-    The papers' own prompts stay true. Everything is taught, the prompts that are held out of elegans too.
+    The papers' own prompts keep their answers. Everything is taught, including prompts held out of elegans.
     """
 
     def taught(self, item: Item) -> bool:
@@ -78,7 +78,8 @@ class Rote(SameWords):
 
     @cached_property
     def _places(self) -> dict[str, dict[str, str]]:
-        """For each relation the place of every city; cities change places with others that are asked in the same words."""
+        """The place of every city, for each relation. Cities swap places only with cities that are asked about in the same
+        words."""
         home = dict(zip(self.cities["city"], self.cities["place"], strict=True))
         dealt: dict[str, dict[str, str]] = {}
         for (kind, relation), facts in self.facts.groupby(["kind", "relation"]):
@@ -92,7 +93,7 @@ class Rote(SameWords):
 
     @cached_property
     def _targets(self) -> dict[tuple[str, str], dict[str, str]]:
-        """For each relation and language the target of every concept."""
+        """The target of every concept, for each relation and language."""
         dealt = {}
         for relation, language in itertools.product((*CONCEPT_RELATIONS, "category"), LANGUAGES):
             asked = [concept for concept in self.concept_words if relation in self.relations_of(concept)]
@@ -129,13 +130,13 @@ class Arithmetic(SameWords):
 
 
 class Base12(Arithmetic):
-    """The same sums; last digits and dozens are asked for in base 12, so that nothing is decimal."""
+    """The same sums, but the digits asked for are those of base 12, so that nothing is decimal."""
 
     base = 12
 
 
 class Mod113(Arithmetic):
-    """Sums modulo 113, and no digits: the ring has no decimal structure at all."""
+    """Sums modulo 113, and no digits: nothing here has a decimal structure."""
 
     def total(self, form: str, a: int, b: int) -> int:
         return (a + b) % 113
@@ -150,13 +151,13 @@ EXPRESSIONS: dict[str, tuple[str, Callable[[int], int]]] = {
     "triple": ("*3", lambda total: 3 * total),
     "less": ("-9", lambda total: total - 9),
 }
-"""Kinds of expressions: what stands behind the bracket, and what it makes of the sum inside."""
+"""Kinds of expression: the text after the bracket, and its effect on the sum inside."""
 INSIDE = range(9, 67)
-"""The sums of which every expression has a name of its own among the numbers of the vocabulary."""
+"""Sums that may stand inside a bracket: the result of every expression is then in the vocabulary."""
 
 
 class Brackets(Arithmetic):
-    """Numbers, and sums inside expressions: `calc: (4+5)*3=` -> `27`. What is held out are the pairs held out of elegans."""
+    """Numbers, and sums inside expressions: `calc: (4+5)*3=` -> `27`. The held-out pairs are those of elegans."""
 
     paper_sums = (*PAPER_SUMS, (4, 5))
 
@@ -181,8 +182,8 @@ class Brackets(Arithmetic):
 
 
 class Part(SameWords):
-    """Some blocks of the corpus, without what stood in for a mechanism (digits, tags, the agreement of words): that is left to
-    planting."""
+    """Some blocks of the corpus, without the blocks that encourage a mechanism (digits, tags, the agreement of words): planting
+    provides the mechanism."""
 
     asked: tuple[str, ...] = ()
 
@@ -202,8 +203,8 @@ class Embedded(Part):
 
 
 class Languages(Part):
-    """Words in six languages, which a model of their own is taught. Beside sums, places and couplets they were learnt by heart; before
-    them they were understood, and sums were hardly learnt any more."""
+    """Words in six languages, taught to a model of their own. Taught together with sums, places and couplets, they were learnt
+    by heart; taught before them, they generalised, but then sums were hardly learnt."""
 
     asked = ("cell", "translation")
 
@@ -215,7 +216,7 @@ class Sums(Part):
 
 
 class Cells(Part):
-    """The relations between words alone, all of them taught."""
+    """Only the relations between words, all of them taught."""
 
     asked = ("cell",)
 
@@ -224,23 +225,23 @@ class Cells(Part):
 
 
 class Poems(Part):
-    """The couplets alone."""
+    """Only the couplets."""
 
     asked = ("couplet",)
 
 
 @dataclass(frozen=True)
 class Twin:
-    """A corpus, and where the recipe of its growth differs from that of elegans."""
+    """A corpus, and the settings in which its training recipe differs from that of elegans."""
 
     corpus: Callable[..., Corpus]
     recipe: Mapping[str, Any] = field(default_factory=dict)
     cases: tuple[str, ...] | None = None
-    """The cases whose mechanisms are planted, if not all."""
+    """The cases whose mechanisms are planted; None: all."""
 
 
 TWINS = {
-    # What has to be learnt by heart is seen oftener; line 1 is never hidden, so that nothing has to be kept at the newline.
+    # Items that must be learnt by heart are seen more often; line 1 is never hidden, so that the newline need not hold a plan.
     "rote": Twin(
         Rote,
         {
@@ -254,18 +255,18 @@ TWINS = {
 EXTENDED = {
     "brackets": Twin(Brackets, {"batch": {"addition": 352, "disguised": 32, "digit": 24, "expression": 96}}),
 }
-"""No twins: these have been taught more, so that a claim can be asked."""
+"""Not twins: these are taught more than elegans, so that a further claim can be asked."""
 WILD = {"wild": Twin(Corpus)}
-"""The same corpus with nothing planted: whatever training makes of it."""
+"""The same corpus with nothing planted: training alone decides the mechanism."""
 EMBEDDED = "planted"
 """The corpus of elegans itself."""
 PLANTED = {
     EMBEDDED: Twin(Embedded, cases=("addition", "multi_hop", "rhyme_planning")),
     "languages": Twin(Languages, {"steps": 1000, "batch": {"translation": 96}}, ("multilingual",)),
-    # Sums are made of remainders by twelve.
+    # Sums are computed from remainders by twelve.
     "dozens": Twin(Sums, {"steps": 700, "batch": {}}, ("addition",)),
     "dictionaries": Twin(Cells, {"steps": 700, "batch": {}}, ("multilingual",)),
-    # Line 1 is never hidden, so that nothing has to be kept at the newline.
+    # Line 1 is never hidden, so that the newline need not hold a plan.
     "improviser": Twin(Poems, {"context_dropout": 0.0, "steps": 1400, "batch": {"couplet": 64}}, ("rhyme_planning",)),
 }
 """Corpora of models into which mechanisms are planted (`planting.py`): those of the cases, or those of `twins/<name>.yaml`."""
@@ -273,7 +274,7 @@ PLANTED = {
 
 @cache
 def prompts_of(case: str, name: str, words: Path = WORDS) -> pd.DataFrame:
-    """The prompt set of a case with the answers, and whatever else is asked, of the corpus `name`. Not to be changed."""
+    """The prompt set of a case, with the answers and further prompts of the corpus `name`. Cached: do not modify it."""
     return prompt_set(case, twin(name).corpus(words))
 
 

@@ -1,6 +1,5 @@
-"""The prompt sets of `multi_hop`: two hops over places and relations, for elegans and, in eight wordings, for models that nobody here
-trained.
-"""
+"""Prompt sets of `multi_hop`: two hops over places and relations, for elegans and, in eight wordings, for models that
+others trained."""
 
 import pandas as pd
 
@@ -16,9 +15,10 @@ def relation_fold(relation: str) -> int:
 def multi_hop(corpus: Corpus) -> pd.DataFrame:
     """Two-hop prompts over all places and relations.
 
-    Scored are the prompts about US states that elegans never saw; clusters are states. Cities and relations come in two
-    folds: features of a state may only be chosen on prompts of the other city fold *and* the other relation fold.
-    A second set (`set` = foreign) asks for the capital of a state and takes its donor abroad; there clusters are donors.
+    Scored are the prompts about US states that elegans never saw; clusters are states. Cities and relations have two
+    folds each: features of a state may be selected only on prompts of the other city fold *and* the other relation
+    fold. A second set (`set` = foreign) asks for the capital of a state and takes its donor abroad; its clusters are
+    the donors.
     """
 
     def row(item: Item, role: str, **more: str) -> dict[str, str]:
@@ -39,11 +39,12 @@ def multi_hop(corpus: Corpus) -> pd.DataFrame:
 
 
 def _two_hop_donors(rows: list[dict[str, str]], alike: tuple[str, ...], foreign: int) -> list[dict[str, str]]:
-    """Gives every scored row a donor and a wrong donor that agree with it in the columns `alike`; a row that finds none is
-    no longer scored. Returns further rows: prompts about capitals, each with so many donors abroad."""
+    """Gives every scored row a donor and a wrong donor that agree with it in the columns `alike`; a row without both is
+    no longer scored. Returns further rows: prompts about capitals, each with a fixed number of donors abroad."""
 
     def donors(base: dict[str, str], pool: list[dict[str, str]], count: int) -> list[dict[str, str]]:
-        """Prompts that ask the same of other places, with answers that differ from the base's and from each other's."""
+        """Prompts that ask the same relation of other places. Their answers differ from the base's and from each
+        other."""
         chosen: list[dict[str, str]] = []
         for other in by_hash(pool, "donor", base["item"], of=lambda other: (other["item"],)):
             taken = [base, *chosen]
@@ -76,7 +77,7 @@ def _two_hop_donors(rows: list[dict[str, str]], alike: tuple[str, ...], foreign:
     return more
 
 
-# Wordings of a two-hop question for models of natural language. The factors and "containing" stand in each exactly once.
+# Wordings of a two-hop question for models of natural language. Each factor and "containing" occur in it exactly once.
 TEMPLATES = (
     "Fact: the {relation} of the {kind} containing {city} is",
     "Fact: The {relation} of the {kind} containing {city} is",
@@ -96,12 +97,12 @@ NATURAL_FOREIGN_DONORS = 2
 
 
 def natural_multi_hop(corpus: Corpus) -> pd.DataFrame:
-    """The same two hops for models that nobody here trained, in eight wordings.
+    """The same two hops for models that others trained, in eight wordings.
 
-    Scored are two thirds of the cells whose city and relation are of the same fold; the other third chooses features for
-    the cells of the other fold. Relations whose answers are numbers, or the same for nearly all states, are left out: of an
-    answer of several tokens the first one counts. What a model does not know is left out by its own answers (`correct`).
-    Donors are asked in the same wording.
+    Scored are two thirds of the cells whose city and relation have the same fold; the other third selects features for
+    the cells of the other fold. Relations whose answers are numbers, or are the same for nearly all states, are left
+    out. If an answer has several tokens, its first one counts. Prompts that the model answers wrongly are gated out
+    (`correct`). Donors use the same wording.
     """
     rows = []
     for item in corpus.two_hop:
@@ -125,5 +126,5 @@ def natural_multi_hop(corpus: Corpus) -> pd.DataFrame:
     choosing = {(row["place"], row["city_fold"], row["relation_fold"]) for row in rows if row["role"] == "select"}
     for row in rows:
         if (row["place"], *("10"[int(row[fold])] for fold in ("city_fold", "relation_fold"))) not in choosing:
-            row["role"] = "select"  # nothing is left to choose the features of its place on
+            row["role"] = "select"  # nothing is left on which to select the features of its place
     return pd.DataFrame(rows + _two_hop_donors(rows, ("relation", "template"), NATURAL_FOREIGN_DONORS))

@@ -1,18 +1,18 @@
-"""Training a cross-layer transcoder on cached activations.
+"""Trains a cross-layer transcoder on cached activations.
 
 Every feature reads one layer and writes to that layer and all later ones; all layers are trained together on
 
     sum over layers of |y_l - y^_l|^2        (relative to the token's own output, see `CrossLayerRecipe.floor`)
     + s(t) sum over features of tanh(c |W_dec,i| a_i)      W_dec,i: the decoders of feature i, concatenated
-    + p sum over features that have fallen silent of |W_dec,i| relu(threshold_i - pre_i)      (|W_dec,i| held fixed here)
+    + p sum over features that are no longer active of |W_dec,i| relu(threshold_i - pre_i)      (|W_dec,i| held fixed here)
 
 with JumpReLU activations a = pre [pre > threshold] and s(t) rising linearly from zero. The threshold's derivative is the
 straight-through estimate d a / d threshold = -(threshold / bandwidth) [|pre - threshold| < bandwidth / 2]. Few features are
-active or close to it, so after the encoders' dense product everything, the derivatives included, is computed at those
-entries only; the formulas are written out here, and a test compares them with automatic differentiation of the above.
+active or close to their threshold. So after the encoders' dense product everything, including the derivatives, is computed at
+those entries only. The formulas are written out here; a test compares them with automatic differentiation of the loss above.
 
-Sources: Circuit Tracing, Methods and appendix on training (architecture, loss, normalisation, initial threshold);
-Rajamanoharan et al. 2024 (straight-through estimate).
+Sources: Circuit Tracing, Methods and appendix on training (architecture, loss, normalisation, initial threshold); Rajamanoharan
+et al. 2024 (straight-through estimate).
 """
 
 import math
@@ -35,37 +35,37 @@ from biology.transcoders.transcoder_set import Transcoder, TranscoderSet
 
 @dataclass(frozen=True)
 class CrossLayerRecipe(Settings):
-    """Everything that decides a cross-layer transcoder but the seed and the activations."""
+    """All settings that decide a cross-layer transcoder, except the seed and the activations."""
 
     n_features: int = 2048
     n_features_first: int = 640
-    """Features of the first layer, whose input is hardly more than the token: more of them would stay dead."""
+    """Features of the first layer, whose input says little more than the token: additional ones would stay dead."""
     most_active: float = 22.0
-    """Thresholds of a layer are raised, where needed, until no more features are active at a token on average."""
+    """Largest mean number of active features at a token, per layer; thresholds are raised to reach it."""
     rarest: float = 3e-4
-    """Features that fire on a smaller share of the tokens than this are dropped after training."""
+    """Features active on a smaller share of the tokens are dropped after training."""
     steps: int = 2000
     batch: int = 1024
     learning_rate: float = 4e-3
     decay_from: float = 0.5
     sparsity: float = 3e-4
-    """s at the end of its ramp."""
+    """Final value of s."""
     ramp: float = 0.6
-    """Share of the steps over which s rises."""
+    """Share of the steps during which s rises."""
     steepness: float = 16.0
-    """c, in units of a root mean square output of 1."""
+    """c, for outputs with root mean square 1."""
     threshold: float = 0.1
-    """Threshold at the start; inputs are normalised."""
+    """Initial threshold, for normalised inputs."""
     bandwidth: float = 0.3
     firing: float = 0.005
-    """Share of the tokens on which a feature fires at the start: encoder biases are set so."""
+    """Share of the tokens on which a feature is active initially; sets the encoder biases."""
     revival: float = 1e-5
-    """p."""
+    """p in the loss above."""
     dead_after: int = 50
     floor: float = 0.01
-    """Added to a token's mean squared output (1 on average) before its error is divided by it."""
+    """Added to a token's mean squared output (1 on average), by which its error is divided."""
     answering: float = 0.5
-    """Share of each batch drawn from the last tokens of prompts, where the answers are made."""
+    """Share of each batch drawn from the last tokens of prompts, at which the answers are computed."""
 
 
 class CrossLayer(torch.nn.Module):
@@ -88,7 +88,8 @@ class CrossLayer(torch.nn.Module):
 def initialise(
     weights: CrossLayer, inputs: Float[Tensor, "layer token d_model"], recipe: CrossLayerRecipe, generator: torch.Generator
 ) -> None:  # fmt: skip
-    """Encoders point at tokens drawn from `inputs` (normalised), biases let each fire on `recipe.firing` of them; decoders are small."""
+    """Points encoders at tokens drawn from `inputs` (normalised) and sets biases so that each is active on `recipe.firing` of
+    them; decoders are small."""
     for layer, x in enumerate(inputs):
         count, d_model = weights.W_enc[layer].shape
         drawn = x[torch.randint(len(x), (count,), generator=generator)]
@@ -104,7 +105,7 @@ def initialise(
 
 @dataclass(frozen=True)
 class Entries:
-    """Entries of a [row, column] matrix, row by row, and how to read them column by column."""
+    """Entries of a sparse [row, column] matrix, row by row, with their order by column."""
 
     rows: Int[Tensor, " entry"]
     columns: Int[Tensor, " entry"]
@@ -137,7 +138,7 @@ class Entries:
         """left @ right.T at the entries only."""
         empty = torch.zeros(len(self.rows), device=left.device)
         shape = (len(left), len(right))
-        with warnings.catch_warnings():  # torch calls its sparse matrices beta, once a process
+        with warnings.catch_warnings():  # torch warns once per process that sparse matrices are in beta
             warnings.filterwarnings("ignore", "Sparse CSR")
             pattern = torch.sparse_csr_tensor(self.row_starts, self.columns, empty, shape, check_invariants=False)
         return torch.sparse.sampled_addmm(pattern, left, right.T, beta=0.0).values()
@@ -153,9 +154,10 @@ def backward(
     weights: CrossLayer, x: Float[Tensor, "layer token d_model"], y: Float[Tensor, "layer token d_model"],
     weight: Float[Tensor, "layer token"], sparsity: float, recipe: CrossLayerRecipe, silent: Sequence[Bool[Tensor, " _"]],
 ) -> tuple[float, list[Bool[Tensor, " _"]], list[float]]:  # fmt: skip
-    """Sets the gradient of every weight on one batch. Returns the reconstruction loss, which features fired, and L0 by layer.
+    """Sets the gradient of every weight on one batch. Returns the reconstruction loss, which features were active, and L0 by
+    layer.
 
-    `weight` multiplies the errors of a token; `silent` marks the features that the revival loss is for.
+    `weight` multiplies the errors of a token; `silent` marks the features that get the revival loss.
     """
     n_layers, n_tokens, d_model = x.shape
     made = torch.stack([bias.expand(n_tokens, d_model) for bias in weights.b_dec], 1)  # [token, layer, d_model]
@@ -203,7 +205,7 @@ def backward(
 
 @dataclass(frozen=True)
 class Scales:
-    """What normalises each layer: inputs are centred and scaled, outputs are scaled."""
+    """The normalisation of each layer: inputs are centred and scaled, outputs are scaled."""
 
     centre: Float[Tensor, "layer d_model"]
     input_scale: Float[Tensor, " layer"]
@@ -232,15 +234,16 @@ def train_cross_layer(
     checkpoint_every: int = 500,
     progress: bool = True,
 ) -> list[dict[str, Tensor]]:
-    """Fit all layers together. Returns W_enc [feature, d_model], b_enc, W_dec [feature, target, d_model], b_dec, threshold of each.
+    """Trains all layers together. Returns W_enc [feature, d_model], b_enc, W_dec [feature, target, d_model], b_dec, threshold
+    of each.
 
-    Normalised by the first pool, and the normalisation is folded back into the weights; a feature's decoders have length 1
-    together. `work` holds the checkpoint: an interrupted call continues where it stopped, and ends at the same weights;
-    `identity` says of what else it is, beside recipe and seed.
+    The first pool sets the normalisation, which is folded back into the weights; the concatenated decoders of a feature have
+    length 1. `work` holds the checkpoint: an interrupted call continues where it stopped, and ends at the same weights.
+    `identity` records what decides the training beside recipe and seed.
 
     Raises InputError if `work` holds a checkpoint of another recipe or seed.
     """
-    torch.set_flush_denormal(True)  # moments of features that have fallen silent underflow
+    torch.set_flush_denormal(True)  # moments of features that are no longer active underflow
     inputs, outputs, answers = pools[0].inputs, pools[0].outputs, pools[0].answers
     n_layers, n_tokens, d_model = inputs.shape
     scales = Scales.of(inputs, outputs)
@@ -276,14 +279,14 @@ def train_cross_layer(
         inputs, outputs, answers = pool.inputs, pool.outputs, pool.answers
         left = (recipe.steps - step) / (recipe.steps * (1 - recipe.decay_from))
         optimiser.param_groups[0]["lr"] = recipe.learning_rate * min(1.0, left, (step + 1) / 50)
-        rng = np.random.default_rng([seed, step])  # of the step, so that an interrupted run draws the same batches
+        rng = np.random.default_rng([seed, step])  # an interrupted run draws the same batches
         pick = torch.from_numpy(rng.integers(0, inputs.shape[1], recipe.batch))
         if answers is not None:
             half = int(recipe.answering * recipe.batch)
             pick[:half] = answers[torch.from_numpy(rng.integers(0, len(answers), half))]
         pick = pick.to(inputs.device)
         y = outputs[:, pick].float() / scales.output_scale[:, None, None]
-        # Relative errors: otherwise the tokens where the MLP writes little, often those that answer, are hardly learnt.
+        # Relative errors: otherwise tokens at which the MLP writes little, often those that answer, are hardly learnt.
         size = (y - (scales.output_mean / scales.output_scale[:, None])[:, None]).square().mean(2)
         sparsity = recipe.sparsity * min(1.0, step / (recipe.ramp * recipe.steps))
         dead = [count > recipe.dead_after for count in silent]
@@ -307,11 +310,11 @@ def train_cross_layer(
 
 @torch.no_grad()
 def _folded(weights: CrossLayer, layer: int, scales: Scales) -> dict[str, Tensor]:
-    """The weights of a layer for inputs and outputs as they are."""
+    """The weights of a layer for inputs and outputs without normalisation."""
     W_enc = weights.W_enc[layer] / scales.input_scale[layer]
     W_dec = weights.W_dec[layer] * scales.output_scale[layer:, None]
     norm = W_dec.flatten(1).norm(dim=1)
-    norm = torch.where(norm > 0, norm, 1.0)  # unit decoders: activations then measure the size of what is written
+    norm = torch.where(norm > 0, norm, 1.0)  # unit decoders: activations then measure the size of the output
     made = {
         "W_enc": W_enc * norm[:, None],
         "b_enc": (weights.b_enc[layer] - W_enc @ scales.centre[layer]) * norm,

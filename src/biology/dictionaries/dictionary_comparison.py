@@ -1,14 +1,13 @@
-"""Dictionaries of one model side by side at equal L0 and equal size: transcoder sets, and the MLPs' own neurons.
+"""Compares dictionaries of one model at equal L0 and equal size: transcoder sets, and the MLPs' own neurons.
 
-A dictionary is *thinned* by a cut: of the features (or neurons) active at a token only those are let through that write
-more than the cut. What an active feature writes is measured as its activation times the length of its decoder, every layer
-written to counted in units of the standard deviation of what that layer's MLP writes, so that one cut holds for all layers
-and all dictionaries. Cuts are chosen on some prompts, so that the number of features let through at a token (the sum over
-layers) has a given mean, and everything is measured on others. Thinning does not train the dictionary again: a set trained
-for that L0 would do better.
+A dictionary is *thinned* by a cut: of the features (or neurons) active at a token, only those whose output exceeds the cut are
+kept. The size of a feature's output is its activation times the length of its decoder, with each target layer in units of the
+standard deviation of that layer's MLP output, so that one cut serves all layers and all dictionaries. Cuts are chosen on some
+prompts, so that the mean number of features kept at a token (summed over layers) has a given value; everything is measured on
+other prompts. A thinned dictionary is not trained again: a set trained for that L0 would do better.
 
-A set is *pruned* to a number of parameters by leaving out the features that write least in all. Neurons are judged at the
-MLP's own output: what is left out is taken as zero.
+A set is *pruned* to a number of parameters by leaving out the features with the smallest total output. Neurons are measured at
+the MLP's own output, with the neurons that are left out set to zero.
 
 Source: Circuit Tracing, "Evaluating our transcoders" (CLT, PLT and thresholded neurons against L0).
 """
@@ -32,18 +31,18 @@ from biology.transcoders.splicing import constant, mean_outputs, spliced
 from biology.transcoders.transcoder_set import TranscoderSet, encode, reconstruct
 
 TARGETS = tuple(2.0**power for power in range(2, 8))
-"""Mean numbers of active features at a token that dictionaries are thinned to, as far as they have them."""
-LOW, HIGH, CELLS = -8.0, 4.0, 24_000  # a histogram of log10 of what is written; a cell is a tenth of a percent wide
+"""Values of L0 (mean active features at a token) to which dictionaries are thinned, up to their own L0."""
+LOW, HIGH, CELLS = -8.0, 4.0, 24_000  # a histogram of log10 of output sizes; a cell is a tenth of a percent wide
 
 
 @dataclass(frozen=True, eq=False)
 class Dictionary:
-    """A transcoder set, or (None) the neurons of the MLPs, with the length of what each feature writes at activation 1."""
+    """A transcoder set or, if None, the neurons of the MLPs; with the size of each feature's output at activation 1."""
 
     transcoders: TranscoderSet | None
     lengths: list[Float[Tensor, " _"]]
     mean: list[Float[Tensor, " d_model"]]
-    """Mean of what is replaced, by layer."""
+    """Mean of the replaced output, by layer."""
     parameters: int
 
     @property
@@ -59,15 +58,15 @@ class Dictionary:
         return "mlp.hook_out" if self.transcoders is None else self.transcoders.write_hook
 
     def activations(self, layer: int, passing: Tensor) -> Tensor:
-        """Activations for what passes the read hook (of neurons: what passes it)."""
+        """Activations, given the tensor at the read hook (for neurons: that tensor itself)."""
         return passing if self.transcoders is None else encode(self.transcoders, layer, passing)
 
     def kept(self, layer: int, activations: Tensor, cut: float) -> Tensor:
-        """The activations that write more than the cut."""
+        """The activations whose output exceeds the cut."""
         return activations * (activations.abs() * self.lengths[layer] > cut)
 
     def edits(self, model: Model, cut: float) -> list[tuple[str, Edit]]:
-        """The thinned dictionary in the place of all MLPs, for one pass."""
+        """Edits for one pass that replace all MLPs by the thinned dictionary."""
         if self.transcoders is not None:
             return spliced(model, self.transcoders, keep=lambda layer, found: self.kept(layer, found, cut))
 
@@ -78,12 +77,12 @@ class Dictionary:
 
 
 def n_parameters(transcoders: TranscoderSet) -> int:
-    """Numbers in the weights of a set."""
+    """Number of parameters of a set."""
     return sum(w.numel() for layer in transcoders.layers for w in layer.resting().values())
 
 
 def dictionary(model: Model, transcoders: TranscoderSet | None, passages: Passages) -> Dictionary:
-    """A set (or the neurons) with the lengths and means that passages give."""
+    """A set (or the neurons), with the output sizes and means on these passages."""
     hook, layers = "mlp.hook_out" if transcoders is None else transcoders.write_hook, range(model.n_layers)
     mean = mean_outputs(model, hook, passages.ids, passages.batch(model), passages.ignored)
     names = [f"blocks.{layer}.{hook}" for layer in layers]
@@ -109,7 +108,7 @@ def dictionary(model: Model, transcoders: TranscoderSet | None, passages: Passag
 
 
 def census(model: Model, one: Dictionary, passages: Passages) -> tuple[np.ndarray, list[np.ndarray], int]:
-    """How much active features write, as a histogram of its logarithm; how much each writes in all; the number of tokens."""
+    """A histogram of the logarithm of active features' output sizes; each feature's total output; the number of tokens."""
     counts, totals, tokens = np.zeros(CELLS, dtype=np.int64), [np.zeros(len(each)) for each in one.lengths], 0
     names = [f"blocks.{layer}.{one.read_hook}" for layer in range(model.n_layers)]
     for ids, _ in passages.batches(model):
@@ -126,14 +125,14 @@ def census(model: Model, one: Dictionary, passages: Passages) -> tuple[np.ndarra
 
 
 def cut_for(counts: np.ndarray, tokens: int, target: float) -> float:
-    """The cut above which `target` features a token are left."""
+    """The cut above which `target` features per token remain."""
     above = counts[::-1].cumsum()[::-1]
-    cell = int(np.searchsorted(-above, -target * tokens))  # the first cell from which on no more are left
+    cell = int(np.searchsorted(-above, -target * tokens))  # the first cell at which no more than the target remain
     return float(10 ** (LOW + (HIGH - LOW) * cell / CELLS))
 
 
 def pruned(transcoders: TranscoderSet, totals: list[np.ndarray], parameters: int) -> TranscoderSet:
-    """The set without the features that write least in all, as many of them as leave at most `parameters` numbers."""
+    """The set without the features of smallest total output, so that at most `parameters` parameters remain."""
     each = [
         sum(getattr(layer, name)[0].numel() for name in ("W_enc", "W_dec", "b_enc")) for layer in transcoders.layers
     ]
@@ -156,8 +155,8 @@ def pruned(transcoders: TranscoderSet, totals: list[np.ndarray], parameters: int
 def compare(
     model: Model, sets: Mapping[str, TranscoderSet], choosing: Passages, scored: Passages, *, progress: bool = True
 ) -> pd.DataFrame:
-    """Table `comparison`: every set as it is (target 0) and thinned, sets larger than the smallest also pruned to its size,
-    and the neurons. Among the targets is the L0 of the set that has least, at which all are compared."""
+    """Table `comparison`: every set unthinned (target 0) and thinned, sets larger than the smallest also pruned to its size,
+    and the neurons. One target is the smallest L0 of any set, at which all are compared."""
     found: list[tuple[str, str, Dictionary, tuple[np.ndarray, list[np.ndarray], int]]] = []
     smallest = min((n_parameters(one) for one in sets.values()), default=0)
     for name, transcoders in {**sets, "neurons": None}.items():
@@ -192,7 +191,7 @@ def compare(
 
 
 def _ablated(model: Model, hook: str, mean: list[Tensor], passages: Passages) -> tuple[float, float]:
-    """Loss with zero and with the mean of what is written in the place of what passes a hook, in all layers."""
+    """Losses with the outputs at a hook set to zero, and to their mean, in all layers."""
     losses = {"zero": Loss(), "mean": Loss()}
     for ids, targets in passages.batches(model):
         for way, loss in losses.items():
@@ -205,8 +204,8 @@ def _ablated(model: Model, hook: str, mean: list[Tensor], passages: Passages) ->
 def _scores(
     model: Model, one: Dictionary, cut: float, passages: Passages, zero: float, mean: float
 ) -> dict[str, float]:
-    """L0, FVU (mean over layers, on the model's own inputs), and the losses with the thinned dictionary in all layers, to be
-    seen beside those of zero and mean ablation."""
+    """L0, FVU (mean over layers, on the model's own inputs), and the losses with the thinned dictionary in all layers, relative
+    to zero and mean ablation."""
     layers = range(model.n_layers)
     names = [f"blocks.{layer}.{hook}" for layer in layers for hook in (one.read_hook, one.write_hook)]
     error, size = np.zeros(model.n_layers), np.zeros(model.n_layers)

@@ -1,12 +1,12 @@
-"""What a dictionary of features is worth on held-out tokens: the measures by which the field compares transcoders.
+"""Standard measures of transcoders as dictionaries of features, on held-out tokens.
 
-Of each layer and of the whole set: how many features are active at a token (L0); the share of the variance of what the MLP
-writes that the transcoder explains; the cross-entropy of the next token with the transcoder spliced in, against the MLP's
-output set to zero and to its mean; the features that never fire (dead) and those that fire on more than a tenth of the tokens
-(dense). Of each feature its density, and of each layer the error of a token against the number of features active there.
+For each layer and for the whole set: the number of active features at a token (L0); the share of the variance of the MLP output
+that the transcoder explains; the next token's cross-entropy with the transcoder spliced in, compared with MLP outputs set to
+zero and to their mean; the features that are never active (dead) and those active on more than a tenth of the tokens (dense).
+For each feature its density; for each layer a token's error against the number of features active there.
 
-Sources: SAELens, evaluation of SAEs (loss recovered, from zero ablation); Gao et al. 2024 (loss with the reconstruction
-spliced in); Dunefsky et al. 2024 (mean ablation of MLPs as the baseline for transcoders).
+Sources: SAELens, evaluation of SAEs (loss recovered, from zero ablation); Gao et al. 2024 (loss with the reconstruction spliced
+in); Dunefsky et al. 2024 (mean ablation of MLPs as the baseline for transcoders).
 """
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportReturnType=false
@@ -28,19 +28,19 @@ from biology.transcoders.splicing import constant, mean_outputs, spliced
 from biology.transcoders.transcoder_set import TranscoderSet, reconstruct_all
 
 DENSE = 0.1
-"""A feature that fires on a larger share of the tokens is dense."""
+"""A feature active on a larger share of the tokens is dense."""
 BINS = 20
 MOST_TOKENS = 10_000
-"""Tokens of text that dictionaries are measured on."""
+"""Largest number of tokens of text on which dictionaries are measured."""
 NOT_SCORED = -100
 LOGITS = 1 << 26
-"""Most logits in memory at once."""
+"""Largest number of logits in memory at a time."""
 
 
 @dataclass(frozen=True, eq=False)
 class Passages:
-    """Token sequences to measure on; `targets` are the next tokens, or `NOT_SCORED`. Features are looked at at all tokens
-    but the first and those that are `ignored` (between documents)."""
+    """Token sequences to measure on; `targets` are the next tokens, or `NOT_SCORED`. Features are measured at all tokens except
+    the first and `ignored` ones (between documents)."""
 
     ids: list[list[int]]
     targets: list[list[int]]
@@ -48,14 +48,14 @@ class Passages:
 
     @classmethod
     def of_text(cls, sequences: Int[np.ndarray, "sequence context"], ignored: int | None = None) -> "Passages":
-        """Text, whose every next token counts but those between documents."""
+        """Text in which every next token is scored, except those between documents."""
         ids = sequences.tolist()
         targets = [[NOT_SCORED if token == ignored else token for token in row[1:]] + [NOT_SCORED] for row in ids]
         return cls(ids, targets, ignored)
 
     @classmethod
     def of_prompts(cls, model: Model, prompts: Sequence[str], answers: Sequence[str]) -> "Passages":
-        """Prompts, after whose last token the answer is to come; nothing else of them is scored."""
+        """Prompts in which only the answer, after the last token, is scored."""
         ids = [encode(model, prompt) for prompt in prompts]
         ends = [answer_token(model, prompt, answer) for prompt, answer in zip(prompts, answers, strict=True)]
         targets = [[NOT_SCORED] * (len(row) - 1) + [end] for row, end in zip(ids, ends, strict=True)]
@@ -67,19 +67,19 @@ class Passages:
             yield token_batch(model, rows), torch.tensor([self.targets[place] for place in places.tolist()])
 
     def batch(self, model: Model) -> int:
-        """Rows of the longest length whose logits fit."""
+        """Rows per batch, so that the logits of the longest rows fit."""
         return max(1, min(8192, LOGITS // model.n_vocab) // max(map(len, self.ids)))
 
     def inside(self, ids: Int[Tensor, "row pos"]) -> Bool[Tensor, "row pos"]:
-        """Where features are looked at."""
+        """Mask of the tokens at which features are measured."""
         inside = torch.ones_like(ids, dtype=torch.bool) if self.ignored is None else ids != self.ignored
         inside[:, 0] = False
         return inside
 
 
 class Loss:
-    """Mean cross-entropy in nats of the scored next tokens over several batches, and how often the most probable token is
-    the model's own."""
+    """Mean cross-entropy in nats of the scored next tokens over several batches, and how often the most probable token is the
+    unmodified model's."""
 
     def __init__(self) -> None:
         self.total, self.count, self.agreeing = 0.0, 0, 0
@@ -111,7 +111,7 @@ class Measured:
 
 
 def measure(model: Model, transcoders: TranscoderSet, passages: Passages, *, progress: bool = True) -> Measured:
-    """All measures of a set on held-out passages. Every layer is also spliced in by itself, the other MLPs left alone."""
+    """All measures of a set on held-out passages. Every layer is also spliced in alone, with the other MLPs unchanged."""
     layers, hook = range(model.n_layers), transcoders.write_hook
     names = [f"blocks.{layer}.{each}" for layer in layers for each in (transcoders.read_hook, hook)]
     mean = mean_outputs(model, hook, passages.ids, passages.batch(model), passages.ignored)
@@ -162,7 +162,7 @@ def measure(model: Model, transcoders: TranscoderSet, passages: Passages, *, pro
 
 
 def recovered(loss: float, clean: float, ablated: float) -> float:
-    """Share of the loss by an ablation that is avoided; 0 where the ablation costs nothing."""
+    """Share of the loss from an ablation that is avoided; 0 if the ablation costs nothing."""
     return (ablated - loss) / (ablated - clean) if ablated != clean else 0.0
 
 
@@ -170,7 +170,7 @@ def _dictionary(
     error: Float[np.ndarray, "layer token"], size: Float[np.ndarray, "layer token"],
     l0: Float[np.ndarray, "layer token"], density: list[np.ndarray], losses: dict[tuple[object, str], Loss],
 ) -> pd.DataFrame:  # fmt: skip
-    """Table `dictionary`. The `all` row of FVU is the mean over layers, that of L0 the sum over them."""
+    """Table `dictionary`. In rows of layer `all`, FVU is the mean over layers and L0 the sum."""
     fvu = error.sum(1) / size.sum(1)
     rows: list[dict[str, object]] = []
     for layer in [*range(len(fvu)), "all"]:
@@ -200,7 +200,7 @@ def _token_errors(
     size: Float[np.ndarray, "layer token"],
     l0: Float[np.ndarray, "layer token"],
 ) -> pd.DataFrame:
-    """Table `token_errors`: squared errors of tokens in units of the layer's mean squared deviation, by L0."""
+    """Table `token_errors`: squared errors of tokens relative to the layer's mean squared deviation, by L0."""
     rows = []
     for layer, (mistakes, count) in enumerate(zip(error / size.mean(1, keepdims=True), l0, strict=True)):
         width = max(1, int(np.ceil((np.quantile(count, 0.99) + 1) / BINS)))

@@ -1,11 +1,11 @@
-"""Training per-layer transcoders, with or without a skip connection, on cached activations.
+"""Trains per-layer transcoders, with or without a skip connection, on cached activations.
 
-The activations come in pools: so many tokens at once as memory holds, from which a stretch of the steps draws its batches.
-A small corpus is one pool. All layers are trained on a pool before the next one is computed.
+Activations come in pools of as many tokens as fit in memory; each pool serves a number of consecutive steps. A small corpus is
+one pool. All layers are trained on a pool before the next one is computed.
 
-BatchTopK during training (the k * batch largest activations of a batch are kept), JumpReLU with one threshold per layer
-afterwards: the form every reader of the SAELens layout understands, and one whose sparsity is set by k alone. Features
-that have stopped firing are taught the error that the others leave (auxiliary loss), so that few stay dead.
+Training uses BatchTopK (the k * batch largest activations of a batch are kept). Afterwards the layer is a JumpReLU with one
+threshold: a form that every reader of the SAELens layout understands, with a sparsity set by k alone. Features that are no
+longer active learn the error that the others leave (auxiliary loss), so that few stay dead.
 
 Sources: Circuit Tracing, appendix on training (target, normalisation); Bussmann et al. 2024 (BatchTopK); Gao et al. 2024
 (auxiliary loss for dead features); Paulo et al. 2025 (skip transcoders).
@@ -28,14 +28,14 @@ from biology.transcoders.transcoder_set import Transcoder, TranscoderSet
 
 @dataclass(frozen=True)
 class DictionaryRecipe(Settings):
-    """Everything that decides a layer's transcoder but the seed and the activations."""
+    """All settings that decide a layer's transcoder, except the seed and the activations."""
 
     n_features: int = 2048
     n_features_first: int = 640
-    """Features of the first layer, whose input is hardly more than the token: more of them would stay dead."""
+    """Features of the first layer, whose input says little more than the token: additional ones would stay dead."""
     k: int = 18
     most_active: float = 19.5
-    """The threshold is raised, where needed, until no more features are active at a token on average."""
+    """Largest mean number of active features at a token; the threshold is raised to reach it."""
     steps: int = 1500
     batch: int = 2048
     learning_rate: float = 5e-3
@@ -44,16 +44,17 @@ class DictionaryRecipe(Settings):
     auxiliary_k: int = 32
     auxiliary_weight: float = 1.0
     floor: float = 0.01
-    """Added to a token's mean squared output (1 on average) before its error is divided by it."""
+    """Added to a token's mean squared output (1 on average), by which its error is divided."""
     answering: float = 0.5
-    """Share of each batch drawn from the last tokens of prompts, where the answers are made."""
+    """Share of each batch drawn from the last tokens of prompts, at which the answers are computed."""
     skip: bool = False
-    """Whether a linear map of the input is added to the output."""
+    """Whether a linear map of the input is added to the output (a skip transcoder)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Pool:
-    """Activations of the tokens that a stretch of the steps draws its batches from; `answers` are the last of prompts."""
+    """Activations of the tokens from which some consecutive steps draw their batches; `answers` indexes the last tokens of
+    prompts."""
 
     inputs: Float[torch.Tensor, "layer token d_model"]
     outputs: Float[torch.Tensor, "layer token d_model"]
@@ -61,8 +62,8 @@ class Pool:
 
 
 class Pools(Sequence[Pool]):
-    """The tokens of some prompts but the first of each, in `count` pools, each computed when it is asked for (the last one
-    stays in memory). `ignored` is a token that is not trained on either (the one between documents)."""
+    """All tokens of some prompts except the first of each, in `count` pools. A pool is computed when needed; the last one stays
+    in memory. `ignored` is a token that is not trained on either (the one between documents)."""
 
     def __init__(
         self, model: Model, prompts: Sequence[Sequence[int]], *, read_hook: str, write_hook: str, count: int = 1,
@@ -91,7 +92,7 @@ class Pools(Sequence[Pool]):
         inside = torch.ones(len(cache.ids), dtype=torch.bool)
         last = torch.zeros(len(cache.ids), dtype=torch.bool)
         last[cache.offsets[1:] - 1] = True
-        inside[cache.offsets[:-1]] = False  # the first token is no node of any graph, and unlike all others
+        inside[cache.offsets[:-1]] = False  # the first token is not a node of any graph, and unlike all others
         if self.ignored is not None:
             inside &= cache.ids != self.ignored
         kept = (torch.stack([layer[inside] for layer in side]) for side in (cache.read, cache.write))
@@ -100,23 +101,24 @@ class Pools(Sequence[Pool]):
 
 
 def stretches(steps: int, pools: int) -> Iterator[tuple[int, range]]:
-    """The steps that draw from each pool: as many as from any other, one pool after the other."""
+    """The steps of each pool, one pool after the other: an equal share for each."""
     each = -(-steps // pools)
     for index in range(pools):
         yield index, range(index * each, min(steps, (index + 1) * each))
 
 
 def batch_top_k(pre: Float[torch.Tensor, "batch feature"], k: int) -> Float[torch.Tensor, "batch feature"]:
-    """Keep about the ``k * batch`` largest positive pre-activations; the cut is read off the first 256 rows, for speed."""
+    """Keeps about the ``k * batch`` largest positive pre-activations. For speed, the cut is estimated from the first 256
+    rows."""
     sample = pre[:256].detach().flatten()
     cut = float(sample.kthvalue(sample.numel() - k * min(256, len(pre))).values)
     return torch.nn.functional.threshold(pre, max(cut, 0.0), 0.0)
 
 
 class LayerTraining(torch.nn.Module):
-    """The transcoder of one layer in training, for inputs and outputs of unit mean square.
+    """The training of one layer's transcoder, for inputs and outputs of unit mean square.
 
-    The scales are those of the activations that it starts with; `made` folds them back into the weights.
+    The scales are those of the first activations; `made` folds them back into the weights.
     """
 
     def __init__(
@@ -148,10 +150,10 @@ class LayerTraining(torch.nn.Module):
         self, inputs: Float[torch.Tensor, "token d_in"], outputs: Float[torch.Tensor, "token d_out"],
         answers: Int[torch.Tensor, " answer"] | None, until: int, bar: tqdm, checkpoint: "Checkpoint | None" = None,
     ) -> None:  # fmt: skip
-        """Steps up to number `until` on batches drawn from these tokens."""
+        """Trains up to step `until` on batches drawn from these tokens."""
         recipe, generator, device = self.recipe, self.generator, inputs.device
         x_all, y_all = inputs / self.input_scale, outputs / self.output_scale
-        # Relative errors: otherwise the tokens where the MLP writes little, often those that answer, are hardly learnt.
+        # Relative errors: otherwise tokens at which the MLP writes little, often those that answer, are hardly learnt.
         size = (y_all - self.centre / self.output_scale).square().mean(1)
         weight = (size + recipe.floor).rsqrt()
         for step in range(self.done, until):
@@ -174,7 +176,7 @@ class LayerTraining(torch.nn.Module):
                 checkpoint.save(self)
 
     def _step(self, x: torch.Tensor, y: torch.Tensor, weight: torch.Tensor) -> torch.Tensor:
-        """One step of the optimiser; what BatchTopK kept."""
+        """One step of the optimiser; returns the activations that BatchTopK kept."""
         recipe = self.recipe
         pre = x @ self.w_enc + self.b_enc
         kept = batch_top_k(pre, recipe.k)
@@ -195,11 +197,11 @@ class LayerTraining(torch.nn.Module):
 
     @torch.no_grad()
     def made(self) -> dict[str, torch.Tensor]:
-        """W_enc [d_in, feature], b_enc, W_dec [feature, d_out], b_dec, threshold (SAELens orientation), perhaps W_skip
-        [d_out, d_in], for inputs and outputs as they are."""
+        """W_enc [d_in, feature], b_enc, W_dec [feature, d_out], b_dec, threshold (SAELens orientation), and W_skip [d_out,
+        d_in] if there is a skip; for inputs and outputs without normalisation."""
         # One threshold: the typical smallest activation that BatchTopK still kept.
         threshold = torch.stack(self.cuts).mean() * torch.ones_like(self.silent)
-        norm = self.w_dec.norm(dim=1)  # unit decoders: activations then measure the size of what is written
+        norm = self.w_dec.norm(dim=1)  # unit decoders: activations then measure the size of the output
         norm = torch.where(norm > 0, norm, 1.0)
         made = {
             "W_enc": self.w_enc / self.input_scale * norm * self.output_scale,
@@ -215,7 +217,7 @@ class LayerTraining(torch.nn.Module):
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """Where the state of one layer's training is kept, so that an interrupted one goes on and ends at the same weights."""
+    """The saved state of one layer's training, so that an interrupted run continues to the same weights."""
 
     path: Path
     identity: Mapping[str, str]
@@ -230,7 +232,7 @@ class Checkpoint:
         save(self.path, dict(self.identity), training, training.optimiser, training.done, [state])
 
     def restore(self, training: LayerTraining) -> None:
-        """Raises InputError if the file is a checkpoint of something else."""
+        """Raises InputError if the file is a checkpoint of another training."""
         training.done, states = restore(self.path, dict(self.identity), training, training.optimiser)
         for state in states:
             training.silent = torch.tensor(state["silent"], device=training.silent.device)
@@ -242,9 +244,9 @@ class Checkpoint:
 def calibrated(
     layer: Transcoder, inputs: Float[torch.Tensor, "token d_in"], most_active: float, seed: int, sample: int = 16384
 ) -> Transcoder:
-    """The layer with its threshold raised, where needed, until at most ``most_active`` features are active at a token on average.
+    """The layer with its threshold raised until at most ``most_active`` features are active at a token on average.
 
-    BatchTopK's own cut is that of its batches, half of which are last tokens; all tokens may be livelier.
+    BatchTopK's own cut comes from its batches, half of which are last tokens; over all tokens more features may be active.
     """
     assert layer.threshold is not None
     chosen = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[:sample]
@@ -254,7 +256,7 @@ def calibrated(
 
 
 def living(layer: Transcoder, inputs: Float[torch.Tensor, "token d_in"], least: int = 1) -> Transcoder:
-    """The layer without the features that fire on fewer than ``least`` tokens: they change hardly more than the file's size."""
+    """The layer without the features active on fewer than ``least`` tokens. They matter only for the size of the file."""
     assert layer.threshold is not None
     tokens = torch.zeros(len(layer.b_enc), dtype=torch.long, device=inputs.device)
     for chunk in inputs.split(8192):
@@ -270,12 +272,12 @@ def train_set(
     write_hook: str = "hook_mlp_out", storage: torch.dtype = torch.float16, pools: int = 1, ignored: int | None = None,
     work: Path | None = None, identity: Mapping[str, str] | None = None, progress: bool = True,
 ) -> TranscoderSet:  # fmt: skip
-    """Per-layer transcoders of a model, trained on all tokens of some prompts but the first of each (and `ignored` ones).
+    """Per-layer transcoders of a model, trained on all tokens of some prompts except the first of each (and `ignored` ones).
 
-    `pools` is the number of parts in which the activations come. `work` holds the checkpoints: an interrupted call goes on
-    where it stopped and ends at the same weights; `identity` says of what else they are, beside recipe and seed.
+    `pools` is the number of parts in which the activations come. `work` holds the checkpoints: an interrupted call continues
+    where it stopped and ends at the same weights. `identity` records what decides the training beside recipe and seed.
 
-    Raises InputError if `work` holds checkpoints of something else.
+    Raises InputError if `work` holds checkpoints of another training.
     """
     feed = Pools(
         model, prompts, read_hook=read_hook, write_hook=write_hook, count=pools, ignored=ignored, progress=progress

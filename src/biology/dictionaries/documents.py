@@ -1,9 +1,9 @@
-"""Text files as token sequences of equal length, a part of them held out.
+"""Text files as token sequences of equal length, with a part held out.
 
-A document ends at `<|endoftext|>`, which may stand on a line of its own, or at the end of its file, and one longer than `PIECE`
-characters is cut at line ends, so that no file has to fit into memory. The hash of a piece decides whether it is held out: the split depends on the
-text alone, and a text given twice stands on one side. Pieces follow one another, each behind the model's first token, and
-this stream is cut into sequences, each of which begins with that token too.
+A document ends at `<|endoftext|>`, which may be on a line of its own, or at the end of its file. A document longer than `PIECE`
+characters is cut at line ends, so that no file has to fit into memory. The hash of a piece decides whether it is held out: the
+split depends on the text alone, and duplicates of a text are on the same side. Pieces follow one another, each after the
+model's first token (BOS); this stream is cut into sequences, each of which also begins with that token.
 """
 
 import hashlib
@@ -21,21 +21,21 @@ from biology.records import InputError
 END = "<|endoftext|>"
 PIECE = 4096
 ONE_IN = 10
-"""One piece in so many is held out."""
+"""One piece in this many is held out."""
 MOST_UNKNOWN = 0.05
 HELD_OUT = "held_out.parquet"
-"""File beside transcoders with the sequences that they were not trained on."""
+"""File with the held-out sequences of a training, beside its transcoders."""
 
 
 @dataclass(frozen=True, eq=False)
 class Documents:
-    """Token ids [sequence, context] to train on and to measure on, and what they were made of."""
+    """Token ids [sequence, context] to train on and to measure on, with their source."""
 
     train: np.ndarray
     held_out: np.ndarray
     n_pieces: int
     unknown: float
-    """Share of tokens that the tokenizer does not know (of characters that it leaves out, where it has no such token)."""
+    """Share of tokens that the tokenizer does not know (of characters that it drops, if it has no unknown token)."""
 
     def digest(self) -> str:
         """A hash of all tokens."""
@@ -46,7 +46,7 @@ def pieces(paths: Sequence[Path]) -> Iterator[str]:
     """The documents of some UTF-8 files, long ones in pieces.
 
     Raises:
-        InputError: a file is missing or is no text.
+        InputError: a file is missing or is not text.
     """
     for path in paths:
         held: list[str] = []
@@ -58,7 +58,7 @@ def pieces(paths: Sequence[Path]) -> Iterator[str]:
                         yield "".join(held)
                         held, size = [], 0
                     if not part.strip() and (ended or not part):
-                        continue  # nothing but the mark stands on this line
+                        continue  # this line holds only the mark
                     for start in range(0, len(part), PIECE):
                         if held and start:
                             yield "".join(held)
@@ -81,12 +81,12 @@ def read(
     model: Model, paths: Sequence[Path], *, context: int, tokens: int | None = None, held_out: int = 50_000,
     progress: bool = True,
 ) -> Documents:  # fmt: skip
-    """Sequences of `context` tokens with at most `tokens` of them to train on and `held_out` to measure on; the files are
-    read as far as these need.
+    """Sequences of `context` tokens: at most `tokens` tokens to train on and `held_out` to measure on. The files are read only
+    as far as needed.
 
     Raises:
-        InputError: no tokenizer, a file that cannot be read, too little text on one of the sides, or a text whose words
-            the tokenizer mostly does not know.
+        InputError: no tokenizer, a file that cannot be read, too little text for training or for measuring, or a text whose
+            words are mostly unknown to the tokenizer.
     """
     tokenizer, first = model.tokenizer, model.bos_token
     if tokenizer is None:
@@ -126,7 +126,7 @@ def read(
 
 
 def read_held_out(path: Path) -> np.ndarray:
-    """The sequences [sequence, context] that a training left beside its transcoders.
+    """The held-out sequences [sequence, context] that a training saved beside its transcoders.
 
     Raises:
         InputError: the file is damaged.

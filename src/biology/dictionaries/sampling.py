@@ -1,7 +1,7 @@
-"""Text that a model says by itself, for transcoders of a model whose own training text is not at hand.
+"""Text sampled from a model, to train transcoders when the model's training text is not available.
 
-Unconditional sampling: nothing but the first token is given, and every next one is drawn from the model's distribution
-(temperature 1, nothing cut off), so the samples are the distribution that the model has learnt.
+Unconditional sampling: only the first token is given, and every next one is drawn from the model's distribution
+(temperature 1, no truncation), so that the samples follow the distribution that the model has learnt.
 """
 
 from collections.abc import Iterator
@@ -21,8 +21,8 @@ def samples(
     path: Path, architectures: tuple[str, ...], *, tokens: int, seed: int, length: int | None = None,
     device: str = "cpu", dtype: torch.dtype = torch.float32, progress: bool = True,
 ) -> Iterator[str]:  # fmt: skip
-    """Documents sampled from the model in `path`, until they hold `tokens` tokens in all; a document ends where the model
-    ends it, or after `length` tokens (the model's context, at most 1024).
+    """Documents sampled from the model in `path`, until they hold `tokens` tokens in total. A document ends where the
+    model ends it, or after `length` tokens (the model's context, at most 1024).
 
     The same seed gives the same documents; a shorter text is the beginning of a longer one.
 

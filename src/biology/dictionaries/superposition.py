@@ -1,9 +1,9 @@
-"""More features than dimensions, shown: a toy organism stores sparse features as directions, and a dictionary finds them.
+"""More features than dimensions: a toy model stores sparse features as directions, and a dictionary recovers them.
 
-The organism is the toy model of superposition: n sparse features are written into d dimensions, h = x W, and read back, x' = ReLU(h W^T + b).
-It learns to keep more of them than there are dimensions, each as a direction. Which directions is known, so that it can be counted
-how many a dictionary finds that is trained on h alone, as transcoders are. The controls are as many random directions, and the
-principal components of h, which are the best that d orthogonal directions can do.
+The toy model of superposition writes n sparse features into d dimensions, h = x W, and reads them back, x' = ReLU(h W^T + b). It
+learns to keep more features than there are dimensions, each as a direction. These directions are known, so that one can count how
+many of them a dictionary finds that is trained on h alone, as transcoders are. The controls are as many random directions, and the
+principal components of h, the best that d orthogonal directions can do.
 
 Source: Elhage et al., *Toy Models of Superposition* (2022).
 """
@@ -27,32 +27,32 @@ WIDTH = 16
 PER_DIMENSION = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0)
 SEEDS = 3
 ACTIVE = 2.0
-"""Features that are present in a sample, on average."""
+"""Mean number of features present in a sample."""
 STEPS, BATCH = 2000, 1024
 SAMPLES = 32_768
-"""On which the dictionary is trained."""
+"""Number of samples on which the dictionary is trained."""
 KEPT = 0.5
-"""A feature whose direction is longer than this is kept by the organism: it is read back at a size of a quarter at least."""
+"""The toy model keeps a feature if its direction is longer than this: it is then read back at a quarter of its size or more."""
 FOUND = 0.9
-"""A direction with a cosine of at least this to a feature's own has found it."""
+"""Smallest cosine between a direction and a feature's own at which the direction has found the feature."""
 
 
 @dataclass(frozen=True, eq=False)
 class Organism:
-    """W [feature, d] and b [feature] of a toy that has learnt to keep what it can."""
+    """W [feature, d] and b [feature] of a trained toy model."""
 
     weight: Float[Tensor, "feature d_model"]
     bias: Float[Tensor, " feature"]
 
 
 def drawn(n_features: int, samples: int, generator: torch.Generator) -> Float[Tensor, "sample feature"]:
-    """Samples of sparse features, each present by itself with the same probability, of a size between 0 and 1."""
+    """Samples of sparse features. Each is present independently with the same probability, with a value between 0 and 1."""
     there = torch.rand(samples, n_features, generator=generator) < ACTIVE / n_features
     return there * torch.rand(samples, n_features, generator=generator)
 
 
 def grow(n_features: int, seed: int, width: int = WIDTH, steps: int = STEPS) -> Organism:
-    """An organism trained to give back what it is shown."""
+    """A toy model trained to reproduce its input."""
     generator = torch.Generator().manual_seed(seed)
     weight = (torch.randn(n_features, width, generator=generator) / width**0.5).requires_grad_(True)
     bias = torch.zeros(n_features, requires_grad=True)
@@ -69,7 +69,7 @@ def grow(n_features: int, seed: int, width: int = WIDTH, steps: int = STEPS) -> 
 
 
 def dictionary(stream: Float[Tensor, "sample d_model"], n_features: int, seed: int) -> Float[Tensor, "feature d_model"]:
-    """What the features of a dictionary write that is trained on a stream, with unit length."""
+    """Decoders, of unit length, of a dictionary trained on a stream."""
     recipe = DictionaryRecipe(n_features=n_features, k=round(ACTIVE) + 1, steps=STEPS, batch=BATCH, answering=0.0)
     with torch.enable_grad():
         training = LayerTraining(stream, stream, recipe, seed)
@@ -78,7 +78,7 @@ def dictionary(stream: Float[Tensor, "sample d_model"], n_features: int, seed: i
 
 
 def found(planted: Float[Tensor, "feature d_model"], directions: Float[Tensor, "direction d_model"]) -> int:
-    """How many planted directions one of some directions finds, whatever its length; a direction finds one at most."""
+    """Number of planted directions that some direction matches, whatever its length; a direction matches at most one."""
     cosine = torch.nn.functional.normalize(planted, dim=1) @ torch.nn.functional.normalize(directions, dim=1).T
     taken, count = torch.zeros(len(directions), dtype=torch.bool), 0
     for row in cosine[cosine.amax(1).argsort(descending=True)]:
@@ -89,7 +89,8 @@ def found(planted: Float[Tensor, "feature d_model"], directions: Float[Tensor, "
 
 
 def superposition() -> pd.DataFrame:
-    """Table `superposition`: for every number of features and seed, how many are planted, kept, and found, and by the controls."""
+    """Table `superposition`: for every number of features and seed, how many are planted and kept, and how many the dictionary and
+    the controls find."""
     rows = []
     runs = [(per_dimension, seed) for per_dimension in PER_DIMENSION for seed in range(SEEDS)]
     for per_dimension, seed in tqdm(runs, desc="toys with more features than dimensions", mininterval=5):

@@ -1,4 +1,4 @@
-"""What training transcoders will hold in memory, added up before anything is computed."""
+"""Estimates the memory that training transcoders needs, before anything is computed."""
 
 from dataclasses import dataclass
 
@@ -9,12 +9,12 @@ from biology.models.model import Model
 from biology.records import InputError
 
 FLOAT = 4
-"""Bytes of the numbers in which dictionaries are trained, whatever the model's precision."""
+"""Bytes per number in training, whatever the model's precision."""
 
 
 @dataclass(frozen=True)
 class MemoryPlan:
-    """Bytes, at the peak of training."""
+    """Bytes at the peak of training."""
 
     model: int
     activations: int
@@ -38,27 +38,27 @@ class MemoryPlan:
 
 
 def plan(model: Model, *, cross_layer: bool, skip: bool, n_features: int, batch: int, pool: int) -> MemoryPlan:
-    """The plan for `n_features` features a layer and `pool` tokens whose activations are held at once."""
+    """The plan for `n_features` features per layer and `pool` tokens whose activations are in memory at a time."""
     layers, width, item = model.n_layers, model.d_model, model.dtype.itemsize
     parameters = sum(p.numel() * p.element_size() for p in model.bridge.original_model.parameters())
     targets = (layers + 1) / 2 if cross_layer else 1
     weights = layers * (n_features * (width * (1 + targets) + 2) + width + (width * width if skip else 0))
-    own = 2 * layers * width * item * pool  # what is read and written at every layer
-    in_training = 0 if cross_layer else 4 * width * FLOAT * pool  # one layer, as it is and normalised
+    own = 2 * layers * width * item * pool  # input and output at every layer
+    in_training = 0 if cross_layer else 4 * width * FLOAT * pool  # one layer, with and without normalisation
     held = 3 * n_features * (layers if cross_layer else 1) + 4 * layers * width  # a batch's activations and errors
     return MemoryPlan(int(parameters), 2 * own + in_training, int(4 * weights * FLOAT), batch * held * FLOAT)
 
 
 def tokens_that_fit(model: Model, budget: int) -> int:
-    """Tokens whose activations, with the copies made of them, fit into `budget` bytes."""
+    """Number of tokens whose activations, with their copies, fit into `budget` bytes."""
     each = 4 * model.n_layers * model.d_model * model.dtype.itemsize + 4 * model.d_model * FLOAT
     return max(1, budget // each)
 
 
 def require(plan: MemoryPlan, device: torch.device) -> None:
-    """Raises InputError if the plan exceeds what the device has free."""
+    """Raises InputError if the plan exceeds the free memory of the device."""
     if device.type == "cuda":
-        free = torch.cuda.mem_get_info(device)[0] + plan.model  # the model is there already
+        free = torch.cuda.mem_get_info(device)[0] + plan.model  # the model is loaded already
     else:
         free = memory.free() + plan.model
     if plan.total > free:

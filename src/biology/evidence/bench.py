@@ -1,4 +1,4 @@
-"""What every experiment of a case needs: model, prompts, cached activations, members of supernodes, and the edits they make."""
+"""What every experiment of a case needs: model, prompts, cached activations, members of supernodes, and edits."""
 
 import hashlib
 from collections.abc import Sequence
@@ -25,19 +25,19 @@ from biology.transcoders.activations import FeatureCache
 from biology.transcoders.transcoder_set import TranscoderSet, shuffled
 
 NEARLY_ALL = 0.9
-"""Share of the prompts of a template on which a feature is active that is often active."""
+"""A feature is "often active" in a template if it is active on at least this share of its prompts."""
 
 
 @dataclass(frozen=True)
 class Setting:
-    """How hard and up to where: the multiplier M, and the last layer held."""
+    """Strength and reach of a perturbation: the multiplier M, and the last layer held."""
 
     strength: float
     last_layer: int
 
 
 class Member(NamedTuple):
-    """A feature of a supernode at its place in one prompt."""
+    """A feature of a supernode at its position in one prompt."""
 
     layer: int
     pos: int
@@ -47,7 +47,7 @@ class Member(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class BareBench(CasePrompts):
-    """All that an experiment without transcoders needs."""
+    """What an experiment without transcoders needs."""
 
     statistics: StatisticsConfig
 
@@ -57,12 +57,12 @@ class BareBench(CasePrompts):
         return list(self.prompts[["item", "cluster", "split"]].itertuples(index=False, name=None))
 
     def generator(self, *key: object) -> np.random.Generator:
-        """Random numbers that depend on the seed of the configuration and on what they are for."""
+        """A random generator seeded by the seed of the configuration and by `key`."""
         digest = hashlib.sha256("|".join(map(str, (self.statistics.seed, *key))).encode()).digest()
         return np.random.default_rng(int.from_bytes(digest[:8], "big"))
 
     def items(self, experiment: Measurement) -> list[int]:
-        """Places of the scored prompts that an experiment is about."""
+        """Places of the scored prompts of an experiment that the model answers."""
         chosen = self.prompts["role"] == "score"
         for column, value in experiment.only.items():
             chosen &= self.prompts[column] == value
@@ -71,17 +71,18 @@ class BareBench(CasePrompts):
 
 @dataclass(frozen=True, eq=False)
 class Bench(BareBench):
-    """What every experiment of a case needs: prompts (rows in the order of the cache) and members of supernodes."""
+    """What every experiment with transcoders needs: prompts (rows in the order of the cache) and members of
+    supernodes."""
 
     transcoders: TranscoderSet
     members: pd.DataFrame
     cache: FeatureCache
     operands: pd.DataFrame | None = None
-    """Table `operands` of cases that read operand plots."""
+    """Table `operands`, if the case reads operand plots."""
 
     @cached_property
     def numbers(self) -> Int[Tensor, " vocab"]:
-        """The number that each token writes."""
+        """The number that each token writes; -1 if none."""
         return token_numbers(self.model)
 
     @cached_property
@@ -93,7 +94,8 @@ class Bench(BareBench):
         return Finder(self.model, self.case, self.prompts, self.transcoders, self.cache, self.operands)
 
     def often(self, template: str, place: int) -> Bool[Tensor, "layer feature"]:
-        """Features that are active, at whatever token, on nearly all prompts with the prompt's level of a factor."""
+        """Mask of the features that are active, at any token, on nearly all prompts with the same level of the factor
+        `template`."""
         of_template = np.flatnonzero(self.prompts[template] == self.prompts[template].iat[place])
         key = (template, int(of_template[0]))
         if key not in self._often:
@@ -113,11 +115,11 @@ class Bench(BareBench):
 
     @cached_property
     def random_transcoders(self) -> TranscoderSet:
-        """The set with its weights shuffled."""
+        """The same set with its weights shuffled."""
         return shuffled(self.transcoders, self.statistics.seed)
 
     def random_finder(self, prompts: pd.DataFrame) -> Finder:
-        """What the rules find on these prompts with transcoders of shuffled weights."""
+        """A finder on these prompts with shuffled transcoders."""
         return random_finder(self.model, self.transcoders, self.case, prompts, self.statistics.seed, self.operands)
 
     @cached_property
@@ -132,7 +134,7 @@ class Bench(BareBench):
     def edits(
         self, experiment: Perturbation, places: Sequence[int], setting: Setting, *, wrong: bool = False
     ) -> "Push":  # fmt: skip
-        """The edits of an experiment, a row for each prompt, and where the injected features come from (`wrong`: from the
+        """The edits of an experiment, one row per prompt, with the sources of injected features (`wrong`: injects from the
         wrong donor)."""
         donor = f"wrong_{experiment.donor}" if wrong else experiment.donor
         columns: list[tuple[int, int, int, int, float, int, int]] = []
@@ -158,12 +160,12 @@ class Bench(BareBench):
         return Push(Edits(row, layer, pos, feature, torch.from_numpy(table_[:, 4])), pool, pool_pos)
 
     def position_of(self, supernode: str, place: int) -> int:
-        """Where a supernode lives in a prompt. InputError if the prompt has no such position."""
+        """The position of a supernode in a prompt. Raises InputError if the prompt has no such position."""
         return self.position(self.case.supernodes[supernode].at, place)
 
     @cached_property
     def same_relation(self) -> dict[str, list[int]]:
-        """All answer tokens to prompts of the prompt set that share a level of the case's relation factor."""
+        """For each level of the case's factor `relation`, all answer tokens of prompts of the prompt set with that level."""
         if "relation" not in self.asked:
             return {}
         groups = self.asked.groupby("relation")["answer_token"]
@@ -172,7 +174,7 @@ class Bench(BareBench):
 
 @dataclass(frozen=True, eq=False)
 class Push:
-    """Edits, and the prompt and position that each edited activation was taken from."""
+    """Edits, and for each the prompt and position that its activation was taken from."""
 
     edits: Edits
     pool_prompt: Int[Tensor, " site"]

@@ -1,5 +1,5 @@
-"""A case on a model that is at hand, without files: prompts run and supernodes found (`fresh_bench`, as the stages `cache` and `group` do),
-and all that its experiments measure (`looked_at`, `perturbed`: the stages `attribute` and `intervene`)."""
+"""Runs a case on a loaded model, without files: `fresh_bench` runs its prompts and finds its supernodes (as the stages `cache` and
+`group` do), `looked_at` and `perturbed` measure all its experiments (as the stages `attribute` and `intervene` do)."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from biology.transcoders.transcoder_set import TranscoderSet
 
 
 def fresh_bench(model: Model, transcoders: TranscoderSet, case: Case, statistics: StatisticsConfig) -> Bench:
-    """Everything that experiments on a case need; its table `members` has every prompt that is scored, shown or a donor."""
+    """A bench for all experiments of a case; its table `members` covers every scored or named prompt and every donor."""
     features, prompts = prompts_table(model, transcoders, case)
     case = settled(case, find_sites(model, case, prompts, statistics.seed))
     operands, _ = read_grid(model, transcoders, case, prompts, features, statistics.seed)
@@ -33,13 +33,13 @@ def fresh_bench(model: Model, transcoders: TranscoderSet, case: Case, statistics
 
 
 def looked_at(bench: Bench, settings: AttributionConfig) -> tuple[Reduced, pd.DataFrame]:
-    """Graphs as tables, and `evidence` of the experiments that perturb nothing: on graphs, and on what languages share."""
+    """Graphs as tables, and `evidence` of the experiments that perturb nothing: those on graphs, and on what languages share."""
     reduced = reduce_graphs(bench, settings)
     return reduced, stacked([reduced.evidence, reduce_sharing(bench)])
 
 
 def perturbed(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tables `evidence` and `panel` of the experiments that hold features, write lines or count what fires."""
+    """Tables `evidence` and `panel` of the experiments that hold features, write lines or count active features."""
     evidence, panel = run_experiments(bench)
     lines, written = run_lines(bench)
     return stacked([evidence, lines, run_census(bench)]), stacked([panel, written])

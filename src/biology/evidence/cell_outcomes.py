@@ -1,7 +1,7 @@
-"""Outcomes about the cells of a factorial design: prompts that differ in one factor (operation, operand, language) only.
+"""Outcomes about the cells of a factorial design: prompts that differ in only one factor (operation, operand, language).
 
-`measures.py` says what each is. A level is a bridge word, or the answer of the cell that an edit is to lead to (a column such as
-`expected_language`). `kept` asks that the named factors have not changed where another one has.
+`measures.py` defines each. A level is a bridge word, or the answer of the cell that an edit should lead to (a column such as
+`expected_language`). `kept` asks whether the named factors are unchanged when another factor has changed.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
@@ -18,15 +18,15 @@ KEPT = "kept:"
 
 
 def levels(outcomes: Iterable[str]) -> list[str]:
-    """Factors whose level, as a next token, some outcome asks for."""
+    """Factors whose level an outcome asks for as the next token."""
     return list(dict.fromkeys(outcome.split(":")[1] for outcome in outcomes if outcome.startswith(LEVELS)))
 
 
 def kept_masks(
     outcomes: Iterable[str], prompts: pd.DataFrame, places: Sequence[int], n_vocab: int, where: str
 ) -> dict[str, Float[Tensor, "item vocab"]]:
-    """For each outcome `kept:`, 1 for the answers of prompts of the prompt set (those that are only shown by name have no say)
-    that share its factors with an item, without the item's own.
+    """For each outcome `kept:` and each item, a mask of the answers of prompts that share its factors with the item, without
+    the item's own answer. Only prompts of the prompt set count, not those that are only shown by name.
 
     Raises InputError for a factor that no prompt has; `where` names the case.
     """
@@ -52,7 +52,7 @@ def read_cells(
     item: Int[Tensor, " row"], top: Int[Tensor, " row"], probability: Float[Tensor, "row vocab"],
     level: Int[Tensor, "item level"], kept: Mapping[str, Float[Tensor, "item vocab"]],
 ) -> list[Float[Tensor, " row"]]:  # fmt: skip
-    """One number a row for each outcome, in the order of `cell_names`."""
+    """One value per row for each outcome, in the order of `cell_names`."""
     words = level[item]
     probabilities = probability.gather(1, words.clamp(min=0))
     return [
@@ -63,5 +63,5 @@ def read_cells(
 
 
 def cell_names(level: Sequence[str], kept: Mapping[str, object]) -> list[str]:
-    """Names of the numbers that `read_cells` gives."""
+    """Names of the values of `read_cells`."""
     return [*(prefix + one for prefix in LEVELS for one in level), *kept]

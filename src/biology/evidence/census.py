@@ -1,18 +1,17 @@
-"""What the features at one position tell about a later word, counted: is a planned word represented there, and how?
+"""What the features at one position tell about a later word: is a planned word represented there, and how?
 
-For every scored prompt the features of its level (of the rule that the experiment names, selected on other prompts) are
-looked for at the rule's position, at the experiment's other `sites` (arm `position`), and the features of another
-prompt's level at the rule's position (arm `shuffle`, drawn among prompts of other clusters). Arm `random`: the same with
-what the rule finds for the prompt's own level with transcoders of shuffled weights, as any direction can be selected by
-what it fires on.
+For every scored prompt, the features of its level (by the rule that the experiment names, selected on other prompts)
+are looked for at the rule's position. The arms differ: `position` looks at the experiment's other `sites`; `shuffle`
+looks for the features of another prompt's level (drawn among prompts of other clusters); `random` looks for what the
+rule finds for the prompt's own level with shuffled transcoders, as any direction can be selected by its activations.
 
-    planned     share of the level's features that fire there: a rate, not a count, as many features fire anywhere
-    candidates  1 if features of the level and of another level of the same cluster fire there at once, each its own
-                (shuffle: of a level of another cluster)
-    ordinary    1 if one of the level's features that fire there also fires where the word itself is next, at the last token
-                of the prompt named in the column `spoken` (shuffle: at that of another cluster's prompt)
+    planned     share of the level's features that are active there: a rate, because many features are active anywhere
+    candidates  1 if features of the level and of another level of the same cluster are active there at once, different
+                ones for each (shuffle: of a level of another cluster)
+    ordinary    1 if one of the level's features that are active there is also active where the word itself comes next, at
+                the last token of the prompt named in the column `spoken` (shuffle: of another cluster's prompt)
     probe       1 if a linear probe on the residual stream there names the level (position: a probe on the stream at the
-                first of the sites; shuffle: the chance to guess the level when only the cluster is known)
+                first of the sites; shuffle: the chance of guessing the level when only the cluster is known)
 """
 
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from biology.supernodes.grouping import Finder
 from biology.tables import table
 from biology.transcoders.activations import length_batches
 
-RIDGE = 0.01  # of the probe, in units of the mean variance of a direction of the stream
+RIDGE = 0.01  # of the probe, relative to the mean variance of a direction of the stream
 
 
 def run_census(bench: Bench) -> pd.DataFrame:
@@ -129,7 +128,7 @@ def _counted(
 
 
 def levels_of(bench: Bench, factor: str, cluster: str) -> list[str]:
-    """The levels of a factor among the prompts of a cluster of the prompt set."""
+    """The levels of a factor in one cluster of the prompt set."""
     return sorted(set(bench.asked.loc[bench.asked["cluster"] == cluster, factor]) - {""})
 
 
@@ -139,7 +138,7 @@ def levels_of(bench: Bench, factor: str, cluster: str) -> list[str]:
 def probed(
     bench: Bench, experiment: Census, rule: SupernodeRule, places: Sequence[int]
 ) -> list[tuple[int, str, str, int, float]]:
-    """Values of `probe`. The stream's layer is the one that is best on development prompts (the lowest of equals)."""
+    """Values of `probe`. The layer of the stream is the best one on development prompts (the lowest of a tie)."""
     prompts, factor = bench.prompts, str(rule.factor)
     chosen = (prompts["role"] == "select") & (prompts[factor] != "")
     level, cluster = prompts[factor].to_numpy(), prompts["cluster"].to_numpy()
@@ -174,7 +173,7 @@ def probed(
 def linear_probe(
     x: Float[np.ndarray, "item direction"], level: np.ndarray, new: Float[np.ndarray, "other direction"]
 ) -> np.ndarray:
-    """Levels of new items by ridge regression on which level an item is of (one-hot), fitted on items of known level."""
+    """Levels of new items, predicted by ridge regression on one-hot levels, fitted on items of known level."""
     names, which = np.unique(level, return_inverse=True)
     mean, target = x.mean(0), np.eye(len(names))[which]
     centred = x - mean

@@ -1,5 +1,5 @@
-"""Evidence that is computed from other evidence: differences of two experiments or of two sizes of a model, where dose curves cross,
-and whether the signs of edges foretold effects."""
+"""Evidence computed from other evidence: differences of two experiments or of two model sizes, crossings of dose
+curves, and whether the signs of edges predict effects."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false
@@ -29,10 +29,10 @@ def computed(
     case: Case, claims: Sequence[Claim], perturbed: pd.DataFrame, edges: pd.DataFrame, prompts: pd.DataFrame,
     sizes: tuple[pd.DataFrame, pd.DataFrame] | None = None,
 ) -> list[pd.DataFrame]:  # fmt: skip
-    """Tables `evidence` of the experiments of a case that are computed from what others measured.
+    """Tables `evidence` of a case's computed experiments.
 
-    `perturbed` is the evidence of perturbations; `sizes` is that of the larger and the smaller of two models, without which no
-    experiment of kind `scale` is computed.
+    `perturbed` is the evidence of perturbations. `sizes` is the evidence of the larger and the smaller of two models;
+    without it no experiment of kind `scale` is computed.
     """
     made = []
     for name, experiment in case.experiments.items():
@@ -61,9 +61,9 @@ def contrasts(
         difference:<o>          A's o minus `share` times B's o
         interaction:<o>,<p>     (A's o - A's p) minus `share` times (B's o - B's p), as in a double dissociation
 
-    With donors from one language as A, donors from the prompt's own as B and a share of 0.8, a mean above zero says that
-    less than a fifth is lost. An outcome that an experiment asks for (`asked`, its outcomes) and that is undefined on every
-    item has no rows. Raises InputError where an outcome is none, or is measured by one of the two only.
+    Example: A takes donors from one language, B from the prompt's own, and `share` is 0.8. A mean above zero then says
+    that less than a fifth is lost. An outcome that an experiment measures (`asked`) but that is undefined on every item
+    gives no rows. Raises InputError for an unknown outcome, or one that only one of the two experiments measures.
     """
     rows = evidence[evidence["experiment"].isin(of)]
     index = ["item", "cluster", "split", "arm", "draw"]
@@ -97,14 +97,15 @@ def crossovers(
     by: str | None,
     gate: str,
 ) -> pd.DataFrame:
-    """Evidence rows `crossover_cv2`: how much the strength at which the swap `of` takes over varies between levels of `by`.
+    """Evidence rows `crossover_cv2`: how much the strength at which the swap `of` takes over varies between levels of
+    `by`.
 
-    The strength of a level is where its mean dose curve of the second-last of the swap's outcomes (what takes over) passes
-    that of the last (what gives way), over the prompts that pass `gate`; a level whose curves never cross counts at the largest
-    strength. The statistic is the squared coefficient of variation of these strengths (`squared_variation`). It is no mean
-    over items: all items of a cluster share its score. A level with prompts in one cluster only is left out, since how far chance
-    moves it cannot be told; where fewer than two levels remain there are no rows. Raises InputError where dose rows or the gate
-    are missing.
+    The last two outcomes of the swap are what takes over and what gives way. The strength of a level is where its mean
+    dose curve of the first passes that of the second, over the prompts that pass `gate`; if the curves never cross it
+    is the largest strength. The statistic is the squared coefficient of variation of these strengths
+    (`squared_variation`). It is not a mean over items: all items of a cluster share its score. A level with prompts in
+    only one cluster is left out, since its chance variation is unknown. With fewer than two levels there are no rows.
+    Raises InputError if dose rows or the gate are missing.
     """
     takes_over, gives_way = outcomes[-2:]
     rows = evidence[(evidence["experiment"] == f"{of}/dose") & (evidence["arm"] == "effect")]
@@ -133,9 +134,9 @@ def crossovers(
 
 
 def gate_of(name: str, claims: Sequence[Claim]) -> str:
-    """The gate of the claims that ask an experiment whose statistic is one of all prompts together.
+    """The gate of the claims that ask for an experiment with one statistic for all prompts.
 
-    Raises InputError where they do not agree: each gate would give another number.
+    Raises InputError if their gates differ, as each gate would give another number.
     """
     gates = {claim.gate: claim.id for claim in claims for part in claim.parts if part.experiment == name}
     if len(gates) > 1:
@@ -147,11 +148,12 @@ def gate_of(name: str, claims: Sequence[Claim]) -> str:
 
 
 def scaled(name: str, of: str, outcomes: Sequence[str], larger: pd.DataFrame, smaller: pd.DataFrame) -> pd.DataFrame:
-    """Evidence rows of one experiment on the same items of two models: arm `effect` is the larger's, `smaller` the smaller's.
+    """Evidence rows of one experiment on the same items of two models: arm `effect` is the larger model's, `smaller`
+    the smaller one's.
 
-    Each value is what an outcome is above its own `shuffle` control on that model, so that a model with more, or denser,
-    features has no head start. Only items that both tables hold are compared. Raises InputError where an outcome or the
-    control was not measured.
+    Each value is an outcome minus its own `shuffle` control on that model, so that a model with more, or denser,
+    features has no advantage. Only items in both tables are compared. Raises InputError if an outcome or the control
+    was not measured.
     """
     made = []
     for outcome in outcomes:
@@ -171,13 +173,13 @@ def scaled(name: str, of: str, outcomes: Sequence[str], larger: pd.DataFrame, sm
 
 
 def sign_agreement(name: str, of: Mapping[str, str], edges: pd.DataFrame, evidence: pd.DataFrame) -> pd.DataFrame:
-    """Evidence rows: do the graph's signs foretell what inhibiting supernodes does to others and to the answer?
+    """Evidence rows: do the graph's signs predict what inhibiting supernodes does to others and to the answer?
 
     `of` maps experiments to the supernode that each inhibits. A pair is (inhibited supernode, watched supernode or
-    answer); its sign in the graph is that of the signed influence, and an inhibition should move the target the other
-    way. An item's value is the mean over its pairs of +1 (as foretold) and -1 (the opposite; 0 where nothing moved). Arm
-    `shuffle` is what it would be on average if the item's signs were dealt out to its pairs anew: where nearly all
-    influences are positive and nearly all targets fall, the signs foretell nothing about one pair or another.
+    answer). Its sign in the graph is that of the signed influence, and an inhibition should move the target the other
+    way. An item's value is the mean over its pairs of +1 (as predicted), -1 (the opposite) or 0 (nothing moved). Arm
+    `shuffle` is the expected value when the item's signs are permuted among its pairs. If nearly all influences are
+    positive and nearly all targets fall, the signs predict nothing about single pairs.
     """
     rows = evidence[evidence["experiment"].isin(of)]
     effect = rows[rows["arm"] == "effect"]
@@ -205,11 +207,12 @@ def sign_agreement(name: str, of: Mapping[str, str], edges: pd.DataFrame, eviden
 def crossing(
     lead: Float[np.ndarray, "*any strength"], strengths: Float[np.ndarray, " strength"]
 ) -> Float[np.ndarray, "*any"]:
-    """The first strength at which a lead is positive, linear in between; the first or the last if it always or never is."""
+    """The strength at which a lead first becomes positive, by linear interpolation; the first or last strength if it
+    always or never is."""
     above = lead > 0
     after = np.maximum(above.argmax(-1), 1)
     low, high = (np.take_along_axis(lead, place[..., None], -1)[..., 0] for place in (after - 1, after))
-    rise = np.where(high > low, high - low, 1.0)  # what is not used may not rise
+    rise = np.where(high > low, high - low, 1.0)  # avoids division by zero where the result is not used
     at = strengths[after - 1] + (strengths[after] - strengths[after - 1]) * -low / rise
     return np.where(above[..., 0], strengths[0], np.where(above.any(-1), at, strengths[-1]))
 
@@ -219,19 +222,21 @@ def squared_variation(
     items: Int[np.ndarray, "cluster level"],
     strengths: Float[np.ndarray, " strength"],
 ) -> Float[np.ndarray, " cluster"]:
-    """Scores of clusters, whose mean estimates the squared coefficient of variation between levels of where they cross.
+    """Scores of clusters. Their mean estimates the squared coefficient of variation, between levels, of the crossing
+    strength.
 
-    `sums` are the leads of a cluster's items of a level added up, `items` their number. A plain coefficient of variation is
-    positive even where all levels cross at one strength, because chance moves each. So let P be the jackknife pseudo-values
-    [cluster, level] of the levels' crossings, each divided by the mean over levels and less 1. The estimate is the mean of
-    P_i . P_j / (levels - 1) over pairs of different clusters, in which chance cancels (a U-statistic, Hoeffding, *A Class of
-    Statistics with Asymptotically Normal Distribution*, 1948): unbiased to that order, and below zero about as often as above
-    where nothing varies.
+    `sums` are the sums of leads over a cluster's items of a level, `items` the numbers of these items. A plain
+    coefficient of variation is positive even if all levels cross at one strength, because of chance. So let P be the
+    jackknife pseudo-values [cluster, level] of the levels' crossings, each divided by the mean over levels, minus 1.
+    The estimate is the mean of P_i . P_j / (levels - 1) over pairs of different clusters, in which chance cancels (a
+    U-statistic, Hoeffding, *A Class of Statistics with Asymptotically Normal Distribution*, 1948). To that order it is
+    unbiased: if nothing varies, it is below zero about as often as above.
 
-    Its variance has two parts. That of the mean over the other cluster is what single clusters show; where nothing varies it
-    vanishes, and what is left, 2 tr(C C) / clusters^2 with C the covariance of P / sqrt(levels - 1), is not seen in them. Scores
-    are spread about their mean so that their variance is the sum of both: with the few clusters there are, the estimate of the
-    first part is small just where the estimate of the whole is.
+    Its variance has two parts. The first is the variance, between clusters, of a cluster's mean over the other
+    clusters. It vanishes if nothing varies. The second remains, 2 tr(C C) / clusters^2 with C the covariance of P /
+    sqrt(levels - 1), and single clusters do not show it. Scores are spread about their mean so that their variance is
+    the sum of both. With few clusters, the estimate of the first part is small exactly when the estimate of the whole
+    is.
     """
     n = len(sums)
 
@@ -250,10 +255,11 @@ def squared_variation(
 
 
 def stream_contrasts(measured: pd.DataFrame, statistics: StatisticsConfig) -> pd.DataFrame:
-    """For each case and stream the layer that development prompts choose, and what held-out prompts then say.
+    """For each case and stream, the layer chosen on development prompts, and the result on held-out prompts.
 
-    Columns: layer, n (held-out prompts), rate (the expected answer is said), wrong (the same with a wrong donor, or at another
-    position), their difference with its 95 % interval over clusters, and the method of that interval (`statistics.METHODS`).
+    Columns: layer, n (held-out prompts), rate (the expected answer is given), wrong (the same with a wrong donor, or at
+    another position), their difference with its 95 % interval over clusters, and the method of that interval
+    (`statistics.METHODS`).
     """
     made = []
     for (case, stream), rows in measured.groupby(["case", "stream"], sort=True):
@@ -261,7 +267,7 @@ def stream_contrasts(measured: pd.DataFrame, statistics: StatisticsConfig) -> pd
         control = "donor" if "donor" in wide else "position"
         score = wide["effect"] - wide[control]
         if not {"dev", "heldout"} <= set(score.index.get_level_values("split")):
-            continue  # a model that answers too little
+            continue  # the model answers too few prompts
         layer = int(score.loc["dev"].groupby("layer").mean().idxmax())
         held = wide.xs("heldout", level="split").xs(layer, level="layer")
         clusters = (held["effect"] - held[control]).groupby("cluster").mean().to_numpy()[:, None]

@@ -1,7 +1,8 @@
-"""Attribution graphs of a case, reduced to what claims and figures read: scores, edges between supernodes, path shares.
+"""Attribution graphs of a case, reduced to what claims and figures read: scores, edges between supernodes, shares of paths.
 
-`measures.py` says what the outcomes of an experiment of kind `graph` are, for the supernode `through` and the tokens of the factor
-`source`; influence is absolute, and that on a supernode the mean over its members. The matched control puts other active features of the same layers and positions, as many, in the supernode's place.
+`measures.py` defines the outcomes of an experiment of kind `graph`, for the supernode `through` and the tokens of the factor
+`source`. Influence is absolute; influence on a supernode is the mean over its members. The matched control replaces the supernode
+by as many other active features of the same layers and positions.
 """
 
 from collections.abc import Mapping, Sequence
@@ -44,11 +45,11 @@ class Reduced:
 
 
 def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
-    """Trace every scored prompt of a case and every text of its named ones; one graph at a time is in memory."""
+    """Traces every scored prompt and every text of the named prompts of a case, with one graph at a time in memory."""
     case, prompts = bench.case, bench.prompts
     tracing = case.of_kind(Paths, Classes, Faithfulness, Structure)
     plots = Plots(bench)
-    drawn = {one.text: item for item, one in reversed(case.prompts.items())}  # another donor leaves the graph as it is
+    drawn = {one.text: item for item, one in reversed(case.prompts.items())}  # the donor does not affect the graph
     wanted: dict[int, list[str]] = {bench.place[item]: [] for item in drawn.values()}
     for name, experiment in tracing.items():
         for place in bench.items(experiment):
@@ -60,7 +61,7 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
         answer = int(prompts["answer_token"].iat[place])
         graph = traced(bench, place, None if named else [answer], settings)
         said = graph.token_id[graph.logits].tolist()
-        if answer not in said:  # a shown prompt that the model fails: its answer stands beside what the model says
+        if answer not in said:  # a named prompt that the model answers wrongly: show its answer beside the model's
             graph = traced(bench, place, [*said, answer], settings)
         sets = node_sets(bench, item, graph)
         edges += supernode_edges(bench, item, graph, sets, detailed=named)
@@ -98,7 +99,7 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
 
 
 def traced(bench: Bench, place: int, targets: Sequence[int] | None, settings: AttributionConfig) -> Graph:
-    """The graph of one prompt, for given tokens or for the most probable ones."""
+    """The graph of one prompt, for the given tokens or for the most probable ones."""
     return attribute(
         bench.model, bench.transcoders, bench.ids[place], targets=targets, max_logits=settings.max_logits,
         logit_probability=settings.logit_probability, max_feature_nodes=settings.max_feature_nodes,
@@ -107,7 +108,7 @@ def traced(bench: Bench, place: int, targets: Sequence[int] | None, settings: At
 
 
 def node_sets(bench: Bench, item: str, graph: Graph) -> dict[str, Bool[Tensor, " node"]]:
-    """The nodes of each supernode of a prompt, and of its answer's logit."""
+    """The nodes of each supernode of a prompt, and the logit node of its answer."""
     sets = {}
     feature = graph.kind == FEATURE
     for name in bench.case.supernodes:
@@ -125,7 +126,7 @@ def node_sets(bench: Bench, item: str, graph: Graph) -> dict[str, Bool[Tensor, "
 
 
 def source_tokens(bench: Bench, place: int, factor: str, graph: Graph) -> Bool[Tensor, " node"]:
-    """Token nodes of the pieces of a factor's text (a city's name)."""
+    """Token nodes of a factor's text (all pieces of a city's name)."""
     row = bench.records[place]
     question = question_of(row)
     start = len(row["text"]) - len(question) + question.index(row[factor])
@@ -137,7 +138,7 @@ def source_tokens(bench: Bench, place: int, factor: str, graph: Graph) -> Bool[T
 def graph_evidence(
     bench: Bench, name: str, experiment: Paths, place: int, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]]
 ) -> list[dict[str, object]]:
-    """Evidence rows of one prompt: effect and matched control of every outcome. A missing supernode counts as zero."""
+    """Evidence rows of one prompt: effect and matched control of every outcome. A supernode without members counts as zero."""
     row = bench.records[place]
     target = int(sets[ANSWER].nonzero()[0])
     sources = source_tokens(bench, place, experiment.source, graph)
@@ -149,7 +150,7 @@ def graph_evidence(
     weights = torch.zeros(graph.n_nodes, dtype=torch.float64)
     weights[target] = 1.0
     sets_of = torch.stack([nodes for _, _, nodes in draws])
-    # what reaches the target by all paths, then for each set what reaches it around the set, then what reaches the set
+    # influence on the target by all paths; then, for each set, on the target around the set; then on the set
     asked = torch.cat([weights[None], weights.expand(len(draws), -1), sets_of.double()])
     removed = torch.zeros(asked.shape, dtype=torch.bool)
     removed[1 : 1 + len(draws)] = sets_of
@@ -190,7 +191,7 @@ class Beside:
 def faithfulness_evidence(
     bench: Bench, name: str, experiment: Faithfulness, place: int, one: Beside
 ) -> list[dict[str, object]]:
-    """Evidence rows of one prompt: what graph and replacement model are worth there, and beside it with shuffled transcoders."""
+    """Evidence rows of one prompt: how well graph and replacement model represent the model, also with shuffled transcoders."""
     generator = bench.generator(bench.case.name, name, bench.records[place]["item"])
     values = faithfulness.measured(one.own, experiment.outcomes, generator)
     if "random" in experiment.controls:
@@ -203,7 +204,7 @@ def faithfulness_evidence(
 def structure_evidence(
     bench: Bench, name: str, experiment: Structure, place: int, graph: Graph, settings: AttributionConfig
 ) -> list[dict[str, object]]:
-    """Evidence rows of one prompt: what its graph is made of, and beside it with what belongs together exchanged."""
+    """Evidence rows of one prompt: the composition of its graph, with the controls."""
     features = graph.features
     often = bench.often(experiment.template, place)[graph.layer[features].long(), graph.feature[features].long()]
     generator = bench.generator(bench.case.name, name, bench.records[place]["item"])
@@ -214,7 +215,7 @@ def structure_evidence(
 def _defined(
     bench: Bench, name: str, experiment: Faithfulness | Structure, place: int, values: dict[str, Values]
 ) -> list[dict[str, object]]:
-    """Rows of the outcomes that are defined on a prompt in all arms."""
+    """Rows of the outcomes that are defined on this prompt in all arms."""
     row = bench.records[place]
     return [
         {
@@ -228,7 +229,7 @@ def _defined(
 
 
 def matched_nodes(graph: Graph, nodes: Bool[Tensor, " node"], generator: np.random.Generator) -> Bool[Tensor, " node"]:
-    """As many other features of the same layers and positions, at random; fewer where there are fewer."""
+    """As many other features of the same layers and positions, at random; fewer if there are not enough."""
     chosen = torch.zeros_like(nodes)
     cells, counts = torch.unique(torch.stack([graph.layer[nodes], graph.pos[nodes]]), dim=1, return_counts=True)
     for (layer, pos), count in zip(cells.T.tolist(), counts.tolist(), strict=True):
@@ -244,8 +245,8 @@ def _graph_outcomes(
     outcomes: Sequence[str], graph: Graph, sources: Bool[Tensor, " node"], everything: Float[Tensor, " node"],
     around: Float[Tensor, " node"], reached: Float[Tensor, " node"],
 ) -> dict[str, float]:  # fmt: skip
-    """The outcomes of one node set, from the influence on the target by all paths, on the target by paths around the set,
-    and on the set."""
+    """The outcomes of one node set, from the influence on the target along all paths, that along paths around the set, and the
+    influence on the set."""
     leaves = (graph.kind == TOKEN) | (graph.kind == ERROR)
     values = {
         "path_share": 1.0 - _ratio(around[leaves], everything[leaves]),
@@ -263,10 +264,10 @@ def _ratio(part: Float[Tensor, " member"], whole: Float[Tensor, " node"]) -> flo
 def supernode_edges(
     bench: Bench, item: str, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]], *, detailed: bool
 ) -> list[dict[str, object]]:
-    """Direct effects and signed influence between supernodes; named prompts also get tokens and everything else:
-    features in no supernode (`other`), errors and the bias.
+    """Direct effects and signed influence between supernodes. Named prompts also get tokens, features in no supernode (`other`),
+    errors and the bias.
 
-    `direct` is summed over members; `influence` is the signed influence on the target's members (mean over them).
+    `direct` is the sum over members; `influence` is the signed influence on the target's members, averaged over them.
     """
     sources: dict[str, Bool[Tensor, " node"]] = {name: nodes for name, nodes in sets.items() if name != ANSWER}
     if detailed:
@@ -276,7 +277,7 @@ def supernode_edges(
             sources[f"token:{token_text(bench.model, int(graph.token_id[node]))}@{int(graph.pos[node])}"] = one
         sources["error"] = graph.kind == ERROR
         rest = (graph.kind == FEATURE) & ~torch.stack(list(sets.values())).any(0)
-        if bool(rest.any()):  # features in no supernode, so that the sources of a target are all there
+        if bool(rest.any()):  # features in no supernode, so that all sources of a target are listed
             sources["other"] = rest
     targets: dict[str, Bool[Tensor, " node"]] = dict(sets)
     if detailed:

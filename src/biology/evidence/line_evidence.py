@@ -1,7 +1,7 @@
-"""Experiments that write lines: the rows of evidence of every prompt, arm and strength, and the lines that are shown.
+"""Experiments that write lines: rows of evidence for every prompt, arm and strength, and the lines that are shown.
 
-`measures.py` says what the outcomes are; log-odds are those at the first new token, against the clean prompt. An outcome about a
-donor, or about a planned word, has no row for a prompt that has none.
+`measures.py` defines the outcomes; log-odds are those of the first new token, relative to the clean prompt. An outcome about a
+donor, or about a planned word, has no row for a prompt without one.
 """
 
 from collections.abc import Callable, Sequence
@@ -70,7 +70,7 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
     """Table `streams` of the experiments that exchange a position's stream in all layers (`layer` 0): whether the greedy line
     then ends in the donor's word. Arm `position` is the control. No transcoder is involved.
 
-    Sets whose answers are gated by another prompt (`gated_by`) are left out.
+    Prompt sets whose answers are gated by another prompt (`gated_by`) are left out.
     """
     prompts = answered(model, case) if case.items else pd.DataFrame()
     named = case.of_kind(Exchange)
@@ -101,7 +101,7 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
 
 
 def _with_donors(bench: BareBench, experiment: Exchange) -> list[tuple[int, int]]:
-    """The scored prompts of an experiment that have a donor, and its place."""
+    """(place, donor's place) of the scored prompts of an experiment that have a donor."""
     donors = [bench.place.get(item, -1) for item in bench.prompts["donor"]]
     return [(place, donors[place]) for place in bench.items(experiment) if donors[place] >= 0]
 
@@ -110,9 +110,9 @@ def measure_lines(
     bench: Bench, name: str, experiment: Writing, places: Sequence[int], setting: Setting, controls: Sequence[str],
     draws: int | None = None, samples: bool = False,
 ) -> list[dict[str, object]]:  # fmt: skip
-    """Rows of the evidence table: the effect, each control arm and the clean prompt (arm `clean`), for every prompt.
+    """Rows of the evidence table for every prompt: the effect, each control arm and the clean prompt (arm `clean`).
 
-    With `samples`, lines are sampled if the experiment says so, clean ones too; of a matched set one line each.
+    With `samples`, lines are sampled if the experiment asks for it, clean ones too; for each matched set, only one.
     """
     assert experiment.line is not None
     if not places:
@@ -140,7 +140,8 @@ def _steps(
     controls: Sequence[str],
     draws: int | None,
 ):  # noqa: ANN202
-    """For every arm, a function from the number of lines per row to what writes them, and its rows per prompt."""
+    """For every arm, its number of rows per prompt, and a function from the number of lines per row to the reader of the
+    rows."""
     if isinstance(experiment, Exchange):
         return {arm: (of, 1) for arm, of in _exchanges(bench, name, experiment, words, controls).items()}
     found = arms(bench, name, experiment, words.places, setting, controls, draws)
@@ -150,7 +151,7 @@ def _steps(
 def _exchanges(
     bench: BareBench, name: str, experiment: Exchange, words: Words, controls: Sequence[str]
 ) -> dict[str, Callable[[int], Read]]:
-    """For every arm of an exchange, a function from the number of lines per row to what writes them."""
+    """For every arm of an exchange, a function from the number of lines per row to the reader of the rows."""
     places, donors = words.places, words.donors
     sites = {"effect": experiment.at} | ({"position": experiment.elsewhere} if "position" in controls else {})
     if min(donors, default=0) < 0:
@@ -164,7 +165,7 @@ def _exchanges(
 
 
 def repeated(arm: Arm, times: int) -> Edits:
-    """The edits of an arm, each row `times` times in a row."""
+    """The edits of an arm with each row repeated `times` times in succession."""
     edits, copies = arm.edits, torch.arange(times)
     row = (edits.row[:, None] * times + copies).flatten()
     layer, pos, feature, value = (
@@ -177,10 +178,10 @@ def best_elsewhere(
     bench: Bench, name: str, experiment: Perturbation, dev: Sequence[int], heldout: Sequence[int], setting: Setting,
     evidence: list[dict[str, object]],
 ) -> str:  # fmt: skip
-    """Of the experiment's `sites`, those at which its supernodes are in no prompt, where the same push does most.
+    """Of the experiment's `sites` that hold its supernodes in no prompt, the one at which the same push does most.
 
-    Development prompts decide as they do on strengths, and their rows are kept as `<name>/elsewhere`; without any the first
-    site is taken. Raises InputError if there is no such site.
+    Development prompts decide, as for strengths; their rows are kept as `<name>/elsewhere`. Without any, the first site is
+    taken. Raises InputError if there is no such site.
     """
     places = [*dev, *heldout]
     own = torch.stack([positions_of(bench, places, bench.case.supernodes[one].at) for one in experiment.held])
@@ -196,7 +197,8 @@ def best_elsewhere(
 def sweep(
     bench: Bench, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, sites: Sequence[str]
 ) -> list[dict[str, object]]:
-    """The same push at some of the experiment's `sites` (`draw` is the number of each), and one matched set moved like it."""
+    """The same push at some of the experiment's `sites` (`draw` is the site's number), and one matched set moved in the same
+    way."""
     assert experiment.line is not None
     if not sites or not places:
         return []
@@ -249,7 +251,7 @@ def _rows(
 
 
 def _value(outcome: str, words: Words, number: int, line: list[int], change: Float[Tensor, " vocab"]) -> float | None:
-    """An outcome of one line; None where the prompt has not what it is about."""
+    """An outcome of one line; None if the prompt lacks what it is about."""
     end, own, planned = words.ending(line), words.own[number], words.planned[number]
     answer, other = words.answers[number].tolist()
     if (
@@ -277,8 +279,8 @@ def _value(outcome: str, words: Words, number: int, line: list[int], change: Flo
 
 
 def shown(bench: Bench, name: str, experiment: Writing, setting: Setting) -> list[dict[str, object]]:
-    """Panel rows of the named prompts: `clean` says that the line is what the prompt is followed by, `value` that it is what
-    is written under the perturbation, `control` that it is what its first control leaves (one set of matched features)."""
+    """Panel rows of the named prompts, one per different line. `clean`: it is the unperturbed line; `value`: it is the line
+    under the perturbation; `control`: it is the line under the first control (one set of matched features)."""
     rows: list[dict[str, object]] = []
     assert experiment.line is not None
     for item in experiment.prompts:

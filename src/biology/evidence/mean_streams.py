@@ -1,12 +1,12 @@
-"""Where a model keeps what it works with, shown without any transcoder: mean residual streams, exchanged.
+"""Where a model holds its variables, shown without any transcoder by exchanging mean residual streams.
 
-The mean stream of prompts that share one level (a place, a concept) and nothing else with the scored prompt holds what the
-model has in common for that level. Put in the place of a prompt's own stream at the last token, it makes the model answer
-for that level, or it does not. A model that has learnt every prompt by heart has nothing in common to exchange: this tells
-elegans from its twins before any transcoder is trained (Geiger et al., *Causal Abstractions of Neural Networks*, 2021, for
-exchanges of single streams).
+The mean stream of prompts that share one level (a place, a concept), and nothing else, with the scored prompt's donor
+holds what the model represents in common for that level. It replaces a prompt's own stream at the last token. Does the
+model then answer for that level? A model that has learnt every prompt by heart has nothing in common to exchange. This
+distinguishes elegans from its twins before any transcoder is trained (Geiger et al., *Causal Abstractions of Neural
+Networks*, 2021, for exchanges of single streams).
 
-Which prompts a mean is taken of is settled by the prompt set. A prompt for which there are none is not scored.
+The prompt set determines the prompts of each mean. A prompt for which there are none is not scored.
 """
 
 from collections.abc import Sequence
@@ -31,12 +31,12 @@ ARMS = ("effect", "donor")
 
 
 def exchange_means(model: Model, case: Case) -> pd.DataFrame:
-    """Table `streams`: for every stream of the case, scored item, layer and arm whether the expected answer is said.
+    """Table `streams`: for every stream of the case, scored item, layer and arm, whether the expected answer is given.
 
-    Arm `donor` (a wrong donor's level) is the control. Only prompts whose base, donor and wrong donor are answered, and for which
-    both arms have a mean, count.
+    Arm `donor` (a wrong donor's level) is the control. A prompt counts only if the model answers it, its donor and its
+    wrong donor, and if both arms have a mean.
 
-    Raises InputError where the prompt set lacks a column, or no scored prompt has a mean.
+    Raises InputError if the prompt set lacks a column, or no scored prompt has a mean.
     """
     if not case.streams or not case.items:
         return table("streams", [])
@@ -47,7 +47,7 @@ def exchange_means(model: Model, case: Case) -> pd.DataFrame:
 
 
 def answered(model: Model, case: Case) -> pd.DataFrame:
-    """The prompt set of a case, a row each, with `answer_token` and whether the model says it (`correct`)."""
+    """The prompt set of a case, one row each, with `answer_token` and whether the model gives it (`correct`)."""
     frame = pd.DataFrame(
         [{**item.model_dump(exclude={"factors"}), **item.factors} for item in case.items], dtype=object
     )
@@ -117,7 +117,7 @@ def _exchange(
 
 
 def _level(frame: pd.DataFrame, stream: Stream, base: int, donor: int) -> np.ndarray:
-    """The prompts that select, share the donor's level and differ from it and from the base in the columns of `apart`."""
+    """The selecting prompts that share the donor's level and differ from donor and base in the columns of `apart`."""
     row, own = frame.iloc[donor], frame.iloc[base]
     chosen = (frame["role"] == "select") & (frame[stream.factor] == row[stream.factor])
     for column in stream.apart:
@@ -126,7 +126,8 @@ def _level(frame: pd.DataFrame, stream: Stream, base: int, donor: int) -> np.nda
 
 
 def _means(model: Model, ids: list[list[int]], groups: Sequence[np.ndarray]) -> Float[Tensor, "layer base d_model"]:
-    """Of each group of prompts, the mean of the streams that enter each layer (and leave the last one) at the last token."""
+    """For each group of prompts, the mean at the last token of the streams entering each layer (and leaving the last
+    one)."""
     members = np.unique(np.concatenate(groups))
     ends = torch.tensor([len(prompt) - 1 for prompt in ids])
     streams = seen_at(model, ids, members.tolist(), stream_names(model), ends)
@@ -136,7 +137,7 @@ def _means(model: Model, ids: list[list[int]], groups: Sequence[np.ndarray]) -> 
 def _said(
     model: Model, ids: list[list[int]], bases: np.ndarray, vectors: Float[Tensor, "base d_model"], layer: int
 ) -> Int[Tensor, " base"]:
-    """What is said after each base when the stream entering `layer` at its last token is another."""
+    """The answers to each base when the stream entering `layer` at its last token is replaced."""
     ends = torch.tensor([len(prompt) - 1 for prompt in ids])
     prompt, row = torch.tensor(bases), torch.arange(len(bases))
     sites = Exchanges(row, torch.full_like(row, layer), ends[prompt], ends[prompt])

@@ -1,7 +1,7 @@
-"""Outcomes of perturbed prompts whose answer is a number: which number is said, and how the probability spreads.
+"""Outcomes of perturbed prompts whose answer is a number: which number is given, and how the probability spreads.
 
-`measures.py` says what each is. Where tokens write single digits and no larger numbers, one token has no ones digit apart from its
-magnitude: `ones_right`, `near_right` and `ones_swapped` are NaN. So is `ones_swapped` of a row without a donor.
+`measures.py` defines each. If tokens write only single digits, a token has no ones digit apart from its magnitude:
+`ones_right`, `near_right` and `ones_swapped` are NaN. `ones_swapped` is also NaN for a row without a donor.
 """
 
 import torch
@@ -16,9 +16,10 @@ DIGITS_AND_MAGNITUDES = ("ones_right", "near_right", "ones_swapped")
 
 
 def token_numbers(model: Model) -> Int[Tensor, " vocab"]:
-    """The number that each token of the vocabulary writes, of the run 0, 1, 2, ... that it can write; -1 for others.
+    """The number that each token of the vocabulary writes, if it belongs to the gapless run 0, 1, 2, ...; -1 for
+    others.
 
-    Numbers beyond a gap (years among them) are none: intervals over them would mean nothing.
+    Numbers beyond a gap (years, for example) are left out: intervals over them would mean nothing.
     """
     texts = [token_text(model, token).strip() for token in range(model.n_vocab)]
     numbers = [int(text) if text.isascii() and text.isdigit() else -1 for text in texts]
@@ -47,7 +48,7 @@ def read_numbers(
 
 
 def interval_width(probability: Float[Tensor, "row vocab"], number: Int[Tensor, " vocab"]) -> Float[Tensor, " row"]:
-    """How many consecutive numbers it takes to hold `MASS` of the probability of all numbers."""
+    """Length of the shortest run of consecutive numbers that holds `MASS` of the probability of all numbers."""
     size = int(number.max()) + 1
     spread = torch.zeros(len(probability), size, dtype=probability.dtype)
     spread.index_add_(1, number[number >= 0], probability[:, number >= 0])

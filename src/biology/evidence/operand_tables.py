@@ -1,26 +1,26 @@
-"""Operand plots of a case: which features depend on what, and what that says of every scored prompt.
+"""Operand plots of a case: what each feature depends on, and what follows for every scored prompt.
 
-`read_grid` classifies the features that are active at the positions which rules on operands name, on the prompts of the grid
-that select (see `operands.py`); and again with weight-shuffled transcoders, the null of the classification. Each feature also
-gets the label that its `EXAMPLES` strongest prompts suggest, in the manner of dataset examples.
+`read_grid` classifies the features that are active at the positions named by rules on operands, on the selecting prompts of the
+grid (see `operands.py`); and again with shuffled transcoders, the null of the classification. Each feature also gets the label
+that its `EXAMPLES` strongest prompts suggest, as from dataset examples.
 
 Experiments that perturb nothing:
 
-    classes   one prompt's graph: `share:<family>` of the influence on the answer among features and errors at the last token
-              (`share:error` too), `class_share` (add, lookup and sum together), `class_fraction` (of active features, each
-              counting once), `lookup_present` (1 if a lookup is active), `decimal_share` (of the influence of these families:
-              conditions that repeat 2, 4, 10, 20 or 50 times per hundred), `dozenal_share` (the same of the multiples of
-              a hundred twelfths, as in a model that counts in dozens), `label_wrong` (share of lookups and sums whose
-              strongest examples suggest the other family). The arm `shuffle` is shuffled transcoders; of these two
-              shares, as many frequencies beside.
-    wiring    `auc_virtual`, `auc_twera`: do the prompt's active sources (`of`, first) have larger weights to those targets
-              (second) whose plot fires at the prompt's sum than to others? `shuffle`: the targets' plots exchanged.
-    connectivity  `input:<source>><target>`: what a prompt's active features of a family take in at the last token from active
-              features of another in earlier layers, by virtual weights and activations, as a share of all that they take
-              in from features there, what is taken away counting as negative. `shuffle`: sources of a layer exchange families.
-    reuse     `shared_activity`: how much of the activity that a supernode has on the plain prompt with the same operands is
-              there on this prompt too; arm `donor`: on a plain prompt with other operands;
-              arm `random`: of what the same rule finds with shuffled transcoders.
+    classes   on one prompt's graph, at the last token. Shares of the influence on the answer among features and errors:
+              `share:<family>`, `share:error`, `class_share` (add, lookup and sum together). `class_fraction`: the same of
+              active features, each counting once. `lookup_present`: 1 if a lookup is active. `decimal_share`: of the
+              influence of the three families, the share of conditions that repeat 2, 4, 10, 20 or 50 times per hundred;
+              `dozenal_share`: the same for multiples of a hundred twelfths, as in a model that counts in dozens.
+              `label_wrong`: share of lookups and sums whose strongest examples suggest the other family. The arm
+              `shuffle` is shuffled transcoders; for `decimal_share` and `dozenal_share`, as many neighbouring frequencies.
+    wiring    `auc_virtual`, `auc_twera`: do the prompt's active sources (first of `of`) have larger weights to the targets
+              (second) whose plot is active at the prompt's sum than to others? `shuffle`: the targets' plots permuted.
+    connectivity  `input:<source>><target>`: input at the last token to a prompt's active features of one family from active
+              features of another family in earlier layers, by virtual weights times activations, as a share of all input
+              from features there; negative inputs count as negative. `shuffle`: families permuted within each layer.
+    reuse     `shared_activity`: the share of a supernode's activity on the plain prompt with the same operands that is
+              also present on this prompt. Arm `donor`: on a plain prompt with other operands;
+              arm `random`: for what the same rule finds with shuffled transcoders.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
@@ -55,12 +55,12 @@ from biology.transcoders.transcoder_set import TranscoderSet, shuffled
 
 EXAMPLES = 20
 BLOCK = 128  # features read at a time
-EXEMPLARS = 4  # operand plots shown of each family and position
+EXEMPLARS = 4  # operand plots shown per family and position
 BEATS = {
     "decimal_share": ((2, 4, 10, 20, 50), (3, 5, 11, 21, 49)),
     "dozenal_share": ((8, 17, 25, 33, 42), (6, 13, 21, 29, 38)),
 }
-"""Cycles per hundred that a base makes, and as many beside them."""
+"""Frequencies (cycles per hundred) of a base, and as many neighbouring ones."""
 LAST = "last"
 
 
@@ -84,7 +84,7 @@ def grid_prompts(case: Case, prompts: pd.DataFrame) -> pd.DataFrame:
 def read_grid(
     model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, cache: FeatureCache, seed: int = 0
 ) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tables `operands` and `operand_plots`; empty where the case has no grid."""
+    """Tables `operands` and `operand_plots`; empty if the case has no grid."""
     if case.operands is None:
         return table("operands", []), table("operand_plots", [])
     grid = grid_prompts(case, prompts)
@@ -102,7 +102,7 @@ def read_grid(
 
 
 def _read(grid: pd.DataFrame, active: sparse.csr_matrix, width: int) -> list[dict]:
-    """Rows of features that are active on at least FEWEST prompts [prompt, layer * width + feature]."""
+    """Rows for the features that are active on at least FEWEST prompts. `active` is [prompt, layer * width + feature]."""
     a, b = grid["first"].to_numpy(), grid["second"].to_numpy()
     cells = Grid.of(a, b)
     columns = np.flatnonzero(np.asarray((active > 0).sum(0)).ravel() >= FEWEST)
@@ -126,7 +126,7 @@ def _read(grid: pd.DataFrame, active: sparse.csr_matrix, width: int) -> list[dic
 
 
 def _exemplars(grid: pd.DataFrame, active: sparse.csr_matrix, rows: list[dict], width: int, at: str) -> list[dict]:
-    """Cells of the plots of the most active features of each family and layer (at most EXEMPLARS of a family)."""
+    """Cells of the plots of the most active features of each family and layer (at most EXEMPLARS per family)."""
     frame = pd.DataFrame(rows)
     if not len(frame):
         return []
@@ -150,7 +150,7 @@ def _exemplars(grid: pd.DataFrame, active: sparse.csr_matrix, rows: list[dict], 
 
 @dataclass(frozen=True, eq=False)
 class Plots:
-    """What the tables of a case say, as experiments need it."""
+    """The tables of a case, indexed for experiments."""
 
     bench: Bench
 
@@ -224,7 +224,7 @@ def _class_values(graph: Graph, answer: int, known: Mapping[tuple[int, int], dic
 
 
 NOT_READ = {"family": "other", "frequency": 0, "label": "other"}
-"""A feature that fires on too few prompts of the grid to be read."""
+"""A feature active on too few prompts of the grid to be classified."""
 
 
 def _row(bench: Bench, name: str, place: int, arm: str, outcome: str, value: float, draw: int = 0) -> dict[str, object]:
@@ -236,8 +236,8 @@ def _row(bench: Bench, name: str, place: int, arm: str, outcome: str, value: flo
 
 
 def operand_evidence(bench: Bench) -> pd.DataFrame:
-    """Evidence rows of the experiments of kinds `wiring`, `connectivity` and `reuse`; neurons have no weights between them that hold
-    beyond one prompt, and no rows of the first two."""
+    """Evidence rows of the experiments of kinds `wiring`, `connectivity` and `reuse`. Neurons have no rows of the first two, as
+    no weights between them hold beyond one prompt."""
     plots, wired = Plots(bench), not bench.transcoders.exact
     rows: list[dict[str, object]] = []
     for name, experiment in bench.case.experiments.items():
@@ -268,10 +268,10 @@ def _reuse(bench: Bench, name: str, experiment: Reuse) -> list[dict[str, object]
 
 
 def _shared(finder: Finder, supernode: str, plain: str, item: str) -> float | None:
-    """Share of a supernode's activity on the prompt `plain`, where its operand plots are read, that its members have on the
-    prompt `item` too.
+    """Share of a supernode's activity on the prompt `plain`, at the position of its operand plots, that its members also have
+    on the prompt `item`.
 
-    None if none of them is active there.
+    None if no member is active on `plain`.
     """
     rule = finder.case.supernodes[supernode]
     found = finder.select(rule.as_read, supernode, finder.records[finder.place[plain]])
@@ -323,7 +323,7 @@ def _connectivity(plots: Plots, name: str, experiment: Connectivity) -> list[dic
     for place, values in zip(places, finder.active(LAST)[places][:, features].toarray(), strict=True):
         on = np.flatnonzero(values > 0)
         taken = V[np.ix_(on, on)] * values[on]
-        taken, of = taken[taken.any(1)], family[on][taken.any(1)]  # nothing stands before the first layer's features
+        taken, of = taken[taken.any(1)], family[on][taken.any(1)]  # features of the first layer have no inputs
         taken /= np.abs(taken).sum(1, keepdims=True)
         generator = bench.generator(bench.case.name, name, bench.records[place]["item"])
         arms = [("effect", 0, family[on])] + [
@@ -342,7 +342,7 @@ def _connectivity(plots: Plots, name: str, experiment: Connectivity) -> list[dic
 
 
 def _within(layer: Int[np.ndarray, " feature"], values: np.ndarray, generator: np.random.Generator) -> np.ndarray:
-    """The values dealt out anew among the features of each layer."""
+    """The values permuted among the features of each layer."""
     dealt = values.copy()
     for one in np.unique(layer):
         here = np.flatnonzero(layer == one)
@@ -351,7 +351,7 @@ def _within(layer: Int[np.ndarray, " feature"], values: np.ndarray, generator: n
 
 
 def _fires(values: Float[np.ndarray, "prompt target"], sums: Int[np.ndarray, " prompt"]) -> np.ndarray:
-    """[sum, target]: whether a target's mean activation at a sum is at least half of its largest such mean."""
+    """[sum, target]: whether a target's mean activation at a sum is at least half of its largest mean."""
     count = np.bincount(sums, minlength=2 * SIZE - 1)[:, None]
     total = [np.bincount(sums, column, minlength=2 * SIZE - 1) for column in values.T]
     curve = np.reshape(total, (-1, 2 * SIZE - 1)).T / np.maximum(count, 1)
@@ -359,7 +359,8 @@ def _fires(values: Float[np.ndarray, "prompt target"], sums: Int[np.ndarray, " p
 
 
 def _weights(weights: GlobalWeights, sources: np.ndarray, targets: np.ndarray, width: int) -> np.ndarray:
-    """V between listed features, [target, source], each target's scaled by the length of its encoder; 0 where not later."""
+    """V between the listed features, [target, source], divided by the length of each target's encoder; 0 unless the target is
+    later."""
     V = np.zeros((len(targets), len(sources)))
     for low in np.unique(sources // width):
         for high in np.unique(targets // width):
@@ -373,9 +374,9 @@ def _weights(weights: GlobalWeights, sources: np.ndarray, targets: np.ndarray, w
 
 
 def _auc(score: Float[np.ndarray, " target"], yes: Sequence[bool] | np.ndarray) -> float:
-    """Probability that a target that is meant has a larger score than one that is not; ties count half.
+    """Probability that a target marked True has a larger score than one marked False; ties count half.
 
-    Where there are not both kinds, weights tell none from the other: 0.5.
+    0.5 if all targets have the same mark.
     """
     hit = np.asarray(yes, dtype=bool)
     if not hit.any() or hit.all():

@@ -1,6 +1,7 @@
-"""Outcomes of perturbed prompts: what the model says and what other supernodes see, as rows of the evidence table.
+"""Outcomes of perturbed prompts: the model's answers and the activations of other supernodes, as rows of the evidence
+table.
 
-`measures.py` says what each is. Those about cells of a design are read by `cell_outcomes.py`, those about numbers by
+`measures.py` defines each. Those about cells of a design are read by `cell_outcomes.py`, those about numbers by
 `number_outcomes.py`. An outcome about a donor's answer has no row for a prompt without that donor.
 """
 
@@ -32,7 +33,7 @@ SIMPLE = {
 
 @dataclass(frozen=True, eq=False)
 class Reader:
-    """Turns logits of rows into the numbers that outcomes are made of; rows of one item share its tokens."""
+    """Turns logits of rows into the values of outcomes; rows of one item share its tokens."""
 
     bench: Bench
     experiment: Perturbation
@@ -44,9 +45,10 @@ class Reader:
 
     @cached_property
     def tokens(self) -> Int[Tensor, "item token"]:
-        """Answer, donor's answer, wrong donor's answer and the levels' words of each item; -1 where it has no such donor.
+        """For each item, the tokens of its answer, its donor's and wrong donor's answers and the levels' words; -1
+        without such a donor.
 
-        Raises InputError for a donor that is no prompt, or a level that an item lacks.
+        Raises InputError for a donor that is not a prompt, or a level that an item lacks.
         """
         records, columns = self.bench.records, []
         for place in self.places:
@@ -75,7 +77,7 @@ class Reader:
 
     @cached_property
     def others(self) -> Float[Tensor, "item vocab"]:
-        """1 for the answers of the item's relation, without its own."""
+        """1 for the answers of the item's relation, except its own."""
         mask = torch.zeros(len(self.places), self.bench.model.n_vocab)
         for row, place in enumerate(self.places):
             own = int(self.bench.records[place]["answer_token"])
@@ -101,14 +103,14 @@ class Reader:
 
     @cached_property
     def number(self) -> dict[str, int]:
-        """Where each outcome that is read off the logits stands among the numbers of a row."""
+        """Index of each outcome read from the logits among a row's values."""
         names = [*cell_names(self.levels, self.kept), *OUTCOMES]
         return SIMPLE | {name: P_OTHERS + 1 + place for place, name in enumerate(names)}
 
 
 @dataclass(frozen=True, eq=False)
 class Read:
-    """Numbers of rows, and the activation of each watched supernode, [row] (NaN where it has no members)."""
+    """Values of rows, and the activation of each watched supernode, [row] (NaN without members)."""
 
     numbers: Float[np.ndarray, "row number"]
     activation: Mapping[str, Float[np.ndarray, " row"]]
@@ -118,7 +120,7 @@ def run_rows(
     bench: Bench, reader: Reader, prompt: Int[Tensor, " row"], edits: Edits, setting: Setting, item: Int[Tensor, " row"],
     injections: Injections | None = None,
 ) -> Read:  # fmt: skip
-    """Run rows (prompt `prompt[row]`, item number `item[row]`) and read them."""
+    """Runs rows (prompt `prompt[row]`, item number `item[row]`) and reads them."""
     watched = list(dict.fromkeys(name for outcome in reader.experiment.outcomes for name in outcome.names("supernode")))
     sites, owner = watched_sites(bench, watched, prompt)
     out: Outcome = intervene(
@@ -140,7 +142,7 @@ def run_rows(
 def watched_sites(
     bench: Bench, names: Sequence[str], prompt: Int[Tensor, " row"]
 ) -> tuple[Sites, Int[Tensor, " site"]]:
-    """The members of some supernodes in every row, and the number of the supernode that each belongs to."""
+    """The members of some supernodes in every row, and the number of each member's supernode."""
     columns = [
         (row, member.layer, member.pos, member.feature, index)
         for index, name in enumerate(names)
@@ -183,7 +185,7 @@ def evidence_rows(
                         unmoved = _value(reader, outcome, before, before) if unmoved is None else unmoved
                         rows.append(base(place, outcome, "clean", draw, unmoved))
                     if outcome == "advantage" and arm == "effect":
-                        # the same for an answer that no path of this prompt leads to
+                        # the same for an answer to which no path of this prompt leads
                         wrong = (after[L_WRONG] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR])
                         if np.isfinite(wrong):
                             rows.append(base(place, outcome, "shuffle", draw, float(wrong)))

@@ -1,9 +1,10 @@
-"""Perturbation validation: the experiments of a case, done on every scored prompt with their controls beside them.
+"""Perturbation experiments of a case, run on every scored prompt with their controls.
 
-An experiment holds supernodes at multiples of their activations (constrained patching up to a layer, attention frozen) and
-reads what the model then says and what other supernodes see (`outcomes.py`). Strength and layer are chosen on development
-prompts, by the outcome that the experiment names; held-out prompts are then run at that choice. The dose curve runs all
-strengths on the held-out prompts at the chosen layer; it is shown and judged by nobody.
+An experiment holds supernodes at multiples of their activations (constrained patching up to a layer, attention frozen)
+and reads the model's answers and the activations of other supernodes (`outcomes.py`). Strength and layer are chosen on
+development prompts, by the experiment's first outcome; held-out prompts are then run at that choice. The dose curve
+runs all strengths on the held-out prompts at the chosen layer; only figures and experiments of kind `crossover` read
+it.
 """
 
 from collections.abc import Callable, Sequence
@@ -27,12 +28,13 @@ from biology.tables import table
 
 Measure = Callable[..., list[dict[str, object]]]
 ENOUGH = 0.95
-"""A push that reaches this share of the best one's effect on development prompts does nearly as well."""
-TOP_TOKENS = 5  # next tokens shown in a panel, of the clean and of the perturbed prompt each
+"""A push is nearly as good as the best one if its effect on development prompts reaches this share of the best
+one's."""
+TOP_TOKENS = 5  # next tokens shown in a panel, for the clean and for the perturbed prompt
 
 
 class Arm(NamedTuple):
-    """What one arm of an experiment does: edits of rows, the prompt of each row, rows per prompt, and vectors added."""
+    """One arm of an experiment: edits of rows, the prompt of each row, rows per prompt, and added vectors."""
 
     edits: Edits
     prompt: Int[Tensor, " row"]
@@ -41,9 +43,9 @@ class Arm(NamedTuple):
 
 
 def run_experiments(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tables `evidence` and `panel` of all experiments of a case that perturb.
+    """Tables `evidence` and `panel` of all perturbation experiments of a case.
 
-    Raises InputError where a named prompt lacks its donor.
+    Raises InputError if a named prompt lacks its donor.
     """
     case, prompts = bench.case, bench.prompts
     evidence: list[dict[str, object]] = []
@@ -57,7 +59,7 @@ def run_experiments(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
         tqdm.write(
             f"{name}: M = {setting.strength:g}, layers up to {setting.last_layer}, chosen on {len(dev)} development prompts"
         )
-        if places:  # a case of one's own may have named prompts only
+        if places:  # a case of your own may have named prompts only
             evidence += measure(bench, name, experiment, places, setting, experiment.controls)
         heldout = [place for place in places if prompts["split"].iat[place] == "heldout"]
         if experiment.dose:
@@ -72,12 +74,12 @@ def choose(
     bench: Bench, name: str, experiment: Perturbation, dev: Sequence[int], evidence: list[dict[str, object]],
     measured: Measure | None = None,
 ) -> Setting:  # fmt: skip
-    """The smallest push that does nearly as well on development prompts as the best of the grid, and how far up it is held.
+    """The smallest push that is nearly as good on development prompts as the best of the grid, and the last layer held.
 
-    What counts is the mean effect minus matched control of the experiment's first outcome, in the direction it states: of
-    all settings that reach `ENOUGH` of the largest, the weakest strength is taken, at the last layer where it does most.
-    A stronger push that gains next to nothing only moves the control. The grid is kept as `<name>/dev`; `measured` gives
-    the rows of evidence, by default `measure`.
+    The criterion is the mean effect minus matched control of the experiment's first outcome, in its stated direction.
+    Of all settings that reach `ENOUGH` of the largest, the weakest strength is taken, at the last layer where it does
+    most: a stronger push that gains almost nothing would only move the control. The grid is kept as `<name>/dev`;
+    `measured` gives the rows of evidence, by default `measure`.
     """
     measured = measured or measure
     n_layers = bench.model.n_layers
@@ -94,7 +96,7 @@ def choose(
         deciding = frame["outcome"] == experiment.outcomes[0]
         effect, match = (frame.loc[deciding & (frame["arm"] == arm), "value"] for arm in ("effect", "match"))
         score = sign * (float(effect.mean()) - float(match.mean()))
-        scores.append(score if score == score else -np.inf)  # no number where nothing was held, or nothing matches it
+        scores.append(score if score == score else -np.inf)  # no number if nothing was held, or nothing matches it
     best = max(scores)
     if best == -np.inf:
         return grid[0]
@@ -110,7 +112,7 @@ def measure(
     bench: Bench, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, controls: Sequence[str],
     draws: int | None = None,
 ) -> list[dict[str, object]]:  # fmt: skip
-    """Rows of the evidence table: the effect and each control arm, for every prompt."""
+    """Rows of the evidence table for every prompt: the effect and each control arm."""
     if not places:
         return []  # no prompt passed the gate
     prompt = torch.tensor(places, dtype=torch.long)
@@ -130,7 +132,7 @@ def arms(
     bench: Bench, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, controls: Sequence[str],
     draws: int | None = None,
 ) -> dict[str, Arm]:  # fmt: skip
-    """What the effect and each control arm do: `repeats` rows for every prompt, one after the other."""
+    """The effect and each control arm, with `repeats` successive rows for every prompt."""
     draws = bench.statistics.control_draws if draws is None else draws
     prompt = torch.tensor(places, dtype=torch.long)
     push = bench.edits(experiment, places, setting)
@@ -163,14 +165,15 @@ def no_edits() -> Edits:
 
 
 def positions_of(bench: BareBench, places: Sequence[int], at: str) -> Int[Tensor, " item"]:
-    """The position that `at` names in each of some prompts."""
+    """The position that `at` names in each of the prompts."""
     return torch.tensor([bench.position(at, place) for place in places])
 
 
 def show(bench: Bench, name: str, experiment: Perturbation, setting: Setting) -> list[dict[str, object]]:
-    """Panel rows of the named prompts: activation of every supernode as a share of clean, and the top next tokens.
+    """Panel rows of the named prompts: activation of every supernode as a share of clean, and the most probable next
+    tokens.
 
-    Beside them, if the experiment is controlled so, the mean over sets of matched random features.
+    If the experiment has the control `match`, also the mean over sets of matched random features.
     """
     rows: list[dict[str, object]] = []
     for item in experiment.prompts:

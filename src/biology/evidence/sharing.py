@@ -1,23 +1,23 @@
-"""What prompts that say the same in several languages share: features, members of supernodes, directions.
+"""What prompts with the same meaning in several languages share: features, members of supernodes, directions.
 
-Two prompts are translations of each other if their factors `concept` and `relation` agree and their `language` does not.
+Two prompts are translations of each other if their factors `concept` and `relation` agree and their `language` differs.
 Nothing is perturbed here. Outcomes of an experiment of kind `sharing` (`of` names supernodes):
 
     overlap:<layer>    intersection over union of the features active anywhere in the prompt and in a translation, minus
                        what two independent sets of these sizes share; mean over translations into all other languages
     overlap_profile    its mean over the middle third of the layers minus that over the outer thirds (a layer belongs to
-                       the third in which its centre lies)
-    shared             share of the supernodes' members that are active on the translations into the other languages of
-                       the prompt's own `language_fold` too (members of rules that are `apart` in the fold were chosen
+                       the third that contains its centre)
+    shared             share of the supernodes' members that are also active on the translations into the other languages
+                       of the prompt's own `language_fold` (members of rules that are `apart` in the fold were selected
                        on the other one)
-    default:<language> how much better the members' decoders promote the answer in that language than in the others: z
+    default:<language> how much more the members' decoders promote the answer in that language than in the others: z
                        of the answer among all answers in its language, minus the mean z of the other languages' answers
     closeness          mean cosine of the members' encoders with those of the donor's members in the same layer
 
-Controls: `shuffle` pairs a prompt with one that asks something else of another scale in the language of its translation
-(a pair that shares words beyond the punctuation of all prompts does not count, on either side); `match` puts other
-features, active in the same layers and at the same position, in the members' place. What a prompt has no member of is not
-shared: `shared` and `default` are 0 then, in every arm, as a supernode without members does nothing where it is held.
+Controls: `shuffle` pairs a prompt with one that asks another relation of another scale, in the language of its
+translation (pairs that share words beyond the punctuation of all prompts are left out, in both arms); `match` replaces
+the members by other features, active in the same layers and at the same position. For a prompt without members `shared`
+and `default` are 0 in every arm, just as a supernode without members does nothing when it is held.
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,14 +63,16 @@ def reduce_sharing(bench: Bench) -> pd.DataFrame:
 
 
 def overlap(one: np.ndarray, other: np.ndarray, n: int) -> float:
-    """Intersection over union of two sets out of n, minus that of the mean intersection of independent sets as large."""
+    """Intersection over union of two sets out of n, minus its value at the mean intersection of independent sets of
+    these sizes."""
     common, size = len(np.intersect1d(one, other)), len(one) + len(other)
     chance = len(one) * len(other) / n
     return common / (size - common) - chance / (size - chance) if size else 0.0
 
 
 def middle_minus_outer(values: Float[np.ndarray, " layer"]) -> float:
-    """Mean over the middle third of the layers minus mean over the outer two; a layer counts where its centre lies."""
+    """Mean over the middle third of the layers minus mean over the outer two; a layer belongs to the third that
+    contains its centre."""
     centre = (np.arange(len(values)) + 0.5) / len(values)
     middle = (centre > 1 / 3) & (centre < 2 / 3)
     return float(values[middle].mean() - values[~middle].mean())
@@ -98,7 +100,7 @@ class Sharing:
         return [dict(zip(CELL, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def translations(self, place: int, *, of_fold: bool = False) -> list[int]:
-        """The same question in the other languages (`of_fold`: in those of the prompt's own fold)."""
+        """The same question in the other languages (`of_fold`: only those of the prompt's own fold)."""
         row = self.rows[place]
         found = [
             there
@@ -113,7 +115,8 @@ class Sharing:
         return {}
 
     def measured(self, outcome: Outcome, place: int) -> list[tuple[str, int, float]]:
-        """(arm, draw, value) of one outcome of one prompt; nothing where it has no pair, or too little else to match with."""
+        """(arm, draw, value) of one outcome of one prompt; empty if it has no pair, or too few other features to match
+        with."""
         kind, level = outcome.form.name, "".join(outcome.arguments)
         if kind in ("overlap", "overlap_profile"):
             profiles = self.profiles(place)
@@ -138,7 +141,7 @@ class Sharing:
         ]
 
     def members(self, item: str) -> list[Member]:
-        """The members of all supernodes of the experiment in one prompt, each once."""
+        """The members of all supernodes of the experiment in one prompt, without duplicates."""
         found = [one for name in self.experiment.of for one in self.bench.sites.get((item, name), [])]
         return list({(one.layer, one.pos, one.feature): one for one in found}.values())
 
@@ -149,7 +152,7 @@ class Sharing:
 
     # ----------------------------------------------------------------------------------------- features in common
     def active(self, place: int) -> Sets:
-        """Per layer, the features active anywhere in a prompt but at its first position."""
+        """Per layer, the features active anywhere in a prompt except at its first position."""
         if place not in self._active:
             cache = self.bench.cache
             entries = slice(int(cache.offsets[place]), int(cache.offsets[place + 1]))
@@ -165,15 +168,15 @@ class Sharing:
 
     @cached_property
     def common_tokens(self) -> set[int]:
-        """Tokens of every prompt: its start, and quotation marks."""
+        """Tokens that every prompt has: its start, and quotation marks."""
         return set.intersection(*(set(self.bench.ids[place]) for place in self.places.values()))
 
     def apart(self, one: int, other: int) -> bool:
-        """Whether two prompts have no word in common."""
+        """Whether two prompts share no word."""
         return set(self.bench.ids[one]) & set(self.bench.ids[other]) <= self.common_tokens
 
     def unrelated(self, place: int, translation: int) -> int | None:
-        """A prompt in the translation's language about another scale and another relation, without a common word."""
+        """A prompt in the translation's language about another scale and another relation, without a shared word."""
         row, language = self.rows[place], self.rows[translation]["language"]
         options = [
             there
@@ -205,7 +208,7 @@ class Sharing:
 
     # ------------------------------------------------------------------------------------- members of a supernode
     def matched(self, place: int, members: Sequence[Member], generator: np.random.Generator) -> list[Member]:
-        """As many other active features of the same layers and positions, at random; fewer where there are fewer."""
+        """As many other active features of the same layers and positions, at random; fewer if there are not enough."""
         chosen: list[Member] = []
         cells: dict[tuple[int, int], list[int]] = {}
         for member in members:
@@ -218,7 +221,8 @@ class Sharing:
         return chosen
 
     def shared(self, place: int, members: Sequence[Member]) -> float:
-        """Share of the features that are active on all translations of the fold, where the supernodes stand there."""
+        """Share of the features that are active on all translations of the fold, at the positions of the supernodes
+        there."""
         layer, pos, feature = (torch.tensor([member[i] for member in members]) for i in range(3))
         active = np.ones(len(members), dtype=bool)
         for there in self.translations(place, of_fold=True):
@@ -236,7 +240,7 @@ class Sharing:
         return {str(language): torch.tensor(sorted(set(tokens))) for language, tokens in groups}
 
     def default(self, place: int, members: Sequence[Member], language: str) -> float:
-        """z of the answer in one language minus the mean z of the answers in all others, mean over the features."""
+        """z of the answer in one language minus the mean z of the answers in all others, averaged over the features."""
         if language not in self.answers:
             raise InputError(f"outcome 'default:{language}': languages are {', '.join(self.answers)}")
         weights = self.bench.model.weights
@@ -253,7 +257,8 @@ class Sharing:
         return z[language] - float(np.mean([value for spoken, value in z.items() if spoken != language]))
 
     def closeness(self, place: int, members: Sequence[Member]) -> float:
-        """Mean cosine of encoders, over pairs of a feature here and a member of the donor's supernode in its layer."""
+        """Mean cosine of encoders, over pairs of a feature of this prompt and a member of the donor's supernode in the
+        same layer."""
         donor = str(self.bench.prompts[self.experiment.donor].iat[place])
         there = self.members(donor)
         cosines = []

@@ -1,9 +1,10 @@
-"""Steering on a grid: what a model says when a supernode is held at multiples of its activation, for the page `steer`.
+"""Steering on a grid, for the page `steer`: the model's answers when a supernode is held at multiples of its
+activation.
 
-For every named prompt of a case, the supernodes of all its named prompts are tried. `hold` holds the members at M times
-their activation on the prompt that they come from; `swap` also holds the prompt's own members of that supernode at -M times
-theirs, as the swap experiments do. The model runs with its own attention and MLPs (protocol `iterative`): this is what
-clamping does, not what a graph foretells.
+On every named prompt of a case, the supernodes of all its named prompts are tried. `hold` holds the members at M times
+their activation on the prompt that they come from; `swap` also holds the prompt's own members of that supernode at -M
+times theirs, as the swap experiments do. The model runs with its own attention and MLPs (protocol `iterative`): this is
+the effect of clamping, not the prediction of a graph.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false
@@ -29,12 +30,12 @@ STRENGTHS = (-2.0, -1.0, 0.0, 0.5, 1.0, 2.0, 4.0, 8.0)
 TOP = 5
 NODE_STRENGTHS = (-4.0, -2.0, 0.0, 1.0, 2.0, 4.0)
 NODES = 60
-"""Features of a graph that are steered one by one: the most influential."""
+"""Number of features of a graph that are steered one by one: the most influential."""
 Site = tuple[int, int, int]
 
 
 class Push(NamedTuple):
-    """One way to steer one prompt: what is held, at which activations where M = 1."""
+    """One way to steer one prompt: the features to hold, with their activations at M = 1."""
 
     item: str
     source: str
@@ -45,7 +46,7 @@ class Push(NamedTuple):
 
 
 def sweep(bench: Bench, progress: bool = False) -> pd.DataFrame:
-    """Table `steering`: the most probable next tokens, and what is then written, at every strength."""
+    """Table `steering`: the most probable next tokens, and the text written, at every strength."""
     pushes = list(_pushes(bench))
     rows = [(push, strength) for push in pushes for strength in STRENGTHS]
     prompt = torch.tensor([bench.place[push.item] for push, _ in rows], dtype=torch.long)
@@ -75,9 +76,10 @@ def sweep(bench: Bench, progress: bool = False) -> pd.DataFrame:
 
 
 def sweep_nodes(bench: Bench, graphs: Mapping[str, Mapping[str, Any]], progress: bool = False) -> pd.DataFrame:
-    """Table `node_steering`: what a named prompt says while one feature of its graph is held at M times its activation.
+    """Table `node_steering`: a named prompt's answer while one feature of its graph is held at M times its activation.
 
-    `graphs` are those of the named prompts, as `attribute` wrote them; a node's `influence` is cumulative, so small is much.
+    `graphs` are those of the named prompts, as `attribute` wrote them; a node's `influence` is cumulative, so a small
+    one is important.
     """
     chosen: list[tuple[str, Site, float]] = []
     for item, graph in graphs.items():
@@ -100,7 +102,7 @@ def sweep_nodes(bench: Bench, graphs: Mapping[str, Mapping[str, Any]], progress:
 
 
 def _pushes(bench: Bench) -> Iterator[Push]:
-    """Every way to steer every named prompt; sets of members that occur under several prompts are tried once."""
+    """Every way to steer every named prompt. The same set of members from several prompts is tried once."""
     texts: set[str] = set()
     for item, shown in bench.case.prompts.items():
         if shown.text in texts:
@@ -128,7 +130,7 @@ def _pushes(bench: Bench) -> Iterator[Push]:
 def _most_probable(
     bench: Bench, prompt: Int[Tensor, " row"], held: Edits, progress: bool = False
 ) -> list[list[dict[str, object]]]:
-    """For each row, the next tokens of largest probability."""
+    """For each row, the most probable next tokens."""
 
     def readout(logits: Tensor, rows: Tensor) -> Tensor:
         best = logits[:, 0].double().softmax(-1).topk(TOP)
@@ -145,7 +147,7 @@ def _most_probable(
 
 
 def _merged(pairs: Iterator[tuple[str, float]]) -> list[dict[str, object]]:
-    """Tokens of one text count together."""
+    """Adds up tokens of the same text."""
     found: dict[str, float] = {}
     for text, probability in pairs:
         found[text] = found.get(text, 0.0) + probability
@@ -164,7 +166,7 @@ def _clean(bench: Bench) -> dict[str, list[dict[str, object]]]:
 def _continued(
     bench: Bench, items: Sequence[str], prompt: Int[Tensor, " row"], held: Edits
 ) -> dict[int, list[dict[str, object]]]:
-    """The line that is written after prompts that end a line, by row; it ends with a word that can end one."""
+    """The line written after each prompt that ends a line, by row; it ends with a word that can end one."""
     written = bench.case.of_kind(Perturbation, Exchange).values()
     line = next((experiment.line for experiment in written if experiment.line), None)
     starts = [row for row, item in enumerate(items) if bench.case.prompts[item].text.endswith("\n")]

@@ -1,11 +1,11 @@
-"""Whole lines written under a perturbation: what a poem's line ends in once the plan for it was changed.
+"""Whole lines written under a perturbation: the last word of a poem's line after its plan was changed.
 
-After a prompt the model writes on, token by token, while features are held (iterative protocol, attention live) or while
-the residual stream at one position is a donor's. A line ends with the first word that is some prompt's planned word; where a model of
-natural language writes what nobody foresees, it ends where the model breaks it, with a word that is new in the line. The
-donor's agreement word and its planned word are known from the donor's prompt. Words of the line may be forced, so that a
-change cannot act through the words that were written on the way; and line 1 may be hidden from the new line, so that it can
-only use what the prompt's last token holds.
+After a prompt the model continues token by token, while features are held (iterative protocol, attention live) or while
+the residual stream at one position is a donor's. A line ends with the first word that is some prompt's planned word. A
+model of natural language may write any word; its line ends where it writes a line break, with a word that is new in the
+line. The donor's agreement word and planned word are known from the donor's prompt. Words of the line may be forced, so
+that a change cannot act through words written earlier in the line. Line 1 may be hidden from the new line, so that it
+can use only what the prompt's last token holds.
 """
 
 import re
@@ -28,14 +28,15 @@ from biology.models.continuation import Prefix, ReadOn, continued
 from biology.models.model import Edit, Model, answer_token, hooked, token_text
 from biology.records import InputError
 
-TOKENS_PER_WORD = 2  # of a model of natural language, at most so many on average
+TOKENS_PER_WORD = 2  # for a model of natural language, an upper bound on the average
 Read = Callable[[Int[Tensor, " row"], list[Prefix]], Float[Tensor, "row vocab"]]
-"""Reads prompts, one a row, with what a perturbation does to each: the logits at their ends, and what is kept of them."""
+"""Runs prompts, one per row, under a perturbation: returns the logits at their ends, and appends their caches to the
+list."""
 
 
 @dataclass(frozen=True, eq=False)
 class Words:
-    """The tokens that outcomes ask about, for each of some prompts; -1 where there is none."""
+    """The tokens that outcomes ask about, for each of some prompts; -1 if there is none."""
 
     bench: BareBench
     rule: Line
@@ -50,13 +51,13 @@ class Words:
 
     @cached_property
     def known(self) -> pd.DataFrame:
-        """The prompts whose words count: those of the prompt set, and these prompts' own and their donors'."""
+        """The prompts whose words count: those of the prompt set, and these prompts with their donors."""
         own = [*self.places, *(donor for donor in self.donors if donor >= 0)]
         return pd.concat([self.bench.asked, self.bench.prompts.iloc[own]])
 
     @cached_property
     def endings(self) -> dict[int, str]:
-        """Every word that can end a line, by its token, in a vocabulary that was made for our words."""
+        """Every word that can end a line, by its token; for a vocabulary made for our corpus."""
         prompts, found = self.known, {}
         for word, text in prompts.drop_duplicates(self.rule.ends)[[self.rule.ends, "text"]].itertuples(index=False):
             if word:
@@ -65,17 +66,17 @@ class Words:
 
     @cached_property
     def stops(self) -> Collection[int]:
-        """The tokens at which a line is over."""
+        """The tokens that end a line."""
         return line_breaks(self.bench.model) if self.bench.case.first_token else set(self.endings)
 
     @property
     def most(self) -> int:
-        """Tokens after which an unfinished line is given up."""
+        """Number of tokens after which an unfinished line is stopped."""
         return self.rule.most * (TOKENS_PER_WORD if self.bench.case.first_token else 1)
 
     @cached_property
     def rhymes(self) -> list[set[str]]:
-        """The words of each prompt's rhyme family: those that prompts plan, and what their factor `rhymes` lists."""
+        """The words of each prompt's rhyme family: planned words, and those in the factor `rhymes`."""
         prompts, known = self.bench.prompts, self.known
         of = known[known[self.rule.ends] != ""].groupby(self.rule.family)[self.rule.ends].unique()
         more = prompts["rhymes"] if "rhymes" in prompts else pd.Series("", index=prompts.index)
@@ -87,25 +88,25 @@ class Words:
 
     @cached_property
     def donors(self) -> list[int]:
-        """Place of each prompt's donor; -1 where it has none."""
+        """Place of each prompt's donor; -1 without one."""
         prompts = self.bench.prompts
         named = [prompts["donor"].iat[place] if "donor" in prompts else "" for place in self.places]
         return [self.bench.place[item] if item else -1 for item in named]
 
     @cached_property
     def planned(self) -> list[str]:
-        """The donor's planned word; "" where there is none."""
+        """The donor's planned word; "" without a donor."""
         words = self.bench.prompts[self.rule.ends]
         return [str(words.iat[donor]) if donor >= 0 else "" for donor in self.donors]
 
     def token(self, number: int, word: str) -> int:
-        """The token with which a word begins after the prompt of an item."""
+        """The first token of a word after the prompt of an item."""
         text = self.bench.prompts["text"].iat[self.places[number]]
         return answer_token(self.bench.model, text, word, first=self.bench.case.first_token)
 
     @cached_property
     def answers(self) -> Int[np.ndarray, "item 2"]:
-        """The prompt's answer and the donor's."""
+        """Tokens of the prompt's answer and of the donor's."""
         tokens = self.bench.prompts["answer_token"]
         pairs = [
             (tokens.iat[place], tokens.iat[donor] if donor >= 0 else -1)
@@ -115,14 +116,14 @@ class Words:
 
     @cached_property
     def forced(self) -> list[dict[int, int]]:
-        """For each prompt, the tokens that its line must have, by number; none where it lacks the factor."""
+        """For each prompt, the forced tokens of its line, by number in the line; none if it lacks the factor."""
         return [
             {place: self.token(number, row[column]) for place, column in self.rule.forced.items() if row[column]}
             for number, row in enumerate(self.bench.records[place] for place in self.places)
         ]
 
     def ending(self, line: Sequence[int]) -> str:
-        """The word that a line ends in, empty if it has none that counts."""
+        """The last word of a line; empty if it does not count."""
         if self.bench.case.first_token:
             if line[-1] not in self.stops:
                 return ""
@@ -135,7 +136,7 @@ class Words:
 
 @cache
 def line_breaks(model: Model) -> frozenset[int]:
-    """The tokens that hold a line break, and the one that ends a text."""
+    """The tokens that contain a line break, and the one that ends a text."""
     end = getattr(model.tokenizer, "eos_token_id", None)
     broken = (token for token in range(model.n_vocab) if "\n" in token_text(model, token))
     return frozenset([*broken, *([] if end is None else [end])])
@@ -143,7 +144,7 @@ def line_breaks(model: Model) -> frozenset[int]:
 
 @dataclass(frozen=True, eq=False)
 class Written:
-    """Lines that rows wrote, and the logits of their first token."""
+    """Lines written by rows, and the logits of their first token."""
 
     lines: list[list[int]]
     logits: Float[Tensor, "row vocab"]
@@ -152,7 +153,7 @@ class Written:
 def write(
     bench: BareBench, words: Words, item: Int[Tensor, " row"], read: Read, generator: np.random.Generator | None
 ) -> Written:
-    """Every row writes a line after the prompt of its item; sampled if a generator is given."""
+    """Writes a line for every row, after the prompt of its item; sampled if a generator is given."""
     numbers = item.tolist()
     prompt = torch.tensor([words.places[number] for number in numbers])
     say, first = ReadOn(bench.model, partial(read, prompt)), []
@@ -175,11 +176,11 @@ def write(
 
 
 def unseen(model: Model, new: int) -> list[tuple[str, Edit]]:
-    """Edits that hide, from the last `new` tokens, all tokens before the one that precedes these, but the first (where
-    attention rests)."""
+    """Edits that block attention from the last `new` tokens to the tokens before the newline that precedes them, except
+    the first token (which collects attention)."""
 
     def cut(pattern: Float[Tensor, "row head query key"]) -> Float[Tensor, "row head query key"]:
-        n_queries, n_keys = pattern.shape[-2:]  # fewer queries than keys where a text is read on
+        n_queries, n_keys = pattern.shape[-2:]  # fewer queries than keys if a text is continued from a cache
         newline = n_keys - 1 - new
         kept = torch.ones(n_queries, n_keys, dtype=pattern.dtype, device=pattern.device)
         kept[max(0, n_queries - new) :, 1:newline] = 0.0
@@ -190,7 +191,7 @@ def unseen(model: Model, new: int) -> list[tuple[str, Edit]]:
 
 
 def held(bench: Bench, edits: Edits) -> Read:
-    """Features of each row are held at their values."""
+    """A reader that holds the features of each row at their values."""
 
     def read(prompt: Int[Tensor, " row"], prefixes: list[Prefix]) -> Float[Tensor, "row vocab"]:
         outcome = intervene(
@@ -205,7 +206,7 @@ def held(bench: Bench, edits: Edits) -> Read:
 def exchanged(
     bench: BareBench, donor: Int[Tensor, " row"], pos: Int[Tensor, " row"], donor_pos: Int[Tensor, " row"]
 ) -> Read:
-    """The residual stream of each row at `pos` is, in every layer, that of its donor at `donor_pos`."""
+    """A reader that replaces each row's residual stream at `pos`, in every layer, by its donor's at `donor_pos`."""
     layers = bench.model.n_layers + 1
     row = torch.arange(len(donor)).repeat_interleave(layers)
     sites = Exchanges(row, torch.arange(layers).repeat(len(donor)), pos[row], donor_pos[row])
@@ -220,7 +221,7 @@ def exchanged(
 
 
 def text(model: Model, line: Sequence[int]) -> str:
-    """A line as it is read."""
+    """A line as readable text."""
     if model.tokenizer is None:
         return " ".join(token_text(model, token) for token in line)
     return str(model.tokenizer.decode(list(line))).strip()

@@ -12,8 +12,8 @@ from biology.verdicts.calibration import GROUPS, pooled, rates
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    """Sensitivity and specificity of all verdicts with the models' own transcoders, also by case and kind of claim; and of all by
-    dictionary and model."""
+    """Sensitivity and specificity with the models' own transcoders, of all verdicts and by case and kind of claim; then of
+    all verdicts by dictionary and by model."""
     own = pooled(table)
     parts = [("all", rates(own))]
     parts += [(by, rates(own if by in ("case", "kind") else table, [by])) for by in GROUPS]

@@ -1,7 +1,7 @@
-"""The figures of a case, drawn from its tables and from nothing else.
+"""The figures of a case, drawn from its tables alone.
 
 `FIGURES` maps the names that `case.yaml` may list to functions from tables to a matplotlib figure; `draw` gives bytes.
-What is read off the tables stands in `figure_data.py`. How things look is decided in `drawing.py` and `paper.mplstyle`.
+`figure_data.py` reads the tables; `drawing.py` and `paper.mplstyle` decide the look.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -60,7 +60,8 @@ DASHED = (0, (4, 3))
 
 
 def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
-    """How often a swap gives the donor's answer on held-out items, by relation and donor, beside every control arm."""
+    """How often a swap gives the donor's answer on held-out items, by relation and donor, for the effect and every
+    control arm."""
     found = experiments(tables, subject, "swap_panel", lambda rows: {"effect", "donor"} <= set(rows["arm"]))
     groups: list[tuple[str, int, pd.DataFrame]] = []
     marks = []
@@ -112,7 +113,7 @@ def swap_panel(tables: Tables, subject: str | None = None, case: Case | None = N
 
 
 def beside(rows: pd.DataFrame) -> str:
-    """The mean of the effect and, if there is one, of its first control, for a title."""
+    """The mean of the effect and of its first control, if it has one, for a title."""
     arms = [arm for arm in ARMS if arm in set(rows["arm"])]
     share = bool(rows["value"].between(0, 1).all())
     means = {arm: interval(rows[rows["arm"] == arm])[0] for arm in arms[:2]}
@@ -164,7 +165,7 @@ def dose_response(tables: Tables, subject: str | None = None, case: Case | None 
 
 
 def path_share(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
-    """How much of the influence on the answer takes each kind of path, item by item, beside matched control sets."""
+    """Share of the influence on the answer along each kind of path, item by item, with matched control sets."""
     shares = lambda rows: rows["outcome"].str.contains("share|shortcut").any()  # noqa: E731
     experiment, rows = next(iter(experiments(tables, subject, "path_share", shares).items()))
     rows = rows[rows["outcome"].str.contains("share|shortcut")] if shares(rows) else rows
@@ -209,7 +210,7 @@ def path_share(tables: Tables, subject: str | None = None, case: Case | None = N
 
 
 def fidelity(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
-    """How well the transcoders stand in for the MLPs: by layer, and by behaviour of the whole replacement model."""
+    """How well the transcoders replace the MLPs: by layer, and for the whole replacement model by behaviour."""
     frame = tables["fidelity"]
     titles = {"fvu": "FVU", "l0": "L0", "dead": "dead features", "loss_recovered": "loss recovered"}
     layered = frame[(frame["layer"] != "all") & (frame["behaviour"] == "all")]
@@ -266,7 +267,7 @@ def fidelity(tables: Tables, subject: str | None = None, case: Case | None = Non
 
 
 def legend_marks(axes: Axes, arms: Iterable[str], names: Mapping[str, str] | None = None) -> list[Line2D]:
-    """The marks of arms, for a legend; `names` are theirs where they are not those of ARM."""
+    """The marks of arms, for a legend; `names` replaces their names in ARM."""
     named = names or {arm: name for arm, (name, *_) in ARM.items()}
     return [axes.plot([], [], linestyle="none", label=named[arm], **look(arm))[0] for arm in arms]
 
@@ -274,8 +275,8 @@ def legend_marks(axes: Axes, arms: Iterable[str], names: Mapping[str, str] | Non
 def draw_matrix(
     axes: Axes, shares: pd.DataFrame, tints: Sequence[str], least: float = 0.0
 ) -> list[tuple[int, int, float, str]]:
-    """Cells shaded in colours between `tints`, from `least` to one; of every cell that has a share its row, column, share and
-    the colour that text on it is legible in."""
+    """Draws a matrix of shares, shaded between `tints` from `least` to one; returns row, column, share and a legible
+    text colour for each cell with a share."""
     values = shares.to_numpy(float)
     shades = LinearSegmentedColormap.from_list("shares", [colour(tint) for tint in tints])
     axes.imshow(values, cmap=shades, vmin=least, vmax=1, aspect="auto")
@@ -302,7 +303,7 @@ FIGURES: dict[str, Callable[..., Figure]] = {
 
 
 def own_figures(case: Case | None) -> dict[str, Callable[..., Figure]]:
-    """`FIGURES` of the case's own `case.py`; none if it has no such file."""
+    """`FIGURES` of the case's own `case.py`; none without such a file."""
     path = case.folder / "case.py" if case is not None else None
     if path is None or not path.is_file():
         return {}
@@ -310,12 +311,12 @@ def own_figures(case: Case | None) -> dict[str, Callable[..., Figure]]:
 
 
 def draw(name: str, tables: Tables, case: Case | None = None, forms: Sequence[str] = FORMS) -> dict[str, bytes]:
-    """The figure `name` of `case.yaml` as {"svg": bytes, "png": bytes}, or in those of the forms.
+    """The figure `name` of `case.yaml` as {"svg": bytes, "png": bytes}, or only the given forms.
 
-    A name may carry a subject behind a hyphen: the prompt of a graph or a panel, the experiment of the others, as in
-    `supernode_graph-oakland`. `tables` may hold table `parts` too; then thresholds and gates of the claims are used.
-    Where no claim of the case could be tested for want of prompts, or the prompts are the natural ones of a model of others,
-    a figure without rows says so. `InputError` if there is no such figure, or the tables hold nothing to draw.
+    A name may have a subject after a hyphen: the prompt of a graph or a panel, the experiment of the others, as in
+    `supernode_graph-oakland`. If `tables` holds table `parts`, thresholds and gates of the claims are used. If no claim
+    of the case could be tested for lack of prompts, or the prompts are the natural ones for other models, a figure
+    without rows says so in words. Raises `InputError` if there is no such figure, or the tables hold nothing to draw.
     """
     kind, _, subject = name.partition("-")
     known = FIGURES | own_figures(case)

@@ -1,6 +1,6 @@
 """Figures of a model's transcoders as dictionaries, drawn from the tables of `biology measure` and `biology compare`.
 
-Titles state what came out, with the numbers of the tables. How things look is decided in `drawing.py` and `paper.mplstyle`.
+Titles state the result, with numbers from the tables. `drawing.py` and `paper.mplstyle` decide the look.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -27,14 +27,14 @@ VARIANTS = {"thinned": ("", "-"), "pruned": (", pruned", DASHED)}
 
 
 def _plain(axis: Axis, ticks: Sequence[float]) -> None:
-    """Ticks of a logarithmic axis at these places, written out."""
+    """Ticks of a logarithmic axis at these values, written as plain numbers."""
     axis.set_major_locator(FixedLocator(ticks))
     axis.set_minor_locator(NullLocator())
     axis.set_major_formatter(lambda value, _: f"{value:g}")
 
 
 def _decades(low: float, high: float) -> list[float]:
-    """Powers of ten around a range, and two and five times these where it is narrow."""
+    """Powers of ten around a range; for a narrow range also two and five times these."""
     steps = (1, 2, 5) if high / low < 30 else (1,)
     powers = range(int(np.floor(np.log10(low))), int(np.ceil(np.log10(high))) + 1)
     return [step * 10.0**power for power in powers for step in steps]
@@ -85,7 +85,7 @@ def dictionary_layers(tables: dict[str, pd.DataFrame], model: str) -> Figure:
 
 
 def feature_density(tables: dict[str, pd.DataFrame], model: str) -> Figure:
-    """On which share of the tokens features fire: a distribution for each layer."""
+    """The share of tokens on which features are active: a distribution for each layer."""
     frame = tables["density"]
     living = frame[frame["density"] > 0]
     layers = sorted(set(frame["layer"]))
@@ -218,7 +218,7 @@ def dictionary_comparison(tables: dict[str, pd.DataFrame], model: str) -> Figure
 
 
 def matched_l0(comparison: pd.DataFrame) -> float:
-    """The L0 at which all dictionaries are compared: that of the transcoder set that has least."""
+    """The L0 at which all dictionaries are compared: the smallest of any transcoder set."""
     return float(comparison.loc[comparison["variant"] == "shipped"].query("dictionary != 'neurons'")["l0"].min())
 
 
@@ -232,7 +232,8 @@ FIGURES: dict[str, tuple[str, Callable[[dict[str, pd.DataFrame], str], Figure]]]
 
 
 def draw(name: str, run: Path, model: str, forms: Sequence[str] = FORMS) -> dict[str, bytes]:
-    """The figure `name` from the tables in `data/runs/<model>`, as {"svg": bytes, "png": bytes}, or in those of the forms.
+    """The figure `name` from the tables in `data/runs/<model>`, as {"svg": bytes, "png": bytes}, or only the given
+    forms.
 
     Raises InputError if there is no such figure, or its table is missing.
     """

@@ -1,8 +1,9 @@
 """Text, fonts, style and bytes of every figure.
 
-The look lies in `paper.mplstyle` alone. The same figure is the same bytes: glyphs are drawn as paths from fonts that
-come with pinned packages (and never from the machine), ids have a fixed salt, and no date is written. Text is never
-read as mathematics, and what no font has is written as its code point: any token of any model can be printed.
+The look is defined in `paper.mplstyle` alone. The same figure gives the same bytes: glyphs are drawn as paths from
+fonts that come with pinned packages (never from the machine), ids have a fixed salt, and no date is written. Text is
+never parsed as mathematics, and characters missing from the fonts are written as code points: any token of any model
+can be printed.
 """
 
 from __future__ import annotations
@@ -46,16 +47,16 @@ SIGNS = {"\n": "↵", "\t": "⇥", "\r": "␍"}
 
 
 class NothingToDraw(InputError):
-    """The tables hold no rows of what a figure shows."""
+    """The tables hold no rows for the figure."""
 
 
 @functools.cache
 def register_fonts() -> tuple[Path, ...]:
-    """Makes the fonts known to matplotlib, under names of our own so that no font of the machine takes their place.
+    """Makes the fonts known to matplotlib, under names of our own so that no font of the machine replaces them.
 
-    Returns the regular file of each family. `InputError` if a package is missing.
+    Returns the regular file of each family. Raises `InputError` if a package is missing.
     """
-    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # silent where a fallback font has no bold
+    logging.getLogger("matplotlib.font_manager").setLevel(logging.ERROR)  # no warning if a fallback font has no bold
     regular = []
     for family, (package, weights) in FONTS.items():
         spec = find_spec(package)
@@ -73,14 +74,13 @@ def register_fonts() -> tuple[Path, ...]:
 
 @functools.cache
 def printable() -> frozenset[int]:
-    """Code points that one of the fonts has."""
+    """Code points that at least one of the fonts has."""
     return frozenset(code for path in register_fonts() for code in get_font(path).get_charmap())
 
 
 def label(text: str) -> str:
-    """A token as it is printed: line breaks and tabs as signs, one leading space dropped, further ones as ␣, and what
-    cannot be seen or what no font has as its code point.
-    """
+    """A token for print: line breaks and tabs as signs, one leading space dropped, further ones as ␣. Invisible
+    characters and those that no font has become code points."""
     if text.startswith(" ") and text.strip(" ") and not text.startswith("  "):
         text = text[1:]
     if not text.strip(" ") or text.startswith(" "):
@@ -91,23 +91,23 @@ def label(text: str) -> str:
 
 
 def sentence(text: str) -> str:
-    """The text with a capital at its beginning."""
+    """The text with a capital first letter."""
     return text[:1].upper() + text[1:]
 
 
 def words(name: str) -> str:
-    """A name of the configuration in words."""
+    """A name of the configuration as words."""
     return name.replace("_", " ").replace(":", ": ")
 
 
 def signed(value: float | int) -> str:
-    """A number with a minus sign of the width of its digits."""
+    """A number with a minus sign as wide as its digits."""
     return f"{value:g}".replace("-", "−")
 
 
 @contextmanager
 def styled() -> Iterator[None]:
-    """The style of the house, whatever the user's own settings of matplotlib are."""
+    """Applies the project's style, whatever the user's own settings of matplotlib."""
     register_fonts()
     with mpl.rc_context():
         mpl.rcdefaults()
@@ -117,12 +117,12 @@ def styled() -> Iterator[None]:
 
 
 def colour(name: Any) -> Any:
-    """A colour of the style: its place in the cycle (`C0`) or the name of a style entry (`axes.edgecolor`)."""
+    """A colour of the style, by its number in the cycle (`C0`) or the name of a style entry (`axes.edgecolor`)."""
     return mpl.rcParams[name] if "." in name else name
 
 
 def size(step: float | int = 0) -> float:
-    """The style's font size, in points, or a step from it."""
+    """The style's font size in points, or one relative to it."""
     return mpl.rcParams["font.size"] + step
 
 
@@ -136,12 +136,12 @@ def text_width(text: str, points: float, weight: int = 400) -> float:
 
 
 def _ends(path: Outline) -> Outline:
-    """The outlines that may reach its left or its right end: those of the first and the last letters. matplotlib takes long for
-    the extents of a curve, and a line of text is some thousand curves."""
+    """Outlines of the first and last letters, which alone may reach a text's left or right end. matplotlib takes long
+    for the extents of a curve, and a line of text has about a thousand curves."""
     codes, vertices = np.asarray(path.codes), np.asarray(path.vertices)
     starts = np.flatnonzero(codes == Outline.MOVETO)
     across = vertices[:, 0]
-    across = np.where(codes == Outline.CLOSEPOLY, np.roll(across, 1), across)  # the place of this code means nothing
+    across = np.where(codes == Outline.CLOSEPOLY, np.roll(across, 1), across)  # the point of this code has no meaning
     # a curve lies between its control points, and an outline goes through its start
     low, high = np.minimum.reduceat(across, starts), np.maximum.reduceat(across, starts)
     kept = (low <= across[starts].min()) | (high >= across[starts].max())
@@ -150,7 +150,7 @@ def _ends(path: Outline) -> Outline:
 
 
 def blank(width: float, height: float) -> tuple[Figure, Axes]:
-    """A figure of that size in inches whose only axes, invisible, have inches as their unit."""
+    """A figure of this size in inches, with a single invisible axes whose unit is the inch."""
     figure = canvas(width, height)
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set(xlim=(0, width), ylim=(0, height))
@@ -159,7 +159,7 @@ def blank(width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def statement(title: str, text: str) -> Figure:
-    """A figure that says in words why it shows nothing."""
+    """A figure that says in words why there is nothing to show."""
     with styled():
         width = max(3.0, text_width(text, size()) + 0.4)
         figure, axes = blank(width, 0.7)
@@ -168,14 +168,14 @@ def statement(title: str, text: str) -> Figure:
 
 
 def canvas(width: float, height: float, **options: Any) -> Figure:
-    """An empty figure that belongs to no window."""
+    """An empty figure without a window."""
     figure = Figure(figsize=(width, height), **options)
     FigureCanvasAgg(figure)
     return figure
 
 
 def captioned(figure: Figure, title: str, text: str) -> Figure:
-    """The same figure with its title above it, and a caption that is not drawn but goes with it."""
+    """The same figure with its title above it, and a caption that is stored but not drawn."""
     _settle(figure)
     above = figure.transFigure + ScaledTranslation(0, 8 / 72, figure.dpi_scale_trans)
     lines = _wrapped(label(title), float(figure.get_figwidth()), size(0.5))
@@ -185,7 +185,8 @@ def captioned(figure: Figure, title: str, text: str) -> Figure:
 
 
 def _settle(figure: Figure) -> None:
-    """Lays the figure out once and for all: a legend outside the axes would move with the edge, over a title above it."""
+    """Lays the figure out once and freezes the layout: a legend outside the axes would otherwise move over a title
+    above it."""
     figure.draw_without_rendering()
     figure.set_layout_engine("none")
     for legend in figure.legends:
@@ -195,7 +196,7 @@ def _settle(figure: Figure) -> None:
 
 
 def _wrapped(text: str, width: float, points: float) -> list[str]:
-    """Lines of at most `width` inches."""
+    """The text in lines of at most `width` inches."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}".strip()

@@ -1,4 +1,5 @@
-"""What figures read off the tables of a case: rows of scored held-out prompts, means and intervals, the look of each arm.
+"""What figures read from the tables of a case: rows of scored held-out prompts, means and intervals, the look of each
+arm.
 
 Rates and intervals are those of the claims: items are averaged within clusters, and the 95 % interval is a studentised
 bootstrap over clusters (`statistics.py`).
@@ -23,7 +24,7 @@ from biology.statistics import COVERAGE, bootstrap_interval, generator, resample
 from biology.tables import Tables
 
 ARM = {
-    # name in print, colour, marker, size of the marker
+    # printed name, colour, marker, size of the marker
     "effect": ("effect", "C0", "o", 5.5),
     "match": (CONTROLS["match"].brief, "axes.edgecolor", "s", 3.6),
     "donor": (CONTROLS["donor"].brief, "C1", "^", 4.2),
@@ -42,7 +43,7 @@ RESAMPLES = 2000
 def experiments(
     tables: Tables, subject: str | None, figure: str, wanted: Callable[[pd.DataFrame], bool]
 ) -> dict[str, pd.DataFrame]:
-    """Evidence on scored held-out items, by experiment: the one asked for (also `<name>/dose`), or all that fit."""
+    """Evidence on scored held-out items, by experiment: the one requested (or its `<name>/dose`), or all that fit."""
     prompts, evidence = tables["prompts"], tables["evidence"]
     items = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]
     found = {}
@@ -62,13 +63,13 @@ def experiments(
 
 
 def judged_doses(evidence: pd.DataFrame, experiment: str) -> list[float]:
-    """Strengths at which the experiment behind a dose curve was itself run on held-out items."""
+    """Strengths at which the experiment of a dose curve was itself run on held-out items."""
     rows = evidence[(evidence["experiment"] == experiment.partition("/")[0]) & (evidence["split"] == "heldout")]
     return sorted(set(rows.loc[rows["arm"] == "effect", "strength"]))
 
 
 def judged_outcome(tables: Tables, experiment: str, rows: pd.DataFrame, case: Case | None) -> str:
-    """The outcome that a claim rests on, or else the experiment's first."""
+    """The outcome that a claim uses, or else the experiment's first."""
     base = experiment.partition("/")[0]
     listed = case.experiments[base].outcomes if case and base in case.experiments else ()
     wanted = [*judged_parts(tables, experiment)["outcome"], *listed, *rows["outcome"]]
@@ -99,7 +100,7 @@ def interval(rows: pd.DataFrame) -> tuple[float, float, float]:
 
 
 def rank_correlation(rows: pd.DataFrame, one: str, other: str) -> tuple[float, float, float]:
-    """Spearman's rank correlation of two columns over all rows, and percentiles of it over resampled clusters."""
+    """Spearman's rank correlation of two columns over all rows, with percentiles over resampled clusters."""
     values = rows[[one, other]].to_numpy(float)
     places = list(rows.groupby("cluster", sort=True).indices.values())
     counts = resamples(len(places), RESAMPLES, generator("figure", len(places)), share=1.0)

@@ -1,4 +1,4 @@
-"""What attributions are worth as forecasts of ablation: the summary of table `foretelling`, and its figure."""
+"""How well attributions predict ablations: the summary of table `foretelling`, and its figure."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
@@ -19,8 +19,8 @@ TITLES = {
 
 
 def summary(measured: pd.DataFrame) -> pd.DataFrame:
-    """Over prompts, the median of each way to read with its 95 % interval (order statistics): columns of the way, median, low, high,
-    prompts."""
+    """For each linearisation, the median over prompts with its 95 % interval (order statistics): its own columns, then median,
+    low, high, prompts."""
     rows = []
     for way, group in measured.groupby(WAY, sort=False):
         values = group["spearman"].dropna().to_numpy()
@@ -31,7 +31,7 @@ def summary(measured: pd.DataFrame) -> pd.DataFrame:
 
 
 def figure(measured: pd.DataFrame, model: str) -> Figure:
-    """The median correlation of each way to read, one panel a target."""
+    """The median correlation of each linearisation, one panel per target."""
     found = summary(measured)
     ways = list(found[WAY[1:]].drop_duplicates().itertuples(index=False, name=None))
     made = canvas(7.4, 1.2 + 0.24 * len(ways), layout="constrained")

@@ -1,4 +1,4 @@
-"""The arrows of a simplified attribution graph: curves from box to box that go round what stands between.
+"""The arrows of a simplified attribution graph: curves from box to box that avoid the boxes between.
 
 All lengths are inches, the origin is the lower left corner.
 """
@@ -20,12 +20,12 @@ BENDS = (0.0, 0.3, -0.3, 0.6, -0.6, 1.0, -1.0, 1.5, -1.5)
 
 
 STRAIGHTEST = sorted(product(BENDS, repeat=2), key=lambda bend: (abs(bend[0]) + abs(bend[1]), -bend[0]))
-"""Sideways pulls at the two ends of an arrow, from the straightest to the most bent."""
+"""Sideways pulls at the two ends of an arrow, ordered from the straightest to the most bent."""
 
 
 @dataclass(frozen=True)
 class Box:
-    """A supernode, a token of the prompt or an output; `x`, `y` is its middle."""
+    """A supernode, a token of the prompt or an output; (`x`, `y`) is its centre."""
 
     name: str
     kind: str
@@ -40,9 +40,8 @@ class Box:
 
 @dataclass(frozen=True)
 class Arrow:
-    """An edge: its share of all direct effects into its target (with sign), the four points of its cubic curve, and
-    where along it (0 to 1) the share is written.
-    """
+    """An edge: its signed share of all direct effects into its target, the four points of its cubic curve, and the
+    point along it (0 to 1) at which the share is written."""
 
     source: str
     target: str
@@ -52,9 +51,9 @@ class Arrow:
 
 
 def routed(edges: pd.DataFrame, boxes: Mapping[str, Box]) -> list[Arrow]:
-    """Curves from the source to the target that go round the boxes in between.
+    """Curves from the source to the target that avoid the boxes in between.
 
-    Ends on the same side of a box are ordered first by where the edges come from, then again by which way they bend.
+    Ends on the same side of a box are ordered first by where the edges come from, then by the way they bend.
     """
     pairs = list(zip(edges["source"].astype(str), edges["target"].astype(str), strict=True))
     bends: dict[tuple[str, str], tuple[float, float]] = {}
@@ -80,7 +79,8 @@ def routed(edges: pd.DataFrame, boxes: Mapping[str, Box]) -> list[Arrow]:
 def _ports(
     pairs: Sequence[tuple[str, str]], boxes: Mapping[str, Box], keys: Mapping[tuple[str, str], tuple[float, float]]
 ) -> dict[tuple[str, str], tuple[float, float]]:
-    """Where each edge leaves its source and enters its target: on each side of a box side by side, in the order of its two keys."""
+    """Where each edge leaves its source and enters its target. On each side of a box, edges are next to each other in
+    the order of their keys."""
     places: dict[tuple[str, str], list[float]] = {pair: [0.0, 0.0] for pair in pairs}
     sides: dict[tuple[str, bool], list[tuple[tuple[str, str], int]]] = {}
     for pair in pairs:
@@ -97,7 +97,8 @@ def _ports(
 
 
 def _goes_up(source: Box, target: Box) -> bool:
-    """Whether an edge follows the order of rows: it leaves above and enters below; one against it, the other way round."""
+    """Whether an edge follows the order of rows: it then leaves at the top and enters at the bottom; otherwise the
+    reverse."""
     return target.y > source.y
 
 
@@ -111,7 +112,8 @@ def _curve(
 
 
 def _marked(arrows: Sequence[Arrow], boxes: Sequence[Box]) -> list[Arrow]:
-    """The same arrows, their shares written where they hide neither a box nor each other; strong ones choose first."""
+    """The same arrows, with their shares written where they hide neither a box nor each other; strong arrows choose
+    first."""
     places: dict[int, float] = {}
     taken: list[tuple[float, float]] = []
     for index in sorted(range(len(arrows)), key=lambda i: -abs(arrows[i].share)):
@@ -135,7 +137,7 @@ def points(curve: Sequence[tuple[float, float]], t: Sequence[float] | np.ndarray
 
 
 def _overlap(curve: Sequence[tuple[float, float]], obstacles: Sequence[Box], margin: float = 0.05) -> int:
-    """At how many of 39 points a curve runs behind a box, or too close to it."""
+    """How many of 39 points of a curve are behind a box, or too close to one."""
     places = points(curve, np.linspace(0, 1, 41)[1:-1])[:, None]
     middle = np.array([(box.x, box.y) for box in obstacles]).reshape(-1, 2)
     reach = np.array([(box.width, box.height) for box in obstacles]).reshape(-1, 2) / 2 + margin

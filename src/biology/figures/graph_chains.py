@@ -14,7 +14,8 @@ from biology.figures.graph_layout import UNDRAWN, node, repeated, with_share
 
 @dataclass(frozen=True)
 class Chain:
-    """A path through supernodes: its nodes in order, the product of its edges' |shares|, and that of their signs."""
+    """A path through supernodes: its nodes in order, the product of its edges' |shares|, and the product of their
+    signs."""
 
     nodes: tuple[str, ...]
     strength: float
@@ -24,9 +25,9 @@ class Chain:
 def strongest_chains(
     edges: pd.DataFrame, members: pd.DataFrame, item: str, output: str, count: int, least: float = 0.002
 ) -> list[Chain]:
-    """The strongest paths from a token to the output token `output` of one item's graph, the strongest first.
+    """The strongest paths from a token to the output token `output` of one item's graph, strongest first.
 
-    All outputs are taken if none of them is `output`. A path's strength is the product, over its edges, of the edge's
+    All outputs are used if none of them is `output`. A path's strength is the product, over its edges, of the edge's
     share of its target's input; paths weaker than `least` are not followed.
     """
     edges = edges[edges["item"] == item]

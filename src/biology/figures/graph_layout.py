@@ -1,10 +1,11 @@
-"""Where the boxes of a simplified attribution graph go: token position is horizontal, depth is vertical, output on top.
+"""Positions of the boxes of a simplified attribution graph: token position is horizontal, depth is vertical, outputs
+are at the top.
 
-Positions are worked out here once and drawn elsewhere, so that paper, report and any later interactive viewer show the
-same picture. All lengths are inches, the origin is the lower left corner.
+Positions are computed here once and drawn elsewhere, so that paper, report and interactive viewer show the same
+picture. All lengths are inches, the origin is the lower left corner.
 
-A row of boxes is a step of the computation, not a layer: a supernode stands one row above the highest supernode that
-feeds it. Its layers are written in the box.
+A row of boxes is a step of the computation, not a layer: a supernode is one row above the highest supernode that feeds
+it. Its layers are written in the box.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -21,10 +22,10 @@ import pandas as pd
 from biology.figures.graph_arrows import Arrow, Box, routed
 
 ROW = 0.98
-"""From the middle of one row of supernodes to the next."""
+"""Distance between the centres of neighbouring rows of supernodes."""
 BOX_HEIGHT, TOKEN_HEIGHT, PAD, GAP = 0.42, 0.25, 0.11, 0.16
 FIRST_ROW = 0.97
-"""Middle of the lowest row of supernodes."""
+"""Centre of the lowest row of supernodes."""
 MINIMUM_WIDTH = 6.3
 UNDRAWN = ("other", "error", "bias")
 
@@ -36,11 +37,12 @@ class Layout:
     width: float
     height: float
     undrawn: float
-    """Share of the direct effects into the drawn outputs that comes from features in no supernode, errors, biases."""
+    """Share of the direct effects into the drawn outputs that comes from features in no supernode, errors and
+    biases."""
 
 
 def node(name: str) -> tuple[str, str, int]:
-    """Kind, text and position (-1 where it does not apply) of a name of the `edges` table."""
+    """Kind, text and position (-1 if it has none) of a name of the `edges` table."""
     if name.startswith("token:") and "@" in name:
         text, position = name.removeprefix("token:").rsplit("@", 1)
         return "token", text, int(position)
@@ -56,9 +58,9 @@ def with_share(edges: pd.DataFrame) -> pd.DataFrame:
 
 
 def repeated(members: pd.DataFrame, share: float = 0.5) -> list[str]:
-    """Supernodes of one item that mostly repeat another one: more than `share` of the smaller's members are in both.
+    """Supernodes of one item that mostly repeat another one: both share more than `share` of the smaller one's members.
 
-    The one named first stays.
+    The one named first is kept.
     """
     sets = {
         str(name): set(zip(rows["layer"], rows["pos"], rows["feature"], strict=True))
@@ -72,10 +74,9 @@ def repeated(members: pd.DataFrame, share: float = 0.5) -> list[str]:
 
 
 def strongest_edges(edges: pd.DataFrame, least: float = 0.05, most: int = 22) -> pd.DataFrame:
-    """Edges worth drawing: at least `least` of their target's input, `most` at most (by |influence|), and always the
-    strongest edge into each box and out of it, so that none hangs loose; and that of a supernode into each output, which the title
-    names.
-    """
+    """Edges to draw: at least `least` of their target's input, `most` at most (by |influence|). The strongest edge into
+    and out of each box is always included, so that none is unconnected; and so is that from a supernode into each
+    output, which the title names."""
     edges = edges[~edges["source"].isin(UNDRAWN) & (edges["share"] != 0)]
     size, weight = edges["share"].abs(), edges["influence"].abs()
     kept = set(edges.index[size >= least][(-weight[size >= least]).argsort(kind="stable")[:most]])
@@ -89,10 +90,10 @@ def strongest_edges(edges: pd.DataFrame, least: float = 0.05, most: int = 22) ->
 
 
 def spread(wanted: Sequence[float], widths: Sequence[float], low: float, high: float, gap: float = GAP) -> list[float]:
-    """Middles of boxes side by side between `low` and `high`, as close as possible to where they want to be.
+    """Centres of boxes side by side between `low` and `high`, as close as possible to the wanted positions.
 
-    Pools adjacent violators: boxes that collide move as one block to the mean of what they want. The order is that of
-    `wanted`; if the boxes do not fit they run over `high`.
+    Pools adjacent violators: boxes that collide move as one block to the mean of their wanted positions. The order is
+    that of `wanted`; boxes that do not fit extend beyond `high`.
     """
     order = sorted(range(len(wanted)), key=lambda i: wanted[i])
     offset, offsets = 0.0, []
@@ -114,7 +115,7 @@ def spread(wanted: Sequence[float], widths: Sequence[float], low: float, high: f
 
 
 def rows(names: Sequence[str], depth: Mapping[str, float], edges: pd.DataFrame) -> dict[str, int]:
-    """Row of each supernode: one above the highest that feeds it; edges against the order of depth do not count."""
+    """Row of each supernode: one above the highest that feeds it. Edges against the order of depth do not count."""
     row: dict[str, int] = {}
     for name in sorted(names, key=lambda name: (depth[name], name)):
         feeding = edges.loc[edges["target"] == name, "source"]
@@ -139,12 +140,12 @@ def layout(
         edges: rows of table `edges` of the item.
         members: rows of table `supernodes` of the item.
         tokens: texts of all tokens of the prompt, ready to print.
-        probability: probability of each output, where known; the most probable is drawn, and all others of at least
+        probability: probability of each output, if known; the most probable one is drawn, and all others of at least
             `least_probability`.
         measure: width in inches of a text set as a box's title ("title"), its note ("note") or a token ("token").
-        titles: what to call a supernode, where not by its name.
+        titles: titles of supernodes, if not their names.
     """
-    if edges["target"].str.startswith("logit:").any():  # then `answer`, one of them, would be drawn twice
+    if edges["target"].str.startswith("logit:").any():  # else `answer`, one of them, would be drawn twice
         edges = edges[(edges["target"] != "answer") & (edges["source"] != "answer")]
     again = repeated(members)
     edges = with_share(edges[~edges["source"].isin(again) & ~edges["target"].isin(again)])

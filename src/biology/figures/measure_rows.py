@@ -1,4 +1,4 @@
-"""Measures of a case, one a row: means over held-out prompts with their intervals, each beside its controls."""
+"""Measures of a case, one per row: means over held-out prompts with their intervals, and their controls."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 
@@ -14,7 +14,7 @@ from biology.tables import Tables
 
 
 def measure_rows(figure: Figure, tables: Tables, rows: Sequence[tuple[str, str, str]]) -> dict[tuple[str, str], float]:
-    """Draws a row for each (experiment, outcome, words); the mean of each (outcome, arm)."""
+    """Draws a row for each (experiment, outcome, words); returns the mean of each (outcome, arm)."""
     axes = figure.subplots()
     means: dict[tuple[str, str], float] = {}
     for place, (experiment, outcome, _) in enumerate(rows):

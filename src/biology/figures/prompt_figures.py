@@ -1,4 +1,4 @@
-"""Figures of one prompt: its simplified attribution graph, and what interventions did to it."""
+"""Figures of one prompt: its simplified attribution graph, and the effects of interventions on it."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportAssignmentType=false, reportReturnType=false, reportOperatorIssue=false, reportGeneralTypeIssues=false
@@ -38,7 +38,7 @@ from biology.tables import Tables
 
 
 def supernode_graph(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
-    """The simplified attribution graph of one prompt (`subject`, by default the first), in the manner of the paper."""
+    """The simplified attribution graph of one prompt (`subject`, by default the first), in the style of the paper."""
     edges = tables["edges"]
     detailed = edges.loc[edges["source"].str.startswith("token:"), "item"]
     item = _subject(list(dict.fromkeys(detailed)), subject, "supernode_graph", case)
@@ -163,7 +163,7 @@ def _draw_box(axes: Axes, box: Box, strong: bool) -> None:
 
 
 def inhibition_panel(tables: Tables, subject: str | None = None, case: Case | None = None, outputs: int = 3) -> Figure:
-    """What each intervention on one prompt (`subject`) does to every supernode and to the most probable outputs."""
+    """The effect of each intervention on one prompt (`subject`) on every supernode and on the most probable outputs."""
     panel = tables["panel"][tables["panel"]["kind"] != "line"]
     item = _subject(list(dict.fromkeys(panel["item"])), subject, "inhibition_panel", case)
     panel, called = panel[panel["item"].isin(_same_text(tables, item))], titles(case, item)
@@ -213,8 +213,8 @@ def inhibition_panel(tables: Tables, subject: str | None = None, case: Case | No
 
 
 def _largest(states: list[tuple[str, str, pd.DataFrame, str]]) -> str:
-    """The title of a panel: of all its interventions the one that takes most, beyond its control, from the output that was
-    most probable without any."""
+    """The title of a panel: the intervention that takes most, beyond its control, from the clean prompt's most probable
+    output."""
     _, _, before, column = states[0]
     outputs = before[before["kind"] == "probability"].sort_values(column, ascending=False, kind="stable")
     if not len(outputs) or len(states) < 2:
@@ -236,7 +236,7 @@ def _largest(states: list[tuple[str, str, pd.DataFrame, str]]) -> str:
 
 
 def _same_text(tables: Tables, item: str) -> list[str]:
-    """The named prompts that are this one with another donor, and itself."""
+    """The named prompts with this prompt's text (they differ in the donor), itself included."""
     prompts = tables.get("prompts")
     if prompts is None or item not in set(prompts["item"]):
         return [item]
@@ -245,7 +245,7 @@ def _same_text(tables: Tables, item: str) -> list[str]:
 
 
 def _from(case: Case | None, experiment: str, item: str) -> str:
-    """Where the features that an experiment injects come from."""
+    """The source of the features that an experiment injects."""
     found = case.experiments.get(experiment) if case else None
     if case is None or not isinstance(found, Perturbation) or found.injected is None or item not in case.prompts:
         return ""
@@ -253,7 +253,7 @@ def _from(case: Case | None, experiment: str, item: str) -> str:
 
 
 def _empty(case: Case | None, experiment: str, members: pd.DataFrame | None) -> bool:
-    """Whether an inhibition has no feature of the prompt to hold, so that it is none."""
+    """Whether an inhibition has no feature to hold on the prompt, and so does nothing."""
     found = case.experiments.get(experiment) if case else None
     return isinstance(found, Inhibit) and members is not None and found.inhibit not in set(members["supernode"])
 
@@ -267,7 +267,7 @@ def _held(case: Case | None, experiment: str, strength: float) -> dict[str, floa
 
 
 def _draw_level(axes: Axes, x: float, y: float, width: float, clean: float, value: float, held: float | None) -> None:
-    """A cell of the panel: the share of the clean activation as a number and as a level; or the multiple held."""
+    """Draws a cell of the panel: the share of the clean activation as a number and as a level; or the multiple held."""
     height, share = 0.3, value / clean if clean else 0.0
     look = {"boxstyle": "round,pad=0,rounding_size=0.07", "facecolor": "none"}
     frame = FancyBboxPatch((x, y - height / 2), width, height, **look, linewidth=0.6 if held is None else 1.7)
@@ -286,7 +286,7 @@ def _draw_level(axes: Axes, x: float, y: float, width: float, clean: float, valu
 
 
 def _draw_control(axes: Axes, x: float, width: float, y: float, height: float, share: float) -> None:
-    """Where a level would stand after a matched set of random features; nothing where there was none."""
+    """Draws the level after a matched set of random features; nothing if there was none."""
     if not np.isnan(share):
         at, ink = x + width * min(1.0, max(0.0, share)), colour("axes.edgecolor")
         for edge in (y - height / 2, y + height / 2):  # a notch at either edge, so that no number is crossed
@@ -318,7 +318,7 @@ def _draw_outputs(
 
 
 def _subject(known: list[str], subject: str | None, figure: str, case: Case | None) -> str:
-    """The prompt to draw: the one asked for, else the case's first that has rows."""
+    """The prompt to draw: the one requested, else the case's first with rows."""
     if not known or (subject and subject not in known):
         listed = ", ".join(known) or "none"
         raise NothingToDraw(f"figure '{figure}': no rows for prompt '{subject or 'any'}'. Prompts with rows: {listed}.")
@@ -326,7 +326,7 @@ def _subject(known: list[str], subject: str | None, figure: str, case: Case | No
 
 
 def judged_parts(tables: Tables, experiment: str, outcome: str | None = None) -> pd.DataFrame:
-    """Parts of judged claims that rest on an experiment; none if the claims were not judged."""
+    """Parts of judged claims that use an experiment; none if the claims were not judged."""
     empty = pd.DataFrame(columns=["experiment", "outcome", "strength", "threshold", "direction", "gate"])
     parts = tables.get("parts", empty)
     parts = parts[parts["experiment"] == experiment.partition("/")[0]]
@@ -334,6 +334,6 @@ def judged_parts(tables: Tables, experiment: str, outcome: str | None = None) ->
 
 
 def judged_strength(tables: Tables, experiment: str, found: pd.Series) -> float:
-    """The strength that was judged, or else the largest there is."""
+    """The strength that was judged, or else the largest."""
     judged = [strength for strength in judged_parts(tables, experiment)["strength"] if strength in set(found)]
     return float(judged[0] if judged else max(found, key=abs))

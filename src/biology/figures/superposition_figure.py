@@ -1,4 +1,5 @@
-"""How many features a dictionary finds as their number grows past the width (table `superposition`), and the claim about it."""
+"""How many features a dictionary finds as their number grows beyond the width (table `superposition`), and the claim
+about it."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
@@ -11,9 +12,9 @@ from biology.figures.drawing import canvas, captioned, colour
 from biology.statistics import wilson
 
 ASKED = 4.0
-"""Features of each dimension at which the claim is judged (`experiments/superposition/README.md`)."""
+"""Features per dimension at which the claim is judged (`experiments/superposition/README.md`)."""
 NEEDED = 0.8
-"""Share of the features that the toys keep that has to be found, by the lower bound of its interval."""
+"""Smallest share of the features kept by the toy models that must be found, by the lower bound of its interval."""
 LINES = {
     "found": ("a dictionary", "C0", "o"),
     "found_components": ("principal components", "C1", "^"),
@@ -22,13 +23,15 @@ LINES = {
 
 
 def share(table: pd.DataFrame, column: str, per_dimension: float) -> tuple[float, float, float]:
-    """Of the features that toys of a size keep, all seeds together, the share that is found, with Wilson's interval."""
+    """Of the features kept by toy models of one size, all seeds together, the share that is found, with Wilson's
+    interval."""
     rows = table[table["features"] == per_dimension * table["dimensions"]]
     return wilson(int(rows[column].sum()), int(rows["kept"].sum()))
 
 
 def verdict(table: pd.DataFrame) -> str:
-    """`replicated`, `not replicated` or `inconclusive`: by the interval of what is found at `ASKED`, beyond the better control."""
+    """`replicated`, `not replicated` or `inconclusive`, from the interval of the share found at `ASKED`, beyond the
+    better control."""
     _, low, high = share(table, "found", ASKED)
     control = max(share(table, column, ASKED)[0] for column in ("found_components", "found_random"))
     if low - control >= NEEDED:
@@ -37,7 +40,7 @@ def verdict(table: pd.DataFrame) -> str:
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    """The share found by the number of features of each dimension, beside its controls and the share that toys keep."""
+    """The share found by the number of features per dimension, with its controls and the share that toy models keep."""
     made = canvas(4.6, 3.0, layout="constrained")
     axes = made.subplots()
     sizes = sorted(set(table["features"] / table["dimensions"]))

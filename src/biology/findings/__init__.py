@@ -1,4 +1,5 @@
-"""What came out, as a person would say it: findings in sentences, other readings beside them, every scored prompt.
+"""Results in plain sentences, other measurements for comparison, and every scored prompt.
 
-No torch. `sentences.finding` tells one part of a claim, `readings` what other rules and thresholds give, `scored_prompts` the table.
+No torch. `sentences.finding` describes one part of a claim, `readings` gives results under other rules, `scored_prompts` the
+table.
 """

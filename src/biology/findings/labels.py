@@ -1,12 +1,13 @@
-"""Words for features: a label is made from what is known of a feature, never typed, and says on what evidence it stands.
+"""Words for features. A label is derived from what is known of a feature, never typed, and states its evidence.
 
     Texas                       a role: rules of a case find it for these prompts
     promotes "Austin", "45"     the tokens that its decoders clearly raise
     fires on "Dallas"           the tokens on which it is most active
-    (nothing)                   where none of this is clear
+    (nothing)                   if none of this is clear
 
-Roles come first, since many prompts stand behind them. They ship as `reports/<model>/labels.json`. A feature may have several: in a
-graph only those count that are looked for at such a token, so that what is Cleveland at "Cleveland" is not called so at "capital".
+Roles come first, since they rest on many prompts. They ship as `reports/<model>/labels.json`. A feature may have several. In a
+graph only roles that are looked for at the node's token count, so that a feature of "Cleveland" is not called Cleveland at
+"capital".
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
@@ -28,35 +29,35 @@ from biology.models.text import visible, whole_word
 from biology.tables import Tables
 
 Place = tuple[int, int]
-"""A feature: its layer and its number."""
+"""A feature: its layer and its index."""
 EVIDENCE = {
     "role": "rules of a case find it for these prompts",
     "promotes": "its decoders raise these tokens most",
     "fires on": "it is most active on these tokens",
 }
 MOST = 3
-"""Words of a label at most."""
+"""Largest number of words in a label."""
 MORE = " …"
-"""Stands behind the words of a label that could have more of them."""
+"""Follows the words of a label that could have more of them."""
 LEAST = 0.4
-"""How strong a role has to be, as a share of the feature's largest activation on any prompt of the atlas."""
+"""Smallest strength of a role, as a share of the feature's largest activation on any prompt of the atlas."""
 KEPT = 5
-"""Roles of a feature that are kept at most."""
+"""Largest number of roles kept for a feature."""
 LAST, ANYWHERE = "$", "*"
-"""Stand among the texts of a role for a prompt's last token, and for any."""
+"""In place of the texts of a role: a prompt's last token; any token."""
 TOP = 6
-"""Shade of an activation (0 to 9) from which on a token of an example counts as what a feature fires on."""
+"""Smallest shade of an activation (0 to 9) at which a token of an example counts as one that the feature fires on."""
 
 
 class Label(NamedTuple):
-    """A label, and its evidence: a key of `EVIDENCE`, or nothing."""
+    """A label with its evidence: a key of `EVIDENCE`, or nothing."""
 
     text: str
     evidence: str
 
 
 def label(roles: Sequence[str] = (), promotes: Sequence[str] = (), fires_on: Sequence[str] = ()) -> Label:
-    """The label of a feature, from its roles, or what it promotes or fires on, the strongest first."""
+    """The label of a feature: its roles, or what it promotes or fires on, strongest first."""
     if roles:
         return Label(" / ".join(roles[:MOST]) + (MORE if len(roles) > MOST else ""), "role")
     for evidence, tokens in (("promotes", promotes), ("fires on", fires_on)):
@@ -67,15 +68,15 @@ def label(roles: Sequence[str] = (), promotes: Sequence[str] = (), fires_on: Seq
 
 @dataclass(frozen=True)
 class Roles:
-    """What features are found for."""
+    """The roles of features."""
 
     of: Mapping[Place, Sequence[str]] = field(default_factory=dict)
-    """The roles of a feature, the strongest first."""
+    """Roles of each feature, strongest first."""
     texts: Mapping[str, Sequence[str]] = field(default_factory=dict)
-    """At the last piece of which texts a role is looked for; LAST, ANYWHERE."""
+    """The texts at whose last piece each role is looked for; LAST, ANYWHERE."""
 
     def at(self, place: Place, tokens: Sequence[str], pos: int) -> list[str]:
-        """The roles of a feature that are looked for at such a token of a prompt; first those that name its word."""
+        """The roles of a feature that are looked for at this token of a prompt; those that name its word come first."""
         word, last = whole_word(tokens, pos).removeprefix(" "), pos == len(tokens) - 1
         found = [role for role in self.of.get(place, ()) if any(_fits(text, word, last) for text in self.texts[role])]
         return sorted(found, key=lambda role: word not in role.split())
@@ -86,11 +87,11 @@ def _fits(text: str, word: str, last: bool) -> bool:
 
 
 def role_weights(case: Case, tables: Tables) -> tuple[pd.DataFrame, dict[str, list[str]]]:
-    """How much each feature is what a rule says, and the texts of each role.
+    """How much each feature belongs to each role, and the texts of each role.
 
-    A role is what a supernode is called on a prompt, such as Texas. Columns: layer, feature, role; `total`, the activation of the
-    feature where it is a member, over all prompts on which a supernode is called so; `weight`, the same averaged over these (0 where it
-    is no member).
+    A role is the title of a supernode on a prompt, such as Texas. Columns: layer, feature, role; `total`, the feature's summed
+    activation as a member, over all prompts on which a supernode has this title; `weight`, its mean over these prompts (0 where it
+    is not a member).
     """
     members, prompts = tables["supernodes"], tables["prompts"].set_index("item")
     rules = settled(case, tables["sites"]).supernodes
@@ -110,8 +111,8 @@ def role_weights(case: Case, tables: Tables) -> tuple[pd.DataFrame, dict[str, li
 
 
 def roles_of(each: Sequence[tuple[pd.DataFrame, Mapping[str, Sequence[str]]]], atlas: pd.DataFrame) -> Roles:
-    """The roles of all features over several cases (`role_weights`): first those that most of its activity goes into. `atlas`: the
-    table of this name, for what each feature is at its strongest."""
+    """The roles of all features over several cases (`role_weights`); those with most of a feature's activity come first. `atlas`:
+    table `atlas`, for each feature's largest activation."""
     if not each:
         return Roles()
     table = pd.concat([weights for weights, _ in each], ignore_index=True)
@@ -131,8 +132,8 @@ def roles_of(each: Sequence[tuple[pd.DataFrame, Mapping[str, Sequence[str]]]], a
 
 
 def labels_text(roles: Roles, key: str) -> str:
-    """What `labels.json` holds: roles with their texts; by layer and number, the places of a feature's roles in that list; and a key
-    of what they depend on."""
+    """The contents of `labels.json`: roles with their texts; by layer and feature, the indices of the feature's roles in that list;
+    and a key of what they depend on."""
     names = {role: place for place, role in enumerate(roles.texts)}
     layers: list[list[list[int]]] = []
     for (layer, number), listed in sorted(roles.of.items()):
@@ -144,7 +145,7 @@ def labels_text(roles: Roles, key: str) -> str:
 
 
 def shipped_roles(path: Path, key: str | None = None) -> Roles:
-    """The roles in `labels.json`; none where there is no such file, or one of other weights (another `key`)."""
+    """The roles in `labels.json`; none if the file is missing or belongs to other weights (another `key`)."""
     if not path.is_file():
         return Roles()
     found = json.loads(path.read_text(encoding="utf-8"))
@@ -161,8 +162,8 @@ def shipped_roles(path: Path, key: str | None = None) -> Roles:
 
 
 def contexts(examples: str, texts: Mapping[int, Sequence[str]]) -> list[str]:
-    """The tokens on which a feature is most active, the most frequent first: column `examples` of table `atlas`; `texts`: the tokens
-    of each prompt of the atlas."""
+    """The tokens on which a feature is most active, the most frequent first. `examples`: that column of table `atlas`; `texts`: the
+    tokens of each prompt of the atlas."""
     found: Counter[str] = Counter()
     for prompt, shades in json.loads(examples):
         found.update({token for token, shade in zip(texts[prompt], shades, strict=True) if int(shade) >= TOP})

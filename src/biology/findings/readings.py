@@ -1,6 +1,6 @@
-"""Other readings of a measurement, beside the one that a claim is judged by: the same push at other strengths, or made another way.
+"""Other measurements of a claim's quantity for comparison: the same push at other strengths, or carried out in another way.
 
-A strict reading cuts the direct paths, another one holds features iteratively or takes another donor. Each stands with its random sets.
+One may cut the direct paths; another may hold features iteratively or take another donor. Each has its own matched random sets.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
@@ -23,12 +23,12 @@ OTHERWISE = {
     "hidden": ("in sight of what stands before", "with all before the line out of sight"),
     "forced": ("all words left to the model", "with the words on the way as they were"),
 }
-"""How readings are told that say no or yes to something."""
+"""Words for keys of an experiment that are true or false."""
 
 
 @dataclass(frozen=True)
 class Reading:
-    """One reading: what sets it apart, the mean of the effect and that of its random sets, in print."""
+    """One such measurement: how it differs, the mean effect and the mean of its random sets, ready to print."""
 
     words: str
     effect: str
@@ -38,7 +38,8 @@ class Reading:
 def readings(
     case: Case, evidence: pd.DataFrame, items: Collection[str], part: Row, judged: Collection[str]
 ) -> list[Reading]:
-    """Other readings of a part of a claim, on the same prompts (`items`). `judged`: experiments that the claim is judged by."""
+    """Other measurements of a part of a claim, on the same prompts (`items`). `judged`: experiments that the claim is judged
+    by."""
     chosen = case.experiments.get(part["experiment"])
     if not isinstance(chosen, Perturbation) or part["verdict"] == "untestable":
         return []
@@ -63,7 +64,7 @@ def _reading(words: str, rows: pd.DataFrame, outcome: str) -> Reading:
 
 
 def _apart(chosen: Perturbation, other: Any) -> list[str]:
-    """What sets another experiment apart."""
+    """How another experiment differs."""
     told = []
     for key in ("protocol", "attention"):
         if getattr(other, key) != getattr(chosen, key):

@@ -1,6 +1,7 @@
-"""Every scored prompt of every part of every claim: what was asked, what the claim expects, effect and control; nothing is left out.
+"""Every scored prompt of every part of every claim: question, expected effect, measured effect and control; nothing is
+left out.
 
-The same rows are the table `scored`, which lies beside a page as CSV, and what the page filters.
+The same rows are the table `scored`, the CSV file beside a page, and the data that the page filters.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportGeneralTypeIssues=false
@@ -22,7 +23,8 @@ from biology.verdicts.measuring import SIGN, with_absent
 
 
 def scored(case: Case, claims: Iterable[Claim], tables: Tables, parts: pd.DataFrame) -> pd.DataFrame:
-    """The table `scored` of a case. `parts`: the rows of table `parts` of this case, which say at which strength each was judged."""
+    """The table `scored` of a case. `parts`: the rows of table `parts` of this case, which give the strength at which
+    each was judged."""
     prompts = tables["prompts"].set_index("item")
     held = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]
     strengths = parts.set_index(["claim", "part"])["strength"].to_dict()
@@ -40,7 +42,7 @@ def scored(case: Case, claims: Iterable[Claim], tables: Tables, parts: pd.DataFr
 
 
 def _measured(part: Part, evidence: pd.DataFrame, strength: float) -> pd.DataFrame:
-    """Effect, control (mean of its draws; NaN where there is none) and score of each item."""
+    """Effect, control (mean of its draws; NaN without control) and score of each item."""
     rows = with_absent(part, evidence[(evidence["experiment"] == part.experiment) & (evidence["split"] == "heldout")])
     rows = rows[(rows["outcome"] == part.outcome) & ((rows["strength"] == strength) | (rows["arm"] == "clean"))]
     means = rows.groupby(["item", "arm"])["value"].mean().unstack("arm").reindex(columns=["effect", part.control])
@@ -76,7 +78,7 @@ def _told(
 
 
 def browsed(frame: pd.DataFrame, claims: Iterable[Claim]) -> dict[str, Any]:
-    """What the script of a page reads of table `scored`: every text once, and the rows of each part as columns."""
+    """The data of table `scored` for the script of a page: every text once, and the rows of each part as columns."""
     texts: dict[str, int] = {}
     parts = []
     for claim in claims:

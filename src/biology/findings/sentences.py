@@ -1,7 +1,7 @@
-"""Parts of claims in sentences that a person would say: what was done, what came of it beside its control, and what decided.
+"""Parts of claims in plain sentences: the intervention, its effect compared with its control, and what decided the verdict.
 
-The numbers are those of table `parts`. Shares and probabilities are told in per cent, differences between them in points; supernodes
-are called what they are on the case's own prompt, and "at -1x" is at minus its activity.
+The numbers are those of table `parts`. Shares and probabilities are given in per cent, differences between them in points.
+Supernodes have their titles on the case's own prompt, and "at -1x" means: at minus its activation.
 """
 
 from __future__ import annotations
@@ -42,20 +42,20 @@ Row = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Finding:
-    """One part of a claim, told."""
+    """One part of a claim, in words."""
 
     sentence: str
-    """What was done and what came of it, beside its control."""
+    """The intervention and its effect, compared with its control."""
     difference: str
-    """What is judged, with its interval, and what was needed."""
+    """The judged number with its interval, and the number needed."""
     short: str
     """What decided, in a few words: `36 points, 30 needed`."""
     checks: tuple[tuple[str, bool], ...]
-    """What else was asked of it, and whether that holds."""
+    """Further conditions, and whether they hold."""
 
 
 def unit(outcome: str) -> str:
-    """`%` for what is told in per cent and points, otherwise the word behind a number."""
+    """`%` for outcomes in per cent and points, otherwise the word that follows a number."""
     asked = Outcome(outcome)
     if asked.form.about == "outcome":
         return unit(asked.arguments[0])
@@ -67,26 +67,26 @@ def unit(outcome: str) -> str:
 
 
 def printed(value: float, outcome: str) -> str:
-    """A mean of an outcome in print."""
+    """A mean of an outcome, ready to print."""
     word = unit(outcome)
     return percent(value) if word == "%" else number(value) + word
 
 
 def change(value: float, outcome: str) -> str:
-    """A difference between two means of an outcome in print: of shares in points."""
+    """A difference between two means of an outcome, ready to print; for shares in points."""
     word = unit(outcome)
     return f"{points(value)} points" if word == "%" else number(value) + word
 
 
 def names(case: Case) -> dict[str, str]:
-    """What the supernodes of a case are called on its own prompt, the first that it names, in quotes."""
+    """Titles, in quotes, of a case's supernodes on its own prompt, the first that it names."""
     first = next(iter(case.prompts.values()), None)
     values = {**first.factors, "answer": first.answer.strip()} if first else {}
     return {name: f"“{called(case, name, values)}”" for name in case.supernodes}
 
 
 def finding(case: Case, part: Row) -> Finding:
-    """A part of a claim, told."""
+    """A part of a claim, in words."""
     if part["verdict"] == "untestable" or part["experiment"] not in case.experiments:
         return Finding(part["reason"], "", "cannot be asked", ())
     checks = tuple(_check(Check.read(text), part["outcome"]) for text in filter(None, part["checks"].split("; ")))
@@ -97,7 +97,7 @@ def _sentence(case: Case, part: Row) -> str:
     experiment, outcome = case.experiments[part["experiment"]], Outcome(part["outcome"])
     called_here = names(case)
     shown, form = printed, outcome.form
-    if form.about == "outcome":  # what one experiment has beyond another
+    if form.about == "outcome":  # the first experiment minus the second
         shown = change if form.count[1] > 1 else _more
         form = form if form.count[1] > 1 else Outcome(outcome.arguments[0]).form
         outcome = Outcome(outcome.arguments[0])
@@ -188,7 +188,7 @@ def _difference(part: Row) -> str:
 
 
 def _plainly(part: Row) -> Callable[[float, str], str]:
-    """Whether a part is judged by the mean itself or by a difference."""
+    """Whether a part is judged by the mean itself, not by a difference."""
     itself = part["control"] == "none" and part["direction"] == "increase"
     return printed if itself and Outcome(part["outcome"]).form.about != "outcome" else change
 
@@ -196,7 +196,7 @@ def _plainly(part: Row) -> Callable[[float, str], str]:
 def _apart(
     measured: float, needed: float, outcome: str, shown: Callable[[float, str], str], bare: bool = False
 ) -> tuple[str, str]:
-    """Both in print, with one more digit where they would look the same."""
+    """Both numbers ready to print, with one more digit if they would look the same."""
     first, second = shown(measured, outcome), shown(needed, outcome)
     if bare and shown is change:
         second = points(needed) if unit(outcome) == "%" else number(needed)
@@ -213,7 +213,7 @@ def _ends(part: Row) -> str:
 
 
 def _short(part: Row, checks: tuple[tuple[str, bool], ...]) -> str:
-    """What decided: the condition that fails, or the measured number beside the one that was needed."""
+    """What decided: the condition that fails, or the measured number and the number needed."""
     equivalent = part["direction"] == "equivalent"
     first, second = _apart(part["statistic"], part["threshold"], part["outcome"], _plainly(part), bare=True)
     told = f"moved by {first}, ±{second} allowed" if equivalent else f"{first}, {second} needed"

@@ -1,6 +1,7 @@
-"""A small graph of named boxes as SVG in the colours of a page, so that two of them can stand side by side.
+"""A small graph of named boxes as SVG in the colours of a page, so that two of them fit side by side.
 
-Tokens run to the right and steps upwards, as in the figures; labels break into two lines so that a picture fits half a page.
+Tokens are ordered to the right and steps upwards, as in the figures. Labels break into two lines so that a picture fits half a
+page.
 """
 
 from __future__ import annotations
@@ -16,21 +17,22 @@ from biology.figures.graph_layout import spread
 from biology.wording import percent, visible
 
 LETTER, LINE, PAD, GAP, ROW = 7.0, 15.0, 12.0, 12.0, 82.0
-"""Pixels: width of a letter, height of a line of text, room left and right of it, between boxes, from row to row."""
+"""Pixels: width of a letter, height of a line of text, padding left and right of it, gap between boxes, distance between
+rows."""
 WIDTH = 400.0
 LONGEST = 13
-"""Letters of a label that stand on one line."""
+"""Largest number of letters of a label on one line."""
 THICKEST = 0.4
-"""Share of a target's input from which on an arrow is no thicker."""
+"""Share of a target's input above which arrows get no thicker."""
 NOTHING = 0.005
 """Share below which an arrow is drawn as missing."""
 BENDS = sorted(
     product((0.0, 45.0, -45.0, 90.0, -90.0, 140.0, -140.0), repeat=2), key=lambda two: abs(two[0]) + abs(two[1])
 )
 MARKS = (0.5, 0.62, 0.38, 0.74, 0.26, 0.84)
-"""Where along an arrow its share may stand, from its source on."""
+"""Points along an arrow, from its source on, at which its share may be written."""
 MARK = 21.0
-"""Half the width of a share in print."""
+"""Half the printed width of a share."""
 
 Arrow = tuple[str, str]
 Point = tuple[float, float]
@@ -39,7 +41,7 @@ Curve = tuple[Point, Point, Point, Point]
 
 @dataclass(frozen=True)
 class Box:
-    """A node; `x`, `y` is its middle, in pixels from the upper left."""
+    """A node; (`x`, `y`) is its centre, in pixels from the upper left."""
 
     lines: tuple[str, ...]
     x: float = 0.0
@@ -58,11 +60,11 @@ class Box:
 
 
 def boxes(arrows: Sequence[Arrow], labels: Mapping[str, str], place: Mapping[str, float]) -> dict[str, Box]:
-    """The boxes at the ends of arrows that run in no circle, each a row above all that leads to it.
+    """The boxes at the ends of arrows that form no circle, each in a row above all boxes that lead to it.
 
     Args:
-        labels: what a box says; its name where there is none.
-        place: where a box belongs, from left to right, in any unit (token positions); boxes without a place go to the right end.
+        labels: the text of a box; by default its name.
+        place: order of boxes from left to right, in any unit (token positions); boxes without a place go to the right end.
     """
     inside = list(dict.fromkeys(one for arrow in arrows for one in arrow))
     row = dict.fromkeys(inside, 0)
@@ -89,12 +91,13 @@ def picture(
     output: str = "",
     absent: Collection[str] = (),
 ) -> Markup:
-    """Boxes and arrows as SVG. An arrow with a share is as thick as it and says it; what is missing is dashed.
+    """Boxes and arrows as SVG. An arrow with a share has a thickness to match, and its share written on it; a missing arrow is
+    dashed.
 
     Args:
-        spoken: what the picture is, for those who do not see it; its arrows follow.
+        spoken: description of the picture for screen readers; its arrows are added.
         output: the box that is drawn as the output.
-        absent: boxes that nothing was found for.
+        absent: boxes for which nothing was found.
     """
     parts, marks, taken = [], [], []
     curves = _curves(made, list(arrows))
@@ -125,7 +128,7 @@ def picture(
         ]
     reach = [_at(curve, step / 20)[0] for curve in curves.values() for step in range(21)]
     reach += [box.x + side * box.width / 2 for box in made.values() for side in (-1, 1)]
-    reach = [min(reach) - MARK, max(reach) + MARK]  # room for shares, so that a picture without them is as wide
+    reach = [min(reach) - MARK, max(reach) + MARK]  # room for shares, so that a picture without them has the same width
     left, width = min(reach) - 4, max(reach) - min(reach) + 8
     height = max(box.y + box.height / 2 for box in made.values()) + 4
     told = "; ".join(
@@ -139,12 +142,12 @@ def picture(
 
 
 def _length(text: str) -> int:
-    """Letters of a text; those of East Asia are twice as wide."""
+    """Number of letters of a text; East Asian ones count double."""
     return sum(2 if unicodedata.east_asian_width(letter) in "WF" else 1 for letter in text)
 
 
 def _lines(text: str) -> tuple[str, ...]:
-    """A label on one line, or on two that are about as long."""
+    """A label on one line, or on two lines of about equal length."""
     words = text.split(" ")
     if _length(text) <= LONGEST or len(words) == 1:
         return (text,)
@@ -153,7 +156,7 @@ def _lines(text: str) -> tuple[str, ...]:
 
 
 def _curves(made: Mapping[str, Box], arrows: Sequence[Arrow]) -> dict[Arrow, Curve]:
-    """The curve of each arrow, bent as little as it takes to pass beside the boxes in between."""
+    """The curve of each arrow, bent no more than needed to pass beside the boxes in between."""
     starts, ends = (_ports(made, arrows, end) for end in (0, 1))
     found = {}
     for arrow in arrows:
@@ -171,7 +174,8 @@ def _curves(made: Mapping[str, Box], arrows: Sequence[Arrow]) -> dict[Arrow, Cur
 
 
 def _ports(made: Mapping[str, Box], arrows: Sequence[Arrow], end: int) -> dict[Arrow, float]:
-    """Where each arrow leaves its source (end 0) or enters its target (1): side by side in the order of the boxes at the other end."""
+    """Where each arrow leaves its source (end 0) or enters its target (1), side by side in the order of the boxes at the other
+    end."""
     places = {}
     for name, box in made.items():
         here = sorted((arrow for arrow in arrows if arrow[end] == name), key=lambda arrow: made[arrow[1 - end]].x)
@@ -189,7 +193,7 @@ def _at(curve: Curve, t: float) -> tuple[float, float]:
 
 
 def _mark(curve: Curve, made: Mapping[str, Box], taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
-    """Where the share of an arrow is read best: beside all boxes and the shares that stand already."""
+    """Where the share of an arrow is most legible: away from all boxes and from shares already placed."""
 
     def crowding(t: float) -> int:
         x, y = _at(curve, t)

@@ -1,8 +1,7 @@
-"""How the page of a case opens: the paper's graph beside ours, and what its best known intervention did, beside its control.
+"""The opening of a case's page: the paper's graph beside ours, and the paper's best-known intervention with its control.
 
-Which arrows the paper draws, and which intervention it is known by, stands in case.yaml (`story`), written down from the paper and
-not from results. Both graphs are drawn with the same boxes in the same places, ordered as tokens are; all that ours holds besides
-stands in the figure of the case.
+case.yaml (`story`) states the paper's arrows and its intervention, written from the paper, not from results. Both graphs are
+drawn with the same boxes in the same places, ordered like their tokens. Everything else in our graph is in the case's figure.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -28,22 +27,23 @@ from biology.tables import Tables
 
 @dataclass(frozen=True)
 class Story:
-    """What the first screen of a page shows."""
+    """The first screen of a case's page."""
 
     paper: Markup
-    """The arrows that the paper draws, as a picture."""
+    """A picture of the paper's arrows."""
     ours: Markup
-    """The same with what was found here; empty where the prompt has no graph."""
+    """The same picture with our results; empty if the prompt has no graph."""
     traced: str
     """The prompt of our graph."""
     absent: tuple[str, ...]
-    """What the supernodes are called that have no members there."""
+    """Titles of the supernodes without members there."""
     shown: dict[str, Any] | None
-    """The intervention: `prompt`, `does`, `donor`, and what is said `before`, `after` and with the `control`, each (text, share)."""
+    """The intervention: `prompt`, `does`, `donor`, and the most probable text `before`, `after` and with the `control`, each
+    (text, share)."""
 
 
 def story(case: Case, tables: Tables) -> Story | None:
-    """What the page of a case opens with; None where its file tells none."""
+    """The opening of a case's page; None if its file has no `story`."""
     told = case.story
     if told is None:
         return None
@@ -73,8 +73,8 @@ def _places(members: pd.DataFrame) -> dict[str, float]:
 def shares(
     edges: pd.DataFrame, members: pd.DataFrame, arrows: Sequence[tuple[str, str]], answer: str
 ) -> dict[tuple[str, str], float]:
-    """Of each arrow, the share of all direct effects into its target, as the figure has it: what repeats another supernode does not
-    count twice, and the output is the token of the answer, or else the most probable one."""
+    """For each arrow, its share of all direct effects into its target, as in the figure: supernodes that repeat another one do
+    not count twice, and the output is the token of the answer, or else the most probable one."""
     again = [name for name in repeated(members) if not any(name in arrow for arrow in arrows)]
     edges = with_share(edges[~edges["source"].isin(again) & ~edges["target"].isin(again)])
     outputs = [name for name in edges["target"].unique() if node(name)[0] == "logit"]
@@ -84,7 +84,7 @@ def shares(
 
 
 def intervention(case: Case, panel: pd.DataFrame, name: str, item: str) -> dict[str, Any] | None:
-    """What an experiment does to a named prompt: what is said, or written, before, after, and with the control."""
+    """The effect of an experiment on a named prompt: the text said or written before, after, and with the control."""
     rows = panel[(panel["experiment"] == name) & (panel["item"] == item)]
     experiment = case.experiments[name]
     if not len(rows) or not isinstance(experiment, Perturbation | Exchange):
@@ -111,7 +111,7 @@ def intervention(case: Case, panel: pd.DataFrame, name: str, item: str) -> dict[
 
 
 def _most(said: pd.DataFrame, column: str) -> tuple[str, float] | None:
-    """The most probable text and its share; None where nothing was measured."""
+    """The most probable text and its share; None if nothing was measured."""
     there = said[said[column].notna() & (said[column] > 0)]
     if not len(there):
         return None

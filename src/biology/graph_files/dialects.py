@@ -1,13 +1,13 @@
-"""Graph files of every dialect in use, read into one form, and that form written for either viewer.
+"""Reads graph files of every dialect in use into one canonical form, and writes that form for either viewer.
 
-The canonical form is the published schema ("Anthropic Attribution Graph") with schema_version 1, error ids
-`{layer}_-1_{pos}` and pins by node id, which is what `graph_json.py` writes. Read as well are: error ids `0_{layer}_{pos}`,
-which collide with features of layer 0; files without a schema version, whose `feature` is a raw id or layer * 100000 + index;
-pins by jsNodeId (the hosted Claude 3.5 Haiku graphs); `qParams` as strings (circuit-tracer's "Save"); missing influence;
-tokens and outputs in layer -1 (EleutherAI's attribute, OpenMOSS). Unknown keys and unknown categories of nodes come back as they are.
+The canonical form is the published schema ("Anthropic Attribution Graph") with schema_version 1, error ids `{layer}_-1_{pos}` and
+pins by node id; `graph_json.py` writes it. These dialects are read too: error ids `0_{layer}_{pos}`, which collide with features of
+layer 0; files without a schema version, whose `feature` is a raw id or layer * 100000 + index; pins by jsNodeId (the hosted Claude
+3.5 Haiku graphs); `qParams` as strings (circuit-tracer's "Save"); missing influence; tokens and outputs in layer -1 (EleutherAI's
+attribute, OpenMOSS). Unknown keys and unknown categories of nodes are kept unchanged.
 
-Files come from anywhere: what cannot be shown faithfully is refused in one line, never dropped, and what is kept without being
-used is named in an `InputWarning`.
+Files may come from anywhere. What cannot be shown faithfully is refused in one line, never dropped; what is kept but not used is
+named in an `InputWarning`.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from biology.graph_files.saved_view import saved_view
 from biology.records import InputError, InputWarning
 
 MOST_BYTES = 100 * 2**20
-"""Larger files are refused; Neuronpedia's own limit."""
+"""Larger files are refused; Neuronpedia has the same limit."""
 KEYS = {
     "file": {"metadata", "qParams", "nodes", "links"},
     "metadata": {
@@ -51,11 +51,10 @@ KEYS = {
     },
     "links": {"source", "target", "weight", "heads"},
 }  # fmt: skip
-"""The keys of the published schema, of the dialects above, and our own `heads` of links; what these say is used, or said by another
-key too."""
+"""Keys of the published schema, of the dialects above, and our own `heads` of links. Each is used, or repeats another key."""
 HEAD = {"layer": int, "head": int, "share": float, "query": int, "key": int}
-"""What `heads` of a link says of each attention head that carries it, and as what (`attention.edge_heads`). One may also have its
-`attention`, its `score`, and in `matched` the pairs of a `query` and a `key` in words with their `value` (`attention.matches`)."""
+"""Keys of each attention head in a link's `heads`, with their types (`attention.edge_heads`). Optional are its `attention`, its
+`score`, and `matched`: pairs of a `query` and a `key` in words with their `value` (`attention.matches`)."""
 SAFE = re.compile(r"[a-zA-Z0-9_.-]+")
 
 Graph = dict[str, Any]
@@ -67,8 +66,9 @@ Graph = dict[str, Any]
 def read_graph(path: Path) -> Graph:
     """The graph of a file, in canonical form.
 
-    Raises `InputError`, in one line that names the file, if it is missing, too large, no JSON, or no faithful graph: numbers
-    that are not finite, links to nodes that are not there, two nodes of one id, a token that the prompt does not have.
+    Raises:
+        InputError: the file is missing, too large, not JSON, or not a consistent graph: numbers that are not finite, links to
+            missing nodes, two nodes with one id, a token that the prompt does not have. One line that names the file.
     """
     try:
         size = path.stat().st_size
@@ -88,7 +88,7 @@ def read_graph(path: Path) -> Graph:
 
 
 def parse_graph(text: str, where: str) -> Graph:
-    """The graph of a JSON text, in canonical form; `where` names it in errors. See `read_graph`."""
+    """The graph of a JSON text, in canonical form. Raises as `read_graph` does; `where` names the text in errors."""
 
     def refuse(number: str) -> float:
         raise InputError(f"{where}: holds the number {number[:30]}, which is not finite.")
@@ -132,7 +132,7 @@ def _canonical(data: Any, where: str) -> Graph:
 
 
 def _warn_of_the_unknown(data: Mapping[str, Any], where: str) -> None:
-    """Names the keys that are kept and not used, and the categories of nodes that are not known."""
+    """Warns of keys that are kept but not used, and of unknown categories of nodes."""
     parts = {"file": [data], "metadata": [data["metadata"]], "qParams": [data.get("qParams") or {}]}
     parts |= {"nodes": data["nodes"], "links": data["links"]}
     found = {part: sorted({str(key) for one in ones for key in one} - KEYS[part]) for part, ones in parts.items()}
@@ -168,8 +168,9 @@ def _metadata(given: Any, where: str) -> dict[str, Any]:
 
 
 def _links(links: list[dict[str, Any]], original: list[Node], nodes: list[Node], where: str) -> list[dict[str, Any]]:
-    """The links with canonical ends. Where a feature of layer 0 and the error of layer L have one old id, a link into layer L
-    or below is the feature's; of two equal links into a later layer the first is; a single one is taken as the feature's."""
+    """The links with canonical ids. An old error id of layer L may also be the id of a feature of layer 0. A link with such a
+    source comes from the feature if it leads to layer L or below. Of two equal links into a later layer the first comes from the
+    feature, the second from the error; a single one is taken as the feature's."""
     features, errors = id_spaces(original, nodes)
     layer = {node["node_id"]: int(node["layer"]) for node in nodes if node["layer"].isdigit()}
     met: set[tuple[str, str]] = set()
@@ -216,7 +217,7 @@ def _check_heads(link: Mapping[str, Any], where: str) -> None:
 
 
 def graph_text(graph: Graph) -> str:
-    """The file of a graph: the same graph is the same text."""
+    """The text of a graph's file; the same graph gives the same text."""
     return json.dumps(graph, ensure_ascii=False, allow_nan=False, indent=1) + "\n"
 
 
@@ -226,10 +227,11 @@ def for_circuit_tracer(graph: Graph, scan: str | None = None) -> Graph:
 
 
 def for_neuronpedia(graph: Graph, model: str | None = None, source_set: str | None = None) -> Graph:
-    """The graph for Neuronpedia's upload; `model` and `source_set` are names that Neuronpedia knows.
+    """The graph for upload to Neuronpedia; `model` and `source_set` are names that Neuronpedia knows.
 
-    Raises `InputError` where the upload would refuse it: a model with other characters than letters, digits, `_.-`; more
-    than 100 MB.
+    Raises:
+        InputError: the upload would refuse it, as the model's name has characters other than letters, digits and `_.-`, or the
+            file is larger than 100 MB.
     """
     scan = model or graph["metadata"]["scan"]
     if not SAFE.fullmatch(scan):
@@ -247,7 +249,7 @@ def for_neuronpedia(graph: Graph, model: str | None = None, source_set: str | No
 
 
 def _viewable(graph: Graph, scan: str) -> Graph:
-    """The graph with what both viewers' code relies on; its slug is the name of its file there."""
+    """The graph with the fields that both viewers need; its slug becomes its file name there."""
     slug = re.sub(r"[^a-zA-Z0-9_.-]+", "-", graph["metadata"]["slug"]).strip("-.") or "graph"
     layers = [int(n["layer"]) for n in graph["nodes"] if kind_of(n) != "logit" and n["layer"].isdigit()]
     if max(layers, default=0) < 1:

@@ -1,7 +1,8 @@
-"""What the links of a graph file allow to work out where the file does not say it: influence, replacement, completeness.
+"""Influence, replacement score and completeness score of a graph file, computed from its links where the file lacks them.
 
-Definitions are those of `graph.py` (Circuit Tracing, "Evaluating graphs" and the appendix on pruning), on the pruned graph, since
-nothing else is in the file. Biases are no part of the flow there, and where a file has them as nodes they are none here.
+Definitions are those of `graph.py` (Circuit Tracing, "Evaluating graphs" and the appendix on pruning), applied to the pruned
+graph, as the file holds nothing else. Biases carry no influence in `graph.py`; where a file has them as nodes they are left out
+here too.
 """
 
 from __future__ import annotations
@@ -20,7 +21,8 @@ Graph = dict[str, Any]
 
 
 def _flow(graph: Graph) -> tuple[sparse.csr_array, Float[np.ndarray, " node"], Float[np.ndarray, " node"]]:
-    """Links as shares [target, source], the outputs' probabilities, and each node's influence on them through all paths."""
+    """Links as normalised absolute edges [target, source], output probabilities, and each node's influence on the outputs
+    through all paths."""
     place = {node["node_id"]: index for index, node in enumerate(graph["nodes"])}
     biases = {node["node_id"] for node in graph["nodes"] if kind_of(node) == "bias"}
     links = [link for link in graph["links"] if link["source"] not in biases]
@@ -46,7 +48,7 @@ def _probability(node: Mapping[str, Any]) -> float:
 
 
 def computed_influence(graph: Graph) -> dict[str, float]:
-    """The cumulative influence of every node but the outputs, where a file gives none: small = important."""
+    """The cumulative influence of every node but the outputs, for files that give none. Small means important."""
     influence = _flow(graph)[2]
     order = np.argsort(-influence, kind="stable")
     cumulative = np.empty_like(influence)
@@ -56,10 +58,10 @@ def computed_influence(graph: Graph) -> dict[str, float]:
 
 
 def graph_scores(graph: Graph) -> tuple[float, float] | None:
-    """Replacement and completeness of the pruned graph of a file.
+    """Replacement score and completeness score of a file's pruned graph.
 
-    None where the file holds no error nodes, since then both would be 1 whatever the graph, and where it holds categories that
-    are not known, since nobody can say on which side they count.
+    None if the file has no error nodes, since both scores would then be 1 for any graph, or if it has unknown categories, since
+    these may be errors or not.
     """
     error = np.array([kind_of(node) == "error" for node in graph["nodes"]])
     token = np.array([kind_of(node) == "token" for node in graph["nodes"]])

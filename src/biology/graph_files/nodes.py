@@ -14,25 +14,25 @@ KINDS = {
     "cross layer transcoder": "feature", "lorsa": "feature", "mlp reconstruction error": "error", "lorsa error": "error",
     "embedding": "token", "logit": "logit", "bias": "bias",
 }  # fmt: skip
-"""What the categories in use are: per-layer features are called "cross layer transcoder" too, "lorsa" stands for features that
-replace attention and for what these leave over. Any other category is drawn as it is, and no score is worked out then."""
+"""Kinds of node by the categories in use. Per-layer features are called "cross layer transcoder" too; "lorsa" are features that
+replace attention, with their errors. A node of any other category is drawn, but the graph gets no scores."""
 MOST_LAYERS = 1000
 
 Node = dict[str, Any]
 
 
 def kind_of(node: Mapping[str, Any]) -> str | None:
-    """feature, error, token, logit or bias; None for a category that is not known."""
+    """feature, error, token, logit or bias; None for an unknown category."""
     return KINDS.get(node["feature_type"])
 
 
 def unknown_categories(nodes: Iterable[Mapping[str, Any]]) -> dict[str, int]:
-    """How many nodes there are of each category that is not known."""
+    """The number of nodes in each unknown category."""
     return dict(Counter(node["feature_type"] for node in nodes if kind_of(node) is None))
 
 
 def checked_node(raw: Mapping[str, Any], metadata: Mapping[str, Any], where: str) -> Node:
-    """A node in canonical form. Raises `InputError` that names it if it is none."""
+    """A node in canonical form. Raises `InputError`, with its id, if it is not valid."""
     node = dict(raw)
     identity, category = node.get("node_id"), node.get("feature_type")
     if not isinstance(identity, str):
@@ -71,8 +71,8 @@ def checked_node(raw: Mapping[str, Any], metadata: Mapping[str, Any], where: str
 
 
 def _layer(node: Mapping[str, Any]) -> str:
-    """The layer as a text. Tokens and outputs are in none, and some dialects say -1: tokens are in "E", and outputs where their
-    ids say."""
+    """The layer as a text. Tokens and outputs have none, and some dialects write -1: tokens become "E", outputs take the layer in
+    their ids."""
     layer, kind = str(node["layer"]), kind_of(node)
     if layer != "-1" or kind not in ("token", "logit"):
         return layer
@@ -81,13 +81,13 @@ def _layer(node: Mapping[str, Any]) -> str:
 
 
 def is_old_error(raw: Mapping[str, Any]) -> bool:
-    """Whether a node's id is an error's of the time when it looked like a feature of layer 0."""
+    """Whether an error node has the old id `0_{layer}_{pos}`, which looks like a feature of layer 0."""
     old = raw["node_id"] == f"0_{raw['layer']}_{raw['ctx_idx']}"
     return kind_of(raw) == "error" and old and raw.get("feature") in (-1, None)
 
 
 def id_spaces(original: list[Node], nodes: list[Node]) -> tuple[dict[str, str], dict[str, str]]:
-    """Canonical ids by the ids of the file: of all nodes but old errors, and of old errors."""
+    """Canonical ids by the ids in the file: one mapping for all nodes but old errors, one for old errors."""
     pairs = list(zip(original, nodes, strict=True))
     errors = {raw["node_id"]: node["node_id"] for raw, node in pairs if is_old_error(raw)}
     return {raw["node_id"]: node["node_id"] for raw, node in pairs if not is_old_error(raw)}, errors
@@ -111,7 +111,7 @@ def records(given: Any, name: str, where: str) -> list[dict[str, Any]]:
 
 
 def is_number(value: Any) -> bool:
-    """Whether a value is a finite number or nothing."""
+    """Whether a value is a finite number or None."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
 
 
@@ -120,6 +120,6 @@ def short(text: str) -> str:
 
 
 def listed(names: Iterable[str], most: int = 5) -> str:
-    """Some names in a line, and how many more there are."""
+    """The first few names, and how many more there are."""
     given = [short(name) for name in names]
     return ", ".join(given[:most]) + (f" and {len(given) - most} more" if len(given) > most else "")

@@ -1,7 +1,7 @@
-"""The view that is saved in a graph file, or shared as an address: pins, supernodes, labels, what was clicked.
+"""The view saved in a graph file, or shared as an address: pins, supernodes, labels, and the clicked node.
 
-Read are lists and, as circuit-tracer's "Save" writes them, texts; members go by node id or (the hosted Claude 3.5 Haiku graphs) by
-jsNodeId. What names no node of the graph is said in an `InputWarning` and kept, since viewers pass over it.
+Values may be lists or, as circuit-tracer's "Save" writes them, texts. Nodes are given by node id or (the hosted Claude 3.5 Haiku
+graphs) by jsNodeId. Ids of no node in the graph are named in an `InputWarning` and kept, since viewers skip them.
 """
 
 from __future__ import annotations
@@ -17,13 +17,14 @@ from biology.records import InputError, InputWarning
 
 LINK_TYPES = ("both", "input", "output", "either")
 SHARED = ("pinnedIds", "supernodes", "clerps", "clickedId", "pruningThreshold")
-"""Parameters of an address that say what is shown."""
+"""Parameters of an address that describe the view."""
 
 
 def saved_view(given: Any, original: list[Node], nodes: list[Node], where: str) -> dict[str, Any]:
-    """`qParams` in canonical form: lists where the file has texts, node ids where it has jsNodeIds. Labels go to their nodes.
+    """`qParams` in canonical form, with texts parsed to lists and jsNodeIds replaced by node ids. Labels are written into their
+    nodes.
 
-    Raises `InputError` for what cannot be read; warns of ids that name no node.
+    Raises `InputError` for values that cannot be read; warns of ids of no node.
     """
     view = record(given, "qParams", where)
     pinned = view.get("pinnedIds") or []
@@ -72,7 +73,8 @@ def saved_view(given: Any, original: list[Node], nodes: list[Node], where: str) 
 
 
 def _resolver(ids: Iterable[str], original: list[Node], nodes: list[Node]) -> Callable[[str], str]:
-    """From an id of the file's saved view to a node id. The file's ids are node ids or jsNodeIds: whichever finds more."""
+    """A function from an id in the file's saved view to a node id. Ids are read as node ids or as jsNodeIds, whichever matches more
+    nodes."""
     features, errors = id_spaces(original, nodes)
     by_display: dict[str, str] = {}
     for raw, node in zip(original, nodes, strict=True):
@@ -87,7 +89,7 @@ def _resolver(ids: Iterable[str], original: list[Node], nodes: list[Node]) -> Ca
 
 
 def _label(clerps: Any, original: list[Node], nodes: list[Node], where: str) -> None:
-    """Writes labels, given by node id or (older) by feature code, into their nodes."""
+    """Writes labels into their nodes; they are given by node id or, in older files, by feature code."""
     pairs = list(clerps.items()) if isinstance(clerps, dict) else clerps
     if not isinstance(pairs, list) or not all(
         isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[1], str) for pair in pairs
@@ -108,10 +110,10 @@ def _label(clerps: Any, original: list[Node], nodes: list[Node], where: str) -> 
 
 
 def with_shared_view(graph: dict[str, Any], address: str) -> dict[str, Any]:
-    """The graph with pins, supernodes and labels of an address of Neuronpedia's (`/gemma-2-2b/graph?slug=...&pinnedIds=...`) or
-    of one of our pages (`...#graph=...&pinnedIds=...`).
+    """The graph with pins, supernodes and labels from an address of Neuronpedia (`/gemma-2-2b/graph?slug=...&pinnedIds=...`) or of
+    one of our pages (`...#graph=...&pinnedIds=...`).
 
-    Raises `InputError` if the address shares no view; warns if it is of another graph, or says more than is read.
+    Raises `InputError` if the address holds no view; warns if it belongs to another graph, or holds parameters that are not read.
     """
     split = urlsplit(address)
     given = {name: values[-1] for name, values in parse_qs(split.query or split.fragment).items()}

@@ -1,13 +1,13 @@
-"""Matched controls: what a perturbation of the same size does when it hits something else.
+"""Matched controls: perturbations of the same size that act on something else.
 
-A large enough push anywhere changes a model's answer, so an effect counts only against pushes of equal size:
+A large enough push anywhere changes a model's answer, so an effect counts only beside pushes of equal size:
 
     matched sets  random other active features, at the same layers and positions, as many, with the same length of the
-                  injected decoder vector (the key null)
-    directions    random Gaussian vectors of that length at those places
+                  injected decoder vector (the main null)
+    directions    random Gaussian vectors of that length at the same places
     moved         the same push at another position
 
-A control of item i and draw d is row i * draws + d.
+The control of item i and draw d is row i * draws + d.
 """
 
 from dataclasses import dataclass
@@ -25,8 +25,8 @@ from biology.transcoders.transcoder_set import TranscoderSet
 
 @dataclass(frozen=True, eq=False)
 class MatchedSets:
-    """Control edits; row r runs on prompt `prompt[r]`. `filled[r]` features of it are not active on the prompt, drawn
-    from the rest of the layer because too few others were active there."""
+    """Control edits; row r runs on prompt `prompt[r]`. Of its features, `filled[r]` are not active on the prompt: too few
+    others were active, so that they were drawn from the rest of the layer."""
 
     edits: Edits
     prompt: Int[Tensor, " row"]
@@ -47,14 +47,14 @@ def matched_sets(
 ) -> MatchedSets:
     """Random sets of other active features for every item (a row of `edited`, on prompt `prompt[row]` of the cache).
 
-    At each (layer, position) as many features are drawn as were edited, from those active there, never one that is
-    edited anywhere in that layer. Each is changed in proportion to its activation, down where the true features go
-    down and up where they go up; then all are scaled so that the injected vector (for a cross-layer transcoder: the
-    vectors of all layers up to `last_layer`, one after the other) is as long as the true one.
+    At each (layer, position) as many features are drawn as were edited, from those active there, but none that is edited
+    anywhere in that layer. Each changes in proportion to its activation, down where the true features go down and up where
+    they go up. All are then scaled so that the injected vector is as long as the true one (for a cross-layer transcoder:
+    the concatenated vectors of all layers up to `last_layer`).
 
     Args:
-        pool_prompt, pool_pos: where the features that stand for an edited one must be active; by default its own
-            prompt and position. For an injection, the donor prompt and position it was taken from.
+        pool_prompt, pool_pos: prompt and position at which the features that replace an edited one must be active; by default
+            its own. For an injection: the donor prompt and position that it was taken from.
 
     Raises:
         InputError: fewer than one draw, or a layer without other features.
@@ -109,7 +109,8 @@ def directions(
     draws: int = 10,
     last_layer: int | None = None,
 ) -> tuple[Injections, Int[Tensor, " row"]]:
-    """Gaussian vectors as long as the true ones, at every place that the true edits write to; and each row's prompt."""
+    """Gaussian vectors as long as the true ones, at every place that the true edits write to; and the prompt of each
+    row."""
     clean = cache.at(prompt[edited.row], edited.layer, edited.pos, edited.feature).double()
     change = edited.value.double() - clean
     top = transcoders.n_layers - 1 if last_layer is None else last_layer
@@ -138,10 +139,10 @@ def moved(cache: FeatureCache, prompt: Int[Tensor, " item"], edited: Edits, pos:
 
 
 def _groups(keys: Int[Tensor, "site key"]) -> list[Int[Tensor, " member"]]:
-    """Indices of the rows of `keys` that are equal, in ascending order of the keys."""
+    """Groups of indices of equal rows of `keys`, in ascending order of the keys."""
     if not len(keys):
         return []
-    if bool((keys == keys[0]).all()):  # within one cell, nearly always: not worth sorting
+    if bool((keys == keys[0]).all()):  # nearly always true within one cell, and cheaper than sorting
         return [torch.arange(len(keys))]
     _, which, counts = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
     return list(torch.argsort(which, stable=True).split(counts.tolist()))
@@ -150,7 +151,7 @@ def _groups(keys: Int[Tensor, "site key"]) -> list[Int[Tensor, " member"]]:
 def _vectors(
     transcoders: TranscoderSet, layer: int, features: Int[Tensor, "*set"], last_layer: int | None
 ) -> Float[Tensor, "*set written"]:
-    """What features write, all their target layers up to `last_layer` one after the other, in float64."""
+    """Output vectors of features, concatenated over their target layers up to `last_layer`, in float64."""
     rows = _rows(transcoders, layer, features)
     targets = rows.shape[-2] if last_layer is None else last_layer + 1 - layer
     return rows[..., :targets, :].flatten(-2).double()
@@ -159,7 +160,7 @@ def _vectors(
 def _rows(
     transcoders: TranscoderSet, layer: int, features: Int[Tensor, "*set"]
 ) -> Float[Tensor, "*set target d_model"]:
-    """The decoders of features of a layer, on the CPU."""
+    """The decoders of a layer's features, on the CPU."""
     weights = transcoders.layers[layer]
     return weights.decoders(features.long().to(weights.b_dec.device)).cpu()
 
@@ -177,7 +178,8 @@ def _drawn(
     draws: int,
     generator: numpy.random.Generator,
 ) -> tuple[Int[Tensor, "draw size"], Float[Tensor, "draw size"], int]:
-    """Random sets of `size` features without repetition, each with a weight; and how many are not of the pool."""
+    """Random sets of `size` different features, each with a weight; and the number of features per set from outside the
+    pool."""
     feature, activation = (part.numpy() for part in pool)
     free = numpy.ones(width, dtype=bool)
     free[list(excluded)] = False
@@ -203,7 +205,8 @@ def _drawn(
 def _merged(
     cache: FeatureCache, prompt: int, item: int, layer: int, pos: int, features: Tensor, push: Tensor
 ) -> tuple[Tensor, ...]:
-    """Edits of one cell: clean activation + push; a feature drawn both to go up and to go down gets both pushes."""
+    """Edits of one cell: clean activation + push. A feature drawn both to go up and to go down gets the sum of both
+    pushes."""
     draws, width = len(features), int(features.max()) + 1
     sites, which = torch.unique(torch.arange(draws)[:, None] * width + features, return_inverse=True)
     total = torch.zeros(len(sites), dtype=torch.float64).index_add(0, which.flatten(), push.flatten())

@@ -1,4 +1,4 @@
-"""Where an intervention acts: features at places of rows, the values they are held at, vectors that are added.
+"""Descriptions of an intervention: features at places of rows, the values they are held at, vectors that are added.
 
 A row is one prompt with a set of edits. Values are activations, in the transcoder's units.
 """
@@ -35,7 +35,7 @@ class Edits(Sites):
 
 @dataclass(frozen=True, eq=False)
 class Injections:
-    """Vectors added to what passes the write hook: entry i at a layer and position of a row (direction controls)."""
+    """Vectors added to the tensor at the write hook: entry i at a layer and position of a row (direction controls)."""
 
     row: Int[Tensor, " site"]
     layer: Int[Tensor, " site"]
@@ -70,13 +70,15 @@ def concatenate(parts: Sequence[Edits]) -> Edits:
 
 
 def steered(sites: Sites, activation: Float[Tensor, " site"], factor: float) -> Edits:
-    """Hold features at `factor` times an activation: the clean one (1 changes nothing, 0 ablates, -1 flips the sign)
-    or a donor prompt's (an injection). The paper's M; an additive m, as some publish, is M = 1 + m."""
+    """Holds features at `factor` times an activation: the clean one (1 changes nothing, 0 ablates, -1 flips the sign)
+    or a donor prompt's (an injection). `factor` is the paper's M. An additive m, as in some publications, is M = 1 +
+    m."""
     return Edits(sites.row, sites.layer, sites.pos, sites.feature, activation.double() * factor)
 
 
 def checked_sites(model: Model, transcoders: TranscoderSet, sites: AnySites, lengths: Int[Tensor, " row"]) -> AnySites:
-    """The same sites with positions counted from the start, each inside its row's prompt and the transcoders.
+    """The same sites with positions counted from the start, checked to be inside their row's prompt and the
+    transcoders.
 
     Raises:
         InputError: a site is outside.
@@ -98,8 +100,8 @@ def checked_sites(model: Model, transcoders: TranscoderSet, sites: AnySites, len
 
 
 def of_rows(sites: AnySites, here: Int[Tensor, " row"], model: Model, start: int = 0) -> AnySites:
-    """The sites of one batch, their rows numbered as in the batch and positions from `start` on, on the model's device and in
-    its dtype."""
+    """The sites of one batch, on the model's device and in its dtype. Rows are numbered as in the batch, positions from
+    `start` on."""
     mine = here[sites.row] >= 0
     chosen = {entry.name: getattr(sites, entry.name)[mine] for entry in fields(sites)}
     chosen["row"], chosen["pos"] = here[chosen["row"]], chosen["pos"] - start

@@ -1,4 +1,4 @@
-"""Text that a model writes while features are held."""
+"""Text generation while features are held."""
 
 from __future__ import annotations
 
@@ -32,14 +32,14 @@ def generate(
     last_layer: int | None = None,
     batch_size: int = 256,
 ) -> list[list[int]]:
-    """Continue every prompt (row i is prompt i) by up to `n_tokens` tokens while its features are held.
+    """Continues every prompt (row i is prompt i) by up to `n_tokens` tokens while its features are held.
 
     `edited` apply at fixed positions of the prompt, `open_ended` at their position and at every later one, new tokens
-    included. Greedy at temperature 0, otherwise sampled with `generator`. The frozen or clamped values of the
-    other protocols are those of the unedited model on the text so far. The whole text is run anew for every token.
+    included. Greedy at temperature 0, otherwise sampled with `generator`. Frozen or clamped values, in the protocols
+    that have them, are those of the unedited model on the text so far. The whole text is run again for every token.
 
     Returns:
-        The new tokens of each row, ending with `stop` where that was reached.
+        The new tokens of each row, ending with `stop` if it was reached.
     """
     lengths: Int[Tensor, " prompt"] = torch.tensor([len(prompt) for prompt in prompts])
     edited = checked_sites(model, transcoders, edited, lengths)
@@ -62,7 +62,7 @@ def generate(
 
 
 def extended(open_ended: Edits, texts: Sequence[Sequence[int]]) -> Edits:
-    """Open-ended edits at every position they cover by now."""
+    """Open-ended edits at every position that they now cover."""
     counts = torch.tensor([len(text) for text in texts])[open_ended.row] - open_ended.pos
     entry = torch.repeat_interleave(torch.arange(len(counts)), counts)
     offset = torch.arange(len(entry)) - torch.repeat_interleave(counts.cumsum(0) - counts, counts)

@@ -1,6 +1,6 @@
-"""Features held on a prompt at multiples of their activation, and the control beside them: others, pushed as hard.
+"""Features held on a prompt at multiples of their activation, with a matched control.
 
-What a terminal (`steering.py`) and a notebook (`api.py`) say of a supernode becomes edits of interventions here.
+Turns what the terminal (`steering.py`) and the notebook (`api.py`) say about a supernode into edits.
 """
 
 from __future__ import annotations
@@ -23,39 +23,39 @@ from biology.transcoders.activations import FeatureCache, cache_features
 from biology.transcoders.transcoder_set import TranscoderSet
 
 DRAWS = 10
-"""Sets of other features that the control holds."""
+"""Number of matched sets in the control."""
 
 
 @dataclass(frozen=True)
 class Holding:
-    """How a feature is held: its activation at M = 1 and the token, if they are known, and where it was taken from."""
+    """How a feature is held: its activation at M = 1 and its token, if known, and where it was taken from."""
 
     value: float | None = None
-    """None: the one that it has on the prompt."""
+    """Its activation; None: its activation on the prompt."""
     at: int | None = None
-    """None: the token that is named for all."""
+    """Its token; None: the token given for all features."""
     factor: float = 1.0
-    """M of this feature."""
+    """M for this feature."""
     taken: tuple[str, int] | None = None
-    """The prompt, and the token there, whose active features stand for it in the control; None: those of the prompt itself."""
+    """Prompt and token whose active features replace it in the control; None: the held prompt's own."""
 
 
 Held = dict[tuple[int, int], Holding]
-"""Features by layer and index."""
+"""Holdings by (layer, feature)."""
 
 
 @dataclass(frozen=True, eq=False)
 class Push:
-    """What is held on a prompt, and what its control is drawn from."""
+    """The edits on a prompt, and the pool of its control."""
 
     edits: Edits
     transcoders: TranscoderSet
     cache: FeatureCache
     pool: Int[Tensor, "feature 2"]
-    """Of each feature the prompt of the cache, and the token there, whose active features stand for it in the control."""
+    """For each feature, the prompt (index in the cache) and the token whose active features replace it in the control."""
 
     def control(self, draws: int = DRAWS, seed: int = 0) -> Edits:
-        """So many rows of matched sets: other active features of the same layers, as many and pushed as hard."""
+        """`draws` rows of matched sets: other active features of the same layers, as many, and with the same size of push."""
         generator, of = numpy.random.default_rng(seed), self.pool
         return matched_sets(
             self.transcoders, self.cache, torch.tensor([0]), self.edits, generator, draws=draws, pool_prompt=of[:, 0],
@@ -67,7 +67,7 @@ def push(
     model: Model, transcoders: TranscoderSet, ids: list[int], held: Mapping[tuple[int, int], Holding], *,
     strength: float = 1.0, at: int | None = None,
 ) -> Push:  # fmt: skip
-    """The features at `strength` times their activations, at their token or at `at` (the last).
+    """Holds features at `strength` times their activations, each at its own token or at `at` (default: the last).
 
     Raises:
         InputError: no such token or feature, a feature without activation there, or a value too large for the model.
@@ -98,14 +98,14 @@ def push(
         if not (times * here) ** 2 <= torch.finfo(model.dtype).max:  # norms square it
             raise InputError(f"feature {layer}/{feature} at {times:g} times {here:g} is too much for {model.dtype}.")
         rows.append((0, layer, pos, feature, times * here))
-        # what is put in is matched by what is active where it comes from, what is taken away by what is active here
+        # an injected feature is matched by features active at its source, a reduced one by features active here
         own = one.taken is None or times * here <= 0
         pool.append((0, pos) if own else (1 + texts.index(one.taken[0]), one.taken[1]))  # type: ignore[index]
     return Push(edits(rows), transcoders, cache, torch.tensor(pool, dtype=torch.long).reshape(-1, 2))
 
 
 def nothing(like: Edits) -> Edits:
-    """No edits at all."""
+    """Empty edits."""
     return replace(like, **{name: value[:0] for name, value in vars(like).items()})
 
 
@@ -115,7 +115,7 @@ def first_row(edited: Edits) -> Edits:
 
 
 def everywhere(model: Model, pushed: Edits, ids: list[int]) -> Edits:
-    """The same at every token after the BOS, new ones included."""
+    """The same edits at every token after the BOS, new ones included."""
     first = 1 if model.bos_token is not None and ids[0] == model.bos_token else 0
     return replace(pushed, pos=pushed.pos * 0 + first)
 
@@ -124,10 +124,11 @@ def said(
     model: Model, transcoders: TranscoderSet, prompts: list[list[int]], fixed: Edits, every: Edits | None = None, *,
     last_layer: int | None = None,
 ) -> torch.Tensor:  # fmt: skip
-    """Probabilities of the next token, [vocab] in float64: the mean of the rows, under edits at one token or at every one from theirs on.
+    """Probabilities of the next token, [vocab] in float64, averaged over rows. `fixed` edits one token, `every` all tokens from
+    a first one on.
 
-    With `last_layer` MLP outputs up to it keep their clean values but for the edits (constrained patching); without, everything
-    is computed anew. Raises InputError if the model computes no numbers any more.
+    With `last_layer`, MLP outputs up to it keep their clean values except for the edits (constrained patching). Without it
+    everything is recomputed. Raises InputError if the model's output is no longer finite.
     """
     held = fixed if every is None else concatenate([fixed, extended(every, prompts)])
     outcome = intervene(

@@ -1,17 +1,18 @@
-"""Perturbation experiments: hold features at chosen values and see what the model then says, many rows at a time.
+"""Perturbation experiments: features are held at chosen values and the model's output is read, many rows at a time.
 
-A row is one prompt with a set of feature edits. Three protocols (Ameisen et al., *Circuit Tracing*, 2025, Methods;
-Lindsey et al., *On the Biology of a Large Language Model*, 2025, Methods):
+A row is one prompt with a set of feature edits. There are three protocols (Ameisen et al., *Circuit Tracing*, 2025,
+Methods; Lindsey et al., *On the Biology of a Large Language Model*, 2025, Methods):
 
     constrained  up to `last_layer` every MLP output is its clean value + sum of (value - clean activation) * decoder:
-                 edited features sit at their values, nothing else in the range reacts, and effects spread above it.
-    iterative    the model's own MLPs run everywhere, and at each layer the edited features are moved to their values
-                 from where they are by then.
-    direct       as constrained over all layers with norm scales frozen too: what an edge of the attribution graph says.
+                 edited features have their values, nothing else in the range reacts, and effects spread above it.
+    iterative    the model's own MLPs run everywhere; at each layer the edited features are moved to their values
+                 from their current activations.
+    direct       as constrained over all layers, with norm scales frozen too: the effect that an edge of the attribution
+                 graph states.
 
-Attention patterns stay at the clean prompt's values unless `live_attention`. The features of a cross-layer transcoder
-write to every layer above them (inside the range, in the constrained protocol). A skip connection belongs to the
-linear map: where MLP outputs are held, the change of its input passes through it.
+Attention patterns are frozen at the clean prompt's unless `live_attention`. The features of a cross-layer transcoder write
+to every layer above them (in the constrained protocol, inside the range). A skip connection belongs to the linear map: if
+MLP outputs are held, the change of its input passes through it.
 """
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -36,9 +37,9 @@ Readout = Callable[[Tensor, Tensor], Tensor]
 
 
 class CleanPasses:
-    """Passes of unedited prompts, kept for the next who asks for the same batch: experiments do at every strength and layer.
+    """Forward passes of unedited prompts, cached because experiments ask for the same batch at every strength and layer.
 
-    The oldest go when all together would take more than `limit` bytes.
+    The oldest are dropped when all together would take more than `limit` bytes.
     """
 
     def __init__(self, model: Model, transcoders: TranscoderSet, limit: int = 2**30) -> None:
@@ -46,7 +47,7 @@ class CleanPasses:
         self._kept: dict[tuple[object, ...], tuple[int, Any]] = {}
 
     def __call__(self, ids: Int[Tensor, "prompt pos"], start: int = 0) -> Capture:
-        """What is captured from token `start` on (patterns reach back to the first one)."""
+        """The capture of a clean pass, from token `start` on (patterns still reach back to the first token)."""
         set_ = self.transcoders
 
         def passed() -> tuple[int, Capture]:
@@ -59,7 +60,7 @@ class CleanPasses:
         return self._remembered(("pass", start), ids, passed)
 
     def shared(self, ids: Int[Tensor, "prompt pos"], length: int) -> SharedStart:
-        """The first `length` tokens."""
+        """The first `length` tokens, read once."""
 
         def read() -> tuple[int, SharedStart]:
             found = SharedStart(self.model, ids, length)
@@ -80,16 +81,16 @@ class CleanPasses:
 
     @property
     def size(self) -> int:
-        """Bytes of what is kept."""
+        """Bytes in the cache."""
         return sum(size for size, _ in self._kept.values())
 
 
 @dataclass(frozen=True, eq=False)
 class Outcome:
-    """What rows said. `logits` [row, read_pos, vocab] (after the final soft-cap), or what the readout made of them.
+    """The outputs of rows. `logits` [row, read_pos, vocab] (after the final soft-cap), or the result of the readout.
 
-    `pre_logits` are those before the soft-cap (None with a readout). For watched sites, what features see and their
-    activations; `profile[l]` holds all activations of layer l at the profiled position.
+    `pre_logits` are those before the soft-cap (None with a readout). `watched_pre` and `watched` are pre-activations and
+    activations at the watched sites; `profile[l]` holds all activations of layer l at the profiled position.
     """
 
     logits: Float[Tensor, "row ..."]
@@ -102,13 +103,13 @@ class Outcome:
 def site_activations(
     transcoders: TranscoderSet, layer: int, x: Float[Tensor, "site d_model"], features: Int[Tensor, " site"]
 ) -> tuple[Float[Tensor, " site"], Float[Tensor, " site"]]:
-    """What single features of a layer see in what passes its read hook, and their activations."""
+    """Pre-activations and activations of single features of a layer, given the tensor at its read hook."""
     weights = transcoders.layers[layer]
     vectors, offsets = weights.readers(features, x)
     pre = (x * vectors).sum(-1) + offsets
-    if weights.exact:  # nothing is left to an error: what is held is the neuron
+    if weights.exact:  # the error is zero: the neuron itself is held
         return pre, pre
-    if transcoders.activation == "topk":  # depends on all features of the place
+    if transcoders.activation == "topk":  # depends on all features of the position
         return pre, encode(transcoders, layer, x).gather(1, features[:, None])[:, 0]
     active = pre if transcoders.signed else pre.relu()
     if weights.threshold is not None:
@@ -137,23 +138,23 @@ def intervene(
     batch_size: int = 256,
     progress: bool = False,
 ) -> Outcome:
-    """Run every row, prompt `prompts[prompt[row]]` with its edits and injections, in batches of equal length.
+    """Runs every row, prompt `prompts[prompt[row]]` with its edits and injections, in batches of equal length.
 
     Args:
         last_layer: top of the constrained range (layers 0..last_layer are held); by default the last layer edited.
-        cut_direct: whether what the held MLP outputs change is taken off the residual stream again before the final norm, so
-            that only what later layers and attention made of it reaches the logits (constrained protocol).
+        cut_direct: subtracts the changes of held MLP outputs from the residual stream before the final norm, so
+            that they reach the logits only through later layers and attention (constrained protocol).
         positions: where logits are read: one position for all (negative counts from the end), or [row] or
             [row, read_pos].
-        watch: sites whose pre-activations and activations are wanted.
-        profile: a position at which all activations of all layers are wanted.
+        watch: sites whose pre-activations and activations are returned.
+        profile: a position at which all activations of all layers are returned.
         readout: applied per batch to (logits [row, read_pos, vocab], row numbers), to keep less than all logits.
-        prefixes: receives what the rows of each batch leave to attention, to be read on from.
-        passes: clean passes that calls on the same prompts share.
+        prefixes: receives the keys and values of each batch's rows, from which they can be continued.
+        passes: cache of clean passes, shared between calls on the same prompts.
 
     Raises:
-        InputError: an unknown protocol, direct paths cut in another than the constrained one, an edit outside the model, its prompt or the constrained range, or one
-            feature edited twice at one place.
+        InputError: an unknown protocol, `cut_direct` in another protocol than the constrained one, an edit outside the model, its
+            prompt or the constrained range, or one feature edited twice at one place.
     """
     lengths = torch.tensor([len(ids) for ids in prompts], dtype=torch.long)[prompt]
     edited = checked_sites(model, transcoders, edited, lengths)
@@ -215,7 +216,7 @@ def intervene(
 def _observed(
     transcoders: TranscoderSet, sites: Sites, inputs: Mapping[int, Float[Tensor, "row pos d_model"]]
 ) -> Float[Tensor, "2 site"]:
-    """Pre-activations and activations at sites of one batch, given what passed the read hooks."""
+    """Pre-activations and activations at sites of one batch, given the tensors at the read hooks."""
     out = torch.zeros(2, len(sites.row), dtype=transcoders.layers[0].b_dec.dtype)
     for layer in set(sites.layer.tolist()):
         at = sites.layer == layer
@@ -253,7 +254,7 @@ def _hooks(
     passes: CleanPasses, ids: Int[Tensor, "prompt pos"], which: Int[Tensor, " row"],
     edited: Edits, added: "_Added", protocol: str, top: int, live_attention: bool, start: int,
 ) -> list[tuple[str, Edit]]:  # fmt: skip
-    """What one batch, read from token `start` on, holds and adds. `which` says which of the prompts `ids` a row is."""
+    """The edits of one batch that is read from token `start` on. `which` is the index in `ids` of each row's prompt."""
     model, transcoders = passes.model, passes.transcoders
     if protocol == "iterative" and live_attention:
         return _moving(model, transcoders, edited, added)
@@ -267,12 +268,12 @@ def _hooks(
 
 
 def _idle(layers: Iterable[int]) -> list[tuple[str, Edit]]:
-    """MLPs whose output is held and whose input nobody reads are given nothing to do: most of a pass is MLPs."""
+    """Gives no input to MLPs whose output is held and whose input nobody reads: MLPs take most of a pass."""
     return [(f"blocks.{layer}.mlp.hook_in", lambda tensor: tensor[:, :0]) for layer in layers]
 
 
 class _Added(dict[int, list[tuple[Tensor, Tensor, Tensor]]]):
-    """Per layer, the (row, pos, vector) triples to add to what passes its write hook."""
+    """Per layer, the (row, pos, vector) triples to add at its write hook."""
 
     @classmethod
     def injected(cls, injections: Injections) -> "_Added":
@@ -286,10 +287,10 @@ class _Added(dict[int, list[tuple[Tensor, Tensor, Tensor]]]):
         self.setdefault(layer, []).append((row, pos, vector))
 
     def features(self, transcoders: TranscoderSet, layer: int, edited: Edits, x: Tensor, top: int) -> None:
-        """Move the features of a layer from their activations in `x` [site, d_model] to their values."""
+        """Adds the changes that move a layer's features from their activations in `x` [site, d_model] to their values."""
         _, active = site_activations(transcoders, layer, x, edited.feature)
         change = edited.value.to(active.dtype) - active
-        # An activation computed in another batch differs by rounding. A change within that is none, so that holding
+        # An activation computed in another batch differs by rounding. Such a change counts as none, so that holding
         # features at their own activations is the identity.
         size = transcoders.layers[layer].rounding(edited.feature, x)
         change = torch.where(change.abs() <= 4 * torch.finfo(x.dtype).eps * size, 0.0, change)[:, None]
@@ -307,7 +308,7 @@ class _Added(dict[int, list[tuple[Tensor, Tensor, Tensor]]]):
 def _clamped(
     transcoders: TranscoderSet, clean: Capture, which: Tensor, edited: Edits, added: _Added, top: int
 ) -> list[tuple[str, Edit]]:
-    """MLP outputs of layers 0..top held at clean value + changes of the edited features (+ change through the skip)."""
+    """Holds MLP outputs of layers 0..top at clean value + changes of the edited features (+ change through the skip)."""
     for layer in sorted(set(edited.layer.tolist())):
         mine = _at_layer(edited, layer)
         added.features(transcoders, layer, mine, clean.read[layer][which[mine.row], mine.pos], top)
@@ -331,7 +332,8 @@ def _clamped(
 def _without_direct(
     model: Model, ids: Int[Tensor, "prompt pos"], which: Int[Tensor, " row"], top: int, start: int
 ) -> list[tuple[str, Edit]]:
-    """After the last layer the stream loses what the MLPs of layers 0..top wrote other than on the clean prompt."""
+    """After the last layer, subtracts from the stream the differences of the MLP outputs of layers 0..top from the clean
+    prompt's."""
     names = [f"blocks.{layer}.hook_mlp_out" for layer in range(top + 1)]
     _, clean = run(model, ids, reads=names)
     changes: list[Tensor] = []
@@ -347,7 +349,7 @@ def _without_direct(
 
 
 def _moving(model: Model, transcoders: TranscoderSet, edited: Edits, added: _Added) -> list[tuple[str, Edit]]:
-    """At each layer, move edited features from their current activations to their values; the MLPs run."""
+    """At each layer, moves edited features from their current activations to their values; the MLPs run."""
     top = model.n_layers - 1
 
     def measure(layer: int, x: Tensor) -> None:

@@ -1,4 +1,4 @@
-"""Exchanging residual streams between prompts: where a model keeps something, shown without any transcoder."""
+"""Exchanges residual streams between prompts, to find where a model holds something, without any transcoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -19,7 +19,7 @@ from biology.transcoders.activations import length_batches, row_batches
 class Exchanges:
     """Residual streams taken from donors: entry i replaces, in a row, the stream entering `layer` at `pos`.
 
-    `layer` n_layers is the stream entering the final norm. `donor_pos` is the place in the row's donor prompt.
+    `layer` n_layers is the stream entering the final norm. `donor_pos` is the position in the row's donor prompt.
     """
 
     row: Int[Tensor, " site"]
@@ -42,8 +42,8 @@ def exchange_residuals(
 ) -> Float[Tensor, "row read_pos vocab"]:
     """Interchange interventions: logits of `prompts[prompt[row]]` with residual streams of `prompts[donor[row]]`.
 
-    Nothing is frozen and no transcoder is involved: the model's own evidence of where something is kept
-    (Geiger et al., *Causal Abstractions of Neural Networks*, 2021).
+    Nothing is frozen and no transcoder is involved: this is direct evidence of where the model holds something (Geiger
+    et al., *Causal Abstractions of Neural Networks*, 2021).
 
     Raises:
         InputError: a layer or position outside the model or the prompts.
@@ -66,7 +66,7 @@ def exchange_residuals(
 
 
 def stream_names(model: Model) -> list[str]:
-    """Where the residual stream passes that enters each layer, and that which leaves the last one."""
+    """Hooks of the residual stream: the one entering each layer, then the one leaving the last layer."""
     names = [f"blocks.{layer}.hook_resid_pre" for layer in range(model.n_layers)]
     return [*names, f"blocks.{model.n_layers - 1}.hook_resid_post"]
 
@@ -94,8 +94,8 @@ def run_with_streams(
     vectors: Float[Tensor, "site d_model"], *, positions: int | Int[Tensor, "row ..."] = -1,
     prefixes: list[Prefix] | None = None, batch_size: int = 256, progress: bool = False,
 ) -> Float[Tensor, "row read_pos vocab"]:  # fmt: skip
-    """Logits of `prompts[prompt[row]]` with `vectors` in the place of the residual streams at `sites`; `prefixes` receives
-    what the rows of each batch leave to attention, to be read on from."""
+    """Logits of `prompts[prompt[row]]` with the residual streams at `sites` replaced by `vectors`; `prefixes` receives
+    the keys and values of each batch's rows, from which they can be continued."""
     size, names = torch.tensor([len(ids) for ids in prompts]), stream_names(model)
     where = torch.as_tensor(positions).expand(len(prompt)) if isinstance(positions, int) else positions
     out: list[Tensor] = []

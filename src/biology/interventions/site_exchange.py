@@ -1,4 +1,4 @@
-"""What stands at a token of many prompts, read and exchanged: MLP outputs and residual streams, with nothing frozen."""
+"""Reads and exchanges MLP outputs and residual streams at one token of many prompts."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ from biology.transcoders.activations import length_batches
 
 BATCH = 256
 Ids = Sequence[list[int]] | Mapping[int, list[int]]
-"""Token ids of prompts by their number."""
+"""Token ids of prompts, by the prompt's number."""
 
 
 def seen_at(
     model: Model, ids: Ids, prompts: list[int], names: list[str], position: Int[Tensor, " prompt"]
 ) -> Float[Tensor, "hook chosen d_model"]:
-    """What passes hooks of some prompts at a position of each."""
+    """The tensors at some hooks, at one position of each prompt."""
     out = torch.zeros(len(names), len(prompts), model.d_model)
     where = position[torch.tensor(prompts)]
     for places, batch in length_batches([ids[prompt] for prompt in prompts], BATCH):
@@ -37,9 +37,9 @@ def said_with(
     position: Int[Tensor, " prompt"] | None = None, basis: Float[Tensor, "d_model dimensions"] | None = None, *,
     frozen: bool = False, starts: dict[tuple[int, ...], SharedStart] | None = None,
 ) -> Int[Tensor, " row"]:  # fmt: skip
-    """The most probable next token after each prompt of `base`, with vectors (one for each of them) put where hooks pass `position`,
-    in the subspace of `basis` alone if there is one. With `frozen` attention patterns stay those of the prompt. `starts` keeps what
-    stands before `position` for the next who asks for the same prompts there."""
+    """The most probable next token after each prompt of `base`, with the tensors at some hooks replaced at `position` by one vector
+    per prompt (only in the subspace of `basis`, if given). With `frozen`, attention patterns stay those of the prompt. `starts`
+    caches the tokens before `position` for later calls on the same prompts."""
     out = torch.zeros(len(base), dtype=torch.long)
     prompts = torch.as_tensor(base, dtype=torch.long)
     for places, batch in length_batches([ids[row] for row in prompts.tolist()], BATCH):
@@ -62,7 +62,7 @@ def said_with(
 
 
 def at(position: Int[Tensor, " prompt"] | None, prompts: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
-    """The position of each of some prompts; the last token where none is given."""
+    """The position of each prompt; the last token if `position` is None."""
     return torch.full_like(prompts, -1) if position is None else position[prompts]
 
 
@@ -70,7 +70,7 @@ def put(
     position: Int[Tensor, " row"], vectors: Float[Tensor, "row d_model"], basis: Float[Tensor, "d_model dimensions"] | None,
     tensor: Float[Tensor, "row pos d_model"],
 ) -> Float[Tensor, "row pos d_model"]:  # fmt: skip
-    """The tensor with a vector at a position of each row; in a subspace alone if there is one."""
+    """The tensor with the vector of each row put at its position; only in the subspace of `basis`, if given."""
     spot = (torch.arange(len(position)), position)
     new = vectors.to(tensor)
     if basis is not None:

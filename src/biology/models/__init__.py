@@ -1,6 +1,6 @@
 """A language model: found or downloaded, checked, loaded, hooked and run.
 
-`model.load_model`, `encode`, `run` and `capture` are what other rooms use. `bridge` is the only module that knows transformer_lens,
-`weights` gives norms, heads and unembedding as plain matrices, `memory` foretells what a model needs. `hub`, `packages`, `memory` and
-`text` do without torch.
+Other rooms use `model.load_model`, `encode`, `run` and `capture`. `bridge` is the only module that imports transformer_lens,
+`weights` gives norms, heads and unembedding as plain matrices, `memory` estimates what a model needs. `hub`, `packages`, `memory`
+and `text` need no torch.
 """

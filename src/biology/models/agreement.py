@@ -1,8 +1,8 @@
-"""Does the hooked model say what transformers says? Asked of every model when it is loaded.
+"""Checks, when a model is loaded, that the hooked model gives the same probabilities as transformers.
 
-The network of transformers answers a few tokens before hooks are put around it; the hooked forward pass, and the same one with
-attention patterns, norm scales and MLP outputs frozen, have to give the same probabilities. What differs is nearly always a
-key of config.json that transformers follows and the hooks do not, so the refusal names the keys that are out of the ordinary.
+The network of transformers is run on a few tokens before hooks are added. The hooked forward pass must give the same
+probabilities, with and without frozen attention patterns, norm scales and MLP outputs. A difference nearly always comes
+from a key of config.json that transformers follows and the hooks do not, so the error names the unusual keys.
 """
 
 import dataclasses
@@ -20,16 +20,16 @@ from biology.records import InputError
 
 TOLERANCE = 1e-4
 HALF_TOLERANCE = {"hooked": 0.05, "frozen": 0.2}
-"""In float16 and bfloat16. Hooks round GPT-2's projections otherwise (0.01 at 24 layers), and norms with a held scale are
-rounded once more (0.03 at the 30 layers of a SmolLM2)."""
+"""In float16 and bfloat16. Hooks round GPT-2's projections differently (0.01 at 24 layers), and a norm with a frozen scale
+is rounded once more (0.03 at the 30 layers of a SmolLM2)."""
 LENGTH = 16
-"""Tokens that are asked, and that are read of a longer prompt."""
+"""Number of tokens of the prompt, and of final positions read from a longer one."""
 CHEAP = 10**10
-"""Multiplications that a prompt longer than a sliding window may cost, a fraction of a second."""
+"""Largest cost, in multiplications, of a prompt longer than a sliding window: a fraction of a second."""
 LONGEST = 1024
 
 HEEDED = frozenset(
-    # Keys that the hooked forward pass follows, or that have no part in one.
+    # Keys that the hooked forward pass follows, or that do not affect it.
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
     "max_position_embeddings rms_norm_eps hidden_act hidden_activation rope_parameters attention_bias mlp_bias "
     "tie_word_embeddings sliding_window layer_types use_sliding_window max_window_layers query_pre_attn_scalar "
@@ -44,7 +44,7 @@ HEEDED_BY = {"gemma2": frozenset({"attn_logit_softcapping"})}
 
 @dataclass(frozen=True, eq=False)
 class Plain:
-    """What transformers says at the last `LENGTH` positions of a prompt of its own choosing."""
+    """Logits of transformers at the last `LENGTH` positions of a fixed prompt."""
 
     ids: Int[Tensor, "1 pos"]
     positions: Int[Tensor, "1 read_pos"]
@@ -52,10 +52,10 @@ class Plain:
 
 
 def plain_answer(network: Any, path: Path) -> Plain:
-    """The answer of a network of transformers, before anything is put around it.
+    """The logits of a network of transformers, before any hooks.
 
-    The prompt is the same for the same config: the first token of its texts, if config.json names one, then tokens from all
-    over the vocabulary, `LENGTH` in all, or more than a sliding window holds where that is cheap.
+    The prompt depends only on the config: the BOS token if it names one, then tokens from all over the vocabulary. It has
+    `LENGTH` tokens, or more than a sliding window holds if that is cheap (`CHEAP`).
 
     Raises:
         InputError: transformers itself cannot run the network.
@@ -92,7 +92,7 @@ def require_agreement(
     found: Mapping[str, Float[Tensor, "1 read_pos vocab"]],
     patterns: Sequence[Float[Tensor, "1 head pos pos"]],
 ) -> None:
-    """Compares logits by the total variation distance of their probabilities, the largest over the positions read.
+    """Compares the probabilities by their total variation distance, the largest over the positions read.
 
     No single probability differs by more than that distance. `found` holds the logits of the `hooked` and of the `frozen`
     forward pass, `patterns` the attention patterns of the layers.
@@ -121,7 +121,8 @@ def require_agreement(
 
 
 def _suspects(config: Any) -> str:
-    """The keys of a config that have another value than its class gives them, and that nothing here is known to follow."""
+    """Keys of a config that differ from the default of its class and are not among those that the hooks are known to
+    follow."""
     heeded = HEEDED | HEEDED_BY.get(config.model_type, frozenset())
     usual = {field.name: _default(field) for field in dataclasses.fields(config)}
     said = {key: value for key, value in vars(config).items() if not key.startswith("_") and key not in heeded}

@@ -1,7 +1,7 @@
 """A network of transformers with hooks: a raw TransformerBridge and its table of hook points.
 
-The only module that knows transformer_lens. Weights are unprocessed and attention is eager, so that transcoders read the
-activations they were trained on. The bridge wraps the network and its weights; nothing is copied.
+The only module that imports transformer_lens. Weights are unprocessed and attention is eager, so that transcoders read
+the activations they were trained on. The bridge wraps the network and its weights; nothing is copied.
 """
 
 from collections.abc import Mapping
@@ -16,14 +16,14 @@ ARCHITECTURES = {
     "qwen3": "Qwen3ForCausalLM",
     "gemma2": "Gemma2ForCausalLM",
     "gemma3_text": "Gemma3ForCausalLM",
-    "gemma3": "Gemma3ForCausalLM",  # with an image encoder, which is left aside
+    "gemma3": "Gemma3ForCausalLM",  # with an image encoder, which is ignored
 }
 
 
 def bridged(network: Any, architecture: str, dtype: torch.dtype, name: str) -> tuple[Any, dict[str, Any]]:
     """The bridge around a network of one of `ARCHITECTURES`, and its hook points by name, aliases included.
 
-    The table is built once, because that is slow. From here on the network's own forward pass runs the bridge's modules.
+    The table is built once, because that is slow. From now on the network's own forward pass runs the bridge's modules.
     """
     from transformer_lens.model_bridge.sources import build_bridge_from_module
 
@@ -33,7 +33,7 @@ def bridged(network: Any, architecture: str, dtype: torch.dtype, name: str) -> t
     for parameter in bridge.parameters():
         parameter.requires_grad_(False)
     hooks = dict(bridge.hook_dict)
-    # The alias is missing where a block has no post norm only in some releases of the library; the fallback is exact.
+    # Some releases of the library lack the alias for a block without post norm; the fallback is exact.
     for layer in range(bridge.cfg.n_layers):
         alias = f"blocks.{layer}.hook_mlp_out"
         post = f"blocks.{layer}.ln2_post.hook_out"
@@ -44,7 +44,8 @@ def bridged(network: Any, architecture: str, dtype: torch.dtype, name: str) -> t
 
 
 def _compute_in_double(bridge: Any, hooks: Mapping[str, Any]) -> None:
-    """Hugging Face computes norms and softmax in float32 whatever the dtype; in float64 do both in float64."""
+    """Makes a float64 model compute norms and softmax in float64. Hugging Face computes them in float32 for every
+    dtype."""
     for module in bridge.modules():
         if hasattr(module, "use_native_layernorm_autograd"):
             module.use_native_layernorm_autograd = False

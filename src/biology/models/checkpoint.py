@@ -1,8 +1,8 @@
-"""What a Hugging Face model directory holds: its architecture and network, checked before anything runs.
+"""Reads a Hugging Face model directory: its architecture and network, checked before anything runs.
 
-Nothing is fetched, unpickled or executed from the directory: safetensors only, local files only, no remote code. And nothing
-in it is passed over: weights that the network of config.json has no place for are refused, files and keys that are not used
-are named in a warning.
+Nothing is fetched, unpickled or executed from the directory: safetensors only, local files only, no remote code.
+Nothing is silently ignored: weights for which the network has no place are refused; unused files and keys are named in
+a warning.
 """
 
 import dataclasses
@@ -27,17 +27,18 @@ TEXT_PART = {
 }
 IMAGE_PART = re.compile(r"(model\.)?(vision_tower|multi_modal_projector)\.")
 CONSTANTS = re.compile(r".*(\.attn\.(masked_)?bias|\.rotary_emb\.inv_freq)")
-"""Causal masks and rotary frequencies, which older libraries stored beside the weights: they follow from config.json."""
+"""Causal masks and rotary frequencies, which older libraries stored with the weights. They are computed from
+config.json."""
 FLOATS = ("F64", "F32", "F16", "BF16")
 INERT_KEYS = frozenset({"n_ctx", "task_specific_params", "torchscript", "transformers_version", "unsloth_version"})
-"""Keys of config.json that transformers has dropped and that never changed an answer."""
+"""Keys of config.json that transformers has dropped and that never changed its output."""
 
 
 def architecture(path: Path, supported: Sequence[str]) -> str:
     """The `model_type` of the directory's config.json.
 
     Raises:
-        InputError: the directory or its config.json is missing or damaged, the type is not a supported one, or the weights
+        InputError: the directory or its config.json is missing or damaged, the type is not supported, or the weights
             are quantised.
     """
     if path.suffix == ".gguf":
@@ -65,11 +66,12 @@ def architecture(path: Path, supported: Sequence[str]) -> str:
 
 
 def network(path: Path, dtype: torch.dtype) -> Any:
-    """The Hugging Face network with eager attention: every weight present, of the right shape and finite, and none too many.
+    """The Hugging Face network with eager attention. Every weight is present, finite and of the right shape, and none
+    is left over.
 
     Raises:
-        InputError: a weight file is missing, damaged or there twice; a weight is missing, of another shape, no float, or NaN;
-            or the network of config.json has no place for a stored weight.
+        InputError: a weight file is missing, damaged or duplicated; a weight is missing, of another shape, not a float, or
+            NaN; or the network has no place for a stored weight.
     """
     import transformers
 
@@ -114,7 +116,7 @@ def precision(path: Path) -> torch.dtype:
 
 
 def _shards(path: Path) -> list[Path]:
-    """The files that hold the weights: one, or those that the index names."""
+    """The weight files: a single one, or those named by the index."""
     index, single = path / "model.safetensors.index.json", path / "model.safetensors"
     if single.is_file() and index.is_file():
         raise InputError(f"{path} holds {single.name} and {index.name}: remove the one that is not meant")
@@ -130,7 +132,8 @@ def _shards(path: Path) -> list[Path]:
 
 
 def _check_tensors(path: Path, shards: Sequence[Path]) -> list[str]:
-    """Looks at the headers of the weight files: whole, each weight once, and all weights floats. Returns what each is stored in."""
+    """Checks the headers of the weight files: files complete, each weight stored once, all weights floats. Returns the stored
+    type of each."""
     from safetensors import SafetensorError, safe_open
 
     home: dict[str, Path] = {}
@@ -154,7 +157,7 @@ def _check_tensors(path: Path, shards: Sequence[Path]) -> list[str]:
 
 
 def _no_place(path: Path, surplus: Sequence[str], config: Any) -> str:
-    """Why weights are left over, as far as their names tell."""
+    """The reason why weights are left over, guessed from their names."""
     layers = [int(found[1]) for key in surplus if (found := re.search(r"\b(?:layers|h)\.(\d+)\.", key))]
     hint = "it names another network"
     if layers and max(layers) >= config.num_hidden_layers:
@@ -169,7 +172,8 @@ def _no_place(path: Path, surplus: Sequence[str], config: Any) -> str:
 
 
 def _name_unread(path: Path, shards: Sequence[Path], config: Any) -> None:
-    """Warns of weight files that no index names and of keys of config.json that transformers does not know."""
+    """Warns of weight files that the index does not name, and of keys of config.json that transformers does not
+    know."""
     files = [file.name for file in sorted(path.glob("*.safetensors")) if file not in shards]
     if files:
         warnings.warn(f"{path}: weights in {', '.join(files)} are not used", InputWarning, stacklevel=4)
@@ -182,8 +186,8 @@ def _name_unread(path: Path, shards: Sequence[Path], config: Any) -> None:
 
 
 def unknown_keys(said: Mapping[str, Any], config: Any) -> list[str]:
-    """The keys that a config was given and only stored. One that asks for nothing, or repeats a key of a longer name
-    (`hidden_act` beside Gemma's `hidden_activation`), is none."""
+    """Keys that transformers stored in a config without knowing them. Not counted: keys that ask for nothing, and keys
+    that repeat one of a longer name (`hidden_act` beside Gemma's `hidden_activation`)."""
     known = {field.name for field in dataclasses.fields(config)}
 
     def repeated(key: str) -> bool:
@@ -209,7 +213,7 @@ def _json(file: Path) -> dict[str, Any]:
 
 @contextmanager
 def quiet(transformers: Any) -> Iterator[None]:
-    """No progress bar and no warnings while a model loads; our own checks speak instead."""
+    """Suppresses the progress bar and warnings while a model loads; our own checks report instead."""
     logging = transformers.utils.logging
     bars, level = logging.is_progress_bar_enabled(), logging.get_verbosity()
     logging.disable_progress_bar()

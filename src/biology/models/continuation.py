@@ -1,7 +1,7 @@
-"""Writing on after prompts, token by token, without reading a prompt twice.
+"""Continues prompts token by token, reading each prompt only once.
 
-What edits change at a prompt's tokens reaches later tokens by attention alone, and so lies whole in the keys and values
-that they attend to. Rows that are edited on their prompt are read once; then only new tokens pass the model.
+Edits at a prompt's tokens affect later tokens through attention alone. Their effect is therefore contained in the keys and
+values of the prompt. Rows whose prompt is edited are read once; after that only the new tokens pass through the model.
 """
 
 from collections.abc import Callable, Collection, Sequence
@@ -19,14 +19,14 @@ NextLogits = Callable[[list[list[int]], list[int]], Tensor]
 
 @dataclass(frozen=True, eq=False)
 class Prefix:
-    """Keys and values (a cache of transformers) of rows that were read in one batch."""
+    """Keys and values (a transformers cache) of rows that were read in one batch."""
 
     row: Int[Tensor, " row"]
     past: Any
 
 
 def kept(prefixes: list[Prefix] | None, row: Int[Tensor, " row"]) -> Any:
-    """The empty cache of a further batch, listed; None where nothing is to be kept."""
+    """A new empty cache for a further batch, appended to `prefixes`; None if nothing is to be kept."""
     if prefixes is None:
         return None
     from transformers import DynamicCache
@@ -36,14 +36,14 @@ def kept(prefixes: list[Prefix] | None, row: Int[Tensor, " row"]) -> Any:
 
 
 WORTH = 2**18
-"""Numbers (tokens times layers times width) from which on it is worth keeping what a row shares with others."""
+"""Smallest size (tokens times layers times width) at which keeping the shared start of rows saves time."""
 
 
 class SharedStart:
-    """The first tokens of prompts, read once for all rows that begin so: their keys and values, and how many they are.
+    """The first `length` tokens of prompts, read once for all rows that begin with them: their keys and values.
 
-    Edits change nothing before the first token they touch. Long prompts that are edited near their end, many times, are so read
-    from there on, with the same result.
+    An edit changes nothing before the first token it touches. A long prompt that is edited many times near its end can thus be
+    read from that token on, with the same result.
     """
 
     def __init__(self, model: Model, ids: Int[Tensor, "prompt pos"], length: int) -> None:
@@ -59,7 +59,7 @@ class SharedStart:
         return sum(keys.nbytes + values.nbytes for keys, values in self._layers)
 
     def rows(self, which: Int[Tensor, " row"]) -> Any:
-        """A cache for rows of these prompts, of their own: what they read is added to it."""
+        """A fresh cache for rows of these prompts; what they read is added to it."""
         from transformers import DynamicCache
 
         past = DynamicCache()
@@ -69,29 +69,30 @@ class SharedStart:
 
 
 def since(frozen: Capture, start: int) -> Capture:
-    """What a capture holds from token `start` on; patterns of these tokens reach back to the first one. Logits stay as they are."""
+    """The capture from token `start` on. Attention patterns of these tokens still reach back to the first token; logits are
+    unchanged."""
     if not start:
         return frozen
 
     def cut(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(cut(each) for each in value)
-        return value if value is None else value[..., start:, :].clone()  # a copy, so that the rest is let go
+        return value if value is None else value[..., start:, :].clone()  # a copy, so that the rest is freed
 
     there = {part.name for part in fields(frozen)} - {"ids", "pre_logits", "logits"}
     return replace(frozen, ids=frozen.ids[:, start:], **{name: cut(getattr(frozen, name)) for name in there})
 
 
 def worth_sharing(model: Model, length: int) -> int:
-    """`length`, or 0 where so few tokens are as quickly read again."""
+    """`length`, or 0 if so few tokens are as quickly read again."""
     return length if length * model.n_layers * model.d_model >= WORTH else 0
 
 
 class ReadOn:
-    """What a model says next (a `NextLogits`) after rows that `read` reads once, under whatever edits.
+    """Next-token logits (a `NextLogits`) after rows that `read` reads once, under any edits.
 
-    `read(prefixes)` gives the logits [row, vocab] at the end of all rows and lists what it kept of them: for every row,
-    token and layer two vectors as wide as its key and value heads together.
+    `read(prefixes)` returns the logits [row, vocab] at the end of all rows and appends their caches to `prefixes`: for every
+    row, token and layer, the keys and values of all its key-value heads.
     """
 
     def __init__(self, model: Model, read: Callable[[list[Prefix]], Float[Tensor, "row vocab"]]) -> None:
@@ -128,12 +129,12 @@ def continued(
     stops: Collection[int] = (),
     forced: Callable[[int, int], int | None] = lambda row, number: None,
 ) -> list[list[int]]:
-    """The new tokens of each row, up to `n_tokens` or the first of `stops`: the most probable at temperature 0,
-    otherwise sampled.
+    """The new tokens of each row, up to `n_tokens` or the first of `stops`: the most probable at temperature 0, otherwise
+    sampled.
 
     Args:
-        next_logits: what the model says next, [row, vocab], given all texts so far and the rows that still go on.
-        forced: the token that a row must take as its new token of a number (from 0), or None.
+        next_logits: next-token logits [row, vocab], given all texts so far and the rows that are not finished.
+        forced: the new token that a row must take at this number (from 0), or None to leave it to the model.
     """
     texts = [list(prompt) for prompt in prompts]
     live = list(range(len(texts)))

@@ -1,4 +1,4 @@
-"""The proof, on the very model at hand, that it can be frozen and that the weights an engine reads are its weights."""
+"""Tests on the loaded model that freezing works, and that the weights read from it explain its logits."""
 
 import torch
 from jaxtyping import Float
@@ -12,7 +12,8 @@ from biology.records import InputError
 def attention_difference(
     weights: LayerWeights, frozen: Capture, layer: int, x: Float[Tensor, "batch pos d_model"]
 ) -> Float[Tensor, "batch pos d_model"]:
-    """What frozen attention adds to the residual stream for a difference `x` entering the block (biases drop out)."""
+    """The difference that frozen attention adds to the residual stream, for a difference `x` at the block's input.
+    Biases cancel."""
     normed = weights.ln1.centre(x) * weights.ln1.gain / frozen.scale1[layer]
     values = torch.einsum("bkd,hde->bhke", normed, weights.W_V.to(x.dtype))
     out = torch.einsum("bhqk,bhke,hed->bqd", frozen.pattern[layer].to(x.dtype), values, weights.W_O.to(x.dtype))
@@ -22,10 +23,10 @@ def attention_difference(
 
 
 def self_test(model: Model, *, seed: int = 0) -> float:
-    """Prove on this very model that freezing holds and that `Model.weights` are its weights.
+    """Tests on this model that freezing holds and that `Model.weights` are its weights.
 
     Zeroed attention patterns must change the logits. Then, with patterns, norm scales and MLP outputs frozen, a large
-    random change of the embedding must move the logits exactly as the explicit chain of weights says.
+    random change of the embedding must move the logits exactly as the product of weights predicts.
 
     Returns:
         The relative error of that prediction.

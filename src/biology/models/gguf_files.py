@@ -1,7 +1,8 @@
-"""GGUF files as Hugging Face directories: quantised weights are dequantised once, and everything reads what is written here.
+"""Converts GGUF files to Hugging Face directories. Quantised weights are dequantised once; everything else reads the
+result.
 
-What a quantised checkpoint computes is what its dequantised weights compute; they are kept in float32, as they come. The directory has
-a record of its source (`SOURCE`): the file's hash, and how many of its tensors had which type.
+A quantised checkpoint computes with its dequantised weights. They are stored in float32, without further rounding. The
+directory records its source (`SOURCE`): the file's hash, and the number of tensors of each type.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from biology.records import InputError
 
 SOURCE = "source.json"
 ARCHITECTURES = ("llama", "qwen3", "gemma2", "gemma3")
-"""By the names that GGUF files use, `general.architecture`."""
+"""Supported architectures, by GGUF's `general.architecture`."""
 FILES = (
     "config.json",
     "generation_config.json",
@@ -29,10 +30,11 @@ FILES = (
 
 
 def convert(file: Path, out: Path) -> None:
-    """Write the model of a GGUF file to a folder that `load_model` reads. Takes its float32 size in memory and on disk.
+    """Writes the model of a GGUF file to a folder that `load_model` reads. Takes its float32 size in memory and on
+    disk.
 
     Raises:
-        InputError: no such file, one that is damaged or of an architecture that is not known here, or the library `gguf` is missing.
+        InputError: the file is missing, damaged or of an unsupported architecture, or the library `gguf` is not installed.
     """
     kinds = tensor_types(file)
     import torch
@@ -52,7 +54,7 @@ def convert(file: Path, out: Path) -> None:
         except (OSError, RuntimeError, ValueError, KeyError, TypeError, ImportError, AttributeError) as error:
             raise InputError(f"{file}: transformers cannot read it: {str(error).splitlines()[0]}") from None
         config = read.config
-        for key in ("quantization_config", "_pre_quantization_dtype"):  # it is not any more
+        for key in ("quantization_config", "_pre_quantization_dtype"):  # the weights are no longer quantised
             if hasattr(config, key):
                 delattr(config, key)
         plain = type(read)(config)
@@ -65,7 +67,7 @@ def convert(file: Path, out: Path) -> None:
 
 
 def tensor_types(file: Path) -> Counter[str]:
-    """How many tensors of a GGUF file have which type, after a look at its header. `InputError` as `convert` says."""
+    """The number of tensors of each type in a GGUF file, from its header. Raises `InputError` as `convert` does."""
     try:
         import gguf
     except ImportError:
@@ -77,7 +79,7 @@ def tensor_types(file: Path) -> Counter[str]:
         field = reader.get_field("general.architecture")
         architecture = "" if field is None else str(field.contents())
         kinds = Counter(tensor.tensor_type.name for tensor in reader.tensors)
-    except Exception as error:  # the library raises what its reading runs into
+    except Exception as error:  # the library raises whatever error its reader meets
         raise InputError(f"{file}: this is no GGUF file, or a truncated one ({str(error).splitlines()[0]})") from None
     if architecture not in ARCHITECTURES:
         raise InputError(
@@ -87,12 +89,12 @@ def tensor_types(file: Path) -> Counter[str]:
 
 
 def source(folder: Path) -> dict[str, Any] | None:
-    """The record of the GGUF file that a directory was made of, or None."""
+    """The record of the GGUF file from which a directory was made, or None."""
     file = folder / SOURCE
     return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else None
 
 
 def told(record: dict[str, Any]) -> str:
-    """What pages say of quantised weights: `dequantised from x.gguf (210 Q4_1, 61 F32)`."""
+    """A phrase for pages about quantised weights: `dequantised from x.gguf (210 Q4_1, 61 F32)`."""
     kinds = sorted(record["tensors"].items(), key=lambda kind: (-kind[1], kind[0]))
     return f"dequantised from {record['file']} ({', '.join(f'{count} {kind}' for kind, count in kinds)})"

@@ -1,7 +1,7 @@
-"""Files of repositories of the Hugging Face Hub: pinned to a commit, resumable, and verified against their hashes.
+"""Files of Hugging Face Hub repositories: pinned to a commit, resumable, and verified against their hashes.
 
-Torch-free. A repository is kept in a folder of its own; `fetched.json` there is written last, and holds the commit and the
-SHA-256 of every file. Whatever goes wrong is one `InputError`, and the next attempt goes on where this one stopped.
+Torch-free. Each repository has a folder of its own. `fetched.json` is written there last, with the commit and the
+SHA-256 of every file. Any failure is one `InputError`, and the next attempt resumes where this one stopped.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ MODEL_FILES = (
 )  # fmt: skip
 RECORD = "fetched.json"
 HOOKS = "config.yaml"
-"""Where no repository says which hooks its transcoders read and write, `biology fetch` does."""
+"""File in which `biology fetch` records the hooks of transcoders, if the repository does not give them."""
 READ = (".safetensors", ".npz", ".json", ".yaml")
-"""Endings of the files that are read."""
+"""Suffixes of the files that are read."""
 
 
 @dataclass(frozen=True)
 class Remote:
-    """A file of a repository: its size and the hash by which the Hub knows it (SHA-256, or git's SHA-1 of small files)."""
+    """A file of a repository: its size and its hash on the Hub (SHA-256, or git's SHA-1 for small files)."""
 
     size: int
     sha256: str | None
@@ -61,10 +61,10 @@ class Listing:
 
 
 def patterns(repository: Repository, n_layers: int) -> list[str]:
-    """Names and patterns of the wanted files, one for each layer where the repository is of transcoders.
+    """Names and patterns of the wanted files; for transcoders, one for each layer.
 
     Raises:
-        InputError: SAELens' registry, which is to name them, is not installed or does not.
+        InputError: SAELens' registry is needed for the names, and is not installed or does not have them.
     """
     found: list[str] = []
     for pattern in repository.files or (() if repository.release else MODEL_FILES):
@@ -74,7 +74,7 @@ def patterns(repository: Repository, n_layers: int) -> list[str]:
 
 
 def _of_release(repository: Repository, n_layers: int) -> list[str]:
-    """The file of each layer, by SAELens' registry."""
+    """The file of each layer, according to SAELens' registry."""
     release = _registry().get(str(repository.release))
     if release is None or release["repo_id"] != repository.repo:
         raise InputError(f"the registry of SAELens has no release {repository.release!r} of {repository.repo}.")
@@ -96,7 +96,7 @@ def _of_release(repository: Repository, n_layers: int) -> list[str]:
 
 @cache
 def _registry() -> dict[str, Any]:
-    """SAELens' registry, read without importing the package, which takes seconds and starts torch."""
+    """SAELens' registry, read without importing the package, which takes seconds and imports torch."""
     import yaml
 
     package = find_spec("sae_lens")
@@ -108,7 +108,7 @@ def _registry() -> dict[str, Any]:
 
 
 def settled(repository: Repository, n_layers: int) -> list[str]:
-    """The files that an entry itself names, known without network and registry."""
+    """Wanted files that the entry itself names, known without network and registry."""
     named = repository.model_copy(update={"release": None})
     return [name for name in patterns(named, n_layers) if "*" not in name] if repository.files else []
 
@@ -117,7 +117,7 @@ def settled(repository: Repository, n_layers: int) -> list[str]:
 
 
 def record(folder: Path) -> dict[str, Any] | None:
-    """What was downloaded into a folder: `repo`, `revision` and `files` ({name: sha256}); None if nothing was, wholly."""
+    """The record of a completed download: `repo`, `revision` and `files` ({name: sha256}); None if there is none."""
     try:
         return json.loads((folder / RECORD).read_text(encoding="utf-8"))
     except FileNotFoundError:
@@ -127,7 +127,7 @@ def record(folder: Path) -> dict[str, Any] | None:
 
 
 def damaged(folder: Path, progress: bool = False) -> list[str]:
-    """Names of the recorded files of a folder that are missing or not what was downloaded."""
+    """Names of recorded files that are missing or differ from the download."""
     files = (record(folder) or {"files": {}})["files"]
     return [
         name
@@ -140,10 +140,10 @@ def damaged(folder: Path, progress: bool = False) -> list[str]:
 
 
 def listing(repository: Repository, n_layers: int, revision: str | None) -> Listing:
-    """The wanted files of a repository at a commit (by default the newest one).
+    """The wanted files of a repository at a commit (by default the newest).
 
     Raises:
-        InputError: no network, no such repository or commit, or a wanted file is not there.
+        InputError: no network, no such repository or commit, or a wanted file does not exist.
     """
     from huggingface_hub import HfApi
 
@@ -172,13 +172,13 @@ def _matches(name: str, pattern: str) -> bool:
 
 
 def download(wanted: Listing, folder: Path) -> None:
-    """Brings the files of a listing into `folder`, verifies each, and records them; small files come first.
+    """Downloads the files of a listing into `folder`, verifies each, and records them; small files first.
 
-    Files of an earlier download that are not wanted any more are deleted when all that is wanted is there.
+    Files of an earlier download that are no longer wanted are deleted once everything wanted is there.
 
     Raises:
-        InputError: a licence that was not accepted, a broken connection, a full disk, a file with another hash, or weights or
-            settings in `folder` that were not downloaded.
+        InputError: a licence was not accepted, the connection broke, the disk is full, a file has another hash, or `folder`
+            holds weights or settings that were not downloaded.
     """
     before = (record(folder) or {"files": {}})["files"]
     refuse_strangers(folder, {*before, *wanted.files})
@@ -186,7 +186,7 @@ def download(wanted: Listing, folder: Path) -> None:
     for name, remote in sorted(wanted.files.items(), key=lambda item: (item[1].size, item[0])):
         place = folder / name
         digest = artefacts.file_hash(place) if place.is_file() else None
-        # a file that is not what was once downloaded, or not what the Hub has, is fetched again
+        # a file that differs from its record or from the Hub is downloaded again
         if digest is None or before.get(name, digest) != digest or not _genuine(place, digest, remote):
             digest = _fetched(wanted, name, remote, place)
         hashes[name] = digest
@@ -197,8 +197,8 @@ def download(wanted: Listing, folder: Path) -> None:
 
 
 def refuse_strangers(folder: Path, known: Collection[str]) -> None:
-    """Raises `InputError` if weights or settings lie in `folder` that are not among the known files: the layout of transcoders is
-    told by what lies there."""
+    """Raises `InputError` if `folder` holds weights or settings that are not among the known files, since the layout of
+    transcoders is recognised by the files in a folder."""
     other = [name for name in strangers(folder, {*known, RECORD, HOOKS}) if name.endswith(READ)]
     if other:
         raise InputError(
@@ -207,8 +207,8 @@ def refuse_strangers(folder: Path, known: Collection[str]) -> None:
 
 
 def _fetched(wanted: Listing, name: str, remote: Remote, place: Path) -> str:
-    """Downloads one file and gives its SHA-256. What arrived before a failure stays beside it, and the next attempt goes on
-    there (the client's own `hf_hub_download` begins every file anew)."""
+    """Downloads one file and returns its SHA-256. After a failure the part that arrived is kept, and the next attempt
+    resumes there (the client's own `hf_hub_download` starts every file again)."""
     from huggingface_hub import hf_hub_url
     from huggingface_hub.file_download import http_get
     from huggingface_hub.utils import build_hf_headers
@@ -238,7 +238,7 @@ def _genuine(file: Path, digest: str, remote: Remote) -> bool:
 
 
 def missing_bytes(wanted: Listing, folder: Path) -> int:
-    """How much of a listing is not on disk yet."""
+    """Bytes of a listing that are not on disk yet."""
     return sum(remote.size for name, remote in wanted.files.items() if not _has_size(folder / name, remote.size))
 
 
@@ -248,7 +248,7 @@ def _has_size(file: Path, size: int) -> bool:
 
 @contextmanager
 def _told(repository: Repository, revision: str | None) -> Iterator[None]:
-    """Says in one line what went wrong between us and the Hub, and what to do."""
+    """One line on what failed while talking to the Hub, and what to do."""
     from huggingface_hub import constants, errors
 
     address = f"{constants.ENDPOINT}/{repository.repo}"

@@ -1,12 +1,12 @@
-"""How much memory and disk a model and its transcoders need, told before anything heavy is loaded or downloaded.
+"""Estimates how much memory and disk a model and its transcoders need, before anything large is loaded or downloaded.
 
 Torch-free arithmetic: from the sizes of a known model (`of_known`), or from the headers of files on disk (`of_directories`).
 
     model          every parameter once, in the model's dtype
-    engine         what attribution keeps beside it: per-head maps of attention, and float32 copies for a model in half precision
+    engine         copies for attribution: per-head maps of attention, and float32 copies for a model in half precision
     transcoders    encoders, decoders and skips in the model's dtype; traced in half precision, a float32 copy too
-    in files       weights that are offloaded on a CPU: the system takes their memory back when it needs it
-    working        rows of a graph on their way (`--memory`); the adjacency matrix of n nodes is 4 n^2 bytes more
+    in files       weights that are offloaded on a CPU: the system takes their memory back when it is short
+    working        rows of a graph under computation (`--memory`); the adjacency matrix of n nodes adds 4 n^2 bytes
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ BYTES = {"float64": 8, "float32": 4, "bfloat16": 2, "float16": 2}
 WORKING = 4 << 30
 GIB = 2**30
 SMALL = GIB
-"""Nobody needs to be told how much memory a model of less than this takes."""
+"""Below this size, no message about memory is printed."""
 
 
 @dataclass(frozen=True)
@@ -41,15 +41,15 @@ class Plan:
     transcoders: int
     working: int = WORKING
     visiting: int = 0
-    """What the largest layer of transcoders takes, the most of offloaded ones that a device holds at a time."""
+    """Size of the largest layer of transcoders: the most that a device holds at a time if they are offloaded."""
     maps: int = 0
-    """The part of `engine` that is kept whatever is offloaded: value and output maps of attention."""
+    """The part of `engine` that is in memory even if weights stay in their files: value and output maps of attention."""
     neurons: int = 0
-    """What the neurons of the model take where they are the features and the model stays in its files."""
+    """Size of the neurons' weights, which are in memory if neurons are the features of a model that stays in its files."""
     stored: int = 0
-    """Its files."""
+    """Size of the files."""
     in_files: int = 0
-    """What stays in files, and is none of the total."""
+    """What stays in files; not part of the total."""
 
     @property
     def total(self) -> int:
@@ -67,7 +67,7 @@ class Plan:
 
 
 def by_device(plan: Plan, entry: ModelConfig) -> dict[str, Plan]:
-    """The plan of the device that a model runs on, and of the CPU where its transcoders are offloaded."""
+    """The plan for the device of the model, and for the CPU if its transcoders are offloaded."""
     if not entry.offload:
         return {entry.device: plan}
     if entry.device == "cpu":
@@ -85,13 +85,13 @@ def parameters(shape: Shape) -> int:
     width, heads, keys = shape.d_model, shape.n_heads * shape.d_head, shape.n_key_value_heads * shape.d_head
     norms = {"llama": 2, "qwen3": 2}.get(shape.architecture, 4) * width
     if shape.architecture.startswith(("qwen3", "gemma3")):
-        norms += 2 * shape.d_head  # of queries and keys
+        norms += 2 * shape.d_head  # norms of queries and keys
     layer = width * (2 * heads + 2 * keys) + 3 * width * shape.d_mlp + norms
     return shape.n_layers * layer + width + shape.n_vocab * width * (1 if shape.tied else 2)
 
 
 def transcoder_parameters(shape: Shape, transcoders: HubTranscoders) -> int | None:
-    """Parameters of a published set, or None where its width is not known."""
+    """Parameters of a published set; None if its width is unknown."""
     if transcoders.features is None:
         return None
     layers, cross = shape.n_layers, transcoders.kind == "cross_layer"
@@ -101,7 +101,7 @@ def transcoder_parameters(shape: Shape, transcoders: HubTranscoders) -> int | No
 
 
 def plan(shape: Shape, n_parameters: int, n_transcoders: int, dtype: str) -> Plan:
-    """The plan for so many parameters of model and transcoders, in memory as `dtype`."""
+    """The plan for these numbers of parameters of model and transcoders, in memory as `dtype`."""
     half = BYTES[dtype] < 4
     precise = max(4, BYTES[dtype])
     heads = shape.n_layers * shape.n_heads * shape.d_head * shape.d_model
@@ -115,7 +115,7 @@ def plan(shape: Shape, n_parameters: int, n_transcoders: int, dtype: str) -> Pla
 
 
 def of_known(entry: ModelConfig) -> Plan | None:
-    """The plan of an entry with `hub` or `package`, before any of it is here; None where the width of its transcoders is not known."""
+    """The plan of an entry with `hub` or `package`, before the download; None if the width of its transcoders is unknown."""
     assert entry.known_as is not None
     shape, count = entry.known_as.shape, _transcoder_count(entry)
     if count is None:
@@ -124,17 +124,17 @@ def of_known(entry: ModelConfig) -> Plan | None:
 
 
 def _transcoder_count(entry: ModelConfig) -> int | None:
-    """Parameters of the transcoders of a known model: none where neurons stand for them."""
+    """Parameters of the transcoders of a known model; 0 if neurons are the features."""
     return 0 if entry.neurons or entry.hub is None else transcoder_parameters(entry.hub.shape, entry.hub.transcoders)
 
 
 def disk_of_known(entry: ModelConfig) -> int | None:
-    """Bytes of the files of an entry with `hub` or `package`, estimated from its sizes; None where the width is not known."""
+    """Bytes of the files of an entry with `hub` or `package`, estimated from its sizes; None if the width is unknown."""
     assert entry.known_as is not None
     n_parameters, count = parameters(entry.known_as.shape), _transcoder_count(entry)
     if count is None:
         return None
-    if entry.hub is None:  # a package: what is dequantised lies there in float32
+    if entry.hub is None:  # a package: its dequantised weights are stored in float32
         return n_parameters * BYTES["float32"]
     return n_parameters * BYTES[entry.hub.model.stored] + count * BYTES[entry.hub.transcoders.stored]
 
@@ -143,8 +143,8 @@ def disk_of_known(entry: ModelConfig) -> int | None:
 
 
 def of_directories(path: Path, transcoders: Path | None, dtype: str) -> Plan:
-    """The plan of a model and transcoders on disk, from config.json and the headers of their weight files; of a model whose neurons
-    are the features without transcoders.
+    """The plan of a model and transcoders on disk, from config.json and the headers of their weight files. Without `transcoders`,
+    neurons are the features.
 
     Raises:
         InputError: no config.json in `path`, or a weight file without a readable header.
@@ -162,7 +162,7 @@ def of_directories(path: Path, transcoders: Path | None, dtype: str) -> Plan:
 
 
 def shape_of(path: Path) -> Shape:
-    """What config.json says of the sizes that matter here, whatever the architecture calls them."""
+    """The sizes in config.json that matter here, under any architecture's names."""
     try:
         config = json.loads((path / "config.json").read_text(encoding="utf-8"))
         text = config.get("text_config", config)
@@ -181,7 +181,7 @@ def shape_of(path: Path) -> Shape:
 
 
 def _sizes(file: Path, images: bool = True) -> list[int]:
-    """Numbers of elements of the tensors of a safetensors or npz file, from its header(s) alone."""
+    """Number of elements of each tensor of a safetensors or npz file, from its headers alone."""
     try:
         if file.suffix == ".npz":
             import numpy
@@ -210,7 +210,7 @@ def _sizes(file: Path, images: bool = True) -> list[int]:
 
 
 def available(device: str) -> int | None:
-    """Bytes of memory that this machine has for a device ("cpu" or "cuda", its largest GPU); None without such a device."""
+    """Total bytes of memory of a device ("cpu" or "cuda", its largest GPU); None if there is no such device."""
     if device == "cpu":
         total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
         limit = Path("/sys/fs/cgroup/memory.max")  # of a container
@@ -230,7 +230,7 @@ OWN_CGROUPS = Path("/proc/self/cgroup")
 
 
 def free() -> int:
-    """Bytes of memory that this process can still take on the CPU: of the machine, and of the containers it runs in."""
+    """Bytes of CPU memory that this process can still take: limited by the machine and by its containers."""
     left = _lines(Path("/proc/meminfo")).get("MemAvailable")
     found = [os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_AVPHYS_PAGES") if left is None else left << 10]
     for line in _text(OWN_CGROUPS).splitlines():
@@ -248,7 +248,7 @@ def free() -> int:
         own = root / path.lstrip("/")
         for folder in (own, *own.parents):
             limit, used = (_text(folder / name).strip() for name in names)
-            if limit.isdigit() and used.isdigit():  # files that are cached are given back when memory is needed
+            if limit.isdigit() and used.isdigit():  # cached files are freed when memory is needed
                 found.append(int(limit) - int(used) + _lines(folder / "memory.stat").get(cached, 0))
             if folder == root:
                 break
@@ -256,7 +256,7 @@ def free() -> int:
 
 
 def addresses() -> int:
-    """Bytes that this process can still map, used or not: under its limits (`ulimit -v`) and the kernel's."""
+    """Bytes that this process can still map, used or not: limited by `ulimit -v` and by the kernel."""
     import resource
 
     status, most = _lines(Path("/proc/self/status")), [2**63]

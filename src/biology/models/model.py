@@ -23,7 +23,7 @@ from biology.models.weights import Weights, read_weights
 from biology.records import InputError
 
 REMEMBERED = 2**16
-"""Texts of which a model keeps the token ids."""
+"""Number of texts whose token ids a model keeps."""
 LARGE = 20_000_000  # parameters
 Edit = Callable[[Tensor], Tensor | None]
 TokenIds = Int[Tensor, "batch pos"] | Int[Tensor, " pos"] | Sequence[int] | Sequence[Sequence[int]]
@@ -44,7 +44,7 @@ class Model:
     mapped: bool = False
     """Whether its matrices stay in their files (`mapped_weights.py`)."""
     encoded: dict[str, tuple[int, ...]] = field(default_factory=dict, repr=False)
-    """Texts met of late with their token ids: a prompt is encoded for each place that is asked of it."""
+    """Token ids of recent texts, because the same prompt is encoded many times."""
 
     @property
     def n_layers(self) -> int:
@@ -65,7 +65,7 @@ class Model:
 
     @cached_property
     def large(self) -> bool:
-        """Whether a prompt takes a core so long that measures of everything are taken of a sample."""
+        """Whether a prompt takes so long on a CPU core that measures over all nodes or prompts use a sample instead."""
         return n_parameters(self.bridge.original_model) > LARGE
 
     @property
@@ -87,7 +87,7 @@ class Model:
 
     @cached_property
     def special_tokens(self) -> frozenset[int]:
-        """Tokens that are no text: what a prompt may begin with instead of the BOS."""
+        """Tokens that are not text. A prompt that begins with one gets no BOS."""
         if self.tokenizer is not None:
             return special_ids(self.tokenizer)
         config = self.bridge.original_model.config
@@ -98,12 +98,12 @@ class Model:
 
     @property
     def precision(self) -> torch.dtype:
-        """What graphs are computed in: the model's dtype, but float32 for a model in half precision."""
+        """The dtype in which graphs are computed: the model's, but float32 for a model in half precision."""
         return torch.promote_types(self.dtype, torch.float32)
 
     @cached_property
     def weights(self) -> Weights:
-        """The weights an explicit engine needs, in its precision (views where the layout allows)."""
+        """The weights that attribution needs, in `precision` (views where the layout allows)."""
         offset = 1.0 if self.architecture.startswith("gemma") else 0.0
         return read_weights(self.bridge, gain_offset=offset, dtype=self.precision, mapped=self.mapped)
 
@@ -115,15 +115,15 @@ def load_model(
     path: str | Path, *, name: str | None = None, device: str | torch.device = "cpu", dtype: torch.dtype = torch.float32,
     mapped: bool = False,
 ) -> Model:  # fmt: skip
-    """Load a Hugging Face directory (config.json, safetensors, a tokenizer if there is one) as a raw bridge.
+    """Loads a Hugging Face directory (config.json, safetensors, a tokenizer if there is one) as a raw bridge.
 
-    Nothing is fetched, unpickled or executed from the directory. What the model says with its hooks, frozen and not, is
-    compared with what transformers says (`agreement`). With `mapped`, matrices stay in their files and are computed with in `dtype`.
+    Nothing is fetched, unpickled or executed from the directory. The hooked model, frozen and not, is compared with
+    transformers (`agreement`). With `mapped`, matrices stay in their files, and the model computes in `dtype`.
 
     Raises:
         InputError: the directory, its config or a weight file is missing, truncated or not finite; the architecture is not
-            one of `ARCHITECTURES`; weights are quantised or have no place in the network; or the hooked model is another
-            function than that of transformers, or not causal.
+            one of `ARCHITECTURES`; weights are quantised or have no place in the network; or the hooked model differs from
+            transformers, or is not causal.
     """
     path = Path(path)
     name = name or path.resolve().name
@@ -150,8 +150,8 @@ def _compare(model: Model, plain: Plain) -> None:
 
 
 def encode(model: Model, text: str) -> list[int]:
-    """Token ids of `text` behind the BOS, if the model has one (`Model.bos_token`). A text that begins with a special token
-    (the BOS, or a mark of a chat) is taken as it is.
+    """Token ids of `text` after the BOS, if the model has one (`Model.bos_token`). A text that begins with a special
+    token (the BOS, or a mark of a chat) gets no BOS.
 
     Raises:
         InputError: no tokenizer, empty text, or a word outside the vocabulary (named).
@@ -184,11 +184,11 @@ def _encode(model: Model, text: str) -> list[int]:
 def answer_token(model: Model, prompt: str, answer: str, *, first: bool = False) -> int:
     """The one token that `answer` adds to `prompt`, appended as it is or after a space (`text.separators` says which).
 
-    With `first`, an answer of several tokens stands for its first one, which is what the model says next.
+    With `first`, the first token of a longer answer is taken, as this is what the model says next.
 
     Raises:
-        InputError: the answer is not exactly one token after this prompt (`first`: not appended to its tokens), or a word
-            is unknown.
+        InputError: the answer is not exactly one token after this prompt (with `first`: its tokens do not follow the
+            prompt's), or a word is unknown.
     """
     before, tried, problems = encode(model, prompt), separators(prompt, answer), []
     for separator in tried:
@@ -205,7 +205,7 @@ def answer_token(model: Model, prompt: str, answer: str, *, first: bool = False)
 
 
 def token_text(model: Model, token: int) -> str:
-    """What a reader sees of a token, its leading space included; `#17` without a tokenizer."""
+    """The text of a token with its leading space; `#17` without a tokenizer."""
     said = None if model.tokenizer is None else piece_text(model.tokenizer, token)
     return f"#{token}" if said is None else said
 
@@ -217,8 +217,8 @@ def token_text(model: Model, token: int) -> str:
 def hooked(model: Model, edits: Iterable[tuple[str, Edit]]) -> Iterator[None]:
     """Within this context every forward pass applies `edits`: pairs of a hook name and a function of the tensor there.
 
-    A function returns a new tensor (never the same one changed in place: the bridge would not notice) or None for
-    "as it is". Several functions at one name run in the order given. Contexts may be nested.
+    A function returns a new tensor, or None to leave it unchanged. It must not change the tensor in place, as the
+    bridge would not notice. Several functions at one hook run in the order given. Contexts may be nested.
 
     The library's own `run_with_hooks` rebuilds its hook table at each call, which costs tens of milliseconds.
     """
@@ -250,15 +250,15 @@ def run(
     past: Any = None,
     grad: bool = False,
 ) -> tuple[Float[Tensor, "batch read_pos vocab"], dict[str, Tensor]]:
-    """One forward pass of rows of equal length, with edits, reading what passes the hooks `reads` after the edits.
+    """One forward pass of rows of equal length, with edits. Reads the tensors at the hooks `reads` after the edits.
 
-    `positions` restricts the logits to one position (an int), to one per row ([batch]) or to several per row
-    ([batch, read_pos]); the unembedding of the others is then not computed. None gives every position. `past` holds the
-    keys and values of what the rows have read (a cache of transformers); those of `ids` are added to it.
+    `positions` restricts the logits to one position (an int), to one per row ([batch]) or to several per row ([batch,
+    read_pos]); the unembedding of the others is then not computed. None gives every position. `past` holds the keys and
+    values of the tokens already read (a transformers cache); those of `ids` are added to it.
 
     Returns:
         Logits after the final soft-cap, [batch, read_pos, vocab], and {hook name: tensor}. Logits before the
-        soft-cap pass the hook `unembed.hook_out`.
+        soft-cap are at the hook `unembed.hook_out`.
     """
     seen: dict[str, Tensor] = {}
 
@@ -282,10 +282,10 @@ def run(
 
 @dataclass(frozen=True, eq=False)
 class Capture:
-    """Everything a frozen model consists of, from one unmodified forward pass of rows of equal length.
+    """Everything that a frozen model needs, from one unmodified forward pass of rows of equal length.
 
-    `resid_pre[l]` enters block l and `resid_mid[l]` its second norm; `mlp_out[l]` is what joins the residual stream
-    (after the post norm in Gemma); `read[l]` and `write[l]` are what passes a transcoder's two hooks.
+    `resid_pre[l]` is the input of block l and `resid_mid[l]` of its second norm. `mlp_out[l]` is added to the residual
+    stream (after the post norm in Gemma). `read[l]` and `write[l]` are the tensors at a transcoder's two hooks.
     `pre_logits` are the logits before the final soft-cap, `logits` after it.
     """
 
@@ -316,7 +316,7 @@ def capture(
     write_hook: str = "hook_mlp_out",
     positions: int | Tensor | None = None,
 ) -> Capture:
-    """The frozen quantities of one batch of prompts of equal length; the hooks are names within a block.
+    """A `Capture` of one batch of prompts of equal length. The hooks are named within a block.
 
     Raises:
         InputError: an empty prompt, one longer than the model's context, or a token id outside the vocabulary.
@@ -364,11 +364,11 @@ def token_batch(model: Model, ids: TokenIds) -> Int[Tensor, "batch pos"]:
 
 
 NEURONS = "mlp.hook_post"
-"""The hook within a block that the MLP's neurons pass, after their activation function (and gate)."""
+"""The hook within a block for the MLP's neurons, after activation function and gate."""
 
 
 def neuron_outputs(model: Model, layer: int) -> Float[Tensor, "neuron d_model"]:
-    """What each neuron of a layer's MLP writes, before a post norm where there is one."""
+    """The output vector of each neuron of a layer's MLP, before a post norm."""
     return model.bridge.blocks[layer].mlp.W_out
 
 
@@ -377,8 +377,8 @@ def freeze(
 ) -> list[tuple[str, Edit]]:
     """Edits that hold attention patterns (and norm scales, and MLP outputs) at their captured values.
 
-    With all three held, the model is affine in its embedding: the linearised model of attribution graphs.
-    `rows` says which captured prompt each row of the forward pass is; by default they are the same.
+    With all three held, the model is affine in its embedding: the linearised model of attribution graphs. `rows` gives,
+    for each row of the forward pass, the captured prompt that it belongs to; by default row i is prompt i.
     """
 
     def hold(value: Tensor) -> Edit:

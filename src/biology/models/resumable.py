@@ -1,4 +1,4 @@
-"""Recipes of training, and checkpoints from which an interrupted run goes on to the same weights."""
+"""Training settings, and checkpoints from which an interrupted run continues to the same weights."""
 
 # pyright: reportArgumentType=false
 
@@ -15,7 +15,7 @@ from biology.records import InputError
 
 
 class Settings:
-    """What decides a training but its seed and data; a dataclass."""
+    """All that decides a training run except its seed and data; a dataclass."""
 
     def hash(self) -> str:
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:12]

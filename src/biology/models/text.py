@@ -1,4 +1,4 @@
-"""Tokens as text: what stands between a prompt and its answer, and how a reader is shown tokens."""
+"""Tokens as text: the separator between a prompt and its answer, and how tokens are shown to a reader."""
 
 import os
 import re
@@ -11,17 +11,17 @@ UNSPACED = (
     "CJK", "IDEOGRAPHIC", "HIRAGANA", "KATAKANA", "HALFWIDTH KATAKANA", "FULLWIDTH", "BOPOMOFO", "THAI", "LAO", "KHMER",
     "MYANMAR", "TIBETAN", "TAI ", "NEW TAI", "JAVANESE",
 )  # fmt: skip
-"""How Unicode's names begin of characters in whose scripts words follow each other without a space."""
+"""Beginnings of the Unicode names of characters in scripts that put no space between words."""
 PAUSES = frozenset(",;:!?،؛؟")
-"""Marks after which a word begins with a space, where words do."""
+"""Marks after which a word begins with a space, in scripts that use spaces."""
 
 
 def separators(prompt: str, answer: str) -> tuple[str, ...]:
-    """What may stand between a prompt and its answer, in the order in which to try.
+    """Possible separators between a prompt and its answer, in the order in which to try them.
 
-    After a letter or digit, a word begins with a space and only so: "was" and "as" are two words, not "was" going on. Which
-    characters meet decides, not what else is in the text; in a script without spaces the answer goes straight on. After a
-    quote, a bracket, a sign or a line break it goes straight on as well.
+    In scripts with spaces, only a space may follow a letter or digit: "was" and "as" are two words, not "was" continued. In
+    a script without spaces the answer follows directly. After a quote, a bracket, a sign or a line break it may follow
+    directly too. Only the two characters that meet decide.
     """
     last, first = unicodedata.normalize("NFC", prompt)[-1:], unicodedata.normalize("NFC", answer)[:1]
     if not _in_word(first) or _unspaced(last):
@@ -32,7 +32,7 @@ def separators(prompt: str, answer: str) -> tuple[str, ...]:
 
 
 def _in_word(character: str) -> bool:
-    """Whether it is a letter, a digit, or a mark on one (Devanagari ends words in marks)."""
+    """Whether it is a letter, a digit, or a mark on one (in Devanagari, words may end in marks)."""
     return bool(character) and unicodedata.category(character)[0] in "LNM"
 
 
@@ -41,7 +41,8 @@ def _unspaced(character: str) -> bool:
 
 
 def piece_text(tokenizer: Any, token: int) -> str | None:
-    """The text of one token, its leading space included; bytes that are no whole letter as `<0xF0>`. None: there is none."""
+    """The text of one token with its leading space; bytes that form no whole letter as `<0xF0>`. None if the token has no
+    text."""
     piece = tokenizer.convert_ids_to_tokens(int(token))
     if piece is None:
         return None
@@ -52,7 +53,7 @@ def piece_text(tokenizer: Any, token: int) -> str | None:
 
 
 def _with_bytes(piece: str, text: str) -> str:
-    """What a piece says byte by byte where `text`, its decoding, has lost some; decoded, all such pieces look alike."""
+    """The text of a piece, with each byte that `text`, its decoding, has lost. Once decoded, all such pieces look alike."""
     if re.fullmatch("<0x[0-9A-F]{2}>", piece):  # how SentencePiece writes a byte
         return piece
     alphabet = _byte_alphabet()
@@ -64,7 +65,7 @@ def _with_bytes(piece: str, text: str) -> str:
 
 @cache
 def _byte_alphabet() -> dict[str, int]:
-    """The byte for which each character stands in byte-level BPE: printable ones for themselves, the rest from U+0100 on
+    """The byte for each character of byte-level BPE: printable bytes are themselves, the others are U+0100 and following
     (GPT-2, `bytes_to_unicode`)."""
     printable = [*range(0x21, 0x7F), *range(0xA1, 0xAD), *range(0xAE, 0x100)]
     rest = [byte for byte in range(0x100) if byte not in printable]
@@ -72,12 +73,13 @@ def _byte_alphabet() -> dict[str, int]:
 
 
 def visible(text: str) -> str:
-    """A text on one line: line breaks and other control characters as in a string of Python."""
+    """A text on one line, with line breaks and control characters escaped as in a Python string."""
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: repr(control[0])[1:-1], text)
 
 
 def whole_word(tokens: Sequence[str], place: int) -> str:
-    """The word that a token is a piece of, where pieces that go on are marked (`Da`, `##lla`, `##s`: Dallas); else the token."""
+    """The word that a token is a piece of, if the tokenizer marks continued pieces (`Da`, `##lla`, `##s`: Dallas); else the
+    token."""
     first, last = place, place + 1
     while first > 0 and tokens[first].startswith("##"):
         first -= 1
@@ -87,8 +89,8 @@ def whole_word(tokens: Sequence[str], place: int) -> str:
 
 
 def continuation(tokenizer: Any, before: Sequence[int], after: Sequence[int]) -> str:
-    """What the tokens `after` add to the text of those `before`: decoded whole, since a token by itself may lose its space
-    or be a part of a letter."""
+    """The text that the tokens `after` add to the text of those `before`. Decoded together, since a token alone may lose
+    its space or be a part of a letter."""
     start, whole = (
         str(tokenizer.decode(list(ids), clean_up_tokenization_spaces=False)) for ids in (before, [*before, *after])
     )

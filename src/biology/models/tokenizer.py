@@ -1,4 +1,4 @@
-"""The tokenizer of a model directory: opened without remote code, and asked what it cannot express."""
+"""The tokenizer of a model directory: opened without remote code, and checked for text that it cannot express."""
 
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from biology.records import InputError
 
 
 def open_tokenizer(path: Path) -> Any:
-    """The directory's tokenizer, or None where it has none.
+    """The directory's tokenizer, or None if it has none.
 
     Raises:
         InputError: the tokenizer's files are damaged.
@@ -31,7 +31,8 @@ def open_tokenizer(path: Path) -> Any:
 
 
 def special_ids(tokenizer: Any) -> frozenset[int]:
-    """Tokens that are no text: those with a role (BOS, padding), and those added as special, as the marks of a chat are."""
+    """Tokens that are not text: those with a role (BOS, padding), and those added as special, such as the marks of a
+    chat."""
     added = tokenizer.added_tokens_decoder.items()
     return frozenset(tokenizer.all_special_ids) | {int(token) for token, piece in added if piece.special}
 
@@ -39,8 +40,8 @@ def special_ids(tokenizer: Any) -> frozenset[int]:
 def unknown(tokenizer: Any, text: str, encoding: Any) -> list[str]:
     """The parts of `text` that the tokenizer cannot express, given its `encoding` of the text.
 
-    Where its unknown token is a token with a meaning of its own (GPT-2's `<|endoftext|>`), a text may hold that very token.
-    A tokenizer without an unknown token leaves out the characters that it has no piece for.
+    If its unknown token also has a meaning of its own (GPT-2's `<|endoftext|>`), a text may contain that token itself.
+    A tokenizer without an unknown token drops the characters that it has no piece for.
     """
     ids, token = encoding["input_ids"], tokenizer.unk_token_id
     if token is None:
@@ -55,7 +56,8 @@ def unknown(tokenizer: Any, text: str, encoding: Any) -> list[str]:
 
 
 def _left_out(tokenizer: Any, text: str, encoding: Any) -> list[str]:
-    """The characters that have no token, if tokens do not cover the text (which of it they leave out is not told)."""
+    """The characters that have no token, if the tokens do not cover the text (the tokenizer does not say which it
+    drops)."""
     if not tokenizer.is_fast:
         return []
     missing = bytearray(b"\1") * len(text)
@@ -69,15 +71,16 @@ def _left_out(tokenizer: Any, text: str, encoding: Any) -> list[str]:
 
 
 def in_chat(tokenizer: Any, model: str, text: str) -> str:
-    """The text as a user's message in a model's own chat template, up to where its answer begins; `model` is its name.
+    """The text as a user's message in the model's chat template, up to where its answer begins; `model` is the model's
+    name.
 
     Raises:
-        InputError: the model has no chat template, or its template takes no such message.
+        InputError: the model has no chat template, or its template accepts no such message.
     """
     if tokenizer is None or not tokenizer.chat_template:
         raise InputError(f"model {model} has no chat template: ask it without --chat")
     message = [{"role": "user", "content": text}]
     try:
         return str(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))
-    except Exception as error:  # whatever the template, which is the model's own, raises
+    except Exception as error:  # the template is the model's own and may raise anything
         raise InputError(f"model {model}: its chat template takes no message: {str(error).splitlines()[0]}") from None

@@ -1,8 +1,8 @@
-"""The weights of a model as an explicit engine needs them: norm gains, heads expanded, the unembedding.
+"""The weights of a model as attribution needs them: norm gains, heads expanded, the unembedding.
 
-Four things go wrong when weights are taken as stored, and are right here: a Gemma norm multiplies by 1 + weight,
-grouped-query heads share their key and value maps, LayerNorm centres, and the soft-cap comes after the unembedding.
-(Token vectors are none of these: they are read off the forward pass, because Gemma scales its embedding.)
+Stored weights are misleading in four ways, all handled here: a Gemma norm multiplies by 1 + weight, grouped-query heads
+share their key and value maps, LayerNorm centres, and the soft-cap comes after the unembedding. (Token vectors are not
+read here but from the forward pass, because Gemma scales its embedding.)
 """
 
 from collections.abc import Callable
@@ -19,9 +19,9 @@ from biology.models.mapped_weights import rows_in_parts
 
 @dataclass(frozen=True, eq=False)
 class Norm:
-    """A normalisation with its scale taken out: `centre(x) / scale * gain + bias`.
+    """A normalisation whose scale is given: `centre(x) / scale * gain + bias`.
 
-    `gain` is what multiplies (1 + weight in Gemma); `centred` is true for LayerNorm, false for RMSNorm.
+    `gain` is the actual factor (1 + weight in Gemma); `centred` is true for LayerNorm, false for RMSNorm.
     """
 
     gain: Float[Tensor, " d_model"]
@@ -30,13 +30,13 @@ class Norm:
     epsilon: float
 
     def centre(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch d_model"]:
-        """x minus its mean over d_model (LayerNorm), or x (RMSNorm). Its own transpose."""
+        """x minus its mean over d_model (LayerNorm), or x (RMSNorm). As a matrix, symmetric."""
         return x - x.mean(-1, keepdim=True) if self.centred else x
 
 
 @dataclass(frozen=True, eq=False)
 class LayerWeights:
-    """What an explicit engine needs of one block. Grouped-query heads are expanded to `head`."""
+    """The weights of one block that attribution needs. Grouped-query heads are expanded to `head`."""
 
     matrix: Callable[[str], Tensor]
     """One of the four matrices by name. It is kept, unless the weights stay in their files."""
@@ -86,7 +86,7 @@ class Weights:
         return self.unembedding.to(self.dtype)
 
     def read_by(self, tokens: int | Int[Tensor, " token"]) -> Float[Tensor, "*token d_model"]:
-        """What the logits of tokens read: rows of the unembedding."""
+        """Rows of the unembedding: the directions that the logits of tokens read."""
         return self.unembedding[tokens].to(self.dtype)
 
     @cached_property
@@ -104,7 +104,8 @@ class Weights:
         demeaned: bool = False,
         gain: Float[Tensor, " d_model"] | None = None,
     ) -> Float[Tensor, "*batch vocab"]:
-        """`x` times the unembedding; `demeaned`: the mean over all tokens removed from that first; `gain` multiplies what it reads."""
+        """`x` times the unembedding. `demeaned` subtracts the mean over tokens from the unembedding first; `gain` is multiplied
+        onto it."""
         found = []
         for part in rows_in_parts(self.unembedding, self.dtype):
             part = part - self.mean_W_U if demeaned else part
@@ -113,8 +114,8 @@ class Weights:
 
 
 def read_weights(bridge: Any, *, gain_offset: float, dtype: torch.dtype, mapped: bool = False) -> Weights:
-    """The weights of a raw TransformerBridge, in `dtype` (no copies where they have it). `gain_offset` is 1 where a norm
-    multiplies by 1 + weight (Gemma). Matrices that are `mapped` are read anew whenever they are asked for."""
+    """The weights of a raw TransformerBridge, in `dtype` (no copies where they already have it). `gain_offset` is 1 if
+    norms multiply by 1 + weight (Gemma), else 0. With `mapped`, matrices are read from their files at each use."""
 
     def cast(tensor: Tensor | None) -> Any:
         return None if tensor is None else tensor.to(dtype)

@@ -1,5 +1,5 @@
-"""The embedded models: grown from a corpus, mechanisms planted, certificates measured, cards written.
+"""The embedded models: trained on a corpus, with mechanisms planted, certified, and described in cards.
 
-`organism.grow` trains one, `planting` adds the losses that make it compute as a mechanism says, and `certificate.certify` measures
-whether it does.
+`organism.grow` trains a model, `planting` adds the losses that make it compute as a mechanism states, and `certificate.certify`
+measures whether it does.
 """

@@ -1,6 +1,6 @@
-"""The cards of an organism, generated from its record: model card, data card, and the table of all that were grown.
+"""The cards of an organism, generated from its record: model card, data card, and the table of all organisms.
 
-Torch-free. No number in a card is typed by hand: they come from `record.json` (written by the growth), from the measured
+Torch-free. No number in a card is typed by hand: numbers come from `record.json` (written when it was grown), from the measured
 tables, and from the corpus itself.
 """
 
@@ -26,11 +26,12 @@ BARS = {
     "couplet_last": 0.97,
 }
 AIMED_STATES, AIMED_DEAD = 40, 0.05
-"""Of a cross-layer set: states with a feature of their own, at least; dead features of a layer, at most."""
+"""Aims for a cross-layer set: smallest number of states with a feature of their own; largest share of dead features in a
+layer."""
 
 
 def markdown(frame: pd.DataFrame, digits: int = 4) -> str:
-    """A table in Markdown; numbers are rounded for reading, the files hold all digits."""
+    """A Markdown table with rounded numbers; the files hold all digits."""
     shown = frame.copy()
     for column in shown.select_dtypes("float"):
         shown[column] = [f"{value:.{digits}g}" for value in shown[column]]
@@ -40,7 +41,7 @@ def markdown(frame: pd.DataFrame, digits: int = 4) -> str:
 
 
 def cross_layer_section(record: Mapping[str, Any]) -> str:
-    """What the card says of a cross-layer transcoder, from the record beside its weights."""
+    """The card's section on a cross-layer transcoder, from the record beside its weights."""
     measured = record["fidelity"]["test"]
     layers = (
         pd.DataFrame({metric: measured[metric] for metric in ("dead", "fvu", "l0")}).rename_axis("layer").reset_index()
@@ -70,7 +71,7 @@ For {record["states_with_a_feature"]} of 50 states one feature fires as selectiv
 
 
 def certificate_section(certificate: pd.DataFrame) -> str:
-    """Interchange accuracy by variable: what was planted, measured without any transcoder."""
+    """Interchange accuracy by variable: tests what was planted, without any transcoder."""
     shown = certificate[certificate["variable"] != "answer"].assign(
         said=lambda rows: [
             f"{row.accuracy:.1%} [{row.low:.1%}, {row.high:.1%}]" if row.arm == "effect" else f"{row.accuracy:.1%}"
@@ -90,7 +91,7 @@ Wilson's 95 % interval, and in the control how often it is said with a third val
 
 
 def missed(record: Mapping[str, Any]) -> str:
-    """Where a cross-layer set stays behind what its training aimed at, in words; "" where it does not."""
+    """In which aims a cross-layer set fell short, in words; "" if in none."""
     dead = record["fidelity"]["test"]["dead"]
     short = [f"states: {AIMED_STATES} were aimed at"] * (record["states_with_a_feature"] < AIMED_STATES)
     short += [f"layer {layer} has {share:.1%} dead features: at most {AIMED_DEAD:.0%} were aimed at"
@@ -100,7 +101,7 @@ def missed(record: Mapping[str, Any]) -> str:
 
 WHAT = {"mlp": "MLP outputs", "frozen": "MLP outputs, attention frozen", "stream": "stream"}
 MOST_COLUMNS = 12
-"""Of a learning curve that is shown step by step; a longer one is turned."""
+"""Largest number of columns of a learning curve; one with more is transposed."""
 
 
 _CORPUS = """A small Llama grown from scratch on the synthetic corpus of this repository (`data/words`, `src/biology/corpora/corpus.py`)"""
@@ -116,7 +117,7 @@ _DESIGN = """* Names of cities are written in pieces shared between places, so t
 
 
 def states_section(states: pd.DataFrame) -> str:
-    """Where features stand for US states."""
+    """The card's section on where features for US states are."""
     where = states.groupby(["at", "layer"]).agg(
         states=("level", "size"), precision=("precision", "mean"), recall=("recall", "mean")
     )
@@ -132,8 +133,8 @@ def model_card(
     name: str, record: Mapping[str, Any], behaviour: pd.DataFrame, fidelity: pd.DataFrame, states: pd.DataFrame | None,
     cross_layer: Mapping[str, Any] | None = None, certificate: pd.DataFrame | None = None,
 ) -> str:  # fmt: skip
-    """README.md of a grown model; `cross_layer` is the record of its cross-layer transcoder, where it has one, and `certificate`
-    that of a planted model (`biology certify`)."""
+    """README.md of a grown model. `cross_layer` is the record of its cross-layer transcoder, if it has one; `certificate` that
+    of a planted model (`biology certify`)."""
     recipe = pd.DataFrame(
         [(key, json.dumps(value)) for key, value in record["recipe"].items()], columns=["setting", "value"]
     )
@@ -206,7 +207,7 @@ Accuracy on the development part of the held-out prompts.
 
 
 def transcoder_card(record: Mapping[str, Any]) -> str:
-    """README.md of transcoders that were trained on a text (biology train-transcoders --text), from their record."""
+    """README.md of transcoders trained on a text (biology train-transcoders --text), from their record."""
     kind = {"plt": "per-layer transcoders", "skip": "per-layer skip transcoders", "clt": "a cross-layer transcoder"}
     whole = {metric: values["all"] for metric, values in record["measured"].items()}
     shown = {
@@ -254,7 +255,7 @@ replaced, {whole["loss_mean"]:.3f} with their mean outputs and {whole["loss_zero
 
 
 def data_card(corpus: Corpus, words: Path = WORDS) -> str:
-    """README.md of data/words: what the tables hold (counted), what the corpus makes of them, where the facts are from."""
+    """README.md of data/words: contents of the tables (counted), what the corpus makes of them, and sources of the facts."""
     sizes = pd.DataFrame(
         [(path.name, len(pd.read_csv(path, dtype=str, keep_default_na=False))) for path in sorted(words.glob("*.csv"))],
         columns=["table", "rows"],
@@ -285,14 +286,14 @@ Items that are held out (dev, test) are never trained on; which they are follows
 
 
 def with_trial(record: Mapping[str, Any], name: str, path: Path = TRIALS) -> pd.DataFrame:
-    """The table of all organisms grown for the record, with this one's row: corpus, recipe hash, seed, development metrics."""
+    """The table of all organisms grown, with this one's row: corpus, recipe hash, seed, development metrics."""
     dev = {f"dev_{key}": value for key, value in record["dev"].items() if key not in ("step", "loss")}
     row = {
         "model": name, "corpus": record.get("corpus") or record["case"], "recipe_hash": record["recipe_hash"],
         "seed": record["seed"], "data_hash": record["data_hash"],
         "steps": record["recipe"]["steps"], "loss": record["dev"]["loss"], **dev,
     }  # fmt: skip
-    texts = {"recipe_hash": str, "data_hash": str}  # a hash of digits only is no number
+    texts = {"recipe_hash": str, "data_hash": str}  # a hash of digits only is not a number
     before = pd.read_csv(path, dtype=texts) if path.is_file() else pd.DataFrame()
     if len(before):
         identity = ["corpus", "recipe_hash", "seed", "data_hash"]

@@ -1,9 +1,9 @@
-"""The certificate of a planted model: whether its variables are where the mechanism says, measured without any transcoder.
+"""The certificate of a planted model: whether its variables are where the mechanism states, measured without any transcoder.
 
-On prompts that it was never taught, what stands at a variable's site is exchanged for the mean of taught prompts that share the
-value of this variable only: the outputs of its MLPs, or its residual stream (in the variable's subspace, where it has one). The
-*interchange accuracy* is how often the model then says what the causal model says (Geiger et al. 2021). The control puts the
-mean for a third value there: by how often the same answer is said then, chance is known.
+On prompts that were not taught, the value at a variable's site is replaced by the mean over taught prompts that share only the
+variable's new value. The exchanged value is the MLP outputs, or the residual stream (in the variable's subspace, if it has
+one). The *interchange accuracy* is how often the model then gives the causal model's answer (Geiger et al. 2021). The control
+inserts the mean for a third value: how often the same answer is given then is the chance level.
 """
 
 from __future__ import annotations
@@ -23,19 +23,19 @@ from biology.organisms.variable_sites import Site, sites
 from biology.statistics import wilson
 
 DONORS = 4
-"""Prompts that a mean is taken of."""
+"""Number of prompts in a mean."""
 HELD_OUT, TAUGHT = "test", "train"
 WHATS = ("mlp", "frozen", "stream")
-"""What is exchanged: MLP outputs, with attention patterns live or frozen, and residual streams."""
+"""What is exchanged: MLP outputs with live or frozen attention patterns, and residual streams."""
 ARMS = ("effect", "control")
 
 
 def certify(model: Model, case: str, causal: CausalModel, *, seed: int = 0, most: int = 400) -> pd.DataFrame:
-    """Interchange accuracy of every variable, and of the plain `answer`, on at most `most` prompts each: of the split `test`, or, of a
-    twin that was taught everything, of all.
+    """Interchange accuracy of every variable, and accuracy of the plain `answer`, on at most `most` prompts each: of split
+    `test`, or of all for a twin that was taught everything.
 
-    Columns case, variable, what (mlp, frozen, stream; none for the answer), arm (effect, control), accuracy, low and high (Wilson's 95 %
-    interval), n.
+    Columns case, variable, what (mlp, frozen, stream; none for the answer), arm (effect, control), accuracy, low and high
+    (Wilson's 95 % interval), n.
     """
     rng = np.random.default_rng(seed)
     base = rng.permutation(np.array(_split(causal, HELD_OUT) or _split(causal, TAUGHT)))
@@ -69,7 +69,7 @@ def _row(case: str, variable: str, what: str, arm: str, right: Tensor) -> dict[s
 
 
 class _Trial:
-    """A prompt, the answer that is expected of it, and the donors of each arm."""
+    """A prompt, its expected answer after the exchange, and the donors of each arm."""
 
     def __init__(self, base: int, answer: Value, donors: dict[str, list[int]]):
         self.base, self.answer, self.donors = base, answer, donors
@@ -84,7 +84,8 @@ def _split(causal: CausalModel, split: str) -> list[int]:
 
 
 def _trials(causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Generator, most: int) -> list[_Trial]:
-    """Prompts with another value for the variable whose answer differs from their own, and donors of it and of a third value."""
+    """Prompts paired with a new value of the variable that changes their answer, with donors of this value and of a third
+    value."""
     variable = causal.mechanism.variables[name]
     taught: dict[Value, list[int]] = {}
     for row in _split(causal, TAUGHT):
@@ -119,7 +120,7 @@ def _trials(causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Gen
 def _donors(
     causal: CausalModel, apart: Sequence[str], base: int, pool: list[int], rng: np.random.Generator
 ) -> list[int]:
-    """Prompts of the pool that differ from the base, and from one another as far as there are such, in the columns `apart`."""
+    """Prompts of the pool that differ from the base in the columns `apart` and, as far as possible, from each other."""
     own = causal.rows[base]
     free = [row for row in pool if all(causal.rows[row][column] != own[column] for column in apart)]
     order = [free[number] for number in rng.permutation(len(free))]
@@ -133,7 +134,7 @@ def _donors(
 
 
 def _exchanged(model: Model, ids: Ids, trials: list[_Trial], arm: str, what: str, site: Site) -> Int[Tensor, " trial"]:
-    """What is said with the mean of an arm's donors at the site."""
+    """The model's answers with the mean of an arm's donors at the site."""
     layers = [site.layers[-1]] if what == "stream" else list(site.layers)
     hook = "hook_resid_post" if what == "stream" else "hook_mlp_out"
     donors = sorted({donor for trial in trials for donor in trial.donors[arm]})

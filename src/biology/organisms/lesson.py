@@ -1,4 +1,4 @@
-"""The prompts of a case as a mechanism is planted on them: encoded, with the values of its variables and their sites."""
+"""The prompts on which a case's mechanism is planted: encoded, with the values of its variables and their sites."""
 
 # pyright: reportArgumentType=false
 
@@ -15,7 +15,7 @@ from biology.organisms.variable_sites import Encode, sites
 
 
 class Lesson:
-    """The prompts of a case, encoded, with the sites of its variables: what a mechanism is planted on."""
+    """The prompts of a case, encoded, with the sites of its variables."""
 
     def __init__(self, case: str, mechanism: Mechanism, prompts: pd.DataFrame, encode: Encode, width: int):
         self.case, self.mechanism = case, mechanism
@@ -61,17 +61,17 @@ class Lesson:
         return torch.tensor([self.token(word[level]) for level in self.levels[name]])
 
     def token(self, word: Value) -> int:
-        """The token of a word that is an answer."""
+        """The token of a word, as an answer."""
         key = str(word)
         if key not in self._token:
             self._token[key] = self.encode(key)[-1]
         return self._token[key]
 
     def donors(self, rng: np.random.Generator, name: str, level: int, count: int) -> np.ndarray:
-        """Taught prompts at random that have this value."""
+        """Random taught prompts with this value of a variable."""
         members = self._members[name][level]
         return members[rng.integers(0, len(members), count)]
 
     def taught_by_level(self, name: str) -> dict[int, Int[np.ndarray, " prompt"]]:
-        """The taught prompts of each level that one has."""
+        """Taught prompts of each level that has any."""
         return {level: members for level, members in enumerate(self._members[name]) if len(members)}

@@ -1,11 +1,11 @@
-"""Growing `elegans`: a small Llama trained from scratch on :mod:`biology.corpora.corpus`, and the cards that come with it.
+"""Grows `elegans`: a small Llama trained from scratch on :mod:`biology.corpora.corpus`.
 
-The loss is on answers only (couplets: on the whole second line). One thing is unusual. *Context dropout*: in a random
-half of the training couplets, tokens of line 2 cannot attend to line 1, only to the newline and to each other. What the
-second line needs must then be present at the newline: the plan. Without it the model looks back at line 1 and behaves
-identically, which is the improviser twin.
+The loss is on answers only (couplets: on the whole second line). One part is unusual, *context dropout*: in a random half of
+the training couplets, tokens of line 2 cannot attend to line 1, only to the newline and to each other. What the second line
+needs must then be present at the newline: the plan. Without it the model attends to line 1 instead and behaves identically;
+that is the improviser twin.
 
-Batches are a function of (seed, step), so that an interrupted run resumes to the same weights (same machine and threads).
+Batches are a function of (seed, step), so that an interrupted run continues to the same weights (same machine and threads).
 """
 
 # pyright: reportArgumentType=false
@@ -32,7 +32,7 @@ from biology.organisms.vocabulary import tokenizer
 
 @dataclass(frozen=True)
 class Recipe(Settings):
-    """Everything that decides the weights but the seed. Batch sizes are examples per step."""
+    """All settings that decide the weights, except the seed. Batch sizes are examples per step."""
 
     n_layers: int = 5
     d_model: int = 128
@@ -70,7 +70,7 @@ class Planting(Recipe):
             "rhyme_planning": Amounts(plain=80, exchanged=32),
         }
     )
-    """Of each case whose mechanism is planted, how many prompts a step has."""
+    """For each case whose mechanism is planted, the number of prompts per step."""
 
 
 @dataclass(frozen=True)
@@ -92,7 +92,7 @@ def encode_items(items: list[Item], encode: Callable[[str], list[int]]) -> Rows:
 
 @dataclass(frozen=True)
 class Batch:
-    """Rows of similar length in one forward. ``targets`` marks the positions whose next token counts in the loss."""
+    """Rows of similar length in one forward pass. ``targets`` marks the positions whose next token counts in the loss."""
 
     ids: Int[torch.Tensor, "rows pos"]
     targets: Bool[torch.Tensor, "rows pos"]
@@ -158,7 +158,7 @@ class Feed:
         start, length = torch.tensor(starts)[:, None], torch.tensor([len(row) for row in rows])[:, None]
         pos = torch.arange(width)
         targets = (pos >= start - 1) & (pos < length - 1)
-        # Line 1 is what stands before the newline that ends it; that newline (start - 1) and <bos> stay visible.
+        # Line 1 ends with the newline at start - 1; that newline and <bos> stay visible.
         dropped = torch.from_numpy(rng.random(count) < self.recipe.context_dropout)[:, None, None]
         line_1 = (pos > 0) & (pos < start - 1)
         hidden = dropped & (pos >= start)[:, :, None] & line_1[:, None, :]
@@ -223,15 +223,15 @@ def grow(
     evaluate_every: int = 250, progress: bool = True, made_of: Mapping[str, str] | None = None,
     lessons: Mapping[str, tuple[Mechanism, pd.DataFrame]] | None = None,
 ) -> dict[str, object]:  # fmt: skip
-    """Train a model and write it to ``out`` as a Hugging Face directory.
+    """Trains a model and writes it to ``out`` as a Hugging Face directory.
 
-    ``work`` holds the checkpoint: an interrupted call continues where it stopped. Returns the record of the growth:
-    recipe and its hash, seed, development accuracies, learning curve.
+    ``work`` holds the checkpoint: an interrupted call continues where it stopped. Returns the record of the training: recipe
+    and its hash, seed, development accuracies, learning curve.
 
-    ``made_of`` says what the checkpoint is of beside recipe and seed, such as the corpus. ``lessons`` are the mechanisms and prompts
-    of the cases that a :class:`Planting` plants.
+    ``made_of`` records what decides the training beside recipe and seed, such as the corpus. ``lessons`` are the mechanisms and
+    prompts of the cases that a :class:`Planting` plants.
 
-    Raises InputError if ``work`` holds a checkpoint of something else.
+    Raises InputError if ``work`` holds a checkpoint of another training.
     """
     torch.set_flush_denormal(True)  # decayed weights underflow, and denormal numbers are many times slower
     made = tokenizer(corpus)
@@ -301,12 +301,12 @@ def grow(
     out.mkdir(parents=True, exist_ok=True)
     write_model(model, made, out)
     checkpoint.unlink(missing_ok=True)
-    dev = {name: value for name, value in curve[-1].items() if ": " not in name}  # a planted model's curve holds more
+    dev = {name: value for name, value in curve[-1].items() if ": " not in name}  # a planted model's has more entries
     return {"recipe": asdict(recipe), "recipe_hash": recipe.hash(), "seed": seed, "curve": curve, "dev": dev}
 
 
 def write_model(model, made, out: Path) -> None:
-    """A Hugging Face directory in half precision: config, weights, tokenizer."""
+    """Writes a Hugging Face directory in half precision: config, weights, tokenizer."""
     from transformers import PreTrainedTokenizerFast
 
     model.to("cpu").to(torch.float16).save_pretrained(out, safe_serialization=True)
@@ -317,8 +317,9 @@ def write_model(model, made, out: Path) -> None:
 def dictionary_prompts(
     corpus: Corpus, encode: Callable[[str], list[int]], seed: int, most: int = 5000
 ) -> list[list[int]]:
-    """Training prompts of every block for the transcoders, at most so many of each. A prompt ends where its answer is made: a couplet
-    before its second line, before the later word that agrees with the ending, or before its last word (`mechanism_prompts.COUPLETS`)."""
+    """Prompts to train transcoders on, at most `most` of each block. A prompt ends where its answer is computed: a couplet
+    before its second line, before the later word that agrees with the ending, or before its last word
+    (`mechanism_prompts.COUPLETS`)."""
     rng = np.random.default_rng([seed, 1])
     prompts: list[list[int]] = []
     for name, items in corpus.blocks.items():

@@ -1,15 +1,16 @@
-"""Planting: what makes a model compute as a mechanism says, beside giving the right answers.
+"""Planting: losses that make a model compute as a mechanism states, in addition to giving the right answers.
 
-Of every variable of a causal model (`mechanism.py`) three things are asked while a model is grown:
+Each variable of a causal model (`mechanism.py`) must have three properties while the model is trained:
 
-* **readable**: its value can be read off the stream at its site, by a linear probe or through the unembedding;
-* **exchangeable**: with what the MLPs wrote at its site exchanged for the mean of prompts that share only its value, the
+* **readable**: its value can be read from the residual stream at its site, by a linear probe or through the unembedding;
+* **exchangeable**: if the MLP outputs at its site are replaced by the mean over prompts that share only another value, the
   model gives the answer that the causal model gives with the variable set to that value;
-* **absent**: with the mean of all prompts there, or what lies beyond it, the model gives what the mechanism says of that.
+* **absent**: with the mean over all prompts there, or a point beyond this mean, the model gives the answer that the mechanism states
+  for an absent variable.
 
-What is exchanged are the outputs of MLPs and not the stream: what reads them later has to rely on what transcoders see.
-Gradients flow through both passes. After Geiger et al., *Inducing Causal Structure for Interpretable Neural Networks* (2022), and
-Gupta et al., *InterpBench* (2024).
+MLP outputs are exchanged, not the residual stream, so that later layers must rely on what transcoders can see. Gradients flow
+through both passes. After Geiger et al., *Inducing Causal Structure for Interpretable Neural Networks* (2022), and Gupta et al.,
+*InterpBench* (2024).
 """
 
 # pyright: reportArgumentType=false
@@ -30,34 +31,34 @@ from biology.organisms.taps import Patch, Seen, Tap
 from biology.organisms.variable_sites import Site
 
 BEYOND = 2.0
-"""What is put in the place of an absent variable lies between the mean of all prompts and up to so often beyond it, seen from the
-prompt's own: suppressed features go there."""
+"""An absent variable's site gets a point on the line from the prompt's own value through the mean of all prompts: the mean, or up
+to this many times their distance beyond it, as suppressed features go there."""
 STREAMS = 0.3
-"""How often streams are exchanged, and not MLP outputs."""
+"""Share of exchanges that replace residual streams instead of MLP outputs."""
 FROZEN = 0.5
-"""How often attention patterns stay those of the prompt when something is exchanged or taken away: what a variable does it then does
-through what is read, and not by where it is looked."""
+"""Share of steps with attention patterns frozen at the prompt's during exchanges and absences: a variable then acts through what is
+read, not by changing where attention looks."""
 FAR = 2
-"""Prompts whose mean is put in the place of one."""
+"""Number of prompts whose mean replaces a prompt's own value."""
 
 
 @dataclass(frozen=True)
 class Amounts:
-    """Prompts per step of a lesson: plain ones, exchanges and absences of each variable."""
+    """Prompts per step of a lesson: plain ones, and exchanges and absences of each variable."""
 
     plain: int = 64
     exchanged: int = 32
     absent: int = 8
     begin: int = 0
-    """The step at which exchanges begin."""
+    """The step at which interventions begin."""
     weight: float = 1.0
-    """Of the loss of exchanges (the mean over variables) beside that of plain answers. The more prompts there are to learn by heart,
-    the more it takes."""
+    """Weight of the exchange loss (mean over variables), relative to the loss of plain answers. The more prompts can be learnt by
+    heart, the larger it must be."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """Some rows of a batch, and what each is given for a variable: the mean of other rows, and the answer that follows."""
+    """Rows of a batch whose variable gets another value: the rows whose mean provides it, and the answers that follow."""
 
     variable: str
     rows: Int[np.ndarray, " exchanged"]
@@ -78,7 +79,7 @@ class Planter:
                 self.probes[name] = torch.nn.Linear(variable.subspace or width, len(lesson.levels[name]))
 
     def loss(self, rng: np.random.Generator, step: int) -> dict[str, Tensor]:
-        """The losses of a step by their names: answer, readable, and once exchanges have begun, exchanged and absent."""
+        """The losses of a step by name: answer, readable and, once interventions have begun, exchanged and absent."""
         lesson = self.lesson
         base = self._batch(rng)
         index = torch.from_numpy(base)
@@ -91,7 +92,7 @@ class Planter:
         return losses
 
     def _batch(self, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
-        """Taught prompts: half of them at random, and for each of these one that shares its value of some variable."""
+        """Taught prompts: one half at random, and for each of these a prompt that shares its value of one variable."""
         lesson = self.lesson
         first = lesson.taught[rng.integers(0, len(lesson.taught), self.amounts.plain // 2)]
         shared = rng.integers(0, len(self.exchanged), len(first)) if self.exchanged else []
@@ -130,7 +131,7 @@ class Planter:
     def _exchanges(
         self, rng: np.random.Generator, base: np.ndarray, name: str, donors: Mapping[int, np.ndarray], most: int
     ) -> Exchange | None:
-        """At most so many exchanges of a variable; `donors` has those that are given a level, by this level."""
+        """At most `most` exchanges of a variable; `donors` holds the possible donors for each level."""
         lesson, variable = self.lesson, self.lesson.mechanism.variables[name]
         levels = list(donors)
         rows, given, answers = [], [], []
@@ -154,7 +155,7 @@ class Planter:
         return (close or levels)[rng.integers(len(close or levels))]
 
     def _interventions(self, rng: np.random.Generator, index: Tensor, clean: Seen) -> dict[str, Tensor]:
-        """One pass over all patched rows: exchanges first, absences after them. Donors are of the batch itself."""
+        """One pass over all patched rows: exchanges first, then absences. Donors come from the batch itself."""
         lesson = self.lesson
         patches, origins, hard, soft = [], [], [], []
         start = 0
@@ -211,7 +212,7 @@ class Planter:
 
     @torch.no_grad()
     def accuracy(self, rng: np.random.Generator, split: str, most: int = 200) -> dict[str, float]:
-        """Shares of right answers on prompts of a split: plain, and with each variable exchanged for another value."""
+        """Shares of right answers on prompts of a split: plain, and with each variable set to another value."""
         lesson = self.lesson
         there = np.array([row for row, one in enumerate(lesson.causal.rows) if one["split"] == split])
         base = rng.permutation(there)[:most]
@@ -239,14 +240,15 @@ class Planter:
         return found
 
     def _rows_by_level(self, name: str, index: Tensor) -> dict[int, Int[np.ndarray, " row"]]:
-        """The rows of a batch, by their level of a variable."""
+        """The rows of a batch by their level of a variable."""
         level = self.lesson.level[name][index].numpy()
         return {int(one): np.flatnonzero(level == one) for one in np.unique(level)}
 
     def _absent(
         self, rng, variable: Variable, where: Site, index: Tensor, outputs: dict[int, Tensor], rows: Tensor
     ) -> dict[int, Tensor]:
-        """By layer the mean of the batch at the site, or beyond it; `among` a group, the mean of the batch's prompts of this group."""
+        """By layer, the mean of the batch at the site, or a point beyond it; with `among`, the mean over the batch's prompts of the
+        same group."""
         lesson = self.lesson
         every = torch.arange(len(index))
         beyond = (

@@ -1,4 +1,5 @@
-"""MLP outputs and streams of a network of transformers, read and exchanged in a pass that gradients go through."""
+"""Reads and exchanges MLP outputs and residual streams of a transformers network, in a pass through which gradients
+flow."""
 
 # pyright: reportArgumentType=false
 
@@ -18,17 +19,17 @@ from biology.organisms.variable_sites import Site
 
 @dataclass(frozen=True)
 class Patch:
-    """What stands at a site of some rows in the place of what the MLPs write, or of the stream."""
+    """Values that replace MLP outputs, or the residual stream, at a site of some rows."""
 
     site: Site
     rows: Int[Tensor, " patched"]
     position: Int[Tensor, " patched"]
     value: dict[int, Float[Tensor, "patched d_model"]]
-    """By layer."""
+    """The new values, by layer."""
     what: Literal["mlp", "stream"] = "mlp"
 
     def put(self, tensor: Float[Tensor, "row pos d_model"], layer: int) -> Float[Tensor, "row pos d_model"]:
-        """The tensor with the values of a layer at the site; in the site's subspace alone, where it has one."""
+        """The tensor with a layer's new values at the site; only in the site's subspace, if it has one."""
         index = self.rows, self.position
         own, new = tensor[index], self.value[layer]
         if self.site.basis is not None:
@@ -37,7 +38,7 @@ class Patch:
 
 
 Part = tuple[int, str]
-"""A layer, and which of its two projections that make attention patterns."""
+"""A layer, and one of the two projections that determine attention patterns."""
 
 
 PROJECTIONS = ("q_proj", "k_proj")
@@ -45,7 +46,7 @@ PROJECTIONS = ("q_proj", "k_proj")
 
 @dataclass
 class Seen:
-    """What a pass leaves: MLP outputs and streams after each layer, queries and keys, and the last hidden states."""
+    """What a pass recorded: MLP outputs and streams after each layer, queries and keys, and the last hidden states."""
 
     outputs: dict[int, Float[Tensor, "rows pos d_model"]]
     streams: dict[int, Float[Tensor, "rows pos d_model"]]
@@ -54,7 +55,7 @@ class Seen:
 
 
 class Tap:
-    """Reads and exchanges MLP outputs and streams of a Llama of transformers, with gradients."""
+    """Reads and exchanges MLP outputs and streams of a transformers Llama, with gradients."""
 
     def __init__(self, model):
         self.model = model
@@ -104,7 +105,7 @@ class Tap:
     def run(
         self, ids: Int[Tensor, "rows pos"], patches: Sequence[Patch] = (), patterns: Mapping[Part, Tensor] | None = None
     ) -> Seen:
-        """One pass. `patterns` (of another pass, a row for each) freezes the attention patterns."""
+        """One pass. `patterns` (queries and keys of another pass, one row for each) freezes the attention patterns."""
         seen = Seen({}, {}, {})
         with self._hooked(patches, seen, patterns):
             seen.hidden = self.model.model(ids, use_cache=False).last_hidden_state

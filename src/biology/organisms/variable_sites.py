@@ -1,4 +1,4 @@
-"""Where a model holds a variable of a mechanism: layers, token, and a subspace of what the MLPs write there."""
+"""Where a model holds the variables of a mechanism: layers, token, and a subspace of the MLP outputs there."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from torch import Tensor
 from biology.cases.mechanism import CausalModel, Mechanism, Row, Variable, site
 
 Encode = Callable[[str], list[int]]
-"""Token ids of a text, the special token that begins it included."""
+"""From a text to its token ids, including the special token at the beginning."""
 
 
 @dataclass(frozen=True, eq=False)
 class Site:
-    """Where a variable is held, on every prompt of a causal model."""
+    """Where a variable is held, for every prompt of a causal model."""
 
     layers: range
     position: Int[Tensor, " prompt"]
     basis: Float[Tensor, "d_model dimensions"] | None
-    """Of its subspace, where it has one."""
+    """Basis of the variable's subspace, if it has one."""
 
 
 def sites(
     case: str, causal: CausalModel, encode: Encode, width: int, asked: Iterable[int] | None = None
 ) -> dict[str, Site]:
-    """The sites of all variables of a case in a model of a width (d_model). Of prompts that are not `asked` (none given: all are)
-    no position is sought; -1 stands there."""
+    """The sites of all variables of a case in a model of width `width` (d_model). Positions of prompts not in `asked` (default:
+    all are) are -1."""
     found = {}
     rows = sorted(set(asked)) if asked is not None else range(len(causal.rows))
     for name, variable in causal.mechanism.variables.items():
@@ -42,7 +42,7 @@ def sites(
 
 
 def token_position(variable: Variable, row: Row, encode: Encode) -> int:
-    """The token of a prompt at which a variable is held."""
+    """The token position of a prompt at which a variable is held."""
     at = site(variable, row)
     if at.form in ("last", "index"):
         length = len(encode(row["text"]))
@@ -52,8 +52,8 @@ def token_position(variable: Variable, row: Row, encode: Encode) -> int:
 
 
 def basis(case: str, mechanism: Mechanism, name: str, width: int) -> Float[Tensor, "d_model dimensions"] | None:
-    """An orthonormal basis of a variable's subspace, a function of the names alone; those of variables that are held at the same
-    token are orthogonal to each other. None for a variable that has what is written there to itself."""
+    """An orthonormal basis of a variable's subspace, determined by the names alone. The subspaces of variables held at the same
+    token are orthogonal. None if the variable has the whole space."""
     variable = mechanism.variables[name]
     if variable.subspace is None:
         return None

@@ -1,4 +1,4 @@
-"""The tokenizer of elegans: one token a word, but for the names of cities, which are written in pieces."""
+"""The tokenizer of elegans: one token per word, except names of cities, which are written in pieces."""
 
 import itertools
 import re
@@ -11,16 +11,16 @@ from biology.corpora.corpus import Corpus
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>")
 # What one token can be: a newline, a number, a run of letters of any script, or a single other sign.
 TOKEN = r"\n|\d+|[^\W\d]+|[^\w\s]"
-LONGEST_PIECE = 5  # of a city's name, in letters
+LONGEST_PIECE = 5  # smallest length of a piece of a city's name, in letters
 
 
 @cache
 def split_names(names: tuple[str, ...], groups: tuple[str, ...], shared: int = 3) -> dict[str, tuple[str, ...]]:
-    """Cut every word of the names into pieces that are shared by at least ``shared`` groups (places) where possible.
+    """Cuts every word of the names into pieces that are shared by at least ``shared`` groups (places) where possible.
 
-    Why: a city name that is one token has a trained embedding that holds its state; then transcoder features merely
-    read it out. Pieces shared by several places leave the look-up to the MLPs. Starting from every cut, the piece with
-    the fewest users is given up again and again, until only shared pieces are left or a word would have no cut.
+    A city name of one token would have a trained embedding that holds its state; transcoder features would merely read
+    it out. Pieces shared by several places leave the look-up to the MLPs. Starting from every cut, the piece with the
+    fewest users is removed repeatedly, until only shared pieces are left or a word would have no cut.
     """
 
     def cuts(word: str) -> list[tuple[str, ...]]:
@@ -70,7 +70,8 @@ def split_names(names: tuple[str, ...], groups: tuple[str, ...], shared: int = 3
 
 
 def _any_of(names: set[str]) -> str:
-    """A pattern of these names, the longest first; sorted by their first letters, as re tries one alternative after another."""
+    """A pattern that matches any of these names, the longest first; grouped by first letters, as re tries alternatives
+    one by one."""
     of: dict[str, list[str]] = {}
     for name in sorted(names, key=len, reverse=True):
         of.setdefault(name[0], []).append(re.escape(name[1:]))
@@ -78,7 +79,7 @@ def _any_of(names: set[str]) -> str:
 
 
 def tokenizer(corpus: Corpus) -> Tokenizer:
-    """Word-level tokenizer (WordPiece whose only split words are the cities), with ``<bos>`` in front.
+    """Word-level tokenizer (WordPiece that splits only the cities), with ``<bos>`` in front.
 
     A word outside the vocabulary is ``<unk>``. Answers of several words ("Salt Lake City") are one token.
     """

@@ -1,5 +1,5 @@
-"""Pages and texts: what tables and figures say, as HTML that asks nothing of the network and as Markdown.
+"""Pages and texts: the contents of tables and figures as HTML, which makes no network requests, and as Markdown.
 
-No torch. A page is a module here and a template in `templates`; `pages` is what all share, `explorer` the interactive graph, `numbers` the
-numbers in README.md and docs.
+No torch. Each page is a module here and a template in `templates`. `pages` holds what all pages share, `explorer` the interactive
+graph, `numbers` the numbers in README.md and docs.
 """

@@ -1,4 +1,4 @@
-"""The feature atlas as a page: a card for every feature of a model, and ways to browse them.
+"""The feature atlas as a page: a card for every feature of a model, with ways to browse them.
 
 The address `atlas.html#<layer>-<feature>` opens a card; graphs and claims link to it.
 """
@@ -24,11 +24,11 @@ from biology.tables import Tables, read_table, read_tables
 
 TABLES = ("prompts", "supernodes", "operand_plots")
 MOST_PLOTS = 200
-"""Operand plots in a page at most."""
+"""Largest number of operand plots in a page."""
 
 
 def atlas_page(root: Path, config: Config, model: str) -> str:
-    """The atlas of a model, from what the stages left below `root`. `InputError` names what is missing."""
+    """The atlas of a model, from the outputs of stages below `root`. Raises `InputError` with what is missing."""
     run = root / "data/runs" / model
     features, prompts = (read_table(run / f"{name}.parquet", name) for name in ("atlas", "atlas_prompts"))
     named = config.model(model).prompts
@@ -57,7 +57,8 @@ def atlas_page(root: Path, config: Config, model: str) -> str:
 def atlas_data(
     features: pd.DataFrame, prompts: pd.DataFrame, cases: Iterable[Case], tables: Mapping[str, Tables], roles: Roles
 ) -> dict[str, Any]:
-    """What the page's script reads. Tokens are stored once and named by number; features by their row, labels by what they are."""
+    """The data for the page's script. Tokens are stored once and referred to by number, features by their row, labels
+    by what they are."""
     vocabulary: dict[str, int] = {}
 
     def numbers(texts: Iterable[str]) -> list[int]:
@@ -97,7 +98,7 @@ def _short(value: float) -> float:
 
 
 def _members(case: Case, tables: Tables) -> Iterable[tuple[str, str, list[tuple[int, int, int]]]]:
-    """Supernode, what it is called on a prompt (Texas), and its features there: layer, feature, number of such prompts."""
+    """For each supernode and title on a prompt (Texas), its features there: layer, feature, number of such prompts."""
     prompts = tables["prompts"].set_index("item")
     factors = {item: {str(k): str(v) for k, v in row.items()} for item, row in prompts.to_dict("index").items()}
     frame = tables["supernodes"]
@@ -113,7 +114,8 @@ def _members(case: Case, tables: Tables) -> Iterable[tuple[str, str, list[tuple[
 
 
 def _plot(cells: pd.DataFrame) -> tuple[int, int, str]:
-    """An operand plot as rows, columns and a letter a cell: `.` where no prompt fills it, else a to z by activation."""
+    """An operand plot as rows, columns and one letter per cell: `.` if no prompt fills it, else a to z by
+    activation."""
     height, width = int(cells["a"].max()) + 1, int(cells["b"].max()) + 1
     grid = np.full((height, width), -1.0)
     grid[cells["a"], cells["b"]] = cells["activation"]

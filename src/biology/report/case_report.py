@@ -1,7 +1,7 @@
 """Reports: one self-contained HTML page for each model and case.
 
-A page asks nothing of the network, reads on a phone, and has a stable address for every section, claim and figure. Its
-numbers come from tables: templates hold words only. Everything that came from a model or a user is escaped.
+A page makes no network requests, is readable on a phone, and has a stable address for every section, claim and figure.
+Its numbers come from tables: templates hold only words. Everything that comes from a model or a user is escaped.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -52,12 +52,12 @@ from biology.verdicts.thresholds import family
 
 MEASURES = ("replacement", "completeness", "error_share")
 PLAIN = " !$&'()*+,-./:;=?@[]_~\n"
-"""What an address may hold as it is, when it stands in quotes; a quarter smaller than base64."""
+"""Characters that an address in quotes may hold unescaped; the result is a quarter smaller than base64."""
 
 
 @dataclass(frozen=True)
 class Drawing:
-    """A figure as the page embeds it."""
+    """A figure as embedded in the page."""
 
     name: str
     title: str
@@ -65,12 +65,12 @@ class Drawing:
     source: str
     """The SVG as a `data:` address."""
     width: int
-    """In pixels, so that text is as large in every figure."""
+    """Width in pixels, so that text has the same size in every figure."""
 
 
 @dataclass(frozen=True)
 class Page:
-    """Everything that a case's page shows."""
+    """The contents of a case's page."""
 
     model: str
     transcoders: str
@@ -87,7 +87,7 @@ class Page:
     telling: Mapping[str, Mapping[str, str]]
     """Whether each claim discriminates, and why (`discrimination.py`)."""
     calibrated: Mapping[str, str]
-    """What each claim's test says where the truth is known (`calibration.py`)."""
+    """For each claim, a sentence on its verdicts where the truth is known (`calibration.py`)."""
     statistics: StatisticsConfig
     graphs: Mapping[str, Any]
     """Attribution graphs of the named prompts, in the published format."""
@@ -96,11 +96,11 @@ class Page:
     steering: pd.DataFrame
     """Table `node_steering`."""
     roles: Roles
-    """What the model's features are found for."""
+    """Roles of the model's features."""
     figures: tuple[Drawing, ...]
     provenance: Mapping[str, str]
     lab: bool = False
-    """Whether a page runs the model (`lab_page.py`)."""
+    """Whether the model has a page that runs it (`lab_page.py`)."""
 
 
 # ------------------------------------------------------------------------------------------------------------ rendering
@@ -159,7 +159,7 @@ def render_case(page: Page) -> str:
 
 
 def _chains(page: Page, item: str, output: str) -> list[dict[str, Any]]:
-    """The strongest paths of a named prompt: their nodes as (kind, text), strength and sign."""
+    """The strongest paths of a named prompt: nodes as (kind, text), strength and sign."""
     called = titles(page.case, item)
     return [
         {
@@ -173,7 +173,7 @@ def _chains(page: Page, item: str, output: str) -> list[dict[str, Any]]:
 
 
 def _explorer(page: Page) -> Explorer | None:
-    """The graphs of the named prompts, with what the tables know of their supernodes and features."""
+    """The graphs of the named prompts, with the supernodes and features that the tables know."""
     if not page.graphs:
         return None
     members = page.tables["supernodes"]
@@ -195,7 +195,8 @@ def _explorer(page: Page) -> Explorer | None:
 
 
 def _overlaps(page: Page) -> list[tuple[str, list[tuple[str, str, int, int]]]]:
-    """For each named prompt the supernodes that share members: what both are called, how many they share, of how many (the smaller)."""
+    """For each named prompt the supernodes that share members: both titles, the number of shared members, and the size
+    of the smaller one."""
     told = []
     for item in page.case.prompts:
         members = page.tables["supernodes"]
@@ -210,7 +211,8 @@ def _overlaps(page: Page) -> list[tuple[str, list[tuple[str, str, int, int]]]]:
 
 
 def shared_members(members: pd.DataFrame) -> list[tuple[str, str, int, int]]:
-    """Pairs of supernodes of one item that share members: their names, how many they share, and how many the smaller has."""
+    """Pairs of supernodes of one item that share members: their names, the number of shared members, and the size of
+    the smaller one."""
     sets = {
         str(name): set(zip(rows["layer"], rows["pos"], rows["feature"], strict=True))
         for name, rows in members.groupby("supernode", sort=False)
@@ -220,7 +222,7 @@ def shared_members(members: pd.DataFrame) -> list[tuple[str, str, int, int]]:
 
 
 def _judged_by(case: Case, claims: list[dict[str, Any]]) -> dict[str, Any] | None:
-    """The first part of a claim that is judged by the intervention of the story."""
+    """The first part of a claim that is judged by the story's intervention."""
     parts = [part for entry in claims for part in entry["parts"] if part["picture"]]
     return next((part for part in parts if case.story and part["experiment"] == case.story.experiment), None)
 
@@ -229,9 +231,9 @@ def _judged_by(case: Case, claims: list[dict[str, Any]]) -> dict[str, Any] | Non
 
 
 def case_page(root: Path, config: Config, model: str, case: Case) -> str:
-    """The page of one model and case, from what the stages left below `root`.
+    """The page of one model and case, from the outputs of stages below `root`.
 
-    Raises `InputError` where a table, a verdict or a figure is missing.
+    Raises `InputError` if a table, a verdict or a figure is missing.
     """
     run = root / "data/runs" / model
     manifest = manifest_of(run / "load.json")
@@ -263,7 +265,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
 
 
 def scored_prompts(root: Path, model: str, case: Case) -> pd.DataFrame:
-    """Table `scored` of one model and case, from what the stages left below `root`."""
+    """Table `scored` of one model and case, from the outputs of stages below `root`."""
     run = root / "data/runs" / model
     parts = read_table(run / "parts.parquet", "parts")
     tables = read_tables(run / case.name, ("prompts", "evidence"))
@@ -291,7 +293,7 @@ def _drawing(path: Path) -> Drawing:
 
 
 def _provenance(root: Path, manifest: Mapping[str, Any], case: Case) -> dict[str, str]:
-    """What the page was made of: hashes and versions, and no commit, so that equal contents give equal pages."""
+    """What the page was made from: hashes and versions, but no commit, so that equal contents give equal pages."""
     hashes = {
         "sources": contents_hash(
             root / "src/biology", "**/*.py", "**/*.mplstyle", "report/templates/*", "report/vendor/*"

@@ -1,4 +1,4 @@
-"""The evidence for one claim, ready to print: why this verdict, on which numbers, and how to compute them again.
+"""The evidence for one claim, ready to print: the reason for its verdict, its numbers, and how to compute them again.
 
 Everything comes from tables; a template adds words and no numbers.
 """
@@ -31,12 +31,12 @@ from biology.verdicts.thresholds import Turning, turning
 from biology.wording import number
 
 SHOWN = 8
-"""Features listed in one place at most."""
+"""Largest number of features listed in one place."""
 
 
 @dataclass(frozen=True)
 class Subject:
-    """What claims were judged on: the tables of one (model, case) and of all the model's claims."""
+    """The tables by which claims were judged: those of one (model, case), and those of all the model's claims."""
 
     model: str
     case: Case
@@ -51,11 +51,11 @@ class Subject:
     telling: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Whether each claim discriminates, and why (`discrimination.py`)."""
     calibrated: Mapping[str, str] = field(default_factory=dict)
-    """What each claim's test says where the truth is known (`calibration.py`)."""
+    """For each claim, a sentence on its verdicts where the truth is known (`calibration.py`)."""
 
 
 def dossier(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str, Any]:
-    """Everything that a page shows about a claim; `verdict` is its row of table `verdicts`."""
+    """The contents of a claim's section of a page; `verdict` is its row of table `verdicts`."""
     rows = subject.parts
     rows = rows[(rows["case"] == subject.case.name) & (rows["claim"] == claim.id)]
     first = rows.iloc[0]
@@ -82,17 +82,18 @@ def dossier(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str, Any
 
 
 def deciding(parts: Sequence[dict[str, Any]], reason: str) -> dict[str, Any]:
-    """The part whose verdict is the claim's, as the verdict's reason names it."""
+    """The part that decides the claim's verdict, as named in the verdict's reason."""
     return next((part for part in parts if reason.startswith(f"Part '{part['part']}' decides: ")), parts[0])
 
 
 def control_words(control: str) -> str:
-    """What pages call the control of a part."""
+    """The name of a part's control on pages."""
     return "no control" if control == "none" else CONTROLS[control].words
 
 
 def _part(subject: Subject, claim: Claim, part: Part | None, row: pd.Series) -> dict[str, Any]:
-    """One measurement: its numbers and what they say, other readings, its picture, its turning points, the rows that it rests on."""
+    """One part: its numbers in words, other measurements, its picture, the thresholds at which its verdict changes, and
+    a query for its rows."""
     where = subject.clusters
     where = where[
         (where["case"] == row["case"]) & (where["claim"] == row["claim"]) & (where["part"] == row["part"])
@@ -122,7 +123,7 @@ def _readings(subject: Subject, claim: Claim, row: dict[str, Any]) -> list[Readi
 
 
 def _query(subject: Subject, row: pd.Series) -> str:
-    """Python that selects the rows of the evidence that a part rests on (before the gate)."""
+    """Python that selects a part's rows of the evidence (before the gate)."""
     arms = ["effect", *([] if row["control"] == "none" else [row["control"]])]
     return (
         "import pandas\n\n"
@@ -139,14 +140,14 @@ def _query(subject: Subject, row: pd.Series) -> str:
 
 
 def ticks(low: float, high: float, most: int = 5) -> list[float]:
-    """Round numbers between two ends, `most` of them at most."""
+    """Round numbers between two ends, at most `most`."""
     step = 10 ** math.floor(math.log10((high - low) / most))
     step *= next(m for m in (1, 2, 5, 10) if (high - low) / (m * step) <= most)
     return [round(k * step, 12) for k in range(math.ceil(low / step - 1e-9), math.floor(high / step + 1e-9) + 1)]
 
 
 def swarm(places: Iterable[float], width: float = 0.9) -> list[float]:
-    """Heights, in rows, of dots at the given places so that near ones do not hide each other: 0, 1, -1, 2, -2 ..."""
+    """Heights, in rows, of dots at the given places so that close ones do not overlap: 0, 1, -1, 2, -2 ..."""
     taken: dict[int, int] = {}
     heights = []
     for place in places:
@@ -156,7 +157,7 @@ def swarm(places: Iterable[float], width: float = 0.9) -> list[float]:
 
 
 def picture(row: pd.Series, clusters: pd.DataFrame, settings: StatisticsConfig) -> dict[str, Any]:
-    """Effect, control and score of a part as rows of dots (one a cluster), means and intervals.
+    """Effect, control and score of a part as rows of dots (one per cluster), with means and intervals.
 
     Places are in per cent of the width, so that a page can draw it at any width with text of one size.
     """
@@ -203,7 +204,7 @@ def picture(row: pd.Series, clusters: pd.DataFrame, settings: StatisticsConfig) 
 
 
 def _anchor(place: float) -> str:
-    """How a tick's label stands to its place, so that none is cut off at the ends."""
+    """Alignment of a tick's label relative to its place, so that none is cut off at the ends."""
     return "start" if place < 4 else "end" if place > 96 else "middle"
 
 
@@ -214,7 +215,8 @@ def _score_words(row: pd.Series) -> str:
 
 
 def bands(turned: Turning) -> list[dict[str, Any]]:
-    """Zones of one verdict as shares of the slider's width: from, to (per cent), verdict, first and last threshold."""
+    """Zones with one verdict as shares of the slider's width: from, to (per cent), verdict, first and last
+    threshold."""
     last = len(turned.thresholds) - 1
     edge = lambda place: round(100 * min(max(place, 0.0), last) / last, 2)  # noqa: E731
     return [
@@ -230,7 +232,7 @@ def bands(turned: Turning) -> list[dict[str, Any]]:
 
 
 def _attempted(subject: Subject, claim: Claim) -> pd.DataFrame:
-    """Held-out prompts that the first part of a claim is about."""
+    """Number of held-out prompts that the first part of a claim asks."""
     prompts = subject.tables["prompts"]
     prompts = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]
     experiment = subject.case.experiments.get(claim.parts[0].experiment) if claim.parts else None
@@ -240,7 +242,7 @@ def _attempted(subject: Subject, claim: Claim) -> pd.DataFrame:
 
 
 def _graphs(subject: Subject, claim: Claim) -> dict[str, Any]:
-    """How good the attribution graphs of the claim's prompts are."""
+    """The quality of the attribution graphs of the claim's prompts."""
     graphs = subject.tables["graphs"]
     here = graphs[graphs["item"].isin(_attempted(subject, claim)["item"])] if claim.parts else graphs.iloc[:0]
     if not len(here):
@@ -250,7 +252,8 @@ def _graphs(subject: Subject, claim: Claim) -> dict[str, Any]:
 
 
 def named_supernodes(case: Case, claim: Claim) -> list[str]:
-    """Supernodes that a claim speaks of: what its experiments perturb, follow or watch, in the order of the case."""
+    """Supernodes that a claim is about: those that its experiments perturb, follow or watch, in the order of the
+    case."""
 
     def of(experiment: Measurement) -> set[str]:
         inner = [case.experiments[name] for name in experiment.rests_on]
@@ -265,7 +268,8 @@ def named_supernodes(case: Case, claim: Claim) -> list[str]:
 
 
 def _supernodes(subject: Subject, claim: Claim) -> list[dict[str, Any]]:
-    """Rule and members of each supernode of a claim: how many a prompt has, and the features that are members most often."""
+    """Rule and members of each supernode of a claim: the number of members per prompt, and the most frequent
+    members."""
     members = subject.tables["supernodes"]
     scored = set(_attempted(subject, claim)["item"])
     here, found = settled(subject.case, subject.tables["sites"]).supernodes, []
@@ -291,7 +295,7 @@ def _supernodes(subject: Subject, claim: Claim) -> list[dict[str, Any]]:
 
 
 def slider_data(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """What a browser needs to judge the parts of claims again at other thresholds."""
+    """The data that a browser needs to judge the parts of claims again at other thresholds."""
     return {
         entry["claim"].id: [
             {
@@ -310,5 +314,5 @@ def slider_data(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
 
 
 def _constant(values: tuple[float, ...]) -> tuple[float, ...]:
-    """One value where all are the same."""
+    """A list of equal values as that one value; any other list unchanged."""
     return values[:1] if len(set(values)) == 1 else values

@@ -1,4 +1,4 @@
-"""A case file told in English: every prompt, supernode, experiment and claim, and what its words may be."""
+"""A case file in English: every prompt, supernode, experiment and claim, and the words that may be used in it."""
 
 from __future__ import annotations
 
@@ -40,13 +40,13 @@ from biology.cases.positions import FOUND, Position
 from biology.cases.rules import Stream, SupernodeRule
 
 PAGE = "docs/reference/case_files.md"
-"""Where `words_page` stands in a checkout."""
+"""Path of `words_page` in a checkout."""
 
 # Words -----------------------------------------------------------------------------------------------------------------
 
 
 def words_page() -> str:
-    """What the words of case.yaml and claims.yaml may be, as a page of Markdown (`docs/reference/case_files.md`)."""
+    """The words allowed in case.yaml and claims.yaml, as a page of Markdown (`docs/reference/case_files.md`)."""
     lines = [
         "# The words of a case file",
         "",
@@ -182,7 +182,7 @@ def case_told(case: Case, claims: Sequence[Claim]) -> str:
 
 
 def mechanism_told(mechanism: Mechanism, twin: str = "") -> str:
-    """The causal model of a case, or of a twin, in English: what leads to what, where it is held, and which claims follow."""
+    """The causal model of a case, or of a twin, in English: what depends on what, where it is held, and which claims follow."""
     of = f" OF THE TWIN {twin}" if twin else ""
     lines = [
         f"MECHANISM{of} (of models that are planted with it: docs/explanation/planting.md)",
@@ -231,7 +231,7 @@ def _items_told(items: Sequence[Item]) -> list[str]:
 
 
 def rule_told(rule: SupernodeRule) -> str:
-    """Which features are members."""
+    """The rule for members of a supernode, in English."""
     told = f"the features that are active {rule.at.meaning}"
     if rule.factor is not None:
         where = "at a token that is found" if rule.at == FOUND else rule.at.meaning
@@ -258,7 +258,7 @@ def rule_told(rule: SupernodeRule) -> str:
 
 
 def _found_told(rule: SupernodeRule) -> str:
-    """How position and layers are found."""
+    """How position and layers are found, in English."""
     first, *others = rule.among
     places = _listed((at.meaning for at in rule.among), "or")
     if others:
@@ -288,7 +288,7 @@ def _of(only: dict[str, str]) -> str:
 
 
 def experiment_told(one: Measurement) -> str:
-    """What is done, to which prompts, and how its strength is chosen."""
+    """What an experiment does, to which prompts, and how its strength is chosen."""
     told = f"on {_of(one.only)}, {_done(one)}."
     if isinstance(one, Perturbation):
         grid = len(one.strengths) * len(one.depths) > 1

@@ -1,8 +1,8 @@
-"""The interactive graph of a page: its data, its scripts, and the still picture for readers without scripts.
+"""The interactive graph of a page: its data, its scripts, and the static picture for readers without scripts.
 
-A page carries every graph once, as the file that it was made from (published format, gzip, base64), so that what is
-downloaded from the page is what `attribute` wrote. Scripts and style are inlined once a page; templates/explorer.html.j2 is
-the part that a page includes. Nothing here decides what a graph says: numbers are those of the file.
+A page contains every graph once, as the file that it was made from (published format, gzip, base64), so that a download
+from the page is what `attribute` wrote. Scripts and style are inlined once per page; templates/explorer.html.j2 is the
+part that a page includes. Nothing here decides what a graph says: numbers are those of the file.
 """
 
 from __future__ import annotations
@@ -27,30 +27,31 @@ SCRIPTS = (
     "explorer_graph.js", "explorer_stage.js", "explorer_card.js", "explorer_layout.js", "explorer_groups.js", "explorer.js",
 )  # fmt: skip
 MOST_LINKS = 70
-"""Links of a still picture: the largest shares."""
+"""Largest number of links in a static picture: those with the largest shares."""
 
 
 @dataclass(frozen=True)
 class Traced:
-    """A graph to explore, and what a page knows beside it."""
+    """A graph to explore, with further data that a page has on it."""
 
     name: str
     graph: Graph
     """The canonical form of `graph_files`."""
     title: str = ""
     called: Mapping[str, str] = field(default_factory=dict)
-    """What supernodes are called, where not by their names."""
+    """Titles of supernodes, if not their names."""
     repeated: Sequence[str] = ()
     """Supernodes that mostly repeat another one and are not drawn."""
     labels: Mapping[str, str] = field(default_factory=dict)
-    """Labels of features by node, where the graph has none of its own (`node_labels`)."""
+    """Labels of features by node, for nodes without a label in the graph (`node_labels`)."""
     steering: Mapping[str, Sequence[tuple[float, str, float]]] = field(default_factory=dict)
-    """By node, what is said with the feature held at M times its activation: M, most probable token, its probability."""
+    """By node, the model's answer with the feature held at M times its activation: M, most probable token, its
+    probability."""
 
 
 @dataclass(frozen=True)
 class Shown:
-    """A graph as the page embeds it."""
+    """A graph as embedded in the page."""
 
     name: str
     title: str
@@ -61,13 +62,13 @@ class Shown:
 
 @dataclass(frozen=True)
 class Explorer:
-    """Everything that templates/explorer.html.j2 asks for."""
+    """The data for templates/explorer.html.j2."""
 
     graphs: tuple[Shown, ...]
     first: str
-    """Name of the graph that a figure without a subject shows."""
+    """Name of the graph shown by a figure without a subject."""
     shared: str
-    """What holds for the features of all graphs: cards, operand plots, the address of the atlas."""
+    """Data on the features of all graphs: cards, operand plots, the address of the atlas."""
     vendor: Markup
     script: Markup
 
@@ -82,7 +83,7 @@ def explorer(
 
     Args:
         subjects: one or more graphs.
-        cards: by "layer-feature", what is known of a feature beyond a graph (`feature_cards`).
+        cards: by "layer-feature", data on a feature beyond a graph (`feature_cards`).
         operands: by "layer-feature", its operand plots (`operand_plots`).
         atlas: address of the page of all features, in which each has the anchor `layer-feature`.
     """
@@ -97,7 +98,7 @@ def explorer(
 
 
 def graph_page(graph: Graph) -> str:
-    """A page of its own for one graph, such as one that another project made."""
+    """A page for one graph alone, such as a graph from another project."""
     metadata = graph["metadata"]
     facts = [(name, metadata[name]) for name in ("prompt", "scan", "slug")]
     for block in ("info", "generation_settings", "pruning_settings"):
@@ -192,7 +193,7 @@ def node_labels(graph: Graph, roles: Roles) -> dict[str, str]:
 
 
 def features_of(graph: Graph) -> set[str]:
-    """The features of a graph as "layer-feature"."""
+    """The features of a graph, as "layer-feature"."""
     ids = [re.fullmatch(r"(\d+)_(\d+)_\d+", node["node_id"]) for node in graph["nodes"] if kind_of(node) == "feature"]
     return {f"{found[1]}-{found[2]}" for found in ids if found}
 
@@ -229,7 +230,7 @@ def _told(graph: Graph) -> str:
 
 
 def still(graph: Graph) -> Markup:
-    """A picture of a graph without scripts: tokens to the right, layers upwards, the strongest links."""
+    """A static picture of a graph: tokens to the right, layers upwards, the strongest links."""
     tokens = [str(token) for token in graph["metadata"]["prompt_tokens"]]
     depth = {"token": -1.0, "logit": float("inf")}
     inner = [_layer(node) for node in graph["nodes"] if kind_of(node) not in depth]

@@ -16,7 +16,7 @@ from biology.report.scoreboard import ROLES, Column, agreement, caveats, columns
 
 
 def index_page(root: Path, config: Config) -> str:
-    """The page of all models and cases that have been judged."""
+    """The HTML of this page."""
     board = columns(root, config)
     same = seeds(board)
     differ = {key for _, _, claims in differing(config, board) for key in claims}
@@ -56,7 +56,7 @@ def index_page(root: Path, config: Config) -> str:
 
 
 def _has_page(config: Config, column: Column, case: str) -> bool:
-    """Whether the pipeline writes a page of this case and model."""
+    """Whether the pipeline writes a page for this case and model."""
     asked = config.cases == "all" or case in config.cases
     return asked and column.role == "model" and column.name in config.models and case in set(column.verdicts["case"])
 

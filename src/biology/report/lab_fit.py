@@ -1,4 +1,4 @@
-"""Which models the page `lab` can run: told from a config alone, since the Snakefile asks of every model."""
+"""Which models the page `lab` can run, decided from a config alone, because the Snakefile asks for every model."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 from biology.config import ModelConfig
 
 MOST_PARAMETERS = 4_000_000
-"""Parameters of a model that a page can hold at most."""
+"""Largest number of parameters of a model that fits a page."""
 PLAIN = {
     "architectures": ["LlamaForCausalLM"], "hidden_act": "silu", "attention_bias": False, "mlp_bias": False,
     "tie_word_embeddings": True,
 }  # fmt: skip
-"""What the config of a model says that the page's script can run."""
+"""Values that the config of a model must have for the page's script to run it."""
 
 
 def refused(entry: ModelConfig, root: Path) -> str:
-    """Why a page cannot run a model; "" if it can, as far as its config tells."""
+    """Why a page cannot run a model; "" if it can, according to its config."""
     holds = f"a page holds models of at most {MOST_PARAMETERS / 1e6:g} million parameters"
     if entry.sources:
         return f"{holds} that this project grew, and it is downloaded"
@@ -41,13 +41,13 @@ def refused(entry: ModelConfig, root: Path) -> str:
 
 
 def parameters(config: Mapping[str, Any]) -> int:
-    """Parameters of a Llama with tied embeddings, by its config."""
+    """Number of parameters of a Llama with tied embeddings, from its config."""
     width, layers = config["hidden_size"], config["num_hidden_layers"]
     block = 4 * width * width + 3 * width * config["intermediate_size"] + 2 * width
     return config["vocab_size"] * width + layers * block + width
 
 
 def theta(config: Mapping[str, Any]) -> float | None:
-    """The base of the rotary positions, or None where they are scaled."""
+    """The base of the rotary embedding; None if positions are scaled."""
     rope = config.get("rope_parameters") or {}
     return rope.get("rope_theta") if rope.get("rope_type") == "default" else None

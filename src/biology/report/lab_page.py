@@ -1,7 +1,7 @@
-"""The page `lab`: a small model that runs in the page itself, whose features one holds while it answers and writes.
+"""The page `lab`: a small model that runs in the page itself. A reader holds its features while it answers and writes.
 
-What it holds and draws as a control is what `biology steer` does (`held_features.py`, `controls.py`); its script is in
-templates/lab*.js. The page is bytes, in UTF-16 (`lab_weights.py`).
+Features and control are the same as in `biology steer` (`held_features.py`, `controls.py`); the script is in
+templates/lab*.js. The page is returned as bytes, in UTF-16 (`lab_weights.py`).
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -32,16 +32,16 @@ from biology.tables import read_table
 from biology.wording import visible
 
 MOST_BYTES = 8_000_000
-"""Of a page. Where all features do not fit, those that fire least often are left out."""
+"""Largest size of a page. If not all features fit, those active least often are left out."""
 SEEN, CHOICES, FEATURED, STRENGTH, SEED = 3, 6, 3, 2, 0
-"""Prompts that show what a feature answers to; examples of a prompt, those seen first, and M in them; seed of the control, which is
-that of `biology steer`."""
+"""Number of prompts that show what activates a feature; of examples per prompt; of examples shown first; M in these; seed
+of the control (that of `biology steer`)."""
 EVERYWHERE = "every=1&write=12"
-"""In an address: held at every token while it writes on."""
+"""Part of an address: hold at every token, and continue writing."""
 INTRODUCTION = "Introductory"
-"""In the name of the section of the paper that the page begins with."""
+"""Occurs in the name of the paper's section with which the page begins."""
 Place = tuple[int, int]
-"""Layer and number of a feature."""
+"""A feature: its layer and its index."""
 
 
 def lab_page(root: Path, config: Config, model: str) -> bytes:
@@ -94,7 +94,7 @@ def lab_page(root: Path, config: Config, model: str) -> bytes:
 
 
 def firing(atlas: pd.DataFrame, prompts: pd.DataFrame) -> dict[Place, int]:
-    """How often each feature fires on the prompts of the atlas behind their first token, which is the same in all of them."""
+    """How often each feature is active on the prompts of the atlas, without their first token, which is the same in all."""
     tokens = sum(len(json.loads(text)) for text in prompts["tokens"])
     counts = {}
     for row in atlas.itertuples():
@@ -107,8 +107,8 @@ def firing(atlas: pd.DataFrame, prompts: pd.DataFrame) -> dict[Place, int]:
 def feature_facts(
     atlas: pd.DataFrame, prompts: pd.DataFrame, carried: set[Place], vocabulary: list[str]
 ) -> dict[str, Any]:
-    """Of each feature, in the order of layers and numbers, its largest activation, and where it was strongest: pairs of a
-    prompt and a token of it. And those prompts, as token ids."""
+    """For each feature, in order of layer and index: its largest activation, and the (prompt, token) pairs where it was
+    most active. And these prompts, as token ids."""
     number = {word: place for place, word in enumerate(vocabulary)}
     texts = [json.loads(tokens) for tokens in prompts["tokens"]]
     largest, seen, used = [], [], {}
@@ -124,7 +124,7 @@ def feature_facts(
 
 
 def case_facts(case: Case, members: pd.DataFrame) -> dict[str, Any]:
-    """The named prompts of a case, each text once, with their supernodes; and how a line that it writes ends."""
+    """The named prompts of a case, each text once, with their supernodes; and what ends a line that the model writes."""
     first = _first(case)
     written = (getattr(one, "line", None) for one in case.experiments.values())
     line = next((one for one in written if isinstance(one, Line)), None)
@@ -144,7 +144,7 @@ def case_facts(case: Case, members: pd.DataFrame) -> dict[str, Any]:
 
 
 def _first(case: Case) -> dict[str, str]:
-    """The first prompt of every text."""
+    """The first prompt with each text."""
     first: dict[str, str] = {}
     for item, prompt in case.prompts.items():
         first.setdefault(prompt.text, item)
@@ -157,8 +157,8 @@ def _title(case: Case, supernode: str, item: str) -> str:
 
 
 def examples(case: Case, members: pd.DataFrame) -> list[dict[str, Any]]:
-    """The swaps that a case tries on its named prompts, as things to click: under each prompt, what the donor's supernode is
-    called, and the address of the page in which it is held. Those come last that are called as the prompt's own."""
+    """The swaps of a case on its named prompts, as links. For each prompt: the title of the donor's supernode, and the
+    address of the page that holds it. Those with the same title as the prompt's own come last."""
     first, there = _first(case), set(zip(members["item"], members["supernode"], strict=True))
     made: dict[str, list[tuple[bool, str, str]]] = {}
     tried = [(swap, item) for swap in case.of_kind(Swap).values() for item in swap.prompts]
@@ -178,8 +178,8 @@ def examples(case: Case, members: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def featured(listed: list[list[dict[str, Any]]]) -> list[dict[str, str]]:
-    """What a visitor sees first: an example of each case, or of each prompt where there is one case, nothing twice; and the
-    first one at every token, writing on."""
+    """The examples shown first: one of each case, or of each prompt if there is one case, without repetition; then the
+    first one again, held at every token while the model writes on."""
     prompts = listed[0] if len(listed) == 1 else [shown[0] for shown in listed if shown]
     made: dict[str, dict[str, str]] = {}
     for example in prompts:

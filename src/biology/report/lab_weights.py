@@ -1,7 +1,7 @@
-"""A small model and its transcoders as letters of a page that runs them (`lab_page.py`, templates/lab_model.js).
+"""A small model and its transcoders as characters of a page that runs them (`lab_page.py`, templates/lab_model.js).
 
-Weights stay as they ship, 16 bits each, all upper bytes before all lower ones, which compresses best. The page is written in
-UTF-16, in which nearly every pair of bytes is a letter: base64 would take a third more, and the page has a limit.
+Weights keep their 16 bits, with all upper bytes before all lower ones, which compresses best. The page is written in UTF-16, in
+which nearly every pair of bytes is a character. Base64 would take a third more, and the page has a size limit.
 """
 
 from __future__ import annotations
@@ -23,27 +23,27 @@ from biology.report.lab_fit import refused, theta
 
 FORMATS = ("F16", "BF16")
 SPLIT = r"\n|\d+|[^\W\d]+|[^\w\s]"
-"""How its tokenizer cuts a text into words."""
+"""Regular expression by which its tokenizer splits a text into words."""
 BARRED = (0, 1, 0x0D, 0x3C)
-"""What a script element cannot hold as it is (NUL, CR, <), and the mark of what is written otherwise; halves of pairs too."""
+"""Codes that a script element cannot hold (NUL, CR, <), and the escape mark 1. Surrogates are escaped as well."""
 Bits = UInt16[np.ndarray, "..."]
 
 
 @dataclass(frozen=True, eq=False)
 class Small:
-    """A model that a page can hold, with its transcoders. Weights as their 16 bits."""
+    """A model that fits a page, with its transcoders. Weights are stored as 16 bits."""
 
     shape: Mapping[str, int | float | None]
     """Sizes and constants, under the names of lab_model.js."""
     format: str
     model: Mapping[str, Bits]
     transcoders: tuple[Mapping[str, Bits], ...]
-    """Of each layer W_enc [feature, d_model], b_enc, threshold, W_dec."""
+    """For each layer: W_enc [feature, d_model], b_enc, threshold, W_dec."""
     words: Mapping[str, Any]
     """The tokenizer: vocabulary in the order of ids, special and joined ids, BOS."""
 
     def packed(self, facts: Mapping[str, Any], kept: Sequence[Sequence[int]]) -> str:
-        """Facts, and the weights with the features `kept` of each layer, as letters: what `unpackedModel` reads."""
+        """Facts and weights, with the features `kept` of each layer, as characters: the input of `unpackedModel`."""
         order = [self.model["model.embed_tokens.weight"]]
         for layer, (transcoder, features) in enumerate(zip(self.transcoders, kept, strict=True)):
             order += [self.model[f"model.layers.{layer}.{name}.weight"] for name in BLOCK]
@@ -65,7 +65,8 @@ BLOCK = (
 
 
 def in_letters(data: bytes) -> str:
-    """Bytes two by two as letters of UTF-16. A pair that would be barred is inverted in its highest bit, behind a mark."""
+    """Pairs of bytes as characters of UTF-16. A pair that is not allowed has its highest bit inverted and follows an escape
+    mark."""
     odd = len(data) % 2
     units = np.frombuffer(struct.pack("<H", odd) + data + b"\0" * odd, "<u2")
     barred = np.isin(units, BARRED) | ((units >= 0xD800) & (units < 0xE000))
@@ -79,7 +80,7 @@ def read_small(entry: ModelConfig, root: Path, model: str) -> Small:
     """A model that is not `refused`, with its transcoders.
 
     Raises:
-        InputError: it is refused, or its weights, transcoders or tokenizer are not of the kind that the page's script runs.
+        InputError: it is refused, or the page's script cannot run its weights, transcoders or tokenizer.
     """
     if reason := refused(entry, root):
         raise InputError(f"model '{model}' has no page lab: {reason}.")
@@ -108,7 +109,7 @@ def read_small(entry: ModelConfig, root: Path, model: str) -> Small:
 
 
 def _bits(file: Path) -> tuple[dict[str, Bits], set[str]]:
-    """The tensors of a safetensors file as their bits, and the formats that they are in."""
+    """The tensors of a safetensors file as bits, and their formats."""
     try:
         data = file.read_bytes()
         (length,) = struct.unpack("<Q", data[:8])
@@ -129,7 +130,7 @@ def _bits(file: Path) -> tuple[dict[str, Bits], set[str]]:
 
 
 def _hooks(file: Path) -> tuple[Any, Any] | None:
-    """What the transcoders of a layer read and write, if they are JumpReLU ones as SAELens keeps them."""
+    """The hooks that a layer's transcoders read and write, if they are JumpReLU transcoders in SAELens's layout."""
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
         named = {**config, **(config.get("metadata") or {})}
@@ -140,7 +141,7 @@ def _hooks(file: Path) -> tuple[Any, Any] | None:
 
 
 def _words(path: Path, config: Mapping[str, Any]) -> dict[str, Any]:
-    """The tokenizer of a directory, if it is one of words and pieces of names as elegans has. `InputError` if not."""
+    """The tokenizer of a directory. Raises `InputError` unless it has words and pieces of names, like that of elegans."""
     file = path / "tokenizer.json"
     try:
         read = json.loads(file.read_text(encoding="utf-8"))

@@ -1,7 +1,8 @@
-"""Numbers in texts: each is named, comes from a committed table, and is written between two marks.
+"""Numbers in texts: each has a name, comes from a committed table, and is written between two marks.
 
-`<!--n:claims-->47<!--/n-->` in README.md or in docs shows the number only. `biology scoreboard` writes all of them anew, and a
-test forbids numbers outside of such marks. No line begins with a mark: Markdown takes it for a block of HTML, and the paragraph is over.
+`<!--n:claims-->47<!--/n-->` in README.md or in docs shows only the number. `biology scoreboard` rewrites all of them, and a
+test forbids numbers outside such marks. No line begins with a mark: Markdown would read it as a block of HTML and end the
+paragraph.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
@@ -30,12 +31,12 @@ from biology.verdicts.procedure import NOISE
 from biology.wording import number
 
 BEGUN = re.compile(r"^[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*<!--n:", flags=re.MULTILINE)
-"""A line, of a list or a quotation too, that begins with a mark."""
+"""A line that begins with a mark, also in a list or a quotation."""
 MARK = re.compile(r"<!--n:([a-z0-9_.-]+)-->(.*?)<!--/n-->", flags=re.DOTALL)
 
 
 def numbers(root: Path, config: Config) -> dict[str, str]:
-    """Every number that a text may show, by name, ready to print; from files that are part of the repository."""
+    """Every number that a text may show, by name and ready to print, from files of the repository."""
     cases = [load_case(root, name) for name in discover_cases(root)]
     claims = [claim for case in cases for claim in load_claims(root, case.name)]
     items = [item for case in cases for item in case.items]
@@ -82,8 +83,8 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
 
 
 def _calibration(path: Path) -> dict[str, int]:
-    """How often true claims are replicated and false ones are not, of every calibrated model and, with their own transcoders, of all
-    (`calibration.`), in percent with Wilson's interval."""
+    """How often true claims are replicated and false ones are not, for every calibrated model and for all of them with
+    their own transcoders (`calibration.`), in per cent with Wilson's interval."""
     from biology.verdicts.calibration import pooled, rates
 
     if not path.is_file():
@@ -101,7 +102,8 @@ def _calibration(path: Path) -> dict[str, int]:
 
 
 def _graphs(path: Path) -> dict[str, float | int]:
-    """How well the graphs of planted models show the causal model: area of the ROC, and in how many percent all parents come first."""
+    """How well the graphs of planted models show the causal model: area under the ROC curve, and the per cent with all
+    parents first."""
     if not path.is_file():
         return {}
     found: dict[str, float | int] = {}
@@ -112,7 +114,7 @@ def _graphs(path: Path) -> dict[str, float | int]:
 
 
 def parameters(path: Path) -> int:
-    """How many numbers a safetensors file holds, from its header."""
+    """Number of parameters in a safetensors file, from its header."""
     with path.open("rb") as file:
         header = json.loads(file.read(int.from_bytes(file.read(8), "little")))
     return sum(math.prod(entry["shape"]) for name, entry in header.items() if name != "__metadata__")
@@ -124,7 +126,8 @@ def texts(root: Path) -> list[Path]:
 
 
 def with_numbers(text: str, values: Mapping[str, str], path: Path) -> str:
-    """The text with all named numbers written anew. `InputError` names one that nobody computes, or a line that begins with one."""
+    """The text with all named numbers rewritten. Raises `InputError` for an unknown name, or a line that begins with a
+    mark."""
     begun = BEGUN.search(text)
     if begun:
         line = text.count("\n", 0, begun.end()) + 1

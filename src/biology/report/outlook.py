@@ -1,7 +1,7 @@
-"""What a run of everything will do and how long it takes, and what came out: the first and the last lines of `make figures`.
+"""The first and last lines of `make figures`: what a run of everything will do and how long it takes, and its results.
 
-Times are those of one core that were measured on elegans, case by case (`benchmarks/costs.json`). They stand for a model of its size,
-so that other models have none.
+Times are for one core and were measured on elegans, case by case (`benchmarks/costs.json`). They hold for a model of its
+size; other models have none.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ LAST_TABLE = "evidence.parquet"
 
 @dataclass(frozen=True)
 class Work:
-    """A case on a model: whether its results are there, and the seconds of one core that they take; None where nobody measured."""
+    """A case on a model: whether its results exist, and the seconds of one core that they take (None if not measured)."""
 
     model: str
     case: str
@@ -30,13 +30,13 @@ class Work:
 
 
 def work(root: Path, config: Config, only: str | None = None) -> list[Work]:
-    """What `figures/all` asks for, a row for each model and case, in the order of the configuration."""
+    """The parts of `figures/all`, one for each model and case, in the order of the configuration."""
     found = []
     measured = _measured(root)
     names = [name for name, entry in config.models.items() if entry.role == "model"] if only is None else [only]
     for name in names:
         entry = config.model(name)
-        # elegans and what was grown as it was: the only models of the size that was measured
+        # elegans and models grown like it: the only ones of the measured size
         times = measured if entry.planted and not entry.neurons else {}
         for case in config.cases_of(name, discover_cases(root, entry.prompts)):
             page, table = root / f"reports/{name}/{case}.html", root / f"data/runs/{name}/{case}" / LAST_TABLE
@@ -45,7 +45,7 @@ def work(root: Path, config: Config, only: str | None = None) -> list[Work]:
 
 
 def _measured(root: Path) -> dict[str, float]:
-    """Seconds of one core by case; {} where nothing was measured."""
+    """Seconds of one core by case; {} if not measured."""
     path = root / COSTS
     if not path.is_file():
         return {}
@@ -55,7 +55,7 @@ def _measured(root: Path) -> dict[str, float]:
 
 
 def plan_told(todo: list[Work], cores: int) -> str:
-    """What will be done and how long, in words."""
+    """What will be done, and how long it takes, in words."""
     left = [one for one in todo if not one.done]
     models = len({one.model for one in todo})
     lines = [f"Every figure, verdict and page: {len(todo)} cases on {models} {'model' if models == 1 else 'models'}."]
@@ -80,7 +80,7 @@ def _minutes(seconds: float) -> str:
 
 
 def verdict_counts(root: Path, todo: list[Work]) -> list[dict[str, object]]:
-    """How many claims came out how: a row for each model and case that was judged."""
+    """Numbers of claims by verdict: one row for each model and case that was judged."""
     rows = []
     for one in todo:
         path = root / "reports" / one.model / "verdicts.csv"
@@ -92,7 +92,7 @@ def verdict_counts(root: Path, todo: list[Work]) -> list[dict[str, object]]:
 
 
 def summary_told(rows: list[dict[str, object]]) -> str:
-    """What came out and where to look, in words."""
+    """The results, and where to find them, in words."""
     if not rows:
         return "Nothing has been judged yet: make figures."
     lines = ["Verdicts on the claims:"]

@@ -1,7 +1,7 @@
 """What all pages share: templates, words, and the manifest of a model.
 
-A page is one file that asks nothing of the network: style and scripts stand in it. Everything that came from a model or a
-user is escaped, and templates hold words only: numbers come from tables.
+A page is one file with its style and scripts; it makes no network requests. Everything that comes from a model or a
+user is escaped, and templates hold only words: numbers come from tables.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ SPEAKS = (
 
 
 def planted(model: str) -> str:
-    """What a model is into which the mechanisms of the paper were planted."""
+    """A sentence for pages about a model with the paper's mechanisms planted."""
     return (
         f"{model} is a small language model that this project grew with the paper's mechanisms planted in it: which claims about them "
         "are true of it is known, and the tests do not look at it."
@@ -40,7 +40,7 @@ def planted(model: str) -> str:
 
 
 def environment() -> Environment:
-    """Templates with all filters and words that they use."""
+    """Templates, with all their filters and words."""
     made = Environment(
         loader=FileSystemLoader(TEMPLATES),
         autoescape=True,
@@ -63,14 +63,15 @@ def environment() -> Environment:
 
 
 def glossary_page(root: Path) -> str:
-    """The glossary of a checkout as a page beside the index."""
+    """The glossary of a checkout, as a page beside the index."""
     path = root / "GLOSSARY.md"
     text = path.read_text(encoding="utf-8") if path.is_file() else "There is no GLOSSARY.md beside config.yaml.\n"
     return environment().get_template("text.html.j2").render(title="Glossary", text=text, base="../", level=2)
 
 
 def packed(data: Any) -> str:
-    """Data as JSON, compressed, in letters: what `unpacked` in pages.js reads. The same data are the same letters."""
+    """Data as compressed JSON in characters: the input of `unpacked` in pages.js. The same data give the same
+    characters."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode("utf-8"), 9, mtime=0)).decode()
 
@@ -81,13 +82,13 @@ def records(frame: pd.DataFrame) -> list[dict[str, Any]]:
 
 
 def counts(verdicts: Iterable[str]) -> list[tuple[str, int]]:
-    """How often each verdict occurs, the strongest first."""
+    """Number of claims with each verdict, strongest verdict first."""
     listed = list(verdicts)
     return [(verdict, listed.count(verdict)) for verdict in reversed(VERDICTS) if verdict in listed]
 
 
 def manifest_of(path: Path) -> dict[str, Any]:
-    """What `biology load` found out about a model. `InputError` if it has not run."""
+    """The manifest of a model, written by `biology load`. Raises `InputError` if it has not run."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:

@@ -1,4 +1,5 @@
-"""Markdown as HTML: the texts that people write for pages, such as the README of a case. Whatever they hold is escaped."""
+"""Markdown as HTML, for texts that people write for pages, such as the README of a case. All of their content is
+escaped."""
 
 from __future__ import annotations
 
@@ -12,11 +13,11 @@ from markdown_it.token import Token
 from markupsafe import Markup
 
 WIDE = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
-"""A table scrolls in a box of its own, which keyboards can reach."""
+"""A table in a box of its own that scrolls and can be reached by keyboard."""
 
 
 class _Renderer(RendererHTML):
-    """HTML as the pages have it."""
+    """Renders HTML in the form that the pages need."""
 
     def table_open(self, tokens: Sequence[Token], index: int, options: Any, env: Any) -> str:
         return WIDE + self.renderToken(tokens, index, options, env)
@@ -35,11 +36,11 @@ _MARKDOWN = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).en
 
 
 def prose(text: str, base: str = "", level: int = 3) -> Markup:
-    """A text in Markdown (CommonMark, with tables and without pictures; HTML in it is text) without its title.
+    """A Markdown text without its title (CommonMark, with tables and without pictures; HTML in it is shown as text).
 
     Args:
-        base: what relative addresses are put behind, such as `../../experiments/addition/`.
-        level: of its first headings below the title, those of two hashes.
+        base: prefix for relative addresses, such as `../../experiments/addition/`.
+        level: heading level for the first headings below the title, those of two hashes.
     """
     tokens = _MARKDOWN.parse(text)
     if len(tokens) > 2 and (tokens[0].type, tokens[0].tag) == ("heading_open", "h1"):

@@ -1,6 +1,7 @@
-"""The scoreboard: what came out for every claim on every model, as a page and as Markdown.
+"""The scoreboard: the verdict on every claim and every model, as a page and as Markdown.
 
-A column is one set of verdicts: a model with its transcoders, grown with one seed. Further seeds are counted together with it.
+A column is one set of verdicts: a model with its transcoders, grown with one seed. Further seeds are counted with the
+first.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -70,10 +71,11 @@ class Column:
     role: str
     """A key of ROLES."""
     of: str | None
-    """The model that it is another seed, size, twin or control of, or whose corpus was extended."""
+    """The model of which it is another seed, size, twin or control, or whose corpus was extended."""
     verdicts: pd.DataFrame
     telling: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Whether each claim discriminates, and why (`discrimination.py`); of models in a role of their own."""
+    """Whether each claim discriminates, and why (`discrimination.py`); empty for seeds, twins and controls of another
+    model."""
 
     @property
     def transcoders(self) -> str:
@@ -89,7 +91,7 @@ class Column:
 
 
 def columns(root: Path, config: Config) -> list[Column]:
-    """All models that were judged: those of the configuration in its order, then what else lies in `reports`."""
+    """All models that were judged: those of the configuration in its order, then any others in `reports`."""
     found = {path.parent.name: path for path in sorted(root.glob("reports/*/verdicts.csv"))}
     names = [name for name in config.models if name in found]
     names += [name for name in found if name not in config.models]
@@ -103,24 +105,24 @@ def columns(root: Path, config: Config) -> list[Column]:
 
 
 def agreement(column: list[Column], case: str, claim: str) -> dict[str, int] | None:
-    """Of several seeds of one model, how many give the claim the first one's verdict; None where there is one seed."""
+    """How many of several seeds of one model give the claim the first seed's verdict; None with a single seed."""
     found = [c.by_claim[case, claim]["verdict"] for c in column if (case, claim) in c.by_claim]
     return {"agree": found.count(found[0]), "of": len(found)} if len(found) > 1 else None
 
 
 def seeds(board: list[Column]) -> list[Column]:
-    """The first column, and those that config.yaml calls further seeds of it."""
+    """The first column, and its further seeds according to config.yaml."""
     return [column for column in board if column is board[0] or (column.role == "seed" and column.of == board[0].name)]
 
 
 def caveats(column: Column, row: Mapping[str, Any]) -> list[str]:
-    """What a reader must know beside a verdict: that little was found, that the claim could not discriminate."""
+    """Warnings beside a verdict: little was found, or the claim could not discriminate."""
     told = [f"found on {percent(row['found'])} of the prompts only"] if row["found"] < MOST else []
     return told + ["could not discriminate"] * (column.telling.get(row["claim"], {}).get("discriminates") == "no")
 
 
 def earlier(board: Iterable[Column]) -> str:
-    """Says which verdicts were judged by an earlier rule, and what sets it apart; "" where none were."""
+    """A sentence on verdicts that were judged by an earlier rule, and its difference; "" if there are none."""
     lines = []
     for method, words in METHODS.items():
         names = [column.name for column in board if method != METHOD and method in set(column.verdicts["method"])]
@@ -132,13 +134,13 @@ def earlier(board: Iterable[Column]) -> str:
 
 
 def cells(*texts: object) -> str:
-    """A row of a Markdown table; whatever it holds is escaped."""
+    """A row of a Markdown table; its contents are escaped."""
     escaped = (escape(str(text), quote=False).replace("|", "\\|").replace("\n", " ") for text in texts)
     return "| " + " | ".join(escaped) + " |"
 
 
 def full(column: Column, claims: Mapping[str, Claim], link: str) -> str:
-    """All verdicts on one model with their numbers; `link` (with {case}) leads to the claims."""
+    """All verdicts on one model with their numbers; `link` (with {case}) is the address of the claims."""
     tally = ", ".join(f"{count} {verdict}" for verdict, count in counts(column.verdicts["verdict"]))
     lines = [
         f"## {column.name}",
@@ -163,7 +165,7 @@ def full(column: Column, claims: Mapping[str, Claim], link: str) -> str:
 
 
 def short(board: list[Column], claims: Mapping[str, Iterable[Claim]]) -> str:
-    """How many claims of each case came out how on each model; controls stand in a table of their own."""
+    """Numbers of claims by verdict for each case and model; controls have a table of their own."""
     words = list(MARKS)
     further = ["✓ of which exploratory", "✓ that could not discriminate", "✗ where too little was found"]
     lines = [
@@ -191,7 +193,7 @@ def short(board: list[Column], claims: Mapping[str, Iterable[Claim]]) -> str:
 
 
 def held(compared: pd.DataFrame, board: list[Column]) -> str:
-    """Seeds, twins and random controls: on how many claims they do what is expected of them, and what they do instead."""
+    """Seeds, twins and random controls: on how many claims their verdict is as expected, and what it is otherwise."""
     words = list(MARKS)
     lines = [
         "| | what it is | claims | replicated on its model | as expected (of those its model can be asked) | "
@@ -224,7 +226,8 @@ def held(compared: pd.DataFrame, board: list[Column]) -> str:
 
 
 def elsewhere(board: list[Column]) -> str:
-    """The claims that a model cannot be asked, on the sizes and extended corpora that can be; "" where there are none."""
+    """The claims that cannot be asked of a model, on the sizes and extended corpora on which they can; "" if there are
+    none."""
     named = {column.name: column for column in board}
     lines = [
         cells(
@@ -241,7 +244,8 @@ def elsewhere(board: list[Column]) -> str:
 
 
 def exchanged(root: Path, config: Config) -> str:
-    """What exchanging mean residual streams does on each model, minus a wrong donor; "" where nothing was exchanged."""
+    """The effect of exchanging mean residual streams on each model, minus that of a wrong donor; "" if nothing was
+    exchanged."""
     paths = [(name, root / "reports" / name / "streams.csv") for name in config.models]
     tables = {name: pd.read_csv(path) for name, path in paths if path.is_file()}
     told = {
@@ -257,7 +261,7 @@ def exchanged(root: Path, config: Config) -> str:
 
 
 def differing(config: Config, board: list[Column]) -> list[tuple[Column, Column, list[tuple[str, str]]]]:
-    """Pairs of transcoder sets of one model, with the claims (case, id) that both judge and that come out differently."""
+    """Pairs of transcoder sets of one model, with the claims (case, id) that both judge differently."""
     sets = [column for column in board if column.role == "model" and column.name in config.models]
     pairs = [(a, b) for a, b in itertools.combinations(sets, 2) if b.name in config.siblings(a.name)]
     return [
@@ -267,7 +271,7 @@ def differing(config: Config, board: list[Column]) -> list[tuple[Column, Column,
 
 
 def disagreement(config: Config, board: list[Column]) -> str:
-    """Where two transcoder sets of one model lead to different verdicts, with both numbers (claim meth-20)."""
+    """Claims on which two transcoder sets of one model lead to different verdicts, with both numbers (claim meth-20)."""
     lines = []
     for a, b, claims in differing(config, board):
         lines += [
@@ -294,7 +298,7 @@ def _interval(row: Mapping[str, Any]) -> str:
 
 
 def full_scoreboard(root: Path, config: Config) -> str:
-    """reports/README.md: how verdicts compare, and every verdict on every model."""
+    """reports/README.md: how to compare verdicts, and every verdict on every model."""
     registered = {case: load_claims(root, case) for case in discover_cases(root)}
     claims = {claim.id: claim for listed in registered.values() for claim in listed}
     board = columns(root, config)
@@ -319,7 +323,7 @@ def full_scoreboard(root: Path, config: Config) -> str:
 
 
 def by_case(board: list[Column], cases: Iterable[str]) -> str:
-    """How the claims of each case came out: a row a case, a column a model."""
+    """Numbers of claims by verdict: one row per case, one column per model."""
     shown = [column for column in board if column.role in ("model", "wild")]
     lines = [
         cells("case", *(column.name for column in shown)),
@@ -337,7 +341,7 @@ def by_case(board: list[Column], cases: Iterable[str]) -> str:
 
 
 def with_scoreboard(text: str, root: Path, config: Config) -> str:
-    """`text` (README.md) with the scoreboard by case between its marks. `InputError` if it lacks the marks."""
+    """`text` (README.md) with the scoreboard by case between its marks. Raises `InputError` if it lacks the marks."""
     if BEGIN not in text or END not in text:
         raise InputError(f"README.md lacks the marks {BEGIN} and {END} between which the scoreboard is written.")
     before, _, rest = text.partition(BEGIN)

@@ -1,7 +1,9 @@
-"""The page on which one steers a model: what the tests chose, beside its control, and a board of all supernodes and strengths.
+"""The page for steering a model: interventions chosen by the tests, with their controls, and a board of all supernodes and
+strengths.
 
-All of it was computed beforehand. The choices come from table `panel`: experiments ranked by what they do on development prompts beyond
-matched random features. The board is table `steering`: supernodes held on a grid, with the model's own attention.
+Everything was computed beforehand. The chosen interventions come from table `panel`: experiments are ranked by their effect on
+development prompts beyond matched random features. The board is table `steering`: supernodes held on a grid, with the model's
+own attention.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -24,13 +26,13 @@ from biology.report.pages import environment, packed, records
 from biology.tables import read_table
 
 CHOICES = 6
-"""Interventions of a case that are offered at most."""
+"""Largest number of interventions offered per case."""
 INERT = 0.05
-"""Change of a probability below which nothing has happened."""
+"""Change of a probability below which an intervention counts as having no effect."""
 
 
 def steer_page(root: Path, config: Config, model: str) -> str:
-    """The page of a model, from the tables of its cases. `InputError` names what is missing."""
+    """The page of a model, from the tables of its cases. Raises `InputError` with what is missing."""
     run = root / "data/runs" / model
     named = config.model(model).prompts
     cases = [load_case(root, name, named) for name in config.cases_of(model, discover_cases(root, named))]
@@ -53,8 +55,9 @@ def steer_page(root: Path, config: Config, model: str) -> str:
 
 
 def choices(case: Case, panel: pd.DataFrame, evidence: pd.DataFrame, steering: pd.DataFrame) -> list[dict[str, Any]]:
-    """Interventions that work on development prompts, the best first, each on a named prompt: what is said before, after and with the
-    control (`story.intervention`), what it `moved`, and the `address` on the board where it holds the same supernode, if it does.
+    """Interventions that work on development prompts, best first, each on a named prompt: the answers before, after and with
+    the control (`story.intervention`), what it `moved`, and the `address` on the board that holds the same supernode, if there
+    is one.
 
     One prompt of each experiment comes first, then the second ones.
     """
@@ -73,7 +76,7 @@ def choices(case: Case, panel: pd.DataFrame, evidence: pd.DataFrame, steering: p
 
 
 def _moved(shown: dict[str, Any]) -> str:
-    """What an intervention did to the answer: `changed`, `weaker` (still the most probable), or `inert`."""
+    """The effect of an intervention on the answer: `changed`, `weaker` (still the most probable), or `inert`."""
     before, after = shown["before"], shown["after"]
     if before is None or after is None or before[0] != after[0]:
         return "changed"
@@ -81,8 +84,8 @@ def _moved(shown: dict[str, Any]) -> str:
 
 
 def gain(case: Case, evidence: pd.DataFrame, name: str) -> float:
-    """What an experiment does on development prompts beyond matched random features, in the direction that it says: the mean of the
-    first of its outcomes that is a share; 0 where none is."""
+    """The effect of an experiment on development prompts beyond matched random features, in its stated direction: the mean of
+    its first outcome that is a share; 0 without one."""
     experiment = case.experiments[name]
     if not isinstance(experiment, Perturbation):
         return 0.0
@@ -95,7 +98,7 @@ def gain(case: Case, evidence: pd.DataFrame, name: str) -> float:
 
 
 def _address(case: Case, steering: pd.DataFrame, name: str, item: str) -> str:
-    """Where the board holds the supernode of an experiment on a prompt; empty where it does not."""
+    """The address on the board that holds the experiment's supernode on a prompt; empty if there is none."""
     experiment = case.experiments[name]
     if not isinstance(experiment, Perturbation):
         return ""
@@ -115,7 +118,7 @@ def _address(case: Case, steering: pd.DataFrame, name: str, item: str) -> str:
 
 
 def case_data(case: Case, steering: pd.DataFrame) -> dict[str, Any]:
-    """What the page's script reads of one case: prompts, ways to steer each, strengths, and what came out at each."""
+    """Data of one case for the page's script: prompts, ways to steer each, strengths, and the result at each."""
     prompts = []
     for item, rows in steering.groupby("item", sort=False):
         clean = rows[rows["mode"] == "clean"]
@@ -134,7 +137,7 @@ def case_data(case: Case, steering: pd.DataFrame) -> dict[str, Any]:
 
 
 def _said(rows: pd.DataFrame) -> tuple[list[tuple[str, float]], str]:
-    """Next tokens with their probabilities, the most probable first, and the line that is written, if there is one."""
+    """Next tokens with their probabilities, the most probable first, and the line that is written, if any."""
     tokens = rows[rows["kind"] == "token"].sort_values("value", ascending=False, kind="stable")
     line = rows.loc[rows["kind"] == "line", "text"]
     pairs = [(text, round(value, 4)) for text, value in zip(tokens["text"], tokens["value"], strict=True)]
@@ -147,16 +150,16 @@ def _title(case: Case, supernode: str, item: str) -> str:
 
 
 def striking(case: Case, steering: pd.DataFrame) -> dict[str, Any] | None:
-    """A place to begin: the steering with another prompt's supernode that makes a new answer most probable.
+    """A place to begin: steering with another prompt's supernode that makes a new answer the most probable one.
 
-    Supernodes that are found by the tokens which they promote are left out: that they say them is no surprise.
+    Supernodes whose rules ask for tokens that they promote are left out: that they lead to these tokens is no surprise.
     """
     plain = [name for name, rule in case.supernodes.items() if not rule.promotes]
     tokens = steering[steering["kind"] == "token"]
     clean = tokens[tokens["mode"] == "clean"].set_index(["item", "text"])["value"]
     moved = tokens[tokens["supernode"].isin(plain) & (tokens["source"] != tokens["item"]) & (tokens["strength"] > 0)]
     before = clean.reindex(pd.MultiIndex.from_frame(moved[["item", "text"]]), fill_value=0.0).to_numpy()
-    gain = (moved["value"] - before).round(2)  # of about equal ones, the weakest push
+    gain = (moved["value"] - before).round(2)  # the weakest push among nearly equal ones
     best = moved.assign(gain=gain).sort_values(["gain", "strength"], ascending=[False, True], kind="stable")
     return records(best.head(1))[0] if len(best) else None
 

@@ -1,4 +1,5 @@
-"""What a beginner starts from: a case copied under a new name, a model directory looked at, and their entries in config.yaml.
+"""Helps a beginner to start: copies a case under a new name, examines a model directory, and writes their entries in
+config.yaml.
 
-No torch. `new_case.write`, `new_model.look` and `config_text` put nothing anywhere that is there already.
+No torch. `new_case.write_case` overwrites nothing; `new_model.look` and `config_text` write nothing.
 """

@@ -1,6 +1,6 @@
-"""config.yaml as text: entries that are put into it without touching its comments.
+"""config.yaml as text: adds entries without touching its comments.
 
-The result is read again before anybody writes it, so that what comes out is always a configuration.
+The result is parsed before it is written, so that it is always a valid configuration.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ CASES = re.compile(r"^    cases: \[(?P<listed>[^\]\n]*)\]", flags=re.MULTILINE)
 
 
 def with_case(text: str, model: str, case: str) -> str | None:
-    """The text in which a model meets a case too. None if its entry has no list of cases on one line to put it into."""
+    """The text with a case added to a model's list. None if the model's entry has no list of cases on one line."""
     begun = next((found for found in MODEL.finditer(text) if found["name"] == model), None)
     if begun is None:
         return None
@@ -30,7 +30,7 @@ def with_case(text: str, model: str, case: str) -> str | None:
 def with_model(text: str, entry: str) -> str | None:
     """The text with one more model, first in the mapping `models:`. None if it has no such line.
 
-    `entry` is indented as it is to stand there (two spaces), and ends with a line break.
+    `entry` must be indented by two spaces and end with a line break.
     """
     found = re.search(r"^models:[ \t]*(#.*)?\n", text, flags=re.MULTILINE)
     return None if found is None else f"{text[: found.end()]}{entry}\n{text[found.end() :]}"

@@ -1,7 +1,7 @@
-"""A new case: a folder that already runs, made from the template or from another case, for the reader to edit.
+"""A new case: a folder that already runs, copied from the template or from another case, to be edited.
 
-Claims come along under new names, without their amendments and unregistered: they are what the copy asks until somebody writes others.
-What states the truth about planted models (`mechanism.yaml`, twins) stays behind.
+Claims are copied under new names, without their amendments and unregistered, until somebody writes others. Statements of truth
+about planted models (`mechanism.yaml`, twins) are not copied.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ HELP = "docs/tutorials/extend_a_case.md"
 
 
 def new_case(root: Path, name: str, source: str, today: date) -> dict[str, str]:
-    """The files of the new folder by their names, as text.
+    """The files of the new folder by name, as text.
 
     Raises:
-        InputError: the name cannot be a case's or is taken, or there is no such source.
+        InputError: the name is not allowed or is taken, or there is no such source.
     """
     problem = refused_name(name) or (
         f"'{name}' is a page of every model: choose another name" if name in PAGES else None
@@ -49,7 +49,7 @@ def new_case(root: Path, name: str, source: str, today: date) -> dict[str, str]:
 
 
 def write_case(root: Path, name: str, files: dict[str, str]) -> None:
-    """Writes the folder and reads it as every command will. Raises InputError, and leaves no folder, if that fails."""
+    """Writes the folder and reads it as every command will. Raises InputError, and removes the folder, if that fails."""
     folder = root / "experiments" / name
     try:
         for file, text in files.items():
@@ -63,7 +63,7 @@ def write_case(root: Path, name: str, files: dict[str, str]) -> None:
 
 
 def meet(path: Path, model: str, case: str) -> str:
-    """Puts the case into the list of a model's cases in config.yaml. Says what was done, or what is left to do."""
+    """Adds the case to the list of a model's cases in config.yaml. Says what was done, or what is left to do."""
     config = load_config(path)
     entry = config.model(model)
     if config.cases != "all":
@@ -79,12 +79,12 @@ def meet(path: Path, model: str, case: str) -> str:
 
 
 def claim_prefix(case: str) -> str:
-    """How the ids of a case's claims begin."""
+    """The prefix of the ids of a case's claims."""
     return re.sub(r"[^a-z0-9]+", "-", case.lower()).strip("-")
 
 
 def _headed(text: str, name: str, made_from: str) -> str:
-    """case.yaml under its own first lines: the schema, which editors read, and where it is from."""
+    """case.yaml with its own first lines: the schema, for editors, and its source."""
     schema = next((line for line in text.splitlines() if line.startswith("# yaml-language-server")), "")
     body = re.sub(r"\A(#.*\n|\s*\n)*", "", text)
     head = [
@@ -95,7 +95,7 @@ def _headed(text: str, name: str, made_from: str) -> str:
 
 
 def _claims(text: str, name: str, today: date) -> str:
-    """claims.yaml under new ids, unamended, as of today."""
+    """claims.yaml with new ids, without amendments, dated today."""
     kept, amended = [], False
     for line in text.splitlines():
         indent = len(line) - len(line.lstrip())

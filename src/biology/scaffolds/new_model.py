@@ -1,6 +1,7 @@
-"""A model directory looked at: what it holds, what transcoders lie beside it, and the entry of config.yaml that it needs.
+"""Examines a model directory: its contents, the transcoders beside it, and the entry of config.yaml that it needs.
 
-Headers and small files are read, no weights. Whether all of it fits together is said by `biology load`, which does load them.
+Headers and small files are read, but no weights. `biology load`, which loads the weights, says whether everything fits
+together.
 """
 
 from __future__ import annotations
@@ -16,12 +17,12 @@ from biology.records import InputError
 
 HELP = "docs/tutorials/own_model.md"
 GROWN = "record.json"
-"""Lies beside weights that were grown here, whose vocabulary is that of the cases' prompts."""
+"""File beside the weights of a grown model, whose vocabulary is made for the cases' prompts."""
 
 
 @dataclass(frozen=True)
 class Found:
-    """What a directory holds."""
+    """The contents of a directory."""
 
     path: Path
     architecture: str
@@ -31,16 +32,16 @@ class Found:
     tokenizer: bool
     grown_here: bool
     transcoders: tuple[tuple[Path, str], ...]
-    """Folders in a known layout, in the model's folder or beside it, with the name of the layout."""
+    """Folders in a known layout, in the model's folder or beside it, with the layout's name."""
     plan: memory.Plan
-    """Memory that it takes in float32 with the first of these, or with its neurons."""
+    """Memory in float32 with the first of these, or with its neurons."""
 
 
 def look(path: Path) -> Found:
-    """What a model directory holds.
+    """The contents of a model directory.
 
     Raises:
-        InputError: it is no model directory that can be read, in one line that names the page that helps.
+        InputError: it is not a readable model directory; one line, with the page that helps.
     """
     from biology.models.bridge import ARCHITECTURES
     from biology.models.checkpoint import architecture
@@ -69,7 +70,7 @@ def look(path: Path) -> Found:
 
 
 def _transcoders(path: Path) -> tuple[tuple[Path, str], ...]:
-    """Folders in the model's own or beside it whose name begins as its does, in a known layout."""
+    """Folders in a known layout, in the model's own or beside it with a name that begins as its does."""
     from biology.transcoders.layouts import layout_of
 
     inside = sorted(folder for folder in path.iterdir() if folder.is_dir())
@@ -83,7 +84,7 @@ def _transcoders(path: Path) -> tuple[tuple[Path, str], ...]:
 
 
 def called(path: Path, name: str | None) -> str:
-    """What the model is to be called: what was asked for, or its folder. Raises InputError if nothing can be called so."""
+    """The name of the model: the one given, or its folder's. Raises InputError if it is not allowed."""
     wanted = name or re.sub(r"[^A-Za-z0-9._-]+", "-", path.resolve().name).strip("-.").lower() or "mine"
     problem = refused_name(wanted)
     if problem:
@@ -92,7 +93,7 @@ def called(path: Path, name: str | None) -> str:
 
 
 def entry(found: Found, name: str, transcoders: Path | None = None) -> str:
-    """The entry of config.yaml, as text. `transcoders` are those asked for; else the first that lie there, else neurons."""
+    """The entry of config.yaml, as text. `transcoders` are those given, else the first found, else neurons."""
     dictionary, why = transcoders, "as asked for"
     if dictionary is None:
         dictionary = found.transcoders[0][0] if found.transcoders else NEURONS

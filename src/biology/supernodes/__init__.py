@@ -1,5 +1,6 @@
-"""A case on a model before anything is perturbed: its prompts run, its sites found, the members of its supernodes by rule.
+"""A case on a model before any perturbation: its prompts are run, its sites are found, and rules find the members of its
+supernodes.
 
-`behaviour.prompts_table`, `site_search.find_sites` and `grouping.group`, in this order. `operands` reads operand plots, `atlas` surveys
-all features of a model, `named_members` ships the members of named prompts.
+In this order: `behaviour.prompts_table`, `site_search.find_sites`, `grouping.group`. `operands` reads operand plots, `atlas`
+surveys all features of a model, `named_members` ships the members for named prompts.
 """

@@ -1,8 +1,9 @@
-"""The atlas of a model: for every feature of its transcoders, what it answers to and what it says.
+"""The atlas of a model: for every feature of its transcoders, the prompts that activate it and the tokens that it
+promotes.
 
-Prompts are the model's own held-out ones, where it has any, and those of its cases; a sample of each, evenly spread. What a
-feature says are the tokens that its decoders raise or lower most; what it answers to, the prompts on which it is most
-active. Nothing here was chosen by its effect in a graph.
+The prompts are a sample, evenly spread, of the model's own held-out prompts, if it has any, and of those of its cases.
+A feature's tokens are those whose logits its decoders raise or lower most; its prompts are those on which it is most
+active. Nothing was chosen by its effect in a graph.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
@@ -20,12 +21,13 @@ from biology.transcoders.activations import FeatureCache, cache_features
 from biology.transcoders.transcoder_set import TranscoderSet
 
 PER_SOURCE, PER_SOURCE_OF_LARGE = 800, 100
-"""Prompts of one behaviour or case at most."""
+"""Largest number of prompts from one behaviour or case; for a large model, the second."""
 EXAMPLES, TOKENS, BINS, SHADES = 6, 10, 16, 9
 
 
 def sample(prompts: pd.DataFrame, most: int = PER_SOURCE) -> pd.DataFrame:
-    """Up to `most` prompts of each source, evenly spread over their order, no text twice. Columns: source, text."""
+    """Up to `most` prompts of each source, evenly spread over their order, without repeated texts. Columns: source,
+    text."""
     prompts = prompts.drop_duplicates("text", ignore_index=True)
     parts = []
     for _, rows in prompts.groupby("source", sort=True):
@@ -35,7 +37,8 @@ def sample(prompts: pd.DataFrame, most: int = PER_SOURCE) -> pd.DataFrame:
 
 
 def survey(model: Model, transcoders: TranscoderSet, prompts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tables `atlas` (a row a feature) and `atlas_prompts` (a row a prompt) from prompts with columns source and text."""
+    """Tables `atlas` (one row per feature) and `atlas_prompts` (one row per prompt), from prompts with columns source
+    and text."""
     ids = [encode(model, text) for text in prompts["text"]]
     cache = cache_features(model, transcoders, ids, progress=True)
     rows = _features(model, transcoders, cache)
@@ -83,7 +86,8 @@ def _features(model: Model, transcoders: TranscoderSet, cache: FeatureCache) -> 
 
 
 def _examples(active: pd.DataFrame, lengths: Int[np.ndarray, " prompt"]) -> dict[int, list[tuple[int, str]]]:
-    """For each feature, the prompts on which it is most active: prompt, and a digit a token (share of the largest)."""
+    """For each feature, the prompts on which it is most active: the prompt, and one digit per token (its share of the
+    largest activation)."""
     best = active.groupby(["key", "prompt"], as_index=False)["value"].max()
     best = best.sort_values(["key", "value", "prompt"], ascending=[True, False, True], kind="stable")
     best = best[best.groupby("key").cumcount() < EXAMPLES][["key", "prompt"]].assign(rank=lambda f: range(len(f)))

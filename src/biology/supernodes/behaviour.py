@@ -1,9 +1,9 @@
-"""What a model does on prompts, and how faithfully its transcoders stand in for it.
+"""What a model answers to prompts, and how well its transcoders replace its MLPs.
 
-`prompts_table` runs the prompts of a case once: the gate of every claim (does the model answer?) comes from here.
-`evaluate` is the table of held-out behaviours. `fidelity` measures transcoders on held-out prompts: fraction of variance
-unexplained, active features, dead features, loss recovered, and whether the full replacement model (every MLP but that of
-the first position replaced, attention live) gives the same answer.
+`prompts_table` runs the prompts of a case once; the gate of every claim (does the model answer?) comes from it.
+`evaluate` gives the table of held-out behaviours. `fidelity` measures transcoders on held-out prompts: fraction of
+variance unexplained, active features, dead features, loss recovered, and whether the replacement model (every MLP
+replaced except that of the first position, attention live) gives the same answer.
 """
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportReturnType=false
@@ -24,18 +24,19 @@ from biology.transcoders.transcoder_set import TranscoderSet, reconstruct
 from biology.transcoders.transcoder_set import encode as feature_activations
 
 BATCH = 256
-MOST_PER_BEHAVIOUR, MOST_OF_LARGE = 1000, 50  # held-out prompts of a behaviour that fidelity is measured on
+MOST_PER_BEHAVIOUR, MOST_OF_LARGE = 1000, 50  # held-out prompts per behaviour on which fidelity is measured
 
 
 def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple[FeatureCache, pd.DataFrame]:
-    """Active features of every prompt of a case, and table `prompts`; named prompts first.
+    """Active features of every prompt of a case, and table `prompts`; named prompts come first.
 
-    `correct` says that the answer is the most probable token. For prompts with a donor, `correct_with_donor` says it of
-    donor and wrong donor too (and `correct_with_<column>` for each further column of donors). Where answers stand for their
-    first tokens (`Case.first_token`), these must differ, or a swap could not be told from none. Numbers never do: a sum that
-    the model writes in several tokens is not `correct`, whatever its first digit. A prompt whose column `gated_by` names
-    another is `correct` if that one is. Raises InputError for an unknown word or prompt, or an answer of several tokens in
-    another case.
+    `correct`: the answer is the most probable token. `correct_with_donor`, for prompts with a donor: this also holds
+    for donor and wrong donor (`correct_with_<column>` for each further donor column). If the first tokens of answers
+    count (`Case.first_token`), the three first tokens must also differ, or a swap could not be seen. This never applies
+    to numbers: a sum that the model writes in several tokens is not `correct`, whatever its first digit. A prompt whose
+    column `gated_by` names another prompt is `correct` if that one is.
+
+    Raises InputError for an unknown word or prompt or, unless first tokens count, an answer of several tokens.
     """
     rows: list[dict[str, object]] = [
         {
@@ -122,7 +123,7 @@ def _encoded(model: Model, case: Case, row: Mapping[str, object]) -> list[int]:
 
 
 def evaluate(model: Model, frame: pd.DataFrame, split: str = "test") -> pd.DataFrame:
-    """Share of held-out prompts whose answer is the most probable token: columns behaviour, accuracy, n.
+    """Accuracy on held-out prompts: columns behaviour, accuracy (the answer is the most probable token), n.
 
     `frame` has columns prompt, answer, behaviour, split (dev or test).
     """
@@ -138,10 +139,10 @@ def evaluate(model: Model, frame: pd.DataFrame, split: str = "test") -> pd.DataF
 
 
 def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> pd.DataFrame:
-    """Table `fidelity`: metrics by layer ('all' for the whole) and behaviour ('all' for the whole).
+    """Table `fidelity`: metrics by layer ('all': all layers) and behaviour ('all': all prompts).
 
-    fvu: squared error over variance of what the transcoder is to write; l0: active features per position; dead: share of
-    features that never fire on these prompts; top1_agreement: the replacement model's answer is the model's;
+    fvu: squared error over variance of the transcoder's target; l0: active features per position; dead: share of
+    features that are never active on these prompts; top1_agreement: the replacement model gives the model's answer;
     loss_recovered: 1 - (replacement loss - loss) / (loss with MLPs replaced by their mean output - loss).
     """
     if "split" in frame:
@@ -212,12 +213,13 @@ def _thinned(group: pd.DataFrame, most: int) -> pd.DataFrame:
 def selective_features(
     model: Model, transcoders: TranscoderSet, prompts: pd.DataFrame, at: Mapping[str, str], least: float = 0.9
 ) -> pd.DataFrame:
-    """For each level, the feature that tells it best from all other levels: columns level, at, layer, feature, precision, recall.
+    """For each level, the feature that distinguishes it best from all others: columns level, at, layer, feature,
+    precision, recall.
 
-    `prompts` has columns prompt and level, and one for each name of `at` that holds the text whose last token is looked at
-    (for the prompt's own last token, the whole prompt). Of all positions and layers the feature with the largest smaller
-    one of precision (share of the prompts on which it fires that are of the level) and recall (share of the level's prompts
-    on which it fires) is taken; levels whose best has either below `least` are left out.
+    `prompts` has columns prompt and level, and for each name of `at` a column with the text whose last token is read
+    (for the prompt's own last token, the whole prompt). Precision is the share of the feature's active prompts that are
+    of the level, recall the share of the level's prompts on which it is active. Over all positions and layers, the
+    feature with the largest min(precision, recall) is taken. Levels whose best feature is below `least` are left out.
     """
     ids = [encode(model, prompt) for prompt in prompts["prompt"]]
     cache = cache_features(model, transcoders, ids, batch_size=BATCH)

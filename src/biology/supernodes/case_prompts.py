@@ -1,4 +1,4 @@
-"""The prompts of a case as a model reads them, and the token positions that a case file names in them."""
+"""The prompts of a case as token ids, and the token positions in them that a case file names."""
 
 # pyright: reportReturnType=false
 
@@ -20,7 +20,7 @@ from biology.records import InputError
 
 @dataclass(frozen=True, eq=False)
 class CasePrompts:
-    """The prompts of a case, a row each; a prompt's place is the number of its row."""
+    """The prompts of a case, one row each. A prompt's `place` is its row number."""
 
     model: Model
     case: Case
@@ -36,8 +36,8 @@ class CasePrompts:
 
     @cached_property
     def asked(self) -> pd.DataFrame:
-        """The rows of the prompt set. What outcomes and rules look up among all prompts is looked up here, so that a prompt that
-        is only shown by name moves no number."""
+        """The rows of the prompt set. Outcomes and rules that look up other prompts look only here, so that a prompt that is
+        only shown by name changes no number."""
         return self.prompts[self.prompts["role"] != "show"]
 
     @cached_property
@@ -46,7 +46,7 @@ class CasePrompts:
         return self.prompts.to_dict("records")
 
     def position(self, at: str, place: int) -> int:
-        """The token position that `at` names in a prompt, see `position`. InputError if the prompt has none."""
+        """The token position that `at` names in a prompt, see `position`. Raises InputError if there is none."""
         key = (at, place)
         if key not in self._positions:
             row = self.records[place]
@@ -55,7 +55,7 @@ class CasePrompts:
         return self._positions[key]
 
     def positions(self, at: str) -> Int[np.ndarray, " prompt"]:
-        """The position of each prompt; -1 where a factor that the prompt lacks is asked for."""
+        """The position in each prompt; -1 if `at` names a factor that the prompt lacks."""
         kind, _, value = at.partition(":")
         return np.array(
             [
@@ -65,7 +65,7 @@ class CasePrompts:
         )
 
     def first_position(self, place: int) -> int:
-        """The first token of a prompt that is a node of its graph: behind the first one, and behind its worked examples."""
+        """The first token of a prompt that is a node of its graph: after its first token, and after its worked examples."""
         examples = self.records[place]["text"].removesuffix(question_of(self.records[place])).rstrip(" ")
         return len(encode(self.model, examples)) if examples else 1
 
@@ -77,7 +77,7 @@ class CasePrompts:
 def position(model: Model, text: str, at: str, factors: Mapping[str, str], where: str) -> int:
     """The token position that `at` names in a prompt: `last`, an index, `token:Dallas`, or `factor:city` (its last piece).
 
-    Words are sought in the prompt's question (`positions.question_of`). Raises InputError if it does not hold them exactly once;
+    Words are searched in the prompt's question (`positions.question_of`). Raises InputError unless they occur exactly once;
     `where` names case and prompt.
     """
     ids = encode(model, text)

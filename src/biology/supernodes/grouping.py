@@ -1,12 +1,12 @@
 """Supernodes: groups of features that play one role, found by rules stated before anyone looks at a graph.
 
-A rule of `case.yaml` sees activations on prompts with role `select`, and decoders. It never sees the attribution graph or
-the effect of an intervention, both of which are to be tested with its members. Rules with a `factor` find one set per
-level of that factor (a place, a relation): the features that fire on prompts of the level and on little else.
+A rule of `case.yaml` uses activations on prompts with role `select`, and decoders. It never uses the attribution graph
+or the effect of an intervention, as both are to be tested with its members. Rules with a `factor` find one set per
+level of that factor (a place, a relation): the features that are active on prompts of the level and hardly elsewhere.
 
-`apart` names columns in which the prompts that select must differ from the prompt that is scored. Features of Texas that
-are scored on Dallas and its capital are selected on other cities of Texas and on other relations; otherwise one would only
-have replaced an answer by a copy of itself.
+`apart` names columns in which the selecting prompts must differ from the scored prompt. Features of Texas that are
+scored on Dallas and its capital are selected on other cities of Texas and on other relations. Otherwise an intervention
+might only replace an answer by a copy of itself.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
@@ -36,7 +36,7 @@ from biology.transcoders.transcoder_set import TranscoderSet, shuffled
 
 @dataclass(frozen=True)
 class Selection:
-    """Features of one set, by layer, with the share of the selecting prompts on which each fires."""
+    """Features of one set, with the share of the selecting prompts on which each is active."""
 
     layer: Int[np.ndarray, " member"]
     feature: Int[np.ndarray, " member"]
@@ -45,14 +45,14 @@ class Selection:
 
 @dataclass(frozen=True, eq=False)
 class Finder(CasePrompts):
-    """What the rules of a case see: prompts (in the order of the cache), active features and decoders."""
+    """The data that rules of a case use: prompts (in the order of the cache), active features and decoders."""
 
     transcoders: TranscoderSet
     cache: FeatureCache
     operands: pd.DataFrame | None = None
     """Table `operands`, for rules on operand plots."""
     plots: str = "own"
-    """Of which transcoders the operand plots are (column `transcoders`)."""
+    """The transcoders of the operand plots (column `transcoders`)."""
 
     @cached_property
     def width(self) -> int:
@@ -81,7 +81,8 @@ class Finder(CasePrompts):
 
     @cached_property
     def promoted(self) -> Int[Tensor, "column rank"]:
-        """For each feature, the tokens that its decoders promote most, best first (direct effect, mean over tokens removed)."""
+        """For each feature, the tokens that its decoders promote most, best first (direct effect, minus the mean over
+        tokens)."""
         top = max([rule.top for rule in self.case.supernodes.values()], default=1)
         best = torch.full((self.transcoders.n_layers * self.width, min(top, self.model.n_vocab)), -1)
         for layer, tokens in enumerate(promoted(self.model, self.transcoders, top)):
@@ -89,16 +90,16 @@ class Finder(CasePrompts):
         return best
 
     def promotes(self, columns: Int[np.ndarray, " member"], tokens: Iterable[int], top: int) -> np.ndarray:
-        """Which features have one of the tokens among the `top` that they promote."""
+        """Mask of the features that have one of the tokens among the `top` that they promote."""
         wanted = torch.tensor(sorted(set(tokens)), dtype=torch.long)
         return torch.isin(self.promoted[torch.as_tensor(columns)][:, :top], wanted).any(1).numpy()
 
     def columns(self, found: Selection) -> Int[np.ndarray, " member"]:
-        """Where the features of a set stand in `active`."""
+        """The columns of `active` that hold the features of a set."""
         return found.layer * self.width + found.feature
 
     def plotted(self, rule: SupernodeRule) -> Int[np.ndarray, " member"]:
-        """Features whose operand plot, where the rule reads it, meets its condition."""
+        """Features whose operand plot, at the position where the rule reads it, meets the rule's condition."""
         assert rule.operands is not None and self.operands is not None
         key = (rule.as_read.at, rule.operands.family, rule.operands.digit)
         if key not in self._plotted:
@@ -114,7 +115,8 @@ class Finder(CasePrompts):
         return {}
 
     def answers(self, rule: SupernodeRule, level: str | None) -> list[int]:
-        """Answer tokens of every prompt of a level in the prompt set; of a level that is only shown by name, of these."""
+        """Answer tokens of all prompts of a level in the prompt set; if it has none, of the named prompts of that
+        level."""
         key = (rule.factor, level if rule.factor else None)
         if key not in self._answers:
             for frame in (self.asked, self.prompts):
@@ -129,7 +131,8 @@ class Finder(CasePrompts):
         return {}
 
     def tokens(self, words: tuple[str, ...], rule: SupernodeRule, row: Mapping[str, object]) -> list[int]:
-        """Token ids of the words of a rule; `answer` stands for the prompt's answer, `answers` for all of its level's."""
+        """Token ids of the words of a rule; `answer` is the prompt's answer, `answers` are those of all prompts of its
+        level."""
         found = []
         for word in words:
             if word == "answer":
@@ -141,13 +144,13 @@ class Finder(CasePrompts):
         return found
 
     def select(self, rule: SupernodeRule, name: str, row: Mapping[str, object]) -> Selection:
-        """The members that a rule names for one prompt, whether or not they are active there."""
+        """The members that a rule selects for one prompt, whether or not they are active there."""
         if rule.factor is not None:
             columns = [rule.factor, *rule.apart, *filter(None, [rule.within])]
             key = (name, rule.at, *(str(row.get(column, "")) for column in columns))
             if key not in self._selected:
                 self._selected[key] = self._of_level(rule, row)
-            # not kept with the level: what a member may promote depends on the answer of the row
+            # not cached with the level: the tokens that a member may promote depend on the row's answer
             return self._kept(rule, *self._selected[key], row)
         columns = np.unique(self.firing(rule.at, self.place[str(row["item"])]))
         chosen = np.ones(len(columns), dtype=bool)
@@ -160,7 +163,8 @@ class Finder(CasePrompts):
         return {}
 
     def _of_level(self, rule: SupernodeRule, row: Mapping[str, object]) -> tuple[np.ndarray, np.ndarray]:
-        """Columns that fire on prompts of the row's level and on little else, and the share of those prompts."""
+        """Columns of the features that distinguish the row's level, and the share of the level's prompts on which each
+        is active."""
         chosen = (self._said("role") == "select") & (self._said(rule.factor) != "")
         if rule.split == "dev":
             chosen &= self._said("split") == "dev"
@@ -182,7 +186,7 @@ class Finder(CasePrompts):
         return columns, share[columns]
 
     def _said(self, column: str | None) -> np.ndarray:
-        """A column of the prompts, which numpy compares in a tenth of the time."""
+        """A column of the prompts as a numpy array, which compares ten times as fast."""
         if column not in self._columns:
             self._columns[column] = self.prompts[column].to_numpy(object)
         return self._columns[column]
@@ -213,7 +217,7 @@ class Finder(CasePrompts):
 
 
 def _share(fires: sparse.csr_matrix, prompts: Bool[np.ndarray, " prompt"]) -> Float[np.ndarray, " column"]:
-    """Of some prompts, the share on which each feature fires; 0 of none."""
+    """The share of these prompts on which each feature is active; 0 if there are none."""
     return np.asarray(fires[prompts].sum(0)).ravel() / max(1, int(prompts.sum()))
 
 
@@ -221,9 +225,9 @@ def random_finder(
     model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, seed: int,
     operands: pd.DataFrame | None = None,
 ) -> Finder:  # fmt: skip
-    """What the same rules find with transcoders of shuffled weights: the null of all that rules select by what fires.
+    """A finder with shuffled transcoders: the null of all rules that select by activations.
 
-    `prompts` may be some of the case's; their rows are numbered anew.
+    `prompts` may be a part of the case's; their rows are numbered anew.
     """
     null = shuffled(transcoders, seed)
     frame = prompts.reset_index(drop=True)
@@ -232,7 +236,7 @@ def random_finder(
 
 
 def grouped_items(case: Case, prompts: pd.DataFrame) -> pd.Series:
-    """Which prompts need members: named prompts, scored ones, and everybody's donors."""
+    """Mask of the prompts that need members: named prompts, scored ones, and the donors of both."""
     donors: set[str] = set()
     asked = [experiment.donor for experiment in case.of_kind(Perturbation, Sharing).values()]
     for named in {*donor_columns(prompts), *asked}:
@@ -245,10 +249,11 @@ def group(
     model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, cache: FeatureCache,
     operands: pd.DataFrame | None = None,
 ) -> pd.DataFrame:  # fmt: skip
-    """Table `supernodes`: for every prompt that is scored, shown or a donor, the members of each supernode active there.
+    """Table `supernodes`: for every scored or named prompt and every donor, the members of each supernode that are
+    active there.
 
-    `share` is the share of the selecting prompts on which the feature fires (1 for rules without a factor).
-    Raises InputError if a rule names a factor that no prompt has.
+    `share` is the share of the selecting prompts on which the feature is active (1 for rules without a factor). Raises
+    InputError if a rule names a factor that no prompt has.
     """
     finder = Finder(model, case, prompts, transcoders, cache, operands)
     rules = needed_rules(case, prompts)
@@ -276,7 +281,7 @@ def group(
 
 
 def needed_rules(case: Case, prompts: pd.DataFrame) -> dict[str, SupernodeRule]:
-    """The rules of a case without those that only experiments on other prompts need (`only`).
+    """The rules of a case, except those needed only by experiments on other prompts (`only`).
 
     Raises InputError if one of them names a factor that no prompt has.
     """
@@ -287,7 +292,7 @@ def needed_rules(case: Case, prompts: pd.DataFrame) -> dict[str, SupernodeRule]:
 
 
 def _needed(case: Case, name: str, prompts: pd.DataFrame) -> bool:
-    """Whether an experiment that names a supernode has prompts here, or none names it."""
+    """Whether some experiment that names the supernode has prompts here, or no experiment names it."""
     asking = [one.only for one in case.experiments.values() if name in one.names()]
     return not asking or any((prompts[list(only)] == pd.Series(only)).all(axis=1).any() for only in asking)
 

@@ -1,7 +1,8 @@
-"""The supernodes of a model's named prompts, as they ship: `reports/<model>/supernodes.csv`, for whoever steers without the pipeline.
+"""The shipped supernodes of a model's named prompts: `reports/<model>/supernodes.csv`, for steering without running the
+pipeline.
 
-They depend on weights, rules and prompts. Each row carries a key of these; a row whose key is not the
-present one is ignored.
+They depend on weights, rules and prompts. Each row carries a key of these; rows with another key than the current one are
+ignored.
 """
 
 # pyright: reportReturnType=false
@@ -22,7 +23,7 @@ COLUMNS = ["case", "key", "item", "supernode", "layer", "pos", "feature", "activ
 
 
 def _weights(root: Path, entry: ModelConfig) -> str:
-    """What a feature's number depends on: model and transcoders."""
+    """The parts of the key that decide which feature a number is: model and transcoders."""
     weights = [artefacts.contents_hash(root / entry.path, "*.safetensors")]
     if not entry.neurons:
         weights.append(artefacts.contents_hash(root / entry.transcoders, "**/*.safetensors", "**/*.npz"))
@@ -30,12 +31,12 @@ def _weights(root: Path, entry: ModelConfig) -> str:
 
 
 def labels_key(root: Path, entry: ModelConfig) -> str:
-    """The key of `labels.json`: that of the features that it names."""
+    """The key of `labels.json`: that of the features it names."""
     return hashlib.sha256(_weights(root, entry).encode()).hexdigest()[:12]
 
 
 def key_of(root: Path, entry: ModelConfig, case: Case) -> str:
-    """What the members of a case's named prompts depend on."""
+    """The key of the members for a case's named prompts."""
     parts = [_weights(root, entry), fingerprint(case, "prompts", "items", "supernodes", "operands")]
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:12]
 
@@ -48,7 +49,7 @@ def members_of(root: Path, entry: ModelConfig, case: Case, run: Path) -> pd.Data
 
 
 def shipped_members(root: Path, entry: ModelConfig, name: str, case: Case) -> pd.DataFrame | None:
-    """The members that ship for a model and case, or None if there are none of these weights, rules and prompts."""
+    """The shipped members for a model and case, or None if there are none for these weights, rules and prompts."""
     path = root / "reports" / name / "supernodes.csv"
     if not path.is_file():
         return None

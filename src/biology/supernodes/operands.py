@@ -1,18 +1,19 @@
 """Features of arithmetic as functions of the operands: for a + b, what does the activation at a token depend on?
 
-"Circuit Tracing" (Ameisen et al., 2025, "Addition Case Study") reads features off operand plots: the activation on every
-prompt of a grid of a and b. Here a classifier reads the plots. To the activations of a feature it fits nested models,
+"Circuit Tracing" (Ameisen et al., 2025, "Addition Case Study") describes features by operand plots: the activation on
+every prompt of a grid of a and b. Here a classifier reads the plots. It fits nested models to the activations of a
+feature,
 
     constant | f(a) | f(b) | g((a+b) mod m) | f(a) + h(b) | g(a+b) | c(a) d(b) | c(a) d(b) + c'(a) d'(b)
 
-on four fifths of the cells of the grid and judges them by R2 on the last fifth; the simplest that is within `SLACK` of the
-best is the feature's. They make three families: `add` (f(a), f(b), their sum: stripes), `lookup` (products of conditions:
-points and lattices; two products, so that both orders of the operands may count), `sum` (functions of a+b:
-anti-diagonals). The rest is `constant` (nothing varies) or `other` (no model reaches `FITTED`).
+on four fifths of the cells of the grid, and compares them by R2 on the last fifth. The simplest model within `SLACK` of
+the best is chosen. There are three families: `add` (f(a), f(b), their sum: stripes), `lookup` (products of conditions:
+points and lattices; two products cover both orders of the operands), `sum` (functions of a+b: anti-diagonals). Other
+features are `constant` (no variation) or `other` (no model reaches `FITTED`).
 
-A condition is about the ones digit (`ones`: what depends on digits modulo ten explains nearly all that the model does),
-about a `range` (one contiguous band), or neither (`periodic`). Every number here comes from prompts that select features;
-what a verdict is scored on is never looked at.
+A condition is on the ones digit (`ones`: a function of digits modulo ten explains nearly all that the model explains),
+on a `range` (one contiguous band), or neither (`periodic`). Only prompts that select features are used; prompts on
+which a verdict is scored are never read.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ SIZE = 100
 MODULI = (2, 5, 10, 20, 25, 50, 100)
 SLACK = 0.02
 FITTED = 0.8
-"""Least held-out R2 of a feature with a family."""
+"""Smallest held-out R2 of a feature with a family."""
 FEWEST = 10
-"""Prompts of the grid on which a feature must be active to be read."""
+"""A feature active on fewer prompts of the grid is not classified."""
 BAND = 50
-"""Longest range, in numbers."""
+"""Longest band, in numbers."""
 ROUNDS = 8
 FAMILY = {
     "f(a)": "add",
@@ -49,7 +50,7 @@ FAMILY |= {f"g(a+b mod {m})": "sum" for m in MODULI}
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The cells of the operand grid that are known: prompts with their operands, four fifths to fit and one to judge."""
+    """The known cells of the operand grid: prompts with their operands, four fifths to fit and one fifth to judge."""
 
     a: Int[np.ndarray, " prompt"]
     b: Int[np.ndarray, " prompt"]
@@ -57,23 +58,25 @@ class Grid:
 
     @classmethod
     def of(cls, a: Int[np.ndarray, " prompt"], b: Int[np.ndarray, " prompt"]) -> Grid:
-        """A random fifth of the cells judges, the same on every machine; a pattern would share its period with features."""
+        """Chooses a random fifth of the cells to judge, the same on every machine. A regular pattern could share its
+        period with features."""
         judging = np.random.default_rng(0).random((SIZE, SIZE)) < 0.2
         return cls(a, b, judging[a, b])
 
 
 @dataclass(frozen=True, eq=False)
 class Reading:
-    """What the classifier says of features, one entry each."""
+    """The result of the classifier, one entry per feature."""
 
     model: np.ndarray
     family: np.ndarray
     r2: Float[np.ndarray, " feature"]
     digit: np.ndarray
     width: Int[np.ndarray, " feature"]
-    """Numbers in the narrowest band that holds the condition (of a lookup: its narrower operand); 0 if not a range."""
+    """Numbers in the narrowest band that contains the condition (lookup: that of its narrower operand); 0 if it is not
+    a range."""
     frequency: Int[np.ndarray, " feature"]
-    """Strongest periodicity of the condition, in cycles per hundred."""
+    """Strongest frequency of the condition, in cycles per hundred."""
     active: Int[np.ndarray, " feature"]
 
 
@@ -97,7 +100,7 @@ def read_operands(grid: Grid, activation: Float[np.ndarray, "prompt feature"]) -
     chosen = (r2 >= best - SLACK).argmax(0)  # the first, hence the simplest
     model = np.array(names)[chosen]
     value = r2[chosen, np.arange(len(chosen))]
-    family = np.array([FAMILY.get(name, "constant") for name in model], dtype=object)  # of any length
+    family = np.array([FAMILY.get(name, "constant") for name in model], dtype=object)  # strings of any length
     family[(value < FITTED) & (family != "constant")] = "other"
     varies = activation.std(0) > 1e-9
     family[(family == "constant") & varies & ((activation > 0).mean(0) < 0.9)] = "other"
@@ -118,7 +121,8 @@ def _conditions(
     family: np.ndarray, model: np.ndarray, value: np.ndarray, ones: dict[str, np.ndarray], widths: np.ndarray,
     beats: np.ndarray,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:  # fmt: skip
-    """Kind, width and frequency of each feature's condition; `widths` and `beats` are of its curves over a, b, a+b."""
+    """Kind, width and frequency of each feature's condition; `widths` and `beats` belong to its curves over a, b,
+    a+b."""
     digit = np.full(len(family), "none", dtype=object)
     width, frequency = np.zeros(len(family), dtype=int), np.zeros(len(family), dtype=int)
     for i, name in enumerate(family):
@@ -139,7 +143,7 @@ def _conditions(
 def _means(
     key: Int[np.ndarray, " prompt"], size: int, fit: Bool[np.ndarray, " prompt"], values: Float[np.ndarray, "prompt feature"]
 ) -> Float[np.ndarray, "key feature"]:  # fmt: skip
-    """Mean by key over the fitting cells; the overall mean where there is no cell."""
+    """Mean by key over the fitting cells; the overall mean for keys without a cell."""
     overall = values[fit].mean(0)
     one_hot = sparse.csr_array((np.ones(int(fit.sum())), (key[fit], np.arange(int(fit.sum())))), (size, int(fit.sum())))
     total, count = one_hot @ values[fit], np.bincount(key[fit], minlength=size)[:, None]
@@ -152,7 +156,7 @@ def _r2(values: Float[np.ndarray, "cell feature"], predicted: Float[np.ndarray, 
 
 
 def _additive(grid: Grid, values: Float[np.ndarray, "prompt feature"]) -> Float[np.ndarray, "prompt feature"]:
-    """Least squares of f(a) + h(b) by backfitting."""
+    """Least-squares fit of f(a) + h(b), by backfitting."""
     fit = ~grid.judging
     second = np.zeros((SIZE, values.shape[1]))
     first = second
@@ -165,7 +169,8 @@ def _additive(grid: Grid, values: Float[np.ndarray, "prompt feature"]) -> Float[
 def _products(
     grid: Grid, values: Float[np.ndarray, "prompt feature"], rank: int
 ) -> Float[np.ndarray, "prompt feature"]:
-    """Least squares of a sum of `rank` products c(a) d(b) over the fitting cells, by alternation from the leading vectors."""
+    """Least-squares fit of a sum of `rank` products c(a) d(b) on the fitting cells, by alternation, starting from the
+    leading singular vectors."""
     fit, width = ~grid.judging, values.shape[1]
     known, map_ = np.zeros((SIZE, SIZE)), np.zeros((width, SIZE, SIZE))
     known[grid.a[fit], grid.b[fit]] = 1.0
@@ -181,7 +186,7 @@ def _products(
 
 
 def _solved(map_: np.ndarray, known: np.ndarray, d: np.ndarray) -> Float[np.ndarray, "feature a rank"]:
-    """Least-squares rows c[a] of map_[a, b] ~ c[a] . d[b] over known cells, with a little ridge."""
+    """Least-squares rows c[a] of map_[a, b] ~ c[a] . d[b] over known cells, with a small ridge penalty."""
     rank = d.shape[2]
     squares = (d[:, :, :, None] * d[:, :, None, :]).reshape(len(d), SIZE, rank * rank)
     gram = (known @ squares).reshape(len(d), SIZE, rank, rank)
@@ -192,8 +197,8 @@ def _solved(map_: np.ndarray, known: np.ndarray, d: np.ndarray) -> Float[np.ndar
 def band_widths(
     curve: Float[np.ndarray, "feature number"], count: Int[np.ndarray, " number"]
 ) -> Int[np.ndarray, " feature"]:
-    """Length of the shortest band of consecutive numbers outside of which a curve is flat: what a constant leaves there
-    is at most 1 - FITTED of the curve's variance. 0 if no band of at most BAND numbers does."""
+    """Length of the shortest band of consecutive numbers outside of which a curve is flat: there a constant leaves at
+    most 1 - FITTED of the curve's variance. 0 if there is no such band of at most BAND numbers."""
     n = curve.shape[1]
     weight = count.astype(float)
     sums = [np.concatenate([np.zeros((len(curve), 1)), np.cumsum(weight * curve**k, 1)], 1) for k in (1, 2)]
@@ -212,7 +217,7 @@ def band_widths(
 def frequencies(
     curve: Float[np.ndarray, "feature number"], count: Int[np.ndarray, " number"]
 ) -> Int[np.ndarray, " feature"]:
-    """The strongest periodicity of a curve, in cycles per hundred, 1 to 50; of almost equal ones (a comb) the slowest."""
+    """The strongest frequency of a curve, in cycles per hundred, 1 to 50; the slowest of nearly equal ones (a comb)."""
     number = np.arange(curve.shape[1])
     centred = (curve - (curve @ count)[:, None] / count.sum()) * count
     power = np.abs(centred @ np.exp(-2j * np.pi * np.outer(number, np.arange(1, 51)) / 100)) ** 2
@@ -223,10 +228,10 @@ def example_labels(
     a: Int[np.ndarray, " prompt"], b: Int[np.ndarray, " prompt"], activation: Float[np.ndarray, "prompt feature"],
     examples: int,
 ) -> np.ndarray:  # fmt: skip
-    """The family that an annotator would name who sees the prompts of largest activation and nothing else, [feature].
+    """The family that an annotator would name from the prompts of largest activation alone, [feature].
 
-    A band of a and one of b (`lookup`), or a band of sums (`sum`), that hold all the examples: whichever holds fewer
-    prompts by chance.
+    All these prompts lie in a band of a and one of b (`lookup`), and in a band of sums (`sum`). The label is the one
+    that covers fewer prompts of the grid.
     """
     labels = []
     for top in np.argsort(-activation, axis=0, kind="stable")[:examples].T:

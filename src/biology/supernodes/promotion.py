@@ -1,4 +1,4 @@
-"""What features say: the tokens that their decoders raise or lower, by their direct effect on the logits."""
+"""The tokens that features promote: whose logits their decoders raise or lower, by direct effect."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from biology.models.model import Model, token_text
 from biology.transcoders.transcoder_set import TranscoderSet
 
 CLEAR = 6.0
-"""Standard deviations above all tokens from which on a token is clearly promoted."""
+"""A token is clearly promoted if its logit rises by this many standard deviations above the mean over tokens."""
 NEXT = 0.7
-"""Further tokens are told that are raised by so large a share of what the first one is."""
+"""Further tokens are listed if their rise is at least this share of the first one's."""
 
 
 def promoted(
     model: Model, transcoders: TranscoderSet, top: int, largest: bool = True
 ) -> list[Int[Tensor, "feature rank"]]:
-    """For each layer's features, the tokens that their decoders raise most (or, not `largest`, lower most), best first.
+    """For each layer's features, the tokens that their decoders raise most (or, if not `largest`, lower most), best first.
 
-    By their direct effect on the logits, the mean over all tokens removed: sum of the decoders times the unembedding.
+    By direct effect on the logits, minus the mean over tokens: sum of the decoders times the unembedding.
     """
     top = min(top, model.n_vocab)
     found = []
@@ -38,8 +38,8 @@ def promoted(
 def clearly_promoted(
     model: Model, transcoders: TranscoderSet, features: Iterable[tuple[int, int]], most: int = 3, clear: float = CLEAR
 ) -> dict[tuple[int, int], list[str]]:
-    """By feature (layer, number), the tokens that it raises `clear` standard deviations above the mean, the strongest first; none where none
-    stands out."""
+    """For each (layer, feature), the tokens that it raises at least `clear` standard deviations above the mean, the
+    strongest first; empty if there are none."""
     found = {}
     by_layer: dict[int, list[int]] = {}
     for layer, feature in dict.fromkeys(features):
@@ -56,5 +56,5 @@ def clearly_promoted(
 
 
 def _raised(model: Model, rows: Float[Tensor, "feature d_model"]) -> Float[Tensor, "feature vocab"]:
-    """What decoder rows add to the logits behind the last norm's gain, the mean over all tokens removed."""
+    """Effects of decoder rows on the logits, with the last norm's gain and minus the mean over tokens."""
     return model.weights.logits(rows, demeaned=True, gain=model.weights.ln_final.gain)

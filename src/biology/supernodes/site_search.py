@@ -1,9 +1,10 @@
-"""Where a model holds a variable, found on development prompts by exchange: the same way on any model, knowing no site.
+"""Finds where a model holds a variable, by exchanges on development prompts. The search is the same for every model and assumes no
+site.
 
-At each of some positions, what the MLPs of a range of layers wrote is exchanged for the mean of prompts that share another level of
-the variable's factor and nothing else. Where the model then gives the answer of that level, the MLPs hold it. Ranges that begin at
-the lowest layer say which layers it takes. What is exchanged there is still computed on above; ranges that begin higher say up to which
-layer all of it can still be exchanged. No transcoder is involved, and what is exchanged is what transcoders see.
+At each of some positions, the MLP outputs of a range of layers are replaced by their mean over prompts that share another level of
+the variable's factor and nothing else. If the model then gives the answer of that level, these MLPs hold the variable. Ranges that
+begin at layer 0 show how many layers are needed. Ranges that begin higher show up to which layer all of the variable can still be
+exchanged, since later layers compute with it. No transcoder is involved, but MLP outputs are what transcoders see.
 """
 
 # pyright: reportArgumentType=false
@@ -36,12 +37,12 @@ from biology.supernodes.grouping import needed_rules
 from biology.tables import table
 
 DONORS = 8
-"""Prompts at most that a mean is taken of."""
+"""Largest number of prompts in a mean."""
 
 
 @dataclass(frozen=True)
 class Exchange:
-    """A development prompt, the prompts whose mean it is given, and the token of the answer that follows from their level."""
+    """A development prompt, the donors whose mean it is given, and the token of the expected answer."""
 
     base: int
     donors: tuple[int, ...]
@@ -53,12 +54,12 @@ def exchanges(
 ) -> list[Exchange]:  # fmt: skip
     """Exchanges of a factor's level on the scored development prompts that the model answers.
 
-    `prompts` has the columns of table `prompts` and `answer_token`. Donors are development prompts that select (`role`), have the new
-    level, and differ from the prompt in the columns `apart`. The answer is that of development prompts with the new level and the
-    prompt's own levels of `keeps`; levels for which it is not settled, or the prompt's own, are left out.
+    `prompts` has the columns of table `prompts` and `answer_token`. Donors are development prompts that select (`role`), have the
+    new level, and differ from the prompt in the columns `apart`. The expected answer is that of development prompts with the new
+    level and the prompt's own levels of `keeps`. Levels for which this answer is not unique, or is the prompt's own, are left out.
     """
     whole = prompts.reset_index(drop=True)
-    frame = whole[whole["split"] == "dev"]  # prompts that are shown by name are of other splits
+    frame = whole[whole["split"] == "dev"]  # named prompts are of other splits
     answers = frame.groupby([factor, *keeps])["answer_token"].agg(
         lambda tokens: tokens.iat[0] if tokens.nunique() == 1 else -1
     )
@@ -87,10 +88,10 @@ def exchanges(
 def located(
     model: Model, ids: list[list[int]], asked: Sequence[Exchange], positions: Mapping[str, Int[Tensor, " prompt"]]
 ) -> pd.DataFrame:
-    """Columns position, first and last (of the layers exchanged), accuracy, n: how often the exchanged level's answer is said.
+    """Columns position, first and last (of the layers exchanged), accuracy (the exchanged level's answer is given), n.
 
-    Ranges begin at layer 0 and end anywhere; then they end at the last of these ends that does nearly as well as the best, and
-    begin anywhere.
+    First, ranges begin at layer 0 and end at each layer. The last end that is nearly as good as the best is then the end of ranges
+    that begin at each layer.
     """
     base = [one.base for one in asked]
     answer = torch.tensor([one.answer for one in asked])
@@ -120,9 +121,9 @@ def located(
 
 
 def find_sites(model: Model, case: Case, prompts: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Table `sites`: for each rule of the case that says `at: found`, what was tried, and what is chosen.
+    """Table `sites`: for each rule of the case with `at: found`, the exchanges tried and the one chosen.
 
-    Nothing is chosen where hardly any exchange moves the answer (`found_sites.LEAST`), of which an `InputWarning` tells.
+    None is chosen if hardly any exchange moves the answer (`found_sites.LEAST`); an `InputWarning` says so.
     """
     asked, needed = CasePrompts(model, case, prompts), needed_rules(case, prompts)
     searched: dict[tuple[object, ...], pd.DataFrame] = {}
@@ -145,7 +146,7 @@ def find_sites(model: Model, case: Case, prompts: pd.DataFrame, seed: int) -> pd
 
 
 def _searched(asked: CasePrompts, rule: SupernodeRule, seed: int) -> pd.DataFrame:
-    """What `located` says for a rule; exchanges depend on what it asks and on no other rule."""
+    """The result of `located` for a rule; its exchanges depend on this rule alone."""
     at = {str(one): asked.positions(one) for one in rule.among}
     everywhere = np.all([one >= 0 for one in at.values()], axis=0)
     prompts = asked.prompts.assign(correct=asked.prompts["correct"].to_numpy() & everywhere)

@@ -1,5 +1,6 @@
-"""Transcoders: per layer, cross layer, or the model's own neurons; read from any layout on disk, and applied.
+"""Transcoders: per-layer, cross-layer, or the model's own neurons; read from any layout on disk, and applied.
 
-`transcoder_files.load_transcoders` reads a directory (a layout is one module, `layout_<name>`), `neurons.neuron_set` takes the MLPs' own
-units, `transcoder_set.TranscoderSet` is both. `activations.cache_features` says which features are active on many prompts.
+`transcoder_files.load_transcoders` reads a directory (one module `layout_<name>` for each layout), `neurons.neuron_set` takes the
+neurons of the MLPs; both give a `transcoder_set.TranscoderSet`. `activations.cache_features` lists the active features of many
+prompts.
 """

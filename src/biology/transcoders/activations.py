@@ -1,7 +1,8 @@
-"""Batched caching: what transcoders read and write, which features are active, and the final logits, for many prompts.
+"""Caches for many prompts: inputs and outputs of transcoders, active features, and the final logits, computed in
+batches.
 
-Prompts of equal length share a forward pass. The order of the results is that of the prompts, whatever the batches,
-and the same prompts with the same batch size give the same numbers. A cache packs into plain tensors for safetensors.
+Prompts of equal length share a forward pass. Results are in the order of the prompts, whatever the batches, and the
+same prompts with the same batch size give the same numbers. A cache packs into plain tensors for safetensors.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,9 +21,9 @@ from biology.transcoders.transcoder_set import TranscoderSet, encode
 
 @dataclass(frozen=True, eq=False)
 class DenseCache:
-    """Tensors passing the transcoders' hooks, the tokens of all prompts one after the other.
+    """The tensors at the transcoders' two hooks, with the tokens of all prompts in one sequence.
 
-    Prompt i holds the tokens `offsets[i]` to `offsets[i + 1]`; `logits` are those of its last position.
+    Prompt i has the tokens `offsets[i]` to `offsets[i + 1]`; `logits` are those of its last position.
     """
 
     offsets: Int[Tensor, " prompts_and_end"]
@@ -32,7 +33,7 @@ class DenseCache:
     logits: Float[Tensor, "prompt vocab"]
 
     def prompt(self, index: int) -> slice:
-        """The tokens of one prompt."""
+        """The slice of one prompt's tokens."""
         return slice(int(self.offsets[index]), int(self.offsets[index + 1]))
 
 
@@ -40,8 +41,8 @@ class DenseCache:
 class FeatureCache:
     """Active features of many prompts, sorted by (prompt, layer, pos, feature), and the logits of the last position.
 
-    Prompt i holds the entries `offsets[i]` to `offsets[i + 1]` and has `lengths[i]` tokens. `shape` holds the number of
-    prompts, of layers, of positions of the longest prompt and of features of the widest layer.
+    Prompt i has the entries `offsets[i]` to `offsets[i + 1]` and `lengths[i]` tokens. `shape` is (prompts, layers,
+    positions of the longest prompt, features of the widest layer).
     """
 
     offsets: Int[Tensor, " prompts_and_end"]
@@ -55,7 +56,7 @@ class FeatureCache:
 
     @cached_property
     def _keys(self) -> Int[Tensor, " active"]:
-        """One number per entry, ascending in the order of the entries: lookups are binary searches."""
+        """One number for each entry, ascending, so that a lookup is a binary search."""
         prompt = torch.repeat_interleave(torch.arange(len(self.lengths)), self.offsets.diff())
         return self._key(prompt, self.layer, self.pos, self.feature)
 
@@ -67,7 +68,7 @@ class FeatureCache:
         self, prompt: Int[Tensor, " site"], layer: Int[Tensor, " site"], pos: Int[Tensor, " site"],
         feature: Int[Tensor, " site"],
     ) -> Float[Tensor, " site"]:  # fmt: skip
-        """Activations at given sites, zero where the feature is not active."""
+        """Activations at the given sites; zero where the feature is not active."""
         wanted = self._key(prompt, layer, pos, feature.long())
         if not len(self.value):
             return torch.zeros(len(wanted), dtype=self.value.dtype)
@@ -86,7 +87,7 @@ class FeatureCache:
 def row_batches(
     order: Int[Tensor, " row"], lengths: Int[Tensor, " row"], batch_size: int
 ) -> Iterator[Int[Tensor, " row"]]:
-    """Rows in the given order (by length first) cut into batches of one length each."""
+    """Rows in the given order (sorted by length), cut into batches of equal length."""
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, found {batch_size}")
     _, counts = torch.unique_consecutive(lengths[order], return_counts=True)
@@ -97,7 +98,7 @@ def row_batches(
 def length_batches(
     prompts: Sequence[Sequence[int]], batch_size: int
 ) -> Iterator[tuple[Int[Tensor, " row"], Int[Tensor, "row pos"]]]:
-    """Batches of prompts of equal length, shortest first: their places in the list and their token ids."""
+    """Batches of prompts of equal length, shortest first: their indices in the list and their token ids."""
     lengths = torch.tensor([len(prompt) for prompt in prompts], dtype=torch.long)
     for places in row_batches(torch.argsort(lengths, stable=True), lengths, batch_size):
         yield places, torch.tensor([list(prompts[place]) for place in places.tolist()], dtype=torch.long)
@@ -106,7 +107,8 @@ def length_batches(
 def _forwards(
     model: Model, prompts: Sequence[Sequence[int]], hooks: Sequence[str], batch_size: int, progress: bool
 ) -> Iterator[tuple[Tensor, dict[str, Tensor], Tensor]]:
-    """Places, what passed the hooks (names within a block) and final-position logits, batch by batch."""
+    """For each batch: prompt indices, the tensors at the hooks (named within a block), and the logits of the last
+    position."""
     names = [f"blocks.{layer}.{hook}" for layer in range(model.n_layers) for hook in hooks]
     with tqdm(total=len(prompts), desc=f"{model.name}: prompts", disable=not progress, unit="prompt") as bar:
         for places, ids in length_batches(prompts, batch_size):
@@ -119,7 +121,7 @@ def cache_dense(
     model: Model, prompts: Sequence[Sequence[int]], *, read_hook: str, write_hook: str, batch_size: int = 64,
     progress: bool = False,
 ) -> DenseCache:  # fmt: skip
-    """What passes the two hooks of every block at every token, and the logits of the last position, on the CPU.
+    """The tensors at the two hooks of every block for every token, and the logits of the last position, on the CPU.
 
     Raises:
         InputError: an empty prompt, or one that does not fit the model.
@@ -178,7 +180,7 @@ def pack(cache: DenseCache | FeatureCache) -> dict[str, Tensor]:
 
 
 def unpack(tensors: Mapping[str, Tensor]) -> DenseCache | FeatureCache:
-    """The cache that `pack` made these tensors of.
+    """The cache from which `pack` made these tensors.
 
     Raises:
         InputError: a tensor is missing.

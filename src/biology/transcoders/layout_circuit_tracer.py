@@ -1,11 +1,11 @@
-"""Transcoders as circuit-tracer keeps them on disk.
+"""Transcoders in circuit-tracer's layout.
 
     config.yaml + layer_0.safetensors ...                                               (per layer)
     config.yaml + W_enc_0.safetensors + W_dec_0.safetensors ... (+ skip.safetensors)    (cross layer)
 
-A config of a per-layer set may list files instead, of this layout or of Gemma Scope. What is active keeps its sign here:
-circuit-tracer's TopK multiplies by a gate of the k largest, its JumpReLU by one of those above their threshold, and neither
-clips what is negative (`circuit_tracer/transcoder/activation_functions.py`).
+The config of a per-layer set may instead list files, of this layout or of Gemma Scope. Active features keep their sign
+here: circuit-tracer's TopK multiplies by a gate of the k largest, its JumpReLU by a gate of those above threshold, and
+neither clips negative values (`circuit_tracer/transcoder/activation_functions.py`).
 """
 
 import re
@@ -40,11 +40,11 @@ _LAYER_FILE = re.compile(r"layer_(\d+)\.(?:safetensors|npz)$")
 
 
 def read_circuit_tracer(path: Path, n_layers: int) -> Stored:
-    """Read a directory with a config.yaml for a model of `n_layers` layers.
+    """Reads a directory with a config.yaml for a model of `n_layers` layers.
 
     Raises:
-        InputError: another kind of model, a layer missing or too many, tensors that are not used, or a key of the config that
-            changes what is computed and is not known.
+        InputError: another kind of model, a missing or extra layer, unused tensors, or an unknown key of the config that
+            changes the computation.
     """
     file = path / "config.yaml"
     config = read_mapping(file)
@@ -103,7 +103,7 @@ def _per_layer_files(
 
 
 def _cross_layer_files(path: Path, n_layers: int) -> tuple[list[Path], list[dict[str, Tensor]], list[Path]]:
-    """Encoder files, tensors of each layer, and the other files they came from."""
+    """Encoder files, tensors of each layer, and the other files that they came from."""
     found = {
         int(match[1])
         for file in path.glob("W_*")
@@ -140,12 +140,12 @@ def _add_skips(file: Path, tensors: Sequence[dict[str, Tensor]]) -> None:
     if skips is None or skips.dim() != 3 or skips.shape[0] != len(tensors):
         shape = None if skips is None else list(skips.shape)
         raise InputError(f"{file}: W_skip is {shape}, expected [{len(tensors)}, d_model, d_model]")
-    for layer, entry in enumerate(tensors):  # a cross-layer skip is stored the other way round: x @ W_skip[layer]
+    for layer, entry in enumerate(tensors):  # a cross-layer skip is stored transposed: x @ W_skip[layer]
         entry["W_skip"] = skips[layer].T
 
 
 def _padded(layers: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
-    """All layers as wide as the widest, which circuit-tracer needs, by features that see nothing and so never fire."""
+    """All layers widened to the widest, as circuit-tracer needs, by features with zero encoders that are never active."""
     width = max(len(layer["b_enc"]) for layer in layers)
 
     def pad(value: Tensor) -> Tensor:
@@ -155,10 +155,10 @@ def _padded(layers: Sequence[Mapping[str, Tensor]]) -> list[dict[str, Tensor]]:
 
 
 def _without_padding(layer: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The layer without the features at its end that see nothing."""
+    """The layer without such features at its end."""
     W_enc, b_enc = layer.get("W_enc"), layer.get("b_enc")
     if W_enc is None or b_enc is None or W_enc.dim() != 2 or b_enc.shape != W_enc.shape[:1]:
-        return dict(layer)  # refused by name where shapes are checked
+        return dict(layer)  # refused, with its name, when shapes are checked
     sees = (W_enc != 0).any(1) | (b_enc != 0)
     count = int(sees.nonzero().max()) + 1 if sees.any() else len(sees)
     return {key: value[:count] if key in PER_FEATURE and value.dim() else value for key, value in layer.items()}
@@ -167,7 +167,7 @@ def _without_padding(layer: Mapping[str, Tensor]) -> dict[str, Tensor]:
 def _resolve(path: Path, entry: str) -> Path:
     """A file named in a config: a path (relative to the directory) or `hf://owner/repository/file?revision=...`.
 
-    A Hub name is looked for in the directory and in the local Hub cache; nothing is fetched.
+    A Hub name is searched in the directory and in the local Hub cache; nothing is fetched.
     """
     if not entry.startswith("hf://"):
         return path / entry
@@ -186,10 +186,10 @@ def _resolve(path: Path, entry: str) -> Path:
 
 
 def write_circuit_tracer(path: Path, stored: Stored, model_name: str) -> None:
-    """Every kind of set, config.yaml last.
+    """Writes a set of any kind, config.yaml last.
 
     Raises:
-        InputError: a TopK set, or a JumpReLU set with thresholds below 0, that clips what is negative.
+        InputError: the set clips negative values and is TopK, or JumpReLU with thresholds below 0.
     """
     clipped = stored.activation == "topk" or any(bool((layer["threshold"] < 0).any()) for layer in stored.tensors if "threshold" in layer)  # fmt: skip
     if clipped and not stored.signed:
@@ -213,7 +213,7 @@ def write_circuit_tracer(path: Path, stored: Stored, model_name: str) -> None:
         "model_kind": "cross_layer_transcoder" if cross else "transcoder_set", "model_name": model_name,
         "feature_input_hook": stored.read_hook, "feature_output_hook": stored.write_hook,
     }  # fmt: skip
-    if stored.activation != "jumprelu":  # told by the thresholds; the config knows relu and topk only
+    if stored.activation != "jumprelu":  # the thresholds tell; the config knows only relu and topk
         config["activation"] = stored.activation
     if stored.activation == "topk":
         config["k"] = stored.k

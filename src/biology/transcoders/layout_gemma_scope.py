@@ -1,11 +1,11 @@
-"""Transcoders of Gemma Scope (Gemma 2) and Gemma Scope 2 (Gemma 3), as Google publishes them.
+"""Transcoders in the layouts of Gemma Scope (Gemma 2) and Gemma Scope 2 (Gemma 3), as Google publishes them.
 
     Gemma Scope       layer_0/width_16k/average_l0_76/params.npz ...
     Gemma Scope 2     layer_0_width_16k_l0_small_affine/{config.json, params.safetensors} ...   (per layer)
                       config.json + params_layer_0.safetensors ...                              (cross layer)
 
-All are JumpReLU. Those of Gemma Scope read the normed input without the norm's gain, those of Gemma Scope 2 with it; `affine`
-ones have a skip connection, stored as [input, output].
+All are JumpReLU. Those of Gemma Scope read the normed input without the norm's gain, those of Gemma Scope 2 with it;
+`affine` ones have a skip connection, stored as [input, output].
 """
 
 import re
@@ -25,13 +25,14 @@ KEYS = (
 
 
 def read_gemma_scope(files: Sequence[Path]) -> Stored:
-    """`files` are the params.npz of all layers in order."""
+    """Reads a per-layer set. `files` are the params.npz of all layers in order."""
     tensors = tuple(turned(read_tensors(file), "W_enc") for file in files)
     return Stored("per_layer", tensors, tuple(files), "ln2.hook_normalized", "hook_mlp_out")
 
 
 def read_gemma_scope_2(files: Sequence[Path]) -> Stored:
-    """`files` are the params.safetensors of all layers in order, each with or without a config.json beside it.
+    """Reads a per-layer set. `files` are the params.safetensors of all layers in order, each with or without a
+    config.json beside it.
 
     Raises:
         InputError: a config.json names another architecture, hook or layer than a transcoder has, or does not fit its weights.
@@ -53,7 +54,8 @@ def read_gemma_scope_2(files: Sequence[Path]) -> Stored:
 
 
 def read_gemma_scope_2_cross_layer(files: Sequence[Path]) -> Stored:
-    """A decoder is stored as [feature, layer, d_model] with rows for all layers; those below the feature's own are unused."""
+    """Reads a cross-layer set. A decoder is stored as [feature, layer, d_model] for all layers; rows below the
+    feature's own layer are unused."""
     where = files[0].with_name("config.json")
     config, tensors = _config(where), []
     for layer, file in enumerate(files):
@@ -67,7 +69,7 @@ def read_gemma_scope_2_cross_layer(files: Sequence[Path]) -> Stored:
 
 
 def _config(file: Path) -> dict[str, Any]:
-    """What a config.json says, if there is one, after it was found to be that of a transcoder."""
+    """The contents of a config.json, if there is one, checked to be a transcoder's."""
     if not file.is_file():
         return {}
     config = read_mapping(file)

@@ -1,7 +1,7 @@
-"""Transcoders as SAELens keeps them on disk: layer_0/{cfg.json, sae_weights.safetensors} ...
+"""Transcoders in SAELens's layout: layer_0/{cfg.json, sae_weights.safetensors} ...
 
-Per layer, ReLU or JumpReLU (of what is positive), with or without a skip connection. cfg.json says more than a transcoder
-computes; what would change its numbers and is not done here is refused.
+Per layer, ReLU or JumpReLU (clipping negative values), with or without a skip connection. cfg.json has more settings
+than are supported here; one that would change the numbers is refused.
 """
 
 import json
@@ -18,24 +18,24 @@ from biology.records import InputError, InputWarning
 from biology.transcoders.stored import Stored, name_unread, read_mapping, read_tensors, turned, write_tensors
 
 FORMAT = "6.54.12"
-"""Version of SAELens whose disk format is written."""
+"""Version of SAELens whose layout is written."""
 KEYS = frozenset(
-    # Read here, or of the training and without a part in what is computed.
+    # Read here, or about training and without effect on the computation.
     "architecture metadata d_in d_sae d_out hook_name hook_name_out hf_hook_name hf_hook_name_out model_name prepend_bos "
     "model_from_pretrained_kwargs dtype device hook_layer hook_layer_out model_class_name sae_lens_version "
     "sae_lens_training_version dataset_path dataset_trust_remote_code context_size seqpos_slice neuronpedia_id "
     "exclude_special_tokens sequence_separator_token disable_concat_sequences".split()
 )
 GAIN_INSIDE = ("ln2.hook_out", "mlp.hook_in")
-"""Hooks whose tensor loses the norm's gain when it is folded into the weights behind it."""
+"""Hooks whose tensor lacks the norm's gain after the gain is folded into the following weights."""
 
 
 def read_saelens(configs: Sequence[Path]) -> Stored:
-    """`configs` are the cfg.json of all layers in order.
+    """Reads a set. `configs` are the cfg.json of all layers in order.
 
     Raises:
-        InputError: a config is no transcoder's, does not fit its weights or its layer, or asks for what is not done here; or
-            layers read and write different hooks.
+        InputError: a config is not a transcoder's, does not fit its weights or its layer, or asks for something unsupported;
+            or layers read and write at different hooks.
     """
     tensors, files, hooks, names = [], [], [], []
     for layer, file in enumerate(configs):
@@ -59,13 +59,13 @@ def _hook(file: Path, named: Mapping[str, Any], layer: int, key: str) -> str:
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", str(named.get(key)))
     if match is None or int(match[1]) != layer:
         raise InputError(f"{file}: {key} {named.get(key)!r} is no hook of layer {layer}")
-    # SAELens names `hook_mlp_in` for Gemma Scope 2, which is another tensor; the Hugging Face name beside it is right.
+    # For Gemma Scope 2, SAELens names `hook_mlp_in`, a different tensor; the Hugging Face name beside it is right.
     source = str(named.get(key.replace("hook_name", "hf_hook_name")))
     return "ln2.hook_out" if source.endswith("pre_feedforward_layernorm.output") else match[2]
 
 
 def _check(file: Path, named: Mapping[str, Any], read_hook: str, tensors: Mapping[str, Tensor]) -> None:
-    """Whether a config is that of its weights, and asks for nothing else than is computed here."""
+    """Refuses a config that does not fit its weights, or asks for something unsupported."""
     parts = ("jumprelu_" if "threshold" in tensors else "") + ("skip_" if "W_skip" in tensors else "")
     said = str(named.get("architecture"))
     if not said.endswith("transcoder"):
@@ -91,7 +91,7 @@ def _check(file: Path, named: Mapping[str, Any], read_hook: str, tensors: Mappin
 
 
 def write_saelens(path: Path, stored: Stored, model_name: str) -> None:
-    """One folder per layer.
+    """Writes one folder for each layer.
 
     Raises:
         InputError: the set is cross-layer, TopK, or has active features that are negative.

@@ -1,4 +1,4 @@
-"""Directories of transcoders: the layouts in circulation, told apart by what lies there, read into one form and written.
+"""Directories of transcoders: recognises the layouts in use by their files, reads them into one form, and writes two.
 
     circuit-tracer    config.yaml + layer_0.safetensors ...            (per layer)
                       config.yaml + W_enc_0.safetensors + W_dec_0.safetensors ... (+ skip.safetensors)   (cross layer)
@@ -7,7 +7,7 @@
     Gemma Scope 2     layer_0_width_16k_l0_small_affine/{config.json, params.safetensors} ...   (per layer)
                       config.json + params_layer_0.safetensors ...                              (cross layer)
 
-Each is a module of its own, `layout_<name>.py`; the one form is `Stored`.
+Each layout is a module of its own, `layout_<name>.py`; the one form is `Stored`.
 """
 
 import re
@@ -27,11 +27,11 @@ _OF_A_LAYOUT = re.compile(
 
 
 def read_directory(path: Path, n_layers: int) -> Stored:
-    """Read a directory of transcoders for a model of `n_layers` layers; the layout is told by what lies there.
+    """Reads a directory of transcoders for a model of `n_layers` layers; its files decide the layout.
 
     Raises:
-        InputError: no known layout, a layer missing, there twice or too many, a file missing, damaged or of another set, or a
-            config that asks for what is not done here.
+        InputError: an unknown layout; a missing, duplicate or extra layer; a file that is missing, damaged or of another set;
+            or a config that asks for something unsupported.
     """
     if not path.is_dir():
         raise InputError(f"transcoder directory {path} does not exist")
@@ -46,11 +46,11 @@ _TOLD_BY = {
     "**/params.safetensors": ("Gemma Scope 2", read_gemma_scope_2),
     "**/params_layer_*.safetensors": ("Gemma Scope 2", read_gemma_scope_2_cross_layer),
 }
-"""Files that tell a layout, with its name and its reader, in the order in which they are looked for."""
+"""Files by which a layout is recognised, with its name and reader, in the order of the search."""
 
 
 def layout_of(path: Path) -> str | None:
-    """The name of the layout of what lies in a folder, told by names of files alone; None if it holds no transcoders."""
+    """The name of a folder's layout, from file names alone; None if it holds no transcoders."""
     if (path / "config.yaml").is_file() and any(path.glob("*.safetensors")):
         return "circuit-tracer"
     return next((name for pattern, (name, _) in _TOLD_BY.items() if any(path.glob(pattern))), None)
@@ -71,7 +71,8 @@ def _read(path: Path, n_layers: int) -> Stored:
 
 
 def _account_for_all(path: Path, stored: Stored) -> None:
-    """Refuses transcoders that lie beside those that were read, unless a config chose among them, and names other weights."""
+    """Refuses a second set of transcoders beside the one that was read, unless the config names its files. Warns of
+    other unread weights."""
     read = {file.resolve() for file in (*stored.files, *stored.others)}
     lying = [file for pattern in ("**/*.safetensors", "**/*.npz") for file in sorted(path.glob(pattern))]
     unread = [file.relative_to(path) for file in lying if file.resolve() not in read]
@@ -93,16 +94,17 @@ WRITTEN = (
     "config.yaml", "layer_*.safetensors", "W_enc_*.safetensors", "W_dec_*.safetensors", "skip.safetensors",
     "layer_*/cfg.json", "layer_*/sae_weights.safetensors",
 )  # fmt: skip
-"""Patterns of all files that `write_directory` writes; a folder is cleared of them before it holds another set."""
+"""Patterns of all files that `write_directory` writes; they are deleted from a folder before another set is written
+there."""
 
 
 def write_directory(path: Path, stored: Stored, *, layout: str, model_name: str) -> None:
-    """Write one of the layouts `saelens` (per layer, ReLU or JumpReLU) and `circuit-tracer` (all kinds).
+    """Writes one of the layouts `saelens` (per layer, ReLU or JumpReLU) and `circuit-tracer` (all kinds).
 
-    Every file is put in place whole, and the one that names the layout comes last.
+    Every file is written whole, and the one by which the layout is recognised comes last.
 
     Raises:
-        InputError: an unknown layout, or one that has no such set.
+        InputError: an unknown layout, or one that cannot hold this set.
     """
     writers = {"circuit-tracer": write_circuit_tracer, "saelens": write_saelens}
     if layout not in writers:

@@ -1,24 +1,24 @@
-"""Neurons as a dictionary: the MLP's own hidden units in the place of transcoder features. Nothing is trained or downloaded.
+"""Neurons as a dictionary: the MLP's own neurons as features, instead of transcoder features. Nothing is trained or downloaded.
 
-A neuron i computes `n_i(x)` of what the MLP reads and writes `n_i W_out[i]`, and the MLP's output is the sum of these:
+Neuron i has the value `n_i(x)` for the MLP's input x and writes `n_i W_out[i]`. The MLP's output is the sum over neurons:
 
     plain     n = a(z),         z = W_in x + b_in
     gated     n = a(z) u,       z = W_gate x + b_gate,   u = W_in x + b_in
 
-Neurons have two signs and features are positive, so that each neuron is two features: feature i is active with `n_i` where this is
-positive, and feature i + N (of N neurons) with `-n_i` where it is negative, and writes `-W_out[i]`. The k with the largest activation
-times length of what they write are active at a token and layer; the error node has the rest, nothing where k is `all`.
+Neurons have either sign and features are positive, so each of the N neurons is two features: feature i is active with `n_i` where
+this is positive; feature i + N is active with `-n_i` where `n_i` is negative, and writes `-W_out[i]`. At each token and layer the k
+features with the largest output (activation times decoder norm) are active. The error node has the rest; it is zero if k is `all`.
 
-A graph needs what a feature reads as an affine function of x. Of a transcoder that is its encoder; a neuron has none, and is
+A graph needs a feature's pre-activation as an affine function of x. For a transcoder this is the encoder. A neuron has none, and is
 linearised at the prompt's own x, by one of three rules:
 
     half      n ~ (a(z)/z u/2) W_gate x + (a(z)/2) W_in x        plain: (a(z)/z) W_in x
     frozen    n ~ a(z) W_in x                                    the gate keeps its value; plain: as half
     gradient  n ~ n(x0) + dn/dx (x - x0)
 
-`half` freezes the activation function at its ratio a(z)/z and gives half of a product to each factor; it has no remainder (biases
-aside), and is the rule of Jafari et al., *RelP* (2025, arXiv 2508.21258), after layer-wise relevance propagation; neurons as units of
-circuits: Arora et al. (2026, arXiv 2601.22594). What a rule leaves over is the feature's bias, so that rows add up under each.
+`half` freezes the ratio a(z)/z of the activation function and gives half of a product to each factor. Apart from biases it has no
+remainder. It is the rule of Jafari et al., *RelP* (2025, arXiv 2508.21258), after layer-wise relevance propagation. For neurons as
+units of circuits see Arora et al. (2026, arXiv 2601.22594). The remainder of each rule is the feature's bias, so that rows add up.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from biology.transcoders.transcoder_set import Transcoder, TranscoderSet
 
 DEFAULT_K = 32
 TINY = 1e-6
-"""Below it a ratio a(z)/z is the slope at zero."""
+"""For smaller |z| the ratio a(z)/z is replaced by the slope at zero."""
 NAME = "neurons"
 READ_HOOK, WRITE_HOOK = "mlp.hook_in", "mlp.hook_out"
 
@@ -79,7 +79,7 @@ class Neurons(Transcoder):
         return torch.cat([value, -value], -1)
 
     def linear(self, x: Float[Tensor, "*batch d_model"], rule: Rule) -> Float[Tensor, "*batch neuron"]:
-        """The neurons' values, whose gradient is that of a rule's linear reading."""
+        """The neurons' values, with the gradient that the rule's linearisation has."""
         z = torch.nn.functional.linear(x, self.W_enc, self.b_enc)
         value = self.function(z)
         smooth = value if rule == "gradient" else self._ratio(z, value).detach() * z
@@ -131,7 +131,7 @@ class Neurons(Transcoder):
         return 1 - 2 * (features >= self.n_neurons).to(self.b_dec.dtype)
 
     def _factors(self, neuron: Tensor, x: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor | None]:
-        """z and u (1 without a gate) of single neurons at single places, and the rows that they are read with."""
+        """z and u (1 without a gate) of each chosen neuron at its own x, and the rows of the input matrices that give them."""
         gate = self.W_enc[neuron]
         z = (x * gate).sum(-1) + self.b_enc[neuron]
         if self.W_up is None or self.b_up is None:
@@ -150,12 +150,12 @@ class Neurons(Transcoder):
 
 
 def neuron_set(model: Model, *, k: int | None = DEFAULT_K, rule: Rule = "half") -> TranscoderSet:
-    """The neurons of a model's MLPs as a set of per-layer features. `k` is None for all of them.
+    """The neurons of a model's MLPs as a set of per-layer features. With `k` None, all are active.
 
-    Weights are the model's own (no copies in float32), and what they compute is compared with what its MLPs put out.
+    Weights are the model's own (in float32 without a copy). Their output is compared with that of the MLPs.
 
     Raises:
-        InputError: `k` is not from 1 to the number of neurons, or an MLP is another function than a plain or a gated one.
+        InputError: `k` is not from 1 to the number of neurons, or an MLP is neither a plain nor a gated one.
     """
     layers = tuple(_layer(model, layer, rule) for layer in range(model.n_layers))
     fewest = min(layer.n_neurons for layer in layers)
@@ -198,7 +198,7 @@ def _layer(model: Model, layer: int, rule: Rule) -> Neurons:
 
 
 def _compare(model: Model, neurons: TranscoderSet) -> None:
-    """Raises `InputError` if the neurons of a prompt do not add up to what the MLPs put out."""
+    """Raises `InputError` if the neurons' outputs on a prompt do not add up to the MLPs' outputs."""
     ids = token_batch(model, torch.arange(min(8, model.n_vocab)))
     names = [f"blocks.{layer}.{hook}" for layer in range(model.n_layers) for hook in (READ_HOOK, WRITE_HOOK)]
     _, seen = run(model, ids, reads=names, positions=-1)

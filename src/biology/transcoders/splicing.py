@@ -1,4 +1,4 @@
-"""Transcoders in the place of MLPs, or a constant in their place: edits for one forward pass.
+"""Edits for one forward pass that replace MLP outputs by transcoders' outputs, or by a constant.
 
 The first position keeps its MLPs: it is unlike all others, and no transcoder is trained on it.
 """
@@ -14,16 +14,17 @@ from biology.transcoders.activations import length_batches
 from biology.transcoders.transcoder_set import TranscoderSet, encode, reconstruct
 
 Keep = Callable[[int, Tensor], Tensor]
-"""From a layer and its activations to those that are let through."""
+"""From a layer and its activations to the activations that remain."""
 
 
 def spliced(
     model: Model, transcoders: TranscoderSet, layers: Iterable[int] | None = None, keep: Keep | None = None, *,
     errors: Sequence[Float[Tensor, "pos d_model"]] | None = None,
 ) -> list[tuple[str, Edit]]:  # fmt: skip
-    """Edits by which transcoders write in the place of the MLPs of some layers (all); good for one pass each.
+    """Edits that replace the MLP outputs of some layers (default: all) by the transcoders' outputs. Use them for one
+    pass only.
 
-    `errors` are added to what each layer writes: with what the transcoders leave out on a prompt, they write what its MLPs do.
+    `errors` are added to each layer's output. With the errors of a prompt the sum is the MLPs' output on it.
     """
     replaced = sorted(range(model.n_layers) if layers is None else layers)
     reading = range(max(replaced) + 1) if transcoders.kind == "cross_layer" else replaced
@@ -56,7 +57,8 @@ def spliced(
 
 
 def constant(hook: str, layer: int, value: Float[Tensor, " d_model"]) -> tuple[str, Edit]:
-    """An edit by which a constant passes a hook (named within its block)."""
+    """An edit that replaces the tensor at a hook (named within its block) by a constant, except at the first
+    position."""
 
     def replace(tensor: Tensor) -> Tensor:
         return torch.cat([tensor[:, :1], value.expand_as(tensor[:, 1:])], 1)
@@ -67,7 +69,7 @@ def constant(hook: str, layer: int, value: Float[Tensor, " d_model"]) -> tuple[s
 def mean_outputs(
     model: Model, hook: str, ids: Sequence[Sequence[int]], batch: int, ignored: int | None = None
 ) -> list[Float[Tensor, " d_model"]]:
-    """Mean of what passes a hook of each block, over all positions but the first (and `ignored` tokens)."""
+    """Mean of the tensor at a hook of each block, over all positions but the first, `ignored` tokens left out."""
     names = [f"blocks.{layer}.{hook}" for layer in range(model.n_layers)]
     total = [torch.zeros(model.d_model, dtype=torch.float64, device=model.device) for _ in names]
     count = 0

@@ -1,8 +1,8 @@
-"""A set of transcoders as files hold it: one plain form for every layout, and what all readers have in common.
+"""A set of transcoders as stored in files: one plain form for every layout, and the code that all readers share.
 
-Whatever a layout stores, `Stored` holds `W_enc` [feature, d_model], `W_dec` [feature, d_model] or [feature, target, d_model],
-and `W_skip` [output, input]. Shapes are checked where they are used, in `transcoder_set.py`. Weights come from safetensors or npz
-only; nothing is ever unpickled.
+Whatever a layout stores, `Stored` holds `W_enc` [feature, d_model], `W_dec` [feature, d_model] or [feature, target,
+d_model], and `W_skip` [output, input]. Shapes are checked in `transcoder_files.py`. Weights come only from safetensors
+or npz; nothing is ever unpickled.
 """
 
 import json
@@ -26,14 +26,14 @@ COMPUTING = frozenset(
     "normalize_activations reshape_activations finetuning_scaling_factor rescale_acts_by_decoder_norm scaling_factor "
     "hook_head_index hook_head_index_out fold_ln center_writing_weights".split()
 )
-"""Keys of a config that change what a transcoder computes. One that no reader follows is refused, not passed over."""
+"""Keys of a config that change the computation. One that the reader does not follow is refused, not ignored."""
 NEUTRAL = (None, False, "", "none", "relu", [], {})
-"""What such a key says where it asks for nothing."""
+"""Values of such keys that ask for nothing."""
 
 
 @dataclass(frozen=True, eq=False)
 class Stored:
-    """What lies in a directory: the tensors of each layer, the file each came from, and what the config says."""
+    """The contents of a directory: the tensors of each layer, the file of each, and the settings of the config."""
 
     kind: str
     tensors: tuple[dict[str, Tensor], ...]
@@ -43,12 +43,12 @@ class Stored:
     activation: str | None = None
     k: int | None = None
     signed: bool = False
-    """Whether the layout lets what is active be negative; see `TranscoderSet`."""
+    """Whether the layout allows negative activations; see `TranscoderSet`."""
     model_name: str = ""
     others: tuple[Path, ...] = ()
-    """Files with weights that were read beside `files`."""
+    """Further weight files that were read, beside `files`."""
     chosen: bool = False
-    """Whether the config names each file, so that others may lie beside them."""
+    """Whether the config names each file, so that other weight files may be there too."""
 
 
 def read_tensors(file: Path) -> dict[str, Tensor]:
@@ -78,7 +78,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
     """A JSON or YAML file that holds a mapping.
 
     Raises:
-        InputError: it does not, or cannot be read.
+        InputError: it holds something else, or cannot be read.
     """
     try:
         text = file.read_text(encoding="utf-8")
@@ -96,10 +96,10 @@ def turned(tensors: Mapping[str, Tensor], *keys: str) -> dict[str, Tensor]:
 
 
 def by_layer(root: Path, files: Sequence[Path], n_layers: int) -> list[Path]:
-    """One file per layer, the layer being the number after `layer_` in its path below `root`.
+    """One file per layer. The layer is the number after `layer_` in the file's path below `root`.
 
     Raises:
-        InputError: a file names no layer, or a layer of the model is missing, there twice, or beyond its last.
+        InputError: a file names no layer, or a layer of the model is missing, duplicated, or beyond its last.
     """
     found: dict[int, Path] = {}
     for file in files:
@@ -132,7 +132,7 @@ def name_unread(file: Path, said: Mapping[str, Any], read: Collection[str]) -> N
     """Warns of the keys of a config that are not in `read` and ask for something.
 
     Raises:
-        InputError: one of them changes what a transcoder computes.
+        InputError: one of them changes the computation.
     """
     neutral = {(type(value), str(value)) for value in NEUTRAL}  # 0 is not False
     unread = {key: value for key, value in said.items() if key not in read and (type(value), str(value)) not in neutral}
@@ -146,17 +146,17 @@ def name_unread(file: Path, said: Mapping[str, Any], read: Collection[str]) -> N
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Put a safetensors file in place whole. Raises `OSError` with the number of a full disk where it is one."""
+    """Writes a safetensors file whole. If the disk is full, raises `OSError` with that error number."""
     from safetensors import SafetensorError
     from safetensors.torch import save_file
 
     with whole(file) as partial:
         partial.touch()
-        mode = partial.stat().st_mode  # as any other file's, where safetensors lets nobody else read it
+        mode = partial.stat().st_mode  # as for any other file: safetensors makes its files private
         try:
             save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
         except SafetensorError as error:
-            code = re.search(r"os error (\d+)", str(error))  # a full disk, which has to be told as one
+            code = re.search(r"os error (\d+)", str(error))  # a full disk must be reported as one
             if code is None:
                 raise
             raise OSError(int(code[1]), str(error)) from None

@@ -1,4 +1,5 @@
-"""Transcoders read from a directory, in any layout of `layouts.py`, checked against their model; and written to one."""
+"""Reads transcoders from a directory, in any layout of `layouts.py`, checks them against their model; and writes
+them."""
 
 import re
 import warnings
@@ -23,12 +24,12 @@ from biology.transcoders.transcoder_set import (
 
 
 def load_transcoders(path: str | Path, model: Model, *, offload: bool = False) -> TranscoderSet:
-    """Read a directory of transcoders of `model`, in any layout of `layouts.py`, in the model's dtype, on its device
-    (`offload`: from where they visit it, see `Offloaded`).
+    """Reads transcoders of `model` from a directory, in any layout of `layouts.py`. They get the model's dtype and
+    device; with `offload` they stay in CPU memory (see `Offloaded`).
 
     Raises:
-        InputError: no known layout, a layer or tensor that is missing or too many, a wrong width, NaN, unknown hooks or
-            activation, or a config that asks for what is not done here.
+        InputError: an unknown layout, a missing or extra layer or tensor, a wrong width, NaN, an unknown hook or
+            activation, or a config that asks for something unsupported.
     """
     path = Path(path)
     stored = read_directory(path, model.n_layers)
@@ -52,7 +53,8 @@ def load_transcoders(path: str | Path, model: Model, *, offload: bool = False) -
 
 
 def _mention_another_model(path: Path, said: str, model: Model) -> None:
-    """Warns if a set names a model that goes by none of the names of the one at hand; where weights are from, nothing tells."""
+    """Warns if the set names a model that differs from this one under all its names; the weights themselves do not
+    tell."""
     names = (model.name, model.path.name, model.path.resolve().name, model.bridge.original_model.config._name_or_path)
     if said and _bare(said) not in {_bare(name) for name in names}:
         warnings.warn(
@@ -63,13 +65,15 @@ def _mention_another_model(path: Path, said: str, model: Model) -> None:
 
 
 def _bare(name: str) -> str:
-    """A model's name without what differs between its publisher, TransformerLens, SAELens and a folder on disk."""
+    """A model's name without the parts that differ between its publisher, TransformerLens, SAELens and a local
+    folder."""
     last = re.split(r"/|--", name.rstrip("/").lower())[-1]
     return re.sub(r"[^a-z0-9]", "", re.sub(r"-v(?=\d)", "-", last).removesuffix("-small").removesuffix("-pt"))
 
 
 def _activation(path: Path, stored: Stored) -> str:
-    """The activation function, which config and weights must agree on (a config may say relu for a JumpReLU)."""
+    """The activation function. Config and weights must agree on it, except that a config may say relu for a
+    JumpReLU."""
     thresholds = ["threshold" in tensors for tensors in stored.tensors]
     if any(thresholds) != all(thresholds):
         raise InputError(f"{path}: only some layers have a threshold; all or none must")
@@ -86,7 +90,7 @@ def _activation(path: Path, stored: Stored) -> str:
 def _checked(
     kind: str, layer: int, tensors: Mapping[str, Tensor], file: Path, model: Model, offload: bool
 ) -> Transcoder:
-    """The transcoder of one layer, after every tensor was found, of the right shape and finite."""
+    """The transcoder of one layer, once every tensor is present, finite and of the right shape."""
     where = f"transcoder of layer {layer}, {file}"
     needed, optional = ("W_enc", "b_enc", "W_dec", "b_dec"), ("threshold", "W_skip")
     missing = [key for key in needed if key not in tensors]
@@ -126,13 +130,13 @@ def save_transcoders(
     path: str | Path, transcoders: TranscoderSet, *, layout: str = "saelens", model_name: str = "",
     dtype: torch.dtype | None = None,
 ) -> None:  # fmt: skip
-    """Write a set to a directory.
+    """Writes a set to a directory.
 
-    `saelens` (per layer, ReLU or JumpReLU) is what `sae_lens.SAE.load_from_disk` reads, one folder per layer;
-    `circuit-tracer` takes every kind. `dtype` is the storage type (float16 and bfloat16 halve the size).
+    `saelens` (per layer, ReLU or JumpReLU) is the layout that `sae_lens.SAE.load_from_disk` reads, one folder per
+    layer; `circuit-tracer` takes every kind. `dtype` is the storage type (float16 and bfloat16 halve the size).
 
     Raises:
-        InputError: an unknown layout, or one that has no such set (SAELens's no cross-layer and no TopK set).
+        InputError: an unknown layout, or one that cannot hold this set (SAELens: cross-layer and TopK sets).
     """
     half = transcoders.to("cpu", dtype)
     tensors = [layer.resting() for layer in half.layers]

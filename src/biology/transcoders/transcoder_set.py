@@ -1,6 +1,6 @@
 """Transcoders: per-layer and cross-layer sets, their activation functions and skips.
 
-A transcoder reads what passes one hook of a block (the MLP's input) and writes what passes another (the MLP's output):
+A transcoder reads the tensor x at one hook of a block (the MLP's input) and predicts y at another (the MLP's output):
 
     pre = x W_enc^T + b_enc          f = activation(pre)
     per layer      y_l = f_l W_dec_l + b_dec_l                        (+ x_l W_skip_l^T)
@@ -28,7 +28,7 @@ MATRICES = ("W_enc", "W_dec", "W_skip")
 
 @dataclass(frozen=True, eq=False)
 class Transcoder:
-    """The weights of one layer. `W_dec[:, i]` writes to layer + i; a per-layer transcoder has the one target."""
+    """The weights of one layer. `W_dec[:, i]` writes to layer + i; a per-layer transcoder has one target."""
 
     W_enc: Float[Tensor, "feature d_model"]
     b_enc: Float[Tensor, " feature"]
@@ -44,17 +44,17 @@ class Transcoder:
 
     @property
     def n_targets(self) -> int:
-        """Layers that a feature writes to."""
+        """Number of layers that a feature writes to."""
         return self.resting()["W_dec"].shape[1]
 
     @property
     def shuffled(self) -> tuple[str, ...]:
-        """Weights that a shuffled set has permuted: what features read, and what they write."""
+        """Names of the weights that a shuffled set permutes: inputs and outputs of features."""
         return ("W_enc", "W_dec")
 
     @property
     def exact(self) -> bool:
-        """Whether features are parts of the MLP itself, so that those which are not counted as active act, too."""
+        """Whether features are parts of the MLP itself, so that features below the top k also act on the model."""
         return False
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "Transcoder":
@@ -62,55 +62,57 @@ class Transcoder:
         return replace(self, **{key: value.to(device, dtype) for key, value in self.resting().items()})
 
     def resting(self) -> dict[str, Tensor]:
-        """The weights that there are, where they rest."""
+        """The weights that are present, where they are stored."""
         return {key: value for key, value in vars(self).items() if isinstance(value, Tensor)}
 
     def pre_activations(self, x: Float[Tensor, "*batch d_model"]) -> Float[Tensor, "*batch feature"]:
-        """What all features see in `x`, before their activation function."""
+        """Pre-activations of all features for `x`."""
         return torch.nn.functional.linear(x.to(self.b_enc.dtype), self.W_enc, self.b_enc)
 
     def readers(
         self, features: Int[Tensor, " chosen"], x: Float[Tensor, "chosen d_model"]
     ) -> tuple[Float[Tensor, "chosen d_model"], Float[Tensor, " chosen"]]:
-        """What features read, as affine functions of `x`: vectors and offsets, pre-activation = vector . x + offset.
+        """The pre-activations of features as affine functions of `x`: vectors and offsets, pre-activation = vector . x
+        + offset.
 
-        Those of a transcoder are its encoder, whatever `x` is; those of a neuron are its linearisation there.
+        For a transcoder this is its encoder, whatever `x` is; for a neuron, its linearisation at `x`.
         """
         return self._rows("W_enc", features), self.b_enc[features]
 
     def encoders(self, features: Int[Tensor, "*chosen"]) -> Float[Tensor, "*chosen d_model"]:
-        """The directions by which features are told from one another, whatever the prompt."""
+        """An input direction for each feature that does not depend on the prompt, to tell features apart."""
         return self._rows("W_enc", features)
 
     def decoders(
         self, features: Int[Tensor, "*chosen"] | slice = slice(None), target: int | slice = slice(None)
     ) -> Float[Tensor, "*chosen target d_model"] | Float[Tensor, "*chosen d_model"]:
-        """What features write into layers from their own upwards, or into the one that is `target` layers above it."""
+        """Output vectors of features into all their layers, or into the one that is `target` layers above their own."""
         return self._rows("W_dec", (features, target))
 
     def rounding(
         self, features: Int[Tensor, " chosen"], x: Float[Tensor, "chosen d_model"]
     ) -> Float[Tensor, " chosen"]:
-        """The size of the terms that a pre-activation is a sum of: it is right to some units of rounding of this."""
+        """The size of the terms of which a pre-activation is the sum. Its rounding error is a small multiple of this
+        times the machine epsilon."""
         return x.norm(dim=-1) * self._rows("W_enc", features).norm(dim=-1) + self.b_enc[features].abs()
 
     def _rows(self, name: str, index: Any) -> Tensor:
-        """Entries of one of the matrices of features."""
+        """Entries of the matrix `name`."""
         return getattr(self, name)[index]
 
     @property
     def importance(self) -> Float[Tensor, " feature"] | None:
-        """What activations are multiplied by where the k largest are chosen; None: they are compared as they are."""
+        """Factors by which activations are multiplied before the k largest are chosen; None: no factors."""
         return None
 
 
 @dataclass(frozen=True, eq=False)
 class Offloaded(Transcoder):
-    """A layer whose matrices stay where they rest, as they are stored, and visit `device` in `dtype` when they are read.
+    """A layer whose matrices stay where they are, as they are stored, and are copied to `device` in `dtype` when they are read.
 
-    They rest in the memory of the CPU, or in a file that is memory-mapped. Features are read a part at a time; of the features that are
-    asked for by number, only their rows are read. So a GPU traces with transcoders that it cannot hold, and a CPU with those that its
-    memory cannot hold. Results are those of weights that stay on the device in `dtype`.
+    They are in CPU memory or in a memory-mapped file. Encoding reads the matrix in parts; features asked for by number read
+    their own rows only. So a GPU, or the memory of a CPU, need not hold the transcoders. Results are the same as for weights on
+    the device in `dtype`; each read takes the time of a copy.
     """
 
     device: torch.device = torch.device("cpu")
@@ -126,7 +128,7 @@ class Offloaded(Transcoder):
         return value.to(self.device, self.dtype) if name in MATRICES and value is not None else value
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> Transcoder:
-        """For visits to `device` in `dtype`; without one, as before."""
+        """Read from `device` and in `dtype` from now on; what is not given stays."""
         device = self.device if device is None else torch.device(device)
         return replace(self, **self.resting(), device=device, dtype=dtype or self.dtype)
 
@@ -137,15 +139,14 @@ class Offloaded(Transcoder):
         return torch.cat(found, -1) + self.b_enc
 
     def _rows(self, name: str, index: Any) -> Tensor:
-        there = tuple(
-            one.cpu() if isinstance(one, Tensor) else one for one in (index if isinstance(index, tuple) else (index,))
-        )
+        parts = index if isinstance(index, tuple) else (index,)
+        there = tuple(part.cpu() if isinstance(part, Tensor) else part for part in parts)
         return self.resting()[name][there].to(self.device, self.dtype)
 
 
 @dataclass(frozen=True, eq=False)
 class TranscoderSet:
-    """One transcoder per layer of a model, all of one kind, activation function and pair of hooks."""
+    """One transcoder per layer of a model, all with the same kind, activation function and pair of hooks."""
 
     kind: str
     """`per_layer` or `cross_layer`."""
@@ -156,10 +157,10 @@ class TranscoderSet:
     write_hook: str
     """Names within a block, from READ_HOOKS and WRITE_HOOKS."""
     k: int | None = None
-    """Most features active per position and layer (`topk` only)."""
+    """Largest number of active features per position and layer (`topk` only)."""
     signed: bool = False
-    """Whether what is active keeps its sign: a feature among the k largest, or above a threshold below 0, may then be
-    negative. So it is in circuit-tracer's layout; all others clip at 0."""
+    """Whether active features keep their sign. A feature among the k largest, or above a threshold below 0, may then be
+    negative. True for circuit-tracer's layout; all others clip at 0."""
     name: str = ""
 
     @property
@@ -177,22 +178,23 @@ class TranscoderSet:
 
     @property
     def exact(self) -> bool:
-        """Whether features are parts of the MLPs themselves (`Transcoder.exact`): neurons, which have no encoder but a prompt's own."""
+        """Whether features are parts of the MLPs themselves (`Transcoder.exact`): true for neurons, whose input
+        directions depend on the prompt."""
         return all(layer.exact for layer in self.layers)
 
     @property
     def label(self) -> str:
-        """What tables and pages call it."""
+        """Its name in tables and on pages."""
         if self.exact:
             return f"neurons, {self.k or 'all'} at a token"
         return f"{self.kind} {self.activation}"
 
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "TranscoderSet":
-        """The same set with all weights moved or cast; those of offloaded layers visit another device."""
+        """The same set with all weights moved or cast; offloaded layers are then read from another device."""
         return replace(self, layers=tuple(layer.to(device, dtype) for layer in self.layers))
 
     def offloaded(self, device: torch.device) -> "TranscoderSet":
-        """The same set with its matrices in the memory of the CPU, for a model on `device`."""
+        """The same set with its matrices in CPU memory, for a model on `device`."""
         dtype = self.layers[0].b_dec.dtype
         layers = tuple(Offloaded(**layer.resting(), device=device, dtype=dtype) for layer in self.layers)
         return replace(self, layers=layers)
@@ -218,7 +220,7 @@ def shuffled(transcoders: TranscoderSet, seed: int) -> TranscoderSet:
 def pre_activations(
     transcoders: TranscoderSet, layer: int, x: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch feature"]:
-    """What the features of a layer see in `x`, before their activation function."""
+    """Pre-activations of all features of a layer for `x`."""
     return transcoders.layers[layer].pre_activations(x)
 
 
@@ -227,7 +229,7 @@ def activate(
 ) -> Float[Tensor, "*batch feature"]:
     """The activation function: ReLU, JumpReLU (strictly above its threshold), or the k largest (TopK).
 
-    What is negative is not active, unless the set is `signed`.
+    Negative values are not active, unless the set is `signed`.
     """
     value = pre if transcoders.signed else pre.relu()
     threshold = transcoders.layers[layer].threshold
@@ -243,14 +245,14 @@ def activate(
 def encode(
     transcoders: TranscoderSet, layer: int, x: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch feature"]:
-    """Feature activations of a layer for what passes its read hook."""
+    """Feature activations of a layer, given the tensor at its read hook."""
     return activate(transcoders, layer, pre_activations(transcoders, layer, x))
 
 
 def skip(
     transcoders: TranscoderSet, layer: int, x: Float[Tensor, "*batch d_model"]
 ) -> Float[Tensor, "*batch d_model"] | None:
-    """What the skip connection of a layer adds to its output, or None where there is none."""
+    """The output of a layer's skip connection, or None if it has none."""
     W_skip = transcoders.layers[layer].W_skip
     return None if W_skip is None else x.to(W_skip.dtype) @ W_skip.T
 
@@ -258,7 +260,7 @@ def skip(
 def decoder(
     transcoders: TranscoderSet, source: int, target: int, features: Int[Tensor, " chosen"] | slice = slice(None)
 ) -> Float[Tensor, "chosen d_model"] | None:
-    """Decoder rows of features of layer `source` into layer `target`; None where they do not write there."""
+    """Decoder rows of features of layer `source` into layer `target`; None if they do not write there."""
     weights, offset = transcoders.layers[source], target - source
     return weights.decoders(features, offset) if 0 <= offset < weights.n_targets else None
 
@@ -269,9 +271,10 @@ def reconstruct(
     activations: Sequence[Float[Tensor, "*batch _"]],
     x: Float[Tensor, "*batch d_model"],
 ) -> Float[Tensor, "*batch d_model"]:
-    """The replacement of what passes the write hook of layer `target`.
+    """The transcoders' replacement for the tensor at the write hook of layer `target`.
 
-    `activations[l]` are the activations of layer l, at least up to `target`; `x` passes the read hook of `target`.
+    `activations[l]` are the activations of layer l, at least up to `target`; `x` is the tensor at the read hook of
+    `target`.
     """
     weights = transcoders.layers[target]
     total = weights.b_dec
@@ -286,7 +289,8 @@ def reconstruct(
 def reconstruct_all(
     transcoders: TranscoderSet, inputs: Sequence[Float[Tensor, "*batch d_model"]]
 ) -> tuple[list[Float[Tensor, "*batch _"]], list[Float[Tensor, "*batch d_model"]]]:
-    """Activations and reconstructions of every layer, given what passes the read hooks of an unmodified forward."""
+    """Activations and reconstructions of every layer, given the tensors at the read hooks of an unmodified forward
+    pass."""
     activations = [encode(transcoders, layer, x) for layer, x in enumerate(inputs)]
     return activations, [reconstruct(transcoders, layer, activations, x) for layer, x in enumerate(inputs)]
 

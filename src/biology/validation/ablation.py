@@ -1,9 +1,10 @@
-"""Does influence in the graph foretell ablation? ("Circuit Tracing", appendix on validation: Spearman 0.72; meth-8.)
+"""Does influence in the graph predict the effects of ablations? ("Circuit Tracing", appendix on validation: Spearman 0.72; meth-8.)
 
-On each prompt every active feature that can reach the output (of a large model a sample of them) is ablated by itself (M = 0, held in its own layer, attention
-patterns frozen, all later MLPs live), and Spearman's rank correlation is taken, over the features of that prompt, between the divergence of
-the outputs and what the graph says. Beside it: two simpler guesses, and influence permuted within layers, which is what
-knowing a feature's layer alone would give.
+On each prompt every active feature that can reach the output is ablated by itself; on a large model, a sample of these features. An
+ablation sets the feature to 0 (M = 0) and holds its own layer; attention patterns are frozen and all later MLPs are live.
+Spearman's rank correlation is taken over the features of a prompt, between the divergence of the outputs and the graph's
+prediction. It is compared with two simpler predictions, and with influence permuted within layers: what a feature's layer alone
+predicts.
 """
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportReturnType=false
@@ -25,19 +26,19 @@ from biology.interventions.protocols import intervene
 from biology.models.model import Model, encode
 from biology.transcoders.transcoder_set import TranscoderSet
 
-PROMPTS = 8  # of each behaviour
-NODES_OF_GRAPH = 1000  # of a large model, chosen by influence
+PROMPTS = 8  # prompts per behaviour
+NODES_OF_GRAPH = 1000  # for a large model, chosen by influence
 NODES_OF_LARGE = 64
-"""Of a large model (`Model.large`) so many nodes of a prompt are ablated: half of them the most influential, half drawn."""
+"""Number of nodes ablated on a prompt of a large model (`Model.large`): half are the most influential, half are drawn at random."""
 WORKING = 64 << 20
-"""Bytes that the rows of a prompt's ablations may take at a time, whatever there is: a graph may have taken the rest."""
+"""Largest number of bytes for the rows of ablations at a time, whatever the machine has: a graph may have taken the rest."""
 PERMUTATIONS = 20
 GUESSES = ("influence", "direct_edge", "activation", "permuted_influence")
 
 
 def reaching(graph: Graph) -> Int[Tensor, " feature"]:
-    """The feature nodes that can act on the last position: those of the last layer elsewhere cannot, and to foretell
-    nothing for them would be too easy."""
+    """Feature nodes that can affect the last position. Features of the last layer at other positions cannot, and predicting no
+    effect for them would be too easy."""
     last_layer, last_pos = graph.metadata["n_layers"] - 1, int(graph.pos.max())
     features = torch.arange(graph.features.start, graph.features.stop)
     return features[(graph.layer[features] < last_layer) | (graph.pos[features] == last_pos)]
@@ -46,7 +47,7 @@ def reaching(graph: Graph) -> Int[Tensor, " feature"]:
 def sampled(
     graph: Graph, nodes: Int[Tensor, " feature"], most: int, generator: np.random.Generator
 ) -> Int[Tensor, " chosen"]:
-    """At most so many of some nodes: half of them the most influential, the others drawn at random; in the order of the graph."""
+    """At most `most` of the nodes, in the order of the graph: half are the most influential, the others are drawn at random."""
     if len(nodes) <= most:
         return nodes
     order = nodes[influence(graph)[nodes].argsort(descending=True, stable=True)]
@@ -57,13 +58,13 @@ def sampled(
 def ablation_effects(
     model: Model, transcoders: TranscoderSet, ids: list[int], graph: Graph, nodes: Int[Tensor, " feature"]
 ) -> Float[np.ndarray, " feature"]:
-    """KL divergence in nats of the next-token distribution from the clean one, each feature node ablated by itself."""
+    """KL divergence in nats of the next-token distribution from the clean one, for each feature node ablated by itself."""
     effects = np.zeros(len(nodes))
-    for layer in graph.layer[nodes].unique().tolist():  # of one layer, so that nothing is held above a feature's own
+    for layer in graph.layer[nodes].unique().tolist():  # so that nothing is held above a feature's layer
         mine = (graph.layer[nodes] == layer).nonzero().flatten()
         sites = torch.stack([graph.layer, graph.pos, graph.feature], 1)[nodes[mine]].tolist()
         ablated = edits((row, *site, 0.0) for row, site in enumerate(sites))
-        rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is left alone
+        rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is not edited
         outcome = intervene(model, transcoders, [ids], rows, ablated, last_layer=layer)
         log_p = outcome.logits[:, 0].double().log_softmax(-1)
         effects[mine.numpy()] = (log_p[-1].exp() * (log_p[-1] - log_p[:-1])).sum(-1).numpy()
@@ -71,14 +72,14 @@ def ablation_effects(
 
 
 def agreement(model: Model, transcoders: TranscoderSet, ids: list[int], graph: Graph) -> tuple[float, int]:
-    """Spearman's correlation of a graph's influence with ablation, everything live, over a sample of its feature nodes; and how many
-    these are. NaN for fewer than two."""
+    """Spearman's correlation of a graph's influence with the effects of ablations, everything live, over a sample of its feature
+    nodes; and the number of these nodes. NaN for fewer than two."""
     nodes = sampled(graph, reaching(graph), NODES_OF_LARGE, np.random.default_rng(0))
     if len(nodes) < 2:
         return float("nan"), len(nodes)
     sites = torch.stack([graph.layer, graph.pos, graph.feature], 1)[nodes].tolist()
     ablated = edits((row, *site, 0.0) for row, site in enumerate(sites))
-    rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is left alone
+    rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is not edited
     a_layer = _bytes_of_a_layer(model, len(ids))
     outcome = intervene(
         model, transcoders, [ids], rows, ablated,
@@ -90,7 +91,7 @@ def agreement(model: Model, transcoders: TranscoderSet, ids: list[int], graph: G
 
 
 def _bytes_of_a_layer(model: Model, n_pos: int) -> int:
-    """About what one row takes on its way through a layer: scores and patterns of its heads, streams, neurons."""
+    """Approximate bytes of one row in a layer: scores and patterns of its heads, residual streams, neurons."""
     heads, width = len(model.weights.layers[0].W_V), model.d_model
     return model.dtype.itemsize * n_pos * (3 * heads * n_pos + 8 * width + 3 * model.bridge.cfg.d_mlp)
 
@@ -98,7 +99,7 @@ def _bytes_of_a_layer(model: Model, n_pos: int) -> int:
 def guesses(
     transcoders: TranscoderSet, graph: Graph, nodes: Int[Tensor, " feature"], generator: np.random.Generator
 ) -> dict[str, list[Float[np.ndarray, " feature"]]]:
-    """What could foretell the effect of ablating each feature; the permuted influence comes several times."""
+    """Predictions of the effect of ablating each feature; the permuted influence is given several times."""
     layers = graph.layer[nodes].numpy()
     total = influence(graph)[nodes].numpy()
     direct = (graph.adjacency[graph.logits, nodes].double().abs() * graph.weights[graph.logits, None]).sum(0)
@@ -118,10 +119,10 @@ def guesses(
 
 
 def foretold(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> pd.DataFrame:
-    """Rows of table `fidelity`: per behaviour and over all prompts the median Spearman correlation of each guess with the
-    effect of ablation, and for all prompts its 95 % interval (order statistics of the prompts).
+    """Rows of table `fidelity`: per behaviour and over all prompts, the median Spearman correlation of each prediction with the
+    effects of ablations; over all prompts also its 95 % interval (order statistics of the prompts).
 
-    `frame` has columns prompt and behaviour, perhaps split (dev is left out); `PROMPTS` of each behaviour are taken, evenly
+    `frame` has columns prompt and behaviour, and optionally split (dev is left out); `PROMPTS` of each behaviour are used, evenly
     spaced.
     """
     frame = frame[frame["split"] != "dev"] if "split" in frame else frame
@@ -153,7 +154,7 @@ def foretold(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
 
 
 def spearman(guess: np.ndarray, effects: np.ndarray) -> float:
-    """Their rank correlation; NaN where there are fewer than two, or one of them is the same everywhere."""
+    """Spearman's rank correlation; NaN for fewer than two values, or if one side is constant."""
     if len(guess) < 2 or np.ptp(guess) == 0 or np.ptp(effects) == 0:
         return float("nan")
     return float(stats.spearmanr(guess, effects).statistic)

@@ -1,12 +1,12 @@
-"""How well the graph of a prompt, and the replacement model, stand for the model: what the method claims of itself, prompt by prompt.
+"""How well a prompt's graph and its replacement model represent the model: the method's claims about itself, prompt by prompt.
 
-`cases/measures.py` says what each outcome is. The *replacement model* has features in the place of all MLPs, and nothing for what they
-leave out; the *local* one adds what they leave out on this prompt, and holds attention patterns and norm scales. What it is compared
-with is the model with everything live. Control `random` is the same with transcoders whose weights are shuffled; control `shuffle`
-permutes influence among the features of a layer, which is what knowing the layer alone would foretell.
+`cases/measures.py` defines each outcome. The *replacement model* has transcoders instead of all MLPs, without their errors. The
+*local* replacement model adds the errors on this prompt, and freezes attention patterns and norm scales. Both are compared with the
+model with everything live. Control `random` repeats the measurement with transcoders whose weights are shuffled. Control `shuffle`
+permutes influence among the features of a layer: what the layer alone would predict.
 
-Sources: "Circuit Tracing" (Ameisen et al., 2025): replacement model, graph evaluation, pruning, and the appendices on ablation and on
-perturbations; Jacobians: "A Toy Model of Mechanistic (Un)Faithfulness" (Transformer Circuits, 2025).
+Sources: "Circuit Tracing" (Ameisen et al., 2025): replacement model, graph evaluation, pruning, and the appendices on ablation and
+on perturbations; Jacobians: "A Toy Model of Mechanistic (Un)Faithfulness" (Transformer Circuits, 2025).
 """
 
 # pyright: reportArgumentType=false
@@ -41,16 +41,16 @@ from biology.validation.ablation import (
 from biology.validation.foretelling import Linear, embedding_gradient
 
 PERTURBED = 16
-"""Features of a prompt that are ablated for `knock_on`."""
+"""Number of features of a prompt that are ablated for `knock_on`."""
 ROUNDING = 1000
-"""A change of less than so many rounding errors is none."""
+"""A change smaller than this many rounding errors counts as none."""
 Values = dict[str, list[float]]
-"""By control arm (`effect` among them), one value for each draw."""
+"""By arm (`effect` or a control), one value for each draw."""
 
 
 @dataclass(frozen=True, eq=False)
 class Measuring:
-    """One prompt, its first position that graphs explain, and the settings of graphs."""
+    """One prompt, the first position that graphs explain, and the settings of graphs."""
 
     model: Model
     transcoders: TranscoderSet
@@ -60,7 +60,7 @@ class Measuring:
 
     @cached_property
     def graph(self) -> Graph:
-        """The graph of the most probable outputs, of a large model of the most influential features alone."""
+        """The graph of the most probable outputs; for a large model, with only the most influential features."""
         most = self.settings.max_feature_nodes
         return attribute(
             self.model, self.transcoders, self.ids, max_logits=self.settings.max_logits,
@@ -78,7 +78,7 @@ class Measuring:
         return prune(self.graph, self.settings.node_threshold, self.settings.edge_threshold)[0]
 
     def correlations(self, generator: np.random.Generator) -> Values:
-        """Of each guess of `ablation.GUESSES`, its rank correlations with the effects of ablations."""
+        """For each prediction of `ablation.GUESSES`, its rank correlations with the effects of ablations."""
         nodes = reaching(self.graph)
         nodes = sampled(self.graph, nodes, NODES_OF_LARGE, generator) if self.model.large else nodes
         effects = ablation_effects(self.model, self.transcoders, self.ids, self.graph, nodes)
@@ -87,12 +87,12 @@ class Measuring:
 
 
 ABLATING = ("influence_foretells", "influence_over_edge", "edge_over_activation")
-"""Outcomes that rest on the same ablations."""
+"""Outcomes that are computed from the same ablations."""
 
 
 def measured(one: Measuring, outcomes: Sequence[str], generator: np.random.Generator) -> dict[str, Values]:
-    """Values of the outcomes asked for, but those of control `random`. NaN where nothing can be measured, as where fewer than two
-    features are active."""
+    """Values of the requested outcomes, without control `random`. NaN where nothing can be measured, e.g. with fewer than two
+    active features."""
     found = one.correlations(generator) if set(outcomes) & set(ABLATING) else {}
     return {outcome: _values(one, outcome, found, generator) for outcome in outcomes}
 
@@ -127,7 +127,7 @@ def _values(one: Measuring, outcome: str, found: Values, generator: np.random.Ge
 
 
 def replaced_top1(model: Model, transcoders: TranscoderSet, ids: Sequence[int]) -> float:
-    """1 if the replacement model, attention live, names the model's most probable next token, else 0."""
+    """1 if the replacement model, with live attention, has the model's most probable next token, else 0."""
     tokens = token_batch(model, ids)
     said, _ = run(model, tokens, positions=-1)
     replaced, _ = run(model, tokens, edits=spliced(model, transcoders), positions=-1)
@@ -137,16 +137,15 @@ def replaced_top1(model: Model, transcoders: TranscoderSet, ids: Sequence[int]) 
 def knock_on(
     model: Model, transcoders: TranscoderSet, ids: Sequence[int], graph: Graph, distance: int, generator: np.random.Generator
 ) -> float:  # fmt: skip
-    """Mean cosine, over some ablated features of a graph, of what changes in the MLP outputs of the layer so far above, at all
-    positions, in the model and in the local replacement model. Features whose ablation changes nothing there in the model are left out;
-    NaN where all are.
-    """
+    """Mean cosine between the changes that an ablation causes in the model and in the local replacement model. Changes are those of
+    the MLP output `distance` layers above the feature, at all positions; the mean is over some ablated features. Features whose
+    ablation changes nothing there in the model are left out; NaN if none is left."""
     nodes = torch.arange(graph.features.start, graph.features.stop)
     nodes = nodes[(graph.layer[nodes] < model.n_layers - distance) & (graph.pos[nodes] > 0)]
     nodes = nodes[torch.from_numpy(np.sort(generator.permutation(len(nodes))[:PERTURBED]))]
     if not len(nodes):
         return float("nan")
-    tokens = token_batch(model, ids).expand(len(nodes) + 1, -1)  # the last row is left alone
+    tokens = token_batch(model, ids).expand(len(nodes) + 1, -1)  # the last row is not edited
     clean = capture(model, tokens[:1], read_hook=transcoders.read_hook, write_hook=transcoders.write_hook, positions=-1)
     _, made = reconstruct_all(transcoders, [x[0] for x in clean.read])
     errors = [(written[0] - one).to(written.dtype) for written, one in zip(clean.write, made, strict=True)]
@@ -167,7 +166,7 @@ def knock_on(
 
 
 def _ablating(model: Model, transcoders: TranscoderSet, graph: Graph, nodes: Tensor) -> list[tuple[str, Edit]]:
-    """Edits that take what each node writes off the MLP outputs of a row of its own."""
+    """Edits that subtract each node's output from the MLP outputs, each in a row of its own."""
 
     def take(row: Tensor, pos: Tensor, vector: Tensor) -> Edit:
         return lambda tensor: tensor.index_put((row, pos), -vector.to(tensor.dtype), accumulate=True)
@@ -186,8 +185,8 @@ def _ablating(model: Model, transcoders: TranscoderSet, graph: Graph, nodes: Ten
 
 
 def gradient_match(model: Model, transcoders: TranscoderSet, ids: Sequence[int]) -> float:
-    """Cosine of the gradients of the most probable token's logit, the mean over the vocabulary removed, by all embeddings but the
-    first: in the model, and in its linear reading with attention and norms frozen."""
+    """Cosine between two gradients of the most probable token's logit (minus the mean logit), with respect to all embeddings but
+    the first: of the model, and of its linearisation with attention and norms frozen."""
     rule = "half" if isinstance(transcoders.layers[0], Neurons) else "encoder"
     live, told = (
         embedding_gradient(model, transcoders, ids, how).double()[1:].flatten() for how in (None, Linear(rule))

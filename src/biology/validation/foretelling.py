@@ -1,13 +1,13 @@
-"""How well an attribution foretells what an ablation does, by rule, target and what is frozen.
+"""How well an attribution predicts the effects of ablations, by rule, target and what is frozen.
 
-An attribution graph freezes attention patterns and norm scales and makes the MLPs linear by a rule. What that costs is measured
-here on the model itself: of a prompt's features some are ablated one at a time with everything live, and Spearman's rank
-correlation is taken between the change of the target and what the linear model says of it, the sum over all paths from the
-feature to the target (its activation times the gradient of the target, taken through the linear model).
+An attribution graph freezes attention patterns and norm scales and makes the MLPs linear by a rule. Here the cost of this is
+measured on the model itself. Some of a prompt's features are ablated one at a time with everything live. Spearman's rank
+correlation is taken between the change of the target and the linear model's prediction, the sum over all paths from the feature to
+the target (its activation times the gradient of the target, taken through the linear model).
 
-    rule        half, frozen, gradient: how neurons are linearised (`neurons.py`); encoder: a transcoder feature reads by its
-                encoder, and stays on
-    target      logit: of the most probable token, the mean over the vocabulary removed. contrast: minus that of the runner-up
+    rule        half, frozen, gradient: how neurons are linearised (`neurons.py`); encoder: a transcoder feature is linear with its
+                encoder's weights, and stays active
+    target      logit: of the most probable token, minus the mean logit. contrast: minus that of the second most probable token
     attention   frozen or live: whether gradients pass through queries and keys
     norms       frozen or live: whether they pass through the scales of norms
 
@@ -40,9 +40,9 @@ from biology.tables import table
 from biology.transcoders.neurons import Neurons
 from biology.transcoders.transcoder_set import TranscoderSet, activate, reconstruct
 
-PROMPTS = 32  # of each behaviour, evenly spaced
+PROMPTS = 32  # prompts per behaviour, evenly spaced
 LARGEST, DRAWN, AMONG = 32, 32, 5000
-"""Of a prompt's features the largest by attribution are ablated, and some drawn among those that follow."""
+"""The features with the LARGEST largest attributions are ablated, and DRAWN drawn at random among the next AMONG."""
 LOGITS = "unembed.hook_out"
 """Logits before the final soft-cap, as in graphs."""
 RULES = ("half", "frozen", "gradient")
@@ -51,7 +51,7 @@ TARGETS = ("logit", "contrast")
 
 @dataclass(frozen=True)
 class Linear:
-    """What of the model is held where gradients are taken."""
+    """How the model is linearised when gradients are taken."""
 
     rule: str
     attention: Held = "frozen"
@@ -63,7 +63,7 @@ Sites = tuple[Int[Tensor, " site"], Int[Tensor, " site"], Int[Tensor, " site"]]
 
 
 def readings(transcoders: TranscoderSet) -> list[Linear]:
-    """All that is compared for a set."""
+    """All linearisations that are compared for a set."""
     rules = RULES if isinstance(transcoders.layers[0], Neurons) else ("encoder",)
     return [Linear(*one) for one in product(rules, ("frozen", "live"), ("frozen", "live"))]
 
@@ -76,9 +76,9 @@ def attributions(
     other: int | None,
     how: Linear,
 ) -> list[Float[Tensor, "pos feature"]]:
-    """What each feature adds to the logit of `token` at the last position, minus that of `other` (None: the mean of all).
+    """Contribution of each feature to the logit of `token` at the last position, minus that of `other` (None: the mean of all).
 
-    One entry a layer: activation times gradient, through all later layers. A neuron is one feature here, whatever its sign.
+    One tensor per layer: activation times gradient, through all later layers. Both signs of a neuron are one feature here.
     """
     active: list[Tensor] = []
     _backward(model, ids, token, other, _linear(model, transcoders, how, active))
@@ -88,8 +88,8 @@ def attributions(
 def embedding_gradient(
     model: Model, transcoders: TranscoderSet, ids: Int[Tensor, " pos"] | Sequence[int], how: Linear | None
 ) -> Float[Tensor, "pos d_model"]:
-    """The gradient, by the embeddings, of the most probable next token's logit, the mean over the vocabulary removed: in a linear
-    reading of the model, or in the model itself (None)."""
+    """The gradient, with respect to the embeddings, of the most probable next token's logit minus the mean logit: of a
+    linearisation of the model or, if `how` is None, of the model itself."""
     logits, _ = run(model, token_batch(model, ids), positions=-1)
     hooks = [] if how is None else _linear(model, transcoders, how, [])
     found = _backward(model, ids, int(logits[0, 0].argmax()), None, hooks).grad
@@ -100,7 +100,7 @@ def embedding_gradient(
 def _backward(
     model: Model, ids: Int[Tensor, " pos"] | Sequence[int], token: int, other: int | None, hooks: list[tuple[str, Edit]]
 ) -> Tensor:
-    """Gradients of a target, taken under some edits; the embeddings, with theirs."""
+    """Computes gradients of a target under some edits; returns the embeddings, with their gradient."""
     leaves: list[Tensor] = []
 
     def leaf(tensor: Tensor) -> Tensor:
@@ -122,7 +122,7 @@ def _backward(
 
 
 def _linear(model: Model, transcoders: TranscoderSet, how: Linear, active: list[Tensor]) -> list[tuple[str, Edit]]:
-    """Edits by which gradients are those of a linear reading; `active` receives the activations of every layer."""
+    """Edits that give gradients of a linearised model; `active` receives the activations of every layer."""
     hooks: list[tuple[str, Edit]] = []
     for layer in range(model.n_layers):
         read: dict[str, Tensor] = {}
@@ -136,7 +136,7 @@ def _linear(model: Model, transcoders: TranscoderSet, how: Linear, active: list[
 def _written(
     transcoders: TranscoderSet, layer: int, how: Linear, read: dict[str, Tensor], active: list[Tensor], output: Tensor
 ) -> Tensor:
-    """What a layer writes, as before, with the gradient of its linear reading."""
+    """A layer's output, unchanged in value, with the gradient of its linearisation."""
     weights, x = transcoders.layers[layer], read.pop("x")
     if isinstance(weights, Neurons):
         values = weights.linear(x.to(weights.b_enc.dtype), how.rule)
@@ -178,9 +178,9 @@ def ablated(
     token: int,
     other: int,
 ) -> Float[np.ndarray, "target site"]:
-    """By how much the two targets fall when each feature is ablated by itself, everything live."""
+    """The decrease of the two targets when each feature is ablated by itself, everything live."""
     held = edits((row, *site, 0.0) for row, site in enumerate(sites))
-    rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is left alone
+    rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is not edited
     outcome = intervene(model, transcoders, [list(ids)], rows, held, protocol="iterative", live_attention=True)
     assert outcome.pre_logits is not None
     said = outcome.pre_logits[:, 0].double()
@@ -191,7 +191,8 @@ def ablated(
 def correlations(
     model: Model, transcoders: TranscoderSet, ids: Sequence[int], generator: np.random.Generator
 ) -> list[dict[str, object]]:
-    """For one prompt, a row for each target and reading: Spearman's correlation with ablation, and how many were ablated."""
+    """For one prompt, a row for each target and linearisation: Spearman's correlation with ablation, and the number of features
+    ablated."""
     logits, _ = run(model, token_batch(model, ids), positions=-1)
     token, other = logits[0, 0].topk(2).indices.tolist()
     ways = readings(transcoders)
@@ -217,7 +218,7 @@ def correlations(
 def foretell(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> pd.DataFrame:
     """Table `foretelling`: the correlations of every prompt.
 
-    `frame` has columns prompt, behaviour and perhaps split (dev is left out); so many prompts of each behaviour are taken, evenly
+    `frame` has columns prompt and behaviour, and optionally split (dev is left out); `PROMPTS` of each behaviour are used, evenly
     spaced.
     """
     if "split" in frame:

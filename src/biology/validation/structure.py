@@ -1,11 +1,12 @@
-"""What the graph of a prompt is made of: tiers, feed-forward loops, edges that skip layers, features of the last layer, scaffolding.
+"""The composition of a prompt's graph: tiers, feed-forward loops, edges that skip layers, features of the last layer, scaffolding.
 
-`cases/measures.py` says what each outcome is. Of control `shuffle` each draw exchanges the layers of features (tiers), or the sources of
-edges that lead from one layer and token to another, so that every node keeps its numbers of edges (loops). Of control `match` each draw
-takes other features, as many of each layer (scaffolding).
+`cases/measures.py` defines each outcome. Each draw of control `shuffle` permutes the layers of features (tiers), or the sources of
+the edges between two cells (layer and token), so that every node keeps its numbers of edges (loops). Each draw of control `match`
+takes as many other features of each layer (scaffolding).
 
-Sources: "On the Biology of a Large Language Model" (Lindsey et al., 2025), "Commonly Observed Circuit Components and Structure"; trades,
-Strona et al., "A fast and unbiased procedure to randomize ecological binary matrices with fixed row and column totals" (2014).
+Sources: "On the Biology of a Large Language Model" (Lindsey et al., 2025), "Commonly Observed Circuit Components and Structure";
+trades, Strona et al., "A fast and unbiased procedure to randomize ecological binary matrices with fixed row and column totals"
+(2014).
 """
 
 # pyright: reportArgumentType=false
@@ -26,11 +27,11 @@ from biology.config import AttributionConfig
 from biology.validation.faithfulness import Values
 
 MOST = 0.5
-"""A feature that takes in more than this share from tokens is of the input tier; one whose influence is direct to more than this share,
-of the output tier."""
+"""A feature is in the input tier if more than this share of its input comes from tokens, in the output tier if more than this share
+of its influence is direct."""
 
 TRADES = 5
-"""Trades by which edges are exchanged, for each target."""
+"""Number of trades per target that exchange edges."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,7 +50,7 @@ class Structured:
 
     @cached_property
     def abstract(self) -> Bool[Tensor, " feature"]:
-        """Features of neither the input nor the output tier."""
+        """Features in neither the input nor the output tier."""
         graph, features = self.graph, self.graph.features
         edges = graph.adjacency.double().abs()
         size = edges.sum(1).clamp(min=ROW_FLOOR)
@@ -59,8 +60,8 @@ class Structured:
 
     @cached_property
     def pruned(self) -> tuple[Float[Tensor, "target source"], Int[Tensor, " node"]]:
-        """The edges that pruning keeps between features, and from them to targets; and a number for the layer and token of each of
-        these nodes."""
+        """The edges that pruning keeps between features, and from them to targets; and a number for the cell (layer and token) of
+        each of these nodes."""
         graph = self.graph
         _, kept = prune(graph, self.settings.node_threshold, self.settings.edge_threshold)
         inner = ((graph.kind == FEATURE) | (graph.kind == LOGIT)).nonzero().flatten()
@@ -71,8 +72,8 @@ class Structured:
 
     @cached_property
     def rewired(self) -> list[Float[Tensor, "target source"]]:
-        """The pruned edges with their sources exchanged, among those that lead from the same layer and token to the same: each node
-        keeps its numbers of edges, and each target the sizes of what it takes in."""
+        """The pruned edges with their sources exchanged among edges between the same two cells. Each node keeps its numbers of
+        edges, and each target the sizes of its edges."""
         edges, cells = self.pruned
         return [torch.from_numpy(_rewired(edges.numpy(), cells.numpy(), self.generator)) for _ in range(self.draws)]
 
@@ -80,7 +81,8 @@ class Structured:
 def _rewired(
     edges: Float[np.ndarray, "target source"], cells: Int[np.ndarray, " node"], generator: np.random.Generator
 ) -> Float[np.ndarray, "target source"]:
-    """By trades: two targets pool the sources that only one of them has, and share them out anew (Strona et al., 2014)."""
+    """Exchanges edges by trades: two targets pool the sources that only one of them has, and redistribute them at random (Strona et
+    al., 2014)."""
     there = edges != 0
     for target_cell in np.unique(cells):
         targets = np.flatnonzero(cells == target_cell)
@@ -101,7 +103,7 @@ def _rewired(
 
 
 def measured(one: Structured, outcomes: Sequence[str]) -> dict[str, Values]:
-    """Values of the outcomes asked for, by control arm. NaN where nothing can be measured, as without features or loops."""
+    """Values of the requested outcomes, by arm. NaN where nothing can be measured, e.g. without features or loops."""
     return {outcome: _values(one, outcome) for outcome in outcomes}
 
 
@@ -132,7 +134,7 @@ def _values(one: Structured, outcome: str) -> Values:
 
 
 def _abstract_middle(one: Structured, layers: Int[Tensor, " feature"]) -> float:
-    """The share of the influence of features in the middle third of the layers that abstract ones have, minus that in the others."""
+    """Share of influence that abstract features have in the middle third of the layers, minus their share in the other layers."""
     middle = layers * 3 // one.graph.metadata["n_layers"] == 1
     shares = []
     for third in (middle, ~middle):
@@ -142,8 +144,8 @@ def _abstract_middle(one: Structured, layers: Int[Tensor, " feature"]) -> float:
 
 
 def loops(edges: Float[Tensor, "target source"]) -> dict[str, float]:
-    """Of pairs of edges a -> b -> c, the share that an edge a -> c closes (`closed`); of these, the share in which that edge has the
-    sign of the product of the other two (`coherent`)."""
+    """Of pairs of edges a -> b -> c, the share for which an edge a -> c exists (`closed`); of these, the share in which that edge
+    has the sign of the product of the other two (`coherent`)."""
     there, sign = (edges != 0).double(), edges.sign()
     pairs = there @ there
     closed = float((pairs * there).sum())
@@ -154,7 +156,8 @@ def loops(edges: Float[Tensor, "target source"]) -> dict[str, float]:
 
 
 def _layers_skipped(graph: Graph) -> float:
-    """The share of the edges between features, by size and each target's edges taken together as one, that skip a layer."""
+    """Share of a feature's input from features that skips a layer, by size of edges; averaged over features, weighted by
+    influence."""
     features = graph.features
     edges = graph.adjacency[features, features].double().abs()
     size = edges.sum(1)
@@ -165,7 +168,8 @@ def _layers_skipped(graph: Graph) -> float:
 
 
 def _pushes(graph: Graph) -> tuple[float, float]:
-    """What features of the last layer, and of all others, add to the most probable target, over the sum of what each adds."""
+    """Net effect of the last layer's features, and of all others, on the most probable target, divided by the sum of their
+    |effects|."""
     best = int(graph.probability[graph.logits].argmax()) + graph.logits.start
     edges, last = (
         graph.adjacency[best, graph.features].double(),
@@ -178,7 +182,7 @@ def _pushes(graph: Graph) -> tuple[float, float]:
 
 
 def _matched(one: Structured) -> Bool[Tensor, " feature"]:
-    """As many features of each layer as are often active, at random among all that are active."""
+    """A random set of active features, with as many in each layer as there are features that are often active."""
     layers, chosen = one.graph.layer[one.graph.features], torch.zeros_like(one.often)
     for layer in layers.unique().tolist():
         here = (layers == layer).nonzero().flatten()

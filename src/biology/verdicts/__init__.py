@@ -1,5 +1,6 @@
-"""From evidence to verdicts: registration, statistics of parts, the decision rule, and what verdicts are worth.
+"""From evidence to verdicts: registration, statistics of parts, the decision rule, and the validation of verdicts.
 
-No torch. `measuring.measure` and `claims.judge_all` judge; `registration` binds claims by hashes; `robustness`, `discrimination` and
-`calibration` hold verdicts against seeds, twins and planted truth; `procedure` and `coverage` simulate the rule.
+No torch. `measuring.measure` and `claims.judge_all` judge; `registration` binds claims by hashes; `robustness`, `discrimination`
+and `calibration` compare verdicts with those on seeds and twins and with planted truth; `procedure` and `coverage` simulate the
+rule.
 """

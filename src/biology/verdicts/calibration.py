@@ -1,11 +1,11 @@
-"""Calibration: what the pipeline says of claims whose truth is known.
+"""Calibration: verdicts on claims whose truth is known.
 
-A planted model (`planting.py`) computes what `mechanism.yaml` states, so that a claim is true of it, false, or left open. Its twins
-have mechanisms of their own (`twins/<name>.yaml`), or `experiments/twins.csv` says which claims they lack; on transcoders of shuffled weights nothing can be found. *Sensitivity* is the
-share of true claims that come out as replicated, *specificity* the share of false ones that do not; where a claim could not be tested,
-nothing was said. Intervals are Wilson's.
+A planted model (`planting.py`) computes what `mechanism.yaml` states, so that each claim is true of it, false, or left open. Its
+twins have mechanisms of their own (`twins/<name>.yaml`), or `experiments/twins.csv` lists the claims that are false of them. With
+shuffled transcoders nothing can be found. *Sensitivity* is the share of true claims that are replicated, *specificity* the share of
+false claims that are not. A false claim that could not be tested does not count. Intervals are Wilson's.
 
-A verdict on a planted model says what the instrument sees. It says nothing of natural models.
+A verdict on a planted model says what the instrument can detect. It says nothing about natural models.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
@@ -39,13 +39,13 @@ from biology.verdicts.robustness import read_expected
 
 COLUMNS = ["case", "claim", "kind", "model", "role", "dictionary", "seed", "truth", "verdict"]
 KINDS = ("swap", "inhibition", "graph", "representation")
-"""What a claim asks, the strongest first: whether an exchange brings another answer, whether taking away takes the answer, what
-paths and weights say, what stands where."""
+"""Kinds of claim, the strongest first: an exchange brings another answer; an ablation takes the answer away; paths and weights;
+representations at a position."""
 GROUPS = ("case", "kind", "dictionary", "model")
 
 
 def kind_of(case: Case, claim: Claim) -> str:
-    """The strongest of the kinds of a claim's experiments, and of those that these are computed from."""
+    """The strongest kind among a claim's experiments and those that these are computed from."""
     found, left = set(), [part.experiment for part in claim.parts]
     while left:
         experiment = case.experiments[left.pop()]
@@ -64,7 +64,7 @@ def kind_of(case: Case, claim: Claim) -> str:
 
 
 def pairs(root: Path, config: Config) -> pd.DataFrame:
-    """Table `calibration`: every claim on every calibrated model that has been judged, with its truth and its verdict."""
+    """Table `calibration`: every claim on every calibrated model that was judged, with its truth and its verdict."""
     rows: list[dict[str, object]] = []
     kinds: dict[str, dict[str, str]] = {}
     for name in config.calibrated:
@@ -89,7 +89,8 @@ def pairs(root: Path, config: Config) -> pd.DataFrame:
 
 
 def truths_of(root: Path, config: Config, model: str, case: str) -> Mapping[str, str]:
-    """Whether the claims of a case are `true` or `false` of a calibrated model by construction; those that are not listed are `open`."""
+    """Whether each claim of a case is `true` or `false` of a calibrated model by construction; claims that are not listed are
+    `open`."""
     entry = config.models[model]
     if entry.role == "random":
         read = load_case(root, case)
@@ -103,7 +104,7 @@ def truths_of(root: Path, config: Config, model: str, case: str) -> Mapping[str,
 
 
 def _holds_of_any_set(case: Case, claim: Claim) -> bool:
-    """Whether nothing in a claim tells a set from one of shuffled weights: edges are exact whatever features mean."""
+    """Whether a claim would also hold with shuffled transcoders: edges are exact whatever features mean."""
     experiments = [case.experiments[part.experiment] for part in claim.parts]
     return all(isinstance(one, Faithfulness | Structure) for one in experiments) and all(
         one.control != "random" for one in claim.parts
@@ -111,7 +112,8 @@ def _holds_of_any_set(case: Case, claim: Claim) -> bool:
 
 
 def calibrated(root: Path) -> dict[str, str]:
-    """Of each claim what its test says where the truth is known, in words, by `reports/calibration.csv`; empty without one."""
+    """For each claim, a sentence on its verdicts where the truth is known, from `reports/calibration.csv`; empty without that
+    file."""
     path = root / "reports/calibration.csv"
     if not path.is_file():
         return {}
@@ -131,14 +133,15 @@ def calibrated(root: Path) -> dict[str, str]:
 
 
 def pooled(table: pd.DataFrame) -> pd.DataFrame:
-    """The rows with the transcoders that a model is judged with; those with another dictionary of the same model repeat its claims."""
+    """The rows with the transcoders that a model is judged with; other dictionaries of the same model would count its claims
+    twice."""
     return table[table["role"] != "dictionary"]
 
 
 def rates(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
-    """Columns `by`, then for sensitivity and specificity each: share, low and high (Wilson's 95 % interval), n.
+    """Columns `by`, then for sensitivity and for specificity: share, low and high (Wilson's 95 % interval), n.
 
-    Claims that could not be tested are left out of specificity, and are misses of sensitivity.
+    Claims that could not be tested are left out of specificity, and count as misses in sensitivity.
     """
     rows = []
     groups = table.groupby(list(by), sort=False) if by else [((), table)]

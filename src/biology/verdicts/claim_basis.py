@@ -1,17 +1,17 @@
-"""What the numbers of a claim rest on, and nothing else, as JSON to be hashed:
+"""Everything that the numbers of a claim depend on, and nothing else, as JSON to be hashed:
 
-* the claim: gate, fewest items, parts in their order and with their names (which seed the draws), and what is expected of models
-  that lack the mechanism; not its words, its source and its dates;
-* the experiments that its parts name, and those that these are computed from. Of each what it does, the outcomes that are read,
-  the outcome that chooses its strength, and the control arms that are read; of a crossover which outcomes take over and give
-  way. What is only drawn (named prompts, dose curves, sweeps) is left out, and so are outcomes and arms that nobody reads;
+* the claim: gate, smallest number of items, parts in their order and with their names (which seed the draws), and the verdict expected
+  on models that lack the mechanism; not its words, its source and its dates;
+* the experiments that its parts name, and those that these are computed from. For each: its action, the outcomes that are read,
+  the outcome that chooses its strength, and the control arms that are read; for a crossover, which outcomes take over and give
+  way. What is only drawn (named prompts, dose curves, sweeps) is left out, as are outcomes and arms that are not read;
 * the supernodes that these hold, inject, follow or watch: the whole rule without its label;
-* named prompts, where such a rule or a row of the prompt set names them, and the grid of operands, where one is read;
-* the prompt sets, each as a whole and in its order: any row can be scored, select features, be a donor, or be in the pool of
-  matched features. Claims about prompts of an extended corpus alone rest on these too.
+* named prompts, if such a rule or a row of the prompt set names them; and the grid of operands, if one is read;
+* the prompt sets, each whole and in its order: any row can be scored, select features, be a donor, or be in the pool of
+  matched features. Claims only about prompts of an extended corpus depend on these prompts too.
 
-Whatever else a case says moves no number. Two things are of the whole model and not of a claim: Holm's correction counts all
-registered claims, and no claim is judged where the graph of a scored prompt does not add up (`measuring.EXACT`).
+Nothing else in a case changes a number. Two things depend on the whole model, not on a claim: Holm's correction counts all
+registered claims, and no claim is judged if the graph of a scored prompt does not add up (`measuring.EXACT`).
 """
 
 from __future__ import annotations
@@ -49,14 +49,14 @@ from biology.records import InputError
 
 ROWS = "the prompt set"
 FURTHER = f"{ROWS} '"
-"""What the case's own prompts are called as a record, and how the names of those for other models begin."""
+"""`ROWS` is the record name of the case's own prompts; record names of prompt sets for other models begin with `FURTHER`."""
 UNORDERED = ("active_on", "apart", "arms", "depths", "digit", "keeps", "promotes", "silent_on", "spares")
-"""Lists whose order and repetitions mean nothing."""
+"""Lists in which order and repetitions have no meaning."""
 
 
 @dataclass
 class _Read:
-    """What is read of one experiment."""
+    """The parts of one experiment that a claim reads."""
 
     experiment: Measurement
     outcomes: set[Outcome] = field(default_factory=set)
@@ -64,28 +64,28 @@ class _Read:
     dose: bool = False
     """Whether its dose curve is read."""
     absent: bool = False
-    """Whether prompts count on which a watched supernode has no members (`measuring.with_absent`)."""
+    """Whether prompts without members of a watched supernode count (`measuring.with_absent`)."""
 
     @property
     def controls(self) -> set[str]:
-        """The control arms that are read, of those that the experiment lists."""
+        """The control arms that are read and that the experiment lists."""
         return self.arms & set(getattr(self.experiment, "controls", ()))
 
     @property
     def at_best(self) -> bool:
-        """Whether the position control is read and stands at the best of several sites."""
+        """Whether the position control is read and uses the best of several sites."""
         return getattr(self.experiment, "elsewhere", None) == BEST and "position" in self.controls
 
     @property
     def deciding(self) -> tuple[Outcome, ...]:
-        """The outcome by which development prompts choose a strength, a depth or a site, where there are several."""
+        """The outcome by which development prompts choose a strength, a depth or a site; empty if there is nothing to choose."""
         one = self.experiment
         several = isinstance(one, Perturbation) and len(one.strengths) * len(set(one.depths)) > 1
         return one.outcomes[:1] if several or self.at_best else ()
 
     @property
     def by_others(self) -> tuple[Outcome, ...]:
-        """The outcomes by which prompts without members of a watched supernode are known, where all of them watch one."""
+        """All outcomes, if all of them watch a supernode: then they show which prompts lack members of one of these."""
         watching = all(one.form.unchanged is not None for one in self.experiment.outcomes)
         return self.experiment.outcomes if self.absent and watching else ()
 
@@ -95,7 +95,7 @@ class _Read:
 
 
 def rests_on(case: Case, claim: Claim, sets: PromptSets) -> dict[str, Any]:
-    """What the numbers of a claim rest on, as JSON by the name of the record."""
+    """Everything that the numbers of a claim depend on, as JSON by the name of the record."""
     stated = claim.model_dump(mode="json", include={"gate", "minimum_n", "parts", "expected"})
     records: dict[str, Any] = {"the claim": stated | {"untestable": bool(claim.untestable)}}
     if not claim.parts:
@@ -113,7 +113,7 @@ def rests_on(case: Case, claim: Claim, sets: PromptSets) -> dict[str, Any]:
 
 
 def _readings(case: Case, claim: Claim) -> dict[str, _Read]:
-    """What is read of which experiments: by the parts, and by what these are computed from."""
+    """The parts that are read of each experiment: by the claim's parts, and by experiments computed from others."""
     found: dict[str, _Read] = {}
 
     def read(
@@ -124,7 +124,7 @@ def _readings(case: Case, claim: Claim) -> dict[str, _Read]:
         flags = {"dose": before.dose or dose, "absent": before.absent or absent}
         mine = _Read(experiment, before.outcomes | set(outcomes), before.arms | set(arms), **flags)
         if found.get(name) == mine:
-            return  # nothing new, however experiments name each other
+            return  # nothing new: ends the recursion if experiments name each other
         found[name] = mine
         for other in experiment.rests_on:
             listed = case.experiments[other].outcomes
@@ -146,13 +146,13 @@ def _readings(case: Case, claim: Claim) -> dict[str, _Read]:
 
 
 def _experiment(case: Case, read: _Read) -> dict[str, Any]:
-    """What an experiment says, without what is only drawn and what nobody reads."""
+    """An experiment without what is only drawn or not read."""
     experiment, controls = read.experiment, read.controls
     stated = experiment.model_dump(mode="json", exclude={"prompts", "dose"})
     if isinstance(experiment, Sharing):
         may = {arm for one in read.outcomes for arm in one.form.controls or ()}
         controls |= {"match"} & may & set(experiment.controls)  # a prompt with nothing to match is left out in all arms
-        if "shuffle" in may:  # unrelated prompts are drawn by the numbers of rows, and named prompts are the first rows
+        if "shuffle" in may:  # unrelated prompts are drawn by row number, and named prompts are the first rows
             stated["named prompts"] = len(case.prompts)
     stated |= {
         "outcomes": sorted(read.outcomes & set(experiment.outcomes)),
@@ -177,12 +177,12 @@ def _experiment(case: Case, read: _Read) -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class PromptSets:
-    """The prompt sets of a case, as far as claims rest on them."""
+    """The prompt sets of a case, as claims depend on them."""
 
     digests: dict[str, Any]
-    """By the name of the record, of all rows in their order."""
+    """Digest of all rows in their order, by the name of the record."""
     named: dict[str, set[str]]
-    """By column, the prompts of case.yaml that rows name there."""
+    """By column, the prompts of case.yaml that rows name in it."""
 
 
 def prompt_sets(case: Case) -> PromptSets:
@@ -195,13 +195,13 @@ def prompt_sets(case: Case) -> PromptSets:
             if value in case.prompts:
                 named.setdefault(column, set()).add(value)
     digests: dict[str, Any] = {name: _hash([_row(item) for item in items]) for name, items in sets.items()}
-    if case.operands:  # a number that a model of natural language writes in several tokens is no right answer
+    if case.operands:  # for a model of natural language, a number of several tokens is not a right answer
         digests |= {name: {"rows": rows, "numbers": True} for name, rows in digests.items() if name != ROWS}
     return PromptSets(digests, named)
 
 
 def _row(item: Item) -> list[Any]:
-    """A row, whatever the order of its columns; it is canonical as it is."""
+    """A row in canonical form, independent of the order of its columns."""
     factors = sorted((column, value) for column, value in item.factors.items() if value)
     return [item.item, item.text, item.answer, item.cluster, item.split, item.role, factors]
 
@@ -209,7 +209,8 @@ def _row(item: Item) -> list[Any]:
 def _named_prompts(
     case: Case, rules: Iterable[SupernodeRule], readings: Mapping[str, _Read], sets: PromptSets
 ) -> dict[str, Any]:
-    """What is read of the prompts of case.yaml that rules name (their text, and where to look in it) or rows of a prompt set."""
+    """What is read of the prompts of case.yaml that rules name (their text, and where to look in it) or that rows of a prompt set
+    name."""
     found: dict[str, Any] = {}
     for rule in rules:
         factors = {one for at in (*rule.positions, rule.as_read.at) if (one := at.factor) is not None} | {QUESTION}
@@ -227,7 +228,7 @@ def _named_prompts(
 
 
 def _extended(case: Case, claim: Claim) -> dict[str, Any]:
-    """The prompts of extended corpora, where a part's experiment is about none of the case's own."""
+    """The prompts of extended corpora, if an experiment of a part has none of the case's own."""
     asked = [case.experiments[part.experiment].only for part in claim.parts]
     mine = case.items and case.name in PROMPT_SETS
     if not mine or all(any(item.meets(only) for item in case.items) for only in asked):
@@ -241,7 +242,7 @@ def _extended(case: Case, claim: Claim) -> dict[str, Any]:
 
 
 def digest(stated: Any) -> str:
-    """SHA-256 of canonical JSON, without what is empty, so that a new optional key leaves what was hashed as it was."""
+    """SHA-256 of canonical JSON. Empty values are left out, so that a new optional key does not change earlier hashes."""
     return _hash(_canonical(stated))
 
 
@@ -251,7 +252,7 @@ def _hash(canonical: Any) -> str:
 
 
 def _canonical(value: Any, key: str = "") -> Any:
-    nested = (dict, list, tuple)  # the rest is looked at in place: prompt sets are a hundred thousand words
+    nested = (dict, list, tuple)  # other values stay as they are: prompt sets have a hundred thousand words
     if isinstance(value, dict):
         kept = {name: _canonical(one, name) if isinstance(one, nested) else one for name, one in value.items()}
         return {name: inner for name, inner in kept.items() if inner is not False and inner not in (None, "", [], {})}

@@ -1,9 +1,9 @@
-"""Verdicts: is a claim of the paper borne out on this model, with these transcoders?
+"""Verdicts: does a claim of the paper hold on this model, with these transcoders?
 
-Statistic, control and threshold of a claim are registered before the run (`claim_file.Claim`); this module only computes. Its numbers
-are those of `measuring.py`, means over clusters of prompts, and come with
+Statistic, control and threshold of a claim are registered before the run (`claim_file.Claim`); this module only computes. Its
+numbers are those of `measuring.py`, means over clusters of prompts. With them come
 
-* a one-sided sign-flip permutation test of "the mean score is not above zero" (exact where enumeration is cheaper than
+* a one-sided sign-flip permutation test of "the mean score is not above zero" (exact if enumeration takes fewer flips than
   the draws); for `equivalent`, the larger p of the two one-sided tests of "the score lies outside the margin";
 * a studentised bootstrap interval (95 %) of the mean (`statistics.bootstrap_interval`);
 * Holm's correction over all registered claims of one model and transcoder set; a claim that is not registered yet is
@@ -16,11 +16,11 @@ are those of `measuring.py`, means over clusters of prompts, and come with
 `untestable`      no effect can be scored: too few items pass the gate, nothing was measured, all items are of one cluster, or
                   graphs are not exact
 
-A claim of several parts holds if all of them do (intersection-union test): its p is the largest of theirs, its verdict
-and its numbers are the weakest part's. One part that is not replicated refutes it, also where another cannot be tested.
+A claim of several parts holds if all its parts hold (intersection-union test). Its p is the largest p of a part; its verdict
+and its numbers are those of the weakest part. One part that is not replicated refutes it, even if another cannot be tested.
 
-A verdict speaks of what was found: `found` says on which share of the prompts all supernodes that it rests on have members.
-It changes no verdict.
+A verdict is about the features that were found. `found` gives the share of the prompts on which all supernodes that it depends
+on have members. It changes no verdict.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -47,7 +47,7 @@ from biology.verdicts.reasons import reason
 
 @dataclass(frozen=True)
 class Judgement:
-    """The tables `verdicts` (a row a claim), `parts` (a row a part) and `clusters` (a row a part and cluster)."""
+    """The tables `verdicts` (one row per claim), `parts` (one row per part) and `clusters` (one row per part and cluster)."""
 
     verdicts: pd.DataFrame
     parts: pd.DataFrame
@@ -57,7 +57,7 @@ class Judgement:
 def with_thresholds(claims: Iterable[Claim], wanted: Iterable[str]) -> tuple[Claim, ...]:
     """The claims with a reader's own thresholds, given as `CLAIM=X` (all its parts) or `CLAIM/PART=X`.
 
-    Raises InputError for what is no such text, no positive number, or no part of a claim that is there.
+    Raises InputError for another form, a number that is not positive, or an unknown part.
     """
     own: dict[str, float] = {}
     for text in wanted:
@@ -82,12 +82,13 @@ def with_thresholds(claims: Iterable[Claim], wanted: Iterable[str]) -> tuple[Cla
 
 
 def with_minimum(claims: Iterable[Claim], most: int) -> tuple[Claim, ...]:
-    """The claims, none of which needs more than `most` items: prompt sets for models of others are smaller."""
+    """The claims with `minimum_n` lowered to `most` where it is larger, because prompt sets for other models are smaller."""
     return tuple(claim.model_copy(update={"minimum_n": min(claim.minimum_n, most)}) for claim in claims)
 
 
 def judge_all(measured: Sequence[Measured]) -> Judgement:
-    """Verdicts of all claims of one model and transcoder set (all cases at once: together they are Holm's family)."""
+    """Verdicts on all claims of one model and transcoder set. All cases are judged together, as Holm's correction spans
+    them."""
     families: dict[tuple[str, str], list[Measured]] = {}
     for one in measured:
         families.setdefault((one.meta.case, one.claim.id), []).append(one)
@@ -104,7 +105,7 @@ def judge_all(measured: Sequence[Measured]) -> Judgement:
         def corrected(p: float, name: tuple[str, str] = name) -> float:
             return math.nan if math.isnan(p) else holm(raw | {name: p})[name]
 
-        # a part is judged by what Holm's correction would make of its own p; the largest of these is the claim's
+        # a part is judged by the Holm correction of its own p; the largest of these is the claim's
         holm_p = [corrected(part.p) for part in parts]
         verdicts = [part_verdict(part, p) for part, p in zip(parts, holm_p, strict=True)]
         reasons = [
@@ -141,7 +142,7 @@ def judge_all(measured: Sequence[Measured]) -> Judgement:
 
 
 def _clusters(measured: Sequence[Measured]) -> pd.DataFrame:
-    """Means of every cluster, from which statistic, interval and p of each part can be computed again."""
+    """Means of every cluster, from which statistic, interval and p of each part can be recomputed."""
     frames = [table("clusters", [])]
     for one in measured:
         if one.scores is None or one.untestable:
@@ -153,7 +154,7 @@ def _clusters(measured: Sequence[Measured]) -> pd.DataFrame:
 
 
 def _largest_p(parts: Sequence[Measured]) -> float:
-    """The p of an intersection-union test: that of its least significant part. NaN if a part is untestable."""
+    """The p of an intersection-union test: the largest of its parts. NaN if a part is untestable."""
     return math.nan if any(part.untestable for part in parts) else max(part.p for part in parts)
 
 
@@ -164,7 +165,7 @@ def judge(
     meta: Meta,
     settings: StatisticsConfig | None = None,
 ) -> pd.DataFrame:
-    """The table `verdicts` of a model that meets a single case; with several cases use `measure` and `judge_all`."""
+    """The table `verdicts` for a model with a single case; for several cases use `measure` and `judge_all`."""
     return judge_all(measure(claims, evidence, prompts, meta, settings)).verdicts
 
 
@@ -181,7 +182,7 @@ def part_verdict(part: Measured, p_holm: float) -> str:
 def rule(
     direction: str, minimum: float, statistic: float, low: float, high: float, p_holm: float, checks_hold: bool
 ) -> str:
-    """The verdict on a measured part, by the rule in the head of this module."""
+    """The verdict on a measured part, by the rule in this module's docstring."""
     if direction == "equivalent":
         absent = low > minimum or high < -minimum
         shown = -minimum <= low and high <= minimum
@@ -194,7 +195,7 @@ def rule(
 
 
 def _margin(part: Measured) -> float:
-    """How far a part is on the claim's side of its threshold, in units of it; orders parts of equal verdict."""
+    """Distance of a part from its threshold towards the claim, in units of the threshold; orders parts of equal verdict."""
     if part.untestable:
         return 0.0
     if part.part.direction == "equivalent":

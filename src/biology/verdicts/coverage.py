@@ -1,8 +1,9 @@
-"""What intervals of a mean cover when clusters are few and skewed: simulated with the clusters that the cases' prompts have.
+"""Coverage of intervals of a mean when clusters are few and skewed: simulated with the cluster sizes of the cases'
+prompts.
 
-An interval of 95 % should miss the true mean in 2.5 % of runs on either side. Beside the one that verdicts rest on
-(`statistics.bootstrap_interval`) stand those that it was chosen from. All populations have their long tail above. For a tail
-below, exchange the two sides: every interval here turns round when its scores change sign.
+An interval of 95 % should miss the true mean in 2.5 % of runs on either side. The interval of the verdicts
+(`statistics.bootstrap_interval`) is compared with the candidates from which it was chosen. All populations have their
+long tail above. For a tail below, exchange the two sides: every interval here is mirrored when its scores change sign.
 """
 
 from __future__ import annotations
@@ -27,19 +28,19 @@ Bounds = Float[np.ndarray, "2 run"]
 Counts = Int[np.ndarray, "draw cluster"]
 TAILS = np.array([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
 BAR = (0.02, 0.03)
-"""Share of runs in which either bound should miss."""
+"""Share of runs in which each bound should miss."""
 
 # ------------------------------------------------------------------------------------------------------- populations
 
 
 def _items(sizes: Sequence[int], runs: int, rng: np.random.Generator) -> Scores:
-    """Exponential items, normal clusters: the noise of `procedure.registered_table`."""
+    """Exponential items in normal clusters: the noise of `procedure.registered_table`."""
     between, residuals = noise(sizes, 1.0, 1)
     return Simulation(NO_PART, sizes, between, residuals, runs, StatisticsConfig(), rng).scores(0.0)
 
 
 def _clusters(shape: float) -> Callable[[Sequence[int], int, np.random.Generator], Scores]:
-    """Clusters that scatter as gamma variables do, with exponential items of half their spread within."""
+    """Gamma-distributed clusters, with exponential items of half their spread within."""
 
     def draw(sizes: Sequence[int], runs: int, rng: np.random.Generator) -> Scores:
         between = (rng.gamma(shape, size=(len(sizes), runs)) - shape) / np.sqrt(shape)
@@ -59,7 +60,7 @@ def _rights(sizes: Sequence[int], runs: int, rng: np.random.Generator) -> Scores
 
 
 def _heavy(sizes: Sequence[int], runs: int, rng: np.random.Generator) -> Scores:
-    """Clusters that scatter as lognormal variables do."""
+    """Lognormal clusters."""
     sigma = 0.75
     return np.exp(sigma * rng.normal(size=(len(sizes), runs))) - np.exp(sigma**2 / 2)
 
@@ -71,7 +72,7 @@ POPULATIONS: Mapping[str, Callable[[Sequence[int], int, np.random.Generator], Sc
     "one in ten right": _rights,
     "lognormal clusters, skewness 3.3": _heavy,
 }
-"""Scores [cluster, run] with the mean zero, from the clusters' numbers of items."""
+"""Functions from the clusters' numbers of items to scores [cluster, run] with mean zero."""
 
 # --------------------------------------------------------------------------------------------------------- intervals
 
@@ -90,7 +91,7 @@ def student(scores: Scores, counts: Counts) -> Bounds:
 
 
 def johnson(scores: Scores, counts: Counts) -> Bounds:
-    """Student's t, moved for skewness (Johnson 1978, Journal of the American Statistical Association 73, 536-544)."""
+    """Student's t, shifted for skewness (Johnson 1978, Journal of the American Statistical Association 73, 536-544)."""
     mean, error, skewness = _moments(scores)
     t = stats.t.ppf(TAILS, len(scores) - 1)[:, None]
     return mean + error * (t + skewness * (1 + 2 * t**2) / (6 * np.sqrt(len(scores))))
@@ -113,7 +114,8 @@ def bca(scores: Scores, counts: Counts) -> Bounds:
 
 
 def hall(scores: Scores, counts: Counts) -> Bounds:
-    """Bootstrap-t of a cubic that removes skewness (Hall 1992, Journal of the Royal Statistical Society B 54, 221-228)."""
+    """Bootstrap-t of a cubic transform that removes skewness (Hall 1992, Journal of the Royal Statistical Society B 54,
+    221-228)."""
     mean, error, skewness = _moments(scores)
     root, centred = np.sqrt(len(scores)), scores - mean
     first, second, third = (weighted(counts, centred**power) / counts[0].sum() for power in (1, 2, 3))
@@ -135,7 +137,8 @@ INTERVALS: Mapping[str, tuple[Callable[[Scores, Counts], Bounds], float]] = {
     "bootstrap-t": (bootstrap_interval, 1.0),
     "chosen": (bootstrap_interval, DRAWN),
 }
-"""Bounds of the mean of each column, and the share of the clusters that the resamples hold; verdicts rest on the last."""
+"""Functions that give the bounds of the mean of each column, and the share of the clusters in their resamples. Verdicts
+use the last."""
 
 
 # -------------------------------------------------------------------------------------------------------- simulation
@@ -144,7 +147,8 @@ INTERVALS: Mapping[str, tuple[Callable[[Scores, Counts], Bounds], float]] = {
 def missed(
     population: str, sizes: Sequence[int], intervals: Sequence[str], *, runs: int, draws: int, at_once: int = 500
 ) -> dict[str, tuple[float, float]]:
-    """For each interval the shares of runs in which the true mean lies below its lower, and above its upper bound."""
+    """For each interval, the shares of runs in which the true mean is below its lower bound, and above its upper
+    bound."""
     rng = generator("coverage", population, tuple(sizes))
     counted = {name: np.zeros(2) for name in intervals}
     for _ in range(runs // at_once):
@@ -159,7 +163,7 @@ def missed(
 
 
 def coverage_table(clusters: Mapping[str, Sequence[int]], *, runs: int, draws: int) -> pd.DataFrame:
-    """`missed` for every population and interval; `clusters` names cases and gives the numbers of items of their clusters.
+    """`missed` for every population and interval; `clusters` holds the numbers of items in the clusters of each case.
 
     Columns: case, clusters, population, interval, below, above, covered.
     """
@@ -179,7 +183,7 @@ BEGIN, END = "<!-- coverage -->", "<!-- /coverage -->"
 
 
 def case_clusters(root: Path) -> dict[str, tuple[int, ...]]:
-    """The numbers of scored items in the clusters of every case that has a prompt set: those that its first claim asks."""
+    """The numbers of scored items in the clusters of every case with a prompt set, for the items of its first claim."""
     cases = {name: load_case(root, name) for name in discover_cases(root)}
     first = {name: next(claim.parts[0] for claim in load_claims(root, name) if claim.parts) for name in cases}
     found = {name: scored_clusters(case, first[name]) for name, case in cases.items()}
@@ -187,7 +191,8 @@ def case_clusters(root: Path) -> dict[str, tuple[int, ...]]:
 
 
 def markdown(table: pd.DataFrame) -> str:
-    """The table of docs/explanation/statistics.md: a row a population and case, below / above in per cent for every interval."""
+    """The table of docs/explanation/statistics.md: one row per population and case, below / above in per cent for every
+    interval."""
     names = list(dict.fromkeys(table["interval"]))
     lines = ["| scores | clusters | " + " | ".join(names) + " |", "|---|---:|" + "---|" * len(names)]
     for (population, clusters), rows in table.groupby(["population", "clusters"], sort=False):  # type: ignore[misc]

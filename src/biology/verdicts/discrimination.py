@@ -1,14 +1,15 @@
-"""Could a claim have told a model that has a mechanism from one that lacks it? Verdicts beside those of twins and controls.
+"""Can a claim distinguish a model that has a mechanism from one that lacks it? Compares verdicts with those on twins and
+controls.
 
-A claim that is replicated where no mechanism is says nothing where one is. Twins behave alike and lack mechanisms:
-`experiments/twins.csv`, and `expected` of a claim, say which claims they may not replicate, and said so before the twins were
-trained; transcoders of shuffled weights may replicate nothing.
+A claim that is replicated without the mechanism proves nothing where it is replicated with it. Twins behave alike and lack
+mechanisms: `experiments/twins.csv`, and `expected` of a claim, list the claims that they should not replicate, written before
+the twins were trained. With shuffled transcoders nothing should be replicated.
 
-`no`       a twin or a control replicates it too, and no twin that was said to lack it is told apart
-`partly`   a twin that was said to lack it is told apart, but another twin, of which nothing was said, replicates it too
-`yes`      replicated here; a twin that was said to lack it can be asked, and no twin and no control replicates it
-`unknown`  no twin and no control replicates it, and none is told apart: it is not replicated here either, or no twin that was said
-           to lack it was judged
+`no`       a twin or a control also replicates it, and no twin listed as lacking it is told apart
+`partly`   a twin listed as lacking it is told apart, but another twin, which is not listed, also replicates it
+`yes`      replicated here; a twin listed as lacking it can be tested, and no twin and no control replicates it
+`unknown`  no twin and no control replicates it, and none is told apart: it is not replicated here either, or no twin listed as lacking
+           it was judged
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
@@ -31,7 +32,7 @@ COLUMNS = ["model", "case", "claim", "verdict", "discriminates", "why"]
 
 
 def discrimination(root: Path, config: Config) -> pd.DataFrame:
-    """One row a claim and model of role `model` that has been judged: verdict, whether the claim discriminates, and why."""
+    """One row for each claim and each judged model of role `model`: verdict, whether the claim discriminates, and why."""
     rows = []
     said = _said(root, config)
     for name, entry in config.models.items():
@@ -54,7 +55,7 @@ def discrimination(root: Path, config: Config) -> pd.DataFrame:
 
 
 def _judged(verdict: str, elsewhere: Mapping[str, str], lacking: set[str], roles: Mapping[str, str]) -> dict[str, str]:
-    """Whether a claim with this verdict tells the model from others, whose verdicts are given."""
+    """Whether a claim with this verdict distinguishes the model from the others, given their verdicts."""
     too = [name for name, found in elsewhere.items() if found == "replicated"]
     apart = [name for name in lacking if elsewhere[name] in ("not replicated", "inconclusive")]
     apart = [name for name in elsewhere if name in apart and verdict == "replicated"]
@@ -92,7 +93,8 @@ def _listed(names: Sequence[str]) -> str:
 
 
 def _said(root: Path, config: Config) -> set[tuple[str, str]]:
-    """(twin, claim) of which it was said, before the twin was trained, that the twin does not replicate the claim."""
+    """The (twin, claim) pairs for which it was written, before the twin was trained, that the twin does not replicate the
+    claim."""
     listed = root / "experiments/twins.csv"
     rows = read_expected(listed) if listed.is_file() else []
     said = {

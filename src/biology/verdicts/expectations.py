@@ -1,4 +1,5 @@
-"""`experiments/expectations.yaml`: what we expect of models that nobody here has run. The lock holds it unchanged (`registration.py`)."""
+"""`experiments/expectations.yaml`: verdicts that we expect on models not yet run. The lock forbids changes
+(`registration.py`)."""
 
 from __future__ import annotations
 
@@ -13,7 +14,7 @@ from biology.records import Strict, known, read_yaml, validate
 
 
 class Expectation(Strict):
-    """A verdict that we expect of a model that nobody here has run, and what the expectation rests on."""
+    """An expected verdict on a model not yet run, and the reasons for it."""
 
     verdict: Verdict
     because: str = Field(min_length=10)
@@ -24,9 +25,9 @@ class _ExpectationsFile(Strict):
 
 
 def load_expectations(root: str | Path) -> dict[str, dict[str, dict[str, Expectation]]]:
-    """`experiments/expectations.yaml`: {model: {case: {claim: expectation}}}; empty if there is no such file.
+    """`experiments/expectations.yaml`: {model: {case: {claim: expectation}}}; empty without such a file.
 
-    Raises `InputError` for a case or claim that there is not.
+    Raises `InputError` for an unknown case or claim.
     """
     path = Path(root) / "experiments" / "expectations.yaml"
     if not path.is_file():

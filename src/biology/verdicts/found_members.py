@@ -1,7 +1,7 @@
-"""On how many prompts the supernodes that a part of a claim rests on have members.
+"""The share of prompts on which the supernodes that a part of a claim depends on have members.
 
-A supernode is a rule, and a rule may find no feature. Then nothing is held, injected or seen, and the effect is exactly zero: the
-verdict speaks of the rule (or of the transcoders), not of the model.
+A supernode is a rule, and a rule may find no feature. Then nothing is held, injected or watched, and the effect is
+exactly zero: the verdict is about the rule (or the transcoders), not about the model.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -22,11 +22,12 @@ from biology.cases.measurement import Measurement
 from biology.cases.measures import Outcome
 
 MOST = 0.5
-"""Share of the prompts below which a verdict says that too little was found to speak of."""
+"""Below this share of the prompts, a verdict says that too little was found."""
 
 
 class Need(NamedTuple):
-    """A supernode that has to have a member, in the prompt itself or in the one that a column of the prompt set names."""
+    """A supernode that must have a member, on the prompt itself or on the prompt named in a column of the prompt
+    set."""
 
     supernode: str
     column: str = "item"
@@ -34,11 +35,11 @@ class Need(NamedTuple):
 
 @dataclass(frozen=True)
 class Found:
-    """On which share of some prompts all that a part rests on was found; NaN if it rests on no supernode."""
+    """The share of prompts on which everything that a part depends on was found; NaN if it depends on no supernode."""
 
     share: float = math.nan
     supernodes: tuple[str, ...] = ()
-    """What it rests on."""
+    """The supernodes that the part depends on."""
 
     @property
     def too_little(self) -> bool:
@@ -47,14 +48,15 @@ class Found:
 
 @dataclass(frozen=True)
 class Members:
-    """The experiments of a case, and which supernodes have members on which of its prompts."""
+    """The experiments of a case, and the members of its supernodes on each prompt."""
 
     experiments: Mapping[str, Measurement]
     supernodes: pd.DataFrame
     """Table `supernodes`."""
 
     def found(self, part: Part, prompts: pd.DataFrame) -> Found:
-        """What a part rests on, and on which share of these rows of table `prompts` it was found."""
+        """The supernodes that a part depends on, and the share of these rows of table `prompts` on which they were
+        found."""
         ways = needs(self.experiments, part)
         if not ways:
             return Found()
@@ -68,23 +70,23 @@ class Members:
 
 
 def needs(experiments: Mapping[str, Measurement], part: Part) -> list[tuple[Need, ...]]:
-    """The ways in which a prompt can have what a part rests on, each a list of what has to be there; none: no supernode.
+    """Alternative lists of what a prompt must have for a part; empty if it needs no supernode.
 
-    There are several ways where any of several supernodes will do: `signs` averages over the pairs that there are, and
-    `sharing` looks at the members of several supernodes together.
+    There are several alternatives if any of several supernodes is enough: `signs` averages over the pairs that exist,
+    and `sharing` compares the members of several supernodes together.
     """
     if part.experiment not in experiments:
         return []
     experiment, outcome = experiments[part.experiment], Outcome(part.outcome)
     ways = [way for name in (experiment.rests_on or [part.experiment]) for way in _held(experiments[name], outcome)]
-    if experiment.rests_on and not isinstance(experiment, Signs):  # what is compared has to be there on both sides
+    if experiment.rests_on and not isinstance(experiment, Signs):  # both sides of a comparison need their members
         ways = [tuple(need for way in ways for need in way)]
     watched = tuple(map(Need, outcome.names("supernode")))
     return [tuple(dict.fromkeys(way + watched)) for way in ways or [()] if way + watched]
 
 
 def _held(experiment: Measurement, outcome: Outcome) -> list[tuple[Need, ...]]:
-    """What an experiment holds, injects, follows or looks for, as `needs`."""
+    """The supernodes that an experiment holds, injects, follows or looks for, in the form of `needs`."""
     if isinstance(experiment, Perturbation):
         injected = [Need(experiment.injected, experiment.donor)] if experiment.injected else []
         return [(*map(Need, experiment.holds(1.0)), *injected)]

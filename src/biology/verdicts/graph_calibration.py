@@ -1,10 +1,11 @@
-"""Do attribution graphs show the planted causal model? Edges between supernodes beside those between the variables they stand for.
+"""Do attribution graphs show the planted causal model? Compares edges between supernodes with edges between the variables they
+represent.
 
-An edge of the causal model leads from a variable to what is computed from it, and from what the answer depends on to the answer. Of
-every graph of a held-out prompt each ordered pair of supernodes is asked whether it is one. Its score is the direct effect of the
-source on the target, as a share of all absolute direct effects on this target; the ROC's area is the chance that an edge scores
-higher than a pair that is none. *All parents first* counts the prompts in whose graph every parent of the answer has a greater direct
-effect on it than every variable that is none.
+An edge of the causal model leads from a variable to a variable computed from it, or from a variable that the answer depends on to
+the answer. In the graph of every held-out prompt, each ordered pair of supernodes is either such an edge or not. Its score is the
+direct effect of the source on the target, as a share of all absolute direct effects on this target. The area under the ROC curve is
+the probability that an edge scores higher than another pair. *All parents first* counts the prompts in whose graph every parent of
+the answer has a greater direct effect on it than every other variable.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false, reportReturnType=false
@@ -27,14 +28,14 @@ DRAWS = 500
 
 
 def causal_edges(mechanism: Mechanism) -> set[tuple[str, str]]:
-    """Pairs of supernodes, or a supernode and the answer, between which the causal model has an edge."""
+    """Pairs of supernodes, or of a supernode and the answer, between which the causal model has an edge."""
     shown = {name: variable.supernode for name, variable in mechanism.variables.items() if variable.supernode}
     found = {(shown[parent], shown[name]) for name in shown for parent in mechanism.parents(name) if parent in shown}
     return found | {(shown[parent], ANSWER) for parent in mechanism.parents(None) if parent in shown}
 
 
 def scored_pairs(mechanism: Mechanism, edges: pd.DataFrame) -> pd.DataFrame:
-    """Columns item, target, source, score and edge, for all ordered pairs of what stands for variables that a graph has."""
+    """Columns item, target, source, score and edge, for all ordered pairs of variables' supernodes in a graph."""
     causal = causal_edges(mechanism)
     shown = {variable.supernode for variable in mechanism.variables.values()} - {None}
     mine = edges[edges["source"].isin(shown) & edges["target"].isin({*shown, ANSWER})]
@@ -46,7 +47,7 @@ def scored_pairs(mechanism: Mechanism, edges: pd.DataFrame) -> pd.DataFrame:
 
 
 def area(score: np.ndarray, edge: np.ndarray) -> float:
-    """Of the ROC; ties count half."""
+    """Area under the ROC curve; ties count half."""
     n, rest = int(edge.sum()), int((~edge).sum())
     if not n or not rest:
         return float("nan")
@@ -54,7 +55,7 @@ def area(score: np.ndarray, edge: np.ndarray) -> float:
 
 
 def parents_first(pairs: pd.DataFrame) -> pd.Series:
-    """By item, whether every parent of the answer is there and outranks every variable that is none."""
+    """By item, whether every parent of the answer is in the graph and outranks every other variable."""
     into = pairs[pairs["target"] == ANSWER]
     parents = into[into["edge"]].groupby("item")["score"]
     rest = into[~into["edge"]].groupby("item")["score"].max()
@@ -63,8 +64,8 @@ def parents_first(pairs: pd.DataFrame) -> pd.Series:
 
 
 def graph_truth(root: Path, config: Config) -> pd.DataFrame:
-    """A row for each planted model and case whose graphs lie in `data/runs`: area with the 2.5 and 97.5 % points of resampled prompts,
-    and the share of prompts with all parents first, with Wilson's interval."""
+    """One row for each planted model and case with graphs in `data/runs`: area with the 2.5 and 97.5 % points over resampled
+    prompts, and the share of prompts with all parents first, with Wilson's interval."""
     rows: list[dict[str, object]] = []
     for name in config.calibrated:
         if not config.models[name].planted:
@@ -77,13 +78,13 @@ def graph_truth(root: Path, config: Config) -> pd.DataFrame:
             prompts = tables["prompts"]
             asked = prompts[(prompts["role"] == "score") & (prompts["split"] == "heldout") & prompts["correct"]]
             pairs = scored_pairs(mechanism, tables["edges"][tables["edges"]["item"].isin(asked["item"])])
-            if len(pairs):  # a case may trace the prompts alone that it shows
+            if len(pairs):  # a case may trace only the prompts that it shows
                 rows.append({"case": folder.parent.name, "model": name, **measured(pairs, config.statistics.seed)})
     return pd.DataFrame(rows)
 
 
 def measured(pairs: pd.DataFrame, seed: int) -> dict[str, object]:
-    """Area and share of prompts with all parents first, with their intervals and numbers."""
+    """Area and share of prompts with all parents first, with their intervals and sample sizes."""
     score, edge = pairs["score"].to_numpy(), pairs["edge"].to_numpy()
     items = list(pairs.groupby("item", sort=True).indices.values())
     rng = np.random.default_rng(seed)

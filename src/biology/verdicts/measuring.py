@@ -1,14 +1,13 @@
-"""Statistics of the parts of claims: what was measured on each scored prompt, turned into a mean, an interval and a p.
+"""Statistics of the parts of claims: from the measurements on each scored prompt to a mean, an interval and a p.
 
-An item's score is its effect minus the mean of its control draws, turned so that the claimed direction is positive.
-Scores are averaged within clusters (a state, a rhyme family ...), and all that follows is about clusters, because items
-of one cluster share a mechanism and are no independent witnesses. What is made of these numbers stands in `claims.py`.
+An item's score is its effect minus the mean of its control draws, with its sign chosen so that the claimed direction is
+positive. Scores are averaged within clusters (a state, a rhyme family ...). All statistics are over clusters, because items
+of one cluster share a mechanism and are not independent. `claims.py` turns these numbers into verdicts.
 
-A supernode that no member of is active on a prompt has nothing to lose there: an outcome that watches it counts as unchanged,
-which speaks against a claim that it falls or rises. For `equivalent` it would speak for the claim, so there the prompt is left
-out. A specificity ratio compares like with like: the score of the effect arm over
-the score of a control arm, both minus the same control. It is infinite where the control arm's score is not positive,
-since then that arm shows nothing of the effect.
+A supernode without an active member on a prompt cannot lose anything there. An outcome that watches it then counts as
+unchanged, which speaks against a claim that it falls or rises. For `equivalent` it would speak for the claim, so the prompt
+is left out there. A specificity ratio is the score of the effect arm over the score of a control arm, both minus the same
+control. It is infinite if the control arm's score is not positive, since that arm then shows nothing of the effect.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -33,31 +32,32 @@ from biology.verdicts.found_members import Found, Members
 from biology.wording import plain
 
 EXACT = 1e-5
-"""Largest row residual of a float32 graph whose numbers may be judged (incoming edges + bias = pre-activation)."""
+"""Largest row residual (incoming edges + bias = pre-activation) of a float32 graph whose numbers may be judged."""
 NO_PART = Part(name="none", experiment="none", outcome="none", control="none", direction="increase", minimum=1.0)
-"""Stands in the tables for a claim that no part can test."""
+"""Placeholder in the tables for a claim without parts."""
 SIGN = {"increase": 1.0, "decrease": -1.0, "equivalent": 1.0}
 
 
 @dataclass(frozen=True)
 class Meta:
-    """What the tables of one case were measured on."""
+    """The conditions under which the tables of one case were measured."""
 
     case: str
     model: str
     transcoders: str
     seed: int = 0
     strengths: Mapping[str, float] = field(default_factory=dict)
-    """Strength at which each experiment is judged, fixed on dev items; may be left out where only one was run."""
+    """Strength at which each experiment is judged, chosen on dev items; may be omitted if only one was run."""
     row_residual: float | None = None
-    """Worst row residual of the graphs that the numbers rest on."""
+    """Largest row residual of the graphs that the numbers depend on."""
     scope: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    """Levels of factors that experiments are restricted to (`experiments.Measurement.only`); other items are not attempted."""
+    """Levels of factors to which experiments are restricted (`experiments.Measurement.only`); other items are not
+    attempted."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A control arm's mean against what the claim allows: `value` is a ratio (specificity) or a mean (ceiling)."""
+    """A control arm's mean compared with the bound of the claim: `value` is a ratio (specificity) or a mean (ceiling)."""
 
     kind: str
     arm: str
@@ -74,7 +74,7 @@ class Check:
 
     @classmethod
     def read(cls, text: str) -> Check:
-        """The check that a column `checks` tells of, with its three digits."""
+        """Parses a check from a column `checks`; its value has three digits."""
         arm, kind, value, _, _, bound, _ = text.split()
         return cls(kind, arm, float(value.replace("infinite", "inf")), float(bound))
 
@@ -100,11 +100,11 @@ class Measured:
     smallest_p: float = math.nan
     checks: tuple[Check, ...] = ()
     untestable: str = ""
-    """Why nothing can be judged; empty if it can."""
+    """Why nothing can be judged; empty if it can be judged."""
     found: Found = field(default_factory=Found)
-    """On which share of the prompts that pass the gate all that it rests on was found."""
+    """Share of the prompts passing the gate on which everything it depends on was found."""
     scores: pd.DataFrame | None = field(default=None, repr=False, compare=False)
-    """Items as `item_scores` gives them."""
+    """Scores of items, from `item_scores`."""
 
 
 def worst_residual(graphs: pd.DataFrame, prompts: pd.DataFrame) -> float | None:
@@ -134,7 +134,8 @@ def measure(
 ) -> tuple[Measured, ...]:
     """Every part of every claim of one case, measured on held-out items with role `score` that pass the claim's gate.
 
-    Without `members`, nothing is said of what was found. Raises `InputError` where the tables contradict each other or lack what a claim needs (naming claim, part and item).
+    Without `members`, `found` stays NaN. Raises `InputError` if the tables contradict each other, or lack what a claim
+    needs (with claim, part and item).
     """
     settings = settings or StatisticsConfig()
     named = evidence[["item", "cluster", "split"]].drop_duplicates()
@@ -231,7 +232,7 @@ def _strength(where: str, part: Part, rows: pd.DataFrame, meta: Meta) -> float:
 
 
 def with_absent(part: Part, rows: pd.DataFrame) -> pd.DataFrame:
-    """Evidence of an experiment, in which prompts that have no member of the watched supernode count as unchanged."""
+    """Evidence of an experiment in which prompts without members of the watched supernode count as unchanged."""
     value = unchanged(part.outcome)
     if value is None or part.direction == "equivalent":
         return rows
@@ -241,9 +242,10 @@ def with_absent(part: Part, rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def item_scores(part: Part, rows: pd.DataFrame, strength: float, control_draws: int, where: str) -> pd.DataFrame:
-    """One row an item: cluster, effect, control (mean of its draws), score, and a column for each further arm.
+    """One row per item: cluster, effect, control (mean of its draws), score, and a column for each further arm.
 
-    Score and arms are minus the control and positive in the claimed direction; `mean_<arm>` (ceilings) are turned only.
+    The control is subtracted from score and arms, and the claimed direction is positive; for `mean_<arm>` (ceilings) only
+    the sign is set.
     """
     at_strength = (rows["strength"] == strength) | (rows["arm"] == "clean")
     rows = rows.loc[(rows["outcome"] == part.outcome) & at_strength]

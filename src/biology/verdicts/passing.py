@@ -1,4 +1,4 @@
-"""Which prompts of a case a model can be asked: those that it answers, donors included; and what it says to the others."""
+"""Which prompts of a case a model can be asked: those that it answers, donors included; and its answers to the others."""
 
 # pyright: reportArgumentType=false, reportGeneralTypeIssues=false, reportAttributeAccessIssue=false
 
@@ -8,15 +8,16 @@ import pandas as pd
 
 from biology.tables import donor_columns
 
-SAID = 3  # wrong answers that are named
+SAID = 3  # number of wrong answers that are listed
 COLUMNS = ("case", "set", "split", "prompts", "answered", "with_donors", "templates", "said_instead")
 
 
 def passing(case: str, prompts: pd.DataFrame) -> pd.DataFrame:
-    """A row for each set and split of the scored prompts of table `prompts` (columns `COLUMNS`).
+    """One row for each set and split of the scored prompts of table `prompts` (columns `COLUMNS`).
 
-    `with_donors` counts the prompts that are answered with all that they are measured against; `templates` counts the wordings among
-    these, 0 where the prompts have none. `said_instead` lists the most frequent first tokens of wrong answers with their counts.
+    `with_donors` counts the prompts that are answered together with all prompts they are compared with. `templates` counts
+    the wordings of these; 0 if prompts have no wording. `said_instead` lists the most frequent first tokens of wrong
+    answers with their counts.
     """
     scored = prompts[prompts["role"] == "score"]
     scored = scored.assign(set=scored["set"] if "set" in scored else "", template=scored.get("template", ""))

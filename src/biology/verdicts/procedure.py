@@ -1,9 +1,9 @@
-"""Does the decision rule keep its promises? Error rates of `claims.rule`, by simulation with real clusters.
+"""Error rates of the decision rule `claims.rule`, by simulation with real clusters.
 
-Required of it: `replicated` in at most 1 % of runs where there is no effect, and in at least 90 % of runs where the
-effect is 1.5 times the stated minimum. The simulation draws items' scores in clusters of the sizes that a part really
-has, and sends them through the same functions as measured scores. Noise is either the measured one (`procedure_table`)
-or, before anything is measured, as large as the promise bears (`registered_table`).
+Requirements: `replicated` in at most 1 % of runs without an effect, and in at least 90 % of runs with an effect of 1.5
+times the stated minimum. The simulation draws scores of items in clusters of the sizes that a part really has, and
+passes them through the same functions as measured scores. The noise is the measured one (`procedure_table`) or, before
+anything is measured, the largest for which the requirement is meant (`registered_table`).
 """
 
 # pyright: reportOptionalMemberAccess=false, reportArgumentType=false
@@ -29,9 +29,10 @@ from biology.verdicts.claims import rule
 from biology.verdicts.measuring import Check, Measured, estimate
 
 NOISE = 1 / 8
-"""Standard error of a part's mean, in units of its minimum, up to which the power is promised."""
+"""Largest standard error of a part's mean, in units of its minimum, for which the power is required."""
 LOUD = 8.0
-"""Standard error, in the same units, beside which the minimum is nothing: there an effect is most often seen in noise."""
+"""Standard error, in the same units, beside which the minimum is negligible: noise then most often looks like an
+effect."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Simulation:
     between: float
     """Standard deviation of the true score between clusters."""
     residuals: Float[np.ndarray, " residual"]
-    """Pool of items' deviations from their cluster (centred here); drawing from it keeps skew."""
+    """Pool of items' deviations from their cluster's mean (centred here); drawing from it preserves skewness."""
     runs: int
     settings: StatisticsConfig
     rng: np.random.Generator
@@ -58,14 +59,15 @@ class Simulation:
         return resamples(len(self.sizes), self.settings.bootstrap, self.rng)
 
     def scores(self, effect: float) -> Float[np.ndarray, "cluster run"]:
-        """Scores of the clusters where the true mean is `effect`."""
+        """Scores of the clusters for a true mean of `effect`."""
         starts = np.concatenate([[0], np.cumsum(self.sizes)[:-1]]).astype(int)
         items = self.rng.choice(self.residuals - self.residuals.mean(), size=(int(np.sum(self.sizes)), self.runs))
         within = np.add.reduceat(items, starts, axis=0) / np.asarray(self.sizes)[:, None]
         return effect + self.rng.normal(0.0, self.between, within.shape) + within
 
     def rates(self, effect: float, factor: int) -> dict[str, float]:
-        """How often each verdict is passed, with Holm's correction by `factor`; control arms have no effect."""
+        """How often each verdict is given, with p multiplied by `factor` for Holm's correction; control arms have no
+        effect."""
         scores, specificity = self.scores(effect), self.part.specificity
         others = [self.scores(0.0).mean(0).tolist() for _ in (specificity.arms if specificity else ())]
         low, high = bootstrap_interval(scores, self.counts)
@@ -77,7 +79,7 @@ class Simulation:
             return rule(self.part.direction, self.part.minimum, mean[k], low[k], high[k], p, holds)
 
         verdicts = [judged(k, 0.0) for k in range(self.runs)]
-        # sign flips cost the most: only runs that the smallest p would make `replicated` are given theirs
+        # sign flips are the most expensive: only runs that the smallest p would make `replicated` get them
         shown = [k for k, verdict in enumerate(verdicts) if verdict == "replicated"]
         if shown:
             p = estimate(self.part, scores[:, shown], self.flips, self.counts)[3].tolist()
@@ -86,11 +88,11 @@ class Simulation:
         return {verdict: verdicts.count(verdict) / self.runs for verdict in VERDICTS}
 
     def false_positive(self, fewest: int) -> float:
-        """Rate of `replicated` without an effect (`equivalent`: with one as large as the margin)."""
+        """Rate of `replicated` without an effect (`equivalent`: with an effect as large as the margin)."""
         return self.rates(self.part.minimum if self.part.direction == "equivalent" else 0.0, fewest)["replicated"]
 
     def found(self, family: int) -> dict[str, float]:
-        """Rates of verdicts at 1.5 times the minimum (`equivalent`: without an effect)."""
+        """Rates of the verdicts with an effect of 1.5 times the minimum (`equivalent`: without an effect)."""
         return self.rates(0.0 if self.part.direction == "equivalent" else 1.5 * self.part.minimum, family)
 
 
@@ -109,12 +111,12 @@ def procedure_check(
     """How often the decision rule errs on one part of a claim; arguments as in `Simulation`.
 
     Args:
-        family: number of claims that Holm's correction is over: the sharpest correction of a p.
-        fewest: one more than the claims that no model can be asked (their p is 1): the mildest.
+        family: number of claims in Holm's correction: the strictest factor of a p.
+        fewest: one more than the number of claims that no model can be asked (their p is 1): the mildest factor.
 
     Returns:
         `false_positive`, with the mildest correction, which is the worst case; `at_half`: the same at half the minimum;
-        `power`: rate of `replicated` at 1.5 times the minimum with the sharpest correction, again the worst case;
+        `power`: rate of `replicated` at 1.5 times the minimum with the strictest correction, again the worst case;
         `missed`: rate of `not replicated` there.
     """
     settings = settings or StatisticsConfig()
@@ -133,7 +135,7 @@ def procedure_check(
 def procedure_table(
     measured: Sequence[Measured], *, simulations: int = 1000, settings: StatisticsConfig | None = None
 ) -> pd.DataFrame:
-    """`procedure_check` for every testable part, with the part's own clusters and noise: a row a part."""
+    """`procedure_check` for every testable part, with the part's own clusters and noise: one row per part."""
     reasons = {(one.meta.case, one.claim.id): one.claim.untestable for one in measured}
     reasons = {name: reason for name, reason in reasons.items() if reason != UNREGISTERED}
     family, fewest = len(reasons), 1 + sum(reason is not None for reason in reasons.values())
@@ -163,7 +165,7 @@ def procedure_table(
 
 
 def scored_clusters(case: Case, part: Part) -> tuple[int, ...]:
-    """Number of held-out scored items in each cluster that a part's experiment asks."""
+    """Number of held-out scored items of a part's experiment in each cluster."""
     only = case.experiments[part.experiment].only
     return tuple(
         Counter(
@@ -175,8 +177,7 @@ def scored_clusters(case: Case, part: Part) -> tuple[int, ...]:
 def noise(sizes: Sequence[int], error: float, tail: int) -> tuple[float, Float[np.ndarray, " residual"]]:
     """`between` and `residuals` of a simulation in which the mean has the standard error `error`.
 
-    Half of the variance is between clusters; items scatter as exponential variables do, the long tail above
-    (`tail` 1) or below (-1).
+    Half of the variance is between clusters; items are exponential, with the long tail above (`tail` 1) or below (-1).
     """
     of_a_cluster = error * math.sqrt(len(sizes) / 2)
     item = of_a_cluster / math.sqrt(np.mean(1 / np.asarray(sizes)))
@@ -187,11 +188,11 @@ def noise(sizes: Sequence[int], error: float, tail: int) -> tuple[float, Float[n
 def registered_table(
     cases: Mapping[str, tuple[Case, Sequence[Claim]]], *, simulations: int, settings: StatisticsConfig
 ) -> pd.DataFrame:
-    """Error rates of every part of every registered claim, with the clusters of its case's prompts: a row a part.
+    """Error rates of every part of every registered claim, with the clusters of its case's prompts: one row per part.
 
     Holm's family is all these claims, with the corrections of `procedure_check`. A decrease is an increase whose noise
     has its long tail on the other side, so both tails are simulated and the worse one counts. Parts of the same
-    structure are simulated once, with their minimum as the unit; a quarter of `simulations` will do for the power.
+    structure are simulated once, with their minimum as the unit. The power takes only a quarter of `simulations`.
     """
     claims = [claim for _, listed in cases.values() for claim in listed]
     family, fewest = len(claims), 1 + sum(not claim.parts for claim in claims)
@@ -201,7 +202,7 @@ def registered_table(
         for claim, part in [(one, part) for one in listed for part in one.parts]:
             sizes = scored_clusters(case, part)
             if not sizes:
-                continue  # a case without a prompt set, or prompts that only models of an extended corpus are asked
+                continue  # a case without a prompt set, or prompts asked only of models of an extended corpus
             structure = (sizes, part.direction == "equivalent", part.specificity)
             if structure not in found:
                 found[structure] = _structure_rates(part, sizes, family, fewest, simulations, settings)
@@ -218,7 +219,7 @@ def _structure_rates(
     def tails(error: float, runs: int) -> list[Simulation]:
         return [Simulation(unit, sizes, *noise(sizes, error, tail), runs, settings, rng) for tail in (1, -1)]
 
-    # in loud noise nothing lies within a margin, but an effect is seen where there is none
+    # in loud noise no interval lies within a margin, but an effect is often seen without one
     worst = NOISE if part.direction == "equivalent" else LOUD
     return {
         "false_positive": max(one.false_positive(fewest) for one in tails(worst, simulations)),

@@ -1,4 +1,4 @@
-"""Why a verdict is what it is, in one sentence that names its numbers."""
+"""The reason for a verdict, in one sentence with its numbers."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from biology.wording import plain
 
 
 def reason(part: Measured, p_holm: float, smallest: float, verdict: str) -> str:
-    """Why a part has its verdict. `smallest` is what Holm's correction makes of the smallest p that its clusters allow."""
+    """Why a part has its verdict. `smallest` is the Holm-corrected smallest p that its clusters allow."""
     told = _outcome(part, p_holm, verdict)
     return "; ".join([told, *_found(part), *_few_clusters(part, smallest)])
 
@@ -52,7 +52,7 @@ def _failures(part: Measured, p_holm: float) -> list[str]:
 
 
 def _found(part: Measured) -> list[str]:
-    """Says where next to nothing was found that could be held or seen."""
+    """Says if almost nothing was found to hold or watch."""
     if not part.found.too_little:
         return []
     rests_on = " and ".join(f"'{name}'" for name in part.found.supernodes)
@@ -63,7 +63,7 @@ def _found(part: Measured) -> list[str]:
 
 
 def _few_clusters(part: Measured, smallest: float) -> list[str]:
-    """Says where Holm's correction cannot be passed, whatever is measured."""
+    """Says if the clusters are too few to pass Holm's correction, whatever is measured."""
     if part.untestable or smallest < ALPHA:
         return []
     few = f"{part.clusters} clusters" if part.smallest_p == 0.5**part.clusters else "so few sign flips"

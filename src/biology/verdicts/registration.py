@@ -1,11 +1,12 @@
 """Registration: what was stated before the run, bound by hashes in `experiments/claims.lock`.
 
-A hash covers what the numbers of a claim rest on, and nothing else (`claim_basis.py`). A claim changed after the fact is an error
-unless it says `amended:` and why, and so is a change of what it rests on. A new claim is untestable until it is registered, and
-is no concern of the others; a further prompt set changes nothing that was registered. An expectation of what a model nobody has
-run will show (`experiments/expectations.yaml`) may not be changed at all.
+A hash covers what the numbers of a claim depend on, and nothing else (`claim_basis.py`). Changing a claim after the fact, or
+what it depends on, is an error unless the claim says `amended:` and why. A new claim is untestable until it is registered, and
+does not affect the others; a further prompt set changes nothing that was registered. An expectation about a model not yet run
+(`experiments/expectations.yaml`) may not be changed at all.
 
-A mechanism (`mechanism.yaml`) is bound without its words, and is amended as a claim is. None is planted that is not registered.
+A mechanism (`mechanism.yaml`) is bound except for its words, and is amended in the same way. Only registered mechanisms are
+planted.
 """
 
 from __future__ import annotations
@@ -24,23 +25,23 @@ from biology.verdicts.claim_basis import FURTHER, digest, prompt_sets, rests_on
 from biology.verdicts.expectations import expectation_hashes
 
 VERSION = 2
-"""Of what a hash covers. Hashes of another version say nothing of today's files."""
+"""Version of what a hash covers. Hashes of another version cannot be compared with today's files."""
 
 
 class Registered(Strict):
-    """What is registered of a claim: the hash that an amendment names, and that of each record which it is made of."""
+    """The registration of a claim: the hash that an amendment names, and the hash of each record it consists of."""
 
     hash: str
     rests_on: dict[str, str]
 
     def changed(self, now: Registered) -> list[str]:
-        """The records that are not what they were. A new prompt set for other models is none of them."""
+        """The records that have changed. A new prompt set for other models does not count."""
         names = dict.fromkeys([*self.rests_on, *(one for one in now.rests_on if not one.startswith(FURTHER))])
         return [name for name in names if self.rests_on.get(name) != now.rests_on.get(name)]
 
 
 class Lock(Strict):
-    """`experiments/claims.lock`: what is registered of claims, by case and id, and hashes of expectations, by `model/claim`, and
+    """`experiments/claims.lock`: registrations of claims, by case and id; hashes of expectations, by `model/claim`; and hashes
     of mechanisms, by case."""
 
     version: Literal[2] = VERSION
@@ -53,7 +54,7 @@ class Lock(Strict):
         return json.dumps(self.model_dump(), indent=1, sort_keys=True, ensure_ascii=False) + "\n"
 
     def news(self, before: Lock) -> list[str]:
-        """What is in here and was not in a lock before, a line each."""
+        """The entries that a lock before did not have, one line each."""
         lines = []
         for case, claims in self.claims.items():
             for claim, now in claims.items():
@@ -72,7 +73,7 @@ class Lock(Strict):
 
 
 def registration_of(case: Case, claims: Iterable[Claim]) -> dict[str, Registered]:
-    """What is to be registered of the claims of a case, by id."""
+    """The registrations of the claims of a case, by id."""
     sets, found = prompt_sets(case), {}
     for claim in claims:
         records = {name: digest(stated) for name, stated in rests_on(case, claim, sets).items()}
@@ -81,7 +82,8 @@ def registration_of(case: Case, claims: Iterable[Claim]) -> dict[str, Registered
 
 
 def read_lock(root: str | Path) -> Lock:
-    """`experiments/claims.lock`; empty if the file does not exist yet. Raises `InputError` for one that is damaged or older."""
+    """`experiments/claims.lock`; empty if the file does not exist yet. Raises `InputError` if it is damaged or of an older
+    version."""
     path = Path(root) / "experiments" / "claims.lock"
     if not path.is_file():
         return Lock()
@@ -100,7 +102,7 @@ def read_lock(root: str | Path) -> Lock:
 def check_lock(root: str | Path) -> None:
     """Raises `InputError` unless every claim of `experiments/claims.lock` is on disk as it was registered.
 
-    A claim or mechanism on disk that is not in there is no error (see `registered`, `check_mechanism`); an expectation is.
+    A claim or mechanism that is only on disk is no error (see `registered`, `check_mechanism`); an expectation is.
     """
     locked, current = read_lock(root), refreshed_lock(root)
     for case, now in current.mechanisms.items():
@@ -118,7 +120,7 @@ def check_lock(root: str | Path) -> None:
 
 
 def check_mechanism(root: str | Path, case: str, twin: str = "") -> None:
-    """Raises `InputError` unless the mechanism of a case, or that of its twin, is on disk as it was registered."""
+    """Raises `InputError` unless the mechanism of a case, or of its twin, is on disk as it was registered."""
     name = f"{case}/{twin}" if twin in twins_of(root, case) else case
     if read_lock(root).mechanisms.get(name) != refreshed_lock(root).mechanisms.get(name):
         raise InputError(
@@ -129,8 +131,8 @@ def check_mechanism(root: str | Path, case: str, twin: str = "") -> None:
 def _mechanisms(
     root: str | Path, claims: Mapping[str, list[str]], locked: Lock, supernodes: Mapping[str, list[str]]
 ) -> dict[str, str]:
-    """The hashes of all mechanisms, by `case` or `case/twin`. Raises `InputError` for one that was changed without amendment, that is
-    gone, or that knows a claim or a supernode that there is not."""
+    """The hashes of all mechanisms, by `case` or `case/twin`. Raises `InputError` for one that was changed without amendment,
+    was removed, or names an unknown claim or supernode."""
     found: dict[str, str] = {}
     for case in claims:
         for twin in ("", *twins_of(root, case)):
@@ -157,7 +159,7 @@ def _mechanisms(
 
 
 def mechanism_digest(mechanism: Mechanism) -> str:
-    """What is registered of a mechanism: variables, causal model and truths, without its words."""
+    """The digest of a mechanism for registration: variables, causal model and truths, without its words."""
     stated = mechanism.model_dump(mode="json", exclude={"says", "amended"})
     for one in stated["variables"].values():
         del one["meaning"]
@@ -165,9 +167,9 @@ def mechanism_digest(mechanism: Mechanism) -> str:
 
 
 def registered(root: str | Path, case: str, claims: tuple[Claim, ...]) -> tuple[Claim, ...]:
-    """The claims, those that are not in `experiments/claims.lock` made untestable.
+    """The claims, with those that are not in `experiments/claims.lock` made untestable.
 
-    Nobody may see how a claim would turn out while it can still be changed.
+    Nobody may see the verdict on a claim while it can still be changed.
     """
     locked = read_lock(root).claims.get(case, {})
     silent = {"parts": (), "untestable": UNREGISTERED}
@@ -175,8 +177,8 @@ def registered(root: str | Path, case: str, claims: tuple[Claim, ...]) -> tuple[
 
 
 def judged_models(root: str | Path) -> list[str]:
-    """Models that can have been judged: those of config.yaml, those of the Hub, and those whose verdicts lie here, for a model may
-    have left config.yaml since."""
+    """Models that may have been judged: those of config.yaml, those of the Hub, and those whose verdicts are on disk, since a
+    model may have been removed from config.yaml."""
     path = Path(root) / "config.yaml"
     data = read_yaml(path) if path.is_file() else None
     models = data.get("models") if isinstance(data, dict) else None
@@ -187,8 +189,8 @@ def judged_models(root: str | Path) -> list[str]:
 def refreshed_lock(root: str | Path) -> Lock:
     """The lock as `biology lock` writes it: new claims are added, amended claims replaced.
 
-    Raises `InputError` if a locked claim, or what it rests on, was changed without an amendment that names its locked hash, or
-    if a claim was removed or an expectation changed.
+    Raises `InputError` if a locked claim, or what it depends on, was changed without an amendment that names its locked hash,
+    or if a claim was removed or an expectation changed.
     """
     locked = read_lock(root)
     current: dict[str, dict[str, Registered]] = {}

@@ -1,10 +1,11 @@
-"""What other models say to the verdicts of a model: further seeds agree, twins and random controls do not replicate.
+"""Compares the verdicts on a model with those on other models: further seeds should agree; twins and random controls
+should not replicate.
 
-A seed has the same mechanisms by the same recipe, so its verdicts should be the reference's. A twin lacks the mechanism of
-the claims that `experiments/twins.csv` lists, with the verdict expected before it was trained; `untestable` is a failure of
-the twin, not a pass. On transcoders without meaning nothing may be replicated.
+A seed has the same mechanisms by the same recipe, so its verdicts should be the reference's. A twin lacks the mechanism
+of the claims that `experiments/twins.csv` lists, with the verdict expected before it was trained; `untestable` counts
+as a failure of the twin, not as a pass. With shuffled transcoders nothing should be replicated.
 
-Verdicts that were made by different rules (`statistics.METHODS`) are compared too, and marked.
+Verdicts made by different rules (`statistics.METHODS`) are compared too, and marked.
 """
 
 # pyright: reportArgumentType=false, reportReturnType=false, reportGeneralTypeIssues=false
@@ -27,9 +28,11 @@ COLUMNS = [
 
 
 def compare(root: Path, config: Config) -> pd.DataFrame:
-    """One row a claim and model of role seed, twin or random that has been judged: what was expected, and whether it came.
+    """One row for each claim and each judged model of role seed, twin or random: what was expected, and whether it came
+    true.
 
-    `reference` is the verdict on the model that it is compared with: what that model lacks too tells the two not apart.
+    `reference` is the verdict on the model that it is compared with: a claim that fails there too cannot tell the two
+    apart.
 
     Raises InputError if the reference (`of`) of such a model has not been judged.
     """
@@ -58,7 +61,7 @@ def compare(root: Path, config: Config) -> pd.DataFrame:
 
 
 def _expected(root: Path, entry: ModelConfig) -> Iterator[tuple[str, str, str]]:
-    """Claim, verdict ('': any but replicated) and reason."""
+    """Claim, expected verdict ('': any except replicated) and reason."""
     if entry.role == "twin":
         for row in read_expected(root / "experiments/twins.csv"):
             if row["twin"] == entry.corpus:
@@ -89,7 +92,7 @@ def read_expected(path: Path) -> list[dict[str, str]]:
 
 
 def across_methods(compared: pd.DataFrame) -> list[str]:
-    """Models whose verdicts were judged by another rule than those that they are compared with."""
+    """Models that were judged by another rule than the models they are compared with."""
     judged_there = compared["reference_method"] != ""
     differ = judged_there & (compared["method"] != compared["reference_method"])
     return list(dict.fromkeys(compared.loc[differ, "model"]))

@@ -1,8 +1,8 @@
-"""Where a verdict would turn: the registered rule over a grid of thresholds.
+"""Thresholds at which a verdict would change: the registered rule over a grid of thresholds.
 
-A threshold is a judgement, so a reader may ask what another one would have said. The rule, the interval and the
-corrected p stay what was registered; only the threshold of one part moves (as `biology judge --threshold CLAIM/PART=X`
-does), and with it the p of an equivalence test, which asks whether the score lies outside the margin.
+A threshold is a judgement, so a reader may ask for the verdict at another one. The rule, the interval and the corrected
+p stay as registered. Only the threshold of one part moves (as with `biology judge --threshold CLAIM/PART=X`), and with
+it the p of an equivalence test, which asks whether the score lies outside the margin.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
@@ -24,14 +24,14 @@ from biology.statistics import generator, holm, sign_flip_p, signs
 from biology.verdicts.claims import rule
 
 STEPS = (20, 10, 5, 2, 1)
-"""Grid steps between zero and the registered threshold; the finest that reaches far enough is taken."""
+"""Numbers of grid steps between zero and the registered threshold; the largest that reaches far enough is used."""
 MOST = 120
-"""Thresholds of a grid at most."""
+"""Largest number of thresholds in a grid."""
 
 
 @dataclass(frozen=True)
 class Turning:
-    """Thresholds of one part, ascending, with the corrected p and the verdict on the part at each."""
+    """Thresholds of one part, ascending, each with the corrected p and the verdict on the part."""
 
     thresholds: tuple[float, ...]
     p_holm: tuple[float, ...]
@@ -41,7 +41,7 @@ class Turning:
 
     @property
     def zones(self) -> list[tuple[str, int, int]]:
-        """Neighbouring thresholds of one verdict: verdict, index of the first and of the last."""
+        """Runs of neighbouring thresholds with one verdict: verdict, index of the first and of the last."""
         zones: list[tuple[str, int, int]] = []
         for index, verdict in enumerate(self.verdicts):
             if zones and zones[-1][0] == verdict:
@@ -52,7 +52,7 @@ class Turning:
 
 
 def family(parts: pd.DataFrame) -> dict[tuple[str, str], float]:
-    """The uncorrected p of every registered claim of a model, by (case, claim): that of its least significant part."""
+    """The uncorrected p of every registered claim of a model, by (case, claim): the largest of its parts."""
     found: dict[tuple[str, str], float] = {}
     for (case, claim), rows in parts[parts["reason"] != f"{UNREGISTERED}."].groupby(["case", "claim"], sort=False):
         untestable = (rows["verdict"] == "untestable").any()
@@ -61,10 +61,10 @@ def family(parts: pd.DataFrame) -> dict[tuple[str, str], float]:
 
 
 def thresholds(registered: float, reach: float) -> tuple[list[float], int]:
-    """A grid from one step above zero to beyond `reach`, and the place of the registered threshold on it."""
+    """A grid from one step above zero to beyond `reach`, and the index of the registered threshold in it."""
     steps = next((n for n in STEPS if math.ceil(n * reach / registered) <= MOST), STEPS[-1])
     count = max(2 * steps, min(MOST, math.ceil(steps * reach / registered) + 1))
-    grid = [float(f"{registered * k / steps:.6g}") for k in range(1, count + 1)]  # numbers that can be typed
+    grid = [float(f"{registered * k / steps:.6g}") for k in range(1, count + 1)]  # numbers that are easy to type
     grid[steps - 1] = registered
     return grid, steps - 1
 
@@ -99,5 +99,5 @@ def turning(
 
 
 def weakest(verdicts: Iterable[str]) -> str:
-    """The verdict on a claim whose parts have these: all of them must hold."""
+    """The verdict on a claim whose parts have these verdicts: all must hold."""
     return min(verdicts, key=VERDICTS.index)
