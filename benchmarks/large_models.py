@@ -5,8 +5,8 @@
 
 Weights are random and stored in bfloat16; what a graph costs does not depend on what they say. `biology trace --offload` runs in a
 process of its own; memory is what it holds itself (`RssAnon`), because the system takes pages of files back when it is short. Before
-that the graph alone is built, and its memory compared with what is foretold: the maps of attention and the graph's own arrays. FOLDER
-takes 9 and 20 GB; what lies there is used again.
+that the graph alone is built, and its memory beyond the loaded model is compared with what is foretold: the maps of attention and the
+graph's own arrays. FOLDER takes 9 and 20 GB; what lies there is used again.
 """
 
 import json
@@ -117,13 +117,14 @@ def graph_alone(folder: Path) -> None:
     from biology.attribution.assembly import attribute
     from biology.models import memory
 
-    before, foretold = held(), [0]
+    foretold = [0]
     model, transcoders = api.load(folder / "model", folder / "transcoders", offload=True)
     plan = memory.of_directories(folder / "model", folder / "transcoders", "float32")
+    before = held()
     graph = attribute(
         model, transcoders, TOKENS, max_feature_nodes=NODES, foresee=lambda sizes, found: foretold.append(found.total)
     )
-    said = {"before": before, "foretold": plan.maps + max(foretold), "nodes": int(graph.n_nodes)}
+    said = {"before": before, "foretold": plan.maps + foretold[-1], "nodes": int(graph.n_nodes)}
     print(json.dumps(said | {"row_residual": graph.metadata["row_residual"]}))
 
 

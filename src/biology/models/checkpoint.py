@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from biology.models.mapped_weights import finite
 from biology.records import InputError, InputWarning
 
 TEXT_PART = {
@@ -98,7 +99,7 @@ def network(path: Path, dtype: torch.dtype) -> Any:
         raise InputError(_no_place(path, surplus, text))
     _name_unread(path, shards, text)
     for key, parameter in loaded.named_parameters():
-        if not torch.isfinite(parameter).all():
+        if not finite(parameter.data):
             raise InputError(f"weights in {path}: {key} holds NaN or infinite values")
     return loaded.eval()
 

@@ -1,11 +1,12 @@
-"""A network whose matrices stay in their files and are read where they lie, for models that memory would not hold.
+"""A network whose matrices stay in their files, for models too large for memory.
 
-A checkpoint that is loaded in the precision it is stored in is memory-mapped: the system reads pages as they are needed and takes
-their memory back when it is short. Here such a network computes in a better precision all the same. Each matrix is cast when its
-layer runs, and dropped. Of the embedding only the rows of a prompt's tokens are cast, and the unembedding is multiplied in parts.
-Results are those of a network that was loaded in that precision.
+A checkpoint loaded in its stored precision is memory-mapped: the system reads pages when they are needed and takes their memory
+back when it is short. Such a network can still compute in float32. Each matrix is cast when its layer runs, and the copy is
+dropped. Of the embedding, only the rows of the prompt's tokens are cast; the unembedding is multiplied in parts. Results are the
+same as for a network loaded in float32.
 """
 
+import ctypes
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,13 +15,16 @@ from torch import Tensor
 
 PART = 1 << 26
 """Bytes of a matrix that are cast at a time where its rows can be taken one after the other."""
+LARGE_BLOCK = 4 << 20
+"""Bytes from which on memory is returned to the system as soon as it is free."""
 
 
 def compute_in(network: Any, dtype: torch.dtype) -> Any:
-    """Let a network of transformers compute in `dtype` while its matrices stay as they were loaded. Returns the network.
+    """Makes a network of transformers compute in `dtype` while its matrices stay as they were loaded. Returns the network.
 
-    Matrices are no parameters any more; what is small (biases, gains of norms) is cast for good.
+    Its matrices are no longer parameters. Biases and gains of norms are small, and are cast once.
     """
+    _return_large_blocks()
     head = network.get_output_embeddings()
     for module in list(network.modules()):
         for name, parameter in list(module._parameters.items()):
@@ -38,8 +42,13 @@ def compute_in(network: Any, dtype: torch.dtype) -> Any:
 
 def rows_in_parts(matrix: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
     """All rows of a matrix in `dtype`, `PART` bytes at a time."""
-    for part in matrix.split(max(1, PART // (matrix[0].numel() * dtype.itemsize))):
+    for part in matrix.split(max(1, PART // max(1, matrix[0].numel() * dtype.itemsize))):
         yield part.to(dtype)
+
+
+def finite(tensor: Tensor) -> bool:
+    """Whether no entry is NaN or infinite. Looks at parts, so that a large matrix takes little memory."""
+    return all(bool(torch.isfinite(part).all()) for part in rows_in_parts(tensor, tensor.dtype))
 
 
 def n_parameters(network: Any) -> int:
@@ -49,12 +58,20 @@ def n_parameters(network: Any) -> int:
     return sum(mapped.values()) + sum(parameter.numel() for parameter in network.parameters())
 
 
+def _return_large_blocks() -> None:
+    """Has the allocator return cast matrices to the system at once. That of glibc would keep twice as much as is in use."""
+    try:
+        ctypes.CDLL(None).mallopt(-3, LARGE_BLOCK)  # M_MMAP_THRESHOLD
+    except (OSError, AttributeError):  # another C library
+        return
+
+
 def _parameter(value: Tensor, dtype: torch.dtype) -> torch.nn.Parameter:
     return torch.nn.Parameter(value.data.to(dtype), requires_grad=False)
 
 
 class _Cast:
-    """A module that casts its matrix whenever it is read."""
+    """A module that casts its matrix at each use."""
 
     @property
     def weight(self) -> Tensor:
@@ -62,7 +79,7 @@ class _Cast:
 
 
 class _Head:
-    """The unembedding. Who reads its matrix gets it as it is stored."""
+    """The unembedding. Its `weight` is the stored matrix, not a cast copy."""
 
     @property
     def weight(self) -> Tensor:
@@ -76,7 +93,7 @@ class _Head:
 
 
 class _Embedding:
-    """Embeddings of tokens. While they are looked up, the matrix is that of the tokens that are there."""
+    """The token embedding. During a lookup, its `weight` holds the rows of the tokens that are present."""
 
     padding_idx = None
 

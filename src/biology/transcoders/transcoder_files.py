@@ -9,6 +9,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from biology.models.mapped_weights import finite
 from biology.models.model import Model
 from biology.records import InputError, InputWarning
 from biology.transcoders.layouts import read_directory, write_directory
@@ -118,7 +119,7 @@ def _checked(
                 f"{where}: {key} is {list(value.shape)}, expected {list(expected)} "
                 f"for {model.name} (d_model {d_model}, {model.n_layers} layers)"
             )
-        if not torch.isfinite(value).all():
+        if not finite(value):
             raise InputError(f"{where}: {key} holds NaN or infinite values")
     if offload:
         return Offloaded(**weights, device=model.device, dtype=model.dtype)
