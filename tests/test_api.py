@@ -15,14 +15,14 @@ from biology.records import InputError
 ROOT = Path(__file__).parents[1]
 SNIPPET = re.search(
     r"```python\n(import biology as bio\n.*?)```",
-    (ROOT / "docs/how_to/trace_and_steer.md").read_text(encoding="utf-8"),
+    (ROOT / "README.md").read_text(encoding="utf-8"),
     re.S,
 )[1]
 *STEPS, JUDGED = SNIPPET.strip().splitlines()
 
 
 @pytest.mark.slow
-def test_the_snippet_of_the_docs(monkeypatch):
+def test_the_snippet_of_the_readme(monkeypatch):
     """All but its last line, which takes minutes."""
     monkeypatch.chdir(ROOT)
     shown, names = [], {}

@@ -86,7 +86,7 @@ def test_a_prompt_is_traced_from_anywhere_as_in_a_checkout(installed, tmp_path, 
 
 @pytest.mark.slow
 def test_a_notebook_works_anywhere(installed, tmp_path):
-    """The steps of the docs; the cases, supernodes and verdicts are those that ship."""
+    """The steps of the README; the cases, supernodes and verdicts are those that ship."""
     code = "\n".join(
         [
             *STEPS,
