@@ -8,8 +8,9 @@ import venv
 import zipfile
 from pathlib import Path
 
+import pandas as pd
 import pytest
-from test_api import STEPS
+from test_api import SNIPPET, STEPS
 
 from biology import __version__
 from biology.__main__ import main
@@ -99,6 +100,18 @@ def test_a_notebook_works_anywhere(installed, tmp_path):
     held = ("--supernode", "multi_hop/oakland/bridge", "--strength", "2", "--tokens", "1")
     code, said, complaint = done(installed, "steer", PROMPT, "--model", "elegans", *held, cwd=tmp_path)
     assert code == 0 and '"Sacramento"' in said, complaint
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.exhaustive
+def test_the_readme_s_notebook_finds_the_committed_verdict(installed, tmp_path):
+    """All of it as it stands, in an empty folder; its last line computes a claim anew."""
+    code, said, complaint = done(installed.with_name("python"), "-c", SNIPPET, cwd=tmp_path)
+    assert code == 0, complaint
+    verdicts = pd.read_csv(ROOT / "reports/elegans/verdicts.csv", index_col="claim")
+    committed, last = verdicts.loc["multihop-7"], said.splitlines()[-1]
+    assert last.startswith("multihop-7, ") and f": {committed['verdict']}. " in last
+    assert f"is {committed['statistic']:.3g} [{committed['low']:.3g}, {committed['high']:.3g}]" in last
     assert not list(tmp_path.iterdir())
 
 
