@@ -169,6 +169,7 @@ rule:
         REPORTS,
         [f"reports/{model}/dictionaries.csv" for model in COMPARED],
         [f"reports/{model}/passing.csv" for model in SHOWN],
+        [f"reports/{model}/README.md" for model in SHOWN if CONFIG.model(model).sources],
         streams(SHOWN),
         tables(SHOWN),
     message:
@@ -665,6 +666,24 @@ rule judge:
         "{wildcards.model}: judging all claims"
     shell:
         "biology judge --model {wildcards.model:q} > {log:q} 2>&1"
+
+
+rule card:
+    """What a downloaded model is, what it answers, and what came out."""
+    input:
+        "data/runs/{model}/load.json",
+        "data/runs/{model}/fidelity.parquet",
+        "reports/{model}/passing.csv",
+        "reports/{model}/verdicts.csv",
+        code=code("findings.model_card"),
+    output:
+        "reports/{model}/README.md",
+    log:
+        "data/runs/{model}/card.log",
+    message:
+        "{wildcards.model}: writing its card"
+    shell:
+        "biology card --model {wildcards.model:q} > {log:q} 2>&1"
 
 
 rule compare:

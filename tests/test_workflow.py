@@ -45,6 +45,7 @@ OUTPUTS = {
     "exchange": ["{run}/streams.parquet", "reports/{model}/streams.csv"],
     "compare": ["reports/robustness.csv", "reports/discrimination.csv"],
     "passing": ["reports/{model}/passing.csv"],
+    "card": ["reports/{model}/README.md"],
     "sweep": ["{run}/{case}/steering.parquet", "{run}/{case}/node_steering.parquet"],
     "atlas": ["{run}/atlas.parquet", "{run}/atlas_prompts.parquet"],
     "judge": ["reports/{model}/verdicts.csv", "{run}/parts.parquet", "{run}/clusters.parquet"],

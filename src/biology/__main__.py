@@ -99,6 +99,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "tabulate": (table_stages.tabulate, MODEL | CASE),
         "passing": (table_stages.passing, MODEL),
         "judge": (table_stages.judge, MODEL | THRESHOLD | JSON),
+        "card": (table_stages.card, MODEL),
         "compare": (table_stages.compare, JSON),
         "calibrate": (housekeeping.calibrate, JSON),
         "draw": (table_stages.draw, MODEL | CASE | FIGURE),

@@ -162,6 +162,31 @@ def _show_thresholds(wanted: list[str], registered: pd.DataFrame, own: pd.DataFr
             print(f"  with your threshold: {row.verdict_own}\n    {own_reason}")
 
 
+def card(args: Arguments) -> None:
+    """write what a downloaded model is, what it answers, and what came out: reports/<model>/README.md"""
+    import json
+
+    import pandas as pd
+
+    from biology.findings.model_card import card as written
+    from biology.models.memory import shape_of
+    from biology.report.numbers import parameters
+    from biology.tables import read_table
+
+    config, root = configuration(args)
+    entry = config.model(args.model)
+    run, reports, path = root / "data/runs" / args.model, root / "reports" / args.model, root / entry.path
+    text = written(
+        json.loads((run / "load.json").read_text(encoding="utf-8")),
+        shape_of(path),
+        sum(map(parameters, path.glob("*.safetensors"))),
+        pd.read_csv(reports / "passing.csv"),
+        read_table(run / "fidelity.parquet", "fidelity"),
+        pd.read_csv(reports / "verdicts.csv"),
+    )
+    artefacts.write_text(reports / "README.md", text)
+
+
 def compare(args: Arguments) -> None:
     """compare seeds, twins and random controls with what is expected of them"""
     config, root = configuration(args)

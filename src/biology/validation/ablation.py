@@ -22,7 +22,7 @@ from tqdm import tqdm
 from biology.attribution.assembly import attribute
 from biology.attribution.graph import Graph, influence
 from biology.interventions.feature_edits import edits
-from biology.interventions.protocols import intervene
+from biology.interventions.protocols import CleanPasses, intervene
 from biology.models.model import Model, encode
 from biology.transcoders.transcoder_set import TranscoderSet
 
@@ -59,13 +59,13 @@ def ablation_effects(
     model: Model, transcoders: TranscoderSet, ids: list[int], graph: Graph, nodes: Int[Tensor, " feature"]
 ) -> Float[np.ndarray, " feature"]:
     """KL divergence in nats of the next-token distribution from the clean one, for each feature node ablated by itself."""
-    effects = np.zeros(len(nodes))
+    effects, passes = np.zeros(len(nodes)), CleanPasses(model, transcoders)
     for layer in graph.layer[nodes].unique().tolist():  # so that nothing is held above a feature's layer
         mine = (graph.layer[nodes] == layer).nonzero().flatten()
         sites = torch.stack([graph.layer, graph.pos, graph.feature], 1)[nodes[mine]].tolist()
         ablated = edits((row, *site, 0.0) for row, site in enumerate(sites))
         rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is not edited
-        outcome = intervene(model, transcoders, [ids], rows, ablated, last_layer=layer)
+        outcome = intervene(model, transcoders, [ids], rows, ablated, last_layer=layer, passes=passes)
         log_p = outcome.logits[:, 0].double().log_softmax(-1)
         effects[mine.numpy()] = (log_p[-1].exp() * (log_p[-1] - log_p[:-1])).sum(-1).numpy()
     return effects
