@@ -93,7 +93,7 @@ TABLES = [
 FIGURES = [
     f"figures/{model}/{case}/{figure}.{form}"
     for model, case in PAIRS
-    for figure in CASES[model, case].figures
+    for figure in (*CASES[model, case].figures, *(["story"] if CASES[model, case].story else []))
     for form in ("svg", "png")
 ]
 # Neurons are no dictionary that somebody trained; sets of the same model are compared with them.
@@ -153,6 +153,7 @@ wildcard_constraints:
 
 
 ruleorder: lab > write_page > write
+ruleorder: draw_story > draw
 
 
 # A nameless rule with a name and no output is a true phony target: a deleted figure is always noticed. A file called
@@ -751,6 +752,26 @@ rule draw:
         "{wildcards.model}, {wildcards.case}: drawing {wildcards.figure}"
     shell:
         "biology draw --model {wildcards.model:q} --case {wildcards.case:q} --figure {wildcards.figure:q} > {log:q} 2>&1"
+
+
+rule draw_story:
+    """A case on one sheet, as a talk would show it."""
+    input:
+        rules.tabulate.output,
+        verdicts=rules.judge.output.verdicts,
+        claims="experiments/{case}/claims.yaml",
+        code=[*code("findings.story_sheet"), STYLE],
+    output:
+        "figures/{model}/{case}/story.svg",
+        "figures/{model}/{case}/story.png",
+    log:
+        "data/runs/{model}/{case}/draw_story.log",
+    params:
+        case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "supernodes", "experiments", "story"),
+    message:
+        "{wildcards.model}, {wildcards.case}: drawing its story"
+    shell:
+        "biology draw-story --model {wildcards.model:q} --case {wildcards.case:q} > {log:q} 2>&1"
 
 
 rule draw_dictionary:

@@ -50,6 +50,7 @@ OUTPUTS = {
     "atlas": ["{run}/atlas.parquet", "{run}/atlas_prompts.parquet"],
     "judge": ["reports/{model}/verdicts.csv", "{run}/parts.parquet", "{run}/clusters.parquet"],
     "draw": ["figures/{model}/{case}/{figure}.svg", "figures/{model}/{case}/{figure}.png"],
+    "draw-story": ["figures/{model}/{case}/story.svg", "figures/{model}/{case}/story.png"],
     "write": ["reports/{model}/{case}.html", "reports/{model}/{case}_prompts.csv"],
     "members": ["reports/{model}/supernodes.csv", "reports/{model}/labels.json"],
     "lab": ["reports/{model}/lab.html"],

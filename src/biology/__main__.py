@@ -103,6 +103,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "compare": (table_stages.compare, JSON),
         "calibrate": (housekeeping.calibrate, JSON),
         "draw": (table_stages.draw, MODEL | CASE | FIGURE),
+        "draw-story": (table_stages.draw_story, MODEL | CASE),
         "draw-dictionary": (dictionaries.draw_dictionary, MODEL | FIGURE),
         "write": (table_stages.write, PAGE),
         "members": (stages.members, MODEL),

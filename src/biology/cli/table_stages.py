@@ -214,6 +214,31 @@ def draw(args: Arguments) -> None:
         artefacts.write_bytes(root / "figures" / args.model / args.case / f"{args.figure}.{form}", data)
 
 
+def draw_story(args: Arguments) -> None:
+    """draw a case on one sheet: the paper's arrows, its best-known intervention, and all verdicts"""
+    _, root, case, folder = case_of(args)
+    import pandas as pd
+
+    from biology.cases.claim_file import load_claims
+    from biology.figures.drawing import FORMS, saved, styled
+    from biology.findings.story import story
+    from biology.findings.story_sheet import sheet
+    from biology.records import InputError
+    from biology.tables import read_tables
+
+    told = story(case, read_tables(folder))
+    if told is None:
+        raise InputError(f"case {case.name}: case.yaml has no `story`, so there is no sheet to draw")
+    verdicts = pd.read_csv(root / "reports" / args.model / "verdicts.csv", index_col="claim")["verdict"].to_dict()
+    claims = load_claims(root, args.case)
+    with styled():
+        drawn = sheet(
+            case.name.replace("_", " "), args.model, told, claims, {claim.id: verdicts[claim.id] for claim in claims}
+        )
+    for form, data in saved(drawn, FORMS).items():
+        artefacts.write_bytes(root / "figures" / args.model / args.case / f"story.{form}", data)
+
+
 def write(args: Arguments) -> None:
     """write a case's report and its scored prompts (--model, --case), a page of a model (--model, --page), or the index of all reports"""
     if args.page is not None:

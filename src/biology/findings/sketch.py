@@ -100,9 +100,9 @@ def picture(
         absent: boxes for which nothing was found.
     """
     parts, marks, taken = [], [], []
-    curves = _curves(made, list(arrows))
+    ways = curves(made, list(arrows))
     for arrow, share in sorted(arrows.items(), key=lambda pair: -abs(pair[1] or 0.0)):
-        curve = curves[arrow]
+        curve = ways[arrow]
         kind = "told" if share is None else "none" if abs(share) < NOTHING else "plus" if share > 0 else "minus"
         size = 0.25 if share is None else min(abs(share), THICKEST) / THICKEST
         (x0, y0), (x1, y1), (x2, y2), (x3, y3) = ((round(x), round(y)) for x, y in curve)
@@ -111,7 +111,7 @@ def picture(
             f'<path class="{kind} head" d="M{x3 - 5} {y3}L{x3} {y3 - 7}L{x3 + 5} {y3}Z"/>'
         )
         if share is not None:
-            x, y = _mark(curve, made, taken)
+            x, y = mark(curve, made, taken)
             taken.append((x, y))
             sign = "+" if kind == "plus" else ""
             marks.append(f'<text class="mark" x="{x:.0f}" y="{y + 4:.0f}">{sign}{percent(share)}</text>')
@@ -126,7 +126,7 @@ def picture(
             f'<text class="{kind}" x="{box.x:.0f}" y="{first + LINE * rank:.0f}">{escape(line)}</text>'
             for rank, line in enumerate(box.lines)
         ]
-    reach = [_at(curve, step / 20)[0] for curve in curves.values() for step in range(21)]
+    reach = [_at(curve, step / 20)[0] for curve in ways.values() for step in range(21)]
     reach += [box.x + side * box.width / 2 for box in made.values() for side in (-1, 1)]
     reach = [min(reach) - MARK, max(reach) + MARK]  # room for shares, so that a picture without them has the same width
     left, width = min(reach) - 4, max(reach) - min(reach) + 8
@@ -155,7 +155,7 @@ def _lines(text: str) -> tuple[str, ...]:
     return min(cuts, key=lambda pair: max(map(_length, pair)))
 
 
-def _curves(made: Mapping[str, Box], arrows: Sequence[Arrow]) -> dict[Arrow, Curve]:
+def curves(made: Mapping[str, Box], arrows: Sequence[Arrow]) -> dict[Arrow, Curve]:
     """The curve of each arrow, bent no more than needed to pass beside the boxes in between."""
     starts, ends = (_ports(made, arrows, end) for end in (0, 1))
     found = {}
@@ -192,7 +192,7 @@ def _at(curve: Curve, t: float) -> tuple[float, float]:
     return x, y
 
 
-def _mark(curve: Curve, made: Mapping[str, Box], taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
+def mark(curve: Curve, made: Mapping[str, Box], taken: Sequence[tuple[float, float]]) -> tuple[float, float]:
     """Where the share of an arrow is most legible: away from all boxes and from shares already placed."""
 
     def crowding(t: float) -> int:

@@ -9,7 +9,7 @@ drawn with the same boxes in the same places, ordered like their tokens. Everyth
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -21,7 +21,7 @@ from biology.cases.case_file import OUTPUT
 from biology.cases.experiments import Exchange, Perturbation
 from biology.figures.graph_layout import node, repeated, with_share
 from biology.findings.sentences import doing
-from biology.findings.sketch import boxes, picture
+from biology.findings.sketch import Box, boxes, picture
 from biology.tables import Tables
 
 
@@ -33,10 +33,16 @@ class Story:
     """A picture of the paper's arrows."""
     ours: Markup
     """The same picture with our results; empty if the prompt has no graph."""
+    boxes: Mapping[str, Box]
+    """The boxes of both pictures by the names of their supernodes."""
+    shares: Mapping[tuple[str, str], float]
+    """Our shares of the arrows; empty if the prompt has no graph."""
+    missing: tuple[str, ...]
+    """Supernodes without members there."""
     traced: str
     """The prompt of our graph."""
     absent: tuple[str, ...]
-    """Titles of the supernodes without members there."""
+    """The titles of the missing supernodes."""
     shown: dict[str, Any] | None
     """The intervention: `prompt`, `does`, `donor`, and the most probable text `before`, `after` and with the `control`, each
     (text, share)."""
@@ -57,6 +63,9 @@ def story(case: Case, tables: Tables) -> Story | None:
     return Story(
         paper=picture(made, dict.fromkeys(told.arrows), "The arrows that the paper draws", OUTPUT),
         ours=ours,
+        boxes=made,
+        shares=found,
+        missing=tuple(absent),
         traced=case.prompts[told.traced].text,
         absent=tuple(label.get(name, name) for name in absent),
         shown=intervention(case, tables["panel"], told.experiment, told.shown),
