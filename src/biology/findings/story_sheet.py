@@ -169,4 +169,4 @@ def _cut(text: str, width: float, points: float) -> str:
 
 
 def _short(text: str) -> str:
-    return _cut(text, WIDTH - COLUMN - 1.3 - BAR, size(0))
+    return _cut(text, WIDTH - COLUMN - 1.45 - BAR, size(0))
