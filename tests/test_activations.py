@@ -69,7 +69,7 @@ def test_caches_survive_the_disk_and_are_the_same_each_time(tiny_model, tmp_path
         again = unpack(load_file(first))
         assert type(again) is type(make())
         assert all(value.equal(pack(again)[name]) for name, value in pack(make()).items())
-    with pytest.raises(InputError, match="no cache"):
+    with pytest.raises(InputError, match="is not a cache"):
         unpack({"ids": torch.zeros(1)})
 
 

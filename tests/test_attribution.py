@@ -146,7 +146,7 @@ def test_a_first_word_that_is_left_out_is_said(tiny_model):
     """Of a prompt without BOS the first word is no node but its token, as in circuit-tracer."""
     model = tiny_model("llama")
     transcoders = random_transcoders(model)
-    with pytest.warns(InputWarning, match="no special token stands before 'w8': .* are no nodes"):
+    with pytest.warns(InputWarning, match="no special token stands before 'w8': .* are not nodes"):
         graph = attribute(model, transcoders, [12, 21, 37])
     assert int(graph.pos[graph.features].min()) == 1
     with warnings.catch_warnings():

@@ -266,11 +266,11 @@ def test_a_case_may_have_donors_and_no_wrong_donors(tiny_model, said):
         (item_of("bad", "w1 w2", "lion"), "case toy, prompt bad: .*lion"),
         (
             item_of("bad", "w1 w2", "w3", donor="nobody", wrong_donor=""),
-            "case toy: donor 'nobody' is no prompt of the case",
+            "case toy: donor 'nobody' is not a prompt of the case",
         ),
         (
             item_of("bad", "w1 w2", "w3", donor="", wrong_donor="nobody"),
-            "case toy: donor 'nobody' is no prompt of the case",
+            "case toy: donor 'nobody' is not a prompt of the case",
         ),
     ],
 )

@@ -430,8 +430,8 @@ def test_what_the_tables_lack_is_named():
         "'multihop-7', part 'swap': experiment 'swap_state' has no outcome 'flip', only donor_top1",
         part={"outcome": "flip"},
     )
-    refused("gate 'certain' is no column of true and false", gate="certain")
-    refused("gate 'relation' is no column of true and false", gate="relation")
+    refused("gate 'certain' is not a column of true and false", gate="certain")
+    refused("gate 'relation' is not a column of true and false", gate="relation")
     refused("has no 'shuffle' rows", part={"control": "shuffle"})
     refused("has 9 match draws of the 10 needed", evidence=evidence[evidence["draw"] < 9])
     refused(

@@ -119,7 +119,7 @@ def test_only_prompts_that_pass_the_gate_of_the_claim_cross():
     assert gate_of("crossover", claims[1:]) == "correct"
     with pytest.raises(InputError, match="gates of its claims differ: answered .*, correct"):
         gate_of("crossover", (claims[0], claim({"experiment": "crossover"})))
-    with pytest.raises(InputError, match="gate 'answered' is no column"):
+    with pytest.raises(InputError, match="gate 'answered' is not a column"):
         crossovers("crossover", "swap", OUTCOMES, evidence, prompts.drop(columns="answered"), "language", "answered")
 
 

@@ -75,7 +75,7 @@ def test_a_token_for_unknown_words_is_known_where_the_text_says_it(tiny_model, t
 
 @pytest.mark.parametrize(
     ("content", "message"),
-    [(b"w1 w2\n", "give more text"), (b"\xff\xfe\x00", "is no UTF-8 text"), (None, "cannot be read"), (b"no such words\n" * 900, "does not know")],
+    [(b"w1 w2\n", "give more text"), (b"\xff\xfe\x00", "is not UTF-8 text"), (None, "cannot be read"), (b"no such words\n" * 900, "does not know")],
 )  # fmt: skip
 def test_a_useless_text_is_refused_in_one_line(tiny_model, tmp_path, content, message):
     path = tmp_path / "text.txt"

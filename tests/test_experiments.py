@@ -70,7 +70,7 @@ def test_what_is_said_of_an_experiment_says_no_less_than_its_fields():
     [
         ("swap", {"line": LINE}, "unknown outcome 'answer_probability' of a line"),
         ("swap", {"outcomes": ["line_ends_own"]}, "say how it is written"),
-        ("swap", {"sites": ["1"]}, "there is no `line`"),
+        ("swap", {"sites": ["1"]}, "`sites` needs `line`"),
         ("swap", {"line": LINE, "outcomes": ["line_ends_own"], "protocol": "iterative"}, "leave out `protocol`"),
         ("swap", {"line": LINE, "outcomes": ["line_ends_own"], "controls": ["direction"]}, "no control 'direction'"),
         ("inhibit", {"controls": ["donor"]}, "unknown control 'donor' of kind inhibit. Known: match, position, direction"),

@@ -26,7 +26,7 @@ def test_the_names_are_those_of_the_functions():
         ("inhibition_panel-sum-of", None),  # a prompt with a hyphen
         ("swap_panel-swap", None),
         ("swap_panel-sum-of", "unknown experiment 'sum-of'"),
-        ("fidelity-swap", "has no subject"),
+        ("fidelity-swap", "takes no subject"),
         ("graph", "unknown figure 'graph'"),
     ],
 )

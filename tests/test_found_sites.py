@@ -83,9 +83,7 @@ def test_what_a_page_says_of_it():
 
 def test_a_table_of_other_rules_is_refused():
     for name, among in (("another", FOUND["among"]), ("bridge", ["last", "-2"]), ("bridge", ["factor:city", "last"])):
-        with pytest.raises(
-            InputError, match="supernodes.bridge: where it is found was not looked for among these positions"
-        ):
+        with pytest.raises(InputError, match="supernodes.bridge: the table `sites` was made with other positions"):
             settled(case_of(bridge=FOUND | {"among": among}), sites_of(name, [0.5] * 3, [0.1] * 3))
 
 
@@ -93,7 +91,7 @@ def test_nothing_is_looked_for_by_a_rule_that_is_not_settled(tiny_model):
     model = tiny_model("llama")
     bench = toy_bench(model, {})
     case = case_of(bridge=FOUND)
-    said = "position 'found' is one of several until the stage `group` has settled which"
+    said = "position 'found' is not known before the stage `group` has run"
     with pytest.raises(InputError, match=said):
         group(model, bench.transcoders, case, bench.prompts, bench.cache)
     with pytest.raises(InputError, match=said):

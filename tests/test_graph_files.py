@@ -229,7 +229,7 @@ def test_nothing_is_lost_and_what_is_not_used_is_named():
         assert parsed(graph) == graph
     assert [str(one.message) for one in said] == [
         "made up: qParams names nodes that are not in the graph: 9_9_9",
-        "made up: kept and not used are keys of the file: qk_only_nodes; metadata: extra; nodes: odd, qk_tracing_results; links: colour",
+        "made up: keys that are kept but not used: file: qk_only_nodes; metadata: extra; nodes: odd, qk_tracing_results; links: colour",
         "made up: the category 'something new' (1 nodes) is not known, so no score can be worked out",
     ]
 
@@ -332,8 +332,8 @@ def test_a_shared_address_brings_its_pins_supernodes_and_labels():
     with pytest.warns(InputWarning) as said:
         graph = with_shared_view(parsed(modern() | {"metadata": modern()["metadata"] | {"slug": "other"}}), address)
     assert [str(one.message) for one in said][-4:] == [
-        "the address is of the graph 'made-up', and this one is 'other'",
-        "the address: not used are densityThreshold",
+        "the address is that of the graph 'made-up', but this one is 'other'",
+        "the address: not used: densityThreshold",
         "the address: qParams names nodes that are not in the graph: D25_5604_7",
         "the address: labels of nodes that are not in the graph are left out: 9_9_9",
     ]
@@ -408,24 +408,30 @@ HOSTILE = {
     ),
     "a weight of text": (changed(lambda g: g["links"][0].update(weight="2")), "weight"),
     "a true weight": (changed(lambda g: g["links"][0].update(weight=True)), "weight"),
-    "a link to nowhere": (changed(lambda g: g["links"][0].update(target="9_9_9")), "no such node"),
+    "a link to nowhere": (
+        changed(lambda g: g["links"][0].update(target="9_9_9")),
+        "node '9_9_9', which does not exist",
+    ),
     "a link from a list": (changed(lambda g: g["links"][0].update(source=["0_1_2"])), "source"),
     "an id given twice": (changed(lambda g: g["nodes"].append(g["nodes"][1])), "twice"),
     "a token beyond the prompt": (changed(lambda g: g["nodes"][0].update(ctx_idx=10**9)), "prompt of 3"),
-    "a negative position": (changed(lambda g: g["nodes"][0].update(ctx_idx=-1)), "stands on token"),
+    "a negative position": (changed(lambda g: g["nodes"][0].update(ctx_idx=-1)), "is at token"),
     "a million layers": (changed(lambda g: g["nodes"][0].update(layer="1000000")), "no layer"),
     "a label that is a list": (changed(lambda g: g["nodes"][0].update(clerp=["x"])), "clerp"),
     "tokens that are numbers": (changed(lambda g: g["metadata"].update(prompt_tokens=[1, 2])), "prompt_tokens"),
     "supernodes that are numbers": (changed(lambda g: g["qParams"].update(supernodes=[1])), "supernodes"),
     "a node without a category": (changed(lambda g: g["nodes"][0].pop("feature_type")), "has no category"),
     "an unknown version": (changed(lambda g: g["metadata"].update(schema_version=2)), "schema_version is 2"),
-    "links of another kind": (changed(lambda g: g["qParams"].update(linkType="sideways")), "none of both, input"),
+    "links of another kind": (changed(lambda g: g["qParams"].update(linkType="sideways")), "not one of both, input"),
     "a threshold of text": (changed(lambda g: g["qParams"].update(pruningThreshold="much")), "pruningThreshold"),
     "labels that are numbers": (changed(lambda g: g["qParams"].update(clerps=[["0_1_2", 5]])), "clerps"),
-    "supernodes of broken text": (changed(lambda g: g["qParams"].update(supernodes="[[")), "no JSON"),
-    "no nodes": (changed(lambda g: g.update(nodes=[], links=[])), "without nodes"),
+    "supernodes of broken text": (
+        changed(lambda g: g["qParams"].update(supernodes="[[")),
+        "qParams.supernodes is not valid JSON",
+    ),
+    "no nodes": (changed(lambda g: g.update(nodes=[], links=[])), "the graph has no nodes"),
     "half a character": (json.dumps(modern()).replace("made-up", "\\ud800", 1), "surrogate"),
-    "a list": ("[]", "no attribution graph"),
+    "a list": ("[]", "not an attribution graph"),
     "no JSON": ("<script>alert(1)</script>", "not valid JSON"),
     "nothing": ("", "not valid JSON"),
     "nested without end": ("[" * 200_000, "nested"),

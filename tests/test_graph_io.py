@@ -91,7 +91,7 @@ def test_graphs_of_others_become_pages(graph, tmp_path, capsys):
     path.write_text(json.dumps(graph))
     code, said, error = run(capsys, "import", path, "--link", "/m/graph?pinnedIds=0_1_2&depth=3")
     assert code == 0 and f"{len(graph['nodes'])} nodes" in said
-    assert all(line.startswith("warning: ") for line in error.splitlines()) and "not used are depth" in error
+    assert all(line.startswith("warning: ") for line in error.splitlines()) and "not used: depth" in error
     page = (tmp_path / "theirs.html").read_text(encoding="utf-8")
     assert 'id="explorer"' in page and "&lt;|im_end|&gt;" in page
 
@@ -101,7 +101,7 @@ def test_mistakes_are_one_line_and_leave_nothing(root, tmp_path, capsys):
     config = ("--config", root / "config.yaml")
     case = ("--model", "elegans", "--case", "multi_hop", "--out", tmp_path / "out")
     for words, expected in [
-        (("import", tmp_path / "bad.json"), "no attribution graph"),
+        (("import", tmp_path / "bad.json"), "not an attribution graph"),
         (("import", tmp_path / "absent.json"), "no such file"),
         (("import", tmp_path / "bad.json", "--out", tmp_path / "page.pdf"), ".html"),
         (("export", *case, *config, "--prompt", "nowhere"), "Prompts: texas"),

@@ -155,7 +155,10 @@ def test_a_bit_that_flips_on_disk_is_noticed_and_repaired(root, hub, capsys, mon
     monkeypatch.chdir(root)
     assert main(["load", "--model", "mini"]) == 2
     said = capsys.readouterr().err
-    assert "W_dec_0.safetensors is missing or not what was downloaded" in said and "biology fetch --model mini" in said
+    assert (
+        "W_dec_0.safetensors is missing or has another hash than the download" in said
+        and "biology fetch --model mini" in said
+    )
     whole(root, hub)
 
 
@@ -177,7 +180,7 @@ def test_another_revision_than_the_one_here_is_refused_and_fetched(root, hub, ca
     configure(root, revision=f"'{commit_of(model)}'")
     monkeypatch.chdir(root)
     assert main(["load", "--model", "mini"]) == 2
-    assert f"asks for {commit_of(model)}" in capsys.readouterr().err
+    assert f"needs {commit_of(model)}" in capsys.readouterr().err
     whole(root, hub)
 
 

@@ -320,7 +320,7 @@ def test_a_cut_direct_path_is_what_the_decoder_writes_into_the_last_stream(tiny_
         ((0, 3, 0, 0, 1.0), {}, "layer 3 is not in 0..2"),
         ((0, 0, 5, 0, 1.0), {}, "position 5 is not in 0..4"),
         ((0, 0, 0, 48, 1.0), {}, "feature 48 is not in 0..47"),
-        ((0, 2, 0, 0, 1.0), {"last_layer": 1}, "range ends at layer 1; layer 2"),
+        ((0, 2, 0, 0, 1.0), {"last_layer": 1}, "range ends at layer 1: choose its last layer from 2"),
         ((0, 2, 0, 0, 1.0), {"last_layer": 3}, "range ends at layer 3"),
         ((0, 2, 0, 0, 1.0), {"protocol": "iterative", "cut_direct": True}, "protocol 'constrained'"),
         ((0, 2, 0, 0, 1.0), {"batch_size": 0}, "batch_size"),

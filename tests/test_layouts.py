@@ -39,7 +39,7 @@ def test_round_trip(tiny_model, tmp_path, layout, kind, activation, skip):
     model = tiny_model("llama")
     transcoders = random_transcoders(model, kind, activation, skip)
     if layout == "saelens" and (kind == "cross_layer" or activation == "topk"):
-        with pytest.raises(InputError, match="no cross-layer and no TopK"):
+        with pytest.raises(InputError, match="cannot hold cross-layer or TopK"):
             save_transcoders(tmp_path, transcoders, layout=layout)
         return
     save_transcoders(tmp_path, transcoders, layout=layout)
@@ -147,7 +147,7 @@ def test_the_layout_decides_whether_what_is_active_may_be_negative(tiny_model, t
     gate = torch.zeros_like(pre).scatter_(-1, pre.topk(20, dim=-1).indices, 1)
     active = encode(load_transcoders(tmp_path / "topk", model), 0, x)
     assert active.equal(pre * gate) and (active < 0).any() and ((active != 0).sum(-1) == 20).all()
-    with pytest.raises(InputError, match="keeps what is active and negative"):
+    with pytest.raises(InputError, match="keeps negative activations, which this set clips"):
         save_transcoders(tmp_path, replace(few, signed=False), layout="circuit-tracer")
 
     low = random_transcoders(model, activation="jumprelu", read_hook="ln2.hook_normalized")
@@ -156,12 +156,12 @@ def test_the_layout_decides_whether_what_is_active_may_be_negative(tiny_model, t
     gemma_scope(tmp_path / "gemma", low)
     clipped = load_transcoders(tmp_path / "gemma", model)
     assert not clipped.signed and encode(clipped, 0, x).equal(pre.relu() * (pre > threshold))
-    with pytest.raises(InputError, match="keeps what is active and negative"):
+    with pytest.raises(InputError, match="keeps negative activations, which this set clips"):
         save_transcoders(tmp_path, low, layout="circuit-tracer")
     save_transcoders(tmp_path / "tracer", replace(low, signed=True), layout="circuit-tracer")
     signed = load_transcoders(tmp_path / "tracer", model)
     assert signed.signed and encode(signed, 0, x).equal(pre * (pre > threshold)) and (encode(signed, 0, x) < 0).any()
-    with pytest.raises(InputError, match="none that is negative where it is active"):
+    with pytest.raises(InputError, match="or negative activations"):
         save_transcoders(tmp_path, signed)
 
 
@@ -241,9 +241,9 @@ def rewritten(file, **keys):
         ({"apply_b_dec_to_input": True}, "apply_b_dec_to_input: True is not supported"),
         ({"finetuning_scaling_factor": True}, "finetuning_scaling_factor: True"),
         ({"hook_head_index": 0}, "hook_head_index: 0 is not supported"),
-        ({"model_from_pretrained_kwargs": {"fold_ln": True}}, "fold_ln is true: mlp.hook_in"),
+        ({"model_from_pretrained_kwargs": {"fold_ln": True}}, "fold_ln is true: the model's mlp.hook_in"),
         ({"model_from_pretrained_kwargs": {"center_writing_weights": True}}, "center_writing_weights is true"),
-        ({"architecture": "standard"}, "'standard' is no transcoder"),
+        ({"architecture": "standard"}, "'standard' is not a transcoder"),
         ({"architecture": "jumprelu_transcoder"}, "does not fit weights that look like transcoder"),
         ({"d_sae": 47}, "d_sae is 47, and its weights have 48"),
     ],
@@ -273,7 +273,7 @@ def test_what_changes_nothing_in_a_saelens_config(tiny_model, tmp_path):
         warnings.simplefilter("error", InputWarning)
         load_transcoders(tmp_path, model)
     rewritten(tmp_path / "layer_2/cfg.json", temperature=0.5, prepend_bos=False)
-    with pytest.warns(InputWarning, match="layer_2/cfg.json: temperature not known") as caught:
+    with pytest.warns(InputWarning, match="layer_2/cfg.json: unknown keys, not used: temperature") as caught:
         load_transcoders(tmp_path, model)
     assert any("trained on prompts without BOS" in str(warning.message) for warning in caught)
     rewritten(tmp_path / "layer_2/cfg.json", model_name="other")
@@ -285,10 +285,10 @@ def test_what_changes_nothing_in_a_saelens_config(tiny_model, tmp_path):
     ("keys", "message"),
     [
         ({"hf_hook_point_in": "model.layers.1.output"}, "hf_hook_point_in 'model.layers.1.output' is not supported"),
-        ({"hf_hook_point_out": "model.layers.2.post_feedforward_layernorm.output"}, "is no hook of layer 1"),
+        ({"hf_hook_point_out": "model.layers.2.post_feedforward_layernorm.output"}, "is not a hook of layer 1"),
         ({"type": "sae"}, "type 'sae' is not supported"),
-        ({"affine_connection": True}, "affine_connection is True, and the weights say otherwise"),
-        ({"width": 16}, "width is 16, and params.safetensors has 48 features"),
+        ({"affine_connection": True}, "affine_connection is True, but the weights say otherwise"),
+        ({"width": 16}, "width is 16, but params.safetensors has 48 features"),
         ({"scaling_factor": 2.0}, "scaling_factor: 2.0 is not supported"),
     ],
 )
@@ -305,14 +305,14 @@ def test_what_a_circuit_tracer_config_asks_for_is_done_or_refused(tiny_model, tm
     model = tiny_model("llama")
     save_transcoders(tmp_path, random_transcoders(model), layout="circuit-tracer")
     rewritten(tmp_path / "config.yaml", note="a test", scan="here")
-    with pytest.warns(InputWarning, match="config.yaml: note not known, and not used"):
+    with pytest.warns(InputWarning, match="config.yaml: unknown keys, not used: note"):
         load_transcoders(tmp_path, model)
     rewritten(tmp_path / "config.yaml", k=5)
     with pytest.raises(InputError, match="k: 5 is not supported"):
         load_transcoders(tmp_path, model)
     rewritten(tmp_path / "config.yaml", k=None)
     change(tmp_path / "layer_0.safetensors", k=torch.tensor(5))
-    with pytest.raises(InputError, match="activation is 'relu', and the weights are those of a TopK set"):
+    with pytest.raises(InputError, match="activation is 'relu', but the weights are those of a TopK set"):
         load_transcoders(tmp_path, model)
     rewritten(tmp_path / "config.yaml", activation="topk")
     change(tmp_path / "layer_1.safetensors", k=torch.tensor(6))
@@ -326,7 +326,7 @@ def test_transcoders_of_another_model_are_named(tiny_model, tmp_path, said):
     for layout in ("saelens", "circuit-tracer"):
         save_transcoders(tmp_path / layout, random_transcoders(model), layout=layout, model_name=said)
         with pytest.warns(
-            InputWarning, match=f"these are transcoders of {said}, by their config, and the model is {model.name}"
+            InputWarning, match=f"its config says that these are transcoders of {said}, but the model is {model.name}"
         ):
             load_transcoders(tmp_path / layout, model)
 
@@ -351,7 +351,7 @@ def test_layers_beyond_the_last_are_another_models(tiny_model, tmp_path):
     for kind in ("per_layer", "cross_layer"):
         save_transcoders(tmp_path / kind, random_transcoders(three, kind), layout="circuit-tracer")
     for folder in tmp_path.iterdir():
-        with pytest.raises(InputError, match="layers 0, 1, 2, and the model has 2 layers: they are another model's"):
+        with pytest.raises(InputError, match="layers 0, 1, 2, but the model has 2 layers: they are another model's"):
             load_transcoders(folder, two)
 
 
@@ -366,7 +366,7 @@ def test_two_sets_in_one_folder(tiny_model, tmp_path, kind):
     stray.unlink()
     save_transcoders(tmp_path, random_transcoders(model))
     with pytest.raises(
-        InputError, match=r"another set beside .*\(layer_0/sae_weights.safetensors, .*: keep one set in a folder"
+        InputError, match=r"a second set of transcoders \(layer_0/sae_weights.safetensors, .*: keep one set per folder"
     ):
         load_transcoders(tmp_path, model)
 
@@ -375,7 +375,7 @@ def test_tensors_that_are_in_two_places_or_in_none(tiny_model, tmp_path):
     model = tiny_model("llama")
     save_transcoders(tmp_path, random_transcoders(model, "cross_layer", skip=True), layout="circuit-tracer")
     change(tmp_path / "skip.safetensors", b_skip=torch.zeros(3, 32))
-    with pytest.raises(InputError, match="expected W_skip of all layers in this file, and nowhere another tensor"):
+    with pytest.raises(InputError, match="expected W_skip of all layers in this file, and no other tensor"):
         load_transcoders(tmp_path, model)
     change(tmp_path / "skip.safetensors", b_skip=None)
     change(tmp_path / "W_dec_1.safetensors", b_dec_1=torch.zeros(32))

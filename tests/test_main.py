@@ -176,8 +176,8 @@ def test_attention_is_taken_apart_in_words_and_as_data(capsys, directories):
 @pytest.mark.parametrize(
     ("options", "why"),
     [
-        ("--layer 1", "named by both --layer and --head"),
-        ("--head 1", "named by both --layer and --head"),
+        ("--layer 1", "--layer and --head together name a head"),
+        ("--head 1", "--layer and --head together name a head"),
         ("--query 1", "about one head"),
         ("--layer 3 --head 0", "layer 3 does not exist"),
         ("--layer 0 --head 4", "head 4 does not exist"),
@@ -241,9 +241,9 @@ def test_where_results_go_is_looked_at_before_anything_else(capsys, monkeypatch,
     (tmp_path / "folder.html").mkdir()
     into_a_file = command.split()[0] in ("sample", "import")
     taken, nowhere = ("folder.html", "file/in.html") if into_a_file else ("file", "file/in")
-    why = "is a folder: name a file" if into_a_file else "is no folder"
+    why = "is a folder: name a file" if into_a_file else "is not a folder"
     assert why in complaint(capsys, *command.split(), "--out", str(tmp_path / taken))
-    assert "file is no folder" in complaint(capsys, *command.split(), "--out", str(tmp_path / nowhere))
+    assert "file is not a folder" in complaint(capsys, *command.split(), "--out", str(tmp_path / nowhere))
     said = complaint(capsys, *command.split(), "--out", "/proc/out.html")  # which takes no files, from root neither
     assert "nothing can be written to /proc" in said
     assert [path.name for path in sorted(tmp_path.iterdir())] == ["file", "folder.html"]
@@ -255,10 +255,10 @@ def test_a_stage_that_cannot_write_its_results_does_no_work(capsys, tmp_path):
     (tmp_path / "data").touch()
     for stage in ("load", "measure", "compare-dictionaries", "exchange", "atlas"):
         said = complaint(capsys, stage, "--model", "mine", "--config", str(tmp_path / "config.yaml"))
-        assert "data is no folder" in said
+        assert "data is not a folder" in said
     for stage in ("cache", "group", "attribute", "intervene", "sweep"):
         case = ["--case", "multi_hop", "--config", str(tmp_path / "config.yaml")]
-        assert "data is no folder" in complaint(capsys, stage, "--model", "mine", *case)
+        assert "data is not a folder" in complaint(capsys, stage, "--model", "mine", *case)
 
 
 NUMBERS = [
@@ -387,11 +387,11 @@ def test_targets_and_given_features(capsys, directories, tmp_path):
             kept[["layer", "pos", "feature"]].to_numpy().tolist()
             == chosen[["layer", "pos", "feature"]].to_numpy().tolist()
         )
-    for wrong, why in (("1,1.5,2", "no whole numbers"), ("1,9,2", "has no position 9"), ("1,x,2", "no table")):
+    for wrong, why in (("1,1.5,2", "not whole numbers"), ("1,9,2", "has no position 9"), ("1,x,2", "not a table")):
         (tmp_path / "wrong.csv").write_text(f"layer,pos,feature\n{wrong}\n")
         assert why in complaint(capsys, *trace, "--features", str(tmp_path / "wrong.csv"))
     (tmp_path / "bad.csv").write_text("layer,pos\n1,2\n")
-    assert "bad.csv is no table" in complaint(capsys, *trace, "--features", str(tmp_path / "bad.csv"))
+    assert "bad.csv is not a table" in complaint(capsys, *trace, "--features", str(tmp_path / "bad.csv"))
     both = ("--features", str(tmp_path / "chosen.csv"), "--max-nodes", "3")
     assert "either --features" in complaint(capsys, *trace, *both)
     assert "there is no file" in complaint(capsys, *trace, "--features", str(tmp_path / "none.csv"))
@@ -401,7 +401,9 @@ def test_targets_and_given_features(capsys, directories, tmp_path):
 
 def test_a_prompt_that_cannot_be_traced_is_one_line(capsys, directories):
     assert "'zebra'" in complaint(capsys, "trace", "w1 zebra", *directories)
-    assert "--token-ids: 200 is no token" in complaint(capsys, "trace", "--token-ids", "2,200", *directories)
+    assert "--token-ids: 200 is not in the vocabulary" in complaint(
+        capsys, "trace", "--token-ids", "2,200", *directories
+    )
     assert "numbers separated by commas" in complaint(capsys, "trace", "--token-ids", "2,a", *directories)
     assert "either a prompt or --token-ids" in complaint(capsys, "trace", *directories)
     assert "needs --transcoders" in complaint(capsys, "trace", "w1", *directories[:2])

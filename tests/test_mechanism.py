@@ -96,7 +96,7 @@ def test_expressions_hold_whole_numbers_and_nothing_else():
     ("change", "message"),
     [
         (("value: place,", "value: plaice,"), "'plaice' is neither a column"),
-        (("depends_on: [place, relation]", "depends_on: [relation]"), "does not settle it"),
+        (("depends_on: [place, relation]", "depends_on: [relation]"), "does not determine it"),
         (("absent: {says: place}", "absent: {says: place, shares: [place]}"), "one of 'shares', 'says' and 'takes'"),
         (("layers: [0, 1], apart", "layers: [1, 0], apart"), "the first not after the last"),
         (("at: last", "at: lats"), "unknown position 'lats'"),

@@ -133,12 +133,12 @@ def test_shuffled_neurons_write_as_much_and_mean_nothing(tiny_model):
 
 def test_what_cannot_be_is_refused(tiny_model):
     model = tiny_model("llama")
-    with pytest.raises(InputError, match="no weights between them hold beyond one"):
+    with pytest.raises(InputError, match="weights between them hold for one prompt only"):
         global_weights(model, neuron_set(model, k=4))
     most = neuron_set(model, k=1).layers[0].n_neurons
     with pytest.raises(InputError, match=f"{most + 1} neurons cannot be active in a layer of {most}"):
         neuron_set(model, k=most + 1)
-    with pytest.raises(ValueError, match="`k` says nothing without `transcoders: neurons`"):
+    with pytest.raises(ValueError, match="`k` has no effect without `transcoders: neurons`"):
         ModelConfig(path="a", transcoders="b", k=3)
     with pytest.raises(ValueError, match="0 neurons cannot be active"):
         ModelConfig(path="a", transcoders="neurons", k=0)

@@ -89,7 +89,7 @@ def test_what_cannot_be_put_into_the_list_is_said(capsys, root):
 def test_mistakes_are_one_line_that_names_the_page_and_leave_nothing(capsys, root):
     before = sorted(root.rglob("*"))
     assert "docs/tutorials/extend_a_case.md" in refused(capsys, root, "new-case", "multi_hop")
-    assert "no name" in refused(capsys, root, "new-case", "a b")
+    assert "not a valid name" in refused(capsys, root, "new-case", "a b")
     assert "page of every model" in refused(capsys, root, "new-case", "atlas")
     assert "begins with _" in refused(capsys, root, "new-case", "_mine")
     assert "Known cases: addition" in refused(capsys, root, "new-case", "mine", "--from", "poems")

@@ -125,7 +125,7 @@ def test_a_prompt_without_a_donor_has_no_outcome_about_one(tiny_model):
     assert set(effects(rows, "advantage", "shuffle")) == of_donors - {"i1"}
     frame.loc[3, "donor"] = "nobody"
     lost = toy_bench(tiny_model("llama"), {"inhibit": inhibit}, prompts=frame)
-    with pytest.raises(InputError, match="case toy, prompt i2: donor 'nobody' is no prompt of the case"):
+    with pytest.raises(InputError, match="case toy, prompt i2: donor 'nobody' is not a prompt of the case"):
         measure(lost, "inhibit", inhibit, EVERYONE, Setting(0.0, 2), ())
 
 
@@ -352,7 +352,7 @@ def test_the_panel_shows_the_mean_of_matched_sets(tiny_model):
 def test_what_is_missing_is_named(tiny_model):
     frame = prompts_frame()
     frame.loc[frame["item"] == "i1", "donor"] = "nobody"
-    with pytest.raises(InputError, match="case toy, prompt i1: donor 'nobody' is no prompt of the case"):
+    with pytest.raises(InputError, match="case toy, prompt i1: donor 'nobody' is not a prompt of the case"):
         run_experiments(toy_bench(tiny_model("llama"), {"swap": SWAP}, prompts=frame))
 
 
@@ -397,5 +397,5 @@ def test_live_attention_is_another_intervention_and_the_one_that_it_says(tiny_mo
 def test_an_outcome_about_a_level_that_the_prompt_lacks_is_refused(tiny_model):
     frame = prompts_frame().assign(expected="")
     asked = replace_experiment(INHIBIT, outcomes=("level_probability:expected",))
-    with pytest.raises(InputError, match="its level of 'expected', and it has none"):
+    with pytest.raises(InputError, match="has no level of 'expected', which an outcome needs"):
         measure(toy_bench(tiny_model("llama"), {"x": asked}, prompts=frame), "x", asked, [1], Setting(0.0, 1), ())

@@ -114,7 +114,7 @@ def test_what_is_imported_inside_functions_and_by_name_counts_and_what_type_chec
 
 def test_where_definitions_count_one_by_one_there_is_nothing_else(write):
     write("cli/opening.py", source_file("cli.opening").read_text(encoding="utf-8") + "\nprint('hello')\n")
-    with pytest.raises(ValueError, match=r"opening.py, line \d+: this is no definition"):
+    with pytest.raises(ValueError, match=r"opening.py, line \d+: this does not define"):
         stage_hash("stages.cache")
 
 

@@ -210,5 +210,5 @@ def test_a_prompt_is_gated_by_the_one_that_it_names():
     rows = [("a", True, ""), ("b", False, "a"), ("c", True, "d"), ("d", False, "")]
     frame = pd.DataFrame(rows, columns=["item", "correct", "gated_by"])
     assert _gated(small_case(), frame) == [True, True, False, False]
-    with pytest.raises(InputError, match="case small, prompt c: gated_by 'nobody' is no prompt of the case"):
+    with pytest.raises(InputError, match="case small, prompt c: gated_by 'nobody' is not a prompt of the case"):
         _gated(small_case(), frame.replace({"gated_by": {"d": "nobody"}}))

@@ -79,7 +79,9 @@ def test_a_lock_that_covers_other_things_accuses_nobody(root):
     old = {"mine": {"template-1": "0" * 64}, "mine/rules": {"template-1": "1" * 64}}
     for found in (old, {"version": 3}):
         (root / "experiments/claims.lock").write_text(json.dumps(found))
-        with pytest.raises(InputError, match=r"claims\.lock: a lock of another version .* run `biology lock`") as error:
+        with pytest.raises(
+            InputError, match=r"claims\.lock was written by another version .* run `biology lock`"
+        ) as error:
             check_lock(root)
         assert "template-1" not in str(error.value) and "\n" not in str(error.value)
 

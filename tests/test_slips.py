@@ -17,7 +17,7 @@ FALLS = "outcome: answer_probability, control: match, direction: decrease, minim
 SLIPS = [
     (CLAIMS, "inhibit_bridge, outcome: others_probability", "inhibit_city, outcome: others_probability", "unknown outcome 'others_probability' of inhibit_city"),
     (CLAIMS, FALLS, FALLS.replace("0.3", ".nan"), "minimum: Input should be a finite number"),
-    (CLAIMS, FALLS, FALLS.replace("0.3", "30"), "minimum: 30 is never reached: answer_probability is a probability"),
+    (CLAIMS, FALLS, FALLS.replace("0.3", "30"), "minimum: 30 cannot be reached: answer_probability is a probability"),
     (CLAIMS, FALLS, FALLS.replace("match", "donor"), "unknown control 'donor' of answer_probability in inhibit_relation"),
     (CLAIMS, FALLS, FALLS + ", ceiling: {donor: 0.1}", "ceiling: unknown control 'donor'"),
     (CLAIMS, "arms: [donor, position, direction]", "arms: [donor, position, position]", "specificity: 'position' is listed twice"),
@@ -31,14 +31,14 @@ SLIPS = [
     (CASE, ANYWHERE, 'elsewhere: "token:the"', "exactly once in prompt 'flower-anniston' of the prompt set, where it stands 2 times"),
     (CASE, "promotes: [answer], top", "promotes: [anwser], top", "supernodes.say_answer.promotes: unknown word 'anwser'. Did you mean 'answer'?"),
     (CASE, "keeps: [relation]", "keeps: [relaton]", "supernodes.bridge.keeps: unknown factor 'relaton'. Did you mean 'relation'?"),
-    (CASE, LABEL, 'label: "{place"', "supernodes.bridge.label: '{place' has a bracket without its other half"),
+    (CASE, LABEL, 'label: "{place"', "supernodes.bridge.label: '{place' has an unmatched brace"),
     (CASE, "swap_panel-swap, swap_panel-swap_foreign", "swap_pannel-swap, swap_panel-swap_foreign", "figures: unknown figure 'swap_pannel'. Did you mean 'swap_panel'?"),
     (CASE, "donor: savannah, wrong_donor: dallas", "donor: oakland, wrong_donor: dallas", "prompt 'oakland': it is its own donor (column 'donor')"),
     (PROMPTS, FLOWER, FLOWER.replace("heldout", "held-out"), "row 3.split: unknown value 'held-out'. Did you mean 'heldout'?"),
-    (PROMPTS, FLOWER, FLOWER + FLOWER.replace("flower-anniston", "flower-again"), "row 4: item 'flower-again' says what 'flower-anniston' says"),
+    (PROMPTS, FLOWER, FLOWER + FLOWER.replace("flower-anniston", "flower-again"), "row 4: item 'flower-again' repeats item 'flower-anniston'"),
     (PROMPTS, FLOWER, FLOWER.replace("score,states", "score,state"), "no experiment measures it: unknown level 'state' of set. Did you mean 'states'?"),
     (PROMPTS, FLOWER, FLOWER.replace("score,states", "score,states "), "row 3.set: 'states ' begins or ends with a space"),
-    (PROMPTS, FLOWER, FLOWER.replace("flower-las-cruces", "flower-new-rochelle"), "'flower-new-rochelle' is its donor and its wrong donor (column 'wrong_donor')"),
+    (PROMPTS, FLOWER, FLOWER.replace("flower-las-cruces", "flower-new-rochelle"), "'flower-new-rochelle' is both its donor and its wrong donor (column 'wrong_donor')"),
     (PROMPTS, FLOWER, FLOWER.replace("flower-las-cruces", "flower-las-crucs"), "prompt 'flower-anniston' of the prompt set: unknown prompt 'flower-las-crucs'"),
     (PROMPTS, "item,text,answer,cluster,split,role", "item;text;answer;cluster;split;role", "separated by commas, not by semicolons"),
 ]  # fmt: skip
@@ -64,5 +64,5 @@ def test_a_prompt_set_without_a_prompt_is_refused(tmp_path):
     folder = tmp_path / "experiments" / "multi_hop"
     shutil.copytree(EXPERIMENTS / "multi_hop", folder)
     (folder / PROMPTS).write_text((folder / PROMPTS).read_text("utf-8").splitlines()[0] + "\n", "utf-8")
-    with pytest.raises(InputError, match=r"prompts\.csv: there is no prompt below the names of the columns"):
+    with pytest.raises(InputError, match=r"prompts\.csv: no prompts below the header"):
         load_case(tmp_path, "multi_hop")

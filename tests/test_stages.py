@@ -153,7 +153,7 @@ def test_a_supernode_of_which_nothing_is_found_has_the_members_of_the_first_posi
     path.write_text(said)  # and of what another rule left, nothing is read
     assert run(root, "intervene", *mine) == 2
     assert (
-        "supernodes.say_austin: where it is found was not looked for among these positions: run `biology group`."
+        "supernodes.say_austin: the table `sites` was made with other positions: run `biology group`."
         in capsys.readouterr().err
     )
 

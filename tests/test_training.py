@@ -195,7 +195,7 @@ def test_a_model_writes_its_own_text(tiny, tmp_path):
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (("--l0", "64"), "--l0 64: fewer than the 64 features"),
+        (("--l0", "64"), "--l0 64 must be smaller than the 64 features"),
         (("--context", "65"), "reads 2 to 64 tokens"),
         (("--sparsity", "1"), "--sparsity is the penalty of cross-layer"),
         (("--steps", "0"), "--steps: must be at least 1, not 0"),

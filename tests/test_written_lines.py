@@ -254,7 +254,7 @@ def test_the_best_other_position_is_chosen_on_development_prompts(tiny_model, mo
     rows = [frame[(frame["experiment"] == "swap") & (frame["arm"] == "position")] for frame in (control, fixed)]
     assert len(rows[0]) and rows[0].reset_index(drop=True).equals(rows[1].reset_index(drop=True))
     alone = best.model_copy(update={"sites": ("last", "2")})
-    with pytest.raises(InputError, match="experiment 'swap': every one of its `sites` is where it acts"):
+    with pytest.raises(InputError, match="experiment 'swap': the supernodes are at every one of its `sites`"):
         run_lines(toy_bench(tiny_model("llama"), {"swap": alone}))
 
 
@@ -264,10 +264,10 @@ def replace_experiment(experiment, **changes):
 
 def test_a_missing_factor_and_a_missing_donor_are_one_line(tiny_model):
     bench = toy_bench(tiny_model("llama"), {})
-    with pytest.raises(InputError, match="a line asks for the factor 'rhyme', no prompt has it"):
+    with pytest.raises(InputError, match="a line needs the factor 'rhyme', but no prompt has it"):
         words_of(bench, ends="rhyme").endings  # noqa: B018
     lonely = replace(bench, prompts=bench.prompts.assign(donor=""))
-    with pytest.raises(InputError, match="exchanges with donors, and a prompt has none"):
+    with pytest.raises(InputError, match="exchanges with donors, but a prompt has none"):
         measure_lines(lonely, "exchange", EXCHANGE, EVERYONE, Setting(1.0, 2), ())
 
 

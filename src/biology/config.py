@@ -133,7 +133,7 @@ class ModelConfig(Strict):
     def _of_neurons(self) -> ModelConfig:
         for key in ("k", "rule"):
             if getattr(self, key) is not None and not self.neurons:
-                raise ValueError(f"`{key}` says nothing without `transcoders: {NEURONS}`")
+                raise ValueError(f"`{key}` has no effect without `transcoders: {NEURONS}`")
         if isinstance(self.k, int) and self.k < 1:
             raise ValueError(f"k: {self.k} neurons cannot be active: take 1 or more, or `all`")
         return self

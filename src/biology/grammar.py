@@ -34,7 +34,7 @@ def refused_name(name: str) -> str | None:
         return None
     better = re.sub(r"\.\.+", ".", re.sub(r"[^A-Za-z0-9._-]+", "_", name)).lstrip(".-").rstrip("_")
     hint = f", for instance to '{better}'" if better else ""
-    return f"'{name}' is no name (letters, digits, '.', '-' and '_', the first neither '.' nor '-', no '..'): rename it{hint}"
+    return f"'{name}' is not a valid name (letters, digits, '.', '-' and '_', the first neither '.' nor '-', no '..'): rename it{hint}"
 
 
 def steps_to(loc: tuple[int | str, ...], data: Any) -> list[str]:

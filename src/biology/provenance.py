@@ -181,7 +181,9 @@ def _definitions(module: str) -> dict[str, ast.stmt]:
             case ast.Import():
                 found |= {alias.asname or alias.name: ast.Import([alias]) for alias in statement.names}
             case _:
-                raise ValueError(f"{source_file(module)}, line {statement.lineno}: this is no definition of one name")
+                raise ValueError(
+                    f"{source_file(module)}, line {statement.lineno}: this does not define exactly one name"
+                )
     return found
 
 

@@ -68,7 +68,7 @@ def mention_first_words(model: Model, prompts: Sequence[Int[Tensor, "1 _"]], fir
         shown = [*shown[:3], "..."] if len(shown) > 3 else shown
         warnings.warn(
             f"model {model.name}: no special token stands before {', '.join(shown)}: features and errors of this first word "
-            "(position 0) are no nodes, and what its MLPs write belongs to the bias. Put a BOS before it, or count it by "
+            "(position 0) are not nodes, and its MLP outputs belong to the bias. Put a BOS before it, or include it with "
             "attribute(..., first_position=0)",
             InputWarning,
             stacklevel=3,

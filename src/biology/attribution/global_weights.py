@@ -132,7 +132,7 @@ def global_weights(
             f" {model.name} with {model.n_layers} layers and width {model.d_model}"
         )
     if transcoders.exact:
-        raise InputError("neurons read something else on every prompt: no weights between them hold beyond one")
+        raise InputError("neurons have other inputs on every prompt: weights between them hold for one prompt only")
     transcoders = transcoders.to(model.device, model.precision)
     encoders, gains = [], []
     for layer, weights in enumerate(model.weights.layers):
@@ -194,7 +194,7 @@ def _activity(
     n_layers, widest = int(cache.shape[1]), int(cache.shape[3])
     if n_layers != len(n_features) or widest != max(n_features):
         raise InputError(
-            f"the cache is of {n_layers} layers with up to {widest} features, the transcoders have {len(n_features)}"
+            f"the cache has {n_layers} layers with up to {widest} features, the transcoders {len(n_features)}"
             f" with up to {max(n_features)}"
         )
     counted = (cache.lengths - first_position).clamp(min=0)
@@ -363,7 +363,7 @@ def _largest(found: Iterable[Connection], count: int) -> list[Connection]:
 
 def _check(weights: GlobalWeights, kind: str, source_layer: int, target_layer: int) -> None:
     if kind not in KINDS:
-        raise InputError(f"the kind of a global weight is {', '.join(KINDS)}, not {kind!r}")
+        raise InputError(f"unknown kind of global weight {kind!r}: expected one of {', '.join(KINDS)}")
     if not 0 <= source_layer < target_layer < weights.n_layers:
         raise InputError(
             f"no weights lead from layer {source_layer} to layer {target_layer}: a source lies below its target, in"

@@ -52,7 +52,7 @@ def check_case(file: CaseFile, facts: Facts) -> None:
         for name in getattr(file, key):
             if not re.fullmatch(NAMED, name):
                 raise facts.refuse(
-                    key, f"'{name}' is no name: small letters, digits, '-' and '_', as it stands in names of files"
+                    key, f"'{name}' is not allowed: use small letters, digits, '-' and '_', as it becomes a file name"
                 )
     facts.links()
     facts.questions()
@@ -105,7 +105,7 @@ def _check_story(story: Story, file: CaseFile, facts: Facts) -> None:
 
 def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, facts: Facts) -> None:
     if name in RESERVED:
-        raise facts.refuse(where, f"'{name}' is what tables call something else: choose another name")
+        raise facts.refuse(where, f"'{name}' already has a meaning in the tables: choose another name")
     for prompt in (*rule.active_on, *rule.silent_on):
         facts.known(where, "prompt", prompt, file.prompts)
     for at in rule.positions:
@@ -135,7 +135,7 @@ def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, fact
     try:
         fields = [field for _, field, _, _ in string.Formatter().parse(rule.label)]
     except ValueError:
-        raise facts.refuse(f"{where}.label", f"{rule.label!r} has a bracket without its other half") from None
+        raise facts.refuse(f"{where}.label", f"{rule.label!r} has an unmatched brace") from None
     for field in fields:
         if field is not None and field != "answer":
             facts.factor(f"{where}.label", field)
@@ -172,7 +172,7 @@ class _Check:
             if isinstance(experiment, kind):
                 check(experiment, measured)
         if isinstance(experiment, LOOKING_AT_PLOTS) and file.operands is None:
-            raise facts.refuse(self.where, "operand plots are read where case.yaml says `operands:`")
+            raise facts.refuse(self.where, "needs `operands:` in case.yaml")
 
     def _outcome(self, experiment: Measurement, outcome: Outcome, scored: list[Row]) -> None:
         """Checks the names in an outcome. Those of a comparison are checked where they are measured."""
@@ -193,7 +193,7 @@ class _Check:
             wrong = next(row for row in scored if not row["answer"].strip().isdigit())
             raise facts.refuse(
                 where,
-                f"outcome '{outcome}' is about numbers, and prompt '{wrong['item']}' has the answer '{wrong['answer']}'",
+                f"outcome '{outcome}' is about numbers, but prompt '{wrong['item']}' has the answer '{wrong['answer']}'",
             )
 
     def _donors(self, experiment: Measurement, column: str, rows: list[Row], *, wrong: bool) -> None:
@@ -209,7 +209,7 @@ class _Check:
             asked = next(outcome for outcome in experiment.outcomes if outcome.form.donor)
             raise self.facts.refuse(
                 f"{self.where}.donor",
-                f"no scored prompt has a donor (column '{column}'), and outcome '{asked}' asks for one",
+                f"outcome '{asked}' needs a donor, but no scored prompt has one (column '{column}')",
             )
 
     def _perturbation(self, one: Perturbation, measured: list[Row]) -> None:
@@ -217,12 +217,12 @@ class _Check:
         for strength in one.strengths:
             if one.injected is None and strength > 1:
                 raise facts.refuse(
-                    f"{where}.strengths", f"{strength:g} would amplify: an inhibition holds at 1 at most"
+                    f"{where}.strengths", f"{strength:g} would amplify: the strength of an inhibition is at most 1"
                 )
             if one.injected is not None and strength <= 0:
-                raise facts.refuse(f"{where}.strengths", f"{strength:g} injects nothing: above 0")
+                raise facts.refuse(f"{where}.strengths", f"{strength:g} injects nothing: give a strength above 0")
         if one.injected is None and set(one.strengths) == {1.0}:
-            raise facts.refuse(f"{where}.strengths", "a strength of 1 does nothing: name another one too")
+            raise facts.refuse(f"{where}.strengths", "a strength of 1 does nothing: add another one")
         if one.dose and len(one.strengths) < 2:
             raise facts.refuse(f"{where}.dose", "a dose curve needs several strengths")
         if one.injected is not None:
@@ -237,7 +237,7 @@ class _Check:
         if one.line is not None:
             if one.donor != "donor":
                 raise facts.refuse(
-                    f"{where}.donor", "the words of a line are those of the column `donor`: leave `donor` out"
+                    f"{where}.donor", "a line takes its words from the column `donor`: leave `donor` out"
                 )
             self._line(one.line, one)
 
@@ -246,7 +246,8 @@ class _Check:
         for name in held:
             if elsewhere in self.file.supernodes[name].among:
                 raise self.facts.refuse(
-                    where, f"supernode '{name}' may be found at '{elsewhere}' (`among`), and the control is elsewhere"
+                    where,
+                    f"supernode '{name}' may be found at '{elsewhere}' (`among`): choose a control position outside `among`",
                 )
 
     def _exchange(self, one: Exchange, measured: list[Row]) -> None:
@@ -264,11 +265,12 @@ class _Check:
             facts.factor(f"{where}.forced.{number}", factor)
             if not 0 <= number < line.most:
                 raise facts.refuse(
-                    f"{where}.forced", f"the line has no word {number}: words are counted from 0, {line.most} at most"
+                    f"{where}.forced",
+                    f"the line has no word {number}: it has at most {line.most} words, counted from 0",
                 )
         if line.least >= line.most and any(outcome.startswith("line_ends") for outcome in one.outcomes):
             raise facts.refuse(
-                f"{where}.least", f"no line of {line.most} words at most has {line.least} before its last one"
+                f"{where}.least", f"a line of at most {line.most} words cannot have {line.least} before its last one"
             )
 
     def _graph(self, one: Graph, measured: list[Row]) -> None:
@@ -276,7 +278,8 @@ class _Check:
         for row in measured:
             if not row.get(one.source) or row[one.source] not in row["text"]:
                 raise self.facts.refuse(
-                    f"{self.where}.source", f"prompt '{row['item']}' does not hold its own level of '{one.source}'"
+                    f"{self.where}.source",
+                    f"the text of prompt '{row['item']}' does not contain its level of '{one.source}'",
                 )
 
     def _structure(self, one: Structure, measured: list[Row]) -> None:
@@ -285,10 +288,13 @@ class _Check:
     def _census(self, one: Census, measured: list[Row]) -> None:
         if self.file.supernodes[one.through].factor is None:
             raise self.facts.refuse(
-                f"{self.where}.through", f"the rule of supernode '{one.through}' has no factor, so no level to look for"
+                f"{self.where}.through",
+                f"the rule of supernode '{one.through}' needs `factor`: its levels are looked for",
             )
         if "position" in one.controls and not one.sites:
-            raise self.facts.refuse(f"{self.where}.controls", "'position' needs `sites`, where else it is looked")
+            raise self.facts.refuse(
+                f"{self.where}.controls", "'position' needs `sites`: other positions at which to look"
+            )
         for site in one.sites:
             self.facts.position(f"{self.where}.sites", site, self.facts.rows)
             self._never_at(f"{self.where}.sites", site, one.held)
@@ -300,7 +306,7 @@ class _Check:
         for supernode in one.of:
             if self.file.supernodes[supernode].operands is None:
                 raise self.facts.refuse(
-                    f"{self.where}.of", f"the rule of supernode '{supernode}' has no condition `operands`"
+                    f"{self.where}.of", f"the rule of supernode '{supernode}' needs the condition `operands`"
                 )
 
     def _reuse(self, one: Reuse, measured: list[Row]) -> None:
@@ -322,7 +328,8 @@ class _Check:
             there = self.file.experiments[other]
             if not isinstance(there, Perturbation | Exchange | Census):
                 raise self.facts.refuse(
-                    f"{self.where}.of", f"'{other}' is of kind {there.kind_name()}, and perturbations are compared"
+                    f"{self.where}.of",
+                    f"'{other}' is of kind {there.kind_name()}: only perturbations, exchanges and censuses can be compared",
                 )
             for term in (term for outcome in one.outcomes for term in outcome.arguments):
                 self.facts.known(f"{self.where}.outcomes", "outcome", term, there.outcomes, other)
@@ -335,12 +342,12 @@ class _Check:
         if len(last) < 2 or any(not outcome.form.unit.startswith("probability") for outcome in last):
             raise self.facts.refuse(
                 f"{self.where}.of",
-                f"the last two outcomes of '{one.of[0]}' have to be the probabilities of what takes over and of what gives way",
+                f"the last two outcomes of '{one.of[0]}' must be the probabilities of what takes over and of what gives way",
             )
         self.facts.factor(f"{self.where}.by", one.by)
         if self.facts.items and len({row.get(one.by) for row in self.facts.scored(swap.only)}) < 2:
             raise self.facts.refuse(
-                f"{self.where}.by", f"all scored prompts have one level of '{one.by}', and levels are compared"
+                f"{self.where}.by", f"all scored prompts have the same level of '{one.by}': there is nothing to compare"
             )
 
     def _signs(self, one: Signs, measured: list[Row]) -> None:
@@ -349,10 +356,12 @@ class _Check:
             if not isinstance(there, Inhibit):
                 raise self.facts.refuse(
                     f"{self.where}.of",
-                    f"'{other}' is of kind {there.kind_name()}, and inhibitions are compared with the graph",
+                    f"'{other}' is of kind {there.kind_name()}: only inhibitions can be compared with the graph",
                 )
             if not any(outcome == "answer_logit" or outcome.form.name == "activation" for outcome in there.outcomes):
-                raise self.facts.refuse(f"{self.where}.of", f"'{other}' measures no activation and no answer_logit")
+                raise self.facts.refuse(
+                    f"{self.where}.of", f"'{other}' measures neither an activation nor answer_logit"
+                )
         graphs = [graph for graph in self.file.experiments.values() if isinstance(graph, Graph)]
         if not any(meets(one.only, graph.only) for graph in graphs):
             raise self.facts.refuse(self.where, "no experiment of kind graph traces these prompts")
@@ -361,7 +370,7 @@ class _Check:
         there = self.file.experiments[one.of[0]]
         if "shuffle" not in getattr(there, "controls", ()) or isinstance(there, Census | Computed):
             raise self.facts.refuse(
-                f"{self.where}.of", f"'{one.of[0]}' is no look at features with the control shuffle"
+                f"{self.where}.of", f"'{one.of[0]}' must be an experiment on features with the control shuffle"
             )
         for outcome in one.outcomes:
             self.facts.known(f"{self.where}.outcomes", "outcome", outcome, there.outcomes, one.of[0])

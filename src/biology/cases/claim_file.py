@@ -138,7 +138,7 @@ def load_claims(root: str | Path, name: str, case: Case | None = None) -> tuple[
         if not isinstance(fields, dict):
             raise InputError(f"{path}: {key}: expected a mapping of fields.")
         if "id" in fields:
-            raise InputError(f"{path}: {key}: unknown key 'id'. The id of a claim is the name it stands under.")
+            raise InputError(f"{path}: {key}: unknown key 'id'. The id of a claim is its key in the file.")
         claim = validate(Claim, {"id": key, **fields}, path, where=str(key))
         known(path, f"{key}.gate", "gate", claim.gate, columns)
         names = [part.name for part in claim.parts]
@@ -177,4 +177,4 @@ def _check_part(path: Path, where: str, part: Part, case: Case) -> None:
         **{f"ceiling.{arm}": bound for arm, bound in part.ceiling.items()},
     }.items():
         if form.reach is not None and abs(value) > form.reach:
-            raise InputError(f"{path}: {where}.{key}: {value:g} is never reached: {part.outcome} is a {form.unit}.")
+            raise InputError(f"{path}: {where}.{key}: {value:g} cannot be reached: {part.outcome} is a {form.unit}.")

@@ -82,7 +82,7 @@ class Perturbation(Measurement):
             known = [FORMS[name].written for name in forms_of(type(self).kind_name(), line=True)]
             raise ValueError(unknown("outcome", wrong[0], known, "a line"))
         if self.line is None and self.sites:
-            raise ValueError("`sites` are where a line is also written, and there is no `line`")
+            raise ValueError("`sites` needs `line`: a line is also written at each of them")
         if self.elsewhere == BEST and not (self.sites and self.outcomes[0].startswith("line_")):
             raise ValueError(
                 f"`elsewhere: {BEST}` needs `sites` to choose from, a `line`, and a first outcome about how it ends (line_...)"
@@ -93,7 +93,7 @@ class Perturbation(Measurement):
                 f"where a line is written, features are held iteratively and attention is live: leave out `{settled[0]}`"
             )
         if self.cut_direct and (self.line is not None or self.protocol != "constrained"):
-            raise ValueError("`cut_direct` is for what a prompt says next (no `line`), by protocol constrained")
+            raise ValueError("`cut_direct` needs protocol constrained and no `line`")
         if self.line is not None and "direction" in self.controls:
             raise ValueError("an experiment that writes lines has no control 'direction'")
         return self

@@ -154,7 +154,7 @@ class Facts:
                 same = column.startswith("wrong_") and row[column] == row.get(column.removeprefix("wrong_"))
                 if same and row["item"] not in self.shown:
                     raise self.refuse(
-                        self.told(row), f"'{row[column]}' is its donor and its wrong donor (column '{column}')"
+                        self.told(row), f"'{row[column]}' is both its donor and its wrong donor (column '{column}')"
                     )
 
     def questions(self) -> None:

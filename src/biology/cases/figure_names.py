@@ -29,7 +29,7 @@ def own_figures(folder: Path) -> list[str]:
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     except (SyntaxError, ValueError) as error:
-        raise InputError(f"{path}: is no Python ({error}).") from None
+        raise InputError(f"{path}: not valid Python ({error}).") from None
     for node in tree.body:
         targets = (
             node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
@@ -51,5 +51,5 @@ def problem(
     kind = FIGURES.get(name, "prompt or experiment")
     there = {"prompt": [*prompts], "experiment": [*experiments], "": []}.get(kind, [*prompts, *experiments])
     if hyphen and not kind:
-        return f"figure '{name}' has no subject: write {name} alone"
+        return f"figure '{name}' takes no subject: write {name} alone"
     return unknown(kind, subject, there) if hyphen and subject not in there else None

@@ -63,7 +63,7 @@ def _settled(case: Case, name: str, rule: SupernodeRule, sites: pd.DataFrame) ->
     tried = sites[sites["supernode"] == name]
     if list(dict.fromkeys(tried["position"])) != list(rule.among):
         raise InputError(
-            f"case {case.name}: supernodes.{name}: where it is found was not looked for among these positions: run "
+            f"case {case.name}: supernodes.{name}: the table `sites` was made with other positions: run "
             "`biology group`."
         )
     best = tried[tried["chosen"]]

@@ -65,7 +65,7 @@ def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) 
         if columns.count(column) > 1 or not re.fullmatch(r"[a-z][a-z0-9_]*", column):
             raise InputError(f"{path}: bad or repeated column name '{column}'.")
     if not rows:
-        raise InputError(f"{path}: there is no prompt below the names of the columns.")
+        raise InputError(f"{path}: no prompts below the header.")
     free = [column for column in columns if column not in ITEM_COLUMNS]
     names = [column for column in columns if column not in ("text", "answer", QUESTION)]
     said = [column for column in columns if column != "item"]
@@ -88,8 +88,6 @@ def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) 
             raise InputError(f"{path}: row {number}: item '{item.item}' occurs twice.")
         seen.add(item.item)
         if (first := same.setdefault(tuple([row[column] for column in said]), item.item)) != item.item:
-            raise InputError(
-                f"{path}: row {number}: item '{item.item}' says what '{first}' says: it would count twice."
-            )
+            raise InputError(f"{path}: row {number}: item '{item.item}' repeats item '{first}': it would count twice.")
         items.append(item)
     return tuple(items)

@@ -50,7 +50,7 @@ class Absent(Strict):
     @model_validator(mode="after")
     def _one(self) -> Absent:
         if sum(one is not None for one in (self.shares, self.says, self.takes)) != 1:
-            raise ValueError("say one of 'shares', 'says' and 'takes'")
+            raise ValueError("give exactly one of 'shares', 'says' and 'takes'")
         return self
 
 
@@ -91,15 +91,15 @@ class Variable(Strict):
     @classmethod
     def _ordered(cls, value: tuple[int, int]) -> tuple[int, int]:
         if not 0 <= value[0] <= value[1]:
-            raise ValueError("two layers from 0 on, the first not after the last")
+            raise ValueError("give two layers, counted from 0, the first not after the last")
         return value
 
     @model_validator(mode="after")
     def _function(self) -> Variable:
         if (self.value is None) == (not self.depends_on):
-            raise ValueError("say either 'value' (an expression) or 'depends_on' (with 'column')")
+            raise ValueError("give either 'value' (an expression) or 'depends_on' (with 'column')")
         if bool(self.depends_on) != (self.column is not None):
-            raise ValueError("'depends_on' and 'column' belong together")
+            raise ValueError("give 'depends_on' and 'column' together")
         return self
 
 
@@ -112,7 +112,7 @@ class Answer(Strict):
     @model_validator(mode="after")
     def _one(self) -> Answer:
         if (self.value is None) == (not self.depends_on):
-            raise ValueError("say either 'value' (an expression) or 'depends_on'")
+            raise ValueError("give either 'value' (an expression) or 'depends_on'")
         return self
 
 
@@ -173,7 +173,7 @@ def load_mechanism(root: str | Path, case: str, twin: str = "") -> Mechanism | N
     for name, variable in made.variables.items():
         for other in variable.depends_on:
             if other not in known:
-                raise InputError(f"{path}: variables.{name}.depends_on: '{other}' is no earlier variable.")
+                raise InputError(f"{path}: variables.{name}.depends_on: '{other}' is not an earlier variable.")
         known.add(name)
     return made
 
@@ -211,7 +211,7 @@ def evaluate(expression: str, names: Mapping[str, Any]) -> Any:
     try:
         return _compiled(expression)(names)
     except SyntaxError:
-        raise ValueError(f"'{expression}' is no expression") from None
+        raise ValueError(f"'{expression}' is not an expression") from None
     except KeyError as error:
         raise ValueError(f"'{error.args[0]}' is neither a column of the prompts nor an earlier variable") from None
 
@@ -268,7 +268,7 @@ class CausalModel:
             said = self._answer(row, values)
             if str(said) != str(row["answer"]):
                 raise InputError(
-                    f"{where}: of {row['text']!r} the causal model says '{said}', and the answer is '{row['answer']}'."
+                    f"{where}: for {row['text']!r} the causal model says '{said}', but the answer is '{row['answer']}'."
                 )
 
     def _table(self, name: str, parents: Sequence[str], column: Sequence[Any]) -> dict[tuple[Value, ...], Value]:
@@ -277,7 +277,7 @@ class CausalModel:
             key = named(parents, row, values)
             if value is None or found.setdefault(key, value) != value:
                 raise InputError(
-                    f"{self.where}: {name}: {dict(zip(parents, key, strict=True))} does not settle it "
+                    f"{self.where}: {name}: {dict(zip(parents, key, strict=True))} does not determine it "
                     f"({found.get(key)!r} and {value!r}, in {row['text']!r})."
                 )
         return found

@@ -83,38 +83,42 @@ class SupernodeRule(Strict):
     def _fits_together(self) -> SupernodeRule:
         for key in ("precision", "recall", "elsewhere", "within", "split", "apart"):
             if key in self.model_fields_set and self.factor is None:
-                raise ValueError(f"`{key}` says nothing without `factor`")
+                raise ValueError(f"`{key}` has no effect without `factor`")
         if "top" in self.model_fields_set and not (self.promotes or self.spares):
-            raise ValueError("`top` says nothing without `promotes` or `spares`")
+            raise ValueError("`top` has no effect without `promotes` or `spares`")
         if self.factor is not None and (self.active_on or self.silent_on):
-            raise ValueError("a rule with a `factor` is chosen by levels: leave out `active_on` and `silent_on`")
+            raise ValueError("a rule with `factor` selects by levels: leave out `active_on` and `silent_on`")
         if self.within is not None and "elsewhere" not in self.model_fields_set:
             raise ValueError(
-                "`within` says nothing without `elsewhere`, which it asks of the levels that share a column"
+                "`within` has no effect without `elsewhere`, which it applies to the levels that share a column"
             )
         if self.within is not None and self.within == self.factor:
-            raise ValueError(f"within: no two levels of '{self.factor}' share it")
+            raise ValueError(f"within: all levels of '{self.factor}' differ in it: give another column")
         self._found_fits_together()
         if self.layers is not None and not 0 <= self.layers[0] <= self.layers[1]:
-            raise ValueError(f"layers: {list(self.layers)} is no range: the first layer comes first, from 0")
+            raise ValueError(
+                f"layers: {list(self.layers)} is not a range: give the first layer, then the last, counted from 0"
+            )
         return self
 
     def _found_fits_together(self) -> None:
         if self.at != FOUND:
             for key in ("among", "keeps"):
                 if getattr(self, key):
-                    raise ValueError(f"`{key}` says nothing without `at: {FOUND}`")
+                    raise ValueError(f"`{key}` has no effect without `at: {FOUND}`")
             return
         if self.factor is None:
-            raise ValueError(f"`at: {FOUND}` needs `factor`: whose levels are exchanged")
+            raise ValueError(f"`at: {FOUND}` needs `factor`, whose levels are exchanged")
         if len(set(self.among)) < max(1, len(self.among)):
-            raise ValueError(f"`at: {FOUND}` needs `among`: a position or several, each of them once")
+            raise ValueError(f"`at: {FOUND}` needs `among`: one or more positions, without repetition")
         if not self.keeps:
-            raise ValueError(f"`at: {FOUND}` needs `keeps`: what settles the answer together with '{self.factor}'")
+            raise ValueError(
+                f"`at: {FOUND}` needs `keeps`: columns that determine the answer together with '{self.factor}'"
+            )
         if self.factor in self.keeps:
-            raise ValueError(f"keeps: the level of '{self.factor}' is what is exchanged, so it is not kept")
+            raise ValueError(f"keeps: leave out '{self.factor}', whose level is exchanged")
         if self.layers is not None:
-            raise ValueError(f"`layers` are found where `at: {FOUND}`: leave them out")
+            raise ValueError(f"`at: {FOUND}` finds the layers: leave out `layers`")
 
     @property
     def positions(self) -> tuple[Position, ...]:

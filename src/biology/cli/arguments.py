@@ -71,7 +71,7 @@ def writable_folder(folder: Path) -> Path:
     """The folder, which need not exist yet. Raises `InputError` if files cannot be written to it; leaves nothing in it."""
     there = next(path for path in (folder.absolute(), *folder.absolute().parents) if os.path.lexists(path))
     if not there.is_dir():
-        raise InputError(f"nothing can be written to {folder}: {there} is no folder. Name another one.")
+        raise InputError(f"nothing can be written to {folder}: {there} is not a folder. Name another one.")
     try:
         with tempfile.TemporaryFile(dir=there):
             pass

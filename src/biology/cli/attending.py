@@ -35,7 +35,7 @@ def attend(args: Arguments) -> None:
 
     one = args.layer is not None
     if one != (args.head is not None):
-        raise InputError("a head is named by both --layer and --head.")
+        raise InputError("--layer and --head together name a head: give both or neither.")
     places = {name: getattr(args, name) for name in ("query", "key", "against")}
     if not one and any(place is not None for place in places.values()):
         raise InputError("--query, --key and --against are about one head: name it with --layer and --head.")

@@ -237,7 +237,7 @@ def new_model(args: Arguments) -> None:
             raise InputError(f"{path} has a model '{name}' already: choose another name with --name.")
         text = with_model(path.read_text(encoding="utf-8"), made)
         if text is None:
-            raise InputError(f"{path} has no line `models:` to put the entry under: put it there by hand.")
+            raise InputError(f"{path} has no line `models:`: add the entry by hand.")
         artefacts.write_text(path, text)
         load_config(path)
     if not args.json:

@@ -124,7 +124,7 @@ def grow(args: Arguments) -> None:
         stated, mechanism = mechanism_path(here, case, name), load_mechanism(here, case, name)
         if mechanism is None:
             raise InputError(
-                f"{stated}: no such file. It states the mechanism that is to be planted (docs/explanation/planting.md)."
+                f"{stated}: no such file: write the mechanism that is to be planted there (docs/explanation/planting.md)."
             )
         check_mechanism(here, case, name)
         lessons[case] = mechanism, _lesson(corpus, case)
@@ -171,7 +171,7 @@ def certify(args: Arguments) -> None:
             table = certified(model, case, CausalModel(mechanism, _lesson(corpus, case), str(stated)))
             rows.append(table.assign(mechanism=twin or case))
     if not rows:
-        raise InputError(f"{folder}: nothing was planted in this model, so that nothing can be certified.")
+        raise InputError(f"{folder}: nothing was planted in this model, so nothing can be certified.")
     found = pd.concat(rows)
     artefacts.write_text(folder / "certificate.csv", found.to_csv(index=False, lineterminator="\n"))
     print_table(found, getattr(args, "json", False))  # `organism` calls this too, and has no such option

@@ -122,7 +122,7 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
     from biology.records import InputError
 
     if entry.device == "cuda" and not torch.cuda.is_available():
-        raise InputError(f"model '{name}' is to run on cuda, but torch finds none here: set `device: cpu`.")
+        raise InputError(f"model '{name}' needs cuda, but torch finds none here: set `device: cpu`.")
     _say_plan(entry, root, name)
     model = load_model(
         root / entry.path, name=name, device=entry.device, dtype=getattr(torch, entry.dtype), mapped=entry.mapped
@@ -172,7 +172,7 @@ def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
         print(f"{name}, {entry.dtype} on {device}: {part} of {memory.gib(there or 0)}", file=sys.stderr)
         if there is not None and least > there:
             raise InputError(
-                f"model '{name}' and its transcoders take {memory.gib(least)} in {entry.dtype}, and this machine has "
+                f"model '{name}' and its transcoders take {memory.gib(least)} in {entry.dtype}, but this machine has "
                 f"{memory.gib(there)} for {device}. `biology models` says what fits."
             )
 
@@ -190,12 +190,12 @@ def verified(entry: ModelConfig, root: Path, name: str) -> dict[str, str]:
             raise InputError(f"{repository.repo} is not in {folder}: {again}")
         if repository.revision not in (None, record["revision"]):
             raise InputError(
-                f"{folder} holds revision {record['revision']} of {repository.repo}, and model '{name}' asks for "
+                f"{folder} holds revision {record['revision']} of {repository.repo}, but model '{name}' needs "
                 f"{repository.revision}: {again}"
             )
         damaged = hub.damaged(folder, progress=True)
         if damaged:
-            raise InputError(f"{folder / damaged[0]} is missing or not what was downloaded (other hash): {again}")
+            raise InputError(f"{folder / damaged[0]} is missing or has another hash than the download: {again}")
         commits[repository.repo] = record["revision"]
     return commits
 

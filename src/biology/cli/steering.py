@@ -64,7 +64,7 @@ def steer(args: Arguments) -> None:
     if len(ids) + args.tokens - 1 > model.n_context:
         raise InputError(
             f"--tokens {args.tokens}: after the {len(ids)} tokens of the prompt {model.name} can write "
-            f"{max(0, model.n_context + 1 - len(ids))} at most."
+            f"at most {max(0, model.n_context + 1 - len(ids))}."
         )
     held_at = push(model, transcoders, ids, held, strength=args.strength, at=args.at)
     pushed, control = held_at.edits, held_at.control()

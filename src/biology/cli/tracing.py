@@ -43,9 +43,9 @@ def trace(args: Arguments) -> None:
     if args.features is not None and args.max_nodes is not None:
         raise InputError("give either --features (the feature nodes) or --max-nodes (how many to choose).")
     if args.open and args.out is None:
-        raise InputError("--open shows the page that --out DIR writes: say where.")
+        raise InputError("--open needs --out DIR: it shows the page that is written there.")
     if args.heads and "live" in (args.attention, args.norms):
-        raise InputError("--heads tells what heads carry through frozen attention and norms: leave out `live`.")
+        raise InputError("--heads needs frozen attention and norms: leave out `live`.")
     out = None if args.out is None else writable_folder(Path(args.out))
     if out is not None:
         claim(out, FILES, "trace")
@@ -165,12 +165,14 @@ def _features(path: Path) -> list[tuple[int, int, int]]:
             frame = frame[frame["kind"] == "feature"]
         numbers = frame[columns].astype(int)
         if not bool((numbers == frame[columns]).to_numpy().all()):
-            raise ValueError("some are no whole numbers")
+            raise ValueError("some are not whole numbers")
         return [tuple(row) for row in numbers.to_numpy().tolist()]
     except FileNotFoundError:
         raise InputError(f"--features: there is no file {path}.") from None
     except (KeyError, ValueError, OSError) as error:
-        raise InputError(f"--features: {path} is no table with whole numbers in columns {columns}: {error}") from None
+        raise InputError(
+            f"--features: {path} is not a table with whole numbers in columns {columns}: {error}"
+        ) from None
 
 
 def labels_of(
@@ -361,5 +363,5 @@ def _token_ids(text: str, model: Model) -> list[int]:
         raise InputError(f"--token-ids takes numbers separated by commas, not '{text}'.") from None
     for token in ids:
         if not 0 <= token < model.n_vocab:
-            raise InputError(f"--token-ids: {token} is no token of a vocabulary of {model.n_vocab}.")
+            raise InputError(f"--token-ids: {token} is not in the vocabulary of {model.n_vocab} tokens.")
     return ids

@@ -163,13 +163,13 @@ def _refuse_another(out: Path, planned: Mapping[str, Any]) -> None:
     advice = "name another --out, or delete this folder"
     entries = {path.name for path in out.iterdir()} - {WORK, STAGED} if out.is_dir() else set()
     if entries and not (out / RECORD).is_file():
-        raise InputError(f"{out} holds {min(entries)} and no {RECORD} of a training: {advice}.")
+        raise InputError(f"{out} holds {min(entries)} but no {RECORD} of a training: {advice}.")
     if entries:
         try:
             record = json.loads((out / RECORD).read_text(encoding="utf-8"))
             found = {**record, **record["identity"], "model": record["identity"]["model"]}
         except (ValueError, KeyError, TypeError):
-            raise InputError(f"{out / RECORD} is no record of `biology {COMMAND}`: {advice}.") from None
+            raise InputError(f"{out / RECORD} is not a record of `biology {COMMAND}`: {advice}.") from None
         for key, value in planned.items():
             if found.get(key) != json.loads(json.dumps(value)):
                 raise InputError(
@@ -192,7 +192,7 @@ def _recipe(args: Arguments, model: Model) -> DictionaryRecipe | CrossLayerRecip
         raise InputError("--sparsity is the penalty of cross-layer transcoders: with plt and skip give --l0.")
     features, l0 = args.features or max(1024, 8 * model.d_model), args.l0 or 16
     if l0 >= features:
-        raise InputError(f"--l0 {l0}: fewer than the {features} features of a layer.")
+        raise InputError(f"--l0 {l0} must be smaller than the {features} features of a layer.")
     sizes: dict[str, Any] = {"n_features": features, "n_features_first": features, "answering": 0.0}
     sizes |= {name: getattr(args, name) for name in ("steps", "batch") if getattr(args, name) is not None}
     if args.kind == "clt":

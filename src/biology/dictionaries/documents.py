@@ -66,7 +66,7 @@ def pieces(paths: Sequence[Path]) -> Iterator[str]:
                         held.append(part[start : start + PIECE])
                         size += len(held[-1])
         except UnicodeDecodeError:
-            raise InputError(f"{path} is no UTF-8 text: give plain text files") from None
+            raise InputError(f"{path} is not UTF-8 text: give plain text files") from None
         except OSError as error:
             raise InputError(f"{path} cannot be read: {error.strerror}") from None
         if held:

@@ -36,7 +36,7 @@ def samples(
         first = network.config.bos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id
     if tokenizer is None or first is None:
         raise InputError(
-            f"{path}: no tokenizer with a first token (BOS), so nothing can be sampled: give a text of yours"
+            f"{path}: no tokenizer with a first token (BOS), so nothing can be sampled: give a text of your own"
         )
     ends = {token for token in (first, tokenizer.eos_token_id) if token is not None}
     longest = int(length or min(1024, getattr(network.config, "max_position_embeddings", 1024)))

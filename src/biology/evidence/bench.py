@@ -147,7 +147,9 @@ class Bench(BareBench):
             if experiment.injected:
                 source = self.records[place].get(donor, "")
                 if source not in self.place:
-                    raise InputError(f"case {self.case.name}, prompt {item}: donor '{source}' is no prompt of the case")
+                    raise InputError(
+                        f"case {self.case.name}, prompt {item}: donor '{source}' is not a prompt of the case"
+                    )
                 there = self.position_of(experiment.injected, place)
                 for site in self.sites.get((source, experiment.injected), ()):
                     value = setting.strength * site.activation

@@ -112,7 +112,7 @@ def crossovers(
     if by not in prompts or not len(rows):
         raise InputError(f"experiment '{name}': needs `by`, a factor, and `of`, an experiment with `dose: true`.")
     if gate not in prompts or prompts[gate].dtype != bool:
-        raise InputError(f"experiment '{name}': gate '{gate}' is no column of true and false in table 'prompts'.")
+        raise InputError(f"experiment '{name}': gate '{gate}' is not a column of true and false in table 'prompts'.")
     rows = rows[rows["outcome"].isin([takes_over, gives_way]) & rows["item"].isin(prompts.loc[prompts[gate], "item"])]
     wide = rows.pivot_table(index=["item", "cluster", "split", "strength"], columns="outcome", values="value")
     if not len(wide):
@@ -142,7 +142,7 @@ def gate_of(name: str, claims: Sequence[Claim]) -> str:
     if len(gates) > 1:
         told = ", ".join(f"{gate} ({claim})" for gate, claim in gates.items())
         raise InputError(
-            f"experiment '{name}' gives one number for all prompts, and the gates of its claims differ: {told}."
+            f"experiment '{name}' gives one number for all prompts, but the gates of its claims differ: {told}."
         )
     return next(iter(gates), "correct")
 

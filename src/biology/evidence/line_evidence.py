@@ -155,7 +155,7 @@ def _exchanges(
     places, donors = words.places, words.donors
     sites = {"effect": experiment.at} | ({"position": experiment.elsewhere} if "position" in controls else {})
     if min(donors, default=0) < 0:
-        raise InputError(f"case {bench.case.name}: experiment '{name}' exchanges with donors, and a prompt has none")
+        raise InputError(f"case {bench.case.name}: experiment '{name}' exchanges with donors, but a prompt has none")
 
     def of(at: str) -> Callable[[int], Read]:
         each = (torch.tensor(donors), positions_of(bench, places, at), positions_of(bench, donors, at))
@@ -187,7 +187,7 @@ def best_elsewhere(
     own = torch.stack([positions_of(bench, places, bench.case.supernodes[one].at) for one in experiment.held])
     sites = [at for at in experiment.sites if not bool((positions_of(bench, places, at) == own).any())]
     if not sites:
-        raise InputError(f"case {bench.case.name}: experiment '{name}': every one of its `sites` is where it acts")
+        raise InputError(f"case {bench.case.name}: experiment '{name}': the supernodes are at every one of its `sites`")
     rows = sweep(bench, f"{name}/{ELSEWHERE}", experiment, dev, setting, sites)
     evidence += rows
     best = best_site(table("evidence", rows), experiment.outcomes[0], experiment.direction)

@@ -80,7 +80,7 @@ def _exchange(
     means = {base: groups for base, groups in levels.items() if all(map(len, groups))}
     if len(asked) and not means:
         raise InputError(
-            f"case '{case.name}': streams.{name}: for no scored prompt there is a mean: no prompt with role `select` shares "
+            f"case '{case.name}': streams.{name}: no scored prompt has a mean: no prompt with role `select` shares "
             f"{stream.factor} with a donor and differs from both in {', '.join(stream.apart) or 'nothing'}."
         )
     if len(means) < len(asked):

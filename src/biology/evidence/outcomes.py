@@ -58,12 +58,12 @@ class Reader:
                 source = row.get(column, "")
                 if source and source not in self.bench.place:
                     where = f"case {self.bench.case.name}, prompt {row['item']}"
-                    raise InputError(f"{where}: {column} '{source}' is no prompt of the case")
+                    raise InputError(f"{where}: {column} '{source}' is not a prompt of the case")
                 answers.append(int(records[self.bench.place[source]]["answer_token"]) if source else -1)
             for level in self.levels:
                 if not row.get(level):
                     where = f"case {self.bench.case.name}, prompt {row['item']}"
-                    raise InputError(f"{where}: an outcome asks for its level of '{level}', and it has none")
+                    raise InputError(f"{where}: has no level of '{level}', which an outcome needs")
                 first = self.bench.case.first_token
                 answers.append(answer_token(self.bench.model, row["text"], row[level], first=first))
             columns.append(answers)

@@ -46,7 +46,7 @@ class Words:
         for column in (self.rule.ends, self.rule.family, *self.rule.forced.values()):
             if column not in self.bench.prompts:
                 raise InputError(
-                    f"case {self.bench.case.name}: a line asks for the factor '{column}', no prompt has it"
+                    f"case {self.bench.case.name}: a line needs the factor '{column}', but no prompt has it"
                 )
 
     @cached_property

@@ -74,8 +74,8 @@ def read_graph(path: Path) -> Graph:
         size = path.stat().st_size
         if size > MOST_BYTES:
             raise InputError(
-                f"{path}: {size / 2**20:.0f} MB; graphs above {MOST_BYTES // 2**20} MB are not read. Prune it more, as "
-                "Neuronpedia asks for as well."
+                f"{path}: {size / 2**20:.0f} MB; the limit is {MOST_BYTES // 2**20} MB, as for Neuronpedia: prune the graph "
+                "more."
             )
         text = path.read_bytes().decode("utf-8")
     except FileNotFoundError:
@@ -116,7 +116,7 @@ def parse_graph(text: str, where: str) -> Graph:
 
 def _canonical(data: Any, where: str) -> Graph:
     if not isinstance(data, dict) or not {"metadata", "nodes", "links"} <= data.keys():
-        raise InputError(f"{where}: no attribution graph; one has 'metadata', 'nodes' and 'links'.")
+        raise InputError(f"{where}: not an attribution graph: it needs 'metadata', 'nodes' and 'links'.")
     metadata = _metadata(data["metadata"], where)
     original = records(data["nodes"], "nodes", where)
     nodes = [checked_node(raw, metadata, where) for raw in original]
@@ -138,7 +138,7 @@ def _warn_of_the_unknown(data: Mapping[str, Any], where: str) -> None:
     found = {part: sorted({str(key) for one in ones for key in one} - KEYS[part]) for part, ones in parts.items()}
     told = "; ".join(f"{part}: {listed(keys)}" for part, keys in found.items() if keys)
     if told:
-        warnings.warn(f"{where}: kept and not used are keys of the {told}", InputWarning, stacklevel=4)
+        warnings.warn(f"{where}: keys that are kept but not used: {told}", InputWarning, stacklevel=4)
     for category, count in unknown_categories(data["nodes"]).items():
         message = (
             f"{where}: the category '{short(category)}' ({count} nodes) is not known, so no score can be worked out"
@@ -150,20 +150,20 @@ def _metadata(given: Any, where: str) -> dict[str, Any]:
     metadata = record(given, "metadata", where)
     tokens = metadata.get("prompt_tokens")
     if not isinstance(tokens, list) or not all(isinstance(token, str) for token in tokens) or not tokens:
-        raise InputError(f"{where}: metadata.prompt_tokens is no list of texts.")
+        raise InputError(f"{where}: metadata.prompt_tokens is not a list of texts.")
     for name, default in (("slug", "graph"), ("scan", ""), ("prompt", "".join(tokens))):
         if not isinstance(metadata.setdefault(name, default), str):
-            raise InputError(f"{where}: metadata.{name} is no text.")
+            raise InputError(f"{where}: metadata.{name} is not text.")
     version = metadata.get("schema_version")
     if version not in (None, 1) or isinstance(version, bool | float):
         raise InputError(
-            f"{where}: metadata.schema_version is {short(repr(version))}; read are files of 1 and without one."
+            f"{where}: metadata.schema_version is {short(repr(version))}; supported are version 1 and files without one."
         )
     for name in ("info", "generation_settings", "pruning_settings", "replication", "feature_details"):
         if not isinstance(metadata.get(name), dict | None):
-            raise InputError(f"{where}: metadata.{name} is no mapping.")
+            raise InputError(f"{where}: metadata.{name} is not a mapping.")
     if not is_number(metadata.get("node_threshold")):
-        raise InputError(f"{where}: metadata.node_threshold is no number.")
+        raise InputError(f"{where}: metadata.node_threshold is not a number.")
     return metadata
 
 
@@ -178,10 +178,10 @@ def _links(links: list[dict[str, Any]], original: list[Node], nodes: list[Node],
     for link in links:
         ends = source, target = link.get("source"), link.get("target")
         if not isinstance(source, str) or not isinstance(target, str):
-            raise InputError(f"{where}: a link lacks a text source or target.")
+            raise InputError(f"{where}: a link needs the ids of two nodes, as source and target.")
         for end in ends:
             if end not in features and end not in errors:
-                raise InputError(f"{where}: a link leads to or from '{short(str(end))}', and there is no such node.")
+                raise InputError(f"{where}: a link names the node '{short(str(end))}', which does not exist.")
         if not is_number(link.get("weight")) or link.get("weight") is None:
             raise InputError(f"{where}: the link '{short(source)}' -> '{short(target)}' has no number as its weight.")
         _check_heads(link, where)
@@ -243,7 +243,7 @@ def for_neuronpedia(graph: Graph, model: str | None = None, source_set: str | No
     size = len(graph_text(made).encode())
     if size > MOST_BYTES:
         raise InputError(
-            f"graph '{made['metadata']['slug']}': {size / 2**20:.0f} MB, and Neuronpedia takes {MOST_BYTES // 2**20}. Prune it more."
+            f"graph '{made['metadata']['slug']}': {size / 2**20:.0f} MB; the limit of Neuronpedia is {MOST_BYTES // 2**20} MB: prune it more."
         )
     return made
 
@@ -253,7 +253,7 @@ def _viewable(graph: Graph, scan: str) -> Graph:
     slug = re.sub(r"[^a-zA-Z0-9_.-]+", "-", graph["metadata"]["slug"]).strip("-.") or "graph"
     layers = [int(n["layer"]) for n in graph["nodes"] if kind_of(n) != "logit" and n["layer"].isdigit()]
     if max(layers, default=0) < 1:
-        raise InputError(f"graph '{slug}': all its features are of one layer, and the viewers need two layers or more.")
+        raise InputError(f"graph '{slug}': all its features are of one layer, but the viewers need two layers or more.")
     nodes = []
     for node in graph["nodes"]:
         if kind_of(node) == "logit" and "(p=" not in node["clerp"]:

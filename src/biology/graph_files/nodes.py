@@ -36,30 +36,30 @@ def checked_node(raw: Mapping[str, Any], metadata: Mapping[str, Any], where: str
     node = dict(raw)
     identity, category = node.get("node_id"), node.get("feature_type")
     if not isinstance(identity, str):
-        raise InputError(f"{where}: a node lacks a text node_id.")
+        raise InputError(f"{where}: a node has no text node_id.")
     name = f"{where}: node '{short(identity)}'"
     if not isinstance(category, str) or not category:
         raise InputError(f"{name}: has no category (a text feature_type).")
     position, layer = node.get("ctx_idx"), node.get("layer")
     if not isinstance(position, int) or isinstance(position, bool):
-        raise InputError(f"{name}: ctx_idx is no whole number.")
+        raise InputError(f"{name}: ctx_idx is not a whole number.")
     if not 0 <= position < len(metadata["prompt_tokens"]):
-        raise InputError(f"{name}: stands on token {position} of a prompt of {len(metadata['prompt_tokens'])}.")
+        raise InputError(f"{name}: is at token {position} of a prompt of {len(metadata['prompt_tokens'])} tokens.")
     if not isinstance(layer, str | int) or isinstance(layer, bool):
-        raise InputError(f"{name}: layer is neither a text nor a whole number.")
+        raise InputError(f"{name}: layer is neither text nor a whole number.")
     node["layer"] = _layer(node)
     if re.fullmatch(r"-?\d{1,9}", node["layer"]) and not 0 <= int(node["layer"]) <= MOST_LAYERS:
         raise InputError(f"{name}: there is no layer {node['layer']}.")
     for key, default in (("jsNodeId", identity), ("clerp", "")):
         node[key] = default if node.get(key) is None else node[key]
         if not isinstance(node[key], str):
-            raise InputError(f"{name}: {key} is no text.")
+            raise InputError(f"{name}: {key} is not text.")
     feature = node.setdefault("feature", None)
     if not isinstance(feature, int | None) or isinstance(feature, bool):
-        raise InputError(f"{name}: feature is no whole number.")
+        raise InputError(f"{name}: feature is not a whole number.")
     for key in ("influence", "activation", "token_prob"):
         if not is_number(node.get(key)):
-            raise InputError(f"{name}: {key} is no number.")
+            raise InputError(f"{name}: {key} is not a number.")
 
     if is_old_error(raw):
         node |= {"node_id": f"{layer}_-1_{position}", "jsNodeId": f"{layer}_-1-{position}", "feature": -1}
@@ -98,15 +98,15 @@ def id_spaces(original: list[Node], nodes: list[Node]) -> tuple[dict[str, str], 
 
 def record(given: Any, name: str, where: str) -> dict[str, Any]:
     if not isinstance(given, dict):
-        raise InputError(f"{where}: {name} is no mapping.")
+        raise InputError(f"{where}: {name} is not a mapping.")
     return dict(given)
 
 
 def records(given: Any, name: str, where: str) -> list[dict[str, Any]]:
     if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
-        raise InputError(f"{where}: {name} is no list of mappings.")
+        raise InputError(f"{where}: {name} is not a list of mappings.")
     if not given and name == "nodes":
-        raise InputError(f"{where}: a graph without nodes.")
+        raise InputError(f"{where}: the graph has no nodes.")
     return given
 
 

@@ -32,18 +32,18 @@ def saved_view(given: Any, original: list[Node], nodes: list[Node], where: str) 
         pinned = [part for part in pinned.split(",") if part]
     groups = _from_text(view.get("supernodes") or [], "supernodes", where)
     if not isinstance(pinned, list) or not all(isinstance(one, str) for one in pinned):
-        raise InputError(f"{where}: qParams.pinnedIds is no list of node ids.")
+        raise InputError(f"{where}: qParams.pinnedIds is not a list of node ids.")
     if not isinstance(groups, list) or not all(
         isinstance(group, list) and group and all(isinstance(part, str) for part in group) for group in groups
     ):
-        raise InputError(f"{where}: qParams.supernodes is no list of lists [name, node id, ...].")
+        raise InputError(f"{where}: qParams.supernodes is not a list of lists [name, node id, ...].")
     clicked = view.get("clickedId")
     clicked = "" if clicked in (None, "undefined", "null") else clicked
     places, links = view.get("sg_pos"), view.get("linkType")
     if not isinstance(clicked, str) or not isinstance(places, str | None):
-        raise InputError(f"{where}: qParams.{'sg_pos' if isinstance(clicked, str) else 'clickedId'} is no text.")
+        raise InputError(f"{where}: qParams.{'sg_pos' if isinstance(clicked, str) else 'clickedId'} is not text.")
     if links not in (None, *LINK_TYPES):
-        raise InputError(f"{where}: qParams.linkType is {short(str(links))!r}, none of {', '.join(LINK_TYPES)}.")
+        raise InputError(f"{where}: qParams.linkType is {short(str(links))!r}, not one of {', '.join(LINK_TYPES)}.")
     members = [part for group in groups for part in group[1:]]
     resolve = _resolver([*pinned, *members], original, nodes)
     there = {node["node_id"] for node in nodes}
@@ -65,7 +65,7 @@ def saved_view(given: Any, original: list[Node], nodes: list[Node], where: str) 
         try:
             view["pruningThreshold"] = float(view["pruningThreshold"])
         except ValueError:
-            raise InputError(f"{where}: qParams.pruningThreshold is no number.") from None
+            raise InputError(f"{where}: qParams.pruningThreshold is not a number.") from None
     return view | {
         "pinnedIds": list(map(resolve, pinned)), "supernodes": named, "linkType": links or "both",
         "clickedId": resolve(clicked), "sg_pos": places or "",
@@ -94,7 +94,7 @@ def _label(clerps: Any, original: list[Node], nodes: list[Node], where: str) -> 
     if not isinstance(pairs, list) or not all(
         isinstance(pair, list | tuple) and len(pair) == 2 and isinstance(pair[1], str) for pair in pairs
     ):
-        raise InputError(f"{where}: qParams.clerps is no list of [node id, label].")
+        raise InputError(f"{where}: qParams.clerps is not a list of [node id, label].")
     texts, used = {str(key): text for key, text in pairs}, set()
     for raw, node in zip(original, nodes, strict=True):
         keys = [node["node_id"], raw["node_id"]]
@@ -118,13 +118,15 @@ def with_shared_view(graph: dict[str, Any], address: str) -> dict[str, Any]:
     split = urlsplit(address)
     given = {name: values[-1] for name, values in parse_qs(split.query or split.fragment).items()}
     if not any(name in given for name in SHARED):
-        raise InputError(f"'{short(address)}' is no address of a shared graph: it has none of {', '.join(SHARED)}.")
+        raise InputError(
+            f"'{short(address)}' is not the address of a shared graph: it has none of {', '.join(SHARED)}."
+        )
     slug, own = given.get("slug"), graph["metadata"]["slug"]
     if slug not in (None, own):
-        _warn(f"the address is of the graph '{short(str(slug))}', and this one is '{short(own)}'")
+        _warn(f"the address is that of the graph '{short(str(slug))}', but this one is '{short(own)}'")
     idle = sorted(given.keys() - {*SHARED, "slug", "graph"})
     if idle:
-        _warn(f"the address: not used are {listed(idle)}")
+        _warn(f"the address: not used: {listed(idle)}")
     nodes = [dict(node) for node in graph["nodes"]]
     before = dict(graph["qParams"]) | ({"supernodes": []} if "supernodes" in given else {})
     view = saved_view(before | {name: given[name] for name in SHARED if name in given}, nodes, nodes, "the address")
@@ -137,7 +139,7 @@ def _from_text(given: Any, name: str, where: str) -> Any:
     try:
         return json.loads(given)
     except (ValueError, RecursionError):
-        raise InputError(f"{where}: qParams.{name} is a text that is no JSON.") from None
+        raise InputError(f"{where}: qParams.{name} is not valid JSON.") from None
 
 
 def _warn(message: str) -> None:

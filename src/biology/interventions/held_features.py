@@ -92,11 +92,11 @@ def push(
         if here is None:
             raise InputError(
                 f"feature {layer}/{feature} is not active at token {pos} of this prompt, so there is nothing to multiply: "
-                f"say how active it is to be, as {layer}/{feature}=1.5 (the atlas shows its largest activation)."
+                f"give its activation, as in {layer}/{feature}=1.5 (the atlas shows its largest activation)."
             )
         times = strength * one.factor
         if not (times * here) ** 2 <= torch.finfo(model.dtype).max:  # norms square it
-            raise InputError(f"feature {layer}/{feature} at {times:g} times {here:g} is too much for {model.dtype}.")
+            raise InputError(f"feature {layer}/{feature} at {times:g} times {here:g} is too large for {model.dtype}.")
         rows.append((0, layer, pos, feature, times * here))
         # an injected feature is matched by features active at its source, a reduced one by features active here
         own = one.taken is None or times * here <= 0
@@ -137,7 +137,7 @@ def said(
     )  # fmt: skip
     probabilities = outcome.logits[:, 0].double().softmax(-1).mean(0)
     if not bool(probabilities.isfinite().all()):
-        raise InputError("held at such values, the model computes no numbers any more: hold the features at less.")
+        raise InputError("held at these values, the model's output is no longer finite: use smaller values.")
     return probabilities
 
 

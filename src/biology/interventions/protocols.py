@@ -163,7 +163,7 @@ def intervene(
     injections = None if injections is None else checked_sites(model, transcoders, injections, lengths)
     top = _top_layer(model, protocol, last_layer, edited, injections)
     if cut_direct and protocol != "constrained":
-        raise InputError("direct paths to the logits can be cut where MLP outputs are held: protocol 'constrained'")
+        raise InputError("`cut_direct` needs held MLP outputs: protocol 'constrained'")
     where = torch.as_tensor(positions).expand(len(prompt)) if isinstance(positions, int) else positions
     read_layers = set() if watched is None else set(watched.layer.tolist())
     read_layers |= set() if profile is None else set(range(model.n_layers))
@@ -245,7 +245,7 @@ def _top_layer(
     top = highest if last_layer is None else last_layer
     if not highest <= top < model.n_layers:
         raise InputError(
-            f"the constrained range ends at layer {top}; layer {highest} is edited, {model.n_layers} exist"
+            f"the constrained range ends at layer {top}: choose its last layer from {highest}, the highest edited one, to {model.n_layers - 1}"
         )
     return top
 

@@ -115,7 +115,7 @@ def require_agreement(
     for layer, pattern in enumerate(patterns):
         if bool(pattern.triu(1).any()):
             raise InputError(
-                f"tokens attend to later ones in layer {layer} of the model in {path}, and graphs are of causal models only; "
+                f"tokens attend to later ones in layer {layer} of the model in {path}, and graphs need a causal model; "
                 f"{_suspects(config)}"
             )
 

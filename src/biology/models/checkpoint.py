@@ -60,7 +60,7 @@ def architecture(path: Path, supported: Sequence[str]) -> str:
         if said:
             method = said.get("quant_method", "an unnamed method") if isinstance(said, dict) else said
             raise InputError(
-                f"{file}: the weights are quantised ({method}), and graphs need them as they were trained: take the original "
+                f"{file}: the weights are quantised ({method}), but graphs need them as they were trained: take the original "
                 "checkpoint, or write one with transformers (model.dequantize(), then model.save_pretrained(DIR))"
             )
     return kind
@@ -151,7 +151,7 @@ def _check_tensors(path: Path, shards: Sequence[Path]) -> list[str]:
             if key in home:
                 raise InputError(f"weight {key} is in {home[key]} and in {shard}: remove the file that is not meant")
             if kind not in FLOATS and not CONSTANTS.match(key):
-                raise InputError(f"weights in {path}: {key} is stored as {kind}, which is no float: take a checkpoint that is not quantised")  # fmt: skip
+                raise InputError(f"weights in {path}: {key} is stored as {kind}, which is not a float: take a checkpoint that is not quantised")  # fmt: skip
             home[key] = shard
         found += kinds.values()
     return found

@@ -80,10 +80,12 @@ def tensor_types(file: Path) -> Counter[str]:
         architecture = "" if field is None else str(field.contents())
         kinds = Counter(tensor.tensor_type.name for tensor in reader.tensors)
     except Exception as error:  # the library raises whatever error its reader meets
-        raise InputError(f"{file}: this is no GGUF file, or a truncated one ({str(error).splitlines()[0]})") from None
+        raise InputError(
+            f"{file}: this is not a GGUF file, or it is truncated ({str(error).splitlines()[0]})"
+        ) from None
     if architecture not in ARCHITECTURES:
         raise InputError(
-            f"{file}: architecture {architecture!r} is not known here; known are {', '.join(ARCHITECTURES)}"
+            f"{file}: architecture {architecture!r} is not supported; supported are {', '.join(ARCHITECTURES)}"
         )
     return kinds
 

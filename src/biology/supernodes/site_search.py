@@ -169,7 +169,5 @@ def _nothing(case: Case, name: str, rule: SupernodeRule, tried: pd.DataFrame) ->
     if n:
         why = f"at most {tried['accuracy'].max():.0%} of {n} exchanges of the {rule.factor} on development prompts move the answer"
     else:
-        why = f"no development prompt has an exchange of the {rule.factor} with a settled answer ({', '.join(rule.keeps)} kept)"
-    return (
-        f"case {case.name}: supernodes.{name}: nothing is found ({why}): taken {rule.among[0].meaning}, in all layers"
-    )
+        why = f"no development prompt has an exchange of the {rule.factor} with a unique answer ({', '.join(rule.keeps)} kept)"
+    return f"case {case.name}: supernodes.{name}: nothing is found ({why}): uses the position {rule.among[0].meaning}, in all layers"

@@ -188,5 +188,5 @@ def unpack(tensors: Mapping[str, Tensor]) -> DenseCache | FeatureCache:
     kind = FeatureCache if "feature" in tensors else DenseCache
     missing = [entry.name for entry in fields(kind) if entry.name not in tensors]
     if missing:
-        raise InputError(f"this is no cache of activations: it has no {', '.join(missing)}")
+        raise InputError(f"this is not a cache of activations: it has no {', '.join(missing)}")
     return kind(**{entry.name: tensors[entry.name] for entry in fields(kind)})

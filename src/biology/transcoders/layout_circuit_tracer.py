@@ -60,11 +60,11 @@ def read_circuit_tracer(path: Path, n_layers: int) -> Stored:
     beside = {int(layer["k"]) for layer in tensors if "k" in layer}
     if len(beside) > 1:
         raise InputError(
-            f"{path}: layers keep another number of active features each (k {sorted(beside)}); one k is supported"
+            f"{path}: the layers have different numbers of active features (k {sorted(beside)}): only one k for all is supported"
         )
     activation = config.get("activation") or ("topk" if beside else None)
     if beside and activation != "topk":
-        raise InputError(f"{file}: activation is {activation!r}, and the weights are those of a TopK set (they hold k)")
+        raise InputError(f"{file}: activation is {activation!r}, but the weights are those of a TopK set (they hold k)")
     name_unread(file, config, KEYS | {"k"} if activation == "topk" else KEYS)
     return Stored(
         kind="per_layer" if kind == "transcoder_set" else "cross_layer",
@@ -136,7 +136,7 @@ def _add_skips(file: Path, tensors: Sequence[dict[str, Tensor]]) -> None:
     stored = read_tensors(file)
     skips = stored.pop("W_skip", None)
     if stored or any("W_skip" in layer for layer in tensors):
-        raise InputError(f"{file}: expected W_skip of all layers in this file, and nowhere another tensor or skip")
+        raise InputError(f"{file}: expected W_skip of all layers in this file, and no other tensor or skip")
     if skips is None or skips.dim() != 3 or skips.shape[0] != len(tensors):
         shape = None if skips is None else list(skips.shape)
         raise InputError(f"{file}: W_skip is {shape}, expected [{len(tensors)}, d_model, d_model]")
@@ -194,7 +194,7 @@ def write_circuit_tracer(path: Path, stored: Stored, model_name: str) -> None:
     clipped = stored.activation == "topk" or any(bool((layer["threshold"] < 0).any()) for layer in stored.tensors if "threshold" in layer)  # fmt: skip
     if clipped and not stored.signed:
         raise InputError(
-            "layout 'circuit-tracer' keeps what is active and negative, which this set clips: it would be read as another set"
+            "layout 'circuit-tracer' keeps negative activations, which this set clips: it would be read as another set"
         )
     cross = stored.kind == "cross_layer"
     for layer, tensors in enumerate(_padded(stored.tensors) if cross else stored.tensors):

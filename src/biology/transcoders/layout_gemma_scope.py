@@ -44,10 +44,10 @@ def read_gemma_scope_2(files: Sequence[Path]) -> Stored:
         for key in ("hf_hook_point_in", "hf_hook_point_out"):
             named = re.search(r"layers\.(\d+)\.", str(config.get(key)))
             if named and int(named[1]) != layer:
-                raise InputError(f"{where}: {key} {config[key]!r} is no hook of layer {layer}")
+                raise InputError(f"{where}: {key} {config[key]!r} is not a hook of layer {layer}")
         width = stored["b_enc"].shape[0] if "b_enc" in stored else None
         if config.get("width", width) != width:
-            raise InputError(f"{where}: width is {config['width']}, and {file.name} has {width} features")
+            raise InputError(f"{where}: width is {config['width']}, but {file.name} has {width} features")
         _check_skip(where, config, [stored])
     name = str(configs[0].get("model_name") or "") if configs else ""
     return Stored("per_layer", tensors, tuple(files), "ln2.hook_out", "hook_mlp_out", model_name=name)
@@ -90,7 +90,7 @@ def _config(file: Path) -> dict[str, Any]:
 def _check_skip(file: Path, config: Mapping[str, Any], tensors: Sequence[Mapping[str, Tensor]]) -> None:
     said = config.get("affine_connection")
     if said is not None and any(bool(said) != ("W_skip" in layer) for layer in tensors):
-        raise InputError(f"{file}: affine_connection is {said}, and the weights say otherwise")
+        raise InputError(f"{file}: affine_connection is {said}, but the weights say otherwise")
 
 
 def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

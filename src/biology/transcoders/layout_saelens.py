@@ -58,7 +58,7 @@ def _hook(file: Path, named: Mapping[str, Any], layer: int, key: str) -> str:
     """The hook's name within its block. Files of SAELens 5 name it at the top level, later ones in the metadata."""
     match = re.fullmatch(r"blocks\.(\d+)\.(.+)", str(named.get(key)))
     if match is None or int(match[1]) != layer:
-        raise InputError(f"{file}: {key} {named.get(key)!r} is no hook of layer {layer}")
+        raise InputError(f"{file}: {key} {named.get(key)!r} is not a hook of layer {layer}")
     # For Gemma Scope 2, SAELens names `hook_mlp_in`, a different tensor; the Hugging Face name beside it is right.
     source = str(named.get(key.replace("hook_name", "hf_hook_name")))
     return "ln2.hook_out" if source.endswith("pre_feedforward_layernorm.output") else match[2]
@@ -69,7 +69,7 @@ def _check(file: Path, named: Mapping[str, Any], read_hook: str, tensors: Mappin
     parts = ("jumprelu_" if "threshold" in tensors else "") + ("skip_" if "W_skip" in tensors else "")
     said = str(named.get("architecture"))
     if not said.endswith("transcoder"):
-        raise InputError(f"{file}: architecture {said!r} is no transcoder")
+        raise InputError(f"{file}: architecture {said!r} is not a transcoder")
     if said != f"{parts}transcoder":
         raise InputError(f"{file}: architecture {said!r} does not fit weights that look like {parts}transcoder")
     for key, weight, axis in (("d_in", "W_enc", 1), ("d_sae", "W_enc", 0), ("d_out", "W_dec", 1)):
@@ -79,13 +79,13 @@ def _check(file: Path, named: Mapping[str, Any], read_hook: str, tensors: Mappin
     processed = named.get("model_from_pretrained_kwargs") or {}
     if processed.get("fold_ln") and read_hook in GAIN_INSIDE:
         raise InputError(
-            f"{file}: fold_ln is true: {read_hook} of the model as it is has the norm's gain inside, these have not"
+            f"{file}: fold_ln is true: the model's {read_hook} includes the norm's gain, these weights do not"
         )
     if processed.get("center_writing_weights"):
-        raise InputError(f"{file}: center_writing_weights is true: these are of a model whose weights were changed")
+        raise InputError(f"{file}: center_writing_weights is true: these were trained on a model with changed weights")
     if named.get("prepend_bos") is False:
         warnings.warn(
-            f"{file}: trained on prompts without BOS (prepend_bos), and ours begin with it", InputWarning, stacklevel=4
+            f"{file}: trained on prompts without BOS (prepend_bos), but ours begin with it", InputWarning, stacklevel=4
         )
     name_unread(file, named, KEYS)
 
@@ -98,8 +98,7 @@ def write_saelens(path: Path, stored: Stored, model_name: str) -> None:
     """
     if stored.kind == "cross_layer" or stored.activation == "topk" or stored.signed:
         raise InputError(
-            "the SAELens layout has no cross-layer and no TopK transcoder, and none that is negative where it is active: use "
-            "layout 'circuit-tracer'"
+            "SAELens's layout cannot hold cross-layer or TopK transcoders, or negative activations: use layout 'circuit-tracer'"
         )
     for layer, tensors in enumerate(stored.tensors):
         folder = path / f"layer_{layer}"

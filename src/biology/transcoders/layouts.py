@@ -82,9 +82,7 @@ def _account_for_all(path: Path, stored: Stored) -> None:
     shown = ", ".join(map(str, unread[:3])) + (f" and {len(unread) - 3} more" if len(unread) > 3 else "")
     of_a_set = any(_OF_A_LAYOUT.fullmatch(file.name) for file in unread)
     if of_a_set and not stored.chosen:
-        raise InputError(
-            f"{path} holds another set beside the one that its layout tells ({shown}): keep one set in a folder"
-        )
+        raise InputError(f"{path} holds a second set of transcoders ({shown}): keep one set per folder")
     warnings.warn(f"{path}: weights in {shown} are not used", InputWarning, stacklevel=3)
 
 

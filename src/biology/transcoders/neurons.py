@@ -172,7 +172,7 @@ def _layer(model: Model, layer: int, rule: Rule) -> Neurons:
     function = getattr(network, "act_fn", None) or getattr(network, "act", None)
     if function is None or not all(hasattr(mlp, name) for name in ("W_in", "W_out")):
         raise InputError(
-            f"model {model.name}: the MLP of layer {layer} ({type(network).__name__}) has no neurons that are known here"
+            f"model {model.name}: the neurons of its MLP in layer {layer} ({type(network).__name__}) are not supported"
         )
 
     def cast(tensor: Tensor) -> Tensor:
@@ -209,5 +209,5 @@ def _compare(model: Model, neurons: TranscoderSet) -> None:
         tolerance = 1e-4 if model.dtype == model.precision else 5e-2
         if not float(off) <= tolerance:
             raise InputError(
-                f"model {model.name}: the neurons of layer {layer} add up to something else than its MLP (off by {float(off):.1e})"
+                f"model {model.name}: the neurons of layer {layer} do not add up to its MLP's output (off by {float(off):.1e})"
             )

@@ -86,7 +86,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"cannot read {file}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):
-        raise InputError(f"{file} holds no mapping of keys to values")
+        raise InputError(f"{file} is not a mapping of keys to values")
     return content
 
 
@@ -124,7 +124,7 @@ def require_layers(root: Path, found: Collection[int], n_layers: int) -> None:
             )
     if len(found) > n_layers:
         raise InputError(
-            f"{root} has transcoders of layers {numbers}, and the model has {n_layers} layers: they are another model's"
+            f"{root} has transcoders of layers {numbers}, but the model has {n_layers} layers: they are another model's"
         )
 
 
@@ -138,11 +138,9 @@ def name_unread(file: Path, said: Mapping[str, Any], read: Collection[str]) -> N
     unread = {key: value for key, value in said.items() if key not in read and (type(value), str(value)) not in neutral}
     for key, value in unread.items():
         if key in COMPUTING:
-            raise InputError(
-                f"{file}: {key}: {value!r} is not supported: these transcoders would be read as other ones"
-            )
+            raise InputError(f"{file}: {key}: {value!r} is not supported: these transcoders would be misread")
     if unread:
-        warnings.warn(f"{file}: {', '.join(map(str, unread))} not known, and not used", InputWarning, stacklevel=4)
+        warnings.warn(f"{file}: unknown keys, not used: {', '.join(map(str, unread))}", InputWarning, stacklevel=4)
 
 
 def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:

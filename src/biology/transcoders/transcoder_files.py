@@ -59,7 +59,7 @@ def _mention_another_model(path: Path, said: str, model: Model) -> None:
     names = (model.name, model.path.name, model.path.resolve().name, model.bridge.original_model.config._name_or_path)
     if said and _bare(said) not in {_bare(name) for name in names}:
         warnings.warn(
-            f"{path}: these are transcoders of {said}, by their config, and the model is {model.name}",
+            f"{path}: its config says that these are transcoders of {said}, but the model is {model.name}",
             InputWarning,
             stacklevel=3,
         )

@@ -235,9 +235,7 @@ def _extended(case: Case, claim: Claim) -> dict[str, Any]:
         return {}
     words = case.folder.parents[1] / "data/words"
     if not words.is_dir():
-        raise InputError(
-            f"{words}: no such folder, from whose words the prompts that claim '{claim.id}' rests on are made."
-        )
+        raise InputError(f"{words}: no such folder; the prompts of claim '{claim.id}' are made from it.")
     return {f"{ROWS} of the corpus {name}": prompts_of(case.name, name, words).to_dict("records") for name in EXTENDED}
 
 

@@ -93,9 +93,7 @@ def judge_all(measured: Sequence[Measured]) -> Judgement:
     for one in measured:
         families.setdefault((one.meta.case, one.claim.id), []).append(one)
     if len({(one.meta.model, one.meta.transcoders, one.meta.seed) for one in measured}) > 1:
-        raise InputError(
-            "claims of several models are judged one model at a time: Holm's family is one model's claims."
-        )
+        raise InputError("claims must be judged one model at a time: Holm's family is one model's claims.")
     # an intersection-union test is as significant as its least significant part
     raw = {name: _largest_p(parts) for name, parts in families.items() if parts[0].untestable != UNREGISTERED}
     adjusted = holm(raw)

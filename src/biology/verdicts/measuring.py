@@ -166,7 +166,7 @@ def _measure_part(
         reason = f"this model is asked no prompts of {of}, on which experiment '{part.experiment}' rests (see `role: extended` in config.yaml)"
         return Measured(claim, part, meta, passed=0, attempted=0, untestable=reason)
     if claim.gate not in heldout or heldout[claim.gate].dtype != bool:
-        raise InputError(f"{where}: gate '{claim.gate}' is no column of true and false in table 'prompts'.")
+        raise InputError(f"{where}: gate '{claim.gate}' is not a column of true and false in table 'prompts'.")
     passing = heldout.loc[heldout[claim.gate], "item"]
     found = members.found(part, heldout[heldout[claim.gate]]) if members else Found()
     result = Measured(claim, part, meta, passed=len(passing), attempted=len(heldout), found=found)
@@ -225,7 +225,7 @@ def _strength(where: str, part: Part, rows: pd.DataFrame, meta: Meta) -> float:
     if chosen not in found:
         listed = ", ".join(f"{value:g}" for value in found) or "none"
         raise InputError(
-            f"{where}: experiment '{part.experiment}' is to be judged at one strength fixed on dev items; "
+            f"{where}: experiment '{part.experiment}' must be judged at one strength fixed on dev items; "
             f"fixed: {chosen:g}, measured: {listed}."
         )
     return chosen

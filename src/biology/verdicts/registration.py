@@ -93,7 +93,7 @@ def read_lock(root: str | Path) -> Lock:
         raise InputError(f"{path}: not valid JSON ({error}).") from None
     if isinstance(found, dict) and found and found.get("version") != VERSION:
         raise InputError(
-            f"{path}: a lock of another version of biology, whose hashes do not cover what these do. Check with that version that "
+            f"{path} was written by another version of biology, whose hashes cover other things. Check with that version that "
             "the claims are as they were registered (`biology judge` does), move the file away, and run `biology lock`."
         )
     return validate(Lock, found, path)

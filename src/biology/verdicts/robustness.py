@@ -78,7 +78,7 @@ def _reference(root: Path, entry: ModelConfig) -> pd.DataFrame:
     """The verdicts on the model that an entry is compared with."""
     path = root / "reports" / str(entry.of) / "verdicts.csv"
     if not path.is_file():
-        raise InputError(f"{path}: no such file: judge '{entry.of}' first, with which others are compared.")
+        raise InputError(f"{path}: no such file: judge '{entry.of}' first; other models are compared with it.")
     return read_table(path, "verdicts")
 
 
@@ -88,7 +88,7 @@ def read_expected(path: Path) -> list[dict[str, str]]:
         with path.open(encoding="utf-8", newline="") as file:
             return list(csv.DictReader(file))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file. It says which verdicts are expected of twins.") from None
+        raise InputError(f"{path}: no such file: it must say which verdicts are expected of twins.") from None
 
 
 def across_methods(compared: pd.DataFrame) -> list[str]:
