@@ -178,7 +178,7 @@ def captioned(figure: Figure, title: str, text: str) -> Figure:
     """The same figure with its title above it, and a caption that is stored but not drawn."""
     _settle(figure)
     above = figure.transFigure + ScaledTranslation(0, 8 / 72, figure.dpi_scale_trans)
-    lines = _wrapped(label(title), float(figure.get_figwidth()), size(0.5))
+    lines = wrapped(label(title), float(figure.get_figwidth()), size(0.5), BOLD)
     figure.text(0, 1, "\n".join(lines), transform=above, va="bottom", fontsize=size(0.5), weight=BOLD, linespacing=1.25)
     figure.set_label(f"{title}\n{text}")
     return figure
@@ -195,12 +195,12 @@ def _settle(figure: Figure) -> None:
         legend.set_bbox_to_anchor(tuple(corner), transform=figure.transFigure)
 
 
-def _wrapped(text: str, width: float, points: float) -> list[str]:
+def wrapped(text: str, width: float, points: float, weight: int = 400) -> list[str]:
     """The text in lines of at most `width` inches."""
     lines = [""]
     for word in text.split(" "):
         longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and text_width(longer, points, BOLD) > width:
+        if lines[-1] and text_width(longer, points, weight) > width:
             lines.append(word)
         else:
             lines[-1] = longer

@@ -17,7 +17,7 @@ from matplotlib.path import Path as Outline
 
 from biology.cases.case_file import OUTPUT
 from biology.cases.claim_file import Claim
-from biology.figures.drawing import BOLD, blank, captioned, colour, label, sentence, size, text_width
+from biology.figures.drawing import BOLD, blank, captioned, colour, label, sentence, size, text_width, wrapped
 from biology.findings.sketch import LINE, NOTHING, THICKEST, Box, curves, mark
 from biology.findings.story import Story
 from biology.wording import percent
@@ -108,13 +108,10 @@ def _intervention(axes: Axes, told: Story, top: float) -> float:
     if told.shown is None:
         return top
     y = top
-    for line in (
-        *_wrapped(told.shown["prompt"], size(0)),
-        *_wrapped(f"{sentence(told.shown['does'])}:", size(0), BOLD),
-    ):
-        bold = not told.shown["prompt"].startswith(line) and line not in told.shown["prompt"]
-        axes.text(COLUMN, y, label(line), va="top", fontsize=size(0), weight=BOLD if bold else 400)
-        y -= 0.17
+    for text, weight in ((told.shown["prompt"], 400), (f"{sentence(told.shown['does'])}:", BOLD)):
+        for line in wrapped(label(text), WIDTH - COLUMN - 0.1, size(0), weight):
+            axes.text(COLUMN, y, line, va="top", fontsize=size(0), weight=weight)
+            y -= 0.17
     y -= 0.05
     rows = (
         ("before", "by itself", "axes.edgecolor"),
@@ -147,17 +144,6 @@ def _verdicts(axes: Axes, claims: Sequence[Claim], verdicts: Mapping[str, str], 
     key = "    ".join(f"{sign} {verdict}" for verdict, (sign, _) in SIGNS.items())
     y = top - len(claims) * ROW
     axes.text(COLUMN, y, key, va="center", fontsize=size(-1), color=colour("axes.edgecolor"))
-
-
-def _wrapped(text: str, points: float, weight: int = 400) -> list[str]:
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and text_width(longer, points, weight) > WIDTH - COLUMN - 0.1:
-            lines.append(word)
-        else:
-            lines[-1] = longer
-    return lines
 
 
 def _cut(text: str, width: float, points: float) -> str:
