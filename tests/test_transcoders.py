@@ -207,6 +207,6 @@ def test_shuffling_and_saving_take_an_offloaded_set(tiny_model, tmp_path):
         assert torch.equal(one.W_enc, other.W_enc) and torch.equal(one.W_dec, other.W_dec)
         assert isinstance(other, Offloaded)
     for name, chosen in (("a", transcoders), ("b", away)):
-        save_transcoders(tmp_path / name, chosen)
+        save_transcoders(tmp_path / name, chosen, dtype=torch.bfloat16)
     files = [sorted(path for path in (tmp_path / name).rglob("*") if path.is_file()) for name in ("a", "b")]
     assert [path.read_bytes() for path in files[0]] == [path.read_bytes() for path in files[1]] and files[0]

@@ -139,11 +139,19 @@ def save_transcoders(
     Raises:
         InputError: an unknown layout, or one that cannot hold this set (SAELens: cross-layer and TopK sets).
     """
-    half = transcoders.to("cpu", dtype)
-    tensors = [layer.resting() for layer in half.layers]
-    if half.kind == "per_layer":
+    tensors = [
+        {name: value.to("cpu", dtype) for name, value in layer.resting().items()} for layer in transcoders.layers
+    ]
+    if transcoders.kind == "per_layer":
         tensors = [{**layer, "W_dec": layer["W_dec"][:, 0]} for layer in tensors]
     stored = Stored(
-        half.kind, tuple(tensors), (), half.read_hook, half.write_hook, half.activation, half.k, signed=half.signed
+        transcoders.kind,
+        tuple(tensors),
+        (),
+        transcoders.read_hook,
+        transcoders.write_hook,
+        transcoders.activation,
+        transcoders.k,
+        signed=transcoders.signed,
     )
     write_directory(Path(path), stored, layout=layout, model_name=model_name)
