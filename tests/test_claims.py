@@ -415,6 +415,13 @@ def test_draws_depend_on_the_seed_and_the_claim_only():
     assert other["statistic"] == alone["statistic"] and other["low"] != alone["low"]
 
 
+def test_digits_and_magnitudes_cannot_be_asked_where_tokens_write_single_digits():
+    """Their values are undefined there, and so their rows are missing (`number_outcomes`)."""
+    prompts, evidence = swap()
+    verdict = one(judge([claim({"outcome": "ones_right"})], evidence, prompts, META, QUICK))
+    assert verdict["verdict"] == "untestable" and "numbers of two digits" in verdict["reason"]
+
+
 # mistakes -----------------------------------------------------------------------------------------------------------
 
 

@@ -24,7 +24,7 @@ import numpy as np
 import pandas as pd
 
 from biology.cases.claim_file import Claim, Part
-from biology.cases.measures import unchanged
+from biology.cases.measures import FORMS, unchanged
 from biology.config import StatisticsConfig
 from biology.records import InputError
 from biology.statistics import bootstrap_interval, generator, resamples, sign_flip_p, signs
@@ -189,6 +189,9 @@ def _measure_part(
         supernode = part.outcome.partition(":")[2]
         return replace(result, untestable=f"no item has members of the supernode '{supernode}' to watch ({gate})")
     if part.outcome not in set(rows["outcome"]):
+        if part.outcome in FORMS and FORMS[part.outcome].numbers:
+            reason = f"'{part.outcome}' needs tokens that write numbers of two digits, and this model writes its numbers otherwise"
+            return replace(result, untestable=f"{reason} ({gate})")
         known = ", ".join(sorted(set(rows["outcome"])))
         raise InputError(f"{where}: experiment '{part.experiment}' has no outcome '{part.outcome}', only {known}.")
     strength = _strength(where, part, rows, meta)
