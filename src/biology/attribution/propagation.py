@@ -60,11 +60,11 @@ def rows_of(
     shape: tuple[int, int],
     *,
     up: bool,
-    lowest: int = 0,
+    end: int = 0,
 ) -> tuple[Rows, Int[Tensor, "prompt row"]]:
     """Rows of nodes that are sorted by (prompt, pos), and the index of each row's node (padding: one beyond the last).
 
-    `shape` is (prompts, positions). Rows on their way down end at the place `lowest`.
+    `shape` is (prompts, positions). Rows on their way down stop at the place `end`.
     """
     n_prompts, n_pos = shape
     device = prompt.device
@@ -82,7 +82,7 @@ def rows_of(
         member = torch.arange(most, device=device)
         cells.append(torch.where(member < counts[:, place, None], start[:, place, None] + member, n))
     within = counts.cumsum(1).amax(0).tolist() if up else counts.flip(1).cumsum(1).flip(1).amax(0).tolist()
-    within = [0] * lowest + within[lowest:]
+    within = [0] * end + within[end:]
     spans = tuple((0, count) if up else (n - count, n) for count in within)
     real = tuple(slice(a, a + size) for a, size in zip(first.tolist(), sizes.tolist(), strict=True))
     own = torch.cat([pos, pos.new_tensor([n_pos if up else -1])])[index]

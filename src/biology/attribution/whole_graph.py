@@ -316,7 +316,7 @@ def _descend(
     """Takes the readers of one layer down to the first position of sources and to the meeting layer (`ends`), and there computes
     their edges from the sources carried up."""
     frozen, (first, meeting) = local.frozen, ends
-    rows, index = rows_of(readers.prompt, readers.pos, readers.node, _shape(local), up=False, lowest=first)
+    rows, index = rows_of(readers.prompt, readers.pos, readers.node, _shape(local), up=False, end=first)
     down, gradients = Carried(local, rows), padded(_gradients(local, layer, readers), index)
     if layer == local.n_layers:
         down.place(gradients)
