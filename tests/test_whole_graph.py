@@ -6,6 +6,7 @@ from conftest import KINDS, random_transcoders
 
 from biology.attribution import assembly as attribution
 from biology.attribution.assembly import attribute, attribute_batch
+from biology.attribution.graph import TOKEN
 from biology.attribution.targets import ContrastTarget, TokenTarget
 from biology.attribution.whole_graph import meeting_costs
 
@@ -58,6 +59,21 @@ def test_wherever_they_meet(tiny_model, monkeypatch):
     for layer in range(model.n_layers):
         assert_same(meet_at(layer), alone)
     assert possible[0] == list(range(model.n_layers))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("first", [2, 4])
+def test_no_gradient_goes_to_positions_that_hold_tokens_only(tiny_model, kind, first):
+    """Where features and errors are nodes from a later position on, tokens before it have the same edges all the same."""
+    model = tiny_model(kind, torch.float64)
+    transcoders = random_transcoders(model, skip=True)
+    prompts, targets = [ids for ids in PROMPTS if len(ids) > first], [TokenTarget(8, 1), TokenTarget(7, -1)]
+    graphs = attribute_batch(model, transcoders, prompts, first_position=first, targets=[targets] * len(prompts))
+    assert_same(graphs, row_by_row(model, transcoders, prompts, first_position=first, targets=targets))
+    for graph in graphs:
+        before = (graph.kind == TOKEN) & (graph.pos < first)
+        assert bool((graph.adjacency[graph.features][:, before] != 0).any())
+        assert int(graph.pos[graph.features].min()) >= first
 
 
 def test_with_little_memory_nothing_is_carried_up(tiny_model):
