@@ -31,6 +31,7 @@ from biology.figures.graph_layout import node, repeated
 from biology.findings.labels import Roles, shipped_roles
 from biology.findings.scored_prompts import browsed, scored
 from biology.findings.story import story
+from biology.graph_files.thinning import thinned
 from biology.records import InputError
 from biology.report.claim_evidence import Subject, dossier, slider_data
 from biology.report.explorer import (
@@ -274,9 +275,10 @@ def scored_prompts(root: Path, model: str, case: Case) -> pd.DataFrame:
 
 def _graphs(path: Path) -> dict[str, Any]:
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        graphs = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file. Make it with `biology attribute`.") from None
+    return {item: thinned(graph) for item, graph in graphs.items()}
 
 
 def _drawing(path: Path) -> Drawing:

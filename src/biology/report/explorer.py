@@ -1,7 +1,7 @@
 """The interactive graph of a page: its data, its scripts, and the static picture for readers without scripts.
 
 A page contains every graph once, as the file that it was made from (published format, gzip, base64), so that a download
-from the page is what `attribute` wrote. Scripts and style are inlined once per page; templates/explorer.html.j2 is the
+from the page is what `attribute` wrote; of a very large graph it contains the most influential nodes (`thinning.py`). Scripts and style are inlined once per page; templates/explorer.html.j2 is the
 part that a page includes. Nothing here decides what a graph says: numbers are those of the file.
 """
 
@@ -212,6 +212,9 @@ def _shown(subject: Traced) -> Shown:
 def _told(graph: Graph) -> str:
     info = graph["metadata"].get("info") or {}
     words = f"{len(graph['nodes'])} nodes, {len(graph['links'])} links"
+    whole = info.get("thinned")
+    if whole:
+        words += f", the most influential of {whole['nodes']} nodes and {whole['links']} links"
     scores = [info.get("replacement_score"), info.get("completeness_score")]
     if not all(isinstance(score, int | float) for score in scores):
         computed, unknown = graph_scores(graph), unknown_categories(graph["nodes"])
