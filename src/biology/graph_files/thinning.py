@@ -27,11 +27,10 @@ def thinned(graph: Graph, most: int = MOST_LINKS) -> Graph:
     if len(graph["links"]) <= most:
         return graph
     kept = _always(graph)
-    cumulative = {node["node_id"]: node.get("influence") for node in graph["nodes"]}
-    if not any(isinstance(value, int | float) for value in cumulative.values()):
-        cumulative = computed_influence(graph)
+    given = {node["node_id"]: node["influence"] for node in graph["nodes"] if _is_number(node.get("influence"))}
+    cumulative = given or computed_influence(graph)
     others = [node["node_id"] for node in graph["nodes"] if node["node_id"] not in kept]
-    others.sort(key=lambda name: cumulative.get(name) if isinstance(cumulative.get(name), int | float) else 1.0)
+    others.sort(key=lambda name: cumulative.get(name, 1.0))
     rank = dict.fromkeys(kept, 0) | {name: place for place, name in enumerate(others, 1)}
     needs = np.sort([max(rank[link["source"]], rank[link["target"]]) for link in graph["links"]])
     last = int(needs[most]) - 1  # with the node of this rank there are too many
@@ -45,6 +44,10 @@ def thinned(graph: Graph, most: int = MOST_LINKS) -> Graph:
         "links": links,
         "metadata": metadata | {"info": (metadata.get("info") or {}) | whole},
     }
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float)
 
 
 def _always(graph: Mapping[str, Any]) -> set[str]:
