@@ -69,6 +69,7 @@ def places() -> dict[Path, str]:
     }
     found |= {path: f"results/cases/{path.parent.name}.md" for path in ROOT.glob("experiments/[!_]*/README.md")}
     found |= {path: f"reference/cards/{path.parent.name}.md" for path in ROOT.glob("data/models/*/README.md")}
+    found |= {path: f"reference/cards/{path.parent.name}.md" for path in ROOT.glob("reports/*/README.md")}  # downloaded
     return dict(sorted(found.items()))
 
 
