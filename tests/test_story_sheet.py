@@ -7,7 +7,8 @@ from biology.cases.case import load_case
 from biology.cases.claim_file import load_claims
 from biology.figures.drawing import caption, styled
 from biology.findings.story import story
-from biology.findings.story_sheet import SIGNS, sheet
+from biology.findings.story_sheet import sheet
+from biology.wording import MARKS
 
 SMALLEST = 7.0  # points in print
 
@@ -35,10 +36,10 @@ def test_arrows_intervention_and_verdicts_are_those_of_the_tables(root):
     assert caption(figure)[0] == f"Multi hop: tiny replicates {len(claims)} of {len(claims)} claims"
 
 
-@pytest.mark.parametrize("verdict", SIGNS)
+@pytest.mark.parametrize("verdict", MARKS)
 def test_every_verdict_has_its_sign(root, verdict):
     *_, claims, texts = drawn(root, verdict)
-    assert texts.count(SIGNS[verdict][0]) == len(claims)
+    assert texts.count(MARKS[verdict]) == len(claims)
 
 
 def test_what_was_not_found_is_dashed(root):

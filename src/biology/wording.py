@@ -8,6 +8,8 @@ from typing import Any
 
 from markupsafe import Markup
 
+MARKS = {"replicated": "✓", "not replicated": "✗", "inconclusive": "?", "untestable": "–"}
+"""A sign for each verdict, in the order in which boards list them."""
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 
 

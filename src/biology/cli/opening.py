@@ -118,16 +118,23 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
     start_torch(threads)
     import torch
 
-    from biology.models.model import load_model
     from biology.records import InputError
 
     if entry.device == "cuda" and not torch.cuda.is_available():
         raise InputError(f"model '{name}' needs cuda, but torch finds none here: set `device: cpu`.")
     _say_plan(entry, root, name)
-    model = load_model(
-        root / entry.path, name=name, device=entry.device, dtype=getattr(torch, entry.dtype), mapped=entry.mapped
-    )
+    model = open_alone(entry, root, name)
     return model, open_transcoders(entry, root, name, model)
+
+
+def open_alone(entry: ModelConfig, root: Path, name: str) -> Model:
+    """A model without its transcoders, on the device of its entry."""
+    import torch
+
+    from biology.models.model import load_model
+
+    dtype = getattr(torch, entry.dtype)
+    return load_model(root / entry.path, name=name, device=entry.device, dtype=dtype, mapped=entry.mapped)
 
 
 def open_transcoders(entry: ModelConfig, root: Path, name: str, model: Model) -> TranscoderSet:
@@ -168,7 +175,7 @@ def _say_plan(entry: ModelConfig, root: Path, name: str) -> None:
     if plan.total - plan.working < memory.SMALL:
         return
     for device, part in memory.by_device(plan, entry).items():
-        there, least = memory.available(device), part.least
+        there, least = memory.available(device), part.model + part.transcoders
         print(f"{name}, {entry.dtype} on {device}: {part} of {memory.gib(there or 0)}", file=sys.stderr)
         if there is not None and least > there:
             raise InputError(

@@ -19,6 +19,7 @@ from biology.cli.opening import (
     configuration,
     gates_passed,
     held_out,
+    open_alone,
     open_model,
     start_torch,
     verified,
@@ -151,17 +152,13 @@ def exchange(args: Arguments) -> None:
     entry = config.model(args.model)
     folder, reports = (writable_folder(root / part / args.model) for part in ("data/runs", "reports"))
     start_torch(config.threads)
-    import torch
 
     from biology.evidence.contrasts import stream_contrasts
     from biology.evidence.line_evidence import exchange_lines
     from biology.evidence.mean_streams import exchange_means
-    from biology.models.model import load_model
     from biology.tables import stacked, write_table
 
-    model = load_model(
-        root / entry.path, name=args.model, device=entry.device, dtype=getattr(torch, entry.dtype), mapped=entry.mapped
-    )
+    model = open_alone(entry, root, args.model)
     cases = cases_of(config, root, args.model)
     parts = [
         part for case in cases for part in (exchange_means(model, case), exchange_lines(model, case, config.statistics))

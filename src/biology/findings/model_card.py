@@ -13,6 +13,7 @@ from typing import Any
 import pandas as pd
 
 from biology.model_sources import Shape
+from biology.wording import MARKS
 
 FIDELITY = {
     "influence_foretells_ablation": "influence in the graph",
@@ -44,14 +45,11 @@ def card(
         "is ablated, attention patterns frozen.",
         _table(("what is compared", "correlation", "interval"), _foretold(fidelity)),
         "## Verdicts",
-        _table(("case", *VERDICTS), _counts(verdicts)),
+        _table(("case", *MARKS), _counts(verdicts)),
         "A verdict speaks of this model and these features, and of no other. On a model with planted mechanisms the same tests find what "
         "[the calibration](../calibration.csv) says.",
     ]
     return "\n\n".join(parts) + "\n"
-
-
-VERDICTS = ("replicated", "not replicated", "inconclusive", "untestable")
 
 
 def _about(manifest: Mapping[str, Any], shape: Shape, n_parameters: int) -> list[tuple[str, str]]:
@@ -88,7 +86,7 @@ def _foretold(fidelity: pd.DataFrame) -> list[tuple[str, str, str]]:
 
 def _counts(verdicts: pd.DataFrame) -> list[tuple[str, ...]]:
     return [
-        (str(case), *(str(int((rows["verdict"] == verdict).sum())) for verdict in VERDICTS))
+        (str(case), *(str(int((rows["verdict"] == verdict).sum())) for verdict in MARKS))
         for case, rows in verdicts.groupby("case", sort=True)
     ]
 

@@ -20,7 +20,7 @@ from biology.cases.claim_file import Claim
 from biology.figures.drawing import BOLD, blank, captioned, colour, label, sentence, size, text_width, wrapped
 from biology.findings.sketch import LINE, NOTHING, THICKEST, Box, curves, mark
 from biology.findings.story import Story
-from biology.wording import percent
+from biology.wording import MARKS, percent
 
 WIDTH = 9.6
 COLUMN = 5.0
@@ -30,12 +30,7 @@ PIXEL = 1 / 88
 ROW = 0.215
 BAR = 1.5
 """Inches of a probability of 1."""
-SIGNS = {
-    "replicated": ("✓", "C2"),
-    "not replicated": ("✗", "C1"),
-    "inconclusive": ("?", "C4"),
-    "untestable": ("–", "axes.edgecolor"),
-}
+TINTS = {"replicated": "C2", "not replicated": "C1", "inconclusive": "C4", "untestable": "axes.edgecolor"}
 
 
 def sheet(title: str, model: str, told: Story, claims: Sequence[Claim], verdicts: Mapping[str, str]) -> Figure:
@@ -128,7 +123,14 @@ def _intervention(axes: Axes, told: Story, top: float) -> float:
             Rectangle((COLUMN + 0.62, y - 0.16), BAR * share, 0.14, facecolor=colour(tint), alpha=0.85, linewidth=0)
         )
         axes.text(COLUMN + 0.7 + BAR, y - 0.09, percent(share), va="center", fontsize=size(0))
-        axes.text(COLUMN + 1.2 + BAR, y - 0.09, f"“{label(_short(text))}”", va="center", fontsize=size(0), weight=BOLD)
+        axes.text(
+            COLUMN + 1.2 + BAR,
+            y - 0.09,
+            f"“{label(_cut(text, WIDTH - COLUMN - 1.45 - BAR, size(0)))}”",
+            va="center",
+            fontsize=size(0),
+            weight=BOLD,
+        )
         y -= ROW
     return y
 
@@ -136,12 +138,12 @@ def _intervention(axes: Axes, told: Story, top: float) -> float:
 def _verdicts(axes: Axes, claims: Sequence[Claim], verdicts: Mapping[str, str], top: float) -> None:
     points = size(-0.5)
     for row, claim in enumerate(claims):
-        sign, tint = SIGNS[verdicts[claim.id]]
+        verdict = verdicts[claim.id]
         y = top - row * ROW
-        axes.text(COLUMN, y, sign, va="center", fontsize=size(1), weight=BOLD, color=colour(tint))
+        axes.text(COLUMN, y, MARKS[verdict], va="center", fontsize=size(1), weight=BOLD, color=colour(TINTS[verdict]))
         title = _cut(claim.title, WIDTH - COLUMN - 0.35, points)
         axes.text(COLUMN + 0.22, y, label(title), va="center", fontsize=points)
-    key = "    ".join(f"{sign} {verdict}" for verdict, (sign, _) in SIGNS.items())
+    key = "    ".join(f"{sign} {verdict}" for verdict, sign in MARKS.items())
     y = top - len(claims) * ROW
     axes.text(COLUMN, y, key, va="center", fontsize=size(-1), color=colour("axes.edgecolor"))
 
@@ -152,7 +154,3 @@ def _cut(text: str, width: float, points: float) -> str:
     while kept and text_width(kept if kept == text else f"{kept} …", points) > width:
         kept = kept.rpartition(" ")[0]
     return text if kept == text else f"{kept} …"
-
-
-def _short(text: str) -> str:
-    return _cut(text, WIDTH - COLUMN - 1.45 - BAR, size(0))

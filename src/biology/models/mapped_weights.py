@@ -28,8 +28,10 @@ def compute_in(network: Any, dtype: torch.dtype) -> Any:
     head = network.get_output_embeddings()
     for module in list(network.modules()):
         for name, parameter in list(module._parameters.items()):
-            if parameter is None or parameter.dim() < 2:
-                module._parameters[name] = parameter if parameter is None else _parameter(parameter, dtype)
+            if parameter is None:
+                continue
+            if parameter.dim() < 2:
+                parameter.data = parameter.data.to(dtype)
                 continue
             del module._parameters[name]
             module.__dict__["mapped"], module.__dict__["computing"] = parameter.data, dtype
@@ -64,10 +66,6 @@ def _return_large_blocks() -> None:
         ctypes.CDLL(None).mallopt(-3, LARGE_BLOCK)  # M_MMAP_THRESHOLD
     except (OSError, AttributeError):  # another C library
         return
-
-
-def _parameter(value: Tensor, dtype: torch.dtype) -> torch.nn.Parameter:
-    return torch.nn.Parameter(value.data.to(dtype), requires_grad=False)
 
 
 class _Cast:

@@ -55,11 +55,6 @@ class Plan:
     def total(self) -> int:
         return self.model + self.engine + self.transcoders + self.working
 
-    @property
-    def least(self) -> int:
-        """What a prompt takes, however short."""
-        return self.model + self.transcoders
-
     def __str__(self) -> str:
         parts = {"model": self.model, "engine": self.engine, "transcoders": self.transcoders, "working": self.working}
         parts |= {"in files": self.in_files} if self.in_files else {}

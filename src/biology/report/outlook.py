@@ -12,8 +12,8 @@ from pathlib import Path
 
 from biology.cases.case import discover_cases
 from biology.config import Config
-from biology.report.pages import MARKS
 from biology.tables import read_table
+from biology.wording import MARKS
 
 COSTS = Path("benchmarks/costs.json")
 LAST_TABLE = "evidence.parquet"

@@ -21,10 +21,9 @@ from biology.records import InputError
 from biology.report.prose import prose
 from biology.schemas import DECIDING, VERDICTS
 from biology.statistics import ALPHA
-from biology.wording import embed, number, percent, visible
+from biology.wording import MARKS, embed, number, percent, visible
 
 TEMPLATES = Path(__file__).with_name("templates")
-MARKS = {"replicated": "✓", "not replicated": "✗", "inconclusive": "?", "untestable": "–"}
 SPEAKS = (
     "A verdict speaks of one model and its transcoders, and of nothing else: elegans is not Claude 3.5 Haiku, and "
     "“not replicated” does not mean that the paper is wrong about the model that it studied."

@@ -23,13 +23,13 @@ from biology.cases.case import discover_cases
 from biology.cases.claim_file import Claim, load_claims
 from biology.config import Config
 from biology.records import InputError
-from biology.report.pages import MARKS, SPEAKS, counts, records
+from biology.report.pages import SPEAKS, counts, records
 from biology.statistics import METHOD, METHODS
 from biology.tables import read_table
 from biology.verdicts.discrimination import discrimination
 from biology.verdicts.found_members import MOST
 from biology.verdicts.robustness import across_methods, compare
-from biology.wording import number, percent
+from biology.wording import MARKS, number, percent
 
 BEGIN, END = "<!-- scoreboard -->", "<!-- /scoreboard -->"
 ROLES = {
