@@ -23,13 +23,13 @@ def index_page(root: Path, config: Config) -> str:
     cases = []
     for name in discover_cases(root):
         claims = [c for c in load_claims(root, name) if any((name, c.id) in column.by_claim for column in board)]
-        rows = [_row(config, board, same, name, claim) | {"differ": (name, claim.id) in differ} for claim in claims]
+        rows = [_row(root, board, same, name, claim) | {"differ": (name, claim.id) in differ} for claim in claims]
         here = [column for column in board if name in set(column.verdicts["case"])]
         if rows:
             shorts = [
                 {
                     "name": column.name,
-                    "paged": _has_page(config, column, name),
+                    "paged": _has_page(root, column, name),
                     "counts": counts(column.verdicts.loc[column.verdicts["case"] == name, "verdict"]),
                 }
                 for column in here
@@ -42,7 +42,7 @@ def index_page(root: Path, config: Config) -> str:
             "counts": counts(column.verdicts["verdict"]),
             "total": len(column.verdicts),
             "role": ROLES[column.role],
-            "pages": [c for c in discover_cases(root) if _has_page(config, column, c)],
+            "pages": [c for c in discover_cases(root) if _has_page(root, column, c)],
             "extra": [page for page in PAGES if (root / "reports" / column.name / f"{page}.html").is_file()],
             "rows": records(column.verdicts),
         }
@@ -55,13 +55,12 @@ def index_page(root: Path, config: Config) -> str:
     )
 
 
-def _has_page(config: Config, column: Column, case: str) -> bool:
-    """Whether the pipeline writes a page for this case and model."""
-    asked = config.cases == "all" or case in config.cases
-    return asked and column.role == "model" and column.name in config.models and case in set(column.verdicts["case"])
+def _has_page(root: Path, column: Column, case: str) -> bool:
+    """Whether the page of this case and model has been written. Other models have theirs by commands of their own."""
+    return (root / "reports" / column.name / f"{case}.html").is_file()
 
 
-def _row(config: Config, board: list[Column], same: list[Column], case: str, claim: Claim) -> dict[str, Any]:
+def _row(root: Path, board: list[Column], same: list[Column], case: str, claim: Claim) -> dict[str, Any]:
     return {
         "claim": claim,
         "cells": [
@@ -69,7 +68,7 @@ def _row(config: Config, board: list[Column], same: list[Column], case: str, cla
                 "verdict": column.by_claim[case, claim.id]["verdict"],
                 "caveats": caveats(column, column.by_claim[case, claim.id]),
                 "column": column,
-                "paged": _has_page(config, column, case),
+                "paged": _has_page(root, column, case),
             }
             if (case, claim.id) in column.by_claim
             else None
