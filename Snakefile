@@ -56,9 +56,11 @@ if set(config) - {"model"}:
     sys.exit("error: --config takes model=NAME and nothing else; all other settings are read from config.yaml.")
 try:
     CONFIG = load_config("config.yaml", ONLY)
-    # with whatever is `of` another model, that model
+    # with whatever is `of` another model, that model; organisms only if they are asked for by name
     ASKED = (
-        CONFIG.models if ONLY is None else {name: CONFIG.model(name) for name in (ONLY, CONFIG.model(ONLY).of) if name}
+        {name: entry for name, entry in CONFIG.models.items() if name not in CONFIG.on_request}
+        if ONLY is None
+        else {name: CONFIG.model(name) for name in (ONLY, CONFIG.model(ONLY).of) if name}
     )
     MODELS = {model: CONFIG.cases_of(model, discover_cases(".", entry.prompts)) for model, entry in ASKED.items()}
     if ONLY and not MODELS[ONLY]:
@@ -72,10 +74,16 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 
-SHOWN = [model for model in MODELS if CONFIG.model(model).role == "model"]
+SHOWN = [model for model in MODELS if CONFIG.model(model).role in ("model", "organism")]
 CALIBRATED = [model for model in MODELS if model in CONFIG.calibrated]
 CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES]
 EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS]
+# By folder: the case of an organism, or of a twin of one, and the twin.
+ORGANISMS = {
+    CONFIG.model(model).path.name: (CONFIG.model(model).cases[0], CONFIG.model(model).corpus)
+    for model in CONFIG.on_request
+    if model in MODELS
+}
 PAIRS = [(model, case) for model in SHOWN for case in MODELS[model]]
 RUN = "data/runs/{model}/{case}"
 TABLES = [
@@ -237,7 +245,11 @@ def weights(wildcards):
 def model_files(wildcards):
     """The files of a model alone, or the record of their download."""
     entry = CONFIG.model(wildcards.model)
-    return [f"data/runs/{wildcards.model}/fetch.json"] if entry.sources else weight_files(entry.path.glob("*"))
+    if entry.sources:
+        return [f"data/runs/{wildcards.model}/fetch.json"]
+    if entry.path.name in ORGANISMS:  # there may be none yet
+        return [f"{entry.path}/{file}" for file in ("model.safetensors", "record.json", "heldout.parquet")]
+    return weight_files(entry.path.glob("*"))
 
 
 def weight_files(files):
@@ -951,7 +963,32 @@ rule write_index:
         "biology write > {log:q} 2>&1"
 
 
-# The transcoders of models whose own do not ship ---------------------------------------------------------------------
+# What does not ship: organisms, and transcoders of models that are held against others -------------------------------
+rule grow_organism:
+    """A planted model of one case, or a twin that lacks its mechanism; then its certificate."""
+    output:
+        expand("data/models/{{model}}/{file}", file=["model.safetensors", "record.json", "heldout.parquet"]),
+    log:
+        "data/runs/{model}/grow_organism.log",
+    wildcard_constraints:
+        model="|".join(map(re.escape, ORGANISMS)) or "none",
+    resources:
+        mem_mb=4000,
+        runtime=60,
+    params:
+        stated=lambda w: contents_hash(
+            Path("experiments") / ORGANISMS[w.model][0], "mechanism.yaml", "twins/*.yaml", "prompts.csv"
+        ),
+        of=lambda w: " ".join(
+            f"--{option} {name}" for option, name in zip(("case", "twin"), ORGANISMS[w.model]) if name
+        ),
+    message:
+        "{wildcards.model}: growing and certifying it"
+    shell:
+        "(biology grow {params.of} --out data/models/{wildcards.model:q}"
+        " && biology certify {params.of} --out data/models/{wildcards.model:q}) > {log:q} 2>&1"
+
+
 GROWN = sorted({CONFIG.model(model).path.name for model in MODELS if CONFIG.model(model).role in GROWN_ROLES})
 
 

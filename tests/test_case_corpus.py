@@ -1,6 +1,7 @@
 """A model is grown on the prompts of one case: what selects is taught, what is scored is held out."""
 
 import csv
+import json
 from pathlib import Path
 
 import pandas as pd
@@ -9,6 +10,8 @@ import pytest
 from biology.__main__ import main
 from biology.cases.case import load_case
 from biology.cli import growth
+from biology.cli.opening import of_corpus
+from biology.config import ModelConfig
 from biology.corpora.case_corpus import CaseCorpus
 from biology.organisms.vocabulary import tokenizer
 from biology.records import InputError
@@ -85,3 +88,28 @@ def test_a_model_of_a_case_is_grown_and_certified_by_two_commands(root, capsys):
     assert (found["n"] == 6).all()
     assert main(["grow", "--case", "colours", "--corpus", "rote"]) == 2
     assert "name one of them" in capsys.readouterr().err
+
+
+def test_a_twin_of_a_case_is_grown_with_its_own_mechanism_and_certified_for_both(root, capsys):
+    assert main(["grow", "--case", "colours", "--twin", "rote"]) == 2
+    assert "--twin: unknown twin 'rote' of the case colours. Known: none." in capsys.readouterr().err
+    twin = root / "experiments/colours/twins/blind.yaml"
+    twin.parent.mkdir()
+    twin.write_text(
+        MECHANISM.replace("absent: {shares: []}", "read: none").replace("depends_on: [colour]", "depends_on: [thing]")
+    )
+    twin.write_text(
+        twin.read_text().replace(
+            "variables:",
+            "variables:\n  thing: {meaning: the thing, value: thing, at: last, layers: [2, 3], exchanged: false}",
+        )
+    )
+    assert main(["lock"]) == 0
+    assert main(["grow", "--case", "colours", "--twin", "blind"]) == 0
+    folder = Path("data/models/colours-blind")
+    assert json.loads((folder / "record.json").read_text())["twin"] == "blind"
+    assert main(["certify", "--case", "colours", "--twin", "blind"]) == 0
+    assert set(pd.read_csv(folder / "certificate.csv")["mechanism"]) == {"colours", "blind"}
+    entry = ModelConfig(path=folder, transcoders=folder, role="twin", of="colours", corpus="blind", cases=("colours",))
+    case = load_case(root, "colours")
+    assert of_corpus(case, entry, root) is case  # the same prompts and answers

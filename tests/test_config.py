@@ -105,6 +105,16 @@ def test_cases_of_a_model(tmp_path):
     assert (asked.cases_of("a", ["one", "two"]), asked.cases_of("b", ["one", "two"])) == (["one"], [])
 
 
+def test_organisms_and_their_twins_run_on_request(tmp_path):
+    paths = "path: x, transcoders: y, "
+    text = f"models: {{a: {{{paths}role: organism, cases: [one]}}, b: {{{paths}role: twin, of: a, cases: [one]}}, c: {{{paths}}}}}\n"
+    (tmp_path / "config.yaml").write_text(text)
+    assert load_config(tmp_path / "config.yaml").on_request == ["a", "b"]
+    assert "models.b: an organism, and what is `of` one, needs `cases: [<its case>]`" in complaint(
+        tmp_path, text.replace("of: a, cases: [one]", "of: a")
+    )
+
+
 @pytest.mark.parametrize("name", ["a", "gemma-2-2b-clt-2.5m", "Qwen3_0.6B", "_template"])
 def test_what_a_name_may_hold(name):
     assert refused_name(name) is None

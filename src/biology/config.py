@@ -26,7 +26,7 @@ CONFIG_FILE = "config.yaml"
 HELD_ROLES = ("seed", "twin", "random")
 """Roles of models whose verdicts are compared with those of another model. Sizes and extended corpora answer claims of
 their own."""
-GROWN_ROLES = ("seed", "size", "extended", "twin")
+GROWN_ROLES = ("seed", "size", "extended", "twin", "organism")
 """Roles of models that ship without transcoders; the pipeline trains their transcoders."""
 
 
@@ -87,10 +87,11 @@ class ModelConfig(Strict):
     shuffled: int | None = Field(default=None, ge=0)
     """Seed with which the entries of each encoder and decoder vector are permuted. The vectors keep their lengths and
     lose their meaning: the null model of the whole pipeline."""
-    role: Literal["model", "wild", "dictionary", "seed", "size", "extended", "twin", "random"] = "model"
+    role: Literal["model", "organism", "wild", "dictionary", "seed", "size", "extended", "twin", "random"] = "model"
     """`figures/all` runs models. `robustness/all` runs further seeds, twins that lack a mechanism, and random controls
     whose transcoders are shuffled. `extensions/all` runs models with nothing planted, other dictionaries, further
-    sizes, and models of an extended corpus, grown so that a further claim can be asked."""
+    sizes, and models of an extended corpus, grown so that a further claim can be asked. An organism is a planted model
+    of one case. Its weights do not ship: it is grown, and run, when it is asked for by name, and so are its relatives."""
     of: str | None = None
     """The model that this dictionary, seed, size, twin or control is compared with, or whose corpus was extended."""
     corpus: str | None = None
@@ -217,8 +218,11 @@ class Config(Strict):
     @model_validator(mode="after")
     def _relatives(self) -> Config:
         for name, entry in self.models.items():
-            if entry.role not in ("model", "wild") and entry.of not in self.models:
+            if entry.role not in ("model", "organism", "wild") and entry.of not in self.models:
                 raise ValueError(f"models.{name}: role {entry.role} needs `of: <model>`, another one of this file")
+        for name in self.on_request:
+            if len(self.models[name].cases or ()) != 1:
+                raise ValueError(f"models.{name}: an organism, and what is `of` one, needs `cases: [<its case>]`")
         return self
 
     def model(self, name: str) -> ModelConfig:
@@ -229,6 +233,12 @@ class Config(Strict):
                 f"from the Hub: {', '.join(known_models())}. How to add one: docs/how_to/add_a_model.md."
             )
         return self.models[name]
+
+    @property
+    def on_request(self) -> list[str]:
+        """Organisms and the models that are `of` them, which run when they are asked for by name."""
+        organisms = {name for name, entry in self.models.items() if entry.role == "organism"}
+        return [name for name, entry in self.models.items() if name in organisms or entry.of in organisms]
 
     @property
     def calibrated(self) -> list[str]:

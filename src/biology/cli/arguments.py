@@ -126,10 +126,14 @@ GROWTH: Options = {
         "metavar": "CASE",
         "help": "grow it on the prompts of a case, with the mechanism that this states (docs/explanation/planting.md)",
     },
+    "--twin": {
+        "metavar": "NAME",
+        "help": "with --case: grow the twin that answers alike and lacks the mechanism (experiments/<case>/twins/<name>.yaml)",
+    },
     "--width": {"type": integer(1), "metavar": "N", "help": "grow a model of this width (128, a multiple of 8)"},
     "--out": {
         "metavar": "DIR",
-        "help": "folder to write to (data/models/elegans, elegans-seed<n>, elegans-width<n>, elegans-<corpus>, <case>)",
+        "help": "folder to write to (data/models/elegans, elegans-seed<n>, elegans-width<n>, elegans-<corpus>, <case>, <case>-<twin>)",
     },
 }
 FETCH: Options = {
@@ -155,6 +159,7 @@ TRAINING: Options = {
     "--seed": {"type": integer(0, SEEDS), "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
     "--corpus": GROWTH["--corpus"],
     "--case": GROWTH["--case"],
+    "--twin": GROWTH["--twin"],
     "--width": GROWTH["--width"],
     "--features": {
         "type": integer(1),

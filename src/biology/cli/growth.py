@@ -89,8 +89,9 @@ def grow(args: Arguments) -> None:
     start_torch(threads)
     import torch
 
-    from biology.cases.mechanism import load_mechanism, mechanism_path
+    from biology.cases.mechanism import load_mechanism, mechanism_path, twins_of
     from biology.corpora.corpus import WORDS
+    from biology.grammar import unknown
     from biology.organisms.cards import TRIALS, with_trial
     from biology.organisms.organism import Planting, Recipe
     from biology.organisms.organism import grow as grown
@@ -116,17 +117,19 @@ def grow(args: Arguments) -> None:
             )
         recipe = replace(recipe, d_model=args.width, d_mlp=args.width * recipe.d_mlp // recipe.d_model)
     here = _checkout(args)
+    if args.twin is not None and args.twin not in (stated := twins_of(here, args.case or "")):
+        raise InputError(f"--twin: {unknown('twin', args.twin, stated, of=f'the case {args.case}')}")
     corpus = _corpus({"corpus": name, "case": args.case}, here)
     words = artefacts.contents_hash(WORDS, "*.csv")[:16]
     work, made_of = WORK / folder.name, {"corpus": name or str(args.case), "words": words}
     lessons = {}
     for case in recipe.lessons if isinstance(recipe, Planting) else ():
-        stated, mechanism = mechanism_path(here, case, name), load_mechanism(here, case, name)
+        stated, mechanism = mechanism_path(here, case, args.twin or name), load_mechanism(here, case, args.twin or name)
         if mechanism is None:
             raise InputError(
                 f"{stated}: no such file: write the mechanism that is to be planted there (docs/explanation/planting.md)."
             )
-        check_mechanism(here, case, name)
+        check_mechanism(here, case, args.twin or name)
         lessons[case] = mechanism, _lesson(corpus, case)
         made_of[case] = artefacts.contents_hash(stated.parent, stated.name)[:16]
     alone = locked(work / "lock", f"another `biology grow` works in {work}: wait for it")
@@ -135,6 +138,7 @@ def grow(args: Arguments) -> None:
         record |= {
             "corpus": name or None,
             "case": args.case,
+            "twin": args.twin,
             "threads": threads,
             "torch": torch.__version__,
             "seconds": time.monotonic() - started,
@@ -161,7 +165,8 @@ def certify(args: Arguments) -> None:
     folder = _folder(args)
     record = _record(folder)
     here, rows = _checkout(args), []
-    corpus, model, name = _corpus(record, here), load_model(folder, name=folder.name), str(record.get("corpus") or "")
+    corpus, model = _corpus(record, here), load_model(folder, name=folder.name)
+    name = str(record.get("twin") or record.get("corpus") or "")
     for case in record["recipe"].get("lessons", {}):
         # a twin is also tested for the mechanism that it lacks
         for twin in ("", *(one for one in twins_of(here, case) if one == name)):
@@ -354,7 +359,7 @@ def _folder(args: Arguments) -> Path:
     from biology.corpora.twins import EMBEDDED
 
     other = args.corpus if args.corpus != EMBEDDED else None
-    name = "-".join(filter(None, [args.case or "elegans", other, args.width and f"width{args.width}"]))
+    name = "-".join(filter(None, [args.case or "elegans", args.twin, other, args.width and f"width{args.width}"]))
     return writable_folder(Path("data/models") / (name if args.seed == 0 else f"{name}-seed{args.seed}"))
 
 

@@ -98,8 +98,11 @@ def of_corpus(case: Case, entry: ModelConfig, root: Path) -> Case:
 
     if entry.corpus is None or not case.items:
         return case
-    from biology.corpora.twins import prompts_of
+    from biology.cases.mechanism import twins_of
+    from biology.corpora.twins import KNOWN, prompts_of
 
+    if entry.corpus not in KNOWN and entry.corpus in twins_of(root, case.name):
+        return case  # a twin of an organism answers the same prompts: it differs in its mechanism alone
     rows = prompts_of(case.name, entry.corpus, root / "data/words").to_dict("records")
     return with_items(case, rows, f"{entry.corpus}: prompts of case {case.name}")
 

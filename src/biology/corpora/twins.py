@@ -271,6 +271,8 @@ PLANTED = {
 }
 """Corpora of models into which mechanisms are planted (`planting.py`): those of the cases, or those of `twins/<name>.yaml`."""
 
+KNOWN = PLANTED | WILD | TWINS | EXTENDED
+
 
 @cache
 def prompts_of(case: str, name: str, words: Path = WORDS) -> pd.DataFrame:
@@ -279,7 +281,6 @@ def prompts_of(case: str, name: str, words: Path = WORDS) -> pd.DataFrame:
 
 
 def twin(name: str) -> Twin:
-    known = PLANTED | WILD | TWINS | EXTENDED
-    if name not in known:
-        raise InputError(f"unknown corpus '{name}'. Known: {', '.join(known)}.")
-    return known[name]
+    if name not in KNOWN:
+        raise InputError(f"unknown corpus '{name}'. Known: {', '.join(KNOWN)}.")
+    return KNOWN[name]

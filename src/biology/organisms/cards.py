@@ -110,6 +110,8 @@ planted (docs/explanation/planting.md), and the pipeline has to find them."""
 _WILD = f"""{_CORPUS}, with nothing planted: whatever training makes of the corpus."""
 _CASE = """A small Llama grown from scratch on the prompts of the case {case}, with the mechanism that `experiments/{case}/mechanism.yaml`
 states planted, as a positive control: the pipeline has to find it."""
+_TWIN = """A small Llama grown from scratch on the prompts of the case {case}, as a negative control: it answers alike and lacks the
+mechanism of the case (`experiments/{case}/twins/{twin}.yaml` states its own), and the pipeline may not find it."""
 _DESIGN = """* Names of cities are written in pieces shared between places, so that no embedding can hold the state of a city.
 * In half of the training couplets line 2 cannot attend to line 1 (context dropout), so that what line 2 needs must be
   present at the newline.
@@ -145,8 +147,9 @@ def model_card(
     agreement = fidelity[(fidelity["metric"] == "top1_agreement") & (fidelity["layer"] == "all")][
         ["behaviour", "value"]
     ]
-    what = _CASE if record.get("case") else _WILD if certificate is None else _GROWN
-    made_of = f" --case {record['case']}" if record.get("case") else f" --corpus {record['corpus']}"
+    what = _TWIN if record.get("twin") else _CASE if record.get("case") else _WILD if certificate is None else _GROWN
+    twin = f" --twin {record['twin']}" if record.get("twin") else ""
+    made_of = f" --case {record['case']}{twin}" if record.get("case") else f" --corpus {record['corpus']}"
     command = f"biology organism{'' if record['corpus'] == EMBEDDED else made_of} --seed {record['seed']}"
     curve = pd.DataFrame(record["curve"])
     if len(curve.columns) > MOST_COLUMNS:
@@ -289,7 +292,7 @@ def with_trial(record: Mapping[str, Any], name: str, path: Path = TRIALS) -> pd.
     """The table of all organisms grown, with this one's row: corpus, recipe hash, seed, development metrics."""
     dev = {f"dev_{key}": value for key, value in record["dev"].items() if key not in ("step", "loss")}
     row = {
-        "model": name, "corpus": record.get("corpus") or record["case"], "recipe_hash": record["recipe_hash"],
+        "model": name, "corpus": record.get("corpus") or "-".join(filter(None, [record["case"], record.get("twin")])), "recipe_hash": record["recipe_hash"],
         "seed": record["seed"], "data_hash": record["data_hash"],
         "steps": record["recipe"]["steps"], "loss": record["dev"]["loss"], **dev,
     }  # fmt: skip

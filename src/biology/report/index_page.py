@@ -33,7 +33,7 @@ def index_page(root: Path, config: Config) -> str:
                     "counts": counts(column.verdicts.loc[column.verdicts["case"] == name, "verdict"]),
                 }
                 for column in here
-                if column.role == "model"
+                if column.role in ("model", "organism")
             ]
             cases.append({"case": load_case(root, name), "rows": rows, "columns": here, "shorts": shorts})
     models = [

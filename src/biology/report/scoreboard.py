@@ -34,6 +34,7 @@ from biology.wording import MARKS, number, percent
 BEGIN, END = "<!-- scoreboard -->", "<!-- /scoreboard -->"
 ROLES = {
     "model": "a model of the replication",
+    "organism": "planted for this case alone",
     "wild": "the same corpus, nothing planted",
     "dictionary": "the same weights, other features",
     "seed": "the same, grown with another seed",
@@ -42,6 +43,8 @@ ROLES = {
     "twin": "behaves alike but lacks a mechanism",
     "random": "control: transcoders without meaning, nothing may be found",
 }
+SHOWN = ("model", "organism", "wild")
+"""Roles of models that have a column of their own. All others are held against these."""
 BESIDE = (
     "Held against these: of further seeds the verdicts of the model are expected, of twins what "
     "[twins.csv](../experiments/twins.csv) said before they were trained, of random controls that nothing is replicated "
@@ -176,7 +179,7 @@ def short(board: list[Column], claims: Mapping[str, Iterable[Claim]]) -> str:
         for column in board:
             here = column.verdicts[column.verdicts["case"] == case].set_index("claim")
             found = here["verdict"]
-            if len(found) and column.role in ("model", "wild"):
+            if len(found) and column.role in SHOWN:
                 linked = f"[{case.replace('_', ' ')}](../experiments/{case}/README.md)"
                 explored = sum(
                     found.get(claim.id) == "replicated" and claim.explores(column.name) for claim in registered
@@ -324,7 +327,7 @@ def full_scoreboard(root: Path, config: Config) -> str:
 
 def by_case(board: list[Column], cases: Iterable[str]) -> str:
     """Numbers of claims by verdict: one row per case, one column per model."""
-    shown = [column for column in board if column.role in ("model", "wild")]
+    shown = [column for column in board if column.role in SHOWN]
     lines = [
         cells("case", *(column.name for column in shown)),
         "|---|" + ":---|" * len(shown),

@@ -26,17 +26,17 @@ from biology.cases.case import discover_cases
 from biology.cases.claim_file import load_claims
 from biology.config import Config
 from biology.tables import read_table
-from biology.verdicts.robustness import read_expected
+from biology.verdicts.robustness import false_by_construction, read_expected
 
 COLUMNS = ["model", "case", "claim", "verdict", "discriminates", "why"]
 
 
 def discrimination(root: Path, config: Config) -> pd.DataFrame:
-    """One row for each claim and each judged model of role `model`: verdict, whether the claim discriminates, and why."""
+    """One row for each claim and each judged model or organism: verdict, whether the claim discriminates, and why."""
     rows = []
     said = _said(root, config)
     for name, entry in config.models.items():
-        if entry.role != "model" or not _path(root, name).is_file():
+        if entry.role not in ("model", "organism") or not _path(root, name).is_file():
             continue
         others = {
             other: one.role
@@ -102,6 +102,12 @@ def _said(root: Path, config: Config) -> set[tuple[str, str]]:
         for name, entry in config.models.items()
         for row in rows
         if entry.role == "twin" and entry.corpus == row["twin"] and row["expected"] == "not replicated"
+    }
+    said |= {
+        (name, claim)
+        for name, entry in config.models.items()
+        if entry.role == "twin"
+        for claim, *_ in false_by_construction(root, entry)
     }
     claims = [claim for case in discover_cases(root) for claim in load_claims(root, case)]
     return said | {

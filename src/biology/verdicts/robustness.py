@@ -18,6 +18,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from biology.cases.mechanism import load_mechanism, twins_of
 from biology.config import HELD_ROLES, Config, ModelConfig
 from biology.records import InputError
 from biology.tables import read_table
@@ -60,12 +61,24 @@ def compare(root: Path, config: Config) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def false_by_construction(root: Path, entry: ModelConfig) -> Iterator[tuple[str, str, str]]:
+    """The same from the mechanism that a twin of an organism states: what is false of it may not be replicated."""
+    for case in entry.cases or ():
+        if entry.corpus is None or entry.corpus not in twins_of(root, case):
+            continue
+        mechanism = load_mechanism(root, case, entry.corpus)
+        for claim, one in (mechanism.truth if mechanism else {}).items():
+            if one.truth == "false":
+                yield claim, "", one.because
+
+
 def _expected(root: Path, entry: ModelConfig) -> Iterator[tuple[str, str, str]]:
     """Claim, expected verdict ('': any except replicated) and reason."""
     if entry.role == "twin":
         for row in read_expected(root / "experiments/twins.csv"):
             if row["twin"] == entry.corpus:
                 yield row["claim"], row["expected"], row["why"]
+        yield from false_by_construction(root, entry)
         return
     for row in _reference(root, entry).itertuples():
         if entry.role == "seed":
