@@ -6,6 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import typechecking
+
+typechecking.install()
 
 KINDS = ("gpt2", "llama", "qwen3", "gemma2", "gemma3")
 

@@ -2,6 +2,7 @@
 
 import csv
 import itertools
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,11 @@ def rote() -> Rote:
 @pytest.fixture(scope="module")
 def elegans(corpus) -> Corpus:
     return corpus
+
+
+@cache
+def corpus_of(name: str) -> Corpus:
+    return twin(name).corpus()
 
 
 def committed(case: str) -> pd.DataFrame:
@@ -116,12 +122,12 @@ def test_rote_is_asked_what_elegans_is_asked_and_taught_every_prompt_that_is_sco
 
 @pytest.mark.parametrize("name", [*TWINS, *PLANTED])
 def test_all_of_the_family_have_one_vocabulary(name, words):
-    assert tokenizer(twin(name).corpus()).to_str() == words.to_str()
+    assert tokenizer(corpus_of(name)).to_str() == words.to_str()
 
 
 @pytest.mark.parametrize("name", [*TWINS, "planted", "languages"])
 def test_something_is_held_out(name):
-    assert len(twin(name).corpus().held_out()) > 256
+    assert len(corpus_of(name).held_out()) > 256
 
 
 @pytest.mark.parametrize("name", PLANTED)
@@ -131,7 +137,7 @@ def test_a_part_of_the_corpus_is_asked_what_its_cases_need_and_nothing_else(name
         "addition": {"addition", "disguised"}, "multi_hop": {"two_hop", "one_hop"}, "multilingual": {"cell", "translation"},
         "rhyme_planning": {"couplet"},
     }  # fmt: skip
-    corpus = made.corpus()
+    corpus = corpus_of(name)
     assert set(corpus.blocks) <= set().union(*(needed[case] for case in made.cases))
     assert bool(corpus.couplets) == ("couplet" in corpus.blocks)
     assert all(len(LESSONS[case](corpus)) > 300 for case in made.cases)

@@ -1,19 +1,83 @@
-"""beartype as the import hook of the tests calls it: one checker for all functions of one name and signature.
+"""What the import hook of the tests does with a function: jaxtyping checks those with shapes, beartype alone all others.
 
-The hook decorates a function that stands inside another one anew each time the outer one is called. Writing a checker
-takes longer than most of what is checked, and comes out the same.
+jaxtyping binds the arguments of every call, to say shapes in an error. That takes longer than most of what is called, and it
+checks arguments twice. Functions without a shape in their signature do without it.
 """
 
+import dataclasses
+import functools
+import inspect
+import types
+import typing
 from collections.abc import Callable
 from typing import Any
 
+import jaxtyping
 from beartype import beartype
 
 _checkers: dict[Any, Callable[..., Any]] = {}
+_with_shapes = jaxtyping.jaxtyped
+
+
+def install() -> None:
+    """From here on the import hook decorates with `jaxtyped`. To be called before a module of the project is imported."""
+    jaxtyping.jaxtyped = jaxtyped
+
+
+def jaxtyped(what: Any = None, *, typechecker: Callable[..., Any]) -> Any:
+    """In place of the decorator that the import hook writes above every class and function."""
+    if what is None:
+        return functools.partial(jaxtyped, typechecker=typechecker)
+    function = what.__init__ if dataclasses.is_dataclass(what) else what
+    if not isinstance(function, types.FunctionType) or "<locals>" in function.__qualname__:
+        return _with_shapes(
+            what, typechecker=typechecker
+        )  # an inner function is decorated anew with each call: see `checked`
+    hints = {name: _read(annotation, function.__globals__) for name, annotation in function.__annotations__.items()}
+    if any(map(_shaped, hints.values())):
+        return _with_shapes(what, typechecker=typechecker)
+    if function is what:
+        return _without_shapes(function, hints)
+    what.__init__ = _without_shapes(function, hints)
+    return what
+
+
+def _without_shapes(function: types.FunctionType, hints: dict[str, Any]) -> Callable[..., Any]:
+    same = types.FunctionType(
+        function.__code__, function.__globals__, function.__name__, function.__defaults__, function.__closure__
+    )
+    functools.update_wrapper(same, function)
+    del same.__wrapped__
+    same.__kwdefaults__, same.__annotations__ = function.__kwdefaults__, hints
+    made = beartype(same)
+    made.__annotations__ = function.__annotations__
+    return made
+
+
+def _read(annotation: Any, names: dict[str, Any]) -> Any:
+    """What an annotation stands for; anything at all if it names what is imported for type checkers only (as in jaxtyping)."""
+
+    def stand_in(value): ...
+
+    stand_in.__annotations__ = {"value": annotation}
+    try:
+        return typing.get_type_hints(stand_in, names, include_extras=True)["value"]
+    except Exception:
+        return Any
+
+
+def _shaped(hint: Any) -> bool:
+    of_arrays = inspect.isclass(hint) and issubclass(hint, jaxtyping.AbstractArray)
+    return of_arrays or any(map(_shaped, typing.get_args(hint)))
 
 
 def checked(stand_in: Callable[..., Any]) -> Callable[..., Any]:
-    """`beartype(stand_in)`. jaxtyping gives it functions that do nothing and have the signature of the one to be checked."""
+    """`beartype(stand_in)`: one checker for all functions of one name and signature. jaxtyping gives it functions that do nothing
+    and have the signature of the one to be checked.
+
+    The hook decorates a function that stands inside another one anew each time the outer one is called. Writing a checker
+    takes longer than most of what is checked, and comes out the same.
+    """
     if stand_in.__defaults__ or stand_in.__kwdefaults__:  # these are checked when the function is decorated
         return beartype(stand_in)
     code = stand_in.__code__
