@@ -368,16 +368,16 @@ rule compare_dictionaries:
         "biology compare-dictionaries --model {wildcards.model:q} > {log:q} 2>&1"
 
 
-rule foretell:
-    """How well attributions foretell ablation: by rule, target, and what is frozen."""
+rule predict_ablations:
+    """How well attributions predict ablations: by rule, target, and what is frozen."""
     input:
         "data/runs/{model}/load.json",
     output:
-        "data/runs/{model}/foretelling.parquet",
-        "reports/{model}/foretelling.csv",
-        "figures/{model}/foretelling.svg",
+        "data/runs/{model}/ablation_prediction.parquet",
+        "reports/{model}/ablation_prediction.csv",
+        "figures/{model}/ablation_prediction.svg",
     log:
-        "data/runs/{model}/foretell.log",
+        "data/runs/{model}/predict_ablations.log",
     threads: CONFIG.threads
     resources:
         mem_mb=6000,
@@ -386,11 +386,11 @@ rule foretell:
     params:
         model=lambda w: CONFIG.model(w.model).identity,
         prompts=prompts_of_cases,
-        code=lambda w: stage_hash("dictionary_commands.foretell"),
+        code=lambda w: stage_hash("dictionary_commands.predict_ablations"),
     message:
         "{wildcards.model}: holding attributions against ablations"
     shell:
-        "biology foretell --model {wildcards.model:q} > {log:q} 2>&1"
+        "biology predict-ablations --model {wildcards.model:q} > {log:q} 2>&1"
 
 
 rule superpose:
@@ -979,14 +979,14 @@ rule grow_organism:
         stated=lambda w: contents_hash(
             Path("experiments") / ORGANISMS[w.model][0], "mechanism.yaml", "twins/*.yaml", "prompts.csv"
         ),
-        of=lambda w: " ".join(
-            f"--{option} {name}" for option, name in zip(("case", "twin"), ORGANISMS[w.model]) if name
-        ),
+        of=lambda w: [
+            f"--{option}={name}" for option, name in zip(("case", "twin"), ORGANISMS[w.model]) if name
+        ],
     message:
         "{wildcards.model}: growing and certifying it"
     shell:
-        "(biology grow {params.of} --out data/models/{wildcards.model:q}"
-        " && biology certify {params.of} --out data/models/{wildcards.model:q}) > {log:q} 2>&1"
+        "(biology grow {params.of:q} --out data/models/{wildcards.model:q}"
+        " && biology certify {params.of:q} --out data/models/{wildcards.model:q}) > {log:q} 2>&1"
 
 
 GROWN = sorted({CONFIG.model(model).path.name for model in MODELS if CONFIG.model(model).role in GROWN_ROLES})

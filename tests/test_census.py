@@ -5,13 +5,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from toy_case import experiment_of, toy_bench, transcoders_of
+from toy_case import experiment_of, toy_context, transcoders_of
 
 from biology.cases.case import Case
 from biology.cases.case_file import Paper
 from biology.cases.rules import SupernodeRule
 from biology.config import StatisticsConfig
-from biology.evidence.bench import Bench
+from biology.evidence.case_context import CaseContext
 from biology.evidence.census import linear_probe, run_census
 from biology.models.model import encode
 from biology.tables import table
@@ -25,7 +25,7 @@ CENSUS = experiment_of(
 )  # fmt: skip
 
 
-def planted(tiny_model) -> Bench:
+def planted(tiny_model) -> CaseContext:
     """The level is the last word of a prompt, so that only the last token can tell it; two levels make a cluster."""
     model = tiny_model("llama")
     rows = []
@@ -48,7 +48,9 @@ def planted(tiny_model) -> Bench:
         name="toy", folder=Path("toy"), paper=Paper(section="", url=""), prompts={}, supernodes={"word": rule},
         experiments={"census": CENSUS},
     )  # fmt: skip
-    return Bench(model, case, prompts, StatisticsConfig(control_draws=2), transcoders, table("supernodes", []), cache)
+    return CaseContext(
+        model, case, prompts, StatisticsConfig(control_draws=2), transcoders, table("supernodes", []), cache
+    )
 
 
 def test_a_planted_level_is_found_where_it_is_and_a_null_is_not(tiny_model):
@@ -65,10 +67,10 @@ def test_a_planted_level_is_found_where_it_is_and_a_null_is_not(tiny_model):
 
 
 def test_transcoders_without_meaning_are_no_better_than_what_the_rule_finds_with_others(tiny_model):
-    bench = planted(tiny_model)
-    null = shuffled(bench.transcoders, 7)
-    cache = cache_features(bench.model, null, bench.ids)
-    mean = run_census(replace(bench, transcoders=null, cache=cache)).groupby(["outcome", "arm"])["value"].mean()
+    context = planted(tiny_model)
+    null = shuffled(context.transcoders, 7)
+    cache = cache_features(context.model, null, context.ids)
+    mean = run_census(replace(context, transcoders=null, cache=cache)).groupby(["outcome", "arm"])["value"].mean()
     for outcome in ("planned", "candidates", "ordinary"):
         assert abs(mean[outcome, "effect"] - mean[outcome, "random"]) < 0.2
     assert mean["planned", "effect"] > max(0.5, 2 * mean["planned", "shuffle"])  # which other controls do not tell
@@ -87,4 +89,4 @@ def test_the_probe_names_planted_levels_and_guesses_where_there_are_none():
 
 
 def test_a_case_without_a_census_has_no_rows(tiny_model):
-    assert not len(run_census(toy_bench(tiny_model("llama"), {})))
+    assert not len(run_census(toy_context(tiny_model("llama"), {})))

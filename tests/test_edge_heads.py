@@ -6,7 +6,7 @@ from conftest import KINDS
 from test_direct_effects import source_vectors
 from test_head_loadings import CASES, edges_with_heads_cut, make
 
-from biology.attention.edge_heads import WORTH_TELLING, CarriedEdge, Edge, carried_edges, edges_between_tokens
+from biology.attention.edge_heads import WORTH_TELLING, Edge, EdgeByHeads, edges_between_tokens, edges_by_heads
 from biology.attention.head_loadings import head_loadings
 from biology.attention.matches import matches
 from biology.attention.qk import qk_attribution
@@ -41,7 +41,7 @@ def test_a_share_is_what_the_edge_loses_when_the_head_is_cut(tiny_model, kind, c
     whole, told = without([]), 0
     lost = {(layer, head): whole - without([(layer, head)]) for layer, head in ((0, 1), (1, 3), (2, 0))}
     edges = [edge for edge in some_edges(graph, node) if abs(float(whole[edge.source])) > 1e-6]
-    for edge in carried_edges(model, transcoders, graph, edges):
+    for edge in edges_by_heads(model, transcoders, graph, edges):
         assert edge.weight == pytest.approx(float(whole[edge.source]), rel=1e-8)
         shares = {(part.layer, part.head): part.share for part in edge.heads}
         for place, loss in lost.items():
@@ -67,7 +67,7 @@ def test_shares_are_those_of_all_loadings(tiny_model, case):
         if float(graph.adjacency[node, edge.source].abs()) > 1e-9
     ]
     for memory in (1, 1 << 28):
-        found = carried_edges(model, transcoders, graph, edges, memory=memory)
+        found = edges_by_heads(model, transcoders, graph, edges, memory=memory)
         assert [(edge.source, edge.target) for edge in found] == [edge[:2] for edge in edges]
         for node in nodes:
             loadings = head_loadings(model, transcoders, graph, node)
@@ -79,7 +79,7 @@ def test_shares_are_those_of_all_loadings(tiny_model, case):
                 torch.testing.assert_close(told, share * (share.abs() >= WORTH_TELLING), rtol=1e-7, atol=1e-9)
                 sizes = [abs(part.share) for part in edge.heads]
                 assert sizes == sorted(sizes, reverse=True)
-    assert not carried_edges(model, transcoders, graph, [])
+    assert not edges_by_heads(model, transcoders, graph, [])
 
 
 def test_the_step_that_is_told_is_the_one_that_carries_most(tiny_model):
@@ -89,7 +89,7 @@ def test_the_step_that_is_told_is_the_one_that_carries_most(tiny_model):
     target = FeatureTarget(*(int(column[node]) for column in (graph.layer, graph.pos, graph.feature)))
     source = graph.tokens.start + 3
     whole = edges_with_heads_cut(model, transcoders, removed, target, lambda layer, pattern: pattern)[source]
-    (edge,) = carried_edges(model, transcoders, graph, [Edge(source, node, 0.0)])
+    (edge,) = edges_by_heads(model, transcoders, graph, [Edge(source, node, 0.0)])
     part = edge.heads[0]
 
     def without(query, key):
@@ -129,8 +129,8 @@ def test_the_edges_that_are_told_are_the_strongest_between_tokens(tiny_model):
 def test_the_first_head_of_an_edge_is_taken_apart_where_it_carries_the_edge(tiny_model):
     model, transcoders, graph = make(tiny_model, "gemma3", "cross layer")
     _, kept = prune(graph, 0.95, 0.98)
-    carried = carried_edges(model, transcoders, graph, edges_between_tokens(graph, kept, 6))
-    bare = CarriedEdge(graph.tokens.start, 0, 0.0, 1.0, ())
+    carried = edges_by_heads(model, transcoders, graph, edges_between_tokens(graph, kept, 6))
+    bare = EdgeByHeads(graph.tokens.start, 0, 0.0, 1.0, ())
     found = matches(model, transcoders, graph, [*carried, bare, carried[0]])
     assert found[-2] is None and found[-1] is found[0]
     for edge, match in zip(carried, found, strict=False):

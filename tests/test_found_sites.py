@@ -3,7 +3,7 @@
 from pathlib import Path
 
 import pytest
-from toy_case import toy_bench
+from toy_case import toy_context
 
 from biology.cases.case import Case
 from biology.cases.case_file import Paper
@@ -89,14 +89,14 @@ def test_a_table_of_other_rules_is_refused():
 
 def test_nothing_is_looked_for_by_a_rule_that_is_not_settled(tiny_model):
     model = tiny_model("llama")
-    bench = toy_bench(model, {})
+    context = toy_context(model, {})
     case = case_of(bridge=FOUND)
     said = "position 'found' is not known before the stage `group` has run"
     with pytest.raises(InputError, match=said):
-        group(model, bench.transcoders, case, bench.prompts, bench.cache)
+        group(model, context.transcoders, case, context.prompts, context.cache)
     with pytest.raises(InputError, match=said):
-        bench.position("found", 0)
+        context.position("found", 0)
     members = group(
-        model, bench.transcoders, settled(case, sites_of("bridge", [0.0], [0.9])), bench.prompts, bench.cache
+        model, context.transcoders, settled(case, sites_of("bridge", [0.0], [0.9])), context.prompts, context.cache
     )
     assert set(members["supernode"]) <= {"bridge"}

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toy_case import ITEMS, experiment_of, prompts_frame, toy_bench, transcoders_of
+from toy_case import ITEMS, experiment_of, prompts_frame, toy_context, transcoders_of
 
 from biology.attribution.assembly import attribute
 from biology.attribution.graph import ERROR, FEATURE, TOKEN
@@ -25,19 +25,19 @@ GRAPH = experiment_of(kind="graph", through="own", source="city", outcomes=("pat
 
 
 @pytest.fixture(scope="module")
-def bench(tiny_model):
+def context(tiny_model):
     model = tiny_model("llama", torch.float64)
-    return toy_bench(model, {"graph": GRAPH}, transcoders=transcoders_of(model, n_features=6), draws=4)
+    return toy_context(model, {"graph": GRAPH}, transcoders=transcoders_of(model, n_features=6), draws=4)
 
 
 @pytest.fixture(scope="module")
-def traced(bench):
+def traced(context):
     """The graph of item i1 (five tokens), with its node sets."""
-    place = bench.place["i1"]
+    place = context.place["i1"]
     graph = attribute(
-        bench.model, bench.transcoders, bench.ids[place], targets=[int(bench.prompts["answer_token"][place])]
+        context.model, context.transcoders, context.ids[place], targets=[int(context.prompts["answer_token"][place])]
     )
-    return place, graph, node_sets(bench, "i1", graph)
+    return place, graph, node_sets(context, "i1", graph)
 
 
 def paths(graph, target):
@@ -61,14 +61,14 @@ def total(listed):
     return sum(strength for _, strength in listed)
 
 
-def test_outcomes_are_sums_over_paths(bench, traced):
+def test_outcomes_are_sums_over_paths(context, traced):
     place, graph, sets = traced
     rows = {
         (row["arm"], row["draw"], row["outcome"]): row["value"]
-        for row in graph_evidence(bench, "graph", GRAPH, place, graph, sets)
+        for row in graph_evidence(context, "graph", GRAPH, place, graph, sets)
     }
-    target, sources = int(sets[ANSWER].nonzero()[0]), source_tokens(bench, place, "city", graph)
-    generator = bench.generator("toy", "graph", "i1")
+    target, sources = int(sets[ANSWER].nonzero()[0]), source_tokens(context, place, "city", graph)
+    generator = context.generator("toy", "graph", "i1")
     arms = [("effect", 0, sets["own"])] + [
         ("match", draw, matched_nodes(graph, sets["own"], generator)) for draw in range(4)
     ]
@@ -86,24 +86,24 @@ def test_outcomes_are_sums_over_paths(bench, traced):
         assert rows[arm, draw, "source_share"] == pytest.approx(sum(map(total, starting)) / sum(map(total, reaching)))
 
 
-def test_a_missing_supernode_carries_nothing(bench, traced):
+def test_a_missing_supernode_carries_nothing(context, traced):
     place, graph, sets = traced
-    rows = graph_evidence(bench, "graph", GRAPH, place, graph, {ANSWER: sets[ANSWER]})
+    rows = graph_evidence(context, "graph", GRAPH, place, graph, {ANSWER: sets[ANSWER]})
     effect = {row["outcome"]: row["value"] for row in rows if row["arm"] == "effect"}
     assert effect == {"path_share": 0.0, "shortcut": 1.0, "source_share": 0.0}
 
 
-def test_sources_are_the_pieces_of_the_factor(bench, traced):
+def test_sources_are_the_pieces_of_the_factor(context, traced):
     place, graph, _ = traced
-    nodes = source_tokens(bench, place, "city", graph)
+    nodes = source_tokens(context, place, "city", graph)
     assert graph.pos[nodes].tolist() == [1, 2] and set(graph.kind[nodes].tolist()) == {TOKEN}
-    assert source_tokens(bench, place, "text", graph).sum() == len(bench.ids[place]) - 1  # all but <bos>
+    assert source_tokens(context, place, "text", graph).sum() == len(context.ids[place]) - 1  # all but <bos>
 
 
-def test_node_sets_are_the_members(bench, traced):
+def test_node_sets_are_the_members(context, traced):
     _, graph, sets = traced
     for name in ("own", "watched"):
-        members = bench.sites["i1", name]
+        members = context.sites["i1", name]
         found = {
             (int(graph.layer[i]), int(graph.pos[i]), int(graph.feature[i])) for i in sets[name].nonzero().flatten()
         }
@@ -133,9 +133,9 @@ def test_matched_nodes_are_other_features_of_the_same_cells(traced):
     assert not bool(matched_nodes(graph, whole, np.random.default_rng(0)).any())
 
 
-def test_edges_sum_the_adjacency_and_influence_sums_signed_paths(bench, traced):
+def test_edges_sum_the_adjacency_and_influence_sums_signed_paths(context, traced):
     _, graph, sets = traced
-    rows = {(row["source"], row["target"]): row for row in supernode_edges(bench, "i1", graph, sets, detailed=False)}
+    rows = {(row["source"], row["target"]): row for row in supernode_edges(context, "i1", graph, sets, detailed=False)}
     assert set(rows) == {(s, t) for s in ("own", "watched") for t in ("own", "watched", ANSWER) if s != t}
     for (source, target), row in rows.items():
         members = sets[target].nonzero().flatten().tolist()
@@ -149,13 +149,13 @@ def test_edges_sum_the_adjacency_and_influence_sums_signed_paths(bench, traced):
     assert rows["watched", "own"]["direct"] == 0  # nothing flows down
 
 
-def test_all_that_enters_the_answer_is_its_logit(bench, traced):
+def test_all_that_enters_the_answer_is_its_logit(context, traced):
     """Direct effects of supernodes, other features, tokens and errors, and the bias, add up to the (demeaned) logit."""
     place, graph, sets = traced
-    logits = bench.cache.logits[place]
+    logits = context.cache.logits[place]
     others = {"error", "bias", "token:<bos>@0", "token:w1@1", "token:w11@2", "token:w30@3"}
     for given in ({"features": graph.kind == FEATURE, ANSWER: sets[ANSWER]}, sets):
-        rows = supernode_edges(bench, "i1", graph, given, detailed=True)
+        rows = supernode_edges(context, "i1", graph, given, detailed=True)
         entering = {row["source"]: row["direct"] for row in rows if row["target"] == ANSWER}
         supernodes = {"features"} if "features" in given else {"own", "watched", "other"}
         assert set(entering) == others | supernodes
@@ -163,11 +163,11 @@ def test_all_that_enters_the_answer_is_its_logit(bench, traced):
         assert {row["target"] for row in rows} == {*given, "logit:w61"}
 
 
-def test_every_scored_and_every_named_prompt_is_traced(bench):
-    frame = bench.prompts.copy()
-    frame.loc[0, "answer_token"] = int(bench.cache.logits[0].argmax())
+def test_every_scored_and_every_named_prompt_is_traced(context):
+    frame = context.prompts.copy()
+    frame.loc[0, "answer_token"] = int(context.cache.logits[0].argmax())
     frame.loc[frame["item"] == "i3", "correct"] = False
-    reduced = reduce_graphs(replace(bench, prompts=frame), AttributionConfig())
+    reduced = reduce_graphs(replace(context, prompts=frame), AttributionConfig())
     scored = [f"i{i}" for i in range(ITEMS) if i != 3]
     assert reduced.graphs["item"].tolist() == ["shown", *scored]
     assert set(reduced.evidence["item"]) == set(scored) and list(reduced.shown) == ["shown"]
@@ -179,11 +179,11 @@ def test_every_scored_and_every_named_prompt_is_traced(bench):
     assert isinstance(reduced.evidence, pd.DataFrame) and len(reduced.evidence) == len(scored) * 3 * 5
 
 
-def test_a_named_prompt_that_the_model_fails_shows_its_answer_beside_what_the_model_says(bench):
+def test_a_named_prompt_that_the_model_fails_shows_its_answer_beside_what_the_model_says(context):
     frame = prompts_frame()
     frame["role"] = "show"
-    least = int(bench.cache.logits[0].argmin())
+    least = int(context.cache.logits[0].argmin())
     frame.loc[0, "answer_token"] = least
-    reduced = reduce_graphs(replace(bench, prompts=frame), AttributionConfig(max_logits=2))
+    reduced = reduce_graphs(replace(context, prompts=frame), AttributionConfig(max_logits=2))
     targets = reduced.edges.loc[reduced.edges["item"] == "shown", "target"]
     assert ANSWER in set(targets) and targets.str.startswith("logit:").any()

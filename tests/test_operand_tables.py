@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toy_case import experiment_of, prompts_frame, toy_bench
+from toy_case import experiment_of, prompts_frame, toy_context
 
 from biology.attribution.global_weights import global_weights, virtual_weights
 from biology.cases.rules import OperandCondition, Operands, SupernodeRule
@@ -32,7 +32,7 @@ OUTCOMES = ("class_share", "class_fraction", "lookup_present", "label_wrong", "d
 CLASSES = experiment_of(kind="classes", outcomes=OUTCOMES)
 
 
-def grid_bench(model, experiments):
+def grid_context(model, experiments):
     """Four scored items of the toy case, and a grid of 12 x 12 pairs `w<a> w<b>` that selects."""
     frame = prompts_frame().assign(a="0", b="0", plain="", wrong_plain="")
     more = [
@@ -41,35 +41,35 @@ def grid_bench(model, experiments):
         for a in range(12)
         for b in range(12)
     ]
-    bench = toy_bench(model, experiments, prompts=pd.concat([frame, pd.DataFrame(more)], ignore_index=True))
+    context = toy_context(model, experiments, prompts=pd.concat([frame, pd.DataFrame(more)], ignore_index=True))
     rules = {"first": SupernodeRule(at="-2", operands=OperandCondition(family="add"))}
-    case = bench.case.model_copy(update={"operands": Operands(first="a", second="b"), "supernodes": rules})
-    return replace(bench, case=case)
+    case = context.case.model_copy(update={"operands": Operands(first="a", second="b"), "supernodes": rules})
+    return replace(context, case=case)
 
 
 def test_a_feature_of_the_first_word_is_an_add_function_there(tiny_model):
     """With causal attention nothing at the first word depends on the second: every feature there is f(a)."""
-    bench = grid_bench(tiny_model("llama"), {})
-    operands, plots = read_grid(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache)
+    context = grid_context(tiny_model("llama"), {})
+    operands, plots = read_grid(context.model, context.transcoders, context.case, context.prompts, context.cache)
     first = operands[(operands["at"] == "-2") & (operands["transcoders"] == "own")]
     varying = first[first["family"] != "constant"]
     assert len(varying) and set(varying["model"]) == {"f(a)"} and varying["r2"].min() > 0.99
     assert set(operands["transcoders"]) == {"own", "shuffled"} and set(operands["at"]) == {"-2", "last"}
     cell = plots[plots["at"] == "-2"].iloc[0]
-    place = bench.place[f"g-{cell['a']}-{cell['b']}"]
-    value = bench.cache.at(*(torch.tensor([n]) for n in (place, cell["layer"], 1, cell["feature"])))
+    place = context.place[f"g-{cell['a']}-{cell['b']}"]
+    value = context.cache.at(*(torch.tensor([n]) for n in (place, cell["layer"], 1, cell["feature"])))
     assert float(value) == pytest.approx(cell["activation"])
 
 
 def test_a_rule_takes_features_by_their_plot_and_position(tiny_model):
-    bench = grid_bench(tiny_model("llama"), {})
-    active = Finder(bench.model, bench.case, bench.prompts, bench.transcoders, bench.cache).active("-2")
-    column = int(active[bench.place["i0"]].indices[0])
-    width = max(bench.transcoders.n_features)
+    context = grid_context(tiny_model("llama"), {})
+    active = Finder(context.model, context.case, context.prompts, context.transcoders, context.cache).active("-2")
+    column = int(active[context.place["i0"]].indices[0])
+    width = max(context.transcoders.n_features)
     row = {"transcoders": "own", "layer": column // width, "feature": column % width, "digit": "ones"}
     table = pd.DataFrame([{**row, "at": "-2", "family": "add"}])
-    finder = Finder(bench.model, bench.case, bench.prompts, bench.transcoders, bench.cache, table)
-    item = bench.prompts.iloc[bench.place["i0"]].to_dict()
+    finder = Finder(context.model, context.case, context.prompts, context.transcoders, context.cache, table)
+    item = context.prompts.iloc[context.place["i0"]].to_dict()
 
     def members(**fields):
         rule = SupernodeRule(at="-2", operands=OperandCondition(**{"family": "add", **fields}))
@@ -82,19 +82,19 @@ def test_a_rule_takes_features_by_their_plot_and_position(tiny_model):
 
 
 def test_an_operand_that_is_no_number_is_refused(tiny_model):
-    bench = grid_bench(tiny_model("llama"), {})
-    wrong = bench.prompts.assign(a="x")
+    context = grid_context(tiny_model("llama"), {})
+    wrong = context.prompts.assign(a="x")
     with pytest.raises(InputError, match="operand a 'x' is not in"):
-        grid_prompts(bench.case, wrong)
+        grid_prompts(context.case, wrong)
 
 
 def test_shares_of_families_add_up_to_one(tiny_model):
-    bench = grid_bench(tiny_model("llama"), {"classes": CLASSES})
-    operands, _ = read_grid(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache)
-    bench = replace(bench, operands=operands)
-    place, settings = bench.place["i1"], AttributionConfig()
-    graph = traced(bench, place, [int(bench.prompts["answer_token"][place])], settings)
-    rows = pd.DataFrame(class_evidence(Plots(bench), "classes", CLASSES, place, graph, settings))
+    context = grid_context(tiny_model("llama"), {"classes": CLASSES})
+    operands, _ = read_grid(context.model, context.transcoders, context.case, context.prompts, context.cache)
+    context = replace(context, operands=operands)
+    place, settings = context.place["i1"], AttributionConfig()
+    graph = traced(context, place, [int(context.prompts["answer_token"][place])], settings)
+    rows = pd.DataFrame(class_evidence(Plots(context), "classes", CLASSES, place, graph, settings))
     for arm in ("effect", "shuffle"):
         found = rows[rows["arm"] == arm].set_index("outcome")["value"]
         assert found[[name for name in OUTCOMES if name.startswith("share:")]].sum() == pytest.approx(1.0)
@@ -102,7 +102,7 @@ def test_shares_of_families_add_up_to_one(tiny_model):
         assert found["class_share"] == pytest.approx(families)
     everything = operands.assign(family="lookup", label="sum", frequency=10)
     rows = pd.DataFrame(
-        class_evidence(Plots(replace(bench, operands=everything)), "classes", CLASSES, place, graph, settings)
+        class_evidence(Plots(replace(context, operands=everything)), "classes", CLASSES, place, graph, settings)
     )
     found = rows[rows["arm"] == "effect"].set_index("outcome")["value"]
     assert found["label_wrong"] == found["decimal_share"] == found["lookup_present"] == 1.0
@@ -112,8 +112,8 @@ def test_reuse_is_whole_on_the_same_prompt_and_partial_on_another(tiny_model):
     reuse = experiment_of(kind="reuse", of=("own",), outcomes=("shared_activity",), controls=("donor",))
     frame = prompts_frame()
     frame = frame.assign(plain=frame["item"], wrong_plain=frame["donor"])
-    bench = toy_bench(tiny_model("llama"), {"reuse": reuse}, prompts=frame)
-    rows = operand_evidence(bench)
+    context = toy_context(tiny_model("llama"), {"reuse": reuse}, prompts=frame)
+    rows = operand_evidence(context)
     means = rows.groupby("arm")["value"].mean()
     assert means["effect"] == pytest.approx(1.0) and means["donor"] < 0.99
 
@@ -122,14 +122,14 @@ def test_the_control_of_reuse_is_what_the_same_rule_finds_with_shuffled_transcod
     reuse = experiment_of(kind="reuse", of=("own",), outcomes=("shared_activity",), controls=("donor", "random"))
     frame = prompts_frame()
     frame = frame.assign(plain=frame["donor"], wrong_plain=frame["item"])
-    bench = toy_bench(tiny_model("llama"), {"reuse": reuse}, prompts=frame)
-    rows = operand_evidence(bench).set_index(["item", "arm"])["value"]
-    null = bench.random_finder(frame)
-    place = bench.items(reuse)[0]
+    context = toy_context(tiny_model("llama"), {"reuse": reuse}, prompts=frame)
+    rows = operand_evidence(context).set_index(["item", "arm"])["value"]
+    null = context.random_finder(frame)
+    place = context.items(reuse)[0]
     item, plain = frame["item"].iat[place], frame["donor"].iat[place]
-    found = null.select(bench.case.supernodes["own"], "own", frame.iloc[bench.place[plain]].to_dict())
+    found = null.select(context.case.supernodes["own"], "own", frame.iloc[context.place[plain]].to_dict())
     columns = found.layer * null.width + found.feature
-    here, there = (null.active("last")[bench.place[one], columns].toarray() for one in (item, plain))
+    here, there = (null.active("last")[context.place[one], columns].toarray() for one in (item, plain))
     assert rows[item, "random"] == pytest.approx(np.minimum(here, there).sum() / there.sum())
     assert rows[item, "random"] != rows[item, "effect"]
 
@@ -137,15 +137,15 @@ def test_the_control_of_reuse_is_what_the_same_rule_finds_with_shuffled_transcod
 def test_what_a_family_takes_in_is_virtual_weight_times_activation(tiny_model):
     outcomes = ("input:lookup>sum", "input:other>sum")
     wired = experiment_of(kind="connectivity", outcomes=outcomes, controls=("shuffle",))
-    bench = grid_bench(tiny_model("llama"), {"connectivity": wired})
-    operands, _ = read_grid(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache)
+    context = grid_context(tiny_model("llama"), {"connectivity": wired})
+    operands, _ = read_grid(context.model, context.transcoders, context.case, context.prompts, context.cache)
     own = operands[(operands["transcoders"] == "own") & (operands["at"] == "last")]
     top = own["layer"].max()
-    weights = global_weights(bench.model, bench.transcoders)
-    place = bench.items(wired)[0]
-    active = bench.finder.active("last")[place].toarray().ravel()
+    weights = global_weights(context.model, context.transcoders)
+    place = context.items(wired)[0]
+    active = context.finder.active("last")[place].toarray().ravel()
     by_layer = {layer: np.array(rows["feature"]) for layer, rows in own.groupby("layer")}
-    target = next(feature for feature in by_layer[top] if active[top * bench.finder.width + feature] > 0)
+    target = next(feature for feature in by_layer[top] if active[top * context.finder.width + feature] > 0)
     taken = {}
     for layer in range(top):
         sources = by_layer[layer]
@@ -154,14 +154,14 @@ def test_what_a_family_takes_in_is_virtual_weight_times_activation(tiny_model):
             .double()
             .numpy()
         )
-        taken |= {(layer, f): w * active[layer * bench.finder.width + f] for f, w in zip(sources, row, strict=True)}
+        taken |= {(layer, f): w * active[layer * context.finder.width + f] for f, w in zip(sources, row, strict=True)}
 
     def measured(lookups):
         """The target is the one sum; of what stands before it, these are lookups."""
         at = list(zip(operands["layer"], operands["feature"], strict=True))
         families = ["sum" if one == (top, target) else "lookup" if one in lookups else "other" for one in at]
-        rows = operand_evidence(replace(bench, operands=operands.assign(family=families)))
-        rows = rows[rows["item"] == bench.prompts["item"].iat[place]]
+        rows = operand_evidence(replace(context, operands=operands.assign(family=families)))
+        rows = rows[rows["item"] == context.prompts["item"].iat[place]]
         return rows.groupby(["outcome", "arm"])["value"].mean()
 
     whole = sum(map(abs, taken.values()))
@@ -184,11 +184,11 @@ def test_area_under_the_curve_and_where_a_sum_feature_fires():
 
 
 def test_the_null_runs_on_the_prompts_of_the_grid(tiny_model):
-    bench = grid_bench(tiny_model("llama"), {})
-    operands, _ = read_grid(bench.model, bench.transcoders, bench.case, bench.prompts, bench.cache)
-    null = shuffled(bench.transcoders, 0)
-    grid = grid_prompts(bench.case, bench.prompts)
-    cache = cache_features(bench.model, null, [encode(bench.model, text) for text in grid["text"]])
+    context = grid_context(tiny_model("llama"), {})
+    operands, _ = read_grid(context.model, context.transcoders, context.case, context.prompts, context.cache)
+    null = shuffled(context.transcoders, 0)
+    grid = grid_prompts(context.case, context.prompts)
+    cache = cache_features(context.model, null, [encode(context.model, text) for text in grid["text"]])
     row = operands[operands["transcoders"] == "shuffled"].iloc[0]
     mine = (cache.layer == row["layer"]) & (cache.feature == row["feature"]) & (cache.pos == 2)
     assert int(mine.sum()) == row["active"]

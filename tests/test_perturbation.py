@@ -6,11 +6,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toy_case import ITEMS, experiment_of, members_of, prompts_frame, toy_bench, transcoders_of
+from toy_case import ITEMS, experiment_of, members_of, prompts_frame, toy_context, transcoders_of
 
 from biology.cases.experiments import Perturbation
 from biology.evidence import perturbation
-from biology.evidence.bench import Setting
+from biology.evidence.case_context import Setting
 from biology.evidence.perturbation import arms, choose, measure, run_experiments
 from biology.interventions.feature_edits import Edits, edits
 from biology.interventions.protocols import intervene
@@ -41,16 +41,16 @@ def effects(rows, outcome, arm="effect"):
     return chosen.groupby("item")["value"].apply(list).to_dict()
 
 
-def softmax(bench, place):
-    return capture(bench.model, bench.ids[place]).logits[0, -1].double().softmax(-1)
+def softmax(context, place):
+    return capture(context.model, context.ids[place]).logits[0, -1].double().softmax(-1)
 
 
 def test_holding_features_at_their_own_activation_changes_nothing(tiny_model):
-    bench = toy_bench(tiny_model("llama"), {"inhibit": INHIBIT})
-    rows = measure(bench, "inhibit", INHIBIT, EVERYONE, Setting(1.0, 2), ("match",))
+    context = toy_context(tiny_model("llama"), {"inhibit": INHIBIT})
+    rows = measure(context, "inhibit", INHIBIT, EVERYONE, Setting(1.0, 2), ("match",))
     for place in EVERYONE:
-        item, answer = bench.prompts["item"][place], bench.prompts["answer_token"][place]
-        clean = float(softmax(bench, place)[answer])
+        item, answer = context.prompts["item"][place], context.prompts["answer_token"][place]
+        clean = float(softmax(context, place)[answer])
         for arm in ("effect", "match"):
             assert effects(rows, "answer_probability", arm)[item] == pytest.approx(
                 [clean] * (1 if arm == "effect" else 3), rel=1e-4
@@ -59,17 +59,17 @@ def test_holding_features_at_their_own_activation_changes_nothing(tiny_model):
                 [1.0] * (1 if arm == "effect" else 3), abs=1e-4
             )
     assert np.allclose([value for (value,) in effects(rows, "activation:watched").values()], 1.0, atol=1e-4)
-    ablated = measure(bench, "inhibit", INHIBIT, EVERYONE, Setting(0.0, 0), ())
+    ablated = measure(context, "inhibit", INHIBIT, EVERYONE, Setting(0.0, 0), ())
     assert not np.allclose([value for (value,) in effects(ablated, "activation:watched").values()], 1.0, atol=1e-2)
 
 
-def swapped_by_hand(bench, place, donor, strength, last_layer):
+def swapped_by_hand(context, place, donor, strength, last_layer):
     """Edits of a swap from its definition: own members at -M times their activation, the donor's at M times theirs."""
-    last = len(bench.ids[place]) - 1
+    last = len(context.ids[place]) - 1
     held = {}
     for item, factor in ((place, -strength), (donor, strength)):
-        mine = bench.members[
-            (bench.members["item"] == bench.prompts["item"][item]) & (bench.members["supernode"] == "own")
+        mine = context.members[
+            (context.members["item"] == context.prompts["item"][item]) & (context.members["supernode"] == "own")
         ]
         for site in mine.itertuples():
             if site.layer <= last_layer:
@@ -79,26 +79,26 @@ def swapped_by_hand(bench, place, donor, strength, last_layer):
 
 @pytest.mark.parametrize("last_layer", [0, 2])
 def test_a_swap_is_the_intervention_written_by_hand_and_outcomes_are_their_definitions(tiny_model, last_layer):
-    bench = toy_bench(tiny_model("llama"), {"swap": SWAP})
+    context = toy_context(tiny_model("llama"), {"swap": SWAP})
     some = (1, 2, ITEMS)
-    rows = measure(bench, "swap", SWAP, some, Setting(2.0, last_layer), ("donor",))
-    tokens, relations = bench.prompts["answer_token"].to_numpy(), bench.prompts["relation"]
+    rows = measure(context, "swap", SWAP, some, Setting(2.0, last_layer), ("donor",))
+    tokens, relations = context.prompts["answer_token"].to_numpy(), context.prompts["relation"]
     for place in some:
-        item = bench.prompts["item"][place]
-        donor, wrong = (bench.place[bench.prompts[column][place]] for column in ("donor", "wrong_donor"))
-        assert len(bench.ids[place]) != len(bench.ids[donor])  # the injection moves to this prompt's last position
+        item = context.prompts["item"][place]
+        donor, wrong = (context.place[context.prompts[column][place]] for column in ("donor", "wrong_donor"))
+        assert len(context.ids[place]) != len(context.ids[donor])  # the injection moves to this prompt's last position
         for arm, source in (("effect", donor), ("donor", wrong)):
-            held = swapped_by_hand(bench, place, source, 2.0, last_layer)
+            held = swapped_by_hand(context, place, source, 2.0, last_layer)
             out = intervene(
-                bench.model, bench.transcoders, bench.ids, torch.tensor([place]), held, last_layer=last_layer
+                context.model, context.transcoders, context.ids, torch.tensor([place]), held, last_layer=last_layer
             )
-            logits, clean = out.logits[0, 0].double(), capture(bench.model, bench.ids[place]).logits[0, -1].double()
+            logits, clean = out.logits[0, 0].double(), capture(context.model, context.ids[place]).logits[0, -1].double()
             p, own = logits.softmax(-1), tokens[place]
             others = sorted(set(tokens[relations == relations[place]]) - {own})
             expected = {
                 "answer_probability": p[own], "donor_probability": p[tokens[donor]], "others_probability": p[others].sum(),
                 "donor_top1": float(logits.argmax() == tokens[donor]),
-                "level_top1:place": float(logits.argmax() == 4 + int(bench.prompts["place"][place][1:])),
+                "level_top1:place": float(logits.argmax() == 4 + int(context.prompts["place"][place][1:])),
                 "answer_logit": logits[own] - logits.mean(),
                 "advantage": (logits[own] - logits[tokens[donor]]) / (clean[own] - clean[tokens[donor]]),
             }  # fmt: skip
@@ -116,29 +116,29 @@ def test_a_prompt_without_a_donor_has_no_outcome_about_one(tiny_model):
     inhibit = replace_experiment(INHIBIT, outcomes=outcomes)
     frame = prompts_frame()
     frame.loc[1, "donor"], frame.loc[2, "wrong_donor"] = "", ""
-    bench = toy_bench(tiny_model("llama"), {"inhibit": inhibit}, prompts=frame)
-    rows = measure(bench, "inhibit", inhibit, EVERYONE, Setting(0.0, 2), ())
+    context = toy_context(tiny_model("llama"), {"inhibit": inhibit}, prompts=frame)
+    rows = measure(context, "inhibit", inhibit, EVERYONE, Setting(0.0, 2), ())
     everyone, of_donors = set(frame["item"][1:]), set(frame["item"][2:])
     assert {outcome: set(effects(rows, outcome)) for outcome in outcomes} == {
         "answer_probability": everyone, "donor_probability": of_donors, "donor_top1": of_donors, "advantage": of_donors,
     }  # fmt: skip
     assert set(effects(rows, "advantage", "shuffle")) == of_donors - {"i1"}
     frame.loc[3, "donor"] = "nobody"
-    lost = toy_bench(tiny_model("llama"), {"inhibit": inhibit}, prompts=frame)
+    lost = toy_context(tiny_model("llama"), {"inhibit": inhibit}, prompts=frame)
     with pytest.raises(InputError, match="case toy, prompt i2: donor 'nobody' is not a prompt of the case"):
         measure(lost, "inhibit", inhibit, EVERYONE, Setting(0.0, 2), ())
 
 
 def test_a_swap_may_only_take_its_own_members_out(tiny_model):
     """`suppress` is the share of M at which they are inhibited: by default all of it, at 0 they are at zero."""
-    bench = toy_bench(tiny_model("llama"), {"swap": SWAP})
+    context = toy_context(tiny_model("llama"), {"swap": SWAP})
     plain, same = (
-        bench.edits(one, [1, 2], Setting(2.0, 2)).edits for one in (SWAP, SWAP.model_copy(update={"suppress": 1.0}))
+        context.edits(one, [1, 2], Setting(2.0, 2)).edits for one in (SWAP, SWAP.model_copy(update={"suppress": 1.0}))
     )
     assert torch.equal(plain.value, same.value)
-    taken_out = bench.edits(SWAP.model_copy(update={"suppress": 0.0}), [1], Setting(2.0, 2)).edits
-    mine = {(site.layer, site.feature) for site in bench.sites["i0", "own"]}
-    theirs = {(site.layer, site.feature) for site in bench.sites[bench.prompts["donor"][1], "own"]}
+    taken_out = context.edits(SWAP.model_copy(update={"suppress": 0.0}), [1], Setting(2.0, 2)).edits
+    mine = {(site.layer, site.feature) for site in context.sites["i0", "own"]}
+    theirs = {(site.layer, site.feature) for site in context.sites[context.prompts["donor"][1], "own"]}
     held = zip(taken_out.layer.tolist(), taken_out.feature.tolist(), taken_out.value.tolist(), strict=True)
     assert {(layer, feature) for layer, feature, value in held if value == 0} == mine - theirs
 
@@ -146,20 +146,20 @@ def test_a_swap_may_only_take_its_own_members_out(tiny_model):
 def test_the_most_probable_token_is_recognised(tiny_model):
     """Top-1 outcomes are 1 where the donor's answer, or the word of the prompt's level, is the most probable token."""
     model, frame = tiny_model("llama"), prompts_frame()
-    clean = toy_bench(model, {}).cache.logits.argmax(-1).tolist()
+    clean = toy_context(model, {}).cache.logits.argmax(-1).tolist()
     words = {place: token for place, token in enumerate(clean) if token >= 4}
     place = next(place for place in words if place > 0)
     frame.loc[frame["item"] == frame["donor"][place], "answer_token"] = clean[place]
     frame.loc[place, "place"] = f"w{clean[place] - 4}"
     same = experiment_of(kind="inhibit", inhibit="own", strengths=(1.0,), outcomes=("donor_top1", "level_top1:place"))
-    bench = toy_bench(model, {"same": same}, prompts=frame)
-    rows = measure(bench, "same", same, [place], Setting(1.0, 2), ())
+    context = toy_context(model, {"same": same}, prompts=frame)
+    rows = measure(context, "same", same, [place], Setting(1.0, 2), ())
     assert {row["outcome"]: row["value"] for row in rows} == {"donor_top1": 1.0, "level_top1:place": 1.0}
 
 
 def test_every_control_stands_beside_every_item(tiny_model):
-    bench = toy_bench(tiny_model("llama"), {"swap": SWAP}, draws=3)
-    frame = pd.DataFrame(measure(bench, "swap", SWAP, EVERYONE, Setting(2.0, 2), SWAP.controls))
+    context = toy_context(tiny_model("llama"), {"swap": SWAP}, draws=3)
+    frame = pd.DataFrame(measure(context, "swap", SWAP, EVERYONE, Setting(2.0, 2), SWAP.controls))
     for outcome in ("answer_probability", "donor_top1", "activation:watched"):
         counts = frame[frame["outcome"] == outcome].groupby(["arm", "item"]).size().unstack()
         assert counts.loc["match"].tolist() == [3] * ITEMS
@@ -175,7 +175,7 @@ def test_every_control_stands_beside_every_item(tiny_model):
 def test_the_same_seed_is_the_same_table(tiny_model):
     """Another seed draws other controls and leaves the effect as it is."""
     both = {"swap": replace_experiment(SWAP, strengths=(1.0, 2.0), controls=("match",), prompts=("shown",))}
-    first, again, other = (run_experiments(toy_bench(tiny_model("llama"), both, seed=seed)) for seed in (0, 0, 1))
+    first, again, other = (run_experiments(toy_context(tiny_model("llama"), both, seed=seed)) for seed in (0, 0, 1))
     assert first[0].equals(again[0]) and first[1].equals(again[1])
     one, two = (
         frame[frame["experiment"].str.startswith("swap/dev")].set_index("arm")["value"]
@@ -194,9 +194,9 @@ def test_an_experiment_is_about_scored_prompts_that_the_model_answers(tiny_model
     frame.loc[frame["item"] == "i2", "correct"] = False
     frame.loc[frame["item"] == "i4", "role"] = "select"
     only = replace_experiment(INHIBIT, only={"relation": "r0"})
-    bench = toy_bench(tiny_model("llama"), {}, prompts=frame)
-    assert [bench.prompts["item"][place] for place in bench.items(INHIBIT)] == ["i0", "i1", "i3", "i5"]
-    assert [bench.prompts["item"][place] for place in bench.items(only)] == ["i0", "i1"]
+    context = toy_context(tiny_model("llama"), {}, prompts=frame)
+    assert [context.prompts["item"][place] for place in context.items(INHIBIT)] == ["i0", "i1", "i3", "i5"]
+    assert [context.prompts["item"][place] for place in context.items(only)] == ["i0", "i1"]
 
 
 # The choice of strength and layer ------------------------------------------------------------------------------------
@@ -212,7 +212,7 @@ def test_the_planted_best_setting_is_chosen(tiny_model, monkeypatch):
     }  # effect, match
     seen = []
 
-    def fake(bench, name, experiment, places, setting, controls, draws=None):
+    def fake(context, name, experiment, places, setting, controls, draws=None):
         seen.append(list(places))
         pair = zip(("effect", "match"), planted[setting.strength, setting.last_layer], strict=True)
         first = [
@@ -221,24 +221,24 @@ def test_the_planted_best_setting_is_chosen(tiny_model, monkeypatch):
         return first + [{**row, "outcome": "activation:own", "value": -9 * setting.strength} for row in first]
 
     monkeypatch.setattr(perturbation, "measure", fake)
-    bench = toy_bench(tiny_model("llama"), {})
+    context = toy_context(tiny_model("llama"), {})
     grid = replace_experiment(INHIBIT, strengths=(0.0, -1.0), depths=(0.1, 1.0), direction="decrease")
     kept = []
-    assert choose(bench, "inhibit", grid, [1, 2, 3], kept) == Setting(-1.0, 0)
+    assert choose(context, "inhibit", grid, [1, 2, 3], kept) == Setting(-1.0, 0)
     assert seen == [[1, 2, 3]] * 4 and len(kept) == 16
     assert {row["experiment"] for row in kept} == {"inhibit/dev0", "inhibit/dev2"}
     increase = replace_experiment(grid, direction="increase")
-    assert choose(bench, "inhibit", increase, [1, 2, 3], []) == Setting(0.0, 0)
-    assert choose(bench, "inhibit", grid, [], []) == Setting(0.0, 0)  # nobody to ask: the first of the grid
+    assert choose(context, "inhibit", increase, [1, 2, 3], []) == Setting(0.0, 0)
+    assert choose(context, "inhibit", grid, [], []) == Setting(0.0, 0)  # nobody to ask: the first of the grid
     one = replace_experiment(grid, strengths=(-1.0,), depths=(1.0,))
-    assert choose(bench, "inhibit", one, [1, 2, 3], []) == Setting(-1.0, 2)
+    assert choose(context, "inhibit", one, [1, 2, 3], []) == Setting(-1.0, 2)
 
 
 def test_the_weakest_push_that_does_nearly_as_well_is_taken(tiny_model, monkeypatch):
     """At 0.96 of the best, M = 2 is weak enough and M = 1 is not; of its layers the one that does most, the lowest of equals."""
     does = {(1.0, 0): 0.3, (2.0, 0): 0.48, (2.0, 1): 0.49, (2.0, 2): 0.49, (4.0, 1): 0.5, (8.0, 2): 0.4}
 
-    def fake(bench, name, experiment, places, setting, controls, draws=None):
+    def fake(context, name, experiment, places, setting, controls, draws=None):
         effect = does.get((setting.strength, setting.last_layer), 0.0)
         rows = {"effect": 0.2 + effect, "match": 0.2}
         return [
@@ -247,14 +247,14 @@ def test_the_weakest_push_that_does_nearly_as_well_is_taken(tiny_model, monkeypa
         ]
 
     monkeypatch.setattr(perturbation, "measure", fake)
-    bench = toy_bench(tiny_model("llama"), {})
+    context = toy_context(tiny_model("llama"), {})
     grid = replace_experiment(SWAP, strengths=(8.0, 4.0, 2.0, 1.0), depths=(0.1, 0.6, 1.0))
-    assert choose(bench, "swap", grid, [1, 2, 3], []) == Setting(2.0, 1)
+    assert choose(context, "swap", grid, [1, 2, 3], []) == Setting(2.0, 1)
     assert [INHIBIT.push(strength) for strength in (1.0, 0.0, -1.0)] == [0.0, 1.0, 2.0]
     assert [SWAP.push(strength) for strength in (1.0, 2.0)] == [1.0, 2.0]
 
 
-def planted_bench(model, experiments):
+def planted_context(model, experiments):
     """Feature 0 of the last layer, always active, writes what promotes w60: the answer of every development prompt.
 
     The answer of the held-out prompts is the token that it promotes least, so that they would choose the opposite.
@@ -267,11 +267,11 @@ def planted_bench(model, experiments):
     frame = prompts_frame()
     heldout = frame["split"] == "heldout"
     frame["answer_token"] = np.where(heldout, int((promoted @ promoted[64]).argmin()), 64)
-    bench = toy_bench(model, experiments, transcoders=transcoders, prompts=frame)
-    members = members_of(frame, bench.cache)
+    context = toy_context(model, experiments, transcoders=transcoders, prompts=frame)
+    members = members_of(frame, context.cache)
     planted = members[(members["supernode"] == "watched") & (members["feature"] == 0)].assign(supernode="own")
     assert len(planted) == len(frame)
-    return replace(bench, members=planted)
+    return replace(context, members=planted)
 
 
 def test_a_planted_effect_beats_its_control_and_development_prompts_choose(tiny_model):
@@ -283,8 +283,8 @@ def test_a_planted_effect_beats_its_control_and_development_prompts_choose(tiny_
         outcomes=("answer_logit",),
         dose=True,
     )
-    bench = planted_bench(tiny_model("llama"), {"push": push})
-    evidence, _ = run_experiments(bench)
+    context = planted_context(tiny_model("llama"), {"push": push})
+    evidence, _ = run_experiments(context)
     trials = evidence[evidence["experiment"].str.startswith("push/dev")]
     assert set(trials["split"]) == {"dev"} and set(trials["strength"]) == {1.0, 6.0}
     assert set(trials["experiment"]) == {"push/dev1", "push/dev2"}
@@ -305,22 +305,22 @@ def test_a_planted_effect_beats_its_control_and_development_prompts_choose(tiny_
 
 def test_the_panel_shows_named_prompts(tiny_model):
     shown = replace_experiment(SWAP, controls=(), outcomes=("answer_probability",), prompts=("shown",))
-    bench = toy_bench(tiny_model("llama"), {"swap": shown})
-    panel = run_experiments(bench)[1]
+    context = toy_context(tiny_model("llama"), {"swap": shown})
+    panel = run_experiments(context)[1]
     assert set(panel["item"]) == {"shown"} and set(panel["strength"]) == {2.0}
     activation = panel[panel["kind"] == "activation"].set_index("supernode_or_token")["value"]
     assert set(activation.index) == {"own", "watched"}
-    held = swapped_by_hand(bench, 0, bench.place["i0"], 2.0, 2)
+    held = swapped_by_hand(context, 0, context.place["i0"], 2.0, 2)
     after = (
-        intervene(bench.model, bench.transcoders, bench.ids, torch.tensor([0]), held, last_layer=2)
+        intervene(context.model, context.transcoders, context.ids, torch.tensor([0]), held, last_layer=2)
         .logits[0, 0]
         .double()
     )
-    clean, moved = softmax(bench, 0), after.softmax(-1)
+    clean, moved = softmax(context, 0), after.softmax(-1)
     tokens = panel[panel["kind"] == "probability"].set_index("supernode_or_token")
     assert 5 <= len(tokens) <= 10
     for token in {*clean.topk(5).indices.tolist(), *moved.topk(5).indices.tolist()}:
-        row = tokens.loc[bench.model.tokenizer.decode([token])]
+        row = tokens.loc[context.model.tokenizer.decode([token])]
         assert row["clean"] == pytest.approx(float(clean[token]), rel=1e-3, abs=1e-6)
         assert row["value"] == pytest.approx(float(moved[token]), rel=1e-3, abs=1e-6)
 
@@ -330,22 +330,22 @@ def test_the_panel_shows_the_mean_of_matched_sets(tiny_model):
     shown = replace_experiment(
         SWAP, controls=("match", "position"), outcomes=("answer_probability",), prompts=("shown",)
     )
-    bench = toy_bench(tiny_model("llama"), {"swap": shown})
-    panel = run_experiments(bench)[1]
-    place, setting = bench.place["shown"], Setting(2.0, 2)
-    matched = arms(bench, "swap/shown", shown, [place], setting, ("match",))["match"]
-    sums = torch.zeros(bench.model.n_vocab, dtype=torch.float64)
+    context = toy_context(tiny_model("llama"), {"swap": shown})
+    panel = run_experiments(context)[1]
+    place, setting = context.place["shown"], Setting(2.0, 2)
+    matched = arms(context, "swap/shown", shown, [place], setting, ("match",))["match"]
+    sums = torch.zeros(context.model.n_vocab, dtype=torch.float64)
     for draw in range(matched.repeats):
         mine = matched.edits.row == draw
         held = Edits(*(getattr(matched.edits, name)[mine] for name in ("row", "layer", "pos", "feature", "value")))
         held = replace(held, row=torch.zeros_like(held.row))
-        out = intervene(bench.model, bench.transcoders, bench.ids, torch.tensor([place]), held, last_layer=2)
+        out = intervene(context.model, context.transcoders, context.ids, torch.tensor([place]), held, last_layer=2)
         sums += out.logits[0, 0].double().softmax(-1)
     tokens = panel[panel["kind"] == "probability"].set_index("supernode_or_token")
-    for token in softmax(bench, place).topk(5).indices.tolist():
-        found = tokens.loc[bench.model.tokenizer.decode([token]), "control"]
+    for token in softmax(context, place).topk(5).indices.tolist():
+        found = tokens.loc[context.model.tokenizer.decode([token]), "control"]
         assert found == pytest.approx(float(sums[token]) / matched.repeats, rel=1e-3, abs=1e-6)
-    without = toy_bench(tiny_model("llama"), {"swap": replace_experiment(shown, controls=())})
+    without = toy_context(tiny_model("llama"), {"swap": replace_experiment(shown, controls=())})
     assert run_experiments(without)[1]["control"].isna().all()
 
 
@@ -353,19 +353,19 @@ def test_what_is_missing_is_named(tiny_model):
     frame = prompts_frame()
     frame.loc[frame["item"] == "i1", "donor"] = "nobody"
     with pytest.raises(InputError, match="case toy, prompt i1: donor 'nobody' is not a prompt of the case"):
-        run_experiments(toy_bench(tiny_model("llama"), {"swap": SWAP}, prompts=frame))
+        run_experiments(toy_context(tiny_model("llama"), {"swap": SWAP}, prompts=frame))
 
 
 def test_a_swap_may_hold_back_the_old_features_less_and_take_donors_from_another_column(tiny_model):
     frame = prompts_frame()
     frame["other_donor"], frame["wrong_other_donor"] = frame["wrong_donor"], frame["donor"]
     lenient = replace_experiment(SWAP, suppress=0.5, donor="other_donor", outcomes=("answer_probability",))
-    bench = toy_bench(tiny_model("llama"), {"swap": lenient}, prompts=frame)
-    push = bench.edits(lenient, [1], Setting(2.0, 2)).edits
-    wrong = bench.edits(lenient, [1], Setting(2.0, 2), wrong=True).edits
-    mine = {(site.layer, site.feature): site.activation for site in bench.sites["i0", "own"]}
+    context = toy_context(tiny_model("llama"), {"swap": lenient}, prompts=frame)
+    push = context.edits(lenient, [1], Setting(2.0, 2)).edits
+    wrong = context.edits(lenient, [1], Setting(2.0, 2), wrong=True).edits
+    mine = {(site.layer, site.feature): site.activation for site in context.sites["i0", "own"]}
     for column, held in (("wrong_donor", push), ("donor", wrong)):
-        donor = {(site.layer, site.feature): site.activation for site in bench.sites[frame[column][1], "own"]}
+        donor = {(site.layer, site.feature): site.activation for site in context.sites[frame[column][1], "own"]}
         expected = {key: -1.0 * value for key, value in mine.items()} | {k: 2.0 * v for k, v in donor.items()}
         found = zip(held.layer.tolist(), held.feature.tolist(), held.value.tolist(), strict=True)
         assert {(layer, feature): value for layer, feature, value in found} == pytest.approx(expected)
@@ -373,7 +373,7 @@ def test_a_swap_may_hold_back_the_old_features_less_and_take_donors_from_another
 
 def test_what_is_lost_is_one_minus_the_share_that_is_left(tiny_model):
     both = replace_experiment(INHIBIT, outcomes=("activation:watched", "lost:watched"))
-    rows = measure(toy_bench(tiny_model("llama"), {"x": both}), "x", both, EVERYONE, Setting(-2.0, 1), ())
+    rows = measure(toy_context(tiny_model("llama"), {"x": both}), "x", both, EVERYONE, Setting(-2.0, 1), ())
     left, lost = (effects(rows, outcome) for outcome in both.outcomes)
     for item, (value,) in left.items():
         assert lost[item] == pytest.approx([1 - value])
@@ -382,15 +382,15 @@ def test_what_is_lost_is_one_minus_the_share_that_is_left(tiny_model):
 def test_live_attention_is_another_intervention_and_the_one_that_it_says(tiny_model):
     frozen = replace_experiment(INHIBIT, outcomes=("answer_logit",))
     live = replace_experiment(frozen, attention="live")
-    bench = toy_bench(tiny_model("llama"), {"frozen": frozen, "live": live})
+    context = toy_context(tiny_model("llama"), {"frozen": frozen, "live": live})
     setting = Setting(-3.0, 0)
-    found = [effects(measure(bench, "x", one, [1], setting, ()), "answer_logit")["i0"][0] for one in (frozen, live)]
-    held = bench.edits(live, [1], setting).edits
+    found = [effects(measure(context, "x", one, [1], setting, ()), "answer_logit")["i0"][0] for one in (frozen, live)]
+    held = context.edits(live, [1], setting).edits
     out = intervene(
-        bench.model, bench.transcoders, bench.ids, torch.tensor([1]), held, last_layer=0, live_attention=True
+        context.model, context.transcoders, context.ids, torch.tensor([1]), held, last_layer=0, live_attention=True
     )
     logits = out.logits[0, 0].double()
-    assert found[1] == pytest.approx(float(logits[bench.prompts["answer_token"][1]] - logits.mean()), rel=1e-4)
+    assert found[1] == pytest.approx(float(logits[context.prompts["answer_token"][1]] - logits.mean()), rel=1e-4)
     assert found[0] != pytest.approx(found[1], rel=1e-4)
 
 
@@ -398,4 +398,4 @@ def test_an_outcome_about_a_level_that_the_prompt_lacks_is_refused(tiny_model):
     frame = prompts_frame().assign(expected="")
     asked = replace_experiment(INHIBIT, outcomes=("level_probability:expected",))
     with pytest.raises(InputError, match="has no level of 'expected', which an outcome needs"):
-        measure(toy_bench(tiny_model("llama"), {"x": asked}, prompts=frame), "x", asked, [1], Setting(0.0, 1), ())
+        measure(toy_context(tiny_model("llama"), {"x": asked}, prompts=frame), "x", asked, [1], Setting(0.0, 1), ())

@@ -76,13 +76,13 @@ def test_comments_docstrings_and_lines_are_free(copied, write):
         ("evidence/graph_tables.py", 'ANSWER = "answer"', 'ANSWER = "the answer"', {"attribute"}),
         ("interventions/controls.py", "import torch", "import torch\n\nONE = 1", {"intervene", "exchange"}),
         ("evidence/number_outcomes.py", "import MASS, NEAR", "import MASS, NEAR as NEAR", {"group", "attribute", "intervene", "exchange", "sweep"}),
-        ("evidence/bench.py", "digest[:8]", "digest[1:9]", {"group", "attribute", "intervene", "exchange", "sweep"}),
+        ("evidence/case_context.py", "digest[:8]", "digest[1:9]", {"group", "attribute", "intervene", "exchange", "sweep"}),
         ("tables.py", "import annotations", "import annotations\n\nONE = 1", {stage.rpartition(".")[2] for stage in STAGES}),
         # a function of a stage, and one that some of them call
         ("cli/stages.py", '"seed": entry.seed', '"seed": -entry.seed', {"load"}),
         ("cli/stages.py", '"group_operands.parquet", "operands")\n    return', '"group_operands.parquet", "operands")[:9]\n    return', {"attribute", "intervene", "sweep"}),
         ("cli/dictionary_commands.py", "COMPARED = 5_000", "COMPARED = 4_000", {"compare_dictionaries"}),
-        ("evidence/case_evidence.py", "evidence, panel = run_experiments(bench)", "panel, evidence = run_experiments(bench)", {"intervene"}),
+        ("evidence/case_evidence.py", "evidence, panel = run_experiments(context)", "panel, evidence = run_experiments(context)", {"intervene"}),
         # no stage's: another command, the report, verdicts, what is read
         ("cli/stages.py", "import labels_text, role_weights, roles_of", "import role_weights, roles_of, labels_text", set()),
         ("cli/table_stages.py", "MINIMUM_N = 64", "MINIMUM_N = 65", set()),
@@ -119,11 +119,11 @@ def test_where_definitions_count_one_by_one_there_is_nothing_else(write):
 
 
 def test_all_that_a_torch_stage_rests_on_is_no_page_no_verdict_and_no_figure():
-    """But `foretell` and `superpose` draw their own figures."""
+    """But `predict-ablations` and `superpose` draw their own figures."""
     rooms = {"report", "verdicts", "findings", "figures", "scaffolds", "organisms", "corpora"}
     for stage in STAGES:
         rest = {module.partition(".")[0] for module in provenance._rests_on(stage)[1]}
-        assert rest & rooms <= ({"figures"} if stage.endswith(("foretell", "superpose")) else set()), stage
+        assert rest & rooms <= ({"figures"} if stage.endswith(("predict_ablations", "superpose")) else set()), stage
 
 
 def test_readers_are_modules_and_every_stage_has_a_hash_of_its_own():

@@ -15,7 +15,7 @@ from biology.cases.case_file import Paper
 from biology.cases.measurement import Measurement
 from biology.cases.rules import SupernodeRule
 from biology.config import StatisticsConfig
-from biology.evidence.bench import Bench
+from biology.evidence.case_context import CaseContext
 from biology.evidence.sharing import middle_minus_outer, overlap, reduce_sharing
 from biology.models.model import encode
 from biology.records import InputError
@@ -43,8 +43,8 @@ def prompts_frame() -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def bench_of(model, active, experiment: Measurement, members=()) -> Bench:
-    """A bench whose active features are those that `active(row)` lists as (layer, pos, feature)."""
+def context_of(model, active, experiment: Measurement, members=()) -> CaseContext:
+    """A context whose active features are those that `active(row)` lists as (layer, pos, feature)."""
     frame = prompts_frame()
     lists = [sorted(set(active(row))) for row in frame.to_dict("records")]
     ids = [encode(model, text) for text in frame["text"]]
@@ -74,11 +74,13 @@ def bench_of(model, active, experiment: Measurement, members=()) -> Bench:
         if (layer, 3, feature) in there
     ]
     transcoders = random_transcoders(model, n_features=WIDTH)
-    return Bench(model, case, frame, StatisticsConfig(control_draws=3), transcoders, table("supernodes", rows), cache)
+    return CaseContext(
+        model, case, frame, StatisticsConfig(control_draws=3), transcoders, table("supernodes", rows), cache
+    )
 
 
-def means(bench: Bench) -> dict[tuple[str, str], float]:
-    return reduce_sharing(bench).groupby(["outcome", "arm"])["value"].mean().to_dict()
+def means(context: CaseContext) -> dict[tuple[str, str], float]:
+    return reduce_sharing(context).groupby(["outcome", "arm"])["value"].mean().to_dict()
 
 
 def test_overlap_by_hand():
@@ -114,7 +116,7 @@ def planted(row: dict) -> list[tuple[int, int, int]]:
 
 
 def test_features_that_translations_share_are_found_where_they_are_planted(tiny_model):
-    found = means(bench_of(tiny_model("llama"), planted, OVERLAP))
+    found = means(context_of(tiny_model("llama"), planted, OVERLAP))
     assert found["overlap:1", "effect"] == pytest.approx(1.0, abs=0.05)
     assert found["overlap:0", "effect"] == pytest.approx(0.0, abs=0.05)  # what all prompts have at the start counts not
     assert found["overlap_profile", "effect"] == pytest.approx(1.0, abs=0.05)
@@ -123,7 +125,7 @@ def test_features_that_translations_share_are_found_where_they_are_planted(tiny_
 
 def test_prompts_that_share_a_frame_are_not_translations(tiny_model):
     """A feature of all prompts raises effect and control alike."""
-    found = means(bench_of(tiny_model("llama"), lambda row: [(1, 1, i) for i in range(5)], OVERLAP))
+    found = means(context_of(tiny_model("llama"), lambda row: [(1, 1, i) for i in range(5)], OVERLAP))
     assert found["overlap:1", "effect"] == pytest.approx(found["overlap:1", "shuffle"])
 
 
@@ -136,26 +138,26 @@ def test_members_that_are_active_in_the_other_languages_of_the_fold_are_shared(t
         return [*everywhere, (0, 3, 2 + spoken), *((0, 3, 20 + 10 * spoken + i) for i in range(8))]
 
     members = [(0, 1), (0, 2)]  # the second is active in English prompts alone
-    found = means(bench_of(tiny_model("llama"), active, experiment, members))
+    found = means(context_of(tiny_model("llama"), active, experiment, members))
     # English prompts have two members, one of which is active in French; the others have the first alone
     assert found["shared", "effect"] == pytest.approx((0.5 + 1 + 1 + 1) / 4)
     assert found["shared", "match"] == 0.0
-    bench = bench_of(tiny_model("llama"), active, experiment, members[1:])
-    rows = reduce_sharing(bench)
+    context = context_of(tiny_model("llama"), active, experiment, members[1:])
+    rows = reduce_sharing(context)
     nobody = rows[rows["arm"] == "effect"].set_index("item")["value"]
     # French and Chinese prompts have no member, which counts; English ones share theirs with nobody
-    assert len(nobody) == len(bench.items(experiment)) and (nobody == 0).all()
+    assert len(nobody) == len(context.items(experiment)) and (nobody == 0).all()
 
 
 def test_the_default_language_is_the_one_whose_answers_the_decoders_promote(tiny_model):
     model = tiny_model("llama")
     experiment = experiment_of(kind="sharing", of=("own",), controls=("match",), outcomes=("default:zh", "default:en"))
-    bench = bench_of(model, lambda row: [(0, 3, i) for i in range(9)], experiment, [(0, 0)])
+    context = context_of(model, lambda row: [(0, 3, i) for i in range(9)], experiment, [(0, 0)])
     unembed = (model.weights.W_U - model.weights.W_U.mean(0)) * model.weights.ln_final.gain
     answers = {language: [40 + 4 * about + i for about in range(3)] for i, language in enumerate(LANGUAGES)}
     chosen = unembed[answers["zh"][0]] - unembed[answers["zh"][1:]].mean(0)
-    bench.transcoders.layers[0].W_dec[0, 0] = chosen  # promotes the Chinese word of the first scale
-    rows = reduce_sharing(bench)
+    context.transcoders.layers[0].W_dec[0, 0] = chosen  # promotes the Chinese word of the first scale
+    rows = reduce_sharing(context)
     first = rows[(rows["cluster"] == "s0") & (rows["arm"] == "effect")].groupby("outcome")["value"].mean()
     scores = chosen @ unembed.T
     z = {
@@ -170,9 +172,9 @@ def test_the_default_language_is_the_one_whose_answers_the_decoders_promote(tiny
 
 def test_closeness_is_the_mean_cosine_with_the_donors_members(tiny_model):
     experiment = experiment_of(kind="sharing", of=("own",), controls=("match",), outcomes=("closeness",))
-    bench = bench_of(tiny_model("llama"), lambda row: [(0, 3, i) for i in range(9)], experiment, [(0, 1), (0, 2)])
-    W_enc = torch.nn.functional.normalize(bench.transcoders.layers[0].W_enc[[1, 2]], dim=-1)
-    found = means(bench)
+    context = context_of(tiny_model("llama"), lambda row: [(0, 3, i) for i in range(9)], experiment, [(0, 1), (0, 2)])
+    W_enc = torch.nn.functional.normalize(context.transcoders.layers[0].W_enc[[1, 2]], dim=-1)
+    found = means(context)
     assert found["closeness", "effect"] == pytest.approx(float((W_enc @ W_enc.T).mean()), abs=1e-5)
     assert found["closeness", "effect"] > found["closeness", "match"] + 0.2  # other features point elsewhere
 
@@ -184,4 +186,4 @@ def test_closeness_is_the_mean_cosine_with_the_donors_members(tiny_model):
 def test_a_mistake_is_named(tiny_model, outcome, message):
     experiment = experiment_of(kind="sharing", of=("own",), controls=(), outcomes=(outcome,))
     with pytest.raises(InputError, match=message):
-        reduce_sharing(bench_of(tiny_model("llama"), lambda row: [(0, 3, 0)], experiment, [(0, 0)]))
+        reduce_sharing(context_of(tiny_model("llama"), lambda row: [(0, 3, 0)], experiment, [(0, 0)]))

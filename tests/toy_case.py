@@ -1,4 +1,4 @@
-"""A toy case on a tiny random model: prompts, members named by hand, and the bench that perturbs them.
+"""A toy case on a tiny random model: prompts, members named by hand, and the context that perturbs them.
 
 Item i is the prompt `w<i> w<10+i>` (odd ones one word longer), its city those two words, its answer `w<60+i>`; its donor
 is the next item and its wrong donor the one after. Feature 0 of every layer is always active. `own` holds two active
@@ -19,7 +19,7 @@ from biology.cases.experiments import Experiment
 from biology.cases.measurement import Measurement
 from biology.cases.rules import SupernodeRule
 from biology.config import StatisticsConfig
-from biology.evidence.bench import Bench
+from biology.evidence.case_context import CaseContext
 from biology.models.model import encode
 from biology.tables import table
 from biology.transcoders.activations import FeatureCache, cache_features
@@ -77,10 +77,10 @@ def experiment_of(**fields) -> Any:
     return TypeAdapter(Experiment).validate_python(fields)
 
 
-def toy_bench(
+def toy_context(
     model, experiments: dict[str, Measurement], *, transcoders: TranscoderSet | None = None, seed: int = 0,
     prompts: pd.DataFrame | None = None, draws: int = 3,
-) -> Bench:  # fmt: skip
+) -> CaseContext:  # fmt: skip
     transcoders = transcoders_of(model) if transcoders is None else transcoders
     prompts = prompts_frame() if prompts is None else prompts
     cache = cache_features(model, transcoders, [encode(model, text) for text in prompts["text"]])
@@ -90,4 +90,4 @@ def toy_bench(
         supernodes={"own": SupernodeRule(), "watched": SupernodeRule()}, experiments=experiments,
     )  # fmt: skip
     statistics = StatisticsConfig(control_draws=draws, seed=seed)
-    return Bench(model, case, prompts, statistics, transcoders, members_of(prompts, cache), cache)
+    return CaseContext(model, case, prompts, statistics, transcoders, members_of(prompts, cache), cache)

@@ -17,7 +17,7 @@ from biology.cases.claim_file import load_claims
 from biology.cases.experiments import Census, Graph, Sharing, Signs
 from biology.cases.found_sites import settled
 from biology.config import AttributionConfig, StatisticsConfig
-from biology.evidence.bench import Bench
+from biology.evidence.case_context import CaseContext
 from biology.evidence.census import run_census
 from biology.evidence.contrasts import computed
 from biology.evidence.graph_tables import reduce_graphs
@@ -343,12 +343,12 @@ def evidence_of(model, case, claims) -> tuple[pd.DataFrame, pd.DataFrame]:
     case = settled(case, find_sites(model, case, prompts, STATISTICS.seed))
     operands = read_grid(model, transcoders, case, prompts, cache)[0] if case.operands else None
     members = group(model, transcoders, case, prompts, cache, operands)
-    bench = Bench(model, case, prompts, STATISTICS, transcoders, members, cache, operands)
-    reduced = reduce_graphs(bench, AttributionConfig())
-    attributed = stacked([reduced.evidence, *([reduce_sharing(bench)] if case.of_kind(Sharing) else [])])
+    context = CaseContext(model, case, prompts, STATISTICS, transcoders, members, cache, operands)
+    reduced = reduce_graphs(context, AttributionConfig())
+    attributed = stacked([reduced.evidence, *([reduce_sharing(context)] if case.of_kind(Sharing) else [])])
     writing = any(getattr(one, "line", None) for one in case.experiments.values())
-    perturbed = [run_experiments(bench)[0], *([run_lines(bench)[0]] if writing else [])]
-    perturbed = stacked([*perturbed, *([run_census(bench)] if case.of_kind(Census) else [])])
+    perturbed = [run_experiments(context)[0], *([run_lines(context)[0]] if writing else [])]
+    perturbed = stacked([*perturbed, *([run_census(context)] if case.of_kind(Census) else [])])
     sizes = (attributed, attributed.assign(value=attributed["value"] / 2))
     derived = computed(case, claims, perturbed, reduced.edges, prompts, sizes)
     return stacked([attributed, perturbed, *derived]), prompts

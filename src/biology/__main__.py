@@ -87,7 +87,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "load": (stages.load, MODEL),
         "measure": (dictionaries.measure, MODEL | TEXT),
         "compare-dictionaries": (dictionaries.compare_dictionaries, MODEL | TEXT),
-        "foretell": (dictionaries.foretell, MODEL),
+        "predict-ablations": (dictionaries.predict_ablations, MODEL),
         "superpose": (dictionaries.superpose, {}),
         "cache": (stages.cache, MODEL | CASE),
         "group": (stages.group, MODEL | CASE),

@@ -37,7 +37,7 @@ from biology.cli.checking import computed_anew
 from biology.cli.opening import of_corpus, open_model, subject
 from biology.cli.tracing import target_of
 from biology.config import config_file, load_config
-from biology.evidence.case_evidence import fresh_bench
+from biology.evidence.case_evidence import fresh_context
 from biology.grammar import unknown
 from biology.graph_files.dialects import parse_graph
 from biology.interventions.held_features import DRAWS, Held, Holding, push, said, top
@@ -261,7 +261,7 @@ class CaseStudy:
             if transcoders.name == (self.root / entry.transcoders).resolve().name:
                 members = shipped_members(self.root, entry, model.name, self.case)
         if members is None:
-            members = fresh_bench(model, transcoders, self.case, settings.statistics).members
+            members = fresh_context(model, transcoders, self.case, settings.statistics).members
         members = members[members["item"].isin(self.case.prompts)]
         first = members.drop_duplicates(["item", "supernode"])
         places = {

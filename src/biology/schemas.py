@@ -106,8 +106,8 @@ SCHEMAS: dict[str, Schema] = {
         {"layer": "str", "behaviour": "str", "metric": "str", "value": "float"},
         key=("layer", "behaviour", "metric"), ordered=True,
     ),
-    # one row is a linearisation on a prompt, and how well it predicts ablations (foretelling.py)
-    "foretelling": Schema(
+    # one row is a linearisation on a prompt, and how well it predicts ablations (ablation_prediction.py)
+    "ablation_prediction": Schema(
         {
             "prompt": "str", "behaviour": "str", "target": "str", "rule": "str", "attention": "str", "norms": "str",
             "spearman": "float", "n": "int",

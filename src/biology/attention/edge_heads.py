@@ -55,7 +55,7 @@ class HeadPart(NamedTuple):
 
 
 @dataclass(frozen=True)
-class CarriedEdge:
+class EdgeByHeads:
     """An edge and the heads that carry it, the largest |share| first.
 
     Shares add up to 1 if every path takes one step of attention. A path of several steps is counted with each of its heads,
@@ -103,9 +103,9 @@ def edges_between_tokens(graph: Graph, edges: Bool[Tensor, "node node"], n: int)
     return [Edge(*each) for each in found]
 
 
-def carried_edges(
+def edges_by_heads(
     model: Model, transcoders: TranscoderSet, graph: Graph, edges: Sequence[Edge], *, memory: int = 1 << 28
-) -> list[CarriedEdge]:
+) -> list[EdgeByHeads]:
     """The heads that carry each of the given edges, in the order given.
 
     Args:
@@ -122,7 +122,7 @@ def carried_edges(
     each = frozen.local.n_layers * n_pos * model.d_model + 3 * local.frozen.pattern[0][0].numel()
     size = max(1, memory // (each * local.frozen.embed.element_size()))
     readouts = dict(zip(targets, frozen.readouts, strict=True))
-    found: dict[int, CarriedEdge] = {}
+    found: dict[int, EdgeByHeads] = {}
     for place in sorted({(readout.layer, readout.pos) for readout in frozen.readouts}):
         here = [i for i, edge in enumerate(edges) if (readouts[edge.target].layer, readouts[edge.target].pos) == place]
         for start in range(0, len(here), size):
@@ -132,7 +132,7 @@ def carried_edges(
             for i, lost, best in zip(some, *steps, strict=True):
                 weight = float(graph.adjacency[edges[i].target, edges[i].source])
                 heads = _parts(lost.double() / weight, best, place[1] + 1)
-                found[i] = CarriedEdge(*edges[i], weight, heads)
+                found[i] = EdgeByHeads(*edges[i], weight, heads)
     return [found[i] for i in range(len(edges))]
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from biology.attention.edge_heads import CarriedEdge
+from biology.attention.edge_heads import EdgeByHeads
 from biology.attention.qk import qk_attribution
 from biology.attention.score_terms import Pair
 from biology.attention.stream_effects import SourceNodes
@@ -48,7 +48,7 @@ class Match:
 
 
 def matches(
-    model: Model, transcoders: TranscoderSet, graph: Graph, carried: Sequence[CarriedEdge]
+    model: Model, transcoders: TranscoderSet, graph: Graph, carried: Sequence[EdgeByHeads]
 ) -> list[Match | None]:
     """For each edge, the match of its first head at its largest step; None if no head carries enough of the edge.
 

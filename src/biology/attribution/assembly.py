@@ -26,7 +26,7 @@ from torch import Tensor
 from biology.attribution import targets as target_nodes
 from biology.attribution.direct_effects import ActiveFeatures, batch_active_features, mention_first_words
 from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, empty_edges, row_residual
-from biology.attribution.graph_memory import Foresee, Foretold, Sizes, forward_pass, row_by_row, sizes_of
+from biology.attribution.graph_memory import Estimate, Foresee, Sizes, forward_pass, row_by_row, sizes_of
 from biology.attribution.graph_memory import whole as whole_memory
 from biology.attribution.live_effects import Held, LiveEffects, with_remainders
 from biology.attribution.replacement import LocalReplacement, bias_pass, freeze_prompt
@@ -82,7 +82,7 @@ def attribute(
         attention, norms: "live" includes in the edges, to first order, the effects through attention patterns or norm scales
             (`live_effects`). The bias is then the remainder.
         explain: what to explain if `targets` is None: the logits of the most probable tokens, or the first one's logit minus the
-            second one's, which predicts ablations better (`validation.foretelling`).
+            second one's, which predicts ablations better (`validation.ablation_prediction`).
 
     Features that no target can read (in the layer of a feature target or above) are not nodes.
 
@@ -310,7 +310,7 @@ class _Traced:
         self,
         active: ActiveFeatures,
         row: int,
-        foretell: Callable[[Sizes], Foretold],
+        estimated: Callable[[Sizes], Estimate],
         budget: int | None,
         given: bool = False,
     ) -> None:
@@ -320,7 +320,7 @@ class _Traced:
             counts = torch.bincount(active.layer, minlength=local.n_layers).tolist()
             sizes = _sizes(self.model, local.transcoders, local.n_pos, settings)
             sizes = replace(sizes, n_targets=len(self.readouts[row]), active=tuple(counts), budget=budget, given=given)
-            settings.foresee(sizes, foretell(sizes))
+            settings.foresee(sizes, estimated(sizes))
 
     def feature_bias(self, prompt: Tensor | int, active: ActiveFeatures) -> Float[Tensor, " active"]:
         """Each feature's pre-activation in the affine pass without sources, its own bias included. Features are sorted by layer."""

@@ -108,7 +108,7 @@ class Sizes:
 
 
 @dataclass(frozen=True)
-class Foretold:
+class Estimate:
     """Estimated bytes at the peak, by purpose. `held` of them are already allocated. `addresses` also counts the empty parts of
     matrices, which take no memory but may exceed a limit on addresses."""
 
@@ -125,7 +125,7 @@ class Foretold:
         return f"{memory.gib(self.total)} ({parts})"
 
 
-Foresee = Callable[[Sizes, Foretold], None]
+Foresee = Callable[[Sizes, Estimate], None]
 
 
 def sizes_of(model: Model, transcoders: TranscoderSet, n_pos: int, *, first_position: int, memory: int) -> Sizes:
@@ -137,14 +137,14 @@ def sizes_of(model: Model, transcoders: TranscoderSet, n_pos: int, *, first_posi
     )  # fmt: skip
 
 
-def forward_pass(sizes: Sizes) -> Foretold:
+def forward_pass(sizes: Sizes) -> Estimate:
     """The frozen forward pass: the arrays it keeps, plus the scores of one layer or, for a model in half precision, the arrays
     before the cast."""
     taken = sizes.captured + max(sizes.patterns, sizes.captured // 2 * sizes.half) + sizes.maps * sizes.item
-    return Foretold({"forward pass": taken}, addresses=taken)
+    return Estimate({"forward pass": taken}, addresses=taken)
 
 
-def row_by_row(sizes: Sizes) -> Foretold:
+def row_by_row(sizes: Sizes) -> Estimate:
     """A graph computed by blocks of rows: for chosen features, for a cross-layer set, or if the graph is small."""
     n_columns = sizes.n_active + sizes.n_rest
     source, carried, entering = _sources(sizes, sizes.n_active), *_tokens(sizes)
@@ -179,7 +179,7 @@ def row_by_row(sizes: Sizes) -> Foretold:
     return _fullest(sizes, matrix, [*moments, _parts(source, rows, matrix, carried + folded)])
 
 
-def whole(sizes: Sizes, meeting: int) -> Foretold:
+def whole(sizes: Sizes, meeting: int) -> Estimate:
     """A whole graph computed from both sides, with sources carried up to the layer `meeting` (`whole_graph.meeting_layer`)."""
     vector = sizes.item * sizes.d_model
     spread = (sizes.n_cells + 1) / 2 * vector  # mean bytes of a node on its way
@@ -213,7 +213,7 @@ def _tokens(sizes: Sizes) -> tuple[int, int]:
 
 
 def _entering(sizes: Sizes, n_rows: int) -> int:
-    """Bytes that rows need while passing their first attention layer, beside themselves (`propagation.Carried.enter`)."""
+    """Bytes that rows need while passing their first attention layer, beside themselves (`propagation.Propagation.enter`)."""
     heads = sizes.n_heads + 1
     some = min(n_rows, max(1, SPREAD // (sizes.item * sizes.d_model * heads)))
     reach = n_rows * sizes.n_pos * (2 * heads + 1) + sizes.n_heads * sizes.n_pos**2
@@ -238,7 +238,7 @@ def _written(sizes: Sizes) -> int:
     return int(min(sizes.n_active * row, pages * PAGESIZE)) + sizes.n_targets * row
 
 
-def _fullest(sizes: Sizes, matrix: int, moments: list[dict[str, int]]) -> Foretold:
+def _fullest(sizes: Sizes, matrix: int, moments: list[dict[str, int]]) -> Estimate:
     """The estimate at the peak: one of the moments at which the graph is built, or its pruning, after the forward pass is freed."""
     every = sizes.item * sizes.n_nodes**2
     if not sizes.lazy:
@@ -247,10 +247,10 @@ def _fullest(sizes: Sizes, matrix: int, moments: list[dict[str, int]]) -> Foreto
     every_moment.append({"adjacency": matrix, "pruning": (sizes.n_nodes // SURVIVORS) ** 2 * (sizes.item + DOUBLE + 3)})
     mapped = [sum(parts.values()) - parts["adjacency"] + every * (parts["adjacency"] > 0) for parts in every_moment]
     mapped[-1] += sizes.n_nodes**2  # the mask of edges
-    return Foretold(max(every_moment, key=lambda parts: sum(parts.values())), sizes.captured, max(mapped))
+    return Estimate(max(every_moment, key=lambda parts: sum(parts.values())), sizes.captured, max(mapped))
 
 
-def require(sizes: Sizes, foretold: Foretold, device: torch.device) -> None:
+def require(sizes: Sizes, estimate: Estimate, device: torch.device) -> None:
     """Raises `InputError`, with what would fit, if the device has less free memory than estimated."""
     if device.type == "cuda":
         cached = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
@@ -258,22 +258,22 @@ def require(sizes: Sizes, foretold: Foretold, device: torch.device) -> None:
     else:
         free, addresses = memory.free(), memory.addresses()
 
-    held, more = foretold.held, " more" if foretold.held else ""
+    held, more = estimate.held, " more" if estimate.held else ""
 
-    def fits(other: Foretold, room: float = ROOM) -> bool:
+    def fits(other: Estimate, room: float = ROOM) -> bool:
         return other.total - held <= room * free and other.addresses - held <= room * addresses
 
-    if fits(foretold, 1.0):
+    if fits(estimate, 1.0):
         return
-    lacking = f"{memory.gib(foretold.total - held)}{more}, and {memory.gib(free)} are free on {device}"
-    if foretold.total - held <= free:
-        wanted = memory.gib(foretold.addresses - held)
+    lacking = f"{memory.gib(estimate.total - held)}{more}, and {memory.gib(free)} are free on {device}"
+    if estimate.total - held <= free:
+        wanted = memory.gib(estimate.addresses - held)
         lacking = f"{wanted}{more} of addresses, and {memory.gib(addresses)} are to be had (ulimit -v, overcommit)"
     asked = f"{sizes.n_pos} tokens" + (f" with {sizes.n_active} active features" if sizes.active else "")
     raise InputError(f"{asked}: the graph needs {lacking}: {what_fits(sizes, fits)}.")
 
 
-def what_fits(sizes: Sizes, fits: Callable[[Foretold], bool]) -> str:
+def what_fits(sizes: Sizes, fits: Callable[[Estimate], bool]) -> str:
     """What to ask for instead: fewer feature nodes, less memory for working arrays, or else a shorter prompt. Before the forward
     pass the number of active features is unknown; the proposed length is then one at which the pass and the other nodes fit."""
     given = replace(sizes, given=False)

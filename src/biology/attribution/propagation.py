@@ -99,7 +99,7 @@ def padded(
     return out.index_select(0, index.flatten()).view(*index.shape, -1)
 
 
-class Carried:
+class Propagation:
     """Vectors or gradients of rows: `at[place]` is [prompt, present row, d_model]."""
 
     def __init__(self, local: LocalReplacement, rows: Rows) -> None:

@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.attribution.direct_effects import Sources, cell
-from biology.attribution.propagation import Carried, rows_of
+from biology.attribution.propagation import Propagation, rows_of
 from biology.attribution.replacement import LocalReplacement, final_gradient, one_prompt, read_gradient, write_gradient
 
 
@@ -42,7 +42,7 @@ def carry_up(local: LocalReplacement, memory: int) -> list[Tensor] | None:
         return None
     every = torch.arange(n_pos, device=embed.device)
     rows, _ = rows_of(torch.zeros_like(every), every, every, (1, n_pos), up=True)
-    tokens = Carried(one_prompt(local), rows)
+    tokens = Propagation(one_prompt(local), rows)
     tokens.enter(embed[None], 0)
     return [vectors[0] for vectors in tokens.at]
 

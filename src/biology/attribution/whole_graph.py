@@ -21,7 +21,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.attribution.direct_effects import ActiveFeatures
-from biology.attribution.propagation import Carried, Rows, padded, rows_of
+from biology.attribution.propagation import Propagation, Rows, padded, rows_of
 from biology.attribution.replacement import (
     LocalReplacement,
     final_gradient,
@@ -213,13 +213,13 @@ def fill_edges(
         met.pop(layer - 1)
 
 
-def _entering(local: LocalReplacement, nodes: Nodes, layer: int) -> Carried:
+def _entering(local: LocalReplacement, nodes: Nodes, layer: int) -> Propagation:
     """Tokens (layer 0), or the sources of the layer below, past the attention of a layer."""
     rows, index = rows_of(nodes.prompt, nodes.pos, nodes.node, _shape(local), up=True)
     vectors = nodes.vectors()
     if layer:
         vectors = write_vector(local, layer - 1, vectors, _scale(local.frozen.scale2_post, layer - 1, nodes))
-    carried = Carried(local, rows)
+    carried = Propagation(local, rows)
     carried.enter(padded(vectors, index), layer)
     return carried
 
@@ -253,7 +253,7 @@ def _write(edges: Float[Tensor, "prompt row column"], rows: Rows, columns: Rows,
 
 
 def _read(
-    local: LocalReplacement, layer: int, readers: Nodes, carried: Sequence[Carried], out: Sequence[Tensor]
+    local: LocalReplacement, layer: int, readers: Nodes, carried: Sequence[Propagation], out: Sequence[Tensor]
 ) -> None:
     """Computes the edges from all sources carried so far to the readers of one layer."""
     shape = _shape(local)
@@ -290,7 +290,7 @@ class _Met:
             if cell.numel()
         ]
 
-    def __call__(self, down: Carried, out: Sequence[Tensor]) -> None:
+    def __call__(self, down: Propagation, out: Sequence[Tensor]) -> None:
         """Computes the edges from these sources to the readers `down`."""
         scales = self.local.frozen.scale2_post
         n_prompts, n = down.rows.own.shape
@@ -308,7 +308,7 @@ def _descend(
     local: LocalReplacement,
     layer: int,
     readers: Nodes,
-    carried: Sequence[Carried],
+    carried: Sequence[Propagation],
     met: dict[int, _Met],
     ends: tuple[int, int],
     out: Sequence[Tensor],
@@ -317,7 +317,7 @@ def _descend(
     their edges from the sources carried up."""
     frozen, (first, meeting) = local.frozen, ends
     rows, index = rows_of(readers.prompt, readers.pos, readers.node, _shape(local), up=False, end=first)
-    down, gradients = Carried(local, rows), padded(_gradients(local, layer, readers), index)
+    down, gradients = Propagation(local, rows), padded(_gradients(local, layer, readers), index)
     if layer == local.n_layers:
         down.place(gradients)
     else:

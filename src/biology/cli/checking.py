@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from biology.cases.case import Case
     from biology.cases.claim_file import Claim
     from biology.config import AttributionConfig, Config, ModelConfig
-    from biology.evidence.bench import Bench
+    from biology.evidence.case_context import CaseContext
     from biology.models.model import Model
     from biology.transcoders.transcoder_set import TranscoderSet
     from biology.verdicts.claims import Judgement
@@ -66,21 +66,21 @@ def computed_anew(
     """The verdict on one claim of a case below `root`, for a model and its transcoders; `entry` is the model's entry of
     config.yaml, if it has one."""
     from biology.cli.table_stages import MINIMUM_N
-    from biology.evidence.case_evidence import fresh_bench
+    from biology.evidence.case_evidence import fresh_context
     from biology.verdicts.claims import judge_all, with_minimum
     from biology.verdicts.found_members import Members
     from biology.verdicts.measuring import Meta, measure
     from biology.verdicts.registration import registered
 
     small = case.model_copy(update={"experiments": {name: case.experiments[name] for name in rests_on(case, claim)}})
-    bench = fresh_bench(model, transcoders, small, config.statistics)
-    evidence, residual = measured(bench, [claim], config.attribution)
+    context = fresh_context(model, transcoders, small, config.statistics)
+    evidence, residual = measured(context, [claim], config.attribution)
     scope = {name: experiment.only for name, experiment in small.experiments.items()}
     seed, few = (0, False) if entry is None else (entry.seed, entry.prompts is not None)
     meta = Meta(case.name, model.name, transcoders.label, seed=seed, row_residual=residual, scope=scope)
     claims = registered(root, case.name, with_minimum((claim,), MINIMUM_N) if few else (claim,))
-    members = Members(small.experiments, bench.members)
-    return judge_all(measure(claims, evidence, bench.prompts, meta, config.statistics, members))
+    members = Members(small.experiments, context.members)
+    return judge_all(measure(claims, evidence, context.prompts, meta, config.statistics, members))
 
 
 def _claim(config: Config, root: Path, model: str, wanted: str) -> tuple[Case, Claim]:
@@ -118,21 +118,23 @@ def rests_on(case: Case, claim: Claim) -> list[str]:
     return [name for name in case.experiments if name in needed]
 
 
-def measured(bench: Bench, claims: list[Claim], settings: AttributionConfig) -> tuple[pd.DataFrame, float | None]:
-    """Table `evidence` of a bench's experiments, and the largest row residual of the graphs traced for it."""
+def measured(
+    context: CaseContext, claims: list[Claim], settings: AttributionConfig
+) -> tuple[pd.DataFrame, float | None]:
+    """Table `evidence` of a context's experiments, and the largest row residual of the graphs traced for it."""
     from biology.evidence.case_evidence import looked_at, perturbed
     from biology.evidence.contrasts import computed
     from biology.evidence.sharing import reduce_sharing
     from biology.tables import stacked, table
     from biology.verdicts.measuring import worst_residual
 
-    held, _ = perturbed(bench)
-    if _traces(bench.case):
-        reduced, seen = looked_at(bench, settings)
-        edges, residual = reduced.edges, worst_residual(reduced.graphs, bench.prompts)
+    held, _ = perturbed(context)
+    if _traces(context.case):
+        reduced, seen = looked_at(context, settings)
+        edges, residual = reduced.edges, worst_residual(reduced.graphs, context.prompts)
     else:
-        seen, edges, residual = reduce_sharing(bench), table("edges", []), None
-    return stacked([held, seen, *computed(bench.case, claims, held, edges, bench.prompts)]), residual
+        seen, edges, residual = reduce_sharing(context), table("edges", []), None
+    return stacked([held, seen, *computed(context.case, claims, held, edges, context.prompts)]), residual
 
 
 def _traces(case: Case) -> bool:

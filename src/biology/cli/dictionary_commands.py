@@ -59,24 +59,25 @@ def compare_dictionaries(args: Arguments) -> None:
     write_table(reports / "dictionaries.csv", found, "comparison")
 
 
-def foretell(args: Arguments) -> None:
+def predict_ablations(args: Arguments) -> None:
     """compare attributions with the effects of ablations, by rule, target and what is frozen: table, summary and figure"""
     config, root = configuration(args)
     entry = config.model(args.model)
     run, reports, figures = (writable_folder(root / part / args.model) for part in ("data/runs", "reports", "figures"))
     model, transcoders = open_model(entry, root, args.model, config.threads)
+    from biology.figures.ablation_prediction_figure import figure, summary
     from biology.figures.drawing import styled, svg
-    from biology.figures.foretelling_figure import figure, summary
     from biology.tables import write_table
-    from biology.validation.foretelling import foretell as measured
+    from biology.validation.ablation_prediction import predict_ablations as measured
 
     found = measured(model, transcoders, held_out(root / entry.path, cases_of(config, root, args.model)))
-    write_table(run / "foretelling.parquet", found, "foretelling")
+    write_table(run / "ablation_prediction.parquet", found, "ablation_prediction")
     artefacts.write_text(
-        reports / "foretelling.csv", summary(found).to_csv(index=False, lineterminator="\n", float_format="%.4f")
+        reports / "ablation_prediction.csv",
+        summary(found).to_csv(index=False, lineterminator="\n", float_format="%.4f"),
     )
     with styled():
-        artefacts.write_bytes(figures / "foretelling.svg", svg(figure(found, args.model)))
+        artefacts.write_bytes(figures / "ablation_prediction.svg", svg(figure(found, args.model)))
 
 
 def superpose(args: Arguments) -> None:

@@ -28,7 +28,7 @@ from biology.cli.opening import (
 if TYPE_CHECKING:
     from biology.cases.case import Case
     from biology.config import Config, ModelConfig
-    from biology.evidence.bench import Bench
+    from biology.evidence.case_context import CaseContext
     from biology.transcoders.activations import FeatureCache
 
 Arguments = argparse.Namespace
@@ -127,7 +127,7 @@ def attribute(args: Arguments) -> None:
     from biology.evidence.case_evidence import looked_at
     from biology.tables import write_table
 
-    reduced, evidence = looked_at(_bench(args.model, config, root, case, folder), config.attribution)
+    reduced, evidence = looked_at(_context(args.model, config, root, case, folder), config.attribution)
     write_table(folder / "attribute.parquet", reduced.graphs, "graphs")
     write_table(folder / "attribute_edges.parquet", reduced.edges, "edges")
     write_table(folder / "attribute_evidence.parquet", evidence, "evidence")
@@ -141,7 +141,7 @@ def intervene(args: Arguments) -> None:
     from biology.evidence.case_evidence import perturbed
     from biology.tables import write_table
 
-    evidence, panel = perturbed(_bench(args.model, config, root, case, folder))
+    evidence, panel = perturbed(_context(args.model, config, root, case, folder))
     write_table(folder / "intervene.parquet", evidence, "evidence")
     write_table(folder / "intervene_panel.parquet", panel, "panel")
 
@@ -219,24 +219,24 @@ def sweep(args: Arguments) -> None:
     from biology.evidence.sweep import sweep_nodes
     from biology.tables import write_table
 
-    bench = _bench(args.model, config, root, case, folder)
+    context = _context(args.model, config, root, case, folder)
     graphs = json.loads((folder / "graphs.json").read_text(encoding="utf-8"))
-    write_table(folder / "steering.parquet", swept(bench, progress=True), "steering")
-    write_table(folder / "node_steering.parquet", sweep_nodes(bench, graphs, progress=True), "node_steering")
+    write_table(folder / "steering.parquet", swept(context, progress=True), "steering")
+    write_table(folder / "node_steering.parquet", sweep_nodes(context, graphs, progress=True), "node_steering")
 
 
-def _bench(name: str, config: Config, root: Path, case: Case, folder: Path) -> Bench:
-    """A bench for the experiments of a case: the model of this name, and the outputs of earlier stages in `folder`."""
+def _context(name: str, config: Config, root: Path, case: Case, folder: Path) -> CaseContext:
+    """A context for the experiments of a case: the model of this name, and the outputs of earlier stages in `folder`."""
     model, transcoders = open_model(config.model(name), root, name, config.threads)
     from biology.cases.found_sites import settled
-    from biology.evidence.bench import Bench
+    from biology.evidence.case_context import CaseContext
     from biology.tables import read_table
 
     case = settled(case, read_table(folder / "group_sites.parquet", "sites"))
     prompts = read_table(folder / "cache.parquet", "prompts")
     members = read_table(folder / "group.parquet", "supernodes")
     operands = read_table(folder / "group_operands.parquet", "operands")
-    return Bench(model, case, prompts, config.statistics, transcoders, members, _features(folder), operands)
+    return CaseContext(model, case, prompts, config.statistics, transcoders, members, _features(folder), operands)
 
 
 def _features(folder: Path) -> FeatureCache:

@@ -155,12 +155,12 @@ def _grouped(args: Arguments, case: str) -> Grouped:
 
 def _found_now(config: Config, root: Path, entry: ModelConfig, name: str, case: Case) -> Grouped:
     """The supernodes of a case, found without the pipeline."""
-    from biology.evidence.case_evidence import fresh_bench
+    from biology.evidence.case_evidence import fresh_context
 
     why = f"No results of the pipeline for '{case.name}' yet: finding its supernodes first (`make figures` keeps them)."
     print(why, file=sys.stderr)
     model, transcoders = open_model(entry, root, name, config.threads)
-    members = fresh_bench(model, transcoders, case, config.statistics).members
+    members = fresh_context(model, transcoders, case, config.statistics).members
     texts = {item.item: item.text for item in case.items} | {name: shown.text for name, shown in case.prompts.items()}
     return Grouped(members, texts)
 

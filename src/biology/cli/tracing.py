@@ -18,10 +18,10 @@ from biology.models.text import visible
 from biology.printing import print_json
 
 if TYPE_CHECKING:
-    from biology.attention.edge_heads import CarriedEdge
+    from biology.attention.edge_heads import EdgeByHeads
     from biology.attention.matches import Match
     from biology.attribution.graph import Graph
-    from biology.attribution.graph_memory import Foretold, Sizes
+    from biology.attribution.graph_memory import Estimate, Sizes
     from biology.attribution.graph_paths import GraphPath
     from biology.attribution.targets import Target
     from biology.config import AttributionConfig
@@ -54,7 +54,7 @@ def trace(args: Arguments) -> None:
     model, transcoders = open_model(entry, Path(), Path(args.model).name, threads=None)
     from tqdm import tqdm
 
-    from biology.attention.edge_heads import carried_edges, edges_between_tokens
+    from biology.attention.edge_heads import edges_between_tokens, edges_by_heads
     from biology.attention.matches import matches
     from biology.attribution.assembly import MEMORY, attribute
     from biology.attribution.graph import prune
@@ -83,16 +83,16 @@ def trace(args: Arguments) -> None:
             position=args.position,
             memory=MEMORY if args.memory is None else int(args.memory * 2**30),
             progress=progress,
-            foresee=lambda sizes, foretold: _foresee(sizes, foretold, model),
+            foresee=lambda sizes, estimate: _foresee(sizes, estimate, model),
             attention=args.attention,
             norms=args.norms,
             explain=args.explain or ("contrast" if entry.neurons else "logits"),
         )
-    graph.metadata["foretells"] = agreement(model, transcoders, graph.metadata["token_ids"], graph)
+    graph.metadata["ablation_prediction"] = agreement(model, transcoders, graph.metadata["token_ids"], graph)
     masks = prune(graph, settings.node_threshold, settings.edge_threshold)
     paths = strongest_paths(graph, args.paths)
     between = edges_between_tokens(graph, masks[1], args.heads) if args.heads else []
-    carried = carried_edges(model, transcoders, graph, between)
+    carried = edges_by_heads(model, transcoders, graph, between)
     matched = matches(model, transcoders, graph, carried)
     shown = masks[0].nonzero().flatten().tolist() if out is not None else []
     shown += [node for path in paths for node in path.nodes] + [node for edge in between for node in edge[:2]]
@@ -119,15 +119,15 @@ def trace(args: Arguments) -> None:
             webbrowser.open((out / PAGE).resolve().as_uri())
 
 
-def _foresee(sizes: Sizes, foretold: Foretold, model: Model) -> None:
+def _foresee(sizes: Sizes, estimate: Estimate, model: Model) -> None:
     """Prints how much memory a prompt will take, unless it is little. Raises `InputError`, with what fits, if it is too
     much."""
     from biology.attribution import graph_memory
     from biology.models import memory
 
-    if sizes.active and foretold.total > memory.SMALL:
-        print(f"{sizes.n_pos} tokens, {sizes.n_active} active features: memory {foretold}", file=sys.stderr)
-    graph_memory.require(sizes, foretold, model.device)
+    if sizes.active and estimate.total > memory.SMALL:
+        print(f"{sizes.n_pos} tokens, {sizes.n_active} active features: memory {estimate}", file=sys.stderr)
+    graph_memory.require(sizes, estimate, model.device)
 
 
 def target_of(model: Model, prompt: str | None, text: str, position: int) -> Target:
@@ -222,10 +222,10 @@ def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, i
     residual = graph.metadata["row_residual"]
     print(f"\nreplacement score {score.replacement:.3f}, completeness {score.completeness:.3f}, {graph.n_nodes} nodes")
     print(f"rows (incoming edges + bias = pre-activation) add up to within {residual:.1e} of their terms")
-    correlation, n = graph.metadata["foretells"]
+    correlation, n = graph.metadata["ablation_prediction"]
     if n > 1:
         print(
-            f"influence foretells what ablation does, everything live, with a rank correlation of {correlation:.2f} ({n} features)"
+            f"influence predicts what ablation does, everything live, with a rank correlation of {correlation:.2f} ({n} features)"
         )
     if not residual <= INEXACT:
         warnings.warn(
@@ -244,7 +244,7 @@ def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, i
 
 
 def _describe_heads(
-    graph: Graph, carried: list[CarriedEdge], matched: list[Match | None], labels: Mapping[tuple[int, int], str]
+    graph: Graph, carried: list[EdgeByHeads], matched: list[Match | None], labels: Mapping[tuple[int, int], str]
 ) -> None:
     """Prints which heads carry edges, and what the first head of each matched."""
     from biology.attention.edge_heads import head_name
@@ -267,7 +267,7 @@ def _describe_heads(
             print(f"{'':11}{head} attends there with {match.attention:.0%}, score {match.score:+.2f}: {visible(pairs)}")
 
 
-def _heads_told(edge: CarriedEdge, match: Match | None, labels: Mapping[tuple[int, int], str]) -> list[dict[str, Any]]:
+def _heads_told(edge: EdgeByHeads, match: Match | None, labels: Mapping[tuple[int, int], str]) -> list[dict[str, Any]]:
     """The heads of one edge as data; the first with what it matched."""
     heads: list[dict[str, Any]] = [part._asdict() for part in edge.heads]
     if match is not None:
@@ -278,7 +278,7 @@ def _heads_told(edge: CarriedEdge, match: Match | None, labels: Mapping[tuple[in
 
 def _edges_told(
     graph: Graph,
-    carried: list[CarriedEdge],
+    carried: list[EdgeByHeads],
     heads: list[list[dict[str, Any]]],
     labels: Mapping[tuple[int, int], str],
 ) -> list[dict[str, Any]]:
@@ -341,7 +341,7 @@ def _write(
 
     pruning = {"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold}
     told = {key: graph.metadata[key] for key in ("attention", "norms", "explain")}
-    correlation, n = graph.metadata["foretells"]
+    correlation, n = graph.metadata["ablation_prediction"]
     told |= {"influence_foretells_ablation": correlation, "ablated_features": n} if n > 1 else {}
     exported = export_json(
         graph, *masks, slug=out.name, scan=scan, prompt=prompt, labels=labels, pruning_settings=pruning, info=told,

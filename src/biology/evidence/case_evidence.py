@@ -1,4 +1,4 @@
-"""Runs a case on a loaded model, without files: `fresh_bench` runs its prompts and finds its supernodes (as the stages `cache` and
+"""Runs a case on a loaded model, without files: `fresh_context` runs its prompts and finds its supernodes (as the stages `cache` and
 `group` do), `looked_at` and `perturbed` measure all its experiments (as the stages `attribute` and `intervene` do)."""
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ import pandas as pd
 from biology.cases.case import Case
 from biology.cases.found_sites import settled
 from biology.config import AttributionConfig, StatisticsConfig
-from biology.evidence.bench import Bench
+from biology.evidence.case_context import CaseContext
 from biology.evidence.census import run_census
 from biology.evidence.graph_tables import Reduced, reduce_graphs
 from biology.evidence.line_evidence import run_lines
@@ -23,23 +23,23 @@ from biology.tables import stacked
 from biology.transcoders.transcoder_set import TranscoderSet
 
 
-def fresh_bench(model: Model, transcoders: TranscoderSet, case: Case, statistics: StatisticsConfig) -> Bench:
-    """A bench for all experiments of a case; its table `members` covers every scored or named prompt and every donor."""
+def fresh_context(model: Model, transcoders: TranscoderSet, case: Case, statistics: StatisticsConfig) -> CaseContext:
+    """A context for all experiments of a case; its table `members` covers every scored or named prompt and every donor."""
     features, prompts = prompts_table(model, transcoders, case)
     case = settled(case, find_sites(model, case, prompts, statistics.seed))
     operands, _ = read_grid(model, transcoders, case, prompts, features, statistics.seed)
     members = group(model, transcoders, case, prompts, features, operands)
-    return Bench(model, case, prompts, statistics, transcoders, members, features, operands)
+    return CaseContext(model, case, prompts, statistics, transcoders, members, features, operands)
 
 
-def looked_at(bench: Bench, settings: AttributionConfig) -> tuple[Reduced, pd.DataFrame]:
+def looked_at(context: CaseContext, settings: AttributionConfig) -> tuple[Reduced, pd.DataFrame]:
     """Graphs as tables, and `evidence` of the experiments that perturb nothing: those on graphs, and on what languages share."""
-    reduced = reduce_graphs(bench, settings)
-    return reduced, stacked([reduced.evidence, reduce_sharing(bench)])
+    reduced = reduce_graphs(context, settings)
+    return reduced, stacked([reduced.evidence, reduce_sharing(context)])
 
 
-def perturbed(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
+def perturbed(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `evidence` and `panel` of the experiments that hold features, write lines or count active features."""
-    evidence, panel = run_experiments(bench)
-    lines, written = run_lines(bench)
-    return stacked([evidence, lines, run_census(bench)]), stacked([panel, written])
+    evidence, panel = run_experiments(context)
+    lines, written = run_lines(context)
+    return stacked([evidence, lines, run_census(context)]), stacked([panel, written])

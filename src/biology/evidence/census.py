@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 from biology.cases.experiments import Census
 from biology.cases.rules import SupernodeRule
-from biology.evidence.bench import Bench
+from biology.evidence.case_context import CaseContext
 from biology.models.model import run, token_batch
 from biology.supernodes.grouping import Finder
 from biology.tables import table
@@ -34,20 +34,20 @@ from biology.transcoders.activations import length_batches
 RIDGE = 0.01  # of the probe, relative to the mean variance of a direction of the stream
 
 
-def run_census(bench: Bench) -> pd.DataFrame:
+def run_census(context: CaseContext) -> pd.DataFrame:
     """Table `evidence` of the experiments of kind `census`."""
     rows: list[dict[str, object]] = []
-    for name, experiment in bench.case.of_kind(Census).items():
-        rule = bench.case.supernodes[experiment.through]
-        places = bench.items(experiment)
+    for name, experiment in context.case.of_kind(Census).items():
+        rule = context.case.supernodes[experiment.through]
+        places = context.items(experiment)
         tqdm.write(f"{name}: {len(places)} prompts")
         if not places:
             continue  # none passed the gate
-        values = _counted(bench, experiment, rule, places)
+        values = _counted(context, experiment, rule, places)
         if "probe" in experiment.outcomes:
-            values += probed(bench, experiment, rule, places)
+            values += probed(context, experiment, rule, places)
         for place, outcome, arm, draw, value in values:
-            item, cluster, split = bench.identity[place]
+            item, cluster, split = context.identity[place]
             rows.append(
                 {
                     "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
@@ -87,14 +87,14 @@ class _Look:
 
 
 def _counted(
-    bench: Bench, experiment: Census, rule: SupernodeRule, places: Sequence[int]
+    context: CaseContext, experiment: Census, rule: SupernodeRule, places: Sequence[int]
 ) -> list[tuple[int, str, str, int, float]]:
-    prompts, name = bench.prompts, experiment.through
-    generator = bench.generator(bench.case.name, name, "census")
+    prompts, name = context.prompts, experiment.through
+    generator = context.generator(context.case.name, name, "census")
     cluster, level = prompts["cluster"].to_numpy(), prompts[str(rule.factor)].to_numpy()
-    levels = {of: levels_of(bench, str(rule.factor), of) for of in set(cluster[places])}
-    look = _Look(bench.finder, name, rule)
-    nulls = [_Look(bench.random_finder(prompts), name, rule)] if "random" in experiment.controls else []
+    levels = {of: levels_of(context, str(rule.factor), of) for of in set(cluster[places])}
+    look = _Look(context.finder, name, rule)
+    nulls = [_Look(context.random_finder(prompts), name, rule)] if "random" in experiment.controls else []
     values: list[tuple[int, str, str, int, float]] = []
     for place in places:
         strangers = [other for other in places if cluster[other] != cluster[place]]
@@ -118,7 +118,7 @@ def _counted(
                 found += [("random", 0, null.candidates(place, members, rivals)) for null, members in random]
             elif outcome == "ordinary":
                 said = {
-                    arm: bench.place[prompts["spoken"].iat[at]]
+                    arm: context.place[prompts["spoken"].iat[at]]
                     for arm, at in (("effect", place), ("shuffle", stranger))
                 }
                 found = [(arm, 0, look.ordinary(place, own, there)) for arm, there in said.items()]
@@ -127,25 +127,25 @@ def _counted(
     return values
 
 
-def levels_of(bench: Bench, factor: str, cluster: str) -> list[str]:
+def levels_of(context: CaseContext, factor: str, cluster: str) -> list[str]:
     """The levels of a factor in one cluster of the prompt set."""
-    return sorted(set(bench.asked.loc[bench.asked["cluster"] == cluster, factor]) - {""})
+    return sorted(set(context.asked.loc[context.asked["cluster"] == cluster, factor]) - {""})
 
 
 # The probe -----------------------------------------------------------------------------------------------------------
 
 
 def probed(
-    bench: Bench, experiment: Census, rule: SupernodeRule, places: Sequence[int]
+    context: CaseContext, experiment: Census, rule: SupernodeRule, places: Sequence[int]
 ) -> list[tuple[int, str, str, int, float]]:
     """Values of `probe`. The layer of the stream is the best one on development prompts (the lowest of a tie)."""
-    prompts, factor = bench.prompts, str(rule.factor)
+    prompts, factor = context.prompts, str(rule.factor)
     chosen = (prompts["role"] == "select") & (prompts[factor] != "")
     level, cluster = prompts[factor].to_numpy(), prompts["cluster"].to_numpy()
     needed = np.union1d(np.flatnonzero(chosen), places)
     found: dict[str, tuple[Float[np.ndarray, "layer item"], int]] = {}
     for arm, at in (("effect", rule.at), *((("position", experiment.sites[0]),) if experiment.sites else ())):
-        stream = streams(bench, needed, bench.finder.positions(at)[needed])
+        stream = streams(context, needed, context.finder.positions(at)[needed])
         right = np.zeros((len(stream), len(places)))
         keys = prompts[list(rule.apart)].astype(str).agg("|".join, axis=1).to_numpy() if rule.apart else level
         for key in sorted(set(keys[list(places)])):
@@ -165,7 +165,7 @@ def probed(
     values = []
     for number, place in enumerate(places):
         values += [(place, "probe", arm, 0, float(right[layer, number])) for arm, (right, layer) in found.items()]
-        known = len(levels_of(bench, factor, cluster[place]))
+        known = len(levels_of(context, factor, cluster[place]))
         values.append((place, "probe", "shuffle", 0, 1.0 / known))
     return values
 
@@ -184,14 +184,14 @@ def linear_probe(
 
 
 def streams(
-    bench: Bench, places: Int[np.ndarray, " item"], positions: Int[np.ndarray, " item"]
+    context: CaseContext, places: Int[np.ndarray, " item"], positions: Int[np.ndarray, " item"]
 ) -> Float[np.ndarray, "layer item d_model"]:
     """The residual stream after each layer at one position of each prompt."""
-    names = [f"blocks.{layer}.hook_resid_post" for layer in range(bench.model.n_layers)]
-    out = np.zeros((len(names), len(places), bench.model.d_model))
+    names = [f"blocks.{layer}.hook_resid_post" for layer in range(context.model.n_layers)]
+    out = np.zeros((len(names), len(places), context.model.d_model))
     where = torch.as_tensor(positions)
-    for batch, ids in length_batches([bench.ids[place] for place in places], 256):
-        _, seen = run(bench.model, token_batch(bench.model, ids), reads=names, positions=-1)
+    for batch, ids in length_batches([context.ids[place] for place in places], 256):
+        _, seen = run(context.model, token_batch(context.model, ids), reads=names, positions=-1)
         for layer, name in enumerate(names):
             at = seen[name][torch.arange(len(batch)), where[batch].to(seen[name].device)]
             out[layer, batch.numpy()] = at.double().cpu().numpy()

@@ -24,7 +24,7 @@ from biology.cases.experiments import Classes, Faithfulness, Structure
 from biology.cases.experiments import Graph as Paths
 from biology.cases.positions import question_of
 from biology.config import AttributionConfig
-from biology.evidence.bench import Bench
+from biology.evidence.case_context import CaseContext
 from biology.evidence.operand_tables import Plots, class_evidence, operand_evidence
 from biology.models.model import encode, token_text
 from biology.tables import table
@@ -44,38 +44,38 @@ class Reduced:
     shown: dict[str, dict]
 
 
-def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
+def reduce_graphs(context: CaseContext, settings: AttributionConfig) -> Reduced:
     """Traces every scored prompt and every text of the named prompts of a case, with one graph at a time in memory."""
-    case, prompts = bench.case, bench.prompts
+    case, prompts = context.case, context.prompts
     tracing = case.of_kind(Paths, Classes, Faithfulness, Structure)
-    plots = Plots(bench)
+    plots = Plots(context)
     drawn = {one.text: item for item, one in reversed(case.prompts.items())}  # the donor does not affect the graph
-    wanted: dict[int, list[str]] = {bench.place[item]: [] for item in drawn.values()}
+    wanted: dict[int, list[str]] = {context.place[item]: [] for item in drawn.values()}
     for name, experiment in tracing.items():
-        for place in bench.items(experiment):
+        for place in context.items(experiment):
             wanted.setdefault(place, []).append(name)
     graphs, edges, evidence, shown = [], [], [], {}
     for place in tqdm(sorted(wanted), desc=f"{case.name}: graphs", mininterval=5):
         item = prompts["item"].iat[place]
         named = item in case.prompts
         answer = int(prompts["answer_token"].iat[place])
-        graph = traced(bench, place, None if named else [answer], settings)
+        graph = traced(context, place, None if named else [answer], settings)
         said = graph.token_id[graph.logits].tolist()
         if answer not in said:  # a named prompt that the model answers wrongly: show its answer beside the model's
-            graph = traced(bench, place, [*said, answer], settings)
-        sets = node_sets(bench, item, graph)
-        edges += supernode_edges(bench, item, graph, sets, detailed=named)
-        measuring = Beside(bench, place, settings)
+            graph = traced(context, place, [*said, answer], settings)
+        sets = node_sets(context, item, graph)
+        edges += supernode_edges(context, item, graph, sets, detailed=named)
+        measuring = Beside(context, place, settings)
         for name in wanted[place]:
             experiment = tracing[name]
             if isinstance(experiment, Classes):
                 evidence += class_evidence(plots, name, experiment, place, graph, settings)
             elif isinstance(experiment, Faithfulness):
-                evidence += faithfulness_evidence(bench, name, experiment, place, measuring)
+                evidence += faithfulness_evidence(context, name, experiment, place, measuring)
             elif isinstance(experiment, Structure):
-                evidence += structure_evidence(bench, name, experiment, place, graph, settings)
+                evidence += structure_evidence(context, name, experiment, place, graph, settings)
             else:
-                evidence += graph_evidence(bench, name, experiment, place, graph, sets)
+                evidence += graph_evidence(context, name, experiment, place, graph, sets)
         node_mask, edge_mask = prune(graph, settings.node_threshold, settings.edge_threshold)
         scored = scores(graph)
         graphs.append(
@@ -87,32 +87,32 @@ def reduce_graphs(bench: Bench, settings: AttributionConfig) -> Reduced:
         )  # fmt: skip
         if named:
             shown[item] = export_json(
-                graph, node_mask, edge_mask, slug=f"{case.name}-{item}".replace("_", "-"), scan=bench.model.name,
+                graph, node_mask, edge_mask, slug=f"{case.name}-{item}".replace("_", "-"), scan=context.model.name,
                 prompt=prompts["text"].iat[place],
                 supernodes={label: nodes.nonzero().flatten().tolist() for label, nodes in sets.items() if label in case.supernodes},
                 pruning_settings={"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold},
                 replication={"case": case.name},
             )  # fmt: skip
-    parts = [part for part in (table("evidence", evidence), operand_evidence(bench)) if len(part)]
+    parts = [part for part in (table("evidence", evidence), operand_evidence(context)) if len(part)]
     joined = pd.concat(parts, ignore_index=True) if parts else table("evidence", [])
     return Reduced(table("graphs", graphs), table("edges", edges), joined, shown)
 
 
-def traced(bench: Bench, place: int, targets: Sequence[int] | None, settings: AttributionConfig) -> Graph:
+def traced(context: CaseContext, place: int, targets: Sequence[int] | None, settings: AttributionConfig) -> Graph:
     """The graph of one prompt, for the given tokens or for the most probable ones."""
     return attribute(
-        bench.model, bench.transcoders, bench.ids[place], targets=targets, max_logits=settings.max_logits,
+        context.model, context.transcoders, context.ids[place], targets=targets, max_logits=settings.max_logits,
         logit_probability=settings.logit_probability, max_feature_nodes=settings.max_feature_nodes,
-        first_position=bench.first_position(place),
+        first_position=context.first_position(place),
     )  # fmt: skip
 
 
-def node_sets(bench: Bench, item: str, graph: Graph) -> dict[str, Bool[Tensor, " node"]]:
+def node_sets(context: CaseContext, item: str, graph: Graph) -> dict[str, Bool[Tensor, " node"]]:
     """The nodes of each supernode of a prompt, and the logit node of its answer."""
     sets = {}
     feature = graph.kind == FEATURE
-    for name in bench.case.supernodes:
-        found = bench.sites.get((item, name))
+    for name in context.case.supernodes:
+        found = context.sites.get((item, name))
         if found is None:
             continue
         mask = torch.zeros(graph.n_nodes, dtype=torch.bool)
@@ -120,32 +120,37 @@ def node_sets(bench: Bench, item: str, graph: Graph) -> dict[str, Bool[Tensor, "
             mask |= feature & (graph.layer == site.layer) & (graph.pos == site.pos) & (graph.feature == site.feature)
         if bool(mask.any()):
             sets[name] = mask
-    answer = int(bench.prompts["answer_token"].iat[bench.place[item]])
+    answer = int(context.prompts["answer_token"].iat[context.place[item]])
     sets[ANSWER] = (graph.kind == LOGIT) & (graph.token_id == answer)
     return sets
 
 
-def source_tokens(bench: Bench, place: int, factor: str, graph: Graph) -> Bool[Tensor, " node"]:
+def source_tokens(context: CaseContext, place: int, factor: str, graph: Graph) -> Bool[Tensor, " node"]:
     """Token nodes of a factor's text (all pieces of a city's name)."""
-    row = bench.records[place]
+    row = context.records[place]
     question = question_of(row)
     start = len(row["text"]) - len(question) + question.index(row[factor])
-    first = len(encode(bench.model, row["text"][:start].rstrip()))
-    last = len(encode(bench.model, row["text"][: start + len(row[factor])]))
+    first = len(encode(context.model, row["text"][:start].rstrip()))
+    last = len(encode(context.model, row["text"][: start + len(row[factor])]))
     return (graph.kind == TOKEN) & (graph.pos >= first) & (graph.pos < last)
 
 
 def graph_evidence(
-    bench: Bench, name: str, experiment: Paths, place: int, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]]
+    context: CaseContext,
+    name: str,
+    experiment: Paths,
+    place: int,
+    graph: Graph,
+    sets: Mapping[str, Bool[Tensor, " node"]],
 ) -> list[dict[str, object]]:
     """Evidence rows of one prompt: effect and matched control of every outcome. A supernode without members counts as zero."""
-    row = bench.records[place]
+    row = context.records[place]
     target = int(sets[ANSWER].nonzero()[0])
-    sources = source_tokens(bench, place, experiment.source, graph)
+    sources = source_tokens(context, place, experiment.source, graph)
     through = sets.get(experiment.through, torch.zeros(graph.n_nodes, dtype=torch.bool))
     draws = [("effect", 0, through)]
-    generator = bench.generator(bench.case.name, name, row["item"])
-    for draw in range(bench.statistics.control_draws if "match" in experiment.controls else 0):
+    generator = context.generator(context.case.name, name, row["item"])
+    for draw in range(context.statistics.control_draws if "match" in experiment.controls else 0):
         draws.append(("match", draw, matched_nodes(graph, through, generator)))
     weights = torch.zeros(graph.n_nodes, dtype=torch.float64)
     weights[target] = 1.0
@@ -174,49 +179,51 @@ def graph_evidence(
 class Beside:
     """A prompt with its own transcoders and with shuffled ones; experiments on it share their graphs."""
 
-    bench: Bench
+    context: CaseContext
     place: int
     settings: AttributionConfig
 
     @cached_property
     def own(self) -> Measuring:
-        bench, place = self.bench, self.place
-        return Measuring(bench.model, bench.transcoders, bench.ids[place], bench.first_position(place), self.settings)
+        context, place = self.context, self.place
+        return Measuring(
+            context.model, context.transcoders, context.ids[place], context.first_position(place), self.settings
+        )
 
     @cached_property
     def random(self) -> Measuring:
-        return replace(self.own, transcoders=self.bench.random_transcoders)
+        return replace(self.own, transcoders=self.context.random_transcoders)
 
 
 def faithfulness_evidence(
-    bench: Bench, name: str, experiment: Faithfulness, place: int, one: Beside
+    context: CaseContext, name: str, experiment: Faithfulness, place: int, one: Beside
 ) -> list[dict[str, object]]:
     """Evidence rows of one prompt: how well graph and replacement model represent the model, also with shuffled transcoders."""
-    generator = bench.generator(bench.case.name, name, bench.records[place]["item"])
+    generator = context.generator(context.case.name, name, context.records[place]["item"])
     values = faithfulness.measured(one.own, experiment.outcomes, generator)
     if "random" in experiment.controls:
         asked = [outcome for outcome in experiment.outcomes if "random" in (outcome.form.controls or ())]
         for outcome, found in faithfulness.measured(one.random, asked, generator).items():
             values[outcome]["random"] = found["effect"]
-    return _defined(bench, name, experiment, place, values)
+    return _defined(context, name, experiment, place, values)
 
 
 def structure_evidence(
-    bench: Bench, name: str, experiment: Structure, place: int, graph: Graph, settings: AttributionConfig
+    context: CaseContext, name: str, experiment: Structure, place: int, graph: Graph, settings: AttributionConfig
 ) -> list[dict[str, object]]:
     """Evidence rows of one prompt: the composition of its graph, with the controls."""
     features = graph.features
-    often = bench.often(experiment.template, place)[graph.layer[features].long(), graph.feature[features].long()]
-    generator = bench.generator(bench.case.name, name, bench.records[place]["item"])
-    one = structure.Structured(graph, settings, often, generator, bench.statistics.control_draws)
-    return _defined(bench, name, experiment, place, structure.measured(one, experiment.outcomes))
+    often = context.often(experiment.template, place)[graph.layer[features].long(), graph.feature[features].long()]
+    generator = context.generator(context.case.name, name, context.records[place]["item"])
+    one = structure.Structured(graph, settings, often, generator, context.statistics.control_draws)
+    return _defined(context, name, experiment, place, structure.measured(one, experiment.outcomes))
 
 
 def _defined(
-    bench: Bench, name: str, experiment: Faithfulness | Structure, place: int, values: dict[str, Values]
+    context: CaseContext, name: str, experiment: Faithfulness | Structure, place: int, values: dict[str, Values]
 ) -> list[dict[str, object]]:
     """Rows of the outcomes that are defined on this prompt in all arms."""
-    row = bench.records[place]
+    row = context.records[place]
     return [
         {
             "item": row["item"], "cluster": row["cluster"], "split": row["split"], "experiment": name, "arm": arm, "draw": draw,
@@ -262,7 +269,7 @@ def _ratio(part: Float[Tensor, " member"], whole: Float[Tensor, " node"]) -> flo
 
 
 def supernode_edges(
-    bench: Bench, item: str, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]], *, detailed: bool
+    context: CaseContext, item: str, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]], *, detailed: bool
 ) -> list[dict[str, object]]:
     """Direct effects and signed influence between supernodes. Named prompts also get tokens, features in no supernode (`other`),
     errors and the bias.
@@ -274,7 +281,7 @@ def supernode_edges(
         for node in (graph.kind == TOKEN).nonzero().flatten().tolist():
             one = torch.zeros(graph.n_nodes, dtype=torch.bool)
             one[node] = True
-            sources[f"token:{token_text(bench.model, int(graph.token_id[node]))}@{int(graph.pos[node])}"] = one
+            sources[f"token:{token_text(context.model, int(graph.token_id[node]))}@{int(graph.pos[node])}"] = one
         sources["error"] = graph.kind == ERROR
         rest = (graph.kind == FEATURE) & ~torch.stack(list(sets.values())).any(0)
         if bool(rest.any()):  # features in no supernode, so that all sources of a target are listed

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from biology.cases.case import Case
 from biology.cases.experiments import BEST, Exchange, Perturbation
 from biology.config import StatisticsConfig
-from biology.evidence.bench import BareBench, Bench, Setting
+from biology.evidence.case_context import CaseContext, PromptContext, Setting
 from biology.evidence.mean_streams import answered
 from biology.evidence.perturbation import Arm, arms, choose, no_edits, positions_of
 from biology.evidence.written_lines import Read, Words, Written, exchanged, held, text, write
@@ -38,31 +38,31 @@ ABOUT_PLANNED = ("line_ends_donor", "ending_log_odds")
 ABOUT_DONOR = ("line_starts_donor", "answer_log_odds", "answer_moves")
 
 
-def run_lines(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
+def run_lines(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `evidence` and `panel` (kind `line`: the lines of named prompts) of the experiments that write lines."""
     evidence: list[dict[str, object]] = []
     panel: list[dict[str, object]] = []
-    for name, experiment in bench.case.of_kind(Perturbation, Exchange).items():
+    for name, experiment in context.case.of_kind(Perturbation, Exchange).items():
         if experiment.line is None:
             continue
-        places = bench.items(experiment)
-        split = [bench.prompts["split"].iat[place] for place in places]
+        places = context.items(experiment)
+        split = [context.prompts["split"].iat[place] for place in places]
         dev, heldout = ([p for p, of in zip(places, split, strict=True) if of == which] for which in ("dev", "heldout"))
-        setting = Setting(1.0, bench.model.n_layers - 1)
+        setting = Setting(1.0, context.model.n_layers - 1)
         if isinstance(experiment, Perturbation):
-            setting = choose(bench, name, experiment, dev, evidence, measure_lines)
+            setting = choose(context, name, experiment, dev, evidence, measure_lines)
         tqdm.write(f"{name}: M = {setting.strength:g}, chosen on {len(dev)} development prompts; writing lines")
         if isinstance(experiment, Perturbation) and experiment.elsewhere == BEST:
-            at = best_elsewhere(bench, name, experiment, dev, heldout, setting, evidence)
+            at = best_elsewhere(context, name, experiment, dev, heldout, setting, evidence)
             experiment = experiment.model_copy(update={"elsewhere": at})
             tqdm.write(f"{name}: of other positions, {at} moves most")
-        evidence += measure_lines(bench, name, experiment, heldout, setting, experiment.controls, samples=True)
+        evidence += measure_lines(context, name, experiment, heldout, setting, experiment.controls, samples=True)
         if isinstance(experiment, Perturbation):
             for strength in experiment.strengths if experiment.dose else ():
                 dose = Setting(strength, setting.last_layer)
-                evidence += measure_lines(bench, f"{name}/dose", experiment, heldout, dose, ("match",), draws=2)
-            evidence += sweep(bench, f"{name}/sweep", experiment, heldout, setting, experiment.sites)
-        panel += shown(bench, name, experiment, setting)
+                evidence += measure_lines(context, f"{name}/dose", experiment, heldout, dose, ("match",), draws=2)
+            evidence += sweep(context, f"{name}/sweep", experiment, heldout, setting, experiment.sites)
+        panel += shown(context, name, experiment, setting)
     return table("evidence", evidence), table("panel", panel)
 
 
@@ -76,20 +76,20 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
     named = case.of_kind(Exchange)
     if not named or "donor" not in prompts or "gated_by" in prompts:
         return table("streams", [])
-    bench = BareBench(model, case, prompts, statistics)
+    context = PromptContext(model, case, prompts, statistics)
     rows: list[dict[str, object]] = []
     for name, experiment in named.items():
         known = prompts["correct"].tolist()
-        places = [place for place, donor in _with_donors(bench, experiment) if known[donor]]
+        places = [place for place, donor in _with_donors(context, experiment) if known[donor]]
         if not places:
             continue
-        words = Words(bench, experiment.line, places)
-        for arm, steps in _exchanges(bench, name, experiment, words, experiment.controls).items():
-            written = write(bench, words, torch.arange(len(places)), steps(1), None)
+        words = Words(context, experiment.line, places)
+        for arm, steps in _exchanges(context, name, experiment, words, experiment.controls).items():
+            written = write(context, words, torch.arange(len(places)), steps(1), None)
             for number, place in enumerate(places):
                 if not words.planned[number]:
                     continue
-                item, cluster, split = bench.identity[place]
+                item, cluster, split = context.identity[place]
                 ends = words.ending(written.lines[number]) == words.planned[number]
                 rows.append(
                     {
@@ -100,14 +100,14 @@ def exchange_lines(model: Model, case: Case, statistics: StatisticsConfig) -> pd
     return table("streams", rows)
 
 
-def _with_donors(bench: BareBench, experiment: Exchange) -> list[tuple[int, int]]:
+def _with_donors(context: PromptContext, experiment: Exchange) -> list[tuple[int, int]]:
     """(place, donor's place) of the scored prompts of an experiment that have a donor."""
-    donors = [bench.place.get(item, -1) for item in bench.prompts["donor"]]
-    return [(place, donors[place]) for place in bench.items(experiment) if donors[place] >= 0]
+    donors = [context.place.get(item, -1) for item in context.prompts["donor"]]
+    return [(place, donors[place]) for place in context.items(experiment) if donors[place] >= 0]
 
 
 def measure_lines(
-    bench: Bench, name: str, experiment: Writing, places: Sequence[int], setting: Setting, controls: Sequence[str],
+    context: CaseContext, name: str, experiment: Writing, places: Sequence[int], setting: Setting, controls: Sequence[str],
     draws: int | None = None, samples: bool = False,
 ) -> list[dict[str, object]]:  # fmt: skip
     """Rows of the evidence table for every prompt: the effect, each control arm and the clean prompt (arm `clean`).
@@ -117,22 +117,22 @@ def measure_lines(
     assert experiment.line is not None
     if not places:
         return []  # no prompt passed the gate
-    words = Words(bench, experiment.line, places)
+    words = Words(context, experiment.line, places)
     each = torch.arange(len(places))
     count = experiment.line.samples if samples else 0
     before, rows = None, []
-    unheld = {"clean": (lambda times: held(bench, no_edits()), 1)}
-    for arm, (steps, repeats) in (unheld | _steps(bench, name, experiment, words, setting, controls, draws)).items():
+    unheld = {"clean": (lambda times: held(context, no_edits()), 1)}
+    for arm, (steps, repeats) in (unheld | _steps(context, name, experiment, words, setting, controls, draws)).items():
         times = max(1, count) if repeats == 1 else 1
-        generator = bench.generator(bench.case.name, name, setting.strength, arm, "lines") if count else None
-        written = write(bench, words, each.repeat_interleave(repeats * times), steps(times), generator)
+        generator = context.generator(context.case.name, name, setting.strength, arm, "lines") if count else None
+        written = write(context, words, each.repeat_interleave(repeats * times), steps(times), generator)
         before = written.logits[::times] if before is None else before
         rows += _rows(words, name, experiment, setting, arm, repeats * times, written, before)
     return rows
 
 
 def _steps(
-    bench: Bench,
+    context: CaseContext,
     name: str,
     experiment: Writing,
     words: Words,
@@ -143,23 +143,25 @@ def _steps(
     """For every arm, its number of rows per prompt, and a function from the number of lines per row to the reader of the
     rows."""
     if isinstance(experiment, Exchange):
-        return {arm: (of, 1) for arm, of in _exchanges(bench, name, experiment, words, controls).items()}
-    found = arms(bench, name, experiment, words.places, setting, controls, draws)
-    return {arm: (lambda times, one=one: held(bench, repeated(one, times)), one.repeats) for arm, one in found.items()}
+        return {arm: (of, 1) for arm, of in _exchanges(context, name, experiment, words, controls).items()}
+    found = arms(context, name, experiment, words.places, setting, controls, draws)
+    return {
+        arm: (lambda times, one=one: held(context, repeated(one, times)), one.repeats) for arm, one in found.items()
+    }
 
 
 def _exchanges(
-    bench: BareBench, name: str, experiment: Exchange, words: Words, controls: Sequence[str]
+    context: PromptContext, name: str, experiment: Exchange, words: Words, controls: Sequence[str]
 ) -> dict[str, Callable[[int], Read]]:
     """For every arm of an exchange, a function from the number of lines per row to the reader of the rows."""
     places, donors = words.places, words.donors
     sites = {"effect": experiment.at} | ({"position": experiment.elsewhere} if "position" in controls else {})
     if min(donors, default=0) < 0:
-        raise InputError(f"case {bench.case.name}: experiment '{name}' exchanges with donors, but a prompt has none")
+        raise InputError(f"case {context.case.name}: experiment '{name}' exchanges with donors, but a prompt has none")
 
     def of(at: str) -> Callable[[int], Read]:
-        each = (torch.tensor(donors), positions_of(bench, places, at), positions_of(bench, donors, at))
-        return lambda times: exchanged(bench, *(part.repeat_interleave(times) for part in each))
+        each = (torch.tensor(donors), positions_of(context, places, at), positions_of(context, donors, at))
+        return lambda times: exchanged(context, *(part.repeat_interleave(times) for part in each))
 
     return {arm: of(at) for arm, at in sites.items()}
 
@@ -175,7 +177,7 @@ def repeated(arm: Arm, times: int) -> Edits:
 
 
 def best_elsewhere(
-    bench: Bench, name: str, experiment: Perturbation, dev: Sequence[int], heldout: Sequence[int], setting: Setting,
+    context: CaseContext, name: str, experiment: Perturbation, dev: Sequence[int], heldout: Sequence[int], setting: Setting,
     evidence: list[dict[str, object]],
 ) -> str:  # fmt: skip
     """Of the experiment's `sites` that hold its supernodes in no prompt, the one at which the same push does most.
@@ -184,37 +186,44 @@ def best_elsewhere(
     taken. Raises InputError if there is no such site.
     """
     places = [*dev, *heldout]
-    own = torch.stack([positions_of(bench, places, bench.case.supernodes[one].at) for one in experiment.held])
-    sites = [at for at in experiment.sites if not bool((positions_of(bench, places, at) == own).any())]
+    own = torch.stack([positions_of(context, places, context.case.supernodes[one].at) for one in experiment.held])
+    sites = [at for at in experiment.sites if not bool((positions_of(context, places, at) == own).any())]
     if not sites:
-        raise InputError(f"case {bench.case.name}: experiment '{name}': the supernodes are at every one of its `sites`")
-    rows = sweep(bench, f"{name}/{ELSEWHERE}", experiment, dev, setting, sites)
+        raise InputError(
+            f"case {context.case.name}: experiment '{name}': the supernodes are at every one of its `sites`"
+        )
+    rows = sweep(context, f"{name}/{ELSEWHERE}", experiment, dev, setting, sites)
     evidence += rows
     best = best_site(table("evidence", rows), experiment.outcomes[0], experiment.direction)
     return sites[0] if best is None else experiment.sites[best]
 
 
 def sweep(
-    bench: Bench, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, sites: Sequence[str]
+    context: CaseContext,
+    name: str,
+    experiment: Perturbation,
+    places: Sequence[int],
+    setting: Setting,
+    sites: Sequence[str],
 ) -> list[dict[str, object]]:
     """The same push at some of the experiment's `sites` (`draw` is the site's number), and one matched set moved in the same
     way."""
     assert experiment.line is not None
     if not sites or not places:
         return []
-    words, prompt = Words(bench, experiment.line, places), torch.tensor(places)
+    words, prompt = Words(context, experiment.line, places), torch.tensor(places)
     each = torch.arange(len(places))
-    push = bench.edits(experiment, places, setting)
+    push = context.edits(experiment, places, setting)
     control = matched_sets(
-        bench.transcoders, bench.cache, prompt, push.edits, bench.generator(bench.case.name, name), draws=1,
+        context.transcoders, context.cache, prompt, push.edits, context.generator(context.case.name, name), draws=1,
         last_layer=setting.last_layer, pool_prompt=push.pool_prompt, pool_pos=push.pool_pos,
     )  # fmt: skip
     rows = []
     for at in sites:
-        there, number = positions_of(bench, places, at), experiment.sites.index(at)
+        there, number = positions_of(context, places, at), experiment.sites.index(at)
         for arm, edits in (("effect", push.edits), ("match", control.edits)):
-            steps = held(bench, moved(bench.cache, prompt, edits, there[edits.row]))
-            written = write(bench, words, each, steps, None)
+            steps = held(context, moved(context.cache, prompt, edits, there[edits.row]))
+            written = write(context, words, each, steps, None)
             found = _rows(words, name, experiment, setting, arm, 1, written, written.logits)
             rows += [row | {"draw": number} for row in found if str(row["outcome"]).startswith("line_")]
     return rows
@@ -234,7 +243,7 @@ def _rows(
     before = clean.double().log_softmax(-1)
     after = written.logits.double().log_softmax(-1)
     for number, place in enumerate(words.places):
-        item, cluster, split = words.bench.identity[place]
+        item, cluster, split = words.context.identity[place]
         for draw in range(repeats):
             row = number * repeats + draw
             for outcome in experiment.outcomes:
@@ -278,17 +287,17 @@ def _value(outcome: str, words: Words, number: int, line: list[int], change: Flo
     return float(change[words.token(number, planned)] - change[words.token(number, own)])
 
 
-def shown(bench: Bench, name: str, experiment: Writing, setting: Setting) -> list[dict[str, object]]:
+def shown(context: CaseContext, name: str, experiment: Writing, setting: Setting) -> list[dict[str, object]]:
     """Panel rows of the named prompts, one per different line. `clean`: it is the unperturbed line; `value`: it is the line
     under the perturbation; `control`: it is the line under the first control (one set of matched features)."""
     rows: list[dict[str, object]] = []
     assert experiment.line is not None
     for item in experiment.prompts:
-        words = Words(bench, experiment.line, [bench.place[item]])
+        words = Words(context, experiment.line, [context.place[item]])
         one = torch.zeros(1, dtype=torch.long)
-        found = _steps(bench, f"{name}/{item}", experiment, words, setting, experiment.controls[:1], 1)
-        steps = [held(bench, no_edits()), *(of(1) for of, _ in found.values())]
-        lines = [text(bench.model, write(bench, words, one, step, None).lines[0]) for step in steps]
+        found = _steps(context, f"{name}/{item}", experiment, words, setting, experiment.controls[:1], 1)
+        steps = [held(context, no_edits()), *(of(1) for of, _ in found.values())]
+        lines = [text(context.model, write(context, words, one, step, None).lines[0]) for step in steps]
         rows += [
             {
                 "item": item, "experiment": name, "strength": setting.strength, "supernode_or_token": line, "kind": "line",

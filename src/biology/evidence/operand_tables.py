@@ -44,7 +44,7 @@ from biology.cases.case import Case
 from biology.cases.experiments import Classes, Connectivity, Reuse, Wiring
 from biology.cases.measures import CLASSED, FAMILIES
 from biology.config import AttributionConfig
-from biology.evidence.bench import Bench
+from biology.evidence.case_context import CaseContext
 from biology.models.model import Model
 from biology.records import InputError
 from biology.supernodes.grouping import Finder, random_finder
@@ -152,22 +152,24 @@ def _exemplars(grid: pd.DataFrame, active: sparse.csr_matrix, rows: list[dict], 
 class Plots:
     """The tables of a case, indexed for experiments."""
 
-    bench: Bench
+    context: CaseContext
 
     @cached_property
     def null(self) -> TranscoderSet:
-        return shuffled(self.bench.transcoders, self.bench.statistics.seed)
+        return shuffled(self.context.transcoders, self.context.statistics.seed)
 
     @cached_property
     def weights(self) -> GlobalWeights:
-        return global_weights(self.bench.model, self.bench.transcoders)
+        return global_weights(self.context.model, self.context.transcoders)
 
     @cached_property
     def rows(self) -> dict[str, dict[tuple[int, int], dict]]:
         """Rows of features at the last token, by transcoders and (layer, feature)."""
-        frame = self.bench.operands
+        frame = self.context.operands
         if frame is None or not len(frame):
-            raise InputError(f"case {self.bench.case.name}: experiments on operand plots need `operands:` in case.yaml")
+            raise InputError(
+                f"case {self.context.case.name}: experiments on operand plots need `operands:` in case.yaml"
+            )
         frame = frame[frame["at"] == LAST]
         return {
             name: {(row["layer"], row["feature"]): row for row in group.to_dict("records")}
@@ -179,11 +181,11 @@ def class_evidence(
     plots: Plots, name: str, experiment: Classes, place: int, graph: Graph, settings: AttributionConfig
 ) -> list[dict[str, object]]:
     """Evidence rows of one prompt of an experiment of kind `classes`."""
-    bench = plots.bench
-    answer = int(bench.prompts["answer_token"].iat[place])
+    context = plots.context
+    answer = int(context.prompts["answer_token"].iat[place])
     null = attribute(
-        bench.model, plots.null, bench.ids[place], targets=[answer], max_feature_nodes=settings.max_feature_nodes,
-        first_position=bench.first_position(place),
+        context.model, plots.null, context.ids[place], targets=[answer], max_feature_nodes=settings.max_feature_nodes,
+        first_position=context.first_position(place),
     )  # fmt: skip
     values = {
         "effect": _class_values(graph, answer, plots.rows["own"]),
@@ -192,7 +194,7 @@ def class_evidence(
     values["shuffle"] |= {outcome: values["effect"][f"{outcome}:control"] for outcome in BEATS}
     rows = []
     for outcome in experiment.outcomes:
-        rows += [_row(bench, name, place, arm, outcome, found[outcome]) for arm, found in values.items()]
+        rows += [_row(context, name, place, arm, outcome, found[outcome]) for arm, found in values.items()]
     return rows
 
 
@@ -227,43 +229,45 @@ NOT_READ = {"family": "other", "frequency": 0, "label": "other"}
 """A feature active on too few prompts of the grid to be classified."""
 
 
-def _row(bench: Bench, name: str, place: int, arm: str, outcome: str, value: float, draw: int = 0) -> dict[str, object]:
-    item, cluster, split = bench.identity[place]
+def _row(
+    context: CaseContext, name: str, place: int, arm: str, outcome: str, value: float, draw: int = 0
+) -> dict[str, object]:
+    item, cluster, split = context.identity[place]
     return {
         "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
         "strength": 1.0, "outcome": outcome, "value": value,
     }  # fmt: skip
 
 
-def operand_evidence(bench: Bench) -> pd.DataFrame:
+def operand_evidence(context: CaseContext) -> pd.DataFrame:
     """Evidence rows of the experiments of kinds `wiring`, `connectivity` and `reuse`. Neurons have no rows of the first two, as
     no weights between them hold beyond one prompt."""
-    plots, wired = Plots(bench), not bench.transcoders.exact
+    plots, wired = Plots(context), not context.transcoders.exact
     rows: list[dict[str, object]] = []
-    for name, experiment in bench.case.experiments.items():
+    for name, experiment in context.case.experiments.items():
         if isinstance(experiment, Wiring) and wired:
             rows += _wiring(plots, name, experiment)
         elif isinstance(experiment, Connectivity) and wired:
             rows += _connectivity(plots, name, experiment)
         elif isinstance(experiment, Reuse):
-            rows += _reuse(bench, name, experiment)
+            rows += _reuse(context, name, experiment)
     return table("evidence", rows)
 
 
-def _reuse(bench: Bench, name: str, experiment: Reuse) -> list[dict[str, object]]:
-    prompts, supernode, places = bench.prompts, experiment.of[0], bench.items(experiment)
+def _reuse(context: CaseContext, name: str, experiment: Reuse) -> list[dict[str, object]]:
+    prompts, supernode, places = context.prompts, experiment.of[0], context.items(experiment)
     if not places:
         return []
-    looks = [("effect", "plain", bench.finder), ("donor", "wrong_plain", bench.finder)]
+    looks = [("effect", "plain", context.finder), ("donor", "wrong_plain", context.finder)]
     if "random" in experiment.controls:
         needed = {*prompts["item"].iloc[places], *prompts["plain"].iloc[places]}
-        looks.append(("random", "plain", bench.random_finder(prompts[prompts["item"].isin(needed)])))
+        looks.append(("random", "plain", context.random_finder(prompts[prompts["item"].isin(needed)])))
     rows = []
     for place in places:
         item = prompts["item"].iat[place]
         shared = {arm: _shared(finder, supernode, prompts[column].iat[place], item) for arm, column, finder in looks}
         if shared["effect"] is not None:
-            rows += [_row(bench, name, place, arm, "shared_activity", value or 0.0) for arm, value in shared.items()]
+            rows += [_row(context, name, place, arm, "shared_activity", value or 0.0) for arm, value in shared.items()]
     return rows
 
 
@@ -281,10 +285,10 @@ def _shared(finder: Finder, supernode: str, plain: str, item: str) -> float | No
 
 
 def _wiring(plots: Plots, name: str, experiment: Wiring) -> list[dict[str, object]]:
-    bench, (source, target) = plots.bench, experiment.of
-    finder = bench.finder
-    ends = [finder.plotted(bench.case.supernodes[end]) for end in (source, target)]
-    grid = grid_prompts(bench.case, bench.prompts)
+    context, (source, target) = plots.context, experiment.of
+    finder = context.finder
+    ends = [finder.plotted(context.case.supernodes[end]) for end in (source, target)]
+    grid = grid_prompts(context.case, context.prompts)
     active = finder.active(LAST)[grid.index.to_numpy()]
     sums = (grid["first"] + grid["second"]).to_numpy()
     fires = _fires(active[:, ends[1]].toarray(), sums)  # [sum, target]
@@ -294,48 +298,48 @@ def _wiring(plots: Plots, name: str, experiment: Wiring) -> list[dict[str, objec
     factors = {"auc_virtual": V, "auc_twera": V * together}
     values = finder.active(LAST)[:, ends[0]].toarray()
     later = (ends[1] // finder.width)[:, None] > (ends[0] // finder.width)[None]
-    assert bench.case.operands is not None
+    assert context.case.operands is not None
     rows = []
-    for place in bench.items(experiment):
-        row = bench.records[place]
-        total = int(row[bench.case.operands.first]) + int(row[bench.case.operands.second])
+    for place in context.items(experiment):
+        row = context.records[place]
+        total = int(row[context.case.operands.first]) + int(row[context.case.operands.second])
         reached = later[:, values[place] > 0].any(1)
         yes = fires[total][reached]
-        generator = bench.generator(bench.case.name, name, row["item"])
-        order = [generator.permutation(len(yes)) for _ in range(bench.statistics.control_draws)]
+        generator = context.generator(context.case.name, name, row["item"])
+        order = [generator.permutation(len(yes)) for _ in range(context.statistics.control_draws)]
         for outcome, weights in factors.items():
             score = (weights @ values[place])[reached]
-            rows.append(_row(bench, name, place, "effect", outcome, _auc(score, yes)))
+            rows.append(_row(context, name, place, "effect", outcome, _auc(score, yes)))
             rows += [
-                _row(bench, name, place, "shuffle", outcome, _auc(score, yes[one]), draw)
+                _row(context, name, place, "shuffle", outcome, _auc(score, yes[one]), draw)
                 for draw, one in enumerate(order)
             ]
     return rows
 
 
 def _connectivity(plots: Plots, name: str, experiment: Connectivity) -> list[dict[str, object]]:
-    bench, finder, read = plots.bench, plots.bench.finder, plots.rows["own"]
+    context, finder, read = plots.context, plots.context.finder, plots.rows["own"]
     features = np.array([layer * finder.width + feature for layer, feature in read], dtype=np.int64)
     family = np.array([row["family"] for row in read.values()])
     V = _weights(plots.weights, features, features, finder.width)
-    places = bench.items(experiment)
+    places = context.items(experiment)
     rows = []
     for place, values in zip(places, finder.active(LAST)[places][:, features].toarray(), strict=True):
         on = np.flatnonzero(values > 0)
         taken = V[np.ix_(on, on)] * values[on]
         taken, of = taken[taken.any(1)], family[on][taken.any(1)]  # features of the first layer have no inputs
         taken /= np.abs(taken).sum(1, keepdims=True)
-        generator = bench.generator(bench.case.name, name, bench.records[place]["item"])
+        generator = context.generator(context.case.name, name, context.records[place]["item"])
         arms = [("effect", 0, family[on])] + [
             ("shuffle", draw, _within(features[on] // finder.width, family[on], generator))
-            for draw in range(bench.statistics.control_draws)
+            for draw in range(context.statistics.control_draws)
         ]
         for outcome in experiment.outcomes:
             source, target = outcome.arguments
             towards = taken[of == target]
             if len(towards):
                 rows += [
-                    _row(bench, name, place, arm, outcome, float(towards[:, names == source].sum(1).mean()), draw)
+                    _row(context, name, place, arm, outcome, float(towards[:, names == source].sum(1).mean()), draw)
                     for arm, draw, names in arms
                 ]
     return rows

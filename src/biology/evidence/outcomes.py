@@ -16,7 +16,7 @@ from torch import Tensor
 
 from biology.cases.experiments import Perturbation
 from biology.cases.measures import Outcome as Asked
-from biology.evidence.bench import Bench, Setting
+from biology.evidence.case_context import CaseContext, Setting
 from biology.evidence.cell_outcomes import cell_names, kept_masks, levels, read_cells
 from biology.evidence.number_outcomes import OUTCOMES, read_numbers
 from biology.interventions.feature_edits import Edits, Injections, Sites
@@ -35,7 +35,7 @@ SIMPLE = {
 class Reader:
     """Turns logits of rows into the values of outcomes; rows of one item share its tokens."""
 
-    bench: Bench
+    context: CaseContext
     experiment: Perturbation
     places: Sequence[int]
 
@@ -50,38 +50,38 @@ class Reader:
 
         Raises InputError for a donor that is not a prompt, or a level that an item lacks.
         """
-        records, columns = self.bench.records, []
+        records, columns = self.context.records, []
         for place in self.places:
             row = records[place]
             answers = [int(row["answer_token"])]
             for column in (self.experiment.donor, f"wrong_{self.experiment.donor}"):
                 source = row.get(column, "")
-                if source and source not in self.bench.place:
-                    where = f"case {self.bench.case.name}, prompt {row['item']}"
+                if source and source not in self.context.place:
+                    where = f"case {self.context.case.name}, prompt {row['item']}"
                     raise InputError(f"{where}: {column} '{source}' is not a prompt of the case")
-                answers.append(int(records[self.bench.place[source]]["answer_token"]) if source else -1)
+                answers.append(int(records[self.context.place[source]]["answer_token"]) if source else -1)
             for level in self.levels:
                 if not row.get(level):
-                    where = f"case {self.bench.case.name}, prompt {row['item']}"
+                    where = f"case {self.context.case.name}, prompt {row['item']}"
                     raise InputError(f"{where}: has no level of '{level}', which an outcome needs")
-                first = self.bench.case.first_token
-                answers.append(answer_token(self.bench.model, row["text"], row[level], first=first))
+                first = self.context.case.first_token
+                answers.append(answer_token(self.context.model, row["text"], row[level], first=first))
             columns.append(answers)
         return torch.tensor(columns, dtype=torch.long).reshape(-1, 3 + len(self.levels))
 
     @cached_property
     def kept(self) -> dict[str, Float[Tensor, "item vocab"]]:
-        bench = self.bench
-        where = f"case {bench.case.name}"
-        return kept_masks(self.experiment.outcomes, bench.prompts, self.places, bench.model.n_vocab, where)
+        context = self.context
+        where = f"case {context.case.name}"
+        return kept_masks(self.experiment.outcomes, context.prompts, self.places, context.model.n_vocab, where)
 
     @cached_property
     def others(self) -> Float[Tensor, "item vocab"]:
         """1 for the answers of the item's relation, except its own."""
-        mask = torch.zeros(len(self.places), self.bench.model.n_vocab)
+        mask = torch.zeros(len(self.places), self.context.model.n_vocab)
         for row, place in enumerate(self.places):
-            own = int(self.bench.records[place]["answer_token"])
-            same = self.bench.same_relation.get(str(self.bench.records[place].get("relation", "")), [])
+            own = int(self.context.records[place]["answer_token"])
+            same = self.context.same_relation.get(str(self.context.records[place].get("relation", "")), [])
             mask[row, [token for token in same if token != own]] = 1.0
         return mask
 
@@ -98,7 +98,7 @@ class Reader:
         read = [*p[:, :2].T, *raw[:, :3].T, *said[:, :2].T, others]
         read += read_cells(item, top, probability, self.tokens[:, 3:], self.kept)
         if set(OUTCOMES) & set(self.experiment.outcomes):
-            read += read_numbers(probability, self.bench.numbers, tokens[:, 0], tokens[:, 1]).T
+            read += read_numbers(probability, self.context.numbers, tokens[:, 0], tokens[:, 1]).T
         return torch.stack(read, 1)
 
     @cached_property
@@ -117,17 +117,17 @@ class Read:
 
 
 def run_rows(
-    bench: Bench, reader: Reader, prompt: Int[Tensor, " row"], edits: Edits, setting: Setting, item: Int[Tensor, " row"],
+    context: CaseContext, reader: Reader, prompt: Int[Tensor, " row"], edits: Edits, setting: Setting, item: Int[Tensor, " row"],
     injections: Injections | None = None,
 ) -> Read:  # fmt: skip
     """Runs rows (prompt `prompt[row]`, item number `item[row]`) and reads them."""
     watched = list(dict.fromkeys(name for outcome in reader.experiment.outcomes for name in outcome.names("supernode")))
-    sites, owner = watched_sites(bench, watched, prompt)
+    sites, owner = watched_sites(context, watched, prompt)
     out: Outcome = intervene(
-        bench.model, bench.transcoders, bench.ids, prompt, edits, last_layer=setting.last_layer, injections=injections,
+        context.model, context.transcoders, context.ids, prompt, edits, last_layer=setting.last_layer, injections=injections,
         protocol=reader.experiment.protocol, live_attention=reader.experiment.attention == "live",
         cut_direct=reader.experiment.cut_direct, watch=sites,
-        readout=lambda logits, rows: reader(item[rows], logits), passes=bench.passes,
+        readout=lambda logits, rows: reader(item[rows], logits), passes=context.passes,
     )  # fmt: skip
     activation = {}
     for index, name in enumerate(watched):
@@ -140,14 +140,14 @@ def run_rows(
 
 
 def watched_sites(
-    bench: Bench, names: Sequence[str], prompt: Int[Tensor, " row"]
+    context: CaseContext, names: Sequence[str], prompt: Int[Tensor, " row"]
 ) -> tuple[Sites, Int[Tensor, " site"]]:
     """The members of some supernodes in every row, and the number of each member's supernode."""
     columns = [
         (row, member.layer, member.pos, member.feature, index)
         for index, name in enumerate(names)
         for row, place in enumerate(prompt.tolist())
-        for member in bench.sites.get((bench.identity[place][0], name), ())
+        for member in context.sites.get((context.identity[place][0], name), ())
     ]
     row, layer, pos, feature, owner = torch.tensor(columns, dtype=torch.long).reshape(-1, 5).unbind(1)
     return Sites(row, layer, pos, feature), owner
@@ -156,10 +156,10 @@ def watched_sites(
 def evidence_rows(
     reader: Reader, name: str, setting: Setting, arm: str, repeats: int, read: Read, clean: Read
 ) -> list[dict[str, object]]:
-    bench, experiment, places = reader.bench, reader.experiment, reader.places
+    context, experiment, places = reader.context, reader.experiment, reader.places
 
     def base(place: int, outcome: str, arm: str, draw: int, value: float) -> dict[str, object]:
-        item, cluster, split = bench.identity[place]
+        item, cluster, split = context.identity[place]
         return {
             "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
             "strength": setting.strength, "outcome": outcome, "value": value,

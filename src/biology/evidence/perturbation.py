@@ -18,7 +18,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.cases.experiments import Perturbation
-from biology.evidence.bench import BareBench, Bench, Setting
+from biology.evidence.case_context import CaseContext, PromptContext, Setting
 from biology.evidence.outcomes import Reader, evidence_rows, run_rows, watched_sites
 from biology.interventions.controls import directions, matched_sets, moved
 from biology.interventions.feature_edits import Edits, Injections
@@ -42,36 +42,36 @@ class Arm(NamedTuple):
     injections: Injections | None
 
 
-def run_experiments(bench: Bench) -> tuple[pd.DataFrame, pd.DataFrame]:
+def run_experiments(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `evidence` and `panel` of all perturbation experiments of a case.
 
     Raises InputError if a named prompt lacks its donor.
     """
-    case, prompts = bench.case, bench.prompts
+    case, prompts = context.case, context.prompts
     evidence: list[dict[str, object]] = []
     panel: list[dict[str, object]] = []
     for name, experiment in case.of_kind(Perturbation).items():
         if experiment.line is not None:
             continue
-        places = bench.items(experiment)
+        places = context.items(experiment)
         dev = [place for place in places if prompts["split"].iat[place] == "dev"]
-        setting = choose(bench, name, experiment, dev, evidence)
+        setting = choose(context, name, experiment, dev, evidence)
         tqdm.write(
             f"{name}: M = {setting.strength:g}, layers up to {setting.last_layer}, chosen on {len(dev)} development prompts"
         )
         if places:  # a case of your own may have named prompts only
-            evidence += measure(bench, name, experiment, places, setting, experiment.controls)
+            evidence += measure(context, name, experiment, places, setting, experiment.controls)
         heldout = [place for place in places if prompts["split"].iat[place] == "heldout"]
         if experiment.dose:
             for strength in experiment.strengths:
                 dose = Setting(strength, setting.last_layer)
-                evidence += measure(bench, f"{name}/dose", experiment, heldout, dose, ("match",), draws=2)
-        panel += show(bench, name, experiment, setting)
+                evidence += measure(context, f"{name}/dose", experiment, heldout, dose, ("match",), draws=2)
+        panel += show(context, name, experiment, setting)
     return table("evidence", evidence), table("panel", panel)
 
 
 def choose(
-    bench: Bench, name: str, experiment: Perturbation, dev: Sequence[int], evidence: list[dict[str, object]],
+    context: CaseContext, name: str, experiment: Perturbation, dev: Sequence[int], evidence: list[dict[str, object]],
     measured: Measure | None = None,
 ) -> Setting:  # fmt: skip
     """The smallest push that is nearly as good on development prompts as the best of the grid, and the last layer held.
@@ -82,7 +82,7 @@ def choose(
     `measured` gives the rows of evidence, by default `measure`.
     """
     measured = measured or measure
-    n_layers = bench.model.n_layers
+    n_layers = context.model.n_layers
     layers = sorted({max(0, int(np.ceil(depth * n_layers)) - 1) for depth in experiment.depths})
     grid = [Setting(strength, layer) for layer in layers for strength in experiment.strengths]
     if len(grid) == 1 or not dev:
@@ -90,7 +90,7 @@ def choose(
     sign = 1.0 if experiment.direction == "increase" else -1.0
     scores: list[float] = []
     for setting in grid:
-        rows = measured(bench, f"{name}/dev{setting.last_layer}", experiment, dev, setting, ("match",), draws=2)
+        rows = measured(context, f"{name}/dev{setting.last_layer}", experiment, dev, setting, ("match",), draws=2)
         evidence += rows
         frame = pd.DataFrame(rows)
         deciding = frame["outcome"] == experiment.outcomes[0]
@@ -109,53 +109,53 @@ def choose(
 
 
 def measure(
-    bench: Bench, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, controls: Sequence[str],
+    context: CaseContext, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, controls: Sequence[str],
     draws: int | None = None,
 ) -> list[dict[str, object]]:  # fmt: skip
     """Rows of the evidence table for every prompt: the effect and each control arm."""
     if not places:
         return []  # no prompt passed the gate
     prompt = torch.tensor(places, dtype=torch.long)
-    reader = Reader(bench, experiment, places)
-    clean = run_rows(bench, reader, prompt, no_edits(), setting, torch.arange(len(places)))
+    reader = Reader(context, experiment, places)
+    clean = run_rows(context, reader, prompt, no_edits(), setting, torch.arange(len(places)))
     rows: list[dict[str, object]] = []
     for arm, (edits, row_prompt, repeats, injections) in arms(
-        bench, name, experiment, places, setting, controls, draws
+        context, name, experiment, places, setting, controls, draws
     ).items():
         item = torch.arange(len(places)).repeat_interleave(repeats)
-        outcome = run_rows(bench, reader, row_prompt, edits, setting, item, injections)
+        outcome = run_rows(context, reader, row_prompt, edits, setting, item, injections)
         rows += evidence_rows(reader, name, setting, arm, repeats, outcome, clean)
     return rows
 
 
 def arms(
-    bench: Bench, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, controls: Sequence[str],
+    context: CaseContext, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, controls: Sequence[str],
     draws: int | None = None,
 ) -> dict[str, Arm]:  # fmt: skip
     """The effect and each control arm, with `repeats` successive rows for every prompt."""
-    draws = bench.statistics.control_draws if draws is None else draws
+    draws = context.statistics.control_draws if draws is None else draws
     prompt = torch.tensor(places, dtype=torch.long)
-    push = bench.edits(experiment, places, setting)
-    key = (bench.case.name, name, setting.strength, setting.last_layer)
+    push = context.edits(experiment, places, setting)
+    key = (context.case.name, name, setting.strength, setting.last_layer)
     arms = {"effect": Arm(push.edits, prompt, 1, None)}
     for control in controls:
         if control == "match":
             sets = matched_sets(
-                bench.transcoders, bench.cache, prompt, push.edits, bench.generator(*key, control), draws=draws,
+                context.transcoders, context.cache, prompt, push.edits, context.generator(*key, control), draws=draws,
                 last_layer=setting.last_layer, pool_prompt=push.pool_prompt, pool_pos=push.pool_pos,
             )  # fmt: skip
             arms[control] = Arm(sets.edits, sets.prompt, draws, None)
         elif control == "direction":
             vectors, rows = directions(
-                bench.transcoders, bench.cache, prompt, push.edits, bench.generator(*key, control), draws=1,
+                context.transcoders, context.cache, prompt, push.edits, context.generator(*key, control), draws=1,
                 last_layer=setting.last_layer,
             )  # fmt: skip
             arms[control] = Arm(no_edits(), rows, 1, vectors)
         elif control == "donor":
-            arms[control] = Arm(bench.edits(experiment, places, setting, wrong=True).edits, prompt, 1, None)
+            arms[control] = Arm(context.edits(experiment, places, setting, wrong=True).edits, prompt, 1, None)
         elif control == "position":
-            elsewhere = positions_of(bench, places, experiment.elsewhere)
-            arms[control] = Arm(moved(bench.cache, prompt, push.edits, elsewhere[push.edits.row]), prompt, 1, None)
+            elsewhere = positions_of(context, places, experiment.elsewhere)
+            arms[control] = Arm(moved(context.cache, prompt, push.edits, elsewhere[push.edits.row]), prompt, 1, None)
     return arms
 
 
@@ -164,12 +164,12 @@ def no_edits() -> Edits:
     return Edits(empty, empty, empty, empty, torch.zeros(0, dtype=torch.float64))
 
 
-def positions_of(bench: BareBench, places: Sequence[int], at: str) -> Int[Tensor, " item"]:
+def positions_of(context: PromptContext, places: Sequence[int], at: str) -> Int[Tensor, " item"]:
     """The position that `at` names in each of the prompts."""
-    return torch.tensor([bench.position(at, place) for place in places])
+    return torch.tensor([context.position(at, place) for place in places])
 
 
-def show(bench: Bench, name: str, experiment: Perturbation, setting: Setting) -> list[dict[str, object]]:
+def show(context: CaseContext, name: str, experiment: Perturbation, setting: Setting) -> list[dict[str, object]]:
     """Panel rows of the named prompts: activation of every supernode as a share of clean, and the most probable next
     tokens.
 
@@ -177,9 +177,9 @@ def show(bench: Bench, name: str, experiment: Perturbation, setting: Setting) ->
     """
     rows: list[dict[str, object]] = []
     for item in experiment.prompts:
-        place = bench.place[item]
+        place = context.place[item]
         controls = [control for control in experiment.controls if control == "match"]
-        found = arms(bench, f"{name}/{item}", experiment, [place], setting, controls)
+        found = arms(context, f"{name}/{item}", experiment, [place], setting, controls)
         push, matched = found["effect"].edits, found[controls[0]].edits if controls else no_edits()
         parts = ("layer", "pos", "feature", "value")
         edits = Edits(
@@ -188,10 +188,10 @@ def show(bench: Bench, name: str, experiment: Perturbation, setting: Setting) ->
         )
         # row 0 is edited, row 1 is clean, the rest are matched sets
         prompt = torch.full((2 + sum(found[control].repeats for control in controls),), place)
-        names = [label for label in bench.case.supernodes if (item, label) in bench.sites]
-        sites, owner = watched_sites(bench, names, prompt)
+        names = [label for label in context.case.supernodes if (item, label) in context.sites]
+        sites, owner = watched_sites(context, names, prompt)
         out = intervene(
-            bench.model, bench.transcoders, bench.ids, prompt, edits, last_layer=setting.last_layer, watch=sites,
+            context.model, context.transcoders, context.ids, prompt, edits, last_layer=setting.last_layer, watch=sites,
             protocol=experiment.protocol, live_attention=experiment.attention == "live", cut_direct=experiment.cut_direct,
         )  # fmt: skip
         common = {"item": item, "experiment": name, "strength": setting.strength}
@@ -204,7 +204,7 @@ def show(bench: Bench, name: str, experiment: Perturbation, setting: Setting) ->
         shown = dict.fromkeys(int(token) for row in (1, 0) for token in probability[row].topk(TOP_TOKENS).indices)
         rows += [
             {
-                **common, "supernode_or_token": token_text(bench.model, token), "kind": "probability",
+                **common, "supernode_or_token": token_text(context.model, token), "kind": "probability",
                 "clean": float(probability[1, token]), "value": float(probability[0, token]),
                 "control": _mean(probability[2:, token].tolist()),
             }

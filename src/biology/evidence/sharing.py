@@ -32,7 +32,7 @@ from torch import Tensor
 
 from biology.cases.experiments import Sharing as Asked
 from biology.cases.measures import Outcome
-from biology.evidence.bench import Bench, Member
+from biology.evidence.case_context import CaseContext, Member
 from biology.records import InputError
 from biology.tables import table
 
@@ -40,16 +40,16 @@ CELL = ("concept", "relation", "language", "scale", "language_fold")
 Sets = tuple[np.ndarray, ...]
 
 
-def reduce_sharing(bench: Bench) -> pd.DataFrame:
+def reduce_sharing(context: CaseContext) -> pd.DataFrame:
     """Table `evidence` of all experiments of kind `sharing`. Raises InputError for a factor that no prompt has."""
     rows: list[dict[str, object]] = []
-    for name, experiment in bench.case.of_kind(Asked).items():
-        missing = [column for column in CELL if column not in bench.prompts]
+    for name, experiment in context.case.of_kind(Asked).items():
+        missing = [column for column in CELL if column not in context.prompts]
         if missing:
-            raise InputError(f"case {bench.case.name}: experiments.{name}: no prompt has the factor '{missing[0]}'")
-        sharing = Sharing(bench, name, experiment)
-        for place in bench.items(experiment):
-            item, cluster, split = bench.identity[place]
+            raise InputError(f"case {context.case.name}: experiments.{name}: no prompt has the factor '{missing[0]}'")
+        sharing = Sharing(context, name, experiment)
+        for place in context.items(experiment):
+            item, cluster, split = context.identity[place]
             rows += [
                 {
                     "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
@@ -80,23 +80,23 @@ def middle_minus_outer(values: Float[np.ndarray, " layer"]) -> float:
 
 @dataclass(frozen=True, eq=False)
 class Sharing:
-    """One experiment on the prompts of a bench."""
+    """One experiment on the prompts of a context."""
 
-    bench: Bench
+    context: CaseContext
     name: str
     experiment: Asked
 
     @cached_property
     def places(self) -> dict[tuple[str, str, str], int]:
         """Prompts of the prompt set by (concept, relation, language)."""
-        frame = self.bench.prompts
+        frame = self.context.prompts
         chosen = np.flatnonzero(frame["role"].isin(["select", "score"]))
         keys = frame[list(CELL[:3])].iloc[chosen].itertuples(index=False, name=None)
         return dict(zip(keys, chosen.tolist(), strict=True))
 
     @cached_property
     def rows(self) -> list[dict[str, str]]:
-        columns = [self.bench.prompts[column].astype(str) for column in CELL]
+        columns = [self.context.prompts[column].astype(str) for column in CELL]
         return [dict(zip(CELL, values, strict=True)) for values in zip(*columns, strict=True)]
 
     def translations(self, place: int, *, of_fold: bool = False) -> list[int]:
@@ -123,13 +123,13 @@ class Sharing:
             pick = middle_minus_outer if kind == "overlap_profile" else lambda values: float(values[self._layer(level)])
             return [(arm, 0, pick(values)) for arm, values in profiles.items()]
         measures = {"shared": self.shared, "closeness": self.closeness}
-        members = self.members(self.bench.identity[place][0])
+        members = self.members(self.context.identity[place][0])
         draws = [("effect", 0, members)]
         if "match" in self.experiment.controls:
-            generator = self.bench.generator(self.bench.case.name, self.name, self.bench.identity[place][0])
+            generator = self.context.generator(self.context.case.name, self.name, self.context.identity[place][0])
             draws += [
                 ("match", draw, self.matched(place, members, generator))
-                for draw in range(self.bench.statistics.control_draws)
+                for draw in range(self.context.statistics.control_draws)
             ]
         if not members and kind != "closeness":
             return [(arm, draw, 0.0) for arm, draw, _ in draws]
@@ -142,23 +142,23 @@ class Sharing:
 
     def members(self, item: str) -> list[Member]:
         """The members of all supernodes of the experiment in one prompt, without duplicates."""
-        found = [one for name in self.experiment.of for one in self.bench.sites.get((item, name), [])]
+        found = [one for name in self.experiment.of for one in self.context.sites.get((item, name), [])]
         return list({(one.layer, one.pos, one.feature): one for one in found}.values())
 
     def _layer(self, level: str) -> int:
-        if not level.isdigit() or int(level) >= self.bench.model.n_layers:
-            raise InputError(f"outcome 'overlap:{level}': the model has layers 0 to {self.bench.model.n_layers - 1}")
+        if not level.isdigit() or int(level) >= self.context.model.n_layers:
+            raise InputError(f"outcome 'overlap:{level}': the model has layers 0 to {self.context.model.n_layers - 1}")
         return int(level)
 
     # ----------------------------------------------------------------------------------------- features in common
     def active(self, place: int) -> Sets:
         """Per layer, the features active anywhere in a prompt except at its first position."""
         if place not in self._active:
-            cache = self.bench.cache
+            cache = self.context.cache
             entries = slice(int(cache.offsets[place]), int(cache.offsets[place + 1]))
             layer, pos, feature = (part[entries].numpy() for part in (cache.layer, cache.pos, cache.feature))
             self._active[place] = tuple(
-                np.unique(feature[(layer == number) & (pos > 0)]) for number in range(self.bench.model.n_layers)
+                np.unique(feature[(layer == number) & (pos > 0)]) for number in range(self.context.model.n_layers)
             )
         return self._active[place]
 
@@ -169,11 +169,11 @@ class Sharing:
     @cached_property
     def common_tokens(self) -> set[int]:
         """Tokens that every prompt has: its start, and quotation marks."""
-        return set.intersection(*(set(self.bench.ids[place]) for place in self.places.values()))
+        return set.intersection(*(set(self.context.ids[place]) for place in self.places.values()))
 
     def apart(self, one: int, other: int) -> bool:
         """Whether two prompts share no word."""
-        return set(self.bench.ids[one]) & set(self.bench.ids[other]) <= self.common_tokens
+        return set(self.context.ids[one]) & set(self.context.ids[other]) <= self.common_tokens
 
     def unrelated(self, place: int, translation: int) -> int | None:
         """A prompt in the translation's language about another scale and another relation, without a shared word."""
@@ -182,9 +182,9 @@ class Sharing:
             there
             for (_, relation, spoken), there in self.places.items()
             if spoken == language and relation != row["relation"] and self.rows[there]["scale"] != row["scale"]
-            and self.bench.identity[there][2] == self.bench.identity[place][2]
+            and self.context.identity[there][2] == self.context.identity[place][2]
         ]  # fmt: skip
-        generator = self.bench.generator(self.bench.case.name, self.name, place, translation)
+        generator = self.context.generator(self.context.case.name, self.name, place, translation)
         shuffled = (options[number] for number in generator.permutation(len(options)))
         return next((there for there in shuffled if self.apart(place, there)), None)
 
@@ -197,7 +197,7 @@ class Sharing:
                 if unrelated is None or not self.apart(place, translation):
                     continue
                 for arm, there in (("effect", translation), ("shuffle", unrelated)):
-                    sets = zip(self.active(place), self.active(there), self.bench.transcoders.n_features, strict=True)
+                    sets = zip(self.active(place), self.active(there), self.context.transcoders.n_features, strict=True)
                     found[arm].append([overlap(*pair) for pair in sets])
             self._profiles[place] = {arm: np.mean(values, axis=0) for arm, values in found.items() if values}
         return self._profiles[place]
@@ -214,7 +214,7 @@ class Sharing:
         for member in members:
             cells.setdefault((member.layer, member.pos), []).append(member.feature)
         for (layer, pos), features in cells.items():
-            pool, value = self.bench.cache.cell(place, layer, pos)
+            pool, value = self.context.cache.cell(place, layer, pos)
             others = np.flatnonzero(~np.isin(pool.numpy(), features))
             for index in generator.permutation(others)[: len(features)]:
                 chosen.append(Member(layer, pos, int(pool[index]), float(value[index])))
@@ -227,43 +227,44 @@ class Sharing:
         active = np.ones(len(members), dtype=bool)
         for there in self.translations(place, of_fold=True):
             moved = {
-                self.bench.position_of(name, place): self.bench.position_of(name, there) for name in self.experiment.of
+                self.context.position_of(name, place): self.context.position_of(name, there)
+                for name in self.experiment.of
             }
             target = torch.tensor([moved[one] for one in pos.tolist()])
-            active &= self.bench.cache.at(torch.full_like(layer, there), layer, target, feature).numpy() > 0
+            active &= self.context.cache.at(torch.full_like(layer, there), layer, target, feature).numpy() > 0
         return float(active.mean())
 
     @cached_property
     def answers(self) -> Mapping[str, Int[Tensor, " answer"]]:
         """All answer tokens to the prompts of each language."""
-        groups = self.bench.prompts.iloc[list(self.places.values())].groupby("language")["answer_token"]
+        groups = self.context.prompts.iloc[list(self.places.values())].groupby("language")["answer_token"]
         return {str(language): torch.tensor(sorted(set(tokens))) for language, tokens in groups}
 
     def default(self, place: int, members: Sequence[Member], language: str) -> float:
         """z of the answer in one language minus the mean z of the answers in all others, averaged over the features."""
         if language not in self.answers:
             raise InputError(f"outcome 'default:{language}': languages are {', '.join(self.answers)}")
-        weights = self.bench.model.weights
+        weights = self.context.model.weights
         decoders = torch.stack(
-            [self.bench.transcoders.layers[m.layer].decoders(torch.tensor(m.feature)).sum(0) for m in members]
+            [self.context.transcoders.layers[m.layer].decoders(torch.tensor(m.feature)).sum(0) for m in members]
         ).cpu()
         scores = weights.logits(decoders.to(weights.ln_final.gain) * weights.ln_final.gain, demeaned=True).cpu()
         z = {}
         for there in [place, *self.translations(place)]:
             spoken = self.rows[there]["language"]
             among = scores[:, self.answers[spoken]]
-            mine = scores[:, int(self.bench.prompts["answer_token"].iat[there])]
+            mine = scores[:, int(self.context.prompts["answer_token"].iat[there])]
             z[spoken] = float(((mine - among.mean(1)) / among.std(1)).mean())
         return z[language] - float(np.mean([value for spoken, value in z.items() if spoken != language]))
 
     def closeness(self, place: int, members: Sequence[Member]) -> float:
         """Mean cosine of encoders, over pairs of a feature of this prompt and a member of the donor's supernode in the
         same layer."""
-        donor = str(self.bench.prompts[self.experiment.donor].iat[place])
+        donor = str(self.context.prompts[self.experiment.donor].iat[place])
         there = self.members(donor)
         cosines = []
         for layer in sorted({member.layer for member in members}):
-            weights = self.bench.transcoders.layers[layer]
+            weights = self.context.transcoders.layers[layer]
             sides = [
                 torch.nn.functional.normalize(weights.encoders(torch.tensor(features)).cpu(), dim=-1)
                 for features in ([m.feature for m in side if m.layer == layer] for side in (members, there))

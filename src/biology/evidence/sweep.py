@@ -18,7 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from biology.cases.experiments import Exchange, Perturbation
-from biology.evidence.bench import Bench
+from biology.evidence.case_context import CaseContext
 from biology.interventions.feature_edits import Edits, edits
 from biology.interventions.generation import generate
 from biology.interventions.protocols import intervene
@@ -45,15 +45,15 @@ class Push(NamedTuple):
     held: dict[Site, float]
 
 
-def sweep(bench: Bench, progress: bool = False) -> pd.DataFrame:
+def sweep(context: CaseContext, progress: bool = False) -> pd.DataFrame:
     """Table `steering`: the most probable next tokens, and the text written, at every strength."""
-    pushes = list(_pushes(bench))
+    pushes = list(_pushes(context))
     rows = [(push, strength) for push in pushes for strength in STRENGTHS]
-    prompt = torch.tensor([bench.place[push.item] for push, _ in rows], dtype=torch.long)
+    prompt = torch.tensor([context.place[push.item] for push, _ in rows], dtype=torch.long)
     held = edits(
         (row, *site, strength * value) for row, (push, strength) in enumerate(rows) for site, value in push.held.items()
     )
-    clean = _clean(bench)
+    clean = _clean(context)
     made: list[dict[str, object]] = [
         {"item": item, "source": "", "supernode": "", "mode": "clean", "pos": 0, "strength": 1.0, **row}
         for item, found in clean.items()
@@ -61,8 +61,8 @@ def sweep(bench: Bench, progress: bool = False) -> pd.DataFrame:
     ]
     if not rows:
         return table("steering", made)
-    top = _most_probable(bench, prompt, held, progress)
-    texts = _continued(bench, [push.item for push, _ in rows], prompt, held)
+    top = _most_probable(context, prompt, held, progress)
+    texts = _continued(context, [push.item for push, _ in rows], prompt, held)
     for number, (push, strength) in enumerate(rows):
         shared = {
             "item": push.item,
@@ -75,7 +75,7 @@ def sweep(bench: Bench, progress: bool = False) -> pd.DataFrame:
     return table("steering", made)
 
 
-def sweep_nodes(bench: Bench, graphs: Mapping[str, Mapping[str, Any]], progress: bool = False) -> pd.DataFrame:
+def sweep_nodes(context: CaseContext, graphs: Mapping[str, Mapping[str, Any]], progress: bool = False) -> pd.DataFrame:
     """Table `node_steering`: a named prompt's answer while one feature of its graph is held at M times its activation.
 
     `graphs` are those of the named prompts, as `attribute` wrote them; a node's `influence` is cumulative, so a small
@@ -90,33 +90,33 @@ def sweep_nodes(bench: Bench, graphs: Mapping[str, Mapping[str, Any]], progress:
     rows = [(item, site, strength, value) for item, site, value in chosen for strength in NODE_STRENGTHS]
     if not rows:
         return table("node_steering", [])
-    prompt = torch.tensor([bench.place[item] for item, *_ in rows], dtype=torch.long)
+    prompt = torch.tensor([context.place[item] for item, *_ in rows], dtype=torch.long)
     held = edits((row, *site, strength * value) for row, (_, site, strength, value) in enumerate(rows))
     made = []
     for (item, (layer, pos, feature), strength, _), top in zip(
-        rows, _most_probable(bench, prompt, held, progress), strict=True
+        rows, _most_probable(context, prompt, held, progress), strict=True
     ):
         best = {key: top[0][key] for key in ("text", "value")}
         made.append({"item": item, "layer": layer, "pos": pos, "feature": feature, "strength": strength} | best)
     return table("node_steering", made)
 
 
-def _pushes(bench: Bench) -> Iterator[Push]:
+def _pushes(context: CaseContext) -> Iterator[Push]:
     """Every way to steer every named prompt. The same set of members from several prompts is tried once."""
     texts: set[str] = set()
-    for item, shown in bench.case.prompts.items():
+    for item, shown in context.case.prompts.items():
         if shown.text in texts:
             continue
         texts.add(shown.text)
-        for name in bench.case.supernodes:
+        for name in context.case.supernodes:
             try:
-                there = bench.position_of(name, bench.place[item])
+                there = context.position_of(name, context.place[item])
             except InputError:
                 continue  # this prompt has no such position
-            own = {site[:3]: site.activation for site in bench.sites.get((item, name), ())}
+            own = {site[:3]: site.activation for site in context.sites.get((item, name), ())}
             seen: set[frozenset[tuple[int, int]]] = set()
-            for source in [item, *(other for other in bench.case.prompts if other != item)]:
-                members = bench.sites.get((source, name), ())
+            for source in [item, *(other for other in context.case.prompts if other != item)]:
+                members = context.sites.get((source, name), ())
                 which = frozenset((site.layer, site.feature) for site in members)
                 if not members or which in seen:
                     continue
@@ -128,7 +128,7 @@ def _pushes(bench: Bench) -> Iterator[Push]:
 
 
 def _most_probable(
-    bench: Bench, prompt: Int[Tensor, " row"], held: Edits, progress: bool = False
+    context: CaseContext, prompt: Int[Tensor, " row"], held: Edits, progress: bool = False
 ) -> list[list[dict[str, object]]]:
     """For each row, the most probable next tokens."""
 
@@ -137,11 +137,11 @@ def _most_probable(
         return torch.stack([best.values, best.indices.double()], 1)
 
     outcome = intervene(
-        bench.model, bench.transcoders, bench.ids, prompt, held, protocol="iterative", live_attention=True,
+        context.model, context.transcoders, context.ids, prompt, held, protocol="iterative", live_attention=True,
         readout=readout, progress=progress,
     )  # fmt: skip
     return [
-        _merged((token_text(bench.model, int(token)), float(p)) for p, token in zip(*row.tolist(), strict=True))
+        _merged((token_text(context.model, int(token)), float(p)) for p, token in zip(*row.tolist(), strict=True))
         for row in outcome.logits
     ]
 
@@ -154,34 +154,34 @@ def _merged(pairs: Iterator[tuple[str, float]]) -> list[dict[str, object]]:
     return [{"kind": "token", "text": text, "value": value} for text, value in found.items()]
 
 
-def _clean(bench: Bench) -> dict[str, list[dict[str, object]]]:
-    items = list({shown.text: item for item, shown in reversed(bench.case.prompts.items())}.values())[::-1]
-    prompt = torch.tensor([bench.place[item] for item in items], dtype=torch.long)
+def _clean(context: CaseContext) -> dict[str, list[dict[str, object]]]:
+    items = list({shown.text: item for item, shown in reversed(context.case.prompts.items())}.values())[::-1]
+    prompt = torch.tensor([context.place[item] for item in items], dtype=torch.long)
     nothing = edits([])
-    top = _most_probable(bench, prompt, nothing)
-    texts = _continued(bench, items, prompt, nothing)
+    top = _most_probable(context, prompt, nothing)
+    texts = _continued(context, items, prompt, nothing)
     return {item: [*top[i], *texts.get(i, [])] for i, item in enumerate(items)}
 
 
 def _continued(
-    bench: Bench, items: Sequence[str], prompt: Int[Tensor, " row"], held: Edits
+    context: CaseContext, items: Sequence[str], prompt: Int[Tensor, " row"], held: Edits
 ) -> dict[int, list[dict[str, object]]]:
     """The line written after each prompt that ends a line, by row; it ends with a word that can end one."""
-    written = bench.case.of_kind(Perturbation, Exchange).values()
+    written = context.case.of_kind(Perturbation, Exchange).values()
     line = next((experiment.line for experiment in written if experiment.line), None)
-    starts = [row for row, item in enumerate(items) if bench.case.prompts[item].text.endswith("\n")]
+    starts = [row for row, item in enumerate(items) if context.case.prompts[item].text.endswith("\n")]
     if line is None or not starts:
         return {}
     place = {row: number for number, row in enumerate(starts)}
     mine = torch.tensor([int(row) in place for row in held.row], dtype=torch.bool)
     columns = [getattr(held, name)[mine] for name in ("layer", "pos", "feature", "value")]
     renumbered = torch.tensor([place[int(row)] for row in held.row[mine]], dtype=torch.long)
-    prompts = [bench.ids[int(prompt[row])] for row in starts]
-    written = generate(bench.model, bench.transcoders, prompts, Edits(renumbered, *columns), line.most)
-    ends = set(bench.prompts[line.ends])
+    prompts = [context.ids[int(prompt[row])] for row in starts]
+    written = generate(context.model, context.transcoders, prompts, Edits(renumbered, *columns), line.most)
+    ends = set(context.prompts[line.ends])
     found = {}
     for row, tokens in zip(starts, written, strict=True):
-        words = [token_text(bench.model, token) for token in tokens]
+        words = [token_text(context.model, token) for token in tokens]
         last = next((number for number, word in enumerate(words) if word in ends), len(words) - 1)
         found[row] = [{"kind": "line", "text": " ".join(words[: last + 1]), "value": 1.0}]
     return found

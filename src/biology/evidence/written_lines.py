@@ -20,7 +20,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.cases.measurement import Line
-from biology.evidence.bench import BareBench, Bench
+from biology.evidence.case_context import CaseContext, PromptContext
 from biology.interventions.feature_edits import Edits
 from biology.interventions.protocols import intervene
 from biology.interventions.residual_exchange import Exchanges, exchange_residuals
@@ -38,22 +38,22 @@ list."""
 class Words:
     """The tokens that outcomes ask about, for each of some prompts; -1 if there is none."""
 
-    bench: BareBench
+    context: PromptContext
     rule: Line
     places: Sequence[int]
 
     def __post_init__(self) -> None:
         for column in (self.rule.ends, self.rule.family, *self.rule.forced.values()):
-            if column not in self.bench.prompts:
+            if column not in self.context.prompts:
                 raise InputError(
-                    f"case {self.bench.case.name}: a line needs the factor '{column}', but no prompt has it"
+                    f"case {self.context.case.name}: a line needs the factor '{column}', but no prompt has it"
                 )
 
     @cached_property
     def known(self) -> pd.DataFrame:
         """The prompts whose words count: those of the prompt set, and these prompts with their donors."""
         own = [*self.places, *(donor for donor in self.donors if donor >= 0)]
-        return pd.concat([self.bench.asked, self.bench.prompts.iloc[own]])
+        return pd.concat([self.context.asked, self.context.prompts.iloc[own]])
 
     @cached_property
     def endings(self) -> dict[int, str]:
@@ -61,53 +61,53 @@ class Words:
         prompts, found = self.known, {}
         for word, text in prompts.drop_duplicates(self.rule.ends)[[self.rule.ends, "text"]].itertuples(index=False):
             if word:
-                found[answer_token(self.bench.model, text, word)] = word
+                found[answer_token(self.context.model, text, word)] = word
         return found
 
     @cached_property
     def stops(self) -> Collection[int]:
         """The tokens that end a line."""
-        return line_breaks(self.bench.model) if self.bench.case.first_token else set(self.endings)
+        return line_breaks(self.context.model) if self.context.case.first_token else set(self.endings)
 
     @property
     def most(self) -> int:
         """Number of tokens after which an unfinished line is stopped."""
-        return self.rule.most * (TOKENS_PER_WORD if self.bench.case.first_token else 1)
+        return self.rule.most * (TOKENS_PER_WORD if self.context.case.first_token else 1)
 
     @cached_property
     def rhymes(self) -> list[set[str]]:
         """The words of each prompt's rhyme family: planned words, and those in the factor `rhymes`."""
-        prompts, known = self.bench.prompts, self.known
+        prompts, known = self.context.prompts, self.known
         of = known[known[self.rule.ends] != ""].groupby(self.rule.family)[self.rule.ends].unique()
         more = prompts["rhymes"] if "rhymes" in prompts else pd.Series("", index=prompts.index)
         return [{*of[prompts[self.rule.family].iat[place]], *more.iat[place].split()} for place in self.places]
 
     @cached_property
     def own(self) -> list[str]:
-        return [str(self.bench.prompts[self.rule.ends].iat[place]) for place in self.places]
+        return [str(self.context.prompts[self.rule.ends].iat[place]) for place in self.places]
 
     @cached_property
     def donors(self) -> list[int]:
         """Place of each prompt's donor; -1 without one."""
-        prompts = self.bench.prompts
+        prompts = self.context.prompts
         named = [prompts["donor"].iat[place] if "donor" in prompts else "" for place in self.places]
-        return [self.bench.place[item] if item else -1 for item in named]
+        return [self.context.place[item] if item else -1 for item in named]
 
     @cached_property
     def planned(self) -> list[str]:
         """The donor's planned word; "" without a donor."""
-        words = self.bench.prompts[self.rule.ends]
+        words = self.context.prompts[self.rule.ends]
         return [str(words.iat[donor]) if donor >= 0 else "" for donor in self.donors]
 
     def token(self, number: int, word: str) -> int:
         """The first token of a word after the prompt of an item."""
-        text = self.bench.prompts["text"].iat[self.places[number]]
-        return answer_token(self.bench.model, text, word, first=self.bench.case.first_token)
+        text = self.context.prompts["text"].iat[self.places[number]]
+        return answer_token(self.context.model, text, word, first=self.context.case.first_token)
 
     @cached_property
     def answers(self) -> Int[np.ndarray, "item 2"]:
         """Tokens of the prompt's answer and of the donor's."""
-        tokens = self.bench.prompts["answer_token"]
+        tokens = self.context.prompts["answer_token"]
         pairs = [
             (tokens.iat[place], tokens.iat[donor] if donor >= 0 else -1)
             for place, donor in zip(self.places, self.donors, strict=True)
@@ -119,15 +119,15 @@ class Words:
         """For each prompt, the forced tokens of its line, by number in the line; none if it lacks the factor."""
         return [
             {place: self.token(number, row[column]) for place, column in self.rule.forced.items() if row[column]}
-            for number, row in enumerate(self.bench.records[place] for place in self.places)
+            for number, row in enumerate(self.context.records[place] for place in self.places)
         ]
 
     def ending(self, line: Sequence[int]) -> str:
         """The last word of a line; empty if it does not count."""
-        if self.bench.case.first_token:
+        if self.context.case.first_token:
             if line[-1] not in self.stops:
                 return ""
-            said = text(self.bench.model, [token for token in line if token not in self.stops]).lower()
+            said = text(self.context.model, [token for token in line if token not in self.stops]).lower()
             words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", said)
             return words[-1] if len(words) > self.rule.least and words[-1] not in words[:-1] else ""
         place = next((number for number, token in enumerate(line) if token in self.endings), -1)
@@ -151,16 +151,16 @@ class Written:
 
 
 def write(
-    bench: BareBench, words: Words, item: Int[Tensor, " row"], read: Read, generator: np.random.Generator | None
+    context: PromptContext, words: Words, item: Int[Tensor, " row"], read: Read, generator: np.random.Generator | None
 ) -> Written:
     """Writes a line for every row, after the prompt of its item; sampled if a generator is given."""
     numbers = item.tolist()
     prompt = torch.tensor([words.places[number] for number in numbers])
-    say, first = ReadOn(bench.model, partial(read, prompt)), []
+    say, first = ReadOn(context.model, partial(read, prompt)), []
 
     def said(texts: list[list[int]], live: list[int]) -> Tensor:
-        new = len(texts[live[0]]) - len(bench.ids[int(prompt[live[0]])])
-        with hooked(bench.model, unseen(bench.model, new) if words.rule.hidden else ()):
+        new = len(texts[live[0]]) - len(context.ids[int(prompt[live[0]])])
+        with hooked(context.model, unseen(context.model, new) if words.rule.hidden else ()):
             logits = say(texts, live)
         if not first:
             first.append(logits)
@@ -168,7 +168,7 @@ def write(
 
     seed = None if generator is None else torch.Generator().manual_seed(int(generator.integers(2**62)))
     lines = continued(
-        [bench.ids[place] for place in prompt.tolist()], said, words.most,
+        [context.ids[place] for place in prompt.tolist()], said, words.most,
         temperature=0.0 if generator is None else 1.0, generator=seed, stops=words.stops,
         forced=lambda row, number: words.forced[numbers[row]].get(number),
     )  # fmt: skip
@@ -190,12 +190,12 @@ def unseen(model: Model, new: int) -> list[tuple[str, Edit]]:
     return [(f"blocks.{layer}.attn.hook_pattern", cut) for layer in range(model.n_layers)]
 
 
-def held(bench: Bench, edits: Edits) -> Read:
+def held(context: CaseContext, edits: Edits) -> Read:
     """A reader that holds the features of each row at their values."""
 
     def read(prompt: Int[Tensor, " row"], prefixes: list[Prefix]) -> Float[Tensor, "row vocab"]:
         outcome = intervene(
-            bench.model, bench.transcoders, bench.ids, prompt, edits, protocol="iterative", live_attention=True,
+            context.model, context.transcoders, context.ids, prompt, edits, protocol="iterative", live_attention=True,
             prefixes=prefixes,
         )  # fmt: skip
         return outcome.logits[:, 0]
@@ -204,15 +204,15 @@ def held(bench: Bench, edits: Edits) -> Read:
 
 
 def exchanged(
-    bench: BareBench, donor: Int[Tensor, " row"], pos: Int[Tensor, " row"], donor_pos: Int[Tensor, " row"]
+    context: PromptContext, donor: Int[Tensor, " row"], pos: Int[Tensor, " row"], donor_pos: Int[Tensor, " row"]
 ) -> Read:
     """A reader that replaces each row's residual stream at `pos`, in every layer, by its donor's at `donor_pos`."""
-    layers = bench.model.n_layers + 1
+    layers = context.model.n_layers + 1
     row = torch.arange(len(donor)).repeat_interleave(layers)
     sites = Exchanges(row, torch.arange(layers).repeat(len(donor)), pos[row], donor_pos[row])
 
     def read(prompt: Int[Tensor, " row"], prefixes: list[Prefix]) -> Float[Tensor, "row vocab"]:
-        return exchange_residuals(bench.model, bench.ids, prompt, donor, sites, prefixes=prefixes)[:, 0]
+        return exchange_residuals(context.model, context.ids, prompt, donor, sites, prefixes=prefixes)[:, 0]
 
     return read
 

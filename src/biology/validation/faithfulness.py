@@ -38,7 +38,7 @@ from biology.validation.ablation import (
     sampled,
     spearman,
 )
-from biology.validation.foretelling import Linear, embedding_gradient
+from biology.validation.ablation_prediction import Linear, embedding_gradient
 
 PERTURBED = 16
 """Number of features of a prompt that are ablated for `knock_on`."""

@@ -5,13 +5,20 @@ import pytest
 import torch
 from conftest import KINDS, random_transcoders
 
-from biology.figures.foretelling_figure import figure, summary
+from biology.figures.ablation_prediction_figure import figure, summary
 from biology.interventions.feature_edits import edits
 from biology.interventions.protocols import intervene
 from biology.models.model import run, token_batch
 from biology.tables import table
 from biology.transcoders.neurons import neuron_set
-from biology.validation.foretelling import Linear, ablated, attributions, correlations, embedding_gradient, readings
+from biology.validation.ablation_prediction import (
+    Linear,
+    ablated,
+    attributions,
+    correlations,
+    embedding_gradient,
+    readings,
+)
 
 DOUBLE = torch.float64
 IDS = [2, 11, 13, 4, 50]
@@ -117,7 +124,9 @@ def test_every_reading_of_a_prompt_has_a_row_and_the_figure_says_which_is_best(t
     neurons = neuron_set(model, k=None)
     rows = correlations(model, neurons, IDS, np.random.default_rng(0))
     assert len(rows) == 2 * len(readings(neurons)) == 24 and all(-1 <= row["spearman"] <= 1 for row in rows)
-    measured = table("foretelling", [{"prompt": str(n), "behaviour": "b", **row} for n in range(8) for row in rows])
+    measured = table(
+        "ablation_prediction", [{"prompt": str(n), "behaviour": "b", **row} for n in range(8) for row in rows]
+    )
     found = summary(measured)
     assert (found["median"] == found["low"]).all() and (found["prompts"] == 8).all()
     best = found.loc[found["median"].idxmax()]

@@ -215,8 +215,8 @@ def correlations(
     return rows
 
 
-def foretell(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> pd.DataFrame:
-    """Table `foretelling`: the correlations of every prompt.
+def predict_ablations(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> pd.DataFrame:
+    """Table `ablation_prediction`: the correlations of every prompt.
 
     `frame` has columns prompt and behaviour, and optionally split (dev is left out); `PROMPTS` of each behaviour are used, evenly
     spaced.
@@ -228,4 +228,4 @@ def foretell(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     for row in tqdm(list(pd.concat(chosen).itertuples()), desc=f"{model.name}: ablating features", mininterval=5):
         found = correlations(model, transcoders, encode(model, row.prompt), generator)
         rows += [{"prompt": row.prompt, "behaviour": row.behaviour, **one} for one in found]
-    return table("foretelling", rows)
+    return table("ablation_prediction", rows)

@@ -46,7 +46,7 @@ class Member(NamedTuple):
 
 
 @dataclass(frozen=True, eq=False)
-class BareBench(CasePrompts):
+class PromptContext(CasePrompts):
     """What an experiment without transcoders needs."""
 
     statistics: StatisticsConfig
@@ -70,7 +70,7 @@ class BareBench(CasePrompts):
 
 
 @dataclass(frozen=True, eq=False)
-class Bench(BareBench):
+class CaseContext(PromptContext):
     """What every experiment with transcoders needs: prompts (rows in the order of the cache) and members of
     supernodes."""
 

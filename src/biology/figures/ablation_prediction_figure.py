@@ -1,4 +1,4 @@
-"""How well attributions predict ablations: the summary of table `foretelling`, and its figure."""
+"""How well attributions predict ablations: the summary of table `ablation_prediction`, and its figure."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
