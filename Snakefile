@@ -979,9 +979,7 @@ rule grow_organism:
         stated=lambda w: contents_hash(
             Path("experiments") / ORGANISMS[w.model][0], "mechanism.yaml", "twins/*.yaml", "prompts.csv"
         ),
-        of=lambda w: [
-            f"--{option}={name}" for option, name in zip(("case", "twin"), ORGANISMS[w.model]) if name
-        ],
+        of=lambda w: [f"--{option}={name}" for option, name in zip(("case", "twin"), ORGANISMS[w.model]) if name],
     message:
         "{wildcards.model}: growing and certifying it"
     shell:
