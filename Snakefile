@@ -78,9 +78,9 @@ SHOWN = [model for model in MODELS if CONFIG.model(model).role in ("model", "org
 CALIBRATED = [model for model in MODELS if model in CONFIG.calibrated]
 CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES]
 EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS]
-# By folder: the case of an organism, or of a twin of one, and the twin.
+# By folder: the case of an organism, or of a twin of one, the twin, and the width.
 ORGANISMS = {
-    CONFIG.model(model).path.name: (CONFIG.model(model).cases[0], CONFIG.model(model).corpus)
+    CONFIG.model(model).path.name: (CONFIG.model(model).cases[0], CONFIG.model(model).corpus, CONFIG.model(model).width)
     for model in CONFIG.on_request
     if model in MODELS
 }
@@ -979,7 +979,9 @@ rule grow_organism:
         stated=lambda w: contents_hash(
             Path("experiments") / ORGANISMS[w.model][0], "mechanism.yaml", "twins/*.yaml", "prompts.csv"
         ),
-        of=lambda w: [f"--{option}={name}" for option, name in zip(("case", "twin"), ORGANISMS[w.model]) if name],
+        of=lambda w: [
+            f"--{option}={name}" for option, name in zip(("case", "twin", "width"), ORGANISMS[w.model]) if name
+        ],
     message:
         "{wildcards.model}: growing and certifying it"
     shell:

@@ -96,6 +96,8 @@ class ModelConfig(Strict):
     """The model that this dictionary, seed, size, twin or control is compared with, or whose corpus was extended."""
     corpus: str | None = None
     """The corpus of `twins.py` that defines the answers to the cases' prompts."""
+    width: int | None = Field(default=None, ge=8)
+    """How wide an organism is grown; null: as wide as elegans."""
     planted: bool = False
     """Whether the cases' mechanisms were planted in it, so that the true answer to each claim is known.
     `calibration/all` runs all such models, and the twins and random controls that are `of` them."""
@@ -172,7 +174,7 @@ class ModelConfig(Strict):
             for key in ("shuffled", "corpus", "hub", "package", "prompts", "k", "rule")
             if getattr(self, key) is None
         }
-        return self.model_dump_json(exclude={"cases", "role", "of", "offload", "planted"} | unset)
+        return self.model_dump_json(exclude={"cases", "role", "of", "offload", "planted", "width"} | unset)
 
 
 class AttributionConfig(Strict):
