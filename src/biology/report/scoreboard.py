@@ -330,7 +330,7 @@ def by_case(board: list[Column], cases: Iterable[str]) -> str:
     column."""
     shown = [[column] for column in board if column.role in SHOWN and column.role != "organism"]
     organisms = [column for column in board if column.role == "organism"]
-    heads = [column.name for (column,) in shown] + ["an organism of the case's own"] * bool(organisms)
+    heads = [column.name for (column,) in shown] + ["an organism of its own"] * bool(organisms)
     lines = [cells("case", *heads), "|---|" + ":---|" * len(heads)]
     for case in cases:
         found = []
