@@ -56,6 +56,16 @@ class PromptContext(CasePrompts):
         """Item, cluster and split of every prompt."""
         return list(self.prompts[["item", "cluster", "split"]].itertuples(index=False, name=None))
 
+    def evidence_row(
+        self, place: int, experiment: str, arm: str, outcome: str, value: float, *, draw: int = 0, strength: float = 1.0
+    ) -> dict[str, object]:
+        """A row of table `evidence` about one prompt."""
+        item, cluster, split = self.identity[place]
+        return {
+            "item": item, "cluster": cluster, "split": split, "experiment": experiment, "arm": arm, "draw": draw,
+            "strength": strength, "outcome": outcome, "value": value,
+        }  # fmt: skip
+
     def generator(self, *key: object) -> np.random.Generator:
         """A random generator seeded by the seed of the configuration and by `key`."""
         digest = hashlib.sha256("|".join(map(str, (self.statistics.seed, *key))).encode()).digest()

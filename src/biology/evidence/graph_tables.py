@@ -144,12 +144,11 @@ def graph_evidence(
     sets: Mapping[str, Bool[Tensor, " node"]],
 ) -> list[dict[str, object]]:
     """Evidence rows of one prompt: effect and matched control of every outcome. A supernode without members counts as zero."""
-    row = context.records[place]
     target = int(sets[ANSWER].nonzero()[0])
     sources = source_tokens(context, place, experiment.source, graph)
     through = sets.get(experiment.through, torch.zeros(graph.n_nodes, dtype=torch.bool))
     draws = [("effect", 0, through)]
-    generator = context.generator(context.case.name, name, row["item"])
+    generator = context.generator(context.case.name, name, context.records[place]["item"])
     for draw in range(context.statistics.control_draws if "match" in experiment.controls else 0):
         draws.append(("match", draw, matched_nodes(graph, through, generator)))
     weights = torch.zeros(graph.n_nodes, dtype=torch.float64)
@@ -165,13 +164,7 @@ def graph_evidence(
         values = _graph_outcomes(
             experiment.outcomes, graph, sources, everything, found[number], found[number + len(draws)]
         )
-        rows += [
-            {
-                "item": row["item"], "cluster": row["cluster"], "split": row["split"], "experiment": name, "arm": arm,
-                "draw": draw, "strength": 1.0, "outcome": outcome, "value": value,
-            }
-            for outcome, value in values.items()
-        ]  # fmt: skip
+        rows += [context.evidence_row(place, name, arm, outcome, value, draw=draw) for outcome, value in values.items()]
     return rows
 
 
@@ -223,12 +216,8 @@ def _defined(
     context: CaseContext, name: str, experiment: Faithfulness | Structure, place: int, values: dict[str, Values]
 ) -> list[dict[str, object]]:
     """Rows of the outcomes that are defined on this prompt in all arms."""
-    row = context.records[place]
     return [
-        {
-            "item": row["item"], "cluster": row["cluster"], "split": row["split"], "experiment": name, "arm": arm, "draw": draw,
-            "strength": 1.0, "outcome": outcome, "value": value,
-        }
+        context.evidence_row(place, name, arm, outcome, value, draw=draw)
         for outcome, arms in values.items() if np.isfinite([value for several in arms.values() for value in several]).all()
         for arm, several in arms.items() if arm in ("effect", *experiment.controls)
         for draw, value in enumerate(several)

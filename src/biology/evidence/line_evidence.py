@@ -243,7 +243,6 @@ def _rows(
     before = clean.double().log_softmax(-1)
     after = written.logits.double().log_softmax(-1)
     for number, place in enumerate(words.places):
-        item, cluster, split = words.context.identity[place]
         for draw in range(repeats):
             row = number * repeats + draw
             for outcome in experiment.outcomes:
@@ -251,11 +250,8 @@ def _rows(
                 if value is None:
                     continue
                 rows.append(
-                    {
-                        "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
-                        "strength": setting.strength, "outcome": outcome, "value": value,
-                    }
-                )  # fmt: skip
+                    words.context.evidence_row(place, name, arm, outcome, value, draw=draw, strength=setting.strength)
+                )
     return rows
 
 

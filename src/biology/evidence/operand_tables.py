@@ -194,7 +194,7 @@ def class_evidence(
     values["shuffle"] |= {outcome: values["effect"][f"{outcome}:control"] for outcome in BEATS}
     rows = []
     for outcome in experiment.outcomes:
-        rows += [_row(context, name, place, arm, outcome, found[outcome]) for arm, found in values.items()]
+        rows += [context.evidence_row(place, name, arm, outcome, found[outcome]) for arm, found in values.items()]
     return rows
 
 
@@ -229,16 +229,6 @@ NOT_READ = {"family": "other", "frequency": 0, "label": "other"}
 """A feature active on too few prompts of the grid to be classified."""
 
 
-def _row(
-    context: CaseContext, name: str, place: int, arm: str, outcome: str, value: float, draw: int = 0
-) -> dict[str, object]:
-    item, cluster, split = context.identity[place]
-    return {
-        "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
-        "strength": 1.0, "outcome": outcome, "value": value,
-    }  # fmt: skip
-
-
 def operand_evidence(context: CaseContext) -> pd.DataFrame:
     """Evidence rows of the experiments of kinds `wiring`, `connectivity` and `reuse`. Neurons have no rows of the first two, as
     no weights between them hold beyond one prompt."""
@@ -267,7 +257,9 @@ def _reuse(context: CaseContext, name: str, experiment: Reuse) -> list[dict[str,
         item = prompts["item"].iat[place]
         shared = {arm: _shared(finder, supernode, prompts[column].iat[place], item) for arm, column, finder in looks}
         if shared["effect"] is not None:
-            rows += [_row(context, name, place, arm, "shared_activity", value or 0.0) for arm, value in shared.items()]
+            rows += [
+                context.evidence_row(place, name, arm, "shared_activity", value or 0.0) for arm, value in shared.items()
+            ]
     return rows
 
 
@@ -309,9 +301,9 @@ def _wiring(plots: Plots, name: str, experiment: Wiring) -> list[dict[str, objec
         order = [generator.permutation(len(yes)) for _ in range(context.statistics.control_draws)]
         for outcome, weights in factors.items():
             score = (weights @ values[place])[reached]
-            rows.append(_row(context, name, place, "effect", outcome, _auc(score, yes)))
+            rows.append(context.evidence_row(place, name, "effect", outcome, _auc(score, yes)))
             rows += [
-                _row(context, name, place, "shuffle", outcome, _auc(score, yes[one]), draw)
+                context.evidence_row(place, name, "shuffle", outcome, _auc(score, yes[one]), draw=draw)
                 for draw, one in enumerate(order)
             ]
     return rows
@@ -339,7 +331,9 @@ def _connectivity(plots: Plots, name: str, experiment: Connectivity) -> list[dic
             towards = taken[of == target]
             if len(towards):
                 rows += [
-                    _row(context, name, place, arm, outcome, float(towards[:, names == source].sum(1).mean()), draw)
+                    context.evidence_row(
+                        place, name, arm, outcome, float(towards[:, names == source].sum(1).mean()), draw=draw
+                    )
                     for arm, draw, names in arms
                 ]
     return rows

@@ -158,12 +158,8 @@ def evidence_rows(
 ) -> list[dict[str, object]]:
     context, experiment, places = reader.context, reader.experiment, reader.places
 
-    def base(place: int, outcome: str, arm: str, draw: int, value: float) -> dict[str, object]:
-        item, cluster, split = context.identity[place]
-        return {
-            "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
-            "strength": setting.strength, "outcome": outcome, "value": value,
-        }  # fmt: skip
+    def row(place: int, outcome: str, arm: str, draw: int, value: float) -> dict[str, object]:
+        return context.evidence_row(place, name, arm, outcome, value, draw=draw, strength=setting.strength)
 
     rows = []
     for number, place in enumerate(places):
@@ -179,16 +175,16 @@ def evidence_rows(
                 else:
                     value = _value(reader, outcome, before, after)
                 if np.isfinite(value):
-                    rows.append(base(place, outcome, arm, draw, float(value)))
+                    rows.append(row(place, outcome, arm, draw, float(value)))
                     if "clean" in outcome.form.beside and arm == "effect":
                         unmoved = outcome.form.unchanged
                         unmoved = _value(reader, outcome, before, before) if unmoved is None else unmoved
-                        rows.append(base(place, outcome, "clean", draw, unmoved))
+                        rows.append(row(place, outcome, "clean", draw, unmoved))
                     if outcome == "advantage" and arm == "effect":
                         # the same for an answer to which no path of this prompt leads
                         wrong = (after[L_WRONG] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR])
                         if np.isfinite(wrong):
-                            rows.append(base(place, outcome, "shuffle", draw, float(wrong)))
+                            rows.append(row(place, outcome, "shuffle", draw, float(wrong)))
     return rows
 
 

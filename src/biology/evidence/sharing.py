@@ -49,16 +49,12 @@ def reduce_sharing(context: CaseContext) -> pd.DataFrame:
             raise InputError(f"case {context.case.name}: experiments.{name}: no prompt has the factor '{missing[0]}'")
         sharing = Sharing(context, name, experiment)
         for place in context.items(experiment):
-            item, cluster, split = context.identity[place]
             rows += [
-                {
-                    "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
-                    "strength": 1.0, "outcome": outcome, "value": value,
-                }
+                context.evidence_row(place, name, arm, outcome, value, draw=draw)
                 for outcome in experiment.outcomes
                 for arm, draw, value in sharing.measured(outcome, place)
                 if np.isfinite(value)
-            ]  # fmt: skip
+            ]
     return table("evidence", rows)
 
 
