@@ -17,6 +17,7 @@ from torch import Tensor
 
 from biology.attribution.direct_effects import ActiveFeatures, Sources, cell
 from biology.attribution.graph import ERROR, FEATURE, TOKEN
+from biology.attribution.graph_paths import source_label
 from biology.attribution.replacement import LocalReplacement, attention_transpose, read_transpose, write_transpose
 from biology.records import InputError
 
@@ -47,14 +48,8 @@ class SourceNodes:
 
     def label(self, index: int, labels: Mapping[tuple[int, int], str] | None = None) -> str:
         """A node in words, as in `graph_paths.node_label`: `"Dallas"@9`, `feature 3/120@9 (Texas)`, `error 3@9`."""
-        kind, layer, pos = int(self.kind[index]), int(self.layer[index]), int(self.pos[index])
-        if kind == TOKEN:
-            return f'"{self.tokens[pos]}"@{pos}'
-        if kind == ERROR:
-            return f"error {layer}@{pos}"
-        feature = int(self.feature[index])
-        named = (labels or {}).get((layer, feature))
-        return f"feature {layer}/{feature}@{pos}" + (f" ({named})" if named else "")
+        kind, layer, pos, feature = (int(of[index]) for of in (self.kind, self.layer, self.pos, self.feature))
+        return source_label(kind, layer, pos, feature, self.tokens[pos], labels)
 
 
 def source_nodes(

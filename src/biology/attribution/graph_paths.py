@@ -62,14 +62,20 @@ def _normalised(graph: Graph, index: Tensor) -> Tensor:
 
 def node_label(graph: Graph, index: int, labels: Mapping[tuple[int, int], str] | None = None) -> str:
     """A node in words: `"Dallas"@9`, `feature 3/120@9 (Texas)`, `error 3@9`, `output "Austin"`."""
-    kind, layer, pos = int(graph.kind[index]), int(graph.layer[index]), int(graph.pos[index])
-    if kind == TOKEN:
-        return f'"{token_texts(graph)[pos]}"@{pos}'
-    if kind == ERROR:
-        return f"error {layer}@{pos}"
+    kind, layer, pos, feature = (int(of[index]) for of in (graph.kind, graph.layer, graph.pos, graph.feature))
     if kind == LOGIT:
         return f'output "{target_labels(graph)[index - graph.logits.start]}"'
-    feature = int(graph.feature[index])
+    return source_label(kind, layer, pos, feature, token_texts(graph)[pos] if kind == TOKEN else "", labels)
+
+
+def source_label(
+    kind: int, layer: int, pos: int, feature: int, token: str, labels: Mapping[tuple[int, int], str] | None
+) -> str:
+    """A node that is not an output, in words; `token` is the text of a token node."""
+    if kind == TOKEN:
+        return f'"{token}"@{pos}'
+    if kind == ERROR:
+        return f"error {layer}@{pos}"
     named = (labels or {}).get((layer, feature))
     return f"feature {layer}/{feature}@{pos}" + (f" ({named})" if named else "")
 
