@@ -11,6 +11,8 @@ predicts.
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pandas as pd
 import torch
@@ -58,17 +60,32 @@ def sampled(
 def ablation_effects(
     model: Model, transcoders: TranscoderSet, ids: list[int], graph: Graph, nodes: Int[Tensor, " feature"]
 ) -> Float[np.ndarray, " feature"]:
-    """KL divergence in nats of the next-token distribution from the clean one, for each feature node ablated by itself."""
+    """The divergence caused by ablating each feature node, with its layer held and attention patterns frozen."""
     effects, passes = np.zeros(len(nodes)), CleanPasses(model, transcoders)
     for layer in graph.layer[nodes].unique().tolist():  # so that nothing is held above a feature's layer
         mine = (graph.layer[nodes] == layer).nonzero().flatten()
-        sites = torch.stack([graph.layer, graph.pos, graph.feature], 1)[nodes[mine]].tolist()
-        ablated = edits((row, *site, 0.0) for row, site in enumerate(sites))
-        rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is not edited
-        outcome = intervene(model, transcoders, [ids], rows, ablated, last_layer=layer, passes=passes)
-        log_p = outcome.logits[:, 0].double().log_softmax(-1)
-        effects[mine.numpy()] = (log_p[-1].exp() * (log_p[-1] - log_p[:-1])).sum(-1).numpy()
+        effects[mine.numpy()] = _divergences(
+            model, transcoders, ids, graph, nodes[mine], last_layer=layer, passes=passes
+        )
     return effects
+
+
+def _divergences(
+    model: Model,
+    transcoders: TranscoderSet,
+    ids: list[int],
+    graph: Graph,
+    nodes: Int[Tensor, " feature"],
+    **settings: Any,
+) -> Float[np.ndarray, " feature"]:
+    """KL divergence in nats of the next-token distribution from the clean one, for each feature node ablated by itself, with these
+    settings of `intervene`."""
+    sites = torch.stack([graph.layer, graph.pos, graph.feature], 1)[nodes].tolist()
+    ablated = edits((row, *site, 0.0) for row, site in enumerate(sites))
+    rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is not edited
+    outcome = intervene(model, transcoders, [ids], rows, ablated, **settings)
+    log_p = outcome.logits[:, 0].double().log_softmax(-1)
+    return (log_p[-1].exp() * (log_p[-1] - log_p[:-1])).sum(-1).numpy()
 
 
 def agreement(model: Model, transcoders: TranscoderSet, ids: list[int], graph: Graph) -> tuple[float, int]:
@@ -77,16 +94,10 @@ def agreement(model: Model, transcoders: TranscoderSet, ids: list[int], graph: G
     nodes = sampled(graph, reaching(graph), NODES_OF_LARGE, np.random.default_rng(0))
     if len(nodes) < 2:
         return float("nan"), len(nodes)
-    sites = torch.stack([graph.layer, graph.pos, graph.feature], 1)[nodes].tolist()
-    ablated = edits((row, *site, 0.0) for row, site in enumerate(sites))
-    rows = torch.zeros(len(sites) + 1, dtype=torch.long)  # the last one is not edited
-    a_layer = _bytes_of_a_layer(model, len(ids))
-    outcome = intervene(
-        model, transcoders, [ids], rows, ablated,
-        protocol="iterative", live_attention=True, batch_size=max(1, WORKING // a_layer),
-    )  # fmt: skip
-    log_p = outcome.logits[:, 0].double().log_softmax(-1)
-    effects = (log_p[-1].exp() * (log_p[-1] - log_p[:-1])).sum(-1).numpy()
+    at_once = max(1, WORKING // _bytes_of_a_layer(model, len(ids)))
+    effects = _divergences(
+        model, transcoders, ids, graph, nodes, protocol="iterative", live_attention=True, batch_size=at_once
+    )
     return spearman(influence(graph)[nodes].numpy(), effects), len(nodes)
 
 
