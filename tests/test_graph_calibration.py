@@ -6,7 +6,8 @@ import pytest
 
 from biology.cases.mechanism import Mechanism, load_mechanism
 from biology.records import validate
-from biology.verdicts.graph_calibration import area, causal_edges, measured, parents_first, scored_pairs
+from biology.statistics import auc
+from biology.verdicts.graph_calibration import causal_edges, measured, parents_first, scored_pairs
 
 MECHANISM = validate(
     Mechanism,
@@ -74,8 +75,8 @@ def test_the_area_is_the_chance_that_an_edge_scores_higher():
     rng = np.random.default_rng(0)
     score, edge = rng.integers(0, 5, 60).astype(float), rng.random(60) < 0.3
     pairs = [(a, b) for a in score[edge] for b in score[~edge]]
-    assert area(score, edge) == pytest.approx(np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs]))
-    assert np.isnan(area(score, np.zeros(60, dtype=bool)))
+    assert auc(score, edge) == pytest.approx(np.mean([(a > b) + 0.5 * (a == b) for a, b in pairs]))
+    assert np.isnan(auc(score, np.zeros(60, dtype=bool)))
 
 
 def test_parents_come_first_where_the_answer_is_read_from_them():

@@ -22,7 +22,7 @@ from collections.abc import Hashable, Mapping
 
 import numpy as np
 import pandas as pd
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from scipy import stats
 
 ALPHA = 0.01
@@ -154,3 +154,12 @@ def score_noise(scores: pd.DataFrame) -> tuple[float, Float[np.ndarray, " residu
     within = float(np.mean(residuals**2)) if len(residuals) else 0.0
     between = float(np.var(means.to_numpy(), ddof=1)) - within * float(np.mean(1 / sizes.to_numpy()))
     return math.sqrt(max(0.0, between)), residuals if len(residuals) else np.zeros(1)
+
+
+def auc(score: Float[np.ndarray, " case"], positive: Bool[np.ndarray, " case"]) -> float:
+    """Area under the ROC curve: the probability that a positive case has a larger score than a negative one; ties count half.
+    NaN if all cases are of one kind."""
+    n, rest = int(positive.sum()), int((~positive).sum())
+    if not n or not rest:
+        return math.nan
+    return float((stats.rankdata(score)[positive].sum() - n * (n + 1) / 2) / (n * rest))

@@ -35,7 +35,6 @@ import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from scipy import sparse
-from scipy.stats import rankdata
 
 from biology.attribution.assembly import attribute
 from biology.attribution.global_weights import GlobalWeights, global_weights, virtual_weights
@@ -47,6 +46,7 @@ from biology.config import AttributionConfig
 from biology.evidence.case_context import CaseContext
 from biology.models.model import Model
 from biology.records import InputError
+from biology.statistics import auc
 from biology.supernodes.grouping import Finder, random_finder
 from biology.supernodes.operands import FEWEST, SIZE, Grid, example_labels, read_operands
 from biology.tables import table
@@ -372,13 +372,6 @@ def _weights(weights: GlobalWeights, sources: np.ndarray, targets: np.ndarray, w
 
 
 def _auc(score: Float[np.ndarray, " target"], yes: Sequence[bool] | np.ndarray) -> float:
-    """Probability that a target marked True has a larger score than one marked False; ties count half.
-
-    0.5 if all targets have the same mark.
-    """
+    """`statistics.auc`; 0.5 if all targets have the same mark."""
     hit = np.asarray(yes, dtype=bool)
-    if not hit.any() or hit.all():
-        return 0.5
-    ranks = rankdata(score)
-    n = hit.sum()
-    return float((ranks[hit].sum() - n * (n + 1) / 2) / (n * (len(hit) - n)))
+    return 0.5 if hit.all() or not hit.any() else auc(score, hit)

@@ -16,11 +16,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from scipy.stats import rankdata
 
 from biology.cases.mechanism import Mechanism, load_mechanism
 from biology.config import Config
-from biology.statistics import wilson
+from biology.statistics import auc, wilson
 from biology.tables import read_tables
 
 ANSWER = "answer"
@@ -44,14 +43,6 @@ def scored_pairs(mechanism: Mechanism, edges: pd.DataFrame) -> pd.DataFrame:
         score=(mine["direct"] / size.where(size > 0, 1.0)).to_numpy(),
         edge=[pair in causal for pair in zip(mine["source"], mine["target"], strict=True)],
     )
-
-
-def area(score: np.ndarray, edge: np.ndarray) -> float:
-    """Area under the ROC curve; ties count half."""
-    n, rest = int(edge.sum()), int((~edge).sum())
-    if not n or not rest:
-        return float("nan")
-    return float((rankdata(score)[edge].sum() - n * (n + 1) / 2) / (n * rest))
 
 
 def parents_first(pairs: pd.DataFrame) -> pd.Series:
@@ -91,11 +82,11 @@ def measured(pairs: pd.DataFrame, seed: int) -> dict[str, object]:
     drawn = []
     for _ in range(DRAWS if items else 0):
         rows = np.concatenate([items[index] for index in rng.integers(0, len(items), len(items))])
-        drawn.append(area(score[rows], edge[rows]))
+        drawn.append(auc(score[rows], edge[rows]))
     low, high = np.nanquantile(drawn, [0.025, 0.975]) if drawn else (np.nan, np.nan)
     found = parents_first(pairs)
     first, first_low, first_high = wilson(int(found.sum()), len(found))
     return {
-        "auc": area(score, edge), "auc_low": low, "auc_high": high, "edges": int(edge.sum()), "pairs": len(pairs), "first": first,
+        "auc": auc(score, edge), "auc_low": low, "auc_high": high, "edges": int(edge.sum()), "pairs": len(pairs), "first": first,
         "first_low": first_low, "first_high": first_high, "prompts": len(found),
     }  # fmt: skip
