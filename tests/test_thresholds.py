@@ -5,10 +5,11 @@ import pytest
 from multi_hop_tables import claim, evidence_rows, prompt_rows, swap
 
 from biology.config import StatisticsConfig
+from biology.schemas import DECIDING
 from biology.tables import table
 from biology.verdicts.claims import judge_all, with_thresholds
 from biology.verdicts.measuring import Meta, measure
-from biology.verdicts.thresholds import family, thresholds, turning, weakest
+from biology.verdicts.thresholds import family, thresholds, turning
 
 SETTINGS = StatisticsConfig(permutations=2000, bootstrap=2000)
 RULE = {"specificity": {"arms": ["donor", "position"], "ratio": 5}, "ceiling": {"match": 0.05}}
@@ -58,7 +59,7 @@ def test_verdicts_on_the_grid_are_those_of_judge(tables, parts):
             assert turned.p_holm[index] == pytest.approx(part["p_holm"])
             others = [v for i, v in enumerate(rows["verdict"]) if i != number]
             whole = again.verdicts.set_index("claim").loc[row["claim"], "verdict"]
-            assert weakest([turned.verdicts[index], *others]) == whole
+            assert min([turned.verdicts[index], *others], key=DECIDING.index) == whole
 
 
 def test_clusters_hold_what_the_statistic_is_the_mean_of():

@@ -11,7 +11,7 @@ it the p of an equivalence test, which asks whether the score lies outside the m
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -19,7 +19,6 @@ import pandas as pd
 
 from biology.cases.claim_file import UNREGISTERED
 from biology.config import StatisticsConfig
-from biology.schemas import VERDICTS
 from biology.statistics import generator, holm, sign_flip_p, signs
 from biology.verdicts.claims import rule
 
@@ -96,8 +95,3 @@ def turning(
         for threshold, p in zip(grid, corrected, strict=True)
     ]
     return Turning(tuple(grid), tuple(corrected), tuple(verdicts), registered)
-
-
-def weakest(verdicts: Iterable[str]) -> str:
-    """The verdict on a claim whose parts have these verdicts: all must hold."""
-    return min(verdicts, key=VERDICTS.index)
