@@ -44,6 +44,12 @@ def stacked(frames: Iterable[pd.DataFrame]) -> pd.DataFrame:
     return pd.concat(filled, ignore_index=True) if filled else listed[0]
 
 
+def evenly_spaced(frame: pd.DataFrame, most: int) -> pd.DataFrame:
+    """At most `most` rows of each behaviour, evenly spaced over its rows; behaviours are sorted."""
+    groups = [group.iloc[:: -(-len(group) // most)] for _, group in frame.groupby("behaviour", sort=True)]
+    return pd.concat(groups, ignore_index=True)
+
+
 def best_site(evidence: pd.DataFrame, outcome: str, direction: str) -> int | None:
     """Number of the site (`draw`) with the largest mean effect minus match; the first one of a tie, None without
     rows."""

@@ -107,10 +107,9 @@ def draw_dictionary(args: Arguments) -> None:
 def _passages(args: Arguments, config: Config, root: Path, model: Model, tokens: int) -> tuple[Passages, Passages]:
     """Held-out tokens on which to choose cuts, and others to measure on: the given text, else text beside the transcoders,
     else the model's held-out prompts, else those of its cases."""
-    import pandas as pd
-
     from biology.dictionaries.dictionary_metrics import Passages
     from biology.dictionaries.documents import HELD_OUT, read, read_held_out
+    from biology.tables import evenly_spaced
 
     entry = config.model(args.model)
     beside = root / entry.transcoders / HELD_OUT
@@ -128,9 +127,8 @@ def _passages(args: Arguments, config: Config, root: Path, model: Model, tokens:
     prompts = held_out(root / entry.path, cases)
     passages = []
     for dev in (True, False):
-        part = prompts[(prompts["split"] == "dev") == dev]
+        part = prompts.loc[(prompts["split"] == "dev") == dev]
         part = part if len(part) else prompts
-        groups = [group.iloc[:: -(-len(group) // PROMPTS)] for _, group in part.groupby("behaviour", sort=True)]
-        each = pd.concat(groups, ignore_index=True)
+        each = evenly_spaced(part, PROMPTS)
         passages.append(Passages.of_prompts(model, each["prompt"].tolist(), each["answer"].tolist()))
     return passages[0], passages[1]

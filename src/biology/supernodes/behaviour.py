@@ -17,7 +17,7 @@ import torch
 from biology.cases.case import Case
 from biology.models.model import Model, answer_token, encode, run, token_batch, token_text
 from biology.records import InputError
-from biology.tables import donor_columns, table, validate_table
+from biology.tables import donor_columns, evenly_spaced, table, validate_table
 from biology.transcoders.activations import FeatureCache, cache_features, length_batches
 from biology.transcoders.splicing import constant, mean_outputs, spliced
 from biology.transcoders.transcoder_set import TranscoderSet, reconstruct
@@ -147,8 +147,7 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     """
     if "split" in frame:
         frame = frame[frame["split"] != "dev"]
-    most = MOST_OF_LARGE if model.large else MOST_PER_BEHAVIOUR
-    frame = pd.concat([_thinned(group, most) for _, group in frame.groupby("behaviour", sort=True)], ignore_index=True)
+    frame = evenly_spaced(frame, MOST_OF_LARGE if model.large else MOST_PER_BEHAVIOUR)
     ids = [encode(model, prompt) for prompt in frame["prompt"]]
     answers = [answer_token(model, p, a, first=True) for p, a in zip(frame["prompt"], frame["answer"], strict=True)]
     layers = range(model.n_layers)
@@ -204,10 +203,6 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
                 for metric, value in values.items()
             ]
     return table("fidelity", rows)
-
-
-def _thinned(group: pd.DataFrame, most: int) -> pd.DataFrame:
-    return group.iloc[:: -(-len(group) // most)]
 
 
 def selective_features(

@@ -26,6 +26,7 @@ from biology.attribution.graph import Graph, influence
 from biology.interventions.feature_edits import edits
 from biology.interventions.protocols import CleanPasses, intervene
 from biology.models.model import Model, encode
+from biology.tables import evenly_spaced
 from biology.transcoders.transcoder_set import TranscoderSet
 
 PROMPTS = 8  # prompts per behaviour
@@ -137,8 +138,7 @@ def foretold(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     spaced.
     """
     frame = frame[frame["split"] != "dev"] if "split" in frame else frame
-    chosen = [group.iloc[:: -(-len(group) // PROMPTS)] for _, group in frame.groupby("behaviour", sort=True)]
-    prompts = pd.concat(chosen, ignore_index=True)
+    prompts = evenly_spaced(frame, PROMPTS)
     generator, found = np.random.default_rng(0), []
     for prompt in tqdm(prompts["prompt"], desc=f"{model.name}: ablating every feature", mininterval=5):
         ids = encode(model, prompt)

@@ -36,7 +36,7 @@ from biology.attribution.live_effects import Held, held_hooks
 from biology.interventions.feature_edits import edits
 from biology.interventions.protocols import intervene
 from biology.models.model import Edit, Model, encode, run, token_batch
-from biology.tables import table
+from biology.tables import evenly_spaced, table
 from biology.transcoders.neurons import Neurons
 from biology.transcoders.transcoder_set import TranscoderSet, activate, reconstruct
 
@@ -223,9 +223,10 @@ def predict_ablations(model: Model, transcoders: TranscoderSet, frame: pd.DataFr
     """
     if "split" in frame:
         frame = frame[frame["split"] != "dev"]  # pyright: ignore[reportAssignmentType]
-    chosen = [group.iloc[:: -(-len(group) // PROMPTS)] for _, group in frame.groupby("behaviour", sort=True)]
     generator, rows = np.random.default_rng(0), []
-    for row in tqdm(list(pd.concat(chosen).itertuples()), desc=f"{model.name}: ablating features", mininterval=5):
+    for row in tqdm(
+        list(evenly_spaced(frame, PROMPTS).itertuples()), desc=f"{model.name}: ablating features", mininterval=5
+    ):
         found = correlations(model, transcoders, encode(model, row.prompt), generator)
         rows += [{"prompt": row.prompt, "behaviour": row.behaviour, **one} for one in found]
     return table("ablation_prediction", rows)
