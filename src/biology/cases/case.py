@@ -186,3 +186,9 @@ def called(case: Case, supernode: str, values: Mapping[str, str]) -> str:
         return label.format_map(values) or supernode.replace("_", " ")
     except (KeyError, ValueError):
         return supernode.replace("_", " ")
+
+
+def title_on(case: Case, supernode: str, item: str) -> str:
+    """The title of a supernode on a named prompt, as `called` makes it."""
+    prompt = case.prompts[item]
+    return called(case, supernode, {**prompt.factors, "answer": prompt.answer.strip()})

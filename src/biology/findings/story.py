@@ -16,7 +16,7 @@ from typing import Any
 import pandas as pd
 from markupsafe import Markup
 
-from biology.cases.case import Case, called, titles
+from biology.cases.case import Case, title_on, titles
 from biology.cases.case_file import OUTPUT
 from biology.cases.experiments import Exchange, Perturbation
 from biology.figures.graph_layout import node, repeated, with_share
@@ -101,9 +101,9 @@ def intervention(case: Case, panel: pd.DataFrame, name: str, item: str) -> dict[
     lines = rows[rows["kind"] == "line"]
     said = lines if len(lines) else rows[rows["kind"] == "probability"]
     first = case.prompts[item]
-    donor = case.prompts.get(first.factors.get(getattr(experiment, "donor", "donor"), ""))
-    injected = getattr(experiment, "injected", None)
-    there = called(case, injected, {**donor.factors, "answer": donor.answer.strip()}) if donor and injected else ""
+    source = first.factors.get(getattr(experiment, "donor", "donor"), "")
+    donor, injected = case.prompts.get(source), getattr(experiment, "injected", None)
+    there = title_on(case, injected, source) if donor and injected else ""
     told = doing(
         experiment, float(rows["strength"].iloc[0]), {n: f"“{title}”" for n, title in titles(case, item).items()}
     )

@@ -20,7 +20,7 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from biology.cases.case import Case, called, discover_cases, load_case
+from biology.cases.case import Case, discover_cases, load_case, title_on
 from biology.cases.experiments import Swap
 from biology.cases.measurement import Line
 from biology.config import Config
@@ -134,7 +134,7 @@ def case_facts(case: Case, members: pd.DataFrame) -> dict[str, Any]:
         "prompts": [{"item": item, "text": case.prompts[item].text} for item in first.values()],
         "nodes": [
             {
-                "item": item, "name": name, "title": _title(case, name, item), "pos": int(rows["pos"].iat[0]),
+                "item": item, "name": name, "title": title_on(case, name, item), "pos": int(rows["pos"].iat[0]),
                 "members": rows[["layer", "feature"]].to_numpy().tolist(),
             }
             for (item, name), rows in members.groupby(["item", "supernode"], sort=False) if item in first.values()
@@ -151,11 +151,6 @@ def _first(case: Case) -> dict[str, str]:
     return first
 
 
-def _title(case: Case, supernode: str, item: str) -> str:
-    prompt = case.prompts[item]
-    return called(case, supernode, {**prompt.factors, "answer": prompt.answer.strip()})
-
-
 def examples(case: Case, members: pd.DataFrame) -> list[dict[str, Any]]:
     """The swaps of a case on its named prompts, as links. For each prompt: the title of the donor's supernode, and the
     address of the page that holds it. Those with the same title as the prompt's own come last."""
@@ -167,8 +162,8 @@ def examples(case: Case, members: pd.DataFrame) -> list[dict[str, Any]]:
         if donor is None or (first[donor.text], swap.inject) not in there:
             continue
         source = first[donor.text]
-        title = _title(case, swap.inject, source)
-        alike = title == _title(case, swap.inject, item)
+        title = title_on(case, swap.inject, source)
+        alike = title == title_on(case, swap.inject, item)
         address = f"prompt={quote(text, safe='')}&hold={case.name}/{source}/{swap.inject}*{STRENGTH}"
         found = (alike, f"{title} of {visible(donor.text)}" if alike else title, address)
         made.setdefault(text, [])

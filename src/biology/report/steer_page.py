@@ -17,7 +17,7 @@ from typing import Any
 
 import pandas as pd
 
-from biology.cases.case import Case, called, discover_cases, load_case
+from biology.cases.case import Case, discover_cases, load_case, title_on
 from biology.cases.experiments import Perturbation
 from biology.config import Config
 from biology.findings.story import intervention
@@ -125,7 +125,7 @@ def case_data(case: Case, steering: pd.DataFrame) -> dict[str, Any]:
         steered = rows[rows["mode"] != "clean"].groupby(["source", "supernode", "mode"], sort=False)
         ways = [
             {
-                "source": source, "supernode": supernode, "mode": mode, "title": _title(case, supernode, source),
+                "source": source, "supernode": supernode, "mode": mode, "title": title_on(case, supernode, source),
                 "pos": int(way["pos"].iloc[0]),
                 "at": [[strength, *_said(found)] for strength, found in way.groupby("strength")],
             }
@@ -144,11 +144,6 @@ def _said(rows: pd.DataFrame) -> tuple[list[tuple[str, float]], str]:
     return pairs, str(line.iloc[0]) if len(line) else ""
 
 
-def _title(case: Case, supernode: str, item: str) -> str:
-    shown = case.prompts[item]
-    return called(case, supernode, {**shown.factors, "answer": shown.answer.strip()})
-
-
 def striking(case: Case, steering: pd.DataFrame) -> dict[str, Any] | None:
     """A place to begin: steering with another prompt's supernode that makes a new answer the most probable one.
 
@@ -165,5 +160,5 @@ def striking(case: Case, steering: pd.DataFrame) -> dict[str, Any] | None:
 
 
 def _example(case: Case, row: dict[str, Any]) -> dict[str, Any]:
-    title = _title(case, row["supernode"], row["source"])
+    title = title_on(case, row["supernode"], row["source"])
     return row | {"case": case.name, "prompt": case.prompts[row["item"]].text, "title": title}
