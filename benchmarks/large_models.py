@@ -122,7 +122,11 @@ def graph_alone(folder: Path) -> None:
     plan = memory.of_directories(folder / "model", folder / "transcoders", "float32")
     before = held()
     graph = attribute(
-        model, transcoders, TOKENS, max_feature_nodes=NODES, foresee=lambda sizes, found: foretold.append(found.total)
+        model,
+        transcoders,
+        TOKENS,
+        max_feature_nodes=NODES,
+        on_estimate=lambda sizes, found: foretold.append(found.total),
     )
     said = {"before": before, "foretold": plan.maps + foretold[-1], "nodes": int(graph.n_nodes)}
     print(json.dumps(said | {"row_residual": graph.metadata["row_residual"]}))

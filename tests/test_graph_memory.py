@@ -86,7 +86,7 @@ def real_and_foretold(folder, kind, n_tokens, **options):
             file.write("5")
     except OSError:
         return None
-    attribute(model, transcoders, prompt(n_tokens), foresee=lambda _, foretold: seen.append(foretold), **options)
+    attribute(model, transcoders, prompt(n_tokens), on_estimate=lambda _, foretold: seen.append(foretold), **options)
     return status("VmHWM") - before, [foretold.total for foretold in seen]
 
 

@@ -26,7 +26,7 @@ from torch import Tensor
 from biology.attribution import targets as target_nodes
 from biology.attribution.direct_effects import ActiveFeatures, batch_active_features, mention_first_words
 from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, empty_edges, row_residual
-from biology.attribution.graph_memory import Estimate, Foresee, Sizes, forward_pass, row_by_row, sizes_of
+from biology.attribution.graph_memory import Estimate, OnEstimate, Sizes, forward_pass, row_by_row, sizes_of
 from biology.attribution.graph_memory import whole as whole_memory
 from biology.attribution.live_effects import Held, LiveEffects, with_remainders
 from biology.attribution.replacement import LocalReplacement, bias_pass, freeze_prompt
@@ -58,7 +58,7 @@ def attribute(
     first_position: int = 1,
     memory: int = MEMORY,
     progress: Callable[[int, int], None] | None = None,
-    foresee: Foresee | None = None,
+    on_estimate: OnEstimate | None = None,
     attention: Held = "frozen",
     norms: Held = "frozen",
     explain: Explained = "logits",
@@ -77,7 +77,7 @@ def attribute(
         memory: bytes of working arrays, beyond the graph itself. If the rows for a budget do not fit, only their
             largest entries are kept for the choice, and the rows of the chosen features are computed again.
         progress: called with (rows done, rows in all).
-        foresee: called with the estimated memory before the forward pass, and again before the graph is built; may raise
+        on_estimate: called with the estimated memory before the forward pass, and again before the graph is built; may raise
             (`graph_memory.require`).
         attention, norms: "live" includes in the edges, to first order, the effects through attention patterns or norm scales
             (`live_effects`). The bias is then the remainder.
@@ -91,7 +91,7 @@ def attribute(
             a given feature that is not active, transcoders that do not fit the model, or effects that are not finite.
     """
     settings = Settings(
-        max_logits, logit_probability, max_feature_nodes, first_position, memory, progress, foresee, attention, norms,
+        max_logits, logit_probability, max_feature_nodes, first_position, memory, progress, on_estimate, attention, norms,
         explain,
     )  # fmt: skip
     check(model, transcoders, settings, features)
@@ -162,9 +162,9 @@ def _trace(
     """Graphs of prompts of equal length."""
     read_at = sorted({place for of_prompt in places for place in of_prompt})
     transcoders = transcoders.to(model.device, model.precision)
-    if settings.foresee is not None:
+    if settings.on_estimate is not None:
         sizes = _sizes(model, transcoders, ids.shape[1], settings)
-        settings.foresee(sizes, forward_pass(sizes))
+        settings.on_estimate(sizes, forward_pass(sizes))
     local = freeze_prompt(model, transcoders, ids, positions=read_at)
     limits = {"max_logits": settings.max_logits, "logit_probability": settings.logit_probability}
     limits |= {"explain": settings.explain}
@@ -213,7 +213,7 @@ class _Traced:
         if settings.live:
             job = replace(job, effects=LiveEffects(self.model, local, settings.attention, settings.norms))
         budget = settings.max_feature_nodes
-        self.foresee(active, row, row_by_row, budget if given is None else len(given), given is not None)
+        self.report_estimate(active, row, row_by_row, budget if given is None else len(given), given is not None)
         if given is None and (budget is None or budget >= len(active)):
             return self.graph(row, active, len(active), whole_adjacency(job), self.feature_bias(row, active))
         at = None if given is None else active.index(given, local.n_pos)
@@ -236,7 +236,7 @@ class _Traced:
         tokens, sources, readers = both_sides(local, self.prompt, active, self.readouts, first, node, starts)
         held = max(embed.element_size() * int(n_nodes.square().sum()) // 4, SMALL_BYTES)
         meeting = meeting_layer(local, sources, readers, first, min(self.settings.memory, held))
-        self.foresee(active, 0, lambda sizes: whole_memory(sizes, meeting), None)
+        self.report_estimate(active, 0, lambda sizes: whole_memory(sizes, meeting), None)
         out = [empty_edges(n, n, embed.dtype, embed.device) for n in n_nodes.tolist()]
         done, total = 0, sum(len(of_layer.prompt) for of_layer in readers)
 
@@ -306,7 +306,7 @@ class _Traced:
         graph.metadata.update(_metadata(self, row, n_active), row_residual=float(residual))
         return graph
 
-    def foresee(
+    def report_estimate(
         self,
         active: ActiveFeatures,
         row: int,
@@ -316,11 +316,11 @@ class _Traced:
     ) -> None:
         """Reports the memory that the graph of a single prompt will need."""
         local, settings = self.local, self.settings
-        if settings.foresee is not None:
+        if settings.on_estimate is not None:
             counts = torch.bincount(active.layer, minlength=local.n_layers).tolist()
             sizes = _sizes(self.model, local.transcoders, local.n_pos, settings)
             sizes = replace(sizes, n_targets=len(self.readouts[row]), active=tuple(counts), budget=budget, given=given)
-            settings.foresee(sizes, estimated(sizes))
+            settings.on_estimate(sizes, estimated(sizes))
 
     def feature_bias(self, prompt: Tensor | int, active: ActiveFeatures) -> Float[Tensor, " active"]:
         """Each feature's pre-activation in the affine pass without sources, its own bias included. Features are sorted by layer."""

@@ -125,7 +125,7 @@ class Estimate:
         return f"{memory.gib(self.total)} ({parts})"
 
 
-Foresee = Callable[[Sizes, Estimate], None]
+OnEstimate = Callable[[Sizes, Estimate], None]
 
 
 def sizes_of(model: Model, transcoders: TranscoderSet, n_pos: int, *, first_position: int, memory: int) -> Sizes:

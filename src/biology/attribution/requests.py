@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from biology.attribution import targets as target_nodes
-from biology.attribution.graph_memory import Foresee
+from biology.attribution.graph_memory import OnEstimate
 from biology.attribution.live_effects import Held
 from biology.attribution.targets import Explained, Target
 from biology.models.model import Model, token_batch
@@ -30,7 +30,7 @@ class Settings:
     first_position: int
     memory: int
     progress: Callable[[int, int], None] | None
-    foresee: Foresee | None = None
+    on_estimate: OnEstimate | None = None
     attention: Held = "frozen"
     norms: Held = "frozen"
     explain: Explained = "logits"

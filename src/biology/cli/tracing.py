@@ -83,7 +83,7 @@ def trace(args: Arguments) -> None:
             position=args.position,
             memory=MEMORY if args.memory is None else int(args.memory * 2**30),
             progress=progress,
-            foresee=lambda sizes, estimate: _foresee(sizes, estimate, model),
+            on_estimate=lambda sizes, estimate: _check_memory(sizes, estimate, model),
             attention=args.attention,
             norms=args.norms,
             explain=args.explain or ("contrast" if entry.neurons else "logits"),
@@ -119,7 +119,7 @@ def trace(args: Arguments) -> None:
             webbrowser.open((out / PAGE).resolve().as_uri())
 
 
-def _foresee(sizes: Sizes, estimate: Estimate, model: Model) -> None:
+def _check_memory(sizes: Sizes, estimate: Estimate, model: Model) -> None:
     """Prints how much memory a prompt will take, unless it is little. Raises `InputError`, with what fits, if it is too
     much."""
     from biology.attribution import graph_memory
