@@ -7,13 +7,13 @@ import pytest
 
 from biology.__main__ import main
 from biology.cli.steering import Grouped, _features, _members
-from biology.interventions.held_features import Holding
+from biology.interventions.held_features import HeldFeature
 
 PROMPT = "Fact: the capital of the state containing Dallas is"
 
 
 def test_features_are_read():
-    assert _features(" 2/120, 3/45=-1.5 ") == {(2, 120): Holding(), (3, 45): Holding(-1.5)}
+    assert _features(" 2/120, 3/45=-1.5 ") == {(2, 120): HeldFeature(), (3, 45): HeldFeature(-1.5)}
     assert _features(None) == {}
 
 
@@ -35,7 +35,7 @@ def test_members_are_held_where_those_of_the_prompt_are_unless_a_token_is_named(
     }
     held = _members(Namespace(text=text, at=at), "multi_hop/oakland/bridge", found)
     taken = ("Fact: the capital of the state containing Oakland is", 8)
-    assert held == {(1, feature): Holding(2.0, where, taken=taken) for feature in (7, 2)}
+    assert held == {(1, feature): HeldFeature(2.0, where, taken=taken) for feature in (7, 2)}
 
 
 @pytest.mark.slow

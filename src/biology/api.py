@@ -40,7 +40,7 @@ from biology.config import config_file, load_config
 from biology.evidence.case_evidence import fresh_context
 from biology.grammar import unknown
 from biology.graph_files.dialects import parse_graph
-from biology.interventions.held_features import DRAWS, Held, Holding, push, said, top
+from biology.interventions.held_features import DRAWS, HeldFeature, HeldFeatures, hold_features, said, top
 from biology.models.model import Model, encode
 from biology.records import InputError
 from biology.report.explorer import graph_page
@@ -338,7 +338,7 @@ class Run:
     transcoders: TranscoderSet
     prompt: str
     probabilities: Float[Tensor, " vocab"]
-    held: Mapping[tuple[int, int], Holding]
+    held: Mapping[tuple[int, int], HeldFeature]
     last_layer: int | None
     at: int | None
 
@@ -372,22 +372,22 @@ def intervene(
         InputError: no such token or feature, a feature without activation there, or a value too large for the model.
     """
     ids, held = encode(model, prompt), _held(prompt, hold, at)
-    pushed = push(model, transcoders, ids, held, at=at)
+    pushed = hold_features(model, transcoders, ids, held, at=at)
     probabilities = said(model, transcoders, [ids], pushed.edits, last_layer=last_layer)
     return Run(model, transcoders, prompt, probabilities, held, last_layer, at)
 
 
-def _held(prompt: str, hold: Mapping[Supernode | tuple[int, int], float | int], at: int | None) -> Held:
-    held: Held = {}
+def _held(prompt: str, hold: Mapping[Supernode | tuple[int, int], float | int], at: int | None) -> HeldFeatures:
+    held: HeldFeatures = {}
     for what, factor in hold.items():
         if isinstance(what, Supernode):
             place = dict(what.places).get(prompt) if at is None else at
-            taken = (what.text, what.pos)
             held |= {
-                (layer, feature): Holding(value, place, float(factor), taken) for layer, feature, value in what.features
+                (layer, feature): HeldFeature(value, place, float(factor), (what.text, what.pos))
+                for layer, feature, value in what.features
             }
         else:
-            held[what] = Holding(factor=float(factor))
+            held[what] = HeldFeature(factor=float(factor))
     return held
 
 
@@ -395,6 +395,6 @@ def matched_controls(run: Run, n: int = DRAWS, *, seed: int = 0) -> Run:
     """The matched control of a run: the mean next-token probabilities over `n` random sets of other active features, with the same
     layers, tokens, number and size of push."""
     ids = encode(run.model, run.prompt)
-    control = push(run.model, run.transcoders, ids, run.held, at=run.at).control(n, seed)
+    control = hold_features(run.model, run.transcoders, ids, run.held, at=run.at).control(n, seed)
     probabilities = said(run.model, run.transcoders, [ids] * n, control, last_layer=run.last_layer)
     return replace(run, probabilities=probabilities)

@@ -13,7 +13,7 @@ import torch
 import biology as bio
 from biology.config import load_config
 from biology.interventions.generation import generate
-from biology.interventions.held_features import DRAWS, Holding, everywhere, nothing, push, said
+from biology.interventions.held_features import DRAWS, HeldFeature, everywhere, hold_features, nothing, said
 from biology.models.model import encode, run, token_batch
 from biology.models.text import continuation
 from biology.records import InputError
@@ -166,11 +166,14 @@ def test_holding_and_its_control_are_those_of_steer(made, open_page, more):
         held, own = {}, nodes.get((here, name))
         if state["holds"][0]["own"] and own:
             held |= {
-                (la, places[la][f]): Holding(value, own.pos, -1.0, (own.text, own.pos)) for la, f, value in own.features
+                (la, places[la][f]): HeldFeature(value, own.pos, -1.0, (own.text, own.pos))
+                for la, f, value in own.features
             }
         at = dict(node.places).get(text)
-        held |= {(la, places[la][f]): Holding(value, at, 1.0, (node.text, node.pos)) for la, f, value in node.features}
-        pushed = push(model, transcoders, ids, held, strength=2.0)
+        held |= {
+            (la, places[la][f]): HeldFeature(value, at, 1.0, (node.text, node.pos)) for la, f, value in node.features
+        }
+        pushed = hold_features(model, transcoders, ids, held, strength=2.0)
         arms = [pushed.edits, pushed.control()]
         arms = [(nothing(arm), everywhere(model, arm, ids)) if state["every"] else (arm, None) for arm in arms]
         shown = page.evaluate("[lab.result.steered.said, lab.control.said].map(said => [...said])")
@@ -199,7 +202,7 @@ def test_one_feature_is_held_at_multiples_of_its_activation_or_of_its_largest(el
         page.evaluate(f"location.hash = 'prompt={DALLAS}&hold=3/{numbers[feature]}*-3'")
         page.wait_for_function(f"lab.state.holds[0]?.name === '3/{numbers[feature]}'")
         page.evaluate("lab.settled()")
-        pushed = push(elegans.model, transcoders, ids, {(3, feature): Holding(value)}, strength=-3.0)
+        pushed = hold_features(elegans.model, transcoders, ids, {(3, feature): HeldFeature(value)}, strength=-3.0)
         for rows, arm, part in ((1, pushed.edits, "lab.result.steered"), (DRAWS, pushed.control(), "lab.control")):
             expected = said(elegans.model, transcoders, [ids] * rows, arm)
             assert far(page.evaluate(f"[...{part}.said]"), expected) <= CLOSE
@@ -217,9 +220,9 @@ def test_several_supernodes_are_held_in_the_order_in_which_they_are_named(elegan
     ):
         node = nodes[item, name]
         taken = node.text, node.pos
-        held |= {(la, places[la][f]): Holding(value, pos, strength, taken) for la, f, value in node.features}
+        held |= {(la, places[la][f]): HeldFeature(value, pos, strength, taken) for la, f, value in node.features}
     ids = encode(elegans.model, DALLAS)
-    pushed = push(elegans.model, transcoders, ids, held)
+    pushed = hold_features(elegans.model, transcoders, ids, held)
     for rows, arm, part in ((1, pushed.edits, "lab.result.steered"), (DRAWS, pushed.control(), "lab.control")):
         assert far(page.evaluate(f"[...{part}.said]"), said(elegans.model, transcoders, [ids] * rows, arm)) <= CLOSE
 

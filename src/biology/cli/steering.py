@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
     from biology.cases.case import Case
     from biology.config import Config, ModelConfig
-    from biology.interventions.held_features import Held
+    from biology.interventions.held_features import HeldFeatures
 
 Arguments = argparse.Namespace
 
@@ -45,10 +45,10 @@ def steer(args: Arguments) -> None:
 
     if not (args.supernode or args.features):
         raise InputError("say what to hold: --supernode CASE/PROMPT/NAME or --features LAYER/FEATURE,...")
-    from biology.interventions.held_features import DRAWS, everywhere, first_row, nothing, push, said, top
+    from biology.interventions.held_features import DRAWS, everywhere, first_row, hold_features, nothing, said, top
 
     entry, _ = subject(args)
-    held: Held = {}
+    held: HeldFeatures = {}
     tables: dict[str, Grouped] = {}
     for sign, names in ((-1.0, args.suppress), (1.0, args.supernode)):
         for name in names or ():
@@ -66,7 +66,7 @@ def steer(args: Arguments) -> None:
             f"--tokens {args.tokens}: after the {len(ids)} tokens of the prompt {model.name} can write "
             f"at most {max(0, model.n_context + 1 - len(ids))}."
         )
-    held_at = push(model, transcoders, ids, held, strength=args.strength, at=args.at)
+    held_at = hold_features(model, transcoders, ids, held, strength=args.strength, at=args.at)
     pushed, control = held_at.edits, held_at.control()
     stop = getattr(model.tokenizer, "eos_token_id", None)
     columns, written = [], []
@@ -106,10 +106,10 @@ def _quoted(text: str) -> str:
     return f'"{visible(text)}"'
 
 
-def _members(args: Arguments, name: str, found: dict[str, Grouped]) -> Held:
+def _members(args: Arguments, name: str, found: dict[str, Grouped]) -> HeldFeatures:
     """Members of CASE/PROMPT/NAME with their activations there, and their positions on other prompts. `found` caches the cases
     looked up."""
-    from biology.interventions.held_features import Holding
+    from biology.interventions.held_features import HeldFeature
     from biology.records import InputError
 
     if not re.fullmatch(r"[^/]+/[^/]+/[^/]+", name):
@@ -130,7 +130,7 @@ def _members(args: Arguments, name: str, found: dict[str, Grouped]) -> Held:
     at = int(own["pos"].iat[0]) if len(own) and args.at is None else None
     text = found[case].text[item]
     columns = zip(*(rows[column].tolist() for column in ("layer", "feature", "activation", "pos")), strict=True)
-    return {(layer, feature): Holding(value, at, taken=(text, pos)) for layer, feature, value, pos in columns}
+    return {(layer, feature): HeldFeature(value, at, taken=(text, pos)) for layer, feature, value, pos in columns}
 
 
 def _grouped(args: Arguments, case: str) -> Grouped:
@@ -165,12 +165,12 @@ def _found_now(config: Config, root: Path, entry: ModelConfig, name: str, case: 
     return Grouped(members, texts)
 
 
-def _features(text: str | None) -> Held:
+def _features(text: str | None) -> HeldFeatures:
     """Parses features such as `2/120,3/45=1.5`."""
-    from biology.interventions.held_features import Holding
+    from biology.interventions.held_features import HeldFeature
     from biology.records import InputError
 
-    held: Held = {}
+    held: HeldFeatures = {}
     for piece in filter(None, (text or "").split(",")):
         found = re.fullmatch(r"\s*(\d+)/(\d+)(?:=(\S*))?\s*", piece)
         if not found:
@@ -178,7 +178,7 @@ def _features(text: str | None) -> Held:
                 f"--features takes LAYER/FEATURE or LAYER/FEATURE=VALUE with commas between, not '{piece}'."
             )
         try:
-            held[int(found[1]), int(found[2])] = Holding(None if found[3] is None else real()(found[3]))
+            held[int(found[1]), int(found[2])] = HeldFeature(None if found[3] is None else real()(found[3]))
         except argparse.ArgumentTypeError as error:
             raise InputError(f"--features {piece.strip()}: a feature's activation {error}.") from None
     return held

@@ -27,7 +27,7 @@ DRAWS = 10
 
 
 @dataclass(frozen=True)
-class Holding:
+class HeldFeature:
     """How a feature is held: its activation at M = 1 and its token, if known, and where it was taken from."""
 
     value: float | None = None
@@ -40,12 +40,12 @@ class Holding:
     """Prompt and token whose active features replace it in the control; None: the held prompt's own."""
 
 
-Held = dict[tuple[int, int], Holding]
-"""Holdings by (layer, feature)."""
+HeldFeatures = dict[tuple[int, int], HeldFeature]
+"""By (layer, feature)."""
 
 
 @dataclass(frozen=True, eq=False)
-class Push:
+class ControlledEdits:
     """The edits on a prompt, and the pool of its control."""
 
     edits: Edits
@@ -63,10 +63,10 @@ class Push:
         ).edits  # fmt: skip
 
 
-def push(
-    model: Model, transcoders: TranscoderSet, ids: list[int], held: Mapping[tuple[int, int], Holding], *,
+def hold_features(
+    model: Model, transcoders: TranscoderSet, ids: list[int], held: Mapping[tuple[int, int], HeldFeature], *,
     strength: float = 1.0, at: int | None = None,
-) -> Push:  # fmt: skip
+) -> ControlledEdits:  # fmt: skip
     """Holds features at `strength` times their activations, each at its own token or at `at` (default: the last).
 
     Raises:
@@ -101,7 +101,7 @@ def push(
         # an injected feature is matched by features active at its source, a reduced one by features active here
         own = one.taken is None or times * here <= 0
         pool.append((0, pos) if own else (1 + texts.index(one.taken[0]), one.taken[1]))  # type: ignore[index]
-    return Push(edits(rows), transcoders, cache, torch.tensor(pool, dtype=torch.long).reshape(-1, 2))
+    return ControlledEdits(edits(rows), transcoders, cache, torch.tensor(pool, dtype=torch.long).reshape(-1, 2))
 
 
 def nothing(like: Edits) -> Edits:
