@@ -13,7 +13,7 @@ import torch
 import biology as bio
 from biology.config import load_config
 from biology.interventions.generation import generate
-from biology.interventions.held_features import DRAWS, HeldFeature, everywhere, hold_features, nothing, said
+from biology.interventions.held_features import DRAWS, HeldFeature, at_every_token, hold_features, no_edits, said
 from biology.models.model import encode, run, token_batch
 from biology.models.text import continuation
 from biology.records import InputError
@@ -175,14 +175,14 @@ def test_holding_and_its_control_are_those_of_steer(made, open_page, more):
         }
         pushed = hold_features(model, transcoders, ids, held, strength=2.0)
         arms = [pushed.edits, pushed.control()]
-        arms = [(nothing(arm), everywhere(model, arm, ids)) if state["every"] else (arm, None) for arm in arms]
+        arms = [(no_edits(arm), at_every_token(model, arm, ids)) if state["every"] else (arm, None) for arm in arms]
         shown = page.evaluate("[lab.result.steered.said, lab.control.said].map(said => [...said])")
         for rows, (fixed, every), probabilities in zip((1, DRAWS), arms, shown, strict=True):
             expected = said(model, transcoders, [ids] * rows, fixed, every)
             assert far(probabilities, expected) <= CLOSE, address
         if state["most"]:
             lines = page.evaluate("[lab.result.clean.line, lab.result.steered.line, ...lab.control.lines]")
-            written = generate(model, transcoders, [ids], nothing(pushed.edits), state["most"], stop=stop)
+            written = generate(model, transcoders, [ids], no_edits(pushed.edits), state["most"], stop=stop)
             for rows, (fixed, every) in zip((1, DRAWS), arms, strict=True):
                 written += generate(model, transcoders, [ids] * rows, fixed, state["most"], open_ended=every, stop=stop)
             assert lines == [

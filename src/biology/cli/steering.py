@@ -45,7 +45,7 @@ def steer(args: Arguments) -> None:
 
     if not (args.supernode or args.features):
         raise InputError("say what to hold: --supernode CASE/PROMPT/NAME or --features LAYER/FEATURE,...")
-    from biology.interventions.held_features import DRAWS, everywhere, first_row, hold_features, nothing, said, top
+    from biology.interventions.held_features import DRAWS, at_every_token, first_row, hold_features, no_edits, said, top
 
     entry, _ = subject(args)
     held: HeldFeatures = {}
@@ -70,8 +70,8 @@ def steer(args: Arguments) -> None:
     pushed, control = held_at.edits, held_at.control()
     stop = getattr(model.tokenizer, "eos_token_id", None)
     columns, written = [], []
-    for arm, n_rows in ((nothing(pushed), 1), (pushed, 1), (control, DRAWS)):
-        fixed, every = (nothing(arm), everywhere(model, arm, ids)) if args.everywhere else (arm, None)
+    for arm, n_rows in ((no_edits(pushed), 1), (pushed, 1), (control, DRAWS)):
+        fixed, every = (no_edits(arm), at_every_token(model, arm, ids)) if args.everywhere else (arm, None)
         columns.append(top(model, said(model, transcoders, [ids] * n_rows, fixed, every), args.top))
         first = first_row(fixed), None if every is None else first_row(every)
         tokens = generate(model, transcoders, [ids], first[0], args.tokens, open_ended=first[1], stop=stop)[0]

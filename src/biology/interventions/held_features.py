@@ -104,7 +104,7 @@ def hold_features(
     return ControlledEdits(edits(rows), transcoders, cache, torch.tensor(pool, dtype=torch.long).reshape(-1, 2))
 
 
-def nothing(like: Edits) -> Edits:
+def no_edits(like: Edits) -> Edits:
     """Empty edits."""
     return replace(like, **{name: value[:0] for name, value in vars(like).items()})
 
@@ -114,7 +114,7 @@ def first_row(edited: Edits) -> Edits:
     return replace(edited, **{name: value[edited.row == 0] for name, value in vars(edited).items()})
 
 
-def everywhere(model: Model, pushed: Edits, ids: list[int]) -> Edits:
+def at_every_token(model: Model, pushed: Edits, ids: list[int]) -> Edits:
     """The same edits at every token after the BOS, new ones included."""
     first = 1 if model.bos_token is not None and ids[0] == model.bos_token else 0
     return replace(pushed, pos=pushed.pos * 0 + first)
