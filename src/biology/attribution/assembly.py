@@ -28,7 +28,7 @@ from biology.attribution.direct_effects import ActiveFeatures, batch_active_feat
 from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, empty_edges, row_residual
 from biology.attribution.graph_memory import Estimate, OnEstimate, Sizes, forward_pass, row_by_row, sizes_of
 from biology.attribution.graph_memory import whole as whole_memory
-from biology.attribution.live_effects import Held, LiveEffects, with_remainders
+from biology.attribution.live_effects import FrozenOrLive, LiveEffects, with_remainders
 from biology.attribution.replacement import LocalReplacement, bias_pass, freeze_prompt
 from biology.attribution.requests import Settings, check, prepared
 from biology.attribution.selection import Job, selected_adjacency, whole_adjacency
@@ -59,8 +59,8 @@ def attribute(
     memory: int = MEMORY,
     progress: Callable[[int, int], None] | None = None,
     on_estimate: OnEstimate | None = None,
-    attention: Held = "frozen",
-    norms: Held = "frozen",
+    attention: FrozenOrLive = "frozen",
+    norms: FrozenOrLive = "frozen",
     explain: Explained = "logits",
 ) -> Graph:
     """The attribution graph of one prompt.

@@ -31,7 +31,7 @@ from biology.models.model import Edit, Model, run
 from biology.records import InputError
 from biology.transcoders.transcoder_set import skip
 
-Held = Literal["frozen", "live"]
+FrozenOrLive = Literal["frozen", "live"]
 ROWS = 64  # rows whose gradients are taken together
 FINAL = "unembed.hook_in"
 
@@ -46,8 +46,8 @@ class LiveEffects:
 
     model: Model
     local: LocalReplacement
-    attention: Held
-    norms: Held
+    attention: FrozenOrLive
+    norms: FrozenOrLive
 
     def __post_init__(self) -> None:
         if self.model.dtype != self.model.precision:
@@ -131,7 +131,7 @@ def with_remainders(graph: Graph) -> Graph:
     return replace(graph, bias=torch.where(reading, rest.to(graph.bias), graph.bias))
 
 
-def held_hooks(model: Model, attention: Held, norms: Held) -> list[str]:
+def held_hooks(model: Model, attention: FrozenOrLive, norms: FrozenOrLive) -> list[str]:
     """The hooks of patterns and scales that stay frozen: no gradient passes them."""
     layers = range(model.n_layers)
     held = [f"blocks.{layer}.attn.hook_pattern" for layer in layers] if attention == "frozen" else []

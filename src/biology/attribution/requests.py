@@ -11,13 +11,13 @@ from torch import Tensor
 
 from biology.attribution import targets as target_nodes
 from biology.attribution.graph_memory import OnEstimate
-from biology.attribution.live_effects import Held
+from biology.attribution.live_effects import FrozenOrLive
 from biology.attribution.targets import Explained, Target
 from biology.models.model import Model, token_batch
 from biology.records import InputError
 from biology.transcoders.transcoder_set import TranscoderSet
 
-HELD, EXPLAINED = get_args(Held), get_args(Explained)
+HELD, EXPLAINED = get_args(FrozenOrLive), get_args(Explained)
 
 
 @dataclass(frozen=True)
@@ -31,8 +31,8 @@ class Settings:
     memory: int
     progress: Callable[[int, int], None] | None
     on_estimate: OnEstimate | None = None
-    attention: Held = "frozen"
-    norms: Held = "frozen"
+    attention: FrozenOrLive = "frozen"
+    norms: FrozenOrLive = "frozen"
     explain: Explained = "logits"
 
     @property

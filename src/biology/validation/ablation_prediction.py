@@ -32,7 +32,7 @@ from scipy import stats
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.attribution.live_effects import Held, held_hooks
+from biology.attribution.live_effects import FrozenOrLive, held_hooks
 from biology.interventions.feature_edits import edits
 from biology.interventions.protocols import intervene
 from biology.models.model import Edit, Model, encode, run, token_batch
@@ -54,8 +54,8 @@ class Linear:
     """How the model is linearised when gradients are taken."""
 
     rule: str
-    attention: Held = "frozen"
-    norms: Held = "frozen"
+    attention: FrozenOrLive = "frozen"
+    norms: FrozenOrLive = "frozen"
 
 
 Sites = tuple[Int[Tensor, " site"], Int[Tensor, " site"], Int[Tensor, " site"]]
