@@ -143,7 +143,7 @@ class CaseContext(PromptContext):
 
     def edits(
         self, experiment: Perturbation, places: Sequence[int], setting: Setting, *, wrong: bool = False
-    ) -> "Push":  # fmt: skip
+    ) -> "SourcedEdits":  # fmt: skip
         """The edits of an experiment, one row per prompt, with the sources of injected features (`wrong`: injects from the
         wrong donor)."""
         donor = f"wrong_{experiment.donor}" if wrong else experiment.donor
@@ -169,7 +169,7 @@ class CaseContext(PromptContext):
         row, layer, pos, feature, pool, pool_pos = (
             torch.from_numpy(table_[:, i].astype(np.int64)) for i in (0, 1, 2, 3, 5, 6)
         )
-        return Push(Edits(row, layer, pos, feature, torch.from_numpy(table_[:, 4])), pool, pool_pos)
+        return SourcedEdits(Edits(row, layer, pos, feature, torch.from_numpy(table_[:, 4])), pool, pool_pos)
 
     def position_of(self, supernode: str, place: int) -> int:
         """The position of a supernode in a prompt. Raises InputError if the prompt has no such position."""
@@ -185,7 +185,7 @@ class CaseContext(PromptContext):
 
 
 @dataclass(frozen=True, eq=False)
-class Push:
+class SourcedEdits:
     """Edits, and for each the prompt and position that its activation was taken from."""
 
     edits: Edits

@@ -34,7 +34,7 @@ NODES = 60
 Site = tuple[int, int, int]
 
 
-class Push(NamedTuple):
+class SteeringSetup(NamedTuple):
     """One way to steer one prompt: the features to hold, with their activations at M = 1."""
 
     item: str
@@ -47,11 +47,13 @@ class Push(NamedTuple):
 
 def sweep(context: CaseContext, progress: bool = False) -> pd.DataFrame:
     """Table `steering`: the most probable next tokens, and the text written, at every strength."""
-    pushes = list(_pushes(context))
-    rows = [(push, strength) for push in pushes for strength in STRENGTHS]
-    prompt = torch.tensor([context.place[push.item] for push, _ in rows], dtype=torch.long)
+    setups = list(_setups(context))
+    rows = [(setup, strength) for setup in setups for strength in STRENGTHS]
+    prompt = torch.tensor([context.place[setup.item] for setup, _ in rows], dtype=torch.long)
     held = edits(
-        (row, *site, strength * value) for row, (push, strength) in enumerate(rows) for site, value in push.held.items()
+        (row, *site, strength * value)
+        for row, (setup, strength) in enumerate(rows)
+        for site, value in setup.held.items()
     )
     clean = _clean(context)
     made: list[dict[str, object]] = [
@@ -62,14 +64,14 @@ def sweep(context: CaseContext, progress: bool = False) -> pd.DataFrame:
     if not rows:
         return table("steering", made)
     top = _most_probable(context, prompt, held, progress)
-    texts = _continued(context, [push.item for push, _ in rows], prompt, held)
-    for number, (push, strength) in enumerate(rows):
+    texts = _continued(context, [setup.item for setup, _ in rows], prompt, held)
+    for number, (setup, strength) in enumerate(rows):
         shared = {
-            "item": push.item,
-            "source": push.source,
-            "supernode": push.supernode,
-            "mode": push.mode,
-            "pos": push.pos,
+            "item": setup.item,
+            "source": setup.source,
+            "supernode": setup.supernode,
+            "mode": setup.mode,
+            "pos": setup.pos,
         }
         made += [shared | {"strength": strength} | row for row in [*top[number], *texts.get(number, [])]]
     return table("steering", made)
@@ -101,7 +103,7 @@ def sweep_nodes(context: CaseContext, graphs: Mapping[str, Mapping[str, Any]], p
     return table("node_steering", made)
 
 
-def _pushes(context: CaseContext) -> Iterator[Push]:
+def _setups(context: CaseContext) -> Iterator[SteeringSetup]:
     """Every way to steer every named prompt. The same set of members from several prompts is tried once."""
     texts: set[str] = set()
     for item, shown in context.case.prompts.items():
@@ -122,9 +124,11 @@ def _pushes(context: CaseContext) -> Iterator[Push]:
                     continue
                 seen.add(which)
                 held = {(site.layer, there, site.feature): site.activation for site in members}
-                yield Push(item, source, name, "hold", there, held)
+                yield SteeringSetup(item, source, name, "hold", there, held)
                 if source != item and own:
-                    yield Push(item, source, name, "swap", there, {key: -value for key, value in own.items()} | held)
+                    yield SteeringSetup(
+                        item, source, name, "swap", there, {key: -value for key, value in own.items()} | held
+                    )
 
 
 def _most_probable(
