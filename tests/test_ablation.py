@@ -10,7 +10,7 @@ from biology.attribution.assembly import attribute
 from biology.attribution.graph import influence
 from biology.interventions.feature_edits import edits
 from biology.interventions.protocols import intervene
-from biology.validation.ablation import GUESSES, ablation_effects, foretold, guesses, reaching
+from biology.validation.ablation import PREDICTORS, ablation_correlations, ablation_effects, predictions, reaching
 
 IDS = [2, 5, 9, 40, 17, 33]
 
@@ -54,7 +54,7 @@ def test_features_that_cannot_reach_the_output_are_left_out(traced):
 def test_permuted_influence_stays_in_its_layer(traced):
     _, transcoders, graph = traced
     nodes = reaching(graph)
-    found = guesses(transcoders, graph, nodes, np.random.default_rng(0))
+    found = predictions(transcoders, graph, nodes, np.random.default_rng(0))
     layers = graph.layer[nodes].numpy()
     for shuffled in found["permuted_influence"]:
         for layer in np.unique(layers):
@@ -66,14 +66,14 @@ def test_influence_foretells_ablation_better_than_its_permutation(traced):
     model, transcoders, _ = traced
     texts = ["w5 w9 w40 w17", "w7 w33 w12 w8", "w11 w13 w4 w50", "w3 w30 w21 w6", "w8 w9 w10 w11", "w44 w2 w19 w25"]
     frame = pd.DataFrame({"prompt": texts, "behaviour": ["a", "b"] * 3, "split": "test"})
-    rows = foretold(model, transcoders, frame)
+    rows = ablation_correlations(model, transcoders, frame)
     value = rows[rows["behaviour"] == "all"].set_index("metric")["value"]
     assert value["influence_foretells_ablation"] > 0.3 > abs(value["permuted_influence_foretells_ablation"])
-    for name in GUESSES:
+    for name in PREDICTORS:
         metric = f"{name}_foretells_ablation"
         assert value[f"{metric}_low"] <= value[metric] <= value[f"{metric}_high"]
-    assert foretold(model, transcoders, frame.assign(behaviour="a")).equals(
-        foretold(model, transcoders, pd.concat([frame, frame.assign(split="dev")]).assign(behaviour="a"))
+    assert ablation_correlations(model, transcoders, frame.assign(behaviour="a")).equals(
+        ablation_correlations(model, transcoders, pd.concat([frame, frame.assign(split="dev")]).assign(behaviour="a"))
     )
 
 

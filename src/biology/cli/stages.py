@@ -48,7 +48,7 @@ def load(args: Arguments) -> None:
     from biology.provenance import versions
     from biology.supernodes.behaviour import fidelity
     from biology.tables import write_table
-    from biology.validation.ablation import foretold
+    from biology.validation.ablation import ablation_correlations
 
     cases = cases_of(config, root, args.model)
     manifest = {
@@ -72,7 +72,7 @@ def load(args: Arguments) -> None:
     if entry.sources:
         manifest |= {"sources": sources, "gates": gates_passed(model, entry)}
     prompts = held_out(root / entry.path, cases)
-    measured = [fidelity(model, transcoders, prompts), foretold(model, transcoders, prompts)]
+    measured = [fidelity(model, transcoders, prompts), ablation_correlations(model, transcoders, prompts)]
     write_table(folder / "fidelity.parquet", pd.concat(measured), "fidelity")
     artefacts.write_json(folder / "load.json", manifest)
 

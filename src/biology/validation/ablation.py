@@ -36,7 +36,7 @@ NODES_OF_LARGE = 64
 WORKING = 64 << 20
 """Largest number of bytes for the rows of ablations at a time, whatever the machine has: a graph may have taken the rest."""
 PERMUTATIONS = 20
-GUESSES = ("influence", "direct_edge", "activation", "permuted_influence")
+PREDICTORS = ("influence", "direct_edge", "activation", "permuted_influence")
 
 
 def reaching(graph: Graph) -> Int[Tensor, " feature"]:
@@ -108,7 +108,7 @@ def _bytes_of_a_layer(model: Model, n_pos: int) -> int:
     return model.dtype.itemsize * n_pos * (3 * heads * n_pos + 8 * width + 3 * model.bridge.cfg.d_mlp)
 
 
-def guesses(
+def predictions(
     transcoders: TranscoderSet, graph: Graph, nodes: Int[Tensor, " feature"], generator: np.random.Generator
 ) -> dict[str, list[Float[np.ndarray, " feature"]]]:
     """Predictions of the effect of ablating each feature; the permuted influence is given several times."""
@@ -130,7 +130,7 @@ def guesses(
     }
 
 
-def foretold(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> pd.DataFrame:
+def ablation_correlations(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> pd.DataFrame:
     """Rows of table `fidelity`: per behaviour and over all prompts, the median Spearman correlation of each prediction with the
     effects of ablations; over all prompts also its 95 % interval (order statistics of the prompts).
 
@@ -146,11 +146,13 @@ def foretold(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
         nodes = reaching(graph)
         nodes = sampled(graph, nodes, NODES_OF_LARGE, generator) if model.large else nodes
         effects = ablation_effects(model, transcoders, ids, graph, nodes)
-        candidates = guesses(transcoders, graph, nodes, generator)
-        found.append({name: np.mean([spearman(guess, effects) for guess in candidates[name]]) for name in GUESSES})
+        candidates = predictions(transcoders, graph, nodes, generator)
+        found.append(
+            {name: np.mean([spearman(predicted, effects) for predicted in candidates[name]]) for name in PREDICTORS}
+        )
     measured = pd.DataFrame(found).dropna()  # prompts with no or one feature have no correlation
     rows: list[dict[str, object]] = []
-    for name in GUESSES:
+    for name in PREDICTORS:
         metric = f"{name}_foretells_ablation"
         if measured.empty:
             break
@@ -164,8 +166,8 @@ def foretold(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     return pd.DataFrame(rows)
 
 
-def spearman(guess: np.ndarray, effects: np.ndarray) -> float:
+def spearman(predicted: np.ndarray, effects: np.ndarray) -> float:
     """Spearman's rank correlation; NaN for fewer than two values, or if one side is constant."""
-    if len(guess) < 2 or np.ptp(guess) == 0 or np.ptp(effects) == 0:
+    if len(predicted) < 2 or np.ptp(predicted) == 0 or np.ptp(effects) == 0:
         return float("nan")
-    return float(stats.spearmanr(guess, effects).statistic)
+    return float(stats.spearmanr(predicted, effects).statistic)

@@ -33,7 +33,7 @@ from biology.validation.ablation import (
     NODES_OF_GRAPH,
     NODES_OF_LARGE,
     ablation_effects,
-    guesses,
+    predictions,
     reaching,
     sampled,
     spearman,
@@ -78,12 +78,12 @@ class Measuring:
         return prune(self.graph, self.settings.node_threshold, self.settings.edge_threshold)[0]
 
     def correlations(self, generator: np.random.Generator) -> Values:
-        """For each prediction of `ablation.GUESSES`, its rank correlations with the effects of ablations."""
+        """For each prediction of `ablation.PREDICTORS`, its rank correlations with the effects of ablations."""
         nodes = reaching(self.graph)
         nodes = sampled(self.graph, nodes, NODES_OF_LARGE, generator) if self.model.large else nodes
         effects = ablation_effects(self.model, self.transcoders, self.ids, self.graph, nodes)
-        made = guesses(self.transcoders, self.graph, nodes, generator)
-        return {name: [spearman(guess, effects) for guess in several] for name, several in made.items()}
+        made = predictions(self.transcoders, self.graph, nodes, generator)
+        return {name: [spearman(predicted, effects) for predicted in several] for name, several in made.items()}
 
 
 ABLATING = ("influence_foretells", "influence_over_edge", "edge_over_activation")
