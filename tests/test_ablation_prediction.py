@@ -12,12 +12,12 @@ from biology.models.model import run, token_batch
 from biology.tables import table
 from biology.transcoders.neurons import neuron_set
 from biology.validation.ablation_prediction import (
-    Linear,
+    Linearisation,
     ablated,
     attributions,
     correlations,
     embedding_gradient,
-    readings,
+    linearisations,
 )
 
 DOUBLE = torch.float64
@@ -30,7 +30,7 @@ def test_a_small_change_of_a_neuron_does_what_the_live_gradient_says(tiny_model,
     neurons = neuron_set(model, k=None)
     logits = _before_the_cap(model)
     token, other = logits.topk(2).indices.tolist()
-    found = attributions(model, neurons, IDS, token, other, Linear("gradient", "live", "live"))
+    found = attributions(model, neurons, IDS, token, other, Linearisation("gradient", "live", "live"))
     for layer, pos, feature in ((0, 1, 3), (1, 2, 7), (2, 4, 5)):
         activation = float(_value(model, neurons, layer, pos, feature))
         moved = edits([(0, layer, pos, feature, activation * (1 + 1e-5))])
@@ -67,7 +67,7 @@ def test_with_all_held_a_transcoder_feature_adds_what_the_direct_and_indirect_pa
     total = torch.linalg.solve(
         torch.eye(len(edges), dtype=edges.dtype) - edges / _activations(graph), edges
     )  # all paths
-    made = attributions(model, transcoders, IDS, token, other, Linear("encoder"))
+    made = attributions(model, transcoders, IDS, token, other, Linearisation("encoder"))
     target = graph.logits.start
     for node in range(graph.features.start, graph.features.stop, 7):
         expected = total[target, node]
@@ -93,7 +93,7 @@ def test_neurons_that_are_all_there_have_the_gradient_of_the_model(tiny_model):
     """By the rule that is the gradient, with everything live."""
     model = tiny_model("llama", DOUBLE)
     live = embedding_gradient(model, neuron_set(model, k=None), IDS, None)
-    told = embedding_gradient(model, neuron_set(model, k=None), IDS, Linear("gradient", "live", "live"))
+    told = embedding_gradient(model, neuron_set(model, k=None), IDS, Linearisation("gradient", "live", "live"))
     assert torch.allclose(live, told, rtol=1e-9, atol=1e-12)
 
 
@@ -123,7 +123,7 @@ def test_every_reading_of_a_prompt_has_a_row_and_the_figure_says_which_is_best(t
     model = tiny_model("llama")
     neurons = neuron_set(model, k=None)
     rows = correlations(model, neurons, IDS, np.random.default_rng(0))
-    assert len(rows) == 2 * len(readings(neurons)) == 24 and all(-1 <= row["spearman"] <= 1 for row in rows)
+    assert len(rows) == 2 * len(linearisations(neurons)) == 24 and all(-1 <= row["spearman"] <= 1 for row in rows)
     measured = table(
         "ablation_prediction", [{"prompt": str(n), "behaviour": "b", **row} for n in range(8) for row in rows]
     )

@@ -50,7 +50,7 @@ TARGETS = ("logit", "contrast")
 
 
 @dataclass(frozen=True)
-class Linear:
+class Linearisation:
     """How the model is linearised when gradients are taken."""
 
     rule: str
@@ -62,10 +62,10 @@ Sites = tuple[Int[Tensor, " site"], Int[Tensor, " site"], Int[Tensor, " site"]]
 """Layers, positions and features."""
 
 
-def readings(transcoders: TranscoderSet) -> list[Linear]:
+def linearisations(transcoders: TranscoderSet) -> list[Linearisation]:
     """All linearisations that are compared for a set."""
     rules = RULES if isinstance(transcoders.layers[0], Neurons) else ("encoder",)
-    return [Linear(*one) for one in product(rules, ("frozen", "live"), ("frozen", "live"))]
+    return [Linearisation(*one) for one in product(rules, ("frozen", "live"), ("frozen", "live"))]
 
 
 def attributions(
@@ -74,7 +74,7 @@ def attributions(
     ids: Int[Tensor, " pos"] | Sequence[int],
     token: int,
     other: int | None,
-    how: Linear,
+    how: Linearisation,
 ) -> list[Float[Tensor, "pos feature"]]:
     """Contribution of each feature to the logit of `token` at the last position, minus that of `other` (None: the mean of all).
 
@@ -86,7 +86,7 @@ def attributions(
 
 
 def embedding_gradient(
-    model: Model, transcoders: TranscoderSet, ids: Int[Tensor, " pos"] | Sequence[int], how: Linear | None
+    model: Model, transcoders: TranscoderSet, ids: Int[Tensor, " pos"] | Sequence[int], how: Linearisation | None
 ) -> Float[Tensor, "pos d_model"]:
     """The gradient, with respect to the embeddings, of the most probable next token's logit minus the mean logit: of a
     linearisation of the model or, if `how` is None, of the model itself."""
@@ -121,7 +121,9 @@ def _backward(
     return leaves[0]
 
 
-def _linear(model: Model, transcoders: TranscoderSet, how: Linear, active: list[Tensor]) -> list[tuple[str, Edit]]:
+def _linear(
+    model: Model, transcoders: TranscoderSet, how: Linearisation, active: list[Tensor]
+) -> list[tuple[str, Edit]]:
     """Edits that give gradients of a linearised model; `active` receives the activations of every layer."""
     hooks: list[tuple[str, Edit]] = []
     for layer in range(model.n_layers):
@@ -134,7 +136,12 @@ def _linear(model: Model, transcoders: TranscoderSet, how: Linear, active: list[
 
 
 def _written(
-    transcoders: TranscoderSet, layer: int, how: Linear, read: dict[str, Tensor], active: list[Tensor], output: Tensor
+    transcoders: TranscoderSet,
+    layer: int,
+    how: Linearisation,
+    read: dict[str, Tensor],
+    active: list[Tensor],
+    output: Tensor,
 ) -> Tensor:
     """A layer's output, unchanged in value, with the gradient of its linearisation."""
     weights, x = transcoders.layers[layer], read.pop("x")
@@ -195,7 +202,7 @@ def correlations(
     ablated."""
     logits, _ = run(model, token_batch(model, ids), positions=-1)
     token, other = logits[0, 0].topk(2).indices.tolist()
-    ways = readings(transcoders)
+    ways = linearisations(transcoders)
     attributed = {how: attributions(model, transcoders, ids, token, other, how) for how in ways}
     chosen = largest(attributed[ways[0]], generator)
     sites = list(zip(*(each.tolist() for each in chosen), strict=True))

@@ -38,7 +38,7 @@ from biology.validation.ablation import (
     sampled,
     spearman,
 )
-from biology.validation.ablation_prediction import Linear, embedding_gradient
+from biology.validation.ablation_prediction import Linearisation, embedding_gradient
 
 PERTURBED = 16
 """Number of features of a prompt that are ablated for `knock_on`."""
@@ -189,6 +189,6 @@ def gradient_match(model: Model, transcoders: TranscoderSet, ids: Sequence[int])
     the first: of the model, and of its linearisation with attention and norms frozen."""
     rule = "half" if isinstance(transcoders.layers[0], Neurons) else "encoder"
     live, told = (
-        embedding_gradient(model, transcoders, ids, how).double()[1:].flatten() for how in (None, Linear(rule))
+        embedding_gradient(model, transcoders, ids, how).double()[1:].flatten() for how in (None, Linearisation(rule))
     )
     return float(torch.cosine_similarity(live, told, dim=0))
