@@ -11,7 +11,7 @@ from biology.transcoders.neurons import neuron_set
 from biology.transcoders.splicing import spliced
 from biology.transcoders.transcoder_set import reconstruct_all
 from biology.validation import faithfulness
-from biology.validation.faithfulness import Measuring, knock_on, measured, replaced_top1
+from biology.validation.faithfulness import TracedPrompt, knock_on, measured, replaced_top1
 
 DOUBLE = torch.float64
 IDS = [2, 11, 13, 4, 50, 7]
@@ -31,8 +31,8 @@ def test_with_what_they_leave_out_transcoders_write_what_the_mlps_do(tiny_model,
     assert torch.allclose(local, clean.logits, atol=1e-9) and not torch.allclose(bare, clean.logits, atol=1e-3)
 
 
-def measuring(model, transcoders) -> Measuring:
-    return Measuring(model, transcoders, IDS, 1, AttributionConfig())
+def measuring(model, transcoders) -> TracedPrompt:
+    return TracedPrompt(model, transcoders, IDS, 1, AttributionConfig())
 
 
 @pytest.mark.parametrize("architecture", ["gpt2", "llama", "gemma2"])

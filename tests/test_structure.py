@@ -7,16 +7,16 @@ from test_graph import EDGES, KINDS, LAYERS, make_graph, random_graph
 
 from biology.attribution.graph import FEATURE, LOGIT, TOKEN, influence
 from biology.config import AttributionConfig
-from biology.validation.structure import Structured, loops, measured
+from biology.validation.structure import GraphStructure, loops, measured
 
 # features 0 (layer 0), 1 (layer 1), 2 (layer 2) | token 3 | logit 4
 CHAIN = [FEATURE] * 3 + [TOKEN, LOGIT]
 
 
-def structured(graph, often=None, draws=3) -> Structured:
+def structured(graph, often=None, draws=3) -> GraphStructure:
     n = int((graph.kind == FEATURE).sum())
     often = torch.zeros(n, dtype=torch.bool) if often is None else torch.tensor(often)
-    return Structured(
+    return GraphStructure(
         graph, AttributionConfig(node_threshold=1, edge_threshold=1), often, np.random.default_rng(0), draws
     )
 

@@ -29,7 +29,7 @@ from biology.evidence.operand_tables import Plots, class_evidence, operand_evide
 from biology.models.model import encode, token_text
 from biology.tables import table
 from biology.validation import faithfulness, structure
-from biology.validation.faithfulness import Measuring, Values
+from biology.validation.faithfulness import TracedPrompt, Values
 
 ANSWER = "answer"  # the answer's logit, as a node of supernode-level tables
 
@@ -65,13 +65,13 @@ def reduce_graphs(context: CaseContext, settings: AttributionConfig) -> Reduced:
             graph = traced(context, place, [*said, answer], settings)
         sets = node_sets(context, item, graph)
         edges += supernode_edges(context, item, graph, sets, detailed=named)
-        measuring = Beside(context, place, settings)
+        both = OwnAndShuffled(context, place, settings)
         for name in wanted[place]:
             experiment = tracing[name]
             if isinstance(experiment, Classes):
                 evidence += class_evidence(plots, name, experiment, place, graph, settings)
             elif isinstance(experiment, Faithfulness):
-                evidence += faithfulness_evidence(context, name, experiment, place, measuring)
+                evidence += faithfulness_evidence(context, name, experiment, place, both)
             elif isinstance(experiment, Structure):
                 evidence += structure_evidence(context, name, experiment, place, graph, settings)
             else:
@@ -169,7 +169,7 @@ def graph_evidence(
 
 
 @dataclass(frozen=True, eq=False)
-class Beside:
+class OwnAndShuffled:
     """A prompt with its own transcoders and with shuffled ones; experiments on it share their graphs."""
 
     context: CaseContext
@@ -177,19 +177,19 @@ class Beside:
     settings: AttributionConfig
 
     @cached_property
-    def own(self) -> Measuring:
+    def own(self) -> TracedPrompt:
         context, place = self.context, self.place
-        return Measuring(
+        return TracedPrompt(
             context.model, context.transcoders, context.ids[place], context.first_position(place), self.settings
         )
 
     @cached_property
-    def random(self) -> Measuring:
+    def random(self) -> TracedPrompt:
         return replace(self.own, transcoders=self.context.random_transcoders)
 
 
 def faithfulness_evidence(
-    context: CaseContext, name: str, experiment: Faithfulness, place: int, one: Beside
+    context: CaseContext, name: str, experiment: Faithfulness, place: int, one: OwnAndShuffled
 ) -> list[dict[str, object]]:
     """Evidence rows of one prompt: how well graph and replacement model represent the model, also with shuffled transcoders."""
     generator = context.generator(context.case.name, name, context.records[place]["item"])
@@ -208,7 +208,7 @@ def structure_evidence(
     features = graph.features
     often = context.often(experiment.template, place)[graph.layer[features].long(), graph.feature[features].long()]
     generator = context.generator(context.case.name, name, context.records[place]["item"])
-    one = structure.Structured(graph, settings, often, generator, context.statistics.control_draws)
+    one = structure.GraphStructure(graph, settings, often, generator, context.statistics.control_draws)
     return _defined(context, name, experiment, place, structure.measured(one, experiment.outcomes))
 
 

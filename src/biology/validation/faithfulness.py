@@ -49,7 +49,7 @@ Values = dict[str, list[float]]
 
 
 @dataclass(frozen=True, eq=False)
-class Measuring:
+class TracedPrompt:
     """One prompt, the first position that graphs explain, and the settings of graphs."""
 
     model: Model
@@ -90,14 +90,14 @@ ABLATING = ("influence_foretells", "influence_over_edge", "edge_over_activation"
 """Outcomes that are computed from the same ablations."""
 
 
-def measured(one: Measuring, outcomes: Sequence[str], generator: np.random.Generator) -> dict[str, Values]:
+def measured(one: TracedPrompt, outcomes: Sequence[str], generator: np.random.Generator) -> dict[str, Values]:
     """Values of the requested outcomes, without control `random`. NaN where nothing can be measured, e.g. with fewer than two
     active features."""
     found = one.correlations(generator) if set(outcomes) & set(ABLATING) else {}
     return {outcome: _values(one, outcome, found, generator) for outcome in outcomes}
 
 
-def _values(one: Measuring, outcome: str, found: Values, generator: np.random.Generator) -> Values:
+def _values(one: TracedPrompt, outcome: str, found: Values, generator: np.random.Generator) -> Values:
     name, _, about = outcome.partition(":")
     match name:
         case "replaced_top1":

@@ -35,7 +35,7 @@ TRADES = 5
 
 
 @dataclass(frozen=True, eq=False)
-class Structured:
+class GraphStructure:
     """The graph of a prompt, and which of its features are active on nearly all prompts of the same template."""
 
     graph: Graph
@@ -102,12 +102,12 @@ def _rewired(
     return made
 
 
-def measured(one: Structured, outcomes: Sequence[str]) -> dict[str, Values]:
+def measured(one: GraphStructure, outcomes: Sequence[str]) -> dict[str, Values]:
     """Values of the requested outcomes, by arm. NaN where nothing can be measured, e.g. without features or loops."""
     return {outcome: _values(one, outcome) for outcome in outcomes}
 
 
-def _values(one: Structured, outcome: str) -> Values:
+def _values(one: GraphStructure, outcome: str) -> Values:
     match outcome:
         case "abstract_middle":
             layers = one.graph.layer[one.graph.features]
@@ -133,7 +133,7 @@ def _values(one: Structured, outcome: str) -> Values:
     raise KeyError(outcome)
 
 
-def _abstract_middle(one: Structured, layers: Int[Tensor, " feature"]) -> float:
+def _abstract_middle(one: GraphStructure, layers: Int[Tensor, " feature"]) -> float:
     """Share of influence that abstract features have in the middle third of the layers, minus their share in the other layers."""
     middle = layers * 3 // one.graph.metadata["n_layers"] == 1
     shares = []
@@ -181,7 +181,7 @@ def _pushes(graph: Graph) -> tuple[float, float]:
     return last_push, others
 
 
-def _matched(one: Structured) -> Bool[Tensor, " feature"]:
+def _matched(one: GraphStructure) -> Bool[Tensor, " feature"]:
     """A random set of active features, with as many in each layer as there are features that are often active."""
     layers, chosen = one.graph.layer[one.graph.features], torch.zeros_like(one.often)
     for layer in layers.unique().tolist():
