@@ -9,7 +9,7 @@ from biology.schemas import DECIDING
 from biology.tables import table
 from biology.verdicts.claims import judge_all, with_thresholds
 from biology.verdicts.measuring import Meta, measure
-from biology.verdicts.thresholds import family, thresholds, turning
+from biology.verdicts.thresholds import family, threshold_sweep, thresholds
 
 SETTINGS = StatisticsConfig(permutations=2000, bootstrap=2000)
 RULE = {"specificity": {"arms": ["donor", "position"], "ratio": 5}, "ceiling": {"match": 0.05}}
@@ -48,18 +48,18 @@ def test_verdicts_on_the_grid_are_those_of_judge(tables, parts):
     rows = judged.parts[judged.parts["claim"] == claims[0].id]
     for number, row in enumerate(rows.to_dict("records")):
         mine = judged.clusters[(judged.clusters["claim"] == row["claim"]) & (judged.clusters["part"] == row["part"])]
-        turned = turning(rows.iloc[number], mine["score"].to_numpy(), family(judged.parts), SETTINGS)
-        assert turned.thresholds[turned.registered] == row["threshold"]
-        assert turned.verdicts[turned.registered] == row["verdict"]
-        for index in sorted({0, 1, turned.registered, *range(2, len(turned.thresholds), 7)}):
-            wanted = f"{row['claim']}/{row['part']}={turned.thresholds[index]}"
+        swept = threshold_sweep(rows.iloc[number], mine["score"].to_numpy(), family(judged.parts), SETTINGS)
+        assert swept.thresholds[swept.registered] == row["threshold"]
+        assert swept.verdicts[swept.registered] == row["verdict"]
+        for index in sorted({0, 1, swept.registered, *range(2, len(swept.thresholds), 7)}):
+            wanted = f"{row['claim']}/{row['part']}={swept.thresholds[index]}"
             again = judge_all(measure(with_thresholds(claims, [wanted]), evidence, prompts, meta, SETTINGS))
             part = again.parts[(again.parts["claim"] == row["claim"]) & (again.parts["part"] == row["part"])].iloc[0]
-            assert turned.verdicts[index] == part["verdict"], wanted
-            assert turned.p_holm[index] == pytest.approx(part["p_holm"])
+            assert swept.verdicts[index] == part["verdict"], wanted
+            assert swept.p_holm[index] == pytest.approx(part["p_holm"])
             others = [v for i, v in enumerate(rows["verdict"]) if i != number]
             whole = again.verdicts.set_index("claim").loc[row["claim"], "verdict"]
-            assert min([turned.verdicts[index], *others], key=DECIDING.index) == whole
+            assert min([swept.verdicts[index], *others], key=DECIDING.index) == whole
 
 
 def test_clusters_hold_what_the_statistic_is_the_mean_of():
@@ -83,6 +83,6 @@ def test_zones_cover_the_grid():
     prompts, evidence = swap(effect=0.6)
     judged = judge_all(measure([claim(minimum_n=10)], evidence, prompts, Meta("multi_hop", "e", "plt"), SETTINGS))
     scores = judged.clusters["score"].to_numpy()
-    turned = turning(judged.parts.iloc[0], scores, family(judged.parts), SETTINGS)
-    assert [v for v, _, _ in turned.zones] == ["replicated", "inconclusive", "not replicated"]
-    assert [i for _, first, last in turned.zones for i in range(first, last + 1)] == list(range(len(turned.verdicts)))
+    swept = threshold_sweep(judged.parts.iloc[0], scores, family(judged.parts), SETTINGS)
+    assert [v for v, _, _ in swept.zones] == ["replicated", "inconclusive", "not replicated"]
+    assert [i for _, first, last in swept.zones for i in range(first, last + 1)] == list(range(len(swept.verdicts)))

@@ -27,7 +27,7 @@ from biology.findings.readings import Reading, readings
 from biology.findings.sentences import finding, names, printed
 from biology.statistics import bootstrap_interval, generator, resamples
 from biology.tables import Tables
-from biology.verdicts.thresholds import Turning, turning
+from biology.verdicts.thresholds import ThresholdSweep, threshold_sweep
 from biology.wording import number
 
 SHOWN = 8
@@ -101,11 +101,11 @@ def _part(subject: Subject, claim: Claim, part: Part | None, row: pd.Series) -> 
     made = row.to_dict() | {"control_words": control_words(row["control"])}
     made |= {"told": finding(subject.case, made), "readings": _readings(subject, claim, made), "shown": ""}
     if row["verdict"] == "untestable" or part is None:
-        return made | {"picture": None, "turning": None, "query": ""}
-    turned = turning(row, where["score"].to_numpy(), subject.family, subject.statistics)
+        return made | {"picture": None, "sweep": None, "query": ""}
+    swept = threshold_sweep(row, where["score"].to_numpy(), subject.family, subject.statistics)
     return made | {
-        "turning": turned,
-        "bands": bands(turned),
+        "sweep": swept,
+        "bands": bands(swept),
         "picture": picture(row, where, subject.statistics),
         "query": _query(subject, row),
         "shown": printed(row["effect"], row["outcome"]),
@@ -214,17 +214,17 @@ def _score_words(row: pd.Series) -> str:
     return "control − effect" if row["direction"] == "decrease" else "effect − control"
 
 
-def bands(turned: Turning) -> list[dict[str, Any]]:
+def bands(swept: ThresholdSweep) -> list[dict[str, Any]]:
     """Zones with one verdict as shares of the slider's width: from, to (per cent), verdict, first and last
     threshold."""
-    last = len(turned.thresholds) - 1
+    last = len(swept.thresholds) - 1
     edge = lambda place: round(100 * min(max(place, 0.0), last) / last, 2)  # noqa: E731
     return [
         {
-            "verdict": verdict, "from": edge(first - 0.5), "to": edge(end + 0.5), "first": turned.thresholds[first],
-            "last": turned.thresholds[end], "start": first == 0, "end": end == last,
+            "verdict": verdict, "from": edge(first - 0.5), "to": edge(end + 0.5), "first": swept.thresholds[first],
+            "last": swept.thresholds[end], "start": first == 0, "end": end == last,
         }
-        for verdict, first, end in turned.zones
+        for verdict, first, end in swept.zones
     ]  # fmt: skip
 
 
@@ -302,10 +302,10 @@ def slider_data(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 "name": part["part"], "direction": part["direction"], "verdict": part["verdict"],
                 "statistic": part["statistic"], "low": part["low"], "high": part["high"],
                 "checks": bool(part["checks_hold"]), "key": part["key"], "axis": part["picture"]["axis"],
-                "thresholds": part["turning"].thresholds, "p": _constant(part["turning"].p_holm),
-                "registered": part["turning"].registered,
+                "thresholds": part["sweep"].thresholds, "p": _constant(part["sweep"].p_holm),
+                "registered": part["sweep"].registered,
             }
-            if part["turning"]
+            if part["sweep"]
             else {"name": part["part"], "verdict": part["verdict"], "thresholds": []}
             for part in entry["parts"]
         ]

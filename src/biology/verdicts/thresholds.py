@@ -29,7 +29,7 @@ MOST = 120
 
 
 @dataclass(frozen=True)
-class Turning:
+class ThresholdSweep:
     """Thresholds of one part, ascending, each with the corrected p and the verdict on the part."""
 
     thresholds: tuple[float, ...]
@@ -68,9 +68,9 @@ def thresholds(registered: float, reach: float) -> tuple[list[float], int]:
     return grid, steps - 1
 
 
-def turning(
+def threshold_sweep(
     part: pd.Series, scores: np.ndarray, others: Mapping[tuple[str, str], float], settings: StatisticsConfig
-) -> Turning:
+) -> ThresholdSweep:
     """The verdicts on a part (a row of table `parts`) at other thresholds.
 
     Args:
@@ -94,4 +94,4 @@ def turning(
         rule(part["direction"], threshold, *measured, p, bool(part["checks_hold"]))
         for threshold, p in zip(grid, corrected, strict=True)
     ]
-    return Turning(tuple(grid), tuple(corrected), tuple(verdicts), registered)
+    return ThresholdSweep(tuple(grid), tuple(corrected), tuple(verdicts), registered)
