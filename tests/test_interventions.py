@@ -10,7 +10,7 @@ from biology.interventions.feature_edits import Injections, Sites, concatenate, 
 from biology.interventions.generation import generate
 from biology.interventions.protocols import PROTOCOLS, CleanPasses, intervene
 from biology.models import continuation
-from biology.models.continuation import SharedStart
+from biology.models.continuation import SharedPrefix
 from biology.models.model import capture, freeze, run
 from biology.records import InputError
 from biology.transcoders.transcoder_set import encode, reconstruct_all, skip
@@ -134,7 +134,9 @@ def test_a_prompt_is_read_from_the_first_edit_on_with_the_same_result(
 
     read = []
     monkeypatch.setattr(
-        SharedStart, "rows", lambda self, which, rows=SharedStart.rows: (read.append(self.length), rows(self, which))[1]
+        SharedPrefix,
+        "rows",
+        lambda self, which, rows=SharedPrefix.rows: (read.append(self.length), rows(self, which))[1],
     )
     for protocol in PROTOCOLS:
         for live in (False, True):

@@ -19,7 +19,7 @@ from biology.evidence.perturbation import no_edits
 from biology.evidence.written_lines import Words, held, text, write
 from biology.interventions.feature_edits import edits
 from biology.interventions.generation import generate
-from biology.models.continuation import ReadOn
+from biology.models.continuation import CachedNextLogits
 from biology.models.model import capture, hooked, run
 from biology.records import InputError
 
@@ -141,7 +141,7 @@ def test_reading_on_is_reading_anew(tiny_model, architecture, hidden):
     prompt, pos = torch.tensor(EVERYONE), torch.ones(ITEMS, dtype=torch.long)
     donor = prompt.roll(1)
     for perturbed in (lambda of: held(of, edited), lambda of: lines.exchanged(of, donor, pos, pos)):
-        say = ReadOn(context.model, partial(perturbed(context), prompt))
+        say = CachedNextLogits(context.model, partial(perturbed(context), prompt))
         texts, live = [list(context.ids[place]) for place in EVERYONE], list(range(ITEMS))
         for new in range(4):
             written_on = replace(context)

@@ -24,7 +24,7 @@ from biology.evidence.case_context import CaseContext, PromptContext
 from biology.interventions.feature_edits import Edits
 from biology.interventions.protocols import intervene
 from biology.interventions.residual_exchange import Exchanges, exchange_residuals
-from biology.models.continuation import Prefix, ReadOn, continued
+from biology.models.continuation import CachedNextLogits, Prefix, continued
 from biology.models.model import Edit, Model, answer_token, hooked, token_text
 from biology.records import InputError
 
@@ -156,7 +156,7 @@ def write(
     """Writes a line for every row, after the prompt of its item; sampled if a generator is given."""
     numbers = item.tolist()
     prompt = torch.tensor([words.places[number] for number in numbers])
-    say, first = ReadOn(context.model, partial(read, prompt)), []
+    say, first = CachedNextLogits(context.model, partial(read, prompt)), []
 
     def said(texts: list[list[int]], live: list[int]) -> Tensor:
         new = len(texts[live[0]]) - len(context.ids[int(prompt[live[0]])])

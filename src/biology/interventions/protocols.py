@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.interventions.feature_edits import Edits, Injections, Sites, checked_sites, of_rows
-from biology.models.continuation import Prefix, SharedStart, kept, since, worth_sharing
+from biology.models.continuation import Prefix, SharedPrefix, kept, since, worth_caching
 from biology.models.model import Capture, Edit, Model, capture, freeze, run, token_batch
 from biology.records import InputError
 from biology.transcoders.activations import row_batches
@@ -59,11 +59,11 @@ class CleanPasses:
 
         return self._remembered(("pass", start), ids, passed)
 
-    def shared(self, ids: Int[Tensor, "prompt pos"], length: int) -> SharedStart:
+    def shared(self, ids: Int[Tensor, "prompt pos"], length: int) -> SharedPrefix:
         """The first `length` tokens, read once."""
 
-        def read() -> tuple[int, SharedStart]:
-            found = SharedStart(self.model, ids, length)
+        def read() -> tuple[int, SharedPrefix]:
+            found = SharedPrefix(self.model, ids, length)
             return found.nbytes, found
 
         return self._remembered(("start", length), ids, read)
@@ -182,7 +182,7 @@ def intervene(
             at, length = where[chosen].reshape(len(chosen), -1), ids.shape[1]
             touched = [sites.pos[here[sites.row] >= 0] for sites in (edited, injections, watched) if sites is not None]
             touched += [at.flatten() % length, torch.tensor([length - 1 if profile is None else profile % length])]
-            start = 0 if prefixes is not None else worth_sharing(model, int(torch.cat(touched).min()))
+            start = 0 if prefixes is not None else worth_caching(model, int(torch.cat(touched).min()))
             past = kept(prefixes, chosen) if not start else passes.shared(ids, start).rows(which)
             added = _Added() if injections is None else _Added.injected(of_rows(injections, here, model, start))
             mine = of_rows(edited, here, model, start)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.models.continuation import SharedStart, since, worth_sharing
+from biology.models.continuation import SharedPrefix, since, worth_caching
 from biology.models.model import Edit, Model, capture, freeze, run, token_batch
 from biology.transcoders.activations import length_batches
 
@@ -35,7 +35,7 @@ def seen_at(
 def said_with(
     model: Model, ids: Ids, base: Sequence[int], edits: Sequence[tuple[str, Float[Tensor, "row d_model"]]] = (),
     position: Int[Tensor, " prompt"] | None = None, basis: Float[Tensor, "d_model dimensions"] | None = None, *,
-    frozen: bool = False, starts: dict[tuple[int, ...], SharedStart] | None = None,
+    frozen: bool = False, starts: dict[tuple[int, ...], SharedPrefix] | None = None,
 ) -> Int[Tensor, " row"]:  # fmt: skip
     """The most probable next token after each prompt of `base`, with the tensors at some hooks replaced at `position` by one vector
     per prompt (only in the subspace of `basis`, if given). With `frozen`, attention patterns stay those of the prompt. `starts`
@@ -44,12 +44,12 @@ def said_with(
     prompts = torch.as_tensor(base, dtype=torch.long)
     for places, batch in length_batches([ids[row] for row in prompts.tolist()], BATCH):
         tokens, where = token_batch(model, batch), at(position, prompts[places]) % batch.shape[1]
-        start = worth_sharing(model, int(where.min()))
+        start = worth_caching(model, int(where.min()))
         past = None
         if start:
             starts, batched = {} if starts is None else starts, tuple(places.tolist())
             if batched not in starts:
-                starts[batched] = SharedStart(model, tokens, start)
+                starts[batched] = SharedPrefix(model, tokens, start)
             past = starts[batched].rows(torch.arange(len(tokens)))
         hooks: list[tuple[str, Edit]] = [
             (name, partial(put, where - start, vectors[places], basis)) for name, vectors in edits

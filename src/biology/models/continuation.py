@@ -39,7 +39,7 @@ WORTH = 2**18
 """Smallest size (tokens times layers times width) at which keeping the shared start of rows saves time."""
 
 
-class SharedStart:
+class SharedPrefix:
     """The first `length` tokens of prompts, read once for all rows that begin with them: their keys and values.
 
     An edit changes nothing before the first token it touches. A long prompt that is edited many times near its end can thus be
@@ -83,12 +83,12 @@ def since(frozen: Capture, start: int) -> Capture:
     return replace(frozen, ids=frozen.ids[:, start:], **{name: cut(getattr(frozen, name)) for name in there})
 
 
-def worth_sharing(model: Model, length: int) -> int:
+def worth_caching(model: Model, length: int) -> int:
     """`length`, or 0 if so few tokens are as quickly read again."""
     return length if length * model.n_layers * model.d_model >= WORTH else 0
 
 
-class ReadOn:
+class CachedNextLogits:
     """Next-token logits (a `NextLogits`) after rows that `read` reads once, under any edits.
 
     `read(prefixes)` returns the logits [row, vocab] at the end of all rows and appends their caches to `prefixes`: for every

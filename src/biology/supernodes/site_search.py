@@ -29,7 +29,7 @@ from biology.cases.found_sites import ENOUGH, chosen
 from biology.cases.positions import FOUND
 from biology.cases.rules import SupernodeRule
 from biology.interventions.site_exchange import said_with, seen_at
-from biology.models.continuation import SharedStart
+from biology.models.continuation import SharedPrefix
 from biology.models.model import Model
 from biology.records import InputWarning
 from biology.supernodes.case_prompts import CasePrompts
@@ -102,7 +102,7 @@ def located(
     for name, position in positions.items():
         seen = seen_at(model, ids, donors, hooks, position)
         means = torch.stack([seen[:, [place[donor] for donor in one.donors]].mean(1) for one in asked], 1)
-        starts: dict[tuple[int, ...], SharedStart] = {}
+        starts: dict[tuple[int, ...], SharedPrefix] = {}
         said = partial(said_with, model, ids, base, position=position, starts=starts)
 
         def share(first: int, last: int, said: Callable = said, means: Tensor = means) -> float:
