@@ -57,9 +57,11 @@ def test_a_key_that_the_hooks_follow_changes_both(tiny, tiny_model, tmp_path, ki
     with warnings.catch_warnings():
         warnings.simplefilter("error", InputWarning)
         model = load_model(folder)
-    plain = agreement.plain_answer(network(folder, torch.float32), folder)
-    assert (run(model, plain.ids, positions=plain.positions)[0] - plain.logits).abs().max() < 1e-5
-    assert (run(tiny_model(kind), plain.ids, positions=plain.positions)[0] - plain.logits).abs().max() > 1e-3
+    reference = agreement.reference_logits(network(folder, torch.float32), folder)
+    assert (run(model, reference.ids, positions=reference.positions)[0] - reference.logits).abs().max() < 1e-5
+    assert (
+        run(tiny_model(kind), reference.ids, positions=reference.positions)[0] - reference.logits
+    ).abs().max() > 1e-3
 
 
 def test_the_network_of_a_text_that_sees_ahead_is_refused(tiny, tmp_path):
@@ -79,26 +81,28 @@ def test_the_prompt_begins_with_bos_and_is_longer_than_a_cheap_window(tiny, monk
     folder = tiny("gemma2")
     hugging_face = AutoModelForCausalLM.from_pretrained(folder)
     hugging_face.config.sliding_window = 30
-    plain = agreement.plain_answer(hugging_face, folder)
+    reference = agreement.reference_logits(hugging_face, folder)
     assert (
-        plain.ids.shape == (1, 38) and int(plain.ids[0, 0]) == 2 and plain.positions[0].tolist() == list(range(22, 38))
+        reference.ids.shape == (1, 38)
+        and int(reference.ids[0, 0]) == 2
+        and reference.positions[0].tolist() == list(range(22, 38))
     )
-    assert plain.logits.shape == (1, 16, 100) and len(plain.ids.unique()) > 30
+    assert reference.logits.shape == (1, 16, 100) and len(reference.ids.unique()) > 30
     monkeypatch.setattr(agreement, "CHEAP", 1)
-    assert agreement.plain_answer(hugging_face, folder).ids.shape == (1, 16)
+    assert agreement.reference_logits(hugging_face, folder).ids.shape == (1, 16)
     hugging_face.config.max_position_embeddings = 5
-    assert agreement.plain_answer(hugging_face, folder).ids.shape == (1, 5)
+    assert agreement.reference_logits(hugging_face, folder).ids.shape == (1, 5)
 
 
 def test_the_measure_bounds_every_probability(tmp_path, tiny_model):
     config = tiny_model("llama").bridge.original_model.config
     logits = torch.zeros(1, 2, 4)
-    plain = agreement.Plain(torch.zeros(1, 2, dtype=torch.long), torch.arange(2)[None], logits)
+    reference = agreement.ReferenceLogits(torch.zeros(1, 2, dtype=torch.long), torch.arange(2)[None], logits)
     near = torch.tensor([[[1.0, 1.0002, 1.0, 1.0], [0, 0, 0, 0]]])
-    agreement.require_agreement(tmp_path, config, plain, {"hooked": near}, [])
+    agreement.require_agreement(tmp_path, config, reference, {"hooked": near}, [])
     with pytest.raises(InputError, match="the frozen forward pass .* differ by 0.0002, more than 0.0001; no key"):
         agreement.require_agreement(
-            tmp_path, config, plain, {"hooked": near, "frozen": near + torch.tensor([0, 1e-3, 0, 0])}, []
+            tmp_path, config, reference, {"hooked": near, "frozen": near + torch.tensor([0, 1e-3, 0, 0])}, []
         )
     with pytest.raises(InputError, match="differ by nan"):
-        agreement.require_agreement(tmp_path, config, plain, {"hooked": near * torch.nan}, [])
+        agreement.require_agreement(tmp_path, config, reference, {"hooked": near * torch.nan}, [])

@@ -28,7 +28,7 @@ CHEAP = 10**10
 """Largest cost, in multiplications, of a prompt longer than a sliding window: a fraction of a second."""
 LONGEST = 1024
 
-HEEDED = frozenset(
+FOLLOWED = frozenset(
     # Keys that the hooked forward pass follows, or that do not affect it.
     "vocab_size hidden_size intermediate_size num_hidden_layers num_attention_heads num_key_value_heads head_dim "
     "max_position_embeddings rms_norm_eps hidden_act hidden_activation rope_parameters attention_bias mlp_bias "
@@ -39,11 +39,11 @@ HEEDED = frozenset(
     "transformers_version summary_type summary_use_proj summary_activation summary_proj_to_labels summary_first_dropout "
     "return_dict output_hidden_states chunk_size_feed_forward is_encoder_decoder id2label label2id problem_type".split()
 )
-HEEDED_BY = {"gemma2": frozenset({"attn_logit_softcapping"})}
+FOLLOWED_BY = {"gemma2": frozenset({"attn_logit_softcapping"})}
 
 
 @dataclass(frozen=True, eq=False)
-class Plain:
+class ReferenceLogits:
     """Logits of transformers at the last `LENGTH` positions of a fixed prompt."""
 
     ids: Int[Tensor, "1 pos"]
@@ -51,7 +51,7 @@ class Plain:
     logits: Float[Tensor, "1 read_pos vocab"]
 
 
-def plain_answer(network: Any, path: Path) -> Plain:
+def reference_logits(network: Any, path: Path) -> ReferenceLogits:
     """The logits of a network of transformers, before any hooks.
 
     The prompt depends only on the config: the BOS token if it names one, then tokens from all over the vocabulary. It has
@@ -72,7 +72,7 @@ def plain_answer(network: Any, path: Path) -> Plain:
     except (TypeError, ValueError, KeyError, IndexError, AttributeError, RuntimeError) as error:
         reason = " ".join(str(error).split())
         raise InputError(f"transformers cannot run the model in {path} ({reason}): {_suspects(config)}") from None
-    return Plain(ids[None], torch.arange(length - read, length, device=device)[None], logits)
+    return ReferenceLogits(ids[None], torch.arange(length - read, length, device=device)[None], logits)
 
 
 def _length(network: Any) -> int:
@@ -88,7 +88,7 @@ def _length(network: Any) -> int:
 def require_agreement(
     path: Path,
     config: Any,
-    plain: Plain,
+    reference: ReferenceLogits,
     found: Mapping[str, Float[Tensor, "1 read_pos vocab"]],
     patterns: Sequence[Float[Tensor, "1 head pos pos"]],
 ) -> None:
@@ -98,13 +98,13 @@ def require_agreement(
     forward pass, `patterns` the attention patterns of the layers.
 
     Raises:
-        InputError: `found` differs from `plain` by more than the tolerance, or a token attends to a later one.
+        InputError: `found` differs from `reference` by more than the tolerance, or a token attends to a later one.
     """
-    half = plain.logits.dtype not in (torch.float32, torch.float64)
+    half = reference.logits.dtype not in (torch.float32, torch.float64)
     for forward, logits in found.items():
         tolerance = HALF_TOLERANCE[forward] if half else TOLERANCE
         expected, given = (
-            each.to(torch.promote_types(each.dtype, torch.float32)).softmax(-1) for each in (plain.logits, logits)
+            each.to(torch.promote_types(each.dtype, torch.float32)).softmax(-1) for each in (reference.logits, logits)
         )
         distance = float((expected - given).abs().sum(-1).max()) / 2
         if not distance <= tolerance:
@@ -123,9 +123,9 @@ def require_agreement(
 def _suspects(config: Any) -> str:
     """Keys of a config that differ from the default of its class and are not among those that the hooks are known to
     follow."""
-    heeded = HEEDED | HEEDED_BY.get(config.model_type, frozenset())
+    followed = FOLLOWED | FOLLOWED_BY.get(config.model_type, frozenset())
     usual = {field.name: _default(field) for field in dataclasses.fields(config)}
-    said = {key: value for key, value in vars(config).items() if not key.startswith("_") and key not in heeded}
+    said = {key: value for key, value in vars(config).items() if not key.startswith("_") and key not in followed}
     named = [f"{key}: {value!r}" for key, value in said.items() if value != usual.get(key)]
     if not named:
         return "no key of its config.json is out of the ordinary"

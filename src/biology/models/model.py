@@ -13,7 +13,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.models import checkpoint
-from biology.models.agreement import Plain, plain_answer, require_agreement
+from biology.models.agreement import ReferenceLogits, reference_logits, require_agreement
 from biology.models.bridge import ARCHITECTURES, bridged
 from biology.models.mapped_weights import compute_in, n_parameters
 from biology.models.text import piece_text, separators
@@ -132,18 +132,18 @@ def load_model(
         network = compute_in(checkpoint.network(path, checkpoint.precision(path)), dtype)
     else:
         network = checkpoint.network(path, dtype).to(device)
-    plain = plain_answer(network, path)
+    reference = reference_logits(network, path)
     bridge, hooks = bridged(network, architecture, dtype, name)
     model = Model(name, path, architecture, bridge, open_tokenizer(path), torch.device(device), dtype, hooks, mapped)
-    _compare(model, plain)
+    _compare(model, reference)
     return model
 
 
-def _compare(model: Model, plain: Plain) -> None:
-    frozen = capture(model, plain.ids, positions=plain.positions)
-    held, _ = run(model, plain.ids, edits=freeze(model, frozen), positions=plain.positions)
+def _compare(model: Model, reference: ReferenceLogits) -> None:
+    frozen = capture(model, reference.ids, positions=reference.positions)
+    held, _ = run(model, reference.ids, edits=freeze(model, frozen), positions=reference.positions)
     found = {"hooked": frozen.logits, "frozen": held}
-    require_agreement(model.path, model.bridge.original_model.config, plain, found, frozen.pattern)
+    require_agreement(model.path, model.bridge.original_model.config, reference, found, frozen.pattern)
 
 
 # Text ----------------------------------------------------------------------------------------------------------------
