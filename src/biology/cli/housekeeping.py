@@ -140,10 +140,10 @@ def schema(args: Arguments) -> None:
 def plan(args: Arguments) -> None:
     """print what `make figures` will do, what is already there, and how long the rest takes"""
     from biology.cli.opening import configuration
-    from biology.report.outlook import plan_told, work
+    from biology.report.run_plan import case_runs, plan_told
 
     config, root = configuration(args)
-    todo = work(root, config, args.model)
+    todo = case_runs(root, config, args.model)
     if args.json:
         print_json([asdict(one) for one in todo])
         return
@@ -153,10 +153,10 @@ def plan(args: Arguments) -> None:
 def summary(args: Arguments) -> None:
     """print the results: claim counts by model and case, and where to look"""
     from biology.cli.opening import configuration
-    from biology.report.outlook import summary_told, verdict_counts, work
+    from biology.report.run_plan import case_runs, summary_told, verdict_counts
 
     config, root = configuration(args)
-    rows = verdict_counts(root, work(root, config, args.model))
+    rows = verdict_counts(root, case_runs(root, config, args.model))
     if args.json:
         print_json(rows)
         return

@@ -9,7 +9,7 @@ import pytest
 
 from biology.__main__ import main
 from biology.config import load_config
-from biology.report.outlook import Work, plan_told, summary_told, verdict_counts, work
+from biology.report.run_plan import CaseRun, case_runs, plan_told, summary_told, verdict_counts
 from biology.tables import read_table
 
 ROOT = Path(__file__).parents[1]
@@ -27,29 +27,29 @@ def test_what_is_to_do_is_what_has_no_results(tmp_path):
     spent = {"cases": {"multi_hop": {"seconds": {"cache": 100.0, "rest": 20.0}}}, "load": 50.0, "judge": 10.0}
     (tmp_path / "benchmarks/costs.json").write_text(json.dumps(spent))
     config = load_config(tmp_path / "config.yaml")
-    assert work(tmp_path, config) == [
-        Work("a", "addition", False, None), Work("a", "multi_hop", False, 180.0), Work("c", "multi_hop", False, None)
+    assert case_runs(tmp_path, config) == [
+        CaseRun("a", "addition", False, None), CaseRun("a", "multi_hop", False, 180.0), CaseRun("c", "multi_hop", False, None)
     ]  # fmt: skip
     for file in ("reports/a/multi_hop.html", "data/runs/a/multi_hop/evidence.parquet"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / file).touch()
-    assert [one.done for one in work(tmp_path, config)] == [False, True, False]
-    assert [one.model for one in work(tmp_path, config, "b")] == ["b", "b"]
+    assert [one.done for one in case_runs(tmp_path, config)] == [False, True, False]
+    assert [one.model for one in case_runs(tmp_path, config, "b")] == ["b", "b"]
 
 
 @pytest.mark.parametrize(
     ("cores", "said"), [(1, "About 30 min on 1 core"), (2, "About 20 min on 2 cores"), (64, "About 20 min on 64 cores")]
 )
 def test_the_longest_case_sets_the_pace(cores, said):
-    todo = [Work("a", "x", False, 1200.0), Work("a", "y", False, 600.0), Work("a", "z", True, 6000.0)]
+    todo = [CaseRun("a", "x", False, 1200.0), CaseRun("a", "y", False, 600.0), CaseRun("a", "z", True, 6000.0)]
     assert said in plan_told(todo, cores) and "z                  there" in plan_told(todo, cores)
-    assert "what was not measured" in plan_told([*todo, Work("a", "w", False, None)], cores)
+    assert "what was not measured" in plan_told([*todo, CaseRun("a", "w", False, None)], cores)
     assert "All of it is there" in plan_told(todo[2:], cores)
 
 
 def test_verdicts_are_counted_by_model_and_case():
     config = load_config(ROOT / "config.yaml")
-    rows = verdict_counts(ROOT, work(ROOT, config))
+    rows = verdict_counts(ROOT, case_runs(ROOT, config))
     judged = read_table(ROOT / "reports/elegans/verdicts.csv", "verdicts")
     for row in rows:
         if row["model"] == "elegans":

@@ -20,7 +20,7 @@ LAST_TABLE = "evidence.parquet"
 
 
 @dataclass(frozen=True)
-class Work:
+class CaseRun:
     """A case on a model: whether its results exist, and the seconds of one core that they take (None if not measured)."""
 
     model: str
@@ -29,7 +29,7 @@ class Work:
     seconds: float | None
 
 
-def work(root: Path, config: Config, only: str | None = None) -> list[Work]:
+def case_runs(root: Path, config: Config, only: str | None = None) -> list[CaseRun]:
     """The parts of `figures/all`, one for each model and case, in the order of the configuration."""
     found = []
     measured = _measured(root)
@@ -40,7 +40,7 @@ def work(root: Path, config: Config, only: str | None = None) -> list[Work]:
         times = measured if entry.planted and not entry.neurons else {}
         for case in config.cases_of(name, discover_cases(root, entry.prompts)):
             page, table = root / f"reports/{name}/{case}.html", root / f"data/runs/{name}/{case}" / LAST_TABLE
-            found.append(Work(name, case, page.is_file() and table.is_file(), times.get(case)))
+            found.append(CaseRun(name, case, page.is_file() and table.is_file(), times.get(case)))
     return found
 
 
@@ -54,7 +54,7 @@ def _measured(root: Path) -> dict[str, float]:
     return {name: sum(case["seconds"].values()) + beside for name, case in costs["cases"].items()}
 
 
-def plan_told(todo: list[Work], cores: int) -> str:
+def plan_told(todo: list[CaseRun], cores: int) -> str:
     """What will be done, and how long it takes, in words."""
     left = [one for one in todo if not one.done]
     models = len({one.model for one in todo})
@@ -79,7 +79,7 @@ def _minutes(seconds: float) -> str:
     return f"{max(1, round(seconds / 60))} min"
 
 
-def verdict_counts(root: Path, todo: list[Work]) -> list[dict[str, object]]:
+def verdict_counts(root: Path, todo: list[CaseRun]) -> list[dict[str, object]]:
     """Numbers of claims by verdict: one row for each model and case that was judged."""
     rows = []
     for one in todo:
