@@ -13,7 +13,7 @@ from biology.findings.labels import Roles
 from biology.models.model import encode
 from biology.report.atlas_page import atlas_data
 from biology.report.pages import environment, packed
-from biology.supernodes.atlas import EXAMPLES, SHADES, sample, survey
+from biology.supernodes.atlas import EXAMPLES, SHADES, feature_atlas, sample
 from biology.transcoders.activations import cache_features
 
 
@@ -22,7 +22,7 @@ def surveyed(tiny_model):
     model = tiny_model("llama")
     transcoders = transcoders_of(model)
     prompts = pd.DataFrame({"source": "toy", "text": prompts_frame()["text"].drop_duplicates()}).reset_index(drop=True)
-    return transcoders, prompts, *survey(model, transcoders, prompts)
+    return transcoders, prompts, *feature_atlas(model, transcoders, prompts)
 
 
 def test_density_maximum_and_histogram_are_counts_of_activations(tiny_model, surveyed):

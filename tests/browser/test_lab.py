@@ -34,7 +34,7 @@ class Made:
     """A page, and the model that it holds as torch runs it: with the transcoders cut down to the features of the page."""
 
     def __init__(self, name, root):
-        from biology.supernodes.atlas import sample, survey
+        from biology.supernodes.atlas import feature_atlas, sample
 
         self.name = name
         self.model, self.transcoders = bio.load(name)
@@ -45,7 +45,9 @@ class Made:
             (root / folder).parent.mkdir(parents=True, exist_ok=True)
             (root / folder).symlink_to(ROOT / folder)
         run_folder = root / "data/runs" / name
-        for table, frame in zip(("atlas", "atlas_prompts"), survey(self.model, self.transcoders, prompts), strict=True):
+        for table, frame in zip(
+            ("atlas", "atlas_prompts"), feature_atlas(self.model, self.transcoders, prompts), strict=True
+        ):
             write_table(run_folder / f"{table}.parquet", frame, table)
         self.path = root / "lab.html"
         self.path.write_bytes(lab_page(root, load_config(ROOT / "config.yaml"), name))

@@ -197,7 +197,7 @@ def atlas(args: Arguments) -> None:
     model, transcoders = open_model(entry, root, args.model, config.threads)
     import pandas as pd
 
-    from biology.supernodes.atlas import PER_SOURCE, PER_SOURCE_OF_LARGE, sample, survey
+    from biology.supernodes.atlas import PER_SOURCE, PER_SOURCE_OF_LARGE, feature_atlas, sample
     from biology.tables import write_table
 
     cases = cases_of(config, root, args.model)
@@ -206,7 +206,9 @@ def atlas(args: Arguments) -> None:
     named = [(case.name, prompt.text) for case in cases for prompt in case.prompts.values()]
     rest = [(case.name, item.text) for case in cases for item in case.items]
     prompts = pd.concat([pd.DataFrame([*named, *rest], columns=["source", "text"]), own], ignore_index=True)
-    features, texts = survey(model, transcoders, sample(prompts, PER_SOURCE_OF_LARGE if model.large else PER_SOURCE))
+    features, texts = feature_atlas(
+        model, transcoders, sample(prompts, PER_SOURCE_OF_LARGE if model.large else PER_SOURCE)
+    )
     write_table(folder / "atlas.parquet", features, "atlas")
     write_table(folder / "atlas_prompts.parquet", texts, "atlas_prompts")
 

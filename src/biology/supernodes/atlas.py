@@ -36,7 +36,7 @@ def sample(prompts: pd.DataFrame, most: int = PER_SOURCE) -> pd.DataFrame:
     return pd.concat(parts, ignore_index=True)
 
 
-def survey(model: Model, transcoders: TranscoderSet, prompts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def feature_atlas(model: Model, transcoders: TranscoderSet, prompts: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `atlas` (one row per feature) and `atlas_prompts` (one row per prompt), from prompts with columns source
     and text."""
     ids = [encode(model, text) for text in prompts["text"]]
