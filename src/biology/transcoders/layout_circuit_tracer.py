@@ -27,7 +27,7 @@ from biology.transcoders.stored import (
     read_mapping,
     read_tensors,
     require_layers,
-    turned,
+    transposed,
     write_tensors,
 )
 
@@ -97,7 +97,7 @@ def _per_layer_files(
         if "w_enc" in layer:
             layer = plain_names(layer)
         elif file.suffix == ".npz":
-            layer = turned(layer, "W_enc")
+            layer = transposed(layer, "W_enc")
         tensors.append({key.replace("activation_function.threshold", "threshold"): layer[key] for key in layer})
     return files, tensors
 

@@ -16,7 +16,7 @@ from typing import Any
 from torch import Tensor
 
 from biology.records import InputError
-from biology.transcoders.stored import Stored, name_unread, read_mapping, read_tensors, turned
+from biology.transcoders.stored import Stored, name_unread, read_mapping, read_tensors, transposed
 
 READ_2, WRITTEN_2 = "pre_feedforward_layernorm.output", "post_feedforward_layernorm.output"
 KEYS = (
@@ -26,7 +26,7 @@ KEYS = (
 
 def read_gemma_scope(files: Sequence[Path]) -> Stored:
     """Reads a per-layer set. `files` are the params.npz of all layers in order."""
-    tensors = tuple(turned(read_tensors(file), "W_enc") for file in files)
+    tensors = tuple(transposed(read_tensors(file), "W_enc") for file in files)
     return Stored("per_layer", tensors, tuple(files), "ln2.hook_normalized", "hook_mlp_out")
 
 
@@ -96,4 +96,4 @@ def _check_skip(file: Path, config: Mapping[str, Any], tensors: Sequence[Mapping
 def plain_names(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     """Tensors of Gemma Scope 2 under the names and in the orientation of `Stored`."""
     names = {"w_enc": "W_enc", "w_dec": "W_dec", "affine_skip_connection": "W_skip"}
-    return turned({names.get(key, key): value for key, value in tensors.items()}, "W_enc", "W_skip")
+    return transposed({names.get(key, key): value for key, value in tensors.items()}, "W_enc", "W_skip")

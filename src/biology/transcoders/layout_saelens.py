@@ -15,7 +15,7 @@ from torch import Tensor
 
 from biology.artefacts import write_text
 from biology.records import InputError, InputWarning
-from biology.transcoders.stored import Stored, name_unread, read_mapping, read_tensors, turned, write_tensors
+from biology.transcoders.stored import Stored, name_unread, read_mapping, read_tensors, transposed, write_tensors
 
 FORMAT = "6.54.12"
 """Version of SAELens whose layout is written."""
@@ -43,7 +43,7 @@ def read_saelens(configs: Sequence[Path]) -> Stored:
         named = {**config, **(config.get("metadata") or {})}
         hooks.append(tuple(_hook(file, named, layer, key) for key in ("hook_name", "hook_name_out")))
         files.append(file.with_name("sae_weights.safetensors"))
-        tensors.append(turned(read_tensors(files[-1]), "W_enc"))
+        tensors.append(transposed(read_tensors(files[-1]), "W_enc"))
         _check(file, named, hooks[-1][0], tensors[-1])
         names.append(str(named.get("model_name") or ""))
     root = configs[0].parent.parent
@@ -102,7 +102,7 @@ def write_saelens(path: Path, stored: Stored, model_name: str) -> None:
         )
     for layer, tensors in enumerate(stored.tensors):
         folder = path / f"layer_{layer}"
-        write_tensors(folder / "sae_weights.safetensors", turned(tensors, "W_enc"))
+        write_tensors(folder / "sae_weights.safetensors", transposed(tensors, "W_enc"))
         write_text(folder / "cfg.json", json.dumps(_config(stored, layer, model_name), indent=1) + "\n")
 
 

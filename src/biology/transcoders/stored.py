@@ -90,7 +90,7 @@ def read_mapping(file: Path) -> dict[str, Any]:
     return content
 
 
-def turned(tensors: Mapping[str, Tensor], *keys: str) -> dict[str, Tensor]:
+def transposed(tensors: Mapping[str, Tensor], *keys: str) -> dict[str, Tensor]:
     """The same tensors, those of `keys` transposed."""
     return {key: value.T if key in keys else value for key, value in tensors.items()}
 
