@@ -9,7 +9,7 @@ from safetensors.numpy import load_file, save_file
 
 from biology.config import load_config
 from biology.records import InputError
-from biology.report.lab_weights import in_letters, read_small
+from biology.report.lab_weights import as_characters, read_small
 
 ROOT = Path(__file__).parents[1]
 
@@ -29,8 +29,8 @@ def bytes_of(letters):
 @pytest.mark.parametrize("cut", [0, 1])
 def test_every_pair_of_bytes_becomes_letters_and_back(cut):
     data = np.arange(65536, dtype="<u2").tobytes()[cut:]
-    letters = in_letters(data)
-    assert bytes_of(letters) == data and bytes_of(in_letters(b"")) == b""
+    letters = as_characters(data)
+    assert bytes_of(letters) == data and bytes_of(as_characters(b"")) == b""
     assert not set(letters) & set("\0\r<") and not [letter for letter in letters if "\ud800" <= letter <= "\udfff"]
     assert len(letters) < 1.04 * len(data) / 2
 

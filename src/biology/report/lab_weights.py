@@ -30,7 +30,7 @@ Bits = UInt16[np.ndarray, "..."]
 
 
 @dataclass(frozen=True, eq=False)
-class Small:
+class SmallModel:
     """A model that fits a page, with its transcoders. Weights are stored as 16 bits."""
 
     shape: Mapping[str, int | float | None]
@@ -55,7 +55,7 @@ class Small:
             ensure_ascii=False, allow_nan=False, separators=(",", ":"),
         ).encode("utf-8")  # fmt: skip
         halves = [(bits >> 8).astype(np.uint8).tobytes(), (bits & 0xFF).astype(np.uint8).tobytes()]
-        return in_letters(zlib.compress(b"".join([struct.pack("<I", len(told)), told, *halves]), 9))
+        return as_characters(zlib.compress(b"".join([struct.pack("<I", len(told)), told, *halves]), 9))
 
 
 BLOCK = (
@@ -64,7 +64,7 @@ BLOCK = (
 )  # fmt: skip
 
 
-def in_letters(data: bytes) -> str:
+def as_characters(data: bytes) -> str:
     """Pairs of bytes as characters of UTF-16. A pair that is not allowed has its highest bit inverted and follows an escape
     mark."""
     odd = len(data) % 2
@@ -76,7 +76,7 @@ def in_letters(data: bytes) -> str:
     return letters.tobytes().decode("utf-16-le")
 
 
-def read_small(entry: ModelConfig, root: Path, model: str) -> Small:
+def read_small(entry: ModelConfig, root: Path, model: str) -> SmallModel:
     """A model that is not `refused`, with its transcoders.
 
     Raises:
@@ -105,7 +105,7 @@ def read_small(entry: ModelConfig, root: Path, model: str) -> Small:
         "heads": config["num_attention_heads"], "theta": theta(config), "epsilon": config["rms_norm_eps"],
         "context": config["max_position_embeddings"],
     }  # fmt: skip
-    return Small(shape, formats.pop(), weights, tuple(layers), _words(root / entry.path, config))
+    return SmallModel(shape, formats.pop(), weights, tuple(layers), _words(root / entry.path, config))
 
 
 def _bits(file: Path) -> tuple[dict[str, Bits], set[str]]:
