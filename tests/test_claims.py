@@ -14,7 +14,16 @@ from biology.cases.claim_file import UNREGISTERED, load_claims
 from biology.cli.opening import of_corpus
 from biology.config import StatisticsConfig, load_config
 from biology.records import InputError
-from biology.statistics import ALPHA, bootstrap_interval, generator, holm, resamples, score_noise, sign_flip_p, signs
+from biology.statistics import (
+    ALPHA,
+    bootstrap_interval,
+    generator,
+    holm,
+    resamples,
+    score_noise,
+    sign_flip_p,
+    sign_flips,
+)
 from biology.tables import table
 from biology.verdicts.claims import judge, judge_all, with_thresholds
 from biology.verdicts.measuring import Meta, measure
@@ -44,28 +53,28 @@ def items(values: dict, states: int = 50, **fields):
 
 def test_permutation_p_of_three_clusters_by_hand():
     # Scores 3, 1, -2 sum to 2. The eight flips sum to 6, 4, 2, 0, 0, -2, -4, -6: three of them reach 2.
-    flips = signs(3, 100, generator("hand"))
+    flips = sign_flips(3, 100, generator("hand"))
     assert sorted(map(tuple, flips)) == sorted(itertools.product([-1, 1], repeat=3))
     assert sign_flip_p(np.array([[3.0], [1.0], [-2.0]]), flips) == pytest.approx([3 / 8])
     assert sign_flip_p(np.array([[3.0], [1.0], [2.0]]), flips) == pytest.approx([1 / 8])
 
 
 def test_enumeration_ends_where_it_costs_more_than_the_draws():
-    assert len(signs(16, 100_000, generator())) == 2**16
-    assert len(signs(17, 100_000, generator())) == 100_000
-    assert len(signs(6, 64, generator())) == 64 and len(signs(6, 63, generator())) == 63
+    assert len(sign_flips(16, 100_000, generator())) == 2**16
+    assert len(sign_flips(17, 100_000, generator())) == 100_000
+    assert len(sign_flips(6, 64, generator())) == 64 and len(sign_flips(6, 63, generator())) == 63
 
 
 def test_random_flips_agree_with_enumeration_and_are_never_zero():
     scores = np.random.default_rng(0).normal(0.4, 1, size=(14, 3))
-    exact = sign_flip_p(scores, signs(14, 2**14, generator("a")))
-    assert sign_flip_p(scores, signs(14, 16_000, generator("a"))) == pytest.approx(exact, abs=0.01)
-    assert sign_flip_p(np.ones((40, 1)), signs(40, 999, generator())) == pytest.approx([1 / 1000])
+    exact = sign_flip_p(scores, sign_flips(14, 2**14, generator("a")))
+    assert sign_flip_p(scores, sign_flips(14, 16_000, generator("a"))) == pytest.approx(exact, abs=0.01)
+    assert sign_flip_p(np.ones((40, 1)), sign_flips(40, 999, generator())) == pytest.approx([1 / 1000])
 
 
 def test_permutation_test_keeps_its_level():
     scores = np.random.default_rng(2).normal(size=(12, 4000))
-    assert np.mean(sign_flip_p(scores, signs(12, 4096, generator())) <= 0.05) == pytest.approx(0.05, abs=0.01)
+    assert np.mean(sign_flip_p(scores, sign_flips(12, 4096, generator())) <= 0.05) == pytest.approx(0.05, abs=0.01)
 
 
 def test_bootstrap_interval_is_the_normal_one_for_many_normal_clusters():

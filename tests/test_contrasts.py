@@ -24,7 +24,7 @@ from biology.evidence.contrasts import (
     squared_variation,
 )
 from biology.records import InputError
-from biology.statistics import generator, resamples, signs
+from biology.statistics import generator, resamples, sign_flips
 from biology.tables import table, validate_table, write_table
 from biology.verdicts.claims import judge
 from biology.verdicts.measuring import Meta, estimate
@@ -143,7 +143,7 @@ def test_the_interval_of_how_much_crossovers_vary_covers_what_is_planted(cv):
     scores = np.array([squared_variation(one, items, strengths) for one in sums]).T
     part = claim({"direction": "equivalent", "minimum": 0.09}).parts[0]
     chance = generator("crossovers")
-    flips, counts = signs(len(clusters), 1000, chance), resamples(len(clusters), 1000, chance)
+    flips, counts = sign_flips(len(clusters), 1000, chance), resamples(len(clusters), 1000, chance)
     mean, low, high, _ = estimate(part, scores, flips, counts)
     assert len(clusters) == 28 and mean.mean() == pytest.approx(cv**2, abs=0.01)
     assert ((low <= cv**2) & (cv**2 <= high)).mean() >= 0.94

@@ -60,7 +60,7 @@ def weighted(
     return np.concatenate([np.einsum("dc,ck->dk", block.astype(float), scores) for block in blocks])
 
 
-def signs(clusters: int, draws: int, rng: np.random.Generator) -> np.ndarray:
+def sign_flips(clusters: int, draws: int, rng: np.random.Generator) -> np.ndarray:
     """Sign flips [draw, cluster] of the permutation test: all of them if there are at most `draws`, else `draws` random
     ones."""
     if 2**clusters <= draws:

@@ -27,7 +27,7 @@ from biology.cases.claim_file import Claim, Part
 from biology.cases.measures import FORMS, unchanged
 from biology.config import StatisticsConfig
 from biology.records import InputError
-from biology.statistics import bootstrap_interval, generator, resamples, sign_flip_p, signs
+from biology.statistics import bootstrap_interval, generator, resamples, sign_flip_p, sign_flips
 from biology.verdicts.found_members import Found, Members
 from biology.wording import plain
 
@@ -205,7 +205,7 @@ def _measure_part(
         return replace(result, untestable=reason)
     means = scores.groupby("cluster", sort=True).mean(numeric_only=True)
     columns = means[["score"]].to_numpy()
-    flips = signs(len(means), settings.permutations, generator(settings.seed, claim.id, part.name, "permutation"))
+    flips = sign_flips(len(means), settings.permutations, generator(settings.seed, claim.id, part.name, "permutation"))
     counts = resamples(len(means), settings.bootstrap, generator(settings.seed, claim.id, part.name, "bootstrap"))
     statistic, low, high, p = (float(value[0]) for value in estimate(part, columns, flips, counts))
     return replace(

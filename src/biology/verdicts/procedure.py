@@ -24,7 +24,7 @@ from biology.cases.case import Case
 from biology.cases.claim_file import UNREGISTERED, Claim, Part
 from biology.config import StatisticsConfig
 from biology.schemas import VERDICTS
-from biology.statistics import bootstrap_interval, generator, resamples, score_noise, signs
+from biology.statistics import bootstrap_interval, generator, resamples, score_noise, sign_flips
 from biology.verdicts.claims import rule
 from biology.verdicts.measuring import Check, Measured, estimate
 
@@ -52,7 +52,7 @@ class Simulation:
 
     @cached_property
     def flips(self) -> np.ndarray:
-        return signs(len(self.sizes), self.settings.permutations, self.rng)
+        return sign_flips(len(self.sizes), self.settings.permutations, self.rng)
 
     @cached_property
     def counts(self) -> np.ndarray:

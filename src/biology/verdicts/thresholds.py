@@ -19,7 +19,7 @@ import pandas as pd
 
 from biology.cases.claim_file import UNREGISTERED
 from biology.config import StatisticsConfig
-from biology.statistics import generator, holm, sign_flip_p, signs
+from biology.statistics import generator, holm, sign_flip_p, sign_flips
 from biology.verdicts.claims import rule
 
 STEPS = (20, 10, 5, 2, 1)
@@ -82,7 +82,7 @@ def threshold_sweep(
     grid, registered = thresholds(part["threshold"], reach)
     if equivalent:
         rng = generator(settings.seed, part["claim"], part["part"], "permutation")
-        flips, margins = signs(len(scores), settings.permutations, rng), np.array(grid)[None]
+        flips, margins = sign_flips(len(scores), settings.permutations, rng), np.array(grid)[None]
         column = scores[:, None]
         raw = np.maximum(sign_flip_p(margins - column, flips), sign_flip_p(margins + column, flips))
         name = (part["case"], part["claim"])
