@@ -6,7 +6,13 @@ import pytest
 import torch
 from single_layer import trained_layer
 
-from biology.dictionaries.dictionary_training import DictionaryRecipe, batch_top_k, calibrated, living, train_set
+from biology.dictionaries.dictionary_training import (
+    DictionaryRecipe,
+    batch_top_k,
+    calibrated,
+    train_set,
+    without_rare_features,
+)
 from biology.models.model import capture, encode
 from biology.transcoders.transcoder_set import Transcoder, TranscoderSet, reconstruct
 from biology.transcoders.transcoder_set import encode as activations_of
@@ -190,9 +196,12 @@ def test_features_that_never_fire_are_dropped_and_nothing_else_changes():
     enc[3] = 0.0  # never above its threshold
     dec, threshold = torch.randn(12, 1, 8, generator=generator), torch.full((12,), 0.01)
     layer = Transcoder(enc, torch.zeros(12), dec, torch.zeros(8), threshold)
-    kept = living(layer, inputs)
+    kept = without_rare_features(layer, inputs)
     others = torch.arange(12) != 3
     assert kept.W_enc.equal(enc[others]) and kept.W_dec.equal(dec[others]) and len(kept.threshold) == 11
     fires = (inputs @ enc.T > threshold).sum(0)
     least = int(fires.median()) + 1
-    assert living(layer, inputs, least).W_enc.equal(enc[fires >= least]) and 0 < int((fires >= least).sum()) < 11
+    assert (
+        without_rare_features(layer, inputs, least).W_enc.equal(enc[fires >= least])
+        and 0 < int((fires >= least).sum()) < 11
+    )

@@ -12,7 +12,7 @@ from single_layer import trained_layer
 
 from biology.__main__ import main
 from biology.dictionaries import dictionary_training
-from biology.dictionaries.dictionary_training import DictionaryRecipe, Pools, stretches
+from biology.dictionaries.dictionary_training import DictionaryRecipe, Pools, pool_schedule
 from biology.dictionaries.documents import END
 from biology.transcoders.transcoder_files import load_transcoders
 
@@ -153,7 +153,7 @@ def test_every_pool_is_drawn_from_and_holds_all_tokens_but_the_first_and_ignored
     feed = Pools(model, prompts, read_hook="mlp.hook_in", write_hook="hook_mlp_out", count=2, ignored=2, progress=False)
     assert [feed[index].inputs.shape[1] for index in range(2)] == [7, 3]
     assert feed[0].outputs.shape == (3, 7, 32) and feed[0] is feed[0]
-    assert [list(steps) for _, steps in stretches(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
+    assert [list(steps) for _, steps in pool_schedule(7, 3)] == [[0, 1, 2], [3, 4, 5], [6]]
 
 
 def test_a_skip_takes_what_is_linear():

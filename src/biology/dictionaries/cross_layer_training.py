@@ -27,7 +27,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.dictionaries.dictionary_training import Pool, Pools, calibrated, living, stretches
+from biology.dictionaries.dictionary_training import Pool, Pools, calibrated, pool_schedule, without_rare_features
 from biology.models.model import Model
 from biology.models.resumable import Settings, restore, save
 from biology.transcoders.transcoder_set import Transcoder, TranscoderSet
@@ -269,7 +269,7 @@ def train_cross_layer(
     silent = [torch.zeros(count, device=inputs.device) for count in sizes]
     if history:
         silent = [torch.tensor(entry["silent"], device=inputs.device) for entry in history]
-    pool_of = {step: index for index, steps in stretches(recipe.steps, len(pools)) for step in steps}
+    pool_of = {step: index for index, steps in pool_schedule(recipe.steps, len(pools)) for step in steps}
 
     bar = tqdm(
         range(start, recipe.steps), initial=start, total=recipe.steps, desc="cross-layer transcoder", disable=not progress, mininterval=5
@@ -341,5 +341,5 @@ def train_cross_layer_set(
         stored = Transcoder(**{name: tensor.to(storage).float().contiguous() for name, tensor in tensors.items()})
         inputs = last.inputs[layer].float()
         calm = calibrated(stored, inputs, recipe.most_active, seed + layer)
-        layers.append(living(calm, inputs, least=max(1, round(recipe.rarest * len(inputs)))))
+        layers.append(without_rare_features(calm, inputs, least=max(1, round(recipe.rarest * len(inputs)))))
     return TranscoderSet("cross_layer", "jumprelu", tuple(layers), read_hook, write_hook)

@@ -100,7 +100,7 @@ class Pools(Sequence[Pool]):
         return Pool(inputs, outputs, last[inside].nonzero().flatten())
 
 
-def stretches(steps: int, pools: int) -> Iterator[tuple[int, range]]:
+def pool_schedule(steps: int, pools: int) -> Iterator[tuple[int, range]]:
     """The steps of each pool, one pool after the other: an equal share for each."""
     each = -(-steps // pools)
     for index in range(pools):
@@ -255,7 +255,7 @@ def calibrated(
     return replace(layer, threshold=layer.threshold * max(1.0, raised))
 
 
-def living(layer: Transcoder, inputs: Float[torch.Tensor, "token d_in"], least: int = 1) -> Transcoder:
+def without_rare_features(layer: Transcoder, inputs: Float[torch.Tensor, "token d_in"], least: int = 1) -> Transcoder:
     """The layer without the features active on fewer than ``least`` tokens. They matter only for the size of the file."""
     assert layer.threshold is not None
     tokens = torch.zeros(len(layer.b_enc), dtype=torch.long, device=inputs.device)
@@ -293,7 +293,7 @@ def train_set(
             checkpoints[-1].restore(trainings[-1])
     total, done = recipe.steps * model.n_layers, sum(training.done for training in trainings)
     with tqdm(total=total, initial=done, desc="transcoders", unit="step", disable=not progress, mininterval=5) as bar:
-        for index, steps in stretches(recipe.steps, len(feed)):
+        for index, steps in pool_schedule(recipe.steps, len(feed)):
             for layer, training in enumerate(trainings):
                 if training.done >= steps.stop:
                     continue
@@ -309,5 +309,5 @@ def train_set(
         made |= {"W_enc": made["W_enc"].T, "W_dec": made["W_dec"][:, None]}
         # Calibrated as it will be stored, so that the stored set is the calibrated one.
         stored = Transcoder(**{name: tensor.to(storage).float().contiguous() for name, tensor in made.items()})
-        layers.append(living(calibrated(stored, inputs, recipe.most_active, seed + layer), inputs))
+        layers.append(without_rare_features(calibrated(stored, inputs, recipe.most_active, seed + layer), inputs))
     return TranscoderSet("per_layer", "jumprelu", tuple(layers), read_hook, write_hook)
