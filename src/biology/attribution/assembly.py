@@ -24,7 +24,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.attribution import targets as target_nodes
-from biology.attribution.direct_effects import ActiveFeatures, batch_active_features, mention_first_words
+from biology.attribution.direct_effects import ActiveFeatures, batch_active_features, warn_without_bos
 from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, empty_edges, row_residual
 from biology.attribution.graph_memory import Estimate, OnEstimate, Sizes, forward_pass, row_by_row, sizes_of
 from biology.attribution.graph_memory import whole as whole_memory
@@ -96,7 +96,7 @@ def attribute(
     )  # fmt: skip
     check(model, transcoders, settings, features)
     ids, chosen, places = prepared(model, token_ids, targets, position)
-    mention_first_words(model, [ids], first_position)
+    warn_without_bos(model, [ids], first_position)
     return _trace(model, transcoders, ids, [chosen], [places], [features], settings, alone=True)[0]
 
 
@@ -131,7 +131,7 @@ def attribute_batch(
     for ids, wanted, given in zip(prompts, every_target, every_feature, strict=True):
         check(model, transcoders, settings, given)
         asked.append((*prepared(model, ids, wanted, position), given))
-    mention_first_words(model, [ids for ids, *_ in asked], first_position)
+    warn_without_bos(model, [ids for ids, *_ in asked], first_position)
     by_length: dict[int, list[int]] = {}
     for index, (ids, *_) in enumerate(asked):
         by_length.setdefault(ids.shape[1], []).append(index)

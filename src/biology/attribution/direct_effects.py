@@ -60,7 +60,7 @@ class ActiveFeatures:
         return torch.tensor(sorted(found), dtype=torch.long, device=self.layer.device)
 
 
-def mention_first_words(model: Model, prompts: Sequence[Int[Tensor, "1 _"]], first_position: int) -> None:
+def warn_without_bos(model: Model, prompts: Sequence[Int[Tensor, "1 _"]], first_position: int) -> None:
     """Warns if the position that is left out holds a word of the prompt instead of a special token."""
     words = {int(ids[0, 0]) for ids in prompts} - model.special_tokens
     if words and first_position == 1:

@@ -43,13 +43,13 @@ def attend(args: Arguments) -> None:
     model, transcoders = open_model(entry, Path(), Path(args.model).name, threads=None)
     from biology.attention.output_heads import output_heads
     from biology.attention.qk import check_head, qk_attribution
-    from biology.attribution.direct_effects import mention_first_words
+    from biology.attribution.direct_effects import warn_without_bos
     from biology.models.model import encode, token_batch, token_text
     from biology.models.tokenizer import in_chat
 
     text = in_chat(model.tokenizer, model.name, args.text) if args.chat else args.text
     ids = encode(model, text)
-    mention_first_words(model, [token_batch(model, ids)], 1)
+    warn_without_bos(model, [token_batch(model, ids)], 1)
     tokens = [token_text(model, token) for token in ids]
     target = target_of(model, text, args.target, -1) if args.target else None
     explain = args.explain or ("contrast" if entry.neurons else "logits")
