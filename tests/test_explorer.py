@@ -16,7 +16,7 @@ from biology.graph_files.nodes import KINDS
 from biology.report.explorer import (
     SCRIPTS,
     VENDOR,
-    Traced,
+    PageGraph,
     explorer,
     feature_cards,
     features_of,
@@ -66,24 +66,28 @@ def test_a_page_knows_the_same_categories_of_nodes():
 
 
 def test_a_page_holds_the_file_that_it_was_made_from():
-    shown = explorer([Traced("one", parsed(modern()), called={"say b": "say B"})])
+    shown = explorer([PageGraph("one", parsed(modern()), called={"say b": "say B"})])
     payload = unpacked(shown.graphs[0].data)
     assert payload["graph"] == parsed(modern()) and payload["called"] == {"say b": "say B"}
     assert "influence" not in payload
-    assert explorer([Traced("one", parsed(modern()), called={"say b": "say B"})]) == shown  # the same bytes
+    assert explorer([PageGraph("one", parsed(modern()), called={"say b": "say B"})]) == shown  # the same bytes
 
 
 def test_influence_and_scores_are_worked_out_where_a_file_has_none():
-    shown = explorer([Traced("one", parsed(hosted()))]).graphs[0]
+    shown = explorer([PageGraph("one", parsed(hosted()))]).graphs[0]
     assert unpacked(shown.data)["influence"]["1_21712686_2"] == 0.5
     assert re.fullmatch(
         r"6 nodes, 5 links; of the pruned graph: replacement 0\.\d\d, completeness 0\.\d\d\.", shown.told
     )
     graph = modern()
-    assert explorer([Traced("one", parsed(graph))]).graphs[0].told.endswith("nodes of another category: something new.")
+    assert (
+        explorer([PageGraph("one", parsed(graph))]).graphs[0].told.endswith("nodes of another category: something new.")
+    )
     graph["metadata"]["info"] = {"replacement_score": 0.5, "completeness_score": 0.25}
     assert (
-        explorer([Traced("one", parsed(graph))]).graphs[0].told.endswith("replacement score 0.50, completeness 0.25.")
+        explorer([PageGraph("one", parsed(graph))])
+        .graphs[0]
+        .told.endswith("replacement score 0.50, completeness 0.25.")
     )
 
 

@@ -74,7 +74,7 @@ def load(
 
 
 @dataclass(frozen=True)
-class Shown:
+class HtmlView:
     """HTML that a notebook displays."""
 
     html: str = field(repr=False)
@@ -117,9 +117,9 @@ class Attribution:
         )
         return graph_page(parse_graph(json.dumps(exported), "graph"))
 
-    def show(self, height: int = 700) -> Shown:
+    def show(self, height: int = 700) -> HtmlView:
         """The interactive graph inside the notebook."""
-        return Shown(
+        return HtmlView(
             f'<iframe srcdoc="{html.escape(self.page())}" style="width:100%;height:{height}px;border:0"></iframe>'
         )
 

@@ -8,7 +8,7 @@ import pytest
 from test_graph_files import HEAD, modern, node
 
 from biology.graph_files.dialects import parse_graph
-from biology.report.explorer import Traced, explorer, graph_page
+from biology.report.explorer import PageGraph, explorer, graph_page
 from biology.report.pages import environment
 from browser.conftest import sideways, violations
 
@@ -161,7 +161,7 @@ def test_search_knows_supernodes_promoted_tokens_labels_and_whole_words(open_pag
     graph["qParams"] = {"pinnedIds": ["1_7_2"], "supernodes": [["bridge", "0_1_2"]]}
     card = {"promotes": ["Austin"], "suppresses": [], "density": 0.1, "maximum": 1.0, "histogram": [1], "examples": []}
     read = parse_graph(json.dumps(graph), "pieces")
-    traced = Traced("one", read, called={"bridge": "Texas"}, labels={"1_7_2": "say Austin"})
+    traced = PageGraph("one", read, called={"bridge": "Texas"}, labels={"1_7_2": "say Austin"})
     path = tmp_path / "pieces.html"
     template = environment().get_template("graph.html.j2")
     path.write_text(template.render(explorer=explorer([traced], {"0-1": card}), title="t", facts=[]), encoding="utf-8")
@@ -386,7 +386,7 @@ def test_cards_of_features(open_page, tmp_path):
     }  # fmt: skip
     plots = {"1-7": [{"at": "=", "a": [0, 1, 9], "b": [0, 1, 9], "activation": [0.0, 0.5, 1.0]}]}
     graph = parse_graph(json.dumps(modern()), "modern")
-    shown = explorer([Traced("one", graph), Traced("two", graph)], {"1-7": card}, plots, "atlas.html")
+    shown = explorer([PageGraph("one", graph), PageGraph("two", graph)], {"1-7": card}, plots, "atlas.html")
     path = tmp_path / "cards.html"
     template = environment().get_template("graph.html.j2")
     path.write_text(template.render(explorer=shown, title="Two graphs", facts=[]), encoding="utf-8")

@@ -36,7 +36,7 @@ from biology.records import InputError
 from biology.report.claim_evidence import Subject, dossier, slider_data
 from biology.report.explorer import (
     Explorer,
-    Traced,
+    PageGraph,
     explorer,
     feature_cards,
     features_of,
@@ -179,7 +179,7 @@ def _explorer(page: Page) -> Explorer | None:
         return None
     members = page.tables["supernodes"]
     subjects = [
-        Traced(
+        PageGraph(
             item,
             graph,
             called=titles(page.case, item),

@@ -31,7 +31,7 @@ MOST_LINKS = 70
 
 
 @dataclass(frozen=True)
-class Traced:
+class PageGraph:
     """A graph to explore, with further data that a page has on it."""
 
     name: str
@@ -50,7 +50,7 @@ class Traced:
 
 
 @dataclass(frozen=True)
-class Shown:
+class EmbeddedGraph:
     """A graph as embedded in the page."""
 
     name: str
@@ -64,7 +64,7 @@ class Shown:
 class Explorer:
     """The data for templates/explorer.html.j2."""
 
-    graphs: tuple[Shown, ...]
+    graphs: tuple[EmbeddedGraph, ...]
     first: str
     """Name of the graph shown by a figure without a subject."""
     shared: str
@@ -74,7 +74,7 @@ class Explorer:
 
 
 def explorer(
-    subjects: Sequence[Traced],
+    subjects: Sequence[PageGraph],
     cards: Mapping[str, Mapping[str, Any]] | None = None,
     operands: Mapping[str, Sequence[Mapping[str, Any]]] | None = None,
     atlas: str | None = None,
@@ -111,7 +111,7 @@ def graph_page(graph: Graph) -> str:
         environment()
         .get_template("graph.html.j2")
         .render(
-            explorer=explorer([Traced("graph", graph)]),
+            explorer=explorer([PageGraph("graph", graph)]),
             title=clipped(str(metadata["prompt"]), 120),
             facts=[(clipped(name, 60), clipped(str(value), 500)) for name, value in facts],
         )
@@ -198,7 +198,7 @@ def features_of(graph: Graph) -> set[str]:
     return {f"{found[1]}-{found[2]}" for found in ids if found}
 
 
-def _shown(subject: Traced) -> Shown:
+def _shown(subject: PageGraph) -> EmbeddedGraph:
     graph = subject.graph
     payload: dict[str, Any] = {"name": subject.name, "graph": graph}
     extras = {key: getattr(subject, key) for key in ("called", "repeated", "labels", "steering")}
@@ -206,7 +206,7 @@ def _shown(subject: Traced) -> Shown:
     if not any(isinstance(node.get("influence"), int | float) for node in graph["nodes"]):
         payload["influence"] = computed_influence(graph)
     title = subject.title or str(graph["metadata"]["prompt"])
-    return Shown(subject.name, title, _told(graph), packed(payload), still(graph))
+    return EmbeddedGraph(subject.name, title, _told(graph), packed(payload), still(graph))
 
 
 def _told(graph: Graph) -> str:
