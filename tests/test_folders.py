@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from biology.folders import STAGED, claim, hold, replaced, strangers
+from biology.folders import STAGED, claim, foreign_files, hold, replaced
 from biology.records import InputError
 
 OWNED = ("layer_*/weights", "config.yaml", "record.json", ".work/")
@@ -52,7 +52,7 @@ def test_a_command_that_fails_leaves_the_folder_as_it_was(tmp_path):
 )
 def test_a_folder_with_anything_else_is_refused_and_left_alone(tmp_path, name):
     write(tmp_path, "config.yaml", name)
-    assert strangers(tmp_path, OWNED) == [name]
+    assert foreign_files(tmp_path, OWNED) == [name]
     with pytest.raises(InputError, match="not written by `biology make`") as error:
         claim(tmp_path, OWNED, "make")
     assert f"{tmp_path} holds {name}," in str(error.value)

@@ -28,7 +28,7 @@ _HELD = ExitStack()
 """Locks that are released when this process ends."""
 
 
-def strangers(folder: Path, owned: Collection[str]) -> list[str]:
+def foreign_files(folder: Path, owned: Collection[str]) -> list[str]:
     """Relative names, sorted, of the files below `folder` that match none of the patterns. `*` does not cross a slash;
     a pattern that ends in a slash matches everything below it."""
     files = [path for path in folder.rglob("*") if path.is_symlink() or not path.is_dir()]
@@ -51,7 +51,7 @@ def claim(folder: Path, owned: Collection[str], command: str) -> None:
     Raises:
         InputError: the folder holds files of other names.
     """
-    other = strangers(folder, owned)
+    other = foreign_files(folder, owned)
     if other:
         more = f" and {len(other) - 1} more" if len(other) > 1 else ""
         raise InputError(

@@ -47,7 +47,7 @@ def fetch(args: Arguments) -> None:
         if known is None or not known["files"].keys() >= set(asked) or hub.damaged(folder, progress=True):
             _download(args, entry, repository, folder, known["revision"] if known else None)
         records[part] = hub.record(folder)
-        hub.refuse_strangers(folder, records[part]["files"])
+        hub.refuse_foreign_files(folder, records[part]["files"])
         print(f"{part}: {repository.repo} at {records[part]['revision']}, in {repository.folder}")
     _name_hooks(root, entry)
     artefacts.write_json(root / "data/runs" / args.model / "fetch.json", records)

@@ -20,7 +20,7 @@ from typing import Any
 from tqdm import tqdm
 
 from biology import artefacts
-from biology.folders import strangers
+from biology.folders import foreign_files
 from biology.model_sources import Repository
 from biology.records import InputError
 
@@ -181,7 +181,7 @@ def download(wanted: Listing, folder: Path) -> None:
             holds weights or settings that were not downloaded.
     """
     before = (record(folder) or {"files": {}})["files"]
-    refuse_strangers(folder, {*before, *wanted.files})
+    refuse_foreign_files(folder, {*before, *wanted.files})
     hashes: dict[str, str] = {}
     for name, remote in sorted(wanted.files.items(), key=lambda item: (item[1].size, item[0])):
         place = folder / name
@@ -196,10 +196,10 @@ def download(wanted: Listing, folder: Path) -> None:
     artefacts.write_json(folder / RECORD, entry)
 
 
-def refuse_strangers(folder: Path, known: Collection[str]) -> None:
+def refuse_foreign_files(folder: Path, known: Collection[str]) -> None:
     """Raises `InputError` if `folder` holds weights or settings that are not among the known files, since the layout of
     transcoders is recognised by the files in a folder."""
-    other = [name for name in strangers(folder, {*known, RECORD, HOOKS}) if name.endswith(READ)]
+    other = [name for name in foreign_files(folder, {*known, RECORD, HOOKS}) if name.endswith(READ)]
     if other:
         raise InputError(
             f"{folder} holds {other[0]}, which was not downloaded but could be read as a part of what was: move it away."
