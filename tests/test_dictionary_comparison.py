@@ -5,7 +5,14 @@ import pytest
 import torch
 from conftest import random_transcoders
 
-from biology.dictionaries.dictionary_comparison import census, compare, cut_for, dictionary, n_parameters, pruned
+from biology.dictionaries.dictionary_comparison import (
+    compare,
+    cut_for,
+    dictionary,
+    n_parameters,
+    output_histogram,
+    pruned,
+)
 from biology.dictionaries.dictionary_metrics import Passages, measure
 from biology.models.model import run
 
@@ -26,7 +33,7 @@ def test_all_neurons_are_the_model(tiny_model, kind):
 def test_a_cut_leaves_what_was_asked_for_and_what_writes_most(tiny_model, kind):
     model = tiny_model("llama")
     one = dictionary(model, random_transcoders(model, kind), PASSAGES)
-    counts, totals, tokens = census(model, one, PASSAGES)
+    counts, totals, tokens = output_histogram(model, one, PASSAGES)
     assert tokens == 8 * 15
     cut = cut_for(counts, tokens, 10.0)
     seen = run(model, torch.from_numpy(SEQUENCES), reads=[f"blocks.{layer}.mlp.hook_in" for layer in range(3)])[1]

@@ -107,7 +107,7 @@ def dictionary(model: Model, transcoders: TranscoderSet | None, passages: Passag
     return Dictionary(transcoders, lengths, mean, n_parameters(transcoders))
 
 
-def census(model: Model, one: Dictionary, passages: Passages) -> tuple[np.ndarray, list[np.ndarray], int]:
+def output_histogram(model: Model, one: Dictionary, passages: Passages) -> tuple[np.ndarray, list[np.ndarray], int]:
     """A histogram of the logarithm of active features' output sizes; each feature's total output; the number of tokens."""
     counts, totals, tokens = np.zeros(CELLS, dtype=np.int64), [np.zeros(len(each)) for each in one.lengths], 0
     names = [f"blocks.{layer}.{one.read_hook}" for layer in range(model.n_layers)]
@@ -161,11 +161,11 @@ def compare(
     smallest = min((n_parameters(one) for one in sets.values()), default=0)
     for name, transcoders in {**sets, "neurons": None}.items():
         one = dictionary(model, transcoders, choosing)
-        seen = census(model, one, choosing)
+        seen = output_histogram(model, one, choosing)
         found.append((name, "thinned", one, seen))
         if transcoders is not None and one.parameters > smallest:
             small = dictionary(model, pruned(transcoders, seen[1], smallest), choosing)
-            found.append((name, "pruned", small, census(model, small, choosing)))
+            found.append((name, "pruned", small, output_histogram(model, small, choosing)))
     natural = {(name, variant): float(seen[0].sum() / seen[2]) for name, variant, _, seen in found}
     matched = min((natural[name, "thinned"] for name in sets), default=TARGETS[0])
     rows = []
