@@ -19,7 +19,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from biology.attention.head_loadings import frozen_graph, start_of, target_of_node
-from biology.attention.stream_effects import node_columns, past_attention
+from biology.attention.stream_effects import node_columns, through_attention
 from biology.attribution.direct_effects import Sources, cell
 from biology.attribution.graph import ROW_FLOOR, TOKEN, Graph, influence
 from biology.attribution.graph_paths import GraphPath, describe, token_texts
@@ -178,7 +178,7 @@ def gradients(
     layer, g = readers[0].layer, start_of(local, readers)
     if layer < local.n_layers:  # a transcoder reads after the attention of its own block
         yield layer, g
-        g = past_attention(local, layer, g)
+        g = through_attention(local, layer, g)
     writes: dict[int, Tensor] = {}
     for lower in range(layer - 1, -1, -1):
         W_skip, back = local.skip(lower), None
@@ -190,7 +190,7 @@ def gradients(
             back = writes[lower] @ W_skip + (0 if back is None else back)
         g = g if back is None else g + read_transpose(local, lower, back)
         yield lower, g
-        g = past_attention(local, lower, g)
+        g = through_attention(local, lower, g)
 
 
 def attention_steps(

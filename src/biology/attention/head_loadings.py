@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.attention.stream_effects import chosen_features, effects_below, node_columns, past_attention
+from biology.attention.stream_effects import chosen_features, effects_below, node_columns, through_attention
 from biology.attribution import targets as target_nodes
 from biology.attribution.direct_effects import Sources, active_features, sources
 from biology.attribution.graph import FEATURE, LOGIT, ROW_FLOOR, Graph, influence
@@ -209,7 +209,7 @@ def _loadings_at(
         g = start
         if layer < local.n_layers:  # a transcoder reads after the attention of its own block
             between[attend][layer] = g
-            g = past_attention(local, layer, g, attend=attend)
+            g = through_attention(local, layer, g, attend=attend)
         effects[attend] = effects_below(local, source, layer, g, attend=attend, between=between[attend])[:, columns]
     n_heads = local.frozen.pattern[0].shape[1]
     heads = start.new_zeros(local.n_layers, n_heads, len(readers), columns.numel())

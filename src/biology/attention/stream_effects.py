@@ -102,7 +102,7 @@ def chosen_features(
 
 
 # --------------------------------------------------------------------------------------------------- transposed chain
-def past_attention(
+def through_attention(
     local: LocalReplacement, layer: int, g: Float[Tensor, "pos row d_model"], *, attend: bool = True
 ) -> Float[Tensor, "pos row d_model"]:
     """Takes a gradient from between attention and MLP of a block to the stream entering the block; without `attend`,
@@ -135,7 +135,7 @@ def effects_below(
         g = g if W_skip is None else g + read_transpose(local, lower, h @ W_skip)
         if between is not None:
             between[lower] = g
-        g = past_attention(local, lower, g, attend=attend)
+        g = through_attention(local, lower, g, attend=attend)
     tokens = torch.einsum("qnd,qd->nq", g, local.frozen.embed[local.row, : g.shape[0]])
     effects[:, source.token_start : source.token_start + g.shape[0]] = tokens
     return effects

@@ -136,7 +136,7 @@ def _descend(
             g[:live] += read_gradient(local, layer, h @ W_skip, frozen.scale2[layer][here, place])
         attend, new = layer > 0 or tokens is None, layers.count(layer)
         if attend and joined:
-            _past_attention(local, layer, g[:live], pairs.place[:live] * joined + pairs.row[:live], joined)
+            _through_attention(local, layer, g[:live], pairs.place[:live] * joined + pairs.row[:live], joined)
         if new:
             entering = slice(joined, joined + new)
             x = read_gradient(local, layer, readers.vector[entering], frozen.scale2[layer][here, readers.pos[entering]])
@@ -163,7 +163,7 @@ def _mixing(local: LocalReplacement, layer: int, n_places: int) -> Float[Tensor,
     return pattern.mT
 
 
-def _past_attention(local: LocalReplacement, layer: int, g: Tensor, slot: Tensor, n_rows: int) -> None:
+def _through_attention(local: LocalReplacement, layer: int, g: Tensor, slot: Tensor, n_rows: int) -> None:
     """Takes gradients [pair, d_model] through the attention of a layer, in place; `slot` = place * n_rows + row."""
     if not n_rows:
         return
