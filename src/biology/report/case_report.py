@@ -33,7 +33,7 @@ from biology.findings.scored_prompts import browsed, scored
 from biology.findings.story import story
 from biology.graph_files.thinning import thinned
 from biology.records import InputError
-from biology.report.claim_evidence import Subject, dossier, slider_data
+from biology.report.claim_evidence import Subject, evidence_for, slider_data
 from biology.report.explorer import (
     Explorer,
     PageGraph,
@@ -126,7 +126,7 @@ def render_case(page: Page) -> str:
         page.telling,
         page.calibrated,
     )
-    claims = [dossier(subject, claim, verdicts.loc[claim.id]) for claim in page.claims]
+    claims = [evidence_for(subject, claim, verdicts.loc[claim.id]) for claim in page.claims]
     prompts = page.tables["prompts"]
     named = prompts[prompts["item"].isin(list(page.case.prompts))]
     attempted = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]

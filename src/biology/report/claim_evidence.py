@@ -54,7 +54,7 @@ class Subject:
     """For each claim, a sentence on its verdicts where the truth is known (`calibration.py`)."""
 
 
-def dossier(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str, Any]:
+def evidence_for(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str, Any]:
     """The contents of a claim's section of a page; `verdict` is its row of table `verdicts`."""
     rows = subject.parts
     rows = rows[(rows["case"] == subject.case.name) & (rows["claim"] == claim.id)]
