@@ -62,7 +62,7 @@ def run_lines(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
                 dose = Setting(strength, setting.last_layer)
                 evidence += measure_lines(context, f"{name}/dose", experiment, heldout, dose, ("match",), draws=2)
             evidence += sweep(context, f"{name}/sweep", experiment, heldout, setting, experiment.sites)
-        panel += shown(context, name, experiment, setting)
+        panel += panel_rows(context, name, experiment, setting)
     return table("evidence", evidence), table("panel", panel)
 
 
@@ -283,7 +283,7 @@ def _value(outcome: str, words: Words, number: int, line: list[int], change: Flo
     return float(change[words.token(number, planned)] - change[words.token(number, own)])
 
 
-def shown(context: CaseContext, name: str, experiment: Writing, setting: Setting) -> list[dict[str, object]]:
+def panel_rows(context: CaseContext, name: str, experiment: Writing, setting: Setting) -> list[dict[str, object]]:
     """Panel rows of the named prompts, one per different line. `clean`: it is the unperturbed line; `value`: it is the line
     under the perturbation; `control`: it is the line under the first control (one set of matched features)."""
     rows: list[dict[str, object]] = []

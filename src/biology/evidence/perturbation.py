@@ -66,7 +66,7 @@ def run_experiments(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
             for strength in experiment.strengths:
                 dose = Setting(strength, setting.last_layer)
                 evidence += measure(context, f"{name}/dose", experiment, heldout, dose, ("match",), draws=2)
-        panel += show(context, name, experiment, setting)
+        panel += panel_rows(context, name, experiment, setting)
     return table("evidence", evidence), table("panel", panel)
 
 
@@ -169,7 +169,7 @@ def positions_of(context: PromptContext, places: Sequence[int], at: str) -> Int[
     return torch.tensor([context.position(at, place) for place in places])
 
 
-def show(context: CaseContext, name: str, experiment: Perturbation, setting: Setting) -> list[dict[str, object]]:
+def panel_rows(context: CaseContext, name: str, experiment: Perturbation, setting: Setting) -> list[dict[str, object]]:
     """Panel rows of the named prompts: activation of every supernode as a share of clean, and the most probable next
     tokens.
 
