@@ -17,7 +17,7 @@ from biology.figures.case_figures import (
     size,
     words,
 )
-from biology.figures.figure_data import ARM, interval, look
+from biology.figures.figure_data import ARM, arm_style, interval
 from biology.tables import Tables
 
 FAMILIES = ("add", "lookup", "sum", "constant", "other", "error")
@@ -209,7 +209,7 @@ def wiring(tables: Tables, subject: str | None = None, case: object = None) -> F
                 values,
                 bins,
                 weights=np.full(len(values), 1 / max(1, len(values))),
-                color=look(arm)["color"],
+                color=arm_style(arm)["color"],
                 alpha=0.6,
                 label=ARM[arm][0],
             )

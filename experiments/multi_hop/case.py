@@ -4,7 +4,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from biology.figures.case_figures import NothingToDraw, canvas, captioned, legend_marks, signed, statement
-from biology.figures.figure_data import ARM, look, rank_correlation, scored
+from biology.figures.figure_data import ARM, arm_style, rank_correlation, scored
 from biology.tables import Tables
 
 SHOWN = ("effect", "match")
@@ -47,17 +47,17 @@ def foretold(tables: Tables, subject: str | None = None, case: object = None) ->
     figure = canvas(6.6, 2.9, layout="constrained")
     left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
     for arm in reversed(SHOWN):
-        style = look(arm) | {"markersize": 2.2, "alpha": 0.55, "markeredgewidth": 0}
+        style = arm_style(arm) | {"markersize": 2.2, "alpha": 0.55, "markeredgewidth": 0}
         left.plot(pairs[arm]["share"], pairs[arm]["lost"], linestyle="none", rasterized=True, **style)
     left.set(
         xlabel="share of |influence| through the set", ylabel="share of the answer's logit\nlost when it is inhibited"
     )
     names = {arm: ARM[arm][0] if arm in ARM else arm for arm in told}
     for y, (arm, (middle, low, high)) in enumerate(told.items()):
-        style = look(arm if arm in ARM else "effect")
+        style = arm_style(arm if arm in ARM else "effect")
         right.plot([low, high], [-y, -y], color=style["color"])
         right.plot(middle, -y, linestyle="none", **style)
-    right.axvline(0, color=look("clean")["color"], linewidth=0.8)
+    right.axvline(0, color=arm_style("clean")["color"], linewidth=0.8)
     right.set_yticks([-y for y in range(len(told))], list(names.values()))
     right.tick_params(axis="y", length=0)
     right.set(xlim=(-1.02, 1.02), ylim=(0.5 - len(told), 0.5), xlabel="rank correlation")

@@ -11,7 +11,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from biology.figures.case_figures import DASHED, Case, canvas, captioned, colour, draw_matrix, judged_strength, size
-from biology.figures.figure_data import ARM, interval, look, scored
+from biology.figures.figure_data import ARM, arm_style, interval, scored
 from biology.tables import Tables
 
 LANGUAGES = ("en", "fr", "zh", "de", "es", "ru")
@@ -43,7 +43,7 @@ def edit_matrix(tables: Tables, subject: str | None = None, case: Case | None = 
         arms = [arm for arm in ARM if arm in set(rows["arm"])]
         for place, arm in enumerate(arms):
             mean, low, high = interval(rows[rows["arm"] == arm])
-            grid[1, column].barh(-place, mean, height=0.62, color=look(arm)["color"])
+            grid[1, column].barh(-place, mean, height=0.62, color=arm_style(arm)["color"])
             grid[1, column].plot([low, high], [-place] * 2, color=colour("text.color"), linewidth=0.9)
             grid[1, column].text(max(high, mean) + 0.02, -place, f"{mean:.0%}", va="center", fontsize=size(-1))
             means[edit, arm] = mean
@@ -132,8 +132,8 @@ def overlap_by_layer(tables: Tables, subject: str | None = None, case: Case | No
     ):
         parts = [rows[(rows["outcome"] == f"overlap:{layer}") & (rows["arm"] == arm)] for layer in layers]
         mean, low, high = np.array([interval(part) for part in parts]).T
-        axes.fill_between(layers, low, high, color=look(arm)["color"], alpha=0.2, linewidth=0)
-        axes.plot(layers, mean, label=name, **look(arm))
+        axes.fill_between(layers, low, high, color=arm_style(arm)["color"], alpha=0.2, linewidth=0)
+        axes.plot(layers, mean, label=name, **arm_style(arm))
         gaps[arm] = mean
     best = layers[int(np.argmax(gaps["effect"] - gaps["shuffle"]))]
     axes.set(xlabel="layer", ylabel="intersection over union, minus chance", ylim=(0, None), xticks=layers)
@@ -158,8 +158,10 @@ def default_language(tables: Tables, subject: str | None = None, case: Case | No
         for arm, shift in (("effect", 0.12), ("match", -0.12)):
             part = rows[(rows["outcome"] == f"default:{language}") & (rows["arm"] == arm)]
             mean, low, high = interval(part)
-            axes.plot([low, high], [shift - place] * 2, color=look(arm)["color"], linewidth=1.4)
-            axes.plot(mean, shift - place, linestyle="none", label=ARM[arm][0] if place == 0 else None, **look(arm))
+            axes.plot([low, high], [shift - place] * 2, color=arm_style(arm)["color"], linewidth=1.4)
+            axes.plot(
+                mean, shift - place, linestyle="none", label=ARM[arm][0] if place == 0 else None, **arm_style(arm)
+            )
             means[arm, language] = mean
     axes.axvline(0, color=colour("text.color"), linewidth=0.8)
     axes.set_yticks([-place for place in range(len(LANGUAGES))], LANGUAGES)

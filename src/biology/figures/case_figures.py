@@ -40,12 +40,12 @@ from biology.figures.drawing import (
 )
 from biology.figures.figure_data import (
     ARM,
+    arm_style,
     by_level,
     experiments,
     interval,
     judged_doses,
     judged_outcome,
-    look,
     with_donor_kind,
 )
 from biology.figures.prompt_figures import inhibition_panel, judged_parts, judged_strength, supernode_graph
@@ -123,8 +123,8 @@ def beside(rows: pd.DataFrame) -> str:
 
 def draw_interval(axes: Axes, rows: pd.DataFrame, arm: str, y: float) -> None:
     mean, low, high = interval(rows)
-    axes.plot([low, high], [y, y], color=look(arm)["color"], linewidth=1.5 if arm == "effect" else 0.9)
-    axes.plot(mean, y, linestyle="none", **look(arm))
+    axes.plot([low, high], [y, y], color=arm_style(arm)["color"], linewidth=1.5 if arm == "effect" else 0.9)
+    axes.plot(mean, y, linestyle="none", **arm_style(arm))
 
 
 def dose_response(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
@@ -142,8 +142,8 @@ def dose_response(tables: Tables, subject: str | None = None, case: Case | None 
             here = rows[rows["arm"] == arm]
             doses = sorted(set(here["strength"]))
             mean, low, high = np.array([interval(here[here["strength"] == dose]) for dose in doses]).T
-            axes.fill_between(doses, low, high, color=look(arm)["color"], alpha=0.18, linewidth=0)
-            shown[arm] = axes.plot(doses, mean, linewidth=1.8 if arm == "effect" else 1.1, **look(arm))[0]
+            axes.fill_between(doses, low, high, color=arm_style(arm)["color"], alpha=0.18, linewidth=0)
+            shown[arm] = axes.plot(doses, mean, linewidth=1.8 if arm == "effect" else 1.1, **arm_style(arm))[0]
         judged = judged_doses(tables["evidence"], experiment)
         if len(judged) == 1:
             axes.axvline(judged[0], color=colour("text.color"), linewidth=0.8, linestyle=DASHED, zorder=0)
@@ -179,7 +179,7 @@ def path_share(tables: Tables, subject: str | None = None, case: Case | None = N
         effect = found[found["arm"] == "effect"]
         for arm in [arm for arm in ("match", "effect") if arm in set(found["arm"])]:
             here = found[found["arm"] == arm]
-            tint = look(arm)["color"]
+            tint = arm_style(arm)["color"]
             counts = np.convolve(np.histogram(here["value"], bins)[0], [0.25, 0.5, 0.25], mode="same")
             heights = base + 0.62 * counts / max(counts.max(), 1e-12)
             centres = (bins[1:] + bins[:-1]) / 2
@@ -269,7 +269,7 @@ def fidelity(tables: Tables, subject: str | None = None, case: Case | None = Non
 def legend_marks(axes: Axes, arms: Iterable[str], names: Mapping[str, str] | None = None) -> list[Line2D]:
     """The marks of arms, for a legend; `names` replaces their names in ARM."""
     named = names or {arm: name for arm, (name, *_) in ARM.items()}
-    return [axes.plot([], [], linestyle="none", label=named[arm], **look(arm))[0] for arm in arms]
+    return [axes.plot([], [], linestyle="none", label=named[arm], **arm_style(arm))[0] for arm in arms]
 
 
 def draw_matrix(

@@ -116,7 +116,7 @@ def rank_correlation(rows: pd.DataFrame, one: str, other: str) -> tuple[float, f
     return correlation(values), float(low), float(high)
 
 
-def look(arm: str) -> dict[str, Any]:
+def arm_style(arm: str) -> dict[str, Any]:
     _, tint, marker, points = ARM[arm]
     return {"color": colour(tint), "marker": marker, "markersize": points}
 

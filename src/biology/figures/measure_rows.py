@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from matplotlib.figure import Figure
 
 from biology.figures.drawing import colour
-from biology.figures.figure_data import ARM, interval, look, scored
+from biology.figures.figure_data import ARM, arm_style, interval, scored
 from biology.tables import Tables
 
 
@@ -24,8 +24,8 @@ def measure_rows(figure: Figure, tables: Tables, rows: Sequence[tuple[str, str, 
             mean, low, high = interval(found[found["arm"] == arm])
             height = -place - 0.24 * number
             named = any(arm == other for _, other in means)
-            axes.plot([low, high], [height] * 2, color=look(arm)["color"], linewidth=1.4)
-            axes.plot(mean, height, linestyle="none", label=None if named else ARM[arm][0], **look(arm))
+            axes.plot([low, high], [height] * 2, color=arm_style(arm)["color"], linewidth=1.4)
+            axes.plot(mean, height, linestyle="none", label=None if named else ARM[arm][0], **arm_style(arm))
             means[outcome, arm] = mean
     axes.axvline(0, color=colour("text.color"), linewidth=0.8)
     axes.set_yticks([-place for place in range(len(rows))], [words for *_, words in rows])
