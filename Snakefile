@@ -290,11 +290,11 @@ rule fetch:
     localrule: True
     params:
         sources=lambda w: [source.model_dump_json() for source in CONFIG.model(w.model).sources.values()],
-        elsewhere=lambda w: [] if workflow.local_exec or workflow.dryrun else ["--elsewhere"],
+        options=lambda w: [] if workflow.local_exec or workflow.dryrun else ["--skip-memory-check"],
     message:
         "{wildcards.model}: fetching model and transcoders"
     shell:
-        "HF_HUB_OFFLINE=0 biology fetch --model {wildcards.model:q} {params.elsewhere:q}"
+        "HF_HUB_OFFLINE=0 biology fetch --model {wildcards.model:q} {params.options:q}"
 
 
 # 1. Model and transcoders --------------------------------------------------------------------------------------------

@@ -137,7 +137,7 @@ GROWTH: Options = {
     },
 }
 FETCH: Options = {
-    "--elsewhere": {"action": "store_true", "help": "it will run on another machine: look at the disk only"}
+    "--skip-memory-check": {"action": "store_true", "help": "it will run on another machine: look at the disk only"}
 }
 MODELS: Options = {"--write": {"action": "store_true", "help": "write the table into docs/reference/models.md"}}
 TEXT: Options = {

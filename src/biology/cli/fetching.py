@@ -30,7 +30,7 @@ def fetch(args: Arguments) -> None:
     entry = config.model(args.model)
     if not entry.sources:
         raise InputError(f"model '{args.model}' is a directory of your own ({entry.path}): there is nothing to fetch.")
-    if not args.elsewhere:
+    if not args.skip_memory_check:
         _check_machine(args.model, entry, memory.of_known(entry))
     records: dict[str, Any] = {}
     for part, repository in entry.sources.items():
@@ -57,7 +57,7 @@ def _download(args: Arguments, entry: ModelConfig, repository: Repository, folde
     """Downloads one repository, after checking the disk and, if sizes were not known before, the memory."""
     assert entry.hub is not None
     wanted = hub.listing(repository, entry.hub.shape.n_layers, repository.revision or revision)
-    if repository is entry.hub.transcoders and not args.elsewhere and memory.of_known(entry) is None:
+    if repository is entry.hub.transcoders and not args.skip_memory_check and memory.of_known(entry) is None:
         count = wanted.size // memory.BYTES[repository.stored]
         n_parameters = memory.parameters(entry.hub.shape)
         _check_machine(args.model, entry, memory.plan(entry.hub.shape, n_parameters, count, entry.dtype))
@@ -102,7 +102,7 @@ def _check_machine(name: str, entry: ModelConfig, plan: memory.Plan | None) -> N
     advice.append(
         f"here fit {', '.join(fitting(on_cpu, there if entry.device == 'cuda' else None)) or 'no known model'}"
     )
-    advice.append(f"`biology fetch --model {name} --elsewhere` fetches it for another machine")
+    advice.append(f"`biology fetch --model {name} --skip-memory-check` fetches it for another machine")
     raise InputError(f"{problem}: {'; '.join(advice)}.")
 
 
