@@ -8,7 +8,7 @@ from multi_hop_tables import write_repository
 
 from biology.cases.case import load_case
 from biology.cases.claim_file import load_claims
-from biology.findings.readings import readings
+from biology.findings.comparisons import comparisons
 from biology.findings.scored_prompts import browsed
 from biology.report.case_report import scored_prompts
 from biology.tables import read_table, read_tables, write_table
@@ -63,8 +63,8 @@ def test_other_strengths_are_read_beside_the_one_that_is_judged(root):
     evidence = tables["evidence"]
     dose = evidence[evidence["experiment"] == "swap_state"].assign(experiment="swap_state/dose")
     items = set(tables["prompts"].query("split == 'heldout'")["item"])
-    found = readings(case, pd.concat([evidence, dose]), items, part, {"swap_state"})
+    found = comparisons(case, pd.concat([evidence, dose]), items, part, {"swap_state"})
     assert [one.words for one in found] == ["at 0.5×", "at 1×", "at 1.5×", "at 3×", "at 4×"]
     half = dose[(dose["strength"] == 0.5) & (dose["arm"] == "effect")]
     assert found[0].effect == percent(half.groupby("cluster")["value"].mean().mean())
-    assert readings(case, evidence, items, part, {"swap_state"}) == []
+    assert comparisons(case, evidence, items, part, {"swap_state"}) == []

@@ -23,7 +23,7 @@ from biology.cases.found_sites import settled
 from biology.cases.measurement import Measurement
 from biology.cases.positions import FOUND
 from biology.config import StatisticsConfig
-from biology.findings.readings import Reading, readings
+from biology.findings.comparisons import Comparison, comparisons
 from biology.findings.sentences import finding, names, printed
 from biology.statistics import bootstrap_interval, generator, resamples
 from biology.tables import Tables
@@ -99,7 +99,7 @@ def _part(subject: Subject, claim: Claim, part: Part | None, row: pd.Series) -> 
         (where["case"] == row["case"]) & (where["claim"] == row["claim"]) & (where["part"] == row["part"])
     ].reset_index(drop=True)
     made = row.to_dict() | {"control_words": control_words(row["control"])}
-    made |= {"told": finding(subject.case, made), "readings": _readings(subject, claim, made), "shown": ""}
+    made |= {"told": finding(subject.case, made), "comparisons": _comparisons(subject, claim, made), "shown": ""}
     if row["verdict"] == "untestable" or part is None:
         return made | {"picture": None, "sweep": None, "query": ""}
     swept = threshold_sweep(row, where["score"].to_numpy(), subject.family, subject.statistics)
@@ -114,12 +114,12 @@ def _part(subject: Subject, claim: Claim, part: Part | None, row: pd.Series) -> 
     }
 
 
-def _readings(subject: Subject, claim: Claim, row: dict[str, Any]) -> list[Reading]:
+def _comparisons(subject: Subject, claim: Claim, row: dict[str, Any]) -> list[Comparison]:
     prompts = subject.tables["prompts"]
     scored = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score")]
     passing = set(scored.loc[scored[claim.gate], "item"]) if claim.gate in scored else set()
     judged = {part.experiment for part in claim.parts}
-    return readings(subject.case, subject.tables["evidence"], passing, row, judged)
+    return comparisons(subject.case, subject.tables["evidence"], passing, row, judged)
 
 
 def _query(subject: Subject, row: pd.Series) -> str:

@@ -27,7 +27,7 @@ OTHERWISE = {
 
 
 @dataclass(frozen=True)
-class Reading:
+class Comparison:
     """One such measurement: how it differs, the mean effect and the mean of its random sets, ready to print."""
 
     words: str
@@ -35,9 +35,9 @@ class Reading:
     control: str
 
 
-def readings(
+def comparisons(
     case: Case, evidence: pd.DataFrame, items: Collection[str], part: Row, judged: Collection[str]
-) -> list[Reading]:
+) -> list[Comparison]:
     """Other measurements of a part of a claim, on the same prompts (`items`). `judged`: experiments that the claim is judged
     by."""
     chosen = case.experiments.get(part["experiment"])
@@ -47,20 +47,20 @@ def readings(
     found = []
     dose = rows[rows["experiment"] == f"{part['experiment']}/dose"]
     for strength in sorted(set(dose["strength"]) - {part["strength"]}):
-        found.append(_reading(f"at {number(strength)}×", dose[dose["strength"] == strength], part["outcome"]))
+        found.append(_comparison(f"at {number(strength)}×", dose[dose["strength"] == strength], part["outcome"]))
     for name, other in case.experiments.items():
         same = type(other) is type(chosen) and other.held == chosen.held and other.only == chosen.only
         here = rows[rows["experiment"] == name]
         if same and name not in judged and len(here):
-            found.append(_reading(", ".join(_apart(chosen, other)) or name.replace("_", " "), here, part["outcome"]))
+            found.append(_comparison(", ".join(_apart(chosen, other)) or name.replace("_", " "), here, part["outcome"]))
     return found
 
 
-def _reading(words: str, rows: pd.DataFrame, outcome: str) -> Reading:
+def _comparison(words: str, rows: pd.DataFrame, outcome: str) -> Comparison:
     items = rows.groupby(["arm", "cluster", "item"])["value"].mean()
     means = items.groupby(["arm", "cluster"]).mean().groupby("arm").mean().to_dict()
     control = printed(means["match"], outcome) if "match" in means else "–"
-    return Reading(words, printed(means["effect"], outcome), control)
+    return Comparison(words, printed(means["effect"], outcome), control)
 
 
 def _apart(chosen: Perturbation, other: Any) -> list[str]:
