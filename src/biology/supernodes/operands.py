@@ -65,7 +65,7 @@ class Grid:
 
 
 @dataclass(frozen=True, eq=False)
-class Reading:
+class PlotClassification:
     """The result of the classifier, one entry per feature."""
 
     model: np.ndarray
@@ -80,7 +80,7 @@ class Reading:
     active: Int[np.ndarray, " feature"]
 
 
-def read_operands(grid: Grid, activation: Float[np.ndarray, "prompt feature"]) -> Reading:
+def read_operands(grid: Grid, activation: Float[np.ndarray, "prompt feature"]) -> PlotClassification:
     """Model, family and condition of every feature, from its activations on the prompts of the grid."""
     a, b, fit = grid.a, grid.b, ~grid.judging
     total = a + b
@@ -114,7 +114,7 @@ def read_operands(grid: Grid, activation: Float[np.ndarray, "prompt feature"]) -
     widths = np.stack([band_widths(curve, count) for curve, count in zip(curves, counts, strict=True)])
     beats = np.stack([frequencies(curve, count) for curve, count in zip(curves, counts, strict=True)])
     digit, width, frequency = _conditions(family, model, value, ones, widths, beats)
-    return Reading(model, family.astype(str), value, digit, width, frequency, (activation > 0).sum(0))
+    return PlotClassification(model, family.astype(str), value, digit, width, frequency, (activation > 0).sum(0))
 
 
 def _conditions(
