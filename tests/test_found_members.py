@@ -12,7 +12,7 @@ from biology.cases.claim_file import load_claims
 from biology.config import StatisticsConfig
 from biology.tables import table
 from biology.verdicts.claims import judge_all
-from biology.verdicts.found_members import Members, needs
+from biology.verdicts.found_members import Members, required_supernodes
 from biology.verdicts.measuring import Meta, measure
 
 ROOT = Path(__file__).parents[1]
@@ -21,9 +21,9 @@ META = Meta("multi_hop", "elegans", "plt")
 
 
 def rests_on(case: str, claim_id: str, part: str) -> set[frozenset[str]]:
-    """The ways of `needs` of a part of a registered claim, as names, `name@column` where another prompt has to have it."""
+    """The ways of `required_supernodes` of a part of a registered claim, as names, `name@column` where another prompt has to have it."""
     parts = {(one.id, p.name): p for one in load_claims(ROOT, case) for p in one.parts}
-    ways = needs(load_case(ROOT, case).experiments, parts[claim_id, part])
+    ways = required_supernodes(load_case(ROOT, case).experiments, parts[claim_id, part])
     return {frozenset(n.supernode if n.column == "item" else f"{n.supernode}@{n.column}" for n in way) for way in ways}
 
 

@@ -25,7 +25,7 @@ MOST = 0.5
 """Below this share of the prompts, a verdict says that too little was found."""
 
 
-class Need(NamedTuple):
+class RequiredSupernode(NamedTuple):
     """A supernode that must have a member, on the prompt itself or on the prompt named in a column of the prompt
     set."""
 
@@ -57,7 +57,7 @@ class Members:
     def found(self, part: Part, prompts: pd.DataFrame) -> Found:
         """The supernodes that a part depends on, and the share of these rows of table `prompts` on which they were
         found."""
-        ways = needs(self.experiments, part)
+        ways = required_supernodes(self.experiments, part)
         if not ways:
             return Found()
         names = tuple(dict.fromkeys(need.supernode for way in ways for need in way))
@@ -69,7 +69,7 @@ class Members:
         return Found(sum(met) / len(met) if met else math.nan, names)
 
 
-def needs(experiments: Mapping[str, Measurement], part: Part) -> list[tuple[Need, ...]]:
+def required_supernodes(experiments: Mapping[str, Measurement], part: Part) -> list[tuple[RequiredSupernode, ...]]:
     """Alternative lists of what a prompt must have for a part; empty if it needs no supernode.
 
     There are several alternatives if any of several supernodes is enough: `signs` averages over the pairs that exist,
@@ -81,20 +81,20 @@ def needs(experiments: Mapping[str, Measurement], part: Part) -> list[tuple[Need
     ways = [way for name in (experiment.rests_on or [part.experiment]) for way in _held(experiments[name], outcome)]
     if experiment.rests_on and not isinstance(experiment, Signs):  # both sides of a comparison need their members
         ways = [tuple(need for way in ways for need in way)]
-    watched = tuple(map(Need, outcome.names("supernode")))
+    watched = tuple(map(RequiredSupernode, outcome.names("supernode")))
     return [tuple(dict.fromkeys(way + watched)) for way in ways or [()] if way + watched]
 
 
-def _held(experiment: Measurement, outcome: Outcome) -> list[tuple[Need, ...]]:
-    """The supernodes that an experiment holds, injects, follows or looks for, in the form of `needs`."""
+def _held(experiment: Measurement, outcome: Outcome) -> list[tuple[RequiredSupernode, ...]]:
+    """The supernodes that an experiment holds, injects, follows or looks for, in the form of `required_supernodes`."""
     if isinstance(experiment, Perturbation):
-        injected = [Need(experiment.injected, experiment.donor)] if experiment.injected else []
-        return [(*map(Need, experiment.holds(1.0)), *injected)]
+        injected = [RequiredSupernode(experiment.injected, experiment.donor)] if experiment.injected else []
+        return [(*map(RequiredSupernode, experiment.holds(1.0)), *injected)]
     if isinstance(experiment, Sharing):
         if outcome.form.controls == ("shuffle",):  # features of the whole prompt, whichever supernode they are in
             return []
-        there = [(Need(name, experiment.donor),) if outcome.form.donor else () for name in experiment.of]
-        return [(Need(name), *donor) for name, donor in zip(experiment.of, there, strict=True)]
+        there = [(RequiredSupernode(name, experiment.donor),) if outcome.form.donor else () for name in experiment.of]
+        return [(RequiredSupernode(name), *donor) for name, donor in zip(experiment.of, there, strict=True)]
     if isinstance(experiment, Reuse):
-        return [(Need(experiment.of[0], "plain"),)]
-    return [tuple(map(Need, experiment.held))] if experiment.held else []
+        return [(RequiredSupernode(experiment.of[0], "plain"),)]
+    return [tuple(map(RequiredSupernode, experiment.held))] if experiment.held else []
