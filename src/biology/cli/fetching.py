@@ -216,7 +216,7 @@ def new_model(args: Arguments) -> None:
 
     folder = Path(args.directory)
     given = None if args.transcoders is None else Path(args.transcoders)
-    found, name = models.look(folder), models.called(folder, args.name)
+    found, name = models.inspect_model(folder), models.called(folder, args.name)
     made = models.entry(found, name, given)
     if args.json:
         print_json(

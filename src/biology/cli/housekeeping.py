@@ -26,7 +26,7 @@ def new_case(args: Arguments) -> None:
     load_config(path).model(args.model)  # a wrong name is reported before anything is written
     source = args.source or cases.TEMPLATE
     cases.write_case(root, name, cases.new_case(root, name, source, date.today()))
-    met = cases.meet(path, args.model, name)
+    met = cases.add_to_config(path, args.model, name)
     case, claims = load_case(root, name), load_claims(root, name)
     prompts, first = len(case.items) + len(case.prompts), claims[0].id if claims else "CLAIM"
     print(

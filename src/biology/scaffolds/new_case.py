@@ -62,7 +62,7 @@ def write_case(root: Path, name: str, files: dict[str, str]) -> None:
         raise
 
 
-def meet(path: Path, model: str, case: str) -> str:
+def add_to_config(path: Path, model: str, case: str) -> str:
     """Adds the case to the list of a model's cases in config.yaml. Says what was done, or what is left to do."""
     config = load_config(path)
     entry = config.model(model)

@@ -37,7 +37,7 @@ class Found:
     """Memory in float32 with the first of these, or with its neurons."""
 
 
-def look(path: Path) -> Found:
+def inspect_model(path: Path) -> Found:
     """The contents of a model directory.
 
     Raises:
