@@ -85,7 +85,7 @@ class Page:
     verdicts: pd.DataFrame
     parts: pd.DataFrame
     clusters: pd.DataFrame
-    telling: Mapping[str, Mapping[str, str]]
+    discrimination: Mapping[str, Mapping[str, str]]
     """Whether each claim discriminates, and why (`discrimination.py`)."""
     calibrated: Mapping[str, str]
     """For each claim, a sentence on its verdicts where the truth is known (`calibration.py`)."""
@@ -123,7 +123,7 @@ def render_case(page: Page) -> str:
         page.clusters,
         family(page.parts),
         page.statistics,
-        page.telling,
+        page.discrimination,
         page.calibrated,
     )
     claims = [evidence_for(subject, claim, verdicts.loc[claim.id]) for claim in page.claims]
@@ -251,7 +251,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         verdicts=read_table(root / "reports" / model / "verdicts.csv", "verdicts"),
         parts=read_table(run / "parts.parquet", "parts"),
         clusters=read_table(run / "clusters.parquet", "clusters"),
-        telling=told[["discriminates", "why"]].to_dict("index"),
+        discrimination=told[["discriminates", "why"]].to_dict("index"),
         calibrated=calibrated(root),
         statistics=config.statistics,
         graphs=_graphs(run / case.name / "graphs.json"),

@@ -48,7 +48,7 @@ class Subject:
     family: Mapping[tuple[str, str], float]
     """`thresholds.family` of the parts."""
     statistics: StatisticsConfig
-    telling: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    discrimination: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Whether each claim discriminates, and why (`discrimination.py`)."""
     calibrated: Mapping[str, str] = field(default_factory=dict)
     """For each claim, a sentence on its verdicts where the truth is known (`calibration.py`)."""
@@ -68,7 +68,9 @@ def evidence_for(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str
         "explored": claim.explores(subject.model),
         "decides": deciding(made, verdict["reason"]),
         "row": verdict.to_dict(),
-        "telling": subject.telling.get(claim.id, {"discriminates": "unknown", "why": "No twin was judged."}),
+        "discrimination": subject.discrimination.get(
+            claim.id, {"discriminates": "unknown", "why": "No twin was judged."}
+        ),
         "calibrated": subject.calibrated.get(claim.id, ""),
         "parts": made,
         "prompts": any(part["picture"] for part in made),

@@ -76,7 +76,7 @@ class Column:
     of: str | None
     """The model of which it is another seed, size, twin or control, or whose corpus was extended."""
     verdicts: pd.DataFrame
-    telling: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    discrimination: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Whether each claim discriminates, and why (`discrimination.py`); empty for seeds, twins and controls of another
     model."""
 
@@ -102,8 +102,8 @@ def columns(root: Path, config: Config) -> list[Column]:
     for name in names:
         entry = config.models.get(name)
         kind, of = (entry.role, entry.of) if entry else ("model", None)
-        telling = told[told["model"] == name].set_index("claim")[["discriminates", "why"]].to_dict("index")
-        made.append(Column(name, kind, of, read_table(found[name], "verdicts"), telling))
+        answers = told[told["model"] == name].set_index("claim")[["discriminates", "why"]].to_dict("index")
+        made.append(Column(name, kind, of, read_table(found[name], "verdicts"), answers))
     return sorted((c for c in made if len(c.verdicts)), key=lambda c: list(ROLES).index(c.role))
 
 
@@ -121,7 +121,9 @@ def seeds(board: list[Column]) -> list[Column]:
 def caveats(column: Column, row: Mapping[str, Any]) -> list[str]:
     """Warnings beside a verdict: little was found, or the claim could not discriminate."""
     told = [f"found on {percent(row['found'])} of the prompts only"] if row["found"] < MOST else []
-    return told + ["could not discriminate"] * (column.telling.get(row["claim"], {}).get("discriminates") == "no")
+    return told + ["could not discriminate"] * (
+        column.discrimination.get(row["claim"], {}).get("discriminates") == "no"
+    )
 
 
 def earlier(board: Iterable[Column]) -> str:
@@ -161,7 +163,7 @@ def full(column: Column, claims: Mapping[str, Claim], link: str) -> str:
                 f"{MARKS[row['verdict']]} **{row['verdict']}**{explored}",
                 _interval(row), number(row["threshold"]), row["control"],
                 number(row["p"], 2), number(row["n"], 6), percent(row["found"]),
-                column.telling.get(row["claim"], {}).get("discriminates", "–"),
+                column.discrimination.get(row["claim"], {}).get("discriminates", "–"),
             )
         )  # fmt: skip
     return "\n".join(lines)
@@ -185,7 +187,7 @@ def short(board: list[Column], claims: Mapping[str, Iterable[Claim]]) -> str:
                     found.get(claim.id) == "replicated" and claim.explores(column.name) for claim in registered
                 )
                 silent = sum(
-                    column.telling.get(claim, {}).get("discriminates") == "no"
+                    column.discrimination.get(claim, {}).get("discriminates") == "no"
                     for claim in here.index[found == "replicated"]
                 )
                 counted = (here["method"] == METHOD).all()
