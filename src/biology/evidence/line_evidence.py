@@ -18,7 +18,7 @@ from biology.config import StatisticsConfig
 from biology.evidence.case_context import CaseContext, PromptContext, Setting
 from biology.evidence.mean_streams import answered
 from biology.evidence.perturbation import Arm, arms, choose, no_edits, positions_of
-from biology.evidence.written_lines import Read, Words, Written, exchanged, held, text, write
+from biology.evidence.written_lines import PerturbedPass, Words, Written, exchanged, held, text, write
 from biology.interventions.controls import matched_sets, moved
 from biology.interventions.feature_edits import Edits
 from biology.models.model import Model
@@ -152,14 +152,14 @@ def _steps(
 
 def _exchanges(
     context: PromptContext, name: str, experiment: Exchange, words: Words, controls: Sequence[str]
-) -> dict[str, Callable[[int], Read]]:
+) -> dict[str, Callable[[int], PerturbedPass]]:
     """For every arm of an exchange, a function from the number of lines per row to the reader of the rows."""
     places, donors = words.places, words.donors
     sites = {"effect": experiment.at} | ({"position": experiment.elsewhere} if "position" in controls else {})
     if min(donors, default=0) < 0:
         raise InputError(f"case {context.case.name}: experiment '{name}' exchanges with donors, but a prompt has none")
 
-    def of(at: str) -> Callable[[int], Read]:
+    def of(at: str) -> Callable[[int], PerturbedPass]:
         each = (torch.tensor(donors), positions_of(context, places, at), positions_of(context, donors, at))
         return lambda times: exchanged(context, *(part.repeat_interleave(times) for part in each))
 

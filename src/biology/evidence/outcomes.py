@@ -32,7 +32,7 @@ SIMPLE = {
 
 
 @dataclass(frozen=True, eq=False)
-class Reader:
+class OutcomeReader:
     """Turns logits of rows into the values of outcomes; rows of one item share its tokens."""
 
     context: CaseContext
@@ -109,7 +109,7 @@ class Reader:
 
 
 @dataclass(frozen=True, eq=False)
-class Read:
+class RowOutcomes:
     """Values of rows, and the activation of each watched supernode, [row] (NaN without members)."""
 
     numbers: Float[np.ndarray, "row number"]
@@ -117,9 +117,9 @@ class Read:
 
 
 def run_rows(
-    context: CaseContext, reader: Reader, prompt: Int[Tensor, " row"], edits: Edits, setting: Setting, item: Int[Tensor, " row"],
+    context: CaseContext, reader: OutcomeReader, prompt: Int[Tensor, " row"], edits: Edits, setting: Setting, item: Int[Tensor, " row"],
     injections: Injections | None = None,
-) -> Read:  # fmt: skip
+) -> RowOutcomes:  # fmt: skip
     """Runs rows (prompt `prompt[row]`, item number `item[row]`) and reads them."""
     watched = list(dict.fromkeys(name for outcome in reader.experiment.outcomes for name in outcome.names("supernode")))
     sites, owner = watched_sites(context, watched, prompt)
@@ -136,7 +136,7 @@ def run_rows(
         total.index_add_(0, sites.row[mine], out.watched[mine].double())
         count = torch.bincount(sites.row[mine], minlength=len(prompt))
         activation[name] = torch.where(count > 0, total, torch.nan).numpy()
-    return Read(out.logits.numpy(), activation)
+    return RowOutcomes(out.logits.numpy(), activation)
 
 
 def watched_sites(
@@ -154,7 +154,7 @@ def watched_sites(
 
 
 def evidence_rows(
-    reader: Reader, name: str, setting: Setting, arm: str, repeats: int, read: Read, clean: Read
+    reader: OutcomeReader, name: str, setting: Setting, arm: str, repeats: int, read: RowOutcomes, clean: RowOutcomes
 ) -> list[dict[str, object]]:
     context, experiment, places = reader.context, reader.experiment, reader.places
 
@@ -189,7 +189,7 @@ def evidence_rows(
 
 
 def _value(
-    reader: Reader, outcome: Asked, before: Float[np.ndarray, " number"], after: Float[np.ndarray, " number"]
+    reader: OutcomeReader, outcome: Asked, before: Float[np.ndarray, " number"], after: Float[np.ndarray, " number"]
 ) -> float:
     if outcome in reader.number:
         return float(after[reader.number[outcome]])

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from biology.cases.experiments import Perturbation
 from biology.evidence.case_context import CaseContext, PromptContext, Setting
-from biology.evidence.outcomes import Reader, evidence_rows, run_rows, watched_sites
+from biology.evidence.outcomes import OutcomeReader, evidence_rows, run_rows, watched_sites
 from biology.interventions.controls import directions, matched_sets, moved
 from biology.interventions.feature_edits import Edits, Injections
 from biology.interventions.protocols import intervene
@@ -116,7 +116,7 @@ def measure(
     if not places:
         return []  # no prompt passed the gate
     prompt = torch.tensor(places, dtype=torch.long)
-    reader = Reader(context, experiment, places)
+    reader = OutcomeReader(context, experiment, places)
     clean = run_rows(context, reader, prompt, no_edits(), setting, torch.arange(len(places)))
     rows: list[dict[str, object]] = []
     for arm, (edits, row_prompt, repeats, injections) in arms(

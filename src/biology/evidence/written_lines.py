@@ -29,7 +29,7 @@ from biology.models.model import Edit, Model, answer_token, hooked, token_text
 from biology.records import InputError
 
 TOKENS_PER_WORD = 2  # for a model of natural language, an upper bound on the average
-Read = Callable[[Int[Tensor, " row"], list[Prefix]], Float[Tensor, "row vocab"]]
+PerturbedPass = Callable[[Int[Tensor, " row"], list[Prefix]], Float[Tensor, "row vocab"]]
 """Runs prompts, one per row, under a perturbation: returns the logits at their ends, and appends their caches to the
 list."""
 
@@ -151,7 +151,11 @@ class Written:
 
 
 def write(
-    context: PromptContext, words: Words, item: Int[Tensor, " row"], read: Read, generator: np.random.Generator | None
+    context: PromptContext,
+    words: Words,
+    item: Int[Tensor, " row"],
+    read: PerturbedPass,
+    generator: np.random.Generator | None,
 ) -> Written:
     """Writes a line for every row, after the prompt of its item; sampled if a generator is given."""
     numbers = item.tolist()
@@ -190,7 +194,7 @@ def unseen(model: Model, new: int) -> list[tuple[str, Edit]]:
     return [(f"blocks.{layer}.attn.hook_pattern", cut) for layer in range(model.n_layers)]
 
 
-def held(context: CaseContext, edits: Edits) -> Read:
+def held(context: CaseContext, edits: Edits) -> PerturbedPass:
     """A reader that holds the features of each row at their values."""
 
     def read(prompt: Int[Tensor, " row"], prefixes: list[Prefix]) -> Float[Tensor, "row vocab"]:
@@ -205,7 +209,7 @@ def held(context: CaseContext, edits: Edits) -> Read:
 
 def exchanged(
     context: PromptContext, donor: Int[Tensor, " row"], pos: Int[Tensor, " row"], donor_pos: Int[Tensor, " row"]
-) -> Read:
+) -> PerturbedPass:
     """A reader that replaces each row's residual stream at `pos`, in every layer, by its donor's at `donor_pos`."""
     layers = context.model.n_layers + 1
     row = torch.arange(len(donor)).repeat_interleave(layers)
