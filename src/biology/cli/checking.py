@@ -122,15 +122,15 @@ def measured(
     context: CaseContext, claims: list[Claim], settings: AttributionConfig
 ) -> tuple[pd.DataFrame, float | None]:
     """Table `evidence` of a context's experiments, and the largest row residual of the graphs traced for it."""
-    from biology.evidence.case_evidence import looked_at, perturbed
+    from biology.evidence.case_evidence import perturbed_evidence, unperturbed_evidence
     from biology.evidence.contrasts import computed
     from biology.evidence.sharing import reduce_sharing
     from biology.tables import stacked, table
     from biology.verdicts.measuring import worst_residual
 
-    held, _ = perturbed(context)
+    held, _ = perturbed_evidence(context)
     if _traces(context.case):
-        reduced, seen = looked_at(context, settings)
+        reduced, seen = unperturbed_evidence(context, settings)
         edges, residual = reduced.edges, worst_residual(reduced.graphs, context.prompts)
     else:
         seen, edges, residual = reduce_sharing(context), table("edges", []), None

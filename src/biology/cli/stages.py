@@ -124,10 +124,10 @@ def attribute(args: Arguments) -> None:
     """build the attribution graphs and reduce them to edges between supernodes; what languages share"""
     config, root, case, folder = case_of(args)
     writable_folder(folder)
-    from biology.evidence.case_evidence import looked_at
+    from biology.evidence.case_evidence import unperturbed_evidence
     from biology.tables import write_table
 
-    reduced, evidence = looked_at(_context(args.model, config, root, case, folder), config.attribution)
+    reduced, evidence = unperturbed_evidence(_context(args.model, config, root, case, folder), config.attribution)
     write_table(folder / "attribute.parquet", reduced.graphs, "graphs")
     write_table(folder / "attribute_edges.parquet", reduced.edges, "edges")
     write_table(folder / "attribute_evidence.parquet", evidence, "evidence")
@@ -138,10 +138,10 @@ def intervene(args: Arguments) -> None:
     """perturb supernodes, each time beside its controls"""
     config, root, case, folder = case_of(args)
     writable_folder(folder)
-    from biology.evidence.case_evidence import perturbed
+    from biology.evidence.case_evidence import perturbed_evidence
     from biology.tables import write_table
 
-    evidence, panel = perturbed(_context(args.model, config, root, case, folder))
+    evidence, panel = perturbed_evidence(_context(args.model, config, root, case, folder))
     write_table(folder / "intervene.parquet", evidence, "evidence")
     write_table(folder / "intervene_panel.parquet", panel, "panel")
 

@@ -1,5 +1,5 @@
 """Runs a case on a loaded model, without files: `fresh_context` runs its prompts and finds its supernodes (as the stages `cache` and
-`group` do), `looked_at` and `perturbed` measure all its experiments (as the stages `attribute` and `intervene` do)."""
+`group` do), `unperturbed_evidence` and `perturbed_evidence` measure all its experiments (as the stages `attribute` and `intervene` do)."""
 
 from __future__ import annotations
 
@@ -32,13 +32,13 @@ def fresh_context(model: Model, transcoders: TranscoderSet, case: Case, statisti
     return CaseContext(model, case, prompts, statistics, transcoders, members, features, operands)
 
 
-def looked_at(context: CaseContext, settings: AttributionConfig) -> tuple[Reduced, pd.DataFrame]:
+def unperturbed_evidence(context: CaseContext, settings: AttributionConfig) -> tuple[Reduced, pd.DataFrame]:
     """Graphs as tables, and `evidence` of the experiments that perturb nothing: those on graphs, and on what languages share."""
     reduced = reduce_graphs(context, settings)
     return reduced, stacked([reduced.evidence, reduce_sharing(context)])
 
 
-def perturbed(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
+def perturbed_evidence(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `evidence` and `panel` of the experiments that hold features, write lines or count active features."""
     evidence, panel = run_experiments(context)
     lines, written = run_lines(context)
