@@ -7,7 +7,7 @@ from toy_case import toy_context
 
 from biology.cases.case import Case
 from biology.cases.case_file import Paper
-from biology.cases.found_sites import chosen, found_sites, settled
+from biology.cases.found_sites import chosen, found_sites, with_found_sites
 from biology.cases.rules import SupernodeRule
 from biology.records import InputError
 from biology.supernodes.grouping import group
@@ -63,9 +63,9 @@ def sites_of(name: str, last: list[float], city: list[float], onward: tuple[tupl
 def test_position_and_layers_are_those_of_the_best_exchange(last, city, onward, expected):
     case = case_of(bridge=FOUND, plain={"at": "factor:city"})
     sites = sites_of("bridge", last, city, onward)
-    rule = settled(case, sites).supernodes["bridge"]
+    rule = with_found_sites(case, sites).supernodes["bridge"]
     assert (rule.at, rule.layers) == expected
-    assert settled(case, sites).supernodes["plain"] == case.supernodes["plain"]
+    assert with_found_sites(case, sites).supernodes["plain"] == case.supernodes["plain"]
 
 
 def test_what_a_page_says_of_it():
@@ -84,7 +84,7 @@ def test_what_a_page_says_of_it():
 def test_a_table_of_other_rules_is_refused():
     for name, among in (("another", FOUND["among"]), ("bridge", ["last", "-2"]), ("bridge", ["factor:city", "last"])):
         with pytest.raises(InputError, match="supernodes.bridge: the table `sites` was made with other positions"):
-            settled(case_of(bridge=FOUND | {"among": among}), sites_of(name, [0.5] * 3, [0.1] * 3))
+            with_found_sites(case_of(bridge=FOUND | {"among": among}), sites_of(name, [0.5] * 3, [0.1] * 3))
 
 
 def test_nothing_is_looked_for_by_a_rule_that_is_not_settled(tiny_model):
@@ -97,6 +97,10 @@ def test_nothing_is_looked_for_by_a_rule_that_is_not_settled(tiny_model):
     with pytest.raises(InputError, match=said):
         context.position("found", 0)
     members = group(
-        model, context.transcoders, settled(case, sites_of("bridge", [0.0], [0.9])), context.prompts, context.cache
+        model,
+        context.transcoders,
+        with_found_sites(case, sites_of("bridge", [0.0], [0.9])),
+        context.prompts,
+        context.cache,
     )
     assert set(members["supernode"]) <= {"bridge"}

@@ -11,7 +11,7 @@ from transformers import LlamaForCausalLM
 
 from biology.cases.case import Case
 from biology.cases.case_file import Paper
-from biology.cases.found_sites import settled
+from biology.cases.found_sites import with_found_sites
 from biology.cases.mechanism import CausalModel, Mechanism
 from biology.cases.rules import SupernodeRule
 from biology.interventions.site_exchange import put
@@ -213,7 +213,7 @@ def test_a_planted_variable_is_found_where_it_was_planted(planted):
     model, lesson = planted
     case = case_of(place=PLACE, relation=RELATION)
     tried = find_sites(model, case, table_of(lesson), 0)
-    found = settled(case, tried).supernodes
+    found = with_found_sites(case, tried).supernodes
     assert str(int(lesson.sites["place"].position[0])) == found["place"].at == CITY and found["relation"].at == "last"
     for name, rule in found.items():
         best = tried[(tried["supernode"] == name) & tried["chosen"]]
@@ -240,11 +240,15 @@ def test_where_nothing_is_planted_nothing_is_found_and_the_first_position_is_tak
     ):
         tried = find_sites(model, case, table_of(lesson), 0)
     assert not tried["chosen"].any() and list(dict.fromkeys(tried["position"])) == ["1", CITY]
-    rule = settled(case, tried).supernodes["place"]
+    rule = with_found_sites(case, tried).supernodes["place"]
     assert (rule.at, rule.layers) == ("1", None)
     with pytest.warns(InputWarning, match="no development prompt has an exchange of the place"):
         held = find_sites(model, case, table_of(lesson).assign(split="heldout"), 0)
-    assert held["accuracy"].isna().all() and set(held["n"]) == {0} and settled(case, held).supernodes["place"] == rule
+    assert (
+        held["accuracy"].isna().all()
+        and set(held["n"]) == {0}
+        and with_found_sites(case, held).supernodes["place"] == rule
+    )
 
 
 def test_what_is_exchanged_is_of_development_prompts_that_hold_every_position(planted):

@@ -15,7 +15,7 @@ from conftest import random_transcoders
 from biology.cases.case import load_case
 from biology.cases.claim_file import load_claims
 from biology.cases.experiments import Census, Graph, Sharing, Signs
-from biology.cases.found_sites import settled
+from biology.cases.found_sites import with_found_sites
 from biology.config import AttributionConfig, StatisticsConfig
 from biology.evidence.case_context import CaseContext
 from biology.evidence.census import run_census
@@ -340,7 +340,7 @@ def evidence_of(model, case, claims) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `evidence` and `prompts` of a case, by the functions of the pipeline in its order."""
     transcoders = random_transcoders(model)
     cache, prompts = prompts_table(model, transcoders, case)
-    case = settled(case, find_sites(model, case, prompts, STATISTICS.seed))
+    case = with_found_sites(case, find_sites(model, case, prompts, STATISTICS.seed))
     operands = read_grid(model, transcoders, case, prompts, cache)[0] if case.operands else None
     members = group(model, transcoders, case, prompts, cache, operands)
     context = CaseContext(model, case, prompts, STATISTICS, transcoders, members, cache, operands)

@@ -47,19 +47,20 @@ def end_of(row: pd.Series) -> int:
     return first if first > 0 else last
 
 
-def settled(case: Case, sites: pd.DataFrame) -> Case:
+def with_found_sites(case: Case, sites: pd.DataFrame) -> Case:
     """The case with each `at: found` replaced by the position and layers in the model's table `sites`.
 
     If nothing was found, the rule takes the first position and all layers. Raises InputError if the table was made by
     other rules.
     """
     rules = {
-        name: rule if rule.at != FOUND else _settled(case, name, rule, sites) for name, rule in case.supernodes.items()
+        name: rule if rule.at != FOUND else _with_found_site(case, name, rule, sites)
+        for name, rule in case.supernodes.items()
     }
     return case.model_copy(update={"supernodes": rules})
 
 
-def _settled(case: Case, name: str, rule: SupernodeRule, sites: pd.DataFrame) -> SupernodeRule:
+def _with_found_site(case: Case, name: str, rule: SupernodeRule, sites: pd.DataFrame) -> SupernodeRule:
     tried = sites[sites["supernode"] == name]
     if list(dict.fromkeys(tried["position"])) != list(rule.among):
         raise InputError(
@@ -77,7 +78,7 @@ def found_sites(case: Case, sites: pd.DataFrame) -> list[dict[str, Any]]:
     """For each supernode with `at: found`: its settled rule, whether it was found there, the share of exchanges there
     that move the answer, and the best other position."""
     shown = []
-    for name, rule in settled(case, sites).supernodes.items():
+    for name, rule in with_found_sites(case, sites).supernodes.items():
         if case.supernodes[name].at != FOUND:
             continue
         tried = sites[sites["supernode"] == name]

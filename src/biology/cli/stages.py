@@ -103,7 +103,7 @@ def group(args: Arguments) -> None:
     config, root, case, folder = case_of(args)
     writable_folder(folder)
     model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
-    from biology.cases.found_sites import settled
+    from biology.cases.found_sites import with_found_sites
     from biology.evidence.operand_tables import read_grid
     from biology.supernodes.grouping import group as grouped
     from biology.supernodes.site_search import find_sites
@@ -111,7 +111,7 @@ def group(args: Arguments) -> None:
 
     prompts, features = read_table(folder / "cache.parquet", "prompts"), _features(folder)
     sites = find_sites(model, case, prompts, config.statistics.seed)
-    case = settled(case, sites)
+    case = with_found_sites(case, sites)
     operands, plots = read_grid(model, transcoders, case, prompts, features, config.statistics.seed)
     members = grouped(model, transcoders, case, prompts, features, operands)
     write_table(folder / "group.parquet", members, "supernodes")
@@ -230,11 +230,11 @@ def sweep(args: Arguments) -> None:
 def _context(name: str, config: Config, root: Path, case: Case, folder: Path) -> CaseContext:
     """A context for the experiments of a case: the model of this name, and the outputs of earlier stages in `folder`."""
     model, transcoders = open_model(config.model(name), root, name, config.threads)
-    from biology.cases.found_sites import settled
+    from biology.cases.found_sites import with_found_sites
     from biology.evidence.case_context import CaseContext
     from biology.tables import read_table
 
-    case = settled(case, read_table(folder / "group_sites.parquet", "sites"))
+    case = with_found_sites(case, read_table(folder / "group_sites.parquet", "sites"))
     prompts = read_table(folder / "cache.parquet", "prompts")
     members = read_table(folder / "group.parquet", "supernodes")
     operands = read_table(folder / "group_operands.parquet", "operands")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import pandas as pd
 
 from biology.cases.case import Case
-from biology.cases.found_sites import settled
+from biology.cases.found_sites import with_found_sites
 from biology.config import AttributionConfig, StatisticsConfig
 from biology.evidence.case_context import CaseContext
 from biology.evidence.census import run_census
@@ -26,7 +26,7 @@ from biology.transcoders.transcoder_set import TranscoderSet
 def fresh_context(model: Model, transcoders: TranscoderSet, case: Case, statistics: StatisticsConfig) -> CaseContext:
     """A context for all experiments of a case; its table `members` covers every scored or named prompt and every donor."""
     features, prompts = prompts_table(model, transcoders, case)
-    case = settled(case, find_sites(model, case, prompts, statistics.seed))
+    case = with_found_sites(case, find_sites(model, case, prompts, statistics.seed))
     operands, _ = read_grid(model, transcoders, case, prompts, features, statistics.seed)
     members = group(model, transcoders, case, prompts, features, operands)
     return CaseContext(model, case, prompts, statistics, transcoders, members, features, operands)

@@ -24,7 +24,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from biology.cases.case import Case, called
-from biology.cases.found_sites import settled
+from biology.cases.found_sites import with_found_sites
 from biology.models.text import visible, whole_word
 from biology.tables import Tables
 
@@ -94,7 +94,7 @@ def role_weights(case: Case, tables: Tables) -> tuple[pd.DataFrame, dict[str, li
     is not a member).
     """
     members, prompts = tables["supernodes"], tables["prompts"].set_index("item")
-    rules = settled(case, tables["sites"]).supernodes
+    rules = with_found_sites(case, tables["sites"]).supernodes
     pairs = members[["item", "supernode"]].drop_duplicates()
     factors = {item: {str(k): str(v) for k, v in row.items()} for item, row in prompts.to_dict("index").items()}
     pairs["role"] = [called(case, name, factors[item]) for item, name in pairs.itertuples(index=False)]

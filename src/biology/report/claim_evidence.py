@@ -19,7 +19,7 @@ import yaml
 from biology.arms import CONTROLS
 from biology.cases.case import Case
 from biology.cases.claim_file import Claim, Part
-from biology.cases.found_sites import settled
+from biology.cases.found_sites import with_found_sites
 from biology.cases.measurement import Measurement
 from biology.cases.positions import FOUND
 from biology.config import StatisticsConfig
@@ -274,7 +274,7 @@ def _supernodes(subject: Subject, claim: Claim) -> list[dict[str, Any]]:
     members."""
     members = subject.tables["supernodes"]
     scored = set(_attempted(subject, claim)["item"])
-    here, found = settled(subject.case, subject.tables["sites"]).supernodes, []
+    here, found = with_found_sites(subject.case, subject.tables["sites"]).supernodes, []
     for name in named_supernodes(subject.case, claim):
         rows = members[(members["supernode"] == name) & members["item"].isin(scored)]
         often = rows.groupby(["layer", "feature"]).size().sort_values(ascending=False, kind="stable")
