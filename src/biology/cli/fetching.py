@@ -43,7 +43,7 @@ def fetch(args: Arguments) -> None:
         known = hub.record(folder)
         if known is not None and repository.revision not in (None, known["revision"]):
             known = None  # the entry asks for another commit than the one on disk
-        asked = hub.settled(repository, entry.hub.shape.n_layers)
+        asked = hub.named_files(repository, entry.hub.shape.n_layers)
         if known is None or not known["files"].keys() >= set(asked) or hub.damaged(folder, progress=True):
             _download(args, entry, repository, folder, known["revision"] if known else None)
         records[part] = hub.record(folder)

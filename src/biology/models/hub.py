@@ -107,7 +107,7 @@ def _registry() -> dict[str, Any]:
     return content.get("releases", content)
 
 
-def settled(repository: Repository, n_layers: int) -> list[str]:
+def named_files(repository: Repository, n_layers: int) -> list[str]:
     """Wanted files that the entry itself names, known without network and registry."""
     named = repository.model_copy(update={"release": None})
     return [name for name in patterns(named, n_layers) if "*" not in name] if repository.files else []
