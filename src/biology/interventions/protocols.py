@@ -26,7 +26,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.interventions.feature_edits import Edits, Injections, Sites, checked_sites, of_rows
-from biology.models.continuation import Prefix, SharedPrefix, kept, since, worth_caching
+from biology.models.continuation import Prefix, SharedPrefix, capture_from, new_cache, worth_caching
 from biology.models.model import Capture, Edit, Model, capture, freeze, run, token_batch
 from biology.records import InputError
 from biology.transcoders.activations import row_batches
@@ -52,7 +52,7 @@ class CleanPasses:
 
         def passed() -> tuple[int, Capture]:
             clean = capture(self.model, ids, read_hook=set_.read_hook, write_hook=set_.write_hook, positions=-1)
-            clean = since(clean, start)
+            clean = capture_from(clean, start)
             parts = (getattr(clean, entry.name) for entry in fields(clean))
             tensors = (tensor for part in parts for tensor in (part if isinstance(part, tuple) else (part,)))
             return sum(tensor.nbytes for tensor in tensors if tensor is not None), clean
@@ -183,7 +183,7 @@ def intervene(
             touched = [sites.pos[here[sites.row] >= 0] for sites in (edited, injections, watched) if sites is not None]
             touched += [at.flatten() % length, torch.tensor([length - 1 if profile is None else profile % length])]
             start = 0 if prefixes is not None else worth_caching(model, int(torch.cat(touched).min()))
-            past = kept(prefixes, chosen) if not start else passes.shared(ids, start).rows(which)
+            past = new_cache(prefixes, chosen) if not start else passes.shared(ids, start).rows(which)
             added = _Added() if injections is None else _Added.injected(of_rows(injections, here, model, start))
             mine = of_rows(edited, here, model, start)
             hooks = _hooks(passes, ids, which, mine, added, protocol, top, live_attention, start)

@@ -9,7 +9,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.models.continuation import SharedPrefix, since, worth_caching
+from biology.models.continuation import SharedPrefix, capture_from, worth_caching
 from biology.models.model import Edit, Model, capture, freeze, run, token_batch
 from biology.transcoders.activations import length_batches
 
@@ -54,7 +54,7 @@ def said_with(
         hooks: list[tuple[str, Edit]] = [
             (name, partial(put, where - start, vectors[places], basis)) for name, vectors in edits
         ]
-        clean = since(capture(model, tokens, positions=-1), start) if frozen else None
+        clean = capture_from(capture(model, tokens, positions=-1), start) if frozen else None
         held = [] if clean is None else freeze(model, clean, norms=False, mlps=False)
         logits, _ = run(model, tokens[:, start:], edits=held + hooks, positions=-1, past=past)
         out[places] = logits[:, -1].argmax(-1).cpu()

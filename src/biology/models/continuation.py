@@ -25,7 +25,7 @@ class Prefix:
     past: Any
 
 
-def kept(prefixes: list[Prefix] | None, row: Int[Tensor, " row"]) -> Any:
+def new_cache(prefixes: list[Prefix] | None, row: Int[Tensor, " row"]) -> Any:
     """A new empty cache for a further batch, appended to `prefixes`; None if nothing is to be kept."""
     if prefixes is None:
         return None
@@ -68,7 +68,7 @@ class SharedPrefix:
         return past
 
 
-def since(frozen: Capture, start: int) -> Capture:
+def capture_from(frozen: Capture, start: int) -> Capture:
     """The capture from token `start` on. Attention patterns of these tokens still reach back to the first token; logits are
     unchanged."""
     if not start:
