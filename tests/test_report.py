@@ -229,10 +229,10 @@ def test_what_a_model_cannot_be_asked_is_said_of_its_relatives(root, tmp_path):
     untestable = first.loc[first["verdict"] == "untestable", "claim"].tolist()
     assert len(untestable) == 1
     board = scoreboard.columns(fresh, load_config(fresh / "config.yaml"))
-    assert scoreboard.elsewhere(board) == ""
+    assert scoreboard.related_models(board) == ""
     write_table(fresh / "reports/wide/verdicts.csv", first.assign(model="wide", verdict="replicated"), "verdicts")
     board = scoreboard.columns(fresh, load_config(fresh / "config.yaml"))
-    _, _, *rows = scoreboard.elsewhere(board).splitlines()
+    _, _, *rows = scoreboard.related_models(board).splitlines()
     assert (
         len(rows) == 1
         and rows[0].startswith(f"| [{untestable[0]}](../experiments/multi_hop/claims.yaml) | wide | ")
@@ -341,11 +341,11 @@ def test_what_meaningless_transcoders_replicate_is_named():
     ]
     judged = pd.DataFrame({"claim": ["a-1", "a-2", "a-3"], "verdict": ["replicated", "not replicated", "replicated"]})
     board = [scoreboard.Column("nothing", "random", "elegans", judged)]
-    said = scoreboard.held(pd.DataFrame(rows), board)
+    said = scoreboard.compared_models(pd.DataFrame(rows), board)
     assert "wherever they are replicated: a-1." in said
     assert "| 50% (0%) |" in said  # the second claim cannot be asked of its model
     assert "so that rules are compared too: nothing." in said
-    alone = scoreboard.held(pd.DataFrame(rows[1:]), board)
+    alone = scoreboard.compared_models(pd.DataFrame(rows[1:]), board)
     assert "wherever they are replicated" not in alone and "rules are compared" not in alone
     assert said.split("\n")[2].endswith("| a-3 |")  # replicated, and nobody had said that it would not be
 
@@ -368,11 +368,11 @@ def test_a_claim_that_was_amended_after_a_verdict_explores_that_model(root):
 def test_exchanges_without_transcoders_stand_in_the_scoreboard(root, tmp_path):
     fresh = write_repository(tmp_path / "streams", figures=False)
     config = load_config(fresh / "config.yaml")
-    assert scoreboard.exchanged(fresh, config) == ""
+    assert scoreboard.mean_exchanges(fresh, config) == ""
     (fresh / "reports/elegans/streams.csv").write_text(
         f"case,stream,layer,n,rate,wrong,difference,low,high,method\nmulti_hop,place,1,500,0.9,0.1,0.8123,0.7,0.9,{METHOD}\n"
     )
-    assert scoreboard.exchanged(fresh, config).endswith("\n| elegans | 0.812 [0.7, 0.9] |")
+    assert scoreboard.mean_exchanges(fresh, config).endswith("\n| elegans | 0.812 [0.7, 0.9] |")
     after = scoreboard.full_scoreboard(fresh, config)
     assert "|  | multi hop: place |" in after and "without any transcoder" in after
 

@@ -197,7 +197,7 @@ def short(board: list[Column], claims: Mapping[str, Iterable[Claim]]) -> str:
     return "\n".join(lines)
 
 
-def held(compared: pd.DataFrame, board: list[Column]) -> str:
+def compared_models(compared: pd.DataFrame, board: list[Column]) -> str:
     """Seeds, twins and random controls: on how many claims their verdict is as expected, and what it is otherwise."""
     words = list(MARKS)
     lines = [
@@ -230,7 +230,7 @@ def held(compared: pd.DataFrame, board: list[Column]) -> str:
     return "\n".join(lines)
 
 
-def elsewhere(board: list[Column]) -> str:
+def related_models(board: list[Column]) -> str:
     """The claims that cannot be asked of a model, on the sizes and extended corpora on which they can; "" if there are
     none."""
     named = {column.name: column for column in board}
@@ -248,7 +248,7 @@ def elsewhere(board: list[Column]) -> str:
     return "\n".join([*head, *lines]) if lines else ""
 
 
-def exchanged(root: Path, config: Config) -> str:
+def mean_exchanges(root: Path, config: Config) -> str:
     """The effect of exchanging mean residual streams on each model, minus that of a wrong donor; "" if nothing was
     exchanged."""
     paths = [(name, root / "reports" / name / "streams.csv") for name in config.models]
@@ -314,10 +314,10 @@ def full_scoreboard(root: Path, config: Config) -> str:
         "it tells a model from a twin that lacks its mechanism ([why](discrimination.csv))."
     )
     beside = [
-        (BESIDE, held(compared, board)) if len(compared := compare(root, config)) else (),
-        (ELSEWHERE, elsewhere(board)),
+        (BESIDE, compared_models(compared, board)) if len(compared := compare(root, config)) else (),
+        (ELSEWHERE, related_models(board)),
     ]
-    beside += [(EXCHANGED, exchanged(root, config))]
+    beside += [(EXCHANGED, mean_exchanges(root, config))]
     blocks = [head, earlier(board), "## By case", TELLING, short(board, registered)]
     blocks += [text for pair in beside if pair and pair[-1] for text in pair]
     blocks += [
