@@ -13,7 +13,6 @@ their order has no meaning.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from biology.arms import is_donor
+from biology.artefacts import whole
 from biology.records import InputError
 from biology.schemas import RUN_TABLES, SCHEMAS, Kind, Schema
 
@@ -152,9 +152,7 @@ def write_table(path: str | Path, frame: pd.DataFrame, name: str) -> None:
     if path.suffix not in (".parquet", ".csv"):
         raise InputError(f"{path}: a table is written as .parquet or .csv.")
     frame = validate_table(frame, name)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
+    with whole(path) as temporary:
         if path.suffix == ".csv":
             frame.to_csv(temporary, index=False, lineterminator="\n", float_format="%.6g", encoding="utf-8")
         else:
@@ -162,9 +160,6 @@ def write_table(path: str | Path, frame: pd.DataFrame, name: str) -> None:
             arrays = [pa.array(frame[column].to_list(), type=kind) for column, kind in types.items()]
             arrow = pa.Table.from_arrays(arrays, schema=pa.schema(list(types.items())))
             pq.write_table(arrow, temporary, compression="zstd")
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def read_table(path: str | Path, name: str) -> pd.DataFrame:
