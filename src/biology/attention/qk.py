@@ -29,6 +29,7 @@ from biology.attention.stream_effects import SourceNodes, chosen_features, effec
 from biology.attribution.direct_effects import Sources, active_features, sources
 from biology.attribution.graph import ROW_FLOOR
 from biology.attribution.replacement import LocalReplacement, bias_pass, freeze_prompt
+from biology.attribution.requests import require_fit
 from biology.models.model import Model, Norm, run, token_batch, token_text
 from biology.records import InputError
 from biology.transcoders.transcoder_set import TranscoderSet
@@ -221,11 +222,7 @@ def _places(
     against: int | None,
 ) -> tuple[int, dict[int, float]]:
     """The query's position, and the sign of each key position, counted from 0. Checks all arguments."""
-    if (transcoders.n_layers, transcoders.d_model) != (model.n_layers, model.d_model):
-        raise InputError(
-            f"transcoders of {transcoders.n_layers} layers and width {transcoders.d_model} do not fit model"
-            f" {model.name} with {model.n_layers} layers and width {model.d_model}"
-        )
+    require_fit(model, transcoders)
     check_head(model, layer, head)
     keys = [key] if against is None else [key, against]
     for place in (query, *keys):

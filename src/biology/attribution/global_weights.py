@@ -34,6 +34,7 @@ from scipy import sparse
 from torch import Tensor
 
 from biology.attribution.replacement import RESIDUAL_READS
+from biology.attribution.requests import require_fit
 from biology.models.model import Model, Norm, capture
 from biology.records import InputError
 from biology.transcoders.activations import FeatureCache, length_batches
@@ -126,11 +127,7 @@ def global_weights(
     Raises:
         InputError: transcoders that do not fit the model, neurons, or a cache of other transcoders.
     """
-    if (transcoders.n_layers, transcoders.d_model) != (model.n_layers, model.d_model):
-        raise InputError(
-            f"transcoders of {transcoders.n_layers} layers and width {transcoders.d_model} do not fit model"
-            f" {model.name} with {model.n_layers} layers and width {model.d_model}"
-        )
+    require_fit(model, transcoders)
     if transcoders.exact:
         raise InputError("neurons have other inputs on every prompt: weights between them hold for one prompt only")
     transcoders = transcoders.to(model.device, model.precision)

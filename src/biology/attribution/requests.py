@@ -40,17 +40,22 @@ class Settings:
         return "live" in (self.attention, self.norms)
 
 
+def require_fit(model: Model, transcoders: TranscoderSet) -> None:
+    """Raises `InputError` if the transcoders have another number of layers than the model, or another width."""
+    if (transcoders.n_layers, transcoders.d_model) != (model.n_layers, model.d_model):
+        raise InputError(
+            f"transcoders of {transcoders.n_layers} layers and width {transcoders.d_model} do not fit model"
+            f" {model.name} with {model.n_layers} layers and width {model.d_model}"
+        )
+
+
 def check(
     model: Model,
     transcoders: TranscoderSet,
     settings: Settings,
     features: Sequence[tuple[int, int, int]] | None,
 ) -> None:
-    if transcoders.n_layers != model.n_layers or transcoders.d_model != model.d_model:
-        raise InputError(
-            f"transcoders of {transcoders.n_layers} layers and width {transcoders.d_model} do not fit model"
-            f" {model.name} with {model.n_layers} layers and width {model.d_model}"
-        )
+    require_fit(model, transcoders)
     if settings.max_logits < 1:
         raise InputError(f"max_logits must be at least 1, not {settings.max_logits}")
     if not 0 < settings.logit_probability <= 1:
