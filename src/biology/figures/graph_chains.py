@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from biology.figures.graph_layout import UNDRAWN, node, repeated, with_share
+from biology.figures.graph_layout import UNDRAWN, drawn_edges, node
 
 
 @dataclass(frozen=True)
@@ -30,11 +30,7 @@ def strongest_chains(
     All outputs are used if none of them is `output`. A path's strength is the product, over its edges, of the edge's
     share of its target's input; paths weaker than `least` are not followed.
     """
-    edges = edges[edges["item"] == item]
-    if edges["target"].str.startswith("logit:").any():
-        edges = edges[(edges["target"] != "answer") & (edges["source"] != "answer")]
-    again = repeated(members[members["item"] == item])
-    edges = with_share(edges[~edges["source"].isin(again) & ~edges["target"].isin(again)])
+    edges = drawn_edges(edges[edges["item"] == item], members[members["item"] == item])
     into: dict[str, list[tuple[str, float]]] = {}
     for source, target, share in zip(edges["source"], edges["target"], edges["share"], strict=True):
         if source not in UNDRAWN and share:

@@ -57,20 +57,34 @@ def with_share(edges: pd.DataFrame) -> pd.DataFrame:
     return edges.assign(share=(edges["direct"] / total.where(total > 0, 1.0)).astype(float))
 
 
+def member_sets(members: pd.DataFrame) -> dict[str, set[tuple[int, int, int]]]:
+    """The members of each supernode of one item: layer, position and feature."""
+    return {
+        str(name): set(zip(rows["layer"], rows["pos"], rows["feature"], strict=True))
+        for name, rows in members.groupby("supernode", sort=False)
+    }
+
+
 def repeated(members: pd.DataFrame, share: float = 0.5) -> list[str]:
     """Supernodes of one item that mostly repeat another one: both share more than `share` of the smaller one's members.
 
     The one named first is kept.
     """
-    sets = {
-        str(name): set(zip(rows["layer"], rows["pos"], rows["feature"], strict=True))
-        for name, rows in members.groupby("supernode", sort=False)
-    }
+    sets = member_sets(members)
     kept: list[str] = []
     for name, found in sets.items():
         if not any(len(found & sets[other]) > share * min(len(found), len(sets[other])) for other in kept):
             kept.append(name)
     return [name for name in sets if name not in kept]
+
+
+def drawn_edges(edges: pd.DataFrame, members: pd.DataFrame) -> pd.DataFrame:
+    """The edges of one item that are drawn, with their `share`: none of supernodes that repeat another one, and none of `answer`
+    where the outputs, of which it is one, are there themselves."""
+    if edges["target"].str.startswith("logit:").any():
+        edges = edges[(edges["target"] != "answer") & (edges["source"] != "answer")]
+    again = repeated(members)
+    return with_share(edges[~edges["source"].isin(again) & ~edges["target"].isin(again)])
 
 
 def strongest_edges(edges: pd.DataFrame, least: float = 0.05, most: int = 22) -> pd.DataFrame:
@@ -145,10 +159,7 @@ def layout(
         measure: width in inches of a text set as a box's title ("title"), its note ("note") or a token ("token").
         titles: titles of supernodes, if not their names.
     """
-    if edges["target"].str.startswith("logit:").any():  # else `answer`, one of them, would be drawn twice
-        edges = edges[(edges["target"] != "answer") & (edges["source"] != "answer")]
-    again = repeated(members)
-    edges = with_share(edges[~edges["source"].isin(again) & ~edges["target"].isin(again)])
+    edges = drawn_edges(edges, members)
     outputs = [name for name in dict.fromkeys(edges["target"]) if node(name)[0] == "logit"]
     outputs = sorted(outputs, key=lambda name: -probability.get(node(name)[1], 0.0))
     outputs = [n for i, n in enumerate(outputs) if i == 0 or probability.get(node(n)[1], 0.0) >= least_probability]

@@ -27,7 +27,7 @@ from biology.cases.claim_file import Claim, load_claims
 from biology.cases.found_sites import found_sites
 from biology.config import Config, StatisticsConfig
 from biology.figures.graph_chains import strongest_chains
-from biology.figures.graph_layout import node, repeated
+from biology.figures.graph_layout import member_sets, node, repeated
 from biology.findings.labels import Roles, shipped_roles
 from biology.findings.scored_prompts import browsed, scored
 from biology.findings.story import story
@@ -214,10 +214,7 @@ def _overlaps(page: Page) -> list[tuple[str, list[tuple[str, str, int, int]]]]:
 def shared_members(members: pd.DataFrame) -> list[tuple[str, str, int, int]]:
     """Pairs of supernodes of one item that share members: their names, the number of shared members, and the size of
     the smaller one."""
-    sets = {
-        str(name): set(zip(rows["layer"], rows["pos"], rows["feature"], strict=True))
-        for name, rows in members.groupby("supernode", sort=False)
-    }
+    sets = member_sets(members)
     pairs = [(a, b, len(sets[a] & sets[b])) for a, b in combinations(sets, 2)]
     return [(a, b, both, min(len(sets[a]), len(sets[b]))) for a, b, both in pairs if both]
 
