@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from biology.attention.edge_heads import EdgeByHeads
 from biology.attention.qk import qk_attribution
 from biology.attention.score_terms import Pair
-from biology.attention.stream_effects import SourceNodes
-from biology.attribution.graph import FEATURE, Graph
+from biology.attention.stream_effects import SourceNodes, features_among
+from biology.attribution.graph import Graph
 from biology.models.model import Model
 from biology.transcoders.transcoder_set import TranscoderSet
 
@@ -33,11 +33,7 @@ class Match:
         """The features among the pairs, as (layer, feature, position)."""
         ends = [(self.query_nodes, pair.query) for pair in self.pairs]
         ends += [(self.key_nodes, pair.key) for pair in self.pairs]
-        return [
-            (int(nodes.layer[index]), int(nodes.feature[index]), int(nodes.pos[index]))
-            for nodes, index in ends
-            if int(nodes.kind[index]) == FEATURE
-        ]
+        return features_among(ends)
 
     def told(self, labels: Mapping[tuple[int, int], str] | None = None) -> list[tuple[str, str, float]]:
         """The pairs in words: the node of the query, the node of the key, and their contribution to the score."""

@@ -52,6 +52,15 @@ class SourceNodes:
         return source_label(kind, layer, pos, feature, self.tokens[pos], labels)
 
 
+def features_among(nodes: Iterable[tuple[SourceNodes, int]]) -> list[tuple[int, int, int]]:
+    """The features among nodes, each given with the set that it is in: (layer, feature, position)."""
+    return [
+        (int(of.layer[index]), int(of.feature[index]), int(of.pos[index]))
+        for of, index in nodes
+        if int(of.kind[index]) == FEATURE
+    ]
+
+
 def source_nodes(
     local: LocalReplacement, source: Sources, tokens: tuple[str, ...], *, below: int, places: Iterable[int]
 ) -> tuple[SourceNodes, Int[Tensor, " node"]]:

@@ -109,16 +109,12 @@ class _Shown:
 
     def features(self) -> list[tuple[int, int, int]]:
         """(layer, feature, position) of the features that are shown."""
-        from biology.attribution.graph import FEATURE
+        from biology.attention.stream_effects import features_among
 
         there = [(nodes, index) for _, nodes, listed in self.sides() for index, _ in listed]
         for pair in self.pairs:
             there += [(self.of.query_nodes, pair.query), (self.of.key_nodes, pair.key)]
-        return [
-            (int(nodes.layer[index]), int(nodes.feature[index]), int(nodes.pos[index]))
-            for nodes, index in there
-            if int(nodes.kind[index]) == FEATURE
-        ]
+        return features_among(there)
 
 
 # Words -----------------------------------------------------------------------------------------------------------------
