@@ -16,10 +16,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from biology.cases.case import Case, called, discover_cases, load_case
+from biology.cases.case import Case, called
 from biology.config import Config
 from biology.findings.labels import Roles, label, shipped_roles
-from biology.report.pages import environment, manifest_of, packed
+from biology.report.pages import cases_of, environment, manifest_of, packed
 from biology.tables import Tables, read_table, read_tables
 
 TABLES = ("prompts", "supernodes", "operand_plots")
@@ -31,8 +31,7 @@ def atlas_page(root: Path, config: Config, model: str) -> str:
     """The atlas of a model, from the outputs of stages below `root`. Raises `InputError` with what is missing."""
     run = root / "data/runs" / model
     features, prompts = (read_table(run / f"{name}.parquet", name) for name in ("atlas", "atlas_prompts"))
-    named = config.model(model).prompts
-    cases = [load_case(root, name, named) for name in config.cases_of(model, discover_cases(root, named))]
+    cases = cases_of(root, config, model)
     tables = {case.name: read_tables(run / case.name, TABLES) for case in cases}
     data = atlas_data(features, prompts, cases, tables, shipped_roles(root / "reports" / model / "labels.json"))
     layers = features.assign(alive=features["density"] > 0).groupby("layer")

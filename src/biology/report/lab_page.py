@@ -20,13 +20,13 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from biology.cases.case import Case, discover_cases, load_case, title_on
+from biology.cases.case import Case, title_on
 from biology.cases.experiments import Swap
 from biology.cases.measurement import Line
 from biology.config import Config
 from biology.records import InputError
 from biology.report.lab_weights import read_small
-from biology.report.pages import environment
+from biology.report.pages import cases_of, environment
 from biology.supernodes.named_members import shipped_members
 from biology.tables import read_table
 from biology.wording import visible
@@ -54,9 +54,7 @@ def lab_page(root: Path, config: Config, model: str) -> bytes:
     small = read_small(entry, root, model)
     run = root / "data/runs" / model
     atlas, prompts = (read_table(run / f"{name}.parquet", name) for name in ("atlas", "atlas_prompts"))
-    there = discover_cases(root, entry.prompts)
-    cases = [load_case(root, name, entry.prompts) for name in config.cases_of(model, there)]
-    found = [(case, shipped_members(root, entry, model, case)) for case in cases]
+    found = [(case, shipped_members(root, entry, model, case)) for case in cases_of(root, config, model)]
     grouped = [(case, members) for case, members in found if members is not None]
     grouped.sort(key=lambda pair: INTRODUCTION not in pair[0].paper.section)
     if not grouped:

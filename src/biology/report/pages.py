@@ -17,6 +17,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
+from biology.cases.case import Case, discover_cases, load_case
+from biology.config import Config
 from biology.records import InputError
 from biology.report.prose import prose
 from biology.schemas import DECIDING, VERDICTS
@@ -92,3 +94,9 @@ def manifest_of(path: Path) -> dict[str, Any]:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file. Make it with `biology load`.") from None
+
+
+def cases_of(root: Path, config: Config, model: str) -> list[Case]:
+    """The cases of a model, with its own prompts."""
+    prompts = config.model(model).prompts
+    return [load_case(root, name, prompts) for name in config.cases_of(model, discover_cases(root, prompts))]

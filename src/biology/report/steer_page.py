@@ -17,12 +17,12 @@ from typing import Any
 
 import pandas as pd
 
-from biology.cases.case import Case, discover_cases, load_case, title_on
+from biology.cases.case import Case, title_on
 from biology.cases.experiments import Perturbation
 from biology.config import Config
 from biology.findings.story import intervention
 from biology.report.lab_fit import refused
-from biology.report.pages import environment, packed, records
+from biology.report.pages import cases_of, environment, packed, records
 from biology.tables import read_table
 
 CHOICES = 6
@@ -34,8 +34,7 @@ INERT = 0.05
 def steer_page(root: Path, config: Config, model: str) -> str:
     """The page of a model, from the tables of its cases. Raises `InputError` with what is missing."""
     run = root / "data/runs" / model
-    named = config.model(model).prompts
-    cases = [load_case(root, name, named) for name in config.cases_of(model, discover_cases(root, named))]
+    cases = cases_of(root, config, model)
     tables = {
         case.name: {
             name: read_table(run / case.name / f"{name}.parquet", name) for name in ("steering", "panel", "evidence")
