@@ -12,7 +12,7 @@ import time
 from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from biology import artefacts
 from biology.cli.arguments import writable_folder
@@ -33,7 +33,7 @@ PLANTING_THREADS = 1
 """Threads for planting: one, so that two seeds can be grown at the same time."""
 CASE_STEPS = 800
 """Steps for a model grown on the prompts of one case."""
-CASE_DICTIONARY = {"n_features": 512, "n_features_first": 256, "steps": 800, "batch": 1024}
+CASE_DICTIONARY: dict[str, Any] = {"n_features": 512, "n_features_first": 256, "steps": 800, "batch": 1024}
 """Transcoders of such a model, which is taught a few hundred prompts: a quarter of the features, over half as many steps."""
 DICTIONARY_THREADS = 1
 """Threads for transcoders: one, so that two sets can be trained at the same time."""
