@@ -324,7 +324,7 @@ KINDS = (
     Inhibit, Inject, Swap, Exchange, Graph, Faithfulness, Structure, Signs, Census, Classes, Wiring, Connectivity, Reuse, Sharing,
     Contrast, Crossover, Scale,
 )  # fmt: skip
-LOOKING_AT_PLOTS = (Classes, Wiring, Connectivity, Reuse)
+LOOKING_AT_PLOTS = (Classes, Wiring, Connectivity)
 
 
 def _known_kind(data: Any) -> Any:
