@@ -270,6 +270,18 @@ def test_a_mistake_in_prompts_csv_is_one_line(root, old, new, expected):
     assert expected in mistaken(root, "prompts.csv", old, new)
 
 
+def test_activity_is_compared_without_operand_plots(root):
+    """The kind `reuse` follows any supernode; only what looks at plots needs `operands`."""
+    plotted = ("operands:", "lookup:", "sum:", "sums:", "classes:", "wiring:", "connectivity:")
+    lines = [line for line in CASE.splitlines() if not line.strip().startswith(plotted)]
+    text = "\n".join(lines).replace("of: [lookup], only: {set: sums}", "of: [bridge], only: {set: sums}")
+    (root / "experiments/toy/case.yaml").write_text(text)
+    assert load_case(root, "toy").operands is None
+    (root / "experiments/toy/case.yaml").write_text(text.replace("kind: reuse, of: [bridge]", "kind: classes"))
+    with pytest.raises(InputError):
+        load_case(root, "toy")
+
+
 def test_what_only_another_prompt_set_has_is_no_mistake(root):
     folder = root / "experiments/toy"
     (folder / "case.yaml").write_text(

@@ -115,7 +115,15 @@ for (f, g), ((whole, _, _), (other, _, _)) in scored.items():
                 if row["role"] == "score" and row["refused"] not in ("", mine["harm"]) and row["split"] == mine["split"]
                 and not {f, g} & {row["first_family"], row["second_family"]}
             ]  # fmt: skip
-            add("score", ADVERT, *pair, cluster=mine["cluster"], split=mine["split"], plain=item, wrong_plain=rng.choice(wrong))
+            add(
+                "score",
+                ADVERT,
+                *pair,
+                cluster=mine["cluster"],
+                split=mine["split"],
+                plain=item,
+                wrong_plain=rng.choice(wrong),
+            )
 
 
 def one_of(row: dict[str, str], apart: bool = True, **levels: str) -> str:
@@ -133,7 +141,9 @@ def one_of(row: dict[str, str], apart: bool = True, **levels: str) -> str:
 for row in rows:
     if row["role"] != "score":
         continue
-    row["set"] = "alone" if "plain" in row else "asked" if row["request"] == HAPPENS else "refused" if row["harm"] else "allowed"
+    row["set"] = (
+        "alone" if "plain" in row else "asked" if row["request"] == HAPPENS else "refused" if row["harm"] else "allowed"
+    )
     if row["set"] == "alone":
         continue
     others = rng.sample([harm for harm in HARMS if harm != row["harm"]], 2)

@@ -232,7 +232,7 @@ FORMS = {
             "share, -1 to 1", ("connectivity",), "family", (2, 2), ">",
         ),
         Form(
-            "shared_activity", "{value} of the activity on the plain prompt is there too", "the share of the supernode's activity on the plain prompt with the same operands that is there too",
+            "shared_activity", "{value} of the activity on the plain prompt is there too", "the share of the supernode's activity on the plain prompt that is there too",
             SHARE, ("reuse",),
         ),
         # what languages share (sharing.py)
