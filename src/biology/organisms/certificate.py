@@ -3,7 +3,8 @@
 On prompts that were not taught, the value at a variable's site is replaced by the mean over taught prompts that share only the
 variable's new value. The exchanged value is the MLP outputs, or the residual stream (in the variable's subspace, if it has
 one). The *interchange accuracy* is how often the model then gives the causal model's answer (Geiger et al. 2021). The control
-inserts the mean for a third value: how often the same answer is given then is the chance level.
+inserts the mean for a third value: how often the same answer is given then is the chance level. A variable of two values has no third
+one, and its control is the prompt's own value.
 """
 
 from __future__ import annotations
@@ -85,7 +86,7 @@ def _split(causal: CausalModel, split: str) -> list[int]:
 
 def _trials(causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Generator, most: int) -> list[_Trial]:
     """Prompts paired with a new value of the variable that changes their answer, with donors of this value and of a third
-    value."""
+    value (of the own value if there are only two)."""
     variable = causal.mechanism.variables[name]
     taught: dict[Value, list[int]] = {}
     for row in _split(causal, TAUGHT):
@@ -102,6 +103,8 @@ def _trials(causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Gen
             if answer is None or str(answer) == str(causal.rows[row]["answer"]):
                 continue
             others = [one for one in near if one != level and causal.after(row, {name: one}) not in (None, answer)]
+            if len(levels) == 2 and own in taught:
+                others = [own]
             if not others:
                 continue
             third = others[rng.integers(len(others))]

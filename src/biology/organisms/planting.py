@@ -32,7 +32,8 @@ from biology.organisms.variable_sites import Site
 
 BEYOND = 2.0
 """An absent variable's site gets a point on the line from the prompt's own value through the mean of all prompts: the mean, or up
-to this many times their distance beyond it, as suppressed features go there."""
+to this many times their distance beyond it, as suppressed features go there (not for variables of two values, where the other value
+lies there)."""
 STREAMS = 0.3
 """Share of exchanges that replace residual streams instead of MLP outputs."""
 FROZEN = 0.5
@@ -181,7 +182,7 @@ class Planter:
             where = lesson.sites[name]
             origins.append(torch.from_numpy(rng.integers(0, len(index), self.amounts.absent)))
             base, n = index[origins[-1]], self.amounts.absent
-            value = self._absent(rng, variable, where, index, clean.outputs, origins[-1])
+            value = self._absent(rng, name, variable, where, index, clean.outputs, origins[-1])
             patches.append(Patch(where, torch.arange(start, start + n), where.position[base], value))
             for row in base.tolist():
                 soft.append([lesson.token(one) for one in lesson.causal.without(row, name) or []])
@@ -245,16 +246,18 @@ class Planter:
         return {int(one): np.flatnonzero(level == one) for one in np.unique(level)}
 
     def _absent(
-        self, rng, variable: Variable, where: Site, index: Tensor, outputs: dict[int, Tensor], rows: Tensor
+        self, rng, name: str, variable: Variable, where: Site, index: Tensor, outputs: dict[int, Tensor], rows: Tensor
     ) -> dict[int, Tensor]:
         """By layer, the mean of the batch at the site, or a point beyond it; with `among`, the mean over the batch's prompts of the
-        same group."""
+        same group. Beyond the mean of two values lies the other value, so that only the mean itself counts there."""
         lesson = self.lesson
         every = torch.arange(len(index))
         beyond = (
             torch.from_numpy(rng.random(len(rows)) * BEYOND).float()[:, None]
             * torch.from_numpy(rng.integers(0, 2, len(rows))).float()[:, None]
         )
+        if len(lesson.levels[name]) == 2:
+            beyond = torch.zeros_like(beyond)
         among = variable.absent.among if variable.absent else ()
         causal = lesson.causal
         groups = [named(among, causal.rows[row], causal.values[row]) for row in index.tolist()] if among else []
