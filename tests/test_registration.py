@@ -15,7 +15,7 @@ from biology.cases.case import discover_cases, load_case
 from biology.cases.claim_file import UNREGISTERED, load_claims
 from biology.cases.experiments import Experiment
 from biology.cases.items import Item
-from biology.cases.mechanism import twins_of
+from biology.cases.mechanism import mechanism_path, twins_of
 from biology.cases.positions import FOUND
 from biology.corpora.twins import prompts_of
 from biology.records import InputError, read_yaml
@@ -61,8 +61,9 @@ def hash_of(root):
 def test_all_claims_of_the_repository_are_registered_as_they_stand():
     check_lock(ROOT)
     for name in discover_cases(ROOT):
-        assert registered(ROOT, name, load_claims(ROOT, name)) == load_claims(ROOT, name)
-        for twin in ("", *twins_of(ROOT, name)):
+        claims = load_claims(ROOT, name)
+        assert registered(ROOT, name, claims) == claims
+        for twin in ("", *twins_of(ROOT, name)) if mechanism_path(ROOT, name).is_file() else ():
             check_mechanism(ROOT, name, twin)
 
 

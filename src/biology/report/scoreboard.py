@@ -326,16 +326,17 @@ def full_scoreboard(root: Path, config: Config) -> str:
 
 
 def by_case(board: list[Column], cases: Iterable[str]) -> str:
-    """Numbers of claims by verdict: one row per case, one column per model."""
-    shown = [column for column in board if column.role in SHOWN]
-    lines = [
-        cells("case", *(column.name for column in shown)),
-        "|---|" + ":---|" * len(shown),
-    ]
+    """Numbers of claims by verdict: one row per case, one column per model. Organisms, each of which meets one case, share a
+    column."""
+    shown = [[column] for column in board if column.role in SHOWN and column.role != "organism"]
+    organisms = [column for column in board if column.role == "organism"]
+    heads = [column.name for (column,) in shown] + ["an organism of the case's own"] * bool(organisms)
+    lines = [cells("case", *heads), "|---|" + ":---|" * len(heads)]
     for case in cases:
         found = []
-        for column in shown:
-            here = column.verdicts.loc[column.verdicts["case"] == case, "verdict"]
+        for together in [*shown, *([organisms] if organisms else [])]:
+            verdicts = pd.concat([column.verdicts for column in together])
+            here = verdicts.loc[verdicts["case"] == case, "verdict"]
             tally = ((int((here == word).sum()), mark) for word, mark in MARKS.items())
             found.append(", ".join(f"{count} {mark}" for count, mark in tally if count))
         if any(found):

@@ -122,7 +122,8 @@ def check_lock(root: str | Path) -> None:
 def check_mechanism(root: str | Path, case: str, twin: str = "") -> None:
     """Raises `InputError` unless the mechanism of a case, or of its twin, is on disk as it was registered."""
     name = f"{case}/{twin}" if twin in twins_of(root, case) else case
-    if read_lock(root).mechanisms.get(name) != refreshed_lock(root).mechanisms.get(name):
+    mechanism = load_mechanism(root, case, twin)
+    if mechanism is None or read_lock(root).mechanisms.get(name) != mechanism_digest(mechanism):
         raise InputError(
             f"the mechanism of case '{name}' is not registered as it is: run `biology lock` before it is planted."
         )
