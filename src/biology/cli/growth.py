@@ -33,6 +33,8 @@ PLANTING_THREADS = 1
 """Threads for planting: one, so that two seeds can be grown at the same time."""
 CASE_STEPS = 800
 """Steps for a model grown on the prompts of one case."""
+CASE_DICTIONARY = {"n_features": 512, "n_features_first": 256, "steps": 800, "batch": 1024}
+"""Transcoders of such a model, which is taught a few hundred prompts: a quarter of the features, over half as many steps."""
 DICTIONARY_THREADS = 1
 """Threads for transcoders: one, so that two sets can be trained at the same time."""
 MODEL = (
@@ -215,7 +217,7 @@ def _train_per_layer(args: Arguments) -> None:
     seed = int(str(record["seed"]))
     prompts = dictionary_prompts(_corpus(record, _checkout(args)), lambda text: encode(model, text), seed)
     with replaced(out, owned, "train-transcoders") as new:
-        trained = train_set(model, prompts, DictionaryRecipe(), seed)
+        trained = train_set(model, prompts, DictionaryRecipe(**CASE_DICTIONARY if record.get("case") else {}), seed)
         save_transcoders(new, trained, layout="saelens", model_name=folder.name, dtype=torch.float16)
         artefacts.write_json(new / "record.json", {"seconds": time.monotonic() - started, "seed": seed})
 
