@@ -82,7 +82,7 @@ EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS]
 ORGANISMS = {
     CONFIG.model(model).path.name: (CONFIG.model(model).cases[0], CONFIG.model(model).corpus, CONFIG.model(model).width)
     for model in CONFIG.on_request
-    if model in MODELS
+    if model in MODELS and CONFIG.model(model).role != "random"
 }
 PAIRS = [(model, case) for model in SHOWN for case in MODELS[model]]
 RUN = "data/runs/{model}/{case}"
