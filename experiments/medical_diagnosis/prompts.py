@@ -125,9 +125,9 @@ def rows() -> list[dict[str, object]]:
         for kind, leads, relation, named in SCORED:
             add(pair, drawn(named), kind, leads, relation, named, "score")
         for number in range(TAUGHT):
-            leads, named, kind = number % 2, int(number // 2 % 3 == 2), ("list", "list", "further")[(number + pair[1]) % 3]
-            relation = ("ask", "check", "suspect", "ask")[(number // 2 + pair[0]) % 4]
-            add(pair, drawn(named), kind, leads, relation, named, "select")
+            kind, named = ("list", "list", "further")[(number + pair[1]) % 3], int(number // 2 % 3 == 2)
+            relation = ("ask", "check", "ask", "suspect", ("ask", "check")[sum(pair) % 2], "ask")[number // 2]
+            add(pair, drawn(named), kind, number % 2, relation, named, "select")
     for disease in DISEASES:  # the disease by its name; its usual rival is the one that shares most findings with it
         for relation in ("ask", "check"):
             add((disease, (disease + 4) % 8), [NAME[disease]], "named", 1, relation, 0, "select")
