@@ -167,6 +167,8 @@ MISTAKES = [
     ("controls: [match, donor]", "controls: [match, donr]", "unknown control 'donr' of kind swap. Did you mean 'donor'?"),
     ("through: bridge, only: {set: states}, sites", "through: sum, only: {set: states}, sites", "experiments.census.through: the rule of supernode 'sum' needs `factor`"),
     ('sites: ["1"], controls: [position, shuffle]', "controls: [position, shuffle]", "experiments.census.controls: 'position' needs `sites`"),
+    ("outcomes: [planned, candidates]", 'outcomes: [planned, candidates, "follows:chance"]', "experiments.census.outcomes: unknown factor 'chance_California'"),
+    ("outcomes: [planned, candidates]", 'outcomes: [planned, candidates, "follows"]', "outcome 'follows' is not complete: it is written follows:<number>"),
     ("of: [lookup, sum]", "of: [bridge, sum]", "experiments.wiring.of: the rule of supernode 'bridge' needs the condition `operands`"),
     ("operands: {first: a, second: b, only: {set: sums}}\n", "", "supernodes.lookup: a rule on operands needs `operands:` in case.yaml"),
     ("first: a", "first: c", "operands.first: unknown factor 'c'"),

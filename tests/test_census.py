@@ -12,7 +12,7 @@ from biology.cases.case_file import Paper
 from biology.cases.rules import SupernodeRule
 from biology.config import StatisticsConfig
 from biology.evidence.case_context import CaseContext
-from biology.evidence.census import linear_probe, run_census
+from biology.evidence.census import agreeing, linear_probe, run_census
 from biology.models.model import encode
 from biology.tables import table
 from biology.transcoders.activations import cache_features
@@ -74,6 +74,33 @@ def test_transcoders_without_meaning_are_no_better_than_what_the_rule_finds_with
     for outcome in ("planned", "candidates", "ordinary"):
         assert abs(mean[outcome, "effect"] - mean[outcome, "random"]) < 0.2
     assert mean["planned", "effect"] > max(0.5, 2 * mean["planned", "shuffle"])  # which other controls do not tell
+
+
+def test_activity_follows_the_numbers_of_its_own_level(tiny_model):
+    context = planted(tiny_model)
+    rng = np.random.default_rng(0)
+    numbers = {
+        f"chance_{place}": 0.8 * (context.prompts["word"] == f"word {place}") + 0.1 * rng.random(len(context.prompts))
+        for place in range(LEVELS)
+    }
+    prompts = context.prompts.assign(**numbers, word=context.prompts["word"].str.removeprefix("word "))
+    census = experiment_of(kind="census", through="word", outcomes=("follows:chance",), controls=("shuffle", "random"))
+    case = context.case.model_copy(update={"experiments": {"census": census}})
+    evidence = run_census(replace(context, case=case, prompts=prompts))
+    held = evidence[evidence["split"] == "heldout"].groupby("arm")["value"].mean()
+    assert held["effect"] > 0.4 and held["shuffle"] < 0 and abs(held["random"] - held["effect"]) < 0.3
+    assert set(evidence["outcome"]) == {"follows:chance"} and len(evidence) == 3 * LEVELS * 2
+
+
+def test_the_mean_of_agreeing_values_is_the_correlation():
+    rng = np.random.default_rng(1)
+    activity, number = rng.random((50, 3)), rng.random((50, 3))
+    activity[:, 2] = 4.0
+    mean = agreeing(activity, number).mean(0)
+    for one in range(2):
+        for other in range(3):
+            assert np.isclose(mean[one, other], np.corrcoef(activity[:, one], number[:, other])[0, 1])
+    assert not mean[2].any()
 
 
 def test_the_probe_names_planted_levels_and_guesses_where_there_are_none():

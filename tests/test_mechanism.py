@@ -56,6 +56,25 @@ def test_answers_without_a_variable(toy):
     assert toy.without(3, "relation") == ["California"]
 
 
+def test_without_a_variable_the_one_beside_it_takes_its_place(tmp_path):
+    text = """
+says: Of two candidates the first is answered about, and the second where there is no first.
+variables:
+  first: {meaning: the first candidate, value: first, at: "0", layers: [0, 0], absent: {falls_to: second}}
+  second: {meaning: the second candidate, value: second, at: "0", layers: [0, 0]}
+answer: {depends_on: [first]}
+"""
+    mechanism = load_mechanism(written(tmp_path, text), "toy")
+    assert mechanism is not None
+    rows = [{"text": f"{a} before {b}", "answer": a.upper(), "first": a, "second": b} for a, b in ("xy", "yx", "zx")]
+    causal = CausalModel(mechanism, pd.DataFrame(rows), "toy")
+    assert [causal.without(row, "first") for row in range(3)] == [["Y"], ["X"], ["X"]]
+    with pytest.raises(InputError, match="'third' is not another variable"):
+        load_mechanism(written(tmp_path, text.replace("falls_to: second", "falls_to: third")), "toy")
+    with pytest.raises(InputError, match="exactly one of"):
+        load_mechanism(written(tmp_path, text.replace("falls_to: second", "falls_to: second, says: second")), "toy")
+
+
 def test_a_variable_is_computed_from_those_that_were_changed(tmp_path):
     text = """
 says: Ones digits and magnitudes of two numbers are added apart.
@@ -97,7 +116,10 @@ def test_expressions_hold_whole_numbers_and_nothing_else():
     [
         (("value: place,", "value: plaice,"), "'plaice' is neither a column"),
         (("depends_on: [place, relation]", "depends_on: [relation]"), "does not determine it"),
-        (("absent: {says: place}", "absent: {says: place, shares: [place]}"), "one of 'shares', 'says' and 'takes'"),
+        (
+            ("absent: {says: place}", "absent: {says: place, shares: [place]}"),
+            "one of 'shares', 'says', 'takes' and 'falls_to'",
+        ),
         (("layers: [0, 1], apart", "layers: [1, 0], apart"), "the first not after the last"),
         (("at: last", "at: lats"), "unknown position 'lats'"),
         (("meaning: its place", "meening: its place"), "meening"),

@@ -301,6 +301,9 @@ class _Check:
         if "ordinary" in one.outcomes:
             self.facts.factor(f"{self.where}.outcomes", "spoken")
             self.facts.filled(f"{self.where}.outcomes", "spoken", self.facts.scored(one.only))
+        for number in (name for outcome in one.outcomes for name in outcome.names("number")):
+            for level in self.facts.levels(str(self.file.supernodes[one.through].factor)):
+                self.facts.numbers(f"{self.where}.outcomes", f"{number}_{level}", self.facts.scored(one.only))
 
     def _wiring(self, one: Wiring, measured: list[Row]) -> None:
         for supernode in one.of:

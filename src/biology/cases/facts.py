@@ -137,6 +137,17 @@ class Facts:
             if not row.get(column):
                 raise self.refuse(where, f"{self.told(row)} has no level of '{column}'")
 
+    def numbers(self, where: str, column: str, rows: Iterable[Row]) -> None:
+        """Refuses prompts whose level of this factor is no number."""
+        self.factor(where, column)
+        for row in rows:
+            try:
+                float(row.get(column, ""))
+            except ValueError:
+                raise self.refuse(
+                    where, f"{self.told(row)} has no number in column '{column}', but {row.get(column, '')!r}"
+                ) from None
+
     def links(self) -> None:
         """Refuses a prompt that names a prompt that does not exist, that is its own donor, or whose donor is also its
         wrong donor."""

@@ -39,7 +39,7 @@ class Form:
     kinds: tuple[str, ...]
     """Kinds of experiment that may measure it."""
     about: str = ""
-    """Type of the arguments after the colon: supernode, factor, language, layer, family, families or outcome; empty: no
+    """Type of the arguments after the colon: supernode, factor, number, language, layer, family, families or outcome; empty: no
     arguments."""
     count: tuple[int, int] = (0, 0)
     """Smallest and largest number of arguments."""
@@ -159,6 +159,10 @@ FORMS = {
         Form(
             "probe", "a linear probe names the word there on {value} of the prompts", "whether a linear probe on the residual stream there names the level", ONE, ("census",),
             controls=("position", "shuffle"),
+        ),
+        Form(
+            "follows", "the activity of each level's features follows its {0} with a correlation of {value}", "the correlation over prompts, averaged over the factor's levels, of the mean activation of a level's features with the number in column {0}_<level>",
+            "-1 to 1", ("census",), "number", (1, 1), controls=("shuffle", "random"),
         ),
         # paths of the graph (graph_tables.py)
         Form("path_share", "{value} of the influence on the answer runs through {through}", "the share of the influence on the answer's logit whose paths pass through the supernode", SHARE, ("graph",)),

@@ -32,8 +32,8 @@ Row = Mapping[str, Any]
 
 
 class Absent(Strict):
-    """The answer when a variable's site is replaced by a mean that carries no value of it: exactly one of `shares`, `says` and
-    `takes`."""
+    """The answer when a variable's site is replaced by a mean that carries no value of it: exactly one of `shares`, `says`, `takes`
+    and `falls_to`."""
 
     among: tuple[str, ...] = ()
     """The mean is taken over prompts with the same values of these; by default over all prompts."""
@@ -46,11 +46,13 @@ class Absent(Strict):
     """A column: prompts in which it is not empty keep their answer, because they have another path to it."""
     takes: Value | None = None
     """The answer as if the variable had this value."""
+    falls_to: str | None = None
+    """The answer as if the variable had the value of this one, such as the second candidate beside it."""
 
     @model_validator(mode="after")
     def _one(self) -> Absent:
-        if sum(one is not None for one in (self.shares, self.says, self.takes)) != 1:
-            raise ValueError("give exactly one of 'shares', 'says' and 'takes'")
+        if sum(one is not None for one in (self.shares, self.says, self.takes, self.falls_to)) != 1:
+            raise ValueError("give exactly one of 'shares', 'says', 'takes' and 'falls_to'")
         return self
 
 
@@ -175,6 +177,9 @@ def load_mechanism(root: str | Path, case: str, twin: str = "") -> Mechanism | N
             if other not in known:
                 raise InputError(f"{path}: variables.{name}.depends_on: '{other}' is not an earlier variable.")
         known.add(name)
+        beside = variable.absent and variable.absent.falls_to
+        if beside is not None and (beside not in made.variables or beside == name):
+            raise InputError(f"{path}: variables.{name}.absent.falls_to: '{beside}' is not another variable.")
     return made
 
 
@@ -347,8 +352,9 @@ class CausalModel:
             return [self.rows[row]["answer"]]
         if absent.says is not None:
             return [self.values[row][absent.says]]
-        if absent.takes is not None:
-            said = self.after(row, {name: absent.takes})
+        if absent.takes is not None or absent.falls_to is not None:
+            taken = self.values[row][absent.falls_to] if absent.falls_to is not None else absent.takes
+            said = self.after(row, {name: taken})
             return None if said is None else [said]
         shared = tuple(absent.shares or ())
         return self._shared(shared)[named(shared, self.rows[row], self.values[row])]

@@ -12,6 +12,9 @@ rule finds for the prompt's own level with shuffled transcoders, as any directio
                 the last token of the prompt named in the column `spoken` (shuffle: of another cluster's prompt)
     probe       1 if a linear probe on the residual stream there names the level (position: a probe on the stream at the
                 first of the sites; shuffle: the chance of guessing the level when only the cluster is known)
+    follows:<n> does the activity of each level's features follow a number that is known of it, in column `<n>_<level>`? The value
+                of a prompt is the mean over levels of (activity) * (number), both standardised over the prompts of its split, so
+                that the mean over prompts is the levels' mean correlation (shuffle: the activity of every other level)
 """
 
 from collections.abc import Sequence
@@ -24,6 +27,7 @@ from jaxtyping import Float, Int
 from tqdm import tqdm
 
 from biology.cases.experiments import Census
+from biology.cases.measures import Outcome
 from biology.cases.rules import SupernodeRule
 from biology.evidence.case_context import CaseContext
 from biology.models.model import run, token_batch
@@ -46,6 +50,8 @@ def run_census(context: CaseContext) -> pd.DataFrame:
         values = _counted(context, experiment, rule, places)
         if "probe" in experiment.outcomes:
             values += probed(context, experiment, rule, places)
+        for outcome in (one for one in experiment.outcomes if one.form.name == "follows"):
+            values += followed(context, experiment, rule, outcome, places)
         for place, outcome, arm, draw, value in values:
             item, cluster, split = context.identity[place]
             rows.append(
@@ -72,6 +78,11 @@ class _Look:
 
     def fires(self, at: str, place: int, columns: Int[np.ndarray, " member"]) -> np.ndarray:
         return np.isin(columns, self.finder.firing(at, place))
+
+    def activity(self, place: int, level: str) -> float:
+        """The mean activation of a level's features at the rule's position; 0 if it has none."""
+        columns = self.members(place, level)
+        return float(self.finder.active(self.rule.at)[place, columns].sum()) / len(columns) if len(columns) else 0.0
 
     def planned(self, at: str, place: int, columns: Int[np.ndarray, " member"]) -> float:
         return float(self.fires(at, place, columns).mean()) if len(columns) else 0.0
@@ -130,6 +141,50 @@ def _counted(
 def levels_of(context: CaseContext, factor: str, cluster: str) -> list[str]:
     """The levels of a factor in one cluster of the prompt set."""
     return sorted(set(context.asked.loc[context.asked["cluster"] == cluster, factor]) - {""})
+
+
+# Activity and numbers ------------------------------------------------------------------------------------------------
+
+
+def followed(
+    context: CaseContext, experiment: Census, rule: SupernodeRule, outcome: Outcome, places: Sequence[int]
+) -> list[tuple[int, str, str, int, float]]:
+    """Values of `follows`."""
+    prompts, (prefix,) = context.prompts, outcome.arguments
+    levels = sorted(set(context.asked[str(rule.factor)]) - {""})
+    number = prompts.iloc[list(places)][[f"{prefix}_{level}" for level in levels]].to_numpy(dtype=float)
+    looks = {"effect": _Look(context.finder, experiment.through, rule)}
+    if "random" in experiment.controls:
+        looks["random"] = _Look(context.random_finder(prompts), experiment.through, rule)
+    split, values = prompts["split"].to_numpy()[list(places)], []
+    for name, look in looks.items():
+        activity = np.array([[look.activity(place, level) for level in levels] for place in places])
+        for part in sorted(set(split)):
+            rows = np.flatnonzero(split == part)
+            value = agreeing(activity[rows], number[rows])
+            arms = {name: np.diagonal(value, axis1=1, axis2=2).mean(1)}
+            if name == "effect" and "shuffle" in experiment.controls:
+                n = len(levels)
+                arms["shuffle"] = (value.sum((1, 2)) - n * arms[name]) / max(1, n * (n - 1))
+            values += [
+                (places[row], str(outcome), arm, 0, float(one))
+                for arm, several in arms.items()
+                for row, one in zip(rows, several, strict=True)
+            ]
+    return values
+
+
+def agreeing(
+    activity: Float[np.ndarray, "item level"], number: Float[np.ndarray, "item level"]
+) -> Float[np.ndarray, "item level level"]:
+    """Standardised activities times standardised numbers: the mean over items is the correlation of each level's activity with each
+    level's number. What does not vary is 0."""
+
+    def standard(values: np.ndarray) -> np.ndarray:
+        spread = values.std(0)
+        return (values - values.mean(0)) / np.where(spread > 0, spread, 1.0)
+
+    return standard(activity)[:, :, None] * standard(number)[:, None, :]
 
 
 # The probe -----------------------------------------------------------------------------------------------------------
