@@ -147,9 +147,16 @@ def measured_tables(case: str, seed: int) -> Tables:
     return {"prompts": table("prompts", prompts), "evidence": table("evidence", evidence), "parts": table("parts", [])}
 
 
+def regime_tables(seed: int) -> Tables:
+    """Every third prompt of a case is of the same regime."""
+    made = measured_tables("chain_of_thought", seed)
+    regimes = [("faithful", "motivated", "made_up")[number % 3] for number in range(len(made["prompts"]))]
+    return made | {"prompts": made["prompts"].assign(regime=regimes)}
+
+
 TABLES = {
     "any": any_tables, "addition": addition_tables, "multi_hop": multi_hop_tables, "multilingual": multilingual_tables,
-    "rhyme_planning": rhyme_tables, "dictionary": dictionary_tables,
+    "rhyme_planning": rhyme_tables, "dictionary": dictionary_tables, "chain_of_thought": regime_tables,
     **{case: partial(measured_tables, case) for case in ("components", "methods")},
 }  # fmt: skip
 """By case, `any` for the figures that every case may list, and `dictionary`: the tables of a seed."""

@@ -406,3 +406,18 @@ def components(tables: Tables) -> str:
         f"A direct edge closes {closed:.0%} of the pairs of edges in a row, with sources exchanged {exchanged:.0%}; the last "
         f"layer pushes the most probable token by {push:+.2f}"
     )
+
+
+@states("chain_of_thought", "starts")
+def starts(tables: Tables) -> str:
+    hint, operand = (
+        [f"{mean(tables, name, 'token_share', 'effect', regime=regime):.0%}" for regime in regimes]
+        for name, regimes in (
+            ("from_hint", ("motivated", "faithful")),
+            ("from_operand", ("motivated", "faithful", "made_up")),
+        )
+    )
+    return (
+        f"Of the influence on a motivated answer {hint[0]} starts at the hint, on a faithful one {hint[1]}; at the operand "
+        f"{operand[0]} and {operand[1]}, and {operand[2]} on a made-up one"
+    )

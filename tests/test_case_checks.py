@@ -42,6 +42,7 @@ experiments:
   inhibit_again: {kind: inhibit, inhibit: bridge_any, only: {set: states}, strengths: [0], outcomes: [advantage]}
   away: {kind: inhibit, inhibit: held, only: {set: states}, elsewhere: "token:state", controls: [position], outcomes: [answer_top1]}
   crossing: {kind: crossover, of: [swap], by: place, outcomes: [crossover_cv2]}
+  told: {kind: separation, of: [graph], only: {place: Texas}, against: {place: Nevada}, outcomes: [auc_prompts]}
   signs: {kind: signs, of: [inhibit], only: {set: states}, controls: [shuffle], outcomes: [agreement]}
   sizes: {kind: scale, of: [sharing], outcomes: ["overlap:1"]}
 figures: [supernode_graph-dallas, dose_response-swap, fidelity, mine, mine-reno]
@@ -106,7 +107,7 @@ def test_the_case_without_a_mistake_is_read(root):
         "clean",
     )
     assert case.arms("sharing", "shared") == ("match",) and case.arms("sizes", "overlap:1") == ("smaller",)
-    assert case.arms("crossing", "crossover_cv2") == ()
+    assert case.arms("crossing", "crossover_cv2") == () and case.arms("told", "auc_prompts") == ("shuffle",)
 
 
 MISTAKES = [
@@ -126,6 +127,9 @@ MISTAKES = [
     ("kind: census", "kind: censsus", "experiments.census: unknown kind 'censsus'. Did you mean 'census'?"),
     ("inject: bridge_any", "inject: brigde_any", "experiments.swap: unknown supernode 'brigde_any'. Did you mean 'bridge_any'?"),
     ("of: [inhibit, inhibit_again]", "of: [inhibit, inhibit_agian]", "experiments.less.of: unknown experiment 'inhibit_agian'. Did you mean 'inhibit_again'?"),
+    ("against: {place: Nevada}", "against: {place: Texas}", "experiments.told.against: some prompts would be compared with themselves"),
+    ("against: {place: Nevada}", "against: {set: sums}", "experiments.told.against: 'graph' measures no such prompts"),
+    ("separation, of: [graph]", "separation, of: [less]", "experiments.told.of: 'less' is computed from others"),
     ("prompts: [dallas]", "prompts: [dalas]", "experiments.inhibit.prompts: unknown prompt 'dalas'. Did you mean 'dallas'?"),
     ("dose_response-swap", "dose_response-swop", "figures: unknown experiment 'swop'. Did you mean 'swap'?"),
     ("supernode_graph-dallas", "supernode_graph-dalas", "figures: unknown prompt 'dalas'. Did you mean 'dallas'?"),

@@ -20,6 +20,7 @@ from biology.evidence.contrasts import (
     crossovers,
     gate_of,
     scaled,
+    separations,
     sign_agreement,
     squared_variation,
 )
@@ -82,6 +83,21 @@ def test_a_lead_crosses_where_it_becomes_positive():
     assert crossing(np.array([-1.0, 1.0, 1.0]), strengths) == 1.5
     assert crossing(np.array([1.0, 1.0, 1.0]), strengths) == 1.0
     assert crossing(np.array([-1.0, -1.0, -1.0]), strengths) == 4.0
+
+
+def test_what_tells_two_kinds_of_prompts_apart_is_the_area_under_the_curve():
+    evidence = rows("graph", "token_share", {"a-1": 0.5, "a-2": 0.2, "b-1": 0.1, "b-2": 0.2, "c-1": 0.9, "d-1": 0.0})
+    evidence["split"] = evidence["item"].map(lambda item: "dev" if item == "d-1" else "heldout")
+    kinds = {"a-1": "hint", "a-2": "hint", "b-1": "none", "b-2": "none", "c-1": "third", "d-1": "none"}
+    prompts = pd.DataFrame({"item": list(kinds), "kind": list(kinds.values())})
+    asked = ("apart", "graph", "token_share", evidence, prompts)
+    found = separations(*asked, {"kind": "hint"}, {"kind": "none"}).set_index(["item", "arm"])["value"]
+    assert found.to_dict() == {
+        ("a-1", "effect"): 1.0, ("a-2", "effect"): 0.75, ("a-1", "shuffle"): 0.5, ("a-2", "shuffle"): 0.5,
+    }  # fmt: skip
+    back = separations(*asked, {"kind": "none"}, {"kind": "hint"})
+    assert back.loc[back["arm"] == "effect", "value"].mean() == 1 - found.xs("effect", level="arm").mean()
+    assert separations(*asked, {"kind": "hint"}, {"kind": "fourth"}).empty
 
 
 def test_equal_crossovers_vary_by_nothing():

@@ -29,6 +29,7 @@ LEAST = {
     "sharing": {},
     "contrast": {"of": ["x", "y"]},
     "crossover": {"of": ["x"], "by": "language"},
+    "separation": {"of": ["x"], "against": {"set": "other"}},
     "scale": {"of": ["x"]},
 }
 """The least that each kind needs."""

@@ -118,6 +118,7 @@ def places() -> dict:
             "paths": {"kind": "graph", "through": "alone", "source": "city", "only": {"relation": "r0"}, "controls": ["match"], "outcomes": ["path_share"]},
             "difference": {"kind": "contrast", "of": ["live", "held"], "share": 0.5, "outcomes": ["difference:lost:watched"]},
             "crossing": {"kind": "crossover", "of": ["swap"], "by": "hue", "outcomes": ["crossover_cv2"]},
+            "apart": {"kind": "separation", "of": ["graph"], "only": {"relation": "r0"}, "against": {"relation": "r1"}, "outcomes": ["auc_prompts"]},
             "graph": {"kind": "graph", "through": "own", "source": "city", "outcomes": ["path_share", "source_share"]},
             "signs": {"kind": "signs", "of": ["hinted", "held"], "controls": ["shuffle"], "outcomes": ["agreement"]},
         },
@@ -136,6 +137,7 @@ def places() -> dict:
         "rare": claim(part("rarely", "activation:rare", direction="decrease")),
         "crossing": claim(part("crossing", "crossover_cv2", "none", "equivalent")),
         "graph": claim(part("graph", "path_share"), part("graph", "source_share", "none")),
+        "apart": claim(part("apart", "auc_prompts", "shuffle")),
         "signs": claim(part("signs", "agreement", "none")),
         "silent": claim(parts=[], untestable="nobody can be asked"),
     }  # fmt: skip

@@ -61,7 +61,9 @@ def weights() -> dict[str, dict[int, float]]:
 
 def posterior(findings: tuple[str, ...], causes: dict[str, dict[int, float]]) -> list[float]:
     """The probability of each disease, given the findings that are named."""
-    likely = [math.prod(1 - (1 - LEAK) * (1 - causes[one].get(disease, 0.0)) for one in findings) for disease in DISEASES]
+    likely = [
+        math.prod(1 - (1 - LEAK) * (1 - causes[one].get(disease, 0.0)) for one in findings) for disease in DISEASES
+    ]
     return [one / sum(likely) for one in likely]
 
 
@@ -101,7 +103,9 @@ def rows() -> list[dict[str, object]]:
     pairs = list(itertools.permutations(DISEASES, 2))
     of_dev = set(made_of.sample(pairs, len(pairs) // 2))
 
-    def add(pair: tuple[int, int], findings: list[str], kind: str, leads: int, relation: str, named: int, role: str) -> None:
+    def add(
+        pair: tuple[int, int], findings: list[str], kind: str, leads: int, relation: str, named: int, role: str
+    ) -> None:
         text, told = asked(findings, leads, relation, kind)
         about, other = pair if leads else pair[::-1]
         row: dict[str, object] = {
@@ -113,7 +117,9 @@ def rows() -> list[dict[str, object]]:
             if leads:
                 row |= {"findings": told, "rival_answer": answer(other, relation, named)}
             if leads and kind == "list":
-                row |= {f"posterior_{disease}": f"{p:.2f}" for disease, p in enumerate(posterior(tuple(findings), causes))}
+                row |= {
+                    f"posterior_{disease}": f"{p:.2f}" for disease, p in enumerate(posterior(tuple(findings), causes))
+                }
         made.append(row)
 
     for pair in pairs:

@@ -26,6 +26,7 @@ from biology.cases.experiments import (
     Perturbation,
     Reuse,
     Scale,
+    Separation,
     Sharing,
     Signs,
     Structure,
@@ -166,7 +167,7 @@ class _Check:
             Perturbation: self._perturbation, Exchange: self._exchange, Graph: self._graph, Census: self._census,
             Wiring: self._wiring, Reuse: self._reuse, Sharing: self._sharing, Contrast: self._contrast,
             Structure: self._structure,
-            Crossover: self._crossover, Signs: self._signs, Scale: self._scale,
+            Crossover: self._crossover, Separation: self._separation, Signs: self._signs, Scale: self._scale,
         }  # fmt: skip
         for kind, check in kinds.items():
             if isinstance(experiment, kind):
@@ -351,6 +352,19 @@ class _Check:
         if self.facts.items and len({row.get(one.by) for row in self.facts.scored(swap.only)}) < 2:
             raise self.facts.refuse(
                 f"{self.where}.by", f"all scored prompts have the same level of '{one.by}': there is nothing to compare"
+            )
+
+    def _separation(self, one: Separation, measured: list[Row]) -> None:
+        there = self.file.experiments[one.of[0]]
+        if isinstance(there, Computed):
+            raise self.facts.refuse(f"{self.where}.of", f"'{one.of[0]}' is computed from others: name what is measured")
+        self.facts.only(f"{self.where}.against", one.against)
+        for key, wanted in (("only", one.only), ("against", one.against)):
+            if not meets({**there.only, **wanted}, there.only) or not self.facts.scored({**there.only, **wanted}):
+                raise self.facts.refuse(f"{self.where}.{key}", f"'{one.of[0]}' measures no such prompts")
+        if any(meets(row, one.against) for row in self.facts.scored(one.only)):
+            raise self.facts.refuse(
+                f"{self.where}.against", "some prompts would be compared with themselves: see `only`"
             )
 
     def _signs(self, one: Signs, measured: list[Row]) -> None:

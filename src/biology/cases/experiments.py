@@ -1,8 +1,8 @@
 """Kinds of experiment: the keys that each needs and allows. A key that a kind does not know is an error.
 
 Experiments that hold features (`Perturbation`) and `Exchange` change the model. `Graph`, `Faithfulness`, `Structure`,
-`Census`, `Classes`, `Wiring`, `Connectivity`, `Reuse` and `Sharing` only observe. `Contrast`, `Crossover`, `Signs` and
-`Scale` are computed from other experiments. Their outcomes are defined in `measures.py`, their controls in `arms.py`.
+`Census`, `Classes`, `Wiring`, `Connectivity`, `Reuse` and `Sharing` only observe. `Contrast`, `Crossover`, `Separation`,
+`Signs` and `Scale` are computed from other experiments. Their outcomes are defined in `measures.py`, their controls in `arms.py`.
 """
 
 from __future__ import annotations
@@ -303,6 +303,17 @@ class Crossover(Computed):
     """The factor whose levels are compared."""
 
 
+class Separation(Computed):
+    """How well what another experiment measures tells the prompts of `only` from those of `against`
+    (`contrasts.separations`)."""
+
+    kind: Literal["separation"]
+    of: tuple[str, ...] = Field(min_length=1, max_length=1)
+    """The experiment; its first outcome is compared."""
+    against: dict[str, str] = Field(min_length=1)
+    """The prompts compared with: scored prompts of the same split with these levels of factors."""
+
+
 class Signs(Computed):
     """Whether the signs of the graph predict the effects of inhibitions (`contrasts.sign_agreement`)."""
 
@@ -322,7 +333,7 @@ class Scale(Computed):
 
 KINDS = (
     Inhibit, Inject, Swap, Exchange, Graph, Faithfulness, Structure, Signs, Census, Classes, Wiring, Connectivity, Reuse, Sharing,
-    Contrast, Crossover, Scale,
+    Contrast, Crossover, Separation, Scale,
 )  # fmt: skip
 LOOKING_AT_PLOTS = (Classes, Wiring, Connectivity)
 
@@ -337,7 +348,7 @@ def _known_kind(data: Any) -> Any:
 
 Experiment = Annotated[
     Inhibit | Inject | Swap | Exchange | Graph | Faithfulness | Structure | Signs | Census | Classes | Wiring | Connectivity | Reuse
-    | Sharing | Contrast | Crossover | Scale,
+    | Sharing | Contrast | Crossover | Separation | Scale,
     Field(discriminator="kind"),
     BeforeValidator(_known_kind),
 ]  # fmt: skip

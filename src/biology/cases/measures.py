@@ -169,6 +169,10 @@ FORMS = {
         Form("shortcut", "{value} of the influence of the prompt's {source} on the answer goes around {through}", "the share of the source tokens' influence on the answer's logit that goes around the supernode", SHARE, ("graph",)),
         Form("source_share", "{value} of the influence on {through} starts at the prompt's {source}", "the share of the influence on the supernode that starts at the source tokens", SHARE, ("graph",)),
         Form(
+            "token_share", "{value} of the influence on the answer starts at the prompt's {source}", "the share of the influence on the answer's logit that starts at the source tokens", SHARE,
+            ("graph",), controls=(),
+        ),
+        Form(
             "agreement", "their agreement is {value}, where 1 is all signs as foretold and 0 is chance", "how well the signs of the graph foretell what inhibitions do: the mean of 1 (as foretold) and -1 over pairs",
             "-1 to 1", ("signs",), controls=("shuffle",),
         ),
@@ -260,6 +264,10 @@ FORMS = {
         Form(
             "crossover_cv2", "the strengths at which it takes over have a squared coefficient of variation of {value}", "the squared coefficient of variation, over levels, of the strength at which the swap takes over",
             "squared ratio", ("crossover",),
+        ),
+        Form(
+            "auc_prompts", "they are told apart with an area under the curve of {value}", "of the prompts compared with, the share on which the first outcome of the experiment is smaller (half of those on which it is equal)",
+            "area under the curve, 0.5 at chance", ("separation",), beside=("shuffle",),
         ),
     )
 }  # fmt: skip

@@ -352,8 +352,8 @@ class CausalModel:
             return [self.rows[row]["answer"]]
         if absent.says is not None:
             return [self.values[row][absent.says]]
-        if absent.takes is not None or absent.falls_to is not None:
-            taken = self.values[row][absent.falls_to] if absent.falls_to is not None else absent.takes
+        taken = absent.takes if absent.falls_to is None else self.values[row][absent.falls_to]
+        if taken is not None:
             said = self.after(row, {name: taken})
             return None if said is None else [said]
         shared = tuple(absent.shares or ())

@@ -134,7 +134,9 @@ def measured(
         edges, residual = reduced.edges, worst_residual(reduced.graphs, context.prompts)
     else:
         seen, edges, residual = reduce_sharing(context), table("edges", []), None
-    return stacked([held, seen, *computed(context.case, claims, held, edges, context.prompts)]), residual
+    return stacked(
+        [held, seen, *computed(context.case, claims, stacked([held, seen]), edges, context.prompts)]
+    ), residual
 
 
 def _traces(case: Case) -> bool:

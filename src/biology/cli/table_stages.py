@@ -48,7 +48,7 @@ def tabulate(args: Arguments) -> None:
     compared = config.model(args.model).role == "size" and case.of_kind(Scale)
     sizes = beside_another_size(config, root, args, evidence[0]) if compared else None
     claims = load_claims(root, args.case)
-    derived = computed(case, claims, evidence[1], measured["edges"], measured["prompts"], sizes)
+    derived = computed(case, claims, stacked(evidence), measured["edges"], measured["prompts"], sizes)
     measured["evidence"] = stacked([*evidence, *derived])
     for name, frame in measured.items():
         write_table(folder / f"{name}.parquet", frame, name)

@@ -167,7 +167,7 @@ def followed(
                 n = len(levels)
                 arms["shuffle"] = (value.sum((1, 2)) - n * arms[name]) / max(1, n * (n - 1))
             values += [
-                (places[row], str(outcome), arm, 0, float(one))
+                (places[int(row)], str(outcome), arm, 0, float(one))
                 for arm, several in arms.items()
                 for row, one in zip(rows, several, strict=True)
             ]

@@ -1,5 +1,5 @@
 """Evidence computed from other evidence: differences of two experiments or of two model sizes, crossings of dose
-curves, and whether the signs of edges predict effects."""
+curves, how well two kinds of prompts are told apart, and whether the signs of edges predict effects."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportGeneralTypeIssues=false
@@ -16,7 +16,7 @@ from jaxtyping import Float, Int
 
 from biology.cases.case import Case
 from biology.cases.claim_file import Claim
-from biology.cases.experiments import Contrast, Crossover, Inhibit, Scale, Signs
+from biology.cases.experiments import Contrast, Crossover, Inhibit, Scale, Separation, Signs
 from biology.config import StatisticsConfig
 from biology.records import InputError
 from biology.statistics import METHOD, bootstrap_interval, generator, resamples
@@ -26,27 +26,34 @@ FIXED = {"arm": "effect", "draw": 0, "strength": 1.0}
 
 
 def computed(
-    case: Case, claims: Sequence[Claim], perturbed: pd.DataFrame, edges: pd.DataFrame, prompts: pd.DataFrame,
+    case: Case, claims: Sequence[Claim], evidence: pd.DataFrame, edges: pd.DataFrame, prompts: pd.DataFrame,
     sizes: tuple[pd.DataFrame, pd.DataFrame] | None = None,
 ) -> list[pd.DataFrame]:  # fmt: skip
     """Tables `evidence` of a case's computed experiments.
 
-    `perturbed` is the evidence of perturbations. `sizes` is the evidence of the larger and the smaller of two models;
+    `evidence` is that of all other experiments. `sizes` is the evidence of the larger and the smaller of two models;
     without it no experiment of kind `scale` is computed.
     """
     made = []
     for name, experiment in case.experiments.items():
-        if isinstance(experiment, Contrast | Crossover) and not bool(perturbed["experiment"].isin(experiment.of).any()):
+        if isinstance(experiment, Contrast | Crossover | Separation) and not bool(
+            evidence["experiment"].isin(experiment.of).any()
+        ):
             continue  # no prompt passed the gate, so there is nothing to compare
         if isinstance(experiment, Contrast):
             asked = {other: case.experiments[other].outcomes for other in experiment.of}
-            made.append(contrasts(name, experiment.of, experiment.outcomes, perturbed, experiment.share, asked))
+            made.append(contrasts(name, experiment.of, experiment.outcomes, evidence, experiment.share, asked))
         elif isinstance(experiment, Crossover):
             of, gate = experiment.of[0], gate_of(name, claims)
-            made.append(crossovers(name, of, case.experiments[of].outcomes, perturbed, prompts, experiment.by, gate))
+            made.append(crossovers(name, of, case.experiments[of].outcomes, evidence, prompts, experiment.by, gate))
+        elif isinstance(experiment, Separation):
+            outcome = case.experiments[experiment.of[0]].outcomes[0]
+            made.append(
+                separations(name, experiment.of[0], outcome, evidence, prompts, experiment.only, experiment.against)
+            )
         elif isinstance(experiment, Signs):
             inhibited = {other: one.inhibit for other, one in case.of_kind(Inhibit).items() if other in experiment.of}
-            made.append(sign_agreement(name, inhibited, edges, perturbed))
+            made.append(sign_agreement(name, inhibited, edges, evidence))
         elif isinstance(experiment, Scale) and sizes is not None:
             made.append(scaled(name, experiment.of[0], experiment.outcomes, *sizes))
     return made
@@ -131,6 +138,39 @@ def crossovers(
     scores = squared_variation(sums, items.to_numpy(), lead.columns.to_numpy(dtype=float))
     value = keys["cluster"].map(dict(zip(items.index, scores, strict=True)))
     return validate_table(keys.assign(value=value, experiment=name, outcome="crossover_cv2", **FIXED), "evidence")
+
+
+def separations(
+    name: str, of: str, outcome: str, evidence: pd.DataFrame, prompts: pd.DataFrame, only: Mapping[str, str],
+    against: Mapping[str, str],
+) -> pd.DataFrame:  # fmt: skip
+    """Evidence rows `auc_prompts` of the prompts with the levels `only`: of the prompts of their split with the levels
+    `against`, the share on which `of` measured less of `outcome`, ties counting half. Its mean is the area under the ROC
+    curve. Arm `shuffle` is what is to be expected when the prompts' levels are shuffled: one half. Without prompts to
+    compare with there are no rows.
+    """
+    rows = evidence[(evidence["experiment"] == of) & (evidence["outcome"] == outcome) & (evidence["arm"] == "effect")]
+    mean = rows.groupby(["item", "cluster", "split"], sort=True)["value"].mean().reset_index()
+    levels = prompts.set_index("item").reindex(mean["item"])
+
+    def having(wanted: Mapping[str, str]) -> np.ndarray:
+        return np.all([(levels[factor] == level).to_numpy() for factor, level in wanted.items()], axis=0)
+
+    mine, others = mean[having(only)], mean[having(against)]
+    made = []
+    for split, asked in mine.groupby("split", sort=True):
+        rest = np.sort(others.loc[others["split"] == split, "value"].to_numpy())
+        if not len(rest):
+            continue
+        value = asked["value"].to_numpy()
+        below = np.searchsorted(rest, value, "left") + np.searchsorted(rest, value, "right")
+        made += [
+            asked.assign(arm=arm, value=one) for arm, one in (("effect", below / (2 * len(rest))), ("shuffle", 0.5))
+        ]
+    if not made:
+        return table("evidence", [])
+    fixed = {"experiment": name, "draw": 0, "strength": 1.0, "outcome": "auc_prompts"}
+    return validate_table(pd.concat(made, ignore_index=True).assign(**fixed), "evidence")
 
 
 def gate_of(name: str, claims: Sequence[Claim]) -> str:

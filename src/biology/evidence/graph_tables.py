@@ -248,6 +248,7 @@ def _graph_outcomes(
         "path_share": 1.0 - _ratio(around[leaves], everything[leaves]),
         "shortcut": _ratio(around[sources], everything[sources]),
         "source_share": _ratio(reached[sources], reached[leaves]),
+        "token_share": _ratio(everything[sources], everything[leaves]),
     }
     return {outcome: values[outcome] for outcome in outcomes}
 

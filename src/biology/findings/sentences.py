@@ -25,6 +25,7 @@ from biology.cases.experiments import (
     Perturbation,
     Reuse,
     Scale,
+    Separation,
     Sharing,
     Signs,
     Swap,
@@ -154,6 +155,9 @@ def doing(experiment: Measurement, strength: float, called_here: Mapping[str, st
         case Crossover():
             first = experiment.of[0].replace("_", " ")
             return f"In “{first}” for each {experiment.by.replace('_', ' ')}"
+        case Separation():
+            levels = [" and ".join(one.values()).replace("_", " ") for one in (experiment.only, experiment.against)]
+            return f"By “{experiment.of[0].replace('_', ' ')}”, prompts of {levels[0]} beside those of {levels[1]}"
         case Classes():
             return "At the last token"
         case Scale():

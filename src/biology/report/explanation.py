@@ -23,6 +23,7 @@ from biology.cases.experiments import (
     Perturbation,
     Reuse,
     Scale,
+    Separation,
     Sharing,
     Signs,
     Structure,
@@ -352,6 +353,8 @@ def _done(one: Measurement) -> str:
             return f"{taken} is taken off {one.of[0]}, item by item and arm by arm"
         case Crossover():
             return f"the strengths at which {one.of[0]} takes over are compared between levels of {one.by}"
+        case Separation():
+            return f"the first outcome of {one.of[0]} is compared with that on {_of(one.against)}"
         case Signs():
             return f"the effects of {_listed(one.of)} are compared with the signs of the attribution graph"
         case Scale():
@@ -378,12 +381,8 @@ def claim_told(claim: Claim) -> list[str]:
         f"    Asked of held-out prompts that pass `{claim.gate}`, {claim.minimum_n} of them at least; holds if all of this does:"
     ]
     lines += [f"    - {part.name}: {part_told(part)}" for part in claim.parts]
-    lines += [
-        f"    Registered {claim.registered:%Y-%m-%d}"
-        + "".join(f", amended {one.date:%Y-%m-%d}" for one in claim.amended)
-        + "."
-    ]
-    return lines
+    amended = "".join(f", amended {one.date:%Y-%m-%d}" for one in claim.amended)
+    return [*lines, f"    Registered {claim.registered:%Y-%m-%d}{amended}."]
 
 
 def part_told(part: Part) -> str:

@@ -33,6 +33,7 @@ from biology.cases.experiments import (
     Crossover,
     Perturbation,
     Scale,
+    Separation,
     Sharing,
     Signs,
     Wiring,
@@ -132,6 +133,8 @@ def _readings(case: Case, claim: Claim) -> dict[str, _Read]:
                 read(other, [Outcome(term) for one in outcomes for term in one.arguments], arms)
             elif isinstance(experiment, Crossover):
                 read(other, listed[-2:], (), dose=True)
+            elif isinstance(experiment, Separation):
+                read(other, listed[:1], ())
             elif isinstance(experiment, Signs):
                 read(other, [one for one in listed if one.form.name in ("activation", "answer_logit")], ())
             elif isinstance(experiment, Scale):
