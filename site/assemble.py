@@ -44,7 +44,7 @@ FIRST = {
         "grow",
         "clusters",
     ],
-    "reference": ["commands", "case_files", "glossary", "artifact", "checklist", "models", "costs"],
+    "reference": ["commands", "case_files", "not_asked", "glossary", "artifact", "checklist", "models", "costs"],
     "explanation": ["method", "statistics", "planting", "neurons"],
     "results": ["verdicts", "pages", "figures", "cases"],
 }

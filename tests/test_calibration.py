@@ -67,6 +67,10 @@ def test_what_holds_of_any_dictionary_is_left_open_on_one_that_means_nothing(che
     assert truths == {claim: "false" for claim, controls in asked.items() if "random" in controls}
     assert "meth-1" in truths and "meth-8" in set(asked) - set(truths)
     assert truths_of(*checkout, "null", "components") == {}  # what graphs are made of, they may be made of there too
+    entities = set(truths_of(*checkout, "null", "entities"))
+    assert "ent-3" in entities and "ent-7" not in entities  # where nothing is to happen, features without meaning do
+    assert {"cot-1", "cot-2"} <= set(truths_of(*checkout, "null", "chain_of_thought"))  # a part of them is an exchange
+    assert "cot-7" not in truths_of(*checkout, "null", "chain_of_thought")  # where influence starts at tokens
 
 
 def test_another_dictionary_repeats_the_claims_of_its_model_and_is_not_pooled_with_them(checkout):

@@ -18,7 +18,7 @@ from pathlib import Path
 import pandas as pd
 
 from biology.cases.case import Case, load_case
-from biology.cases.claim_file import Claim, load_claims
+from biology.cases.claim_file import Claim, Part, load_claims
 from biology.cases.experiments import (
     Census,
     Computed,
@@ -27,6 +27,7 @@ from biology.cases.experiments import (
     Inhibit,
     Inject,
     Reuse,
+    Separation,
     Sharing,
     Structure,
     Swap,
@@ -104,11 +105,20 @@ def truths_of(root: Path, config: Config, model: str, case: str) -> Mapping[str,
 
 
 def _holds_of_any_set(case: Case, claim: Claim) -> bool:
-    """Whether a claim would also hold with shuffled transcoders: edges are exact whatever features mean."""
-    experiments = [case.experiments[part.experiment] for part in claim.parts]
-    return all(isinstance(one, Faithfulness | Structure) for one in experiments) and all(
-        one.control != "random" for one in claim.parts
-    )
+    """Whether a claim would also hold with shuffled transcoders: no part of it rests on what features mean."""
+    return not any(_rests_on_meaning(case, part) for part in claim.parts)
+
+
+def _rests_on_meaning(case: Case, part: Part) -> bool:
+    """Edges are exact whatever features mean, and so is the influence that starts at a token. And where nothing is to happen, features
+    that mean nothing serve as well."""
+    experiment = case.experiments[part.experiment]
+    if isinstance(experiment, Separation):
+        return any(
+            outcome.name != "token_share" for one in experiment.of for outcome in case.experiments[one].outcomes[:1]
+        )
+    exact = isinstance(experiment, Faithfulness | Structure) and part.control != "random"
+    return not exact and part.direction != "equivalent"
 
 
 def calibrated(root: Path) -> dict[str, str]:
