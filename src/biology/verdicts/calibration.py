@@ -114,9 +114,7 @@ def _rests_on_meaning(case: Case, part: Part) -> bool:
     that mean nothing serve as well."""
     experiment = case.experiments[part.experiment]
     if isinstance(experiment, Separation):
-        return any(
-            outcome.name != "token_share" for one in experiment.of for outcome in case.experiments[one].outcomes[:1]
-        )
+        return any(outcome != "token_share" for one in experiment.of for outcome in case.experiments[one].outcomes[:1])
     exact = isinstance(experiment, Faithfulness | Structure) and part.control != "random"
     return not exact and part.direction != "equivalent"
 
