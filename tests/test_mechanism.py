@@ -193,13 +193,3 @@ def test_a_twin_answers_alike_and_another_word_at_the_newline_changes_no_answer(
         planner.after(row, {"word": other}) != answer for row, other, answer in zip(rows, others, own, strict=True)
     ]
     assert sum(changed) > len(changed) / 2  # a later word may agree with both
-
-
-def test_a_variable_that_has_the_name_of_another_column_is_refused():
-    prompts = pd.DataFrame([{"text": "a", "answer": "1", "known": "yes", "b": "1"}])
-    stated = {"says": "says what b is", "answer": {"value": "known"}}
-    variable = {"meaning": "what b is", "value": "b", "at": "last", "layers": [0, 1]}
-    mechanism = Mechanism.model_validate(stated | {"variables": {"known": variable}})
-    with pytest.raises(InputError, match="variables.known: the prompts have a column 'known' of other values"):
-        CausalModel(mechanism, prompts, "mechanism.yaml")
-    assert CausalModel(mechanism, prompts.assign(known="1"), "mechanism.yaml").values == [{"known": "1"}]

@@ -265,11 +265,6 @@ class CausalModel:
                 )
             for row, values in zip(self.rows, self.values, strict=True):
                 values[name] = self._value(name, row, values)
-                if row.get(name, "") != "" and str(row[name]) != str(values[name]):
-                    raise InputError(
-                        f"{where}: variables.{name}: the prompts have a column '{name}' of other values ({row[name]!r} and {values[name]!r} in "
-                        f"{row['text']!r}), so that an expression could mean either. Name the variable otherwise."
-                    )
         if mechanism.answer.depends_on:
             self._tables["answer"] = self._table(
                 "answer", mechanism.answer.depends_on, [row["answer"] for row in self.rows]
