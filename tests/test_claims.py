@@ -487,7 +487,7 @@ def registered():
         )
         for name in discover_cases(ROOT)
     }
-    draws = StatisticsConfig(permutations=15_000, bootstrap=400)
+    draws = StatisticsConfig(permutations=20_000, bootstrap=400)
     assert 2 / (1 + draws.permutations) * sum(len(claims) for _, claims in cases.values()) < ALPHA
     return cases, registered_table(cases, simulations=2400, settings=draws)
 

@@ -97,6 +97,8 @@ def test_counts_are_counted(counted):
     assert all(sum(int(counted[f"{one}.{kind}"]) for kind in kinds) == int(counted[f"{one}.claims"]) for one in family)
     judged = [set(pd.read_csv(ROOT / "reports" / one / "verdicts.csv")["claim"]) for one in family]
     assert [len(claims) for claims in judged] == [int(counted[f"{one}.claims"]) for one in family]
+    organisms = [name for name, entry in load_config(ROOT / "config.yaml").models.items() if entry.role == "organism"]
+    judged += [set(pd.read_csv(ROOT / "reports" / one / "verdicts.csv")["claim"]) for one in organisms]
     assert len(set.union(*judged)) == int(counted["claims"])
     assert int(counted["elegans.parameters"].replace(",", "")) == parameters(
         ROOT / "data/models/elegans/model.safetensors"

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from biology.__main__ import main
 from biology.cases.mechanism import twins_of
 from biology.config import load_config
 
@@ -18,7 +19,7 @@ ORGANISMS = sorted(name for name, entry in CONFIG.models.items() if entry.role =
 
 
 def planned(*arguments: str) -> str:
-    command = [Path(sys.executable).with_name("snakemake"), "--dry-run", "--quiet", "all", *arguments]
+    command = [Path(sys.executable).with_name("snakemake"), *arguments, "--dry-run", "--quiet", "all"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
     return done.stdout + done.stderr
@@ -47,3 +48,13 @@ def test_an_organism_is_grown_when_it_is_asked_for_and_never_else():
     assert f"{name}: growing and certifying it" in planned("figures/all", "--config", f"model={name}")
     everything = planned("figures/all", "robustness/all", "extensions/all", "calibration/all")
     assert not [one for one in CONFIG.on_request if f" {one}:" in everything or f" {one}," in everything]
+
+
+@pytest.mark.skipif(not ORGANISMS, reason="no case has an organism")
+def test_a_model_that_is_not_grown_yet_says_how(tmp_path, capsys):
+    name = ORGANISMS[0]
+    text = (ROOT / "config.yaml").read_text(encoding="utf-8")
+    (tmp_path / "config.yaml").write_text(text, encoding="utf-8")
+    assert main(["trace", "x", "--model", name, "--config", str(tmp_path / "config.yaml")]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(f"error: model '{name}' does not ship and is not grown yet") and said.count("\n") == 1

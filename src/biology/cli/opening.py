@@ -131,11 +131,19 @@ def open_model(entry: ModelConfig, root: Path, name: str, threads: int | None) -
 
 
 def open_alone(entry: ModelConfig, root: Path, name: str) -> Model:
-    """A model without its transcoders, on the device of its entry."""
+    """A model without its transcoders, on the device of its entry. Raises `InputError` for an organism that is not grown yet."""
     import torch
 
+    from biology.config import GROWN_ROLES
     from biology.models.model import load_model
+    from biology.records import InputError
 
+    if entry.role in GROWN_ROLES and not (root / entry.path / "config.json").is_file():
+        target = "figures/all" if entry.role == "organism" else "robustness/all"
+        raise InputError(
+            f"model '{name}' does not ship and is not grown yet: `snakemake --cores 2 {target} --config model={name}` grows it and runs its "
+            "case (docs/how_to/grow.md)."
+        )
     dtype = getattr(torch, entry.dtype)
     return load_model(root / entry.path, name=name, device=entry.device, dtype=dtype, mapped=entry.mapped)
 
