@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from multi_hop_tables import claim, evidence_rows, prompt_rows, swap
+from scipy.stats import binom
 
 from biology.cases.case import Case, discover_cases, load_case
 from biology.cases.claim_file import UNREGISTERED, load_claims
@@ -476,6 +477,9 @@ def with_extensions(case: Case) -> Case:
     return case.model_copy(update={"items": tuple(items.values())})
 
 
+SIMULATIONS = 2400
+
+
 @pytest.fixture(scope="module")
 def registered():
     """Error rates of all parts of all registered claims; draws enough that Holm's correction over all can be passed."""
@@ -489,7 +493,7 @@ def registered():
     }
     draws = StatisticsConfig(permutations=20_000, bootstrap=400)
     assert 2 / (1 + draws.permutations) * sum(len(claims) for _, claims in cases.values()) < ALPHA
-    return cases, registered_table(cases, simulations=2400, settings=draws)
+    return cases, registered_table(cases, simulations=SIMULATIONS, settings=draws)
 
 
 def test_the_procedure_is_checked_with_the_clusters_of_the_prompts(registered):
@@ -512,7 +516,9 @@ def test_the_procedure_is_checked_with_the_clusters_of_the_prompts(registered):
 def test_no_registered_claim_is_replicated_by_chance(registered):
     """A claim holds if all its parts do, so what is true of each part alone is true of the claim, whatever else holds."""
     rates = registered[1]["false_positive"]
-    assert rates.max() <= 0.01
+    # the largest of many estimates is above the rate that all have: what one in a hundred gives in so many simulations
+    by_chance = binom.ppf(1 - 0.01 / len(rates), SIMULATIONS, 0.01) / SIMULATIONS
+    assert rates.max() <= by_chance and rates.mean() <= 0.01 and (rates <= 0.01).mean() >= 0.95
     assert rates.min() > 0  # the simulation does see the rule err
 
 
