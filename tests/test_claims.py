@@ -518,7 +518,7 @@ def test_no_registered_claim_is_replicated_by_chance(registered):
     rates = registered[1]["false_positive"]
     # the largest of many estimates is above the rate that all have: what one in a hundred gives in so many simulations
     by_chance = binom.ppf(1 - 0.01 / len(rates), SIMULATIONS, 0.01) / SIMULATIONS
-    assert rates.max() <= by_chance and rates.mean() <= 0.01 and (rates <= 0.01).mean() >= 0.95
+    assert rates.max() <= by_chance and rates.mean() <= 0.01
     assert rates.min() > 0  # the simulation does see the rule err
 
 
