@@ -160,8 +160,8 @@ MOVING: dict[str, list[Edit]] = {
     "Contrast.share": [places(f"{EXPERIMENTS}/difference/share", 0.6)],
     "Crossover.of": [places(EXPERIMENTS, crossing_of_another)],
     "Crossover.by": [places(f"{EXPERIMENTS}/crossing/by", "relation")],
-    "Separation.of": [places(f"{EXPERIMENTS}/apart/of", ["live"])],
-    "Separation.against": [places(f"{EXPERIMENTS}/apart/against", {"relation": "r1", "hue": "h1"})],
+    "Separation.of": [places(f"{EXPERIMENTS}/apart/of", ["graph"])],
+    "Separation.against": [places(f"{EXPERIMENTS}/apart/against", {"relation": "r1", "place": "p1"})],
     "Signs.of": [places(f"{EXPERIMENTS}/signs/of", ["hinted"])],
     "Scale.of": [languages(f"{EXPERIMENTS}/scale/of", ["half"])],
     # claims.yaml

@@ -118,7 +118,7 @@ def places() -> dict:
             "paths": {"kind": "graph", "through": "alone", "source": "city", "only": {"relation": "r0"}, "controls": ["match"], "outcomes": ["path_share"]},
             "difference": {"kind": "contrast", "of": ["live", "held"], "share": 0.5, "outcomes": ["difference:lost:watched"]},
             "crossing": {"kind": "crossover", "of": ["swap"], "by": "hue", "outcomes": ["crossover_cv2"]},
-            "apart": {"kind": "separation", "of": ["graph"], "only": {"relation": "r0"}, "against": {"relation": "r1"}, "outcomes": ["auc_prompts"]},
+            "apart": {"kind": "separation", "of": ["live"], "only": {"relation": "r0"}, "against": {"relation": "r1"}, "outcomes": ["auc_prompts"]},
             "graph": {"kind": "graph", "through": "own", "source": "city", "outcomes": ["path_share", "source_share"]},
             "signs": {"kind": "signs", "of": ["hinted", "held"], "controls": ["shuffle"], "outcomes": ["agreement"]},
         },
