@@ -477,7 +477,7 @@ def with_extensions(case: Case) -> Case:
     return case.model_copy(update={"items": tuple(items.values())})
 
 
-SIMULATIONS = 2400
+SIMULATIONS = 2000
 
 
 @pytest.fixture(scope="module")
