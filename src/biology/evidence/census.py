@@ -52,14 +52,10 @@ def run_census(context: CaseContext) -> pd.DataFrame:
             values += probed(context, experiment, rule, places)
         for outcome in (one for one in experiment.outcomes if one.form.name == "follows"):
             values += followed(context, experiment, rule, outcome, places)
-        for place, outcome, arm, draw, value in values:
-            item, cluster, split = context.identity[place]
-            rows.append(
-                {
-                    "item": item, "cluster": cluster, "split": split, "experiment": name, "arm": arm, "draw": draw,
-                    "strength": 1.0, "outcome": outcome, "value": value,
-                }
-            )  # fmt: skip
+        rows += [
+            context.evidence_row(place, name, arm, outcome, value, draw=draw)
+            for place, outcome, arm, draw, value in values
+        ]
     return table("evidence", rows)
 
 
