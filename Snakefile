@@ -28,7 +28,7 @@ from snakemake.utils import min_version
 from biology.artefacts import contents_hash
 from biology.cases.case import discover_cases, fingerprint, load_case
 from biology.cases.claim_file import load_claims
-from biology.config import GROWN_ROLES, HELD_ROLES, load_config
+from biology.config import GROWN_ROLES, HELD_ROLES, SHOWN_ROLES, load_config
 from biology.records import InputError
 from biology.folders import hold
 from biology.grammar import NAME
@@ -74,7 +74,7 @@ try:
 except InputError as error:
     sys.exit(f"error: {error}")
 
-SHOWN = [model for model in MODELS if CONFIG.model(model).role in ("model", "organism")]
+SHOWN = [model for model in MODELS if CONFIG.model(model).role in SHOWN_ROLES]
 CALIBRATED = [model for model in MODELS if model in CONFIG.calibrated]
 CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES]
 EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS]

@@ -23,6 +23,8 @@ NEURONS = Path("neurons")
 
 
 CONFIG_FILE = "config.yaml"
+SHOWN_ROLES = ("model", "organism")
+"""Roles of models whose cases have figures and pages."""
 HELD_ROLES = ("seed", "twin", "random")
 """Roles of models whose verdicts are compared with those of another model. Sizes and extended corpora answer claims of
 their own."""

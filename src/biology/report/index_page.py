@@ -10,7 +10,7 @@ from typing import Any
 
 from biology.cases.case import PAGES, discover_cases, load_case
 from biology.cases.claim_file import Claim, load_claims
-from biology.config import Config
+from biology.config import SHOWN_ROLES, Config
 from biology.report.pages import counts, environment, records
 from biology.report.scoreboard import ROLES, Column, agreement, caveats, columns, differing, earlier, seeds
 
@@ -33,7 +33,7 @@ def index_page(root: Path, config: Config) -> str:
                     "counts": counts(column.verdicts.loc[column.verdicts["case"] == name, "verdict"]),
                 }
                 for column in here
-                if column.role in ("model", "organism")
+                if column.role in SHOWN_ROLES
             ]
             cases.append({"case": load_case(root, name), "rows": rows, "columns": here, "shorts": shorts})
     models = [

@@ -24,7 +24,7 @@ import pandas as pd
 
 from biology.cases.case import discover_cases
 from biology.cases.claim_file import load_claims
-from biology.config import Config
+from biology.config import SHOWN_ROLES, Config
 from biology.tables import read_table
 from biology.verdicts.robustness import false_by_construction, read_expected
 
@@ -36,7 +36,7 @@ def discrimination(root: Path, config: Config) -> pd.DataFrame:
     rows = []
     said = _said(root, config)
     for name, entry in config.models.items():
-        if entry.role not in ("model", "organism") or not _path(root, name).is_file():
+        if entry.role not in SHOWN_ROLES or not _path(root, name).is_file():
             continue
         others = {
             other: one.role
