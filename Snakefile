@@ -78,11 +78,11 @@ SHOWN = [model for model in MODELS if CONFIG.model(model).role in SHOWN_ROLES]
 CALIBRATED = [model for model in MODELS if model in CONFIG.calibrated]
 CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES]
 EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS]
-# By folder: the case of an organism, or of a twin of one, the twin, and the width.
+# By folder: what grows an organism, or a twin of one.
 ORGANISMS = {
-    CONFIG.model(model).path.name: (CONFIG.model(model).cases[0], CONFIG.model(model).corpus, CONFIG.model(model).width)
-    for model in CONFIG.on_request
-    if model in MODELS and CONFIG.model(model).role != "random"
+    entry.path.name: {"case": entry.cases[0], "twin": entry.corpus, "width": entry.width, "steps": entry.steps}
+    for model, entry in CONFIG.models.items()
+    if model in CONFIG.on_request and model in MODELS and entry.role != "random"
 }
 PAIRS = [(model, case) for model in SHOWN for case in MODELS[model]]
 RUN = "data/runs/{model}/{case}"
@@ -977,11 +977,9 @@ rule grow_organism:
         runtime=60,
     params:
         stated=lambda w: contents_hash(
-            Path("experiments") / ORGANISMS[w.model][0], "mechanism.yaml", "twins/*.yaml", "prompts.csv"
+            Path("experiments") / ORGANISMS[w.model]["case"], "mechanism.yaml", "twins/*.yaml", "prompts.csv"
         ),
-        of=lambda w: [
-            f"--{option}={name}" for option, name in zip(("case", "twin", "width"), ORGANISMS[w.model]) if name
-        ],
+        of=lambda w: [f"--{option}={value}" for option, value in ORGANISMS[w.model].items() if value],
     message:
         "{wildcards.model}: growing and certifying it"
     shell:

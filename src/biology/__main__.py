@@ -135,7 +135,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "grow": (growth.grow, GROWTH),
         "certify": (growth.certify, GROWTH | JSON),
         "cards": (growth.cards, GROWTH),
-        "prompts": (growth.prompts, CASE),
+        "prompts": (housekeeping.prompts, CASE),
     },
     "Case files": {
         "new-case": (housekeeping.new_case, NEW_CASE),

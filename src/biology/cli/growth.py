@@ -24,6 +24,7 @@ from biology.provenance import PACKAGE
 if TYPE_CHECKING:
     import pandas as pd
 
+    from biology.cases.mechanism import Mechanism
     from biology.corpora.corpus import Corpus
 
 Arguments = argparse.Namespace
@@ -91,7 +92,7 @@ def grow(args: Arguments) -> None:
     start_torch(threads)
     import torch
 
-    from biology.cases.mechanism import load_mechanism, mechanism_path, twins_of
+    from biology.cases.mechanism import twins_of
     from biology.corpora.corpus import WORDS
     from biology.grammar import unknown
     from biology.organisms.cards import TRIALS, with_trial
@@ -118,6 +119,8 @@ def grow(args: Arguments) -> None:
                 f"--width {args.width}: the {recipe.n_heads} heads need a multiple of {2 * recipe.n_heads}."
             )
         recipe = replace(recipe, d_model=args.width, d_mlp=args.width * recipe.d_mlp // recipe.d_model)
+    if args.steps:
+        recipe = replace(recipe, steps=args.steps)
     here = _checkout(args)
     if args.twin is not None and args.twin not in (stated := twins_of(here, args.case or "")):
         raise InputError(f"--twin: {unknown('twin', args.twin, stated, of=f'the case {args.case}')}")
@@ -126,11 +129,7 @@ def grow(args: Arguments) -> None:
     work, made_of = WORK / folder.name, {"corpus": name or str(args.case), "words": words}
     lessons = {}
     for case in recipe.lessons if isinstance(recipe, Planting) else ():
-        stated, mechanism = mechanism_path(here, case, args.twin or name), load_mechanism(here, case, args.twin or name)
-        if mechanism is None:
-            raise InputError(
-                f"{stated}: no such file: write the mechanism that is to be planted there (docs/explanation/planting.md)."
-            )
+        mechanism, stated = _stated(here, case, args.twin or name, "write the mechanism that is to be planted there")
         check_mechanism(here, case, args.twin or name)
         lessons[case] = mechanism, _lesson(corpus, case)
         made_of[case] = artefacts.contents_hash(stated.parent, stated.name)[:16]
@@ -159,7 +158,7 @@ def certify(args: Arguments) -> None:
     start_torch(PLANTING_THREADS)
     import pandas as pd
 
-    from biology.cases.mechanism import CausalModel, load_mechanism, mechanism_path, twins_of
+    from biology.cases.mechanism import CausalModel, twins_of
     from biology.models.model import load_model
     from biology.organisms.certificate import certify as certified
     from biology.records import InputError
@@ -172,9 +171,7 @@ def certify(args: Arguments) -> None:
     for case in record["recipe"].get("lessons", {}):
         # a twin is also tested for the mechanism that it lacks
         for twin in ("", *(one for one in twins_of(here, case) if one == name)):
-            mechanism, stated = load_mechanism(here, case, twin), mechanism_path(here, case, twin)
-            if mechanism is None:
-                raise InputError(f"{stated}: no such file: {folder} was planted with it.")
+            mechanism, stated = _stated(here, case, twin, f"{folder} was planted with it")
             table = certified(model, case, CausalModel(mechanism, _lesson(corpus, case), str(stated)))
             rows.append(table.assign(mechanism=twin or case))
     if not rows:
@@ -182,6 +179,17 @@ def certify(args: Arguments) -> None:
     found = pd.concat(rows)
     artefacts.write_text(folder / "certificate.csv", found.to_csv(index=False, lineterminator="\n"))
     print_table(found, getattr(args, "json", False))  # `organism` calls this too, and has no such option
+
+
+def _stated(root: Path, case: str, twin: str, why: str) -> tuple[Mechanism, Path]:
+    """The mechanism of a case, or of a twin, and its file. If there is none, the error says why it is needed."""
+    from biology.cases.mechanism import load_mechanism, mechanism_path
+    from biology.records import InputError
+
+    path, mechanism = mechanism_path(root, case, twin), load_mechanism(root, case, twin)
+    if mechanism is None:
+        raise InputError(f"{path}: no such file: {why} (docs/explanation/planting.md).")
+    return mechanism, path
 
 
 def _without_sets(folder: Path) -> None:
@@ -306,17 +314,6 @@ def cards(args: Arguments) -> None:
     artefacts.write_text(folder / "README.md", card)
     if record.get("corpus") in WILD:  # the whole of it
         artefacts.write_text(WORDS / "README.md", data_card(corpus))
-
-
-def prompts(args: Arguments) -> None:
-    """write the prompt sets of a case that are made from the corpus"""
-    from biology.config import config_file
-    from biology.corpora.corpus import Corpus
-    from biology.corpora.prompts import prompt_sets
-
-    folder = config_file(args.config).parent / "experiments" / args.case
-    for name, frame in prompt_sets(args.case, Corpus()).items():
-        artefacts.write_text(folder / name, frame.to_csv(index=False, lineterminator="\n"))
 
 
 def _state_prompts(corpus: Corpus) -> pd.DataFrame:

@@ -70,6 +70,17 @@ def scoreboard(args: Arguments) -> None:
         artefacts.write_text(path, text)
 
 
+def prompts(args: Arguments) -> None:
+    """write the prompt sets of a case that are made from the corpus"""
+    from biology.config import config_file
+    from biology.corpora.corpus import Corpus
+    from biology.corpora.prompts import prompt_sets
+
+    folder = config_file(args.config).parent / "experiments" / args.case
+    for name, frame in prompt_sets(args.case, Corpus()).items():
+        artefacts.write_text(folder / name, frame.to_csv(index=False, lineterminator="\n"))
+
+
 def explain(args: Arguments) -> None:
     """tell a case in English: prompts, supernodes, experiments, claims; or one claim; without either, the words of case files"""
     from biology.report.explanation import case_told, mechanism_told, words_page
