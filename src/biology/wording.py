@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterable
 from typing import Any
 
 from markupsafe import Markup
@@ -54,6 +55,12 @@ def points(value: float) -> str:
 def visible(text: str) -> str:
     """A prompt or token with its line breaks made visible."""
     return text.replace("\n", "↵")
+
+
+def listed(words: Iterable[object], last: str = "and") -> str:
+    """Words in a row: "a, b and c"; "nothing" if there are none."""
+    *rest, end = [str(word) for word in words] or ["nothing"]
+    return f"{', '.join(rest)} {last} {end}" if rest else end
 
 
 def embed(data: Any) -> Markup:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 from biology.arms import CONTROLS
 from biology.cases.case import Case
@@ -39,6 +39,7 @@ from biology.cases.mechanism import Absent, Mechanism
 from biology.cases.positions import FORMS as POSITIONS
 from biology.cases.positions import FOUND, Position
 from biology.cases.rules import Stream, SupernodeRule
+from biology.wording import listed
 
 PAGE = "docs/reference/case_files.md"
 """Path of `words_page` in a checkout."""
@@ -130,22 +131,17 @@ def _said(form: Form) -> str:
 
 def _asking(kinds: Sequence[str]) -> str:
     line = " with a `line`" if "with a line" in kinds else " without a `line`" if set(kinds) & set(WRITING) else ""
-    return _listed([f"`{kind}`" for kind in kinds if kind != "with a line"]) + line
+    return listed([f"`{kind}`" for kind in kinds if kind != "with a line"]) + line
 
 
 def _beside(form: Form) -> str:
     told = [f"; has the control `{arm}` by itself" for arm in form.beside]
-    told += [f"; controls {_listed([f'`{arm}`' for arm in form.controls])}"] if form.controls is not None else []
+    told += [f"; controls {listed([f'`{arm}`' for arm in form.controls])}"] if form.controls is not None else []
     return "".join(told)
 
 
 def _listed_by(kinds: Sequence[str]) -> str:
-    return f"Listed by {_listed([f'`{kind}`' for kind in kinds])}." if kinds else "Comes by itself."
-
-
-def _listed(words: Iterable[object], last: str = "and") -> str:
-    *rest, end = [str(word) for word in words] or ["nothing"]
-    return f"{', '.join(rest)} {last} {end}" if rest else end
+    return f"Listed by {listed([f'`{kind}`' for kind in kinds])}." if kinds else "Comes by itself."
 
 
 # One case --------------------------------------------------------------------------------------------------------------
@@ -157,7 +153,7 @@ def case_told(case: Case, claims: Sequence[Claim]) -> str:
     for name, prompt in case.prompts.items():
         lines += [f"{name}: {prompt.text!r} is answered by {prompt.answer!r} ({prompt.split})."]
         lines += (
-            [f"    {_listed(f'{factor} {level!r}' for factor, level in prompt.factors.items())}"]
+            [f"    {listed(f'{factor} {level!r}' for factor, level in prompt.factors.items())}"]
             if prompt.factors
             else []
         )
@@ -178,7 +174,7 @@ def case_told(case: Case, claims: Sequence[Claim]) -> str:
     for claim in claims:
         lines += claim_told(claim)
     own = own_figures(case.folder)
-    lines += ["", f"Figures: {_listed(case.figures)}." + (f" Its own are {_listed(own)}." if own else "")]
+    lines += ["", f"Figures: {listed(case.figures)}." + (f" Its own are {listed(own)}." if own else "")]
     return "\n".join(lines)
 
 
@@ -214,7 +210,7 @@ def _absent_told(absent: Absent) -> str:
     elif absent.takes is not None:
         told = f"the answer is that for {absent.takes}"
     else:
-        told = f"every answer with the same {_listed(absent.shares or ())} is as probable"
+        told = f"every answer with the same {listed(absent.shares or ())} is as probable"
     return told + (f", but for prompts with a {absent.spares}" if absent.spares else "")
 
 
@@ -237,10 +233,10 @@ def rule_told(rule: SupernodeRule) -> str:
     if rule.factor is not None:
         where = "at a token that is found" if rule.at == FOUND else rule.at.meaning
         told = f"the features that {where} tell the prompt's {rule.factor} from others"
-    told += f", and on {_listed(rule.active_on)}" if rule.active_on else ""
-    told += f", and not on {_listed(rule.silent_on, 'or')}" if rule.silent_on else ""
+    told += f", and on {listed(rule.active_on)}" if rule.active_on else ""
+    told += f", and not on {listed(rule.silent_on, 'or')}" if rule.silent_on else ""
     if rule.operands is not None:
-        digit = f" and is about {_listed(rule.operands.digit, 'or')}" if rule.operands.digit else ""
+        digit = f" and is about {listed(rule.operands.digit, 'or')}" if rule.operands.digit else ""
         where = f" {rule.operands.at.meaning}" if rule.operands.at else ""
         told += f", and whose operand plot{where} shows the family {rule.operands.family}{digit}"
     told += f", in layers {rule.layers[0]} to {rule.layers[1]}" if rule.layers else ""
@@ -251,9 +247,9 @@ def rule_told(rule: SupernodeRule) -> str:
         told += f", also of those that share its {rule.within}" if rule.within else ""
         told += f"; at least {rule.precision:.0%} of those on which it fires have this one" if rule.precision else ""
         told += f". Chosen on {'development prompts' if rule.split == 'dev' else 'prompts of both splits'}"
-        told += f" that differ from the scored one in {_listed(rule.apart)}." if rule.apart else "."
+        told += f" that differ from the scored one in {listed(rule.apart)}." if rule.apart else "."
     for verb, words in (("promotes", rule.promotes), ("does not promote", rule.spares)):
-        told += f" Each {verb} {_listed(words, 'or')} among its first {rule.top} tokens." if words else ""
+        told += f" Each {verb} {listed(words, 'or')} among its first {rule.top} tokens." if words else ""
     told += f" At most {rule.most} are kept." if rule.most else ""
     return told + (_found_told(rule) if rule.at == FOUND else "")
 
@@ -261,7 +257,7 @@ def rule_told(rule: SupernodeRule) -> str:
 def _found_told(rule: SupernodeRule) -> str:
     """How position and layers are found, in English."""
     first, *others = rule.among
-    places = _listed((at.meaning for at in rule.among), "or")
+    places = listed((at.meaning for at in rule.among), "or")
     if others:
         which = f"The token is found on development prompts, {places}, and so are the layers"
     else:
@@ -269,12 +265,12 @@ def _found_told(rule: SupernodeRule) -> str:
     return (
         f" {which}: where an "
         f"exchange of what the MLPs wrote for that of prompts with another {rule.factor} most often moves the answer to the one for that "
-        f"{rule.factor} and the prompt's own {_listed(rule.keeps)}. If hardly any does, it is {first.meaning}, in all layers."
+        f"{rule.factor} and the prompt's own {listed(rule.keeps)}. If hardly any does, it is {first.meaning}, in all layers."
     )
 
 
 def stream_told(stream: Stream) -> str:
-    apart = f", from prompts that differ in {_listed(stream.apart)}" if stream.apart else ""
+    apart = f", from prompts that differ in {listed(stream.apart)}" if stream.apart else ""
     wanted = f"the prompt's {stream.expected}" if stream.expected else "the donor's answer"
     return (
         f"on {_of(stream.only)}, the mean residual stream of prompts with the {stream.factor} of the donor (column {stream.donor}){apart}, "
@@ -284,7 +280,7 @@ def stream_told(stream: Stream) -> str:
 
 def _of(only: dict[str, str]) -> str:
     return "the scored prompts" + (
-        f" with {_listed(f'{factor} {level}' for factor, level in only.items())}" if only else ""
+        f" with {listed(f'{factor} {level}' for factor, level in only.items())}" if only else ""
     )
 
 
@@ -293,8 +289,8 @@ def experiment_told(one: Measurement) -> str:
     told = f"on {_of(one.only)}, {_done(one)}."
     if isinstance(one, Perturbation):
         grid = len(one.strengths) * len(one.depths) > 1
-        layers = _listed((f"{depth:.0%}" for depth in one.depths), "or")
-        told += f" M is {_listed((f'{m:g}' for m in one.strengths), 'or')}, in the lowest {layers} of the layers"
+        layers = listed((f"{depth:.0%}" for depth in one.depths), "or")
+        told += f" M is {listed((f'{m:g}' for m in one.strengths), 'or')}, in the lowest {layers} of the layers"
         told += (
             f": development prompts choose the weakest at which {one.outcomes[0]} {one.direction}s nearly as much beyond its control as at any."
             if grid
@@ -311,7 +307,7 @@ def experiment_told(one: Measurement) -> str:
         told += " All strengths are run on held-out prompts too, for the dose curve." if one.dose else ""
     if isinstance(one, Perturbation | Exchange):
         told += _line_told(one.line) if one.line else ""
-        told += f" Shown on {_listed(one.prompts)}." if one.prompts else ""
+        told += f" Shown on {listed(one.prompts)}." if one.prompts else ""
     return told
 
 
@@ -346,7 +342,7 @@ def _done(one: Measurement) -> str:
         case Reuse():
             return f"the activity of {one.of[0]} is compared with that on the plain prompt"
         case Sharing():
-            of = f"the members of {_listed(one.of)}" if one.of else "active features"
+            of = f"the members of {listed(one.of)}" if one.of else "active features"
             return f"{of} are compared with those of translations"
         case Contrast():
             taken = f"{one.share:g} times {one.of[1]}" if one.share != 1 else one.of[1]
@@ -356,7 +352,7 @@ def _done(one: Measurement) -> str:
         case Separation():
             return f"the first outcome of {one.of[0]} is compared with that on {_of(one.against)}"
         case Signs():
-            return f"the effects of {_listed(one.of)} are compared with the signs of the attribution graph"
+            return f"the effects of {listed(one.of)} are compared with the signs of the attribution graph"
         case Scale():
             return f"{one.of[0]}, above its control shuffle, is compared with the same on a smaller model"
     raise TypeError(type(one).__name__)
@@ -394,6 +390,6 @@ def part_told(part: Part) -> str:
         way = "falls" if part.direction == "decrease" else "is above zero"
         told = f"{measured} {way} by {part.minimum:g} at least; it is refuted where the interval lies below {part.minimum / 2:g}"
     if part.specificity is not None:
-        told += f"; {part.specificity.ratio:g} times as much as {_listed(part.specificity.arms)} at least"
+        told += f"; {part.specificity.ratio:g} times as much as {listed(part.specificity.arms)} at least"
     told += "".join(f"; {arm} at most {bound:g}" for arm, bound in part.ceiling.items())
     return told + "."

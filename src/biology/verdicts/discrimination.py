@@ -17,7 +17,7 @@ the twins were trained. With shuffled transcoders nothing should be replicated.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import pandas as pd
@@ -27,6 +27,7 @@ from biology.cases.claim_file import load_claims
 from biology.config import SHOWN_ROLES, Config
 from biology.tables import read_table
 from biology.verdicts.robustness import false_by_construction, read_expected
+from biology.wording import listed
 
 COLUMNS = ["model", "case", "claim", "verdict", "discriminates", "why"]
 
@@ -69,18 +70,18 @@ def _judged(verdict: str, elsewhere: Mapping[str, str], lacking: set[str], roles
             "of which nothing had been said": unsaid,
         }
         shared = (
-            f"replicated on {'; '.join(f'{_listed(names)}, {kind}' for kind, names in kinds.items() if names)}, too."
+            f"replicated on {'; '.join(f'{listed(names)}, {kind}' for kind, names in kinds.items() if names)}, too."
         )
         if apart and too == unsaid:
-            return {"discriminates": "partly", "why": f"It tells the model from {_listed(apart)}, but is {shared}"}
+            return {"discriminates": "partly", "why": f"It tells the model from {listed(apart)}, but is {shared}"}
         return {"discriminates": "no", "why": f"It is {shared}"}
     if apart:
         return {
             "discriminates": "yes",
-            "why": f"It is replicated here, and not on {_listed(apart)}, said beforehand to lack it.",
+            "why": f"It is replicated here, and not on {listed(apart)}, said beforehand to lack it.",
         }
     if lacking and verdict != "replicated":
-        others = _listed([name for name in elsewhere if name in lacking])
+        others = listed([name for name in elsewhere if name in lacking])
         return {
             "discriminates": "unknown",
             "why": f"It is replicated neither here nor on {others}, said beforehand to lack it.",
@@ -88,15 +89,11 @@ def _judged(verdict: str, elsewhere: Mapping[str, str], lacking: set[str], roles
     return {"discriminates": "unknown", "why": "Of no twin that was judged it had been said that it lacks this."}
 
 
-def _listed(names: Sequence[str]) -> str:
-    return " and ".join(filter(None, [", ".join(names[:-1]), names[-1]]))
-
-
 def _said(root: Path, config: Config) -> set[tuple[str, str]]:
     """The (twin, claim) pairs for which it was written, before the twin was trained, that the twin does not replicate the
     claim."""
-    listed = root / "experiments/twins.csv"
-    rows = read_expected(listed) if listed.is_file() else []
+    path = root / "experiments/twins.csv"
+    rows = read_expected(path) if path.is_file() else []
     said = {
         (name, row["claim"])
         for name, entry in config.models.items()
