@@ -60,13 +60,13 @@ def renamed(rows: list[dict]) -> list[dict]:
 
 def crossing_of_another(experiments: dict) -> dict:
     """Where another swap takes over."""
-    another = {**experiments["swap"], "suppress": 0.25}
+    another = {**experiments["swap"], "inhibit_share": 0.25}
     return {**experiments, "another": another, "crossing": {**experiments["crossing"], "of": ["another"]}}
 
 
 def at_the_thing(rule: dict) -> dict:
     """A rule that says where its supernode is."""
-    return {key: value for key, value in rule.items() if key not in ("among", "keeps")} | {"at": "factor:thing"}
+    return {key: value for key, value in rule.items() if key not in ("among", "given")} | {"at": "factor:thing"}
 
 
 EXPERIMENTS, NODES = "case/experiments", "case/supernodes"
@@ -81,21 +81,21 @@ MOVING: dict[str, list[Edit]] = {
         things(f"{NODES}/held/among", ["1", "factor:thing"]),
         things(f"{NODES}/held/among", ["factor:thing", "1"]),
     ],
-    "SupernodeRule.keeps": [things(f"{NODES}/held/keeps", ["relation"])],
+    "SupernodeRule.given": [things(f"{NODES}/held/given", ["relation"])],
     "SupernodeRule.factor": [places(f"{NODES}/own/factor", "relation")],
     "SupernodeRule.precision": [places(f"{NODES}/own/precision", 0.7)],
     "SupernodeRule.recall": [places(f"{NODES}/own/recall", 0.4)],
-    "SupernodeRule.elsewhere": [places(f"{NODES}/own/elsewhere", 0.1)],
+    "SupernodeRule.false_positive_rate": [places(f"{NODES}/own/false_positive_rate", 0.1)],
     "SupernodeRule.within": [places(f"{NODES}/own", lambda rule: {**rule, "within": "relation"})],
     "SupernodeRule.split": [places(f"{NODES}/own/split", "dev")],
-    "SupernodeRule.apart": [places(f"{NODES}/own/apart", ["fold", "relation"])],
+    "SupernodeRule.across": [places(f"{NODES}/own/across", ["fold", "relation"])],
     "SupernodeRule.active_on": [places(f"{NODES}/hinted/active_on", [])],
     "SupernodeRule.silent_on": [places(f"{NODES}/hinted/silent_on", [])],
     "SupernodeRule.promotes": [places(f"{NODES}/watched/promotes", ["w5"])],
-    "SupernodeRule.spares": [places(f"{NODES}/watched/spares", ["w3", "w40", "w41", "w42"])],
+    "SupernodeRule.not_promotes": [places(f"{NODES}/watched/not_promotes", ["w3", "w40", "w41", "w42"])],
     "SupernodeRule.top": [places(f"{NODES}/watched/top", 12)],
     "SupernodeRule.layers": [places(f"{NODES}/watched/layers", [1, 1])],
-    "SupernodeRule.most": [places(f"{NODES}/own/most", 2)],
+    "SupernodeRule.max_members": [places(f"{NODES}/own/max_members", 2)],
     "SupernodeRule.operands": [sums(f"{NODES}/first/operands", GONE)],
     "OperandCondition.family": [sums(f"{NODES}/sum/operands/family", "sum")],
     "OperandCondition.digit": [sums(f"{NODES}/sum/operands/digit", ["range"])],
@@ -125,28 +125,28 @@ MOVING: dict[str, list[Edit]] = {
     "Perturbation.direction": [places(f"{EXPERIMENTS}/hinted/direction", "increase")],
     "Perturbation.attention": [places(f"{EXPERIMENTS}/live/attention", "frozen")],
     "Perturbation.cut_direct": [places(f"{EXPERIMENTS}/swap/cut_direct", True)],
-    "Perturbation.elsewhere": [
-        places(f"{EXPERIMENTS}/hinted/elsewhere", "1"),
-        poems(f"{EXPERIMENTS}/suppress/elsewhere", "2"),
+    "Perturbation.control_position": [
+        places(f"{EXPERIMENTS}/hinted/control_position", "1"),
+        poems(f"{EXPERIMENTS}/suppress/control_position", "2"),
     ],
     "Perturbation.sites": [poems(f"{EXPERIMENTS}/suppress/sites", ["2"])],
     "Perturbation.protocol": [places(f"{EXPERIMENTS}/held/protocol", "constrained")],
-    "Perturbation.line": [poems(f"{EXPERIMENTS}/inject/line", {"ends": "word", "family": "family", "most": 2})],
+    "Perturbation.line": [poems(f"{EXPERIMENTS}/inject/line", {"ends": "word", "family": "family", "max_words": 2})],
     "Inhibit.inhibit": [places(f"{EXPERIMENTS}/live/inhibit", "hinted")],
     "Inject.inject": [places(f"{EXPERIMENTS}/far/inject", "watched")],
     "Swap.inhibit": [places(f"{EXPERIMENTS}/swap/inhibit", "watched")],
     "Swap.inject": [places(f"{EXPERIMENTS}/swap/inject", "watched")],
-    "Swap.suppress": [places(f"{EXPERIMENTS}/swap/suppress", 0)],
+    "Swap.inhibit_share": [places(f"{EXPERIMENTS}/swap/inhibit_share", 0)],
     "Line.ends": [poems(f"{EXPERIMENTS}/suppress/line/ends", "first")],
     "Line.family": [poems(f"{EXPERIMENTS}/suppress/line/family", "set")],
-    "Line.least": [poems(f"{EXPERIMENTS}/inject/line/least", 2)],
-    "Line.most": [poems(f"{EXPERIMENTS}/suppress/line/most", 2)],
+    "Line.min_words": [poems(f"{EXPERIMENTS}/inject/line/min_words", 2)],
+    "Line.max_words": [poems(f"{EXPERIMENTS}/suppress/line/max_words", 2)],
     "Line.forced": [poems(f"{EXPERIMENTS}/inject/line/forced", {"1": "word"})],
     "Line.hidden": [poems(f"{EXPERIMENTS}/suppress/line/hidden", True)],
     "Line.samples": [poems(f"{EXPERIMENTS}/suppress/line/samples", 2)],
-    "Exchange.line": [poems(f"{EXPERIMENTS}/resample/line", {"ends": "word", "family": "family", "most": 2})],
+    "Exchange.line": [poems(f"{EXPERIMENTS}/resample/line", {"ends": "word", "family": "family", "max_words": 2})],
     "Exchange.at": [poems(f"{EXPERIMENTS}/resample/at", "1")],
-    "Exchange.elsewhere": [poems(f"{EXPERIMENTS}/resample/elsewhere", "1")],
+    "Exchange.control_position": [poems(f"{EXPERIMENTS}/resample/control_position", "1")],
     "Graph.through": [places(f"{EXPERIMENTS}/graph/through", "watched")],
     "Graph.source": [places(f"{EXPERIMENTS}/graph/source", "second")],
     "Structure.template": [sums(f"{EXPERIMENTS}/made_of/template", "a")],
@@ -220,12 +220,12 @@ IDLE: dict[str, list[Edit]] = {
     ],
     "SupernodeRule.label": [places(f"{NODES}/own/label", "called {word}"), poems(f"{NODES}/plan/label", "plan")],
     "SupernodeRule.among": [things(f"{NODES}/unread/among", ["1", "factor:thing"])],
-    "SupernodeRule.keeps": [things(f"{NODES}/held/keeps", ["relation", "copy"])],
+    "SupernodeRule.given": [things(f"{NODES}/held/given", ["relation", "copy"])],
     "SupernodeRule.top": [places(f"{NODES}/alone/top", 50)],
     "SupernodeRule.promotes": [places(f"{NODES}/alone/promotes", ["w5", "answers"])],
-    "SupernodeRule.spares": [places(f"{NODES}/alone/spares", ["w3"])],
+    "SupernodeRule.not_promotes": [places(f"{NODES}/alone/not_promotes", ["w3"])],
     "Stream.factor": [places("case/streams/place/factor", "relation")],
-    "Stream.apart": [places("case/streams/place/apart", [])],
+    "Stream.across": [places("case/streams/place/across", [])],
     "Stream.donor": [places("case/streams/place/donor", "far_donor")],
     "Stream.expected": [places("case/streams/place/expected", GONE)],
     "Stream.only": [places("case/streams/place/only", {})],
@@ -234,7 +234,7 @@ IDLE: dict[str, list[Edit]] = {
     "Perturbation.strengths": [places(f"{EXPERIMENTS}/unread/strengths", [0.5])],
     "Perturbation.depths": [places(f"{EXPERIMENTS}/unread/depths", [0.5, 1.0])],
     "Perturbation.direction": [places(f"{EXPERIMENTS}/far/direction", "decrease")],  # of one strength, at one depth
-    "Perturbation.elsewhere": [places(f"{EXPERIMENTS}/far/elsewhere", "2")],
+    "Perturbation.control_position": [places(f"{EXPERIMENTS}/far/control_position", "2")],
     "Perturbation.donor": [places(f"{EXPERIMENTS}/held/donor", "far_donor")],
     "Perturbation.dose": [places(f"{EXPERIMENTS}/hinted/dose", True), poems(f"{EXPERIMENTS}/suppress/dose", False)],
     "Perturbation.sites": [poems(f"{EXPERIMENTS}/inject/sites", [])],

@@ -57,8 +57,8 @@ def test_every_case_of_the_repository_loads(name):
         ("kind: inhibit", "kind: inhibit\n    only: {citty: Dallas}", r"inhibit_texas\.only: unknown factor 'citty'"),
         (
             "kind: inhibit",
-            "kind: inhibit\n    elsewhere: best",
-            r"inhibit_texas: `elsewhere: best` needs `sites` to choose",
+            "kind: inhibit\n    control_position: best",
+            r"inhibit_texas: `control_position: best` needs `sites` to choose",
         ),
     ],
     ids=lambda value: value[:20],

@@ -16,17 +16,17 @@ prompt_set: prompts.csv
 operands: {first: a, second: b, only: {set: sums}}
 extended: {brackets: {set: [brackets], kind: [double], kind_donor: []}}
 supernodes:
-  bridge: {label: "{place}", at: last, factor: place, apart: [city], precision: 0.2}
+  bridge: {label: "{place}", at: last, factor: place, across: [city], precision: 0.2}
   bridge_any: {label: "say {answer}", at: "factor:city", promotes: [answer], top: 5, layers: [1, 2]}
-  held: {at: found, factor: place, among: [last, "factor:relation"], keeps: [relation, set]}
+  held: {at: found, factor: place, among: [last, "factor:relation"], given: [relation, set]}
   named: {at: "token:is", active_on: [dallas], silent_on: [oakland]}
   lookup: {at: last, operands: {family: lookup, at: "-2"}}
   sum: {at: last, operands: {family: sum}}
 streams:
-  place: {factor: place, apart: [city], only: {set: states}}
+  place: {factor: place, across: [city], only: {set: states}}
 experiments:
   graph: {kind: graph, through: bridge, source: city, only: {set: states}, outcomes: [path_share]}
-  inhibit: {kind: inhibit, inhibit: bridge, only: {set: states}, strengths: [0, -1], depths: [0.5, 1.0], dose: true, elsewhere: "token:containing", controls: [match, position], outcomes: ["activation:bridge", "level_top1:place", advantage, answer_logit], prompts: [dallas]}
+  inhibit: {kind: inhibit, inhibit: bridge, only: {set: states}, strengths: [0, -1], depths: [0.5, 1.0], dose: true, control_position: "token:containing", controls: [match, position], outcomes: ["activation:bridge", "level_top1:place", advantage, answer_logit], prompts: [dallas]}
   swap: {kind: swap, inhibit: bridge, inject: bridge_any, only: {set: states}, strengths: [1, 2], dose: true, controls: [match, donor], outcomes: [donor_top1, donor_probability, answer_probability]}
   ask: {kind: inject, inject: bridge, donor: kind_donor, only: {set: brackets}, strengths: [2], outcomes: [donor_top1]}
   sums: {kind: inhibit, inhibit: sum, only: {set: sums}, outcomes: [width, "kept:a+b"]}
@@ -40,7 +40,7 @@ experiments:
   sharing: {kind: sharing, of: [bridge], only: {set: words}, controls: [match, shuffle], outcomes: [shared, "default:en", "overlap:1"]}
   less: {kind: contrast, of: [inhibit, inhibit_again], outcomes: ["difference:advantage"]}
   inhibit_again: {kind: inhibit, inhibit: bridge_any, only: {set: states}, strengths: [0], outcomes: [advantage]}
-  away: {kind: inhibit, inhibit: held, only: {set: states}, elsewhere: "token:state", controls: [position], outcomes: [answer_top1]}
+  away: {kind: inhibit, inhibit: held, only: {set: states}, control_position: "token:state", controls: [position], outcomes: [answer_top1]}
   crossing: {kind: crossover, of: [swap], by: place, outcomes: [crossover_cv2]}
   told: {kind: separation, of: [graph], only: {place: Texas}, against: {place: Nevada}, outcomes: [auc_prompts]}
   signs: {kind: signs, of: [inhibit], only: {set: states}, controls: [shuffle], outcomes: [agreement]}
@@ -146,12 +146,12 @@ MISTAKES = [
     ("ends: place", "ends: plaice", "experiments.write.line.ends: unknown factor 'plaice'. Did you mean 'place'?"),
     ("forced: {0: city}", "forced: {0: ctiy}", "experiments.write.line.forced.0: unknown factor 'ctiy'. Did you mean 'city'?"),
     ("forced: {0: city}", "forced: {12: city}", "the line has no word 12"),
-    ("apart: [city], precision", "apart: [ctiy], precision", "supernodes.bridge.apart: unknown factor 'ctiy'. Did you mean 'city'?"),
+    ("across: [city], precision", "across: [ctiy], precision", "supernodes.bridge.across: unknown factor 'ctiy'. Did you mean 'city'?"),
     ('label: "{place}"', 'label: "{plaice}"', "supernodes.bridge.label: unknown factor 'plaice'. Did you mean 'place'?"),
     ("active_on: [dallas]", "active_on: [dalas]", "supernodes.named: unknown prompt 'dalas'. Did you mean 'dallas'?"),
     ("layers: [1, 2]", "layers: [2, 1]", "supernodes.bridge_any: layers: [2, 1] is not a range"),
-    ("apart: [city], precision: 0.2", "active_on: [dallas]", "supernodes.bridge: a rule with `factor` selects by levels"),
-    ("factor: place, apart: [city], precision: 0.2}", "precision: 0.2}", "supernodes.bridge: `precision` has no effect without `factor`"),
+    ("across: [city], precision: 0.2", "active_on: [dallas]", "supernodes.bridge: a rule with `factor` selects by levels"),
+    ("factor: place, across: [city], precision: 0.2}", "precision: 0.2}", "supernodes.bridge: `precision` has no effect without `factor`"),
     ("  lookup:", "  answer:", "supernodes.answer: 'answer' already has a meaning in the tables"),
     ('"token:containing", controls', '"token:contains", controls', "Did you mean 'token:containing'?"),
     ('"token:containing", controls', '"token:a", controls', "needs 'a' exactly once in prompt"),
@@ -191,27 +191,27 @@ MISTAKES = [
     ('among: [last, "factor:relation"]', 'among: [last, "factor:relaton"]', "supernodes.held.among: unknown factor 'relaton'. Did you mean 'relation'?"),
     ('among: [last, "factor:relation"]', "among: [last, found]", "supernodes.held.among.1: unknown position 'found'"),
     ('among: [last, "factor:relation"]', 'among: [last, "token:containin"]', "supernodes.held.among: position 'token:containin' needs 'containin' exactly once in prompt 's' of the prompt set"),
-    (", keeps: [relation, set]", "", "supernodes.held: `at: found` needs `keeps`: columns that determine the answer together with 'place'."),
-    ("keeps: [relation, set]", "keeps: [relaton]", "supernodes.held.keeps: unknown factor 'relaton'. Did you mean 'relation'?"),
-    ("keeps: [relation, set]", "keeps: [relation, relation]", "supernodes.held.keeps: 'relation' is listed twice"),
-    ("keeps: [relation, set]", "keeps: [place]", "supernodes.held: keeps: leave out 'place', whose level is exchanged."),
-    ("keeps: [relation, set]", "keeps: [relation], layers: [0, 1]", "supernodes.held: `at: found` finds the layers: leave out `layers`."),
+    (", given: [relation, set]", "", "supernodes.held: `at: found` needs `given`: columns that determine the answer together with 'place'."),
+    ("given: [relation, set]", "given: [relaton]", "supernodes.held.given: unknown factor 'relaton'. Did you mean 'relation'?"),
+    ("given: [relation, set]", "given: [relation, relation]", "supernodes.held.given: 'relation' is listed twice"),
+    ("given: [relation, set]", "given: [place]", "supernodes.held: given: leave out 'place', whose level is exchanged."),
+    ("given: [relation, set]", "given: [relation], layers: [0, 1]", "supernodes.held: `at: found` finds the layers: leave out `layers`."),
     ("at: found,", "at: last,", "supernodes.held: `among` has no effect without `at: found`."),
-    ('at: found, factor: place, among: [last, "factor:relation"],', "at: last, factor: place,", "supernodes.held: `keeps` has no effect without `at: found`."),
-    ('elsewhere: "token:state"', 'elsewhere: "factor:relation"', "experiments.away.elsewhere: supernode 'held' may be found at 'factor:relation' (`among`): choose a control position outside `among`."),
-    ('elsewhere: "token:state"', "elsewhere: found", "experiments.away.elsewhere: unknown position 'found'"),
+    ('at: found, factor: place, among: [last, "factor:relation"],', "at: last, factor: place,", "supernodes.held: `given` has no effect without `at: found`."),
+    ('control_position: "token:state"', 'control_position: "factor:relation"', "experiments.away.control_position: supernode 'held' may be found at 'factor:relation' (`among`): choose a control position outside `among`."),
+    ('control_position: "token:state"', "control_position: found", "experiments.away.control_position: unknown position 'found'"),
     ("through: bridge, only: {set: states}, sites: [\"1\"]", "through: held, only: {set: states}, sites: [last]", "experiments.census.sites: supernode 'held' may be found at 'last'"),
     # a value of another type
     ("donor: kind_donor", "donor: 4", "experiments.ask.donor: a name or text is expected here, not the number 4."),
     ("inject: bridge_any, ", "inject: 83, ", "experiments.swap.inject: a name or text is expected here, not the number 83."),
-    ("inject: bridge_any, ", "inject: bridge_any, suppress: 83, ", "experiments.swap.suppress: Input should be less than or equal to 1."),
-    ("inject: bridge_any, ", "inject: bridge_any, suppress: bridge, ", "experiments.swap.suppress: a number is expected here, not the text 'bridge'."),
+    ("inject: bridge_any, ", "inject: bridge_any, inhibit_share: 83, ", "experiments.swap.inhibit_share: Input should be less than or equal to 1."),
+    ("inject: bridge_any, ", "inject: bridge_any, inhibit_share: bridge, ", "experiments.swap.inhibit_share: a number is expected here, not the text 'bridge'."),
     ("city: Dallas", "city: 4", "prompts.dallas.factors.city: a name or text is expected here, not the number 4."),
-    ("apart: [city], precision", "apart: city, precision", "supernodes.bridge.apart: a list is expected here, not the text 'city'."),
+    ("across: [city], precision", "across: city, precision", "supernodes.bridge.across: a list is expected here, not the text 'city'."),
     ("of: [sharing]", "of: [4]", "experiments.sizes.of.0: a name or text is expected here, not the number 4."),
     ("by: place", "by: 4", "experiments.crossing.by: a name or text is expected here, not the number 4."),
     ("inhibit: sum", "inhibit: null", "experiments.sums.inhibit: a name or text is expected here, not nothing."),
-    ("dose: true, elsewhere", "dose: 0.5, elsewhere", "experiments.inhibit.dose: true or false is expected here, not the number 0.5."),
+    ("dose: true, control_position", "dose: 0.5, control_position", "experiments.inhibit.dose: true or false is expected here, not the number 0.5."),
     ("prompt_set: prompts.csv", "prompt_set: prompts.csv\nprompt_sets: {natural: prompts_naturl.csv}", "prompt_sets: there is no file"),
 ]  # fmt: skip
 

@@ -27,7 +27,7 @@ figures: []
 MECHANISM = """
 says: a thing becomes its colour at its own token, and the last token says it
 variables:
-  colour: {meaning: its colour, value: colour, at: "factor:thing", layers: [0, 1], apart: [thing], absent: {shares: []}}
+  colour: {meaning: its colour, value: colour, at: "factor:thing", layers: [0, 1], across: [thing], absent: {shares: []}}
 answer: {depends_on: [colour]}
 """
 COLOURS = ("red", "green", "dark blue")

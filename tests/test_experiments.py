@@ -57,7 +57,7 @@ def test_a_kind_demands_what_it_needs_and_knows_nothing_else(kind):
 
 
 def test_what_is_said_of_an_experiment_says_no_less_than_its_fields():
-    swap = experiment_of(**fields("swap"), suppress=0.5)
+    swap = experiment_of(**fields("swap"), inhibit_share=0.5)
     assert swap.held == ("a", "b") and swap.holds(2.0) == {"a": -1.0} and swap.injected == "b"
     inhibit = experiment_of(**fields("inhibit") | {"outcomes": ["answer_top1", "activation:c", "level_top1:d"]})
     assert inhibit.holds(-2.0) == {"a": -2.0} and inhibit.injected is None
@@ -77,7 +77,7 @@ def test_what_is_said_of_an_experiment_says_no_less_than_its_fields():
         ("inhibit", {"controls": ["donor"]}, "unknown control 'donor' of kind inhibit. Known: match, position, direction"),
         ("inhibit", {"outcomes": ["activaton:a"]}, "Did you mean 'activation:a'?"),
         ("inhibit", {"outcomes": ["overlap:2"]}, "unknown outcome 'overlap:2' of kind inhibit"),
-        ("inhibit", {"elsewhere": "tokn:is"}, "Did you mean 'token:is'?"),
+        ("inhibit", {"control_position": "tokn:is"}, "Did you mean 'token:is'?"),
         ("connectivity", {"outcomes": ["input:lookup>verb"]}, "unknown family 'verb'. Known: add, lookup, sum"),
         ("classes", {"outcomes": ["share:lookups"]}, "unknown family 'lookups'. Did you mean 'lookup'?"),
         ("contrast", {"outcomes": ["interaction:width"]}, "it is written interaction:<outcome>,<outcome>"),

@@ -48,12 +48,18 @@ def test_every_variable_and_truth_of_a_mechanism_is_told(name):
     assert {line.split()[0] for line in lines if line.split()[1:2] == ["is"]} >= set(mechanism.truth)
 
 
-FOUND = {"at": "found", "factor": "place", "among": ["last", "factor:city"], "keeps": ["relation"]}
+FOUND = {"at": "found", "factor": "place", "among": ["last", "factor:city"], "given": ["relation"]}
 
 
 def test_a_rule_and_a_part_are_sentences():
     rule = SupernodeRule(
-        factor="place", apart=("city",), recall=0.5, elsewhere=0.1, precision=0.2, spares=("answer",), top=50
+        factor="place",
+        across=("city",),
+        recall=0.5,
+        false_positive_rate=0.1,
+        precision=0.2,
+        not_promotes=("answer",),
+        top=50,
     )
     assert rule_told(rule) == (
         "the features that at the last token tell the prompt's place from others. Each fires on at least 50% of the selecting prompts "

@@ -13,7 +13,7 @@ from biology.records import InputError
 from biology.supernodes.grouping import group
 from biology.tables import table
 
-FOUND = {"factor": "place", "at": "found", "among": ["last", "factor:city"], "keeps": ["relation"]}
+FOUND = {"factor": "place", "at": "found", "among": ["last", "factor:city"], "given": ["relation"]}
 
 
 def case_of(**rules) -> Case:

@@ -65,7 +65,7 @@ def test_a_mean_is_apart_from_the_scored_prompt_too(model):
 
 
 def test_a_level_that_no_other_prompt_has_asks_no_model_anything(model, case):
-    stream = Stream(factor="city", apart=("city",), only={"set": "states"})
+    stream = Stream(factor="city", across=("city",), only={"set": "states"})
     with pytest.raises(InputError, match=r"streams\.city: no scored prompt has a mean.*shares city"):
         exchange_means(model, case.model_copy(update={"streams": {"city": stream}}))
 

@@ -12,7 +12,7 @@ from biology.records import InputError
 PLACES = """
 says: A city becomes its place, and the answer is looked up by place and relation.
 variables:
-  place: {meaning: its place, value: place, at: "factor:city", layers: [0, 1], apart: [city], absent: {shares: [relation]}}
+  place: {meaning: its place, value: place, at: "factor:city", layers: [0, 1], across: [city], absent: {shares: [relation]}}
   relation: {meaning: what is asked, value: relation, at: last, layers: [0, 1], absent: {says: place}}
 answer: {depends_on: [place, relation]}
 """
@@ -120,7 +120,7 @@ def test_expressions_hold_whole_numbers_and_nothing_else():
             ("absent: {says: place}", "absent: {says: place, shares: [place]}"),
             "one of 'shares', 'says', 'takes' and 'falls_to'",
         ),
-        (("layers: [0, 1], apart", "layers: [1, 0], apart"), "the first not after the last"),
+        (("layers: [0, 1], across", "layers: [1, 0], across"), "the first not after the last"),
         (("at: last", "at: lats"), "unknown position 'lats'"),
         (("meaning: its place", "meening: its place"), "meening"),
     ],

@@ -130,13 +130,14 @@ def test_a_prompt_without_a_donor_has_no_outcome_about_one(tiny_model):
 
 
 def test_a_swap_may_only_take_its_own_members_out(tiny_model):
-    """`suppress` is the share of M at which they are inhibited: by default all of it, at 0 they are at zero."""
+    """`inhibit_share` is the share of M at which they are inhibited: by default all of it, at 0 they are at zero."""
     context = toy_context(tiny_model("llama"), {"swap": SWAP})
     plain, same = (
-        context.edits(one, [1, 2], Setting(2.0, 2)).edits for one in (SWAP, SWAP.model_copy(update={"suppress": 1.0}))
+        context.edits(one, [1, 2], Setting(2.0, 2)).edits
+        for one in (SWAP, SWAP.model_copy(update={"inhibit_share": 1.0}))
     )
     assert torch.equal(plain.value, same.value)
-    taken_out = context.edits(SWAP.model_copy(update={"suppress": 0.0}), [1], Setting(2.0, 2)).edits
+    taken_out = context.edits(SWAP.model_copy(update={"inhibit_share": 0.0}), [1], Setting(2.0, 2)).edits
     mine = {(site.layer, site.feature) for site in context.sites["i0", "own"]}
     theirs = {(site.layer, site.feature) for site in context.sites[context.prompts["donor"][1], "own"]}
     held = zip(taken_out.layer.tolist(), taken_out.feature.tolist(), taken_out.value.tolist(), strict=True)
@@ -359,7 +360,7 @@ def test_what_is_missing_is_named(tiny_model):
 def test_a_swap_may_hold_back_the_old_features_less_and_take_donors_from_another_column(tiny_model):
     frame = prompts_frame()
     frame["other_donor"], frame["wrong_other_donor"] = frame["wrong_donor"], frame["donor"]
-    lenient = replace_experiment(SWAP, suppress=0.5, donor="other_donor", outcomes=("answer_probability",))
+    lenient = replace_experiment(SWAP, inhibit_share=0.5, donor="other_donor", outcomes=("answer_probability",))
     context = toy_context(tiny_model("llama"), {"swap": lenient}, prompts=frame)
     push = context.edits(lenient, [1], Setting(2.0, 2)).edits
     wrong = context.edits(lenient, [1], Setting(2.0, 2), wrong=True).edits

@@ -31,11 +31,11 @@ MECHANISM = {
     "variables": {
         "place": {
             "meaning": "its place", "value": "place", "at": "factor:city", "layers": [0, 1], "read": "unembedding",
-            "apart": ["city"], "absent": {"shares": ["relation"]},
+            "across": ["city"], "absent": {"shares": ["relation"]},
         },
         "relation": {
             "meaning": "what is asked", "value": "relation", "at": "last", "layers": [0, 1], "subspace": 8,
-            "apart": ["place"], "absent": {"says": "place"},
+            "across": ["place"], "absent": {"says": "place"},
         },
     },
     "answer": {"depends_on": ["place", "relation"]},
@@ -203,8 +203,8 @@ def case_of(**rules) -> Case:
     return Case(name="toy", folder=Path("toy"), paper=Paper(section="", url=""), prompts={}, supernodes=made)
 
 
-PLACE = {"factor": "place", "apart": ["city"], "keeps": ["relation"], "among": ["last", "3", "1"]}
-RELATION = {"factor": "relation", "apart": ["place"], "keeps": ["place"], "among": ["3", "1", "last"]}
+PLACE = {"factor": "place", "across": ["city"], "given": ["relation"], "among": ["last", "3", "1"]}
+RELATION = {"factor": "relation", "across": ["place"], "given": ["place"], "among": ["3", "1", "last"]}
 CITY = "3"  # its token, in each prompt
 
 
@@ -220,7 +220,7 @@ def test_a_planted_variable_is_found_where_it_was_planted(planted):
         assert rule.layers is not None and rule.layers[0] == 0 and rule.layers[1] <= lesson.sites[name].layers[-1]
         assert len(best) == 1 and best["accuracy"].iat[0] >= 0.9 and best["n"].iat[0] >= CITIES
         assert rule.model_copy(update={"at": "found", "layers": None}) == case.supernodes[name].model_copy(
-            update={"among": (), "keeps": ()}
+            update={"among": (), "given": ()}
         )  # all else is as it was
     assert find_sites(model, case, table_of(lesson), 0).equals(tried)
     backwards = find_sites(model, case_of(relation=RELATION, place=PLACE), table_of(lesson), 0)

@@ -133,7 +133,7 @@ def test_what_selects_is_never_scored(frame, scored):
 
 
 def test_a_scored_prompt_has_selecting_ones_of_other_cities_and_relations(frame, scored):
-    """What the rules of the case demand (`apart`) can be met: for every place prompts of both other folds are left."""
+    """What the rules of the case demand (`across`) can be met: for every place prompts of both other folds are left."""
     selecting = frame[frame["role"] == "select"]
     left = {key: len(group) for key, group in selecting.groupby(["place", "city_fold", "relation_fold"])}
     opposite = {"0": "1", "1": "0"}

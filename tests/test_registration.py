@@ -137,7 +137,7 @@ def test_a_registered_claim_changes_only_by_amendment(root):
 MECHANISM = """
 says: a city becomes its place, and the answer follows
 variables:
-  place: {meaning: its place, value: city, at: "factor:city", layers: [0, 1], apart: [city]}
+  place: {meaning: its place, value: city, at: "factor:city", layers: [0, 1], across: [city]}
 answer: {depends_on: [place]}
 truth:
   template-1: {truth: true, because: the place is a variable}
@@ -315,7 +315,7 @@ class Reading:
             read = {word.lstrip("<?") for word in words} | set(arms)
             return listed[rest[0]] in read or (key == "outcomes" and rest[0] == 0 and decided)
         return {
-            "prompts": False, "dose": "dose" in words, "sites": "sites" in words, "direction": decided, "elsewhere": "position" in arms,
+            "prompts": False, "dose": "dose" in words, "sites": "sites" in words, "direction": decided, "control_position": "position" in arms,
         }.get(key, True)  # fmt: skip
 
 
@@ -374,7 +374,7 @@ def edited(record, kind, path, value, names):
         del inner[last]
         return ADAPTERS[kind].validate_python(stated)
     if value == FOUND:  # what says where it may be found goes with it
-        stated = {key: one for key, one in stated.items() if key not in ("among", "keeps")}
+        stated = {key: one for key, one in stated.items() if key not in ("among", "given")}
         inner = stated
     for new in others(value, names):
         inner[last] = new

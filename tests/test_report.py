@@ -111,7 +111,7 @@ def test_strongest_paths_are_listed(page):
 def test_where_a_supernode_was_found_is_shown(page, root, tmp_path):
     assert "Where these supernodes are was found" not in page  # no rule of the case says so
     case = load_case(root, "multi_hop")
-    stated = {"at": "found", "factor": "place", "among": ["token:Dallas", "last"], "keeps": ["relation"]}
+    stated = {"at": "found", "factor": "place", "among": ["token:Dallas", "last"], "given": ["relation"]}
     rules = {name: SupernodeRule.model_validate(stated) for name in ("texas", "say_a_capital")}
     case = case.model_copy(update={"supernodes": case.supernodes | rules})
     rows = [
@@ -127,7 +127,7 @@ def test_where_a_supernode_was_found_is_shown(page, root, tmp_path):
     told = [[re.sub("<.*?>", "", cell) for cell in row] for row in cells]
     assert ["texas", "place", "last", "0 to 1", "40", "90%", "token:Dallas", "40%"] in told
     assert ["say a capital", "place", "token:Dallas (nothing found)", "all", "40", "2.0%", "last", "4.5%"] in told
-    said = "found by the rule {at: found, among: ['token:Dallas', last], keeps: [relation], factor: place}, on this model at last in layers 0 to 1."
+    said = "found by the rule {at: found, among: ['token:Dallas', last], given: [relation], factor: place}, on this model at last in layers 0 to 1."
     assert said in Reader(made).words
 
 

@@ -12,7 +12,7 @@ from biology.records import InputError
 EXPERIMENTS = Path(__file__).parent.parent / "experiments"
 CASE, CLAIMS, PROMPTS = "case.yaml", "claims.yaml", "prompts.csv"
 FLOWER = "flower-anniston,Fact: the flower of the state containing Anniston is,camellia,Alabama,heldout,score,states,Anniston,flower,Alabama,state,0,0,flower-las-cruces,flower-new-rochelle\n"
-LABEL, ANYWHERE = 'label: "{place}"', 'elsewhere: "token:containing"'
+LABEL, ANYWHERE = 'label: "{place}"', 'control_position: "token:containing"'
 FALLS = "outcome: answer_probability, control: match, direction: decrease, minimum: 0.3"
 SLIPS = [
     (CLAIMS, "inhibit_bridge, outcome: others_probability", "inhibit_city, outcome: others_probability", "unknown outcome 'others_probability' of inhibit_city"),
@@ -25,12 +25,12 @@ SLIPS = [
     (CLAIMS, "  registered: 2026-11-20", "  gate: correct_with_doner\n  registered: 2026-11-20", "Did you mean 'correct_with_donor'?"),
     (CASE, "    kind: graph", "\tkind: graph", r"character '\t' that cannot start any token"),
     (CASE, "  swap_foreign:", "  swap:", "key 'swap' is given twice"),
-    (CASE, "    inhibit: relation\n", "    inhibit: relation\n    suppress: 0.5\n", "experiments.inhibit_relation: unknown key 'suppress'"),
+    (CASE, "    inhibit: relation\n", "    inhibit: relation\n    inhibit_share: 0.5\n", "experiments.inhibit_relation: unknown key 'inhibit_share'"),
     (CASE, "depths: [0.1, 0.2, 0.4, 0.6, 0.8, 1.0]", "depths: [60, 80, 100]", "inhibit_relation.depths.0: Input should be less than or equal to 1"),
     (CASE, "only: {set: foreign}", "only: {set: foriegn}", "only.set: unknown level 'foriegn' of set. Did you mean 'foreign'?"),
-    (CASE, ANYWHERE, 'elsewhere: "token:the"', "exactly once in prompt 'flower-anniston' of the prompt set, where it stands 2 times"),
+    (CASE, ANYWHERE, 'control_position: "token:the"', "exactly once in prompt 'flower-anniston' of the prompt set, where it stands 2 times"),
     (CASE, "promotes: [answer], top", "promotes: [anwser], top", "supernodes.say_answer.promotes: unknown word 'anwser'. Did you mean 'answer'?"),
-    (CASE, "keeps: [relation]", "keeps: [relaton]", "supernodes.bridge.keeps: unknown factor 'relaton'. Did you mean 'relation'?"),
+    (CASE, "given: [relation]", "given: [relaton]", "supernodes.bridge.given: unknown factor 'relaton'. Did you mean 'relation'?"),
     (CASE, LABEL, 'label: "{place"', "supernodes.bridge.label: '{place' has an unmatched brace"),
     (CASE, "swap_panel-swap, swap_panel-swap_foreign", "swap_pannel-swap, swap_panel-swap_foreign", "figures: unknown figure 'swap_pannel'. Did you mean 'swap_panel'?"),
     (CASE, "donor: savannah, wrong_donor: dallas", "donor: oakland, wrong_donor: dallas", "prompt 'oakland': it is its own donor (column 'donor')"),

@@ -16,7 +16,7 @@ from biology.tables import read_table, write_table
 from biology.verdicts.registration import read_lock
 
 ROOT = Path(__file__).parents[1]
-FOUND = 'factor: city, at: found, among: [last, "factor:city"], keeps: [state], split: any'
+FOUND = 'factor: city, at: found, among: [last, "factor:city"], given: [state], split: any'
 VERDICTS = "reports/elegans/verdicts.csv"
 
 

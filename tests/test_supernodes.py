@@ -128,11 +128,11 @@ def test_apart_excludes_prompts_that_share_the_column(tiny_model):
         31: TEXAS & ~FOLD,
         32: TEXAS | (CALIFORNIA & FOLD),  # imprecise, but only on the fold that is left out
     }
-    apart = SupernodeRule(factor="place", split="any", apart=("fold",), precision=0.9, recall=0.9)
+    apart = SupernodeRule(factor="place", split="any", across=("fold",), precision=0.9, recall=0.9)
     finder = finder_of(tiny_model("llama"), {"apart": apart}, fires(planted))
     assert chosen(finder, apart, "texas16") == {31: 1.0, 32: 1.0}
     assert chosen(finder, apart, "texas17") == {30: 1.0}
-    together = apart.model_copy(update={"apart": ()})
+    together = apart.model_copy(update={"across": ()})
     assert chosen(finder_of(tiny_model("llama"), {"together": together}, fires(planted)), together, "texas16") == {}
 
 
@@ -182,8 +182,8 @@ def test_promotes_and_spares(tiny_model):
     level |= {"top": 1}
     assert found(**level, promotes=("answer",)) == {1}
     assert found(**level, promotes=("w86", "answers")) == {1, 2, 4}
-    assert found(**level, spares=("answer",)) == {2, 3, 4}
-    assert found(**level, spares=("answers",)) == {3, 4}  # all answers of the level, whoever's they are
+    assert found(**level, not_promotes=("answer",)) == {2, 3, 4}
+    assert found(**level, not_promotes=("answers",)) == {3, 4}  # all answers of the level, whoever's they are
     assert found(promotes=("answer",), top=1) == {1}  # without a factor: of what is active on the prompt itself
 
 
@@ -194,7 +194,10 @@ def test_what_a_member_may_promote_is_asked_of_every_prompt_and_not_of_the_first
     transcoders = planted_decoders(model, {1: answer["texas16"], 2: answer["texas17"], 3: 90})
     entries = fires(dict.fromkeys((1, 2, 3), TEXAS))
     level = {"factor": "place", "precision": 0.9, "recall": 0.9, "top": 1}
-    for limits, expected in (({"spares": ("answer",)}, ({2, 3}, {1, 3})), ({"promotes": ("answer",)}, ({1}, {2}))):
+    for limits, expected in (
+        ({"not_promotes": ("answer",)}, ({2, 3}, {1, 3})),
+        ({"promotes": ("answer",)}, ({1}, {2})),
+    ):
         rule = SupernodeRule(**level, **limits)
         finder = finder_of(model, {"rule": rule}, entries, transcoders=transcoders)
         assert tuple(set(chosen(finder, rule, item)) for item in ("texas16", "texas17")) == expected
@@ -211,7 +214,7 @@ def test_rules_on_named_prompts_layers_and_the_most(tiny_model):
     assert chosen(finder_of(model, {"r": deep}, entries), deep, "texas16") == {}
     assert len(chosen(finder_of(model, {"r": deep}, entries), SupernodeRule(layers=(0, 1)), "texas16")) == 3
     entries = fires({4: TEXAS & (NUMBER < 8), 5: TEXAS, 6: TEXAS & (NUMBER < 9)})
-    best = SupernodeRule(factor="place", recall=0.5, most=2)
+    best = SupernodeRule(factor="place", recall=0.5, max_members=2)
     assert chosen(finder_of(model, {"r": best}, entries), best, "texas16") == {5: 1.0, 6: 0.9}
 
 
@@ -278,7 +281,7 @@ def test_positions_that_are_not_there(tiny_model, at, message):
 
 @pytest.mark.parametrize(
     "rule",
-    [SupernodeRule(factor="plaice"), SupernodeRule(factor="place", apart=("flod",)), SupernodeRule(at="factor:cty")],
+    [SupernodeRule(factor="plaice"), SupernodeRule(factor="place", across=("flod",)), SupernodeRule(at="factor:cty")],
 )
 def test_a_factor_that_no_prompt_has_is_refused(tiny_model, rule):
     """It would else be a supernode without members, and a claim that fails without a reason."""

@@ -27,9 +27,9 @@ OUTCOMES = (
     "line_ends_own", "line_ends_donor", "line_ends_family", "line_ends_rhyme", "line_starts_donor", "answer_log_odds",
     "answer_moves", "ending_log_odds",
 )  # fmt: skip
-LINE = Line(ends="place", family="relation", most=6)
+LINE = Line(ends="place", family="relation", max_words=6)
 SWAP = experiment_of(kind="swap", inhibit="own", inject="own", strengths=(2.0,), line=LINE, outcomes=OUTCOMES)
-EXCHANGE = experiment_of(kind="exchange", line=LINE, outcomes=OUTCOMES, elsewhere="1", controls=("position",))
+EXCHANGE = experiment_of(kind="exchange", line=LINE, outcomes=OUTCOMES, control_position="1", controls=("position",))
 EVERYONE = list(range(1, 1 + ITEMS))  # the first prompt is the named one
 WORDS = {f"w{50 + i}": 54 + i for i in [*range(ITEMS), 7]}
 
@@ -74,7 +74,7 @@ def test_endings_are_the_levels_of_the_factor_and_lines_that_end_too_soon_do_not
     assert words.planned == [f"w{50 + (i + 1) % ITEMS}" for i in range(ITEMS)]
     assert words.rhymes[0] == {"w50", "w51", "w52"} and words.rhymes[5] == {"w53", "w54", "w55"}
     assert words.ending([9, 9, 55, 54]) == "w51" and words.ending([9, 9]) == ""
-    assert words_of(context, least=3).ending([9, 9, 55, 54]) == ""
+    assert words_of(context, min_words=3).ending([9, 9, 55, 54]) == ""
 
 
 def test_outcomes_are_their_definitions(tiny_model):
@@ -121,7 +121,7 @@ def test_an_exchange_with_itself_changes_nothing(tiny_model):
 def test_with_line_1_hidden_the_exchanged_token_decides_the_whole_line(tiny_model, hidden):
     """It then holds all that the line can see; in sight of line 1 other tokens have their say, but not in the first word."""
     context = toy_context(tiny_model("llama"), {}, prompts=same_length())
-    words = words_of(context, hidden=hidden, most=8)
+    words = words_of(context, hidden=hidden, max_words=8)
     last = torch.tensor([len(context.ids[place]) - 1 for place in EVERYONE])
     mixed = lines.exchanged(context, torch.tensor(words.donors), last, last)
     exchanged = write(context, words, everyone(), mixed, None)
@@ -229,7 +229,7 @@ def test_run_lines_chooses_sweeps_and_shows(tiny_model):
 def test_the_best_other_position_is_chosen_on_development_prompts(tiny_model, monkeypatch):
     """Of the sites, one that is the supernode's own in some prompt is out; what is chosen is what the control then does."""
     sites = ("last", "2", "1", "0", "-2")  # the last word is at 2 in every other prompt
-    best = SWAP.model_copy(update={"sites": sites, "elsewhere": "best", "controls": ("position",)})
+    best = SWAP.model_copy(update={"sites": sites, "control_position": "best", "controls": ("position",)})
     context = toy_context(tiny_model("llama"), {"swap": best}, prompts=prompts_frame())
     evidence, _ = run_lines(context)
     looked = evidence[evidence["experiment"] == "swap/elsewhere"]
@@ -248,7 +248,9 @@ def test_the_best_other_position_is_chosen_on_development_prompts(tiny_model, mo
     fixed, _ = run_lines(
         replace(
             context,
-            case=context.case.model_copy(update={"experiments": {"swap": best.model_copy(update={"elsewhere": "0"})}}),
+            case=context.case.model_copy(
+                update={"experiments": {"swap": best.model_copy(update={"control_position": "0"})}}
+            ),
         )
     )
     rows = [frame[(frame["experiment"] == "swap") & (frame["arm"] == "position")] for frame in (control, fixed)]
@@ -280,9 +282,9 @@ def test_a_line_of_natural_language_ends_where_it_breaks_in_a_word_it_did_not_ho
     """Of a tokenizer of words without a line break the end of the text is the break."""
     context = toy_context(tiny_model("llama"), {})
     context = replace(context, case=context.case.model_copy(update={"first_token": True}))
-    words, end = words_of(context, least=1), context.model.tokenizer.eos_token_id
+    words, end = words_of(context, min_words=1), context.model.tokenizer.eos_token_id
     letters = lambda ids, **_: " ".join("abcdefgh"[token % 8] * 3 for token in ids) + "."  # noqa: E731
     monkeypatch.setattr(context.model.tokenizer, "decode", letters)  # the model is shared with other tests
-    assert end in words.stops and words.most == 2 * LINE.most
+    assert end in words.stops and words.most == 2 * LINE.max_words
     assert words.ending([8, 9, end]) == "bbb" and words.ending([8, 9]) == ""
     assert words.ending([9, 8, 9, end]) == "" and words.ending([9, end]) == ""

@@ -81,7 +81,7 @@ def places() -> dict:
         "far_donor": "i32",
         "wrong_far_donor": "i22",
     }
-    push = {"elsewhere": "2", "controls": ["match", "donor", "position", "direction"], "prompts": ["shown"]}
+    push = {"control_position": "2", "controls": ["match", "donor", "position", "direction"], "prompts": ["shown"]}
     watching = [
         "activation:watched",
         "answer_logit",
@@ -100,15 +100,15 @@ def places() -> dict:
         },
         "prompt_set": "prompts.csv",
         "supernodes": {
-            "own": {"label": "{place}", "factor": "place", "split": "any", "apart": ["fold"], "precision": 0.2, "recall": 0.6, "elsewhere": 0.5, "most": 6},
-            "watched": {"label": "say", "promotes": ["answer"], "spares": ["w3"], "top": 30, "layers": [1, 2]},
+            "own": {"label": "{place}", "factor": "place", "split": "any", "across": ["fold"], "precision": 0.2, "recall": 0.6, "false_positive_rate": 0.5, "max_members": 6},
+            "watched": {"label": "say", "promotes": ["answer"], "not_promotes": ["w3"], "top": 30, "layers": [1, 2]},
             "hinted": {"at": "factor:city", "active_on": ["hint"], "silent_on": ["other"]},
             "rare": {"promotes": ["answer"], "top": 2, "layers": [0, 0]},
             "unread": {"promotes": ["answer"], "top": 5},
             "alone": {"promotes": ["answer"], "top": 4},
         },
         "experiments": {
-            "swap": {**push, "kind": "swap", "inhibit": "own", "inject": "own", "strengths": [2, 8, 32], "depths": [0.5], "suppress": 0.5, "dose": True, "outcomes": ["donor_probability", "others_probability", "answer_probability"]},
+            "swap": {**push, "kind": "swap", "inhibit": "own", "inject": "own", "strengths": [2, 8, 32], "depths": [0.5], "inhibit_share": 0.5, "dose": True, "outcomes": ["donor_probability", "others_probability", "answer_probability"]},
             "far": {"kind": "inject", "inject": "own", "donor": "far_donor", "strengths": [2], "outcomes": ["donor_probability", "answer_logit"], "controls": ["match"]},
             "hinted": {**push, "kind": "inhibit", "inhibit": "hinted", "only": {"relation": "r0"}, "strengths": [0, -2], "direction": "decrease", "controls": ["match", "position"], "outcomes": watching},
             "live": {"kind": "inhibit", "inhibit": "own", "attention": "live", "strengths": [-2], "outcomes": ["lost:watched", "advantage"]},
@@ -122,7 +122,7 @@ def places() -> dict:
             "graph": {"kind": "graph", "through": "own", "source": "city", "outcomes": ["path_share", "source_share"]},
             "signs": {"kind": "signs", "of": ["hinted", "held"], "controls": ["shuffle"], "outcomes": ["agreement"]},
         },
-        "streams": {"place": {"factor": "place", "apart": ["fold"], "donor": "donor", "expected": "word", "only": {"set": "all"}}},
+        "streams": {"place": {"factor": "place", "across": ["fold"], "donor": "donor", "expected": "word", "only": {"set": "all"}}},
         "figures": ["fidelity"],
     }  # fmt: skip
     claims = {
@@ -171,17 +171,17 @@ def poems() -> dict:
         "donor": "i15",
         "wrong_donor": "i35",
     }
-    line = {"ends": "word", "family": "family", "least": 1, "most": 3}
+    line = {"ends": "word", "family": "family", "min_words": 1, "max_words": 3}
     push = {"inhibit": "plan", "strengths": [-2, -4], "prompts": ["shown"], "controls": ["match", "position"]}
     case = {
         "paper": PAPER,
         "prompts": {"shown": {"text": "w20 w33 w2", "factors": shown}, "c1": {"text": "w7 w7 w7", "factors": {**shown, "word": "w91"}}},
         "prompt_set": "prompts.csv",
-        "supernodes": {"plan": {"factor": "word", "split": "any", "apart": ["fold"], "precision": 0.3, "recall": 0.5}, "rhyme": {"factor": "family", "split": "any", "precision": 0.3, "recall": 0.5}},
+        "supernodes": {"plan": {"factor": "word", "split": "any", "across": ["fold"], "precision": 0.3, "recall": 0.5}, "rhyme": {"factor": "family", "split": "any", "precision": 0.3, "recall": 0.5}},
         "experiments": {
-            "suppress": {**push, "kind": "inhibit", "line": line, "elsewhere": "best", "sites": ["1", "2"], "dose": True, "outcomes": ["line_ends_family", "line_starts_donor"]},
+            "suppress": {**push, "kind": "inhibit", "line": line, "control_position": "best", "sites": ["1", "2"], "dose": True, "outcomes": ["line_ends_family", "line_starts_donor"]},
             "inject": {"kind": "swap", "inhibit": "plan", "inject": "plan", "strengths": [4], "line": {**line, "samples": 2, "forced": {1: "first"}}, "sites": ["1"], "outcomes": ["answer_log_odds", "line_ends_family"]},
-            "resample": {"kind": "exchange", "line": {**line, "hidden": True}, "at": "last", "elsewhere": "2", "controls": ["position"], "prompts": ["shown"], "outcomes": ["line_ends_own", "ending_log_odds"]},
+            "resample": {"kind": "exchange", "line": {**line, "hidden": True}, "at": "last", "control_position": "2", "controls": ["position"], "prompts": ["shown"], "outcomes": ["line_ends_own", "ending_log_odds"]},
             "unread": {"kind": "exchange", "line": line, "controls": ["position"], "outcomes": ["line_ends_own"]},
             "census": {"kind": "census", "through": "plan", "only": {"set": "all"}, "sites": ["1", "2"], "controls": ["position", "shuffle", "random"], "outcomes": ["planned", "candidates", "ordinary", "probe"]},
         },
@@ -295,8 +295,15 @@ def things() -> dict:
         for thing in range(6)
         for copy in range(4)
     ]  # fmt: skip
-    rule = {"factor": "thing", "split": "any", "apart": ["fold"], "precision": 0.2, "recall": 0.5, "elsewhere": 0.6}
-    found = {**rule, "at": "found", "among": ["last", "factor:thing"], "keeps": ["copy", "relation"]}
+    rule = {
+        "factor": "thing",
+        "split": "any",
+        "across": ["fold"],
+        "precision": 0.2,
+        "recall": 0.5,
+        "false_positive_rate": 0.6,
+    }
+    found = {**rule, "at": "found", "among": ["last", "factor:thing"], "given": ["copy", "relation"]}
     shown = {"thing": "w50", "copy": "k0", "relation": "r0", "fold": "0"}
     push = {"kind": "inhibit", "strengths": [-2], "controls": ["match"], "outcomes": ["answer_logit"]}
     case = {

@@ -45,7 +45,7 @@ CONTROLS: dict[str, Arm] = {
         "wrong position",
         "the same features at the wrong token",
         "with the same features at the wrong token",
-        "the same is done, or looked for, at another token (`elsewhere`, `sites`)",
+        "the same is done, or looked for, at another token (`control_position`, `sites`)",
         ("inhibit", "inject", "swap", "exchange", "census"),
     ),
     "shuffle": Arm(

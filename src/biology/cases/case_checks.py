@@ -67,7 +67,7 @@ def check_case(file: CaseFile, facts: Facts) -> None:
     for name, stream in file.streams.items():
         where = f"streams.{name}"
         facts.factor(f"{where}.factor", stream.factor)
-        for factor in (*stream.apart, *filter(None, [stream.expected])):
+        for factor in (*stream.across, *filter(None, [stream.expected])):
             facts.factor(where, factor)
         facts.only(f"{where}.only", stream.only)
         for column in (stream.donor, f"wrong_{stream.donor}"):
@@ -119,11 +119,11 @@ def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, fact
         facts.factor(f"{where}.factor", rule.factor)
     if rule.within is not None:
         facts.factor(f"{where}.within", rule.within)
-    for key in ("apart", "keeps"):
+    for key in ("across", "given"):
         for factor in getattr(rule, key):
             facts.factor(f"{where}.{key}", factor)
-    facts.distinct(f"{where}.keeps", rule.keeps)
-    for word in (*rule.promotes, *rule.spares):  # any text may be meant, but nearly a column's name is a slip
+    facts.distinct(f"{where}.given", rule.given)
+    for word in (*rule.promotes, *rule.not_promotes):  # any text may be meant, but nearly a column's name is a slip
         columns = ["answer", "answers"]
         if (
             word not in columns
@@ -131,7 +131,7 @@ def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, fact
             and difflib.get_close_matches(word, columns, 1, 0.8)
         ):
             raise facts.refuse(
-                f"{where}.{'promotes' if word in rule.promotes else 'spares'}", unknown("word", word, columns)
+                f"{where}.{'promotes' if word in rule.promotes else 'not_promotes'}", unknown("word", word, columns)
             )
     try:
         fields = [field for _, field, _, _ in string.Formatter().parse(rule.label)]
@@ -230,9 +230,9 @@ class _Check:
             self._donors(one, one.donor, measured, wrong="donor" in one.controls)
         elif any(outcome.form.donor for outcome in one.outcomes):
             self._some_donor(one, one.donor, measured)
-        if "position" in one.controls and isinstance(one.elsewhere, Position):
-            facts.position(f"{where}.elsewhere", one.elsewhere, measured)
-            self._never_at(f"{where}.elsewhere", one.elsewhere, one.held)
+        if "position" in one.controls and isinstance(one.control_position, Position):
+            facts.position(f"{where}.control_position", one.control_position, measured)
+            self._never_at(f"{where}.control_position", one.control_position, one.held)
         for site in one.sites:
             facts.position(f"{where}.sites", site, measured)
         if one.line is not None:
@@ -242,20 +242,20 @@ class _Check:
                 )
             self._line(one.line, one)
 
-    def _never_at(self, where: str, elsewhere: Position, held: Sequence[str]) -> None:
+    def _never_at(self, where: str, at: Position, held: Sequence[str]) -> None:
         """Refuses a control position at which a supernode may be found."""
         for name in held:
-            if elsewhere in self.file.supernodes[name].among:
+            if at in self.file.supernodes[name].among:
                 raise self.facts.refuse(
                     where,
-                    f"supernode '{name}' may be found at '{elsewhere}' (`among`): choose a control position outside `among`",
+                    f"supernode '{name}' may be found at '{at}' (`among`): choose a control position outside `among`",
                 )
 
     def _exchange(self, one: Exchange, measured: list[Row]) -> None:
         self._donors(one, "donor", measured, wrong=False)
         self.facts.position(f"{self.where}.at", one.at, measured)
         if "position" in one.controls:
-            self.facts.position(f"{self.where}.elsewhere", one.elsewhere, measured)
+            self.facts.position(f"{self.where}.control_position", one.control_position, measured)
         self._line(one.line, one)
 
     def _line(self, line: Line, one: Measurement) -> None:
@@ -264,14 +264,15 @@ class _Check:
         facts.factor(f"{where}.family", line.family)
         for number, factor in line.forced.items():
             facts.factor(f"{where}.forced.{number}", factor)
-            if not 0 <= number < line.most:
+            if not 0 <= number < line.max_words:
                 raise facts.refuse(
                     f"{where}.forced",
-                    f"the line has no word {number}: it has at most {line.most} words, counted from 0",
+                    f"the line has no word {number}: it has at most {line.max_words} words, counted from 0",
                 )
-        if line.least >= line.most and any(outcome.startswith("line_ends") for outcome in one.outcomes):
+        if line.min_words >= line.max_words and any(outcome.startswith("line_ends") for outcome in one.outcomes):
             raise facts.refuse(
-                f"{where}.least", f"a line of at most {line.most} words cannot have {line.least} before its last one"
+                f"{where}.min_words",
+                f"a line of at most {line.max_words} words cannot have {line.min_words} before its last one",
             )
 
     def _graph(self, one: Graph, measured: list[Row]) -> None:

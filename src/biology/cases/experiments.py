@@ -18,7 +18,7 @@ from biology.cases.positions import Position
 from biology.grammar import unknown
 
 BEST = "best"
-"""Value of `elsewhere`: of the positions where the supernode does not belong, the one at which its push does most."""
+"""Value of `control_position`: of the positions where the supernode does not belong, the one at which its push does most."""
 
 
 class Perturbation(Measurement):
@@ -42,7 +42,7 @@ class Perturbation(Measurement):
     cut_direct: bool = False
     """Whether to cut the direct path of held features to the logits, so that only their effect through later layers
     counts."""
-    elsewhere: Position | Literal["best"] = Position("1")
+    control_position: Position | Literal["best"] = Position("1")
     """Position (as in a supernode's `at`) of the `position` control. `best`, for lines written at `sites`: of the sites
     other than the supernodes' own, the one at which the same push moves the first outcome most on the model's
     development prompts."""
@@ -83,9 +83,9 @@ class Perturbation(Measurement):
             raise ValueError(unknown("outcome", wrong[0], known, "a line"))
         if self.line is None and self.sites:
             raise ValueError("`sites` needs `line`: a line is also written at each of them")
-        if self.elsewhere == BEST and not (self.sites and self.outcomes[0].startswith("line_")):
+        if self.control_position == BEST and not (self.sites and self.outcomes[0].startswith("line_")):
             raise ValueError(
-                f"`elsewhere: {BEST}` needs `sites` to choose from, a `line`, and a first outcome about how it ends (line_...)"
+                f"`control_position: {BEST}` needs `sites` to choose from, a `line`, and a first outcome about how it ends (line_...)"
             )
         settled = [key for key in self.by_line if self.line is not None and key in self.model_fields_set]
         if settled:
@@ -139,7 +139,7 @@ class Swap(Perturbation):
     """The prompt's own supernode to hold down."""
     inject: str
     """The supernode, as active on the donor prompt."""
-    suppress: float = Field(default=1.0, ge=0, le=1)
+    inhibit_share: float = Field(default=1.0, ge=0, le=1)
     """The inhibited supernode is held at minus this share of M times its clean activation."""
 
     @property
@@ -147,7 +147,7 @@ class Swap(Perturbation):
         return (self.inhibit, self.inject)
 
     def holds(self, strength: float) -> dict[str, float]:
-        return {self.inhibit: strength * -self.suppress}
+        return {self.inhibit: strength * -self.inhibit_share}
 
     @property
     def injected(self) -> str:
@@ -163,7 +163,7 @@ class Exchange(Measurement):
     """How to write the line that the outcomes are about."""
     at: Position = LAST
     """The position, as in a supernode's `at`."""
-    elsewhere: Position = Position("1")
+    control_position: Position = Position("1")
     """Position of the `position` control."""
     controls: tuple[Control, ...] = ()
     prompts: tuple[str, ...] = ()

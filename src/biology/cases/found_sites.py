@@ -71,7 +71,7 @@ def _with_found_site(case: Case, name: str, rule: SupernodeRule, sites: pd.DataF
     at, layers = rule.among[0], None
     if len(best):
         at, layers = best["position"].iat[0], (0, end_of(best.iloc[0]))
-    return rule.model_copy(update={"at": PositionOrFound(at), "layers": layers, "among": (), "keeps": ()})
+    return rule.model_copy(update={"at": PositionOrFound(at), "layers": layers, "among": (), "given": ()})
 
 
 def found_sites(case: Case, sites: pd.DataFrame) -> list[dict[str, Any]]:

@@ -25,9 +25,9 @@ class Line(Strict):
     word."""
     family: str
     """Factor whose level is the same for planned words that rhyme."""
-    least: int = Field(default=1, gt=0)
+    min_words: int = Field(default=1, gt=0)
     """Smallest number of words before the last one; the end of a shorter line does not count."""
-    most: int = Field(default=12, gt=0)
+    max_words: int = Field(default=12, gt=0)
     """Number of words after which an unfinished line is stopped."""
     forced: dict[int, str] = {}
     """Words that are given, not generated: number in the line (from 0), and the factor that holds the prompt's word."""

@@ -42,7 +42,7 @@ class Absent(Strict):
     """Any answer of a prompt with the same values of these variables or columns, all equally probable."""
     says: str | None = None
     """The value of this variable, as a word."""
-    spares: str | None = None
+    unless: str | None = None
     """A column: prompts in which it is not empty keep their answer, because they have another path to it."""
     takes: Value | None = None
     """The answer as if the variable had this value."""
@@ -83,7 +83,7 @@ class Variable(Strict):
     """The supernode of the case whose features represent it."""
     exchanged: bool = True
     """Whether it can be set to another value; some variables can only be absent."""
-    apart: tuple[str, ...] = ()
+    across: tuple[str, ...] = ()
     """Columns in which the source prompts of an exchange differ from each other and from the prompt that is changed."""
     near: int | None = Field(None, ge=1)
     """Largest difference between the values that are exchanged."""
@@ -343,7 +343,7 @@ class CausalModel:
         absent = self.mechanism.variables[name].absent
         if absent is None:
             return None
-        if absent.spares is not None and self.rows[row].get(absent.spares):
+        if absent.unless is not None and self.rows[row].get(absent.unless):
             return [self.rows[row]["answer"]]
         if absent.says is not None:
             return [self.values[row][absent.says]]

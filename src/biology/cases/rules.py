@@ -41,7 +41,7 @@ class SupernodeRule(Strict):
     among: tuple[Position, ...] = ()
     """With `at: found`, the positions to try. If a claim fixes the position, list it alone; then only the layers are found. If
     nothing is found, the first position is used, with all layers."""
-    keeps: tuple[str, ...] = ()
+    given: tuple[str, ...] = ()
     """With `at: found`, columns that, together with the factor, determine a prompt's answer, such as its relation."""
     factor: str | None = None
     """Selects the features that distinguish the levels of this factor (one set per level): active on prompts of the level,
@@ -50,14 +50,14 @@ class SupernodeRule(Strict):
     """Of the selecting prompts on which a member is active, the smallest share that is of its level."""
     recall: float = Field(default=0.9, ge=0, le=1)
     """Of the selecting prompts of its level, the smallest share on which a member is active."""
-    elsewhere: float = Field(default=1.0, ge=0, le=1)
+    false_positive_rate: float = Field(default=1.0, ge=0, le=1)
     """Of the selecting prompts of other levels, the largest share on which a member may be active."""
     within: str | None = None
-    """A column. `elsewhere` must then also hold among the levels that share the scored prompt's value of it. With `within:
+    """A column. `false_positive_rate` must then also hold among the levels that share the scored prompt's value of it. With `within:
     place` a feature of Dallas must distinguish it from the other cities of Texas; else it is a feature of Texas."""
     split: Literal["dev", "any"] = "dev"
-    """Which prompts select: only those of development clusters, or any (then name columns in `apart`)."""
-    apart: tuple[str, ...] = ()
+    """Which prompts select: only those of development clusters, or any (then name columns in `across`)."""
+    across: tuple[str, ...] = ()
     """Columns in which every selecting prompt must differ from the scored prompt."""
     active_on: tuple[str, ...] = ()
     """Named prompts on which the feature must be active at that position."""
@@ -68,29 +68,29 @@ class SupernodeRule(Strict):
     promotes: tuple[str, ...] = ()
     """Tokens; at least one must be among the `top` tokens that the decoder promotes. `answer` is the prompt's own answer,
     `answers` are those of all prompts of the level."""
-    spares: tuple[str, ...] = ()
+    not_promotes: tuple[str, ...] = ()
     """Tokens that must not be among the `top` promoted ones (`answer`, `answers` as above), so that an injection is not simply
     an injection of the answer."""
     top: int = Field(default=10, gt=0)
     layers: tuple[int, int] | None = None
     """First and last layer, both inclusive."""
-    most: int | None = Field(default=None, gt=0)
+    max_members: int | None = Field(default=None, gt=0)
     """Largest number of members; those with the largest recall are kept."""
     label: str = ""
     """Title in figures. Factors of the prompt and `answer` may be given in braces: `say a {relation}`, `say {answer}`."""
 
     @model_validator(mode="after")
     def _fits_together(self) -> SupernodeRule:
-        for key in ("precision", "recall", "elsewhere", "within", "split", "apart"):
+        for key in ("precision", "recall", "false_positive_rate", "within", "split", "across"):
             if key in self.model_fields_set and self.factor is None:
                 raise ValueError(f"`{key}` has no effect without `factor`")
-        if "top" in self.model_fields_set and not (self.promotes or self.spares):
-            raise ValueError("`top` has no effect without `promotes` or `spares`")
+        if "top" in self.model_fields_set and not (self.promotes or self.not_promotes):
+            raise ValueError("`top` has no effect without `promotes` or `not_promotes`")
         if self.factor is not None and (self.active_on or self.silent_on):
             raise ValueError("a rule with `factor` selects by levels: leave out `active_on` and `silent_on`")
-        if self.within is not None and "elsewhere" not in self.model_fields_set:
+        if self.within is not None and "false_positive_rate" not in self.model_fields_set:
             raise ValueError(
-                "`within` has no effect without `elsewhere`, which it applies to the levels that share a column"
+                "`within` has no effect without `false_positive_rate`, which it applies to the levels that share a column"
             )
         if self.within is not None and self.within == self.factor:
             raise ValueError(f"within: all levels of '{self.factor}' differ in it: give another column")
@@ -103,7 +103,7 @@ class SupernodeRule(Strict):
 
     def _found_fits_together(self) -> None:
         if self.at != FOUND:
-            for key in ("among", "keeps"):
+            for key in ("among", "given"):
                 if getattr(self, key):
                     raise ValueError(f"`{key}` has no effect without `at: {FOUND}`")
             return
@@ -111,12 +111,12 @@ class SupernodeRule(Strict):
             raise ValueError(f"`at: {FOUND}` needs `factor`, whose levels are exchanged")
         if len(set(self.among)) < max(1, len(self.among)):
             raise ValueError(f"`at: {FOUND}` needs `among`: one or more positions, without repetition")
-        if not self.keeps:
+        if not self.given:
             raise ValueError(
-                f"`at: {FOUND}` needs `keeps`: columns that determine the answer together with '{self.factor}'"
+                f"`at: {FOUND}` needs `given`: columns that determine the answer together with '{self.factor}'"
             )
-        if self.factor in self.keeps:
-            raise ValueError(f"keeps: leave out '{self.factor}', whose level is exchanged")
+        if self.factor in self.given:
+            raise ValueError(f"given: leave out '{self.factor}', whose level is exchanged")
         if self.layers is not None:
             raise ValueError(f"`at: {FOUND}` finds the layers: leave out `layers`")
 
@@ -140,7 +140,7 @@ class Stream(Strict):
 
     factor: str
     """Factor whose level the mean carries: the donor's, such as the place that its answer is about."""
-    apart: tuple[str, ...] = ()
+    across: tuple[str, ...] = ()
     """Columns in which the averaged prompts must differ from the scored prompt *and* from its donor, so that they share only
     the level with the donor."""
     donor: str = "donor"

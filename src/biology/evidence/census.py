@@ -198,11 +198,11 @@ def probed(
     for arm, at in (("effect", rule.at), *((("position", experiment.sites[0]),) if experiment.sites else ())):
         stream = streams(context, needed, context.finder.positions(at)[needed])
         right = np.zeros((len(stream), len(places)))
-        keys = prompts[list(rule.apart)].astype(str).agg("|".join, axis=1).to_numpy() if rule.apart else level
+        keys = prompts[list(rule.across)].astype(str).agg("|".join, axis=1).to_numpy() if rule.across else level
         for key in sorted(set(keys[list(places)])):
             first = next(place for place in places if keys[place] == key)
             apart = chosen.to_numpy()
-            for column in rule.apart:
+            for column in rule.across:
                 apart = apart & (prompts[column] != prompts[column].iat[first]).to_numpy()
             train = np.searchsorted(needed, np.flatnonzero(apart))
             test = [number for number, place in enumerate(places) if keys[place] == key]

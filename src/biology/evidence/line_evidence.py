@@ -52,9 +52,9 @@ def run_lines(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
         if isinstance(experiment, Perturbation):
             setting = choose(context, name, experiment, dev, evidence, measure_lines)
         tqdm.write(f"{name}: M = {setting.strength:g}, chosen on {len(dev)} development prompts; writing lines")
-        if isinstance(experiment, Perturbation) and experiment.elsewhere == BEST:
+        if isinstance(experiment, Perturbation) and experiment.control_position == BEST:
             at = best_elsewhere(context, name, experiment, dev, heldout, setting, evidence)
-            experiment = experiment.model_copy(update={"elsewhere": at})
+            experiment = experiment.model_copy(update={"control_position": at})
             tqdm.write(f"{name}: of other positions, {at} moves most")
         evidence += measure_lines(context, name, experiment, heldout, setting, experiment.controls, samples=True)
         if isinstance(experiment, Perturbation):
@@ -155,7 +155,7 @@ def _exchanges(
 ) -> dict[str, Callable[[int], PerturbedPass]]:
     """For every arm of an exchange, a function from the number of lines per row to the reader of the rows."""
     places, donors = words.places, words.donors
-    sites = {"effect": experiment.at} | ({"position": experiment.elsewhere} if "position" in controls else {})
+    sites = {"effect": experiment.at} | ({"position": experiment.control_position} if "position" in controls else {})
     if min(donors, default=0) < 0:
         raise InputError(f"case {context.case.name}: experiment '{name}' exchanges with donors, but a prompt has none")
 

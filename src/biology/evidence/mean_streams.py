@@ -63,7 +63,7 @@ def answered(model: Model, case: Case) -> pd.DataFrame:
 def _exchange(
     model: Model, case: Case, name: str, stream: Stream, frame: pd.DataFrame, ids: list[list[int]]
 ) -> list[dict[str, object]]:
-    columns = {stream.factor, stream.donor, f"wrong_{stream.donor}", *stream.apart, *stream.only}
+    columns = {stream.factor, stream.donor, f"wrong_{stream.donor}", *stream.across, *stream.only}
     columns |= {stream.expected} if stream.expected else set()
     for column in sorted(columns - set(frame)):
         raise InputError(f"case '{case.name}': streams.{name}: the prompt set has no column '{column}'.")
@@ -81,7 +81,7 @@ def _exchange(
     if len(asked) and not means:
         raise InputError(
             f"case '{case.name}': streams.{name}: no scored prompt has a mean: no prompt with role `select` shares "
-            f"{stream.factor} with a donor and differs from both in {', '.join(stream.apart) or 'nothing'}."
+            f"{stream.factor} with a donor and differs from both in {', '.join(stream.across) or 'nothing'}."
         )
     if len(means) < len(asked):
         tqdm.write(
@@ -117,10 +117,10 @@ def _exchange(
 
 
 def _level(frame: pd.DataFrame, stream: Stream, base: int, donor: int) -> np.ndarray:
-    """The selecting prompts that share the donor's level and differ from donor and base in the columns of `apart`."""
+    """The selecting prompts that share the donor's level and differ from donor and base in the columns of `across`."""
     row, own = frame.iloc[donor], frame.iloc[base]
     chosen = (frame["role"] == "select") & (frame[stream.factor] == row[stream.factor])
-    for column in stream.apart:
+    for column in stream.across:
         chosen &= (frame[column] != row[column]) & (frame[column] != own[column])
     return np.flatnonzero(chosen)
 

@@ -154,7 +154,7 @@ def arms(
         elif control == "donor":
             arms[control] = Arm(context.edits(experiment, places, setting, wrong=True).edits, prompt, 1, None)
         elif control == "position":
-            elsewhere = positions_of(context, places, experiment.elsewhere)
+            elsewhere = positions_of(context, places, experiment.control_position)
             arms[control] = Arm(moved(context.cache, prompt, push.edits, elsewhere[push.edits.row]), prompt, 1, None)
     return arms
 

@@ -8,7 +8,7 @@ Nothing is perturbed here. Outcomes of an experiment of kind `sharing` (`of` nam
     overlap_profile    its mean over the middle third of the layers minus that over the outer thirds (a layer belongs to
                        the third that contains its centre)
     shared             share of the supernodes' members that are also active on the translations into the other languages
-                       of the prompt's own `language_fold` (members of rules that are `apart` in the fold were selected
+                       of the prompt's own `language_fold` (members of rules that select `across` folds were selected
                        on the other one)
     default:<language> how much more the members' decoders promote the answer in that language than in the others: z
                        of the answer among all answers in its language, minus the mean z of the other languages' answers

@@ -181,7 +181,7 @@ def _continued(
     columns = [getattr(held, name)[mine] for name in ("layer", "pos", "feature", "value")]
     renumbered = torch.tensor([place[int(row)] for row in held.row[mine]], dtype=torch.long)
     prompts = [context.ids[int(prompt[row])] for row in starts]
-    written = generate(context.model, context.transcoders, prompts, Edits(renumbered, *columns), line.most)
+    written = generate(context.model, context.transcoders, prompts, Edits(renumbered, *columns), line.max_words)
     ends = set(context.prompts[line.ends])
     found = {}
     for row, tokens in zip(starts, written, strict=True):

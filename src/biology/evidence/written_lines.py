@@ -72,7 +72,7 @@ class Words:
     @property
     def most(self) -> int:
         """Number of tokens after which an unfinished line is stopped."""
-        return self.rule.most * (TOKENS_PER_WORD if self.context.case.first_token else 1)
+        return self.rule.max_words * (TOKENS_PER_WORD if self.context.case.first_token else 1)
 
     @cached_property
     def rhymes(self) -> list[set[str]]:
@@ -129,9 +129,9 @@ class Words:
                 return ""
             said = text(self.context.model, [token for token in line if token not in self.stops]).lower()
             words = re.findall(r"[^\W\d_]+(?:['’-][^\W\d_]+)*", said)
-            return words[-1] if len(words) > self.rule.least and words[-1] not in words[:-1] else ""
+            return words[-1] if len(words) > self.rule.min_words and words[-1] not in words[:-1] else ""
         place = next((number for number, token in enumerate(line) if token in self.endings), -1)
-        return self.endings[line[place]] if place >= self.rule.least else ""
+        return self.endings[line[place]] if place >= self.rule.min_words else ""
 
 
 @cache

@@ -75,8 +75,8 @@ def _apart(chosen: Perturbation, other: Any) -> list[str]:
             )
     if other.donor != chosen.donor:
         told.append(f"with the donor of column {other.donor}")
-    if getattr(other, "suppress", None) != getattr(chosen, "suppress", None):
-        told.append(f"with the own ones held at −{number(other.suppress)} M")
+    if getattr(other, "inhibit_share", None) != getattr(chosen, "inhibit_share", None):
+        told.append(f"with the own ones held at −{number(other.inhibit_share)} M")
     pairs = [("cut_direct", chosen.cut_direct, other.cut_direct)]
     if chosen.line is not None and other.line is not None:
         pairs += [

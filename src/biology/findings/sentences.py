@@ -132,7 +132,7 @@ def doing(experiment: Measurement, strength: float, called_here: Mapping[str, st
         case Inject():
             told = f"With the donor's {name(experiment.inject)} {_held(strength)}"
         case Swap():
-            told = f"With {name(experiment.inhibit)} {_held(-experiment.suppress * strength)} and the donor's {_held(strength)}"
+            told = f"With {name(experiment.inhibit)} {_held(-experiment.inhibit_share * strength)} and the donor's {_held(strength)}"
         case Exchange():
             told = f"With the residual stream {experiment.at.meaning} exchanged for the donor's"
         case Graph():

@@ -109,7 +109,7 @@ def _trials(causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Gen
                 continue
             third = others[rng.integers(len(others))]
             donors = {
-                arm: _donors(causal, variable.apart, row, taught[one], rng)
+                arm: _donors(causal, variable.across, row, taught[one], rng)
                 for arm, one in zip(ARMS, (level, third), strict=True)
             }
             if all(donors.values()):
@@ -121,15 +121,15 @@ def _trials(causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Gen
 
 
 def _donors(
-    causal: CausalModel, apart: Sequence[str], base: int, pool: list[int], rng: np.random.Generator
+    causal: CausalModel, across: Sequence[str], base: int, pool: list[int], rng: np.random.Generator
 ) -> list[int]:
-    """Prompts of the pool that differ from the base in the columns `apart` and, as far as possible, from each other."""
+    """Prompts of the pool that differ from the base in the columns `across` and, as far as possible, from each other."""
     own = causal.rows[base]
-    free = [row for row in pool if all(causal.rows[row][column] != own[column] for column in apart)]
+    free = [row for row in pool if all(causal.rows[row][column] != own[column] for column in across)]
     order = [free[number] for number in rng.permutation(len(free))]
     chosen: list[int] = []
     for row in order:
-        if all(causal.rows[row][column] != causal.rows[other][column] for other in chosen for column in apart):
+        if all(causal.rows[row][column] != causal.rows[other][column] for other in chosen for column in across):
             chosen.append(row)
         if len(chosen) == DONORS:
             return chosen

@@ -80,16 +80,16 @@ def words_page() -> str:
     lines += [
         "## Positions",
         "",
-        "Where in a prompt (`at`, `elsewhere`, `sites`). A position must be in every prompt that it is asked of.",
+        "Where in a prompt (`at`, `control_position`, `sites`). A position must be in every prompt that it is asked of.",
         "",
     ]
     lines += [f"- `{written}`: {says}" for written, says in POSITIONS.values()]
     lines += [
         "",
         f"A supernode may also say `at: {FOUND}`: position and layers are then found on each model, before any feature is looked at. `among`",
-        "lists the positions that are tried, and `keeps` the columns whose levels, together with that of `factor`, settle the answer",
-        f'(`factor: place, at: {FOUND}, among: [last, "factor:city"], keeps: [relation]`). On development prompts, what the MLPs of the layers up',
-        "to one wrote at a position is exchanged for the mean of prompts with another level, which differ in `apart`. The position",
+        "lists the positions that are tried, and `given` the columns whose levels, together with that of `factor`, settle the answer",
+        f'(`factor: place, at: {FOUND}, among: [last, "factor:city"], given: [relation]`). On development prompts, what the MLPs of the layers up',
+        "to one wrote at a position is exchanged for the mean of prompts with another level, which differ in `across`. The position",
         f"is the one where the answer of that level is said most often, the last layer the last from which on an exchange reaches {ENOUGH:.0%} of this. Below",
         f"{LEAST:.0%} nothing is found, a warning says so, and the first position of `among` is taken with all layers.",
         "",
@@ -211,7 +211,7 @@ def _absent_told(absent: Absent) -> str:
         told = f"the answer is that for {absent.takes}"
     else:
         told = f"every answer with the same {listed(absent.shares or ())} is as probable"
-    return told + (f", but for prompts with a {absent.spares}" if absent.spares else "")
+    return told + (f", but for prompts with a {absent.unless}" if absent.unless else "")
 
 
 def _items_told(items: Sequence[Item]) -> list[str]:
@@ -243,14 +243,15 @@ def rule_told(rule: SupernodeRule) -> str:
     told += "."
     if rule.factor is not None:
         told += f" Each fires on at least {rule.recall:.0%} of the selecting prompts with this {rule.factor}"
-        told += f" and on at most {rule.elsewhere:.0%} of those with another" if rule.elsewhere < 1 else ""
+        rate = rule.false_positive_rate
+        told += f" and on at most {rate:.0%} of those with another" if rate < 1 else ""
         told += f", also of those that share its {rule.within}" if rule.within else ""
         told += f"; at least {rule.precision:.0%} of those on which it fires have this one" if rule.precision else ""
         told += f". Chosen on {'development prompts' if rule.split == 'dev' else 'prompts of both splits'}"
-        told += f" that differ from the scored one in {listed(rule.apart)}." if rule.apart else "."
-    for verb, words in (("promotes", rule.promotes), ("does not promote", rule.spares)):
+        told += f" that differ from the scored one in {listed(rule.across)}." if rule.across else "."
+    for verb, words in (("promotes", rule.promotes), ("does not promote", rule.not_promotes)):
         told += f" Each {verb} {listed(words, 'or')} among its first {rule.top} tokens." if words else ""
-    told += f" At most {rule.most} are kept." if rule.most else ""
+    told += f" At most {rule.max_members} are kept." if rule.max_members else ""
     return told + (_found_told(rule) if rule.at == FOUND else "")
 
 
@@ -265,12 +266,12 @@ def _found_told(rule: SupernodeRule) -> str:
     return (
         f" {which}: where an "
         f"exchange of what the MLPs wrote for that of prompts with another {rule.factor} most often moves the answer to the one for that "
-        f"{rule.factor} and the prompt's own {listed(rule.keeps)}. If hardly any does, it is {first.meaning}, in all layers."
+        f"{rule.factor} and the prompt's own {listed(rule.given)}. If hardly any does, it is {first.meaning}, in all layers."
     )
 
 
 def stream_told(stream: Stream) -> str:
-    apart = f", from prompts that differ in {listed(stream.apart)}" if stream.apart else ""
+    apart = f", from prompts that differ in {listed(stream.across)}" if stream.across else ""
     wanted = f"the prompt's {stream.expected}" if stream.expected else "the donor's answer"
     return (
         f"on {_of(stream.only)}, the mean residual stream of prompts with the {stream.factor} of the donor (column {stream.donor}){apart}, "
@@ -301,9 +302,7 @@ def experiment_told(one: Measurement) -> str:
         told += f" Features are held {settled}{', their direct paths to the logits cut' if one.cut_direct else ''}."
         if "position" in one.controls:
             best = "that of its sites which moves most, chosen on development prompts"
-            told += (
-                f" The control position is {one.elsewhere.meaning if isinstance(one.elsewhere, Position) else best}."
-            )
+            told += f" The control position is {one.control_position.meaning if isinstance(one.control_position, Position) else best}."
         told += " All strengths are run on held-out prompts too, for the dose curve." if one.dose else ""
     if isinstance(one, Perturbation | Exchange):
         told += _line_told(one.line) if one.line else ""
@@ -318,7 +317,8 @@ def _done(one: Measurement) -> str:
         case Inject():
             return f"{one.inject} of the donor (column {one.donor}) is held at M times its activation there"
         case Swap():
-            down = f"minus {one.suppress:g} M" if one.suppress not in (0, 1) else "minus M" if one.suppress else "0"
+            share = one.inhibit_share
+            down = f"minus {share:g} M" if share not in (0, 1) else "minus M" if share else "0"
             return (
                 f"{one.inhibit} is held at {down} times its clean activation and {one.inject} of the donor (column {one.donor}) at M "
                 "times its activation there"
@@ -359,7 +359,7 @@ def _done(one: Measurement) -> str:
 
 
 def _line_told(line: Line) -> str:
-    told = f" A line of at most {line.most} words is written; it ends in a word of factor {line.ends}, and such words rhyme in {line.family}."
+    told = f" A line of at most {line.max_words} words is written; it ends in a word of factor {line.ends}, and such words rhyme in {line.family}."
     told += "".join(f" Word {number} is the prompt's {factor}." for number, factor in line.forced.items())
     told += " It is written without sight of what stands before the prompt's last token." if line.hidden else ""
     return told + (f" {line.samples} lines are sampled." if line.samples else "")

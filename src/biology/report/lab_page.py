@@ -137,7 +137,7 @@ def case_facts(case: Case, members: pd.DataFrame) -> dict[str, Any]:
             }
             for (item, name), rows in members.groupby(["item", "supernode"], sort=False) if item in first.values()
         ],
-        "line": {"most": line.most, "ends": sorted(ends)} if line else None,
+        "line": {"most": line.max_words, "ends": sorted(ends)} if line else None,
     }  # fmt: skip
 
 

@@ -4,7 +4,7 @@ A rule of `case.yaml` uses activations on prompts with role `select`, and decode
 or the effect of an intervention, as both are to be tested with its members. Rules with a `factor` find one set per
 level of that factor (a place, a relation): the features that are active on prompts of the level and hardly elsewhere.
 
-`apart` names columns in which the selecting prompts must differ from the scored prompt. Features of Texas that are
+`across` names columns in which the selecting prompts must differ from the scored prompt. Features of Texas that are
 scored on Dallas and its capital are selected on other cities of Texas and on other relations. Otherwise an intervention
 might only replace an answer by a copy of itself.
 """
@@ -146,7 +146,7 @@ class Finder(CasePrompts):
     def select(self, rule: SupernodeRule, name: str, row: Mapping[str, object]) -> Selection:
         """The members that a rule selects for one prompt, whether or not they are active there."""
         if rule.factor is not None:
-            columns = [rule.factor, *rule.apart, *filter(None, [rule.within])]
+            columns = [rule.factor, *rule.across, *filter(None, [rule.within])]
             key = (name, rule.at, *(str(row.get(column, "")) for column in columns))
             if key not in self._selected:
                 self._selected[key] = self._of_level(rule, row)
@@ -168,7 +168,7 @@ class Finder(CasePrompts):
         chosen = (self._said("role") == "select") & (self._said(rule.factor) != "")
         if rule.split == "dev":
             chosen &= self._said("split") == "dev"
-        for column in rule.apart:
+        for column in rule.across:
             chosen &= self._said(column) != row[column]
         of_level = chosen & (self._said(rule.factor) == row.get(rule.factor))
         if not of_level.any():
@@ -179,9 +179,11 @@ class Finder(CasePrompts):
         share = hits / of_level.sum()
         member = (share >= rule.recall) & (hits >= rule.precision * every) & (hits > 0)
         rest = chosen & ~of_level
-        member &= _share(fires, rest) <= rule.elsewhere
+        member &= _share(fires, rest) <= rule.false_positive_rate
         if rule.within is not None:
-            member &= _share(fires, rest & (self._said(rule.within) == row.get(rule.within))) <= rule.elsewhere
+            member &= (
+                _share(fires, rest & (self._said(rule.within) == row.get(rule.within))) <= rule.false_positive_rate
+            )
         columns = np.flatnonzero(member)
         return columns, share[columns]
 
@@ -204,14 +206,14 @@ class Finder(CasePrompts):
                 chosen &= np.isin(columns, self.plotted(rule))
             if rule.promotes:
                 chosen &= self.promotes(columns, self.tokens(rule.promotes, rule, row), rule.top)
-            if rule.spares:
-                chosen &= ~self.promotes(columns, self.tokens(rule.spares, rule, row), rule.top)
+            if rule.not_promotes:
+                chosen &= ~self.promotes(columns, self.tokens(rule.not_promotes, rule, row), rule.top)
         if rule.layers is not None:
             layer = columns // self.width
             chosen &= (layer >= rule.layers[0]) & (layer <= rule.layers[1])
         columns, share = columns[chosen], share[chosen]
-        if rule.most is not None and len(columns) > rule.most:
-            best = np.sort(np.argsort(-share, kind="stable")[: rule.most])
+        if rule.max_members is not None and len(columns) > rule.max_members:
+            best = np.sort(np.argsort(-share, kind="stable")[: rule.max_members])
             columns, share = columns[best], share[best]
         return Selection(columns // self.width, columns % self.width, share)
 
@@ -298,7 +300,7 @@ def _needed(case: Case, name: str, prompts: pd.DataFrame) -> bool:
 
 
 def _check_columns(case: Case, name: str, rule: SupernodeRule, prompts: pd.DataFrame) -> None:
-    named = [rule.factor, rule.within, *rule.apart, *rule.keeps, *(at.factor for at in rule.positions)]
+    named = [rule.factor, rule.within, *rule.across, *rule.given, *(at.factor for at in rule.positions)]
     for column in filter(None, named):
         if column not in prompts:
             known = ", ".join(prompts.columns)

@@ -50,17 +50,17 @@ class Exchange:
 
 
 def exchanges(
-    prompts: pd.DataFrame, factor: str, apart: Sequence[str], keeps: Sequence[str], generator: np.random.Generator, most: int = 200
+    prompts: pd.DataFrame, factor: str, across: Sequence[str], given: Sequence[str], generator: np.random.Generator, most: int = 200
 ) -> list[Exchange]:  # fmt: skip
     """Exchanges of a factor's level on the scored development prompts that the model answers.
 
     `prompts` has the columns of table `prompts` and `answer_token`. Donors are development prompts that select (`role`), have the
-    new level, and differ from the prompt in the columns `apart`. The expected answer is that of development prompts with the new
-    level and the prompt's own levels of `keeps`. Levels for which this answer is not unique, or is the prompt's own, are left out.
+    new level, and differ from the prompt in the columns `across`. The expected answer is that of development prompts with the new
+    level and the prompt's own levels of `given`. Levels for which this answer is not unique, or is the prompt's own, are left out.
     """
     whole = prompts.reset_index(drop=True)
     frame = whole[whole["split"] == "dev"]  # named prompts are of other splits
-    answers = frame.groupby([factor, *keeps])["answer_token"].agg(
+    answers = frame.groupby([factor, *given])["answer_token"].agg(
         lambda tokens: tokens.iat[0] if tokens.nunique() == 1 else -1
     )
     settled: Mapping[tuple[str, ...], int] = answers.to_dict()
@@ -72,9 +72,9 @@ def exchanges(
         own = frame.loc[row]
         levels = [level for level in of_level if level != own[factor]]
         for level in generator.permutation(np.array(levels, dtype=object))[:8]:
-            answer = int(settled.get((level, *(own[column] for column in keeps)), -1))
+            answer = int(settled.get((level, *(own[column] for column in given)), -1))
             pool = of_level[level]
-            for column in apart:
+            for column in across:
                 pool = pool[pool[column] != own[column]]
             if answer >= 0 and answer != own["answer_token"] and len(pool):
                 donors = generator.permutation(np.array(pool.index))[:DONORS]
@@ -131,7 +131,7 @@ def find_sites(model: Model, case: Case, prompts: pd.DataFrame, seed: int) -> pd
     for name, rule in case.supernodes.items():
         if rule.at != FOUND:
             continue
-        key = (rule.factor, *map(frozenset, (rule.apart, rule.keeps)), rule.among, name in needed)
+        key = (rule.factor, *map(frozenset, (rule.across, rule.given)), rule.among, name in needed)
         if key not in searched:  # several rules ask the same
             searched[key] = _searched(asked, rule, seed) if name in needed else _untried(model, rule)
         tried = searched[key]
@@ -150,9 +150,9 @@ def _searched(asked: CasePrompts, rule: SupernodeRule, seed: int) -> pd.DataFram
     at = {str(one): asked.positions(one) for one in rule.among}
     everywhere = np.all([one >= 0 for one in at.values()], axis=0)
     prompts = asked.prompts.assign(correct=asked.prompts["correct"].to_numpy() & everywhere)
-    question = "|".join(map(str, (seed, rule.factor, sorted(set(rule.apart)), sorted(rule.keeps))))
+    question = "|".join(map(str, (seed, rule.factor, sorted(set(rule.across)), sorted(rule.given))))
     generator = np.random.default_rng(int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big"))
-    made = exchanges(prompts, str(rule.factor), rule.apart, rule.keeps, generator)
+    made = exchanges(prompts, str(rule.factor), rule.across, rule.given, generator)
     if not made:
         return _untried(asked.model, rule)
     return located(asked.model, asked.ids, made, {name: torch.from_numpy(one) for name, one in at.items()})
@@ -169,5 +169,5 @@ def _nothing(case: Case, name: str, rule: SupernodeRule, tried: pd.DataFrame) ->
     if n:
         why = f"at most {tried['accuracy'].max():.0%} of {n} exchanges of the {rule.factor} on development prompts move the answer"
     else:
-        why = f"no development prompt has an exchange of the {rule.factor} with a unique answer ({', '.join(rule.keeps)} kept)"
+        why = f"no development prompt has an exchange of the {rule.factor} with a unique answer ({', '.join(rule.given)} kept)"
     return f"case {case.name}: supernodes.{name}: nothing is found ({why}): uses the position {rule.among[0].meaning}, in all layers"

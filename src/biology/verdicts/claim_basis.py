@@ -51,8 +51,14 @@ from biology.records import InputError
 ROWS = "the prompt set"
 FURTHER = f"{ROWS} '"
 """`ROWS` is the record name of the case's own prompts; record names of prompt sets for other models begin with `FURTHER`."""
-UNORDERED = ("active_on", "apart", "arms", "depths", "digit", "keeps", "promotes", "silent_on", "spares")
+UNORDERED = ("across", "active_on", "arms", "depths", "digit", "given", "not_promotes", "promotes", "silent_on")
 """Lists in which order and repetitions have no meaning."""
+FORMERLY = {
+    "across": "apart", "control_position": "elsewhere", "false_positive_rate": "elsewhere", "given": "keeps", "inhibit_share": "suppress",
+    "max_members": "most", "max_words": "most", "min_words": "least", "not_promotes": "spares", "unless": "spares",
+}  # fmt: skip
+"""Keys of case files that had other names when claims were first registered. They are hashed by these, so that every registration
+holds."""
 
 
 @dataclass
@@ -75,7 +81,7 @@ class _Read:
     @property
     def at_best(self) -> bool:
         """Whether the position control is read and uses the best of several sites."""
-        return getattr(self.experiment, "elsewhere", None) == BEST and "position" in self.controls
+        return getattr(self.experiment, "control_position", None) == BEST and "position" in self.controls
 
     @property
     def deciding(self) -> tuple[Outcome, ...]:
@@ -166,7 +172,7 @@ def _experiment(case: Case, read: _Read) -> dict[str, Any]:
     stated["absent"] = sorted(read.by_others) if read.by_others else read.absent
     unread = {
         "direction": not read.deciding,
-        "elsewhere": "position" not in controls,
+        "control_position": "position" not in controls,
         "sites": not (read.at_best or (isinstance(experiment, Census) and "position" in read.arms)),
         "donor": not getattr(experiment, "injected", None)
         and not any(one.form.donor for one in {*read.outcomes, *read.deciding}),
@@ -256,7 +262,11 @@ def _canonical(value: Any, key: str = "") -> Any:
     nested = (dict, list, tuple)  # other values stay as they are: prompt sets have a hundred thousand words
     if isinstance(value, dict):
         kept = {name: _canonical(one, name) if isinstance(one, nested) else one for name, one in value.items()}
-        return {name: inner for name, inner in kept.items() if inner is not False and inner not in (None, "", [], {})}
+        return {
+            FORMERLY.get(name, name): inner
+            for name, inner in kept.items()
+            if inner is not False and inner not in (None, "", [], {})
+        }
     if isinstance(value, list | tuple):
         found = [_canonical(inner) if isinstance(inner, nested) else inner for inner in value]
         return sorted(set(found)) if key in UNORDERED else found
