@@ -10,6 +10,7 @@ from biology.cases.case import Case
 from biology.cases.claim_file import CONFIDENCE, Claim, Part
 from biology.cases.experiments import (
     KINDS,
+    Attention,
     Census,
     Classes,
     Connectivity,
@@ -188,7 +189,7 @@ def mechanism_told(mechanism: Mechanism, twin: str = "") -> str:
     lines = [
         f"MECHANISM{of} (of models that are planted with it: docs/explanation/planting.md)",
         "",
-        mechanism.says,
+        mechanism.says + " It acts by where attention looks." * (mechanism.attention == "decides"),
         "",
     ]
     for name, variable in mechanism.variables.items():
@@ -333,6 +334,8 @@ def _done(one: Measurement) -> str:
             return f"the attribution graph is asked for the paths through {one.through} and from the tokens of the prompt's {one.source}"
         case Census():
             return f"the features that the rule of {one.through} finds for the prompt's own level are looked for"
+        case Attention():
+            return f"scores from the token {one.query.meaning} to that {one.key.meaning} are taken apart and changed, in {one.heads:.0%} of the heads"
         case Classes():
             return "the features that carry the influence on the answer are told by their operand plots"
         case Wiring():
@@ -346,11 +349,9 @@ def _done(one: Measurement) -> str:
         case Reuse():
             return f"the activity of {one.of[0]} is compared with that on the plain prompt"
         case Sharing():
-            of = f"the members of {_listed(one.of)}" if one.of else "active features"
-            return f"{of} are compared with those of translations"
+            return f"{f'the members of {_listed(one.of)}' if one.of else 'active features'} are compared with those of translations"
         case Contrast():
-            taken = f"{one.share:g} times {one.of[1]}" if one.share != 1 else one.of[1]
-            return f"{taken} is taken off {one.of[0]}, item by item and arm by arm"
+            return f"{f'{one.share:g} times ' if one.share != 1 else ''}{one.of[1]} is taken off {one.of[0]}, item by item and arm by arm"
         case Crossover():
             return f"the strengths at which {one.of[0]} takes over are compared between levels of {one.by}"
         case Separation():
