@@ -189,8 +189,8 @@ def mechanism_told(mechanism: Mechanism, twin: str = "") -> str:
     lines = [
         f"MECHANISM{of} (of models that are planted with it: docs/explanation/planting.md)",
         "",
-        mechanism.says + " It acts by where attention looks." * (mechanism.attention == "decides"),
-        "",
+        mechanism.says,
+        "It acts by where attention looks.\n" * (mechanism.attention == "decides"),
     ]
     for name, variable in mechanism.variables.items():
         parents = variable.depends_on or (str(variable.value),)
