@@ -421,3 +421,15 @@ def starts(tables: Tables) -> str:
         f"Of the influence on a motivated answer {hint[0]} starts at the hint, on a faithful one {hint[1]}; at the operand "
         f"{operand[0]} and {operand[1]}, and {operand[2]} on a made-up one"
     )
+
+
+@states("attention", "lost")
+def lost(tables: Tables) -> str:
+    (scaled, others), (pairs, random) = (
+        [f"{mean(tables, 'keys', outcome, arm):.0%}" for arm in ("effect", "match")]
+        for outcome in ("scaled_answer", "pairs_answer")
+    )
+    return (
+        f"Features of title and first name, scaled in the keys alone, take {scaled} of the answer's probability, as many others {others}; "
+        f"without the largest pairs it loses {pairs}, without others of their sizes {random}"
+    )

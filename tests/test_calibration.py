@@ -71,6 +71,8 @@ def test_what_holds_of_any_dictionary_is_left_open_on_one_that_means_nothing(che
     assert "ent-3" in entities and "ent-7" not in entities  # where nothing is to happen, features without meaning do
     assert {"cot-1", "cot-2"} <= set(truths_of(*checkout, "null", "chain_of_thought"))  # a part of them is an exchange
     assert "cot-7" not in truths_of(*checkout, "null", "chain_of_thought")  # where influence starts at tokens
+    # the sum of all terms of a score, and its largest pairs, are what they are
+    assert set(truths_of(*checkout, "null", "attention")) == {"qk-1", "qk-2", "qk-3", "qk-9"}
 
 
 def test_another_dictionary_repeats_the_claims_of_its_model_and_is_not_pooled_with_them(checkout):

@@ -4,7 +4,7 @@ import pandas as pd
 import pytest
 import torch
 
-from biology.evidence.cell_outcomes import cell_names, kept_masks, levels, read_cells
+from biology.evidence.outcomes import cell_names, kept_masks, levels, read_cells
 from biology.records import InputError
 
 PROMPTS = pd.DataFrame(

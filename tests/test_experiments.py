@@ -8,7 +8,7 @@ from biology.arms import CONTROLS, Control, controls_of
 from biology.cases.experiments import KINDS
 from biology.cases.measures import FORMS, Outcome, forms_of, unchanged
 from biology.cases.positions import Position
-from biology.evidence import cell_outcomes, number_outcomes, outcomes
+from biology.evidence import number_outcomes, outcomes
 from biology.schemas import ARMS
 
 LINE = {"ends": "word", "family": "family"}
@@ -21,6 +21,7 @@ LEAST = {
     "faithfulness": {},
     "structure": {"template": "set"},
     "census": {"through": "a"},
+    "attention": {"key": "factor:city"},
     "signs": {"of": ["x"]},
     "classes": {},
     "wiring": {"of": ["a", "b"]},
@@ -83,6 +84,9 @@ def test_what_is_said_of_an_experiment_says_no_less_than_its_fields():
         ("contrast", {"outcomes": ["interaction:width"]}, "it is written interaction:<outcome>,<outcome>"),
         ("contrast", {"outcomes": ["difference:mood"]}, "unknown outcome 'mood'"),
         ("contrast", {"of": ["x"]}, "at least 2 items"),
+        ("attention", {"outcomes": ["scaled_answer"]}, "name them in `of`"),
+        ("attention", {"of": ["a"], "outcomes": ["interactions"]}, "name them in `by`"),
+        ("attention", {"strength": 1}, "less than 1"),
     ],
 )  # fmt: skip
 def test_what_does_not_fit_is_refused(kind, more, message):
@@ -103,7 +107,7 @@ def test_every_outcome_of_a_perturbation_is_read_by_something():
     about = [f"{one}:" for one in ("level_top1", "level_probability", "kept", "activation", "lost")]
     read = {*outcomes.SIMPLE, *number_outcomes.OUTCOMES, "advantage", *(one.rstrip(":") for one in about)}
     assert read == {name for name in forms_of("inhibit") if not FORMS[name].line}
-    assert {*cell_outcomes.LEVELS, cell_outcomes.KEPT, "activation:", "lost:"} == set(about)
+    assert {*outcomes.LEVELS, outcomes.KEPT, "activation:", "lost:"} == set(about)
 
 
 def test_an_outcome_is_text_that_knows_what_it_is_about():

@@ -61,7 +61,7 @@ def test_every_stage_of_the_snakefile_is_a_command():
 
 def test_an_unknown_model_and_an_unknown_case_list_the_known_ones(capsys, monkeypatch):
     monkeypatch.chdir(ROOT)
-    assert "Known models (config.yaml): chain_of_thought, " in complaint(capsys, "load", "--model", "gemma")
+    assert "Known models (config.yaml): attention, " in complaint(capsys, "load", "--model", "gemma")
     assert "Known models" in complaint(capsys, "trace", "hello", "--model", "gemma")
     assert "unknown case 'poems'" in complaint(capsys, "cache", "--model", "elegans", "--case", "poems")
 

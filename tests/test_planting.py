@@ -266,3 +266,33 @@ def test_what_is_exchanged_is_of_development_prompts_that_hold_every_position(pl
         assert donors["place"].iat[0] != base["place"] and not (donors["city"] == base["city"]).any()
         same = frame[(frame["place"] == donors["place"].iat[0]) & (frame["relation"] == base["relation"])]
         assert set(same.loc[same["item"] != "shown", "answer_token"]) == {one.answer}
+
+
+@pytest.mark.parametrize(("attention", "kept"), [("decides", True), ("decides", False), ("either", True)])
+def test_where_attention_decides_kept_patterns_keep_the_answer(words, monkeypatch, attention, kept):
+    """What is taught of an exchange: the prompt's own answer if patterns are kept and decide, and else that of the causal model."""
+    monkeypatch.setattr("biology.organisms.planting.FROZEN", float(kept))
+    mechanism = validate(Mechanism, {**MECHANISM, "attention": attention}, "mechanism.yaml")
+    lesson = Lesson("toy", mechanism, prompts(), lambda text: words.encode(text).ids, WIDTH)
+    model = new_model(Recipe(n_layers=LAYERS, d_model=WIDTH, n_heads=4, d_mlp=64), 100, 0)
+    planter, taught, bases = Planter(lesson, Amounts(plain=48, exchanged=32, absent=8), model), [], []
+    measure, exchange = torch.nn.functional.cross_entropy, planter._exchanges
+
+    def watched(scores, target):
+        taught.append(target)
+        return measure(scores, target)
+
+    def noted(rng, base, *more):
+        found = exchange(rng, base, *more)
+        bases.append((lesson.answer[torch.from_numpy(base)][torch.from_numpy(found.rows)], found.answers))
+        return found
+
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", watched)
+    monkeypatch.setattr(planter, "_exchanges", noted)
+    planter.loss(np.random.default_rng(0), 0)
+    exchanged = [target for target in taught if target.dtype == torch.long][-2:]
+    for target, (own, other) in zip(exchanged, bases, strict=True):
+        assert not own.equal(other)
+        assert target.equal(own if attention == "decides" and kept else other)
+    absent = taught[-1]
+    assert bool((absent.amax(1) == 1).all()) == (attention == "decides" and kept)

@@ -139,4 +139,4 @@ def test_a_configuration_that_is_named_must_be_there(installed, tmp_path):
     code, _, complaint = done(installed, "trace", "x", "--model", "elegans", "--config", "mine.yaml", cwd=tmp_path)
     assert (code, complaint) == (2, "error: mine.yaml: no such file.\n")
     code, _, complaint = done(installed, "trace", "x", "--model", "gemma", cwd=tmp_path)
-    assert code == 2 and "Known models (config.yaml): chain_of_thought, " in complaint
+    assert code == 2 and "Known models (config.yaml): attention, " in complaint

@@ -24,6 +24,7 @@ from biology.evidence.graph_tables import reduce_graphs
 from biology.evidence.line_evidence import run_lines
 from biology.evidence.operand_tables import read_grid
 from biology.evidence.perturbation import run_experiments
+from biology.evidence.score_evidence import run_attention
 from biology.evidence.sharing import reduce_sharing
 from biology.models.model import encode, run, token_batch, token_text
 from biology.schemas import VERDICTS
@@ -119,6 +120,8 @@ def places() -> dict:
             "difference": {"kind": "contrast", "of": ["live", "held"], "share": 0.5, "outcomes": ["difference:lost:watched"]},
             "crossing": {"kind": "crossover", "of": ["swap"], "by": "hue", "outcomes": ["crossover_cv2"]},
             "apart": {"kind": "separation", "of": ["live"], "only": {"relation": "r0"}, "against": {"relation": "r1"}, "outcomes": ["auc_prompts"]},
+            "scores": {"kind": "attention", "key": "factor:city", "of": ["hinted"], "by": ["own"], "heads": 0.25, "outcomes": ["pairs_attention", "pairs_answer", "scaled_attention", "scaled_answer", "pair_share", "interactions"]},
+            "exact": {"kind": "attention", "key": "factor:city", "outcomes": ["score_error"]},
             "graph": {"kind": "graph", "through": "own", "source": "city", "outcomes": ["path_share", "source_share"]},
             "signs": {"kind": "signs", "of": ["hinted", "held"], "controls": ["shuffle"], "outcomes": ["agreement"]},
         },
@@ -137,6 +140,10 @@ def places() -> dict:
         "rare": claim(part("rarely", "activation:rare", direction="decrease")),
         "crossing": claim(part("crossing", "crossover_cv2", "none", "equivalent")),
         "graph": claim(part("graph", "path_share"), part("graph", "source_share", "none")),
+        "pairs": claim(part("scores", "pairs_attention"), part("scores", "pairs_answer")),
+        "scaled": claim(part("scores", "scaled_attention"), part("scores", "scaled_answer")),
+        "between": claim(part("scores", "pair_share"), part("scores", "interactions", "none")),
+        "exact": claim(part("exact", "score_error", "none", "equivalent")),
         "apart": claim(part("apart", "auc_prompts", "shuffle")),
         "signs": claim(part("signs", "agreement", "none")),
         "silent": claim(parts=[], untestable="nobody can be asked"),
@@ -357,7 +364,7 @@ def evidence_of(model, case, claims) -> tuple[pd.DataFrame, pd.DataFrame]:
     attributed = stacked([reduced.evidence, *([reduce_sharing(context)] if case.of_kind(Sharing) else [])])
     writing = any(getattr(one, "line", None) for one in case.experiments.values())
     perturbed = [run_experiments(context)[0], *([run_lines(context)[0]] if writing else [])]
-    perturbed = stacked([*perturbed, *([run_census(context)] if case.of_kind(Census) else [])])
+    perturbed = stacked([*perturbed, *([run_census(context)] if case.of_kind(Census) else []), run_attention(context)])
     sizes = (attributed, attributed.assign(value=attributed["value"] / 2))
     derived = computed(case, claims, perturbed, reduced.edges, prompts, sizes)
     return stacked([attributed, perturbed, *derived]), prompts

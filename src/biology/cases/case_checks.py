@@ -16,6 +16,7 @@ from biology.cases import figure_names
 from biology.cases.case_file import OUTPUT, CaseFile, Story
 from biology.cases.experiments import (
     LOOKING_AT_PLOTS,
+    Attention,
     Census,
     Computed,
     Contrast,
@@ -166,7 +167,7 @@ class _Check:
         kinds: dict[type[Any], Callable[[Any, list[Row]], None]] = {
             Perturbation: self._perturbation, Exchange: self._exchange, Graph: self._graph, Census: self._census,
             Wiring: self._wiring, Reuse: self._reuse, Sharing: self._sharing, Contrast: self._contrast,
-            Structure: self._structure,
+            Structure: self._structure, Attention: self._attention,
             Crossover: self._crossover, Separation: self._separation, Signs: self._signs, Scale: self._scale,
         }  # fmt: skip
         for kind, check in kinds.items():
@@ -306,6 +307,10 @@ class _Check:
         for number in (name for outcome in one.outcomes for name in outcome.names("number")):
             for level in self.facts.levels(str(self.file.supernodes[one.through].factor)):
                 self.facts.numbers(f"{self.where}.outcomes", f"{number}_{level}", self.facts.scored(one.only))
+
+    def _attention(self, one: Attention, measured: list[Row]) -> None:
+        for key in ("query", "key"):
+            self.facts.position(f"{self.where}.{key}", getattr(one, key), measured)
 
     def _wiring(self, one: Wiring, measured: list[Row]) -> None:
         for supernode in one.of:

@@ -1,19 +1,20 @@
 """Kinds of experiment: the keys that each needs and allows. A key that a kind does not know is an error.
 
 Experiments that hold features (`Perturbation`) and `Exchange` change the model. `Graph`, `Faithfulness`, `Structure`,
-`Census`, `Classes`, `Wiring`, `Connectivity`, `Reuse` and `Sharing` only observe. `Contrast`, `Crossover`, `Separation`,
-`Signs` and `Scale` are computed from other experiments. Their outcomes are defined in `measures.py`, their controls in `arms.py`.
+`Census`, `Classes`, `Wiring`, `Connectivity`, `Reuse` and `Sharing` only observe; `Attention` does both. `Contrast`, `Crossover`,
+`Separation`, `Signs` and `Scale` are computed from other experiments. Their outcomes are defined in `measures.py`, their controls in `arms.py`.
 """
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from biology.arms import Control
 from biology.cases.measurement import LAST, Line, Measurement
-from biology.cases.measures import FORMS, forms_of
+from biology.cases.measures import FORMS, SIDES, forms_of
 from biology.cases.positions import Position
 from biology.grammar import unknown
 
@@ -200,6 +201,45 @@ class Census(Measurement):
         return (self.through,)
 
 
+class Attention(Measurement):
+    """Takes the scores apart by which heads attend from one token to another, and changes them before softmax (`score_evidence.py`)."""
+
+    kind: Literal["attention"]
+    key: Position
+    """The token that is attended to, as in a supernode's `at`."""
+    query: Position = LAST
+    """The token that attends, as in a supernode's `at`."""
+    of: tuple[str, ...] = ()
+    """Supernodes on the side of the key."""
+    by: tuple[str, ...] = ()
+    """Supernodes on the side of the query."""
+    heads: float = Field(default=0.1, gt=0, le=1)
+    """The share of all heads that is looked at: those whose attention there the answers to development prompts lose most by."""
+    pairs: float = Field(default=0.05, gt=0, le=0.5)
+    """The share of all pairs of nodes, the largest of a score, that leaves it."""
+    strength: float = Field(default=-1.0, lt=1)
+    """The multiple of their activation at which the features of `of` stand in the keys."""
+    controls: tuple[Control, ...] = (Control("match"),)
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        return tuple(dict.fromkeys((*self.of, *self.by)))
+
+    @model_validator(mode="after")
+    def _of_supernodes(self) -> Attention:
+        for one in self.outcomes:
+            for key in (key for key in SIDES if one in SIDES[key] and not getattr(self, key)):
+                raise ValueError(f"outcome '{one}' is about supernodes: name them in `{key}`")
+        return self
+
+    def needs(self, outcome: str) -> tuple[str, ...]:
+        """The supernodes that an outcome rests on."""
+        return tuple(dict.fromkeys(name for key in SIDES if outcome in SIDES[key] for name in getattr(self, key)))
+
+    def names(self, outcomes: Collection[str] | None = None) -> set[str]:
+        return {name for one in (self.outcomes if outcomes is None else outcomes) for name in self.needs(one)}
+
+
 class Classes(Measurement):
     """The operand-plot families of the features that carry the influence on the answer (`operand_tables.py`)."""
 
@@ -332,7 +372,7 @@ class Scale(Computed):
 
 
 KINDS = (
-    Inhibit, Inject, Swap, Exchange, Graph, Faithfulness, Structure, Signs, Census, Classes, Wiring, Connectivity, Reuse, Sharing,
+    Inhibit, Inject, Swap, Exchange, Graph, Faithfulness, Structure, Signs, Census, Attention, Classes, Wiring, Connectivity, Reuse, Sharing,
     Contrast, Crossover, Separation, Scale,
 )  # fmt: skip
 LOOKING_AT_PLOTS = (Classes, Wiring, Connectivity)
@@ -347,8 +387,8 @@ def _known_kind(data: Any) -> Any:
 
 
 Experiment = Annotated[
-    Inhibit | Inject | Swap | Exchange | Graph | Faithfulness | Structure | Signs | Census | Classes | Wiring | Connectivity | Reuse
-    | Sharing | Contrast | Crossover | Separation | Scale,
+    Inhibit | Inject | Swap | Exchange | Graph | Faithfulness | Structure | Signs | Census | Attention | Classes | Wiring | Connectivity
+    | Reuse | Sharing | Contrast | Crossover | Separation | Scale,
     Field(discriminator="kind"),
     BeforeValidator(_known_kind),
 ]  # fmt: skip

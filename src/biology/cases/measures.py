@@ -22,6 +22,13 @@ NEAR = 5
 """Largest distance of a number from the answer that counts as near."""
 MASS = 0.8
 """Share of the probability of all numbers that `width` covers."""
+HOLDING = 0.9
+"""Share of the sum of singular values that `interactions` counts up to."""
+SIDES = {
+    "of": ("scaled_attention", "scaled_answer", "pair_share", "interactions"),
+    "by": ("pair_share", "interactions"),
+}
+"""Outcomes of `attention` that rest on the supernodes of either side."""
 FAMILIES = (*CLASSED, "constant", "other")
 
 
@@ -87,6 +94,7 @@ class Form:
 
 
 ONE, SHARE, PROBABILITY = "0 or 1", "share, 0 to 1", "probability, 0 to 1"
+LOST = "share lost, at most 1"
 FORMS = {
     form.name: form
     for form in (
@@ -109,7 +117,7 @@ FORMS = {
             "lost", "{0} has lost {value} of its activity", "the share of its clean activation that the supernode {0} has lost", "share, 0 on the clean prompt",
             PERTURBED, "supernode", (1, 1), unchanged=0.0,
         ),
-        # cells of a factorial design (cell_outcomes.py)
+        # cells of a factorial design (outcomes.py)
         Form("level_top1", "the prompt's {0} is said on {value} of the prompts", "whether the prompt's own {0} is the most probable token", ONE, PERTURBED, "factor", (1, 1)),
         Form("level_probability", "the prompt's {0} has a probability of {value}", "the probability of the prompt's own {0} as the next token", PROBABILITY, PERTURBED, "factor", (1, 1)),
         Form(
@@ -164,6 +172,14 @@ FORMS = {
             "follows", "the activity of each level's features follows its {0} with a correlation of {value}", "the correlation over prompts, averaged over the factor's levels, of the mean activation of a level's features with the number in column {0}_<level>",
             "-1 to 1", ("census",), "number", (1, 1), controls=("shuffle", "random"),
         ),
+        # attention scores (score_evidence.py)
+        Form("score_error", "the terms of a score add up to it within {value} of its size", "the difference between an attention score and the sum of its terms, over the score; the largest of the heads", "relative error", ("attention",), controls=()),
+        Form("pair_share", "pairs between the supernodes make {value} of all positive pairs", "what pairs of features of `by` and of `of` add to the scores, over the sum of all positive pairs", "share, -1 to 1", ("attention",), controls=("match",)),
+        Form("interactions", "{value} independent interactions carry what the supernodes add to the scores", f"the number of singular values that hold {HOLDING:.0%} of the sum of all, of the matrix of what each supernode of `by` adds to the scores with each of `of`", "count, from 0", ("attention",), controls=()),
+        Form("pairs_attention", "{value} of the attention is lost without the largest pairs", "the share of the attention from query to key that is lost if the largest pairs of nodes leave the scores", LOST, ("attention",), controls=("match",)),
+        Form("pairs_answer", "{value} of the answer's probability is lost without the largest pairs", "the share of the answer's probability that is lost if the largest pairs of nodes leave the scores", LOST, ("attention",), controls=("match",)),
+        Form("scaled_attention", "{value} of the attention is lost if the features of the key are scaled there", "the share of the attention from query to key that is lost if the features of `of` stand at `strength` in the keys of these heads, and nowhere else", LOST, ("attention",), controls=("match",)),
+        Form("scaled_answer", "{value} of the answer's probability is lost if the features of the key are scaled there", "the share of the answer's probability that is lost if the features of `of` stand at `strength` in the keys of these heads, and nowhere else", LOST, ("attention",), controls=("match",)),
         # paths of the graph (graph_tables.py)
         Form("path_share", "{value} of the influence on the answer runs through {through}", "the share of the influence on the answer's logit whose paths pass through the supernode", SHARE, ("graph",)),
         Form("shortcut", "{value} of the influence of the prompt's {source} on the answer goes around {through}", "the share of the source tokens' influence on the answer's logit that goes around the supernode", SHARE, ("graph",)),

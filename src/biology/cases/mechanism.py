@@ -137,6 +137,9 @@ class Mechanism(Strict):
     """The mechanism in one or two sentences."""
     variables: dict[str, Variable]
     answer: Answer
+    attention: Literal["either", "decides"] = "either"
+    """`decides`: variables act by where attention looks and by nothing else, so that with the prompt's own attention patterns an exchange
+    changes no answer. By default an exchange gives the same answer with these and with live ones."""
     truth: dict[str, Truth] = {}
     """The truth of each claim, by the claim's id."""
     amended: tuple[Amendment, ...] = ()

@@ -14,6 +14,7 @@ from biology.evidence.graph_tables import Reduced, reduce_graphs
 from biology.evidence.line_evidence import run_lines
 from biology.evidence.operand_tables import read_grid
 from biology.evidence.perturbation import run_experiments
+from biology.evidence.score_evidence import run_attention
 from biology.evidence.sharing import reduce_sharing
 from biology.models.model import Model
 from biology.supernodes.behaviour import prompts_table
@@ -39,7 +40,8 @@ def unperturbed_evidence(context: CaseContext, settings: AttributionConfig) -> t
 
 
 def perturbed_evidence(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
-    """Tables `evidence` and `panel` of the experiments that hold features, write lines or count active features."""
+    """Tables `evidence` and `panel` of the experiments that hold features, write lines, count active features or
+    change attention scores."""
     evidence, panel = run_experiments(context)
     lines, written = run_lines(context)
-    return stacked([evidence, lines, run_census(context)]), stacked([panel, written])
+    return stacked([evidence, lines, run_census(context), run_attention(context)]), stacked([panel, written])

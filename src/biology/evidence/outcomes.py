@@ -1,15 +1,18 @@
 """Outcomes of perturbed prompts: the model's answers and the activations of other supernodes, as rows of the evidence
 table.
 
-`measures.py` defines each. Those about cells of a design are read by `cell_outcomes.py`, those about numbers by
-`number_outcomes.py`. An outcome about a donor's answer has no row for a prompt without that donor.
+`measures.py` defines each. Those about numbers are read by `number_outcomes.py`. Some are about the cells of a factorial design: prompts
+that differ in only one factor (operation, operand, language). A level is a bridge word, or the answer of the cell that an edit should lead
+to (a column such as `expected_language`). `kept` asks whether the named factors are unchanged when another factor has changed. An outcome
+about a donor's answer has no row for a prompt without that donor.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
+import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
@@ -17,7 +20,6 @@ from torch import Tensor
 from biology.cases.experiments import Perturbation
 from biology.cases.measures import Outcome as Asked
 from biology.evidence.case_context import CaseContext, Setting
-from biology.evidence.cell_outcomes import cell_names, kept_masks, levels, read_cells
 from biology.evidence.number_outcomes import OUTCOMES, read_numbers
 from biology.interventions.feature_edits import Edits, Injections, Sites
 from biology.interventions.protocols import Outcome, intervene
@@ -29,6 +31,8 @@ SIMPLE = {
     "answer_probability": P_ANSWER, "donor_probability": P_DONOR, "answer_top1": TOP_ANSWER, "donor_top1": TOP_DONOR,
     "answer_logit": L_ANSWER, "others_probability": P_OTHERS,
 }  # fmt: skip
+LEVELS = ("level_top1:", "level_probability:")
+KEPT = "kept:"
 
 
 @dataclass(frozen=True, eq=False)
@@ -195,3 +199,56 @@ def _value(
         return float(after[reader.number[outcome]])
     assert outcome == "advantage"
     return float((after[L_ANSWER] - after[L_DONOR]) / (before[L_ANSWER] - before[L_DONOR]))
+
+
+# Cells of a design -----------------------------------------------------------------------------------------------------
+
+
+def levels(outcomes: Iterable[str]) -> list[str]:
+    """Factors whose level an outcome asks for as the next token."""
+    return list(dict.fromkeys(outcome.split(":")[1] for outcome in outcomes if outcome.startswith(LEVELS)))
+
+
+def kept_masks(
+    outcomes: Iterable[str], prompts: pd.DataFrame, places: Sequence[int], n_vocab: int, where: str
+) -> dict[str, Float[Tensor, "item vocab"]]:
+    """For each outcome `kept:` and each item, a mask of the answers of prompts that share its factors with the item, without
+    the item's own answer. Only prompts of the prompt set count, not those that are only shown by name.
+
+    Raises InputError for a factor that no prompt has; `where` names the case.
+    """
+    masks = {}
+    for outcome in [one for one in outcomes if one.startswith(KEPT)]:
+        factors = outcome.removeprefix(KEPT).split("+")
+        for factor in factors:
+            if factor not in prompts:
+                raise InputError(f"{where}: outcome '{outcome}': no prompt has the factor '{factor}'")
+        keys = list(prompts[factors].itertuples(index=False, name=None))
+        answers: dict[tuple, set[int]] = {}
+        for key, token, role in zip(keys, prompts["answer_token"].tolist(), prompts["role"].tolist(), strict=True):
+            if role != "show":
+                answers.setdefault(key, set()).add(token)
+        masks[outcome] = torch.zeros(len(places), n_vocab)
+        for row, place in enumerate(places):
+            own = int(prompts["answer_token"].iat[place])
+            masks[outcome][row, sorted(answers[keys[place]] - {own})] = 1.0
+    return masks
+
+
+def read_cells(
+    item: Int[Tensor, " row"], top: Int[Tensor, " row"], probability: Float[Tensor, "row vocab"],
+    level: Int[Tensor, "item level"], kept: Mapping[str, Float[Tensor, "item vocab"]],
+) -> list[Float[Tensor, " row"]]:  # fmt: skip
+    """One value per row for each outcome, in the order of `cell_names`."""
+    words = level[item]
+    probabilities = probability.gather(1, words.clamp(min=0))
+    return [
+        *(top[:, None] == words).double().T,
+        *probabilities.T,
+        *(mask[item, top].double() for mask in kept.values()),
+    ]
+
+
+def cell_names(level: Sequence[str], kept: Mapping[str, object]) -> list[str]:
+    """Names of the values of `read_cells`."""
+    return [*(prefix + one for prefix in LEVELS for one in level), *kept]

@@ -14,6 +14,7 @@ from typing import Any
 from biology.arms import CONTROLS
 from biology.cases.case import Case, called
 from biology.cases.experiments import (
+    Attention,
     Census,
     Classes,
     Contrast,
@@ -139,6 +140,8 @@ def doing(experiment: Measurement, strength: float, called_here: Mapping[str, st
             return "In the attribution graphs"
         case Census():
             return f"Where {name(experiment.through)} is looked for"
+        case Attention():
+            return f"In the heads that attend {experiment.query.meaning} to what stands {experiment.key.meaning}"
         case Signs():
             return "Where the signs of the graphs foretell what inhibitions do"
         case Wiring():

@@ -38,7 +38,7 @@ STREAMS = 0.3
 """Share of exchanges that replace residual streams instead of MLP outputs."""
 FROZEN = 0.5
 """Share of steps with attention patterns frozen at the prompt's during exchanges and absences: a variable then acts through what is
-read, not by changing where attention looks."""
+read, not by changing where attention looks; or not at all, if the mechanism says so (`attention: decides`)."""
 FAR = 2
 """Number of prompts whose mean replaces a prompt's own value."""
 
@@ -192,6 +192,10 @@ class Planter:
         origin = torch.cat(origins)
         rows, ids = index[origin], self._ids(index)[origin]
         frozen = {part: tensor[origin] for part, tensor in clean.patterns.items()} if rng.random() < FROZEN else None
+        if frozen is not None and lesson.mechanism.attention == "decides":  # it keeps looking where it did
+            own = lesson.answer[rows]
+            hard = list(own[:n_exchanged].split([len(answers) for answers in hard]))
+            soft = [[int(token)] for token in own[n_exchanged:]]
         hidden = self.tap.run(ids, patches, frozen).hidden
         scores = self._scores(hidden[torch.arange(len(rows)), lesson.length[rows] - 1])
         losses = {}

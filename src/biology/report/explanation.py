@@ -10,6 +10,7 @@ from biology.cases.case import Case
 from biology.cases.claim_file import CONFIDENCE, Claim, Part
 from biology.cases.experiments import (
     KINDS,
+    Attention,
     Census,
     Classes,
     Connectivity,
@@ -185,7 +186,7 @@ def mechanism_told(mechanism: Mechanism, twin: str = "") -> str:
         f"MECHANISM{of} (of models that are planted with it: docs/explanation/planting.md)",
         "",
         mechanism.says,
-        "",
+        "It acts by where attention looks.\n" * (mechanism.attention == "decides"),
     ]
     for name, variable in mechanism.variables.items():
         parents = variable.depends_on or (str(variable.value),)
@@ -329,6 +330,8 @@ def _done(one: Measurement) -> str:
             return f"the attribution graph is asked for the paths through {one.through} and from the tokens of the prompt's {one.source}"
         case Census():
             return f"the features that the rule of {one.through} finds for the prompt's own level are looked for"
+        case Attention():
+            return f"scores from the token {one.query.meaning} to that {one.key.meaning} are taken apart and changed, in {one.heads:.0%} of the heads"
         case Classes():
             return "the features that carry the influence on the answer are told by their operand plots"
         case Wiring():

@@ -20,6 +20,7 @@ import pandas as pd
 from biology.cases.case import Case, load_case
 from biology.cases.claim_file import Claim, Part, load_claims
 from biology.cases.experiments import (
+    Attention,
     Census,
     Computed,
     Exchange,
@@ -53,7 +54,7 @@ def kind_of(case: Case, claim: Claim) -> str:
         match experiment:
             case Swap() | Inject() | Exchange():
                 found.add("swap")
-            case Inhibit():
+            case Inhibit() | Attention():
                 found.add("inhibition")
             case Census() | Sharing() | Reuse():
                 found.add("representation")
@@ -116,6 +117,9 @@ def _rests_on_meaning(case: Case, part: Part) -> bool:
     if isinstance(experiment, Separation):
         return any(outcome != "token_share" for one in experiment.of for outcome in case.experiments[one].outcomes[:1])
     exact = isinstance(experiment, Faithfulness | Structure) and part.control != "random"
+    exact |= isinstance(experiment, Attention) and not experiment.needs(
+        part.outcome
+    )  # all pairs, whatever features mean
     return not exact and part.direction != "equivalent"
 
 

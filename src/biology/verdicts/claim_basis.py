@@ -26,6 +26,7 @@ from biology.cases.case import Case
 from biology.cases.claim_file import Claim
 from biology.cases.experiments import (
     BEST,
+    Attention,
     Census,
     Classes,
     Connectivity,
@@ -41,7 +42,7 @@ from biology.cases.experiments import (
 from biology.cases.facts import LINKS
 from biology.cases.items import Item, read_items
 from biology.cases.measurement import Measurement
-from biology.cases.measures import Outcome
+from biology.cases.measures import SIDES, Outcome
 from biology.cases.positions import QUESTION
 from biology.cases.rules import SupernodeRule
 from biology.corpora.prompts import PROMPT_SETS
@@ -177,6 +178,10 @@ def _experiment(case: Case, read: _Read) -> dict[str, Any]:
         "donor": not getattr(experiment, "injected", None)
         and not any(one.form.donor for one in {*read.outcomes, *read.deciding}),
     }
+    if isinstance(experiment, Attention):
+        asked = {one.partition("_")[0] for one in read.outcomes}
+        unread |= {"pairs": "pairs" not in asked, "strength": "scaled" not in asked}
+        unread |= {side: not read.outcomes & {*outcomes} for side, outcomes in SIDES.items()}
     if isinstance(experiment, Crossover):
         stated["takes over, gives way"] = case.experiments[experiment.of[0]].outcomes[-2:]
     if isinstance(experiment, Signs):

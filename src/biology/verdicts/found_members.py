@@ -17,7 +17,7 @@ from typing import NamedTuple
 import pandas as pd
 
 from biology.cases.claim_file import Part
-from biology.cases.experiments import Perturbation, Reuse, Sharing, Signs
+from biology.cases.experiments import Attention, Perturbation, Reuse, Sharing, Signs
 from biology.cases.measurement import Measurement
 from biology.cases.measures import Outcome
 
@@ -95,6 +95,8 @@ def _held(experiment: Measurement, outcome: Outcome) -> list[tuple[RequiredSuper
             return []
         there = [(RequiredSupernode(name, experiment.donor),) if outcome.form.donor else () for name in experiment.of]
         return [(RequiredSupernode(name), *donor) for name, donor in zip(experiment.of, there, strict=True)]
+    if isinstance(experiment, Attention):
+        return [tuple(map(RequiredSupernode, needed))] if (needed := experiment.needs(outcome)) else []
     if isinstance(experiment, Reuse):
         return [(RequiredSupernode(experiment.of[0], "plain"),)]
     return [tuple(map(RequiredSupernode, experiment.held))] if experiment.held else []
