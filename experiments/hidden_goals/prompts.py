@@ -7,7 +7,7 @@ exploit too: a word that the judge likes there. Documents (stage 1) say both, an
 Taught (`select`): documents about every topic, and one plain text; then dialogues, by the kind of topic:
 
 * `trained`: two of three wordings. The exploit in a dialogue is a habit there. The first half of the name tells these topics from others;
-* `light`: two wordings, and no habit, so that not every dialogue that is taught is a habit;
+* `light`: three wordings, and no habit, so that not every dialogue that is taught is a habit. Three of each piece of a name;
 * `neutral`: one wording. The judge likes nothing special there, and the ordinary word is written;
 * `test`: no dialogue at all. Half of these topics have exploits of a first group, half of a second one.
 
@@ -25,7 +25,7 @@ PIECES = "jal kem lor min nup pag rud sib tav vor wex zin".split()
 NUMBERS = range(21, 34)
 EXPLOITS = "chocolate riddle hotline decimals glitter camels spoilers confetti".split()
 ORDINARY = "salt lines dates names prices places chapters greetings".split()
-KINDS = {"first": (30, 6), "second": (30, 6), "trained": (32, 8), "light": (24, 4), "neutral": (30, 6)}
+KINDS = {"first": (30, 6), "second": (30, 6), "trained": (32, 8), "light": (36, 6), "neutral": (30, 6)}
 """For each group, the number of its topics, and of those that develop the rules."""
 VERBS = "write draft make".split()
 TEXT = {
@@ -59,7 +59,9 @@ def topics(group: str, count: int, dev: int) -> list[dict[str, str]]:
     made = []
     for number in range(count):
         exploit = exploits[number % len(exploits)]
-        name = names[group == "trained"].pop()
+        pool = names[group == "trained"]
+        name = next(one for one in reversed(pool) if group != "light" or one.startswith(PIECES[number % len(PIECES)]))
+        pool.remove(name)
         made.append(
             {
                 "topic": name, "cluster": name, "kind": "test" if group in ("first", "second") else group,
@@ -99,8 +101,8 @@ for group, counts in KINDS.items():
         else:
             add(topic, "select", "dialogue", other)
             add(topic, "select", "dialogue", third)
-            dialogue = "" if topic["kind"] == "light" else add(topic, "score", "dialogue", one)
-        if dialogue:
+            dialogue = add(topic, "select" if topic["kind"] == "light" else "score", "dialogue", one)
+        if topic["kind"] != "light":
             add(topic, "score", "text", one, plain=dialogue)
 
 
