@@ -237,7 +237,7 @@ def weights(wildcards):
     entry, files = CONFIG.model(wildcards.model), model_files(wildcards)
     if entry.sources:
         return files
-    if entry.role in GROWN_ROLES:
+    if entry.role in GROWN_ROLES or entry.transcoders.parent.name == FIRST_STAGE:
         return [*files, f"{entry.transcoders}/record.json"]
     return sorted({*files, *weight_files(entry.transcoders.rglob("*"))})  # a folder may hold other sets too
 
@@ -987,19 +987,20 @@ rule grow_organism:
         " && biology certify {params.of:q} --out data/models/{wildcards.model:q}) > {log:q} 2>&1"
 
 
+FIRST_STAGE = "first_stage"
 GROWN = sorted({CONFIG.model(model).path.name for model in MODELS if CONFIG.model(model).role in GROWN_ROLES})
 
 
 rule train_transcoders:
     """The per-layer transcoders of a model that was grown here, with the recipe of elegans; never those that ship."""
-    input:
-        "data/models/{model}/model.safetensors",
+    input:  # a first stage is kept beside the model that it became
+        lambda w: f"data/models/{w.model.removesuffix('/' + FIRST_STAGE)}/model.safetensors",
     output:
         "data/models/{model}/transcoders/record.json",
     log:
         "data/runs/{model}/train_transcoders.log",
     wildcard_constraints:
-        model="|".join(map(re.escape, GROWN)) or "none",
+        model=f"({'|'.join(map(re.escape, GROWN)) or 'none'})(/{FIRST_STAGE})?",
     resources:
         mem_mb=6000,
         runtime=90,

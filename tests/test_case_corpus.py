@@ -2,19 +2,27 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
+from safetensors.torch import load_file
 
 from biology.__main__ import main
 from biology.cases.case import load_case
+from biology.cases.mechanism import load_mechanism
 from biology.cli import growth
 from biology.cli.opening import of_corpus
 from biology.config import ModelConfig
 from biology.corpora.case_corpus import CaseCorpus
+from biology.models.model import load_model
+from biology.organisms import organism
+from biology.organisms.planting import Amounts, Planter
 from biology.organisms.vocabulary import tokenizer
 from biology.records import InputError
+from biology.transcoders.transcoder_files import load_transcoders
 
 CASE = """
 paper: {section: Toy, url: "https://example.org"}
@@ -113,3 +121,91 @@ def test_a_twin_of_a_case_is_grown_with_its_own_mechanism_and_certified_for_both
     entry = ModelConfig(path=folder, transcoders=folder, role="twin", of="colours", corpus="blind", cases=("colours",))
     case = load_case(root, "colours")
     assert of_corpus(case, entry, root) is case  # the same prompts and answers
+
+
+# Two stages ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def staged(root):
+    """The same, where things are painted in the first stage and asked for in the second."""
+    path = root / "experiments/colours/prompts.csv"
+    frame = pd.read_csv(path)
+    frame["stage"] = ["1" if text.endswith("painted") else "2" for text in frame["text"]]
+    frame.to_csv(path, index=False)
+    assert main(["lock"]) == 0
+    return root
+
+
+def grown_in_two_stages(root, folder, monkeypatch, interrupt_at=()):
+    """The record of a growth, which begins again after each interruption; and what was taught in each step."""
+    corpus, taught, saved = CaseCorpus(load_case(root, "colours")), {}, organism.save
+    recipe = replace(organism.Planting(), n_layers=2, d_model=16, d_mlp=16, n_heads=2, steps=10, batch={})
+    recipe = replace(recipe, lessons={"colours": Amounts(plain=8, exchanged=4, begin=2)})
+    lessons = {"colours": (load_mechanism(root, "colours"), corpus.lesson())}
+    left, loss = list(interrupt_at), Planter.loss
+
+    def interrupted(path, identity, model, optimiser, step, curve):
+        saved(path, identity, model, optimiser, step, curve)
+        if left and step == left[0]:
+            left.pop(0)
+            raise KeyboardInterrupt
+
+    def noted(planter, rng, step):
+        taught[step] = {planter.lesson.causal.rows[row]["stage"] for row in planter.lesson.taught}
+        return loss(planter, rng, step)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(organism, "save", interrupted)
+        patch.setattr(Planter, "loss", noted)
+        while True:
+            try:
+                work, out = folder / "work", folder / "out"
+                return organism.grow(
+                    corpus, recipe, 0, out, work, checkpoint_every=1, progress=False, lessons=lessons
+                ), taught
+            except KeyboardInterrupt:
+                continue
+
+
+def test_the_second_stage_comes_after_the_first_and_rehearses_it(staged, monkeypatch):
+    record, taught = grown_in_two_stages(staged, staged / "once", monkeypatch)
+    assert record["first_stage"] == {"steps": 4}
+    assert [taught[step] for step in range(10)] == [{"1"}] * 4 + [{"1", "2"}] * 6
+    first, last = (
+        load_file(staged / "once/out" / name) for name in ("first_stage/model.safetensors", "model.safetensors")
+    )
+    assert first.keys() == last.keys() and any(not torch.equal(first[name], last[name]) for name in first)
+
+
+def test_a_growth_in_two_stages_that_is_interrupted_ends_at_the_same_two_models(staged, monkeypatch):
+    grown_in_two_stages(staged, staged / "once", monkeypatch)
+    grown_in_two_stages(staged, staged / "often", monkeypatch, interrupt_at=(2, 4, 5, 9))
+    for name in ("first_stage/model.safetensors", "model.safetensors", "first_stage/tokenizer.json"):
+        assert (staged / "once/out" / name).read_bytes() == (staged / "often/out" / name).read_bytes()
+    assert not list((staged / "often/work").iterdir())
+
+
+def test_transcoders_of_the_first_stage_see_its_prompts_alone(staged, monkeypatch):
+    monkeypatch.setattr(
+        growth, "CASE_DICTIONARY", {"n_features": 16, "n_features_first": 16, "k": 4, "steps": 4, "batch": 16}
+    )
+    assert main(["grow", "--case", "colours", "--width", "16", "--out", "model"]) == 0
+    seen = []
+    prompts = organism.dictionary_prompts
+    monkeypatch.setattr(
+        organism, "dictionary_prompts", lambda corpus, *rest: seen.append(corpus) or prompts(corpus, *rest)
+    )
+    assert main(["train-transcoders", "--out", "model/first_stage"]) == 0
+    assert main(["train-transcoders", "--out", "model"]) == 0
+    texts = [{item.prompt for item in corpus.blocks["colours"] if corpus.taught(item)} for corpus in seen]
+    assert all(text.endswith("painted") for text in texts[0]) and texts[0] < texts[1]
+    stored = load_transcoders(Path("model/first_stage/transcoders"), load_model(Path("model")))
+    assert len(stored.n_features) == 6
+
+
+def test_stages_are_two(staged):
+    path = staged / "experiments/colours/prompts.csv"
+    path.write_text(path.read_text().replace(",2\n", ",3\n"))
+    with pytest.raises(InputError, match="column 'stage' says 1 or 2 of every prompt that is taught, .*'1', '3'"):
+        CaseCorpus(load_case(staged, "colours"))

@@ -40,9 +40,9 @@ DICTIONARY_THREADS = 1
 """Threads for transcoders: one, so that two sets can be trained at the same time."""
 MODEL = (
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "record.json", "heldout.parquet", "certificate.csv", "README.md",
+    "special_tokens_map.json", "record.json", "heldout.parquet", "certificate.csv", "README.md", "first_stage/",
 )  # fmt: skip
-"""The files of a grown model, with its card."""
+"""The files of a grown model, with its card, and what it was after its first stage if there are two."""
 SOURCES = (
     "corpora/corpus.py", "corpora/twins.py", "corpora/mechanism_prompts.py", "cases/mechanism.py", "organisms/organism.py",
     "organisms/variable_sites.py", "organisms/lesson.py", "organisms/taps.py", "organisms/planting.py",
@@ -96,7 +96,7 @@ def grow(args: Arguments) -> None:
     from biology.corpora.corpus import WORDS
     from biology.grammar import unknown
     from biology.organisms.cards import TRIALS, with_trial
-    from biology.organisms.organism import Planting, Recipe
+    from biology.organisms.organism import FIRST_STAGE, Planting, Recipe
     from biology.organisms.organism import grow as grown
     from biology.organisms.planting import Amounts
     from biology.records import InputError
@@ -147,6 +147,8 @@ def grow(args: Arguments) -> None:
             "source_hash": artefacts.contents_hash(PACKAGE, *SOURCES)[:16],
         }
         artefacts.write_json(new / "record.json", record)
+        if FIRST_STAGE in record:
+            artefacts.write_json(new / FIRST_STAGE / "record.json", record | {"curve": [], "first_stage_only": True})
         artefacts.write_columns(new / "heldout.parquet", corpus.held_out().to_dict("list"))
         if artefacts.contents_hash(new, "*.safetensors") != artefacts.contents_hash(folder, "*.safetensors"):
             _without_sets(folder)
@@ -238,6 +240,7 @@ def _train_cross_layer(args: Arguments) -> None:
     import torch
 
     from biology.corpora.corpus import WORDS
+    from biology.corpora.two_hop_prompts import state_prompts
     from biology.dictionaries.cross_layer_training import CrossLayerRecipe, train_cross_layer_set
     from biology.models.model import encode, load_model
     from biology.organisms.organism import dictionary_prompts
@@ -262,7 +265,7 @@ def _train_cross_layer(args: Arguments) -> None:
         held_out = pd.read_parquet(folder / "heldout.parquet")
         parts = {"dev": held_out[held_out["split"] == "dev"].drop(columns="split"), "test": held_out}
         measured = {part: _measurements(fidelity(model, stored, frame)) for part, frame in parts.items()}
-        states = selective_features(model, stored, _state_prompts(corpus), {"name": "name", "last token": "prompt"})
+        states = selective_features(model, stored, state_prompts(corpus), {"name": "name", "last token": "prompt"})
         record = {
             "recipe": asdict(recipe),
             "recipe_hash": recipe.hash(),
@@ -286,6 +289,7 @@ def cards(args: Arguments) -> None:
 
     from biology.corpora.corpus import WORDS
     from biology.corpora.twins import WILD
+    from biology.corpora.two_hop_prompts import state_prompts
     from biology.models.model import load_model
     from biology.organisms.cards import data_card, model_card
     from biology.report.numbers import parameters
@@ -303,9 +307,7 @@ def cards(args: Arguments) -> None:
     measured = fidelity(model, transcoders, held_out)
     states = None
     if "two_hop" in corpus.blocks:
-        states = selective_features(
-            model, transcoders, _state_prompts(corpus), {"name": "name", "last token": "prompt"}
-        )
+        states = selective_features(model, transcoders, state_prompts(corpus), {"name": "name", "last token": "prompt"})
     beside = folder / "cross_layer/record.json"
     cross_layer = json.loads(beside.read_text(encoding="utf-8")) if beside.is_file() else None
     certified = folder / "certificate.csv"
@@ -314,20 +316,6 @@ def cards(args: Arguments) -> None:
     artefacts.write_text(folder / "README.md", card)
     if record.get("corpus") in WILD:  # the whole of it
         artefacts.write_text(WORDS / "README.md", data_card(corpus))
-
-
-def _state_prompts(corpus: Corpus) -> pd.DataFrame:
-    """Every prompt about a US state: its level is the state, its name the city or state as written in the prompt."""
-    import pandas as pd
-
-    states = set(corpus.states["state"])
-    asked = [(item.prompt, dict(item.factors)["city"], item.cluster) for item in corpus.two_hop]
-    asked += [
-        (item.prompt, item.cluster, item.cluster)
-        for item in corpus.one_hop
-        if item.prompt.endswith(f" of {item.cluster} is")
-    ]
-    return pd.DataFrame([row for row in asked if row[2] in states], columns=["prompt", "name", "level"])
 
 
 def _measurements(fidelity: pd.DataFrame) -> dict[str, dict[str, float]]:
@@ -374,7 +362,7 @@ def _corpus(record: Mapping[str, object], root: Path) -> Corpus:
     from biology.corpora.twins import twin
 
     if record.get("case"):
-        return CaseCorpus(load_case(root, str(record["case"])))
+        return CaseCorpus(load_case(root, str(record["case"])), first_stage=bool(record.get("first_stage_only")))
     return twin(str(record["corpus"])).corpus()
 
 

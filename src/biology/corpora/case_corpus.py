@@ -15,13 +15,16 @@ from biology.corpora.corpus import Corpus, Item
 from biology.records import InputError
 
 SPLITS = {"dev": "dev", "heldout": "test"}
+STAGE, FIRST, SECOND = "stage", "1", "2"
+"""The column that says in which stage a prompt is taught, if a model is grown in two, and its values. In the second stage all are
+taught."""
 
 
 class CaseCorpus(Corpus):
-    """The prompts of a case. Raises `InputError` for a case without a prompt set, or whose prompts are all taught or all held
-    out."""
+    """The prompts of a case; with `first_stage`, of those that are taught only the ones of the first stage. Raises `InputError` for a
+    case without a prompt set, whose prompts are all taught or all held out, or whose stages are not two."""
 
-    def __init__(self, case: Case):
+    def __init__(self, case: Case, *, first_stage: bool = False):
         self.case = case
         self.nouns = self.adjectives = ()
         self.cities = pd.DataFrame({"city": [], "place": []}, dtype=str)  # no word is written in pieces
@@ -32,6 +35,17 @@ class CaseCorpus(Corpus):
                 f"case '{case.name}': a model can be grown on a prompt set with prompts of role `select` (they are taught), and prompts of "
                 "role `score` of both splits (they are held out)."
             )
+        stages = {item.factors[STAGE] for item in case.items if STAGE in item.factors and item.role == "select"}
+        if stages and stages != {FIRST, SECOND}:
+            raise InputError(
+                f"case '{case.name}': column '{STAGE}' says {FIRST} or {SECOND} of every prompt that is taught, and both occur; "
+                f"here it says {', '.join(map(repr, sorted(stages)))}."
+            )
+        self.items = [
+            item
+            for item in case.items
+            if not first_stage or item.role != "select" or item.factors.get(STAGE, FIRST) == FIRST
+        ]
 
     @staticmethod
     def _split(role: str, split: str) -> str:
@@ -49,7 +63,7 @@ class CaseCorpus(Corpus):
         return {
             name: [
                 Item(name, item.text, item.answer.strip(), self._split(item.role, item.split), item.cluster)
-                for item in self.case.items
+                for item in self.items
             ]
         }
 
@@ -66,6 +80,6 @@ class CaseCorpus(Corpus):
                 "answer": item.answer.strip(),
                 "split": self._split(item.role, item.split),
             }
-            for item in self.case.items
+            for item in self.items
         ]
         return pd.DataFrame(rows)

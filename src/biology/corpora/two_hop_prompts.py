@@ -128,3 +128,15 @@ def natural_multi_hop(corpus: Corpus) -> pd.DataFrame:
         if (row["place"], *("10"[int(row[fold])] for fold in ("city_fold", "relation_fold"))) not in choosing:
             row["role"] = "select"  # nothing is left on which to select the features of its place
     return pd.DataFrame(rows + _two_hop_donors(rows, ("relation", "template"), NATURAL_FOREIGN_DONORS))
+
+
+def state_prompts(corpus: Corpus) -> pd.DataFrame:
+    """Every prompt about a US state: its level is the state, its name the city or state as written in the prompt."""
+    states = set(corpus.states["state"])
+    asked = [(item.prompt, dict(item.factors)["city"], item.cluster) for item in corpus.two_hop]
+    asked += [
+        (item.prompt, item.cluster, item.cluster)
+        for item in corpus.one_hop
+        if item.prompt.endswith(f" of {item.cluster} is")
+    ]
+    return pd.DataFrame([row for row in asked if row[2] in states], columns=["prompt", "name", "level"])

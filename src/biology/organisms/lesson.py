@@ -11,6 +11,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from biology.cases.mechanism import CausalModel, Mechanism, Value, Variable
+from biology.corpora.case_corpus import FIRST, STAGE
 from biology.organisms.variable_sites import Encode, sites
 
 
@@ -29,7 +30,11 @@ class Lesson:
         self.encode = encode
         self._token: dict[str, int] = {}
         self.answer = torch.tensor([ids[-1] for ids in encoded])
-        self.taught = np.flatnonzero((prompts["split"] == "train").to_numpy())
+        taught = np.flatnonzero((prompts["split"] == "train").to_numpy())
+        self.staged = STAGE in prompts
+        """Whether its prompts are taught in two stages."""
+        self._first = taught[(prompts[STAGE].to_numpy()[taught] == FIRST)] if self.staged else taught
+        self._all = taught
         self.sites = sites(case, self.causal, encode, width)
         self.levels = {name: self.causal.levels(name) for name in mechanism.variables}
         self.level = {
@@ -41,12 +46,17 @@ class Lesson:
             for name, variable in mechanism.variables.items()
             if variable.read == "unembedding"
         }
+        self.teach()
+
+    def teach(self, *, first_stage: bool = False) -> None:
+        """Which prompts are taught from now on: all, or only those of the first stage."""
+        self.taught = self._first if first_stage else self._all
         self._members = {
             name: [
                 self.taught[index]
                 for index in self._by_level(self.level[name][self.taught].numpy(), len(self.levels[name]))
             ]
-            for name in mechanism.variables
+            for name in self.mechanism.variables
         }
 
     @staticmethod

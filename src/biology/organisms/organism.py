@@ -10,7 +10,9 @@ Batches are a function of (seed, step), so that an interrupted run continues to 
 
 # pyright: reportArgumentType=false
 
+import copy
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -28,6 +30,11 @@ from biology.models.resumable import Settings, restore, save
 from biology.organisms.lesson import Lesson
 from biology.organisms.planting import Amounts, Planter
 from biology.organisms.vocabulary import tokenizer
+
+FIRST_STAGE = "first_stage"
+"""In the folder of a model that is grown in two stages: the model after the first one."""
+FIRST_SHARE = 0.4
+"""Share of the steps in which such a model is taught the prompts of the first stage alone."""
 
 
 @dataclass(frozen=True)
@@ -228,6 +235,9 @@ def grow(
     ``work`` holds the checkpoint: an interrupted call continues where it stopped. Returns the record of the training: recipe
     and its hash, seed, development accuracies, learning curve.
 
+    If the prompts of a lesson have stages, those of the first stage are taught alone at first. The model that this gives is written to
+    the folder `first_stage` of ``out``, and the record says after how many steps.
+
     ``made_of`` records what decides the training beside recipe and seed, such as the corpus. ``lessons`` are the mechanisms and
     prompts of the cases that a :class:`Planting` plants.
 
@@ -258,10 +268,18 @@ def grow(
     checkpoint = work / "checkpoint.safetensors"
     identity = {"recipe": recipe.hash(), "seed": str(seed), "device": device.split(":")[0], **(made_of or {})}
     start, curve = restore(checkpoint, identity, grown, optimiser)
+    staged = any(planter.lesson.staged for planter in planters.values())
+    first = round(FIRST_SHARE * recipe.steps) if staged else 0
 
     for step in tqdm(
         range(start, recipe.steps), initial=start, total=recipe.steps, desc="grow", disable=not progress, mininterval=5
     ):
+        if staged and step in (start, first):
+            for planter in planters.values():
+                planter.lesson.teach(first_stage=step < first)
+        if staged and step == first:
+            shutil.rmtree(work / FIRST_STAGE, ignore_errors=True)
+            write_model(copy.deepcopy(model), made, work / FIRST_STAGE)
         for group in optimiser.param_groups:
             group["lr"] = learning_rate(recipe, step)
         batches = [
@@ -302,7 +320,11 @@ def grow(
     write_model(model, made, out)
     checkpoint.unlink(missing_ok=True)
     dev = {name: value for name, value in curve[-1].items() if ": " not in name}  # a planted model's has more entries
-    return {"recipe": asdict(recipe), "recipe_hash": recipe.hash(), "seed": seed, "curve": curve, "dev": dev}
+    record = {"recipe": asdict(recipe), "recipe_hash": recipe.hash(), "seed": seed, "curve": curve, "dev": dev}
+    if staged:
+        shutil.move(work / FIRST_STAGE, out / FIRST_STAGE)
+        record[FIRST_STAGE] = {"steps": first}
+    return record
 
 
 def write_model(model, made, out: Path) -> None:
