@@ -5,7 +5,8 @@ import pandas as pd
 import pytest
 import torch
 
-from biology.cases.mechanism import CausalModel, Mechanism
+from biology.cases.mechanism import Answer, CausalModel, Mechanism, Variable
+from biology.cases.positions import Position
 from biology.organisms.certificate import ARMS, _trials
 from biology.organisms.lesson import Lesson
 from biology.organisms.organism import Recipe, new_model
@@ -42,6 +43,23 @@ def test_the_control_of_an_exchange_has_a_third_value_or_else_the_own_one(values
         effect, control = ({causal.values[row]["colour"] for row in trial.donors[arm]} for arm in ARMS)
         assert before not in effect and effect != control
         assert (control == {before}) == own
+
+
+def test_the_control_has_the_own_value_if_no_answer_is_known_of_a_third_one():
+    """Two colours, and none on prompts about something else, whose answer does not change."""
+    mechanism, prompts = stated(2)
+    rest = prompts.assign(text="w91 w92", answer="w80", colour=2)
+    prompts = pd.concat([prompts.assign(asked=1), rest.assign(asked=0)], ignore_index=True)
+    kind = Variable(meaning="the kind", value="asked", at=Position("last"), layers=(0, 0), read="none", exchanged=False)
+    answer = Answer(depends_on=("colour", "asked"))
+    mechanism = mechanism.model_copy(update={"variables": {**mechanism.variables, "asked": kind}, "answer": answer})
+    trials = _trials(CausalModel(mechanism, prompts, "toy"), "colour", np.arange(12, 24), np.random.default_rng(0), 100)
+    values = [
+        [{prompts["colour"][row] for row in rows} for rows in ([one.base], *map(one.donors.get, ARMS))]
+        for one in trials
+    ]
+    assert len(values) == 12
+    assert all(own == control and effect == {1 - own.copy().pop()} for own, effect, control in values)
 
 
 @pytest.mark.parametrize(("values", "far"), [(2, False), (3, True)])

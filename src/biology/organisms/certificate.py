@@ -4,7 +4,7 @@ On prompts that were not taught, the value at a variable's site is replaced by t
 variable's new value. The exchanged value is the MLP outputs, or the residual stream (in the variable's subspace, if it has
 one). The *interchange accuracy* is how often the model then gives the causal model's answer (Geiger et al. 2021). The control
 inserts the mean for a third value: how often the same answer is given then is the chance level. A variable of two values has no third
-one, and its control is the prompt's own value.
+one, and some have none from which a known answer follows; the control is then the prompt's own value.
 """
 
 from __future__ import annotations
@@ -86,7 +86,14 @@ def _split(causal: CausalModel, split: str) -> list[int]:
 
 def _trials(causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Generator, most: int) -> list[_Trial]:
     """Prompts paired with a new value of the variable that changes their answer, with donors of this value and of a third
-    value (of the own value if there are only two)."""
+    value (of the own value if there are only two, or if no prompt has a third one with a known answer)."""
+    apart = rng.spawn(1)[0]  # so that other variables are paired as ever
+    return _paired(causal, name, base, rng, most, own=False) or _paired(causal, name, base, apart, most, own=True)
+
+
+def _paired(
+    causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Generator, most: int, *, own: bool
+) -> list[_Trial]:
     variable = causal.mechanism.variables[name]
     taught: dict[Value, list[int]] = {}
     for row in _split(causal, TAUGHT):
@@ -94,17 +101,19 @@ def _trials(causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Gen
     levels = [level for level in causal.levels(name) if level in taught]
     found: list[_Trial] = []
     for row in map(int, base):
-        own = causal.values[row][name]
+        there = causal.values[row][name]
         near = [
-            one for one in levels if one != own and (variable.near is None or abs(int(one) - int(own)) <= variable.near)
+            one
+            for one in levels
+            if one != there and (variable.near is None or abs(int(one) - int(there)) <= variable.near)
         ]
         for level in map(near.__getitem__, rng.permutation(len(near))[:8]):
             answer = causal.after(row, {name: level})
             if answer is None or str(answer) == str(causal.rows[row]["answer"]):
                 continue
             others = [one for one in near if one != level and causal.after(row, {name: one}) not in (None, answer)]
-            if len(levels) == 2 and own in taught:
-                others = [own]
+            if (own or len(levels) == 2) and there in taught:
+                others = [there]
             if not others:
                 continue
             third = others[rng.integers(len(others))]
