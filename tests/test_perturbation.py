@@ -399,3 +399,46 @@ def test_an_outcome_about_a_level_that_the_prompt_lacks_is_refused(tiny_model):
     asked = replace_experiment(INHIBIT, outcomes=("level_probability:expected",))
     with pytest.raises(InputError, match="has no level of 'expected', which an outcome needs"):
         measure(toy_context(tiny_model("llama"), {"x": asked}, prompts=frame), "x", asked, [1], Setting(0.0, 1), ())
+
+
+EDIT = experiment_of(kind="edit", edit="own", only={"relation": "r0"}, strengths=(0.5, -2.0), outcomes=("answer_logit", "answer_lost", "level_top1:answer"))  # fmt: skip
+COST = experiment_of(kind="edit", edit="own", as_in="edit", only={"relation": "r1"}, outcomes=("answer_lost",))
+
+
+def test_an_edit_is_of_the_members_on_development_prompts_whatever_prompt_is_run(tiny_model):
+    frame = prompts_frame()
+    frame.loc[frame["item"] == "i2", "correct"] = False
+    context = toy_context(tiny_model("llama"), {"cost": COST, "edit": EDIT}, prompts=frame)
+    members = context.members[context.members["item"].isin(["i0", "i1"]) & (context.members["supernode"] == "own")]
+    wanted = sorted({*zip(members["layer"], members["feature"], strict=True)})
+    assert context.edited_features(EDIT) == context.edited_features(COST) == wanted
+    held = context.edits(COST, [5], Setting(-2.0, 2))
+    assert {*zip(held.edits.layer.tolist(), held.edits.feature.tolist(), strict=True)} <= {*wanted}
+    assert set(held.pool_prompt.tolist()) == {5} and torch.equal(held.pool_pos, held.edits.pos)
+    clean = context.cache.at(held.pool_prompt, held.edits.layer, held.edits.pos, held.edits.feature)
+    assert torch.allclose(held.edits.value, -2.0 * clean.double()) and bool((clean > 0).all())
+    assert len(set(held.edits.pos.tolist())) > 1  # feature 0 is active at every token
+
+
+def test_what_an_edit_costs_is_measured_at_the_strength_chosen_for_it(tiny_model):
+    """Wherever it stands in the case; and an answer is lost where it is no longer the most probable token."""
+    for order in (["cost", "edit"], ["edit", "cost"]):
+        both = {name: {"edit": EDIT, "cost": COST}[name] for name in order}
+        evidence, _ = run_experiments(toy_context(tiny_model("llama"), both))
+        chosen = evidence[evidence["experiment"] == "edit"]
+        cost = evidence[evidence["experiment"] == "cost"]
+        assert set(cost["strength"]) == set(chosen["strength"]) and len(set(cost["strength"])) == 1
+        assert set(cost["item"]) == {"i3", "i4", "i5"} and set(cost["arm"]) == {"effect", "match"}
+    wide = chosen.pivot_table(index=["item", "arm", "draw"], columns="outcome", values="value")
+    assert (wide["answer_lost"] == 1.0 - wide["level_top1:answer"]).all()
+
+
+def test_an_edit_of_nothing_changes_nothing(tiny_model):
+    nothing = replace_experiment(EDIT, edit="nobody", strengths=(0.0,))
+    context = toy_context(tiny_model("llama"), {"edit": nothing})
+    rows = measure(context, "edit", nothing, EVERYONE, Setting(0.0, 2), ("match",))
+    for place in EVERYONE:
+        item, logits = context.prompts["item"][place], capture(context.model, context.ids[place]).logits[0, -1].double()
+        clean = float(logits[context.prompts["answer_token"][place]] - logits.mean())
+        for arm in ("effect", "match"):
+            assert effects(rows, "answer_logit", arm)[item] == pytest.approx([clean] * len(effects(rows, "answer_logit", arm)[item]), rel=1e-4)  # fmt: skip

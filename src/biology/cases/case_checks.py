@@ -20,6 +20,7 @@ from biology.cases.experiments import (
     Computed,
     Contrast,
     Crossover,
+    Edit,
     Exchange,
     Graph,
     Inhibit,
@@ -156,7 +157,8 @@ class _Check:
         for supernode in experiment.held:
             facts.known(self.where, "supernode", supernode, file.supernodes)
         for other in experiment.rests_on:
-            facts.known(f"{self.where}.of", "experiment", other, file.experiments)
+            key = "as_in" if isinstance(experiment, Edit) else "of"
+            facts.known(f"{self.where}.{key}", "experiment", other, file.experiments)
         for prompt in getattr(experiment, "prompts", ()):
             facts.known(f"{self.where}.prompts", "prompt", prompt, file.prompts)
         scored = facts.scored(experiment.only)
@@ -164,10 +166,9 @@ class _Check:
         for outcome in experiment.outcomes:
             self._outcome(experiment, outcome, scored)
         kinds: dict[type[Any], Callable[[Any, list[Row]], None]] = {
-            Perturbation: self._perturbation, Exchange: self._exchange, Graph: self._graph, Census: self._census,
+            Perturbation: self._perturbation, Edit: self._edit, Exchange: self._exchange, Graph: self._graph, Census: self._census,
             Wiring: self._wiring, Reuse: self._reuse, Sharing: self._sharing, Contrast: self._contrast,
-            Structure: self._structure,
-            Crossover: self._crossover, Separation: self._separation, Signs: self._signs, Scale: self._scale,
+            Structure: self._structure, Crossover: self._crossover, Separation: self._separation, Signs: self._signs, Scale: self._scale,
         }  # fmt: skip
         for kind, check in kinds.items():
             if isinstance(experiment, kind):
@@ -241,6 +242,11 @@ class _Check:
                     f"{where}.donor", "a line takes its words from the column `donor`: leave `donor` out"
                 )
             self._line(one.line, one)
+
+    def _edit(self, one: Edit, measured: list[Row]) -> None:
+        there = self.file.experiments[one.as_in or self.name]
+        if not isinstance(there, Edit) or there.edit != one.edit or (one.as_in and there.as_in):
+            raise self.facts.refuse(f"{self.where}.as_in", f"'{one.as_in}' has no edit of '{one.edit}' of its own")
 
     def _never_at(self, where: str, elsewhere: Position, held: Sequence[str]) -> None:
         """Refuses a control position at which a supernode may be found."""

@@ -154,6 +154,46 @@ class Swap(Perturbation):
         return self.inject
 
 
+class Edit(Perturbation):
+    """A standing edit of the model: features are held at M times their activation wherever they are active, at every token of
+    every prompt. They are the members that the supernode has on the development prompts of the edit, whatever prompt is
+    run; all else follows (iterative patching, with live attention)."""
+
+    depths: ClassVar[tuple[float, ...]] = (1.0,)  # type: ignore[misc]
+    attention: ClassVar[str] = "live"  # type: ignore[misc]
+    cut_direct: ClassVar[bool] = False  # type: ignore[misc]
+    elsewhere: ClassVar[Position] = Position("1")  # type: ignore[misc]
+    dose: ClassVar[bool] = False  # type: ignore[misc]
+    line: ClassVar[None] = None  # type: ignore[misc]
+    sites: ClassVar[tuple[Position, ...]] = ()  # type: ignore[misc]
+    protocol: ClassVar[str] = "iterative"  # type: ignore[misc]
+
+    kind: Literal["edit"]
+    edit: str
+    """The supernode whose features are edited."""
+    as_in: str | None = None
+    """Another edit of the supernode: this one has its features and its strength, and measures on other prompts what it
+    costs there."""
+
+    @property
+    def held(self) -> tuple[str, ...]:
+        return (self.edit,)
+
+    @property
+    def rests_on(self) -> tuple[str, ...]:
+        return (self.as_in,) if self.as_in else ()
+
+    def holds(self, strength: float) -> dict[str, float]:
+        return {} if self.as_in else {self.edit: strength}  # prompts of another kind need no members
+
+    @model_validator(mode="after")
+    def _settled_there(self) -> Edit:
+        settled = [key for key in ("strengths", "direction") if self.as_in and key in self.model_fields_set]
+        if settled:
+            raise ValueError(f"`as_in` takes the strength of that edit: leave out `{settled[0]}`")
+        return self
+
+
 class Exchange(Measurement):
     """Replaces the residual stream at one position, in all layers, by the donor's, and writes a line; needs no
     transcoder."""
@@ -332,7 +372,7 @@ class Scale(Computed):
 
 
 KINDS = (
-    Inhibit, Inject, Swap, Exchange, Graph, Faithfulness, Structure, Signs, Census, Classes, Wiring, Connectivity, Reuse, Sharing,
+    Inhibit, Inject, Swap, Edit, Exchange, Graph, Faithfulness, Structure, Signs, Census, Classes, Wiring, Connectivity, Reuse, Sharing,
     Contrast, Crossover, Separation, Scale,
 )  # fmt: skip
 LOOKING_AT_PLOTS = (Classes, Wiring, Connectivity)
@@ -347,7 +387,7 @@ def _known_kind(data: Any) -> Any:
 
 
 Experiment = Annotated[
-    Inhibit | Inject | Swap | Exchange | Graph | Faithfulness | Structure | Signs | Census | Classes | Wiring | Connectivity | Reuse
+    Inhibit | Inject | Swap | Edit | Exchange | Graph | Faithfulness | Structure | Signs | Census | Classes | Wiring | Connectivity | Reuse
     | Sharing | Contrast | Crossover | Separation | Scale,
     Field(discriminator="kind"),
     BeforeValidator(_known_kind),

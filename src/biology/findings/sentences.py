@@ -18,6 +18,7 @@ from biology.cases.experiments import (
     Classes,
     Contrast,
     Crossover,
+    Edit,
     Exchange,
     Graph,
     Inhibit,
@@ -133,6 +134,8 @@ def doing(experiment: Measurement, strength: float, called_here: Mapping[str, st
             told = f"With the donor's {name(experiment.inject)} {_held(strength)}"
         case Swap():
             told = f"With {name(experiment.inhibit)} {_held(-experiment.suppress * strength)} and the donor's {_held(strength)}"
+        case Edit():
+            told = f"With the features of {name(experiment.edit)} {_held(strength)} wherever they are active"
         case Exchange():
             told = f"With the residual stream {experiment.at.meaning} exchanged for the donor's"
         case Graph():

@@ -15,6 +15,7 @@ from biology.cases.experiments import (
     Connectivity,
     Contrast,
     Crossover,
+    Edit,
     Exchange,
     Faithfulness,
     Graph,
@@ -294,15 +295,15 @@ def experiment_told(one: Measurement) -> str:
     if isinstance(one, Perturbation):
         grid = len(one.strengths) * len(one.depths) > 1
         layers = _listed((f"{depth:.0%}" for depth in one.depths), "or")
-        told += f" M is {_listed((f'{m:g}' for m in one.strengths), 'or')}, in the lowest {layers} of the layers"
+        strengths = f"that of {one.rests_on[0]}" if one.rests_on else _listed((f"{m:g}" for m in one.strengths), "or")
+        told += f" M is {strengths}" + ("" if isinstance(one, Edit) else f", in the lowest {layers} of the layers")
         told += (
             f": development prompts choose the weakest at which {one.outcomes[0]} {one.direction}s nearly as much beyond its control as at any."
             if grid
             else "."
         )
-        settled = f"by protocol {one.protocol}, with {one.attention} attention"
-        settled = "iteratively, with live attention" if one.line else settled
-        told += f" Features are held {settled}{', their direct paths to the logits cut' if one.cut_direct else ''}."
+        settled = "iteratively, with live" if one.line else f"by protocol {one.protocol}, with {one.attention}"
+        told += f" Features are held {settled} attention{', their direct paths to the logits cut' if one.cut_direct else ''}."
         if "position" in one.controls:
             best = "that of its sites which moves most, chosen on development prompts"
             told += (
@@ -323,10 +324,10 @@ def _done(one: Measurement) -> str:
             return f"{one.inject} of the donor (column {one.donor}) is held at M times its activation there"
         case Swap():
             down = f"minus {one.suppress:g} M" if one.suppress not in (0, 1) else "minus M" if one.suppress else "0"
-            return (
-                f"{one.inhibit} is held at {down} times its clean activation and {one.inject} of the donor (column {one.donor}) at M "
-                "times its activation there"
-            )
+            up = f"{one.inject} of the donor (column {one.donor}) at M times its activation there"
+            return f"{one.inhibit} is held at {down} times its clean activation and {up}"
+        case Edit():
+            return f"the members of {one.edit}{f', as in {one.as_in},' if one.as_in else ''} are held at M times their activation wherever active"
         case Exchange():
             return f"the residual stream {one.at.meaning} is, in all layers, that of the donor (column donor)"
         case Graph():

@@ -22,6 +22,7 @@ from biology.cases.claim_file import Claim, Part, load_claims
 from biology.cases.experiments import (
     Census,
     Computed,
+    Edit,
     Exchange,
     Faithfulness,
     Inhibit,
@@ -53,7 +54,7 @@ def kind_of(case: Case, claim: Claim) -> str:
         match experiment:
             case Swap() | Inject() | Exchange():
                 found.add("swap")
-            case Inhibit():
+            case Inhibit() | Edit():
                 found.add("inhibition")
             case Census() | Sharing() | Reuse():
                 found.add("representation")

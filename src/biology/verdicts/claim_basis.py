@@ -31,6 +31,7 @@ from biology.cases.experiments import (
     Connectivity,
     Contrast,
     Crossover,
+    Edit,
     Perturbation,
     Scale,
     Separation,
@@ -139,6 +140,8 @@ def _readings(case: Case, claim: Claim) -> dict[str, _Read]:
                 read(other, [one for one in listed if one.form.name in ("activation", "answer_logit")], ())
             elif isinstance(experiment, Scale):
                 read(other, outcomes, {"shuffle"})
+            elif isinstance(experiment, Edit):
+                read(other, (), ())
 
     for part in claim.parts:
         outcome = Outcome(part.outcome)
