@@ -401,7 +401,7 @@ def test_an_outcome_about_a_level_that_the_prompt_lacks_is_refused(tiny_model):
         measure(toy_context(tiny_model("llama"), {"x": asked}, prompts=frame), "x", asked, [1], Setting(0.0, 1), ())
 
 
-EDIT = experiment_of(kind="edit", edit="own", only={"relation": "r0"}, strengths=(0.5, -2.0), outcomes=("answer_logit", "answer_lost", "level_top1:answer"))  # fmt: skip
+EDIT = experiment_of(kind="edit", edit="own", only={"relation": "r0"}, strengths=(0.5, -2.0), outcomes=("answer_logit", "answer_lost"))  # fmt: skip
 COST = experiment_of(kind="edit", edit="own", as_in="edit", only={"relation": "r1"}, outcomes=("answer_lost",))
 
 
@@ -421,7 +421,7 @@ def test_an_edit_is_of_the_members_on_development_prompts_whatever_prompt_is_run
 
 
 def test_what_an_edit_costs_is_measured_at_the_strength_chosen_for_it(tiny_model):
-    """Wherever it stands in the case; and an answer is lost where it is no longer the most probable token."""
+    """Wherever it stands in the case."""
     for order in (["cost", "edit"], ["edit", "cost"]):
         both = {name: {"edit": EDIT, "cost": COST}[name] for name in order}
         evidence, _ = run_experiments(toy_context(tiny_model("llama"), both))
@@ -429,8 +429,23 @@ def test_what_an_edit_costs_is_measured_at_the_strength_chosen_for_it(tiny_model
         cost = evidence[evidence["experiment"] == "cost"]
         assert set(cost["strength"]) == set(chosen["strength"]) and len(set(cost["strength"])) == 1
         assert set(cost["item"]) == {"i3", "i4", "i5"} and set(cost["arm"]) == {"effect", "match"}
-    wide = chosen.pivot_table(index=["item", "arm", "draw"], columns="outcome", values="value")
-    assert (wide["answer_lost"] == 1.0 - wide["level_top1:answer"]).all()
+
+
+def test_an_answer_is_lost_where_it_is_no_longer_the_most_probable_token(tiny_model):
+    model, frame = tiny_model("llama"), prompts_frame()
+    frame["answer_token"] = toy_context(model, {}).cache.logits.argmax(-1).tolist()
+    context = toy_context(model, {"edit": EDIT}, prompts=frame)
+    lost = {
+        strength: effects(measure(context, "edit", EDIT, EVERYONE, Setting(strength, 2), ()), "answer_lost")
+        for strength in (1.0, -8.0)
+    }
+    assert {value for (value,) in lost[1.0].values()} == {0.0}
+    held = context.edits(EDIT, EVERYONE, Setting(-8.0, 2)).edits
+    prompt = torch.tensor(EVERYONE)
+    out = intervene(context.model, context.transcoders, context.ids, prompt, held, protocol="iterative", live_attention=True)  # fmt: skip
+    said = out.logits[:, 0].argmax(-1).tolist()
+    assert {frame["item"][place]: [float(token != frame["answer_token"][place])] for place, token in zip(EVERYONE, said, strict=True)} == lost[-8.0]  # fmt: skip
+    assert 1.0 in {value for (value,) in lost[-8.0].values()}
 
 
 def test_an_edit_of_nothing_changes_nothing(tiny_model):
