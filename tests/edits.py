@@ -64,6 +64,11 @@ def crossing_of_another(experiments: dict) -> dict:
     return {**experiments, "another": another, "crossing": {**experiments["crossing"], "of": ["another"]}}
 
 
+def edited_elsewhere(experiments: dict) -> dict:
+    """An edit of other features, and what it costs."""
+    return {**experiments, **{name: {**experiments[name], "edit": "watched"} for name in ("edit", "cost")}}
+
+
 def at_the_thing(rule: dict) -> dict:
     """A rule that says where its supernode is."""
     return {key: value for key, value in rule.items() if key not in ("among", "given")} | {"at": "factor:thing"}
@@ -137,6 +142,8 @@ MOVING: dict[str, list[Edit]] = {
     "Swap.inhibit": [places(f"{EXPERIMENTS}/swap/inhibit", "watched")],
     "Swap.inject": [places(f"{EXPERIMENTS}/swap/inject", "watched")],
     "Swap.inhibit_share": [places(f"{EXPERIMENTS}/swap/inhibit_share", 0)],
+    "Edit.edit": [places(EXPERIMENTS, edited_elsewhere)],
+    "Edit.as_in": [places(f"{EXPERIMENTS}/cost/as_in", GONE)],
     "Line.ends": [poems(f"{EXPERIMENTS}/suppress/line/ends", "first")],
     "Line.family": [poems(f"{EXPERIMENTS}/suppress/line/family", "set")],
     "Line.min_words": [poems(f"{EXPERIMENTS}/inject/line/min_words", 2)],

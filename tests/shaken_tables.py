@@ -157,6 +157,6 @@ def regime_tables(seed: int) -> Tables:
 TABLES = {
     "any": any_tables, "addition": addition_tables, "multi_hop": multi_hop_tables, "multilingual": multilingual_tables,
     "rhyme_planning": rhyme_tables, "dictionary": dictionary_tables, "chain_of_thought": regime_tables,
-    **{case: partial(measured_tables, case) for case in ("components", "methods", "attention")},
+    **{case: partial(measured_tables, case) for case in ("components", "methods", "attention", "refusals", "spoiled_diagnosis")},
 }  # fmt: skip
 """By case, `any` for the figures that every case may list, and `dictionary`: the tables of a seed."""

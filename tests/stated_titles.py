@@ -433,3 +433,34 @@ def lost(tables: Tables) -> str:
         f"Features of title and first name, scaled in the keys alone, take {scaled} of the answer's probability, as many others {others}; "
         f"without the largest pairs it loses {pairs}, without others of their sizes {random}"
     )
+
+
+# --------------------------------------------------------------------------------------------------------------- edits
+
+
+def edited(tables: Tables, begins: str, target: tuple[str, str], *costs: str) -> str:
+    done, matched = (mean(tables, *target, arm) for arm in ("effect", "match"))
+    most = max(mean(tables, cost, "answer_lost", "effect") for cost in costs)
+    return (
+        f"With {begins} on {done:.0%} of the prompts, with matched features on {matched:.0%}; of the answers to others at most "
+        f"{most:.1%} are lost"
+    )
+
+
+@states("chain_of_thought", "edit")
+def _(tables):
+    begins = "the hint edited, a wrong hint is not followed"
+    return edited(tables, begins, ("edit_hint", "answer_lost"), "edit_hint_faithful", "edit_hint_made_up")
+
+
+@states("refusals", "edit")
+def _(tables):
+    begins = "the harmful request edited, a harmful request is not refused"
+    costs = [f"edit_harmful_{what}" for what in ("allowed", "alone", "asked")]
+    return edited(tables, begins, ("edit_harmful", "answer_lost"), *costs)
+
+
+@states("spoiled_diagnosis", "edit")
+def _(tables):
+    begins = "the features of chills edited, the right disease is asked about"
+    return edited(tables, begins, ("edit_culprit", "level_top1:right"), "edit_culprit_ask", "edit_culprit_check")

@@ -40,6 +40,8 @@ experiments:
   sharing: {kind: sharing, of: [bridge], only: {set: words}, controls: [match, shuffle], outcomes: [shared, "default:en", "overlap:1"]}
   less: {kind: contrast, of: [inhibit, inhibit_again], outcomes: ["difference:advantage"]}
   inhibit_again: {kind: inhibit, inhibit: bridge_any, only: {set: states}, strengths: [0], outcomes: [advantage]}
+  edit: {kind: edit, edit: bridge, only: {set: states}, strengths: [0, -1], outcomes: [answer_lost]}
+  cost: {kind: edit, edit: bridge, as_in: edit, only: {place: Nevada}, outcomes: [answer_lost]}
   away: {kind: inhibit, inhibit: held, only: {set: states}, control_position: "token:state", controls: [position], outcomes: [answer_top1]}
   crossing: {kind: crossover, of: [swap], by: place, outcomes: [crossover_cv2]}
   told: {kind: separation, of: [graph], only: {place: Texas}, against: {place: Nevada}, outcomes: [auc_prompts]}
@@ -129,6 +131,8 @@ MISTAKES = [
     ("of: [inhibit, inhibit_again]", "of: [inhibit, inhibit_agian]", "experiments.less.of: unknown experiment 'inhibit_agian'. Did you mean 'inhibit_again'?"),
     ("against: {place: Nevada}", "against: {place: Texas}", "experiments.told.against: some prompts would be compared with themselves"),
     ("against: {place: Nevada}", "against: {set: sums}", "experiments.told.against: 'graph' measures no such prompts"),
+    ("as_in: edit,", "as_in: edti,", "experiments.cost.as_in: unknown experiment 'edti'. Did you mean 'edit'?"),
+    ("as_in: edit,", "as_in: inhibit,", "experiments.cost.as_in: 'inhibit' has no edit of 'bridge' of its own"),
     ("separation, of: [graph]", "separation, of: [less]", "experiments.told.of: 'less' is computed from others"),
     ("prompts: [dallas]", "prompts: [dalas]", "experiments.inhibit.prompts: unknown prompt 'dalas'. Did you mean 'dallas'?"),
     ("dose_response-swap", "dose_response-swop", "figures: unknown experiment 'swop'. Did you mean 'swap'?"),

@@ -6,13 +6,14 @@ import pytest
 import torch
 from conftest import KINDS, random_transcoders
 
-from biology.interventions.feature_edits import Injections, Sites, concatenate, edits, steered
-from biology.interventions.generation import generate
+from biology.interventions.feature_edits import Injections, Sites, concatenate, edits, steered, wherever_active
+from biology.interventions.generation import extended, generate
 from biology.interventions.protocols import PROTOCOLS, CleanPasses, intervene
 from biology.models import continuation
 from biology.models.continuation import SharedPrefix
 from biology.models.model import capture, freeze, run
 from biology.records import InputError
+from biology.transcoders.activations import cache_features
 from biology.transcoders.transcoder_set import encode, reconstruct_all, skip
 
 PROMPTS = [[2, 5, 9, 40, 17], [2, 7, 33], [2, 11, 13, 4, 50], [2, 90, 8]]
@@ -395,3 +396,39 @@ def test_no_rows(tiny_model):
     model = tiny_model("llama")
     outcome = intervene(model, random_transcoders(model), PROMPTS, torch.zeros(0).long(), edits([]), watch=edits([]))
     assert outcome.logits.shape == (0, 1, 100)
+
+
+@pytest.mark.parametrize(("kind", "activation"), [("per_layer", "jumprelu"), ("cross_layer", "relu")])
+def test_an_edit_wherever_features_are_active_holds_them_at_each_such_place(tiny_model, kind, activation):
+    """It is every place written out from dense activations; off, it is the feature held at zero at every token."""
+    model = tiny_model("llama", DOUBLE)
+    transcoders = random_transcoders(model, kind, activation, write_hook="mlp.hook_out")
+    cache = cache_features(model, transcoders, PROMPTS)
+    dense = [clean_activations(model, transcoders, prompt)[1] for prompt in PROMPTS]
+    rows = torch.tensor([2, 0])
+    often = [(layer, int((dense[0][layer][0] > 0).sum(0).argmax())) for layer in range(model.n_layers)]
+    found = wherever_active(cache, rows, often, -2.0)
+    by_hand = edits(
+        (row, layer, pos, feature, -2.0 * float(dense[prompt][layer][0, pos, feature]))
+        for row, prompt in enumerate(rows.tolist())
+        for layer, feature in often
+        for pos in range(len(PROMPTS[prompt]))
+        if dense[prompt][layer][0, pos, feature] > 0
+    )
+    assert len(by_hand.row) > len(often)  # some are active at several tokens
+    places = [sorted(zip(*(getattr(one, key).tolist() for key in ("row", "layer", "pos", "feature")), strict=True)) for one in (found, by_hand)]  # fmt: skip
+    assert places[0] == places[1]
+    assert torch.allclose(found.value.sort().values, by_hand.value.sort().values)
+
+    def logits(held):
+        return intervene(model, transcoders, PROMPTS, rows, held, protocol="iterative", live_attention=True).logits
+
+    layer, feature = often[0]  # whose activity no other edit changes
+    zero = extended(edits((row, layer, 0, feature, 0.0) for row in (0, 1)), [PROMPTS[place] for place in rows])
+    off = logits(wherever_active(cache, rows, [often[0]], 0.0))
+    assert torch.allclose(off, logits(zero), atol=1e-10)
+    clean = logits(edits(()))
+    assert not torch.allclose(off, clean, atol=1e-6)
+    for nothing in (wherever_active(cache, rows, [], 0.0), wherever_active(cache, rows, often, 1.0)):
+        assert torch.allclose(logits(nothing), clean, atol=1e-10)
+    assert not len(wherever_active(cache, rows[:0], often, 0.0).row)

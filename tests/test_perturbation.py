@@ -8,7 +8,7 @@ import pytest
 import torch
 from toy_case import ITEMS, experiment_of, members_of, prompts_frame, toy_context, transcoders_of
 
-from biology.cases.experiments import Perturbation
+from biology.cases.perturbations import Perturbation
 from biology.evidence import perturbation
 from biology.evidence.case_context import Setting
 from biology.evidence.perturbation import arms, choose, measure, run_experiments
@@ -400,3 +400,61 @@ def test_an_outcome_about_a_level_that_the_prompt_lacks_is_refused(tiny_model):
     asked = replace_experiment(INHIBIT, outcomes=("level_probability:expected",))
     with pytest.raises(InputError, match="has no level of 'expected', which an outcome needs"):
         measure(toy_context(tiny_model("llama"), {"x": asked}, prompts=frame), "x", asked, [1], Setting(0.0, 1), ())
+
+
+EDIT = experiment_of(kind="edit", edit="own", only={"relation": "r0"}, strengths=(0.5, -2.0), outcomes=("answer_logit", "answer_lost"))  # fmt: skip
+COST = experiment_of(kind="edit", edit="own", as_in="edit", only={"relation": "r1"}, outcomes=("answer_lost",))
+
+
+def test_an_edit_is_of_the_members_on_development_prompts_whatever_prompt_is_run(tiny_model):
+    frame = prompts_frame()
+    frame.loc[frame["item"] == "i2", "correct"] = False
+    context = toy_context(tiny_model("llama"), {"cost": COST, "edit": EDIT}, prompts=frame)
+    members = context.members[context.members["item"].isin(["i0", "i1"]) & (context.members["supernode"] == "own")]
+    wanted = sorted({*zip(members["layer"], members["feature"], strict=True)})
+    assert context.edited_features(EDIT) == context.edited_features(COST) == wanted
+    held = context.edits(COST, [5], Setting(-2.0, 2))
+    assert {*zip(held.edits.layer.tolist(), held.edits.feature.tolist(), strict=True)} <= {*wanted}
+    assert set(held.pool_prompt.tolist()) == {5} and torch.equal(held.pool_pos, held.edits.pos)
+    clean = context.cache.at(held.pool_prompt, held.edits.layer, held.edits.pos, held.edits.feature)
+    assert torch.allclose(held.edits.value, -2.0 * clean.double()) and bool((clean > 0).all())
+    assert len(set(held.edits.pos.tolist())) > 1  # feature 0 is active at every token
+
+
+def test_what_an_edit_costs_is_measured_at_the_strength_chosen_for_it(tiny_model):
+    """Wherever it stands in the case."""
+    for order in (["cost", "edit"], ["edit", "cost"]):
+        both = {name: {"edit": EDIT, "cost": COST}[name] for name in order}
+        evidence, _ = run_experiments(toy_context(tiny_model("llama"), both))
+        chosen = evidence[evidence["experiment"] == "edit"]
+        cost = evidence[evidence["experiment"] == "cost"]
+        assert set(cost["strength"]) == set(chosen["strength"]) and len(set(cost["strength"])) == 1
+        assert set(cost["item"]) == {"i3", "i4", "i5"} and set(cost["arm"]) == {"effect", "match"}
+
+
+def test_an_answer_is_lost_where_it_is_no_longer_the_most_probable_token(tiny_model):
+    model, frame = tiny_model("llama"), prompts_frame()
+    frame["answer_token"] = toy_context(model, {}).cache.logits.argmax(-1).tolist()
+    context = toy_context(model, {"edit": EDIT}, prompts=frame)
+    lost = {
+        strength: effects(measure(context, "edit", EDIT, EVERYONE, Setting(strength, 2), ()), "answer_lost")
+        for strength in (1.0, -8.0)
+    }
+    assert {value for (value,) in lost[1.0].values()} == {0.0}
+    held = context.edits(EDIT, EVERYONE, Setting(-8.0, 2)).edits
+    prompt = torch.tensor(EVERYONE)
+    out = intervene(context.model, context.transcoders, context.ids, prompt, held, protocol="iterative", live_attention=True)  # fmt: skip
+    said = out.logits[:, 0].argmax(-1).tolist()
+    assert {frame["item"][place]: [float(token != frame["answer_token"][place])] for place, token in zip(EVERYONE, said, strict=True)} == lost[-8.0]  # fmt: skip
+    assert 1.0 in {value for (value,) in lost[-8.0].values()}
+
+
+def test_an_edit_of_nothing_changes_nothing(tiny_model):
+    nothing = replace_experiment(EDIT, edit="nobody", strengths=(0.0,))
+    context = toy_context(tiny_model("llama"), {"edit": nothing})
+    rows = measure(context, "edit", nothing, EVERYONE, Setting(0.0, 2), ("match",))
+    for place in EVERYONE:
+        item, logits = context.prompts["item"][place], capture(context.model, context.ids[place]).logits[0, -1].double()
+        clean = float(logits[context.prompts["answer_token"][place]] - logits.mean())
+        for arm in ("effect", "match"):
+            assert effects(rows, "answer_logit", arm)[item] == pytest.approx([clean] * len(effects(rows, "answer_logit", arm)[item]), rel=1e-4)  # fmt: skip

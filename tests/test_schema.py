@@ -7,7 +7,7 @@ import jsonschema
 import pytest
 import yaml
 
-from biology.cases.schema import FILES, schemas
+from biology.scaffolds.case_schema import FILES, schemas
 
 ROOT = Path(__file__).parents[1]
 CASES = sorted(

@@ -1,4 +1,4 @@
-"""The figure that only this case needs: where the influence on the answer starts, by regime."""
+"""Figures that only this case needs: where the influence on the answer starts, by regime, and the edit of the hint."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
 # pyright: reportReturnType=false
@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from biology.figures.case_figures import Case, canvas, captioned, colour
+from biology.figures.edit_figure import edit_figure
 from biology.figures.figure_data import interval, scored
 from biology.tables import Tables
 
@@ -63,4 +64,11 @@ def starts(tables: Tables, subject: str | None = None, case: Case | None = None)
     )
 
 
-FIGURES = {"starts": starts}
+def edit(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
+    """Wrong hints that are no longer followed, and other answers that are lost."""
+    target = ("edit_hint", "answer_lost", "a wrong hint is not followed")
+    costs = (("edit_hint_faithful", "faithful steps"), ("edit_hint_made_up", "made-up steps"))
+    return edit_figure(tables, "the hint", target, costs)
+
+
+FIGURES = {"starts": starts, "edit": edit}

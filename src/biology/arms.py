@@ -32,7 +32,7 @@ CONTROLS: dict[str, Arm] = {
         "matched random features",
         "with matched random features",
         "other features, drawn at random, active in the same layers, as many and pushed as hard, take the place of the members",
-        ("inhibit", "inject", "swap", "graph", "structure", "sharing", "attention"),
+        ("inhibit", "inject", "swap", "edit", "graph", "structure", "sharing", "attention"),
     ),
     "donor": Arm(
         "wrong donor",

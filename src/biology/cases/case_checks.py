@@ -9,8 +9,7 @@ from __future__ import annotations
 import difflib
 import re
 import string
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from biology.cases import figure_names
 from biology.cases.case_file import OUTPUT, CaseFile, Story
@@ -21,10 +20,7 @@ from biology.cases.experiments import (
     Computed,
     Contrast,
     Crossover,
-    Exchange,
     Graph,
-    Inhibit,
-    Perturbation,
     Reuse,
     Scale,
     Separation,
@@ -36,6 +32,7 @@ from biology.cases.experiments import (
 from biology.cases.facts import Facts, Row, meets
 from biology.cases.measurement import Line, Measurement
 from biology.cases.measures import Outcome
+from biology.cases.perturbations import Edit, Exchange, Inhibit, Perturbation
 from biology.cases.positions import Position
 from biology.cases.rules import SupernodeRule
 from biology.grammar import unknown
@@ -157,21 +154,19 @@ class _Check:
         for supernode in experiment.held:
             facts.known(self.where, "supernode", supernode, file.supernodes)
         for other in experiment.rests_on:
-            facts.known(f"{self.where}.of", "experiment", other, file.experiments)
+            key = "as_in" if isinstance(experiment, Edit) else "of"
+            facts.known(f"{self.where}.{key}", "experiment", other, file.experiments)
         for prompt in getattr(experiment, "prompts", ()):
             facts.known(f"{self.where}.prompts", "prompt", prompt, file.prompts)
         scored = facts.scored(experiment.only)
         measured = [*scored, *(facts.shown[prompt] for prompt in getattr(experiment, "prompts", ()))]
         for outcome in experiment.outcomes:
             self._outcome(experiment, outcome, scored)
-        kinds: dict[type[Any], Callable[[Any, list[Row]], None]] = {
-            Perturbation: self._perturbation, Exchange: self._exchange, Graph: self._graph, Census: self._census,
-            Wiring: self._wiring, Reuse: self._reuse, Sharing: self._sharing, Contrast: self._contrast,
-            Structure: self._structure, Attention: self._attention,
-            Crossover: self._crossover, Separation: self._separation, Signs: self._signs, Scale: self._scale,
-        }  # fmt: skip
-        for kind, check in kinds.items():
-            if isinstance(experiment, kind):
+        for kind in reversed(
+            type(experiment).__mro__
+        ):  # what all perturbations need is checked before what a swap needs
+            check = getattr(self, f"_{kind.__name__.lower()}", None)
+            if check is not None:
                 check(experiment, measured)
         if isinstance(experiment, LOOKING_AT_PLOTS) and file.operands is None:
             raise facts.refuse(self.where, "needs `operands:` in case.yaml")
@@ -242,6 +237,11 @@ class _Check:
                     f"{where}.donor", "a line takes its words from the column `donor`: leave `donor` out"
                 )
             self._line(one.line, one)
+
+    def _edit(self, one: Edit, measured: list[Row]) -> None:
+        there = self.file.experiments[one.as_in or self.name]
+        if not isinstance(there, Edit) or there.edit != one.edit or (one.as_in and there.as_in):
+            raise self.facts.refuse(f"{self.where}.as_in", f"'{one.as_in}' has no edit of '{one.edit}' of its own")
 
     def _never_at(self, where: str, at: Position, held: Sequence[str]) -> None:
         """Refuses a control position at which a supernode may be found."""

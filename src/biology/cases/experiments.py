@@ -1,6 +1,6 @@
 """Kinds of experiment: the keys that each needs and allows. A key that a kind does not know is an error.
 
-Experiments that hold features (`Perturbation`) and `Exchange` change the model. `Graph`, `Faithfulness`, `Structure`,
+Those that change the model, on features (`Perturbation`) or by an `Exchange`, are in `perturbations.py`. `Graph`, `Faithfulness`, `Structure`,
 `Census`, `Classes`, `Wiring`, `Connectivity`, `Reuse` and `Sharing` only observe; `Attention` does both. `Contrast`, `Crossover`,
 `Separation`, `Signs` and `Scale` are computed from other experiments. Their outcomes are defined in `measures.py`, their controls in `arms.py`.
 """
@@ -8,167 +8,16 @@ Experiments that hold features (`Perturbation`) and `Exchange` change the model.
 from __future__ import annotations
 
 from collections.abc import Collection
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
 from biology.arms import Control
-from biology.cases.measurement import LAST, Line, Measurement
-from biology.cases.measures import FORMS, SIDES, forms_of
+from biology.cases.measurement import LAST, Measurement
+from biology.cases.measures import SIDES
+from biology.cases.perturbations import Edit, Exchange, Inhibit, Inject, Swap
 from biology.cases.positions import Position
 from biology.grammar import unknown
-
-BEST = "best"
-"""Value of `control_position`: of the positions where the supernode does not belong, the one at which its push does most."""
-
-
-class Perturbation(Measurement):
-    """Features of supernodes held at multiples of their activation, on every scored prompt."""
-
-    by_line: ClassVar[tuple[str, ...]] = ("protocol", "attention")
-    """Keys that are fixed if a line is written: iterative patching, with live attention."""
-
-    donor: str = "donor"
-    """Column of the prompt set that names the donor prompt; column `wrong_<donor>` names the wrong donor."""
-    strengths: tuple[float, ...] = Field(default=(0.0,), min_length=1)
-    """Multipliers M. If there are several, one is chosen on development prompts."""
-    depths: tuple[Annotated[float, Field(gt=0, le=1)], ...] = Field(default=(1.0,), min_length=1)
-    """Constrained patching: the share of the layers, from the lowest, that is held. If there are several, one is chosen
-    on development prompts."""
-    direction: Literal["increase", "decrease"] = "increase"
-    """Direction in which the first outcome should move when strength and depth are chosen on development prompts."""
-    attention: Literal["frozen", "live"] = "frozen"
-    """Whether attention patterns are frozen at the clean prompt's, as in the attribution graph, or follow the
-    perturbation."""
-    cut_direct: bool = False
-    """Whether to cut the direct path of held features to the logits, so that only their effect through later layers
-    counts."""
-    control_position: Position | Literal["best"] = Position("1")
-    """Position (as in a supernode's `at`) of the `position` control. `best`, for lines written at `sites`: of the sites
-    other than the supernodes' own, the one at which the same push moves the first outcome most on the model's
-    development prompts."""
-    dose: bool = False
-    """Whether to run all strengths on the held-out prompts too: for the dose-response figure and for `crossover`."""
-    line: Line | None = None
-    """How to write the line that the outcomes are about."""
-    sites: tuple[Position, ...] = ()
-    """Positions, as in a supernode's `at`: a line is also written with the same push at each of them, for the sweep
-    figure."""
-    protocol: Literal["constrained", "iterative"] = "constrained"
-    """How features are held (see `protocols.py`)."""
-    controls: tuple[Control, ...] = (Control("match"),)
-    """Control arms measured beside the effect."""
-    prompts: tuple[str, ...] = ()
-    """Named prompts to show it on."""
-
-    def holds(self, strength: float) -> dict[str, float]:
-        """The prompt's own supernodes that are held, each with the multiple of its clean activation."""
-        return {}
-
-    def push(self, strength: float) -> float:
-        """Distance of a strength from the one that changes nothing."""
-        return abs(strength) if self.injected else abs(strength - 1.0)
-
-    @property
-    def injected(self) -> str | None:
-        """The supernode whose members, as active on the donor prompt, are injected."""
-        return None
-
-    @model_validator(mode="after")
-    def _of_a_line(self) -> Perturbation:
-        wrong = [one for one in self.outcomes if one.form.line != (self.line is not None)]
-        if wrong and self.line is None:
-            raise ValueError(f"outcome '{wrong[0]}' is about a line: say how it is written (`line`)")
-        if wrong:
-            known = [FORMS[name].written for name in forms_of(type(self).kind_name(), line=True)]
-            raise ValueError(unknown("outcome", wrong[0], known, "a line"))
-        if self.line is None and self.sites:
-            raise ValueError("`sites` needs `line`: a line is also written at each of them")
-        if self.control_position == BEST and not (self.sites and self.outcomes[0].startswith("line_")):
-            raise ValueError(
-                f"`control_position: {BEST}` needs `sites` to choose from, a `line`, and a first outcome about how it ends (line_...)"
-            )
-        settled = [key for key in self.by_line if self.line is not None and key in self.model_fields_set]
-        if settled:
-            raise ValueError(
-                f"where a line is written, features are held iteratively and attention is live: leave out `{settled[0]}`"
-            )
-        if self.cut_direct and (self.line is not None or self.protocol != "constrained"):
-            raise ValueError("`cut_direct` needs protocol constrained and no `line`")
-        if self.line is not None and "direction" in self.controls:
-            raise ValueError("an experiment that writes lines has no control 'direction'")
-        return self
-
-
-class Inhibit(Perturbation):
-    """Holds a supernode at M times its clean activation: 1 does nothing, 0 ablates, -1 flips the sign."""
-
-    kind: Literal["inhibit"]
-    inhibit: str
-    """The supernode to hold."""
-
-    @property
-    def held(self) -> tuple[str, ...]:
-        return (self.inhibit,)
-
-    def holds(self, strength: float) -> dict[str, float]:
-        return {self.inhibit: strength}
-
-
-class Inject(Perturbation):
-    """Holds a supernode at M times its activation on the donor prompt."""
-
-    kind: Literal["inject"]
-    inject: str
-    """The supernode, as active on the donor prompt."""
-
-    @property
-    def held(self) -> tuple[str, ...]:
-        return (self.inject,)
-
-    @property
-    def injected(self) -> str:
-        return self.inject
-
-
-class Swap(Perturbation):
-    """Holds one supernode at minus M times its activation, and another at M times its activation on the donor
-    prompt."""
-
-    kind: Literal["swap"]
-    inhibit: str
-    """The prompt's own supernode to hold down."""
-    inject: str
-    """The supernode, as active on the donor prompt."""
-    inhibit_share: float = Field(default=1.0, ge=0, le=1)
-    """The inhibited supernode is held at minus this share of M times its clean activation."""
-
-    @property
-    def held(self) -> tuple[str, ...]:
-        return (self.inhibit, self.inject)
-
-    def holds(self, strength: float) -> dict[str, float]:
-        return {self.inhibit: strength * -self.inhibit_share}
-
-    @property
-    def injected(self) -> str:
-        return self.inject
-
-
-class Exchange(Measurement):
-    """Replaces the residual stream at one position, in all layers, by the donor's, and writes a line; needs no
-    transcoder."""
-
-    kind: Literal["exchange"]
-    line: Line
-    """How to write the line that the outcomes are about."""
-    at: Position = LAST
-    """The position, as in a supernode's `at`."""
-    control_position: Position = Position("1")
-    """Position of the `position` control."""
-    controls: tuple[Control, ...] = ()
-    prompts: tuple[str, ...] = ()
-    """Named prompts to show it on."""
 
 
 class Graph(Measurement):
@@ -372,7 +221,7 @@ class Scale(Computed):
 
 
 KINDS = (
-    Inhibit, Inject, Swap, Exchange, Graph, Faithfulness, Structure, Signs, Census, Attention, Classes, Wiring, Connectivity, Reuse, Sharing,
+    Inhibit, Inject, Swap, Edit, Exchange, Graph, Faithfulness, Structure, Signs, Census, Attention, Classes, Wiring, Connectivity, Reuse, Sharing,
     Contrast, Crossover, Separation, Scale,
 )  # fmt: skip
 LOOKING_AT_PLOTS = (Classes, Wiring, Connectivity)
@@ -387,8 +236,8 @@ def _known_kind(data: Any) -> Any:
 
 
 Experiment = Annotated[
-    Inhibit | Inject | Swap | Exchange | Graph | Faithfulness | Structure | Signs | Census | Attention | Classes | Wiring | Connectivity
-    | Reuse | Sharing | Contrast | Crossover | Separation | Scale,
+    Inhibit | Inject | Swap | Edit | Exchange | Graph | Faithfulness | Structure | Signs | Census | Attention | Classes | Wiring
+    | Connectivity | Reuse | Sharing | Contrast | Crossover | Separation | Scale,
     Field(discriminator="kind"),
     BeforeValidator(_known_kind),
 ]  # fmt: skip

@@ -12,9 +12,9 @@ from typing import Any
 
 from biology.grammar import Parsed, unknown
 
-PERTURBED = ("inhibit", "inject", "swap")
+PERTURBED = ("inhibit", "inject", "swap", "edit")
 """Kinds that hold features."""
-WRITING = (*PERTURBED, "exchange")
+WRITING = ("inhibit", "inject", "swap", "exchange")
 """Kinds that may write a line."""
 CLASSED = ("add", "lookup", "sum")
 """Families of operand plots that show a dependence on the operands."""
@@ -102,6 +102,7 @@ FORMS = {
         Form("answer_probability", "the answer has a probability of {value}", "the probability of the prompt's answer", PROBABILITY, PERTURBED),
         Form("donor_probability", "the donor's answer has a probability of {value}", "the probability of the donor's answer", PROBABILITY, PERTURBED, donor=True),
         Form("answer_top1", "the answer is said on {value} of the prompts", "whether the prompt's answer is the most probable token", ONE, PERTURBED),
+        Form("answer_lost", "the answer is no longer said on {value} of the prompts", "whether the prompt's answer, which the model gives by itself, is no longer the most probable token", ONE, PERTURBED),
         Form("donor_top1", "the donor's answer is said on {value} of the prompts", "whether the donor's answer is the most probable token", ONE, PERTURBED, donor=True),
         Form("others_probability", "other answers to the same question have a probability of {value} together", "the probability of all other answers to the prompt's relation", PROBABILITY, PERTURBED),
         Form("answer_logit", "the answer's logit stands {value} above the mean logit", "the logit of the answer, minus the mean logit", "logits", PERTURBED, beside=("clean",)),

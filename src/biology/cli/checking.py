@@ -103,7 +103,7 @@ def _claim(config: Config, root: Path, model: str, wanted: str) -> tuple[Case, C
 def rests_on(case: Case, claim: Claim) -> list[str]:
     """The experiments that a claim is judged by, those that these are computed from, and those that trace the graphs they
     read."""
-    from biology.cases.experiments import Computed, Graph, Signs
+    from biology.cases.experiments import Graph, Signs
 
     needed, left = set(), [part.experiment for part in claim.parts]
     while left:
@@ -112,7 +112,7 @@ def rests_on(case: Case, claim: Claim) -> list[str]:
             continue
         needed.add(name)
         experiment = case.experiments[name]
-        left += experiment.of if isinstance(experiment, Computed) else ()
+        left += experiment.rests_on
         if isinstance(experiment, Signs):
             left += case.of_kind(Graph)
     return [name for name in case.experiments if name in needed]

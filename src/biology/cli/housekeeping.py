@@ -87,7 +87,7 @@ def explain(args: Arguments) -> None:
 
     if args.case is None:
         if args.json:
-            from biology.cases.schema import schemas
+            from biology.scaffolds.case_schema import schemas
 
             print_json(schemas())
         else:
@@ -138,9 +138,9 @@ def _of_claim(root: Path, wanted: str) -> tuple[str, dict[str, Any]] | None:
 
 def schema(args: Arguments) -> None:
     """write the descriptions of case files for editors and readers: experiments/*.schema.json, docs/reference/case_files.md"""
-    from biology.cases.schema import schemas
     from biology.config import config_file
     from biology.report.explanation import PAGE, words_page
+    from biology.scaffolds.case_schema import schemas
 
     root = config_file(args.config).parent
     for name, made in schemas().items():

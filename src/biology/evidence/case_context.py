@@ -12,11 +12,11 @@ import torch
 from jaxtyping import Bool, Int
 from torch import Tensor
 
-from biology.cases.experiments import Perturbation
 from biology.cases.measurement import Measurement
+from biology.cases.perturbations import Edit, Perturbation
 from biology.config import StatisticsConfig
 from biology.evidence.number_outcomes import token_numbers
-from biology.interventions.feature_edits import Edits
+from biology.interventions.feature_edits import Edits, wherever_active
 from biology.interventions.protocols import CleanPasses
 from biology.records import InputError
 from biology.supernodes.case_prompts import CasePrompts
@@ -146,6 +146,10 @@ class CaseContext(PromptContext):
     ) -> "SourcedEdits":  # fmt: skip
         """The edits of an experiment, one row per prompt, with the sources of injected features (`wrong`: injects from the
         wrong donor)."""
+        if isinstance(experiment, Edit):
+            prompt = torch.tensor(places, dtype=torch.long)
+            edited = wherever_active(self.cache, prompt, self.edited_features(experiment), setting.strength)
+            return SourcedEdits(edited, prompt[edited.row], edited.pos)
         donor = f"wrong_{experiment.donor}" if wrong else experiment.donor
         columns: list[tuple[int, int, int, int, float, int, int]] = []
         for row, place in enumerate(places):
@@ -170,6 +174,14 @@ class CaseContext(PromptContext):
             torch.from_numpy(table_[:, i].astype(np.int64)) for i in (0, 1, 2, 3, 5, 6)
         )
         return SourcedEdits(Edits(row, layer, pos, feature, torch.from_numpy(table_[:, 4])), pool, pool_pos)
+
+    def edited_features(self, experiment: Edit) -> list[tuple[int, int]]:
+        """Layer and feature of what an edit holds: the members of its supernode on its development prompts."""
+        chosen_for = self.case.experiments[experiment.as_in] if experiment.as_in else experiment
+        prompts = [self.identity[place] for place in self.items(chosen_for)]
+        items = [item for item, _, split in prompts if split == "dev"]
+        members = [member for item in items for member in self.sites.get((item, experiment.edit), ())]
+        return sorted({(member.layer, member.feature) for member in members})
 
     def position_of(self, supernode: str, place: int) -> int:
         """The position of a supernode in a prompt. Raises InputError if the prompt has no such position."""

@@ -16,7 +16,8 @@ from jaxtyping import Float, Int
 
 from biology.cases.case import Case
 from biology.cases.claim_file import Claim
-from biology.cases.experiments import Contrast, Crossover, Inhibit, Scale, Separation, Signs
+from biology.cases.experiments import Contrast, Crossover, Scale, Separation, Signs
+from biology.cases.perturbations import Inhibit
 from biology.config import StatisticsConfig
 from biology.records import InputError
 from biology.statistics import METHOD, bootstrap_interval, generator, resamples

@@ -13,7 +13,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.cases.case import Case
-from biology.cases.experiments import BEST, Exchange, Perturbation
+from biology.cases.perturbations import BEST, Exchange, Perturbation
 from biology.config import StatisticsConfig
 from biology.evidence.case_context import CaseContext, PromptContext, Setting
 from biology.evidence.mean_streams import answered

@@ -17,8 +17,8 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.cases.experiments import Perturbation
 from biology.cases.measures import Outcome as Asked
+from biology.cases.perturbations import Perturbation
 from biology.evidence.case_context import CaseContext, Setting
 from biology.evidence.number_outcomes import OUTCOMES, read_numbers
 from biology.interventions.feature_edits import Edits, Injections, Sites
@@ -26,10 +26,10 @@ from biology.interventions.protocols import Outcome, intervene
 from biology.models.model import answer_token
 from biology.records import InputError
 
-P_ANSWER, P_DONOR, L_ANSWER, L_DONOR, L_WRONG, TOP_ANSWER, TOP_DONOR, P_OTHERS = range(8)
+P_ANSWER, P_DONOR, L_ANSWER, L_DONOR, L_WRONG, TOP_ANSWER, TOP_DONOR, P_OTHERS, LOST = range(9)
 SIMPLE = {
     "answer_probability": P_ANSWER, "donor_probability": P_DONOR, "answer_top1": TOP_ANSWER, "donor_top1": TOP_DONOR,
-    "answer_logit": L_ANSWER, "others_probability": P_OTHERS,
+    "answer_logit": L_ANSWER, "others_probability": P_OTHERS, "answer_lost": LOST,
 }  # fmt: skip
 LEVELS = ("level_top1:", "level_probability:")
 KEPT = "kept:"
@@ -99,7 +99,7 @@ class OutcomeReader:
         said = (top[:, None] == tokens).double()
         p, raw, said = (torch.where(tokens >= 0, values, torch.nan) for values in (p, raw, said))
         others = (probability * self.others[item]).sum(-1)
-        read = [*p[:, :2].T, *raw[:, :3].T, *said[:, :2].T, others]
+        read = [*p[:, :2].T, *raw[:, :3].T, *said[:, :2].T, others, 1.0 - said[:, 0]]
         read += read_cells(item, top, probability, self.tokens[:, 3:], self.kept)
         if set(OUTCOMES) & set(self.experiment.outcomes):
             read += read_numbers(probability, self.context.numbers, tokens[:, 0], tokens[:, 1]).T
@@ -109,7 +109,7 @@ class OutcomeReader:
     def number(self) -> dict[str, int]:
         """Index of each outcome read from the logits among a row's values."""
         names = [*cell_names(self.levels, self.kept), *OUTCOMES]
-        return SIMPLE | {name: P_OTHERS + 1 + place for place, name in enumerate(names)}
+        return SIMPLE | {name: LOST + 1 + place for place, name in enumerate(names)}
 
 
 @dataclass(frozen=True, eq=False)

@@ -4,7 +4,7 @@ An experiment holds supernodes at multiples of their activations (constrained pa
 and reads the model's answers and the activations of other supernodes (`outcomes.py`). Strength and layer are chosen on
 development prompts, by the experiment's first outcome; held-out prompts are then run at that choice. The dose curve
 runs all strengths on the held-out prompts at the chosen layer; only figures and experiments of kind `crossover` read
-it.
+it. A standing edit holds features wherever they are active; one `as_in` another has the strength chosen for that one.
 """
 
 from collections.abc import Callable, Sequence
@@ -17,7 +17,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.cases.experiments import Perturbation
+from biology.cases.perturbations import Perturbation
 from biology.evidence.case_context import CaseContext, PromptContext, Setting
 from biology.evidence.outcomes import OutcomeReader, evidence_rows, run_rows, watched_sites
 from biology.interventions.controls import directions, matched_sets, moved
@@ -50,12 +50,14 @@ def run_experiments(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
     case, prompts = context.case, context.prompts
     evidence: list[dict[str, object]] = []
     panel: list[dict[str, object]] = []
-    for name, experiment in case.of_kind(Perturbation).items():
+    settled: dict[str, Setting] = {}
+    for name, experiment in sorted(case.of_kind(Perturbation).items(), key=lambda named: bool(named[1].rests_on)):
         if experiment.line is not None:
             continue
         places = context.items(experiment)
         dev = [place for place in places if prompts["split"].iat[place] == "dev"]
-        setting = choose(context, name, experiment, dev, evidence)
+        chosen = [settled[other] for other in experiment.rests_on]
+        setting = settled[name] = chosen[0] if chosen else choose(context, name, experiment, dev, evidence)
         tqdm.write(
             f"{name}: M = {setting.strength:g}, layers up to {setting.last_layer}, chosen on {len(dev)} development prompts"
         )

@@ -17,7 +17,7 @@ import torch
 from jaxtyping import Int
 from torch import Tensor
 
-from biology.cases.experiments import Exchange, Perturbation
+from biology.cases.perturbations import Exchange, Perturbation
 from biology.evidence.case_context import CaseContext
 from biology.interventions.feature_edits import Edits, edits
 from biology.interventions.generation import generate

@@ -17,7 +17,7 @@ from matplotlib.path import Path as Curve
 from matplotlib.patheffects import Normal, Stroke
 
 from biology.cases.case import Case, titles
-from biology.cases.experiments import Inhibit, Perturbation
+from biology.cases.perturbations import Inhibit, Perturbation
 from biology.figures.drawing import (
     BOLD,
     NothingToDraw,

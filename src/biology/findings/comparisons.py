@@ -14,7 +14,7 @@ from typing import Any
 import pandas as pd
 
 from biology.cases.case import Case
-from biology.cases.experiments import Perturbation
+from biology.cases.perturbations import Perturbation
 from biology.findings.sentences import Row, printed
 from biology.wording import number
 

@@ -15,8 +15,8 @@ import pandas as pd
 
 from biology.cases.case import Case
 from biology.cases.claim_file import Claim, Part
-from biology.cases.experiments import Exchange
 from biology.cases.measures import ONE, Outcome
+from biology.cases.perturbations import Exchange
 from biology.findings.sentences import unit
 from biology.tables import Tables, stacked, table, validate_table
 from biology.verdicts.measuring import SIGN, with_absent

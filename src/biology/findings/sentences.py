@@ -19,21 +19,17 @@ from biology.cases.experiments import (
     Classes,
     Contrast,
     Crossover,
-    Exchange,
     Graph,
-    Inhibit,
-    Inject,
-    Perturbation,
     Reuse,
     Scale,
     Separation,
     Sharing,
     Signs,
-    Swap,
     Wiring,
 )
 from biology.cases.measurement import Measurement
 from biology.cases.measures import Outcome
+from biology.cases.perturbations import Edit, Exchange, Inhibit, Inject, Perturbation, Swap
 from biology.statistics import ALPHA
 from biology.verdicts.measuring import Check
 from biology.wording import number, percent, points
@@ -134,6 +130,8 @@ def doing(experiment: Measurement, strength: float, called_here: Mapping[str, st
             told = f"With the donor's {name(experiment.inject)} {_held(strength)}"
         case Swap():
             told = f"With {name(experiment.inhibit)} {_held(-experiment.inhibit_share * strength)} and the donor's {_held(strength)}"
+        case Edit():
+            told = f"With the features of {name(experiment.edit)} {_held(strength)} wherever they are active"
         case Exchange():
             told = f"With the residual stream {experiment.at.meaning} exchanged for the donor's"
         case Graph():

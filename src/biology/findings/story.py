@@ -18,7 +18,7 @@ from markupsafe import Markup
 
 from biology.cases.case import Case, title_on, titles
 from biology.cases.case_file import OUTPUT
-from biology.cases.experiments import Exchange, Perturbation
+from biology.cases.perturbations import Exchange, Perturbation
 from biology.figures.graph_layout import node, repeated, with_share
 from biology.findings.sentences import doing
 from biology.findings.sketch import Box, boxes, picture

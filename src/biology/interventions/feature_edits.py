@@ -13,6 +13,7 @@ from torch import Tensor
 
 from biology.models.model import Model
 from biology.records import InputError
+from biology.transcoders.activations import FeatureCache
 from biology.transcoders.transcoder_set import TranscoderSet
 
 
@@ -74,6 +75,26 @@ def steered(sites: Sites, activation: Float[Tensor, " site"], factor: float) -> 
     or a donor prompt's (an injection). `factor` is the paper's M. An additive m, as in some publications, is M = 1 +
     m."""
     return Edits(sites.row, sites.layer, sites.pos, sites.feature, activation.double() * factor)
+
+
+def wherever_active(
+    cache: FeatureCache, prompt: Int[Tensor, " row"], features: Iterable[tuple[int, int]], factor: float
+) -> Edits:
+    """Holds features (layer, feature) at `factor` times their clean activation at every place of each row's prompt where
+    they are active: row r is on prompt `prompt[r]` of the cache."""
+    width = int(cache.shape[3])
+    wanted = torch.tensor(sorted({layer * width + feature for layer, feature in features}), dtype=torch.long)
+    columns: list[tuple[Tensor, ...]] = []
+    for row, place in enumerate(prompt.tolist()):
+        own = slice(int(cache.offsets[place]), int(cache.offsets[place + 1]))
+        layer, pos, feature = (part[own].long() for part in (cache.layer, cache.pos, cache.feature))
+        mine = torch.isin(layer * width + feature, wanted)
+        here = (torch.full_like(layer, row), layer, pos, feature, cache.value[own])
+        columns.append(tuple(part[mine] for part in here))
+    if not columns:
+        return edits(())
+    row, layer, pos, feature, value = (torch.cat(part) for part in zip(*columns, strict=True))
+    return steered(Sites(row, layer, pos, feature), value, factor)
 
 
 def checked_sites(model: Model, transcoders: TranscoderSet, sites: AnySites, lengths: Int[Tensor, " row"]) -> AnySites:

@@ -16,19 +16,14 @@ from biology.cases.experiments import (
     Connectivity,
     Contrast,
     Crossover,
-    Exchange,
     Faithfulness,
     Graph,
-    Inhibit,
-    Inject,
-    Perturbation,
     Reuse,
     Scale,
     Separation,
     Sharing,
     Signs,
     Structure,
-    Swap,
     Wiring,
 )
 from biology.cases.figure_names import FIGURES, own_figures
@@ -37,6 +32,7 @@ from biology.cases.items import Item
 from biology.cases.measurement import Line, Measurement
 from biology.cases.measures import FORMS, WRITING, Form, Outcome
 from biology.cases.mechanism import Absent, Mechanism
+from biology.cases.perturbations import Edit, Exchange, Inhibit, Inject, Perturbation, Swap
 from biology.cases.positions import FORMS as POSITIONS
 from biology.cases.positions import FOUND, Position
 from biology.cases.rules import Stream, SupernodeRule
@@ -292,15 +288,15 @@ def experiment_told(one: Measurement) -> str:
     if isinstance(one, Perturbation):
         grid = len(one.strengths) * len(one.depths) > 1
         layers = listed((f"{depth:.0%}" for depth in one.depths), "or")
-        told += f" M is {listed((f'{m:g}' for m in one.strengths), 'or')}, in the lowest {layers} of the layers"
+        strengths = f"that of {one.rests_on[0]}" if one.rests_on else listed((f"{m:g}" for m in one.strengths), "or")
+        told += f" M is {strengths}" + ("" if isinstance(one, Edit) else f", in the lowest {layers} of the layers")
         told += (
             f": development prompts choose the weakest at which {one.outcomes[0]} {one.direction}s nearly as much beyond its control as at any."
             if grid
             else "."
         )
-        settled = f"by protocol {one.protocol}, with {one.attention} attention"
-        settled = "iteratively, with live attention" if one.line else settled
-        told += f" Features are held {settled}{', their direct paths to the logits cut' if one.cut_direct else ''}."
+        settled = "iteratively, with live" if one.line else f"by protocol {one.protocol}, with {one.attention}"
+        told += f" Features are held {settled} attention{', their direct paths to the logits cut' if one.cut_direct else ''}."
         if "position" in one.controls:
             best = "that of its sites which moves most, chosen on development prompts"
             told += f" The control position is {one.control_position.meaning if isinstance(one.control_position, Position) else best}."
@@ -320,10 +316,10 @@ def _done(one: Measurement) -> str:
         case Swap():
             share = one.inhibit_share
             down = f"minus {share:g} M" if share not in (0, 1) else "minus M" if share else "0"
-            return (
-                f"{one.inhibit} is held at {down} times its clean activation and {one.inject} of the donor (column {one.donor}) at M "
-                "times its activation there"
-            )
+            up = f"{one.inject} of the donor (column {one.donor}) at M times its activation there"
+            return f"{one.inhibit} is held at {down} times its clean activation and {up}"
+        case Edit():
+            return f"the members of {one.edit}{f', as in {one.as_in},' if one.as_in else ''} are held at M times their activation wherever active"
         case Exchange():
             return f"the residual stream {one.at.meaning} is, in all layers, that of the donor (column donor)"
         case Graph():

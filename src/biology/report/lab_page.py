@@ -21,8 +21,8 @@ import pandas as pd
 from markupsafe import Markup
 
 from biology.cases.case import Case, title_on
-from biology.cases.experiments import Swap
 from biology.cases.measurement import Line
+from biology.cases.perturbations import Swap
 from biology.config import Config
 from biology.records import InputError
 from biology.report.lab_weights import read_small

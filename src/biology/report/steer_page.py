@@ -18,7 +18,7 @@ from typing import Any
 import pandas as pd
 
 from biology.cases.case import Case, title_on
-from biology.cases.experiments import Perturbation
+from biology.cases.perturbations import Perturbation
 from biology.config import Config
 from biology.findings.story import intervention
 from biology.report.lab_fit import refused

@@ -23,7 +23,8 @@ from scipy import sparse
 from torch import Tensor
 
 from biology.cases.case import Case
-from biology.cases.experiments import Perturbation, Sharing
+from biology.cases.experiments import Sharing
+from biology.cases.perturbations import Perturbation
 from biology.cases.rules import SupernodeRule
 from biology.models.model import Model, encode
 from biology.records import InputError

@@ -19,21 +19,9 @@ import pandas as pd
 
 from biology.cases.case import Case, load_case
 from biology.cases.claim_file import Claim, Part, load_claims
-from biology.cases.experiments import (
-    Attention,
-    Census,
-    Computed,
-    Exchange,
-    Faithfulness,
-    Inhibit,
-    Inject,
-    Reuse,
-    Separation,
-    Sharing,
-    Structure,
-    Swap,
-)
+from biology.cases.experiments import Attention, Census, Computed, Faithfulness, Reuse, Separation, Sharing, Structure
 from biology.cases.mechanism import load_mechanism, twins_of
+from biology.cases.perturbations import Edit, Exchange, Inhibit, Inject, Swap
 from biology.config import Config
 from biology.statistics import wilson
 from biology.tables import read_table
@@ -54,7 +42,7 @@ def kind_of(case: Case, claim: Claim) -> str:
         match experiment:
             case Swap() | Inject() | Exchange():
                 found.add("swap")
-            case Inhibit() | Attention():
+            case Inhibit() | Edit() | Attention():
                 found.add("inhibition")
             case Census() | Sharing() | Reuse():
                 found.add("representation")

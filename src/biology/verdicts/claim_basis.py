@@ -25,14 +25,12 @@ from typing import Any
 from biology.cases.case import Case
 from biology.cases.claim_file import Claim
 from biology.cases.experiments import (
-    BEST,
     Attention,
     Census,
     Classes,
     Connectivity,
     Contrast,
     Crossover,
-    Perturbation,
     Scale,
     Separation,
     Sharing,
@@ -43,6 +41,7 @@ from biology.cases.facts import LINKS
 from biology.cases.items import Item, read_items
 from biology.cases.measurement import Measurement
 from biology.cases.measures import SIDES, Outcome
+from biology.cases.perturbations import BEST, Edit, Perturbation
 from biology.cases.positions import QUESTION
 from biology.cases.rules import SupernodeRule
 from biology.corpora.prompts import PROMPT_SETS
@@ -146,6 +145,8 @@ def _readings(case: Case, claim: Claim) -> dict[str, _Read]:
                 read(other, [one for one in listed if one.form.name in ("activation", "answer_logit")], ())
             elif isinstance(experiment, Scale):
                 read(other, outcomes, {"shuffle"})
+            elif isinstance(experiment, Edit):
+                read(other, (), ())
 
     for part in claim.parts:
         outcome = Outcome(part.outcome)

@@ -17,9 +17,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from biology.cases.claim_file import Part
-from biology.cases.experiments import Attention, Perturbation, Reuse, Sharing, Signs
+from biology.cases.experiments import Attention, Reuse, Sharing, Signs
 from biology.cases.measurement import Measurement
 from biology.cases.measures import Outcome
+from biology.cases.perturbations import Perturbation
 
 MOST = 0.5
 """Below this share of the prompts, a verdict says that too little was found."""
@@ -78,8 +79,9 @@ def required_supernodes(experiments: Mapping[str, Measurement], part: Part) -> l
     if part.experiment not in experiments:
         return []
     experiment, outcome = experiments[part.experiment], Outcome(part.outcome)
-    ways = [way for name in (experiment.rests_on or [part.experiment]) for way in _held(experiments[name], outcome)]
-    if experiment.rests_on and not isinstance(experiment, Signs):  # both sides of a comparison need their members
+    from_others = () if isinstance(experiment, Perturbation) else experiment.rests_on
+    ways = [way for name in (from_others or [part.experiment]) for way in _held(experiments[name], outcome)]
+    if from_others and not isinstance(experiment, Signs):  # both sides of a comparison need their members
         ways = [tuple(need for way in ways for need in way)]
     watched = tuple(map(RequiredSupernode, outcome.names("supernode")))
     return [tuple(dict.fromkeys(way + watched)) for way in ways or [()] if way + watched]
