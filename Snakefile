@@ -78,14 +78,9 @@ SHOWN = [model for model in MODELS if CONFIG.model(model).role in SHOWN_ROLES]
 CALIBRATED = [model for model in MODELS if model in CONFIG.calibrated]
 CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES]
 EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS]
-# By folder: the case of an organism, or of a twin of one, the twin, the width, and the steps.
+# By folder: the case of an organism, or of a twin of one, the twin, and the width.
 ORGANISMS = {
-    CONFIG.model(model).path.name: (
-        CONFIG.model(model).cases[0],
-        CONFIG.model(model).corpus,
-        CONFIG.model(model).width,
-        CONFIG.model(model).steps,
-    )
+    CONFIG.model(model).path.name: (CONFIG.model(model).cases[0], CONFIG.model(model).corpus, CONFIG.model(model).width)
     for model in CONFIG.on_request
     if model in MODELS and CONFIG.model(model).role != "random"
 }
@@ -985,9 +980,7 @@ rule grow_organism:
             Path("experiments") / ORGANISMS[w.model][0], "mechanism.yaml", "twins/*.yaml", "prompts.csv"
         ),
         of=lambda w: [
-            f"--{option}={name}"
-            for option, name in zip(("case", "twin", "width", "steps"), ORGANISMS[w.model])
-            if name
+            f"--{option}={name}" for option, name in zip(("case", "twin", "width"), ORGANISMS[w.model]) if name
         ],
     message:
         "{wildcards.model}: growing and certifying it"

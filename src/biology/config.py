@@ -100,8 +100,6 @@ class ModelConfig(Strict):
     """The corpus of `twins.py` that defines the answers to the cases' prompts."""
     width: int | None = Field(default=None, ge=8)
     """How wide an organism is grown; null: as wide as elegans."""
-    steps: int | None = Field(default=None, ge=1)
-    """In how many steps an organism is grown; null: 800."""
     planted: bool = False
     """Whether the cases' mechanisms were planted in it, so that the true answer to each claim is known.
     `calibration/all` runs all such models, and the twins and random controls that are `of` them."""
@@ -178,7 +176,7 @@ class ModelConfig(Strict):
             for key in ("shuffled", "corpus", "hub", "package", "prompts", "k", "rule")
             if getattr(self, key) is None
         }
-        return self.model_dump_json(exclude={"cases", "role", "of", "offload", "planted", "width", "steps"} | unset)
+        return self.model_dump_json(exclude={"cases", "role", "of", "offload", "planted", "width"} | unset)
 
 
 class AttributionConfig(Strict):

@@ -131,7 +131,6 @@ GROWTH: Options = {
         "help": "with --case: grow the twin that answers alike and lacks the mechanism (experiments/<case>/twins/<name>.yaml)",
     },
     "--width": {"type": integer(1), "metavar": "N", "help": "grow a model of this width (128, a multiple of 8)"},
-    "--steps": {"type": integer(1), "metavar": "N", "help": "with --case: take this many steps (800)"},
     "--out": {
         "metavar": "DIR",
         "help": "folder to write to (data/models/elegans, elegans-seed<n>, elegans-width<n>, elegans-<corpus>, <case>, <case>-<twin>)",

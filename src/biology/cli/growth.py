@@ -105,13 +105,9 @@ def grow(args: Arguments) -> None:
     _claim(folder)
     if args.case is not None and args.corpus is not None:
         raise InputError("--case grows a model on the prompts of a case, --corpus on another corpus: name one of them.")
-    if args.steps and args.case is None:
-        raise InputError("--steps is about a model of one case: name it (--case).")
     recipe = Planting() if planted else Recipe()
     if args.case is not None:
-        recipe = replace(
-            recipe, steps=args.steps or CASE_STEPS, batch={}, lessons={args.case: Amounts(plain=96, begin=100)}
-        )
+        recipe = replace(recipe, steps=CASE_STEPS, batch={}, lessons={args.case: Amounts(plain=96, begin=100)})
     else:
         recipe = replace(recipe, **twin(name).recipe)
     if isinstance(recipe, Planting) and name and (cases := twin(name).cases) is not None:
