@@ -29,6 +29,10 @@ from biology.organisms.lesson import Lesson
 from biology.organisms.planting import Amounts, Planter
 from biology.organisms.vocabulary import tokenizer
 
+DISTINCT = 7.5
+"""Where words are dealt anew at every step (`mechanism.renamed`), all embeddings begin this many times as large. Nothing but its embedding
+tells such a word from others, and nothing but copying it needs that; with small ones copying is not learnt."""
+
 
 @dataclass(frozen=True)
 class Recipe(Settings):
@@ -239,6 +243,9 @@ def grow(
     feed = Feed(corpus, recipe, encode, seed)
     model = new_model(recipe, made.get_vocab_size(), seed).to(device)
     amounts = recipe.lessons if isinstance(recipe, Planting) else {}
+    if any(mechanism.renamed for mechanism, _ in (lessons or {}).values()):
+        with torch.no_grad():
+            model.model.embed_tokens.weight.mul_(DISTINCT)
     planters = {
         case: Planter(Lesson(case, mechanism, prompts, encode, recipe.d_model), amounts[case], model)
         for case, (mechanism, prompts) in (lessons or {}).items()
