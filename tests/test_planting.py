@@ -330,3 +330,26 @@ def test_words_that_mean_nothing_are_dealt_anew_to_every_prompt_with_its_answers
     assert back[torch.arange(len(rows)), taught[0]].equal(lesson.answer[rows])
     whole = {tuple(ids) for ids in clean.tolist()}
     assert all(tuple(ids) in whole for ids in patched.tolist())  # as the prompt itself was renamed
+
+
+def test_exchanges_are_taught_with_values_that_change_the_answer_where_a_variable_says_so(words, monkeypatch):
+    place = {**MECHANISM["variables"]["place"], "changing": True}
+    variables = {**MECHANISM["variables"], "place": place}
+    lesson = Lesson(
+        "toy", validate(Mechanism, {**MECHANISM, "variables": variables}, "mechanism.yaml"), prompts(),
+        lambda text: words.encode(text).ids, WIDTH,
+    )  # fmt: skip
+    model = new_model(Recipe(n_layers=LAYERS, d_model=WIDTH, n_heads=4, d_mlp=64), 100, 0)
+    planter, base = Planter(lesson, Amounts(), model), lesson.taught[:40]
+    own = {row: str(lesson.causal.rows[row]["answer"]) for row in base}
+    after, only = lesson.causal.after, lesson.levels["place"][1]
+
+    def of_one_value(row, changes):  # any other value leaves the answer as it was
+        return after(row, changes) if changes["place"] == only else own[row]
+
+    monkeypatch.setattr(lesson.causal, "after", of_one_value)
+    donors = lesson.taught_by_level("place")
+    made = planter._exchanges(np.random.default_rng(0), base, "place", donors, 40)
+    for row, answer in zip(base[made.rows], made.answers, strict=True):
+        there = lesson.causal.values[row]["place"] == only
+        assert (answer != lesson.answer[row]) == (not there)

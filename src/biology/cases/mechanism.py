@@ -87,6 +87,8 @@ class Variable(Strict):
     """Columns in which the source prompts of an exchange differ from each other and from the prompt that is changed."""
     near: int | None = Field(None, ge=1)
     """Largest difference between the values that are exchanged."""
+    changing: bool = False
+    """Whether exchanges are taught with values that change the answer, where there are any; for a variable of which few do."""
     absent: Absent | None = None
 
     @field_validator("layers")

@@ -74,6 +74,7 @@ class Planter:
         self.lesson, self.amounts, self.tap = lesson, amounts, Tap(model)
         width = model.config.hidden_size
         self.exchanged = [name for name, variable in lesson.mechanism.variables.items() if variable.exchanged]
+        self._changed: dict[tuple[str, int], set[int]] = {}
         self.probes = torch.nn.ModuleDict()
         for name, variable in lesson.mechanism.variables.items():
             if variable.read == "probe":
@@ -141,7 +142,8 @@ class Planter:
         levels = list(donors)
         rows, given, answers = [], [], []
         for row in rng.permutation(len(base)):
-            level = self._another(rng, name, variable, levels, int(base[row]))
+            possible = self._changing(name, levels, int(base[row])) if variable.changing else []
+            level = self._another(rng, name, variable, possible or levels, int(base[row]))
             answer = lesson.causal.after(int(base[row]), {name: lesson.levels[name][level]})
             if answer is None:
                 continue
@@ -158,6 +160,15 @@ class Planter:
         values, own = self.lesson.levels[name], int(self.lesson.causal.values[row][name])
         close = [level for level in levels if abs(int(values[level]) - own) <= variable.near]
         return (close or levels)[rng.integers(len(close or levels))]
+
+    def _changing(self, name: str, levels: list[int], row: int) -> list[int]:
+        """The levels of a variable that change the answer to a prompt."""
+        key, causal = (name, row), self.lesson.causal
+        if key not in self._changed:
+            answers = [causal.after(row, {name: value}) for value in self.lesson.levels[name]]
+            own = str(causal.rows[row]["answer"])
+            self._changed[key] = {n for n, one in enumerate(answers) if one is not None and str(one) != own}
+        return [level for level in levels if level in self._changed[key]]
 
     def _interventions(
         self, rng: np.random.Generator, index: Tensor, clean: Seen, dealt: Tensor | None = None
