@@ -296,3 +296,60 @@ def test_where_attention_decides_kept_patterns_keep_the_answer(words, monkeypatc
         assert target.equal(own if attention == "decides" and kept else other)
     absent = taught[-1]
     assert bool((absent.amax(1) == 1).all()) == (attention == "decides" and kept)
+
+
+def test_words_that_mean_nothing_are_dealt_anew_to_every_prompt_with_its_answers(words, monkeypatch):
+    mechanism = validate(Mechanism, {**MECHANISM, "renamed": ["city", "answer"]}, "mechanism.yaml")
+    lesson = Lesson("toy", mechanism, prompts(), lambda text: words.encode(text).ids, WIDTH)
+    made = lesson.dealt(np.random.default_rng(0), 5)
+    fixed = torch.ones(made.shape[1], dtype=torch.bool)
+    for tokens in lesson.renamed:
+        fixed[tokens] = False
+        assert all(sorted(row[tokens].tolist()) == tokens.tolist() for row in made)
+    assert made[:, fixed].equal(torch.arange(made.shape[1])[fixed].expand(5, -1)) and not made[0].equal(made[1])
+
+    model = new_model(Recipe(n_layers=LAYERS, d_model=WIDTH, n_heads=4, d_mlp=64), 100, 0)
+    planter, seen, taught, dealt = Planter(lesson, Amounts(plain=48, exchanged=32, absent=8), model), [], [], []
+    run_, measure, deal = planter.tap.run, torch.nn.functional.cross_entropy, lesson.dealt
+
+    def ran(ids, *more):
+        seen.append(ids)
+        return run_(ids, *more)
+
+    def watched(scores, target):
+        taught.append(target)
+        return measure(scores, target)
+
+    monkeypatch.setattr(planter.tap, "run", ran)
+    monkeypatch.setattr(torch.nn.functional, "cross_entropy", watched)
+    monkeypatch.setattr(lesson, "dealt", lambda rng, count: dealt.append(deal(rng, count)) or dealt[-1])
+    planter.loss(np.random.default_rng(0), 0)
+    back, (clean, patched) = dealt[0].argsort(1), seen
+    plain = back.gather(1, clean)
+    rows = [next(n for n, one in enumerate(lesson.ids) if one.equal(ids)) for ids in plain]  # each is a prompt, renamed
+    assert back[torch.arange(len(rows)), taught[0]].equal(lesson.answer[rows])
+    whole = {tuple(ids) for ids in clean.tolist()}
+    assert all(tuple(ids) in whole for ids in patched.tolist())  # as the prompt itself was renamed
+
+
+def test_exchanges_are_taught_with_values_that_change_the_answer_where_a_variable_says_so(words, monkeypatch):
+    place = {**MECHANISM["variables"]["place"], "changing": True}
+    variables = {**MECHANISM["variables"], "place": place}
+    lesson = Lesson(
+        "toy", validate(Mechanism, {**MECHANISM, "variables": variables}, "mechanism.yaml"), prompts(),
+        lambda text: words.encode(text).ids, WIDTH,
+    )  # fmt: skip
+    model = new_model(Recipe(n_layers=LAYERS, d_model=WIDTH, n_heads=4, d_mlp=64), 100, 0)
+    planter, base = Planter(lesson, Amounts(), model), lesson.taught[:40]
+    own = {row: str(lesson.causal.rows[row]["answer"]) for row in base}
+    after, only = lesson.causal.after, lesson.levels["place"][1]
+
+    def of_one_value(row, changes):  # any other value leaves the answer as it was
+        return after(row, changes) if changes["place"] == only else own[row]
+
+    monkeypatch.setattr(lesson.causal, "after", of_one_value)
+    donors = lesson.taught_by_level("place")
+    made = planter._exchanges(np.random.default_rng(0), base, "place", donors, 40)
+    for row, answer in zip(base[made.rows], made.answers, strict=True):
+        there = lesson.causal.values[row]["place"] == only
+        assert (answer != lesson.answer[row]) == (not there)

@@ -87,6 +87,8 @@ class Variable(Strict):
     """Columns in which the source prompts of an exchange differ from each other and from the prompt that is changed."""
     near: int | None = Field(None, ge=1)
     """Largest difference between the values that are exchanged."""
+    changing: bool = False
+    """Whether exchanges are taught with values that change the answer, where there are any; for a variable of which few do."""
     absent: Absent | None = None
 
     @field_validator("layers")
@@ -140,6 +142,9 @@ class Mechanism(Strict):
     attention: Literal["either", "decides"] = "either"
     """`decides`: variables act by where attention looks and by nothing else, so that with the prompt's own attention patterns an exchange
     changes no answer. By default an exchange gives the same answer with these and with live ones."""
+    renamed: tuple[str, ...] = ()
+    """Columns whose words mean nothing by themselves: at every step of growing each prompt gets them dealt anew, so that what is to be
+    read off a prompt cannot be learnt by heart. Each has to be one token."""
     truth: dict[str, Truth] = {}
     """The truth of each claim, by the claim's id."""
     amended: tuple[Amendment, ...] = ()

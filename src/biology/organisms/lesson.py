@@ -41,6 +41,10 @@ class Lesson:
             name: torch.tensor([self.levels[name].index(values[name]) for values in self.causal.values])
             for name in mechanism.variables
         }
+        self.renamed = [
+            torch.tensor(sorted({self.token(row[column]) for row in rows if row[column]}))
+            for column in mechanism.renamed
+        ]
         self.words = {
             name: self._words(name, variable)
             for name, variable in mechanism.variables.items()
@@ -76,6 +80,15 @@ class Lesson:
         if key not in self._token:
             self._token[key] = self.encode(key)[-1]
         return self._token[key]
+
+    def dealt(self, rng: np.random.Generator, count: int) -> Int[Tensor, "prompt token"]:
+        """For each of `count` prompts the token that stands for each token, with the words of `renamed` columns dealt anew."""
+        size = 1 + max(int(self.ids.max()), int(self.answer.max()))
+        made = torch.arange(size).repeat(count, 1)
+        for tokens in self.renamed:
+            order = torch.from_numpy(rng.random((count, len(tokens))).argsort(1))
+            made[:, tokens] = tokens[order]
+        return made
 
     def donors(self, rng: np.random.Generator, name: str, level: int, count: int) -> np.ndarray:
         """Random taught prompts with this value of a variable."""

@@ -35,6 +35,9 @@ FIRST_STAGE = "first_stage"
 """In the folder of a model that is grown in two stages: the model after the first one."""
 FIRST_SHARE = 0.4
 """Share of the steps in which such a model is taught the prompts of the first stage alone."""
+DISTINCT = 7.5
+"""Where words are dealt anew at every step (`mechanism.renamed`), all embeddings begin this many times as large. Nothing but its embedding
+tells such a word from others, and nothing but copying it needs that; with small ones copying is not learnt."""
 
 
 @dataclass(frozen=True)
@@ -249,6 +252,9 @@ def grow(
     feed = Feed(corpus, recipe, encode, seed)
     model = new_model(recipe, made.get_vocab_size(), seed).to(device)
     amounts = recipe.lessons if isinstance(recipe, Planting) else {}
+    if any(mechanism.renamed for mechanism, _ in (lessons or {}).values()):
+        with torch.no_grad():
+            model.model.embed_tokens.weight.mul_(DISTINCT)
     planters = {
         case: Planter(Lesson(case, mechanism, prompts, encode, recipe.d_model), amounts[case], model)
         for case, (mechanism, prompts) in (lessons or {}).items()

@@ -74,6 +74,7 @@ class Planter:
         self.lesson, self.amounts, self.tap = lesson, amounts, Tap(model)
         width = model.config.hidden_size
         self.exchanged = [name for name, variable in lesson.mechanism.variables.items() if variable.exchanged]
+        self._changed: dict[tuple[str, int], set[int]] = {}
         self.probes = torch.nn.ModuleDict()
         for name, variable in lesson.mechanism.variables.items():
             if variable.read == "probe":
@@ -84,12 +85,16 @@ class Planter:
         lesson = self.lesson
         base = self._batch(rng)
         index = torch.from_numpy(base)
-        clean = self.tap.run(self._ids(index))
+        ids, dealt = self._ids(index), lesson.dealt(rng, len(base)) if lesson.renamed else None
+        if dealt is not None:
+            ids = dealt.gather(1, ids)
+        clean = self.tap.run(ids)
         last = lesson.length[index] - 1
-        losses = {"answer": self._cross_entropy(clean.hidden[torch.arange(len(base)), last], lesson.answer[index])}
+        answers = _renamed(dealt, torch.arange(len(base)), lesson.answer[index])
+        losses = {"answer": self._cross_entropy(clean.hidden[torch.arange(len(base)), last], answers)}
         losses["readable"] = self._readable(index, clean.streams)
         if step >= self.amounts.begin:
-            losses |= self._interventions(rng, index, clean)
+            losses |= self._interventions(rng, index, clean, dealt)
         return losses
 
     def _batch(self, rng: np.random.Generator) -> Int[np.ndarray, " row"]:
@@ -137,7 +142,8 @@ class Planter:
         levels = list(donors)
         rows, given, answers = [], [], []
         for row in rng.permutation(len(base)):
-            level = self._another(rng, name, variable, levels, int(base[row]))
+            possible = self._changing(name, levels, int(base[row])) if variable.changing else []
+            level = self._another(rng, name, variable, possible or levels, int(base[row]))
             answer = lesson.causal.after(int(base[row]), {name: lesson.levels[name][level]})
             if answer is None:
                 continue
@@ -155,7 +161,18 @@ class Planter:
         close = [level for level in levels if abs(int(values[level]) - own) <= variable.near]
         return (close or levels)[rng.integers(len(close or levels))]
 
-    def _interventions(self, rng: np.random.Generator, index: Tensor, clean: Seen) -> dict[str, Tensor]:
+    def _changing(self, name: str, levels: list[int], row: int) -> list[int]:
+        """The levels of a variable that change the answer to a prompt."""
+        key, causal = (name, row), self.lesson.causal
+        if key not in self._changed:
+            answers = [causal.after(row, {name: value}) for value in self.lesson.levels[name]]
+            own = str(causal.rows[row]["answer"])
+            self._changed[key] = {n for n, one in enumerate(answers) if one is not None and str(one) != own}
+        return [level for level in levels if level in self._changed[key]]
+
+    def _interventions(
+        self, rng: np.random.Generator, index: Tensor, clean: Seen, dealt: Tensor | None = None
+    ) -> dict[str, Tensor]:
         """One pass over all patched rows: exchanges first, then absences. Donors come from the batch itself."""
         lesson = self.lesson
         patches, origins, hard, soft = [], [], [], []
@@ -191,9 +208,13 @@ class Planter:
             return {}
         origin = torch.cat(origins)
         rows, ids = index[origin], self._ids(index)[origin]
+        if dealt is not None:
+            ids = dealt[origin].gather(1, ids)
+            hard = [_renamed(dealt, of, answers) for of, answers in zip(origins, hard, strict=False)]
+            soft = [dealt[row, tokens].tolist() for row, tokens in zip(origin[n_exchanged:], soft, strict=True)]
         frozen = {part: tensor[origin] for part, tensor in clean.patterns.items()} if rng.random() < FROZEN else None
         if frozen is not None and lesson.mechanism.attention == "decides":  # it keeps looking where it did
-            own = lesson.answer[rows]
+            own = _renamed(dealt, origin, lesson.answer[rows])
             hard = list(own[:n_exchanged].split([len(answers) for answers in hard]))
             soft = [[int(token)] for token in own[n_exchanged:]]
         hidden = self.tap.run(ids, patches, frozen).hidden
@@ -275,3 +296,8 @@ class Planter:
                 mean = seen.mean(0, keepdim=True)
             value[layer] = mean - beyond * (seen[rows] - mean)
         return value
+
+
+def _renamed(dealt: Tensor | None, rows: Tensor, tokens: Int[Tensor, " row"]) -> Int[Tensor, " row"]:
+    """Tokens of rows by the names that these were dealt."""
+    return tokens if dealt is None else dealt[rows, tokens]

@@ -164,8 +164,11 @@ def mechanism_digest(mechanism: Mechanism) -> str:
     stated = mechanism.model_dump(mode="json", exclude={"says", "amended"})
     for one in stated["variables"].values():
         del one["meaning"]
-    if mechanism.attention == "either":
-        del stated["attention"]  # as were all mechanisms before there was the word
+        if not one["changing"]:
+            del one["changing"]
+    for word, default in (("attention", "either"), ("renamed", [])):
+        if stated[word] == default:
+            del stated[word]  # as in all mechanisms before there was the word
     return digest(stated | {"truth": {claim: one.truth for claim, one in mechanism.truth.items()}})
 
 
