@@ -155,14 +155,14 @@ class Edit(Perturbation):
     every prompt. They are the members that the supernode has on the development prompts of the edit, whatever prompt is
     run; all else follows (iterative patching, with live attention)."""
 
-    depths: ClassVar[tuple[float, ...]] = (1.0,)  # type: ignore[misc]
-    attention: ClassVar[str] = "live"  # type: ignore[misc]
-    cut_direct: ClassVar[bool] = False  # type: ignore[misc]
-    elsewhere: ClassVar[Position] = Position("1")  # type: ignore[misc]
-    dose: ClassVar[bool] = False  # type: ignore[misc]
-    line: ClassVar[None] = None  # type: ignore[misc]
-    sites: ClassVar[tuple[Position, ...]] = ()  # type: ignore[misc]
-    protocol: ClassVar[str] = "iterative"  # type: ignore[misc]
+    depths: ClassVar[tuple[float, ...]] = (1.0,)
+    attention: ClassVar[str] = "live"
+    cut_direct: ClassVar[bool] = False
+    control_position: ClassVar[Position] = Position("1")
+    dose: ClassVar[bool] = False
+    line: ClassVar[None] = None
+    sites: ClassVar[tuple[Position, ...]] = ()
+    protocol: ClassVar[str] = "iterative"
 
     kind: Literal["edit"]
     edit: str

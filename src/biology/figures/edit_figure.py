@@ -1,5 +1,8 @@
 """A standing edit: what it does on the prompts that it is for, and what it costs on all others."""
 
+# pyright: reportArgumentType=false
+# (indexing a DataFrame may give a Series or a DataFrame; the checker cannot tell)
+
 from __future__ import annotations
 
 from collections.abc import Sequence
