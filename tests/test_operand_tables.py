@@ -118,6 +118,13 @@ def test_reuse_is_whole_on_the_same_prompt_and_partial_on_another(tiny_model):
     assert means["effect"] == pytest.approx(1.0) and means["donor"] < 0.99
 
 
+def test_reuse_without_a_wrong_donor_needs_none(tiny_model):
+    reuse = experiment_of(kind="reuse", of=("own",), outcomes=("shared_activity",), controls=())
+    frame = prompts_frame()
+    context = toy_context(tiny_model("llama"), {"reuse": reuse}, prompts=frame.assign(plain=frame["item"]))
+    assert set(operand_evidence(context)["arm"]) == {"effect"}
+
+
 def test_the_control_of_reuse_is_what_the_same_rule_finds_with_shuffled_transcoders(tiny_model):
     reuse = experiment_of(kind="reuse", of=("own",), outcomes=("shared_activity",), controls=("donor", "random"))
     frame = prompts_frame()

@@ -248,7 +248,9 @@ def _reuse(context: CaseContext, name: str, experiment: Reuse) -> list[dict[str,
     prompts, supernode, places = context.prompts, experiment.of[0], context.items(experiment)
     if not places:
         return []
-    looks = [("effect", "plain", context.finder), ("donor", "wrong_plain", context.finder)]
+    looks = [("effect", "plain", context.finder)]
+    if "donor" in experiment.controls:
+        looks.append(("donor", "wrong_plain", context.finder))
     if "random" in experiment.controls:
         needed = {*prompts["item"].iloc[places], *prompts["plain"].iloc[places]}
         looks.append(("random", "plain", context.random_finder(prompts[prompts["item"].isin(needed)])))
