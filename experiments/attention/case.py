@@ -38,7 +38,7 @@ def lost(tables: Tables, subject: str | None = None, case: Case | None = None) -
                 axes.plot([low, high], [above - row] * 2, color=colour(tint))
                 axes.plot(middle, above - row, linestyle="none", marker=marker, color=colour(tint))
                 means[name, word, read, arm] = middle
-        axes.axvline(0, color=colour("C7"), linewidth=0.6, zorder=0)
+        axes.axvline(0, color="0.7", linewidth=0.6, zorder=0)
         axes.set(xlabel=label, ylim=(0.6 - len(CHANGES), 0.6))
         axes.tick_params(axis="y", length=0)
     panels[0].set_yticks([-row for row in range(len(CHANGES))], list(CHANGES.values()))
