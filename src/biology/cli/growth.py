@@ -346,7 +346,8 @@ def _folder(args: Arguments) -> Path:
     from biology.corpora.twins import EMBEDDED
 
     other = args.corpus if args.corpus != EMBEDDED else None
-    name = "-".join(filter(None, [args.case or "elegans", args.twin, other, args.width and f"width{args.width}"]))
+    width = f"width{args.width}" if args.width and args.case is None else None  # an organism of a case has one width
+    name = "-".join(filter(None, [args.case or "elegans", args.twin, other, width]))
     return writable_folder(Path("data/models") / (name if args.seed == 0 else f"{name}-seed{args.seed}"))
 
 

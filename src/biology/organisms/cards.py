@@ -149,7 +149,11 @@ def model_card(
     ]
     what = _TWIN if record.get("twin") else _CASE if record.get("case") else _WILD if certificate is None else _GROWN
     twin = f" --twin {record['twin']}" if record.get("twin") else ""
-    made_of = f" --case {record['case']}{twin}" if record.get("case") else f" --corpus {record['corpus']}"
+    made_of = f" --corpus {record['corpus']}"
+    if record.get("case"):
+        made_of = (
+            f" --case {record['case']}{twin} --width {record['recipe']['d_model']} --steps {record['recipe']['steps']}"
+        )
     command = f"biology organism{'' if record['corpus'] == EMBEDDED else made_of} --seed {record['seed']}"
     curve = pd.DataFrame(record["curve"])
     if len(curve.columns) > MOST_COLUMNS:
