@@ -61,7 +61,7 @@ def test_a_claim_is_judged_as_the_pipeline_judges_it(toy):
 
     study, model, transcoders = toy
     verdicts = study.judge(model, transcoders)
-    assert list(verdicts) == list(verdicts.claims) and len(verdicts) == 11 and not verdicts.known
+    assert list(verdicts) == list(verdicts.claims) and len(verdicts) == 16 and not verdicts.known
     case, claims = opened(study.root)
     expected = judged(claims, case, *evidence_of(model, case, claims))
     for name in ("far", "hinted"):

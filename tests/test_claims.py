@@ -491,7 +491,7 @@ def registered():
         )
         for name in discover_cases(ROOT)
     }
-    draws = StatisticsConfig(permutations=20_000, bootstrap=400)
+    draws = StatisticsConfig(permutations=30_000, bootstrap=400)
     assert 2 / (1 + draws.permutations) * sum(len(claims) for _, claims in cases.values()) < ALPHA
     return cases, registered_table(cases, simulations=SIMULATIONS, settings=draws)
 

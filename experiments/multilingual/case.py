@@ -107,7 +107,7 @@ def crossover_curves(tables: Tables, subject: str | None = None, case: Case | No
     for axes in grid[::3]:
         axes.set_ylabel("probability")
     figure.legend(*grid[0].get_legend_handles_labels(), loc="outside lower center", ncols=4)
-    held = case.experiments["operation_swap"].suppress if case else 1.0
+    held = case.experiments["operation_swap"].inhibit_share if case else 1.0
     where = f"at M from {min(crossings):.2g} to {max(crossings):.2g}" if crossings else "nowhere"
     return captioned(
         figure,

@@ -29,6 +29,12 @@ from biology.records import InputError, Strict, known, read_yaml, validate
 
 PAGES = ("atlas", "steer", "lab")
 """Pages of a model; those of its cases are in the same folder."""
+FORMERLY = {
+    "across": "apart", "control_position": "elsewhere", "false_positive_rate": "elsewhere", "given": "keeps", "inhibit_share": "suppress",
+    "max_members": "most", "max_words": "most", "min_words": "least", "not_promotes": "spares", "unless": "spares",
+}  # fmt: skip
+"""Keys of case files that had other names when claims were first registered. Hashes are taken of these names, so that registrations and
+results hold."""
 Kind = TypeVar("Kind", bound=Measurement)
 
 
@@ -157,6 +163,8 @@ def fingerprint(case: Case, *fields: str) -> str:
     """SHA-256 of some fields of a case. As a parameter of a rule it reruns the stage only when a field that it reads
     has changed."""
     chosen = case.model_dump_json(include=set(fields))
+    for now, before in FORMERLY.items():
+        chosen = chosen.replace(f'"{now}":', f'"{before}":')
     return hashlib.sha256(chosen.encode()).hexdigest()[:16]
 
 

@@ -22,7 +22,7 @@ from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from biology.cases.case import Case
+from biology.cases.case import FORMERLY, Case
 from biology.cases.claim_file import Claim
 from biology.cases.experiments import (
     Attention,
@@ -53,12 +53,6 @@ FURTHER = f"{ROWS} '"
 """`ROWS` is the record name of the case's own prompts; record names of prompt sets for other models begin with `FURTHER`."""
 UNORDERED = ("across", "active_on", "arms", "depths", "digit", "given", "not_promotes", "promotes", "silent_on")
 """Lists in which order and repetitions have no meaning."""
-FORMERLY = {
-    "across": "apart", "control_position": "elsewhere", "false_positive_rate": "elsewhere", "given": "keeps", "inhibit_share": "suppress",
-    "max_members": "most", "max_words": "most", "min_words": "least", "not_promotes": "spares", "unless": "spares",
-}  # fmt: skip
-"""Keys of case files that had other names when claims were first registered. They are hashed by these, so that every registration
-holds."""
 
 
 @dataclass
