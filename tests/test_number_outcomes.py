@@ -53,3 +53,16 @@ def test_digits_alone_have_no_magnitude_beside_the_ones_digit():
     read = read_numbers(torch.eye(10, dtype=torch.float64)[[7]], number, torch.tensor([7]), none)[0]
     undefined = [name for name, value in zip(OUTCOMES, read.tolist(), strict=True) if value != value]
     assert undefined == ["ones_right", "near_right", "ones_swapped"] and read[OUTCOMES.index("answer_top1")] == 1
+
+
+def test_a_vocabulary_without_numbers_has_no_numeric_outcomes():
+    words, none = torch.full((4,), -1), torch.tensor([-1])
+    read = dict(
+        zip(
+            OUTCOMES,
+            read_numbers(torch.eye(4, dtype=torch.float64)[[2]], words, torch.tensor([2]), none)[0].tolist(),
+            strict=True,
+        )
+    )
+    assert read["answer_top1"] == 1 and read["near_probability"] == 0
+    assert all(math.isnan(read[name]) for name in ("width", "ones_right", "near_right", "ones_swapped"))

@@ -48,8 +48,11 @@ def read_numbers(
 
 
 def interval_width(probability: Float[Tensor, "row vocab"], number: Int[Tensor, " vocab"]) -> Float[Tensor, " row"]:
-    """Length of the shortest run of consecutive numbers that holds `MASS` of the probability of all numbers."""
+    """Length of the shortest run of consecutive numbers that holds `MASS` of the probability of all numbers; NaN if no token is a
+    number."""
     size = int(number.max()) + 1
+    if size == 0:
+        return probability.new_full((len(probability),), float("nan"))
     spread = torch.zeros(len(probability), size, dtype=probability.dtype)
     spread.index_add_(1, number[number >= 0], probability[:, number >= 0])
     total = torch.cat([torch.zeros(len(spread), 1, dtype=spread.dtype), spread.cumsum(1)], 1)
