@@ -223,12 +223,13 @@ def _train_per_layer(args: Arguments) -> None:
     folder, started = _folder(args), time.monotonic()
     record, out, owned = _record(folder), folder / "transcoders", (*WRITTEN, "record.json")
     claim(out, owned, "train-transcoders")
-    model = load_model(folder, name=folder.name)
+    name = folder.parent.name if record.get("first_stage_only") else folder.name  # they are for the model that it became
+    model = load_model(folder, name=name)
     seed = int(str(record["seed"]))
     prompts = dictionary_prompts(_corpus(record, _checkout(args)), lambda text: encode(model, text), seed)
     with replaced(out, owned, "train-transcoders") as new:
         trained = train_set(model, prompts, DictionaryRecipe(**CASE_DICTIONARY if record.get("case") else {}), seed)
-        save_transcoders(new, trained, layout="saelens", model_name=folder.name, dtype=torch.float16)
+        save_transcoders(new, trained, layout="saelens", model_name=name, dtype=torch.float16)
         artefacts.write_json(new / "record.json", {"seconds": time.monotonic() - started, "seed": seed})
 
 
