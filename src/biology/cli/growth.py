@@ -223,9 +223,8 @@ def _train_per_layer(args: Arguments) -> None:
     folder, started = _folder(args), time.monotonic()
     record, out, owned = _record(folder), folder / "transcoders", (*WRITTEN, "record.json")
     claim(out, owned, "train-transcoders")
-    name = (
-        folder.parent.name if record.get("first_stage_only") else folder.name
-    )  # they are for the model that it became
+    # those of a first stage are for the model that it became
+    name = folder.parent.name if record.get("first_stage_only") else folder.name
     model = load_model(folder, name=name)
     seed = int(str(record["seed"]))
     prompts = dictionary_prompts(_corpus(record, _checkout(args)), lambda text: encode(model, text), seed)
