@@ -30,7 +30,7 @@ from biology.cases.case import discover_cases, fingerprint, load_case
 from biology.cases.claim_file import load_claims
 from biology.config import GROWN_ROLES, HELD_ROLES, SHOWN_ROLES, load_config
 from biology.records import InputError
-from biology.folders import hold
+from biology.folders import FIRST_STAGE, hold
 from biology.grammar import NAME
 from biology.provenance import code_hash, sources, stage_hash
 from biology.report.lab_fit import refused
@@ -987,7 +987,6 @@ rule grow_organism:
         " && biology certify {params.of:q} --out data/models/{wildcards.model:q}) > {log:q} 2>&1"
 
 
-FIRST_STAGE = "first_stage"
 GROWN = sorted({CONFIG.model(model).path.name for model in MODELS if CONFIG.model(model).role in GROWN_ROLES})
 
 

@@ -21,6 +21,8 @@ from pathlib import Path
 
 from biology.records import InputError
 
+FIRST_STAGE = "first_stage"
+"""In the folder of a model that is grown in two stages: the model after the first one."""
 STAGED = ".staged"
 """Subfolder in which the new files wait. It belongs to the command that owns the folder, as does what a killed run left
 in it."""

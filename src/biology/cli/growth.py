@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from biology import artefacts
 from biology.cli.arguments import writable_folder
 from biology.cli.opening import configuration, open_model, start_torch
-from biology.folders import claim, locked, replaced
+from biology.folders import FIRST_STAGE, claim, locked, replaced
 from biology.printing import print_table
 from biology.provenance import PACKAGE
 
@@ -40,7 +40,7 @@ DICTIONARY_THREADS = 1
 """Threads for transcoders: one, so that two sets can be trained at the same time."""
 MODEL = (
     "config.json", "generation_config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json",
-    "special_tokens_map.json", "record.json", "heldout.parquet", "certificate.csv", "README.md", "first_stage/",
+    "special_tokens_map.json", "record.json", "heldout.parquet", "certificate.csv", "README.md", f"{FIRST_STAGE}/",
 )  # fmt: skip
 """The files of a grown model, with its card, and what it was after its first stage if there are two."""
 SOURCES = (
@@ -96,7 +96,7 @@ def grow(args: Arguments) -> None:
     from biology.corpora.corpus import WORDS
     from biology.grammar import unknown
     from biology.organisms.cards import TRIALS, with_trial
-    from biology.organisms.organism import FIRST_STAGE, Planting, Recipe
+    from biology.organisms.organism import Planting, Recipe
     from biology.organisms.organism import grow as grown
     from biology.organisms.planting import Amounts
     from biology.records import InputError

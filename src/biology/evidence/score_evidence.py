@@ -131,9 +131,8 @@ class _Item:
         return found
 
     def members(self, supernodes: Sequence[str]) -> Groups:
-        item = self.context.identity[self.place][0]
         return [
-            [(one.layer, one.pos, one.feature) for one in self.context.sites.get((item, supernode), ())]
+            [(one.layer, one.pos, one.feature) for one in self.context.sites.get((self.place_name, supernode), ())]
             for supernode in supernodes
         ]
 

@@ -26,13 +26,12 @@ from tqdm import tqdm
 from biology.cases.mechanism import Mechanism
 from biology.corpora.corpus import Corpus, Item
 from biology.corpora.mechanism_prompts import COUPLETS
+from biology.folders import FIRST_STAGE
 from biology.models.resumable import Settings, restore, save
 from biology.organisms.lesson import Lesson
 from biology.organisms.planting import Amounts, Planter
 from biology.organisms.vocabulary import tokenizer
 
-FIRST_STAGE = "first_stage"
-"""In the folder of a model that is grown in two stages: the model after the first one."""
 FIRST_SHARE = 0.4
 """Share of the steps in which such a model is taught the prompts of the first stage alone."""
 DISTINCT = 7.5

@@ -105,9 +105,8 @@ def _rests_on_meaning(case: Case, part: Part) -> bool:
     if isinstance(experiment, Separation):
         return any(outcome != "token_share" for one in experiment.of for outcome in case.experiments[one].outcomes[:1])
     exact = isinstance(experiment, Faithfulness | Structure) and part.control != "random"
-    exact |= isinstance(experiment, Attention) and not experiment.needs(
-        part.outcome
-    )  # all pairs, whatever features mean
+    if isinstance(experiment, Attention):  # all pairs of a score, whatever features mean
+        exact = not experiment.needs(part.outcome)
     return not exact and part.direction != "equivalent"
 
 
