@@ -15,7 +15,10 @@ from typing import Any
 import jaxtyping
 from beartype import beartype
 
-_checkers: dict[Any, Callable[..., Any]] = {}
+CHECKED = "__beartype_func"
+"""The argument of a checker that holds the function which it checks."""
+
+_checkers: dict[Any, Callable[..., Any] | None] = {}
 _with_shapes = jaxtyping.jaxtyped
 
 
@@ -29,17 +32,38 @@ def jaxtyped(what: Any = None, *, typechecker: Callable[..., Any]) -> Any:
     if what is None:
         return functools.partial(jaxtyped, typechecker=typechecker)
     function = what.__init__ if dataclasses.is_dataclass(what) else what
-    if not isinstance(function, types.FunctionType) or "<locals>" in function.__qualname__:
-        return _with_shapes(
-            what, typechecker=typechecker
-        )  # an inner function is decorated anew with each call: see `checked`
-    hints = {name: _read(annotation, function.__globals__) for name, annotation in function.__annotations__.items()}
+    if not isinstance(function, types.FunctionType):
+        return _with_shapes(what, typechecker=typechecker)
+    if function is what and "<locals>" in function.__qualname__:
+        return _inner(function, typechecker)
+    hints = _hints(function)
     if any(map(_shaped, hints.values())):
         return _with_shapes(what, typechecker=typechecker)
     if function is what:
         return _without_shapes(function, hints)
     what.__init__ = _without_shapes(function, hints)
     return what
+
+
+def _hints(function: types.FunctionType) -> dict[str, Any]:
+    return {name: _read(annotation, function.__globals__) for name, annotation in function.__annotations__.items()}
+
+
+def _inner(function: types.FunctionType, typechecker: Callable[..., Any]) -> Callable[..., Any]:
+    """A function that stands inside another one is made, and decorated, with each call of that one. Writing a checker takes longer
+    than most of what is checked, so one is written for all of them: they differ only in what they close over."""
+    key = function.__module__, function.__code__
+    if key not in _checkers:
+        hints = _hints(function)
+        shaped = any(map(_shaped, hints.values()))
+        _checkers[key] = None if shaped else _without_shapes(function, hints)
+    first = _checkers[key]
+    if first is None or (first.__kwdefaults__ or {}).keys().isdisjoint({CHECKED}):
+        return _with_shapes(function, typechecker=typechecker)  # see `checked`
+    made = types.FunctionType(first.__code__, first.__globals__, function.__name__)
+    functools.update_wrapper(made, function)
+    made.__kwdefaults__ = first.__kwdefaults__ | {CHECKED: function}
+    return made
 
 
 def _without_shapes(function: types.FunctionType, hints: dict[str, Any]) -> Callable[..., Any]:
