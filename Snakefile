@@ -145,7 +145,7 @@ def tables(models):
     ]
 
 
-# The threads of a job are fixed, whatever the number of cores: sums in another order would give other bytes.
+# The threads of a process are fixed, whatever the number of cores: sums in another order would give other bytes.
 shell.prefix(
     f'set -euo pipefail; unset PYTHONDONTWRITEBYTECODE; export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
     f" PYTHONHASHSEED=0 OMP_NUM_THREADS={CONFIG.threads} MKL_NUM_THREADS={CONFIG.threads} TOKENIZERS_PARALLELISM=false"
@@ -274,6 +274,12 @@ def prompts_of_cases(wildcards):
 def gpu(wildcards):
     """GPUs that a job of this model needs; profiles say how many there are."""
     return int(CONFIG.model(wildcards.model).device == "cuda")
+
+
+def perturbing(wildcards):
+    """Cores of a job that perturbs, which takes most of a case's time: those that are left if each case has one."""
+    alone = CONFIG.threads > 1 or gpu(wildcards)  # such a model is not shared between processes
+    return CONFIG.threads if alone else max(1, (workflow.cores or 1) // len(CASES))
 
 
 def case_code(wildcards):
@@ -427,6 +433,7 @@ rule cache:
         prompts=f"{RUN}/cache.parquet",
     log:
         f"{RUN}/cache.log",
+    priority: 1
     threads: CONFIG.threads
     resources:
         mem_mb=4000,
@@ -455,6 +462,7 @@ rule group:
         f"{RUN}/group_plots.parquet",
     log:
         f"{RUN}/group.log",
+    priority: 1
     threads: CONFIG.threads
     resources:
         mem_mb=4000,
@@ -510,9 +518,10 @@ rule intervene:
         panel=f"{RUN}/intervene_panel.parquet",
     log:
         f"{RUN}/intervene.log",
-    threads: CONFIG.threads
+    priority: 1
+    threads: perturbing
     resources:
-        mem_mb=6000,
+        mem_mb=lambda w, threads: 5000 + 1000 * threads,
         runtime=240,
         gpu=gpu,
     params:
@@ -522,7 +531,7 @@ rule intervene:
     message:
         "{wildcards.model}, {wildcards.case}: perturbing"
     shell:
-        "biology intervene --model {wildcards.model:q} --case {wildcards.case:q} > {log:q} 2>&1"
+        "biology intervene --model {wildcards.model:q} --case {wildcards.case:q} --cores {threads} > {log:q} 2>&1"
 
 
 # Beside them, without transcoders -------------------------------------------------------------------------------------

@@ -1,5 +1,7 @@
 """An experiment measures what it says: planted effects come out, doing nothing does nothing, controls stand beside."""
 
+import os
+import signal
 from dataclasses import replace
 
 import numpy as np
@@ -8,9 +10,11 @@ import pytest
 import torch
 from toy_case import ITEMS, experiment_of, members_of, prompts_frame, toy_context, transcoders_of
 
+from biology.cases.measurement import Line
 from biology.cases.perturbations import Perturbation
-from biology.evidence import perturbation
+from biology.evidence import case_evidence
 from biology.evidence.case_context import Setting
+from biology.evidence.case_evidence import perturbed_evidence
 from biology.evidence.perturbation import arms, choose, measure, run_experiments
 from biology.interventions.feature_edits import Edits, edits
 from biology.interventions.protocols import intervene
@@ -203,7 +207,7 @@ def test_an_experiment_is_about_scored_prompts_that_the_model_answers(tiny_model
 # The choice of strength and layer ------------------------------------------------------------------------------------
 
 
-def test_the_planted_best_setting_is_chosen(tiny_model, monkeypatch):
+def test_the_planted_best_setting_is_chosen(tiny_model):
     """The best is the largest effect beyond the matched control; the largest effect and the last of the grid are decoys."""
     planted = {
         (0.0, 0): (0.5, 0.4),
@@ -221,21 +225,20 @@ def test_the_planted_best_setting_is_chosen(tiny_model, monkeypatch):
         ]
         return first + [{**row, "outcome": "activation:own", "value": -9 * setting.strength} for row in first]
 
-    monkeypatch.setattr(perturbation, "measure", fake)
     context = toy_context(tiny_model("llama"), {})
     grid = replace_experiment(INHIBIT, strengths=(0.0, -1.0), depths=(0.1, 1.0), direction="decrease")
     kept = []
-    assert choose(context, "inhibit", grid, [1, 2, 3], kept) == Setting(-1.0, 0)
+    assert choose(context, "inhibit", grid, [1, 2, 3], kept, fake) == Setting(-1.0, 0)
     assert seen == [[1, 2, 3]] * 4 and len(kept) == 16
     assert {row["experiment"] for row in kept} == {"inhibit/dev0", "inhibit/dev2"}
     increase = replace_experiment(grid, direction="increase")
-    assert choose(context, "inhibit", increase, [1, 2, 3], []) == Setting(0.0, 0)
-    assert choose(context, "inhibit", grid, [], []) == Setting(0.0, 0)  # nobody to ask: the first of the grid
+    assert choose(context, "inhibit", increase, [1, 2, 3], [], fake) == Setting(0.0, 0)
+    assert choose(context, "inhibit", grid, [], [], fake) == Setting(0.0, 0)  # nobody to ask: the first of the grid
     one = replace_experiment(grid, strengths=(-1.0,), depths=(1.0,))
-    assert choose(context, "inhibit", one, [1, 2, 3], []) == Setting(-1.0, 2)
+    assert choose(context, "inhibit", one, [1, 2, 3], [], fake) == Setting(-1.0, 2)
 
 
-def test_the_weakest_push_that_does_nearly_as_well_is_taken(tiny_model, monkeypatch):
+def test_the_weakest_push_that_does_nearly_as_well_is_taken(tiny_model):
     """At 0.96 of the best, M = 2 is weak enough and M = 1 is not; of its layers the one that does most, the lowest of equals."""
     does = {(1.0, 0): 0.3, (2.0, 0): 0.48, (2.0, 1): 0.49, (2.0, 2): 0.49, (4.0, 1): 0.5, (8.0, 2): 0.4}
 
@@ -247,10 +250,9 @@ def test_the_weakest_push_that_does_nearly_as_well_is_taken(tiny_model, monkeypa
             for arm, value in rows.items()
         ]
 
-    monkeypatch.setattr(perturbation, "measure", fake)
     context = toy_context(tiny_model("llama"), {})
     grid = replace_experiment(SWAP, strengths=(8.0, 4.0, 2.0, 1.0), depths=(0.1, 0.6, 1.0))
-    assert choose(context, "swap", grid, [1, 2, 3], []) == Setting(2.0, 1)
+    assert choose(context, "swap", grid, [1, 2, 3], [], fake) == Setting(2.0, 1)
     assert [INHIBIT.push(strength) for strength in (1.0, 0.0, -1.0)] == [0.0, 1.0, 2.0]
     assert [SWAP.push(strength) for strength in (1.0, 2.0)] == [1.0, 2.0]
 
@@ -430,6 +432,34 @@ def test_what_an_edit_costs_is_measured_at_the_strength_chosen_for_it(tiny_model
         cost = evidence[evidence["experiment"] == "cost"]
         assert set(cost["strength"]) == set(chosen["strength"]) and len(set(cost["strength"])) == 1
         assert set(cost["item"]) == {"i3", "i4", "i5"} and set(cost["arm"]) == {"effect", "match"}
+
+
+def test_processes_that_share_the_experiments_measure_what_one_does(tiny_model):
+    """To the last bit and row: edits with those that take their strength, two of them interleaved; lines; a panel."""
+    line = Line(ends="place", family="relation", max_words=6)
+    line = experiment_of(
+        kind="swap", inhibit="own", inject="own", strengths=(1.0, 2.0), line=line, outcomes=("line_ends_donor",)
+    )
+    asked = {
+        "cost": COST, "swap": replace_experiment(SWAP, prompts=("shown",)), "edit": EDIT,
+        "other": replace_experiment(EDIT, prompts=("shown",)), "written": line,
+        "other_cost": experiment_of(kind="edit", edit="own", as_in="other", outcomes=("answer_lost",)),
+        "cost_again": COST, "last": replace_experiment(INHIBIT, prompts=("shown",)),
+    }  # fmt: skip
+    context = toy_context(tiny_model("llama"), asked)
+    alone, shared = (perturbed_evidence(context, cores) for cores in (1, 3))
+    assert [*map(len, alone)] == [*map(len, shared)] and set(alone[0]["experiment"].str.partition("/")[0]) == {*asked}
+    for one, other in zip(alone, shared, strict=True):
+        pd.testing.assert_frame_equal(one, other, check_exact=True)
+
+
+def test_a_process_that_dies_is_one_line(tiny_model, monkeypatch):
+    context = toy_context(tiny_model("llama"), {"swap": SWAP, "edit": EDIT})
+    monkeypatch.setattr(case_evidence, "_perturbed", lambda context: os.kill(os.getpid(), signal.SIGKILL))
+    with pytest.raises(
+        InputError, match="^case toy: a process that perturbed .* for lack of memory: give it fewer cores$"
+    ):
+        perturbed_evidence(context, 2)
 
 
 def test_an_answer_is_lost_where_it_is_no_longer_the_most_probable_token(tiny_model):

@@ -24,11 +24,15 @@ def test_what_is_to_do_is_what_has_no_results(tmp_path):
         (tmp_path / "experiments" / name).mkdir(parents=True)
         (tmp_path / "experiments" / name / "case.yaml").touch()
     (tmp_path / "benchmarks").mkdir()
-    spent = {"cases": {"multi_hop": {"seconds": {"cache": 100.0, "rest": 20.0}}}, "load": 50.0, "judge": 10.0}
+    spent = {
+        "cases": {"multi_hop": {"seconds": {"cache": 30.0, "intervene": 70.0, "rest": 20.0}}},
+        "load": 50.0,
+        "judge": 10.0,
+    }
     (tmp_path / "benchmarks/costs.json").write_text(json.dumps(spent))
     config = load_config(tmp_path / "config.yaml")
     assert case_runs(tmp_path, config) == [
-        CaseRun("a", "addition", False, None), CaseRun("a", "multi_hop", False, 180.0), CaseRun("c", "multi_hop", False, None)
+        CaseRun("a", "addition", False, None), CaseRun("a", "multi_hop", False, 180.0, 70.0), CaseRun("c", "multi_hop", False, None)
     ]  # fmt: skip
     for file in ("reports/a/multi_hop.html", "data/runs/a/multi_hop/evidence.parquet"):
         (tmp_path / file).parent.mkdir(parents=True, exist_ok=True)
@@ -38,10 +42,18 @@ def test_what_is_to_do_is_what_has_no_results(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("cores", "said"), [(1, "About 30 min on 1 core"), (2, "About 20 min on 2 cores"), (64, "About 20 min on 64 cores")]
+    ("cores", "said"),
+    [
+        (1, "About 30 min on 1 core"),
+        (2, "About 20 min on 2 cores"),
+        (3, "About 20 min on 3 cores"),
+        (4, "About 12 min on 4 cores"),
+        (64, "About 10 min on 64 cores"),
+    ],
 )
 def test_the_longest_case_sets_the_pace(cores, said):
-    todo = [CaseRun("a", "x", False, 1200.0), CaseRun("a", "y", False, 600.0), CaseRun("a", "z", True, 6000.0)]
+    """And it is shorter where several cores share what perturbs."""
+    todo = [CaseRun("a", "x", False, 1200.0, 960.0), CaseRun("a", "y", False, 600.0), CaseRun("a", "z", True, 6000.0)]
     assert said in plan_told(todo, cores) and "z                  there" in plan_told(todo, cores)
     assert "what was not measured" in plan_told([*todo, CaseRun("a", "w", False, None)], cores)
     assert "All of it is there" in plan_told(todo[2:], cores)

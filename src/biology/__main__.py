@@ -92,7 +92,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "cache": (stages.cache, MODEL | CASE),
         "group": (stages.group, MODEL | CASE),
         "attribute": (stages.attribute, MODEL | CASE),
-        "intervene": (stages.intervene, MODEL | CASE),
+        "intervene": (stages.intervene, MODEL | CASE | CORES),
         "exchange": (stages.exchange, MODEL),
         "sweep": (stages.sweep, MODEL | CASE),
         "atlas": (stages.atlas, MODEL),

@@ -279,7 +279,10 @@ EXPORT: Options = {
     "--source-set": {"metavar": "NAME", "help": "Neuronpedia's source set in which the features are"},
     "--out": {"required": True, "metavar": "DIR", "help": "folder to write to"},
 }
-CHECK: Options = {"claim": {"metavar": "CLAIM", "help": "a claim, such as multihop-7"}}
+CHECK: Options = {
+    "claim": {"metavar": "CLAIM", "help": "a claim, such as multihop-7"},
+    "--cores": {"type": integer(1), "metavar": "N", "default": os.cpu_count() or 1, "help": "cores to share (all)"},
+}
 CONVERT: Options = {
     "file": {"metavar": "FILE.gguf", "help": "a GGUF file: llama, qwen3, gemma2 or gemma3"},
     "--out": {"required": True, "metavar": "DIR", "help": "folder to write the directory to"},

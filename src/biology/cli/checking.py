@@ -38,7 +38,9 @@ def check(args: Arguments) -> None:
     entry = config.model(args.model)
     case, claim = _claim(config, root, args.model, args.claim)
     case = of_corpus(case, entry, root)
-    judgement = computed_anew(*open_model(entry, root, args.model, config.threads), case, claim, config, root, entry)
+    judgement = computed_anew(
+        *open_model(entry, root, args.model, config.threads), case, claim, config, root, entry, args.cores
+    )
     verdict = judgement.verdicts.iloc[0]
     committed = _committed(root / "reports" / args.model / "verdicts.csv", claim.id)
     if args.json:
@@ -61,10 +63,11 @@ def check(args: Arguments) -> None:
 
 
 def computed_anew(
-    model: Model, transcoders: TranscoderSet, case: Case, claim: Claim, config: Config, root: Path, entry: ModelConfig | None
+    model: Model, transcoders: TranscoderSet, case: Case, claim: Claim, config: Config, root: Path, entry: ModelConfig | None,
+    cores: int = 1,
 ) -> Judgement:  # fmt: skip
     """The verdict on one claim of a case below `root`, for a model and its transcoders; `entry` is the model's entry of
-    config.yaml, if it has one."""
+    config.yaml, if it has one. Experiments share the `cores`."""
     from biology.cli.table_stages import MINIMUM_N
     from biology.evidence.case_evidence import fresh_context
     from biology.verdicts.claims import judge_all, with_minimum
@@ -74,7 +77,7 @@ def computed_anew(
 
     small = case.model_copy(update={"experiments": {name: case.experiments[name] for name in rests_on(case, claim)}})
     context = fresh_context(model, transcoders, small, config.statistics)
-    evidence, residual = measured(context, [claim], config.attribution)
+    evidence, residual = measured(context, [claim], config.attribution, cores)
     scope = {name: experiment.only for name, experiment in small.experiments.items()}
     seed, few = (0, False) if entry is None else (entry.seed, entry.prompts is not None)
     meta = Meta(case.name, model.name, transcoders.label, seed=seed, row_residual=residual, scope=scope)
@@ -119,7 +122,7 @@ def rests_on(case: Case, claim: Claim) -> list[str]:
 
 
 def measured(
-    context: CaseContext, claims: list[Claim], settings: AttributionConfig
+    context: CaseContext, claims: list[Claim], settings: AttributionConfig, cores: int = 1
 ) -> tuple[pd.DataFrame, float | None]:
     """Table `evidence` of a context's experiments, and the largest row residual of the graphs traced for it."""
     from biology.evidence.case_evidence import perturbed_evidence, unperturbed_evidence
@@ -128,7 +131,7 @@ def measured(
     from biology.tables import stacked, table
     from biology.verdicts.measuring import worst_residual
 
-    held, _ = perturbed_evidence(context)
+    held, _ = perturbed_evidence(context, cores)
     if _traces(context.case):
         reduced, seen = unperturbed_evidence(context, settings)
         edges, residual = reduced.edges, worst_residual(reduced.graphs, context.prompts)

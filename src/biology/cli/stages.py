@@ -141,7 +141,7 @@ def intervene(args: Arguments) -> None:
     from biology.evidence.case_evidence import perturbed_evidence
     from biology.tables import write_table
 
-    evidence, panel = perturbed_evidence(_context(args.model, config, root, case, folder))
+    evidence, panel = perturbed_evidence(_context(args.model, config, root, case, folder), args.cores)
     write_table(folder / "intervene.parquet", evidence, "evidence")
     write_table(folder / "intervene_panel.parquet", panel, "panel")
 

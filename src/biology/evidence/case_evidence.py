@@ -3,10 +3,19 @@
 
 from __future__ import annotations
 
+import multiprocessing
+import sys
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
+from dataclasses import replace
+
 import pandas as pd
+import torch
 
 from biology.cases.case import Case
+from biology.cases.experiments import Attention, Census
 from biology.cases.found_sites import with_found_sites
+from biology.cases.perturbations import Exchange, Perturbation
 from biology.config import AttributionConfig, StatisticsConfig
 from biology.evidence.case_context import CaseContext
 from biology.evidence.census import run_census
@@ -17,10 +26,11 @@ from biology.evidence.perturbation import run_experiments
 from biology.evidence.score_evidence import run_attention
 from biology.evidence.sharing import reduce_sharing
 from biology.models.model import Model
+from biology.records import InputError
 from biology.supernodes.behaviour import prompts_table
 from biology.supernodes.grouping import group
 from biology.supernodes.site_search import find_sites
-from biology.tables import stacked
+from biology.tables import stacked, validate_table
 from biology.transcoders.transcoder_set import TranscoderSet
 
 
@@ -39,9 +49,69 @@ def unperturbed_evidence(context: CaseContext, settings: AttributionConfig) -> t
     return reduced, stacked([reduced.evidence, reduce_sharing(context)])
 
 
-def perturbed_evidence(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
+def perturbed_evidence(context: CaseContext, cores: int = 1) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `evidence` and `panel` of the experiments that hold features, write lines, count active features or
-    change attention scores."""
+    change attention scores.
+
+    Experiments do not depend on each other, so several `cores` may share them; the tables are the same. Their processes are forked,
+    which only a model on the CPU that computes in one thread allows; for any other, one process measures all.
+
+    Raises:
+        InputError: a process died, probably for lack of memory.
+    """
+    groups = _groups(context.case)
+    forkable = context.model.device.type == "cpu" and torch.get_num_threads() == 1 and sys.platform == "linux"
+    several = cores > 1 and forkable and len(groups) > 1
+    found = _forked(context, groups, cores) if several else [_perturbed(context)]
+    evidence, lines, counted, scores, panel, written = map(stacked, zip(*found, strict=True))
+    if several:
+        evidence, lines, counted, scores = (
+            validate_table(one, "evidence") for one in (evidence, lines, counted, scores)
+        )
+        panel = _in_order(context.case, panel)
+    return stacked([evidence, lines, counted, scores]), stacked([panel, written])
+
+
+def _perturbed(context: CaseContext) -> tuple[pd.DataFrame, ...]:
     evidence, panel = run_experiments(context)
     lines, written = run_lines(context)
-    return stacked([evidence, lines, run_census(context), run_attention(context)]), stacked([panel, written])
+    return evidence, lines, run_census(context), run_attention(context), panel, written
+
+
+def _groups(case: Case) -> list[list[str]]:
+    """What can be measured by itself: an experiment, with those that take its strength."""
+    groups: dict[str, list[str]] = {}
+    for name, experiment in case.of_kind(Perturbation, Exchange, Census, Attention).items():
+        groups.setdefault((*experiment.rests_on, name)[0], []).append(name)
+    return list(groups.values())
+
+
+def _forked(context: CaseContext, groups: list[list[str]], cores: int) -> list[tuple[pd.DataFrame, ...]]:
+    fork = multiprocessing.get_context("fork")
+    try:  # a forked process has the model and the prompts; only names and tables are sent
+        with ProcessPoolExecutor(
+            min(cores, len(groups)), fork, initializer=_inherited.append, initargs=(context,)
+        ) as pool:
+            return list(pool.map(_alone, groups))
+    except BrokenProcessPool:
+        raise InputError(
+            f"case {context.case.name}: a process that perturbed {context.model.name} was ended, probably for lack of memory: "
+            "give it fewer cores"
+        ) from None
+
+
+_inherited: list[CaseContext] = []
+"""In a forked process: the context that it was made with."""
+
+
+def _alone(names: list[str]) -> tuple[pd.DataFrame, ...]:
+    (context,) = _inherited
+    experiments = {name: context.case.experiments[name] for name in names}
+    return _perturbed(replace(context, case=context.case.model_copy(update={"experiments": experiments})))
+
+
+def _in_order(case: Case, panel: pd.DataFrame) -> pd.DataFrame:
+    """A panel in the order in which `run_experiments` measures all experiments of a case."""
+    held = case.of_kind(Perturbation)
+    place = {name: number for number, name in enumerate(sorted(held, key=lambda name: bool(held[name].rests_on)))}
+    return panel.iloc[panel["experiment"].map(place).to_numpy().argsort(kind="stable")].reset_index(drop=True)

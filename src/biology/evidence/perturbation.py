@@ -8,6 +8,7 @@ it. A standing edit holds features wherever they are active; one `as_in` another
 """
 
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +20,7 @@ from tqdm import tqdm
 
 from biology.cases.perturbations import Perturbation
 from biology.evidence.case_context import CaseContext, PromptContext, Setting
-from biology.evidence.outcomes import OutcomeReader, evidence_rows, run_rows, watched_sites
+from biology.evidence.outcomes import OutcomeReader, RowOutcomes, evidence_rows, run_rows, watched_sites
 from biology.interventions.controls import directions, matched_sets, moved
 from biology.interventions.feature_edits import Edits, Injections
 from biology.interventions.protocols import intervene
@@ -40,6 +41,13 @@ class Arm(NamedTuple):
     prompt: Int[Tensor, " row"]
     repeats: int
     injections: Injections | None
+
+
+class Clean(NamedTuple):
+    """The prompts of an experiment before anything is done to them: what reads their outcomes, and what it reads."""
+
+    reader: OutcomeReader
+    outcome: RowOutcomes
 
 
 def run_experiments(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
@@ -83,12 +91,13 @@ def choose(
     most: a stronger push that gains almost nothing would only move the control. The grid is kept as `<name>/dev`;
     `measured` gives the rows of evidence, by default `measure`.
     """
-    measured = measured or measure
     n_layers = context.model.n_layers
     layers = sorted({max(0, int(np.ceil(depth * n_layers)) - 1) for depth in experiment.depths})
     grid = [Setting(strength, layer) for layer in layers for strength in experiment.strengths]
     if len(grid) == 1 or not dev:
         return grid[0]
+    if measured is None:  # what nothing is done to is the same whatever the setting
+        measured = partial(measure, clean=read_clean(context, experiment, dev, grid[0]))
     sign = 1.0 if experiment.direction == "increase" else -1.0
     scores: list[float] = []
     for setting in grid:
@@ -112,22 +121,27 @@ def choose(
 
 def measure(
     context: CaseContext, name: str, experiment: Perturbation, places: Sequence[int], setting: Setting, controls: Sequence[str],
-    draws: int | None = None,
+    draws: int | None = None, clean: Clean | None = None,
 ) -> list[dict[str, object]]:  # fmt: skip
-    """Rows of the evidence table for every prompt: the effect and each control arm."""
+    """Rows of the evidence table for every prompt: the effect and each control arm. `clean` is given if the prompts have been read
+    before."""
     if not places:
         return []  # no prompt passed the gate
-    prompt = torch.tensor(places, dtype=torch.long)
-    reader = OutcomeReader(context, experiment, places)
-    clean = run_rows(context, reader, prompt, no_edits(), setting, torch.arange(len(places)))
+    reader, before = clean or read_clean(context, experiment, places, setting)
     rows: list[dict[str, object]] = []
     for arm, (edits, row_prompt, repeats, injections) in arms(
         context, name, experiment, places, setting, controls, draws
     ).items():
         item = torch.arange(len(places)).repeat_interleave(repeats)
         outcome = run_rows(context, reader, row_prompt, edits, setting, item, injections)
-        rows += evidence_rows(reader, name, setting, arm, repeats, outcome, clean)
+        rows += evidence_rows(reader, name, setting, arm, repeats, outcome, before)
     return rows
+
+
+def read_clean(context: CaseContext, experiment: Perturbation, places: Sequence[int], setting: Setting) -> Clean:
+    """The outcomes of prompts to which nothing is done."""
+    reader, prompt = OutcomeReader(context, experiment, places), torch.tensor(places, dtype=torch.long)
+    return Clean(reader, run_rows(context, reader, prompt, no_edits(), setting, torch.arange(len(places))))
 
 
 def arms(

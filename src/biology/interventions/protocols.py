@@ -190,7 +190,7 @@ def intervene(
             if protocol == "constrained":
                 hooks += _idle(layer for layer in range(top + 1) if layer not in reads)
             if cut_direct:
-                hooks += _without_direct(model, ids, which, top, start)
+                hooks += _without_direct(model, passes(ids, start), which, top)
             names = ["unembed.hook_out", *reads.values()]
             logits, tensors = run(
                 model, ids[which][:, start:], edits=hooks, reads=names, positions=at % length - start, past=past
@@ -329,22 +329,18 @@ def _clamped(
     return hooks
 
 
-def _without_direct(
-    model: Model, ids: Int[Tensor, "prompt pos"], which: Int[Tensor, " row"], top: int, start: int
-) -> list[tuple[str, Edit]]:
+def _without_direct(model: Model, clean: Capture, which: Int[Tensor, " row"], top: int) -> list[tuple[str, Edit]]:
     """After the last layer, subtracts from the stream the differences of the MLP outputs of layers 0..top from the clean
     prompt's."""
-    names = [f"blocks.{layer}.hook_mlp_out" for layer in range(top + 1)]
-    _, clean = run(model, ids, reads=names)
     changes: list[Tensor] = []
 
-    def note(name: str, output: Tensor) -> None:
-        changes.append(output - clean[name][:, start:][which])
+    def note(layer: int, output: Tensor) -> None:
+        changes.append(output - clean.mlp_out[layer][which])
 
     def take(stream: Tensor) -> Tensor:
         return stream - torch.stack(changes).sum(0)
 
-    hooks: list[tuple[str, Edit]] = [(name, partial(note, name)) for name in names]
+    hooks: list[tuple[str, Edit]] = [(f"blocks.{layer}.hook_mlp_out", partial(note, layer)) for layer in range(top + 1)]
     return [*hooks, (f"blocks.{model.n_layers - 1}.hook_resid_post", take)]
 
 

@@ -27,6 +27,8 @@ class CaseRun:
     case: str
     done: bool
     seconds: float | None
+    perturbing: float = 0.0
+    """Of these, the seconds of the stage `intervene`, which several cores may share."""
 
 
 def case_runs(root: Path, config: Config, only: str | None = None) -> list[CaseRun]:
@@ -40,18 +42,19 @@ def case_runs(root: Path, config: Config, only: str | None = None) -> list[CaseR
         times = measured if entry.planted and not entry.neurons else {}
         for case in config.cases_of(name, discover_cases(root, entry.prompts)):
             page, table = root / f"reports/{name}/{case}.html", root / f"data/runs/{name}/{case}" / LAST_TABLE
-            found.append(CaseRun(name, case, page.is_file() and table.is_file(), times.get(case)))
+            found.append(CaseRun(name, case, page.is_file() and table.is_file(), *times.get(case, (None,))))
     return found
 
 
-def _measured(root: Path) -> dict[str, float]:
-    """Seconds of one core by case; {} if not measured."""
+def _measured(root: Path) -> dict[str, tuple[float, float]]:
+    """Seconds of one core by case, in all and to perturb; {} if not measured."""
     path = root / COSTS
     if not path.is_file():
         return {}
     costs = json.loads(path.read_text(encoding="utf-8"))
     beside = (costs["load"] + costs["judge"]) / len(costs["cases"])
-    return {name: sum(case["seconds"].values()) + beside for name, case in costs["cases"].items()}
+    seconds = {name: case["seconds"] for name, case in costs["cases"].items()}
+    return {name: (sum(each.values()) + beside, each["intervene"]) for name, each in seconds.items()}
 
 
 def plan_told(todo: list[CaseRun], cores: int) -> str:
@@ -62,12 +65,17 @@ def plan_told(todo: list[CaseRun], cores: int) -> str:
     for one in todo:
         time = "not measured" if one.seconds is None else f"{_minutes(one.seconds)} of one core"
         lines.append(f"  {one.model:<24} {one.case:<18} {'there' if one.done else f'to do, {time}'}")
-    known = [one.seconds for one in left if one.seconds is not None]
+    known = [(one.seconds, one.perturbing) for one in left if one.seconds is not None]
     if known:
-        # a case is a chain of stages: more cores than cases do not help, and the longest case sets the pace
-        longest, shared = max(known), sum(known) / max(1, min(cores, len(left)))
+        # a case is a chain of stages, of which one is shared by the cores that are left if each case has one; the longest case
+        # sets the pace
+        spare = max(1, cores // len(left))
+        longest = max(seconds - perturbing * (1 - 1 / spare) for seconds, perturbing in known)
+        shared = sum(seconds for seconds, _ in known) / max(1, min(cores, len(left)))
         some = "" if len(known) == len(left) else ", and what was not measured"
-        lines.append(f"About {_minutes(max(longest, shared))} on {cores} {'core' if cores == 1 else 'cores'}{some}.")
+        lines.append(
+            f"About {_minutes(max(longest, shared if spare == 1 else 0.0))} on {cores} {'core' if cores == 1 else 'cores'}{some}."
+        )
     if left:
         lines.append("Stop it whenever you like: the same command goes on where it was.")
     else:
