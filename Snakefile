@@ -78,9 +78,15 @@ SHOWN = [model for model in MODELS if CONFIG.model(model).role in SHOWN_ROLES]
 CALIBRATED = [model for model in MODELS if model in CONFIG.calibrated]
 CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES]
 EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS]
-# By folder: what grows an organism, or a twin of one.
+# By folder: what grows an organism, a twin of one, or another seed.
 ORGANISMS = {
-    entry.path.name: {"case": entry.cases[0], "twin": entry.corpus, "width": entry.width, "steps": entry.steps}
+    entry.path.name: {
+        "case": entry.cases[0],
+        "twin": entry.corpus,
+        "seed": entry.seed,
+        "width": entry.width,
+        "steps": entry.steps,
+    }
     for model, entry in CONFIG.models.items()
     if model in CONFIG.on_request and model in MODELS and entry.role != "random"
 }

@@ -9,6 +9,8 @@ from typing import Any
 
 from toy_repository import AMENDED
 
+from biology.cases.rules import TELLING
+
 GONE = object()
 """In the place of a new value: the key is taken out."""
 
@@ -74,6 +76,11 @@ def at_the_thing(rule: dict) -> dict:
     return {key: value for key, value in rule.items() if key not in ("among", "given")} | {"at": "factor:thing"}
 
 
+def by_difference(rule: dict) -> dict:
+    """A rule that takes what makes half of the difference between levels."""
+    return {key: value for key, value in rule.items() if key not in TELLING} | {"difference_share": 0.5}
+
+
 EXPERIMENTS, NODES = "case/experiments", "case/supernodes"
 FURTHER = {"kind": "inhibit", "inhibit": "alone", "outcomes": ["answer_probability", "activation:unread"]}
 
@@ -91,6 +98,7 @@ MOVING: dict[str, list[Edit]] = {
     "SupernodeRule.precision": [places(f"{NODES}/own/precision", 0.7)],
     "SupernodeRule.recall": [places(f"{NODES}/own/recall", 0.4)],
     "SupernodeRule.false_positive_rate": [places(f"{NODES}/own/false_positive_rate", 0.1)],
+    "SupernodeRule.difference_share": [places(f"{NODES}/own", by_difference)],
     "SupernodeRule.within": [places(f"{NODES}/own", lambda rule: {**rule, "within": "relation"})],
     "SupernodeRule.split": [places(f"{NODES}/own/split", "dev")],
     "SupernodeRule.across": [places(f"{NODES}/own/across", ["fold", "relation"])],

@@ -136,6 +136,42 @@ def test_apart_excludes_prompts_that_share_the_column(tiny_model):
     assert chosen(finder_of(tiny_model("llama"), {"together": together}, fires(planted)), together, "texas16") == {}
 
 
+def test_the_fewest_features_that_make_up_a_share_of_a_level_s_difference(tiny_model):
+    """What counts is how much more a feature writes on the level's prompts, whether or not it tells the level by itself."""
+    model = tiny_model("llama")
+    means = {  # activation on prompts of Texas and of California, length of the decoder vector; the difference in what is written
+        1: (5.0, 3.0, 2.0),  # 4: fires everywhere
+        2: (1.0, 0.0, 3.0),  # 3: would be a member by precision and recall
+        3: (2.0, 1.5, 4.0),  # 2
+        4: (9.0, 9.0, 9.0),  # 0
+        5: (1.0, 0.0, 1.0),  # 1
+        6: (0.0, 7.0, 1.0),  # of California
+    }
+    entries = [
+        (prompt, LAYER, LAST, feature, value)
+        for feature, (texas, california, _) in means.items()
+        for prompt in range(len(FRAME))
+        if (value := texas if TEXAS[prompt] else california)
+    ]
+    transcoders = random_transcoders(model)
+    W_dec = transcoders.layers[LAYER].W_dec.clone()
+    for feature, (*_, length) in means.items():
+        W_dec[feature] *= length / W_dec[feature].norm()
+    layers = list(transcoders.layers)
+    layers[LAYER] = replace(layers[LAYER], W_dec=W_dec)
+    transcoders = replace(transcoders, layers=tuple(layers))
+
+    def members(item: str, **rule) -> set[int]:
+        rule = SupernodeRule(factor="place", split="any", **rule)
+        return set(chosen(finder_of(model, {"rule": rule}, entries, transcoders=transcoders), rule, item))
+
+    shares = {0.1: {1}, 0.39: {1}, 0.41: {1, 2}, 0.69: {1, 2}, 0.71: {1, 2, 3}, 0.95: {1, 2, 3, 5}, 1.0: {1, 2, 3, 5}}
+    assert {share: members("texas16", difference_share=share) for share in shares} == shares
+    assert members("california16", difference_share=1.0) == {6}
+    assert members("texas16", difference_share=1.0, layers=(2, 2)) == set()
+    assert members("texas16", precision=0.9) == {2, 5}
+
+
 def test_the_prompts_that_are_scored_never_select(tiny_model):
     rule = SupernodeRule(factor="place", split="any", precision=0.9, recall=0.9)
     finder = finder_of(tiny_model("llama"), {"rule": rule}, fires({7: TEXAS & SELECT, 8: TEXAS & SCORE}))

@@ -29,6 +29,10 @@ class Operands(Strict):
     """Restricts the grid to prompts with these levels of factors; the grid consists of prompts with role `select`."""
 
 
+TELLING = ("precision", "recall", "false_positive_rate")
+"""Keys of a rule by which each member tells a level from others."""
+
+
 class SupernodeRule(Strict):
     """A rule that finds the members of a supernode from activations and decoders, never from the graph or an effect.
 
@@ -55,6 +59,11 @@ class SupernodeRule(Strict):
     within: str | None = None
     """A column. `false_positive_rate` must then also hold among the levels that share the scored prompt's value of it. With `within:
     place` a feature of Dallas must distinguish it from the other cities of Texas; else it is a feature of Texas."""
+    difference_share: float | None = Field(default=None, gt=0, le=1)
+    """In place of `precision`, `recall` and `false_positive_rate`: members are the fewest features that make up this share of the
+    difference that the level makes. A feature's difference is how much more it writes (activation times length of its decoder vector)
+    in the mean over selecting prompts of the level than over those of other levels; it counts if it is positive. For variables that a
+    dictionary spreads over many features, of which none tells the level by itself."""
     split: Literal["dev", "any"] = "dev"
     """Which prompts select: only those of development clusters, or any (then name columns in `across`)."""
     across: tuple[str, ...] = ()
@@ -81,9 +90,13 @@ class SupernodeRule(Strict):
 
     @model_validator(mode="after")
     def _fits_together(self) -> SupernodeRule:
-        for key in ("precision", "recall", "false_positive_rate", "within", "split", "across"):
+        for key in ("precision", "recall", "false_positive_rate", "within", "difference_share", "split", "across"):
             if key in self.model_fields_set and self.factor is None:
                 raise ValueError(f"`{key}` has no effect without `factor`")
+            if key in (*TELLING, "within") and self.difference_share and key in self.model_fields_set:
+                raise ValueError(
+                    f"`{key}` has no effect with `difference_share`, which takes the place of {', '.join(TELLING)}"
+                )
         if "top" in self.model_fields_set and not (self.promotes or self.not_promotes):
             raise ValueError("`top` has no effect without `promotes` or `not_promotes`")
         if self.factor is not None and (self.active_on or self.silent_on):

@@ -239,17 +239,27 @@ def rule_told(rule: SupernodeRule) -> str:
     told += f", in layers {rule.layers[0]} to {rule.layers[1]}" if rule.layers else ""
     told += "."
     if rule.factor is not None:
-        told += f" Each fires on at least {rule.recall:.0%} of the selecting prompts with this {rule.factor}"
-        rate = rule.false_positive_rate
-        told += f" and on at most {rate:.0%} of those with another" if rate < 1 else ""
-        told += f", also of those that share its {rule.within}" if rule.within else ""
-        told += f"; at least {rule.precision:.0%} of those on which it fires have this one" if rule.precision else ""
+        told += _telling(rule)
         told += f". Chosen on {'development prompts' if rule.split == 'dev' else 'prompts of both splits'}"
         told += f" that differ from the scored one in {listed(rule.across)}." if rule.across else "."
     for verb, words in (("promotes", rule.promotes), ("does not promote", rule.not_promotes)):
         told += f" Each {verb} {listed(words, 'or')} among its first {rule.top} tokens." if words else ""
     told += f" At most {rule.max_members} are kept." if rule.max_members else ""
     return told + (_found_told(rule) if rule.at == FOUND else "")
+
+
+def _telling(rule: SupernodeRule) -> str:
+    if rule.difference_share is not None:
+        more = f"how much more is written on selecting prompts with this {rule.factor} than on those with another"
+        return f" They are the fewest that make up {rule.difference_share:.0%} of {more}"
+    told = f" Each fires on at least {rule.recall:.0%} of the selecting prompts with this {rule.factor}"
+    told += (
+        f" and on at most {rule.false_positive_rate:.0%} of those with another" if rule.false_positive_rate < 1 else ""
+    )
+    told += f", also of those that share its {rule.within}" if rule.within else ""
+    return told + (
+        f"; at least {rule.precision:.0%} of those on which it fires have this one" if rule.precision else ""
+    )
 
 
 def _found_told(rule: SupernodeRule) -> str:

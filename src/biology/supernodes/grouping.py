@@ -176,17 +176,44 @@ class Finder(CasePrompts):
             return np.zeros(0, dtype=int), np.zeros(0)
         fires = self.active(rule.at) > 0
         hits = np.asarray(fires[of_level].sum(0)).ravel()
-        every = np.asarray(fires[chosen].sum(0)).ravel()
         share = hits / of_level.sum()
+        if rule.difference_share is not None:
+            columns = self._making_the_difference(rule, of_level, chosen & ~of_level)
+            return columns, share[columns]
+        every = np.asarray(fires[chosen].sum(0)).ravel()
         member = (share >= rule.recall) & (hits >= rule.precision * every) & (hits > 0)
         rest = chosen & ~of_level
-        member &= _share(fires, rest) <= rule.false_positive_rate
+        member &= _mean(fires, rest) <= rule.false_positive_rate
         if rule.within is not None:
-            member &= (
-                _share(fires, rest & (self._said(rule.within) == row.get(rule.within))) <= rule.false_positive_rate
-            )
+            member &= _mean(fires, rest & (self._said(rule.within) == row.get(rule.within))) <= rule.false_positive_rate
         columns = np.flatnonzero(member)
         return columns, share[columns]
+
+    def _making_the_difference(
+        self, rule: SupernodeRule, of_level: Bool[np.ndarray, " prompt"], others: Bool[np.ndarray, " prompt"]
+    ) -> Int[np.ndarray, " member"]:
+        """The fewest columns that make up `rule.difference_share` of the difference between prompts of a level and others."""
+        active = self.active(rule.at)
+        more = _mean(active, of_level) - _mean(active, others)
+        columns = np.flatnonzero(more > 0)
+        if rule.layers is not None:
+            layer = columns // self.width
+            columns = columns[(layer >= rule.layers[0]) & (layer <= rule.layers[1])]
+        written = more[columns] * self._lengths(columns)
+        order = np.argsort(-written, kind="stable")
+        # those before the share is reached, and the one that reaches it
+        before = np.cumsum(written[order]) - written[order]
+        return np.sort(columns[order[before < rule.difference_share * written.sum()]])
+
+    def _lengths(self, columns: Int[np.ndarray, " column"]) -> Float[np.ndarray, " column"]:
+        """The length of each feature's decoder vector, over all layers that it writes to."""
+        lengths = np.zeros(len(columns))
+        for layer in np.unique(columns // self.width).tolist():
+            mine = columns // self.width == layer
+            features = torch.from_numpy(columns[mine] % self.width).to(self.transcoders.layers[layer].b_dec.device)
+            rows = self.transcoders.layers[layer].decoders(features)
+            lengths[mine] = rows.double().flatten(1).norm(dim=1).cpu().numpy()
+        return lengths
 
     def _said(self, column: str | None) -> np.ndarray:
         """A column of the prompts as a numpy array, which compares ten times as fast."""
@@ -219,9 +246,9 @@ class Finder(CasePrompts):
         return Selection(columns // self.width, columns % self.width, share)
 
 
-def _share(fires: sparse.csr_matrix, prompts: Bool[np.ndarray, " prompt"]) -> Float[np.ndarray, " column"]:
-    """The share of these prompts on which each feature is active; 0 if there are none."""
-    return np.asarray(fires[prompts].sum(0)).ravel() / max(1, int(prompts.sum()))
+def _mean(values: sparse.csr_matrix, prompts: Bool[np.ndarray, " prompt"]) -> Float[np.ndarray, " column"]:
+    """The mean over these prompts, column by column; 0 if there are none. Of what is active: the share of prompts on which it is."""
+    return np.asarray(values[prompts].sum(0)).ravel() / max(1, int(prompts.sum()))
 
 
 def random_finder(
