@@ -187,10 +187,12 @@ def coverage(args: Arguments) -> None:
 
 
 def calibrate(args: Arguments) -> None:
-    """compare verdicts with the truth of planted mechanisms: sensitivity and specificity, as a table and a figure, and graphs with causal models"""
+    """compare verdicts with the truth of planted mechanisms: sensitivity and specificity, what misses and which part is at fault, graphs with causal models"""
     from biology.cli.opening import configuration
+    from biology.figures import site_parts_figure
     from biology.figures.calibration_figure import figure
     from biology.figures.drawing import png, styled, svg
+    from biology.findings.faults import misses, parts_of_models
     from biology.records import InputError
     from biology.verdicts.calibration import pairs, rates
     from biology.verdicts.graph_calibration import graph_truth
@@ -202,8 +204,13 @@ def calibrate(args: Arguments) -> None:
     artefacts.write_text(root / "reports/calibration.csv", table.to_csv(index=False, lineterminator="\n"))
     graphs = graph_truth(root, config)
     artefacts.write_text(root / "reports/calibration_graphs.csv", graphs.to_csv(index=False, lineterminator="\n"))
+    missed = misses(root, config, table).to_csv(index=False, lineterminator="\n", float_format="%.3g")
+    artefacts.write_text(root / "reports/misses.csv", missed)
     with styled():
         drawn = figure(table)
         for form, data in (("svg", svg(drawn)), ("png", png(drawn))):
             artefacts.write_bytes(root / f"figures/calibration.{form}", data)
+        artefacts.write_bytes(
+            root / "figures/site_parts.svg", svg(site_parts_figure.figure(parts_of_models(root, config)))
+        )
     print_table(rates(table, ["dictionary"]), args.json)
