@@ -9,7 +9,7 @@ import pytest
 from biology.config import load_config
 from biology.records import InputError
 from biology.report.numbers import MARK, numbers, parameters, texts, with_numbers
-from biology.report.scoreboard import BEGIN, END, full_scoreboard, with_scoreboard
+from biology.report.scoreboard import BEGIN, END, full_scoreboard, with_misses, with_scoreboard
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ("case_files.md", "costs.md")
@@ -58,7 +58,7 @@ def test_no_number_is_typed(path):
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_texts_are_what_the_tables_say(path, config, counted):
     text = path.read_text(encoding="utf-8")
-    made = with_numbers(text, counted, path)
+    made = with_misses(with_numbers(text, counted, path), ROOT)
     assert (with_scoreboard(made, ROOT, config) if path == ROOT / "README.md" else made) == text, (
         "run `biology scoreboard`"
     )

@@ -58,12 +58,14 @@ def scoreboard(args: Arguments) -> None:
     """write verdicts and numbers into the texts: README.md, CHANGELOG.md, reports/README.md (all verdicts), docs"""
     from biology.config import config_file, load_config
     from biology.report.numbers import numbers, texts, with_numbers
-    from biology.report.scoreboard import full_scoreboard, with_scoreboard
+    from biology.report.scoreboard import full_scoreboard, with_misses, with_scoreboard
 
     path = config_file(args.config)
     root, config = path.parent, load_config(path)
     values = numbers(root, config)
-    written = {path: with_numbers(path.read_text(encoding="utf-8"), values, path) for path in texts(root)}
+    written = {
+        path: with_misses(with_numbers(path.read_text(encoding="utf-8"), values, path), root) for path in texts(root)
+    }
     written[root / "README.md"] = with_scoreboard(written[root / "README.md"], root, config)
     written[root / "reports/README.md"] = full_scoreboard(root, config)
     for path, text in written.items():

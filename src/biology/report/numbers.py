@@ -75,6 +75,7 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
             found[f"{name}.transcoder_minutes"] = math.ceil(trained["seconds"] / 60)
     found |= _calibration(root / "reports/calibration.csv")
     found |= _graphs(root / "reports/calibration_graphs.csv")
+    found |= _misses(root / "reports/misses.csv")
     trials = root / "data/models/trials.csv"
     if trials.is_file():
         with trials.open(encoding="utf-8", newline="") as file:
@@ -111,6 +112,17 @@ def _graphs(path: Path) -> dict[str, float | int]:
         found[f"{row['model']}.{row['case']}.auc"] = float(row["auc"])
         found[f"{row['model']}.{row['case']}.first"] = round(100 * row["first"])
     return found
+
+
+def _misses(path: Path) -> dict[str, int]:
+    """True claims that were missed: all, those whose deciding part holds a site that was taken apart, and by what is at fault."""
+    if not path.is_file():
+        return {}
+    table = pd.read_csv(path, keep_default_na=False)
+    table["miss"] = table["model"] + " " + table["claim"]
+    found = {"misses.claims": table["miss"].nunique()}
+    found["misses.measured"] = table.loc[table["supernode"] != "", "miss"].nunique()
+    return found | {f"misses.{word.replace(' ', '_')}": rows["miss"].nunique() for word, rows in table.groupby("fault")}
 
 
 def parameters(path: Path) -> int:
