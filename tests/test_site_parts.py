@@ -27,7 +27,7 @@ from biology.findings.faults import (
 from biology.models.model import encode as tokens
 from biology.records import validate
 from biology.supernodes.grouping import Finder
-from biology.supernodes.site_parts import ARMS, COLUMNS, FAULTS, NOT_FOUND, NOT_MEASURED, fault, site_writes
+from biology.supernodes.site_parts import ARMS, COLUMNS, FAULTS, NOT_FOUND, NOT_MEASURED, certain, fault, site_writes
 from biology.supernodes.site_search import Exchange
 from biology.transcoders.activations import cache_dense, cache_features
 from biology.transcoders.transcoder_set import reconstruct_all
@@ -105,13 +105,15 @@ def test_the_first_link_that_loses_the_variable_is_at_fault():
     }
     for word, changed in cases.items():
         assert fault(good | changed) == word
+        low, high = ({arm: share + by for arm, share in (good | changed).items()} for by in (-0.5, 0.5))
+        assert certain(good | changed, good | changed, good | changed) and not certain(good | changed, low, high)
     assert set(cases) == set(FOUND_AT_FAULT) and {*cases, NOT_FOUND, NOT_MEASURED} == set(FAULTS)
 
 
 def row(arm, accuracy, **more):
     return {
         "case": "refusals", "supernode": "harm", "position": "factor:second", "layers": "0-2", "arm": arm, "accuracy": accuracy,
-        "low": accuracy - 0.02, "high": min(1.0, accuracy + 0.02), "n": 40, "clusters": 20, "fault": "spread",
+        "low": accuracy - 0.02, "high": min(1.0, accuracy + 0.02), "n": 40, "clusters": 20, "fault": "spread", "certain": 1.0,
     } | more  # fmt: skip
 
 
@@ -129,6 +131,8 @@ def table_of(*more):
 
 def test_a_page_says_what_carries_the_variable():
     case = load_case(ROOT, "refusals")
+    (unsure,) = site_sentences(case, table_of().assign(certain=0.0), ["harm"])
+    assert unsure.endswith("than the rule takes. But the interval leaves that open.")
     lost = row("mlp", np.nan, supernode="harmful", fault=NOT_FOUND, layers="", low=np.nan, high=np.nan)
     told = site_sentences(case, table_of(lost), ["harm", "harmful", "say_answer"])
     assert told == [

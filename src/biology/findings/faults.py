@@ -22,7 +22,7 @@ from biology.wording import percent
 NOT_MEASURED = "not measured"
 SHOWN = ("mlp", "features", "members", "others")
 """Parts of a site whose accuracy stands beside a miss."""
-MISSES = ("case", "claim", "model", "dictionary", "verdict", "part", "supernode", "fault", *SHOWN)
+MISSES = ("case", "claim", "model", "dictionary", "verdict", "part", "supernode", "fault", "certain", *SHOWN)
 FOUND_AT_FAULT = {
     "model": "Already this is too little: the model does not hold the variable there on held-out prompts, or the search was wrong.",
     "attention": "With attention patterns kept, as experiments keep them, much of it is gone: what acts is where attention looks.",
@@ -34,7 +34,7 @@ FOUND_AT_FAULT = {
 """What the word of a supernode says (`supernodes/site_parts.py` has the rule)."""
 
 
-NUMBERS = ("accuracy", "low", "high", "number_share", "activity_share")
+NUMBERS = ("accuracy", "low", "high", "number_share", "activity_share", "certain")
 
 
 def read_site_parts(path: Path) -> pd.DataFrame:
@@ -87,6 +87,7 @@ def _told(case: Case, name: str, rows: pd.DataFrame) -> str:
         f"Site of “{title}” ({Position(str(first['position'])).meaning}, {layers}): exchanging what the MLPs write there brings the donor's "
         f"answer on {share['mlp']} [{percent(mlp['low'])}, {percent(mlp['high'])}] of held-out prompts; all features there "
         f"{share['features']}; the members {share['members']}; the other features {share['others']}. {FOUND_AT_FAULT[word]}"
+        + ("" if first["certain"] else " But the interval leaves that open.")
     )
 
 
@@ -124,5 +125,6 @@ def _faults(case: Case, parts: pd.DataFrame, held: set[str]) -> list[dict[str, o
     found: list[dict[str, object]] = []
     for name, rows in here.groupby("supernode", sort=False):
         share = rows.set_index("arm")["accuracy"]
-        found.append({"supernode": name, "fault": rows["fault"].iat[0]} | {arm: share.get(arm) for arm in SHOWN})
+        told = rows[["fault", "certain"]].iloc[0].to_dict()
+        found.append({"supernode": name, **told, **{arm: share.get(arm) for arm in SHOWN}})
     return found or [{"supernode": "", "fault": NOT_MEASURED}]

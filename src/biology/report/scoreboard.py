@@ -356,7 +356,16 @@ def missed(table: pd.DataFrame) -> str:
     for row in records(named):
         shares = (percent(row[part]) for part in SHOWN_PARTS)
         supernode = str(row["supernode"]).replace("_", " ")
-        lines.append(cells(row["claim"], row["model"], row["part"], supernode, f"**{row['fault']}**", *shares))
+        lines.append(
+            cells(
+                row["claim"],
+                row["model"],
+                row["part"],
+                supernode,
+                f"**{row['fault']}**{'' if row['certain'] else ' (open)'}",
+                *shares,
+            )
+        )
     rest = table[table["supernode"] == ""]
     told = [f"{model}: {', '.join(rows['claim'])}" for model, rows in rest.groupby("model", sort=False)]
     return "\n".join(lines) + (f"\n\nNot measured are {'; '.join(told)}.\n" if told else "")
@@ -367,7 +376,7 @@ def with_misses(text: str, root: Path) -> str:
     path = root / "reports/misses.csv"
     if MISSES_BEGIN not in text or not path.is_file():
         return text
-    table = pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys(SHOWN_PARTS, ""))
+    table = pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys((*SHOWN_PARTS, "certain"), ""))
     before, _, rest = text.partition(MISSES_BEGIN)
     return f"{before}{MISSES_BEGIN}\n{missed(table)}\n{MISSES_END}{rest.partition(MISSES_END)[2]}"
 

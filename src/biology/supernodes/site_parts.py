@@ -48,11 +48,11 @@ from biology.transcoders.transcoder_set import TranscoderSet, decoder
 ARMS = ("mlp", "mlp_frozen", "features", "error", "members", "others", "nothing")
 COLUMNS = (
     "case", "supernode", "position", "layers", "arm", "accuracy", "low", "high", "n", "clusters", "number_share", "activity_share",
-    "fault",
+    "fault", "certain",
 )  # fmt: skip
 """One row is a part of a supernode's site. accuracy: the share of the held-out prompts on which the model gives the answer of the
 donor's level; number_share, activity_share: the part's share of the features active there, and of their activations times the length of
-what they write."""
+what they write; certain: whether the interval, too, says what `fault` says (1 or 0)."""
 MOST = 200
 """Largest number of held-out prompts; which ones depends on the seed and the rule alone."""
 HELD = 0.9
@@ -66,17 +66,28 @@ FAULTS = ("model", "attention", "dictionary", "spread", "rule", "none", NOT_FOUN
 """`findings.faults` says what each means."""
 
 
+def links(accuracy: Mapping[str, float]) -> list[tuple[str, str, float]]:
+    """The links of the chain in order: the fault if it loses the variable, its arm, and the smallest accuracy at which it keeps it."""
+    lost = "spread" if accuracy["others"] >= SPREAD * accuracy["features"] else "rule"
+    return [
+        ("model", "mlp", HELD),
+        ("attention", "mlp_frozen", KEPT * accuracy["mlp"]),
+        ("dictionary", "features", KEPT * accuracy["mlp"]),
+        (lost, "members", KEPT * accuracy["features"]),
+    ]
+
+
 def fault(accuracy: Mapping[str, float]) -> str:
     """The first link of the chain that loses the variable, one of `FAULTS`, given the accuracy of each arm; `none` if none does."""
-    if accuracy["mlp"] < HELD:
-        return "model"
-    if accuracy["mlp_frozen"] < KEPT * accuracy["mlp"]:
-        return "attention"
-    if accuracy["features"] < KEPT * accuracy["mlp"]:
-        return "dictionary"
-    if accuracy["members"] < KEPT * accuracy["features"]:
-        return "spread" if accuracy["others"] >= SPREAD * accuracy["features"] else "rule"
-    return "none"
+    return next((word for word, arm, least in links(accuracy) if accuracy[arm] < least), "none")
+
+
+def certain(accuracy: Mapping[str, float], low: Mapping[str, float], high: Mapping[str, float]) -> bool:
+    """Whether the whole interval of the link that `fault` names lies below what keeps the variable; for `none`, those of all links above."""
+    word = fault(accuracy)
+    if word == "none":
+        return all(low[arm] >= least for _, arm, least in links(accuracy))
+    return next(high[arm] < least for one, arm, least in links(accuracy) if one == word)
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,10 +183,11 @@ def _measured(finder: Finder, name: str, made: list[Exchange], statistics: Stati
         "members": shares,
         "others": {column: 1.0 - share for column, share in shares.items()},
     }
-    word = fault(accuracy)
+    ends = ({arm: float(end[place]) for place, arm in enumerate(ARMS)} for end in (low, high))
+    told = {"fault": fault(accuracy), "certain": float(certain(accuracy, *ends))}
     return [
         {"arm": arm, "accuracy": accuracy[arm], "low": float(low[place]), "high": float(high[place]), "n": len(made),
-         "clusters": len(scores), "fault": word} | of_all.get(arm, {})
+         "clusters": len(scores)} | told | of_all.get(arm, {})
         for place, arm in enumerate(ARMS)
     ]  # fmt: skip
 
