@@ -12,20 +12,17 @@ from toy_case import ITEMS, prompts_frame
 from biology.cases.case import Case, load_case
 from biology.cases.case_file import Paper, Prompt
 from biology.cases.rules import SupernodeRule
-from biology.config import Config
-from biology.figures.drawing import caption, styled, svg
+from biology.figures.drawing import caption, styled
 from biology.figures.site_parts_figure import figure
 from biology.findings.faults import (
     FOUND_AT_FAULT,
     deciding_part,
     held_by,
     misses,
-    parts_of_models,
-    read_site_parts,
+    parts_of_misses,
     site_sentences,
 )
 from biology.models.model import encode as tokens
-from biology.records import validate
 from biology.supernodes.grouping import Finder
 from biology.supernodes.site_parts import ARMS, COLUMNS, FAULTS, NOT_FOUND, NOT_MEASURED, certain, fault, site_writes
 from biology.supernodes.site_search import Exchange
@@ -164,12 +161,11 @@ def checkout(tmp_path):
         for claim, reason in said.items()
     ]  # fmt: skip
     pd.DataFrame(rows).to_csv(tmp_path / "reports/refusals/verdicts.csv", index=False)
-    model = {"path": "m", "transcoders": "m/t", "planted": True, "role": "organism", "cases": ["refusals"]}
-    return tmp_path, validate(Config, {"models": {"refusals": model}}, "config.yaml")
+    return tmp_path
 
 
 def test_a_miss_names_its_part_and_what_is_at_fault(checkout):
-    root, config = checkout
+    root = checkout
     truths = {"ref-1": "true", "ref-2": "true", "ref-5": "open", "ref-6": "true"}
     calibration = pd.DataFrame(
         {
@@ -178,13 +174,13 @@ def test_a_miss_names_its_part_and_what_is_at_fault(checkout):
         }
         for claim, truth in truths.items()
     )  # fmt: skip
-    found = misses(root, config, calibration).set_index("claim")
+    found = misses(root, calibration).set_index("claim")
     assert list(found.index) == ["ref-1", "ref-2"]  # ref-5 is open, ref-6 is replicated
     assert found.loc["ref-1", "part"] == "without the specific harm the harmful request falls"
     assert found.loc["ref-1", ["supernode", "fault", "members"]].tolist() == ["harm", "spread", 0.41]
     assert found.loc["ref-2", "part"] == "either alone has less than a quarter of it"  # the first one
     (root / "reports/refusals/site_parts.csv").unlink()
-    bare = misses(root, config, calibration)
+    bare = misses(root, calibration)
     assert set(bare["fault"]) == {NOT_MEASURED} and set(bare["supernode"]) == {""}
 
 
@@ -207,13 +203,8 @@ def test_the_deciding_part_is_read_off_the_reason():
 
 
 def test_the_figure_counts_the_faults_and_is_drawn_without_any(checkout):
-    root, config = checkout
-    table = parts_of_models(root, config)
+    missed = pd.DataFrame({"model": "refusals", "case": "refusals", "claim": ["ref-1", "ref-2"], "supernode": "harm"})
     with styled():
-        title, _ = caption(figure(table))
-        assert title == "Of 1 sites 1 lose the variable before it reaches the members (spread 1)"
-        assert b"not found" not in svg(figure(table))
-    (root / "reports/refusals/site_parts.csv").unlink()
-    assert read_site_parts(root / "reports/refusals/site_parts.csv").empty
-    with styled():
-        assert "no site of a planted model" in caption(figure(parts_of_models(root, config)))[1]
+        assert caption(figure(parts_of_misses(checkout, missed)))[0] == "Missed claims, sites by fault: spread 1"
+        none = parts_of_misses(checkout, missed.assign(supernode=""))
+        assert none.empty and "no site that a missed true claim rests on" in caption(figure(none))[1]

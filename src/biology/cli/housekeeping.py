@@ -194,7 +194,7 @@ def calibrate(args: Arguments) -> None:
     from biology.figures import site_parts_figure
     from biology.figures.calibration_figure import figure
     from biology.figures.drawing import png, styled, svg
-    from biology.findings.faults import misses, parts_of_models
+    from biology.findings.faults import misses, parts_of_misses
     from biology.records import InputError
     from biology.verdicts.calibration import pairs, rates
     from biology.verdicts.graph_calibration import graph_truth
@@ -206,13 +206,14 @@ def calibrate(args: Arguments) -> None:
     artefacts.write_text(root / "reports/calibration.csv", table.to_csv(index=False, lineterminator="\n"))
     graphs = graph_truth(root, config)
     artefacts.write_text(root / "reports/calibration_graphs.csv", graphs.to_csv(index=False, lineterminator="\n"))
-    missed = misses(root, config, table).to_csv(index=False, lineterminator="\n", float_format="%.3g")
-    artefacts.write_text(root / "reports/misses.csv", missed)
+    missed = misses(root, table)
+    text = missed.to_csv(index=False, lineterminator="\n", float_format="%.3g")
+    artefacts.write_text(root / "reports/misses.csv", text)
     with styled():
         drawn = figure(table)
         for form, data in (("svg", svg(drawn)), ("png", png(drawn))):
             artefacts.write_bytes(root / f"figures/calibration.{form}", data)
         artefacts.write_bytes(
-            root / "figures/site_parts.svg", svg(site_parts_figure.figure(parts_of_models(root, config)))
+            root / "figures/site_parts.svg", svg(site_parts_figure.figure(parts_of_misses(root, missed)))
         )
     print_table(rates(table, ["dictionary"]), args.json)

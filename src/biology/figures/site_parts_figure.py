@@ -1,4 +1,5 @@
-"""The figure of sites taken apart: for each supernode, how often each part of its site brings the donor's answer."""
+"""The figure of sites taken apart: for each supernode that a missed true claim rests on, how often each part of its site brings the
+donor's answer."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
@@ -10,10 +11,10 @@ from matplotlib.figure import Figure
 from biology.figures.drawing import canvas, captioned, colour, size, statement
 
 PARTS = {
-    "mlp": ("all that the MLPs write", "axes.edgecolor", "D"),
-    "features": ("all features", "C0", "o"),
-    "members": ("the members", "C1", "s"),
-    "others": ("the other features", "C2", "^"),
+    "mlp": ("MLPs", "axes.edgecolor", "D"),
+    "features": ("features", "C0", "o"),
+    "members": ("members", "C1", "s"),
+    "others": ("others", "C2", "^"),
 }
 
 
@@ -21,9 +22,9 @@ def figure(table: pd.DataFrame) -> Figure:
     """One row for each model and supernode (column `model` and those of table `site_parts`), the parts as dots with intervals."""
     measured = table[table["accuracy"].notna()]
     if measured.empty:
-        return statement("Sites taken apart", "no site of a planted model was found and taken apart")
+        return statement("Sites taken apart", "no site that a missed true claim rests on was found and taken apart")
     rows = list(measured.groupby(["model", "supernode"], sort=False))
-    made = canvas(6.4, 1.0 + 0.26 * len(rows), layout="constrained")
+    made = canvas(6.4, 0.9 + 0.28 * len(rows), layout="constrained")
     axes = made.subplots()
     labels = []
     for number, (part, (name, tint, marker)) in enumerate(PARTS.items()):
@@ -37,27 +38,23 @@ def figure(table: pd.DataFrame) -> Figure:
             clip_on=False,
         )  # fmt: skip
     for place, ((model, supernode), rest) in enumerate(rows):
-        labels.append(f"{model}: {supernode.replace('_', ' ')}")
+        labels.append(f"{model}: {supernode}".replace("_", " "))
         word = str(rest["fault"].iat[0])
-        axes.text(1.03, place, word, transform=axes.get_yaxis_transform(), fontsize=size(-1), va="center")
+        axes.text(1.03, place, word, transform=axes.get_yaxis_transform(), fontsize=size(), va="center")
     axes.set_yticks(range(len(rows)), labels)
     axes.set(ylim=(len(rows) - 0.4, -0.6), xlim=(0, 1), xticks=[0, 0.5, 1])
     axes.xaxis.set_major_formatter(lambda value, _: f"{100 * value:g}%")
-    axes.legend(
-        loc="lower left", bbox_to_anchor=(0, 1), ncols=4, fontsize=size(-1), handletextpad=0.3, columnspacing=1.0
-    )
+    axes.legend(loc="lower left", bbox_to_anchor=(0, 1), ncols=4, handletextpad=0.3, columnspacing=1.0)
     return captioned(
         made,
         title_of(measured),
-        "At the site of each supernode that a search found on development prompts, one part after another of what the MLPs write is "
-        "exchanged on held-out prompts for the mean of donors of another level. Lines are 95 % intervals over clusters. On the right: the "
-        "first part that loses the variable.",
+        "Supernodes that the deciding parts of missed true claims hold, with their models. At the site that a search found on development "
+        "prompts, one part after another of what the MLPs write is exchanged on held-out prompts for the mean of donors of another level: "
+        "the share of prompts that follow. Lines are 95 % intervals over clusters. On the right: the first part that loses the variable.",
     )
 
 
 def title_of(measured: pd.DataFrame) -> str:
-    """How many sites lose the variable, and at which part most of them do."""
-    words = measured.drop_duplicates(["model", "supernode"])["fault"]
-    lost = words[words != "none"]
-    told = ", ".join(f"{word} {count}" for word, count in lost.value_counts(sort=True).items())
-    return f"Of {len(words)} sites {len(lost)} lose the variable before it reaches the members{f' ({told})' if told else ''}"
+    """Where the sites lose the variable."""
+    words = measured.drop_duplicates(["model", "supernode"])["fault"].value_counts(sort=True)
+    return f"Missed claims, sites by fault: {', '.join(f'{word} {count}' for word, count in words.items())}"

@@ -14,7 +14,6 @@ import pandas as pd
 from biology.cases.case import Case, load_case
 from biology.cases.claim_file import load_claims
 from biology.cases.positions import Position
-from biology.config import Config
 from biology.findings.sentences import names
 from biology.tables import read_table
 from biology.wording import percent
@@ -45,16 +44,14 @@ def read_site_parts(path: Path) -> pd.DataFrame:
     return pd.read_csv(path, dtype=text, keep_default_na=False, na_values=dict.fromkeys(NUMBERS, ""))
 
 
-def parts_of_models(root: Path, config: Config) -> pd.DataFrame:
-    """Table `site_parts` of all planted models, with their names in a column `model`."""
-    frames = [
+def parts_of_misses(root: Path, missed: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the tables `site_parts` for the supernodes of table `misses`, with the names of the models in a column `model`."""
+    named = missed.loc[missed["supernode"] != "", ["model", "case", "supernode"]].drop_duplicates()
+    tables = [
         read_site_parts(root / "reports" / name / "site_parts.csv").assign(model=name)
-        for name, entry in config.models.items()
-        if entry.planted
+        for name in named["model"].unique()
     ]
-    return pd.concat(
-        [frame for frame in frames if len(frame)] or frames[:1] or [read_site_parts(root).assign(model="")]
-    )
+    return named.merge(pd.concat(tables)) if tables else read_site_parts(root).assign(model="")
 
 
 def held_by(case: Case, experiments: Iterable[str]) -> set[str]:
@@ -91,7 +88,7 @@ def _told(case: Case, name: str, rows: pd.DataFrame) -> str:
     )
 
 
-def misses(root: Path, config: Config, calibration: pd.DataFrame) -> pd.DataFrame:
+def misses(root: Path, calibration: pd.DataFrame) -> pd.DataFrame:
     """The columns `MISSES`: for each claim that is true by construction and was not replicated, the part that decides, and the fault of
     each supernode with `at: found` that this part holds (`not measured` if it holds none).
 
