@@ -23,7 +23,8 @@ SHOWN = ("mlp", "features", "members", "others")
 """Parts of a site whose accuracy stands beside a miss."""
 MISSES = ("case", "claim", "model", "dictionary", "verdict", "part", "supernode", "fault", "certain", *SHOWN)
 FOUND_AT_FAULT = {
-    "model": "Already this is too little: the model does not hold the variable there on held-out prompts, or the search was wrong.",
+    "model": "Already this is too little: there the model does not hold the variable, or not by itself.",
+    "search": "The search is at fault: what it exchanged brings the answer, and the layers that it leaves to the rule do not.",
     "attention": "With attention patterns kept, as experiments keep them, much of it is gone: what acts is where attention looks.",
     "dictionary": "The dictionary is at fault: its features do not carry what the MLPs write.",
     "spread": "The variable is spread over more features than the rule takes.",

@@ -3,7 +3,8 @@
 The site search exchanges what the MLPs write there between prompts that differ in the level of the rule's factor. Here the same
 exchange is made once more on held-out prompts, of one part after another:
 
-    mlp          what the MLPs write there: no dictionary
+    mlp_found    what the MLPs of the layers write that the search exchanged
+    mlp          what the MLPs write in the layers that the rule may take, from the first to the last that the search found
     mlp_frozen   the same, with attention patterns kept, as experiments keep them
     features     what the features write there that are active on the prompt or on the donor
     error        the rest: what no feature writes (with a skip connection, also what that writes)
@@ -28,7 +29,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import torch
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from biology.cases.case import Case
@@ -45,7 +46,7 @@ from biology.supernodes.site_search import Exchange, exchanges
 from biology.transcoders.activations import FeatureCache
 from biology.transcoders.transcoder_set import TranscoderSet, decoder
 
-ARMS = ("mlp", "mlp_frozen", "features", "error", "members", "others", "nothing")
+ARMS = ("mlp", "mlp_found", "mlp_frozen", "features", "error", "members", "others", "nothing")
 COLUMNS = (
     "case", "supernode", "position", "layers", "arm", "accuracy", "low", "high", "n", "clusters", "number_share", "activity_share",
     "fault", "certain",
@@ -56,13 +57,13 @@ what they write; certain: whether the interval, too, says what `fault` says (1 o
 MOST = 200
 """Largest number of held-out prompts; which ones depends on the seed and the rule alone."""
 HELD = 0.9
-"""Smallest accuracy of an exchange of MLP outputs at which the model holds the variable at the site."""
+"""Smallest accuracy of an exchange of MLP outputs at which they hold the variable."""
 KEPT = 0.9
 """A link of the chain keeps the variable if its accuracy is at least this share of that of the link before."""
 SPREAD = 0.5
 """The variable is spread over more features than the rule takes if the others reach at least this share of what all features reach."""
 NOT_FOUND, NOT_MEASURED = "not found", "not measured"
-FAULTS = ("model", "attention", "dictionary", "spread", "rule", "none", NOT_FOUND, NOT_MEASURED)
+FAULTS = ("model", "search", "attention", "dictionary", "spread", "rule", "none", NOT_FOUND, NOT_MEASURED)
 """`findings.faults` says what each means."""
 
 
@@ -70,7 +71,7 @@ def links(accuracy: Mapping[str, float]) -> list[tuple[str, str, float]]:
     """The links of the chain in order: the fault if it loses the variable, its arm, and the smallest accuracy at which it keeps it."""
     lost = "spread" if accuracy["others"] >= SPREAD * accuracy["features"] else "rule"
     return [
-        ("model", "mlp", HELD),
+        ("search" if accuracy["mlp_found"] >= HELD else "model", "mlp", HELD),
         ("attention", "mlp_frozen", KEPT * accuracy["mlp"]),
         ("dictionary", "features", KEPT * accuracy["mlp"]),
         (lost, "members", KEPT * accuracy["features"]),
@@ -105,7 +106,7 @@ class Writes:
     def of(self, arm: str) -> Float[Tensor, "layer row d_model"]:
         """The change that an arm of `ARMS` makes to the MLP outputs at the site."""
         match arm:
-            case "mlp" | "mlp_frozen":
+            case "mlp_frozen":
                 return self.mlp
             case "error":
                 return self.mlp - self.features
@@ -132,16 +133,18 @@ def site_parts(
     for name, asked in case.supernodes.items():
         if asked.at != FOUND:
             continue
-        rule, found = finder.case.supernodes[name], bool(sites.loc[sites["supernode"] == name, "chosen"].any())
-        made = _asked(finder, asked, rule, statistics.seed) if found and name in needed else []
+        rule = finder.case.supernodes[name]
+        best = sites[(sites["supernode"] == name) & sites["chosen"]]
+        made = _asked(finder, asked, rule, statistics.seed) if len(best) and name in needed else []
         about = {"case": case.name, "supernode": name, "position": str(rule.at)}
         if not made:
-            word = NOT_MEASURED if found else NOT_FOUND
+            word = NOT_MEASURED if len(best) else NOT_FOUND
             rows.append(about | {"layers": "", "arm": "mlp", "n": 0, "clusters": 0, "fault": word})
             continue
         assert rule.layers is not None
         layers = "-".join(map(str, dict.fromkeys(rule.layers)))
-        rows += [about | {"layers": layers} | row for row in _measured(finder, name, made, statistics)]
+        found = range(int(best["first"].iat[0]), int(best["last"].iat[0]) + 1)
+        rows += [about | {"layers": layers} | row for row in _measured(finder, name, made, found, statistics)]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -157,20 +160,27 @@ def _asked(finder: Finder, asked: SupernodeRule, rule: SupernodeRule, seed: int)
     return exchanges(prompts, str(asked.factor), asked.across, asked.given, generator(*question), MOST)
 
 
-def _measured(finder: Finder, name: str, made: list[Exchange], statistics: StatisticsConfig) -> list[dict[str, object]]:
-    """A row for each arm: its accuracy with its interval over clusters, and its share of the site's features."""
+def _measured(
+    finder: Finder, name: str, made: list[Exchange], found: range, statistics: StatisticsConfig
+) -> list[dict[str, object]]:
+    """A row for each arm: its accuracy with its interval over clusters, and its share of the site's features. `found`: the layers that
+    the search exchanged."""
     model, rule = finder.model, finder.case.supernodes[name]
     position = torch.from_numpy(finder.positions(rule.at))
     base, answer = [one.base for one in made], torch.tensor([one.answer for one in made])
-    hooks = [f"blocks.{layer}.{finder.transcoders.write_hook}" for layer in range(_last(rule) + 1)]
-    own = seen_at(model, finder.ids, base, hooks, position)
     writes = site_writes(finder, name, made)
+    own = seen_at(model, finder.ids, base, _hooks(finder, range(max(found.stop, _last(rule) + 1))), position)
     starts: dict[tuple[int, ...], SharedPrefix] = {}
     said = partial(said_with, model, finder.ids, base, position=position, starts=starts)
-    right = {
-        arm: said(edits=list(zip(hooks, own + writes.of(arm), strict=True)), frozen=arm == "mlp_frozen") == answer
-        for arm in ARMS
-    }
+
+    def share(arm: str) -> Bool[Tensor, " row"]:
+        layers = found if arm == "mlp_found" else range(_last(rule) + 1)
+        hooks = _hooks(finder, layers)
+        change = _mlp(finder, made, hooks, position) if arm == "mlp_found" else writes.of(arm)
+        vectors = own[layers.start : layers.stop] + change
+        return said(edits=list(zip(hooks, vectors, strict=True)), frozen=arm == "mlp_frozen") == answer
+
+    right = {arm: share(arm) for arm in ARMS}
     clusters = finder.prompts["cluster"].to_numpy()[base]
     scores = pd.DataFrame({arm: one.double().numpy() for arm, one in right.items()}).groupby(clusters).mean()
     draws = generator(statistics.seed, finder.case.name, name, "site_parts")
@@ -197,27 +207,39 @@ def _last(rule: SupernodeRule) -> int:
     return rule.layers[1]
 
 
+def _hooks(finder: Finder, layers: range) -> list[str]:
+    return [f"blocks.{layer}.{finder.transcoders.write_hook}" for layer in layers]
+
+
+def _mlp(
+    finder: Finder, made: list[Exchange], hooks: list[str], position: Int[Tensor, " prompt"]
+) -> Float[Tensor, "layer row d_model"]:
+    """What the MLPs write on the donors of each exchange, in the mean, beyond what they write on its prompt."""
+    asked = sorted({place for one in made for place in (one.base, *one.donors)})
+    number = {place: row for row, place in enumerate(asked)}
+    outputs = seen_at(finder.model, finder.ids, asked, hooks, position)
+    means = [outputs[:, [number[donor] for donor in one.donors]].mean(1) - outputs[:, number[one.base]] for one in made]
+    return torch.stack(means, 1)
+
+
 def site_writes(finder: Finder, name: str, made: list[Exchange]) -> Writes:
     """What the parts of a supernode's site write on the donors of each exchange beyond what they write on its prompt."""
     rule = finder.case.supernodes[name]
     position, last = torch.from_numpy(finder.positions(rule.at)), _last(rule)
-    hooks = [f"blocks.{layer}.{finder.transcoders.write_hook}" for layer in range(last + 1)]
-    asked = sorted({place for one in made for place in (one.base, *one.donors)})
-    number = {place: row for row, place in enumerate(asked)}
-    outputs = seen_at(finder.model, finder.ids, asked, hooks, position)
-    sites = {place: _Site(finder, name, place, int(position[place]), last) for place in asked}
-    written = torch.stack([sites[place].written for place in asked], 1)
-    found: list[tuple[Tensor, Tensor, Tensor]] = []
+    places = {place for one in made for place in (one.base, *one.donors)}
+    sites = {place: _Site(finder, name, place, int(position[place]), last) for place in places}
+    features: list[Tensor] = []
+    members: list[Tensor] = []
     sums = np.zeros(4)
     for one in made:
-        rows = [number[donor] for donor in one.donors]
-        mlp, features = (part[:, rows].mean(1) - part[:, number[one.base]] for part in (outputs, written))
-        pairs = [_exchanged(sites[one.base], sites[donor]) for donor in one.donors]
-        found.append((mlp, features, torch.stack(pairs).mean(0)))
-        sums += np.mean([sites[one.base].sums + sites[donor].sums for donor in one.donors], 0)
+        donors = [sites[donor] for donor in one.donors]
+        features.append(torch.stack([donor.written for donor in donors]).mean(0) - sites[one.base].written)
+        members.append(torch.stack([_exchanged(sites[one.base], donor) for donor in donors]).mean(0))
+        sums += np.mean([sites[one.base].sums + donor.sums for donor in donors], 0)
     mine, every, active, whole = sums
-    mlp, features, members = (torch.stack(part, 1) for part in zip(*found, strict=True))
-    return Writes(mlp, features, members, mine / max(every, 1.0), active / max(whole, 1e-300))
+    mlp = _mlp(finder, made, _hooks(finder, range(last + 1)), position)
+    written = (torch.stack(part, 1) for part in (features, members))
+    return Writes(mlp, *written, mine / max(every, 1.0), active / max(whole, 1e-300))
 
 
 class _Site:
