@@ -133,5 +133,6 @@ def test_misses_are_listed_between_their_marks_and_counted(tmp_path):
     assert "Not measured are m: a-2; n: a-1." in made and "old" not in made and lines[-1] == "after"
     assert with_misses(made, tmp_path) == made and with_misses("no marks", tmp_path) == "no marks"
     counts = {"claims": 3, "measured": 1, "spread": 1, "none": 1, "not_measured": 2}
+    counts |= dict.fromkeys(("model", "search", "attention", "dictionary", "rule"), 0)
     assert _misses(tmp_path / "reports/misses.csv") == {f"misses.{name}": n for name, n in counts.items()}
     assert with_misses(text, tmp_path / "elsewhere") == text and _misses(tmp_path / "elsewhere") == {}

@@ -206,6 +206,6 @@ def test_the_deciding_part_is_read_off_the_reason():
 def test_the_figure_counts_the_faults_and_is_drawn_without_any(checkout):
     missed = pd.DataFrame({"model": "refusals", "case": "refusals", "claim": ["ref-1", "ref-2"], "supernode": "harm"})
     with styled():
-        assert caption(figure(parts_of_misses(checkout, missed)))[0] == "Missed claims, sites by fault: spread 1"
+        assert caption(figure(parts_of_misses(checkout, missed)))[0] == "Faults: spread 1"
         none = parts_of_misses(checkout, missed.assign(supernode=""))
         assert none.empty and "no site that a missed true claim rests on" in caption(figure(none))[1]

@@ -57,4 +57,4 @@ def figure(table: pd.DataFrame) -> Figure:
 def title_of(measured: pd.DataFrame) -> str:
     """Where the sites lose the variable."""
     words = measured.drop_duplicates(["model", "supernode"])["fault"].value_counts(sort=True)
-    return f"Missed claims, sites by fault: {', '.join(f'{word} {count}' for word, count in words.items())}"
+    return f"Faults: {', '.join(f'{word} {count}' for word, count in words.items())}"

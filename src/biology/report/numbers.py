@@ -22,6 +22,7 @@ from scipy import stats
 from biology.cases.case import discover_cases, load_case
 from biology.cases.claim_file import load_claims
 from biology.config import Config
+from biology.findings.faults import FOUND_AT_FAULT
 from biology.records import InputError
 from biology.schemas import VERDICTS
 from biology.statistics import ALPHA, COVERAGE
@@ -122,7 +123,9 @@ def _misses(path: Path) -> dict[str, int]:
     table["miss"] = table["model"] + " " + table["claim"]
     found = {"misses.claims": table["miss"].nunique()}
     found["misses.measured"] = table.loc[table["supernode"] != "", "miss"].nunique()
-    return found | {f"misses.{word.replace(' ', '_')}": rows["miss"].nunique() for word, rows in table.groupby("fault")}
+    by_fault = table.groupby("fault")["miss"].nunique()
+    words = {*FOUND_AT_FAULT, *by_fault.index}
+    return found | {f"misses.{word.replace(' ', '_')}": int(by_fault.get(word, 0)) for word in sorted(words)}
 
 
 def parameters(path: Path) -> int:
