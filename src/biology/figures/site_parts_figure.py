@@ -23,12 +23,12 @@ def figure(table: pd.DataFrame) -> Figure:
     measured = table[table["accuracy"].notna()]
     if measured.empty:
         return statement("Sites taken apart", "no site that a missed true claim rests on was found and taken apart")
-    rows = list(measured.groupby(["model", "supernode"], sort=False))
+    rows = [rest for _, rest in measured.groupby(["model", "supernode"], sort=False)]
     made = canvas(6.4, 0.9 + 0.28 * len(rows), layout="constrained")
     axes = made.subplots()
     labels = []
     for number, (part, (name, tint, marker)) in enumerate(PARTS.items()):
-        found = [rest[rest["arm"] == part].iloc[0] for _, rest in rows]
+        found = [rest[rest["arm"] == part].iloc[0] for rest in rows]
         places = [place + 0.15 * (number - 1.5) for place in range(len(rows))]
         axes.hlines(
             places, [row["low"] for row in found], [row["high"] for row in found], color=colour(tint), linewidth=1.2
@@ -37,8 +37,8 @@ def figure(table: pd.DataFrame) -> Figure:
             [row["accuracy"] for row in found], places, linestyle="", marker=marker, markersize=3.6, color=colour(tint), label=name,
             clip_on=False,
         )  # fmt: skip
-    for place, ((model, supernode), rest) in enumerate(rows):
-        labels.append(f"{model}: {supernode}".replace("_", " "))
+    for place, rest in enumerate(rows):
+        labels.append(f"{rest['model'].iat[0]}: {rest['supernode'].iat[0]}".replace("_", " "))
         word = str(rest["fault"].iat[0])
         axes.text(1.03, place, word, transform=axes.get_yaxis_transform(), fontsize=size(), va="center")
     axes.set_yticks(range(len(rows)), labels)

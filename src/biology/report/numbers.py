@@ -121,11 +121,10 @@ def _misses(path: Path) -> dict[str, int]:
         return {}
     table = pd.read_csv(path, keep_default_na=False)
     table["miss"] = table["model"] + " " + table["claim"]
-    found = {"misses.claims": table["miss"].nunique()}
-    found["misses.measured"] = table.loc[table["supernode"] != "", "miss"].nunique()
-    by_fault = table.groupby("fault")["miss"].nunique()
-    words = {*FOUND_AT_FAULT, *by_fault.index}
-    return found | {f"misses.{word.replace(' ', '_')}": int(by_fault.get(word, 0)) for word in sorted(words)}
+    by_fault: dict[str, int] = table.groupby("fault")["miss"].nunique().to_dict()
+    found = {"claims": table["miss"].nunique(), "measured": table.loc[table["supernode"] != "", "miss"].nunique()}
+    found |= {word.replace(" ", "_"): by_fault.get(word, 0) for word in sorted({*FOUND_AT_FAULT, *by_fault})}
+    return {f"misses.{name}": int(count) for name, count in found.items()}
 
 
 def parameters(path: Path) -> int:

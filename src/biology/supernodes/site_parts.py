@@ -238,8 +238,8 @@ def site_writes(finder: Finder, name: str, made: list[Exchange]) -> Writes:
         sums += np.mean([sites[one.base].sums + donor.sums for donor in donors], 0)
     mine, every, active, whole = sums
     mlp = _mlp(finder, made, _hooks(finder, range(last + 1)), position)
-    written = (torch.stack(part, 1) for part in (features, members))
-    return Writes(mlp, *written, mine / max(every, 1.0), active / max(whole, 1e-300))
+    shares = (float(mine / max(every, 1.0)), float(active / max(whole, 1e-300)))
+    return Writes(mlp, torch.stack(features, 1), torch.stack(members, 1), *shares)
 
 
 class _Site:
