@@ -24,7 +24,19 @@ from biology.findings.faults import (
 )
 from biology.models.model import encode as tokens
 from biology.supernodes.grouping import Finder
-from biology.supernodes.site_parts import ARMS, COLUMNS, FAULTS, NOT_FOUND, NOT_MEASURED, certain, fault, site_writes
+from biology.supernodes.site_parts import (
+    ARMS,
+    COLUMNS,
+    FAULTS,
+    HELD,
+    KEPT,
+    NOT_FOUND,
+    NOT_MEASURED,
+    SPREAD,
+    certain,
+    fault,
+    site_writes,
+)
 from biology.supernodes.site_search import Exchange
 from biology.transcoders.activations import cache_dense, cache_features
 from biology.transcoders.transcoder_set import reconstruct_all
@@ -209,3 +221,13 @@ def test_the_figure_counts_the_faults_and_is_drawn_without_any(checkout):
         assert caption(figure(parts_of_misses(checkout, missed)))[0] == "Faults: spread 1"
         none = parts_of_misses(checkout, missed.assign(supernode=""))
         assert none.empty and "no site that a missed true claim rests on" in caption(figure(none))[1]
+
+
+def test_the_text_states_the_rule_as_the_code_has_it():
+    rows = (ROOT / "docs/explanation/faults.md").read_text(encoding="utf-8").splitlines()
+    stated = {line.split("`")[1]: line.split("|")[2] for line in rows if line.startswith("| `")}
+    assert set(ARMS) | set(FAULTS) <= set(stated)
+    assert f"`{HELD}`" in stated["model"] and f"`{HELD}`" in stated["search"] and SPREAD == 0.5
+    assert "at least half of `features`" in stated["spread"]
+    for word in ("attention", "dictionary", "spread", "rule"):
+        assert f"below `{KEPT}` of" in stated[word]
