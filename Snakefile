@@ -28,6 +28,7 @@ from snakemake.utils import min_version
 from biology.artefacts import contents_hash
 from biology.cases.case import discover_cases, fingerprint, load_case
 from biology.cases.claim_file import load_claims
+from biology.cases.positions import FOUND
 from biology.config import GROWN_ROLES, HELD_ROLES, SHOWN_ROLES, load_config
 from biology.records import InputError
 from biology.folders import FIRST_STAGE, hold
@@ -144,6 +145,19 @@ def streams(models):
     return expand(["data/runs/{model}/streams.parquet", "reports/{model}/streams.csv"], model=names)
 
 
+def apart(models):
+    """The tables of sites taken apart, of models on which some rule of a case looks for its site."""
+    return [
+        f"reports/{model}/site_parts.csv"
+        for model in models
+        if any(searching(CASES[model, case]) for case in MODELS[model])
+    ]
+
+
+def searching(case):
+    return any(rule.at == FOUND for rule in case.supernodes.values())
+
+
 def tables(models):
     """What verdicts rest on. Asked for beside them, or those that a checkout brings along would pass for new ones."""
     return [
@@ -185,6 +199,7 @@ rule:
         [f"reports/{model}/dictionaries.csv" for model in COMPARED],
         [f"reports/{model}/passing.csv" for model in SHOWN],
         [f"reports/{model}/README.md" for model in SHOWN if CONFIG.model(model).sources],
+        apart(SHOWN),
         streams(SHOWN),
         tables(SHOWN),
     message:
@@ -484,6 +499,38 @@ rule group:
         "biology group --model {wildcards.model:q} --case {wildcards.case:q} > {log:q} 2>&1"
 
 
+rule decompose:
+    """Sites that were found, taken apart on held-out prompts: what MLPs, features, members and the others carry of the variable."""
+    input:
+        lambda w: expand(
+            "data/runs/{model}/{case}/{file}",
+            model=w.model,
+            case=[case for case in MODELS[w.model] if searching(CASES[w.model, case])],
+            file=["cache.safetensors", "cache.parquet", "group_sites.parquet", "group_operands.parquet"],
+        ),
+    output:
+        "reports/{model}/site_parts.csv",
+    log:
+        "data/runs/{model}/decompose.log",
+    threads: CONFIG.threads
+    resources:
+        mem_mb=4000,
+        runtime=30,
+        gpu=gpu,
+    params:
+        cases=lambda w: [
+            fingerprint(CASES[w.model, case], "prompts", "items", "supernodes", "operands")
+            for case in MODELS[w.model]
+            if searching(CASES[w.model, case])
+        ],
+        statistics=CONFIG.statistics.model_dump_json(),
+        code=lambda w: stage_hash("stages.decompose"),
+    message:
+        "{wildcards.model}: taking the sites of supernodes apart"
+    shell:
+        "biology decompose --model {wildcards.model:q} > {log:q} 2>&1"
+
+
 # 4. Attribution graphs -----------------------------------------------------------------------------------------------
 rule attribute:
     """Direct effects between active features, errors, tokens and logits; one graph a prompt, reduced to supernodes."""
@@ -740,10 +787,24 @@ rule calibrate:
             "experiments/{case}/mechanism.yaml", case=sorted({case for model in CALIBRATED for case in MODELS[model]})
         ),
         expected="experiments/twins.csv",
-        code=[*code("figures.calibration_figure", "verdicts.graph_calibration"), STYLE],
+        sites=apart([model for model in CALIBRATED if CONFIG.model(model).role != "random"]),
+        claims=expand(
+            "experiments/{case}/claims.yaml", case=sorted({case for model in CALIBRATED for case in MODELS[model]})
+        ),
+        code=[
+            *code(
+                "figures.calibration_figure",
+                "figures.site_parts_figure",
+                "findings.faults",
+                "verdicts.graph_calibration",
+            ),
+            STYLE,
+        ],
     output:
         "reports/calibration.csv",
         "reports/calibration_graphs.csv",
+        "reports/misses.csv",
+        "figures/site_parts.svg",
         "figures/calibration.svg",
         "figures/calibration.png",
     log:
@@ -839,6 +900,7 @@ rule write:
         claims="experiments/{case}/claims.yaml",
         manifest="data/runs/{model}/load.json",
         text="experiments/{case}/README.md",
+        sites=lambda w: apart([w.model]),
         code=[*code("report.case_report"), *TEMPLATES],
     output:
         report(

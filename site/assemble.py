@@ -45,7 +45,7 @@ FIRST = {
         "clusters",
     ],
     "reference": ["commands", "case_files", "not_asked", "glossary", "artifact", "checklist", "models", "costs"],
-    "explanation": ["method", "statistics", "planting", "neurons"],
+    "explanation": ["method", "statistics", "planting", "faults", "neurons"],
     "results": ["verdicts", "pages", "figures", "cases"],
 }
 """Pages that come first in their folder, in this order; the others follow by name."""

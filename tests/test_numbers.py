@@ -8,8 +8,8 @@ import pytest
 
 from biology.config import load_config
 from biology.records import InputError
-from biology.report.numbers import MARK, numbers, parameters, texts, with_numbers
-from biology.report.scoreboard import BEGIN, END, full_scoreboard, with_scoreboard
+from biology.report.numbers import MARK, _misses, numbers, parameters, texts, with_numbers
+from biology.report.scoreboard import BEGIN, END, full_scoreboard, with_misses, with_scoreboard
 
 ROOT = Path(__file__).parents[1]
 GENERATED = ("case_files.md", "costs.md")
@@ -58,7 +58,7 @@ def test_no_number_is_typed(path):
 @pytest.mark.parametrize("path", TEXTS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_texts_are_what_the_tables_say(path, config, counted):
     text = path.read_text(encoding="utf-8")
-    made = with_numbers(text, counted, path)
+    made = with_misses(with_numbers(text, counted, path), ROOT)
     assert (with_scoreboard(made, ROOT, config) if path == ROOT / "README.md" else made) == text, (
         "run `biology scoreboard`"
     )
@@ -111,3 +111,28 @@ def test_parameters_are_those_of_the_tensors(tmp_path):
 
     save_file({"a": torch.zeros(3, 4), "b": torch.zeros(5)}, tmp_path / "m.safetensors", metadata={"x": "y"})
     assert parameters(tmp_path / "m.safetensors") == 17
+
+
+def test_misses_are_listed_between_their_marks_and_counted(tmp_path):
+    columns = ["claim", "model", "part", "supernode", "fault", "certain", "mlp", "features", "members", "others"]
+    rows = [
+        ["a-1", "m", "one|part", "harm_there", "spread", 1.0, 1, 0.97, 0.41, 0.62],
+        ["a-1", "m", "one|part", "other", "none", 0.0, 1, 1, 0.99, 0],
+        ["a-2", "m", "a part", "", "not measured", *[""] * 5],
+        ["a-1", "n", "a part", "", "not measured", *[""] * 5],
+    ]
+    (tmp_path / "reports").mkdir()
+    pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "reports/misses.csv", index=False)
+    text = "before\n\n<!-- misses -->\nold\n<!-- /misses -->\nafter"
+    made = with_misses(text, tmp_path)
+    lines = made.splitlines()
+    assert lines[5:7] == [
+        "| a-1 | m | one\\|part | harm there | **spread** | 100% | 97.0% | 41% | 62% |",
+        "| a-1 | m | one\\|part | other | **none** (open) | 100% | 100% | 99.0% | 0% |",
+    ]
+    assert "Not measured are m: a-2; n: a-1." in made and "old" not in made and lines[-1] == "after"
+    assert with_misses(made, tmp_path) == made and with_misses("no marks", tmp_path) == "no marks"
+    counts = {"claims": 3, "measured": 1, "spread": 1, "none": 1, "not_measured": 2}
+    counts |= dict.fromkeys(("model", "search", "attention", "dictionary", "rule"), 0)
+    assert _misses(tmp_path / "reports/misses.csv") == {f"misses.{name}": n for name, n in counts.items()}
+    assert with_misses(text, tmp_path / "elsewhere") == text and _misses(tmp_path / "elsewhere") == {}

@@ -14,6 +14,7 @@ from biology.cases.case_file import Paper
 from biology.cases.found_sites import with_found_sites
 from biology.cases.mechanism import CausalModel, Mechanism
 from biology.cases.rules import SupernodeRule
+from biology.config import StatisticsConfig
 from biology.interventions.site_exchange import put
 from biology.models.model import encode, load_model, run, token_batch
 from biology.organisms.certificate import certify
@@ -22,7 +23,11 @@ from biology.organisms.organism import Recipe, new_model, write_model
 from biology.organisms.planting import Amounts, Planter
 from biology.organisms.taps import Patch, Tap
 from biology.records import InputWarning, validate
+from biology.supernodes.site_parts import site_parts
 from biology.supernodes.site_search import exchanges, find_sites
+from biology.transcoders.activations import cache_features
+from biology.transcoders.neurons import neuron_set
+from biology.transcoders.transcoder_set import shuffled
 
 WIDTH, LAYERS = 32, 3
 PLACES, CITIES, RELATIONS = 6, 24, 4
@@ -353,3 +358,59 @@ def test_exchanges_are_taught_with_values_that_change_the_answer_where_a_variabl
     for row, answer in zip(base[made.rows], made.answers, strict=True):
         there = lesson.causal.values[row]["place"] == only
         assert (answer != lesson.answer[row]) == (not there)
+
+
+def test_of_a_planted_site_the_part_that_was_broken_is_found_at_fault(planted):
+    """All neurons are a dictionary without an error. It keeps the variable, a rule that takes few of them does not, and a dictionary
+    whose weights are shuffled loses it."""
+    model, lesson = planted
+    # selecting prompts of either split; of those that are scored half develop
+    held = table_of(lesson).assign(split=lambda frame: np.where(frame.index % 8 < 4, "dev", "heldout"))
+    ids = [encode(model, text) for text in held["text"]]
+    neurons = neuron_set(model, k=None)
+    every = {"precision": 0, "recall": 0, "false_positive_rate": 1, "split": "any"}
+    rules = {"all": PLACE | every, "few": PLACE | every | {"max_members": 2}}
+    case = case_of(**rules)
+    sites = find_sites(model, case, held, 0)
+
+    def parts(transcoders):
+        found = site_parts(
+            model,
+            transcoders,
+            case,
+            held,
+            cache_features(model, transcoders, ids),
+            sites,
+            StatisticsConfig(bootstrap=100),
+        )
+        return found.set_index(["supernode", "arm"])
+
+    whole = parts(neurons)
+    accuracy = whole["accuracy"]
+    for name in rules:
+        assert accuracy[name, "mlp"] >= 0.95 and accuracy[name, "nothing"] == accuracy[name, "error"] == 0
+        assert accuracy[name, "mlp"] == accuracy[name, "features"]  # there is no error
+        assert set(whole.loc[name, "position"]) == {CITY} and whole.loc[name, "n"].min() >= 8
+    assert accuracy["all", "members"] == accuracy["all", "features"] and accuracy["all", "others"] == 0
+    assert whole.loc[("all", "members"), "number_share"] > 0.9 and whole.loc[("few", "members"), "number_share"] < 0.1
+    assert accuracy["few", "members"] < 0.5 < accuracy["few", "others"]
+    assert whole["fault"].groupby("supernode").first().to_dict() == {"all": "none", "few": "spread"}
+    broken = parts(shuffled(neurons, 0))
+    assert set(broken["fault"]) == {"dictionary"} and broken["accuracy"]["all", "features"] < 0.5
+    assert broken["accuracy"]["all", "mlp"] == accuracy["all", "mlp"]
+
+
+def test_what_was_not_found_or_cannot_be_asked_has_no_numbers(planted):
+    model, lesson = planted
+    frame = table_of(lesson)
+    case = case_of(place=PLACE)
+    ids = [encode(model, text) for text in frame["text"]]
+    neurons = neuron_set(model)
+    rest = (neurons, case, frame, cache_features(model, neurons, ids))
+    sites = find_sites(model, case, frame, 0)
+    for changed, word in (
+        (sites, "not measured"),
+        (sites.assign(chosen=False), "not found"),
+    ):  # there is no held-out prompt
+        (row,) = site_parts(model, *rest, changed, StatisticsConfig(bootstrap=100)).to_dict("records")
+        assert (row["fault"], row["arm"], row["n"]) == (word, "mlp", 0) and np.isnan(row["accuracy"])

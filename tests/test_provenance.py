@@ -128,7 +128,7 @@ def test_all_that_a_torch_stage_rests_on_is_no_page_no_verdict_and_no_figure():
 
 def test_readers_are_modules_and_every_stage_has_a_hash_of_its_own():
     assert all(source_file(module).is_file() for module in provenance.READERS)
-    assert len(set(AS_IT_IS.values())) == len(STAGES) == 12
+    assert len(set(AS_IT_IS.values())) == len(STAGES) == 13
 
 
 def test_two_processes_agree():

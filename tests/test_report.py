@@ -16,6 +16,7 @@ from biology.cases.case import load_case
 from biology.cases.claim_file import Claim, load_claims
 from biology.cases.rules import SupernodeRule
 from biology.config import load_config
+from biology.findings.faults import held_by
 from biology.records import InputError
 from biology.report import case_report as report
 from biology.report import index_page, pages, scoreboard
@@ -417,3 +418,30 @@ def test_numbers_in_print(value, text):
 
 def test_fractions_in_print():
     assert [wording.percent(x) for x in (0.0, 0.0123, 0.5, 0.987, 1.0)] == ["0%", "1.2%", "50%", "98.7%", "100%"]
+
+
+def test_beside_a_verdict_it_is_said_which_part_carries_the_variable(root, page, tmp_path):
+    """Of the supernodes that the claim's experiments hold; nothing where no site was taken apart."""
+    again = shutil.copytree(root, tmp_path / "repository")
+    case = load_case(again, "multi_hop")
+    asked = {claim.id: [part.experiment for part in claim.parts] for claim in load_claims(again, "multi_hop")}
+    held = case.experiments["swap_state"].held[0]
+    free = next(name for name in case.supernodes if not any(name in held_by(case, one) for one in asked.values()))
+    rows = [
+        {
+            "case": "multi_hop", "supernode": name, "position": "last", "layers": "0-1", "arm": arm, "accuracy": share,
+            "low": 0.3, "high": 1.0, "n": 40, "clusters": 9, "number_share": "", "activity_share": "", "fault": "spread",
+            "certain": 1.0,
+        }
+        for name in (held, free)
+        for arm, share in {"mlp": 1.0, "mlp_frozen": 1.0, "features": 0.96, "members": 0.4, "others": 0.6}.items()
+    ]  # fmt: skip
+    pd.DataFrame(rows).to_csv(again / "reports/elegans/site_parts.csv", index=False)
+    made = report.case_page(again, load_config(again / "config.yaml"), "elegans", case)
+    sections = re.findall(r'<section class="claim" aria-labelledby="claim-([^"]+)">(.*?)</section>', made, re.S)
+    said = (
+        "all features there 96.0%; the members 40%; the other features 60%. The variable is spread over more features"
+    )
+    told = {claim: " ".join(text.split()).count(said) for claim, text in sections}
+    assert told["multihop-7"] == 1 and told == {claim: int(held in held_by(case, asked[claim])) for claim in told}
+    assert "Site of" not in page

@@ -12,6 +12,7 @@ from biology.__main__ import main
 from biology.artefacts import contents_hash
 from biology.cases.case import load_case
 from biology.cases.claim_file import UNREGISTERED
+from biology.findings.faults import read_site_parts
 from biology.tables import read_table, write_table
 from biology.verdicts.registration import read_lock
 
@@ -139,6 +140,9 @@ def test_a_supernode_of_which_nothing_is_found_has_the_members_of_the_first_posi
     assert told in capsys.readouterr().err
     sites = read_table(folder / "sites.parquet", "sites")
     assert list(sites["position"]) == ["last", "factor:city"] and not sites["chosen"].any() and set(sites["n"]) == {0}
+    assert run(root, "decompose", "--model", "elegans") == 0
+    (apart,) = read_site_parts(root / "reports/elegans/site_parts.csv").to_dict("records")
+    assert (apart["case"], apart["supernode"], apart["fault"]) == ("mine", "say_austin", "not found")
     assert run(root, "draw", *mine, "--figure", "supernode_graph") == run(root, "judge", "--model", "elegans") == 0
     before = contents_hash(
         folder, "group.parquet", "group_operands.parquet", "intervene.parquet", "graphs.json", "steering.parquet"
@@ -147,6 +151,8 @@ def test_a_supernode_of_which_nothing_is_found_has_the_members_of_the_first_posi
     for stage in ("group", "attribute", "intervene", "sweep"):
         assert run(root, stage, *mine) == 0, stage
     assert not len(read_table(folder / "group_sites.parquet", "sites"))
+    assert run(root, "decompose", "--model", "elegans") == 2
+    assert "no supernode of its cases has `at: found`" in capsys.readouterr().err
     assert before == contents_hash(
         folder, "group.parquet", "group_operands.parquet", "intervene.parquet", "graphs.json", "steering.parquet"
     )

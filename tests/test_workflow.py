@@ -20,7 +20,7 @@ from biology.provenance import READERS, sources
 ROOT = Path(__file__).parents[1]
 # every stage up to the verdicts; graphs and perturbations run in parallel, so in either order
 NO_MATTER = {"report.pages"}  # gives `judge` the manifest of a model and nothing else
-TORCH = {"load", "measure", "compare-dictionaries", "predict-ablations", "superpose", "cache", "group", "attribute", "intervene", "exchange", "sweep", "atlas"}  # fmt: skip
+TORCH = {"load", "measure", "compare-dictionaries", "predict-ablations", "superpose", "cache", "group", "decompose", "attribute", "intervene", "exchange", "sweep", "atlas"}  # fmt: skip
 UP_TO_VERDICTS = {"load", "cache", "group", "attribute", "intervene", "tabulate", "judge"}
 STUB = """
 import sys
@@ -40,6 +40,7 @@ OUTPUTS = {
     "measure": ["{run}/%s.parquet" % table for table in ("dictionary", "density", "token_errors")],
     "compare-dictionaries": ["{run}/comparison.parquet", "reports/{model}/dictionaries.csv"],
     "predict-ablations": ["{run}/ablation_prediction.parquet", "reports/{model}/ablation_prediction.csv", "figures/{model}/ablation_prediction.svg"],
+    "decompose": ["reports/{model}/site_parts.csv"],
     "superpose": ["reports/superposition.csv", "figures/superposition.svg"],
     "draw-dictionary": ["figures/{model}/{figure}.svg", "figures/{model}/{figure}.png"],
     "exchange": ["{run}/streams.parquet", "reports/{model}/streams.csv"],

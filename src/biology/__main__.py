@@ -91,6 +91,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "superpose": (dictionaries.superpose, {}),
         "cache": (stages.cache, MODEL | CASE),
         "group": (stages.group, MODEL | CASE),
+        "decompose": (stages.decompose, MODEL),
         "attribute": (stages.attribute, MODEL | CASE),
         "intervene": (stages.intervene, MODEL | CASE | CORES),
         "exchange": (stages.exchange, MODEL),

@@ -58,12 +58,14 @@ def scoreboard(args: Arguments) -> None:
     """write verdicts and numbers into the texts: README.md, CHANGELOG.md, reports/README.md (all verdicts), docs"""
     from biology.config import config_file, load_config
     from biology.report.numbers import numbers, texts, with_numbers
-    from biology.report.scoreboard import full_scoreboard, with_scoreboard
+    from biology.report.scoreboard import full_scoreboard, with_misses, with_scoreboard
 
     path = config_file(args.config)
     root, config = path.parent, load_config(path)
     values = numbers(root, config)
-    written = {path: with_numbers(path.read_text(encoding="utf-8"), values, path) for path in texts(root)}
+    written = {
+        path: with_misses(with_numbers(path.read_text(encoding="utf-8"), values, path), root) for path in texts(root)
+    }
     written[root / "README.md"] = with_scoreboard(written[root / "README.md"], root, config)
     written[root / "reports/README.md"] = full_scoreboard(root, config)
     for path, text in written.items():
@@ -187,10 +189,12 @@ def coverage(args: Arguments) -> None:
 
 
 def calibrate(args: Arguments) -> None:
-    """compare verdicts with the truth of planted mechanisms: sensitivity and specificity, as a table and a figure, and graphs with causal models"""
+    """compare verdicts with the truth of planted mechanisms: sensitivity and specificity, what misses and which part is at fault, graphs with causal models"""
     from biology.cli.opening import configuration
+    from biology.figures import site_parts_figure
     from biology.figures.calibration_figure import figure
     from biology.figures.drawing import png, styled, svg
+    from biology.findings.faults import misses, parts_of_misses
     from biology.records import InputError
     from biology.verdicts.calibration import pairs, rates
     from biology.verdicts.graph_calibration import graph_truth
@@ -202,8 +206,14 @@ def calibrate(args: Arguments) -> None:
     artefacts.write_text(root / "reports/calibration.csv", table.to_csv(index=False, lineterminator="\n"))
     graphs = graph_truth(root, config)
     artefacts.write_text(root / "reports/calibration_graphs.csv", graphs.to_csv(index=False, lineterminator="\n"))
+    missed = misses(root, table)
+    text = missed.to_csv(index=False, lineterminator="\n", float_format="%.3g")
+    artefacts.write_text(root / "reports/misses.csv", text)
     with styled():
         drawn = figure(table)
         for form, data in (("svg", svg(drawn)), ("png", png(drawn))):
             artefacts.write_bytes(root / f"figures/calibration.{form}", data)
+        artefacts.write_bytes(
+            root / "figures/site_parts.svg", svg(site_parts_figure.figure(parts_of_misses(root, missed)))
+        )
     print_table(rates(table, ["dictionary"]), args.json)

@@ -146,6 +146,38 @@ def intervene(args: Arguments) -> None:
     write_table(folder / "intervene_panel.parquet", panel, "panel")
 
 
+def decompose(args: Arguments) -> None:
+    """take the sites of supernodes apart on held-out prompts, to say which part is at fault: model, dictionary or rule: reports/<model>/site_parts.csv"""
+    config, root = configuration(args)
+    reports, run = writable_folder(root / "reports" / args.model), root / "data/runs" / args.model
+    model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
+    import pandas as pd
+
+    from biology.cases.positions import FOUND
+    from biology.records import InputError
+    from biology.supernodes.site_parts import site_parts
+    from biology.tables import read_table
+
+    parts = []
+    for case in cases_of(config, root, args.model):
+        if all(rule.at != FOUND for rule in case.supernodes.values()):
+            continue
+        folder = run / case.name
+        prompts, operands = (
+            read_table(folder / f"{file}.parquet", name)
+            for file, name in (("cache", "prompts"), ("group_operands", "operands"))
+        )
+        sites = read_table(folder / "group_sites.parquet", "sites")
+        features = _features(folder)
+        parts.append(site_parts(model, transcoders, case, prompts, features, sites, config.statistics, operands))
+    if not parts:
+        raise InputError(
+            f"model '{args.model}': no supernode of its cases has `at: {FOUND}`, so no site can be taken apart."
+        )
+    text = pd.concat(parts).to_csv(index=False, lineterminator="\n", float_format="%.6g")
+    artefacts.write_text(reports / "site_parts.csv", text)
+
+
 def exchange(args: Arguments) -> None:
     """exchange mean residual streams between prompts: what the model holds where, without transcoders"""
     config, root = configuration(args)

@@ -28,6 +28,7 @@ from biology.cases.found_sites import found_sites
 from biology.config import Config, StatisticsConfig
 from biology.figures.graph_chains import strongest_chains
 from biology.figures.graph_layout import member_sets, node, repeated
+from biology.findings.faults import read_site_parts
 from biology.findings.labels import Roles, shipped_roles
 from biology.findings.scored_prompts import browsed, scored
 from biology.findings.story import story
@@ -89,6 +90,8 @@ class Page:
     """Whether each claim discriminates, and why (`discrimination.py`)."""
     calibrated: Mapping[str, str]
     """For each claim, a sentence on its verdicts where the truth is known (`calibration.py`)."""
+    site_parts: pd.DataFrame
+    """Table `site_parts` of the model; empty if its sites were not taken apart."""
     statistics: StatisticsConfig
     graphs: Mapping[str, Any]
     """Attribution graphs of the named prompts, in the published format."""
@@ -125,6 +128,7 @@ def render_case(page: Page) -> str:
         page.statistics,
         page.discrimination,
         page.calibrated,
+        page.site_parts,
     )
     claims = [evidence_for(subject, claim, verdicts.loc[claim.id]) for claim in page.claims]
     prompts = page.tables["prompts"]
@@ -250,6 +254,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         clusters=read_table(run / "clusters.parquet", "clusters"),
         discrimination=told[["discriminates", "why"]].to_dict("index"),
         calibrated=calibrated(root),
+        site_parts=read_site_parts(root / "reports" / model / "site_parts.csv"),
         statistics=config.statistics,
         graphs=_graphs(run / case.name / "graphs.json"),
         steering=read_table(run / case.name / "node_steering.parquet", "node_steering"),

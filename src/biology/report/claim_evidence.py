@@ -20,10 +20,10 @@ from biology.arms import CONTROLS
 from biology.cases.case import Case
 from biology.cases.claim_file import Claim, Part
 from biology.cases.found_sites import with_found_sites
-from biology.cases.measurement import Measurement
 from biology.cases.positions import FOUND
 from biology.config import StatisticsConfig
 from biology.findings.comparisons import Comparison, comparisons
+from biology.findings.faults import held_by, site_sentences
 from biology.findings.sentences import finding, names, printed
 from biology.statistics import bootstrap_interval, generator, resamples
 from biology.tables import Tables
@@ -52,6 +52,8 @@ class Subject:
     """Whether each claim discriminates, and why (`discrimination.py`)."""
     calibrated: Mapping[str, str] = field(default_factory=dict)
     """For each claim, a sentence on its verdicts where the truth is known (`calibration.py`)."""
+    site_parts: pd.DataFrame | None = None
+    """Table `site_parts` of the model, if there is one (`faults.py`)."""
 
 
 def evidence_for(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str, Any]:
@@ -80,6 +82,7 @@ def evidence_for(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str
         "expected": claim.expected.get(subject.model),
         "graphs": _graphs(subject, claim),
         "supernodes": _supernodes(subject, claim),
+        "sites": _sites(subject, claim),
     }
 
 
@@ -256,17 +259,19 @@ def _graphs(subject: Subject, claim: Claim) -> dict[str, Any]:
 def named_supernodes(case: Case, claim: Claim) -> list[str]:
     """Supernodes that a claim is about: those that its experiments perturb, follow or watch, in the order of the
     case."""
-
-    def of(experiment: Measurement) -> set[str]:
-        inner = [case.experiments[name] for name in experiment.rests_on]
-        return {*experiment.held, *(name for other in inner for name in of(other))}
-
-    wanted: set[str] = set()
+    wanted = held_by(case, [part.experiment for part in claim.parts])
     for part in claim.parts:
         kind, _, watched = part.outcome.partition(":")
         wanted |= {watched} if kind == "activation" else set()
-        wanted |= of(case.experiments[part.experiment]) if part.experiment in case.experiments else set()
     return [name for name in case.supernodes if name in wanted]
+
+
+def _sites(subject: Subject, claim: Claim) -> list[str]:
+    """What carries the variable of each supernode that the claim's experiments hold and whose site was found."""
+    if subject.site_parts is None:
+        return []
+    held = held_by(subject.case, [part.experiment for part in claim.parts])
+    return site_sentences(subject.case, subject.site_parts, [name for name in subject.case.supernodes if name in held])
 
 
 def _supernodes(subject: Subject, claim: Claim) -> list[dict[str, Any]]:

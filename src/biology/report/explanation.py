@@ -89,6 +89,7 @@ def words_page() -> str:
         "to one wrote at a position is exchanged for the mean of prompts with another level, which differ in `across`. The position",
         f"is the one where the answer of that level is said most often, the last layer the last from which on an exchange reaches {ENOUGH:.0%} of this. Below",
         f"{LEAST:.0%} nothing is found, a warning says so, and the first position of `among` is taken with all layers.",
+        "`biology decompose` takes the site apart on held-out prompts, to say [which part is at fault](../explanation/faults.md) where a claim misses.",
         "",
         "## Controls",
         "",

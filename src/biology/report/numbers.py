@@ -22,6 +22,7 @@ from scipy import stats
 from biology.cases.case import discover_cases, load_case
 from biology.cases.claim_file import load_claims
 from biology.config import Config
+from biology.findings.faults import FOUND_AT_FAULT
 from biology.records import InputError
 from biology.schemas import VERDICTS
 from biology.statistics import ALPHA, COVERAGE
@@ -75,6 +76,7 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
             found[f"{name}.transcoder_minutes"] = math.ceil(trained["seconds"] / 60)
     found |= _calibration(root / "reports/calibration.csv")
     found |= _graphs(root / "reports/calibration_graphs.csv")
+    found |= _misses(root / "reports/misses.csv")
     trials = root / "data/models/trials.csv"
     if trials.is_file():
         with trials.open(encoding="utf-8", newline="") as file:
@@ -111,6 +113,18 @@ def _graphs(path: Path) -> dict[str, float | int]:
         found[f"{row['model']}.{row['case']}.auc"] = float(row["auc"])
         found[f"{row['model']}.{row['case']}.first"] = round(100 * row["first"])
     return found
+
+
+def _misses(path: Path) -> dict[str, int]:
+    """True claims that were missed: all, those whose deciding part holds a site that was taken apart, and by what is at fault."""
+    if not path.is_file():
+        return {}
+    table = pd.read_csv(path, keep_default_na=False)
+    table["miss"] = table["model"] + " " + table["claim"]
+    by_fault: dict[str, int] = table.groupby("fault")["miss"].nunique().to_dict()
+    found = {"claims": table["miss"].nunique(), "measured": table.loc[table["supernode"] != "", "miss"].nunique()}
+    found |= {word.replace(" ", "_"): by_fault.get(word, 0) for word in sorted({*FOUND_AT_FAULT, *by_fault})}
+    return {f"misses.{name}": int(count) for name, count in found.items()}
 
 
 def parameters(path: Path) -> int:

@@ -22,6 +22,7 @@ import pandas as pd
 from biology.cases.case import discover_cases
 from biology.cases.claim_file import Claim, load_claims
 from biology.config import Config
+from biology.findings.faults import SHOWN as SHOWN_PARTS
 from biology.records import InputError
 from biology.report.pages import SPEAKS, counts, records
 from biology.statistics import METHOD, METHODS
@@ -32,6 +33,7 @@ from biology.verdicts.robustness import across_methods, compare
 from biology.wording import MARKS, number, percent
 
 BEGIN, END = "<!-- scoreboard -->", "<!-- /scoreboard -->"
+MISSES_BEGIN, MISSES_END = "<!-- misses -->", "<!-- /misses -->"
 ROLES = {
     "model": "a model of the replication",
     "organism": "planted for this case alone",
@@ -344,6 +346,39 @@ def by_case(board: list[Column], cases: Iterable[str]) -> str:
         if any(found):
             lines.append(cells(f"[{case.replace('_', ' ')}](experiments/{case}/README.md)", *found))
     return "\n".join(lines)
+
+
+def missed(table: pd.DataFrame) -> str:
+    """Of table `misses` the rows whose supernode's site was taken apart, as Markdown; then the other misses in a line."""
+    heads = ("claim", "model", "decided by", "supernode", "fault", *(f"`{part}`" for part in SHOWN_PARTS))
+    lines = [cells(*heads), "|---" * 5 + "|" + "---:|" * len(SHOWN_PARTS)]
+    named = table[table["supernode"] != ""]
+    for row in records(named):
+        shares = (percent(row[part]) for part in SHOWN_PARTS)
+        supernode = str(row["supernode"]).replace("_", " ")
+        lines.append(
+            cells(
+                row["claim"],
+                row["model"],
+                row["part"],
+                supernode,
+                f"**{row['fault']}**{'' if row['certain'] else ' (open)'}",
+                *shares,
+            )
+        )
+    rest = table[table["supernode"] == ""]
+    told = [f"{model}: {', '.join(rows['claim'])}" for model, rows in rest.groupby("model", sort=False)]
+    return "\n".join(lines) + (f"\n\nNot measured are {'; '.join(told)}.\n" if told else "")
+
+
+def with_misses(text: str, root: Path) -> str:
+    """`text` with the misses of `reports/misses.csv` between their marks; unchanged without marks, or without the file."""
+    path = root / "reports/misses.csv"
+    if MISSES_BEGIN not in text or not path.is_file():
+        return text
+    table = pd.read_csv(path, keep_default_na=False, na_values=dict.fromkeys((*SHOWN_PARTS, "certain"), ""))
+    before, _, rest = text.partition(MISSES_BEGIN)
+    return f"{before}{MISSES_BEGIN}\n{missed(table)}\n{MISSES_END}{rest.partition(MISSES_END)[2]}"
 
 
 def with_scoreboard(text: str, root: Path, config: Config) -> str:
