@@ -584,7 +584,7 @@ rule intervene:
     message:
         "{wildcards.model}, {wildcards.case}: perturbing"
     shell:
-        "biology intervene --model {wildcards.model:q} --case {wildcards.case:q} --cores {threads} > {log:q} 2>&1"
+        "biology intervene --model {wildcards.model:q} --case {wildcards.case:q} --cores {threads:q} > {log:q} 2>&1"
 
 
 # Beside them, without transcoders -------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from biology.cases.claim_file import load_claims
 from biology.cases.measures import FORMS
 from biology.cases.mechanism import load_mechanism
 from biology.cases.rules import SupernodeRule
-from biology.report.explanation import PAGE, case_told, mechanism_told, part_told, rule_told, words_page
+from biology.report.explanation import case_told, mechanism_told, part_told, rule_told
+from biology.scaffolds.case_words import PAGE, words_page
 
 ROOT = Path(__file__).parents[1]
 

@@ -85,7 +85,7 @@ def prompts(args: Arguments) -> None:
 
 def explain(args: Arguments) -> None:
     """tell a case in English: prompts, supernodes, experiments, claims; or one claim; without either, the words of case files"""
-    from biology.report.explanation import case_told, mechanism_told, words_page
+    from biology.report.explanation import case_told, mechanism_told
 
     if args.case is None:
         if args.json:
@@ -93,6 +93,8 @@ def explain(args: Arguments) -> None:
 
             print_json(schemas())
         else:
+            from biology.scaffolds.case_words import words_page
+
             print(words_page(), end="")
         return
     from biology.cases.case import load_case
@@ -141,8 +143,8 @@ def _of_claim(root: Path, wanted: str) -> tuple[str, dict[str, Any]] | None:
 def schema(args: Arguments) -> None:
     """write the descriptions of case files for editors and readers: experiments/*.schema.json, docs/reference/case_files.md"""
     from biology.config import config_file
-    from biology.report.explanation import PAGE, words_page
     from biology.scaffolds.case_schema import schemas
+    from biology.scaffolds.case_words import PAGE, words_page
 
     root = config_file(args.config).parent
     for name, made in schemas().items():

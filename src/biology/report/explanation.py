@@ -1,4 +1,4 @@
-"""A case file in English: every prompt, supernode, experiment and claim, and the words that may be used in it."""
+"""A case file in English: every prompt, supernode, experiment and claim."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Sequence
 
 from biology.arms import CONTROLS
 from biology.cases.case import Case
-from biology.cases.claim_file import CONFIDENCE, Claim, Part
+from biology.cases.claim_file import Claim, Part
 from biology.cases.experiments import (
-    KINDS,
     Attention,
     Census,
     Classes,
@@ -26,123 +25,14 @@ from biology.cases.experiments import (
     Structure,
     Wiring,
 )
-from biology.cases.figure_names import FIGURES, own_figures
-from biology.cases.found_sites import ENOUGH, LEAST
+from biology.cases.figure_names import own_figures
 from biology.cases.items import Item
 from biology.cases.measurement import Line, Measurement
-from biology.cases.measures import FORMS, WRITING, Form, Outcome
 from biology.cases.mechanism import Absent, Mechanism
 from biology.cases.perturbations import Edit, Exchange, Inhibit, Inject, Perturbation, Swap
-from biology.cases.positions import FORMS as POSITIONS
 from biology.cases.positions import FOUND, Position
 from biology.cases.rules import Stream, SupernodeRule
 from biology.wording import listed
-
-PAGE = "docs/reference/case_files.md"
-"""Path of `words_page` in a checkout."""
-
-# Words -----------------------------------------------------------------------------------------------------------------
-
-
-def words_page() -> str:
-    """The words allowed in case.yaml and claims.yaml, as a page of Markdown (`docs/reference/case_files.md`)."""
-    lines = [
-        "# The words of a case file",
-        "",
-        "`experiments/<case>/case.yaml` says how things are measured, `claims.yaml` what the paper claims and what would count. This",
-        "page is what `biology explain` prints, and `biology schema` writes it. `biology explain CASE` tells a case in English.",
-        "Whatever a file names must be there: a word that nothing answers to is refused when the file is read, with the nearest",
-        "right one, and an editor that knows JSON Schema completes and underlines as you type (the first line of each file).",
-        "",
-        "## Kinds of experiment",
-        "",
-        "`only` restricts the scored prompts to levels of factors; what else a kind needs or knows is in the schema.",
-        "",
-    ]
-    lines += [f"- `{kind.kind_name()}`: {_first(kind.__doc__)}" for kind in KINDS]
-    lines += [
-        "",
-        "## Outcomes",
-        "",
-        "What stands behind a colon names something of the case. Claims are held to these units.",
-        "",
-    ]
-    groups: dict[tuple[str, ...], list[Form]] = {}
-    for form in FORMS.values():
-        groups.setdefault((*form.kinds, *(["with a line"] if form.line else [])), []).append(form)
-    for kinds, forms in groups.items():
-        lines += [f"Asked by {_asking(kinds)}:", ""]
-        lines += [f"- `{form.written}` ({form.unit}): {_said(form)}{_beside(form)}." for form in forms]
-        lines += [""]
-    lines += [
-        "## Positions",
-        "",
-        "Where in a prompt (`at`, `control_position`, `sites`). A position must be in every prompt that it is asked of.",
-        "",
-    ]
-    lines += [f"- `{written}`: {says}" for written, says in POSITIONS.values()]
-    lines += [
-        "",
-        f"A supernode may also say `at: {FOUND}`: position and layers are then found on each model, before any feature is looked at. `among`",
-        "lists the positions that are tried, and `given` the columns whose levels, together with that of `factor`, settle the answer",
-        f'(`factor: place, at: {FOUND}, among: [last, "factor:city"], given: [relation]`). On development prompts, what the MLPs of the layers up',
-        "to one wrote at a position is exchanged for the mean of prompts with another level, which differ in `across`. The position",
-        f"is the one where the answer of that level is said most often, the last layer the last from which on an exchange reaches {ENOUGH:.0%} of this. Below",
-        f"{LEAST:.0%} nothing is found, a warning says so, and the first position of `among` is taken with all layers.",
-        "`biology decompose` takes the site apart on held-out prompts, to say [which part is at fault](../explanation/faults.md) where a claim misses.",
-        "",
-        "## Controls",
-        "",
-        "What is measured beside the effect. A claim says `none` where it has no control.",
-        "",
-    ]
-    lines += [f"- `{name}` ({arm.words}): {arm.says}. {_listed_by(arm.kinds)}" for name, arm in CONTROLS.items()]
-    lines += [
-        "",
-        "## Figures",
-        "",
-        "A name, or a name and its subject behind a hyphen; further ones are those of the case's own `case.py`.",
-        "",
-    ]
-    lines += [f"- `{name}`" + (f", `{name}-<{subject}>`" if subject else "") for name, subject in FIGURES.items()]
-    lines += [
-        "",
-        "## How well a sentence of the paper is known",
-        "",
-        *(f"- `{word}`: {meaning}" for word, meaning in CONFIDENCE.items()),
-        "",
-    ]
-    return "\n".join(lines)
-
-
-def _first(text: str | None) -> str:
-    return " ".join((text or "").split())
-
-
-def _said(form: Form) -> str:
-    return (
-        Outcome(form.written.replace("...", "")).meaning
-        if form.about not in ("outcome", "family")
-        else form.says.format(*[f"<{form.about}>"] * 2)
-    )
-
-
-def _asking(kinds: Sequence[str]) -> str:
-    line = " with a `line`" if "with a line" in kinds else " without a `line`" if set(kinds) & set(WRITING) else ""
-    return listed([f"`{kind}`" for kind in kinds if kind != "with a line"]) + line
-
-
-def _beside(form: Form) -> str:
-    told = [f"; has the control `{arm}` by itself" for arm in form.beside]
-    told += [f"; controls {listed([f'`{arm}`' for arm in form.controls])}"] if form.controls is not None else []
-    return "".join(told)
-
-
-def _listed_by(kinds: Sequence[str]) -> str:
-    return f"Listed by {listed([f'`{kind}`' for kind in kinds])}." if kinds else "Comes by itself."
-
-
-# One case --------------------------------------------------------------------------------------------------------------
 
 
 def case_told(case: Case, claims: Sequence[Claim]) -> str:
