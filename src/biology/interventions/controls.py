@@ -10,6 +10,7 @@ A large enough push anywhere changes a model's answer, so an effect counts only 
 The control of item i and draw d is row i * draws + d.
 """
 
+from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy
@@ -81,7 +82,7 @@ def matched_sets(
             sites = cell[group]
             pool = cache.cell(int(pool_prompt[sites[0]]), layer, int(pool_pos[sites[0]]))
             width = transcoders.n_features[layer]
-            features, weight, missing = _drawn(pool, excluded, len(sites), width, draws, generator)
+            features, weight, missing = _sets(pool, excluded, len(sites), width, draws, generator)
             filled[item] += missing
             push = weight * (1.0 if raised[group[0]] else -1.0)
             vectors = _vectors(transcoders, layer, features, last_layer)
@@ -170,7 +171,26 @@ def _scale(wanted: Float[Tensor, " written"], found: Float[Tensor, "draw written
     return torch.where(length > 0, wanted.norm() / length.clamp(min=1e-300), torch.zeros_like(length))
 
 
-def _drawn(
+def draw_others(
+    active: Int[numpy.ndarray, " active"],
+    taken: Collection[int],
+    count: int,
+    generator: numpy.random.Generator,
+    *,
+    sets: int | None = None,
+) -> Int[numpy.ndarray, "*set drawn"]:
+    """The draw behind matched controls: `count` of what is active at one layer and position and not `taken`, each once, at random.
+
+    Returns their places in `active`: of all that are not taken, in random order, if these are fewer. With `sets`, the rows are so
+    many independent draws. Each way asks the generator once, for other numbers: seeded controls keep theirs.
+    """
+    free = numpy.flatnonzero(~numpy.isin(active, list(taken)))
+    if sets is None:
+        return generator.permutation(free)[:count]
+    return free[numpy.argsort(generator.random((sets, len(free))), axis=1)[:, :count]]
+
+
+def _sets(
     pool: tuple[Tensor, Tensor],
     excluded: set[int],
     size: int,
@@ -180,25 +200,19 @@ def _drawn(
 ) -> tuple[Int[Tensor, "draw size"], Float[Tensor, "draw size"], int]:
     """Random sets of `size` different features, each with a weight; and the number of features per set from outside the
     pool."""
-    feature, activation = (part.numpy() for part in pool)
-    free = numpy.ones(width, dtype=bool)
-    free[list(excluded)] = False
-    allowed = free[feature]
-    feature, activation = feature[allowed].astype(numpy.int64), activation[allowed].astype(numpy.float64)
-    taken, others = min(size, len(feature)), numpy.zeros(0, numpy.int64)
-    if taken < size:
-        free[feature] = False
-        others = numpy.flatnonzero(free)
-    missing = min(size - taken, len(others))
-    if taken + missing == 0:
-        raise InputError("a control set needs at least one feature of the layer that is not edited")
-    first = numpy.argsort(generator.random((draws, len(feature))), axis=1)[:, :taken]
+    feature, activation = pool[0].numpy().astype(numpy.int64), pool[1].numpy().astype(numpy.float64)
+    first = draw_others(feature, excluded, size, generator, sets=draws)
     sets, weights = feature[first], activation[first]
-    if missing:
-        more = others[numpy.argsort(generator.random((draws, len(others))), axis=1)[:, :missing]]
-        typical = activation.mean() if len(activation) else 1.0
+    missing = 0
+    if sets.shape[1] < size:
+        taken = excluded.union(feature.tolist())
+        missing = min(size - sets.shape[1], width - len(taken))
+        if sets.shape[1] + missing == 0:
+            raise InputError("a control set needs at least one feature of the layer that is not edited")
+        more = draw_others(numpy.arange(width), taken, missing, generator, sets=draws)
+        rest = activation[~numpy.isin(feature, list(excluded))]
         sets = numpy.concatenate([sets, more], axis=1)
-        weights = numpy.concatenate([weights, numpy.full(more.shape, typical)], axis=1)
+        weights = numpy.concatenate([weights, numpy.full(more.shape, rest.mean() if len(rest) else 1.0)], axis=1)
     return torch.from_numpy(sets), torch.from_numpy(weights), missing
 
 
