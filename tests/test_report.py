@@ -417,3 +417,12 @@ def test_numbers_in_print(value, text):
 
 def test_fractions_in_print():
     assert [wording.percent(x) for x in (0.0, 0.0123, 0.5, 0.987, 1.0)] == ["0%", "1.2%", "50%", "98.7%", "100%"]
+
+
+def test_a_page_that_would_be_too_large_has_smaller_graphs(root, page, monkeypatch):
+    monkeypatch.setattr(report, "LINKS", (12_000, 3))
+    config, case = load_config(root / "config.yaml"), load_case(root, "multi_hop")
+    assert report.case_page(root, config, "elegans", case) == page and "the most influential of" not in page
+    monkeypatch.setattr(report, "MOST_BYTES", len(page.encode()) - 1)
+    smaller = report.case_page(root, config, "elegans", case)
+    assert "the most influential of" in smaller

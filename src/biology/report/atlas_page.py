@@ -26,16 +26,15 @@ from markupsafe import Markup
 from biology.cases.case import Case, called
 from biology.config import Config
 from biology.findings.labels import Roles, label, shipped_roles
-from biology.report.pages import cases_of, environment, in_utf_16, manifest_of, packed_bytes
+from biology.report.pages import MOST_BYTES, cases_of, environment, in_utf_16, manifest_of, packed_bytes
 from biology.tables import Tables, read_table, read_tables
 
 TABLES = ("prompts", "supernodes", "operand_plots")
 MOST_PLOTS = 200
 """Largest number of operand plots in a page."""
-MOST_BYTES = 3_000_000
-"""Largest size of a page. If not all fits, cards list less; then features that are active least often are left out."""
 DETAILS = ((10, 6), (8, 6), (8, 5), (7, 5), (6, 5), (6, 4), (5, 3), (4, 2))
-"""What a card may list: the tokens that a feature raises or lowers most, and its strongest examples."""
+"""What a card may list: the tokens that a feature raises or lowers most, and its strongest examples. The first with which all
+features fit into a page is taken; if they do not with the last, those that are active least often are left out."""
 
 
 def atlas_page(root: Path, config: Config, model: str) -> bytes:

@@ -30,6 +30,8 @@ from biology.statistics import ALPHA
 from biology.wording import MARKS, embed, number, percent, visible
 
 TEMPLATES = Path(__file__).with_name("templates")
+MOST_BYTES = 3_000_000
+"""Largest size of a page, unless a model runs in it. A page that would be larger says less, and that it does."""
 BARRED = (0, 1, 0x0D, 0x3C)
 """Codes that a script element cannot hold (NUL, CR, <), and the escape mark 1. Surrogates are escaped as well."""
 SPEAKS = (
