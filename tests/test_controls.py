@@ -5,8 +5,9 @@ import pytest
 import torch
 from conftest import random_transcoders
 
-from biology.interventions.controls import directions, draw_others, matched_sets, moved
+from biology.interventions.controls import directions, matched_sets, moved
 from biology.interventions.feature_edits import Edits, edits
+from biology.interventions.matched_draw import draw_others
 from biology.interventions.protocols import intervene
 from biology.records import InputError
 from biology.transcoders.activations import cache_features

@@ -26,7 +26,7 @@ from biology.cases.positions import question_of
 from biology.config import AttributionConfig
 from biology.evidence.case_context import CaseContext
 from biology.evidence.operand_tables import Plots, class_evidence, operand_evidence
-from biology.interventions.controls import draw_others
+from biology.interventions.matched_draw import draw_others
 from biology.models.model import encode, token_text
 from biology.tables import table
 from biology.validation import faithfulness, structure

@@ -45,7 +45,7 @@ from biology.attention.score_terms import QKAttribution
 from biology.cases.experiments import Attention
 from biology.cases.measures import HOLDING
 from biology.evidence.case_context import CaseContext
-from biology.interventions.controls import draw_others
+from biology.interventions.matched_draw import draw_others
 from biology.tables import table
 
 Groups = Sequence[Sequence[Feature]]

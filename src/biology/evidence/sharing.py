@@ -33,7 +33,7 @@ from torch import Tensor
 from biology.cases.experiments import Sharing as Asked
 from biology.cases.measures import Outcome
 from biology.evidence.case_context import CaseContext, Member
-from biology.interventions.controls import draw_others
+from biology.interventions.matched_draw import draw_others
 from biology.records import InputError
 from biology.tables import table
 

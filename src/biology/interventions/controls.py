@@ -10,7 +10,6 @@ A large enough push anywhere changes a model's answer, so an effect counts only 
 The control of item i and draw d is row i * draws + d.
 """
 
-from collections.abc import Collection
 from dataclasses import dataclass
 
 import numpy
@@ -19,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.interventions.feature_edits import Edits, Injections
+from biology.interventions.matched_draw import draw_others
 from biology.records import InputError
 from biology.transcoders.activations import FeatureCache
 from biology.transcoders.transcoder_set import TranscoderSet
@@ -169,25 +169,6 @@ def _rows(
 def _scale(wanted: Float[Tensor, " written"], found: Float[Tensor, "draw written"]) -> Float[Tensor, " draw"]:
     length = found.norm(dim=-1)
     return torch.where(length > 0, wanted.norm() / length.clamp(min=1e-300), torch.zeros_like(length))
-
-
-def draw_others(
-    active: Int[numpy.ndarray, " active"],
-    taken: Collection[int],
-    count: int,
-    generator: numpy.random.Generator,
-    *,
-    sets: int | None = None,
-) -> Int[numpy.ndarray, "*set drawn"]:
-    """The draw behind matched controls: `count` of what is active at one layer and position and not `taken`, each once, at random.
-
-    Returns their places in `active`: of all that are not taken, in random order, if these are fewer. With `sets`, the rows are so
-    many independent draws. Each way asks the generator once, for other numbers: seeded controls keep theirs.
-    """
-    free = numpy.flatnonzero(~numpy.isin(active, list(taken)))
-    if sets is None:
-        return generator.permutation(free)[:count]
-    return free[numpy.argsort(generator.random((sets, len(free))), axis=1)[:, :count]]
 
 
 def _sets(
