@@ -97,7 +97,7 @@ class Targets:
                 "steps": entry.steps,
             }
             for model, entry in self.config.models.items()
-            if model in self.config.on_request and model in self.models and entry.role != "random"
+            if model in self.config.on_request and model in self.models and entry.role != "random" and entry.cases
         }
 
     @cached_property
