@@ -26,15 +26,13 @@ from snakemake.cli import get_argument_parser
 from snakemake.utils import min_version
 
 from biology.artefacts import contents_hash
-from biology.cases.case import discover_cases, fingerprint, load_case
+from biology.cases.case import fingerprint
 from biology.cases.claim_file import load_claims
-from biology.cases.positions import FOUND
-from biology.config import GROWN_ROLES, HELD_ROLES, SHOWN_ROLES, load_config
 from biology.records import InputError
 from biology.folders import FIRST_STAGE, hold
 from biology.grammar import NAME
-from biology.provenance import code_hash, sources, stage_hash
-from biology.report.lab_fit import refused
+from biology.provenance import stage_hash
+from biology.workflow.targets import DICTIONARY_TABLES, RUN, TABLES, Targets, case_code
 
 min_version("9.0")
 
@@ -52,117 +50,27 @@ if workflow.is_main_process and not get_argument_parser().parse_known_args()[0].
     except InputError as error:
         sys.exit(f"error: {error}")
 
-ONLY = config.get("model")
 if set(config) - {"model"}:
     sys.exit("error: --config takes model=NAME and nothing else; all other settings are read from config.yaml.")
-try:
-    CONFIG = load_config("config.yaml", ONLY)
-    # with whatever is `of` another model, that model; organisms only if they are asked for by name
-    ASKED = (
-        {name: entry for name, entry in CONFIG.models.items() if name not in CONFIG.on_request}
-        if ONLY is None
-        else {name: CONFIG.model(name) for name in (ONLY, CONFIG.model(ONLY).of) if name}
-    )
-    MODELS = {model: CONFIG.cases_of(model, discover_cases(".", entry.prompts)) for model, entry in ASKED.items()}
-    if ONLY and not MODELS[ONLY]:
-        raise InputError(f"config.yaml: model '{ONLY}' meets none of the cases {', '.join(CONFIG.cases)}.")
-    MODELS = {model: cases for model, cases in MODELS.items() if cases}
-    PROMPTS = {(model, case): (case, ASKED[model].prompts) for model in MODELS for case in MODELS[model]}
-    READ = {(case, prompts): load_case(".", case, prompts) for case, prompts in dict.fromkeys(PROMPTS.values())}
-    CASES = {pair: READ[PROMPTS[pair]] for pair in PROMPTS}
-    for name in dict.fromkeys(case for case, _ in READ):
-        load_claims(".", name)  # what is wrong with a claim is said before anything runs
+try:  # the working directory may be a folder of one's own (snakemake --directory)
+    asked = Targets(config.get("model"), Path(os.path.relpath(workflow.basedir)) / "src/biology")
 except InputError as error:
     sys.exit(f"error: {error}")
 
-SHOWN = [model for model in MODELS if CONFIG.model(model).role in SHOWN_ROLES]
-CALIBRATED = [model for model in MODELS if model in CONFIG.calibrated]
-CONTROLS = [model for model in MODELS if CONFIG.model(model).role in HELD_ROLES]
-EXTENSIONS = [model for model in MODELS if model not in SHOWN + CONTROLS]
-# By folder: what grows an organism, a twin of one, or another seed.
-ORGANISMS = {
-    entry.path.name: {
-        "case": entry.cases[0],
-        "twin": entry.corpus,
-        "seed": entry.seed,
-        "width": entry.width,
-        "steps": entry.steps,
-    }
-    for model, entry in CONFIG.models.items()
-    if model in CONFIG.on_request and model in MODELS and entry.role != "random"
-}
-PAIRS = [(model, case) for model in SHOWN for case in MODELS[model]]
-RUN = "data/runs/{model}/{case}"
-TABLES = [
-    "prompts",
-    "evidence",
-    "graphs",
-    "edges",
-    "supernodes",
-    "sites",
-    "panel",
-    "fidelity",
-    "operands",
-    "operand_plots",
-]
-FIGURES = [
-    f"figures/{model}/{case}/{figure}.{form}"
-    for model, case in PAIRS
-    for figure in (*CASES[model, case].figures, *(["story"] if CASES[model, case].story else []))
-    for form in ("svg", "png")
-]
-# Neurons are no dictionary that somebody trained; sets of the same model are compared with them.
-TRAINED = [model for model in SHOWN if not CONFIG.model(model).neurons]
-COMPARED = [model for model in TRAINED if CONFIG.first_sibling(model) == model]
-DICTIONARIES = [
-    f"figures/{model}/{figure}.{form}"
-    for model in TRAINED
-    for figure in ("dictionary_layers", "feature_density", "error_by_l0")
-    + ("dictionary_comparison",) * (model in COMPARED)
-    for form in ("svg", "png")
-]
-# The working directory may be a folder of one's own (snakemake --directory).
-CODE = Path(os.path.relpath(workflow.basedir)) / "src/biology"
-STYLE = f"{CODE}/figures/paper.mplstyle"
-TEMPLATES = sorted(str(path) for part in ("templates", "vendor") for path in (CODE / "report" / part).glob("*"))
-VERDICTS = [f"reports/{model}/verdicts.csv" for model in SHOWN]
-CASE_PAGES = [f"reports/{model}/{case}.html" for model, case in PAIRS]
-MODEL_PAGES = [f"reports/{model}/{page}.html" for model in SHOWN for page in ("atlas", "steer")]
-MEMBERS = [f"reports/{model}/supernodes.csv" for model in SHOWN]
-REFUSED = {model: refused(CONFIG.model(model), Path()) for model in SHOWN}
-LABS = [f"reports/{model}/lab.html" for model in SHOWN if not REFUSED[model]]
-REPORTS = [*CASE_PAGES, *MODEL_PAGES, *MEMBERS, *LABS, "reports/index.html"]
+# What the rules speak of: src/biology/workflow/targets.py says what each is.
+CONFIG, MODELS, CASES = asked.config, asked.models, asked.cases
+SHOWN, CALIBRATED, CONTROLS, EXTENSIONS = asked.shown, asked.calibrated, asked.controls, asked.extensions
+ORGANISMS, GROWN, COMPARED = asked.organisms, asked.grown, asked.compared
+FIGURES, DICTIONARIES, VERDICTS, REPORTS = asked.figures, asked.dictionaries, asked.verdicts, asked.reports
+CASE_PAGES, MODEL_PAGES, LABS = asked.case_pages, asked.model_pages, asked.labs
+STYLE, TEMPLATES = asked.style, asked.templates
+streams, tables, code, weights, model_files = asked.streams, asked.tables, asked.code, asked.weights, asked.model_files
+prompts_of_cases, gpu, corpus = asked.prompts_of_cases, asked.gpu, asked.corpus
+other_size, of_page, site_parts, searching = asked.other_size, asked.of_page, asked.site_parts, asked.searching
 if workflow.is_main_process:
-    for model, reason in REFUSED.items():
+    for model, reason in asked.refused.items():
         if reason:
             print(f"{model}: no page lab: {reason}", file=sys.stderr)
-
-
-def streams(models):
-    """What is found without transcoders: once a model folder. The table is asked for beside the summary, as below."""
-    first = {CONFIG.model(model).path: model for model in reversed(MODELS)}
-    names = sorted({first[CONFIG.model(model).path] for model in models})
-    return expand(["data/runs/{model}/streams.parquet", "reports/{model}/streams.csv"], model=names)
-
-
-def apart(models):
-    """The tables of sites taken apart, of models on which some rule of a case looks for its site."""
-    return [
-        f"reports/{model}/site_parts.csv"
-        for model in models
-        if any(searching(CASES[model, case]) for case in MODELS[model])
-    ]
-
-
-def searching(case):
-    return any(rule.at == FOUND for rule in case.supernodes.values())
-
-
-def tables(models):
-    """What verdicts rest on. Asked for beside them, or those that a checkout brings along would pass for new ones."""
-    return [
-        f"data/runs/{model}/{case}/{table}.parquet" for model in models for case in MODELS[model] for table in TABLES
-    ]
 
 
 # The threads of a process are fixed, whatever the number of cores: sums in another order would give other bytes.
@@ -199,7 +107,7 @@ rule:
         [f"reports/{model}/dictionaries.csv" for model in COMPARED],
         [f"reports/{model}/passing.csv" for model in SHOWN],
         [f"reports/{model}/README.md" for model in SHOWN if CONFIG.model(model).sources],
-        apart(SHOWN),
+        site_parts(SHOWN),
         streams(SHOWN),
         tables(SHOWN),
     message:
@@ -253,60 +161,10 @@ rule:
         "all verdicts and reports are there"
 
 
-def weights(wildcards):
-    """The files that a model and its transcoders consist of, so that new weights start everything anew."""
-    entry, files = CONFIG.model(wildcards.model), model_files(wildcards)
-    if entry.sources:
-        return files
-    if entry.role in GROWN_ROLES or entry.transcoders.parent.name == FIRST_STAGE:
-        return [*files, f"{entry.transcoders}/record.json"]
-    return sorted({*files, *weight_files(entry.transcoders.rglob("*"))})  # a folder may hold other sets too
-
-
-def model_files(wildcards):
-    """The files of a model alone, or the record of their download."""
-    entry = CONFIG.model(wildcards.model)
-    if entry.sources:
-        return [f"data/runs/{wildcards.model}/fetch.json"]
-    if entry.path.name in ORGANISMS:  # there may be none yet
-        return [f"{entry.path}/{file}" for file in ("model.safetensors", "record.json", "heldout.parquet")]
-    return weight_files(entry.path.glob("*"))
-
-
-def weight_files(files):
-    return sorted({str(file) for file in files if file.suffix in WEIGHT_FILES})
-
-
-WEIGHT_FILES = {".safetensors", ".json", ".parquet", ".model", ".yaml", ".npz"}
-
-
-def code(*modules):
-    """The files of some modules and of all that they import, so that a change in any of them makes the results anew."""
-    return [f"{CODE}/{module.replace('.', '/')}.py" for module in sources(*modules)]
-
-
-def prompts_of_cases(wildcards):
-    """What transcoders are measured on where a model has no held-out prompts of its own."""
-    if (CONFIG.model(wildcards.model).path / "heldout.parquet").is_file():
-        return []
-    return [fingerprint(CASES[wildcards.model, case], "prompts", "items") for case in MODELS[wildcards.model]]
-
-
-def gpu(wildcards):
-    """GPUs that a job of this model needs; profiles say how many there are."""
-    return int(CONFIG.model(wildcards.model).device == "cuda")
-
-
 def perturbing(wildcards):
     """Cores of a job that perturbs, which takes most of a case's time: those that are left if each case has one."""
     alone = CONFIG.threads > 1 or gpu(wildcards)  # such a model is not shared between processes
     return CONFIG.threads if alone else max(1, (workflow.cores or 1) // len(CASES))
-
-
-def case_code(wildcards):
-    """The figures of a case's own, if it has any."""
-    file = Path("experiments") / wildcards.case / "case.py"
-    return [str(file)] if file.is_file() else []
 
 
 # 0. Known models -----------------------------------------------------------------------------------------------------
@@ -440,11 +298,6 @@ rule superpose:
 
 
 # 2. Activations ------------------------------------------------------------------------------------------------------
-def corpus(wildcards):
-    """What decides the prompts of a model that answers by a corpus of its own."""
-    return CONFIG.model(wildcards.model).corpus and code_hash("corpora.twins")
-
-
 rule cache:
     """Every prompt of the case once through the model: the answer it gives, and the features that are active."""
     input:
@@ -505,7 +358,7 @@ rule decompose:
         lambda w: expand(
             "data/runs/{model}/{case}/{file}",
             model=w.model,
-            case=[case for case in MODELS[w.model] if searching(CASES[w.model, case])],
+            case=searching(w.model),
             file=["cache.safetensors", "cache.parquet", "group_sites.parquet", "group_operands.parquet"],
         ),
     output:
@@ -520,8 +373,7 @@ rule decompose:
     params:
         cases=lambda w: [
             fingerprint(CASES[w.model, case], "prompts", "items", "supernodes", "operands")
-            for case in MODELS[w.model]
-            if searching(CASES[w.model, case])
+            for case in searching(w.model)
         ],
         statistics=CONFIG.statistics.model_dump_json(),
         code=lambda w: stage_hash("stages.decompose"),
@@ -666,14 +518,6 @@ rule atlas:
 
 
 # 6. The waist: tidy tables. Nothing below needs torch, or a GPU, or more than a laptop -------------------------------
-def other_size(wildcards):
-    """Of a further size of a model, the tables of that model, with which it is compared."""
-    entry = CONFIG.model(wildcards.model)
-    if entry.role != "size":
-        return []
-    return expand(f"{RUN}/{{table}}.parquet", model=entry.of, case=wildcards.case, table=["prompts", "evidence"])
-
-
 rule tabulate:
     """Everything measured, as tidy tables with a checked schema; all that claims, figures and reports ever read."""
     input:
@@ -787,7 +631,7 @@ rule calibrate:
             "experiments/{case}/mechanism.yaml", case=sorted({case for model in CALIBRATED for case in MODELS[model]})
         ),
         expected="experiments/twins.csv",
-        sites=apart([model for model in CALIBRATED if CONFIG.model(model).role != "random"]),
+        sites=site_parts([model for model in CALIBRATED if CONFIG.model(model).role != "random"]),
         claims=expand(
             "experiments/{case}/claims.yaml", case=sorted({case for model in CALIBRATED for case in MODELS[model]})
         ),
@@ -878,14 +722,6 @@ rule draw_dictionary:
         "biology draw-dictionary --model {wildcards.model:q} --figure {wildcards.figure:q} > {log:q} 2>&1"
 
 
-DICTIONARY_TABLES = {
-    "dictionary_layers": "dictionary",
-    "feature_density": "density",
-    "error_by_l0": "token_errors",
-    "dictionary_comparison": "comparison",
-}
-
-
 # 9. Reports ----------------------------------------------------------------------------------------------------------
 rule write:
     """The report of a case: one file of HTML that asks nothing of the network; and every scored prompt as CSV."""
@@ -900,7 +736,7 @@ rule write:
         claims="experiments/{case}/claims.yaml",
         manifest="data/runs/{model}/load.json",
         text="experiments/{case}/README.md",
-        sites=lambda w: apart([w.model]),
+        sites=lambda w: site_parts([w.model]),
         code=[*code("report.case_report"), *TEMPLATES],
     output:
         report(
@@ -923,18 +759,6 @@ rule write:
         "{wildcards.model}, {wildcards.case}: writing the report"
     shell:
         "biology write --model {wildcards.model:q} --case {wildcards.case:q} > {log:q} 2>&1"
-
-
-def of_page(wildcards):
-    """The tables that a page of a model shows."""
-    tables = {"atlas": ["prompts", "supernodes", "operand_plots"], "steer": ["steering", "panel", "evidence"]}[
-        wildcards.page
-    ]
-    cases = expand(
-        "data/runs/{model}/{case}/{table}.parquet", model=wildcards.model, case=MODELS[wildcards.model], table=tables
-    )
-    own = ["atlas", "atlas_prompts"] if wildcards.page == "atlas" else []
-    return [*cases, *(f"data/runs/{wildcards.model}/{table}.parquet" for table in own)]
 
 
 rule write_page:
@@ -1062,9 +886,6 @@ rule grow_organism:
     shell:
         "(biology grow {params.of:q} --out data/models/{wildcards.model:q}"
         " && biology certify {params.of:q} --out data/models/{wildcards.model:q}) > {log:q} 2>&1"
-
-
-GROWN = sorted({CONFIG.model(model).path.name for model in MODELS if CONFIG.model(model).role in GROWN_ROLES})
 
 
 rule train_transcoders:

@@ -1,4 +1,4 @@
-"""Peak memory and the rate of matrix products, the same way in both environments. Memory is measured on Linux only.
+"""Peak memory, times by phase and the rate of matrix products, the same way in both environments. Memory is measured on Linux only.
 
 Times everywhere are the process's own CPU seconds, with one thread: what else runs on the machine counts for neither.
 """
@@ -6,9 +6,10 @@ Times everywhere are the process's own CPU seconds, with one thread: what else r
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 import torch
 
@@ -43,6 +44,19 @@ def touch(tensors: Iterable[torch.Tensor | None]) -> None:
     for tensor in tensors:
         if tensor is not None:
             tensor.sum()
+
+
+def timed(function: Callable[..., Any], phases: dict[str, float], phase: str) -> Callable[..., Any]:
+    """The function; the seconds that it takes are added to its phase."""
+
+    def call(*args: Any, **kwargs: Any) -> Any:
+        started = time.process_time()
+        try:
+            return function(*args, **kwargs)
+        finally:
+            phases[phase] += time.process_time() - started
+
+    return call
 
 
 def gemm_rate(repeats: int = 5) -> float:

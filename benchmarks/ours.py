@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import Memory, gemm_rate, touch
+from measure import Memory, gemm_rate, timed, touch
 from shapes import TOKENS
 
 from biology.attribution import assembly as attribution
@@ -23,7 +23,12 @@ from biology.attribution.graph import influence, prune, scores
 from biology.models.model import load_model
 from biology.transcoders.transcoder_files import load_transcoders
 
-SETUP = ("freeze_prompt", "batch_active_features", "bias_pass")
+TIMED = (
+    *((attribution, name, "setup") for name in ("freeze_prompt", "batch_active_features", "bias_pass")),
+    (attribution, "fill_edges", "rows"),
+    (selection, "effect_rows", "rows"),
+    (selection, "sweep_influence", "selection"),
+)
 
 
 def main() -> None:
@@ -36,29 +41,14 @@ def main() -> None:
     phases = {"setup": 0.0, "rows": 0.0, "selection": 0.0}
     operations: list[float] = []
 
-    def timed(module, name: str, phase: str) -> None:
-        function = getattr(module, name)
-
-        def call(*args, **kwargs):
-            started = time.process_time()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                phases[phase] += time.process_time() - started
-
-        setattr(module, name, call)
-
     def meeting_layer(*args) -> int:
         layer, needed = min(whole_graph.meeting_costs(*args), key=lambda pair: pair[1])
         operations.extend([needed, whole_graph.meeting_costs(*args[:4])[0][1]])
         return layer
 
     attribution.meeting_layer = meeting_layer
-    for name in SETUP:
-        timed(attribution, name, "setup")
-    timed(attribution, "fill_edges", "rows")
-    timed(selection, "effect_rows", "rows")
-    timed(selection, "sweep_influence", "selection")
+    for module, name, phase in TIMED:
+        setattr(module, name, timed(getattr(module, name), phases, phase))
     with Memory() as memory:
         wall, started = time.perf_counter(), time.process_time()
         graph = attribution.attribute(model, transcoders, TOKENS, max_logits=5, max_feature_nodes=budget or None)

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from measure import Memory, gemm_rate, touch
+from measure import Memory, gemm_rate, timed, touch
 from safetensors.torch import load_file
 from shapes import BOS, D_MLP, D_MODEL, N_CONTEXT, N_HEADS, N_LAYERS, N_VOCAB, TOKENS
 
@@ -106,22 +106,12 @@ def main() -> None:
     rate = gemm_rate()
     phases = {"setup": 0.0, "forward": 0.0, "rows": 0.0, "selection": 0.0}
 
-    def timed(function, phase):
-        def call(*args, **kwargs):
-            started = time.process_time()
-            try:
-                return function(*args, **kwargs)
-            finally:
-                phases[phase] += time.process_time() - started
-
-        return call
-
     engine = sys.modules["circuit_tracer.attribution.attribute"]
-    model.setup_attribution = timed(model.setup_attribution, "setup")
-    model.run_forward_pass = timed(model.run_forward_pass, "forward")
-    engine.compute_partial_influences = timed(engine.compute_partial_influences, "selection")
+    model.setup_attribution = timed(model.setup_attribution, phases, "setup")
+    model.run_forward_pass = timed(model.run_forward_pass, phases, "forward")
+    engine.compute_partial_influences = timed(engine.compute_partial_influences, phases, "selection")
     context = sys.modules["circuit_tracer.attribution.context_transformerlens"].AttributionContext
-    context.compute_batch = timed(context.compute_batch, "rows")
+    context.compute_batch = timed(context.compute_batch, phases, "rows")
     attribute = getattr(attribution, "attribute", attribution)
     with Memory() as memory:
         wall, started = time.perf_counter(), time.process_time()

@@ -4,27 +4,18 @@ import shutil
 from pathlib import Path
 
 import pytest
+from copied_case import HEADER, copied, edit
 
 from biology.cases.case import discover_cases, fingerprint, load_case, titles
 from biology.cases.claim_file import load_claims
 from biology.records import InputError
 
 ROOT = Path(__file__).parents[1]
-HEADER = "item,text,answer,cluster,split,role,city\n"
 
 
 @pytest.fixture
 def root(tmp_path):
-    """A repository with one case, copied from the template."""
-    shutil.copytree(ROOT / "experiments/_template", tmp_path / "experiments/mine")
-    return tmp_path
-
-
-def edit(root, name, old, new):
-    path = root / "experiments/mine" / name
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
+    return copied(tmp_path)
 
 
 def test_a_copy_of_the_template_is_a_case(root):

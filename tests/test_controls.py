@@ -7,6 +7,7 @@ from conftest import random_transcoders
 
 from biology.interventions.controls import directions, matched_sets, moved
 from biology.interventions.feature_edits import Edits, edits
+from biology.interventions.matched_draw import draw_others
 from biology.interventions.protocols import intervene
 from biology.records import InputError
 from biology.transcoders.activations import cache_features
@@ -165,3 +166,16 @@ def test_nothing_to_match(tiny_model):
     unchanged = edits([(0, 1, 3, int(cache.cell(0, 1, 3)[0][0]), float(cache.cell(0, 1, 3)[1][0]))])
     controls = matched_sets(transcoders, cache, prompt, unchanged, generator)
     assert max(push_norms(transcoders, cache, controls.prompt, controls.edits).values()) < 1e-12
+
+
+@pytest.mark.parametrize("sets", [None, 7])
+def test_what_is_drawn_is_active_not_taken_and_comes_once(sets):
+    active, taken = numpy.array([3, 5, 8, 9, 14, 20, 21]), {5, 20, 33}
+    for count, drawn in ((0, 0), (3, 3), (5, 5), (9, 5)):  # five of these are free
+        places = draw_others(active, taken, count, numpy.random.default_rng(0), sets=sets)
+        assert places.shape == ((drawn,) if sets is None else (sets, drawn))
+        for row in numpy.atleast_2d(places):
+            found = set(active[row].tolist())
+            assert len(found) == drawn and not found & taken
+    seen = {tuple(draw_others(active, taken, 2, numpy.random.default_rng(seed)).tolist()) for seed in range(200)}
+    assert len(seen) == 20  # every ordered pair of five comes up

@@ -56,12 +56,9 @@ def encoder(transcoders, layer, feature, x):
     return transcoders.layers[layer].W_enc[feature]
 
 
-def frozen_interventions(model, transcoders, graph, removed, reader=encoder):
-    """How far every target moves when each row's sources are taken out of the frozen model: [row, node], from forward
-    passes with hooks."""
-    ids = torch.tensor([graph.metadata["token_ids"]]).repeat(len(removed), 1)
-    hooks = {"read_hook": transcoders.read_hook, "write_hook": transcoders.write_hook}
-    frozen = capture(model, ids, **hooks)
+def without_sources(model, transcoders, ids, removed):
+    """The frozen pass over rows of ids; the hooks that take each row's sources out of it; and what layers read meanwhile, once run."""
+    frozen = capture(model, ids, read_hook=transcoders.read_hook, write_hook=transcoders.write_hook)
     seen = {}
     edits = [*freeze(model, frozen, mlps=False), ("hook_embed", lambda x: x - removed[:, -1])]
     for layer in range(model.n_layers):
@@ -70,14 +67,21 @@ def frozen_interventions(model, transcoders, graph, removed, reader=encoder):
             seen[layer] = x
 
         def write(y, layer=layer):
-            out = frozen.write[layer] - removed[:, layer]
-            W_skip = transcoders.layers[layer].W_skip
+            out, W_skip = frozen.write[layer] - removed[:, layer], transcoders.layers[layer].W_skip
             return out if W_skip is None else out + (seen[layer] - frozen.read[layer]) @ W_skip.T
 
         edits += [
             (f"blocks.{layer}.{transcoders.read_hook}", read),
             (f"blocks.{layer}.{transcoders.write_hook}", write),
         ]
+    return frozen, edits, seen
+
+
+def frozen_interventions(model, transcoders, graph, removed, reader=encoder):
+    """How far every target moves when each row's sources are taken out of the frozen model: [row, node], from forward
+    passes with hooks."""
+    ids = torch.tensor([graph.metadata["token_ids"]]).repeat(len(removed), 1)
+    frozen, edits, seen = without_sources(model, transcoders, ids, removed)
     _, found = run(model, ids, edits=edits, reads=["unembed.hook_out"])
     moved = torch.zeros(len(removed), graph.n_nodes, dtype=model.dtype)
     for i in range(graph.features.stop):

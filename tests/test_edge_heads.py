@@ -4,7 +4,7 @@ import pytest
 import torch
 from conftest import KINDS
 from test_direct_effects import source_vectors
-from test_head_loadings import CASES, edges_with_heads_cut, make
+from test_head_loadings import CASES, edges_with_heads_cut, edges_without, make
 
 from biology.attention.edge_heads import WORTH_TELLING, Edge, EdgeByHeads, edges_between_tokens, edges_by_heads
 from biology.attention.head_loadings import head_loadings
@@ -31,12 +31,7 @@ def test_a_share_is_what_the_edge_loses_when_the_head_is_cut(tiny_model, kind, c
     target = FeatureTarget(*(int(column[node]) for column in (graph.layer, graph.pos, graph.feature)))
 
     def without(heads):
-        def cut(layer, pattern):
-            for head in [head for at, head in heads if at == layer]:
-                pattern[:, head] = 0
-            return pattern
-
-        return edges_with_heads_cut(model, transcoders, removed, target, cut)
+        return edges_without(heads, model, transcoders, removed, target)
 
     whole, told = without([]), 0
     lost = {(layer, head): whole - without([(layer, head)]) for layer, head in ((0, 1), (1, 3), (2, 0))}

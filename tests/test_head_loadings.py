@@ -3,13 +3,13 @@
 import pytest
 import torch
 from conftest import KINDS, random_transcoders
-from test_direct_effects import IDS, source_vectors
+from test_direct_effects import IDS, source_vectors, without_sources
 
 from biology.attention.head_loadings import head_loadings, head_shares
 from biology.attribution.assembly import attribute
 from biology.attribution.graph import FEATURE, LOGIT, influence
 from biology.attribution.targets import ContrastTarget, DirectionTarget, FeatureTarget
-from biology.models.model import capture, freeze, run
+from biology.models.model import run
 from biology.records import InputError
 
 CASES = {
@@ -30,26 +30,24 @@ def edges_with_heads_cut(model, transcoders, removed, target, cut):
     heads out of the patterns."""
     ids = torch.tensor([IDS]).repeat(len(removed) + 1, 1)
     removed = torch.cat([removed, torch.zeros_like(removed[:1])])  # the last row loses nothing
-    frozen = capture(model, ids, read_hook=transcoders.read_hook, write_hook=transcoders.write_hook)
-    seen = {}
-    edits = [*freeze(model, frozen, mlps=False), ("hook_embed", lambda x: x - removed[:, -1])]
-    for layer in range(model.n_layers):
-
-        def read(x, layer=layer):
-            seen[layer] = x
-
-        def write(y, layer=layer):
-            out, W_skip = frozen.write[layer] - removed[:, layer], transcoders.layers[layer].W_skip
-            return out if W_skip is None else out + (seen[layer] - frozen.read[layer]) @ W_skip.T
-
-        edits += [
-            (f"blocks.{layer}.attn.hook_pattern", lambda pattern, layer=layer: cut(layer, pattern.clone())),
-            (f"blocks.{layer}.{transcoders.read_hook}", read),
-            (f"blocks.{layer}.{transcoders.write_hook}", write),
-        ]
+    _, edits, seen = without_sources(model, transcoders, ids, removed)
+    edits += [
+        (f"blocks.{layer}.attn.hook_pattern", lambda pattern, layer=layer: cut(layer, pattern.clone()))
+        for layer in range(model.n_layers)
+    ]
     run(model, ids, edits=edits)
     at = seen[target.layer][:, target.position]
     return (at[-1] - at[:-1]) @ transcoders.layers[target.layer].W_enc[target.feature]
+
+
+def edges_without(heads, *frozen):
+    """The same after these heads were taken out whole."""
+
+    def cut(layer, pattern):
+        pattern[:, [head for at, head in heads if at == layer]] = 0
+        return pattern
+
+    return edges_with_heads_cut(*frozen, cut)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -61,12 +59,7 @@ def test_a_loading_is_what_the_edge_loses_when_the_head_is_cut(tiny_model, kind,
     loadings = head_loadings(model, transcoders, graph, target)
 
     def without(heads):
-        def cut(layer, pattern):
-            for head in [head for at, head in heads if at == layer]:
-                pattern[:, head] = 0
-            return pattern
-
-        return edges_with_heads_cut(model, transcoders, removed, target, cut)
+        return edges_without(heads, model, transcoders, removed, target)
 
     close = dict(rtol=1e-8, atol=1e-11)
     torch.testing.assert_close(loadings.edge, without([]), **close)

@@ -44,6 +44,7 @@ SEES = {
     "findings": {"cases", "models", "verdicts", "figures"},
     "report": {"cases", "graph_files", "supernodes", "verdicts", "figures", "findings"},
     "scaffolds": {"cases", "models", "transcoders"},
+    "workflow": {"cases", "report"},
 }
 SEES["cli"] = set(SEES) - {ROOT_ROOM}
 MOST_FILES = 16
@@ -60,6 +61,7 @@ LIGHT_ROOMS = {
     "findings",
     "report",
     "scaffolds",
+    "workflow",
     "cli",
 }
 LIGHT = {

@@ -9,13 +9,14 @@ from safetensors.numpy import load_file, save_file
 
 from biology.config import load_config
 from biology.records import InputError
-from biology.report.lab_weights import as_characters, read_small
+from biology.report.lab_weights import read_small
+from biology.report.pages import as_characters
 
 ROOT = Path(__file__).parents[1]
 
 
 def bytes_of(letters):
-    """What `bytesOf` in lab_model.js makes of letters."""
+    """What `bytesOf` in pages.js makes of letters."""
     units, found, place = np.frombuffer(letters.encode("utf-16-le"), "<u2"), [], 0
     while place < len(units):
         marked = units[place] == 1

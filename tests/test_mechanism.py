@@ -123,6 +123,13 @@ def test_expressions_hold_whole_numbers_and_nothing_else():
         (("layers: [0, 1], across", "layers: [1, 0], across"), "the first not after the last"),
         (("at: last", "at: lats"), "unknown position 'lats'"),
         (("meaning: its place", "meening: its place"), "meening"),
+        (
+            ("across: [city]", "across: [ctiy]"),
+            r"variables\.place\.across: unknown column 'ctiy'. Did you mean 'city'\?",
+        ),
+        (("says: place}}", "says: place, unless: ctiy}}"), r"relation\.absent: unknown column 'ctiy'"),
+        (("shares: [relation]", "shares: [relatoin]"), r"variables\.place\.absent: unknown column 'relatoin'"),
+        (("factor:city", "factor:ctiy"), r"variables\.place\.at: unknown column 'ctiy'"),
     ],
 )
 def test_mistakes_are_one_line(tmp_path, change, message):
@@ -131,6 +138,13 @@ def test_mistakes_are_one_line(tmp_path, change, message):
         mechanism = load_mechanism(written(tmp_path, PLACES.replace(*change)), "toy")
         assert mechanism is not None
         CausalModel(mechanism, table(), "toy")
+    assert "\n" not in str(raised.value)
+
+
+@pytest.mark.parametrize("change", [("across: [city]", "across: [cluster]"), ("answer:", "renamed: [item]\nanswer:")])
+def test_a_column_that_no_model_is_taught_is_refused_where_the_file_is_read(tmp_path, change):
+    with pytest.raises(InputError, match=r"mechanism\.yaml: [a-z.]+: no model is taught '(cluster|item)'") as raised:
+        load_mechanism(written(tmp_path, PLACES.replace(*change)), "toy")
     assert "\n" not in str(raised.value)
 
 

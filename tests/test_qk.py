@@ -6,14 +6,14 @@ import json
 import pytest
 import torch
 from conftest import KINDS, random_transcoders
-from test_direct_effects import IDS, source_vectors
+from test_direct_effects import IDS, source_vectors, without_sources
 
 from biology.attention.qk import qk_attribution
 from biology.attribution.assembly import attribute
 from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN
 from biology.attribution.graph_json import export_json
 from biology.attribution.graph_paths import node_label
-from biology.models.model import capture, freeze, run, token_batch
+from biology.models.model import capture, run, token_batch
 from biology.records import InputError
 
 CASES = {
@@ -67,21 +67,9 @@ def frozen_queries_and_keys(model, transcoders, removed, layer):
     names = [f"blocks.{layer}.attn.hook_{part}" for part in (("rot_q", "rot_k") if rotary else ("q", "k"))]
     scales = [f"blocks.{n}.attn.{side}_norm.hook_scale" for n in range(model.n_layers) for side in "qk"]
     scales = [name for name in scales if name in model.hooks]
-    frozen = capture(model, ids, read_hook=transcoders.read_hook, write_hook=transcoders.write_hook)
     _, clean = run(model, ids, reads=[*names, *scales])
-    seen = {}
-    edits = [*freeze(model, frozen, mlps=False), ("hook_embed", lambda x: x - removed[:, -1])]
+    _, edits, _ = without_sources(model, transcoders, ids, removed)
     edits += [(name, lambda x, name=name: clean[name].clone()) for name in scales]
-    for n in range(model.n_layers):
-
-        def read(x, n=n):
-            seen[n] = x
-
-        def write(y, n=n):
-            out, W_skip = frozen.write[n] - removed[:, n], transcoders.layers[n].W_skip
-            return out if W_skip is None else out + (seen[n] - frozen.read[n]) @ W_skip.T
-
-        edits += [(f"blocks.{n}.{transcoders.read_hook}", read), (f"blocks.{n}.{transcoders.write_hook}", write)]
     _, moved = run(model, ids, edits=edits, reads=names)
     return [clean[name] - moved[name] for name in names]
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from copied_case import HEADER, copied, edit
 from pydantic import TypeAdapter, ValidationError
 from readings import READINGS
 
@@ -30,7 +31,6 @@ from biology.verdicts.registration import (
 )
 
 ROOT = Path(__file__).parents[1]
-HEADER = "item,text,answer,cluster,split,role,city\n"
 
 
 pytestmark = pytest.mark.usefixtures("unchecked")
@@ -38,16 +38,7 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 
 @pytest.fixture
 def root(tmp_path):
-    """A repository with one case, copied from the template."""
-    shutil.copytree(ROOT / "experiments/_template", tmp_path / "experiments/mine")
-    return tmp_path
-
-
-def edit(root, name, old, new):
-    path = root / "experiments/mine" / name
-    text = path.read_text()
-    assert old in text
-    path.write_text(text.replace(old, new))
+    return copied(tmp_path)
 
 
 def lock(root):

@@ -445,3 +445,12 @@ def test_beside_a_verdict_it_is_said_which_part_carries_the_variable(root, page,
     told = {claim: " ".join(text.split()).count(said) for claim, text in sections}
     assert told["multihop-7"] == 1 and told == {claim: int(held in held_by(case, asked[claim])) for claim in told}
     assert "Site of" not in page
+
+
+def test_a_page_that_would_be_too_large_has_smaller_graphs(root, page, monkeypatch):
+    monkeypatch.setattr(report, "LINKS", (12_000, 3))
+    config, case = load_config(root / "config.yaml"), load_case(root, "multi_hop")
+    assert report.case_page(root, config, "elegans", case) == page and "the most influential of" not in page
+    monkeypatch.setattr(report, "MOST_BYTES", len(page.encode()) - 1)
+    smaller = report.case_page(root, config, "elegans", case)
+    assert "the most influential of" in smaller

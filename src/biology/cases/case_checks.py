@@ -137,7 +137,7 @@ def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, fact
         raise facts.refuse(f"{where}.label", f"{rule.label!r} has an unmatched brace") from None
     for field in fields:
         if field is not None and field != "answer":
-            facts.factor(f"{where}.label", field)
+            facts.of_shown(f"{where}.label", field)
 
 
 class _Check:

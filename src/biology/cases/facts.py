@@ -16,6 +16,8 @@ from biology.records import InputError
 
 LINKS = ("plain", "wrong_plain", "spoken", "gated_by")
 """Columns that name another prompt, beside the donors' columns."""
+NO_LETTER = 2
+"""Tokens that stand for no letter of a text: the one that begins it, and a space that some tokenizers put before it."""
 Row = Mapping[str, str]
 """A prompt with all its columns."""
 
@@ -90,6 +92,13 @@ class Facts:
         """Refuses a column that no prompt has."""
         if name not in self.columns and not any(name in row for row in self._further):
             raise self.refuse(where, unknown("factor", name, sorted({*self.columns} - {"item", "text"})))
+
+    def of_shown(self, where: str, name: str) -> None:
+        """Refuses a column that a named prompt lacks; it may be empty."""
+        self.factor(where, name)
+        for row in self.shown.values():
+            if name not in row:
+                raise self.refuse(where, f"{self.told(row)} has no factor '{name}': add it to its `factors`")
 
     def level(self, where: str, factor: str, level: str) -> None:
         """Refuses a level that no prompt has."""
@@ -193,10 +202,17 @@ class Facts:
                     )
 
     def position(self, where: str, at: Position, rows: Iterable[Row]) -> None:
-        """Refuses a position whose word does not occur exactly once in each prompt. Prompts without the factor are
-        skipped."""
+        """Refuses a position whose word does not occur exactly once in each prompt, and a number that no tokenizer's tokens of a
+        prompt reach. Prompts without the factor are skipped."""
         if at.factor is not None:
             self.factor(where, at.factor)
+        if at.form == "index":
+            shortest = min(rows, key=lambda row: len(row["text"].encode()), default=None)
+            most = len(shortest["text"].encode()) + NO_LETTER if shortest else 0
+            if shortest and not -most <= int(at) < most:
+                raise self.refuse(
+                    where, f"position '{at}' is outside {self.told(shortest)}, which can have {most} tokens at most"
+                )
         if at.form not in ("token", "factor"):
             return
         for row in rows:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import ast
 import operator
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any, Literal
@@ -23,10 +23,13 @@ from pydantic import Field, field_validator, model_validator
 
 from biology.cases.claim_file import Amendment
 from biology.cases.positions import Position
+from biology.grammar import unknown
 from biology.records import InputError, Strict, read_yaml, validate
 
 MECHANISM, TWINS = "mechanism.yaml", "twins"
 """In the folder of a case: the file of its mechanism, and the folder of those of its twins, `<name>.yaml`."""
+NOT_TAUGHT = ("item", "cluster", "role")
+"""Columns of a prompt set that no model is grown on."""
 Value = str | int
 Row = Mapping[str, Any]
 
@@ -150,6 +153,16 @@ class Mechanism(Strict):
     amended: tuple[Amendment, ...] = ()
     """Reasons for changes after it was registered."""
 
+    def columns(self) -> Iterator[tuple[str, str]]:
+        """Every key that names a column of the prompts, with that column."""
+        for name, one in self.variables.items():
+            absent = one.absent or Absent.model_construct()
+            beside = sorted({*absent.among, *(absent.shares or ()), absent.unless or ""} - set(self.variables))
+            sites = [at.factor for at in (one.at.values() if isinstance(one.at, dict) else (one.at,))]
+            named = {"across": one.across, "at": sites, "absent": beside, "column": [one.column], "word": [one.word]}
+            yield from ((f"variables.{name}.{key}", word) for key, words in named.items() for word in words if word)
+        yield from (("renamed", word) for word in self.renamed)
+
     def parents(self, name: str | None) -> list[str]:
         """The variables from which a variable, or the answer (None), is computed."""
         of = self.answer if name is None else self.variables[name]
@@ -179,6 +192,11 @@ def load_mechanism(root: str | Path, case: str, twin: str = "") -> Mechanism | N
     if not path.is_file():
         return None
     made = validate(Mechanism, read_yaml(path), path)
+    for key, column in made.columns():
+        if column in NOT_TAUGHT:
+            raise InputError(
+                f"{path}: {key}: no model is taught '{column}': name a column that tells what prompts say."
+            )
     known: set[str] = set()
     for name, variable in made.variables.items():
         for other in variable.depends_on:
@@ -220,7 +238,6 @@ def evaluate(expression: str, names: Mapping[str, Any]) -> Any:
 
     Raises `ValueError` for anything else.
     """
-
     try:
         return _compiled(expression)(names)
     except SyntaxError:
@@ -263,6 +280,9 @@ class CausalModel:
 
     def __init__(self, mechanism: Mechanism, prompts: pd.DataFrame, where: str):
         self.mechanism, self.where = mechanism, where
+        for key, column in mechanism.columns():
+            if column not in prompts:
+                raise InputError(f"{where}: {key}: {unknown('column', column, map(str, prompts))}")
         self.rows: list[dict[str, Any]] = prompts.to_dict("records")
         self._tables: dict[str, dict[tuple[Value, ...], Value]] = {}
         self.values: list[dict[str, Value]] = [{} for _ in self.rows]

@@ -250,8 +250,11 @@ def write(args: Arguments) -> None:
             raise InputError(f"--page {args.page} needs --model NAME.")
         config, root = configuration(args)
         config.model(args.model)
-        made = {"atlas": atlas_page, "steer": steer_page}[args.page](root, config, args.model)
-        artefacts.write_text(root / "reports" / args.model / f"{args.page}.html", made)
+        path = root / "reports" / args.model / f"{args.page}.html"
+        if args.page == "atlas":
+            artefacts.write_bytes(path, atlas_page(root, config, args.model))
+        else:
+            artefacts.write_text(path, steer_page(root, config, args.model))
         return
     if args.model is None:
         from biology.config import known_models

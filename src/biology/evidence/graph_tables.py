@@ -26,6 +26,7 @@ from biology.cases.positions import question_of
 from biology.config import AttributionConfig
 from biology.evidence.case_context import CaseContext
 from biology.evidence.operand_tables import Plots, class_evidence, operand_evidence
+from biology.interventions.matched_draw import draw_others
 from biology.models.model import encode, token_text
 from biology.tables import table
 from biology.validation import faithfulness, structure
@@ -227,13 +228,11 @@ def _defined(
 def matched_nodes(graph: Graph, nodes: Bool[Tensor, " node"], generator: np.random.Generator) -> Bool[Tensor, " node"]:
     """As many other features of the same layers and positions, at random; fewer if there are not enough."""
     chosen = torch.zeros_like(nodes)
+    own = set(nodes.nonzero().flatten().tolist())
     cells, counts = torch.unique(torch.stack([graph.layer[nodes], graph.pos[nodes]]), dim=1, return_counts=True)
     for (layer, pos), count in zip(cells.T.tolist(), counts.tolist(), strict=True):
-        pool = (
-            ((graph.kind == FEATURE) & (graph.layer == layer) & (graph.pos == pos) & ~nodes).nonzero().flatten().numpy()
-        )
-        picked = generator.permutation(pool)[:count]
-        chosen[torch.from_numpy(picked)] = True
+        here = ((graph.kind == FEATURE) & (graph.layer == layer) & (graph.pos == pos)).nonzero().flatten()
+        chosen[here[draw_others(here.numpy(), own, count, generator)]] = True
     return chosen
 
 

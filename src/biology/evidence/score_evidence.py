@@ -18,6 +18,7 @@ sizes of those that left.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
@@ -44,6 +45,7 @@ from biology.attention.score_terms import QKAttribution
 from biology.cases.experiments import Attention
 from biology.cases.measures import HOLDING
 from biology.evidence.case_context import CaseContext
+from biology.interventions.matched_draw import draw_others
 from biology.tables import table
 
 Groups = Sequence[Sequence[Feature]]
@@ -139,15 +141,16 @@ class _Item:
     def others(self, groups: Groups, side: str, draw: int) -> Groups:
         """For each group as many other features, active in the same layers and at the same tokens and in no group."""
         generator = self.context.generator(self.context.case.name, self.name, self.place_name, side, draw)
-        taken = {feature for group in groups for feature in group}
+        taken: dict[tuple[int, int], set[int]] = {}
+        for layer, pos, feature in (one for group in groups for one in group):
+            taken.setdefault((layer, pos), set()).add(feature)
         made = []
         for group in groups:
             drawn: list[Feature] = []
-            for layer, pos in sorted({(layer, pos) for layer, pos, _ in group}):
-                there, _ = self.context.cache.cell(self.place, layer, pos)
-                pool = [one for one in there.tolist() if (layer, pos, one) not in taken]
-                count = sum((layer, pos) == one[:2] for one in group)
-                drawn += [(layer, pos, pool[n]) for n in generator.permutation(len(pool))[:count].tolist()]
+            for (layer, pos), count in sorted(Counter((layer, pos) for layer, pos, _ in group).items()):
+                there = self.context.cache.cell(self.place, layer, pos)[0].numpy()
+                chosen = draw_others(there, taken[layer, pos], count, generator)
+                drawn += [(layer, pos, one) for one in there[chosen].tolist()]
             made.append(drawn)
         return made
 

@@ -33,6 +33,7 @@ from torch import Tensor
 from biology.cases.experiments import Sharing as Asked
 from biology.cases.measures import Outcome
 from biology.evidence.case_context import CaseContext, Member
+from biology.interventions.matched_draw import draw_others
 from biology.records import InputError
 from biology.tables import table
 
@@ -211,8 +212,7 @@ class Sharing:
             cells.setdefault((member.layer, member.pos), []).append(member.feature)
         for (layer, pos), features in cells.items():
             pool, value = self.context.cache.cell(place, layer, pos)
-            others = np.flatnonzero(~np.isin(pool.numpy(), features))
-            for index in generator.permutation(others)[: len(features)]:
+            for index in draw_others(pool.numpy(), features, len(features), generator):
                 chosen.append(Member(layer, pos, int(pool[index]), float(value[index])))
         return chosen
 

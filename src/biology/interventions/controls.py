@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.interventions.feature_edits import Edits, Injections
+from biology.interventions.matched_draw import draw_others
 from biology.records import InputError
 from biology.transcoders.activations import FeatureCache
 from biology.transcoders.transcoder_set import TranscoderSet
@@ -81,7 +82,7 @@ def matched_sets(
             sites = cell[group]
             pool = cache.cell(int(pool_prompt[sites[0]]), layer, int(pool_pos[sites[0]]))
             width = transcoders.n_features[layer]
-            features, weight, missing = _drawn(pool, excluded, len(sites), width, draws, generator)
+            features, weight, missing = _sets(pool, excluded, len(sites), width, draws, generator)
             filled[item] += missing
             push = weight * (1.0 if raised[group[0]] else -1.0)
             vectors = _vectors(transcoders, layer, features, last_layer)
@@ -170,7 +171,7 @@ def _scale(wanted: Float[Tensor, " written"], found: Float[Tensor, "draw written
     return torch.where(length > 0, wanted.norm() / length.clamp(min=1e-300), torch.zeros_like(length))
 
 
-def _drawn(
+def _sets(
     pool: tuple[Tensor, Tensor],
     excluded: set[int],
     size: int,
@@ -180,25 +181,19 @@ def _drawn(
 ) -> tuple[Int[Tensor, "draw size"], Float[Tensor, "draw size"], int]:
     """Random sets of `size` different features, each with a weight; and the number of features per set from outside the
     pool."""
-    feature, activation = (part.numpy() for part in pool)
-    free = numpy.ones(width, dtype=bool)
-    free[list(excluded)] = False
-    allowed = free[feature]
-    feature, activation = feature[allowed].astype(numpy.int64), activation[allowed].astype(numpy.float64)
-    taken, others = min(size, len(feature)), numpy.zeros(0, numpy.int64)
-    if taken < size:
-        free[feature] = False
-        others = numpy.flatnonzero(free)
-    missing = min(size - taken, len(others))
-    if taken + missing == 0:
-        raise InputError("a control set needs at least one feature of the layer that is not edited")
-    first = numpy.argsort(generator.random((draws, len(feature))), axis=1)[:, :taken]
+    feature, activation = pool[0].numpy().astype(numpy.int64), pool[1].numpy().astype(numpy.float64)
+    first = draw_others(feature, excluded, size, generator, sets=draws)
     sets, weights = feature[first], activation[first]
-    if missing:
-        more = others[numpy.argsort(generator.random((draws, len(others))), axis=1)[:, :missing]]
-        typical = activation.mean() if len(activation) else 1.0
+    missing = 0
+    if sets.shape[1] < size:
+        taken = excluded.union(feature.tolist())
+        missing = min(size - sets.shape[1], width - len(taken))
+        if sets.shape[1] + missing == 0:
+            raise InputError("a control set needs at least one feature of the layer that is not edited")
+        more = draw_others(numpy.arange(width), taken, missing, generator, sets=draws)
+        rest = activation[~numpy.isin(feature, list(excluded))]
         sets = numpy.concatenate([sets, more], axis=1)
-        weights = numpy.concatenate([weights, numpy.full(more.shape, typical)], axis=1)
+        weights = numpy.concatenate([weights, numpy.full(more.shape, rest.mean() if len(rest) else 1.0)], axis=1)
     return torch.from_numpy(sets), torch.from_numpy(weights), missing
 
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -32,7 +32,7 @@ from biology.findings.faults import read_site_parts
 from biology.findings.labels import Roles, shipped_roles
 from biology.findings.scored_prompts import browsed, scored
 from biology.findings.story import story
-from biology.graph_files.thinning import thinned
+from biology.graph_files.thinning import MOST_LINKS, thinned
 from biology.records import InputError
 from biology.report.claim_evidence import Subject, evidence_for, slider_data
 from biology.report.explorer import (
@@ -46,12 +46,14 @@ from biology.report.explorer import (
     operand_plots,
 )
 from biology.report.lab_fit import refused
-from biology.report.pages import counts, environment, manifest_of, packed, records
+from biology.report.pages import MOST_BYTES, counts, environment, manifest_of, packed, records
 from biology.tables import Tables, read_table, read_tables
 from biology.verdicts.calibration import calibrated
 from biology.verdicts.discrimination import discrimination
 from biology.verdicts.thresholds import family
 
+LINKS = (MOST_LINKS, 9_000, 6_000, 4_000, 2_500)
+"""Largest numbers of links of a graph in a page: the first with which the page is small enough, or else the last."""
 MEASURES = ("replacement", "completeness", "error_share")
 PLAIN = " !$&'()*+,-./:;=?@[]_~\n"
 """Characters that an address in quotes may hold unescaped; the result is a quarter smaller than base64."""
@@ -256,7 +258,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         calibrated=calibrated(root),
         site_parts=read_site_parts(root / "reports" / model / "site_parts.csv"),
         statistics=config.statistics,
-        graphs=_graphs(run / case.name / "graphs.json"),
+        graphs={},
         steering=read_table(run / case.name / "node_steering.parquet", "node_steering"),
         roles=shipped_roles(root / "reports" / model / "labels.json"),
         atlas=(read_table(run / "atlas.parquet", "atlas"), read_table(run / "atlas_prompts.parquet", "atlas_prompts")),
@@ -264,7 +266,12 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         provenance=_provenance(root, manifest, case),
         lab=not refused(config.model(model), root),
     )
-    return render_case(page)
+    graphs, text = _graphs(run / case.name / "graphs.json"), ""
+    for most in LINKS:
+        text = render_case(replace(page, graphs={item: thinned(graph, most) for item, graph in graphs.items()}))
+        if len(text.encode("utf-8")) <= MOST_BYTES:
+            break
+    return text
 
 
 def scored_prompts(root: Path, model: str, case: Case) -> pd.DataFrame:
@@ -277,10 +284,9 @@ def scored_prompts(root: Path, model: str, case: Case) -> pd.DataFrame:
 
 def _graphs(path: Path) -> dict[str, Any]:
     try:
-        graphs = json.loads(path.read_text(encoding="utf-8"))
+        return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path}: no such file. Make it with `biology attribute`.") from None
-    return {item: thinned(graph) for item, graph in graphs.items()}
 
 
 def _drawing(path: Path) -> Drawing:

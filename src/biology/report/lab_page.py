@@ -1,7 +1,7 @@
 """The page `lab`: a small model that runs in the page itself. A reader holds its features while it answers and writes.
 
 Features and control are the same as in `biology steer` (`held_features.py`, `controls.py`); the script is in
-templates/lab*.js. The page is returned as bytes, in UTF-16 (`lab_weights.py`).
+templates/lab*.js. The page is returned as bytes, in UTF-16 (`pages.in_utf_16`).
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportIndexIssue=false
@@ -9,7 +9,6 @@ templates/lab*.js. The page is returned as bytes, in UTF-16 (`lab_weights.py`).
 
 from __future__ import annotations
 
-import codecs
 import json
 import math
 from pathlib import Path
@@ -26,7 +25,7 @@ from biology.cases.perturbations import Swap
 from biology.config import Config
 from biology.records import InputError
 from biology.report.lab_weights import read_small
-from biology.report.pages import cases_of, environment
+from biology.report.pages import cases_of, environment, in_utf_16
 from biology.supernodes.named_members import shipped_members
 from biology.tables import read_table
 from biology.wording import visible
@@ -82,7 +81,7 @@ def lab_page(root: Path, config: Config, model: str) -> bytes:
             share=sum(map(fires.__getitem__, carried)) / max(1, sum(fires.values())),
             data=Markup(small.packed(told, kept)),
         )
-        page = codecs.BOM_UTF16_LE + text.encode("utf-16-le")
+        page = in_utf_16(text)
         if len(page) <= MOST_BYTES:
             return page
         size -= math.ceil(size * (1 - MOST_BYTES / len(page)))

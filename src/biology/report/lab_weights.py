@@ -1,14 +1,12 @@
 """A small model and its transcoders as characters of a page that runs them (`lab_page.py`, templates/lab_model.js).
 
-Weights keep their 16 bits, with all upper bytes before all lower ones, which compresses best. The page is written in UTF-16, in
-which nearly every pair of bytes is a character. Base64 would take a third more, and the page has a size limit.
+Weights keep their 16 bits, with all upper bytes before all lower ones, which compresses best.
 """
 
 from __future__ import annotations
 
 import json
 import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,12 +18,11 @@ from jaxtyping import UInt16
 from biology.config import ModelConfig
 from biology.records import InputError
 from biology.report.lab_fit import refused, theta
+from biology.report.pages import packed_bytes
 
 FORMATS = ("F16", "BF16")
 SPLIT = r"\n|\d+|[^\W\d]+|[^\w\s]"
 """Regular expression by which its tokenizer splits a text into words."""
-BARRED = (0, 1, 0x0D, 0x3C)
-"""Codes that a script element cannot hold (NUL, CR, <), and the escape mark 1. Surrogates are escaped as well."""
 Bits = UInt16[np.ndarray, "..."]
 
 
@@ -43,37 +40,22 @@ class SmallModel:
     """The tokenizer: vocabulary in the order of ids, special and joined ids, BOS."""
 
     def packed(self, facts: Mapping[str, Any], kept: Sequence[Sequence[int]]) -> str:
-        """Facts and weights, with the features `kept` of each layer, as characters: the input of `unpackedModel`."""
+        """Facts and weights, with the features `kept` of each layer, as characters: the input of `unpackedModel` in
+        lab_model.js."""
         order = [self.model["model.embed_tokens.weight"]]
         for layer, (transcoder, features) in enumerate(zip(self.transcoders, kept, strict=True)):
             order += [self.model[f"model.layers.{layer}.{name}.weight"] for name in BLOCK]
             order += [transcoder[name][list(features)] for name in ("W_enc", "b_enc", "threshold", "W_dec")]
         order.append(self.model["model.norm.weight"])
         bits = np.concatenate([part.ravel() for part in order])
-        told = json.dumps(
-            {**facts, "shape": self.shape, "format": self.format, "words": self.words, "features": kept},
-            ensure_ascii=False, allow_nan=False, separators=(",", ":"),
-        ).encode("utf-8")  # fmt: skip
-        halves = [(bits >> 8).astype(np.uint8).tobytes(), (bits & 0xFF).astype(np.uint8).tobytes()]
-        return as_characters(zlib.compress(b"".join([struct.pack("<I", len(told)), told, *halves]), 9))
+        told = {**facts, "shape": self.shape, "format": self.format, "words": self.words, "features": kept}
+        return packed_bytes(told, (bits >> 8).astype(np.uint8).tobytes() + (bits & 0xFF).astype(np.uint8).tobytes())
 
 
 BLOCK = (
     "input_layernorm", "self_attn.q_proj", "self_attn.k_proj", "self_attn.v_proj", "self_attn.o_proj",
     "post_attention_layernorm", "mlp.gate_proj", "mlp.up_proj", "mlp.down_proj",
 )  # fmt: skip
-
-
-def as_characters(data: bytes) -> str:
-    """Pairs of bytes as characters of UTF-16. A pair that is not allowed has its highest bit inverted and follows an escape
-    mark."""
-    odd = len(data) % 2
-    units = np.frombuffer(struct.pack("<H", odd) + data + b"\0" * odd, "<u2")
-    barred = np.isin(units, BARRED) | ((units >= 0xD800) & (units < 0xE000))
-    place = np.arange(len(units)) + np.cumsum(barred)
-    letters = np.ones(len(units) + int(barred.sum()), "<u2")
-    letters[place] = np.where(barred, units ^ 0x8000, units)
-    return letters.tobytes().decode("utf-16-le")
 
 
 def read_small(entry: ModelConfig, root: Path, model: str) -> SmallModel:

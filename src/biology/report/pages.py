@@ -7,12 +7,16 @@ user is escaped, and templates hold only words: numbers come from tables.
 from __future__ import annotations
 
 import base64
+import codecs
 import gzip
 import json
-from collections.abc import Iterable
+import struct
+import zlib
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
@@ -26,6 +30,10 @@ from biology.statistics import ALPHA
 from biology.wording import MARKS, embed, number, percent, visible
 
 TEMPLATES = Path(__file__).with_name("templates")
+MOST_BYTES = 3_000_000
+"""Largest size of a page, unless a model runs in it. A page that would be larger says less, and that it does."""
+BARRED = (0, 1, 0x0D, 0x3C)
+"""Codes that a script element cannot hold (NUL, CR, <), and the escape mark 1. Surrogates are escaped as well."""
 SPEAKS = (
     "A verdict speaks of one model and its transcoders, and of nothing else: elegans is not Claude 3.5 Haiku, and "
     "“not replicated” does not mean that the paper is wrong about the model that it studied."
@@ -75,6 +83,29 @@ def packed(data: Any) -> str:
     characters."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return base64.b64encode(gzip.compress(text.encode("utf-8"), 9, mtime=0)).decode()
+
+
+def packed_bytes(facts: Mapping[str, Any], data: bytes) -> str:
+    """Facts and bytes, compressed, as characters of a page in UTF-16: the input of `unpackedBytes` in pages.js."""
+    told = json.dumps(facts, ensure_ascii=False, allow_nan=False, separators=(",", ":")).encode("utf-8")
+    return as_characters(zlib.compress(struct.pack("<I", len(told)) + told + data, 9))
+
+
+def as_characters(data: bytes) -> str:
+    """Pairs of bytes as characters of UTF-16. A pair that is not allowed has its highest bit inverted and follows an escape
+    mark."""
+    odd = len(data) % 2
+    units = np.frombuffer(struct.pack("<H", odd) + data + b"\0" * odd, "<u2")
+    barred = np.isin(units, BARRED) | ((units >= 0xD800) & (units < 0xE000))
+    place = np.arange(len(units)) + np.cumsum(barred)
+    letters = np.ones(len(units) + int(barred.sum()), "<u2")
+    letters[place] = np.where(barred, units ^ 0x8000, units)
+    return letters.tobytes().decode("utf-16-le")
+
+
+def in_utf_16(page: str) -> bytes:
+    """A page as a file in UTF-16, in which nearly every pair of bytes is a character. Base64 would take a third more of it."""
+    return codecs.BOM_UTF16_LE + page.encode("utf-16-le")
 
 
 def records(frame: pd.DataFrame) -> list[dict[str, Any]]:

@@ -4,24 +4,9 @@
 
 // Data ---------------------------------------------------------------------------------------------------------------
 
-// The bytes that lab_page.in_letters wrote as letters of two bytes each; those that no page may hold come behind a mark.
-const bytesOf = (letters) => {
-  const units = new Uint16Array(letters.length);
-  let size = 0;
-  for (let i = 0; i < letters.length; i++) {
-    const unit = letters.charCodeAt(i);
-    units[size++] = unit === 1 ? letters.charCodeAt(++i) ^ 0x8000 : unit;
-  }
-  return new Uint8Array(units.buffer, 2, 2 * (size - 1) - units[0]);
-};
-
-// What lab_page.packed_model packed: facts as JSON, then the weights, first all upper bytes and then all lower ones.
+// What SmallModel.packed packed: facts, and the weights, first all upper bytes and then all lower ones.
 const unpackedModel = async (id) => {
-  const stream = new Blob([bytesOf(byId(id).textContent)]).stream().pipeThrough(new DecompressionStream("deflate"));
-  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
-  const length = new DataView(bytes.buffer).getUint32(0, true);
-  const facts = JSON.parse(new TextDecoder().decode(bytes.subarray(4, 4 + length)));
-  const count = (bytes.length - 4 - length) / 2, high = bytes.subarray(4 + length), low = high.subarray(count);
+  const { facts, bytes: high } = await unpackedBytes(id), count = high.length / 2, low = high.subarray(count);
   const known = new Float32Array(65536), weights = new Float32Array(count);
   for (let i = 0; i < 65536; i++) known[i] = facts.format === "F16" ? half(i) : brain(i);
   for (let i = 0; i < count; i++) weights[i] = known[(high[i] << 8) | low[i]];
