@@ -9,6 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
 
+import numpy as np
 import pandas as pd
 import torch
 
@@ -114,4 +115,5 @@ def _in_order(case: Case, panel: pd.DataFrame) -> pd.DataFrame:
     """A panel in the order in which `run_experiments` measures all experiments of a case."""
     held = case.of_kind(Perturbation)
     place = {name: number for number, name in enumerate(sorted(held, key=lambda name: bool(held[name].rests_on)))}
-    return panel.iloc[panel["experiment"].map(place).to_numpy().argsort(kind="stable")].reset_index(drop=True)
+    order = np.argsort([place[name] for name in panel["experiment"]], kind="stable")
+    return panel.iloc[order].reset_index(drop=True)

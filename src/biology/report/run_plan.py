@@ -42,7 +42,8 @@ def case_runs(root: Path, config: Config, only: str | None = None) -> list[CaseR
         times = measured if entry.planted and not entry.neurons else {}
         for case in config.cases_of(name, discover_cases(root, entry.prompts)):
             page, table = root / f"reports/{name}/{case}.html", root / f"data/runs/{name}/{case}" / LAST_TABLE
-            found.append(CaseRun(name, case, page.is_file() and table.is_file(), *times.get(case, (None,))))
+            seconds, perturbing = times.get(case, (None, 0.0))
+            found.append(CaseRun(name, case, page.is_file() and table.is_file(), seconds, perturbing))
     return found
 
 
