@@ -60,6 +60,11 @@ def renamed(rows: list[dict]) -> list[dict]:
     return [{column: "new" if value == "i13" else value for column, value in row.items()} for row in rows]
 
 
+def in_a_chat(rows: list[dict]) -> list[dict]:
+    """One of the prompts is asked in the model's chat template."""
+    return [{**row, "chat": "true" if number == 6 else ""} for number, row in enumerate(rows)]
+
+
 def crossing_of_another(experiments: dict) -> dict:
     """Where another swap takes over."""
     another = {**experiments["swap"], "inhibit_share": 0.25}
@@ -88,6 +93,7 @@ MOVING: dict[str, list[Edit]] = {
     # case.yaml: prompts and rules
     "Prompt.text": [places("case/prompts/hint/text", "w6 w5 w12 w23")],
     "Prompt.factors": [places("case/prompts/hint/factors", {"city": "w5"})],
+    "Prompt.chat": [places("case/prompts/hint/chat", True)],
     "SupernodeRule.at": [places(f"{NODES}/own/at", "-2"), things(f"{NODES}/held", at_the_thing)],
     "SupernodeRule.among": [
         things(f"{NODES}/held/among", ["1", "factor:thing"]),
@@ -211,7 +217,7 @@ MOVING: dict[str, list[Edit]] = {
     "Item.cluster": [places("rows/6/cluster", "c2")],
     "Item.split": [places("rows/6/split", "dev")],
     "Item.role": [places("rows/4/role", "score")],
-    "Item.factors": [places("rows/6/place", "p3"), places("rows/6/donor", "i02")],
+    "Item.factors": [places("rows/6/place", "p3"), places("rows/6/donor", "i02"), places("rows", in_a_chat)],
 }
 IDLE: dict[str, list[Edit]] = {
     "CaseFile.paper": [places("case/paper", {"section": "another", "url": "https://example.com"})],
@@ -234,6 +240,7 @@ IDLE: dict[str, list[Edit]] = {
     "Prompt.text": [places("case/prompts/idle/text", "w8 w11 w22"), poems("case/prompts/c1/text", "w7 w7 w8"), languages("case/prompts/shown/text", "w1 w10 w32")],
     "Prompt.answer": [places("case/prompts/idle/answer", "w72"), places("case/prompts/hint/answer", "w45"), poems("case/prompts/c1/answer", "w72")],
     "Prompt.split": [places("case/prompts/shown/split", "exploratory")],
+    "Prompt.chat": [places("case/prompts/idle/chat", True), poems("case/prompts/c1/chat", True)],
     "Prompt.factors": [
         places("case/prompts/shown/factors/place", "p3"),
         places("case/prompts/idle/factors/relation", "r1"),

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 import pytest
 from edits import IDENTITY, IDLE, MOVING, Edit
-from toy_repository import CASES, alone, answered, evidence_of, judged, opened, write
+from toy_repository import CASES, alone, answered, chatting, evidence_of, judged, opened, write
 
 from biology.cases import case_file, claim_file, rules
 from biology.cases.experiments import KINDS
@@ -97,7 +97,7 @@ pytestmark = pytest.mark.usefixtures("unchecked")
 
 @pytest.fixture(scope="module")
 def toys(tiny_model, tmp_path_factory):
-    return Toys(tiny_model("llama"), tmp_path_factory.mktemp("toys"))
+    return Toys(chatting(tiny_model("llama")), tmp_path_factory.mktemp("toys"))
 
 
 EVERY_CLAIM = [(name, claim) for name, make in CASES.items() for claim in make()["claims"]]

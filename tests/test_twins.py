@@ -12,7 +12,7 @@ import pytest
 from biology.arms import is_donor
 from biology.cases.case import discover_cases
 from biology.cases.case_file import CaseFile
-from biology.cases.facts import LINKS
+from biology.cases.items import LINKS
 from biology.corpora.corpus import LANGUAGES, PAPER_CITIES, PAPER_CONCEPT, PAPER_SUMS, SUM_FORMS, Corpus
 from biology.corpora.mechanism_prompts import LESSONS
 from biology.corpora.prompts import PROMPT_SETS, prompt_set

@@ -7,6 +7,8 @@ every prompt passes the gate.
 
 import csv
 import json
+from copy import deepcopy
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -29,6 +31,7 @@ from biology.evidence.sharing import reduce_sharing
 from biology.models.model import encode, run, token_batch, token_text
 from biology.schemas import VERDICTS
 from biology.supernodes.behaviour import prompts_table
+from biology.supernodes.case_prompts import in_chats
 from biology.supernodes.grouping import group
 from biology.supernodes.site_search import find_sites
 from biology.tables import stacked
@@ -335,6 +338,13 @@ def said(model, text: str) -> str:
     return token_text(model, int(logits[0, -1].argmax()))
 
 
+def chatting(model):
+    """The model with a chat template, which is two words around a message."""
+    tokenizer = deepcopy(model.tokenizer)
+    tokenizer.chat_template = "{% for message in messages %}w60 {{ message.content }} w61{% endfor %}{% if add_generation_prompt %} w62{% endif %}"
+    return replace(model, tokenizer=tokenizer, encoded={})
+
+
 def answered(model, stated: dict) -> dict:
     """What a case says, with the model's own answers to all prompts that have none."""
     for prompt in (*stated["case"]["prompts"].values(), *stated["rows"]):
@@ -358,6 +368,7 @@ def write(root: Path, stated: dict, name: str = "toy") -> None:
 def evidence_of(model, case, claims) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Tables `evidence` and `prompts` of a case, by the functions of the pipeline in its order."""
     transcoders = random_transcoders(model)
+    case = in_chats(model, case)
     cache, prompts = prompts_table(model, transcoders, case)
     case = with_found_sites(case, find_sites(model, case, prompts, STATISTICS.seed))
     operands = read_grid(model, transcoders, case, prompts, cache)[0] if case.operands else None

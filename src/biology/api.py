@@ -44,6 +44,7 @@ from biology.interventions.held_features import DRAWS, HeldFeature, HeldFeatures
 from biology.models.model import Model, encode
 from biology.records import InputError
 from biology.report.explorer import graph_page
+from biology.supernodes.case_prompts import in_chats
 from biology.supernodes.named_members import shipped_members
 from biology.tables import read_table
 from biology.transcoders.transcoder_set import TranscoderSet
@@ -262,12 +263,11 @@ class CaseStudy:
                 members = shipped_members(self.root, entry, model.name, self.case)
         if members is None:
             members = fresh_context(model, transcoders, self.case, settings.statistics).members
-        members = members[members["item"].isin(self.case.prompts)]
+        prompts = in_chats(model, self.case).prompts
+        members = members[members["item"].isin(prompts)]
         first = members.drop_duplicates(["item", "supernode"])
         places = {
-            name: tuple(
-                (self.case.prompts[item].text, int(pos)) for item, pos in zip(rows["item"], rows["pos"], strict=True)
-            )
+            name: tuple((prompts[item].text, int(pos)) for item, pos in zip(rows["item"], rows["pos"], strict=True))
             for name, rows in first.groupby("supernode")
         }
         found = {}
@@ -276,7 +276,7 @@ class CaseStudy:
             columns = zip(
                 rows["layer"].astype(int), rows["feature"].astype(int), rows["activation"].astype(float), strict=True
             )
-            text, pos = self.case.prompts[item].text, int(rows["pos"].iat[0])
+            text, pos = prompts[item].text, int(rows["pos"].iat[0])
             found[item, name] = Supernode(self.case.name, item, name, called, text, pos, tuple(columns), places[name])
         return found
 
@@ -290,7 +290,7 @@ class CaseStudy:
         settings, entry = self._settings(model)
         case = self.case
         if entry is not None:
-            case = of_corpus(load_case(self.root, case.name, entry.prompts), entry, self.root)
+            case = of_corpus(load_case(self.root, case.name, entry.prompts, entry.at_most), entry, self.root)
         found = computed_anew(model, transcoders, case, claim, settings, self.root, entry)
         row = found.verdicts.iloc[0]
         told = {name: row[name] for name in ("verdict", "reason", "statistic", "low", "high", "threshold", "p")}

@@ -6,6 +6,7 @@ downloaded from.
 
 from __future__ import annotations
 
+import re
 from functools import cache
 from pathlib import Path
 from typing import Any, Literal
@@ -84,6 +85,9 @@ class ModelConfig(Strict):
     CPU the model and its transcoders, which stay in their files."""
     seed: int = Field(default=0, ge=0)
     """Seed the model was grown with; reported beside its verdicts."""
+    at_most: int | None = Field(default=None, ge=1)
+    """For a quick look: only so many scored prompts of each split and set of a case (`items.first_items`). The model's name ends in
+    `-at-most-<number>`, so that no verdict of such a run is taken for one on all prompts."""
     cases: tuple[str, ...] | None = None
     """Restricts this model to some of `Config.cases`; by default it runs on all of them."""
     shuffled: int | None = Field(default=None, ge=0)
@@ -175,7 +179,7 @@ class ModelConfig(Strict):
         """The settings that decide the results, as JSON; the location of the weights is not among them."""
         unset = {
             key
-            for key in ("shuffled", "corpus", "hub", "package", "prompts", "k", "rule")
+            for key in ("shuffled", "corpus", "hub", "package", "prompts", "k", "rule", "at_most")
             if getattr(self, key) is None
         }
         return self.model_dump_json(exclude={"cases", "role", "of", "offload", "planted", "width", "steps"} | unset)
@@ -219,6 +223,11 @@ class Config(Strict):
     def _names(self) -> Config:
         for problem in filter(None, map(refused_name, self.models)):
             raise ValueError(f"models: {problem}")
+        for name, entry in self.models.items():
+            if few_of(name)[1] != entry.at_most:
+                raise ValueError(
+                    f"models.{name}: the name of a model with `at_most` ends in `-at-most-<number>`, and no other name does"
+                )
         return self
 
     @model_validator(mode="after")
@@ -250,7 +259,7 @@ class Config(Strict):
     def calibrated(self) -> list[str]:
         """Models for which the truth of each claim is known: those with planted mechanisms, and their twins and random
         controls."""
-        planted = {name for name, entry in self.models.items() if entry.planted}
+        planted = {name for name, entry in self.models.items() if entry.planted and entry.at_most is None}
         return [
             name
             for name, entry in self.models.items()
@@ -290,6 +299,12 @@ class Config(Strict):
         return sorted(case for case in wanted if self.cases == "all" or case in self.cases)
 
 
+def few_of(name: str) -> tuple[str, int | None]:
+    """The model that a name speaks of, and the number of prompts if it is a run on a few (`ModelConfig.at_most`)."""
+    found = re.fullmatch(r"(.+)-at-most-([1-9]\d*)", name)
+    return (name, None) if found is None else (found[1], int(found[2]))
+
+
 KNOWN = Path(__file__).with_name("known_models.yaml")
 
 
@@ -305,7 +320,8 @@ def _known() -> dict[str, Any]:
 
 
 def load_config(path: str | Path = "config.yaml", model: str | None = None) -> Config:
-    """The configuration. If `model` is a known model and not in the file, its entry is added.
+    """The configuration. If `model` is a known model and not in the file, its entry is added; `<model>-at-most-<number>` is the entry of
+    that model with `at_most`.
 
     An entry with `known: <name>` is that known model, with the entry's other keys on top.
 
@@ -316,8 +332,11 @@ def load_config(path: str | Path = "config.yaml", model: str | None = None) -> C
     models = data.get("models") if isinstance(data, dict) else None
     if isinstance(models, dict):
         filled = {name: _with_known(entry, path, name) for name, entry in models.items()}
-        if model is not None and model not in filled and model in _known():
-            filled[model] = _known()[model]
+        if model is not None and model not in filled:
+            name, most = few_of(model)
+            entry = filled.get(name, _known().get(name))
+            if isinstance(entry, dict):
+                filled[model] = entry if most is None else {**entry, "at_most": most}
         data = {**data, "models": filled}
     return validate(Config, data, path)
 

@@ -20,9 +20,10 @@ from biology.cases.case_checks import check_case
 from biology.cases.case_file import CaseFile, Paper, Prompt, Story
 from biology.cases.experiments import Contrast, Crossover, Experiment, Scale
 from biology.cases.facts import Facts
-from biology.cases.items import Item, items_of, read_items
+from biology.cases.items import Item, first_items, items_of, read_items
 from biology.cases.measurement import Measurement
 from biology.cases.measures import Outcome
+from biology.cases.positions import CHAT
 from biology.cases.rules import Operands, Stream, SupernodeRule
 from biology.grammar import refused_name
 from biology.records import InputError, Strict, known, read_yaml, validate
@@ -111,8 +112,9 @@ def case_folder(root: str | Path, name: str) -> Path:
     return folder
 
 
-def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
-    """The case study `root/experiments/<name>`; with `prompts`, that one of its `prompt_sets` replaces `prompt_set`.
+def load_case(root: str | Path, name: str, prompts: str | None = None, at_most: int | None = None) -> Case:
+    """The case study `root/experiments/<name>`; with `prompts`, that one of its `prompt_sets` replaces `prompt_set`; with `at_most`,
+    a small part of it does (`items.first_items`).
 
     Raises `InputError` with the file and the mistake in it.
     """
@@ -136,7 +138,7 @@ def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
         if not (folder / str(other)).is_file():
             raise InputError(f"{path}: prompt_sets: there is no file {folder / str(other)}.")
     shown = {
-        name: {"item": name, "text": p.text, "answer": p.answer, "cluster": name, "split": p.split, "role": "show", **p.factors}
+        name: {"item": name, "text": p.text, "answer": p.answer, "cluster": name, "split": p.split, "role": "show", **p.factors, **({CHAT: "true"} if p.chat else {})}
         for name, p in file.prompts.items()
     }  # fmt: skip
     facts = Facts(
@@ -147,6 +149,7 @@ def load_case(root: str | Path, name: str, prompts: str | None = None) -> Case:
         lambda: [row for other in further for row in _rows(read_items(folder / str(other)))],
     )
     check_case(file, facts)
+    items = items if at_most is None else first_items(items, at_most)
     fields = {key: value for key, value in file if key != "extended"}
     return Case(name=name, folder=folder, items=items, first_token=prompts is not None, **fields)
 
@@ -163,6 +166,7 @@ def fingerprint(case: Case, *fields: str) -> str:
     """SHA-256 of some fields of a case. As a parameter of a rule it reruns the stage only when a field that it reads
     has changed."""
     chosen = case.model_dump_json(include=set(fields))
+    chosen = chosen.replace(',"chat":false', "")  # as in all prompts before there was the word
     for now, before in FORMERLY.items():
         chosen = chosen.replace(f'"{now}":', f'"{before}":')
     return hashlib.sha256(chosen.encode()).hexdigest()[:16]

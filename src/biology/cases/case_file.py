@@ -27,6 +27,8 @@ class Prompt(Strict):
     split: Literal["registered", "exploratory"] = "exploratory"
     factors: dict[str, str] = {}
     """What the prompt is about: values of the factor columns of `prompts.csv`, e.g. {state: Texas}."""
+    chat: bool = False
+    """Whether it is asked as a user's message in the model's own chat template; then the answer begins what the assistant says."""
 
 
 OUTPUT = "answer"

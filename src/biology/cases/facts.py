@@ -9,13 +9,11 @@ from functools import cached_property
 from pathlib import Path
 
 from biology.arms import is_donor
-from biology.cases.items import ITEM_COLUMNS
-from biology.cases.positions import QUESTION, Position, question_of
+from biology.cases.items import ITEM_COLUMNS, names_prompts
+from biology.cases.positions import CHAT, QUESTION, Position, question_of
 from biology.grammar import unknown
 from biology.records import InputError
 
-LINKS = ("plain", "wrong_plain", "spoken", "gated_by")
-"""Columns that name another prompt, beside the donors' columns."""
 NO_LETTER = 2
 """Tokens that stand for no letter of a text: the one that begins it, and a space that some tokenizers put before it."""
 Row = Mapping[str, str]
@@ -161,7 +159,7 @@ class Facts:
         """Refuses a prompt that names a prompt that does not exist, that is its own donor, or whose donor is also its
         wrong donor."""
         names = {row["item"] for row in self.rows}
-        columns = [one for one in self.columns if one in LINKS or is_donor(one.removeprefix("wrong_"))]
+        columns = [one for one in self.columns if names_prompts(one)]
         for row in self.rows:
             for column in columns:
                 if row.get(column) and row[column] not in names:
@@ -207,7 +205,8 @@ class Facts:
         if at.factor is not None:
             self.factor(where, at.factor)
         if at.form == "index":
-            shortest = min(rows, key=lambda row: len(row["text"].encode()), default=None)
+            plain = [row for row in rows if not row.get(CHAT)]  # a template may say anything around a message
+            shortest = min(plain, key=lambda row: len(row["text"].encode()), default=None)
             most = len(shortest["text"].encode()) + NO_LETTER if shortest else 0
             if shortest and not -most <= int(at) < most:
                 raise self.refuse(

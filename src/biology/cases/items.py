@@ -6,6 +6,7 @@ from __future__ import annotations
 import csv
 import io
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,10 +14,13 @@ from typing import Literal
 
 from pydantic import Field, ValidationError
 
-from biology.cases.positions import QUESTION
+from biology.arms import is_donor
+from biology.cases.positions import CHAT, QUESTION
 from biology.records import InputError, Strict, validate
 
 ITEM_COLUMNS = ("item", "text", "answer", "cluster", "split", "role")
+LINKS = ("plain", "wrong_plain", "spoken", "gated_by")
+"""Columns that name another prompt, beside the donors' columns."""
 
 
 class Item(Strict):
@@ -28,7 +32,8 @@ class Item(Strict):
     answer: str = Field(min_length=1)
     cluster: str = Field(min_length=1)
     split: Literal["dev", "heldout"]
-    role: Literal["select", "score"]
+    role: Literal["select", "score", "donor"]
+    """`donor`: it is there for the prompts that name it, and neither selects features nor is scored."""
     factors: dict[str, str] = {}
     """The factor columns, e.g. {city: Dallas, relation: capital, place: Texas}."""
 
@@ -84,6 +89,8 @@ def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) 
             item = Item.model_validate(data)
         except ValidationError:
             item = validate(Item, data, path, where=f"row {number}")  # raises an error that says what is wrong
+        if row.get(CHAT, "") not in ("", "true"):
+            raise InputError(f"{path}: row {number}.{CHAT}: {row[CHAT]!r}: `true` is expected here, or nothing.")
         if item.item in seen:
             raise InputError(f"{path}: row {number}: item '{item.item}' occurs twice.")
         seen.add(item.item)
@@ -91,3 +98,42 @@ def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) 
             raise InputError(f"{path}: row {number}: item '{item.item}' repeats item '{first}': it would count twice.")
         items.append(item)
     return tuple(items)
+
+
+def names_prompts(column: str) -> bool:
+    """Whether a column holds names of other prompts."""
+    return column in LINKS or is_donor(column.removeprefix("wrong_"))
+
+
+def first_items(items: Sequence[Item], most: int) -> tuple[Item, ...]:
+    """A small part of a prompt set, in its order: of each split and `set` the first `most` scored prompts, each of a cluster of its
+    own while there are enough clusters.
+
+    With them stay the prompts that they name (with role `donor`, and naming no further ones, unless they are among the first
+    themselves), and the selecting prompts of their clusters or of clusters that are never scored.
+    """
+    scored = [item for item in items if item.role == "score"]
+    rank: Counter[tuple[str, ...]] = Counter()
+    groups: dict[tuple[str, str], list[tuple[int, Item]]] = {}
+    for item in scored:
+        group = (item.split, item.factors.get("set", ""))
+        groups.setdefault(group, []).append((rank[*group, item.cluster], item))
+        rank[*group, item.cluster] += 1
+    kept = {
+        item.item: item
+        for group in groups.values()
+        for _, item in sorted(group, key=lambda pair: pair[0])[:most]  # stable: in the order of the file
+    }
+    left_out = {item.cluster for item in scored} - {item.cluster for item in kept.values()}
+    by_name = {item.item: item for item in items}
+    ahead = [*kept.values()]
+    while ahead:
+        named = {value for column, value in ahead.pop().factors.items() if names_prompts(column)}
+        for item in (by_name[name] for name in sorted(named & by_name.keys() - kept.keys())):
+            alone = {column: "" for column in item.factors if names_prompts(column) and column != "gated_by"}
+            role = "donor" if item.role == "score" else item.role
+            kept[item.item] = item.model_copy(update={"role": role, "factors": item.factors | alone})
+            ahead.append(kept[item.item])
+    selecting = {item.item: item for item in items if item.role == "select" and item.cluster not in left_out}
+    kept = selecting | kept
+    return tuple(kept[item.item] for item in items if item.item in kept)

@@ -13,7 +13,7 @@ FORMS = {
     "index": ("<number>", "the token of this number, counted from 0; a negative one from the end (-1 is the last)"),
     "token": (
         "token:<text>",
-        "the last piece of this text, which stands exactly once in the prompt (in its question, if it has one)",
+        "the last piece of this text, which stands exactly once in the prompt (in its question, if it has one; in a chat, in the user's message)",
     ),
     "factor": ("factor:<factor>", "the last piece of the prompt's own level of this factor, such as its city"),
 }
@@ -24,6 +24,16 @@ FOUND = "found"
 
 QUESTION = "question"
 """Column of a prompt set: the last part of a text that begins with worked examples. Words are searched only in it."""
+
+
+CHAT = "chat"
+"""Column of a prompt set: `true` if a prompt is asked as a user's message in the model's own chat template. Once a model is known, it
+holds the user's message, and the text is what the template makes of it (`case_prompts.in_chats`)."""
+
+
+def message_of(row: Mapping[str, str]) -> str:
+    """The text of a prompt as its author wrote it, also where a chat template is around it."""
+    return row.get(CHAT) or row["text"]
 
 
 def question_of(row: Mapping[str, str]) -> str:

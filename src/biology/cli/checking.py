@@ -93,9 +93,9 @@ def _claim(config: Config, root: Path, model: str, wanted: str) -> tuple[Case, C
     from biology.grammar import unknown
     from biology.records import InputError
 
-    prompts, names = config.model(model).prompts, []
-    for name in config.cases_of(model, discover_cases(root, prompts)):
-        case = load_case(root, name, prompts)
+    entry, names = config.model(model), []
+    for name in config.cases_of(model, discover_cases(root, entry.prompts)):
+        case = load_case(root, name, entry.prompts, entry.at_most)
         for claim in load_claims(root, name, case):
             names.append(claim.id)
             if claim.id == wanted:

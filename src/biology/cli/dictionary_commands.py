@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from biology import artefacts
 from biology.cli.arguments import writable_folder
-from biology.cli.opening import cases_of, configuration, held_out, open_model
+from biology.cli.opening import asked_cases, configuration, held_out, open_model
 
 if TYPE_CHECKING:
     from biology.config import Config
@@ -70,7 +70,7 @@ def predict_ablations(args: Arguments) -> None:
     from biology.tables import write_table
     from biology.validation.ablation_prediction import predict_ablations as measured
 
-    found = measured(model, transcoders, held_out(root / entry.path, cases_of(config, root, args.model)))
+    found = measured(model, transcoders, held_out(root / entry.path, asked_cases(model, config, root, args.model)))
     write_table(run / "ablation_prediction.parquet", found, "ablation_prediction")
     artefacts.write_text(
         reports / "ablation_prediction.csv",
@@ -123,8 +123,7 @@ def _passages(args: Arguments, config: Config, root: Path, model: Model, tokens:
         half = min(most, len(rows) // 2)
         chosen, scored = (Passages.of_text(part, model.bos_token) for part in (rows[:half], rows[half : half + most]))
         return chosen, scored
-    cases = cases_of(config, root, args.model)
-    prompts = held_out(root / entry.path, cases)
+    prompts = held_out(root / entry.path, asked_cases(model, config, root, args.model))
     passages = []
     for dev in (True, False):
         part = prompts.loc[(prompts["split"] == "dev") == dev]

@@ -132,7 +132,7 @@ def _told(graph: dict[str, Any], root: Path, args: Arguments, item: str) -> dict
     from biology.report.pages import manifest_of
 
     manifest = manifest_of(root / "data/runs" / args.model / "load.json")
-    prompts = load_config(args.config).model(args.model).prompts
+    prompts = load_config(args.config, args.model).model(args.model).prompts
     called = titles(load_case(root, args.case, prompts), item)
     labels: dict[str, str] = {}
     groups = []

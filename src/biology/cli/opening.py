@@ -79,7 +79,7 @@ def case_of(args: Arguments) -> tuple[Config, Path, Case, Path]:
 
     config, root = configuration(args)
     entry = config.model(args.model)
-    case = of_corpus(load_case(root, args.case, entry.prompts), entry, root)
+    case = of_corpus(load_case(root, args.case, entry.prompts, entry.at_most), entry, root)
     return config, root, case, root / "data/runs" / args.model / args.case
 
 
@@ -89,7 +89,14 @@ def cases_of(config: Config, root: Path, model: str) -> list[Case]:
 
     entry = config.model(model)
     names = config.cases_of(model, discover_cases(root, entry.prompts))
-    return [of_corpus(load_case(root, name, entry.prompts), entry, root) for name in names]
+    return [of_corpus(load_case(root, name, entry.prompts, entry.at_most), entry, root) for name in names]
+
+
+def asked_cases(model: Model, config: Config, root: Path, name: str) -> list[Case]:
+    """The cases of a model as it is asked them: prompts of a chat stand in its chat template."""
+    from biology.supernodes.case_prompts import in_chats
+
+    return [in_chats(model, case) for case in cases_of(config, root, name)]
 
 
 def of_corpus(case: Case, entry: ModelConfig, root: Path) -> Case:
@@ -242,6 +249,7 @@ def held_out(path: Path, cases: list[Case]) -> pd.DataFrame:
 
     if (path / "heldout.parquet").is_file():
         return pd.read_parquet(path / "heldout.parquet")
-    rows = [(case.name, item.text, item.answer, item.split) for case in cases for item in case.items]
+    items = [(case.name, item) for case in cases for item in case.items if item.role != "donor"]
+    rows = [(case, item.text, item.answer, item.split) for case, item in items]
     rows += [(case.name, shown.text, shown.answer, "shown") for case in cases for shown in case.prompts.values()]
     return pd.DataFrame(rows, columns=["behaviour", "prompt", "answer", "split"])

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from biology import artefacts
 from biology.cli.arguments import writable_folder
 from biology.cli.opening import (
+    asked_cases,
     case_of,
     cases_of,
     configuration,
@@ -48,9 +49,9 @@ def load(args: Arguments) -> None:
     from biology.provenance import versions
     from biology.supernodes.behaviour import fidelity
     from biology.tables import write_table
-    from biology.validation.ablation import ablation_correlations
+    from biology.validation.ablation import PROMPTS, ablation_correlations
 
-    cases = cases_of(config, root, args.model)
+    cases = asked_cases(model, config, root, args.model)
     manifest = {
         "model": args.model,
         "seed": entry.seed,
@@ -71,8 +72,10 @@ def load(args: Arguments) -> None:
         manifest["quantised"] = told(made_of)
     if entry.sources:
         manifest |= {"sources": sources, "gates": gates_passed(model, entry)}
-    prompts = held_out(root / entry.path, cases)
-    measured = [fidelity(model, transcoders, prompts), ablation_correlations(model, transcoders, prompts)]
+    if entry.at_most is not None:
+        manifest["at_most"] = entry.at_most
+    prompts, most = held_out(root / entry.path, cases), min(PROMPTS, entry.at_most or PROMPTS)
+    measured = [fidelity(model, transcoders, prompts), ablation_correlations(model, transcoders, prompts, most)]
     write_table(folder / "fidelity.parquet", pd.concat(measured), "fidelity")
     artefacts.write_json(folder / "load.json", manifest)
 
@@ -90,10 +93,11 @@ def cache(args: Arguments) -> None:
     writable_folder(folder)
     model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
     from biology.supernodes.behaviour import prompts_table
+    from biology.supernodes.case_prompts import in_chats
     from biology.tables import write_table
     from biology.transcoders.activations import pack
 
-    features, prompts = prompts_table(model, transcoders, case)
+    features, prompts = prompts_table(model, transcoders, in_chats(model, case))
     artefacts.write_tensors(folder / "cache.safetensors", pack(features))
     write_table(folder / "cache.parquet", prompts, "prompts")
 
@@ -105,11 +109,13 @@ def group(args: Arguments) -> None:
     model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
     from biology.cases.found_sites import with_found_sites
     from biology.evidence.operand_tables import read_grid
+    from biology.supernodes.case_prompts import in_chats
     from biology.supernodes.grouping import group as grouped
     from biology.supernodes.site_search import find_sites
     from biology.tables import read_table, write_table
 
     prompts, features = read_table(folder / "cache.parquet", "prompts"), _features(folder)
+    case = in_chats(model, case)
     sites = find_sites(model, case, prompts, config.statistics.seed)
     case = with_found_sites(case, sites)
     operands, plots = read_grid(model, transcoders, case, prompts, features, config.statistics.seed)
@@ -191,7 +197,7 @@ def exchange(args: Arguments) -> None:
     from biology.tables import stacked, write_table
 
     model = open_alone(entry, root, args.model)
-    cases = cases_of(config, root, args.model)
+    cases = asked_cases(model, config, root, args.model)
     parts = [
         part for case in cases for part in (exchange_means(model, case), exchange_lines(model, case, config.statistics))
     ]
@@ -232,7 +238,7 @@ def atlas(args: Arguments) -> None:
     from biology.supernodes.atlas import PER_SOURCE, PER_SOURCE_OF_LARGE, feature_atlas, sample
     from biology.tables import write_table
 
-    cases = cases_of(config, root, args.model)
+    cases = asked_cases(model, config, root, args.model)
     beside = held_out(root / entry.path, [])
     own = pd.DataFrame({"source": beside["behaviour"], "text": beside["prompt"]})
     named = [(case.name, prompt.text) for case in cases for prompt in case.prompts.values()]
@@ -264,9 +270,10 @@ def _context(name: str, config: Config, root: Path, case: Case, folder: Path) ->
     model, transcoders = open_model(config.model(name), root, name, config.threads)
     from biology.cases.found_sites import with_found_sites
     from biology.evidence.case_context import CaseContext
+    from biology.supernodes.case_prompts import in_chats
     from biology.tables import read_table
 
-    case = with_found_sites(case, read_table(folder / "group_sites.parquet", "sites"))
+    case = with_found_sites(in_chats(model, case), read_table(folder / "group_sites.parquet", "sites"))
     prompts = read_table(folder / "cache.parquet", "prompts")
     members = read_table(folder / "group.parquet", "supernodes")
     operands = read_table(folder / "group_operands.parquet", "operands")

@@ -16,6 +16,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from biology.cases.positions import CHAT
 from biology.cli.arguments import real
 from biology.cli.opening import configuration, of_corpus, open_model, subject
 from biology.models.text import continuation, visible
@@ -33,10 +34,11 @@ Arguments = argparse.Namespace
 
 @dataclass(frozen=True)
 class Grouped:
-    """The supernodes of a case: table `supernodes`, and the text of each prompt."""
+    """The supernodes of a case: table `supernodes`, the text of each prompt, and the texts that are asked in a chat."""
 
     members: pd.DataFrame
     text: dict[str, str]
+    chats: frozenset[str] = frozenset()
 
 
 def steer(args: Arguments) -> None:
@@ -60,6 +62,10 @@ def steer(args: Arguments) -> None:
     from biology.models.model import encode, token_text
     from biology.models.tokenizer import in_chat
 
+    for text in {text for grouped in tables.values() for text in grouped.chats}:
+        made = in_chat(model.tokenizer, model.name, text)
+        mine = {site: one for site, one in held.items() if one.taken is not None and one.taken[0] == text}
+        held |= {site: replace(one, taken=(made, one.taken[1])) for site, one in mine.items() if one.taken is not None}
     ids = encode(model, in_chat(model.tokenizer, model.name, args.text) if args.chat else args.text)
     if len(ids) + args.tokens - 1 > model.n_context:
         raise InputError(
@@ -126,6 +132,7 @@ def _members(args: Arguments, name: str, found: dict[str, Grouped]) -> HeldFeatu
     if not len(rows):
         raise InputError(f"'{item}' has no supernode '{supernode}', only {', '.join(there['supernode'].unique())}.")
     same = [one for one, text in found[case].text.items() if text == args.text]
+    same = same if (args.text in found[case].chats) == args.chat else []  # its tokens stand elsewhere in a chat
     own = table[table["item"].isin(same) & (table["supernode"] == supernode)]
     at = int(own["pos"].iat[0]) if len(own) and args.at is None else None
     text = found[case].text[item]
@@ -145,11 +152,13 @@ def _grouped(args: Arguments, case: str) -> Grouped:
     if (folder / "supernodes.parquet").is_file():
         prompts = read_table(folder / "prompts.parquet", "prompts")
         members = read_table(folder / "supernodes.parquet", "supernodes")
-        return Grouped(members, dict(zip(prompts["item"], prompts["text"], strict=True)))
-    read = of_corpus(load_case(root, case, entry.prompts), entry, root)
+        chats = frozenset(prompts.loc[prompts[CHAT] != "", "text"]) if CHAT in prompts else frozenset()
+        return Grouped(members, dict(zip(prompts["item"], prompts["text"], strict=True)), chats)
+    read = of_corpus(load_case(root, case, entry.prompts, entry.at_most), entry, root)
     members = None if args.transcoders else shipped_members(root, entry, args.model, read)
     if members is not None:
-        return Grouped(members, {name: shown.text for name, shown in read.prompts.items()})
+        shown = read.prompts
+        return Grouped(members, {name: one.text for name, one in shown.items()}, _chats(read))
     return _found_now(config, root, entry, args.model, read)
 
 
@@ -162,7 +171,13 @@ def _found_now(config: Config, root: Path, entry: ModelConfig, name: str, case: 
     model, transcoders = open_model(entry, root, name, config.threads)
     members = fresh_context(model, transcoders, case, config.statistics).members
     texts = {item.item: item.text for item in case.items} | {name: shown.text for name, shown in case.prompts.items()}
-    return Grouped(members, texts)
+    return Grouped(members, texts, _chats(case))
+
+
+def _chats(case: Case) -> frozenset[str]:
+    """The texts that the case asks in a chat."""
+    named = {one.text for one in case.prompts.values() if one.chat}
+    return frozenset(named | {item.text for item in case.items if item.factors.get(CHAT)})
 
 
 def _features(text: str | None) -> HeldFeatures:

@@ -30,6 +30,7 @@ def tabulate(args: Arguments) -> None:
     config, root, case, folder = case_of(args)
     from biology.cases.claim_file import load_claims
     from biology.cases.experiments import Scale
+    from biology.cases.positions import CHAT, message_of
     from biology.evidence.contrasts import computed
     from biology.tables import read_table, stacked, write_table
 
@@ -50,6 +51,9 @@ def tabulate(args: Arguments) -> None:
     claims = load_claims(root, args.case)
     derived = computed(case, claims, stacked(evidence), measured["edges"], measured["prompts"], sizes)
     measured["evidence"] = stacked([*evidence, *derived])
+    if CHAT in measured["prompts"]:  # from here on, people read them
+        texts = [message_of(row) for row in measured["prompts"].to_dict("records")]
+        measured["prompts"] = measured["prompts"].assign(text=texts)
     for name, frame in measured.items():
         write_table(folder / f"{name}.parquet", frame, name)
 

@@ -29,6 +29,7 @@ from biology.evidence.sharing import reduce_sharing
 from biology.models.model import Model
 from biology.records import InputError
 from biology.supernodes.behaviour import prompts_table
+from biology.supernodes.case_prompts import in_chats
 from biology.supernodes.grouping import group
 from biology.supernodes.site_search import find_sites
 from biology.tables import stacked, validate_table
@@ -37,6 +38,7 @@ from biology.transcoders.transcoder_set import TranscoderSet
 
 def fresh_context(model: Model, transcoders: TranscoderSet, case: Case, statistics: StatisticsConfig) -> CaseContext:
     """A context for all experiments of a case; its table `members` covers every scored or named prompt and every donor."""
+    case = in_chats(model, case)
     features, prompts = prompts_table(model, transcoders, case)
     case = with_found_sites(case, find_sites(model, case, prompts, statistics.seed))
     operands, _ = read_grid(model, transcoders, case, prompts, features, statistics.seed)

@@ -22,12 +22,13 @@ from biology.attribution.graph_json import export_json
 from biology.attribution.graph_paths import target_labels
 from biology.cases.experiments import Classes, Faithfulness, Structure
 from biology.cases.experiments import Graph as Paths
-from biology.cases.positions import question_of
+from biology.cases.positions import message_of, question_of
 from biology.config import AttributionConfig
 from biology.evidence.case_context import CaseContext
 from biology.evidence.operand_tables import Plots, class_evidence, operand_evidence
 from biology.interventions.matched_draw import draw_others
 from biology.models.model import encode, token_text
+from biology.supernodes.case_prompts import start_of_question
 from biology.tables import table
 from biology.validation import faithfulness, structure
 from biology.validation.faithfulness import TracedPrompt, Values
@@ -89,7 +90,7 @@ def reduce_graphs(context: CaseContext, settings: AttributionConfig) -> Reduced:
         if named:
             shown[item] = export_json(
                 graph, node_mask, edge_mask, slug=f"{case.name}-{item}".replace("_", "-"), scan=context.model.name,
-                prompt=prompts["text"].iat[place],
+                prompt=message_of(context.records[place]),
                 supernodes={label: nodes.nonzero().flatten().tolist() for label, nodes in sets.items() if label in case.supernodes},
                 pruning_settings={"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold},
                 replication={"case": case.name},
@@ -129,8 +130,7 @@ def node_sets(context: CaseContext, item: str, graph: Graph) -> dict[str, Bool[T
 def source_tokens(context: CaseContext, place: int, factor: str, graph: Graph) -> Bool[Tensor, " node"]:
     """Token nodes of a factor's text (all pieces of a city's name)."""
     row = context.records[place]
-    question = question_of(row)
-    start = len(row["text"]) - len(question) + question.index(row[factor])
+    start = start_of_question(row) + question_of(row).index(row[factor])
     first = len(encode(context.model, row["text"][:start].rstrip()))
     last = len(encode(context.model, row["text"][: start + len(row[factor])]))
     return (graph.kind == TOKEN) & (graph.pos >= first) & (graph.pos < last)

@@ -63,6 +63,8 @@ def _about(manifest: Mapping[str, Any], shape: Shape, n_parameters: int) -> list
     ]
     if "quantised" in manifest:
         rows.append(("weights", manifest["quantised"]))
+    if "at_most" in manifest:
+        rows.append(("prompts", f"a quick look: at most {manifest['at_most']} scored ones of each set and split"))
     answered = [prompt for prompt, right in manifest.get("gates", {}).items() if right]
     return [
         *rows,

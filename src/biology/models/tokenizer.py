@@ -70,15 +70,15 @@ def _left_out(tokenizer: Any, text: str, encoding: Any) -> list[str]:
     return [letter for letter in text if letter in lost]
 
 
-def in_chat(tokenizer: Any, model: str, text: str) -> str:
+def in_chat(tokenizer: Any, model: str, text: str, asked_by: str = "--chat") -> str:
     """The text as a user's message in the model's chat template, up to where its answer begins; `model` is the model's
-    name.
+    name, `asked_by` the word by which the user asked for it.
 
     Raises:
         InputError: the model has no chat template, or its template accepts no such message.
     """
     if tokenizer is None or not tokenizer.chat_template:
-        raise InputError(f"model {model} has no chat template: ask it without --chat")
+        raise InputError(f"model {model} has no chat template: ask it without {asked_by}")
     message = [{"role": "user", "content": text}]
     try:
         return str(tokenizer.apply_chat_template(message, add_generation_prompt=True, tokenize=False))

@@ -80,6 +80,8 @@ class Page:
     transcoders: str
     planted: bool
     """Whether the paper's mechanisms were planted in it."""
+    few: int | None
+    """How many scored prompts of each set were asked, if not all (`ModelConfig.at_most`)."""
     case: Case
     text: str
     """README.md of the case."""
@@ -247,6 +249,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         model=model,
         transcoders=manifest["transcoders"]["name"],
         planted=config.model(model).planted,
+        few=config.model(model).at_most,
         case=case,
         text=readme.read_text(encoding="utf-8") if readme.is_file() else "",
         claims=load_claims(root, case.name),

@@ -48,6 +48,11 @@ def planted(model: str) -> str:
     )
 
 
+def few_prompts(most: int) -> str:
+    """A sentence for runs on a few prompts (`ModelConfig.at_most`)."""
+    return f"at most {most} scored prompts of each set and split were asked. Verdicts of such a run are no verdicts on the model."
+
+
 def environment() -> Environment:
     """Templates, with all their filters and words."""
     made = Environment(
@@ -62,6 +67,7 @@ def environment() -> Environment:
         "marks": MARKS,
         "speaks": SPEAKS,
         "planted": planted,
+        "few_prompts": few_prompts,
         "studied": "Claude 3.5 Haiku",
         "order": DECIDING,
         "alpha": ALPHA,
@@ -129,5 +135,6 @@ def manifest_of(path: Path) -> dict[str, Any]:
 
 def cases_of(root: Path, config: Config, model: str) -> list[Case]:
     """The cases of a model, with its own prompts."""
-    prompts = config.model(model).prompts
-    return [load_case(root, name, prompts) for name in config.cases_of(model, discover_cases(root, prompts))]
+    entry = config.model(model)
+    names = config.cases_of(model, discover_cases(root, entry.prompts))
+    return [load_case(root, name, entry.prompts, entry.at_most) for name in names]

@@ -21,7 +21,7 @@ import pandas as pd
 
 from biology.cases.case import discover_cases
 from biology.cases.claim_file import Claim, load_claims
-from biology.config import Config
+from biology.config import Config, few_of
 from biology.findings.faults import SHOWN as SHOWN_PARTS
 from biology.records import InputError
 from biology.report.pages import SPEAKS, counts, records
@@ -107,6 +107,11 @@ def columns(root: Path, config: Config) -> list[Column]:
         answers = told[told["model"] == name].set_index("claim")[["discriminates", "why"]].to_dict("index")
         made.append(Column(name, kind, of, read_table(found[name], "verdicts"), answers))
     return sorted((c for c in made if len(c.verdicts)), key=lambda c: list(ROLES).index(c.role))
+
+
+def judged(root: Path, config: Config) -> list[Column]:
+    """The columns of the scoreboards: runs on a few prompts have their own pages and are not among all verdicts."""
+    return [column for column in columns(root, config) if few_of(column.name)[1] is None]
 
 
 def agreement(column: list[Column], case: str, claim: str) -> dict[str, int] | None:
@@ -308,7 +313,7 @@ def full_scoreboard(root: Path, config: Config) -> str:
     """reports/README.md: how to compare verdicts, and every verdict on every model."""
     registered = {case: load_claims(root, case) for case in discover_cases(root)}
     claims = {claim.id: claim for listed in registered.values() for claim in listed}
-    board = columns(root, config)
+    board = judged(root, config)
     head = (
         f"# All verdicts\n\nWritten by `biology scoreboard` from `reports/*/verdicts.csv`. {SPEAKS} A claim that was amended "
         "after its first verdict on a model is *exploratory* there, and registered on models judged later; each amendment says why. *Found on*: the "
@@ -386,4 +391,4 @@ def with_scoreboard(text: str, root: Path, config: Config) -> str:
     if BEGIN not in text or END not in text:
         raise InputError(f"README.md lacks the marks {BEGIN} and {END} between which the scoreboard is written.")
     before, _, rest = text.partition(BEGIN)
-    return f"{before}{BEGIN}\n{by_case(columns(root, config), discover_cases(root))}\n{END}{rest.partition(END)[2]}"
+    return f"{before}{BEGIN}\n{by_case(judged(root, config), discover_cases(root))}\n{END}{rest.partition(END)[2]}"

@@ -13,8 +13,9 @@ import pandas as pd
 from jaxtyping import Int
 
 from biology.cases.case import Case
-from biology.cases.positions import FOUND, question_of
+from biology.cases.positions import CHAT, FOUND, QUESTION, question_of
 from biology.models.model import Model, encode
+from biology.models.tokenizer import in_chat
 from biology.records import InputError
 
 
@@ -65,13 +66,54 @@ class CasePrompts:
         )
 
     def first_position(self, place: int) -> int:
-        """The first token of a prompt that is a node of its graph: after its first token, and after its worked examples."""
-        examples = self.records[place]["text"].removesuffix(question_of(self.records[place])).rstrip(" ")
+        """The first token of a prompt that is a node of its graph: after its first token, after its worked examples, and after what a
+        chat template puts before the user's message."""
+        row = self.records[place]
+        examples = row["text"][: start_of_question(row)].rstrip(" ")
         return len(encode(self.model, examples)) if examples else 1
 
     @cached_property
     def _positions(self) -> dict[tuple[str, int], int]:
         return {}
+
+
+def in_chats(model: Model, case: Case) -> Case:
+    """The case as this model is asked it: prompts with `chat` stand in its chat template.
+
+    Their text is what the template makes of the user's message, their question the message (or the question that they had), and their
+    factor `chat` the message. A case without such prompts is returned as it is.
+
+    Raises InputError, with case and prompt, if the model has no template, or one that changes the message.
+    """
+
+    def asked(name: str, text: str, factors: Mapping[str, str]) -> dict[str, Any]:
+        where, question = f"case {case.name}, prompt {name}", question_of({**factors, "text": text})
+        try:
+            made = in_chat(model.tokenizer, model.name, text, asked_by="`chat: true`")
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
+        found = next(
+            (part for part in (question, question.strip()) if part in made), None
+        )  # many templates strip a message
+        if found is None:
+            raise InputError(f"{where}: the chat template of model {model.name} does not leave {question!r} as it is")
+        return {"text": made, "factors": {**factors, QUESTION: found, CHAT: text}}
+
+    prompts = {
+        name: one.model_copy(update=asked(name, one.text, one.factors)) if one.chat else one
+        for name, one in case.prompts.items()
+    }
+    items = tuple(
+        one.model_copy(update=asked(one.item, one.text, one.factors)) if one.factors.get(CHAT) else one
+        for one in case.items
+    )
+    chats = any(one.chat for one in case.prompts.values()) or any(one.factors.get(CHAT) for one in case.items)
+    return case.model_copy(update={"prompts": prompts, "items": items}) if chats else case
+
+
+def start_of_question(row: Mapping[str, str]) -> int:
+    """Where in a prompt's text its question begins: the last place at which it stands."""
+    return row["text"].rindex(question_of(row))
 
 
 def position(model: Model, text: str, at: str, factors: Mapping[str, str], where: str) -> int:
@@ -91,7 +133,7 @@ def position(model: Model, text: str, at: str, factors: Mapping[str, str], where
         question = question_of({**factors, "text": text})
         if question.count(word) != 1:
             raise InputError(f"{where}: position '{at}' needs '{word}' exactly once in the prompt {question!r}")
-        end = len(text) - len(question) + question.index(word) + len(word)
+        end = start_of_question({**factors, "text": text}) + question.index(word) + len(word)
         return len(encode(model, text[:end])) - 1
     if not re.fullmatch(r"-?\d+", at) or not -len(ids) <= int(at) < len(ids):
         raise InputError(

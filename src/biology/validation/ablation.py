@@ -130,15 +130,17 @@ def predictions(
     }
 
 
-def ablation_correlations(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> pd.DataFrame:
+def ablation_correlations(
+    model: Model, transcoders: TranscoderSet, frame: pd.DataFrame, most: int = PROMPTS
+) -> pd.DataFrame:
     """Rows of table `fidelity`: per behaviour and over all prompts, the median Spearman correlation of each prediction with the
     effects of ablations; over all prompts also its 95 % interval (order statistics of the prompts).
 
-    `frame` has columns prompt and behaviour, and optionally split (dev is left out); `PROMPTS` of each behaviour are used, evenly
+    `frame` has columns prompt and behaviour, and optionally split (dev is left out); at most `most` of each behaviour are used, evenly
     spaced.
     """
     frame = frame[frame["split"] != "dev"] if "split" in frame else frame
-    prompts = evenly_spaced(frame, PROMPTS)
+    prompts = evenly_spaced(frame, most)
     generator, found = np.random.default_rng(0), []
     for prompt in tqdm(prompts["prompt"], desc=f"{model.name}: ablating every feature", mininterval=5):
         ids = encode(model, prompt)

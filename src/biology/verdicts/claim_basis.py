@@ -37,8 +37,7 @@ from biology.cases.experiments import (
     Signs,
     Wiring,
 )
-from biology.cases.facts import LINKS
-from biology.cases.items import Item, read_items
+from biology.cases.items import LINKS, Item, read_items
 from biology.cases.measurement import Measurement
 from biology.cases.measures import SIDES, Outcome
 from biology.cases.perturbations import BEST, Edit, Perturbation
@@ -226,6 +225,7 @@ def _named_prompts(
         for prompt in (*rule.active_on, *rule.silent_on):
             stated = found.setdefault(prompt, {"text": case.prompts[prompt].text, "factors": {}})
             stated["factors"] |= {one: case.prompts[prompt].factors.get(one, "") for one in factors}
+            stated["chat"] = case.prompts[prompt].chat
     donors = {str(getattr(read.experiment, "donor", "donor")) for read in readings.values()}
     donors |= {f"wrong_{one}" for one in donors}
     linked = [there for column, there in sets.named.items() if column in {*LINKS, *donors} or column.endswith("donor")]

@@ -74,10 +74,14 @@ class Targets:
         if only and not models[only]:
             raise InputError(f"config.yaml: model '{only}' meets none of the cases {', '.join(self.config.cases)}.")
         self.models = {model: cases for model, cases in models.items() if cases}
-        prompts = {(model, case): (case, asked[model].prompts) for model in self.models for case in self.models[model]}
+        prompts = {
+            (model, case): (case, asked[model].prompts, asked[model].at_most)
+            for model in self.models
+            for case in self.models[model]
+        }
         read = {pair: load_case(".", *pair) for pair in dict.fromkeys(prompts.values())}
         self.cases: dict[tuple[str, str], Case] = {pair: read[prompts[pair]] for pair in prompts}
-        for name in dict.fromkeys(case for case, _ in read):
+        for name in dict.fromkeys(case for case, *_ in read):
             load_claims(".", name)
         roles = {model: self.config.model(model).role for model in self.models}
         self.shown = [model for model in self.models if roles[model] in SHOWN_ROLES]
