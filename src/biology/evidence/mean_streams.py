@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from biology.cases.case import Case
 from biology.cases.rules import Stream
+from biology.interventions.protocols import CleanPasses
 from biology.interventions.residual_exchange import Exchanges, run_with_streams, stream_names
 from biology.interventions.site_exchange import seen_at
 from biology.models.model import Model, answer_token, encode, run, token_batch
@@ -101,11 +102,12 @@ def _exchange(
     )
 
     rows: list[dict[str, object]] = []
+    passes = CleanPasses(model, None)
     for number, arm in enumerate(ARMS):
         groups = [means[base][number] for base in bases]
         exchanged = _means(model, ids, groups) if len(bases) else ()
         for layer, vectors in enumerate(exchanged):
-            top = _said(model, ids, bases, vectors, layer)
+            top = _said(model, ids, bases, vectors, layer, passes)
             rows += [
                 {
                     "case": case.name, "item": frame["item"].iloc[base], "cluster": frame["cluster"].iloc[base],
@@ -135,10 +137,15 @@ def _means(model: Model, ids: list[list[int]], groups: Sequence[np.ndarray]) -> 
 
 
 def _said(
-    model: Model, ids: list[list[int]], bases: np.ndarray, vectors: Float[Tensor, "base d_model"], layer: int
+    model: Model,
+    ids: list[list[int]],
+    bases: np.ndarray,
+    vectors: Float[Tensor, "base d_model"],
+    layer: int,
+    passes: CleanPasses,
 ) -> Int[Tensor, " base"]:
     """The answers to each base when the stream entering `layer` at its last token is replaced."""
     ends = torch.tensor([len(prompt) - 1 for prompt in ids])
     prompt, row = torch.tensor(bases), torch.arange(len(bases))
     sites = Exchanges(row, torch.full_like(row, layer), ends[prompt], ends[prompt])
-    return run_with_streams(model, ids, prompt, sites, vectors)[:, 0].argmax(-1)
+    return run_with_streams(model, ids, prompt, sites, vectors, passes=passes)[:, 0].argmax(-1)

@@ -39,16 +39,18 @@ Readout = Callable[[Tensor, Tensor], Tensor]
 class CleanPasses:
     """Forward passes of unedited prompts, cached because experiments ask for the same batch at every strength and layer.
 
-    The oldest are dropped when all together would take more than `limit` bytes.
+    The oldest are dropped when all together would take more than `limit` bytes. Without transcoders only the starts of prompts can
+    be asked for.
     """
 
-    def __init__(self, model: Model, transcoders: TranscoderSet, limit: int = 2**30) -> None:
+    def __init__(self, model: Model, transcoders: TranscoderSet | None, limit: int = 2**30) -> None:
         self.model, self.transcoders, self.limit = model, transcoders, limit
         self._kept: dict[tuple[object, ...], tuple[int, Any]] = {}
 
     def __call__(self, ids: Int[Tensor, "prompt pos"], start: int = 0) -> Capture:
         """The capture of a clean pass, from token `start` on (patterns still reach back to the first token)."""
         set_ = self.transcoders
+        assert set_ is not None
 
         def passed() -> tuple[int, Capture]:
             clean = capture(self.model, ids, read_hook=set_.read_hook, write_hook=set_.write_hook, positions=-1)
@@ -256,6 +258,7 @@ def _hooks(
 ) -> list[tuple[str, Edit]]:  # fmt: skip
     """The edits of one batch that is read from token `start` on. `which` is the index in `ids` of each row's prompt."""
     model, transcoders = passes.model, passes.transcoders
+    assert transcoders is not None
     if protocol == "iterative" and live_attention:
         return _moving(model, transcoders, edited, added)
     clean = passes(ids, start)

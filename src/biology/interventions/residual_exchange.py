@@ -9,7 +9,8 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.models.continuation import Prefix, SharedPrefix, new_cache, worth_caching
+from biology.interventions.protocols import CleanPasses
+from biology.models.continuation import Prefix, new_cache, worth_caching
 from biology.models.model import Edit, Model, run, token_batch
 from biology.records import InputError
 from biology.transcoders.activations import length_batches, row_batches
@@ -92,12 +93,13 @@ def streams_at(
 def run_with_streams(
     model: Model, prompts: Sequence[Sequence[int]], prompt: Int[Tensor, " row"], sites: Exchanges,
     vectors: Float[Tensor, "site d_model"], *, positions: int | Int[Tensor, "row ..."] = -1,
-    prefixes: list[Prefix] | None = None, batch_size: int = 256, progress: bool = False,
+    prefixes: list[Prefix] | None = None, passes: CleanPasses | None = None, batch_size: int = 256, progress: bool = False,
 ) -> Float[Tensor, "row read_pos vocab"]:  # fmt: skip
     """Logits of `prompts[prompt[row]]` with the residual streams at `sites` replaced by `vectors`; `prefixes` receives
-    the keys and values of each batch's rows, from which they can be continued."""
+    the keys and values of each batch's rows, from which they can be continued; `passes` keeps the starts of prompts between calls."""
     size, names = torch.tensor([len(ids) for ids in prompts]), stream_names(model)
     where = torch.as_tensor(positions).expand(len(prompt)) if isinstance(positions, int) else positions
+    passes = CleanPasses(model, None, limit=0) if passes is None else passes
     out: list[Tensor] = []
     order = torch.argsort(size[prompt], stable=True)
     with tqdm(total=len(prompt), desc=f"{model.name}: exchange", disable=not progress, unit="row") as bar:
@@ -109,7 +111,7 @@ def run_with_streams(
             at = where[chosen].reshape(len(chosen), -1) % ids.shape[1]
             touched = torch.cat([sites.pos[here[sites.row] >= 0], at.flatten()])
             start = 0 if prefixes is not None else worth_caching(model, int(touched.min()))
-            past = new_cache(prefixes, chosen) if not start else SharedPrefix(model, ids, start).rows(which)
+            past = new_cache(prefixes, chosen) if not start else passes.shared(ids, start).rows(which)
             hooks: list[tuple[str, Edit]] = []
             for layer, name in enumerate(names):
                 mine = ((here[sites.row] >= 0) & (sites.layer == layer)).nonzero()[:, 0]

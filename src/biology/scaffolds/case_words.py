@@ -51,7 +51,8 @@ def words_page() -> str:
     lines += [
         "## Positions",
         "",
-        "Where in a prompt (`at`, `control_position`, `sites`). A position must be in every prompt that it is asked of.",
+        "Where in a prompt (`at`, `control_position`, `sites`). A position must be in every prompt that it is asked of. With `chat: true` a prompt",
+        "is a user's message in the model's own template: words are searched in the message, and numbers count all tokens of the template.",
         "",
     ]
     lines += [f"- `{written}`: {says}" for written, says in POSITIONS.values()]
