@@ -8,7 +8,7 @@ from conftest import random_transcoders, write_tiny_model
 from safetensors.torch import load_file, save_file
 
 from biology.attribution.assembly import attribute
-from biology.models.mapped_weights import PART, n_parameters, rows_in_parts
+from biology.models.mapped_weights import PART, free_pages_after_use, n_parameters, rows_in_parts
 from biology.models.model import capture, load_model
 
 KINDS = ("gpt2", "llama", "qwen3", "gemma2", "gemma3")
@@ -65,3 +65,39 @@ def test_parts_are_all_rows():
     parts = list(rows_in_parts(matrix, torch.float32))
     assert len(parts) > 1 and max(part.nbytes for part in parts) <= PART
     assert torch.equal(torch.cat(parts), matrix.float())
+
+
+def resident(folder):
+    """Bytes of a folder's checkpoint that are in this process's memory."""
+    found = mapped_to = 0
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        if "-" in line.split()[0] and not line.split()[0].endswith(":"):
+            mapped_to = line.endswith(".safetensors") and str(folder) in line
+        elif line.startswith("Rss:") and mapped_to:
+            found += int(line.split()[1]) << 10
+    return found
+
+
+@pytest.mark.skipif(not Path("/proc/self/smaps").is_file(), reason="the system does not say what is in memory")
+@pytest.mark.parametrize("kind", ["llama", "gemma2"])
+def test_weights_leave_memory_after_each_use_and_nothing_changes(tmp_path, kind):
+    folder = write_tiny_model(tmp_path, kind)
+    layers = 3
+    model = load_model(folder)
+    before, held = capture(model, IDS).logits, resident(folder)
+    give_back = free_pages_after_use(model.bridge.original_model)
+    left = resident(folder)
+    assert held > layers * 4096 and left < held
+    after = capture(model, IDS).logits
+    assert torch.equal(before, after) and resident(folder) < held
+    network = model.bridge.original_model
+    assert all(torch.isfinite(parameter).all() for parameter in network.parameters()) and resident(folder) > left
+    give_back()
+    assert resident(folder) == left
+
+
+def test_weights_that_are_no_file_stay(half):
+    model = load_model(half)  # cast to float32
+    before = capture(model, IDS).logits
+    free_pages_after_use(model.bridge.original_model)()
+    assert torch.equal(before, capture(model, IDS).logits)

@@ -52,6 +52,9 @@ def trace(args: Arguments) -> None:
     chosen = _features(Path(args.features)) if args.features else None
     entry, settings = subject(args)
     model, transcoders = open_model(entry, Path(), Path(args.model).name, threads=None)
+    from biology.models.mapped_weights import free_pages_after_use
+
+    give_back = free_pages_after_use(model.bridge.original_model)
     from tqdm import tqdm
 
     from biology.attention.edge_heads import edges_between_tokens, edges_by_heads
@@ -70,6 +73,7 @@ def trace(args: Arguments) -> None:
         def progress(done: int, total: int) -> None:
             bar.total = total
             bar.update(done - bar.n)
+            give_back()
 
         graph = attribute(
             model,

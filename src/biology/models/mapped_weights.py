@@ -7,7 +7,9 @@ same as for a network loaded in float32.
 """
 
 import ctypes
-from collections.abc import Iterator
+import mmap
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -51,6 +53,52 @@ def rows_in_parts(matrix: Tensor, dtype: torch.dtype) -> Iterator[Tensor]:
 def finite(tensor: Tensor) -> bool:
     """Whether no entry is NaN or infinite. Looks at parts, so that a large matrix takes little memory."""
     return all(bool(torch.isfinite(part).all()) for part in rows_in_parts(tensor, tensor.dtype))
+
+
+def free_pages_after_use(network: Any) -> Callable[[], None]:
+    """From now on, memory of weights that were read from a checkpoint's file is given back after each use, and now; the file is read
+    again when they are needed (from the system's cache, as long as that has room). Results are the same.
+
+    A checkpoint in the precision of the network is mapped, so all its pages count as this process's memory once they were read. This
+    is for a process that asks one prompt: it needs few of them at a time. Weights that were cast are no file's, and stay. Weights
+    must not be changed in place. Returns a function that gives back all of them, to be called between steps that read weights without
+    running the network. Does nothing where the system does not say what is mapped (it is not Linux).
+    """
+    files = _mapped_checkpoints()
+
+    def ranges(module: Any) -> list[tuple[int, int]]:
+        mine = [*module.parameters(recurse=False), *filter(None, [vars(module).get("mapped")])]
+        found = [_whole_pages(one) for one in mine if one.device.type == "cpu"]
+        return [(start, stop) for start, stop in found if any(a <= start < stop <= b for a, b in files)]
+
+    held = [(module, found) for module in network.modules() if (found := ranges(module))]
+    for module, found in held:
+        module.register_forward_hook(lambda *_, found=found: _give_back(found))
+    every = [one for _, found in held for one in found]
+    _give_back(every)
+    return lambda: _give_back(every)
+
+
+def _mapped_checkpoints() -> list[tuple[int, int]]:
+    """Addresses at which this process maps checkpoints, from start to end."""
+    try:
+        lines = Path("/proc/self/maps").read_text(encoding="utf-8", errors="replace").splitlines()
+    except OSError:
+        return []
+    spans = [line.split()[0].split("-") for line in lines if line.endswith(".safetensors")]
+    return [(int(start, 16), int(stop, 16)) for start, stop in spans]
+
+
+def _whole_pages(tensor: Tensor) -> tuple[int, int]:
+    """The addresses of the pages that hold nothing but this tensor."""
+    start, size = tensor.data_ptr(), tensor.numel() * tensor.element_size() if tensor.is_contiguous() else 0
+    return -(-start // mmap.PAGESIZE) * mmap.PAGESIZE, (start + size) // mmap.PAGESIZE * mmap.PAGESIZE
+
+
+def _give_back(ranges: Sequence[tuple[int, int]]) -> None:
+    advise = ctypes.CDLL(None).madvise
+    for start, stop in ranges:
+        advise(ctypes.c_void_p(start), ctypes.c_size_t(stop - start), mmap.MADV_DONTNEED)
 
 
 def n_parameters(network: Any) -> int:
