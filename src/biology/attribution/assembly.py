@@ -29,6 +29,7 @@ from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, empty
 from biology.attribution.graph_memory import Estimate, OnEstimate, Sizes, forward_pass, row_by_row, sizes_of
 from biology.attribution.graph_memory import whole as whole_memory
 from biology.attribution.live_effects import FrozenOrLive, LiveEffects, with_remainders
+from biology.attribution.reader_gradients import effect_rows
 from biology.attribution.replacement import LocalReplacement, bias_pass, freeze_prompt
 from biology.attribution.requests import Settings, check, prepared
 from biology.attribution.selection import Job, selected_adjacency, whole_adjacency
@@ -215,11 +216,14 @@ class _Traced:
         budget = settings.max_feature_nodes
         self.report_estimate(active, row, row_by_row, budget if given is None else len(given), given is not None)
         if given is None and (budget is None or budget >= len(active)):
-            return self.graph(row, active, len(active), whole_adjacency(job), self.feature_bias(row, active))
-        at = None if given is None else active.index(given, local.n_pos)
-        chosen, adjacency = selected_adjacency(job, budget or 0, at)
-        nodes = active.subset(chosen)
-        return self.graph(row, nodes, len(active), adjacency, self.feature_bias(row, nodes))
+            chosen, adjacency = torch.arange(len(active), device=active.layer.device), whole_adjacency(job)
+        else:
+            at = None if given is None else active.index(given, local.n_pos)
+            chosen, adjacency = selected_adjacency(job, budget or 0, at)
+        nodes, frozen = active.subset(chosen), None
+        if settings.live:  # the same edges once more, with everything frozen
+            frozen = selected_adjacency(replace(job, effects=effect_rows, progress=None), 0, chosen)[1]
+        return self.graph(row, nodes, len(active), adjacency, self.feature_bias(row, nodes), frozen)
 
     def whole(self) -> list[Graph]:
         """Whole graphs from both sides."""
@@ -255,9 +259,17 @@ class _Traced:
             for row, here in enumerate(of_prompt)
         ]
 
-    def graph(self, row: int, active: ActiveFeatures, n_active: int, adjacency: Tensor, bias: Tensor) -> Graph:
+    def graph(
+        self,
+        row: int,
+        active: ActiveFeatures,
+        n_active: int,
+        adjacency: Tensor,
+        bias: Tensor,
+        frozen: Tensor | None = None,
+    ) -> Graph:
         """The graph of a finished adjacency matrix: node table, bias and pre-activations. `active` are the feature nodes, `bias`
-        their bias."""
+        their bias, `frozen` the part of the edges through frozen attention and norms."""
         local, first, readouts = self.local, self.settings.first_position, self.readouts[row]
         device, dtype = adjacency.device, adjacency.dtype
         n_layers, n_pos = local.n_layers, local.n_pos
@@ -297,6 +309,7 @@ class _Traced:
             pre_activation=torch.cat(
                 [active.pre_activation, zeros, of_targets([r.pre_activation for r in readouts], zeros)]
             ),
+            frozen=frozen,
         )  # fmt: skip
         if self.settings.live:
             graph = with_remainders(graph)
@@ -319,7 +332,14 @@ class _Traced:
         if settings.on_estimate is not None:
             counts = torch.bincount(active.layer, minlength=local.n_layers).tolist()
             sizes = _sizes(self.model, local.transcoders, local.n_pos, settings)
-            sizes = replace(sizes, n_targets=len(self.readouts[row]), active=tuple(counts), budget=budget, given=given)
+            sizes = replace(
+                sizes,
+                n_targets=len(self.readouts[row]),
+                active=tuple(counts),
+                budget=budget,
+                given=given,
+                live=settings.live,
+            )
             settings.on_estimate(sizes, estimated(sizes))
 
     def feature_bias(self, prompt: Tensor | int, active: ActiveFeatures) -> Float[Tensor, " active"]:

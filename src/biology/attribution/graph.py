@@ -55,11 +55,15 @@ class Graph:
     bias: Float[Tensor, " node"]
     pre_activation: Float[Tensor, " node"]
     metadata: dict[str, Any] = field(default_factory=dict)
+    frozen: Float[Tensor, "node node"] | None = None
+    """The part of each edge that runs through frozen attention patterns and norm scales, where some of these are live; the rest of
+    the edge runs through them. None: all of it."""
 
     def __post_init__(self) -> None:
         n = self.kind.numel()
-        if self.adjacency.shape != (n, n):
-            raise ValueError(f"adjacency is {tuple(self.adjacency.shape)}, but there are {n} nodes")
+        for matrix in (self.adjacency, self.frozen):
+            if matrix is not None and matrix.shape != (n, n):
+                raise ValueError(f"adjacency is {tuple(matrix.shape)}, but there are {n} nodes")
         if n and bool((self.kind[1:] < self.kind[:-1]).any()):
             raise ValueError("nodes must be ordered features | errors | tokens | targets")
         layers = self.layer[self.features]

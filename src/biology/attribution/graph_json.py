@@ -46,8 +46,10 @@ def nodes_table(graph: Graph, labels: Mapping[tuple[int, int], str] | None = Non
 
 
 def arrays(graph: Graph, node_mask: Bool[Tensor, " node"], edge_mask: Bool[Tensor, "node node"]) -> dict[str, Tensor]:
-    """Tensors of graph.safetensors; `influence` is the influence itself, not the cumulative score of the JSON."""
-    return {
+    """Tensors of graph.safetensors; `influence` is the influence itself, not the cumulative score of the JSON. A graph with live
+    attention or norms has the `frozen` part of its edges too."""
+    parts = {} if graph.frozen is None else {"frozen": graph.frozen.contiguous()}
+    return parts | {
         "adjacency": graph.adjacency.contiguous(),
         "bias": graph.bias.contiguous(),
         "pre_activation": graph.pre_activation.contiguous(),
@@ -83,7 +85,7 @@ def export_json(
     `influence` is cumulative (small means important), error ids are `{layer}_-1_{pos}`, `feature` is a Cantor pair.
     `supernodes` maps a name to node indices; kept members are pinned. `metadata.info` holds the scores and the largest
     row residual of the whole graph. `heads` gives, for edges (target, source), the heads that carry them: a key of
-    links that this project adds to the schema.
+    links that this project adds to the schema, as is `frozen`, the part of a weight through frozen attention and norms.
     """
     cumulative = cumulative_scores(influence(graph)).tolist()
     kept = node_mask.nonzero().flatten().tolist()
@@ -91,6 +93,7 @@ def export_json(
     links = [
         {"source": nodes[s]["node_id"], "target": nodes[t]["node_id"], "weight": float(graph.adjacency[t, s])}
         | ({"heads": list(heads[t, s])} if heads and (t, s) in heads else {})
+        | ({} if graph.frozen is None else {"frozen": float(graph.frozen[t, s])})
         for t, s in edge_mask.nonzero().tolist()
     ]
     replaced = scores(graph)

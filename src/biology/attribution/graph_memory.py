@@ -67,6 +67,8 @@ class Sizes:
     budget: int | None = None
     given: bool = False
     """Whether the feature nodes were given, `budget` of them."""
+    live: bool = False
+    """Whether attention patterns or norm scales are live: then the edges are there twice."""
 
     @property
     def n_active(self) -> int:
@@ -240,7 +242,9 @@ def _written(sizes: Sizes) -> int:
 
 def _fullest(sizes: Sizes, matrix: int, moments: list[dict[str, int]]) -> Estimate:
     """The estimate at the peak: one of the moments at which the graph is built, or its pruning, after the forward pass is freed."""
-    every = sizes.item * sizes.n_nodes**2
+    every = sizes.item * sizes.n_nodes**2 * (1 + sizes.live)
+    matrix *= 1 + sizes.live
+    moments = [parts | {"adjacency": parts["adjacency"] * (1 + sizes.live)} for parts in moments]
     if not sizes.lazy:
         matrix, moments = every, [parts | {"adjacency": every * (parts["adjacency"] > 0)} for parts in moments]
     every_moment = [{"forward pass": sizes.captured + 2 * sizes.stream} | parts for parts in moments]

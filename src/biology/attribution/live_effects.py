@@ -7,7 +7,8 @@ model as it runs, from the write point of a source to the read point of a reader
     edge = (d reader / d source output) . source output
 
 Patterns and scales are not linear in their inputs, so the edges do not add up to the pre-activation; the remainder becomes the
-bias.
+bias. A graph keeps beside each edge the part that it has with everything frozen (`Graph.frozen`); the rest runs through what is live
+(`live_shares`).
 
 Gradients are taken through the hooked model itself, with the outputs of its MLPs as leaves.
 """
@@ -20,11 +21,11 @@ from functools import cached_property, partial
 from typing import Literal
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from biology.attribution.direct_effects import Sources, cell
-from biology.attribution.graph import FEATURE, LOGIT, Graph
+from biology.attribution.graph import CHUNK_ENTRIES, FEATURE, LOGIT, ROW_FLOOR, Graph, influence
 from biology.attribution.reader_gradients import Readers
 from biology.attribution.replacement import LocalReplacement
 from biology.models.model import Edit, Model, run
@@ -139,3 +140,29 @@ def held_hooks(model: Model, attention: FrozenOrLive, norms: FrozenOrLive) -> li
         names = ["ln1", "ln2", *(("ln1_post", "ln2_post") if model.post_norms else ())]
         held += [f"blocks.{layer}.{norm}.hook_scale" for layer in layers for norm in names] + ["ln_final.hook_scale"]
     return held
+
+
+def live_shares(graph: Graph, rows: Int[Tensor, " row"] | None = None) -> Float[Tensor, "row node"]:
+    """Of each incoming edge of these nodes (default: all), the share that runs through live attention patterns and norm scales:
+    |edge - frozen| / (|edge - frozen| + |frozen|). The two parts may have opposite signs. 0 for an edge without parts, and for all edges
+    of a graph with nothing live."""
+    chosen = slice(None) if rows is None else rows
+    edges = graph.adjacency[chosen]
+    if graph.frozen is None:
+        return torch.zeros_like(edges)
+    frozen = graph.frozen[chosen]
+    live = (edges - frozen).abs()
+    return live / (live + frozen.abs()).clamp(min=torch.finfo(edges.dtype).tiny)
+
+
+def live_share(graph: Graph) -> float:
+    """The share of all influence on the targets that runs through live attention patterns and norm scales: the mean of `live_shares`
+    over all edges, each weighted by the influence that it carries. 0 for a graph without influence."""
+    passed, through, total = influence(graph) + graph.weights, 0.0, 0.0
+    reading = ((graph.kind == FEATURE) | (graph.kind == LOGIT)).nonzero().flatten()
+    for rows in reading.split(max(1, CHUNK_ENTRIES // max(1, graph.n_nodes))):
+        size = graph.adjacency[rows].double().abs()
+        carried = size * (passed[rows] / size.sum(1).clamp(min=ROW_FLOOR))[:, None]
+        through += float((carried * live_shares(graph, rows)).sum())
+        total += float(carried.sum())
+    return through / total if total > 0 else 0.0

@@ -62,6 +62,7 @@ def trace(args: Arguments) -> None:
     from biology.attribution.assembly import MEMORY, attribute
     from biology.attribution.graph import prune
     from biology.attribution.graph_paths import strongest_paths, token_texts
+    from biology.attribution.live_effects import live_share
     from biology.models.model import encode
     from biology.models.tokenizer import in_chat
     from biology.validation.ablation import agreement
@@ -92,6 +93,7 @@ def trace(args: Arguments) -> None:
             norms=args.norms,
             explain=args.explain or ("contrast" if entry.neurons else "logits"),
         )
+    graph.metadata["live_share"] = live_share(graph) if graph.frozen is not None else None
     graph.metadata["ablation_prediction"] = agreement(model, transcoders, graph.metadata["token_ids"], graph)
     masks = prune(graph, settings.node_threshold, settings.edge_threshold)
     paths = strongest_paths(graph, args.paths)
@@ -226,6 +228,10 @@ def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, i
     residual = graph.metadata["row_residual"]
     print(f"\nreplacement score {score.replacement:.3f}, completeness {score.completeness:.3f}, {graph.n_nodes} nodes")
     print(f"rows (incoming edges + bias = pre-activation) add up to within {residual:.1e} of their terms")
+    if (live := graph.metadata["live_share"]) is not None:
+        print(
+            f"{live:.1%} of the influence runs through {_live_parts(graph)}, the rest through what is frozen in the papers' graphs"
+        )
     correlation, n = graph.metadata["ablation_prediction"]
     if n > 1:
         print(
@@ -245,6 +251,12 @@ def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, i
         print(
             "\nA feature's name is a role that rules of a case find it for, or else the tokens that its decoder clearly raises."
         )
+
+
+def _live_parts(graph: Graph) -> str:
+    """What is live in a graph, in words."""
+    words = {"attention": "queries and keys", "norms": "the scales of norms"}
+    return " and ".join(said for key, said in words.items() if graph.metadata[key] == "live")
 
 
 def _describe_heads(
@@ -324,6 +336,7 @@ def _told(
         "completeness_score": score.completeness,
         "nodes": graph.n_nodes,
         "row_residual": graph.metadata["row_residual"],
+        **({} if graph.metadata["live_share"] is None else {"live_share": graph.metadata["live_share"]}),
         "paths": [describe(graph, path, labels) for path in paths],
     }
 
@@ -345,6 +358,7 @@ def _write(
 
     pruning = {"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold}
     told = {key: graph.metadata[key] for key in ("attention", "norms", "explain")}
+    told |= {} if graph.metadata["live_share"] is None else {"live_share": graph.metadata["live_share"]}
     correlation, n = graph.metadata["ablation_prediction"]
     told |= {"influence_foretells_ablation": correlation, "ablated_features": n} if n > 1 else {}
     exported = export_json(

@@ -49,9 +49,9 @@ KEYS = {
         "node_id", "feature", "layer", "ctx_idx", "feature_type", "jsNodeId", "clerp", "influence", "activation", "token_prob",
         "is_target_logit", "run_idx", "reverse_ctx_idx", "token",
     },
-    "links": {"source", "target", "weight", "heads"},
+    "links": {"source", "target", "weight", "heads", "frozen"},
 }  # fmt: skip
-"""Keys of the published schema, of the dialects above, and our own `heads` of links. Each is used, or repeats another key."""
+"""Keys of the published schema, of the dialects above, and our own `heads` and `frozen` of links. Each is used, or repeats another key."""
 HEAD = {"layer": int, "head": int, "share": float, "query": int, "key": int}
 """Keys of each attention head in a link's `heads`, with their types (`attention.edge_heads`). Optional are its `attention`, its
 `score`, and `matched`: pairs of a `query` and a `key` in words with their `value` (`attention.matches`)."""
@@ -184,6 +184,10 @@ def _links(links: list[dict[str, Any]], original: list[Node], nodes: list[Node],
                 raise InputError(f"{where}: a link names the node '{short(str(end))}', which does not exist.")
         if not is_number(link.get("weight")) or link.get("weight") is None:
             raise InputError(f"{where}: the link '{short(source)}' -> '{short(target)}' has no number as its weight.")
+        if "frozen" in link and (link["frozen"] is None or not is_number(link["frozen"])):
+            raise InputError(
+                f"{where}: the link '{short(source)}' -> '{short(target)}' has no number as its frozen part."
+            )
         _check_heads(link, where)
         new_target = features.get(target, errors.get(target, target))
         new_source = features.get(source, errors.get(source, source))

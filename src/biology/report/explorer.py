@@ -229,6 +229,8 @@ def _told(graph: Graph) -> str:
     )
     live = [name for name in ("attention", "norms") if info.get(name) == "live"]
     through = f"; edges through live {' and '.join(live)} are in it, to first order" if live else ""
+    if live and isinstance(info.get("live_share"), int | float):
+        through += f", and carry {info['live_share']:.0%} of the influence"
     return f"{words}; replacement score {scores[0]:.2f}, completeness {scores[1]:.2f}{trust}{through}."
 
 

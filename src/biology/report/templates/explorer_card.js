@@ -71,17 +71,19 @@ function linkTable(title, unit, links, other, graph, view, act) {
   if (!links.length) return "";
   const seen = links.filter((link) => view.visible.has(other(link)));
   const hidden = links.length - seen.length;
+  const live = links.some((link) => link.live !== null);
   const rows = (from, to) => seen.slice(from, to).map((link) => {
     const node = other(link), side = Math.min(1, Math.abs(link.share) / 0.5);
     return element("tr", { class: link.share < 0 ? "minus" : "plus" },
       element("td", { class: "n ex-share", style: `--share:${(100 * side).toFixed(0)}%` }, signed(link.share)),
       element("td", {}, choice(node, clipped(view.name(node), 60), act)),
-      element("td", {}, clipped(graph.token(node.position), 14)), element("td", { class: "n" }, node.kind === "token" || node.kind === "logit" ? "" : String(node.layer)));
+      element("td", {}, clipped(graph.token(node.position), 14)), element("td", { class: "n" }, node.kind === "token" || node.kind === "logit" ? "" : String(node.layer)),
+      live ? element("td", { class: "n" }, `${(100 * link.live).toFixed(0)}%`) : "");
   });
   const body = element("tbody", {}, ...rows(0, LISTED));
   const table = element("table", { class: "ex-links" }, element("caption", {}, element("strong", {}, title), ` ${seen.length}`, element("span", { class: "soft" }, hidden ? ` · ${hidden} hidden by the slider` : "", ` · ${unit}`)));
   if (!seen.length) return table;
-  table.append(element("thead", {}, element("tr", {}, ...["share", "node", "token", "layer"].map((name, i) => element("th", { scope: "col", class: i % 3 ? "" : "n" }, name)))), body);
+  table.append(element("thead", {}, element("tr", {}, ...["share", "node", "token", "layer"].map((name, i) => element("th", { scope: "col", class: i % 3 ? "" : "n" }, name)), live ? element("th", { scope: "col", class: "n", title: "the share of the link that runs through live attention patterns and norm scales" }, "live") : "")), body);
   if (seen.length <= LISTED) return table;
   const more = element("button", { type: "button", onclick: () => { body.append(...rows(LISTED)); more.remove(); } }, `Show all ${seen.length}`);
   return element("div", {}, table, more);

@@ -45,8 +45,8 @@ function indexed(payload) {
   const byId = new Map(nodes.map((node) => [node.id, node]));
   const total = new Map();
   for (const { target, weight } of graph.links) total.set(target, (total.get(target) ?? 0) + Math.abs(weight));
-  const links = graph.links.map(({ source, target, weight, heads = [] }) => ({
-    source: byId.get(source), target: byId.get(target), weight, share: weight / (total.get(target) || 1), heads,
+  const links = graph.links.map(({ source, target, weight, heads = [], frozen = null }) => ({
+    source: byId.get(source), target: byId.get(target), weight, share: weight / (total.get(target) || 1), heads, live: livePart(weight, frozen),
   }));
   links.sort((a, b) => Math.abs(b.share) - Math.abs(a.share));
   for (const link of links) {
@@ -54,6 +54,13 @@ function indexed(payload) {
     link.target.inputs.push(link);
   }
   return { payload, nodes, links, byId, total, token, texts, words: texts.map((_, i) => wordAt(texts, i)) };
+}
+
+/** The share of a link that runs through live attention patterns and norm scales; null where the file does not tell it. */
+function livePart(weight, frozen) {
+  if (frozen === null) return null;
+  const live = Math.abs(weight - frozen), all = live + Math.abs(frozen);
+  return all ? live / all : 0;
 }
 
 /** The word that a token is a piece of: pieces go on with ## (WordPiece), or without the space that words begin with (others). */
