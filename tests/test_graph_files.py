@@ -201,6 +201,17 @@ def test_all_dialects_of_one_graph_are_one_object(name):
     assert parsed(DIALECTS[name]) == parsed(modern())
 
 
+@pytest.mark.parametrize("frozen", ["much", None, True, [1.0]])
+def test_the_frozen_part_of_a_link_is_a_number(frozen):
+    graph = modern()
+    graph["links"][0]["frozen"] = -0.25
+    assert parse_graph(json.dumps(graph), "made up")["links"][0]["frozen"] == -0.25
+    graph["links"][0]["frozen"] = frozen
+    with pytest.raises(InputError, match="^made up: the link .* has no number as its frozen part") as error:
+        parse_graph(json.dumps(graph), "made up")
+    assert "\n" not in str(error.value)
+
+
 @pytest.mark.parametrize(
     "heads",
     [

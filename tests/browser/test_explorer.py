@@ -73,6 +73,16 @@ def test_a_click_chooses_a_node_and_lists_what_acts_on_it(view):
     assert mark(page, "1_7_2").get_attribute("aria-selected") == "true"
 
 
+def test_the_card_says_how_much_of_a_link_is_live(view, tmp_path):
+    graph = modern()
+    for link in graph["links"]:
+        link["frozen"] = link["weight"] / 4
+    page = view("graph=graph&clickedId=1_7_2", path=page_of(graph, tmp_path))
+    rows = page.locator(".ex-card table.ex-links tbody tr")
+    assert "live" in page.locator(".ex-card table.ex-links thead").first.inner_text()
+    assert rows.count() and all("75 %" in rows.nth(i).inner_text() for i in range(rows.count()))
+
+
 def test_the_card_says_which_heads_carry_a_link(view, tmp_path):
     graph = modern()
     matched = {"attention": 0.9, "score": 2.0, "matched": [{"query": EVIL, "key": "“ a”", "value": -1.234}]}

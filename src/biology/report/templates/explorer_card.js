@@ -78,7 +78,7 @@ function linkTable(title, unit, links, other, graph, view, act) {
       element("td", { class: "n ex-share", style: `--share:${(100 * side).toFixed(0)}%` }, signed(link.share)),
       element("td", {}, choice(node, clipped(view.name(node), 60), act)),
       element("td", {}, clipped(graph.token(node.position), 14)), element("td", { class: "n" }, node.kind === "token" || node.kind === "logit" ? "" : String(node.layer)),
-      live ? element("td", { class: "n" }, `${(100 * link.live).toFixed(0)}%`) : "");
+      live ? element("td", { class: "n" }, `${(100 * link.live).toFixed(0)} %`) : "");
   });
   const body = element("tbody", {}, ...rows(0, LISTED));
   const table = element("table", { class: "ex-links" }, element("caption", {}, element("strong", {}, title), ` ${seen.length}`, element("span", { class: "soft" }, hidden ? ` · ${hidden} hidden by the slider` : "", ` · ${unit}`)));
