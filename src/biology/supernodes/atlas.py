@@ -15,7 +15,7 @@ import pandas as pd
 from jaxtyping import Int
 
 from biology.models.model import Model, encode, token_text
-from biology.supernodes.promotion import promoted
+from biology.supernodes.promotion import promoted_and_suppressed
 from biology.tables import table
 from biology.transcoders.activations import FeatureCache, cache_features
 from biology.transcoders.transcoder_set import TranscoderSet
@@ -65,7 +65,7 @@ def _features(model: Model, transcoders: TranscoderSet, cache: FeatureCache) -> 
     bins = np.minimum((active["share"] * BINS).astype(int), BINS - 1)
     histogram = pd.crosstab(active["key"], bins).reindex(columns=range(BINS), fill_value=0)
     examples = _examples(active, lengths)
-    up, down = (promoted(model, transcoders, TOKENS, largest=side) for side in (True, False))
+    up, down = promoted_and_suppressed(model, transcoders, TOKENS)
     rows: list[dict[str, object]] = []
     for layer, n_features in enumerate(transcoders.n_features):
         for feature in range(n_features):

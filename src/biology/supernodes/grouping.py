@@ -25,11 +25,12 @@ from torch import Tensor
 from biology.cases.case import Case
 from biology.cases.experiments import Sharing
 from biology.cases.perturbations import Perturbation
+from biology.cases.positions import FOUND
 from biology.cases.rules import SupernodeRule
 from biology.models.model import Model, encode
 from biology.records import InputError
 from biology.supernodes.case_prompts import CasePrompts
-from biology.supernodes.promotion import promoted
+from biology.supernodes.promotion import promoted, promoted_by
 from biology.tables import donor_columns, table
 from biology.transcoders.activations import FeatureCache, cache_features
 from biology.transcoders.transcoder_set import TranscoderSet, shuffled
@@ -83,9 +84,11 @@ class Finder(CasePrompts):
     @cached_property
     def promoted(self) -> Int[Tensor, "column rank"]:
         """For each feature, the tokens that its decoders promote most, best first (direct effect, minus the mean over
-        tokens)."""
+        tokens). For a large model only those of features that are asked for are known, see `promotes`."""
         top = max([rule.top for rule in self.case.supernodes.values()], default=1)
         best = torch.full((self.transcoders.n_layers * self.width, min(top, self.model.n_vocab)), -1)
+        if self.model.large:
+            return best
         for layer, tokens in enumerate(promoted(self.model, self.transcoders, top)):
             best[layer * self.width : layer * self.width + len(tokens)] = tokens
         return best
@@ -93,7 +96,24 @@ class Finder(CasePrompts):
     def promotes(self, columns: Int[np.ndarray, " member"], tokens: Iterable[int], top: int) -> np.ndarray:
         """Mask of the features that have one of the tokens among the `top` that they promote."""
         wanted = torch.tensor(sorted(set(tokens)), dtype=torch.long)
+        if self.model.large:
+            self._look_at(torch.as_tensor(columns))
         return torch.isin(self.promoted[torch.as_tensor(columns)][:, :top], wanted).any(1).numpy()
+
+    def _look_at(self, columns: Int[Tensor, " member"]) -> None:
+        """Fills in what some features promote: at first, all that are active anywhere at a position of a rule on what is promoted."""
+        if not bool((self.promoted[:, 0] >= 0).any()):
+            rules = needed_rules(self.case, self.prompts).values()
+            there = {rule.at for rule in rules if (rule.promotes or rule.not_promotes) and rule.at != FOUND}
+            active = [torch.from_numpy(self.active(at).indices).long() for at in sorted(there)]
+            columns = torch.cat([columns.long(), *active]).unique()
+        left = columns[self.promoted[columns, 0] < 0]
+        for layer in (left // self.width).unique().tolist():
+            mine = left[left // self.width == layer]
+            found = promoted_by(
+                self.model, self.transcoders.layers[layer], mine - layer * self.width, self.promoted.shape[1]
+            )
+            self.promoted[mine] = found
 
     def columns(self, found: Selection) -> Int[np.ndarray, " member"]:
         """The columns of `active` that hold the features of a set."""

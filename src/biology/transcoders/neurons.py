@@ -64,6 +64,10 @@ class Neurons(Transcoder):
         return True
 
     @property
+    def mirrored(self) -> bool:
+        return True
+
+    @property
     def shuffled(self) -> tuple[str, ...]:
         return ("W_enc", "W_dec") if self.W_up is None else ("W_enc", "W_up", "W_dec")
 

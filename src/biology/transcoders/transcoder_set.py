@@ -57,6 +57,11 @@ class Transcoder:
         """Whether features are parts of the MLP itself, so that features below the top k also act on the model."""
         return False
 
+    @property
+    def mirrored(self) -> bool:
+        """Whether each feature of the second half writes the opposite of one of the first half, in the same order."""
+        return False
+
     def to(self, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "Transcoder":
         """The same layer with all weights moved or cast."""
         return replace(self, **{key: value.to(device, dtype) for key, value in self.resting().items()})
