@@ -14,9 +14,11 @@ from biology.cases.case import Case
 from biology.cases.case_file import Paper, Prompt
 from biology.cases.rules import SupernodeRule
 from biology.records import InputError
+from biology.supernodes import promotion
 from biology.supernodes.case_prompts import position
 from biology.supernodes.grouping import Finder, group, grouped_items
 from biology.transcoders.activations import FeatureCache
+from biology.transcoders.neurons import neuron_set
 
 LAYER, LAST = 1, 3  # features are planted in this layer; every prompt is <bos> and three words
 DEV_SELECT, HELD_SELECT = 10, 6  # prompts of each place
@@ -201,8 +203,11 @@ def test_promoted_tokens_are_those_whose_logits_a_decoder_raises_most(tiny_model
     assert int(finder.promoted[LAYER * 48 + 5, 0]) == 42
 
 
-def test_promotes_and_spares(tiny_model):
-    model = tiny_model("llama")
+@pytest.mark.parametrize("large", [False, True])
+def test_promotes_and_spares(tiny_model, large):
+    """Also where only those features are looked at that are asked for, as on a large model."""
+    model = replace(tiny_model("llama"))
+    vars(model)["large"] = large
     answer = {row["item"]: row["answer_token"] for row in FRAME.to_dict("records")}
     own, mate, foreign = answer["texas16"], answer["texas17"], answer["california16"]
     assert len({own, mate, foreign}) == 3
@@ -221,6 +226,27 @@ def test_promotes_and_spares(tiny_model):
     assert found(**level, not_promotes=("answer",)) == {2, 3, 4}
     assert found(**level, not_promotes=("answers",)) == {3, 4}  # all answers of the level, whoever's they are
     assert found(promotes=("answer",), top=1) == {1}  # without a factor: of what is active on the prompt itself
+
+
+@pytest.mark.parametrize("at_once", [promotion.AT_ONCE, 8])
+def test_what_neurons_promote_and_suppress_is_found_from_both_sides(tiny_model, monkeypatch, at_once):
+    """Where one half of the features is worked out from the other, and where each is looked at by itself."""
+    model = tiny_model("llama")
+    neurons = neuron_set(model, k=4)
+    half = neurons.n_features[0] // 2
+    assert at_once > half or 2 * at_once <= half
+    monkeypatch.setattr(promotion, "AT_ONCE", at_once)
+    up, down = promotion.promoted_and_suppressed(model, neurons, 3)
+    for layer, weights in enumerate(neurons.layers):
+        effects = model.weights.logits(
+            weights.decoders(torch.arange(2 * half)).sum(1), demeaned=True, gain=model.weights.ln_final.gain
+        )
+        assert torch.equal(up[layer], effects.topk(3, dim=1).indices)
+        assert torch.equal(down[layer], effects.topk(3, dim=1, largest=False).indices)
+        assert torch.equal(up[layer][half:], down[layer][:half])
+        some = torch.tensor([0, half + 1, 2 * half - 1])
+        assert torch.equal(promotion.promoted_by(model, weights, some, 3), up[layer][some])
+    assert all(torch.equal(a, b) for a, b in zip(up, promotion.promoted(model, neurons, 3), strict=True))
 
 
 def test_what_a_member_may_promote_is_asked_of_every_prompt_and_not_of_the_first_of_its_level(tiny_model):
