@@ -33,7 +33,7 @@ def test_members_are_held_where_those_of_the_prompt_are_unless_a_token_is_named(
             members, {"oakland": "Fact: the capital of the state containing Oakland is", "dallas": PROMPT}
         )
     }
-    held = _members(Namespace(text=text, at=at), "multi_hop/oakland/bridge", found)
+    held = _members(Namespace(text=text, chat=False, at=at), "multi_hop/oakland/bridge", found)
     taken = ("Fact: the capital of the state containing Oakland is", 8)
     assert held == {(1, feature): HeldFeature(2.0, where, taken=taken) for feature in (7, 2)}
 
