@@ -1,9 +1,12 @@
 """Text becomes sequences of equal length behind the first token; what is held out depends on the text alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 
 from biology.dictionaries.documents import END, PIECE, is_held_out, pieces, read, read_held_out
+from biology.dictionaries.sampling import BATCH, _at_once
 from biology.records import InputError
 
 
@@ -89,3 +92,18 @@ def test_damaged_held_out_sequences_are_refused(tmp_path):
     (tmp_path / "held_out.parquet").write_bytes(b"nothing")
     with pytest.raises(InputError, match="holds no token sequences"):
         read_held_out(tmp_path / "held_out.parquet")
+
+
+def test_a_large_model_writes_fewer_documents_at_a_time_than_a_small_one():
+    """By its sizes alone: keys and values of 30 layers of 3 heads of 64 for 1,024 tokens in float32 take 45 MiB."""
+    sizes = {
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "head_dim": 64,
+        "hidden_size": 576,
+        "num_hidden_layers": 30,
+    }
+    assert _at_once(SimpleNamespace(**sizes), 1024, 4) == (1 << 30) // (45 << 20) == 22
+    assert _at_once(SimpleNamespace(**sizes | {"num_hidden_layers": 30_000}), 1024, 4) == 1
+    small = SimpleNamespace(num_attention_heads=8, num_key_value_heads=4, hidden_size=64, num_hidden_layers=5)
+    assert _at_once(small, 512, 4) == BATCH  # stories260K, whose text is what it was

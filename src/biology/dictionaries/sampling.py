@@ -6,6 +6,7 @@ Unconditional sampling: only the first token is given, and every next one is dra
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import torch
 from tqdm import tqdm
@@ -15,6 +16,9 @@ from biology.models.tokenizer import open_tokenizer
 from biology.records import InputError
 
 BATCH = 256
+"""Documents that are written at a time."""
+KEPT = 1 << 30
+"""Bytes that their keys and values may take; a model for which they would take more writes fewer documents at a time."""
 
 
 def samples(
@@ -40,7 +44,8 @@ def samples(
         )
     ends = {token for token in (first, tokenizer.eos_token_id) if token is not None}
     longest = int(length or min(1024, getattr(network.config, "max_position_embeddings", 1024)))
-    start, found, index = torch.full((BATCH, 1), first, device=device), 0, 0
+    together = _at_once(network.config, longest, torch.empty(0, dtype=dtype).element_size())
+    start, found, index = torch.full((together, 1), first, device=device), 0, 0
     with tqdm(total=tokens, desc="sampling", unit="token", disable=not progress, mininterval=5) as bar:
         while found < tokens:
             with torch.random.fork_rng(), torch.no_grad():
@@ -56,3 +61,12 @@ def samples(
                     found += end
                     bar.update(end)
             index += 1
+
+
+def _at_once(config: Any, length: int, item: int) -> int:
+    """How many documents of this length are written at a time: it depends on the model alone, so that the same seed gives the same
+    documents."""
+    heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    width = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    of_one = 2 * config.num_hidden_layers * heads * width * length * item
+    return max(1, min(BATCH, KEPT // of_one))
