@@ -112,6 +112,17 @@ def test_the_peak_is_as_foretold(folder, kind, n_tokens, budget, memory):
     assert 0.75 * real <= graph <= 1.4 * real  # too much is the safer side
 
 
+@EXHAUSTIVE
+def test_the_peak_of_a_graph_with_live_attention_is_as_foretold(folder):
+    """Its edges are there twice, with their frozen parts."""
+    measured = elsewhere(functools.partial(real_and_foretold, attention="live"), folder, "cross_layer", 90)
+    if measured is None:
+        pytest.skip("the kernel does not measure peaks anew")
+    real, (_, graph) = measured
+    print(f"{real / MIB:.0f} MiB, foretold {graph / MIB:.0f}")
+    assert 0.75 * real <= graph <= 1.4 * real
+
+
 def test_reading_a_matrix_without_edges_takes_no_memory():
     """Or writing a graph to its file would fill what its making left empty."""
     edges = empty_edges(8000, 8000, torch.float32, torch.device("cpu"))

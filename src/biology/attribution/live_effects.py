@@ -128,7 +128,10 @@ class LiveEffects:
 def with_remainders(graph: Graph) -> Graph:
     """The graph with the part of each pre-activation that its edges do not explain as the bias."""
     reading = (graph.kind == FEATURE) | (graph.kind == LOGIT)
-    rest = graph.pre_activation.double() - graph.adjacency.sum(1, dtype=torch.float64)
+    parts = graph.adjacency.split(
+        max(1, CHUNK_ENTRIES // max(1, graph.n_nodes))
+    )  # a sum in float64 copies what it sums
+    rest = graph.pre_activation.double() - torch.cat([part.sum(1, dtype=torch.float64) for part in parts])
     return replace(graph, bias=torch.where(reading, rest.to(graph.bias), graph.bias))
 
 
