@@ -247,7 +247,7 @@ IDLE: dict[str, list[Edit]] = {
         poems("case/prompts/c1/factors/word", "w44"),
         poems("case/prompts/c1/factors/family", "f0"),
     ],
-    "SupernodeRule.label": [places(f"{NODES}/own/label", "called {word}"), poems(f"{NODES}/plan/label", "plan")],
+    "SupernodeRule.label": [places(f"{NODES}/own/label", "another"), poems(f"{NODES}/plan/label", "plan")],
     "SupernodeRule.among": [things(f"{NODES}/unread/among", ["1", "factor:thing"])],
     "SupernodeRule.given": [things(f"{NODES}/held/given", ["relation", "copy"])],
     "SupernodeRule.top": [places(f"{NODES}/alone/top", 50)],

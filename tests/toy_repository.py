@@ -104,7 +104,7 @@ def places() -> dict:
         },
         "prompt_set": "prompts.csv",
         "supernodes": {
-            "own": {"label": "{place}", "factor": "place", "split": "any", "across": ["fold"], "precision": 0.2, "recall": 0.6, "false_positive_rate": 0.5, "max_members": 6},
+            "own": {"label": "own", "factor": "place", "split": "any", "across": ["fold"], "precision": 0.2, "recall": 0.6, "false_positive_rate": 0.5, "max_members": 6},
             "watched": {"label": "say", "promotes": ["answer"], "not_promotes": ["w3"], "top": 30, "layers": [1, 2]},
             "hinted": {"at": "factor:city", "active_on": ["hint"], "silent_on": ["other"]},
             "rare": {"promotes": ["answer"], "top": 2, "layers": [0, 0]},
