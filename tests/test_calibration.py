@@ -95,6 +95,15 @@ def test_rates_count_what_is_true_and_false_and_leave_out_what_is_open(checkout)
     assert by.loc["twin", "sensitivity_n"] == 0 and by["sensitivity"].isna().sum() == 2
 
 
+def test_a_claim_that_was_changed_after_its_verdict_speaks_of_no_sensitivity(checkout):
+    """A miss could be mended away; a false one that passes stays in sight."""
+    table = pairs(*checkout)
+    assert set(table["exploratory"]) == {0}
+    changed = table.assign(exploratory=1)
+    (before,), (row,) = (rates(one).to_dict("records") for one in (table, changed))
+    assert (row["sensitivity_n"], row["specificity_n"]) == (0, before["specificity_n"])
+
+
 def test_a_page_says_what_the_test_of_a_claim_sees(checkout):
     root, config = checkout
     assert calibrated(root) == {}

@@ -3,7 +3,7 @@
 A planted model (`planting.py`) computes what `mechanism.yaml` states, so that each claim is true of it, false, or left open. Its
 twins have mechanisms of their own (`twins/<name>.yaml`), or `experiments/twins.csv` lists the claims that are false of them. With
 shuffled transcoders nothing can be found. *Sensitivity* is the share of true claims that are replicated, *specificity* the share of
-false claims that are not. A false claim that could not be tested does not count. Intervals are Wilson's.
+false claims that are not (`rates` says which count). A false claim that could not be tested does not count. Intervals are Wilson's.
 
 A verdict on a planted model says what the instrument can detect. It says nothing about natural models.
 """
@@ -27,7 +27,7 @@ from biology.statistics import wilson
 from biology.tables import read_table
 from biology.verdicts.robustness import read_expected
 
-COLUMNS = ["case", "claim", "kind", "model", "role", "dictionary", "seed", "truth", "verdict"]
+COLUMNS = ["case", "claim", "kind", "model", "role", "dictionary", "seed", "truth", "exploratory", "verdict"]
 KINDS = ("swap", "inhibition", "graph", "representation")
 """Kinds of claim, the strongest first: an exchange brings another answer; an ablation takes the answer away; paths and weights;
 representations at a position."""
@@ -57,6 +57,7 @@ def pairs(root: Path, config: Config) -> pd.DataFrame:
     """Table `calibration`: every claim on every calibrated model that was judged, with its truth and its verdict."""
     rows: list[dict[str, object]] = []
     kinds: dict[str, dict[str, str]] = {}
+    claims: dict[str, Claim] = {}
     for name in config.calibrated:
         path = root / "reports" / name / "verdicts.csv"
         if not path.is_file():
@@ -67,12 +68,14 @@ def pairs(root: Path, config: Config) -> pd.DataFrame:
                 truths[row.case] = truths_of(root, config, name, row.case)
             if row.case not in kinds:
                 case = load_case(root, row.case)
-                kinds[row.case] = {claim.id: kind_of(case, claim) for claim in load_claims(root, row.case, case)}
+                of_case = load_claims(root, row.case, case)
+                kinds[row.case] = {claim.id: kind_of(case, claim) for claim in of_case}
+                claims |= {claim.id: claim for claim in of_case}
             rows.append(
                 {
                     "case": row.case, "claim": row.claim, "kind": kinds[row.case][row.claim], "model": name,
                     "role": config.models[name].role, "dictionary": row.transcoders, "seed": row.seed, "truth": truths[row.case].get(row.claim, "open"),
-                    "verdict": row.verdict,
+                    "exploratory": int(claims[row.claim].explores(name)), "verdict": row.verdict,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
@@ -140,14 +143,16 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
 def rates(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     """Columns `by`, then for sensitivity and for specificity: share, low and high (Wilson's 95 % interval), n.
 
-    Claims that could not be tested are left out of specificity, and count as misses in sensitivity.
+    Claims that could not be tested are left out of specificity, and count as misses in sensitivity. A claim that was changed after its
+    first verdict on a model is *exploratory* there: what was changed may have been what missed it. Such claims are left out of
+    sensitivity. Specificity counts them, as a change that finds more may find what is not there.
     """
     rows = []
     groups = table.groupby(list(by), sort=False) if by else [((), table)]
     for key, group in groups:
         row = dict(zip(by, key, strict=True))
         for name, found, right in (
-            ("sensitivity", group[group["truth"] == "true"], "replicated"),
+            ("sensitivity", group[(group["truth"] == "true") & (group["exploratory"].astype(int) == 0)], "replicated"),
             ("specificity", group[(group["truth"] == "false") & (group["verdict"] != "untestable")], ""),
         ):
             hit = (found["verdict"] == right) if right else (found["verdict"] != "replicated")
