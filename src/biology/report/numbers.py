@@ -77,6 +77,7 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
     found |= _calibration(root / "reports/calibration.csv")
     found |= _graphs(root / "reports/calibration_graphs.csv")
     found |= _misses(root / "reports/misses.csv")
+    found |= _rules(root / "reports/rules_compared.csv")
     trials = root / "data/models/trials.csv"
     if trials.is_file():
         with trials.open(encoding="utf-8", newline="") as file:
@@ -125,6 +126,17 @@ def _misses(path: Path) -> dict[str, int]:
     found = {"claims": table["miss"].nunique(), "measured": table.loc[table["supernode"] != "", "miss"].nunique()}
     found |= {word.replace(" ", "_"): by_fault.get(word, 0) for word in sorted({*FOUND_AT_FAULT, *by_fault})}
     return {f"misses.{name}": int(count) for name, count in found.items()}
+
+
+def _rules(path: Path) -> dict[str, int]:
+    """True claims on seeds that were grown to ask them once, and how many of these are replicated by the rules before and after they were
+    amended (`seeds.`)."""
+    if not path.is_file():
+        return {}
+    table = pd.read_csv(path)
+    true = table[table["truth"] == "true"]
+    found = {name: int((true[f"by_{name}"] == "replicated").sum()) for name in ("level", "difference")}
+    return {"seeds.claims": len(true)} | {f"seeds.by_{name}": count for name, count in found.items()}
 
 
 def parameters(path: Path) -> int:
