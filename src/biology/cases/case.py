@@ -166,7 +166,8 @@ def fingerprint(case: Case, *fields: str) -> str:
     """SHA-256 of some fields of a case. As a parameter of a rule it reruns the stage only when a field that it reads
     has changed."""
     chosen = case.model_dump_json(include=set(fields))
-    chosen = chosen.replace(',"chat":false', "")  # as in all prompts before there was the word
+    for new in (',"chat":false', ',"difference_share":null'):  # as in all cases before there were these words
+        chosen = chosen.replace(new, "")
     for now, before in FORMERLY.items():
         chosen = chosen.replace(f'"{now}":', f'"{before}":')
     return hashlib.sha256(chosen.encode()).hexdigest()[:16]
