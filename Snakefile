@@ -164,7 +164,8 @@ rule:
 def perturbing(wildcards):
     """Cores of a job that perturbs, which takes most of a case's time: those that are left if each case has one."""
     alone = CONFIG.threads > 1 or gpu(wildcards)  # such a model is not shared between processes
-    return CONFIG.threads if alone else max(1, (workflow.cores or 1) // len(CASES))
+    together = [pair for pair in CASES if (pair[0] in SHOWN) == (wildcards.model in SHOWN)]
+    return CONFIG.threads if alone else max(1, (workflow.cores or 1) // len(together))
 
 
 # 0. Known models -----------------------------------------------------------------------------------------------------
