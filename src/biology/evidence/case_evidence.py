@@ -23,7 +23,7 @@ from biology.evidence.census import run_census
 from biology.evidence.graph_tables import Reduced, reduce_graphs
 from biology.evidence.line_evidence import run_lines
 from biology.evidence.operand_tables import read_grid
-from biology.evidence.perturbation import run_experiments
+from biology.evidence.perturbation import in_turn, run_experiments
 from biology.evidence.score_evidence import run_attention
 from biology.evidence.sharing import reduce_sharing
 from biology.models.model import Model
@@ -115,7 +115,6 @@ def _alone(names: list[str]) -> tuple[pd.DataFrame, ...]:
 
 def _in_order(case: Case, panel: pd.DataFrame) -> pd.DataFrame:
     """A panel in the order in which `run_experiments` measures all experiments of a case."""
-    held = case.of_kind(Perturbation)
-    place = {name: number for number, name in enumerate(sorted(held, key=lambda name: bool(held[name].rests_on)))}
+    place = {name: number for number, name in enumerate(in_turn(case))}
     order = np.argsort([place[name] for name in panel["experiment"]], kind="stable")
     return panel.iloc[order].reset_index(drop=True)

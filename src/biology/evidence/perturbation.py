@@ -18,6 +18,7 @@ from jaxtyping import Int
 from torch import Tensor
 from tqdm import tqdm
 
+from biology.cases.case import Case
 from biology.cases.perturbations import Perturbation
 from biology.evidence.case_context import CaseContext, PromptContext, Setting
 from biology.evidence.outcomes import OutcomeReader, RowOutcomes, evidence_rows, run_rows, watched_sites
@@ -59,7 +60,7 @@ def run_experiments(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
     evidence: list[dict[str, object]] = []
     panel: list[dict[str, object]] = []
     settled: dict[str, Setting] = {}
-    for name, experiment in sorted(case.of_kind(Perturbation).items(), key=lambda named: bool(named[1].rests_on)):
+    for name, experiment in in_turn(case).items():
         if experiment.line is not None:
             continue
         places = context.items(experiment)
@@ -78,6 +79,11 @@ def run_experiments(context: CaseContext) -> tuple[pd.DataFrame, pd.DataFrame]:
                 evidence += measure(context, f"{name}/dose", experiment, heldout, dose, ("match",), draws=2)
         panel += panel_rows(context, name, experiment, setting)
     return table("evidence", evidence), table("panel", panel)
+
+
+def in_turn(case: Case) -> dict[str, Perturbation]:
+    """The perturbations of a case in the order in which they are measured: those that take the strength of another one come last."""
+    return dict(sorted(case.of_kind(Perturbation).items(), key=lambda named: bool(named[1].rests_on)))
 
 
 def choose(

@@ -216,14 +216,18 @@ class Finder(CasePrompts):
         active = self.active(rule.at)
         more = _mean(active, of_level) - _mean(active, others)
         columns = np.flatnonzero(more > 0)
-        if rule.layers is not None:
-            layer = columns // self.width
-            columns = columns[(layer >= rule.layers[0]) & (layer <= rule.layers[1])]
+        columns = columns[self._in_layers(rule, columns)]
         written = more[columns] * self._lengths(columns)
         order = np.argsort(-written, kind="stable")
         # those before the share is reached, and the one that reaches it
         before = np.cumsum(written[order]) - written[order]
         return np.sort(columns[order[before < rule.difference_share * written.sum()]])
+
+    def _in_layers(self, rule: SupernodeRule, columns: Int[np.ndarray, " column"]) -> Bool[np.ndarray, " column"]:
+        """Mask of the features in the layers that the rule takes."""
+        first, last = rule.layers or (0, self.transcoders.n_layers - 1)
+        layer = columns // self.width
+        return (layer >= first) & (layer <= last)
 
     def _lengths(self, columns: Int[np.ndarray, " column"]) -> Float[np.ndarray, " column"]:
         """The length of each feature's decoder vector, over all layers that it writes to."""
@@ -256,9 +260,7 @@ class Finder(CasePrompts):
                 chosen &= self.promotes(columns, self.tokens(rule.promotes, rule, row), rule.top)
             if rule.not_promotes:
                 chosen &= ~self.promotes(columns, self.tokens(rule.not_promotes, rule, row), rule.top)
-        if rule.layers is not None:
-            layer = columns // self.width
-            chosen &= (layer >= rule.layers[0]) & (layer <= rule.layers[1])
+        chosen &= self._in_layers(rule, columns)
         columns, share = columns[chosen], share[chosen]
         if rule.max_members is not None and len(columns) > rule.max_members:
             best = np.sort(np.argsort(-share, kind="stable")[: rule.max_members])
