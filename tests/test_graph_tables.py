@@ -11,6 +11,7 @@ from toy_case import ITEMS, experiment_of, prompts_frame, toy_context, transcode
 from biology.attribution.assembly import attribute
 from biology.attribution.graph import ERROR, FEATURE, TOKEN
 from biology.config import AttributionConfig
+from biology.evidence import graph_tables
 from biology.evidence.graph_tables import (
     ANSWER,
     graph_evidence,
@@ -19,6 +20,7 @@ from biology.evidence.graph_tables import (
     reduce_graphs,
     source_tokens,
     supernode_edges,
+    together,
 )
 
 GRAPH = experiment_of(kind="graph", through="own", source="city", outcomes=("path_share", "shortcut", "source_share"))
@@ -177,6 +179,19 @@ def test_every_scored_and_every_named_prompt_is_traced(context):
     detailed = reduced.edges[reduced.edges["source"] == "bias"]
     assert set(detailed["item"]) == {"shown"}
     assert isinstance(reduced.evidence, pd.DataFrame) and len(reduced.evidence) == len(scored) * 3 * 5
+
+
+def test_prompts_are_traced_together_if_they_can_be_and_the_tables_are_the_same(context, monkeypatch):
+    places = list(range(len(context.prompts)))
+    several = together(context, places)
+    assert sorted(place for group in several for place in group) == places and len(several) < len(places)
+    assert all(len({len(context.ids[place]) for place in group}) == 1 for group in several)
+    reduced = reduce_graphs(context, AttributionConfig())
+    monkeypatch.setattr(graph_tables, "TOGETHER", 0)
+    assert [len(group) for group in together(context, places)] == [1] * len(places)
+    alone = reduce_graphs(context, AttributionConfig())
+    for name in ("graphs", "edges", "evidence"):
+        pd.testing.assert_frame_equal(getattr(reduced, name), getattr(alone, name), rtol=1e-9, atol=1e-12)
 
 
 def test_a_named_prompt_that_the_model_fails_shows_its_answer_beside_what_the_model_says(context):

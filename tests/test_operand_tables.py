@@ -93,7 +93,7 @@ def test_shares_of_families_add_up_to_one(tiny_model):
     operands, _ = read_grid(context.model, context.transcoders, context.case, context.prompts, context.cache)
     context = replace(context, operands=operands)
     place, settings = context.place["i1"], AttributionConfig()
-    graph = traced(context, place, [int(context.prompts["answer_token"][place])], settings)
+    (graph,) = traced(context, [place], settings)
     rows = pd.DataFrame(class_evidence(Plots(context), "classes", CLASSES, place, graph, settings))
     for arm in ("effect", "shuffle"):
         found = rows[rows["arm"] == arm].set_index("outcome")["value"]

@@ -16,7 +16,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.attribution.assembly import attribute
+from biology.attribution.assembly import attribute_batch
 from biology.attribution.graph import ERROR, FEATURE, LOGIT, TOKEN, Graph, influence, prune, row_residual, scores
 from biology.attribution.graph_json import export_json
 from biology.attribution.graph_paths import target_labels
@@ -34,6 +34,7 @@ from biology.validation import faithfulness, structure
 from biology.validation.faithfulness import TracedPrompt, Values
 
 ANSWER = "answer"  # the answer's logit, as a node of supernode-level tables
+TOGETHER = 1 << 28  # bytes of the edges of prompts that are traced together
 
 
 @dataclass(frozen=True)
@@ -47,8 +48,8 @@ class Reduced:
 
 
 def reduce_graphs(context: CaseContext, settings: AttributionConfig) -> Reduced:
-    """Traces every scored prompt and every text of the named prompts of a case, with one graph at a time in memory."""
-    case, prompts = context.case, context.prompts
+    """Traces every scored prompt and every text of the named prompts of a case, with few graphs at a time in memory (`together`)."""
+    case = context.case
     tracing = case.of_kind(Paths, Classes, Faithfulness, Structure)
     plots = Plots(context)
     drawn = {one.text: item for item, one in reversed(case.prompts.items())}  # the donor does not affect the graph
@@ -56,56 +57,109 @@ def reduce_graphs(context: CaseContext, settings: AttributionConfig) -> Reduced:
     for name, experiment in tracing.items():
         for place in context.items(experiment):
             wanted.setdefault(place, []).append(name)
-    graphs, edges, evidence, shown = [], [], [], {}
-    for place in tqdm(sorted(wanted), desc=f"{case.name}: graphs", mininterval=5):
-        item = prompts["item"].iat[place]
-        named = item in case.prompts
-        answer = int(prompts["answer_token"].iat[place])
-        graph = traced(context, place, None if named else [answer], settings)
-        said = graph.token_id[graph.logits].tolist()
-        if answer not in said:  # a named prompt that the model answers wrongly: show its answer beside the model's
-            graph = traced(context, place, [*said, answer], settings)
-        sets = node_sets(context, item, graph)
-        edges += supernode_edges(context, item, graph, sets, detailed=named)
-        both = OwnAndShuffled(context, place, settings)
-        for name in wanted[place]:
-            experiment = tracing[name]
-            if isinstance(experiment, Classes):
-                evidence += class_evidence(plots, name, experiment, place, graph, settings)
-            elif isinstance(experiment, Faithfulness):
-                evidence += faithfulness_evidence(context, name, experiment, place, both)
-            elif isinstance(experiment, Structure):
-                evidence += structure_evidence(context, name, experiment, place, graph, settings)
-            else:
-                evidence += graph_evidence(context, name, experiment, place, graph, sets)
-        node_mask, edge_mask = prune(graph, settings.node_threshold, settings.edge_threshold)
-        scored = scores(graph)
-        graphs.append(
-            {
-                "item": item, "n_active": int((graph.kind == FEATURE).sum()), "n_nodes": int(node_mask.sum()),
-                "n_edges": int(torch.count_nonzero(edge_mask)), **scored._asdict(), "error_share": 1.0 - scored.replacement,
-                "row_residual": float(row_residual(graph).max()),
-            }
-        )  # fmt: skip
-        if named:
-            shown[item] = export_json(
-                graph, node_mask, edge_mask, slug=f"{case.name}-{item}".replace("_", "-"), scan=context.model.name,
-                prompt=message_of(context.records[place]),
-                supernodes={label: nodes.nonzero().flatten().tolist() for label, nodes in sets.items() if label in case.supernodes},
-                pruning_settings={"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold},
-                replication={"case": case.name},
-            )  # fmt: skip
+    found: dict[int, _OfPrompt] = {}
+    progress = tqdm(total=len(wanted), desc=f"{case.name}: graphs", mininterval=5)
+    for places in together(context, sorted(wanted)):
+        for place, graph in zip(places, traced(context, places, settings), strict=True):
+            asked = {name: tracing[name] for name in wanted[place]}
+            found[place] = _of_prompt(context, place, graph, asked, plots, settings)
+            progress.update()
+    progress.close()
+    in_order = [found[place] for place in sorted(found)]
+    evidence = [row for one in in_order for row in one.evidence]
     parts = [part for part in (table("evidence", evidence), operand_evidence(context)) if len(part)]
     joined = pd.concat(parts, ignore_index=True) if parts else table("evidence", [])
-    return Reduced(table("graphs", graphs), table("edges", edges), joined, shown)
+    return Reduced(
+        table("graphs", (one.scores for one in in_order)), table("edges", (row for one in in_order for row in one.edges)),
+        joined, {item: shown for one in in_order for item, shown in one.shown.items()},
+    )  # fmt: skip
 
 
-def traced(context: CaseContext, place: int, targets: Sequence[int] | None, settings: AttributionConfig) -> Graph:
-    """The graph of one prompt, for the given tokens or for the most probable ones."""
-    return attribute(
-        context.model, context.transcoders, context.ids[place], targets=targets, max_logits=settings.max_logits,
-        logit_probability=settings.logit_probability, max_feature_nodes=settings.max_feature_nodes,
-        first_position=context.first_position(place),
+@dataclass(frozen=True)
+class _OfPrompt:
+    """What is kept of the graph of one prompt: its row of table `graphs`, its rows of the other two, itself if it is shown."""
+
+    scores: dict[str, object]
+    edges: list[dict[str, object]]
+    evidence: list[dict[str, object]]
+    shown: dict[str, dict]
+
+
+def _of_prompt(
+    context: CaseContext, place: int, graph: Graph, asked: Mapping[str, Paths | Classes | Faithfulness | Structure],
+    plots: Plots, settings: AttributionConfig,
+) -> _OfPrompt:  # fmt: skip
+    case, row = context.case, context.records[place]
+    item = str(row["item"])
+    answer, named = int(context.prompts["answer_token"].iat[place]), item in case.prompts
+    said = graph.token_id[graph.logits].tolist()
+    if answer not in said:  # a named prompt that the model answers wrongly: show its answer beside the model's
+        (graph,) = traced(context, [place], settings, [*said, answer])
+    sets = node_sets(context, item, graph)
+    both = OwnAndShuffled(context, place, settings)
+    evidence = []
+    for name, experiment in asked.items():
+        if isinstance(experiment, Classes):
+            evidence += class_evidence(plots, name, experiment, place, graph, settings)
+        elif isinstance(experiment, Faithfulness):
+            evidence += faithfulness_evidence(context, name, experiment, place, both)
+        elif isinstance(experiment, Structure):
+            evidence += structure_evidence(context, name, experiment, place, graph, settings)
+        else:
+            evidence += graph_evidence(context, name, experiment, place, graph, sets)
+    node_mask, edge_mask = prune(graph, settings.node_threshold, settings.edge_threshold)
+    scored, shown = scores(graph), {}
+    if named:
+        shown[item] = export_json(
+            graph, node_mask, edge_mask, slug=f"{case.name}-{item}".replace("_", "-"), scan=context.model.name,
+            prompt=message_of(row),
+            supernodes={label: nodes.nonzero().flatten().tolist() for label, nodes in sets.items() if label in case.supernodes},
+            pruning_settings={"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold},
+            replication={"case": case.name},
+        )  # fmt: skip
+    of_graph = {
+        "item": item, "n_active": int((graph.kind == FEATURE).sum()), "n_nodes": int(node_mask.sum()),
+        "n_edges": int(torch.count_nonzero(edge_mask)), **scored._asdict(), "error_share": 1.0 - scored.replacement,
+        "row_residual": float(row_residual(graph).max()),
+    }  # fmt: skip
+    return _OfPrompt(of_graph, supernode_edges(context, item, graph, sets, detailed=named), evidence, shown)
+
+
+def together(context: CaseContext, places: Sequence[int]) -> list[list[int]]:
+    """Prompts by what can be traced together: of equal length and with the same first node, and with few enough active features for
+    their edges to take `TOGETHER` bytes."""
+    active = context.cache.offsets.diff().tolist()
+    alike: dict[tuple[int, int], list[int]] = {}
+    for place in places:
+        alike.setdefault((len(context.ids[place]), context.first_position(place)), []).append(place)
+    groups: list[list[int]] = []
+    for several in alike.values():
+        held = TOGETHER
+        for place in several:
+            size = 4 * active[place] ** 2
+            if held + size > TOGETHER:
+                groups.append([])
+                held = 0
+            groups[-1].append(place)
+            held += size
+    return groups
+
+
+def traced(
+    context: CaseContext, places: Sequence[int], settings: AttributionConfig, targets: Sequence[int] | None = None
+) -> list[Graph]:
+    """The graphs of prompts that can be traced together, for the given tokens, or for the most probable ones of a named prompt and for
+    the answer of any other."""
+    prompts = context.prompts
+    asked = [
+        targets
+        or (None if prompts["item"].iat[place] in context.case.prompts else [int(prompts["answer_token"].iat[place])])
+        for place in places
+    ]
+    return attribute_batch(
+        context.model, context.transcoders, [context.ids[place] for place in places], targets=asked,
+        max_logits=settings.max_logits, logit_probability=settings.logit_probability,
+        max_feature_nodes=settings.max_feature_nodes, first_position=context.first_position(places[0]),
     )  # fmt: skip
 
 
