@@ -158,6 +158,10 @@ FORMS = {
             controls=("position", "shuffle", "random"),
         ),
         Form(
+            "written", "the features of the prompt's own word write {value} of what is written more for it there", "the share of what the MLPs write more for the prompt's level, at the rule's position, that the features of the level write",
+            SHARE, ("census",), controls=("position", "shuffle", "random"),
+        ),
+        Form(
             "candidates", "features of another candidate fire there as well on {value} of the prompts", "whether features of the prompt's level and of another level of its cluster fire there at once", ONE,
             ("census",), controls=("shuffle", "random"),
         ),

@@ -6,6 +6,8 @@ looks for the features of another prompt's level (drawn among prompts of other c
 rule finds for the prompt's own level with shuffled transcoders, as any direction can be selected by its activations.
 
     planned     share of the level's features that are active there: a rate, because many features are active anywhere
+    written     share of what the MLPs write more for the level, at the rule's position, that the level's features write
+                (`supernodes.level_writing`): features that tell a level and mean nothing write something else
     candidates  1 if features of the level and of another level of the same cluster are active there at once, different
                 ones for each (shuffle: of a level of another cluster)
     ordinary    1 if one of the level's features that are active there is also active where the word itself comes next, at
@@ -19,6 +21,7 @@ rule finds for the prompt's own level with shuffled transcoders, as any directio
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 import pandas as pd
@@ -32,6 +35,7 @@ from biology.cases.rules import SupernodeRule
 from biology.evidence.case_context import CaseContext
 from biology.models.model import run, token_batch
 from biology.supernodes.grouping import Finder
+from biology.supernodes.level_writing import LevelWriting
 from biology.tables import table
 from biology.transcoders.activations import length_batches
 
@@ -80,6 +84,10 @@ class _Look:
         columns = self.members(place, level)
         return float(self.finder.active(self.rule.at)[place, columns].sum()) / len(columns) if len(columns) else 0.0
 
+    @cached_property
+    def writing(self) -> LevelWriting:
+        return LevelWriting(self.finder, self.rule)
+
     def planned(self, at: str, place: int, columns: Int[np.ndarray, " member"]) -> float:
         return float(self.fires(at, place, columns).mean()) if len(columns) else 0.0
 
@@ -118,6 +126,15 @@ def _counted(
                     ("position", number, look.planned(site, place, own)) for number, site in enumerate(experiment.sites)
                 ]
                 found += [("random", 0, null.planned(rule.at, place, members)) for null, members in random]
+            elif outcome == "written":
+                row = look.finder.records[place]
+                found = [("effect", 0, look.writing.share(row, rule.at, own))]
+                found += [("shuffle", 0, look.writing.share(row, rule.at, foreign))]
+                found += [
+                    ("position", number, look.writing.share(row, site, own))
+                    for number, site in enumerate(experiment.sites)
+                ]
+                found += [("random", 0, null.writing.share(row, rule.at, members)) for null, members in random]
             elif outcome == "candidates":
                 away = levels[cluster[stranger]][: len(rivals)]
                 found = [("effect", 0, look.candidates(place, own, rivals))]

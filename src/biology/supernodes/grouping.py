@@ -183,29 +183,36 @@ class Finder(CasePrompts):
     def _selected(self) -> dict[tuple[str, ...], tuple[np.ndarray, np.ndarray]]:
         return {}
 
-    def _of_level(self, rule: SupernodeRule, row: Mapping[str, object]) -> tuple[np.ndarray, np.ndarray]:
-        """Columns of the features that distinguish the row's level, and the share of the level's prompts on which each
-        is active."""
+    def selecting(
+        self, rule: SupernodeRule, row: Mapping[str, object]
+    ) -> tuple[Bool[np.ndarray, " prompt"], Bool[np.ndarray, " prompt"]]:
+        """Masks of the prompts that members of the row's level are selected on: those of the level, and those of other levels."""
         chosen = (self._said("role") == "select") & (self._said(rule.factor) != "")
         if rule.split == "dev":
             chosen &= self._said("split") == "dev"
         for column in rule.across:
             chosen &= self._said(column) != row[column]
-        of_level = chosen & (self._said(rule.factor) == row.get(rule.factor))
+        of_level = chosen & (self._said(rule.factor) == row.get(str(rule.factor)))
+        return of_level, chosen & ~of_level
+
+    def _of_level(self, rule: SupernodeRule, row: Mapping[str, object]) -> tuple[np.ndarray, np.ndarray]:
+        """Columns of the features that distinguish the row's level, and the share of the level's prompts on which each
+        is active."""
+        of_level, rest = self.selecting(rule, row)
         if not of_level.any():
             return np.zeros(0, dtype=int), np.zeros(0)
         fires = self.active(rule.at) > 0
         hits = np.asarray(fires[of_level].sum(0)).ravel()
         share = hits / of_level.sum()
         if rule.difference_share is not None:
-            columns = self._making_the_difference(rule, of_level, chosen & ~of_level)
+            columns = self._making_the_difference(rule, of_level, rest)
             return columns, share[columns]
-        every = np.asarray(fires[chosen].sum(0)).ravel()
+        every = np.asarray(fires[of_level | rest].sum(0)).ravel()
         member = (share >= rule.recall) & (hits >= rule.precision * every) & (hits > 0)
-        rest = chosen & ~of_level
-        member &= _mean(fires, rest) <= rule.false_positive_rate
+        member &= column_means(fires, rest) <= rule.false_positive_rate
         if rule.within is not None:
-            member &= _mean(fires, rest & (self._said(rule.within) == row.get(rule.within))) <= rule.false_positive_rate
+            near = rest & (self._said(rule.within) == row.get(rule.within))
+            member &= column_means(fires, near) <= rule.false_positive_rate
         columns = np.flatnonzero(member)
         return columns, share[columns]
 
@@ -214,7 +221,7 @@ class Finder(CasePrompts):
     ) -> Int[np.ndarray, " member"]:
         """The fewest columns that make up `rule.difference_share` of the difference between prompts of a level and others."""
         active = self.active(rule.at)
-        more = _mean(active, of_level) - _mean(active, others)
+        more = column_means(active, of_level) - column_means(active, others)
         columns = np.flatnonzero(more > 0)
         columns = columns[self._in_layers(rule, columns)]
         written = more[columns] * self._lengths(columns)
@@ -268,7 +275,7 @@ class Finder(CasePrompts):
         return Selection(columns // self.width, columns % self.width, share)
 
 
-def _mean(values: sparse.csr_matrix, prompts: Bool[np.ndarray, " prompt"]) -> Float[np.ndarray, " column"]:
+def column_means(values: sparse.csr_matrix, prompts: Bool[np.ndarray, " prompt"]) -> Float[np.ndarray, " column"]:
     """The mean over these prompts, column by column; 0 if there are none. Of what is active: the share of prompts on which it is."""
     return np.asarray(values[prompts].sum(0)).ravel() / max(1, int(prompts.sum()))
 
