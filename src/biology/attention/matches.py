@@ -1,5 +1,4 @@
-"""Why the strongest head of each edge attends where it carries the edge: the pairs of nodes that its query and key
-match."""
+"""For each edge, why its strongest head attends where it carries the edge: the pairs of nodes that query and key match."""
 
 from __future__ import annotations
 

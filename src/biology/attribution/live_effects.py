@@ -1,5 +1,4 @@
-"""Direct effects with live attention patterns or norm scales: effects through queries and keys, and through the scales of norms,
-included.
+"""Direct effects with live attention patterns or norm scales. They include effects through queries and keys, and through norms.
 
 The papers' graphs freeze both, so that no edge contains a source's effect through them. Here edges are first-order effects of the
 model as it runs, from the write point of a source to the read point of a reader, with every MLP between them held:

@@ -1,5 +1,5 @@
-"""Rules with `at: found`, settled once a model has shown where: the case as later stages use it, and the text for
-pages."""
+"""Replaces `at: found` in the rules of a case by the position and the layers that were found on a model. Later stages use this
+case; pages say what was found."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 

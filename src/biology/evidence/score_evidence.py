@@ -1,19 +1,19 @@
-"""Why heads attend from one token of a prompt to another, and what happens if it is no longer so.
+"""Why heads attend from one token of a prompt to another, and what changes when they no longer do.
 
-Heads are chosen on development prompts: those whose attention from query to key the answer loses most by, in log-probability, when it
-is taken away in a forward pass. Their scores are taken apart into pairs of a node of the query and one of the key (`attention.qk`), and
-changed before softmax in all of these heads at once; all else is live (`attention.score_edits`).
+Heads are chosen on development prompts. The attention of each from query to key is taken away in a forward pass; chosen are those by
+which the answer's log-probability falls most. Their scores are split into pairs of a query node and a key node (`attention.qk`). The
+scores of all chosen heads are then changed at once, before softmax; all else is live (`attention.score_edits`).
 
     score_error       the largest difference of the sum of all terms from its score, over the score
     pair_share        what pairs between the supernodes of `by` and those of `of` add to the scores, over the sum of all positive pairs
-    interactions      the number of singular values that hold nearly all of the matrix of what these supernodes add, each with each
-    pairs_attention   of the attention from query to key, the share lost without the largest pairs of nodes
-    pairs_answer      of the answer's probability, the share lost then
-    scaled_attention  the same, if the features of `of` stand in the keys of these heads at a multiple, and nowhere else
-    scaled_answer
+    interactions      what these supernodes add, pair by pair, is a matrix: the number of singular values that hold nearly all of it
+    pairs_attention   the share of the attention from query to key that is lost without the largest pairs of nodes
+    pairs_answer      the share of the answer's probability that is lost without them
+    scaled_attention  the same two shares, if the features of `of` are held at a multiple in the keys of these heads, and nowhere
+    scaled_answer     else
 
-Control `match`: as many other active features of the same layers and tokens; for pairs, as many other ones, with their own signs and the
-sizes of those that left.
+Control `match`: as many other active features of the same layers and tokens. For pairs, as many other pairs: each keeps its sign, and
+takes the size of a pair that left.
 """
 
 from __future__ import annotations

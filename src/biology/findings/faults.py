@@ -1,5 +1,5 @@
-"""Which part is at fault where a claim is missed, from the tables `site_parts` of models: as sentences for a page, and for all true
-claims that were missed as one table."""
+"""Which part is at fault where a claim is missed, as the tables `site_parts` of models say: in sentences for a page, and in one table
+of all true claims that were missed."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
 

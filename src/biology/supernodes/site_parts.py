@@ -1,13 +1,13 @@
-"""Which part is at fault where a true claim is missed: takes the site of each supernode with `at: found` apart, on held-out prompts.
+"""Takes the site of each supernode with `at: found` apart on held-out prompts: which part is at fault where a true claim is missed?
 
 The site search exchanges what the MLPs write there between prompts that differ in the level of the rule's factor. Here the same
 exchange is made once more on held-out prompts, of one part after another:
 
-    mlp_found    what the MLPs of the layers write that the search exchanged
+    mlp_found    what the MLPs write in the layers that the search exchanged
     mlp          what the MLPs write in the layers that the rule may take, from the first to the last that the search found
     mlp_frozen   the same, with attention patterns kept, as experiments keep them
-    features     what the features write there that are active on the prompt or on the donor
-    error        the rest: what no feature writes (with a skip connection, also what that writes)
+    features     what all features that are active there, on the prompt or on the donor, write
+    error        the rest: what no feature writes (a skip connection counts here)
     members      what the supernode's members on the prompt and on the donor write
     others       what all other features write
     nothing      the prompt's own

@@ -1,3 +1,4 @@
-"""What the Snakefile asks for, so that it holds rules: `targets.Targets` are the models, cases and files of a run, and the inputs of a
-rule that depend on its model. No torch.
+"""What a run of the Snakefile asks for. The Snakefile holds the rules alone.
+
+No torch. `targets.Targets` are the models, cases and files of a run, and the inputs of a rule that depend on its model.
 """
