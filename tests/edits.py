@@ -230,7 +230,7 @@ IDLE: dict[str, list[Edit]] = {
         languages(f"{EXPERIMENTS}/further", {"kind": "sharing", "of": ["own"], "outcomes": ["default:fr"]}),
         poems(f"{EXPERIMENTS}/further", {"kind": "inhibit", "inhibit": "rhyme", "outcomes": ["activation:rhyme", "answer_logit"]}),
     ],
-    "CaseFile.operands": [places("case/operands", {"first": "fold", "second": "fold"})],
+    "CaseFile.operands": [places("case/operands", {"first": "fold", "second": "relation"})],
     "CaseFile.extended": [places("case/extended", {"brackets": {"set": ["more"]}})],
     "CaseFile.streams": [places("case/streams/further", {"factor": "relation"})],
     "CaseFile.story": [places("case/story", {"arrows": [["own", "answer"]], "traced": "shown", "experiment": "hinted", "shown": "shown"})],

@@ -20,6 +20,11 @@ RELATIONS = ("capital", "abbreviation", "flower", "region", "bird", "nickname")
 TOKENS = ["<bos>", "Fact", ":", "the", "capital", "of", "the", "state", "containing", "Dal", "##las", "is"]
 
 
+def judge(*measured) -> pd.DataFrame:
+    """The table `verdicts` of a model with a single case, from the arguments of `measure`."""
+    return judge_all(measure(*measured)).verdicts
+
+
 def claim(*parts: dict, **fields) -> Claim:
     """A claim with the given parts (fields of `Part` that differ from a plain increase against `match`)."""
     plain = {
@@ -291,7 +296,7 @@ supernodes:
   say_a_capital: {factor: relation, label: "say a {relation}"}
   say_austin: {promotes: [answer], label: "say {answer}"}
 experiments:
-  swap_state: {kind: swap, inhibit: texas, inject: texas, strengths: [2], controls: [match, donor, position], outcomes: [donor_top1]}
+  swap_state: {kind: swap, inhibit: texas, inject: texas, strengths: [1, 2], dose: true, controls: [match, donor, position], outcomes: [donor_top1]}
   paths: {kind: graph, through: texas, source: place, outcomes: [path_share, shortcut]}
   inhibit_texas: {kind: inhibit, inhibit: texas, outcomes: [donor_top1]}
   inhibit_say_a_capital: {kind: inhibit, inhibit: say_a_capital, strengths: [-2], outcomes: [answer_top1], prompts: [texas]}

@@ -49,7 +49,7 @@ def toy(tiny_model, tmp_path):
     model = tiny_model("llama")
     write(tmp_path, answered(model, places()))
     config = tmp_path / "config.yaml"
-    config.write_text(f"models: {{other: {{path: x, transcoders: y}}}}\nstatistics: {STATISTICS.model_dump_json()}\n")
+    config.write_text(f"models: {{twin: {{path: x, transcoders: y}}}}\nstatistics: {STATISTICS.model_dump_json()}\n")
     assert main(["lock", "--config", str(config)]) == 0
     return bio.case("toy", config=str(config)), model, random_transcoders(model)
 

@@ -6,6 +6,7 @@ import pytest
 
 from biology.cases.case import discover_cases, load_case
 from biology.cases.figure_names import FIGURES, own_figures, problem
+from biology.cases.perturbations import Swap
 from biology.figures import case_figures as figures
 from biology.records import InputError
 
@@ -28,10 +29,16 @@ def test_the_names_are_those_of_the_functions():
         ("swap_panel-sum-of", "unknown experiment 'sum-of'"),
         ("fidelity-swap", "takes no subject"),
         ("graph", "unknown figure 'graph'"),
+        ("dose_response", "figure 'dose_response' needs an experiment with `dose: true`"),
+        ("dose_response-swap", "figure 'dose_response' needs an experiment with `dose: true`: 'swap' is none"),
+        ("path_share-mine", "unknown experiment 'mine'"),
     ],
 )
 def test_a_subject_is_a_prompt_or_an_experiment(figure, expected):
-    found = problem(figure, [], ["sum-of"], ["swap"])
+    swap = Swap(
+        kind="swap", inhibit="one", inject="other", strengths=(1,), controls=("donor",), outcomes=("donor_top1",)
+    )
+    found = problem(figure, [], ["sum-of"], {"swap": swap})
     assert found is None if expected is None else expected in found
 
 

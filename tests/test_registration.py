@@ -210,6 +210,16 @@ def test_a_new_amendment_names_models_that_there_are(root, model, told):
     check_lock(root)
 
 
+def test_an_expected_verdict_is_of_a_model_that_has_an_entry(root):
+    """It may be grown later; what is misspelt would never be compared with anything."""
+    (root / "config.yaml").write_text("models: {elegans: {path: here, transcoders: there}}\n")
+    edit(root, "claims.yaml", "minimum_n: 256", "minimum_n: 256\n  expected: {elegnas: not replicated}")
+    with pytest.raises(InputError, match=r"template-1\.expected: unknown model 'elegnas'\. Did you mean 'elegans'\?"):
+        refreshed_lock(root)
+    edit(root, "claims.yaml", "elegnas: not", "elegans: not")
+    lock(root)
+
+
 def test_what_a_claim_rests_on_changes_only_by_amendment(root):
     """Strengths, rules, the prompts that a rule names, scored prompts; what is only shown, or judged by nobody, may change."""
     lock(root)

@@ -250,8 +250,8 @@ def test_a_new_prompt_reruns_its_case_only(snakemake, root):
 
 
 def test_a_new_figure_is_drawn_without_torch(snakemake, root):
-    edit(root / "experiments/first/case.yaml", "figures: [", "figures: [path_share, ")
-    assert sorted(snakemake(root)[2]) == ["draw first path_share", "write", "write first"]
+    edit(root / "experiments/first/case.yaml", "figures: [", "figures: [fidelity, ")
+    assert sorted(snakemake(root)[2]) == ["draw first fidelity", "write", "write first"]
 
 
 def test_a_copied_folder_is_a_case(snakemake, root):

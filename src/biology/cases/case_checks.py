@@ -7,12 +7,11 @@ Without these checks a misspelt name would select no prompt, or no feature, and 
 from __future__ import annotations
 
 import difflib
-import re
 import string
 from collections.abc import Sequence
 
 from biology.cases import figure_names
-from biology.cases.case_file import OUTPUT, CaseFile, Story
+from biology.cases.case_file import CaseFile
 from biology.cases.experiments import (
     LOOKING_AT_PLOTS,
     Attention,
@@ -37,8 +36,6 @@ from biology.cases.positions import Position
 from biology.cases.rules import SupernodeRule
 from biology.grammar import unknown
 
-NAMED = "[a-z0-9_-]+"
-"""Allowed names of prompts, supernodes and experiments."""
 RESERVED = ("answer", "other", "error", "bias")
 """Names of nodes in the table `edges`; no supernode may have them."""
 CELL = ("concept", "relation", "language", "scale", "language_fold")
@@ -47,12 +44,7 @@ CELL = ("concept", "relation", "language", "scale", "language_fold")
 
 def check_case(file: CaseFile, facts: Facts) -> None:
     """Raises InputError for the first thing that does not fit, with file, place and the nearest right word."""
-    for key in ("prompts", "supernodes", "experiments"):
-        for name in getattr(file, key):
-            if not re.fullmatch(NAMED, name):
-                raise facts.refuse(
-                    key, f"'{name}' is not allowed: use small letters, digits, '-' and '_', as it becomes a file name"
-                )
+    facts.spelt()
     facts.links()
     facts.questions()
     if file.operands is not None:
@@ -75,31 +67,12 @@ def check_case(file: CaseFile, facts: Facts) -> None:
     facts.measured(
         [experiment.only for experiment in file.experiments.values() if not isinstance(experiment, Computed)]
     )
-    if file.story is not None:
-        _check_story(file.story, file, facts)
     facts.distinct("figures", file.figures)
     own = figure_names.own_figures(facts.path.parent)
     for figure in file.figures:
         wrong = figure_names.problem(figure, own, file.prompts, file.experiments)
         if wrong:
             raise facts.refuse("figures", wrong)
-
-
-def _check_story(story: Story, file: CaseFile, facts: Facts) -> None:
-    for name in (one for arrow in story.arrows for one in arrow):
-        facts.known("story.arrows", "supernode", name, (*file.supernodes, OUTPUT))
-    left = list(story.arrows)  # boxes that nothing leads to are removed repeatedly, until nothing or a circle is left
-    while left:
-        targets = {target for _, target in left}
-        if not any(source not in targets for source, _ in left):
-            raise facts.refuse("story.arrows", f"the arrows run in a circle: {', '.join(map(' -> '.join, left))}")
-        left = [arrow for arrow in left if arrow[0] in targets]
-    for key in ("traced", "shown"):
-        facts.known(f"story.{key}", "prompt", getattr(story, key), file.prompts)
-    facts.known("story.experiment", "experiment", story.experiment, file.experiments)
-    shown = getattr(file.experiments[story.experiment], "prompts", ())
-    if story.shown not in shown:
-        raise facts.refuse("story.shown", f"experiment '{story.experiment}' is not shown on prompt '{story.shown}'")
 
 
 def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, facts: Facts) -> None:
@@ -120,7 +93,6 @@ def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, fact
     for key in ("across", "given"):
         for factor in getattr(rule, key):
             facts.factor(f"{where}.{key}", factor)
-    facts.distinct(f"{where}.given", rule.given)
     for word in (*rule.promotes, *rule.not_promotes):  # any text may be meant, but nearly a column's name is a slip
         columns = ["answer", "answers"]
         if (
@@ -138,6 +110,15 @@ def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, fact
     for field in fields:
         if field is not None and field != "answer":
             facts.of_shown(f"{where}.label", field)
+    try:
+        rule.label.format_map({field: "" for field in fields if field})
+    except ValueError as error:  # as in {place!q} or {place:d}
+        raise facts.refuse(f"{where}.label", f"{rule.label!r} cannot be filled in ({error})") from None
+
+
+def _same(one: Position, other: Position) -> bool:
+    """Whether two positions are the same token of every prompt."""
+    return one == other or {str(one), str(other)} == {"last", "-1"}
 
 
 class _Check:
@@ -244,19 +225,28 @@ class _Check:
             raise self.facts.refuse(f"{self.where}.as_in", f"'{one.as_in}' has no edit of '{one.edit}' of its own")
 
     def _never_at(self, where: str, at: Position, held: Sequence[str]) -> None:
-        """Refuses a control position at which a supernode may be found."""
+        """Refuses a control position at which a supernode stands, or may be found."""
         for name in held:
-            if at in self.file.supernodes[name].among:
-                raise self.facts.refuse(
-                    where,
-                    f"supernode '{name}' may be found at '{at}' (`among`): choose a control position outside `among`",
-                )
+            rule = self.file.supernodes[name]
+            if not any(_same(at, own) for own in rule.positions):
+                continue
+            told, where_else = (
+                (f"may be found at '{at}' (`among`)", "a control position outside `among`")
+                if rule.among
+                else (f"is at '{at}' itself", "another control position")
+            )
+            raise self.facts.refuse(where, f"supernode '{name}' {told}: choose {where_else}")
 
     def _exchange(self, one: Exchange, measured: list[Row]) -> None:
         self._donors(one, "donor", measured, wrong=False)
         self.facts.position(f"{self.where}.at", one.at, measured)
         if "position" in one.controls:
             self.facts.position(f"{self.where}.control_position", one.control_position, measured)
+            if _same(one.at, one.control_position):
+                raise self.facts.refuse(
+                    f"{self.where}.control_position",
+                    f"'{one.at}' is what is exchanged: choose another control position",
+                )
         self._line(one.line, one)
 
     def _line(self, line: Line, one: Measurement) -> None:

@@ -12,7 +12,7 @@ from pydantic import Field, WithJsonSchema, field_validator, model_validator
 
 from biology.arms import Control, is_donor
 from biology.cases.case import Case, case_folder, load_case
-from biology.cases.measures import Outcome
+from biology.cases.measures import ONE, PROBABILITY, SHARE, Outcome
 from biology.grammar import unknown
 from biology.records import InputError, Strict, known, read_yaml, validate
 
@@ -140,10 +140,15 @@ def load_claims(root: str | Path, name: str, case: Case | None = None) -> tuple[
         if "id" in fields:
             raise InputError(f"{path}: {key}: unknown key 'id'. The id of a claim is its key in the file.")
         claim = validate(Claim, {"id": key, **fields}, path, where=str(key))
+        for text in ("title", "paper_says"):
+            if not getattr(claim, text).strip():
+                raise InputError(f"{path}: {key}.{text}: is empty.")
         known(path, f"{key}.gate", "gate", claim.gate, columns)
         names = [part.name for part in claim.parts]
         for number, part in enumerate(claim.parts):
             where = f"{key}.parts.{part.name}"
+            if not part.name.strip():
+                raise InputError(f"{path}: {key}.parts.{number}.name: is empty.")
             if part.name in names[:number]:
                 raise InputError(f"{path}: {where}: two parts have this name.")
             _check_part(path, where, part, case)
@@ -169,6 +174,8 @@ def _check_part(path: Path, where: str, part: Part, case: Case) -> None:
         if arm in named[:number]:
             raise InputError(f"{path}: {where}.specificity: '{arm}' is listed twice.")
         known(path, f"{where}.specificity", "control", arm, arms, of)
+    if part.direction == "equivalent" and part.specificity:
+        raise InputError(f"{path}: {where}.specificity: the part asks that nothing changes: leave it out.")
     for arm in part.ceiling:
         known(path, f"{where}.ceiling", "control", arm, arms, of)
     form = Outcome(part.outcome).form
@@ -176,5 +183,6 @@ def _check_part(path: Path, where: str, part: Part, case: Case) -> None:
         "minimum": part.minimum,
         **{f"ceiling.{arm}": bound for arm, bound in part.ceiling.items()},
     }.items():
-        if form.reach is not None and abs(value) > form.reach:
+        below = value < 0 and form.unit in (ONE, SHARE, PROBABILITY)
+        if below or (form.reach is not None and abs(value) > form.reach):
             raise InputError(f"{path}: {where}.{key}: {value:g} cannot be reached: {part.outcome} is a {form.unit}.")

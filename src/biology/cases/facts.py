@@ -16,6 +16,8 @@ from biology.records import InputError
 
 NO_LETTER = 2
 """Tokens that stand for no letter of a text: the one that begins it, and a space that some tokenizers put before it."""
+NO_FACTORS = ("item", "text")
+"""Columns that name and state a prompt, and are no factors of it."""
 Row = Mapping[str, str]
 """A prompt with all its columns."""
 
@@ -87,9 +89,9 @@ class Facts:
             seen.add(word)
 
     def factor(self, where: str, name: str) -> None:
-        """Refuses a column that no prompt has."""
-        if name not in self.columns and not any(name in row for row in self._further):
-            raise self.refuse(where, unknown("factor", name, sorted({*self.columns} - {"item", "text"})))
+        """Refuses a column that no prompt has, and those that are no factors: the name and the text."""
+        if name in NO_FACTORS or (name not in self.columns and not any(name in row for row in self._further)):
+            raise self.refuse(where, unknown("factor", name, sorted({*self.columns} - {*NO_FACTORS})))
 
     def of_shown(self, where: str, name: str) -> None:
         """Refuses a column that a named prompt lacks; it may be empty."""
@@ -154,6 +156,15 @@ class Facts:
                 raise self.refuse(
                     where, f"{self.told(row)} has no number in column '{column}', but {row.get(column, '')!r}"
                 ) from None
+
+    def spelt(self) -> None:
+        """Refuses a factor of a named prompt that is no column of the prompt set, but nearly one that the prompt lacks."""
+        columns = {column for row in self.items for column in row}
+        for row in self.shown.values():
+            for name in (one for one in row if one not in columns):
+                close = difflib.get_close_matches(name, columns - row.keys(), n=1, cutoff=0.7) if self.items else []
+                if close:
+                    raise self.refuse(self.told(row), unknown("factor", name, sorted(columns - {*ITEM_COLUMNS})))
 
     def links(self) -> None:
         """Refuses a prompt that names a prompt that does not exist, that is its own donor, or whose donor is also its

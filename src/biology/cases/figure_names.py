@@ -4,9 +4,10 @@ case.py."""
 from __future__ import annotations
 
 import ast
-from collections.abc import Collection
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 
+from biology.cases.measurement import Measurement
 from biology.grammar import unknown
 from biology.records import InputError
 
@@ -19,6 +20,12 @@ FIGURES = {
     "fidelity": "",
 }
 """Figures of every case, with the kind of subject that follows the hyphen."""
+NEEDS: dict[str, tuple[str, Callable[[Measurement], bool]]] = {
+    "swap_panel": ("with the control donor", lambda one: "donor" in getattr(one, "controls", ("donor",))),
+    "dose_response": ("with `dose: true`", lambda one: bool(getattr(one, "dose", False))),
+    "path_share": ("of kind graph", lambda one: one.kind_name() == "graph"),
+}
+"""The experiment that a figure is about, in words and as a condition. (A computed experiment has the controls of others.)"""
 
 
 def own_figures(folder: Path) -> list[str]:
@@ -41,7 +48,7 @@ def own_figures(folder: Path) -> list[str]:
 
 
 def problem(
-    figure: str, own: Collection[str], prompts: Collection[str], experiments: Collection[str]
+    figure: str, own: Collection[str], prompts: Collection[str], experiments: Mapping[str, Measurement]
 ) -> str | None:  # fmt: skip
     """What is wrong with a figure's name; None if it can be drawn. `own` are the figures of the case's own
     `case.py`."""
@@ -52,4 +59,10 @@ def problem(
     there = {"prompt": [*prompts], "experiment": [*experiments], "": []}.get(kind, [*prompts, *experiments])
     if hyphen and not kind:
         return f"figure '{name}' takes no subject: write {name} alone"
-    return unknown(kind, subject, there) if hyphen and subject not in there else None
+    if hyphen and subject not in there:
+        return unknown(kind, subject, there)
+    if name in NEEDS and name not in own:
+        needed, fits = NEEDS[name]
+        if not any(map(fits, [experiments[subject]] if hyphen else experiments.values())):
+            return f"figure '{name}' needs an experiment {needed}{f': {subject!r} is none' if hyphen else ''}"
+    return None

@@ -91,6 +91,8 @@ def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) 
             item = validate(Item, data, path, where=f"row {number}")  # raises an error that says what is wrong
         if row.get(CHAT, "") not in ("", "true"):
             raise InputError(f"{path}: row {number}.{CHAT}: {row[CHAT]!r}: `true` is expected here, or nothing.")
+        if not item.answer.strip(" "):
+            raise InputError(f"{path}: row {number}.answer: is blank.")
         if item.item in seen:
             raise InputError(f"{path}: row {number}: item '{item.item}' occurs twice.")
         seen.add(item.item)

@@ -209,6 +209,9 @@ def refreshed_lock(root: str | Path) -> Lock:
         for claim in claims:
             before = locked.claims.get(case, {}).get(claim.id)
             changed = before.changed(current[case][claim.id]) if before else []
+            path = case_folder(root, case) / "claims.yaml"
+            for model in claim.expected if changed or not before else ():
+                known(path, f"{claim.id}.expected", "model", model, judged_models(root))
             if not before or not changed:
                 continue
             amendments = [amendment for amendment in claim.amended if amendment.previous == before.hash]
@@ -220,8 +223,7 @@ def refreshed_lock(root: str | Path) -> Lock:
                     "judged]}` and run `biology lock`."
                 )
             for model in amendments[0].seen_on:
-                where = f"{claim.id}.amended.seen_on"
-                known(case_folder(root, case) / "claims.yaml", where, "model", model, judged_models(root))
+                known(path, f"{claim.id}.amended.seen_on", "model", model, judged_models(root))
     for case, claims in locked.claims.items():
         for claim in claims:
             if claim not in current.get(case, {}):
