@@ -5,9 +5,9 @@ import torch
 from conftest import KINDS, random_transcoders
 from test_direct_effects import IDS, source_vectors, without_sources
 
-from biology.attention.head_loadings import head_loadings, head_shares
+from biology.attention.head_loadings import head_loadings
 from biology.attribution.assembly import attribute
-from biology.attribution.graph import FEATURE, LOGIT, influence
+from biology.attribution.graph import FEATURE
 from biology.attribution.targets import ContrastTarget, DirectionTarget, FeatureTarget
 from biology.models.model import run
 from biology.records import InputError
@@ -91,24 +91,6 @@ def test_loadings_add_up_to_the_edge(tiny_model, kind, case):
             assert float((sums - edges).abs().max()) > 1e-3
 
 
-def test_shares_of_influence(tiny_model):
-    model, transcoders, graph = make(tiny_model, "qwen3", "per layer, skip", max_feature_nodes=5)
-    flow = influence(graph).double() + graph.weights
-    for steps in ("any", "last"):
-        heads, direct, total = torch.zeros(3, 4, dtype=torch.float64), 0.0, 0.0
-        for node in range(graph.n_nodes):
-            if graph.kind[node] in (FEATURE, LOGIT) and flow[node] > 0:
-                one = head_loadings(model, transcoders, graph, node, steps=steps)
-                heads += flow[node] * one.heads.abs().sum(2) / one.edge.abs().sum()
-                direct += float(flow[node] * one.direct.abs().sum() / one.edge.abs().sum())
-                total += float(flow[node])
-        for memory in (1, 1 << 28):
-            shares = head_shares(model, transcoders, graph, steps=steps, memory=memory)
-            torch.testing.assert_close(shares.heads, heads / total)
-            assert shares.direct == pytest.approx(direct / total)
-    assert shares.direct + float(shares.heads.sum()) >= 1 - 1e-9
-
-
 def test_targets_that_are_no_tokens(tiny_model):
     contrast, direction = ContrastTarget(5, 9), DirectionTarget(torch.arange(32.0))
     model, transcoders, graph = make(tiny_model, "gpt2", "cross layer", targets=[contrast, direction])
@@ -118,12 +100,8 @@ def test_targets_that_are_no_tokens(tiny_model):
         torch.testing.assert_close(found.direct + found.heads.sum((0, 1)), edges, rtol=1e-9, atol=1e-12)
     # a contrast is known by its node, a direction is not
     torch.testing.assert_close(head_loadings(model, transcoders, graph, -2).edge, graph.adjacency[-2, :-2])
-    assert head_shares(model, transcoders, graph, targets=[contrast, direction]).direct > 0
-    for call in (lambda: head_loadings(model, transcoders, graph, -1), lambda: head_shares(model, transcoders, graph)):
-        with pytest.raises(InputError, match="give the target itself"):
-            call()
-    with pytest.raises(InputError, match="has 2 targets, not 1"):
-        head_shares(model, transcoders, graph, targets=[contrast])
+    with pytest.raises(InputError, match="give the target itself"):
+        head_loadings(model, transcoders, graph, -1)
     with pytest.raises(InputError, match="has no incoming edges"):
         head_loadings(model, transcoders, graph, graph.tokens.start)
     with pytest.raises(InputError, match="does not exist"):

@@ -17,7 +17,6 @@ from biology.findings.labels import (
     ANYWHERE,
     LAST,
     Roles,
-    contexts,
     label,
     labels_text,
     role_weights,
@@ -94,10 +93,6 @@ def test_nodes_of_a_graph_are_labelled_at_their_tokens(root):
     node, feature = f"{place['layer']}_{place['feature']}_{place['pos']}", (int(place["layer"]), int(place["feature"]))
     assert node_labels(graph, Roles({feature: ["Texas"]}, {"Texas": ["Houston"]})) == {}
     assert node_labels(graph, Roles({feature: ["Texas"]}, {"Texas": ["Dallas"]})) == {node: "Texas"}  # Dal, ##las
-
-
-def test_contexts_are_the_tokens_where_it_is_strongest():
-    assert contexts('[[0, "019"], [1, "07"]]', {0: ["a", "b", "c"], 1: ["d", "c"]}) == ["c"]
 
 
 def test_what_is_clearly_promoted_stands_out_from_all_tokens(tiny_model):

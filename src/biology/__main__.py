@@ -23,17 +23,17 @@ from biology.cli import (
     attending,
     checking,
     completion,
+    dictionary_commands,
     fetching,
+    graph_io,
     growth,
     housekeeping,
     stages,
     steering,
     table_stages,
     tracing,
+    transcoder_training,
 )
-from biology.cli import dictionary_commands as dictionaries
-from biology.cli import graph_io as interchange
-from biology.cli import transcoder_training as training
 from biology.cli.arguments import (
     ATTEND,
     CASE,
@@ -85,10 +85,10 @@ Command = tuple[Callable[[Arguments], None], Options]
 CONTENTS: dict[str, dict[str, Command]] = {
     "The pipeline, in order (snakemake runs it; results go to data/runs/<model>/<case>/)": {
         "load": (stages.load, MODEL),
-        "measure": (dictionaries.measure, MODEL | TEXT),
-        "compare-dictionaries": (dictionaries.compare_dictionaries, MODEL | TEXT),
-        "predict-ablations": (dictionaries.predict_ablations, MODEL),
-        "superpose": (dictionaries.superpose, {}),
+        "measure": (dictionary_commands.measure, MODEL | TEXT),
+        "compare-dictionaries": (dictionary_commands.compare_dictionaries, MODEL | TEXT),
+        "predict-ablations": (dictionary_commands.predict_ablations, MODEL),
+        "superpose": (dictionary_commands.superpose, {}),
         "cache": (stages.cache, MODEL | CASE),
         "group": (stages.group, MODEL | CASE),
         "decompose": (stages.decompose, MODEL),
@@ -105,7 +105,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
         "calibrate": (housekeeping.calibrate, JSON),
         "draw": (table_stages.draw, MODEL | CASE | FIGURE),
         "draw-story": (table_stages.draw_story, MODEL | CASE),
-        "draw-dictionary": (dictionaries.draw_dictionary, MODEL | FIGURE),
+        "draw-dictionary": (dictionary_commands.draw_dictionary, MODEL | FIGURE),
         "write": (table_stages.write, PAGE),
         "members": (stages.members, MODEL),
         "lab": (table_stages.lab, MODEL),
@@ -123,12 +123,12 @@ CONTENTS: dict[str, dict[str, Command]] = {
     },
     "A model of your own (docs/tutorials/own_model.md)": {
         "new-model": (fetching.new_model, NEW_MODEL | JSON),
-        "sample": (training.sample, SAMPLE),
-        "train-transcoders": (training.train_transcoders, TRAINING),
+        "sample": (transcoder_training.sample, SAMPLE),
+        "train-transcoders": (transcoder_training.train_transcoders, TRAINING),
     },
     "Graphs of ours elsewhere, graphs of others here": {
-        "export": (interchange.export_graphs, MODEL | CASE | EXPORT),
-        "import": (interchange.import_graph, IMPORT),
+        "export": (graph_io.export_graphs, MODEL | CASE | EXPORT),
+        "import": (graph_io.import_graph, IMPORT),
     },
     "The embedded model": {
         "evaluate": (growth.evaluate, MODEL | JSON),

@@ -20,7 +20,7 @@ from torch import Tensor
 from biology.attention.stream_effects import chosen_features, effects_below, node_columns, through_attention
 from biology.attribution import targets as target_nodes
 from biology.attribution.direct_effects import Sources, active_features, sources
-from biology.attribution.graph import FEATURE, LOGIT, ROW_FLOOR, Graph, influence
+from biology.attribution.graph import FEATURE, LOGIT, Graph
 from biology.attribution.replacement import LocalReplacement, final_transpose, freeze_prompt, read_transpose
 from biology.attribution.targets import ContrastTarget, FeatureTarget, Readout, Target, TokenTarget
 from biology.models.model import Model, token_batch
@@ -47,16 +47,6 @@ class HeadLoadings:
     heads: Float[Tensor, "layer head source"]
 
 
-@dataclass(frozen=True, eq=False)
-class HeadShares:
-    """Shares of a graph's influence: each row's sum of |loadings| / sum of |edges|, averaged over rows, weighted by
-    their influence. Shares can add up to more than 1, if loadings of opposite sign cancel in an edge."""
-
-    steps: str
-    direct: float
-    heads: Float[Tensor, "layer head"]
-
-
 def head_loadings(
     model: Model,
     transcoders: TranscoderSet,
@@ -81,41 +71,6 @@ def head_loadings(
     wanted = target_of_node(graph, target) if isinstance(target, int) else target
     _, edge, direct, heads = next(_loadings(model, transcoders, graph, [wanted], steps, memory))
     return HeadLoadings(steps, edge[0], direct[0], heads[:, :, 0])
-
-
-def head_shares(
-    model: Model,
-    transcoders: TranscoderSet,
-    graph: Graph,
-    *,
-    targets: Sequence[Target] | None = None,
-    steps: str = "last",
-    memory: int = 1 << 28,
-) -> HeadShares:
-    """The shares of a graph's influence that run through each head, see `HeadShares`. Costs one row per node and head.
-
-    `targets` are those the graph was made with; needed only if one is a direction.
-
-    Raises InputError as `head_loadings` does, and if the number of targets is not the graph's.
-    """
-    flow = influence(graph).double() + graph.weights
-    first = graph.logits.start
-    if targets is not None and len(targets) != graph.n_nodes - first:
-        raise InputError(f"the graph has {graph.n_nodes - first} targets, not {len(targets)}")
-    reads = ((graph.kind == FEATURE) | (graph.kind == LOGIT)) & (flow > 0)
-    reading = reads.nonzero().flatten()
-    wanted = [
-        target_of_node(graph, index) if targets is None or index < first else targets[index - first]
-        for index in reading.tolist()
-    ]
-    n_heads = model.weights.layers[0].W_Q.shape[0]
-    direct, heads = 0.0, torch.zeros(model.n_layers, n_heads, dtype=torch.float64, device=flow.device)
-    for rows, edge, straight, through in _loadings(model, transcoders, graph, wanted, steps, memory):
-        share = flow[reading[rows]] / edge.double().abs().sum(1).clamp(min=ROW_FLOOR)
-        direct += float(straight.double().abs().sum(1) @ share)
-        heads += through.double().abs().sum(3) @ share
-    total = max(float(flow[reading].sum()), ROW_FLOOR)
-    return HeadShares(steps, direct / total, heads / total)
 
 
 def target_of_node(graph: Graph, index: int) -> Target:

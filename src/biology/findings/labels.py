@@ -15,7 +15,6 @@ graph only roles that are looked for at the node's token count, so that a featur
 from __future__ import annotations
 
 import json
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,11 +29,6 @@ from biology.tables import Tables
 
 Place = tuple[int, int]
 """A feature: its layer and its index."""
-EVIDENCE = {
-    "role": "rules of a case find it for these prompts",
-    "promotes": "its decoders raise these tokens most",
-    "fires on": "it is most active on these tokens",
-}
 MOST = 3
 """Largest number of words in a label."""
 MORE = " …"
@@ -45,12 +39,10 @@ KEPT = 5
 """Largest number of roles kept for a feature."""
 LAST, ANYWHERE = "$", "*"
 """In place of the texts of a role: a prompt's last token; any token."""
-TOP = 6
-"""Smallest shade of an activation (0 to 9) at which a token of an example counts as one that the feature fires on."""
 
 
 class Label(NamedTuple):
-    """A label with its evidence: a key of `EVIDENCE`, or nothing."""
+    """A label with its evidence: `role`, `promotes`, `fires on`, or nothing."""
 
     text: str
     evidence: str
@@ -159,12 +151,3 @@ def shipped_roles(path: Path, key: str | None = None) -> Roles:
         if places
     }
     return Roles(of, {role: texts for role, *texts in found["roles"]})
-
-
-def contexts(examples: str, texts: Mapping[int, Sequence[str]]) -> list[str]:
-    """The tokens on which a feature is most active, the most frequent first. `examples`: that column of table `atlas`; `texts`: the
-    tokens of each prompt of the atlas."""
-    found: Counter[str] = Counter()
-    for prompt, shades in json.loads(examples):
-        found.update({token for token, shade in zip(texts[prompt], shades, strict=True) if int(shade) >= TOP})
-    return sorted(found, key=lambda token: (-found[token], token))

@@ -27,8 +27,6 @@ Scores = Float[np.ndarray, "cluster run"]
 Bounds = Float[np.ndarray, "2 run"]
 Counts = Int[np.ndarray, "draw cluster"]
 TAILS = np.array([(1 - COVERAGE) / 2, (1 + COVERAGE) / 2])
-BAR = (0.02, 0.03)
-"""Share of runs in which each bound should miss."""
 
 # ------------------------------------------------------------------------------------------------------- populations
 
