@@ -10,6 +10,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -47,11 +48,22 @@ def write_json(path: Path, data: Any) -> None:
     write_text(path, json.dumps(data, ensure_ascii=False, allow_nan=False, indent=1) + "\n")
 
 
-def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
-    """Writes torch tensors as a safetensors file."""
-    from safetensors.torch import save
+def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, str] | None = None) -> None:
+    """Writes torch tensors as a safetensors file. If the disk is full, raises `OSError` with that error number."""
+    from safetensors import SafetensorError
+    from safetensors.torch import save_file
 
-    write_bytes(path, save(dict(tensors)))
+    with whole(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as for any other file: safetensors makes its files private
+        try:
+            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, temporary, metadata)
+        except SafetensorError as error:
+            code = re.search(r"os error (\d+)", str(error))  # a full disk must be reported as one
+            if code is None:
+                raise
+            raise OSError(int(code[1]), str(error)) from None
+        temporary.chmod(mode)
 
 
 def read_tensors(path: Path) -> dict[str, Any]:

@@ -354,7 +354,6 @@ def _write(
     from biology.attribution.graph_json import arrays, export_json, nodes_table
     from biology.graph_files.dialects import parse_graph
     from biology.report.explorer import graph_page
-    from biology.transcoders.stored import write_tensors
 
     pruning = {"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold}
     told = {key: graph.metadata[key] for key in ("attention", "norms", "explain")}
@@ -366,7 +365,7 @@ def _write(
         heads=heads,
     )  # fmt: skip
     with replaced(out, FILES, "trace") as new:
-        write_tensors(new / TENSORS, arrays(graph, *masks))  # without a copy of the matrix
+        artefacts.write_tensors(new / TENSORS, arrays(graph, *masks))  # without a copy of the matrix
         artefacts.write_columns(new / NODES, nodes_table(graph, labels))
         artefacts.write_json(new / GRAPH, exported)
         artefacts.write_text(new / PAGE, graph_page(parse_graph((new / GRAPH).read_text(encoding="utf-8"), GRAPH)))

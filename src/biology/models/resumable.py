@@ -4,13 +4,13 @@
 
 import hashlib
 import json
-import os
 from dataclasses import asdict
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file
 
+from biology.artefacts import write_tensors
 from biology.records import InputError
 
 
@@ -26,10 +26,7 @@ def save(path: Path, identity: dict[str, str], model, optimiser, step: int, curv
     # by key: a restored optimiser has them in another order
     for index, state in optimiser.state_dict()["state"].items():
         tensors |= {f"optimiser.{index}.{name}": torch.as_tensor(value).cpu().clone() for name, value in state.items()}
-    path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    save_file(tensors, part, metadata={**identity, "step": str(step), "curve": json.dumps(curve)})
-    os.replace(part, path)
+    write_tensors(path, tensors, {**identity, "step": str(step), "curve": json.dumps(curve)})
 
 
 def restore(path: Path, identity: dict[str, str], model, optimiser) -> tuple[int, list[dict]]:

@@ -17,7 +17,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from biology.artefacts import write_text
+from biology.artefacts import write_tensors, write_text
 from biology.records import InputError
 from biology.transcoders.layout_gemma_scope import plain_names
 from biology.transcoders.stored import (
@@ -28,7 +28,6 @@ from biology.transcoders.stored import (
     read_tensors,
     require_layers,
     transposed,
-    write_tensors,
 )
 
 KEYS = frozenset(

@@ -13,9 +13,9 @@ from typing import Any
 
 from torch import Tensor
 
-from biology.artefacts import write_text
+from biology.artefacts import write_tensors, write_text
 from biology.records import InputError, InputWarning
-from biology.transcoders.stored import Stored, name_unread, read_mapping, read_tensors, transposed, write_tensors
+from biology.transcoders.stored import Stored, name_unread, read_mapping, read_tensors, transposed
 
 FORMAT = "6.54.12"
 """Version of SAELens whose layout is written."""

@@ -18,7 +18,6 @@ import torch
 import yaml
 from torch import Tensor
 
-from biology.artefacts import whole
 from biology.records import InputError, InputWarning
 
 COMPUTING = frozenset(
@@ -141,21 +140,3 @@ def name_unread(file: Path, said: Mapping[str, Any], read: Collection[str]) -> N
             raise InputError(f"{file}: {key}: {value!r} is not supported: these transcoders would be misread")
     if unread:
         warnings.warn(f"{file}: unknown keys, not used: {', '.join(map(str, unread))}", InputWarning, stacklevel=4)
-
-
-def write_tensors(file: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Writes a safetensors file whole. If the disk is full, raises `OSError` with that error number."""
-    from safetensors import SafetensorError
-    from safetensors.torch import save_file
-
-    with whole(file) as partial:
-        partial.touch()
-        mode = partial.stat().st_mode  # as for any other file: safetensors makes its files private
-        try:
-            save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, partial)
-        except SafetensorError as error:
-            code = re.search(r"os error (\d+)", str(error))  # a full disk must be reported as one
-            if code is None:
-                raise
-            raise OSError(int(code[1]), str(error)) from None
-        partial.chmod(mode)
