@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from multi_hop_tables import claim, evidence_rows, prompt_rows, swap
+from multi_hop_tables import claim, evidence_rows, judge, prompt_rows, swap
 from scipy.stats import binom
 
 from biology.cases.case import Case, discover_cases, load_case
@@ -26,7 +26,7 @@ from biology.statistics import (
     sign_flips,
 )
 from biology.tables import table
-from biology.verdicts.claims import judge, judge_all, with_thresholds
+from biology.verdicts.claims import judge_all, with_thresholds
 from biology.verdicts.measuring import Meta, measure
 from biology.verdicts.procedure import Simulation, noise, procedure_table, registered_table, scored_clusters
 from biology.verdicts.registration import read_lock

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from multi_hop_tables import claim
+from multi_hop_tables import claim, judge
 from safetensors.torch import save_file
 
 from biology.cases.case import load_case
@@ -27,7 +27,6 @@ from biology.evidence.contrasts import (
 from biology.records import InputError
 from biology.statistics import generator, resamples, sign_flips
 from biology.tables import table, validate_table, write_table
-from biology.verdicts.claims import judge
 from biology.verdicts.measuring import Meta, estimate
 
 ROOT = Path(__file__).parents[1]

@@ -177,18 +177,6 @@ def test_prune_refuses_a_threshold_outside_the_unit_interval(drawn):
         g.prune(drawn, 0.8, 98.0)
 
 
-def test_path_share_on_paper(drawn):
-    # all paths from leaves to the logit, in units of N: 4>0>1>5 .375, 4>0>5 .25, 2>1>5 .125, 3>5 .25
-    assert g.path_share(drawn, [1]) == pytest.approx(0.5)
-    assert g.path_share(drawn, [0], target=5) == pytest.approx(0.625)
-    assert g.path_share(drawn, [0, 1]) == pytest.approx(0.75)
-    assert g.path_share(drawn, [1], sources=[4]) == pytest.approx(0.375 / 0.625)
-    assert g.path_share(drawn, [0], target=1) == pytest.approx(0.75)
-    assert g.path_share(drawn, []) == pytest.approx(0)
-    with pytest.raises(ValueError, match="target"):
-        g.path_share(drawn, [5])
-
-
 def test_row_residual_is_the_relative_gap():
     graph = make_graph([TOKEN, LOGIT], [-1, -1], {(1, 0): 3.0}, bias=[0, -1.0], pre=[0, 2.0])
     assert float(g.row_residual(graph).max()) == 0

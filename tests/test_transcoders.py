@@ -159,12 +159,16 @@ def test_shuffled_transcoders_keep_every_length(tiny_model):
 # Offloading -----------------------------------------------------------------------------------------------------------
 
 
+def offloaded(transcoders, device):
+    """The same set with its matrices in CPU memory, for a model on `device`, as `load_transcoders` makes it."""
+    settings = {"device": torch.device(device), "dtype": transcoders.layers[0].b_dec.dtype}
+    return replace(transcoders, layers=tuple(Offloaded(**one.resting(), **settings) for one in transcoders.layers))
+
+
 @pytest.mark.parametrize("kind", ["per_layer", "cross_layer"])
 def test_offloaded_matrices_rest_on_the_cpu_and_visit_the_device(tiny_model, kind):
     whole = random_transcoders(tiny_model("llama"), kind, activation="jumprelu", skip=True)
-    away = whole.offloaded(
-        torch.device("meta")
-    )  # a device without memory: what is computed there shows where it would be
+    away = offloaded(whole, "meta")  # a device without memory: what is computed there shows where it would be
     for layer in away.to(dtype=torch.float64).layers:
         resting = layer.resting()
         assert {resting[name].device.type for name in ("W_enc", "W_dec", "W_skip")} == {"cpu"}
@@ -202,7 +206,7 @@ def test_an_offloaded_set_gives_the_same_graphs_and_interventions(tiny_model, tm
 
 def test_shuffling_and_saving_take_an_offloaded_set(tiny_model, tmp_path):
     transcoders = random_transcoders(tiny_model("llama"))
-    away = transcoders.offloaded(torch.device("cpu"))
+    away = offloaded(transcoders, "cpu")
     for one, other in zip(shuffled(transcoders, 3).layers, shuffled(away, 3).layers, strict=True):
         assert torch.equal(one.W_enc, other.W_enc) and torch.equal(one.W_dec, other.W_dec)
         assert isinstance(other, Offloaded)

@@ -162,22 +162,6 @@ class QKAttribution:
         best = values.abs().argsort(descending=True, stable=True)[:count].tolist()
         return [(index, float(values[index])) for index in best]
 
-    def tracing_results(self, count: int) -> dict[str, list]:
-        """The strongest pairs and marginals as one score's `qk_tracing_results` of the published graph schema."""
-        pairs = [
-            [self.query_nodes.node_id(pair.query), self.key_nodes.node_id(pair.key), pair.value]
-            for pair in self.top_pairs(count)
-        ]
-
-        def marginals(nodes: SourceNodes, side: Literal["query", "key"]) -> list:
-            return [[nodes.node_id(index), value] for index, value in self.strongest(side, count)]
-
-        return {
-            "pair_wise_contributors": pairs,
-            "top_q_marginal_contributors": marginals(self.query_nodes, "query"),
-            "top_k_marginal_contributors": marginals(self.key_nodes, "key"),
-        }
-
 
 def _by_length(vectors: Float[Tensor, "node d_head"]) -> tuple[Tensor, Tensor, Tensor]:
     """Vectors, the longest first, with their indices and lengths."""

@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import mmap
 import sys
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, NamedTuple
@@ -317,39 +317,3 @@ def row_residual(graph: Graph) -> Float[Tensor, " node"]:
             gap, size = gap + block.sum(1, dtype=torch.float64), size + block.abs().sum(1, dtype=torch.float64)
         residual[rows] = gap.abs() / size.clamp(min=torch.finfo(torch.float64).tiny)
     return residual
-
-
-def _mask(graph: Graph, nodes: Tensor | Iterable[int]) -> Bool[Tensor, " node"]:
-    if isinstance(nodes, Tensor) and nodes.dtype == torch.bool:
-        return nodes
-    mask = torch.zeros(graph.n_nodes, dtype=torch.bool, device=graph.kind.device)
-    mask[torch.as_tensor(list(nodes), dtype=torch.long, device=mask.device)] = True
-    return mask
-
-
-def path_share(
-    graph: Graph,
-    node_set: Tensor | Iterable[int],
-    target: int | None = None,
-    *,
-    sources: Tensor | Iterable[int] | None = None,
-) -> float:
-    """Share of the |influence| on `target` (all targets, weighted, if None) along paths through at least one node of
-    the set.
-
-    A path runs from a leaf (any token or error, or those in `sources`) to the target; its strength is the product of
-    its edges in N. Share = 1 - (leaf influence with the set's rows and columns removed, N not renormalised) / (leaf
-    influence). All paths from a leaf in the set count. 0 if there is no influence at all. Raises ValueError if the
-    target is in the set.
-    """
-    removed = _mask(graph, node_set)
-    leaves = (graph.kind == ERROR) | (graph.kind == TOKEN) if sources is None else _mask(graph, sources)
-    weights = graph.weights
-    if target is not None:
-        weights = torch.zeros_like(weights)
-        weights[target] = 1
-    if bool((removed & (weights > 0)).any()):
-        raise ValueError("path_share: a target cannot be a member of the node set")
-    total = float(influence(graph, weights)[leaves].sum())
-    around = float(influence(graph, weights, removed=removed)[leaves].sum())
-    return 1 - around / total if total > 0 else 0.0

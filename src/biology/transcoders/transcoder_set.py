@@ -198,12 +198,6 @@ class TranscoderSet:
         """The same set with all weights moved or cast; offloaded layers are then read from another device."""
         return replace(self, layers=tuple(layer.to(device, dtype) for layer in self.layers))
 
-    def offloaded(self, device: torch.device) -> "TranscoderSet":
-        """The same set with its matrices in CPU memory, for a model on `device`."""
-        dtype = self.layers[0].b_dec.dtype
-        layers = tuple(Offloaded(**layer.resting(), device=device, dtype=dtype) for layer in self.layers)
-        return replace(self, layers=layers)
-
 
 def shuffled(transcoders: TranscoderSet, seed: int) -> TranscoderSet:
     """The same transcoders with the entries of every encoder and decoder vector permuted: same lengths, no meaning."""

@@ -36,12 +36,11 @@ from dataclasses import dataclass
 import pandas as pd
 
 from biology.cases.claim_file import UNREGISTERED, Claim
-from biology.config import StatisticsConfig
 from biology.records import InputError
 from biology.schemas import DECIDING
 from biology.statistics import ALPHA, METHOD, holm
 from biology.tables import stacked, table, validate_table
-from biology.verdicts.measuring import Measured, Meta, measure
+from biology.verdicts.measuring import Measured
 from biology.verdicts.reasons import reason
 
 
@@ -154,17 +153,6 @@ def _clusters(measured: Sequence[Measured]) -> pd.DataFrame:
 def _largest_p(parts: Sequence[Measured]) -> float:
     """The p of an intersection-union test: the largest of its parts. NaN if a part is untestable."""
     return math.nan if any(part.untestable for part in parts) else max(part.p for part in parts)
-
-
-def judge(
-    claims: Iterable[Claim],
-    evidence: pd.DataFrame,
-    prompts: pd.DataFrame,
-    meta: Meta,
-    settings: StatisticsConfig | None = None,
-) -> pd.DataFrame:
-    """The table `verdicts` for a model with a single case; for several cases use `measure` and `judge_all`."""
-    return judge_all(measure(claims, evidence, prompts, meta, settings)).verdicts
 
 
 def part_verdict(part: Measured, p_holm: float) -> str:
