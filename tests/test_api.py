@@ -114,8 +114,9 @@ def test_a_held_feature_is_what_an_intervention_says(tiny_model):
     torch.testing.assert_close(held.probabilities, expected)
     control = bio.matched_controls(held, n=3)
     assert not torch.allclose(control.probabilities, held.probabilities) and control.held == held.held
-    with pytest.raises(InputError, match="feature 1/999 does not exist"):
-        bio.intervene(model, transcoders, text, {(1, 999): 1.0})
+    for layer, feature in ((1, 999), (9, 0), (-1, 0), (1, -1)):
+        with pytest.raises(InputError, match=f"feature {layer}/{feature} does not exist"):
+            bio.intervene(model, transcoders, text, {(layer, feature): 1.0})
 
 
 def test_what_is_offered_starts_no_torch_before_it_is_asked_for():

@@ -76,7 +76,7 @@ def hold_features(
         raise InputError(f"--at {at}: the prompt has {len(ids)} tokens.")
     elsewhere = (-1 if at is None else at) % len(ids)
     for layer, feature in held:
-        if layer >= transcoders.n_layers or feature >= transcoders.n_features[layer]:
+        if not 0 <= layer < transcoders.n_layers or not 0 <= feature < transcoders.n_features[layer]:
             raise InputError(
                 f"feature {layer}/{feature} does not exist: see `biology load --model` for layers and sizes."
             )
