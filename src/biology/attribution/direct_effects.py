@@ -68,8 +68,8 @@ def warn_without_bos(model: Model, prompts: Sequence[Int[Tensor, "1 _"]], first_
         shown = [*shown[:3], "..."] if len(shown) > 3 else shown
         warnings.warn(
             f"model {model.name}: no special token stands before {', '.join(shown)}: features and errors of this first word "
-            "(position 0) are not nodes, and its MLP outputs belong to the bias. Put a BOS before it, or include it with "
-            "attribute(..., first_position=0)",
+            "(position 0) are not nodes, and its MLP outputs belong to the bias. Put a BOS before it, or include it in Python with "
+            "biology.attribution.assembly.attribute(..., first_position=0)",
             InputWarning,
             stacklevel=3,
         )
