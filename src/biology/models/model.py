@@ -104,8 +104,7 @@ class Model:
     @cached_property
     def weights(self) -> Weights:
         """The weights that attribution needs, in `precision` (views where the layout allows)."""
-        offset = 1.0 if self.architecture.startswith("gemma") else 0.0
-        return read_weights(self.bridge, gain_offset=offset, dtype=self.precision, mapped=self.mapped)
+        return read_weights(self.bridge, self.architecture, dtype=self.precision, mapped=self.mapped)
 
 
 # Loading -------------------------------------------------------------------------------------------------------------

@@ -113,9 +113,10 @@ class Weights:
         return torch.cat(found, -1)
 
 
-def read_weights(bridge: Any, *, gain_offset: float, dtype: torch.dtype, mapped: bool = False) -> Weights:
-    """The weights of a raw TransformerBridge, in `dtype` (no copies where they already have it). `gain_offset` is 1 if
-    norms multiply by 1 + weight (Gemma), else 0. With `mapped`, matrices are read from their files at each use."""
+def read_weights(bridge: Any, architecture: str, *, dtype: torch.dtype, mapped: bool = False) -> Weights:
+    """The weights of a raw TransformerBridge, in `dtype` (no copies where they already have it). With `mapped`, matrices
+    are read from their files at each use."""
+    gain_offset = 1.0 if architecture.startswith("gemma") else 0.0  # their norms multiply by 1 + weight
 
     def cast(tensor: Tensor | None) -> Any:
         return None if tensor is None else tensor.to(dtype)
