@@ -9,6 +9,8 @@ repository. A link that leads nowhere is an error. Pages of `make figures` come 
 
 from __future__ import annotations
 
+import codecs
+import html
 import os
 import re
 import shutil
@@ -21,6 +23,7 @@ from biology.__main__ import CONTENTS
 
 ROOT = Path(__file__).parents[1]
 LINK = re.compile(r"(!?\[[^\]\n]*\]\()([^)\s]+)(\))")
+HREF = re.compile(r'(<a\b[^>]*\shref=")(?!#|[a-z]+:)([^"#]+)((?:#[^"]*)?")')
 CODE = re.compile(r"^```.*?^```|`(?:[^`\n]|\n(?!\n))+`", flags=re.MULTILINE | re.DOTALL)
 ORDER = {
     "Tutorials": "tutorials",
@@ -73,6 +76,21 @@ def places() -> dict[Path, str]:
     return dict(sorted(found.items()))
 
 
+def place_of(target: Path, pages: dict[Path, str], out: Path) -> str | None:
+    """Where a file of the repository stands in the site; one that is no page is copied. None if there is no such file."""
+    if target.is_dir() and (target / "README.md") in pages:
+        target /= "README.md"
+    if target in pages:
+        return pages[target]
+    if not (target.is_file() and target.is_relative_to(ROOT)):
+        return None
+    there = f"files/{target.relative_to(ROOT)}"
+    there = there if target.suffix not in (".py", ".ipynb", ".yaml", ".yml", ".sh", ".lock") else f"{there}.txt"
+    (out / there).parent.mkdir(parents=True, exist_ok=True)
+    shutil.copyfile(target, out / there)
+    return there
+
+
 def with_links(text: str, source: Path, pages: dict[Path, str], out: Path) -> str:
     """A text with its links as they are in the site; files that it links to are copied. Exits if one leads nowhere."""
     here, kept = pages[source], []
@@ -85,17 +103,8 @@ def with_links(text: str, source: Path, pages: dict[Path, str], out: Path) -> st
         place, _, anchor = found[2].partition("#")
         if not place or "://" in place or place.startswith("mailto:"):
             return found[0]
-        target = (source.parent / place).resolve()
-        if target.is_dir() and (target / "README.md") in pages:
-            target /= "README.md"
-        if target in pages:
-            there = pages[target]
-        elif target.is_file() and target.is_relative_to(ROOT):
-            there = f"files/{target.relative_to(ROOT)}"
-            there = there if target.suffix not in (".py", ".ipynb", ".yaml", ".yml", ".sh", ".lock") else f"{there}.txt"
-            (out / there).parent.mkdir(parents=True, exist_ok=True)
-            shutil.copyfile(target, out / there)
-        else:
+        there = place_of((source.parent / place).resolve(), pages, out)
+        if there is None:
             sys.exit(f"error: {source.relative_to(ROOT)}: {found[2]} leads nowhere")
         link = os.path.relpath(there, Path(here).parent or ".")
         return f"{found[1]}{link}{f'#{anchor}' if anchor else ''}{found[3]}"
@@ -167,8 +176,30 @@ def modules() -> dict[str, str]:
     return made
 
 
-def report_pages(out: Path) -> str:
-    """The page that leads to the pages of `make figures`, which are copied; it says so where there are none."""
+def report_page(path: Path, written: set[Path], pages: dict[Path, str], out: Path) -> bytes:
+    """A page of `make figures` with its links as they are in the site, where it keeps its place among the other pages and their
+    tables (`written`). Exits if a link leads nowhere."""
+    data = path.read_bytes()
+    coding = "utf-16" if data.startswith(codecs.BOM_UTF16_LE) else "utf-8"
+
+    def moved(found: re.Match[str]) -> str:
+        target = (path.parent / html.unescape(found[2])).resolve()
+        if target in written:
+            return found[0]
+        there = place_of(target, pages, out)
+        if there is None:
+            sys.exit(f"error: {path.relative_to(ROOT)}: {found[2]} leads nowhere; if it was moved: make figures")
+        there = os.path.relpath(re.sub(r"\.md$", ".html", there), path.parent.relative_to(ROOT))
+        return f"{found[1]}{there}{found[3]}"
+
+    text = data.decode(coding)
+    made = HREF.sub(moved, text)
+    return data if made == text else made.encode(coding)
+
+
+def report_pages(out: Path, texts: dict[Path, str]) -> str:
+    """The page that leads to the pages of `make figures`, which are copied; it says so where there are none. `texts`: where the
+    texts of the repository stand in the site."""
     pages = sorted(ROOT.glob("reports/*/*.html"))
     lines = [
         "# Pages",
@@ -180,10 +211,11 @@ def report_pages(out: Path) -> str:
         return "\n".join(
             [*lines, "They are made by `make figures`, and have not been made where this site was built.", ""]
         )
-    for path in (ROOT / "reports/index.html", *pages):
+    written = {*ROOT.glob("reports/*.html"), *pages, *ROOT.glob("reports/*/*_prompts.csv")}
+    for path in sorted(written):
         there = out / path.relative_to(ROOT)
         there.parent.mkdir(parents=True, exist_ok=True)
-        shutil.copyfile(path, there)
+        there.write_bytes(report_page(path, written, texts, out) if path.suffix == ".html" else path.read_bytes())
     lines += ["[The board of all verdicts](../reports/index.html)", "", "| model | page |", "|---|---|"]
     lines += [
         f"| {path.parent.name} | [{path.stem.replace('_', ' ')}](../{path.relative_to(ROOT)}) |" for path in pages
@@ -251,7 +283,7 @@ def main(into: Path) -> None:
         (out / place).parent.mkdir(parents=True, exist_ok=True)
         (out / place).write_text(with_lists(with_links(text, path, pages, out)), encoding="utf-8")
     made = modules() | {"reference/commands.md": commands()}
-    made |= {"results/pages.md": report_pages(out), "results/figures.md": figures(out)}
+    made |= {"results/pages.md": report_pages(out, pages), "results/figures.md": figures(out)}
     for place, text in made.items():
         (out / place).parent.mkdir(parents=True, exist_ok=True)
         (out / place).write_text(text, encoding="utf-8")

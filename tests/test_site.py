@@ -83,6 +83,32 @@ def test_links_lead_to_where_pages_and_files_are_in_the_site(assemble, tmp_path)
             assemble.with_links(wrong, ROOT / "docs/index.md", pages, tmp_path)
 
 
+@pytest.mark.parametrize("coding", ["utf-8", "utf-16"])
+def test_links_of_pages_lead_to_where_texts_are_in_the_site(assemble, tmp_path, monkeypatch, coding):
+    """Tables beside a page come along; a link to nowhere stops it; bytes without such a link stay as they are."""
+    root, out = tmp_path / "root", tmp_path / "out"
+    for place in ("docs/a.md", "experiments/c/claims.yaml", "reports/m/c_prompts.csv", "reports/index.html"):
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_text("x")
+    monkeypatch.setattr(assemble, "ROOT", root)
+    page, texts = root / "reports/m/c.html", {root / "docs/a.md": "how_to/a.md"}
+
+    def made(*links):
+        page.write_bytes("".join(f'<a class="x" href="{link}">é</a>' for link in links).encode(coding))
+        assemble.report_pages(out, texts)
+        return re.findall('href="([^"]*)"', (out / "reports/m/c.html").read_bytes().decode(coding))
+
+    kept = ["#here", "c_prompts.csv", "../index.html#m", "https://example.org/a.md", "c.html#x"]
+    assert made(*kept) == kept and (out / "reports/m/c.html").read_bytes() == page.read_bytes()
+    assert made("../../docs/a.md#b", "../../experiments/c/claims.yaml") == [
+        "../../how_to/a.html#b", "../../files/experiments/c/claims.yaml.txt",
+    ]  # fmt: skip
+    assert (out / "reports/m/c_prompts.csv").is_file() and (out / "files/experiments/c/claims.yaml.txt").is_file()
+    for wrong in ("steer.html", "../../docs/gone.md", "/etc/passwd"):
+        with pytest.raises(SystemExit, match="reports/m/c.html: .* leads nowhere"):
+            made(wrong)
+
+
 def test_a_list_begins_after_an_empty_line(assemble):
     assert assemble.with_lists("a\n* b\n  c\n* d\ne\n- f\n") == "a\n\n* b\n  c\n* d\ne\n- f\n"
     assert assemble.with_lists("```\na\n* b\n```\n# h\n1. b\n") == "```\na\n* b\n```\n# h\n\n1. b\n"
