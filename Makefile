@@ -7,6 +7,9 @@
 # make bench      the attribution engine beside circuit-tracer (a quarter of an hour)
 # make clean      removes what was computed (data/runs); keeps the shipped models, the committed figures and .venv
 
+# bash, so that a stage that fails is seen behind the pipe that tells how far it is
+SHELL := bash
+.SHELLFLAGS := -o pipefail -c
 PYTHON ?= $(shell command -v python3.11 || command -v python3)
 CORES ?= $(shell getconf _NPROCESSORS_ONLN)
 SEED ?= 0
@@ -44,7 +47,7 @@ $(STAMP): requirements.lock
 
 figures: $(STAMP)
 	@$(BIN)/biology plan --cores $(CORES)
-	@$(BIN)/snakemake figures/all reports/all --cores $(CORES) $(PLAIN)
+	@$(BIN)/snakemake figures/all reports/all --cores $(CORES) $(PLAIN) 2>&1 | $(BIN)/biology progress --cores $(CORES)
 	@$(BIN)/biology summary
 
 test: $(STAMP)

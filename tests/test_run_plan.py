@@ -9,7 +9,15 @@ import pytest
 
 from biology.__main__ import main
 from biology.config import load_config
-from biology.report.run_plan import CaseRun, case_runs, plan_told, summary_told, verdict_counts
+from biology.report.run_plan import (
+    CaseRun,
+    Progress,
+    case_runs,
+    plan_told,
+    stage_seconds,
+    summary_told,
+    verdict_counts,
+)
 from biology.tables import read_table
 
 ROOT = Path(__file__).parents[1]
@@ -79,12 +87,82 @@ def test_make_figures_begins_with_the_plan_and_ends_with_the_summary(capsys, mon
         )
         return re.findall(r"^\.venv/bin/(biology|snakemake) (.*)$", made.stdout, flags=re.MULTILINE)
 
-    (_, plan), (_, run), (_, summary) = commands(CORES=3, NO_COLOR="")
+    (_, plan), (_, piped), (_, summary) = commands(CORES=3, NO_COLOR="")
+    run, _, told = piped.partition(" 2>&1 | ")
     assert (
         plan == "plan --cores 3" and summary == "summary" and run.split() == "figures/all reports/all --cores 3".split()
     )
-    assert commands(CORES=3, NO_COLOR=1)[1][1].split()[-1] == "--nocolor"
+    assert told == ".venv/bin/biology progress --cores 3"
+    assert commands(CORES=3, NO_COLOR=1)[1][1].partition(" 2>&1")[0].split()[-1] == "--nocolor"
     monkeypatch.chdir(ROOT)
     for words in (plan, summary):
         assert main(words.split()) == 0
     assert "elegans" in capsys.readouterr().out
+
+
+SAID = """Using workflow specific profile profiles/default for setting default command line arguments.
+Building DAG of jobs...
+Provided cores: 2
+Job stats:
+job            count
+-----------  -------
+load               1
+draw               2
+total              3
+
+Select jobs to execute...
+Execute 2 jobs...
+
+[Sun Nov 29 23:05:23 2026]
+Job 4: elegans: checking model and transcoders
+[Sun Nov 29 23:05:23 2026]
+Job 10: elegans, addition: drawing story
+[Sun Nov 29 23:06:44 2026]
+Finished jobid: 4 (Rule: load)
+1 of 3 steps (33%) done
+[Sun Nov 29 23:06:50 2026]
+Error in rule draw:
+    jobid: 10
+    log: data/runs/elegans/draw.log (check log file(s) for error details)
+Finished jobid: 11 (Rule: draw)
+"""
+
+
+def test_every_stage_is_one_line_with_the_time_left_and_errors_stay():
+    """Half of the work took a minute on two cores, so that the other half takes another."""
+    seconds = 0.0
+    told = Progress({"load": 100.0, "draw": 50.0}, cores=2, clock=lambda: seconds)
+    shown = []
+    for text in SAID.splitlines():
+        seconds += 120.0 * text.startswith("Finished jobid: 4")
+        shown.append(told.line(text))
+    # 100 s of 200 are done, and 90 of the other 100 are taken for begun: what is left goes at this pace
+    assert [text for text in shown if text is not None] == [
+        "1 of 3  elegans: checking model and transcoders: 2 min; about 1 min left",
+        "Error in rule draw:",
+        "    jobid: 10",
+        "    log: data/runs/elegans/draw.log (check log file(s) for error details)",
+        "2 of 3  draw: 0 s; about 1 min left",
+    ]
+
+
+def test_the_time_left_is_that_of_the_work_at_the_pace_so_far():
+    told = Progress({"load": 100.0}, cores=4, clock=lambda: 0.0)
+    for text in ("Job stats:", "load  4", "total  4"):
+        assert told.line(text) is None
+    assert told.seconds_left(0.0) == 100.0  # 400 s of work on four cores
+    told.line("Finished jobid: 1 (Rule: load)")
+    assert told.seconds_left(200.0) == 600.0  # 100 s of work took 200
+    assert stage_seconds(ROOT)["intervene"] > stage_seconds(ROOT)["judge"] > 0
+
+
+def test_a_run_that_fails_is_seen_behind_the_pipe(tmp_path):
+    """`make` stops where Snakemake fails, though the last program of the pipe does not."""
+    settings = re.findall(
+        r"^(?:SHELL|\.SHELLFLAGS) := .*$", (ROOT / "Makefile").read_text(encoding="utf-8"), flags=re.MULTILINE
+    )
+    (tmp_path / "Makefile").write_text(
+        "\n".join([*settings, "all:", "\t@(echo said; false) | cat", ""]), encoding="utf-8"
+    )
+    done = subprocess.run(["make", "all"], cwd=tmp_path, capture_output=True, text=True)
+    assert len(settings) == 2 and done.stdout == "said\n" and done.returncode != 0

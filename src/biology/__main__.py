@@ -146,6 +146,7 @@ CONTENTS: dict[str, dict[str, Command]] = {
     },
     "Housekeeping": {
         "plan": (housekeeping.plan, ONE_MODEL | CORES | JSON),
+        "progress": (housekeeping.progress, CORES),
         "summary": (housekeeping.summary, ONE_MODEL | JSON),
         "scoreboard": (housekeeping.scoreboard, {}),
         "coverage": (housekeeping.coverage, {}),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import sys
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
@@ -163,6 +164,21 @@ def plan(args: Arguments) -> None:
         print_json([asdict(one) for one in todo])
         return
     print(plan_told(todo, args.cores))
+
+
+def progress(args: Arguments) -> None:
+    """tell what snakemake says on its standard input as one line a stage, with the time left"""
+    import signal
+
+    from biology.config import config_file
+    from biology.report.run_plan import Progress, stage_seconds
+
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # of the two snakemake ends first, and its last words are shown
+    told = Progress(stage_seconds(config_file(args.config).parent), args.cores)
+    for text in sys.stdin:
+        said = told.line(text.rstrip("\n"))
+        if said is not None:
+            print(said, flush=True)
 
 
 def summary(args: Arguments) -> None:

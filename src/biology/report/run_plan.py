@@ -1,4 +1,4 @@
-"""The first and last lines of `make figures`: what a run of everything will do and how long it takes, and its results.
+"""The lines of `make figures`: what a run of everything will do and how long it takes, how far it is, and its results.
 
 Times are for one core and were measured on elegans, case by case (`benchmarks/costs.json`). They hold for a model of its
 size; other models have none.
@@ -7,7 +7,11 @@ size; other models have none.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from biology.cases.case import discover_cases
@@ -17,6 +21,16 @@ from biology.wording import MARKS
 
 COSTS = Path("benchmarks/costs.json")
 LAST_TABLE = "evidence.parquet"
+SHORT = 5.0
+"""Seconds of a stage that was not measured: most of these draw a figure or write a page."""
+STARTED = re.compile(r"Job (\d+): (.*)")
+FINISHED = re.compile(r"Finished jobid: (\d+) \(Rule: (.*)\)")
+COUNTED = re.compile(r"(\S+) +(\d+)")
+CHATTER = re.compile(
+    r"\s*$|\[\w{3} \w{3} +\d+ [\d:]+ \d+\]$|Select jobs to execute|Execute \d+ jobs|\d+ of \d+ steps|Using |Assuming |Building DAG"
+    r"|Provided |Rules claiming more threads|job +count|-+ +-+$"
+)
+"""What Snakemake says of its own working."""
 
 
 @dataclass(frozen=True)
@@ -82,6 +96,74 @@ def plan_told(todo: list[CaseRun], cores: int) -> str:
     else:
         lines.append("All of it is there; only what changed since is made again.")
     return "\n".join(lines)
+
+
+def stage_seconds(root: Path) -> dict[str, float]:
+    """Typical seconds of a stage of elegans, by its name: measured, and averaged over cases; {} if not measured."""
+    path = root / COSTS
+    if not path.is_file():
+        return {}
+    costs = json.loads(path.read_text(encoding="utf-8"))
+    cases = [case["seconds"] for case in costs["cases"].values()]
+    found = {stage: sum(case[stage] for case in cases) / len(cases) for stage in cases[0] if stage != "rest"}
+    return found | {stage: costs[stage] for stage in ("load", "judge")}
+
+
+@dataclass
+class Progress:
+    """Turns what Snakemake says into one line for each finished stage, with the time that is left.
+
+    What it says of its own working is left out. All else, errors above all, stays as it is.
+    """
+
+    typical: Mapping[str, float]
+    """Seconds of a stage, by its name."""
+    cores: int
+    clock: Callable[[], float] = time.monotonic
+    began: float = -1.0
+    in_table: bool = False
+    left: Counter[str] = field(default_factory=Counter)
+    """Stages that are still to finish, by name."""
+    done: list[str] = field(default_factory=list)
+    running: dict[str, tuple[str, float]] = field(default_factory=dict)
+    """Jobs by number: what they say of themselves, and when they began."""
+
+    def line(self, text: str) -> str | None:
+        """What to print for a line of Snakemake; None for nothing."""
+        if text.startswith("Job stats:"):
+            self.began, self.in_table = self.clock(), True
+            self.left.clear()
+            self.done.clear()
+            return None
+        if self.in_table and (counted := COUNTED.fullmatch(text.strip())):
+            self.in_table = counted[1] != "total"
+            self.left.update({counted[1]: int(counted[2])} if self.in_table else {})
+            return None
+        if started := STARTED.match(text):
+            self.running[started[1]] = started[2], self.clock()
+            return None
+        if finished := FINISHED.match(text):
+            return self._finished(*finished.groups())
+        return None if CHATTER.match(text) else text
+
+    def _finished(self, job: str, stage: str) -> str:
+        now = self.clock()
+        said, began = self.running.pop(job, (stage, now))
+        self.left[stage] -= 1
+        self.done.append(stage)
+        total = len(self.done) + sum(self.left.values())
+        took = f"{now - began:.0f} s" if now - began < 100 else _minutes(now - began)
+        after = f"; about {_minutes(self.seconds_left(now))} left" if any(self.left.values()) else ""
+        return f"{len(self.done):>{len(str(total))}} of {total}  {said}: {took}{after}"
+
+    def seconds_left(self, now: float) -> float:
+        """The time until all is done, at the pace so far: typical seconds of work a second, or one for each core at first."""
+        work = sum(self.typical.get(stage, SHORT) * count for stage, count in self.left.items())
+        begun = min(sum(now - began for _, began in self.running.values()), 0.9 * work)
+        worked = sum(self.typical.get(stage, SHORT) for stage in self.done) + begun
+        elapsed = now - self.began
+        pace = worked / elapsed if elapsed >= 60 else self.cores
+        return (work - begun) / max(pace, 1e-9)
 
 
 def _minutes(seconds: float) -> str:
