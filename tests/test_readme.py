@@ -82,7 +82,8 @@ def test_light_commands_run(command, capsys, monkeypatch):
     said = capsys.readouterr().out
     assert said.strip()
     if words[0] == "trace":
-        assert re.match(r' *\d+\.\d+%  "Austin"  #\d+$', said.splitlines()[0]), said
+        first = r' *\d+\.\d+%  "Austin"  #\d+   \(graph: \d+% from the prompt, the rest from errors\)$'
+        assert re.match(first, said.splitlines()[0]), said
         assert '-> "Austin"' in said
     if words[0] == "steer":
         (shown,) = blocks(TEXT, "text")

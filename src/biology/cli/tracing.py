@@ -221,10 +221,13 @@ def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, i
     from biology.attribution.graph_paths import describe
     from biology.records import InputWarning
 
+    score = scores(graph)
+    trust = f"   (graph: {score.replacement:.0%} from the prompt, the rest from errors)"
     for token, probability, value, label in _outputs(graph):
         # a target that is not a token has no probability; the id distinguishes similar tokens ("Paris", " Paris")
-        print(f'{probability:7.2%}  "{visible(label)}"  #{token}' if token >= 0 else f"{value:+7.2f}  {visible(label)}")
-    score = scores(graph)
+        said = f'{probability:7.2%}  "{visible(label)}"  #{token}' if token >= 0 else f"{value:+7.2f}  {visible(label)}"
+        print(said + trust)
+        trust = ""
     residual = graph.metadata["row_residual"]
     print(f"\nreplacement score {score.replacement:.3f}, completeness {score.completeness:.3f}, {graph.n_nodes} nodes")
     print(f"rows (incoming edges + bias = pre-activation) add up to within {residual:.1e} of their terms")
