@@ -248,6 +248,24 @@ def test_it_begins_with_dallas_and_a_click_changes_its_mind_but_not_the_controls
     assert page.locator("#answers section").count() == 1
 
 
+def test_the_first_answer_comes_at_once_and_a_drag_is_followed(elegans, open_page):
+    """The bounds are for a machine at rest: the best of a few counts."""
+    first = min(
+        elegans.opened(open_page).evaluate("performance.getEntriesByName('ready')[0].startTime") for _ in range(3)
+    )
+    assert first <= 2000
+    page = elegans.opened(open_page, CALIFORNIA)
+    slider = page.locator("#held input[type=range]")
+    slider.focus()
+    page.evaluate("performance.clearMeasures('answer')")
+    for _ in range(12):
+        page.keyboard.press("ArrowLeft")
+        page.wait_for_timeout(60)
+    page.evaluate("lab.settled()")
+    took = page.evaluate("performance.getEntriesByName('answer').map(entry => entry.duration)")
+    assert len(took) >= 6 and sorted(took)[len(took) // 2] <= 50
+
+
 @pytest.mark.skipif("rhyme_planning" not in CASES["elegans"], reason="this checkout asks no couplets")
 def test_a_couplet_is_written_to_its_last_word(elegans, open_page):
     page = elegans.opened(open_page)

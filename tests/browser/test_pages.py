@@ -6,6 +6,7 @@ from multi_hop_tables import write_repository
 from biology.cases.case import load_case
 from biology.config import load_config
 from biology.report import case_report as report
+from biology.report.pages import MOST_BYTES
 from browser.conftest import sideways, violations, written_pages
 
 pytestmark = pytest.mark.browser
@@ -30,6 +31,11 @@ def made_up(tmp_path_factory):
 )
 def path(request):
     return request.param or request.getfixturevalue("made_up")
+
+
+def test_it_is_small(path):
+    """The pages in which a model runs have a bound of their own."""
+    assert path.stat().st_size <= MOST_BYTES or path.stem == "lab"
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
