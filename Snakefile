@@ -26,7 +26,7 @@ from snakemake.cli import get_argument_parser
 from snakemake.utils import min_version
 
 from biology.artefacts import contents_hash
-from biology.cases.case import fingerprint
+from biology.cases.case import TEXTS, fingerprint
 from biology.cases.claim_file import load_claims
 from biology.records import InputError
 from biology.folders import FIRST_STAGE, hold
@@ -839,13 +839,13 @@ rule lab:
 
 
 rule write_index:
-    """The page that lists every model, case and verdict, and the glossary beside it."""
+    """The page that lists every model, case and verdict, and the texts beside it that pages lead to."""
     input:
         VERDICTS,
         CASE_PAGES,
         MODEL_PAGES,
         LABS,
-        text="GLOSSARY.md",
+        texts=asked.texts,
         code=[*code("report.index_page"), *TEMPLATES],
     output:
         report(
@@ -854,7 +854,7 @@ rule write_index:
             category="Verdicts",
             labels={"model": "all", "what": "scoreboard"},
         ),
-        "reports/glossary.html",
+        [f"reports/{text}.html" for text in TEXTS],
     log:
         "data/runs/write_index.log",
     params:

@@ -2,6 +2,8 @@
 
 import re
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -73,3 +75,11 @@ def test_from_a_checkpoint_to_a_report(mine, capsys):
     page = (mine / "reports/mine/story.html").read_text(encoding="utf-8")
     assert "story on mine" in page and page.count("data:image/svg+xml") == 3
     assert (mine / "reports/index.html").is_file() and "error" not in capsys.readouterr().err.lower()
+
+
+def test_snakemake_has_all_that_the_last_command_asks_for(mine):
+    """The folder has models and cases; texts that pages lead to come from the checkout."""
+    shutil.copytree(ROOT / "data/models/elegans/transcoders", mine / "transcoders", dirs_exist_ok=True)
+    words = ["--cores", "2", "--directory", str(mine), "figures/all", "--dry-run", "--quiet", "all"]
+    done = subprocess.run([sys.executable, "-m", "snakemake", *words], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -67,7 +67,7 @@ def main():
     with open("calls.txt", "a") as file:
         print(" ".join([stage, *filter(None, (words["case"], words["figure"], words["page"]))]), file=file)
     page = ["reports/{model}/{page}.html"] if words["page"] else OUTPUTS[stage]
-    for name in page if words["model"] or stage in ("compare", "superpose") else ["reports/index.html", "reports/glossary.html"]:
+    for name in page if words["model"] or stage in ("compare", "superpose") else ["reports/index.html", "reports/glossary.html", "reports/add_a_prompt.html", "reports/docs.html"]:
         path = Path(name.format(**words))
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(stage)

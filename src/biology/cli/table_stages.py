@@ -263,7 +263,7 @@ def write(args: Arguments) -> None:
     if args.model is None:
         from biology.config import known_models
         from biology.report.index_page import index_page
-        from biology.report.pages import glossary_page
+        from biology.report.pages import text_pages
 
         config, root = configuration(args)
         judged = {
@@ -272,7 +272,8 @@ def write(args: Arguments) -> None:
             if (root / "reports" / name / "verdicts.csv").is_file()
         }
         config = config.model_copy(update={"models": judged | config.models})
-        artefacts.write_text(root / "reports/glossary.html", glossary_page(root))
+        for name, page in text_pages(root).items():
+            artefacts.write_text(root / f"reports/{name}.html", page)
         artefacts.write_text(root / "reports/index.html", index_page(root, config))
         return
     from biology.report.case_report import case_page, scored_prompts

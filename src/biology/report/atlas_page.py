@@ -57,6 +57,7 @@ def atlas_page(root: Path, config: Config, model: str) -> bytes:
     def page(carried: pd.DataFrame, detail: tuple[int, int]) -> bytes:
         text = template.render(
             model=model,
+            grown=model in config.models and config.models[model].planted,
             transcoders=manifest_of(run / "load.json")["transcoders"]["name"],
             n_features=len(features),
             n_carried=len(carried),

@@ -30,7 +30,11 @@ def index_page(root: Path, config: Config) -> str:
                 {
                     "name": column.name,
                     "paged": _has_page(root, column, name),
-                    "counts": counts(column.verdicts.loc[column.verdicts["case"] == name, "verdict"]),
+                    "claims": [
+                        (claim, column.by_claim[name, claim.id]["verdict"])
+                        for claim in claims
+                        if (name, claim.id) in column.by_claim
+                    ],
                 }
                 for column in here
                 if column.role in SHOWN_ROLES

@@ -74,6 +74,7 @@ def lab_page(root: Path, config: Config, model: str) -> bytes:
         told = {**facts, **feature_facts(atlas, prompts, set(carried), small.words["vocabulary"])}
         text = template.render(
             model=model,
+            grown=entry.planted,
             examples=[example for shown in listed for example in shown],
             featured=featured(listed),
             n_features=len(fires),

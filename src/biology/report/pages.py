@@ -10,6 +10,8 @@ import base64
 import codecs
 import gzip
 import json
+import os
+import re
 import struct
 import zlib
 from collections.abc import Iterable, Mapping
@@ -21,8 +23,8 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from biology.cases.case import Case, discover_cases, load_case
-from biology.config import Config
+from biology.cases.case import TEXTS, Case, discover_cases, load_case
+from biology.config import Config, shipped_folder
 from biology.records import InputError
 from biology.report.prose import prose
 from biology.schemas import DECIDING, VERDICTS
@@ -34,6 +36,8 @@ MOST_BYTES = 3_000_000
 """Largest size of a page, unless a model runs in it. A page that would be larger says less, and that it does."""
 BARRED = (0, 1, 0x0D, 0x3C)
 """Codes that a script element cannot hold (NUL, CR, <), and the escape mark 1. Surrogates are escaped as well."""
+BARE = re.compile(r"<!--.*?-->|^!\[.*$", flags=re.MULTILINE)
+"""What a text has for hosts alone: marks of numbers, and pictures, which lie in files of their own."""
 SPEAKS = (
     "A verdict speaks of one model and its transcoders, and of nothing else: elegans is not Claude 3.5 Haiku, and "
     "“not replicated” does not mean that the paper is wrong about the model that it studied."
@@ -77,11 +81,19 @@ def environment() -> Environment:
     return made
 
 
-def glossary_page(root: Path) -> str:
-    """The glossary of a checkout, as a page beside the index."""
-    path = root / "GLOSSARY.md"
-    text = path.read_text(encoding="utf-8") if path.is_file() else "There is no GLOSSARY.md beside config.yaml.\n"
-    return environment().get_template("text.html.j2").render(title="Glossary", text=text, base="../", level=2)
+def text_pages(root: Path) -> dict[str, str]:
+    """The texts that other pages lead to, as pages beside the index, by their names (`TEXTS`).
+
+    Each is that of `root`, or else that of the checkout in which the package lies: a folder of one's own has cases and no docs.
+    """
+    made = {}
+    for name, (title, place) in TEXTS.items():
+        path = next((folder / place for folder in (root, shipped_folder()) if (folder / place).is_file()), None)
+        text = f"There is no {place} here.\n" if path is None else path.read_text(encoding="utf-8")
+        text = BARE.sub("", text)
+        base = "" if path is None else Path(os.path.relpath(path.parent, root / "reports")).as_posix() + "/"
+        made[name] = environment().get_template("text.html.j2").render(title=title, text=text, base=base, level=2)
+    return made
 
 
 def packed(data: Any) -> str:

@@ -50,6 +50,7 @@ def steer_page(root: Path, config: Config, model: str) -> str:
         examples=examples,
         data=packed([case_data(case, steered[case.name]) for case in cases if len(steered[case.name])]),
         lab=not refused(config.model(model), root),
+        grown=config.model(model).planted,
     )  # fmt: skip
 
 

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from biology.cases.case import Case, discover_cases, fingerprint, load_case
+from biology.cases.case import TEXTS, Case, discover_cases, fingerprint, load_case
 from biology.cases.claim_file import load_claims
 from biology.cases.positions import FOUND
 from biology.config import GROWN_ROLES, HELD_ROLES, SHOWN_ROLES, ModelConfig, load_config
@@ -212,6 +212,15 @@ class Targets:
         """What pages are made from, beside the code."""
         folders = [self.folder / "report" / part for part in ("templates", "vendor")]
         return sorted(str(path) for folder in folders for path in folder.glob("*"))
+
+    @cached_property
+    def texts(self) -> list[str]:
+        """The files of `TEXTS`: those of the working directory, or else those beside the package."""
+        found = [
+            next((path for path in (Path(place), self.folder.parents[1] / place) if path.is_file()), None)
+            for _, place in TEXTS.values()
+        ]
+        return [str(path) for path in found if path is not None]
 
     def weights(self, wildcards: Any) -> list[str]:
         """The files that a model and its transcoders consist of, so that new weights start everything anew."""
