@@ -12,16 +12,19 @@ import pytest
 from multi_hop_tables import write_repository
 
 from biology import wording
-from biology.cases.case import load_case
+from biology.cases.case import TEXTS, load_case
 from biology.cases.claim_file import Claim, load_claims
 from biology.cases.rules import SupernodeRule
-from biology.config import load_config
+from biology.cli import checking
+from biology.config import StatisticsConfig, load_config
 from biology.findings.faults import held_by
 from biology.records import InputError
 from biology.report import case_report as report
 from biology.report import index_page, pages, scoreboard
+from biology.report.claim_evidence import Subject
 from biology.statistics import METHOD
-from biology.tables import read_table, table, write_table
+from biology.tables import read_table, read_tables, table, write_table
+from biology.verdicts.thresholds import family
 
 
 class Reader(HTMLParser):
@@ -188,6 +191,45 @@ def test_index_lists_every_claim_of_every_model(root, page):
     assert len(reader.ids) == len(set(reader.ids))
     inner = {link.removeprefix("#") for link in reader.links if link.startswith("#")}
     assert inner <= set(reader.ids)
+
+
+def test_what_pages_lead_to_is_written_or_is_in_the_checkout(root, page):
+    """So that nobody looks for a page that has moved: pages of models and cases, texts beside the index, and their links in turn."""
+
+    def outward(made):
+        found = {link.partition("#")[0] for link in Reader(made).links}
+        return {link for link in found if link and not re.match("https?:|data:", link)}
+
+    texts = {f"{name}.html" for name in TEXTS}
+    own = {"steer.html", "atlas.html", "lab.html", "multi_hop_prompts.csv", "../index.html"}
+    assert outward(page) <= own | {f"../{name}" for name in texts}
+    (root / "reports/elegans/multi_hop.html").write_text(page, encoding="utf-8")
+    assert outward(index_page.index_page(root, load_config(root / "config.yaml"))) == texts | {"elegans/multi_hop.html"}
+    made = pages.text_pages(root)
+    assert {f"{name}.html" for name in made} == texts and "prompts.csv" in made["add_a_prompt"]
+    for text in made.values():
+        assert "&lt;!--" not in text and "<p>!" not in text
+        for link in outward(text) - texts - {"index.html"}:
+            assert (root / "reports" / link).resolve().is_file(), link
+
+
+def test_the_page_of_a_claim_that_was_computed_anew_needs_no_other_page(root):
+    case, tables = load_case(root, "multi_hop"), read_tables(root / "data/runs/elegans/multi_hop")
+    run, claims = root / "data/runs/elegans", load_claims(root, "multi_hop")
+    parts, clusters = (read_table(run / f"{name}.parquet", name) for name in ("parts", "clusters"))
+    verdicts = read_table(root / "reports/elegans/verdicts.csv", "verdicts").set_index("claim")
+    subject = Subject("elegans", case, tables, parts, clusters, family(parts), StatisticsConfig(), folder=".")
+    for claim in claims:
+        made = report.claim_page(subject, claim, verdicts.loc[claim.id], "It <agrees>.", {"seed": "0"})
+        reader = Reader(made)
+        assert verdicts.loc[claim.id, "reason"] in reader.words and "It <agrees>." in reader.words
+        inner = {link.removeprefix("#") for link in reader.links if link.startswith("#")}
+        assert inner <= set(reader.ids) and "data/runs" not in made
+        beside = {link for link in reader.links if not link.startswith(("#", "https:"))}
+        assert beside == {"prompts.csv", *(f"{name}.parquet" for name in checking.MEASURED)} <= {*checking.FILES}
+    assert "pandas.read_parquet(&#34;evidence.parquet&#34;)" in report.claim_page(
+        subject, claims[0], verdicts.loc[claims[0].id], "", {}
+    )
 
 
 def test_seeds_are_counted_and_controls_are_shown_as_such(root, tmp_path):

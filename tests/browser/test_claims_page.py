@@ -8,12 +8,15 @@ from multi_hop_tables import write_repository
 
 from biology.cases.case import discover_cases, load_case
 from biology.cases.claim_file import load_claims
-from biology.config import load_config
+from biology.config import StatisticsConfig, load_config
 from biology.report import case_report as report
-from biology.tables import read_tables
+from biology.report.claim_evidence import Subject
+from biology.statistics import generator, resamples, sign_flips
+from biology.tables import read_table, read_tables
 from biology.verdicts.claims import judge_all, with_thresholds
-from biology.verdicts.measuring import Meta, measure
-from browser.conftest import ROOT
+from biology.verdicts.measuring import Meta, estimate, measure
+from biology.verdicts.thresholds import family
+from browser.conftest import ROOT, sideways, violations
 
 pytestmark = pytest.mark.browser
 
@@ -68,6 +71,79 @@ def test_moving_a_slider_shows_it_and_marks_what_was_registered(open_page, made_
     assert box.locator(".bands b").is_visible()  # the registered one stays marked
     slider.evaluate("(node) => { node.value = node.defaultValue; node.dispatchEvent(new Event('input')); }")
     assert output.inner_text() == "the registered threshold"
+
+
+def test_what_is_left_is_judged_as_python_judges_it(open_page, made_up):
+    """Clusters, prompts with a word, or the control left out; fewer resamples than there, so the bounds are near and not equal."""
+    root, path = made_up
+    frame, page = report.scored_prompts(root, "elegans", load_case(root, "multi_hop")), open_page(path)
+    parts = read_table(root / "data/runs/elegans/parts.parquet", "parts").set_index(["claim", "part"])
+    verdicts = set()
+    for claim in load_claims(root, "multi_hop"):
+        for place, part in enumerate(claim.parts):
+            row = parts.loc[claim.id, part.name]
+            rows = frame[(frame["claim"] == claim.id) & (frame["part"] == part.name) & frame["scored"]]
+            if row["verdict"] == "untestable":
+                continue
+            names = sorted(rows["cluster"].unique())
+            for without, left in (
+                ("{}", rows),
+                (f"{{clusters: new Set({json.dumps(names[::3])})}}", rows[~rows["cluster"].isin(names[::3])]),
+                ("{word: 'region'}", rows[~rows["prompt"].str.contains("region")]),
+                ("{alone: true}", rows.assign(score=rows["effect"])),
+            ):
+                scores = left.groupby("cluster")["score"].mean().to_numpy()[:, None]
+                assert len(left) and (len(left) < len(rows) or without in ("{}", "{alone: true}"))
+                rng = generator("test")
+                wanted = estimate(
+                    part, scores, sign_flips(len(scores), 20_000, rng), resamples(len(scores), 10_000, rng)
+                )
+                statistic, low, high, p = (float(one[0]) for one in wanted)
+                p = min(1.0, p * row["p_holm"] / row["p"])
+                found = page.evaluate(f"biologyWithout({claim.id!r}, {place}, {without})")
+                assert found["statistic"] == pytest.approx(statistic, abs=2e-3)
+                assert found["low"] == pytest.approx(low, abs=0.1 * (high - low) + 2e-3)
+                assert found["high"] == pytest.approx(high, abs=0.1 * (high - low) + 2e-3)
+                assert found["p"] == pytest.approx(p, rel=0.2, abs=1e-3)
+                if without == "{}":
+                    assert found["verdict"] == row["verdict"]
+                verdicts.add(found["verdict"])
+    assert len(verdicts) > 1
+
+
+def test_leaving_out_by_hand(open_page, made_up):
+    page = open_page(made_up[1])
+    page.locator("details.evidence summary").first.click()
+    box = page.locator("details.leave").first
+    box.locator("summary").click()
+    output, ticks = box.locator("output"), box.locator("fieldset input")
+    output.locator(".badge").first.wait_for()
+    count = ticks.count()
+    before = output.inner_text()
+    assert before.startswith(f"{count} of {count} clusters")
+    ticks.first.check()
+    assert output.inner_text().startswith(f"{count - 1} of {count} clusters") and output.inner_text() != before
+    for number in range(1, count - 2):
+        ticks.nth(number).check()
+    assert output.inner_text() == f"Of {count} clusters 5 at least are needed, and 2 are left."
+    assert violations(page) == []
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_the_page_of_a_claim_that_was_computed_anew(open_page, made_up, tmp_path, scheme):
+    root, run = made_up[0], made_up[0] / "data/runs/elegans"
+    parts, clusters = (read_table(run / f"{name}.parquet", name) for name in ("parts", "clusters"))
+    verdicts = read_table(root / "reports/elegans/verdicts.csv", "verdicts").set_index("claim")
+    tables, case = read_tables(run / "multi_hop"), load_case(root, "multi_hop")
+    subject = Subject("elegans", case, tables, parts, clusters, family(parts), StatisticsConfig(), folder=".")
+    claim = load_claims(root, "multi_hop")[0]
+    path = tmp_path / "claim.html"
+    path.write_text(report.claim_page(subject, claim, verdicts.loc[claim.id], "It agrees.", {}), encoding="utf-8")
+    page = open_page(path, color_scheme=scheme, width=360, height=740)
+    page.locator("details.evidence summary").first.click()
+    page.locator("details.leave summary").first.click()
+    page.locator("details.leave output .badge").first.wait_for()
+    assert violations(page) == [] and sideways(page) == 0
 
 
 @pytest.mark.parametrize("case", discover_cases(ROOT))

@@ -281,6 +281,7 @@ EXPORT: Options = {
 }
 CHECK: Options = {
     "claim": {"metavar": "CLAIM", "help": "a claim, such as multihop-7"},
+    "--out": {"metavar": "DIR", "help": "folder for a page with every number's origin, and the tables that it names"},
     "--cores": {"type": integer(1), "metavar": "N", "default": os.cpu_count() or 1, "help": "cores to share (all)"},
 }
 CONVERT: Options = {

@@ -1,7 +1,7 @@
 """Computes one claim anew, from weights to verdict, and compares it with the committed row.
 
 Only what the claim depends on is run: its experiments, those that these are computed from, and graphs if it needs them. Nothing
-is written. Holm's correction spans all claims on a model, so the p here is that of the claim alone.
+is written, unless `--out` asks for the page. Holm's correction spans all claims on a model, so the p here is that of the claim alone.
 """
 
 from __future__ import annotations
@@ -9,10 +9,12 @@ from __future__ import annotations
 import argparse
 import math
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biology import printing
+from biology.cli.arguments import writable_folder
 from biology.cli.opening import configuration, of_corpus, open_model
 
 if TYPE_CHECKING:
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from biology.config import AttributionConfig, Config, ModelConfig
     from biology.evidence.case_context import CaseContext
     from biology.models.model import Model
+    from biology.tables import Tables
     from biology.transcoders.transcoder_set import TranscoderSet
     from biology.verdicts.claims import Judgement
 
@@ -30,24 +33,48 @@ Arguments = argparse.Namespace
 NUMBERS = ("statistic", "low", "high", "n")
 CLOSE = 1e-6
 """Largest relative difference between equal numbers: another processor may round the last bits differently."""
+PAGE, PROMPTS, MEASURED = "claim.html", "prompts.csv", ("evidence", "prompts", "supernodes", "parts", "clusters")
+"""What `--out` writes: the page, every scored prompt, and the tables from which all numbers come."""
+FILES = (PAGE, PROMPTS, *(f"{name}.parquet" for name in MEASURED))
+
+
+@dataclass(frozen=True)
+class Computed:
+    """A claim computed anew."""
+
+    judgement: Judgement
+    claim: Claim
+    case: Case
+    """The experiments that it rests on, with sites where they were found."""
+    tables: Tables
+    """What was measured."""
 
 
 def check(args: Arguments) -> None:
     """compute one claim anew, from weights to verdict, and say whether the committed row agrees"""
+    from biology.folders import claim as claimed
+
     config, root = configuration(args)
     entry = config.model(args.model)
     case, claim = _claim(config, root, args.model, args.claim)
     case = of_corpus(case, entry, root)
-    judgement = computed_anew(
-        *open_model(entry, root, args.model, config.threads), case, claim, config, root, entry, args.cores
-    )
+    out = None if args.out is None else writable_folder(Path(args.out))
+    if out is not None:
+        claimed(out, FILES, "check")
+    model, transcoders = open_model(entry, root, args.model, config.threads)
+    found = with_tables(model, transcoders, case, claim, config, root, entry, args.cores)
+    judgement = found.judgement
     verdict = judgement.verdicts.iloc[0]
     committed = _committed(root / "reports" / args.model / "verdicts.csv", claim.id)
+    if out is not None:
+        beside = _beside(Path("reports") / args.model / "verdicts.csv", verdict, committed)
+        _write(out, found, args.model, config, root, entry, beside)
     if args.json:
         printing.print_json(
             {"claim": claim.id, "title": claim.title, "model": args.model}
             | {"computed": verdict.to_dict(), "parts": judgement.parts.to_dict("records")}
             | {"committed": committed, "agrees": None if committed is None else not _differences(verdict, committed)}
+            | {"files": [] if out is None else [str(out / name) for name in FILES]}
         )
         return
     for part in judgement.parts.itertuples():
@@ -60,6 +87,8 @@ def check(args: Arguments) -> None:
         )
     print(f"\n{claim.id}, {claim.title}\n{verdict['verdict']}. {verdict['reason']}")
     print(_beside(root / "reports" / args.model / "verdicts.csv", verdict, committed))
+    if out is not None:
+        print(f"\nWritten to {out}: {', '.join(FILES)}")
 
 
 def computed_anew(
@@ -68,6 +97,14 @@ def computed_anew(
 ) -> Judgement:  # fmt: skip
     """The verdict on one claim of a case below `root`, for a model and its transcoders; `entry` is the model's entry of
     config.yaml, if it has one. Experiments share the `cores`."""
+    return with_tables(model, transcoders, case, claim, config, root, entry, cores).judgement
+
+
+def with_tables(
+    model: Model, transcoders: TranscoderSet, case: Case, claim: Claim, config: Config, root: Path, entry: ModelConfig | None,
+    cores: int = 1,
+) -> Computed:  # fmt: skip
+    """The same with what was measured."""
     from biology.cli.table_stages import MINIMUM_N
     from biology.evidence.case_evidence import fresh_context
     from biology.verdicts.claims import judge_all, with_minimum
@@ -77,13 +114,15 @@ def computed_anew(
 
     small = case.model_copy(update={"experiments": {name: case.experiments[name] for name in rests_on(case, claim)}})
     context = fresh_context(model, transcoders, small, config.statistics)
-    evidence, residual = measured(context, [claim], config.attribution, cores)
+    evidence, graphs, residual = measured(context, [claim], config.attribution, cores)
     scope = {name: experiment.only for name, experiment in small.experiments.items()}
     seed, few = (0, False) if entry is None else (entry.seed, entry.prompts is not None)
     meta = Meta(case.name, model.name, transcoders.label, seed=seed, row_residual=residual, scope=scope)
     claims = registered(root, case.name, with_minimum((claim,), MINIMUM_N) if few else (claim,))
     members = Members(small.experiments, context.members)
-    return judge_all(measure(claims, evidence, context.prompts, meta, config.statistics, members))
+    judgement = judge_all(measure(claims, evidence, context.prompts, meta, config.statistics, members))
+    tables = {"evidence": evidence, "prompts": context.prompts, "supernodes": context.members, "graphs": graphs}
+    return Computed(judgement, claims[0], context.case, tables)
 
 
 def _claim(config: Config, root: Path, model: str, wanted: str) -> tuple[Case, Claim]:
@@ -123,8 +162,8 @@ def rests_on(case: Case, claim: Claim) -> list[str]:
 
 def measured(
     context: CaseContext, claims: list[Claim], settings: AttributionConfig, cores: int = 1
-) -> tuple[pd.DataFrame, float | None]:
-    """Table `evidence` of a context's experiments, and the largest row residual of the graphs traced for it."""
+) -> tuple[pd.DataFrame, pd.DataFrame, float | None]:
+    """Table `evidence` of a context's experiments, table `graphs` of those traced for it, and their largest row residual."""
     from biology.evidence.case_evidence import perturbed_evidence, unperturbed_evidence
     from biology.evidence.contrasts import computed
     from biology.evidence.sharing import reduce_sharing
@@ -134,12 +173,55 @@ def measured(
     held, _ = perturbed_evidence(context, cores)
     if _traces(context.case):
         reduced, seen = unperturbed_evidence(context, settings)
-        edges, residual = reduced.edges, worst_residual(reduced.graphs, context.prompts)
+        edges, graphs, residual = reduced.edges, reduced.graphs, worst_residual(reduced.graphs, context.prompts)
     else:
-        seen, edges, residual = reduce_sharing(context), table("edges", []), None
-    return stacked(
-        [held, seen, *computed(context.case, claims, stacked([held, seen]), edges, context.prompts)]
-    ), residual
+        seen, edges, graphs, residual = reduce_sharing(context), table("edges", []), table("graphs", []), None
+    derived = computed(context.case, claims, stacked([held, seen]), edges, context.prompts)
+    return stacked([held, seen, *derived]), graphs, residual
+
+
+def _write(out: Path, found: Computed, model: str, config: Config, root: Path, entry: ModelConfig, beside: str) -> None:
+    """Writes the claim's page, and beside it the tables from which all its numbers come."""
+    from biology import artefacts
+    from biology.cases.positions import CHAT, message_of
+    from biology.findings.faults import read_site_parts
+    from biology.findings.scored_prompts import scored
+    from biology.folders import replaced
+    from biology.provenance import versions
+    from biology.report.case_report import claim_page
+    from biology.report.claim_evidence import Subject
+    from biology.tables import table, write_table
+    from biology.verdicts.calibration import calibrated
+    from biology.verdicts.discrimination import discrimination
+    from biology.verdicts.thresholds import family
+
+    judgement, case, prompts = found.judgement, found.case, found.tables["prompts"]
+    if CHAT in prompts:  # people read them here
+        prompts = prompts.assign(text=[message_of(row) for row in prompts.to_dict("records")])
+    tables = {**found.tables, "prompts": prompts, "sites": table("sites", [])}
+    told = discrimination(root, config).query("model == @model").set_index("claim")
+    subject = Subject(
+        model, case, tables, judgement.parts, judgement.clusters, family(judgement.parts), config.statistics,
+        told[["discriminates", "why"]].to_dict("index"), calibrated(root),
+        read_site_parts(root / "reports" / model / "site_parts.csv"), folder=".",
+    )  # fmt: skip
+    weights = root / (entry.path if entry.neurons else entry.transcoders)
+    made_of = {
+        "SHA-256 of the weights": artefacts.contents_hash(root / entry.path, "*.safetensors"),
+        "SHA-256 of the transcoder weights": artefacts.contents_hash(weights, "**/*.safetensors", "**/*.npz"),
+        "SHA-256 of the case": artefacts.contents_hash(case.folder, "*.yaml", "*.csv", "*.md"),
+        "seed": str(entry.seed),
+        "data type": entry.dtype,
+        "device": entry.device,
+        **{f"version of {name}": version for name, version in versions().items()},
+    }
+    page = claim_page(subject, found.claim, judgement.verdicts.iloc[0], beside, made_of)
+    measured_here = {**tables, "parts": judgement.parts, "clusters": judgement.clusters}
+    with replaced(out, FILES, "check") as new:
+        artefacts.write_text(new / PAGE, page)
+        write_table(new / PROMPTS, scored(case, [found.claim], tables, judgement.parts), "scored")
+        for name in MEASURED:
+            write_table(new / f"{name}.parquet", measured_here[name], name)
 
 
 def _traces(case: Case) -> bool:

@@ -89,7 +89,7 @@ def browsed(frame: pd.DataFrame, claims: Iterable[Claim]) -> dict[str, Any]:
             made: dict[str, Any] = {"claim": claim.id, "part": part.name, "place": place}
             made["unit"] = "yes" if Outcome(part.outcome).form.unit == ONE else unit(part.outcome)
             made["margin"] = part.minimum if part.direction == "equivalent" else None
-            for column in ("prompt", "donor", "expected", "said"):
+            for column in ("prompt", "donor", "expected", "said", "cluster"):
                 made[column] = [texts.setdefault(text, len(texts)) for text in rows[column]]
             made["scored"] = [int(value) for value in rows["scored"]]
             for column in ("effect", "control", "score"):

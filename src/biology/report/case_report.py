@@ -167,6 +167,23 @@ def render_case(page: Page) -> str:
     )  # fmt: skip
 
 
+def claim_page(subject: Subject, claim: Claim, verdict: pd.Series, beside: str, provenance: Mapping[str, str]) -> str:
+    """The page of one claim that was computed anew (`biology check --out`), whose tables lie beside it. `beside`: what the committed
+    row says."""
+    entry = evidence_for(subject, claim, verdict)
+    rows = scored(subject.case, [claim], subject.tables, subject.parts)
+    return environment().get_template("check.html.j2").render(
+        browse=packed(browsed(rows, [claim])),
+        entry=entry,
+        claim=claim,
+        case=subject.case,
+        model=subject.model,
+        beside=beside,
+        provenance=provenance,
+        sliders=slider_data([entry]),
+    )  # fmt: skip
+
+
 def _chains(page: Page, item: str, output: str) -> list[dict[str, Any]]:
     """The strongest paths of a named prompt: nodes as (kind, text), strength and sign."""
     called = titles(page.case, item)

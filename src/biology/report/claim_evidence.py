@@ -54,6 +54,13 @@ class Subject:
     """For each claim, a sentence on its verdicts where the truth is known (`calibration.py`)."""
     site_parts: pd.DataFrame | None = None
     """Table `site_parts` of the model, if there is one (`faults.py`)."""
+    folder: str = ""
+    """Where its tables are, if not in `data/runs`."""
+
+    def file(self, name: str) -> str:
+        """Where a reader finds the table `name`: `evidence` of the case, or `parts` of the model."""
+        run = f"data/runs/{self.model}" + (f"/{self.case.name}" if name == "evidence" else "")
+        return f"{self.folder or run}/{name}.parquet".removeprefix("./")
 
 
 def evidence_for(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str, Any]:
@@ -76,6 +83,8 @@ def evidence_for(subject: Subject, claim: Claim, verdict: pd.Series) -> dict[str
         "calibrated": subject.calibrated.get(claim.id, ""),
         "parts": made,
         "prompts": any(part["picture"] for part in made),
+        "paged": not subject.folder,
+        "results": subject.file("parts"),
         "passed": int(first["passed"]),
         "attempted": int(first["attempted"]),
         "rate": first["passed"] / first["attempted"] if first["attempted"] else math.nan,
@@ -132,7 +141,7 @@ def _query(subject: Subject, row: pd.Series) -> str:
     arms = ["effect", *([] if row["control"] == "none" else [row["control"]])]
     return (
         "import pandas\n\n"
-        f'evidence = pandas.read_parquet("data/runs/{subject.model}/{subject.case.name}/evidence.parquet")\n'
+        f'evidence = pandas.read_parquet("{subject.file("evidence")}")\n'
         "evidence[\n"
         f'    (evidence["experiment"] == {row["experiment"]!r}) & (evidence["outcome"] == {row["outcome"]!r})\n'
         f'    & (evidence["split"] == "heldout") & evidence["arm"].isin({arms!r})\n'
@@ -310,7 +319,7 @@ def slider_data(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
                 "statistic": part["statistic"], "low": part["low"], "high": part["high"],
                 "checks": bool(part["checks_hold"]), "key": part["key"], "axis": part["picture"]["axis"],
                 "thresholds": part["sweep"].thresholds, "p": _constant(part["sweep"].p_holm),
-                "registered": part["sweep"].registered,
+                "registered": part["sweep"].registered, "holm": _holm_factor(part),
             }
             if part["sweep"]
             else {"name": part["part"], "verdict": part["verdict"], "thresholds": []}
@@ -318,6 +327,11 @@ def slider_data(entries: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
         ]
         for entry in entries
     }  # fmt: skip
+
+
+def _holm_factor(part: Mapping[str, Any]) -> float:
+    """By how much Holm's correction raises the p of a part."""
+    return part["p_holm"] / part["p"] if part["p"] > 0 else 1.0
 
 
 def _constant(values: tuple[float, ...]) -> tuple[float, ...]:

@@ -19,6 +19,8 @@
   };
   const verdict = (part, index) => rule(part, part.thresholds[index], part.p[part.p.length > 1 ? index : 0]);
   const weakest = (verdicts) => verdicts.reduce((a, b) => (order.indexOf(b) < order.indexOf(a) ? b : a));
+  window.biologyRule = rule;
+  window.biologyWeakest = weakest;
   window.biologyVerdict = (claim, index) =>  // index: { part number: place on its grid }, others as registered
     weakest(claims[claim].map((part, i) => (i in index ? verdict(part, index[i]) : part.verdict)));
 
