@@ -40,6 +40,7 @@ def directories(tiny, tiny_model, tmp_path_factory):
 def test_a_traced_prompt_as_data(said, directories, tmp_path, capsys):
     told = said("trace", "w1 w2 w3", *directories, "--out", tmp_path / "out", "--paths", 3)
     assert told["prompt"] == "w1 w2 w3" and len(told["paths"]) == 3 and told["row_residual"] < 1e-5
+    assert told["routes"] == []  # nothing has a role there
     assert 0 < told["completeness_score"] <= 1 and 0 < told["replacement_score"] <= 1
     assert told["outputs"] and all({"label", "token", "probability"} <= set(output) for output in told["outputs"])
     assert all(Path(file).is_file() for file in told["files"]) and len(told["files"]) == 4

@@ -209,6 +209,18 @@ def influence(
     return total if removed is None else total * ~removed
 
 
+def arrivals(
+    graph: Graph, start: Float[Tensor, " node"], stop: Bool[Tensor, " node"], *, signed: bool = False
+) -> Float[Tensor, " node"]:
+    """What reaches every node of influence that starts as `start` and is passed on by all nodes but those of `stop`; float64. Nodes of
+    `stop` pass on what starts at them, and nothing that reaches them."""
+    total = torch.zeros(graph.n_nodes, dtype=torch.float64, device=graph.adjacency.device)
+    for rows, columns in _row_blocks(graph):
+        parts = [(span, graph.adjacency[rows, span]) for span in columns]
+        _pass_on(total, start - total * stop, rows, parts, signed, None)
+    return total
+
+
 def cumulative_scores(values: Float[Tensor, " node"]) -> Float[Tensor, " node"]:
     """For each entry, the share of the total in all entries at least as large: small means important (the `influence`
     of exported graphs)."""

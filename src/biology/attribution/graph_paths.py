@@ -1,16 +1,17 @@
-"""The strongest paths through an attribution graph, and its nodes and paths in words."""
+"""The strongest paths through an attribution graph, the strongest routes through groups of its features, and both in words."""
 
 from __future__ import annotations
 
 import heapq
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 import torch
+from jaxtyping import Bool, Float
 from torch import Tensor
 
-from biology.attribution.graph import CHUNK_ENTRIES, ERROR, LOGIT, ROW_FLOOR, TOKEN, Graph, depths
+from biology.attribution.graph import CHUNK_ENTRIES, ERROR, LOGIT, ROW_FLOOR, TOKEN, Graph, arrivals, depths
 from biology.models.text import whole_word
 
 
@@ -60,6 +61,87 @@ def _normalised(graph: Graph, index: Tensor) -> Tensor:
     return size / size.sum(1, keepdim=True).clamp(min=ROW_FLOOR)
 
 
+class Group(NamedTuple):
+    """Features of one role at one token, as nodes of a graph."""
+
+    role: str
+    nodes: Sequence[int]
+
+
+class Route(NamedTuple):
+    """All paths from a word of the prompt to a target that pass the same groups of features."""
+
+    word: range
+    """The positions of the word's tokens."""
+    groups: tuple[int, ...]
+    """The groups that are passed, by number, the one next to the word first."""
+    target: int
+    """The target's node."""
+    influence: float
+    """Of the word on the target along these paths, as `graph.influence` counts it."""
+    signed: float
+    """The same with the signs of edges, so that opposite paths cancel."""
+
+
+def strongest_routes(graph: Graph, groups: Sequence[Group], n: int = 5) -> list[Route]:
+    """The n strongest routes, strongest first; exact best-first search.
+
+    No node may be in two groups. Features in no group are passed through. A path is followed from its target
+    down, and passes a group where it first meets it; so each path belongs to one route, and all routes together make the influence of
+    all tokens on the targets.
+    """
+    group = torch.full((graph.n_nodes,), -1, device=graph.adjacency.device)
+    members = [torch.tensor(list(one.nodes), device=group.device) for one in groups]
+    for number, nodes in enumerate(members):
+        group[nodes] = number
+    texts = token_texts(graph)
+    starts = [pos for pos, text in enumerate(texts) if not (pos and text.startswith("##"))]
+    words = [range(start, stop) for start, stop in itertools.pairwise([*starts, len(texts)])]
+    ticket, heap, found = itertools.count(), [], []
+    for target in (graph.weights > 0).nonzero().flatten().tolist():
+        weight = float(graph.weights[target])
+        at = torch.tensor([target], device=group.device)
+        heapq.heappush(heap, (-weight, next(ticket), (), target, at, at.new_full((2, 1), 1).double() * weight))
+    while heap and len(found) < n:
+        bound, _, passed, target, nodes, values = heapq.heappop(heap)
+        if isinstance(nodes, range):
+            found.append(Route(nodes, passed, target, -bound, values))
+            continue
+        stop = (group >= 0) & ~torch.isin(group, torch.tensor([-1, *passed], device=group.device))
+        reached = _reached(graph, nodes, values, stop)
+        for word in words:
+            size, signed = reached[:, graph.tokens][:, list(word)].sum(1).tolist()
+            if size > 0:
+                heapq.heappush(heap, (-size, next(ticket), passed, target, word, signed))
+        for number in torch.unique(group[stop & (reached[0] > 0)]).tolist():
+            here = reached[:, members[number]]
+            heapq.heappush(
+                heap, (-float(here[0].sum()), next(ticket), (number, *passed), target, members[number], here)
+            )
+    return found
+
+
+def _reached(
+    graph: Graph, nodes: Tensor, values: Float[Tensor, "2 start"], stop: Bool[Tensor, " node"]
+) -> Float[Tensor, "2 node"]:
+    """What reaches each node of influence (without and with signs) that starts at some nodes and stops at others."""
+    start = torch.zeros(2, graph.n_nodes, dtype=torch.float64, device=values.device)
+    start[:, nodes] = values
+    return torch.stack([arrivals(graph, start[0], stop), arrivals(graph, start[1], stop, signed=True)])
+
+
+def describe_route(graph: Graph, route: Route, groups: Sequence[Group]) -> str:
+    """One route in words, with its share of all target weight and its sign: `10.3% +  "Dallas" -> Texas (16 features at "##s") ->
+    "Austin"`."""
+    tokens = token_texts(graph)
+    told = [f'"{whole_word(tokens, route.word.start)}"']
+    for group in (groups[number] for number in route.groups):
+        count = f"{len(group.nodes)} feature{'s' * (len(group.nodes) > 1)}"
+        told.append(f'{group.role} ({count} at "{tokens[int(graph.pos[group.nodes[0]])]}")')
+    told.append(_target_told(graph, route.target))
+    return _told(graph, route.influence, route.signed < 0, told)
+
+
 def node_label(graph: Graph, index: int, labels: Mapping[tuple[int, int], str] | None = None) -> str:
     """A node in words: `"Dallas"@9`, `feature 3/120@9 (Texas)`, `error 3@9`, `output "Austin"`."""
     kind, layer, pos, feature = (int(of[index]) for of in (graph.kind, graph.layer, graph.pos, graph.feature))
@@ -83,8 +165,6 @@ def source_label(
 def describe(graph: Graph, path: GraphPath, labels: Mapping[tuple[int, int], str] | None = None) -> str:
     """One path in words, with its share of all target weight and the sign of its product: `"##s" of "Dallas" -> Texas (2/675)
     -> say Austin (4/1218, at "is") -> "Austin"`. A feature is followed by its token if the next node is at another token."""
-    share = path.strength / max(float(graph.weights.sum()), ROW_FLOOR)
-    sign = "-" if sum(edge < 0 for edge in path.edges) % 2 else "+"
     tokens, told, here = token_texts(graph), [], -1
     for index in path.nodes:
         kind, layer, pos = int(graph.kind[index]), int(graph.layer[index]), int(graph.pos[index])
@@ -94,8 +174,7 @@ def describe(graph: Graph, path: GraphPath, labels: Mapping[tuple[int, int], str
             word = whole_word(tokens, pos)
             told.append(f'"{tokens[pos]}"' + (f' of "{word}"' if word != tokens[pos] else ""))
         elif kind == LOGIT:
-            output = target_labels(graph)[index - graph.logits.start]
-            told.append(f'"{output}"' if int(graph.token_id[index]) >= 0 else output)
+            told.append(_target_told(graph, index))
         else:
             number = f"{layer}/{int(graph.feature[index])}"
             name = (
@@ -109,7 +188,17 @@ def describe(graph: Graph, path: GraphPath, labels: Mapping[tuple[int, int], str
                 told.append(f"{name} ({', '.join(filter(None, (number, at)))})")
             else:
                 told.append(f"feature {number}" + (f" ({at})" if at else ""))
-    return f"{share:6.2%} {sign}  " + " -> ".join(told)
+    return _told(graph, path.strength, sum(edge < 0 for edge in path.edges) % 2 == 1, told)
+
+
+def _told(graph: Graph, strength: float, negative: bool, steps: Sequence[str]) -> str:
+    share = strength / max(float(graph.weights.sum()), ROW_FLOOR)
+    return f"{share:6.2%} {'-' if negative else '+'}  " + " -> ".join(steps)
+
+
+def _target_told(graph: Graph, node: int) -> str:
+    output = target_labels(graph)[node - graph.logits.start]
+    return f'"{output}"' if int(graph.token_id[node]) >= 0 else output
 
 
 def token_texts(graph: Graph) -> list[str]:

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from biology.cli.opening import open_model, subject
-from biology.cli.tracing import INEXACT, labels_of, target_of
+from biology.cli.opening import labels_of, open_model, roles_of, subject
+from biology.cli.tracing import INEXACT, target_of
 from biology.models.text import visible
 from biology.printing import print_json
 
@@ -76,7 +76,7 @@ def attend(args: Arguments) -> None:
         queries=found.strongest("query", args.top),
         keys=found.strongest("key", args.top),
     )
-    labels = labels_of(args, model, transcoders, shown.features(), tokens)
+    labels = labels_of(roles_of(args), model, transcoders, shown.features(), tokens)
     if args.json:
         print_json(told | _told(shown, labels))
     else:

@@ -1,5 +1,5 @@
-"""What commands load before their work: the configuration, a case with a model's own prompts, and a model with its
-transcoders.
+"""What commands load before their work: the configuration, a case with a model's own prompts, a model with its
+transcoders, and the roles of its features.
 
 Nothing is loaded before it is known to be complete and to fit into memory. Torch is imported inside the functions that
 need it.
@@ -8,6 +8,7 @@ need it.
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
     from biology.cases.case import Case
     from biology.config import AttributionConfig, Config, ModelConfig
+    from biology.findings.labels import Roles
     from biology.models.model import Model
     from biology.transcoders.transcoder_set import TranscoderSet
 
@@ -253,3 +255,35 @@ def held_out(path: Path, cases: list[Case]) -> pd.DataFrame:
     rows = [(case, item.text, item.answer, item.split) for case, item in items]
     rows += [(case.name, shown.text, shown.answer, "shown") for case in cases for shown in case.prompts.values()]
     return pd.DataFrame(rows, columns=["behaviour", "prompt", "answer", "split"])
+
+
+def roles_of(args: Arguments) -> Roles:
+    """The roles of features that ship with a model; none with transcoders of one's own."""
+    from biology.findings.labels import Roles, shipped_roles
+    from biology.supernodes.named_members import labels_key
+
+    config, root = configuration(args, shipped=True)
+    path = root / "reports" / args.model / "labels.json"
+    if args.model not in config.models or args.transcoders is not None or not path.is_file():
+        return Roles()
+    return shipped_roles(path, labels_key(root, config.models[args.model]))
+
+
+def labels_of(
+    roles: Roles,
+    model: Model,
+    transcoders: TranscoderSet,
+    features: Iterable[tuple[int, int, int]],
+    tokens: Sequence[str],
+) -> dict[tuple[int, int], str]:
+    """Labels of the given features (layer, index, position): their roles, or the tokens that they clearly promote."""
+    from biology.findings.labels import label
+    from biology.supernodes.promotion import clearly_promoted
+
+    found: dict[tuple[int, int], dict[str, None]] = {}
+    for layer, number, pos in features:
+        found.setdefault((layer, number), {}).update(dict.fromkeys(roles.at((layer, number), tokens, pos)))
+    bare = [place for place, known in found.items() if not known]
+    promoted = clearly_promoted(model, transcoders, sorted(bare))
+    named = {place: label(list(known), promoted.get(place, ())).text for place, known in found.items()}
+    return {place: text for place, text in named.items() if text}

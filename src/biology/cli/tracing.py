@@ -6,13 +6,13 @@ import argparse
 import re
 import sys
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from biology import artefacts
 from biology.cli.arguments import writable_folder
-from biology.cli.opening import configuration, open_model, subject
+from biology.cli.opening import labels_of, open_model, roles_of, subject
 from biology.folders import claim, replaced
 from biology.models.text import visible
 from biology.printing import print_json
@@ -22,11 +22,11 @@ if TYPE_CHECKING:
     from biology.attention.matches import Match
     from biology.attribution.graph import Graph
     from biology.attribution.graph_memory import Estimate, Sizes
-    from biology.attribution.graph_paths import GraphPath
+    from biology.attribution.graph_paths import GraphPath, Group
     from biology.attribution.targets import Target
     from biology.config import AttributionConfig
+    from biology.findings.labels import Roles
     from biology.models.model import Model
-    from biology.transcoders.transcoder_set import TranscoderSet
 
 Arguments = argparse.Namespace
 INEXACT = 1e-4
@@ -61,7 +61,7 @@ def trace(args: Arguments) -> None:
     from biology.attention.matches import matches
     from biology.attribution.assembly import MEMORY, attribute
     from biology.attribution.graph import prune
-    from biology.attribution.graph_paths import strongest_paths, token_texts
+    from biology.attribution.graph_paths import describe_route, strongest_paths, strongest_routes, token_texts
     from biology.attribution.live_effects import live_share
     from biology.models.model import encode
     from biology.models.tokenizer import in_chat
@@ -103,17 +103,24 @@ def trace(args: Arguments) -> None:
     shown = masks[0].nonzero().flatten().tolist() if out is not None else []
     shown += [node for path in paths for node in path.nodes] + [node for edge in between for node in edge[:2]]
     named = _features_among(graph, shown) + [place for match in matched if match for place in match.features()]
-    labels = labels_of(args, model, transcoders, named, token_texts(graph))
+    roles = roles_of(args)
+    labels = labels_of(roles, model, transcoders, named, token_texts(graph))
+    groups = _by_role(graph, roles)
+    routes = (
+        [describe_route(graph, route, groups) for route in strongest_routes(graph, groups, args.paths)]
+        if groups
+        else []
+    )
     heads = [_heads_told(*each, labels) for each in zip(carried, matched, strict=True)]
     if out is not None:
         by_edge = {(edge.target, edge.source): parts for edge, parts in zip(carried, heads, strict=True)}
         _write(out, graph, masks, labels, model.name, text or f"token ids {args.token_ids}", settings, by_edge)
     if args.json:
-        told = _told(graph, args, model.name, paths, labels)
+        told = _told(graph, args, model.name, paths, labels) | {"routes": routes}
         told |= {"heads": _edges_told(graph, carried, heads, labels)} if args.heads else {}
         print_json(told | {"files": [] if out is None else [str(out / name) for name in FILES]})
     else:
-        _describe(graph, paths, labels)
+        _describe(graph, paths, routes, labels)
         if args.heads:
             _describe_heads(graph, carried, matched, labels)
     if out is not None:
@@ -181,31 +188,13 @@ def _features(path: Path) -> list[tuple[int, int, int]]:
         ) from None
 
 
-def labels_of(
-    args: Arguments,
-    model: Model,
-    transcoders: TranscoderSet,
-    features: Iterable[tuple[int, int, int]],
-    tokens: Sequence[str],
-) -> dict[tuple[int, int], str]:
-    """Labels of the given features (layer, index, position): roles that ship with a model, or the tokens that they clearly
-    promote."""
-    from biology.findings.labels import Roles, label, shipped_roles
-    from biology.supernodes.named_members import labels_key
-    from biology.supernodes.promotion import clearly_promoted
+def _by_role(graph: Graph, roles: Roles) -> list[Group]:
+    """The features of a graph that have a role at their token, by the first of their roles and by token."""
+    from biology.attribution.graph_paths import Group, token_texts
 
-    config, root = configuration(args, shipped=True)
-    roles = Roles()
-    if args.model in config.models and args.transcoders is None:
-        path = root / "reports" / args.model / "labels.json"
-        roles = shipped_roles(path, labels_key(root, config.models[args.model])) if path.is_file() else roles
-    found: dict[tuple[int, int], dict[str, None]] = {}
-    for layer, number, pos in features:
-        found.setdefault((layer, number), {}).update(dict.fromkeys(roles.at((layer, number), tokens, pos)))
-    bare = [place for place, known in found.items() if not known]
-    promoted = clearly_promoted(model, transcoders, sorted(bare))
-    named = {place: label(list(known), promoted.get(place, ())).text for place, known in found.items()}
-    return {place: text for place, text in named.items() if text}
+    nodes = range(graph.n_nodes)[graph.features]
+    found = roles.grouped(_features_among(graph, nodes), token_texts(graph))
+    return [Group(role, [nodes[place] for place in places]) for (role, _), places in found.items()]
 
 
 def _features_among(graph: Graph, nodes: Iterable[int]) -> list[tuple[int, int, int]]:
@@ -215,8 +204,8 @@ def _features_among(graph: Graph, nodes: Iterable[int]) -> list[tuple[int, int, 
     return [(layers[node], numbers[node], places[node]) for node in nodes if kinds[node] == FEATURE]
 
 
-def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, int], str]) -> None:
-    """Prints outputs, scores and strongest paths."""
+def _describe(graph: Graph, paths: list[GraphPath], routes: list[str], labels: Mapping[tuple[int, int], str]) -> None:
+    """Prints outputs, scores, strongest routes and strongest paths."""
     from biology.attribution.graph import scores
     from biology.attribution.graph_paths import describe
     from biology.records import InputWarning
@@ -247,7 +236,16 @@ def _describe(graph: Graph, paths: list[GraphPath], labels: Mapping[tuple[int, i
             InputWarning,
             stacklevel=2,
         )
-    print("\nStrongest paths (share of the influence on the outputs, sign):")
+    if routes:
+        print(
+            "\nStrongest routes (share of the influence on the outputs, sign; features of one role are one step, all others are passed through):"
+        )
+        print(*map(visible, routes), sep="\n")
+    print(
+        "\nStrongest paths, feature by feature:"
+        if routes
+        else "\nStrongest paths (share of the influence on the outputs, sign):"
+    )
     for path in paths:
         print(visible(describe(graph, path, labels)))
     if labels:

@@ -73,6 +73,17 @@ class Roles:
         found = [role for role in self.of.get(place, ()) if any(_fits(text, word, last) for text in self.texts[role])]
         return sorted(found, key=lambda role: word not in role.split())
 
+    def grouped(
+        self, features: Sequence[tuple[int, int, int]], tokens: Sequence[str]
+    ) -> dict[tuple[str, int], list[int]]:
+        """The features (layer, index, position) that have a role at their token, by the first of their roles and by position: their places
+        in the list."""
+        found: dict[tuple[str, int], list[int]] = {}
+        for place, (layer, feature, pos) in enumerate(features):
+            for role in self.at((layer, feature), tokens, pos)[:1]:
+                found.setdefault((role, pos), []).append(place)
+        return found
+
 
 def _fits(text: str, word: str, last: bool) -> bool:
     return text == ANYWHERE or (last if text == LAST else bool(word) and text.endswith(word))
