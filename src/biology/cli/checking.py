@@ -199,10 +199,11 @@ def _write(out: Path, found: Computed, model: str, config: Config, root: Path, e
     if CHAT in prompts:  # people read them here
         prompts = prompts.assign(text=[message_of(row) for row in prompts.to_dict("records")])
     tables = {**found.tables, "prompts": prompts, "sites": table("sites", [])}
-    told = discrimination(root, config).query("model == @model").set_index("claim")
+    told = discrimination(root, config)
+    told = {row["claim"]: row for row in told.to_dict("records") if row["model"] == model}
     subject = Subject(
         model, case, tables, judgement.parts, judgement.clusters, family(judgement.parts), config.statistics,
-        told[["discriminates", "why"]].to_dict("index"), calibrated(root),
+        told, calibrated(root),
         read_site_parts(root / "reports" / model / "site_parts.csv"), folder=".",
     )  # fmt: skip
     weights = root / (entry.path if entry.neurons else entry.transcoders)
