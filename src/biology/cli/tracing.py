@@ -35,7 +35,7 @@ GRAPH, TENSORS, NODES, PAGE = FILES = ("graph.json", "graph.safetensors", "nodes
 
 
 def trace(args: Arguments) -> None:
-    """trace a prompt of your own: its attribution graph as files, its strongest paths in words"""
+    """trace a prompt of your own: its attribution graph as files, its strongest routes and paths in words"""
     from biology.records import InputError
 
     if (args.text is None) == (args.token_ids is None):
