@@ -50,7 +50,7 @@ READINGS = {
         multi-12: inhibit_operation_live kept:scale+language | match position; operation
     """,
     "rhyme_planning": """
-        poem-1: held written sites | position shuffle random; census probe | shuffle; plan word
+        poem-1: census planned probe sites | position shuffle random; word
         poem-2: census candidates | shuffle random; word
         poem-3: census ordinary | shuffle random; word
         poem-4: suppress <line_ends_rhyme line_ends_own | match position; plan
