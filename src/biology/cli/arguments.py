@@ -232,7 +232,7 @@ TRACE: Options = {
         "help": "the feature nodes: a CSV file or nodes.parquet with layer, pos, feature",
     },
     "--memory": {"type": real(above=0.0), "metavar": "GIB", "help": "memory of working arrays beside the graph (4)"},
-    "--paths": {"type": integer(0), "metavar": "N", "default": 10, "help": "how many routes and paths to print (%(default)s)"},
+    "--paths": {"type": integer(0), "metavar": "N", "default": 10, "help": "routes and paths to print (%(default)s)"},
     "--heads": {
         "type": integer(0),
         "metavar": "N",
