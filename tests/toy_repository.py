@@ -69,7 +69,7 @@ def places() -> dict:
                     "split": "dev" if place == 0 else "heldout", "role": "score" if score else "select", "set": "all",
                     "city": f"w{place} w{10 + number}", "place": f"p{place}", "relation": f"r{relation}", "fold": str(number // 2),
                     "second": f"w{10 + number}", "word": f"w{30 + place}", "donor": f"i{(place + 1) % 4}{number}", "wrong_donor": f"i{(place + 2) % 4}{number}",
-                    "hue": f"h{(place + number) % 3}", "far_donor": f"i{(place + 3) % 4}{number - score}", "wrong_far_donor": f"i{(place + 2) % 4}{number}",
+                    "hue": f"h{(place + number) % 3}", "turn": str(number), "far_donor": f"i{(place + 3) % 4}{number - score}", "wrong_far_donor": f"i{(place + 2) % 4}{number}",
                     **({"answer": "w95"} if (place, number) == (2, 1) else {}),
                 }
             )  # fmt: skip
@@ -79,6 +79,7 @@ def places() -> dict:
         "place": "p0",
         "relation": "r0",
         "fold": "0",
+        "turn": "0",
         "word": "w31",
         "donor": "i12",
         "wrong_donor": "i22",
