@@ -12,7 +12,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from biology.attribution.graph import CHUNK_ENTRIES, ERROR, LOGIT, ROW_FLOOR, TOKEN, Graph, arrivals, depths
-from biology.models.text import whole_word
+from biology.models.text import whole_word, words
 
 
 class GraphPath(NamedTuple):
@@ -94,9 +94,7 @@ def strongest_routes(graph: Graph, groups: Sequence[Group], n: int = 5) -> list[
     members = [torch.tensor(list(one.nodes), device=group.device) for one in groups]
     for number, nodes in enumerate(members):
         group[nodes] = number
-    texts = token_texts(graph)
-    starts = [pos for pos, text in enumerate(texts) if not (pos and text.startswith("##"))]
-    words = [range(start, stop) for start, stop in itertools.pairwise([*starts, len(texts)])]
+    starts = words(token_texts(graph))
     ticket, heap, found = itertools.count(), [], []
     for target in (graph.weights > 0).nonzero().flatten().tolist():
         weight = float(graph.weights[target])
@@ -109,7 +107,7 @@ def strongest_routes(graph: Graph, groups: Sequence[Group], n: int = 5) -> list[
             continue
         stop = (group >= 0) & ~torch.isin(group, torch.tensor([-1, *passed], device=group.device))
         reached = _reached(graph, nodes, values, stop)
-        for word in words:
+        for word in starts:
             size, signed = reached[:, graph.tokens][:, list(word)].sum(1).tolist()
             if size > 0:
                 heapq.heappush(heap, (-size, next(ticket), passed, target, word, signed))

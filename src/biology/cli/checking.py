@@ -192,18 +192,16 @@ def _write(out: Path, found: Computed, model: str, config: Config, root: Path, e
     from biology.report.claim_evidence import Subject
     from biology.tables import table, write_table
     from biology.verdicts.calibration import calibrated
-    from biology.verdicts.discrimination import discrimination
+    from biology.verdicts.discrimination import answers, discrimination
     from biology.verdicts.thresholds import family
 
     judgement, case, prompts = found.judgement, found.case, found.tables["prompts"]
     if CHAT in prompts:  # people read them here
         prompts = prompts.assign(text=[message_of(row) for row in prompts.to_dict("records")])
     tables = {**found.tables, "prompts": prompts, "sites": table("sites", [])}
-    told = discrimination(root, config)
-    told = {row["claim"]: row for row in told.to_dict("records") if row["model"] == model}
     subject = Subject(
         model, case, tables, judgement.parts, judgement.clusters, family(judgement.parts), config.statistics,
-        told, calibrated(root),
+        answers(discrimination(root, config), model), calibrated(root),
         read_site_parts(root / "reports" / model / "site_parts.csv"), folder=".",
     )  # fmt: skip
     weights = root / (entry.path if entry.neurons else entry.transcoders)

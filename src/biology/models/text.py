@@ -5,6 +5,7 @@ import re
 import unicodedata
 from collections.abc import Sequence
 from functools import cache
+from itertools import pairwise
 from typing import Any
 
 UNSPACED = (
@@ -77,13 +78,24 @@ def visible(text: str) -> str:
     return re.sub(r"[\x00-\x1f\x7f-\x9f]", lambda control: repr(control[0])[1:-1], text)
 
 
+def words(tokens: Sequence[str]) -> list[range]:
+    """The places of each word's tokens, where the tokenizer marks continued pieces (`Da`, `##lla`, `##s`); else every token by itself."""
+    starts = [place for place, token in enumerate(tokens) if not (place and _goes_on(token))]
+    return [range(first, last) for first, last in pairwise([*starts, len(tokens)])]
+
+
+def _goes_on(token: str) -> bool:
+    """Whether a token continues the word of the one before."""
+    return token.startswith("##")
+
+
 def whole_word(tokens: Sequence[str], place: int) -> str:
     """The word that a token is a piece of, if the tokenizer marks continued pieces (`Da`, `##lla`, `##s`: Dallas); else the
     token."""
     first, last = place, place + 1
-    while first > 0 and tokens[first].startswith("##"):
+    while first > 0 and _goes_on(tokens[first]):
         first -= 1
-    while last < len(tokens) and tokens[last].startswith("##"):
+    while last < len(tokens) and _goes_on(tokens[last]):
         last += 1
     return "".join(piece.removeprefix("##") for piece in tokens[first:last]) if last - first > 1 else tokens[place]
 

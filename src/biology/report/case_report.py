@@ -49,7 +49,7 @@ from biology.report.lab_fit import refused
 from biology.report.pages import MOST_BYTES, counts, environment, manifest_of, packed, records
 from biology.tables import Tables, read_table, read_tables
 from biology.verdicts.calibration import calibrated
-from biology.verdicts.discrimination import discrimination
+from biology.verdicts.discrimination import answers, discrimination
 from biology.verdicts.thresholds import family
 
 LINKS = (MOST_LINKS, 9_000, 6_000, 4_000, 2_500)
@@ -260,7 +260,6 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
     """
     run = root / "data/runs" / model
     manifest = manifest_of(run / "load.json")
-    told = discrimination(root, config).query("model == @model").set_index("claim")
     readme = case.folder / "README.md"
     page = Page(
         model=model,
@@ -274,7 +273,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         verdicts=read_table(root / "reports" / model / "verdicts.csv", "verdicts"),
         parts=read_table(run / "parts.parquet", "parts"),
         clusters=read_table(run / "clusters.parquet", "clusters"),
-        discrimination=told[["discriminates", "why"]].to_dict("index"),
+        discrimination=answers(discrimination(root, config), model),
         calibrated=calibrated(root),
         site_parts=read_site_parts(root / "reports" / model / "site_parts.csv"),
         statistics=config.statistics,

@@ -27,7 +27,7 @@ from biology.records import InputError
 from biology.report.pages import SPEAKS, counts, records
 from biology.statistics import METHOD, METHODS
 from biology.tables import read_table
-from biology.verdicts.discrimination import discrimination
+from biology.verdicts.discrimination import answers, discrimination
 from biology.verdicts.found_members import MOST
 from biology.verdicts.robustness import across_methods, compare
 from biology.wording import MARKS, number, percent
@@ -104,8 +104,7 @@ def columns(root: Path, config: Config) -> list[Column]:
     for name in names:
         entry = config.models.get(name)
         kind, of = (entry.role, entry.of) if entry else ("model", None)
-        answers = told[told["model"] == name].set_index("claim")[["discriminates", "why"]].to_dict("index")
-        made.append(Column(name, kind, of, read_table(found[name], "verdicts"), answers))
+        made.append(Column(name, kind, of, read_table(found[name], "verdicts"), answers(told, name)))
     return sorted((c for c in made if len(c.verdicts)), key=lambda c: list(ROLES).index(c.role))
 
 

@@ -55,6 +55,11 @@ def discrimination(root: Path, config: Config) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
+def answers(told: pd.DataFrame, model: str) -> dict[str, dict[str, str]]:
+    """What `discrimination` says of each claim of one model: `discriminates`, and `why`."""
+    return told[told["model"] == model].set_index("claim")[["discriminates", "why"]].to_dict("index")  # pyright: ignore[reportReturnType,reportCallIssue]
+
+
 def _judged(verdict: str, elsewhere: Mapping[str, str], lacking: set[str], roles: Mapping[str, str]) -> dict[str, str]:
     """Whether a claim with this verdict distinguishes the model from the others, given their verdicts."""
     too = [name for name, found in elsewhere.items() if found == "replicated"]
