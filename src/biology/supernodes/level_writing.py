@@ -49,10 +49,24 @@ class LevelWriting:
         of_level, others = self.finder.selecting(self.rule, row)
         if not (of_level.any() and others.any() and len(columns)):
             return 0.0
-        more = self.outputs[:, torch.from_numpy(of_level)].mean(1) - self.outputs[:, torch.from_numpy(others)].mean(1)
+        more = self._difference(of_level, others)
         size = float(more.double().square().sum())
         written = self._written(self.finder.place[str(row["item"])], at, columns, others)
         return float((written.double() * more.double()).sum()) / size if size else 0.0
+
+    def _difference(
+        self, of_level: Bool[np.ndarray, " prompt"], others: Bool[np.ndarray, " prompt"]
+    ) -> Float[Tensor, "layer d_model"]:
+        """Kept, as all arms of a prompt, and all prompts with the same selecting ones, ask for it."""
+        asked = (of_level.tobytes(), others.tobytes())
+        if asked not in self._differences:
+            own, rest = (self.outputs[:, torch.from_numpy(these)].mean(1) for these in (of_level, others))
+            self._differences[asked] = own - rest
+        return self._differences[asked]
+
+    @cached_property
+    def _differences(self) -> dict[tuple[bytes, bytes], Float[Tensor, "layer d_model"]]:
+        return {}
 
     def _written(
         self, place: int, at: str, columns: Int[np.ndarray, " member"], others: Bool[np.ndarray, " prompt"]
