@@ -354,7 +354,7 @@ rule group:
 
 
 rule decompose:
-    """Sites that were found, taken apart on held-out prompts: what MLPs, features, members and the others carry of the variable."""
+    """Sites that were found or planted, taken apart on held-out prompts: what MLPs, features, members and the others carry of the variable."""
     input:
         lambda w: expand(
             "data/runs/{model}/{case}/{file}",
@@ -376,6 +376,7 @@ rule decompose:
             fingerprint(CASES[w.model, case], "prompts", "items", "supernodes", "operands")
             for case in searching(w.model)
         ],
+        stated=lambda w: contents_hash(Path("experiments"), *(f"{case}/mechanism.yaml" for case in searching(w.model))),
         statistics=CONFIG.statistics.model_dump_json(),
         code=lambda w: stage_hash("stages.decompose"),
     message:

@@ -29,6 +29,7 @@ from biology.tables import table
 from biology.verdicts.claims import judge_all, with_thresholds
 from biology.verdicts.measuring import Meta, measure
 from biology.verdicts.procedure import Simulation, noise, procedure_table, registered_table, scored_clusters
+from biology.verdicts.reasons import lacks
 from biology.verdicts.registration import read_lock
 from biology.verdicts.thresholds import family
 
@@ -248,6 +249,25 @@ def test_equivalence_asks_where_the_interval_lies(shift, expected):
     rule = claim({"direction": "equivalent", "minimum": 0.1})
     verdict = one(judge([rule], *reversed(items(arms)), META))
     assert verdict["verdict"] == expected and verdict["low"] < verdict["statistic"] < verdict["high"]
+
+
+def test_what_a_verdict_lacked_is_read_off_its_reason():
+    """Of verdicts that lack one thing each."""
+    same = {"effect": lambda row: [0.3], "match": lambda row: [0.0] * 10}
+    shared = {"effect": lambda row: [0.95], "match": lambda row: [0.2] * 10}
+    few, evidence = swap()
+    few.loc[few.index[200:], "correct"] = False
+    lacking = {
+        "effect": (claim(STRICT), *swap(effect=0.02)),
+        "sameness": (claim({"direction": "equivalent", "minimum": 0.1}), *items(same)),
+        "control": (claim({"ceiling": {"match": 0.05}}), *items(shared)),
+        "prompts": (claim(), few, evidence),
+        "evidence": (claim(minimum_n=30), *swap(effect=1.0, null=0.0, states=6)),
+    }
+    for word, (asked, prompts, measured) in lacking.items():
+        verdict = one(judge([asked], measured, prompts, META, QUICK))
+        assert verdict["verdict"] != "replicated" and lacks(verdict["reason"]) == [word]
+    assert lacks(one(judge([claim()], *reversed(swap(effect=0.45)), META, QUICK))["reason"]) == ["effect"]
 
 
 # gates --------------------------------------------------------------------------------------------------------------

@@ -28,7 +28,7 @@ SEES = {
     "dictionaries": {"models", "transcoders"},
     "validation": {"models", "transcoders", "attribution", "interventions"},
     "organisms": {"cases", "corpora", "models", "interventions"},
-    "supernodes": {"cases", "models", "transcoders", "interventions"},
+    "supernodes": {"cases", "models", "transcoders", "interventions", "organisms"},
     "evidence": {
         "cases",
         "models",

@@ -114,12 +114,24 @@ def test_parameters_are_those_of_the_tensors(tmp_path):
 
 
 def test_misses_are_listed_between_their_marks_and_counted(tmp_path):
-    columns = ["claim", "model", "part", "supernode", "fault", "certain", "mlp", "features", "members", "others"]
+    columns = [
+        "claim",
+        "model",
+        "part",
+        "lacks",
+        "supernode",
+        "fault",
+        "certain",
+        "mlp",
+        "features",
+        "members",
+        "others",
+    ]
     rows = [
-        ["a-1", "m", "one|part", "harm_there", "spread", 1.0, 1, 0.97, 0.41, 0.62],
-        ["a-1", "m", "one|part", "other", "none", 0.0, 1, 1, 0.99, 0],
-        ["a-2", "m", "a part", "", "not measured", *[""] * 5],
-        ["a-1", "n", "a part", "", "not measured", *[""] * 5],
+        ["a-1", "m", "one|part", "effect and control", "harm_there", "spread", 1.0, 1, 0.97, 0.41, 0.62],
+        ["a-1", "m", "one|part", "effect and control", "other", "none", 0.0, 1, 1, 0.99, 0],
+        ["a-2", "m", "a part", "control", "", "not measured", *[""] * 5],
+        ["a-1", "n", "a part", "prompts", "", "not measured", *[""] * 5],
     ]
     (tmp_path / "reports").mkdir()
     pd.DataFrame(rows, columns=columns).to_csv(tmp_path / "reports/misses.csv", index=False)
@@ -127,12 +139,13 @@ def test_misses_are_listed_between_their_marks_and_counted(tmp_path):
     made = with_misses(text, tmp_path)
     lines = made.splitlines()
     assert lines[5:7] == [
-        "| a-1 | m | one\\|part | harm there | **spread** | 100% | 97.0% | 41% | 62% |",
-        "| a-1 | m | one\\|part | other | **none** (open) | 100% | 100% | 99.0% | 0% |",
+        "| a-1 | m | one\\|part | effect and control | harm there | **spread** | 100% | 97.0% | 41% | 62% |",
+        "| a-1 | m | one\\|part | effect and control | other | **none** (open) | 100% | 100% | 99.0% | 0% |",
     ]
-    assert "Not measured are m: a-2; n: a-1." in made and "old" not in made and lines[-1] == "after"
+    assert "Not measured are m: a-2 (control); n: a-1 (prompts)." in made and "old" not in made and lines[-1] == "after"
     assert with_misses(made, tmp_path) == made and with_misses("no marks", tmp_path) == "no marks"
     counts = {"claims": 3, "measured": 1, "spread": 1, "none": 1, "not_measured": 2}
     counts |= dict.fromkeys(("model", "search", "attention", "dictionary", "rule"), 0)
+    counts |= {"lacks_effect": 1, "lacks_control": 2, "lacks_prompts": 1, "lacks_sameness": 0}
     assert _misses(tmp_path / "reports/misses.csv") == {f"misses.{name}": n for name, n in counts.items()}
     assert with_misses(text, tmp_path / "elsewhere") == text and _misses(tmp_path / "elsewhere") == {}

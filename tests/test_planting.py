@@ -23,6 +23,7 @@ from biology.organisms.organism import Recipe, new_model, write_model
 from biology.organisms.planting import Amounts, Planter
 from biology.organisms.taps import Patch, Tap
 from biology.records import InputWarning, validate
+from biology.supernodes.planted_sites import planted_parts
 from biology.supernodes.site_parts import site_parts
 from biology.supernodes.site_search import exchanges, find_sites
 from biology.transcoders.activations import cache_features
@@ -398,6 +399,41 @@ def test_of_a_planted_site_the_part_that_was_broken_is_found_at_fault(planted):
     broken = parts(shuffled(neurons, 0))
     assert set(broken["fault"]) == {"dictionary"} and broken["accuracy"]["all", "features"] < 0.5
     assert broken["accuracy"]["all", "mlp"] == accuracy["all", "mlp"]
+
+
+def test_a_site_that_is_fixed_is_taken_apart_where_its_variable_was_planted(planted):
+    """As above, with the exchanges of the certificate: at the city's token, in the layers that the mechanism states."""
+    model, lesson = planted
+    frame = table_of(lesson).assign(split=lambda frame: np.where(frame["role"] == "score", "heldout", "dev"))
+    place = {"at": CITY, "factor": "place", "across": ["city"]}
+    every = {"precision": 0, "recall": 0, "false_positive_rate": 1, "split": "any"}
+    case = case_of(
+        place=place | every, few=place | every | {"max_members": 2}, elsewhere=place | every | {"at": "last"},
+        relation={"at": "last", "factor": "relation"} | every,
+    )  # fmt: skip
+    named = {name: variable | {"supernode": name} for name, variable in MECHANISM["variables"].items()}
+    told = MECHANISM | {"variables": named}
+    mechanism, neurons = validate(Mechanism, told, "mechanism.yaml"), neuron_set(model, k=None)
+    ids = [encode(model, text) for text in frame["text"]]
+
+    def parts(transcoders):
+        cache = cache_features(model, transcoders, ids)
+        settings = StatisticsConfig(bootstrap=100)
+        return planted_parts(model, transcoders, case, mechanism, prompts(), frame, cache, settings)
+
+    whole = parts(neurons)
+    assert whole.groupby("supernode", sort=False)["fault"].first().to_dict() == {
+        "place": "none", "few": "spread", "relation": "none",
+    }  # fmt: skip
+    whole = whole.set_index(["supernode", "arm"])
+    certified = measured(model, lesson)
+    for name in ("place", "relation"):
+        assert whole["accuracy"][name, "mlp_found"] == pytest.approx(certified[name, "mlp", "effect"], abs=0.05)
+        assert whole["accuracy"][name, "nothing"] == whole["accuracy"][name, "error"] == 0
+        assert whole.loc[(name, "mlp"), "layers"] == "0-1" and whole.loc[(name, "mlp"), "n"] >= 12
+    assert set(parts(shuffled(neurons, 0))["fault"]) == {"dictionary"}
+    frame["correct"] = False  # held-out prompts that the model does not answer are not asked
+    assert set(parts(neurons)["fault"]) == {"not measured"}
 
 
 def test_what_was_not_found_or_cannot_be_asked_has_no_numbers(planted):

@@ -35,6 +35,7 @@ from biology.supernodes.site_parts import (
     SPREAD,
     certain,
     fault,
+    held_live,
     site_writes,
 )
 from biology.supernodes.site_search import Exchange
@@ -65,7 +66,7 @@ def test_parts_are_exact(tiny_model, kind, skip):
     model = tiny_model("llama")
     finder = finder_of(model, random_transcoders(model, kind=kind, skip=skip))
     made = [Exchange(base, tuple(donor % ITEMS + 1 for donor in (base, base + 1)), 0) for base in range(1, ITEMS + 1)]
-    writes = site_writes(finder, "own", made)
+    writes = site_writes(finder, "own", made, LAST)
     part = {arm: writes.of(arm) for arm in ARMS if arm != "mlp_found"}
     close = {"atol": 1e-5, "rtol": 1e-5}
     torch.testing.assert_close(part["features"] + part["error"], part["mlp"], **close)
@@ -117,6 +118,10 @@ def test_the_first_link_that_loses_the_variable_is_at_fault():
         assert fault(good | changed) == word
         low, high = ({arm: share + by for arm, share in (good | changed).items()} for by in (-0.5, 0.5))
         assert certain(good | changed, good | changed, good | changed) and not certain(good | changed, low, high)
+    frozen = good | {"mlp_frozen": 0.0}
+    assert fault(frozen) == "attention" and fault(frozen, live=True) == "none" == fault(good)
+    assert held_live(load_case(ROOT, "attention"), "title") and held_live(load_case(ROOT, "rhyme_planning"), "plan")
+    assert not held_live(load_case(ROOT, "refusals"), "harm") and not held_live(load_case(ROOT, "refusals"), "request")
     assert set(cases) == set(FOUND_AT_FAULT) and {*cases, NOT_FOUND, NOT_MEASURED} == set(FAULTS)
 
 
@@ -189,6 +194,7 @@ def test_a_miss_names_its_part_and_what_is_at_fault(checkout):
     )  # fmt: skip
     found = misses(root, calibration).set_index("claim")
     assert list(found.index) == ["ref-1", "ref-2"]  # ref-5 is open, ref-6 is replicated
+    assert set(found["lacks"]) == {"evidence"}  # these reasons name nothing that they lacked
     assert found.loc["ref-1", "part"] == "without the specific harm the harmful request falls"
     assert found.loc["ref-1", ["supernode", "fault", "members"]].tolist() == ["harm", "spread", 0.41]
     assert found.loc["ref-2", "part"] == "either alone has less than a quarter of it"  # the first one
@@ -219,6 +225,8 @@ def test_the_figure_counts_the_faults_and_is_drawn_without_any(checkout):
     missed = pd.DataFrame({"model": "refusals", "case": "refusals", "claim": ["ref-1", "ref-2"], "supernode": "harm"})
     with styled():
         assert caption(figure(parts_of_misses(checkout, missed)))[0] == "Faults: spread 1"
+        sound = figure(parts_of_misses(checkout, missed).assign(fault="none"))  # a row without a fault is left out
+        assert caption(sound)[1] == "Faults: none 1" and not sound.axes[0].lines
         none = parts_of_misses(checkout, missed.assign(supernode=""))
         assert none.empty and "no site that a missed true claim rests on" in caption(figure(none))[1]
 

@@ -7,7 +7,7 @@ import torch
 
 from biology.cases.mechanism import Answer, CausalModel, Mechanism, Variable
 from biology.cases.positions import Position
-from biology.organisms.certificate import ARMS, _trials
+from biology.organisms.certificate import ARMS, paired_trials
 from biology.organisms.lesson import Lesson
 from biology.organisms.organism import Recipe, new_model
 from biology.organisms.planting import Amounts, Planter
@@ -36,7 +36,7 @@ def stated(values: int) -> tuple[Mechanism, pd.DataFrame]:
 def test_the_control_of_an_exchange_has_a_third_value_or_else_the_own_one(values, own):
     mechanism, prompts = stated(values)
     causal = CausalModel(mechanism, prompts, "toy")
-    trials = _trials(causal, "colour", np.arange(12, 24), np.random.default_rng(0), 100)
+    trials = paired_trials(causal, "colour", np.arange(12, 24), np.random.default_rng(0), 100)
     assert len(trials) == 12
     for trial in trials:
         before = causal.values[trial.base]["colour"]
@@ -53,7 +53,9 @@ def test_the_control_has_the_own_value_if_no_answer_is_known_of_a_third_one():
     kind = Variable(meaning="the kind", value="asked", at=Position("last"), layers=(0, 0), read="none", exchanged=False)
     answer = Answer(depends_on=("colour", "asked"))
     mechanism = mechanism.model_copy(update={"variables": {**mechanism.variables, "asked": kind}, "answer": answer})
-    trials = _trials(CausalModel(mechanism, prompts, "toy"), "colour", np.arange(12, 24), np.random.default_rng(0), 100)
+    trials = paired_trials(
+        CausalModel(mechanism, prompts, "toy"), "colour", np.arange(12, 24), np.random.default_rng(0), 100
+    )
     values = [
         [{prompts["colour"][row] for row in rows} for rows in ([one.base], *map(one.donors.get, ARMS))]
         for one in trials

@@ -1,16 +1,18 @@
 """Replaces `at: found` in the rules of a case by the position and the layers that were found on a model. Later stages use this
-case; pages say what was found."""
+case; pages say what was found. On a planted model some of the other positions are known to hold their variable."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
 from biology.cases.case import Case
+from biology.cases.mechanism import Mechanism
 from biology.cases.positions import FOUND, PositionOrFound
 from biology.cases.rules import SupernodeRule
 from biology.records import InputError
@@ -98,3 +100,18 @@ def found_sites(case: Case, sites: pd.DataFrame) -> list[dict[str, Any]]:
             }
         )
     return shown
+
+
+def planted_supernodes(rules: Mapping[str, SupernodeRule], mechanism: Mechanism) -> dict[str, str]:
+    """The supernodes with a fixed position whose variable is planted there, and these variables: supernodes that the mechanism names, and
+    others that are looked for by the same factor at the same position."""
+    sites = {
+        (rules[variable.supernode].factor, rules[variable.supernode].at): name
+        for name, variable in mechanism.variables.items()
+        if variable.exchanged and variable.supernode in rules
+    }
+    return {
+        name: sites[rule.factor, rule.at]
+        for name, rule in rules.items()
+        if rule.at != FOUND and rule.factor is not None and (rule.factor, rule.at) in sites
+    }

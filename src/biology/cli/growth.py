@@ -9,7 +9,6 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +24,6 @@ if TYPE_CHECKING:
     import pandas as pd
 
     from biology.cases.mechanism import Mechanism
-    from biology.corpora.corpus import Corpus
 
 Arguments = argparse.Namespace
 THREADS = 2
@@ -75,7 +73,7 @@ def organism(args: Arguments) -> None:
     from biology.corpora.twins import PLANTED
 
     grow(args)
-    record = _record(_folder(args))
+    record = record_of(_folder(args))
     if record.get("case") or record.get("corpus") in PLANTED:
         certify(args)
     _train_per_layer(args)
@@ -94,6 +92,7 @@ def grow(args: Arguments) -> None:
 
     from biology.cases.mechanism import twins_of
     from biology.corpora.corpus import WORDS
+    from biology.corpora.lessons import corpus_of, lesson_of
     from biology.grammar import unknown
     from biology.organisms.cards import TRIALS, with_trial
     from biology.organisms.organism import Planting, Recipe
@@ -124,14 +123,14 @@ def grow(args: Arguments) -> None:
     here = _checkout(args)
     if args.twin is not None and args.twin not in (stated := twins_of(here, args.case or "")):
         raise InputError(f"--twin: {unknown('twin', args.twin, stated, of=f'the case {args.case}')}")
-    corpus = _corpus({"corpus": name, "case": args.case}, here)
+    corpus = corpus_of({"corpus": name, "case": args.case}, here)
     words = artefacts.contents_hash(WORDS, "*.csv")[:16]
     work, made_of = WORK / folder.name, {"corpus": name or str(args.case), "words": words}
     lessons = {}
     for case in recipe.lessons if isinstance(recipe, Planting) else ():
         mechanism, stated = _stated(here, case, args.twin or name, "write the mechanism that is to be planted there")
         check_mechanism(here, case, args.twin or name)
-        lessons[case] = mechanism, _lesson(corpus, case)
+        lessons[case] = mechanism, lesson_of(corpus, case)
         made_of[case] = artefacts.contents_hash(stated.parent, stated.name)[:16]
     alone = locked(work / "lock", f"another `biology grow` works in {work}: wait for it")
     with alone, replaced(folder, MODEL, "grow", beside=[f"{name}/" for name in SETS]) as new:
@@ -161,20 +160,21 @@ def certify(args: Arguments) -> None:
     import pandas as pd
 
     from biology.cases.mechanism import CausalModel, twins_of
+    from biology.corpora.lessons import corpus_of, lesson_of
     from biology.models.model import load_model
     from biology.organisms.certificate import certify as certified
     from biology.records import InputError
 
     folder = _folder(args)
-    record = _record(folder)
+    record = record_of(folder)
     here, rows = _checkout(args), []
-    corpus, model = _corpus(record, here), load_model(folder, name=folder.name)
+    corpus, model = corpus_of(record, here), load_model(folder, name=folder.name)
     name = str(record.get("twin") or record.get("corpus") or "")
     for case in record["recipe"].get("lessons", {}):
         # a twin is also tested for the mechanism that it lacks
         for twin in ("", *(one for one in twins_of(here, case) if one == name)):
             mechanism, stated = _stated(here, case, twin, f"{folder} was planted with it")
-            table = certified(model, case, CausalModel(mechanism, _lesson(corpus, case), str(stated)))
+            table = certified(model, case, CausalModel(mechanism, lesson_of(corpus, case), str(stated)))
             rows.append(table.assign(mechanism=twin or case))
     if not rows:
         raise InputError(f"{folder}: nothing was planted in this model, so nothing can be certified.")
@@ -214,6 +214,7 @@ def _train_per_layer(args: Arguments) -> None:
     start_torch(DICTIONARY_THREADS)
     import torch
 
+    from biology.corpora.lessons import corpus_of
     from biology.dictionaries.dictionary_training import DictionaryRecipe, train_set
     from biology.models.model import encode, load_model
     from biology.organisms.organism import dictionary_prompts
@@ -221,13 +222,13 @@ def _train_per_layer(args: Arguments) -> None:
     from biology.transcoders.transcoder_files import save_transcoders
 
     folder, started = _folder(args), time.monotonic()
-    record, out, owned = _record(folder), folder / "transcoders", (*WRITTEN, "record.json")
+    record, out, owned = record_of(folder), folder / "transcoders", (*WRITTEN, "record.json")
     claim(out, owned, "train-transcoders")
     # those of a first stage are for the model that it became
     name = folder.parent.name if record.get("first_stage_only") else folder.name
     model = load_model(folder, name=name)
     seed = int(str(record["seed"]))
-    prompts = dictionary_prompts(_corpus(record, _checkout(args)), lambda text: encode(model, text), seed)
+    prompts = dictionary_prompts(corpus_of(record, _checkout(args)), lambda text: encode(model, text), seed)
     with replaced(out, owned, "train-transcoders") as new:
         trained = train_set(model, prompts, DictionaryRecipe(**CASE_DICTIONARY if record.get("case") else {}), seed)
         save_transcoders(new, trained, layout="saelens", model_name=name, dtype=torch.float16)
@@ -242,6 +243,7 @@ def _train_cross_layer(args: Arguments) -> None:
     import torch
 
     from biology.corpora.corpus import WORDS
+    from biology.corpora.lessons import corpus_of
     from biology.corpora.two_hop_prompts import state_prompts
     from biology.dictionaries.cross_layer_training import CrossLayerRecipe, train_cross_layer_set
     from biology.models.model import encode, load_model
@@ -251,8 +253,8 @@ def _train_cross_layer(args: Arguments) -> None:
     from biology.transcoders.transcoder_files import load_transcoders, save_transcoders
 
     folder, started, recipe = _folder(args), time.monotonic(), CrossLayerRecipe()
-    grown = _record(folder)
-    corpus, seed = _corpus(grown, _checkout(args)), int(str(grown["seed"]))
+    grown = record_of(folder)
+    corpus, seed = corpus_of(grown, _checkout(args)), int(str(grown["seed"]))
     model = load_model(folder, name=folder.name)
     prompts = dictionary_prompts(corpus, lambda text: encode(model, text), seed)
     work, out = WORK / f"{folder.name}-cross_layer", folder / "cross_layer"
@@ -290,6 +292,7 @@ def cards(args: Arguments) -> None:
     import pandas as pd
 
     from biology.corpora.corpus import WORDS
+    from biology.corpora.lessons import corpus_of
     from biology.corpora.twins import WILD
     from biology.corpora.two_hop_prompts import state_prompts
     from biology.models.model import load_model
@@ -300,12 +303,12 @@ def cards(args: Arguments) -> None:
     from biology.transcoders.transcoder_files import load_transcoders
 
     folder = _folder(args)
-    record = _record(folder)
-    record["transcoder_seconds"] = _record(folder / "transcoders")["seconds"]
+    record = record_of(folder)
+    record["transcoder_seconds"] = record_of(folder / "transcoders")["seconds"]
     model = load_model(folder, name=folder.name)
     held_out = pd.read_parquet(folder / "heldout.parquet")
     record |= {"vocabulary": model.n_vocab, "parameters": parameters(folder / "model.safetensors")}
-    corpus, transcoders = _corpus(record, _checkout(args)), load_transcoders(folder / "transcoders", model)
+    corpus, transcoders = corpus_of(record, _checkout(args)), load_transcoders(folder / "transcoders", model)
     measured = fidelity(model, transcoders, held_out)
     states = None
     if "two_hop" in corpus.blocks:
@@ -337,7 +340,9 @@ def _claim(folder: Path) -> None:
     claim(folder, [*MODEL, *(f"{name}/" for name in SETS)], "grow")
     for name in SETS:
         claim(folder / name, [*WRITTEN, "record.json"], "train-transcoders")
-    if any(folder.glob("*.safetensors")) and not ((folder / "record.json").is_file() and _record(folder).get("curve")):
+    if any(folder.glob("*.safetensors")) and not (
+        (folder / "record.json").is_file() and record_of(folder).get("curve")
+    ):
         raise InputError(f"{folder} holds a model that `biology grow` did not grow: name another --out.")
 
 
@@ -358,26 +363,7 @@ def _checkout(args: Arguments) -> Path:
     return Path(args.config).parent
 
 
-def _corpus(record: Mapping[str, object], root: Path) -> Corpus:
-    """The corpus on which a model was grown: one of `twins.py`, or a case's own prompts."""
-    from biology.cases.case import load_case
-    from biology.corpora.case_corpus import CaseCorpus
-    from biology.corpora.twins import twin
-
-    if record.get("case"):
-        return CaseCorpus(load_case(root, str(record["case"])), first_stage=bool(record.get("first_stage_only")))
-    return twin(str(record["corpus"])).corpus()
-
-
-def _lesson(corpus: Corpus, case: str) -> pd.DataFrame:
-    """The prompts of a case on which its mechanism is planted."""
-    from biology.corpora.case_corpus import CaseCorpus
-    from biology.corpora.mechanism_prompts import LESSONS
-
-    return corpus.lesson() if isinstance(corpus, CaseCorpus) else LESSONS[case](corpus)
-
-
-def _record(folder: Path) -> dict[str, object]:
+def record_of(folder: Path) -> dict[str, object]:
     from biology.records import InputError
 
     try:

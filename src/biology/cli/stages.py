@@ -156,29 +156,43 @@ def decompose(args: Arguments) -> None:
     """take the sites of supernodes apart on held-out prompts, to say which part is at fault: model, dictionary or rule: reports/<model>/site_parts.csv"""
     config, root = configuration(args)
     reports, run = writable_folder(root / "reports" / args.model), root / "data/runs" / args.model
-    model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
+    entry = config.model(args.model)
+    model, transcoders = open_model(entry, root, args.model, config.threads)
     import pandas as pd
 
+    from biology.cases.found_sites import planted_supernodes
+    from biology.cases.mechanism import load_mechanism
     from biology.cases.positions import FOUND
+    from biology.cli.growth import record_of
+    from biology.corpora.lessons import corpus_of, lesson_of
     from biology.records import InputError
+    from biology.supernodes.planted_sites import planted_parts
     from biology.supernodes.site_parts import site_parts
     from biology.tables import read_table
 
+    corpus = corpus_of(record_of(root / entry.path), root) if entry.planted else None
     parts = []
     for case in cases_of(config, root, args.model):
-        if all(rule.at != FOUND for rule in case.supernodes.values()):
+        mechanism = load_mechanism(root, case.name) if corpus is not None else None
+        planted = planted_supernodes(case.supernodes, mechanism) if mechanism is not None else {}
+        if not planted and all(rule.at != FOUND for rule in case.supernodes.values()):
             continue
         folder = run / case.name
         prompts, operands = (
             read_table(folder / f"{file}.parquet", name)
             for file, name in (("cache", "prompts"), ("group_operands", "operands"))
         )
-        sites = read_table(folder / "group_sites.parquet", "sites")
+        sites, rest = read_table(folder / "group_sites.parquet", "sites"), (config.statistics, operands)
         features = _features(folder)
-        parts.append(site_parts(model, transcoders, case, prompts, features, sites, config.statistics, operands))
+        found = site_parts(model, transcoders, case, prompts, features, sites, *rest)
+        parts += [found] if len(found) else []  # one without rows would make numbers of another type
+        if planted and corpus is not None and mechanism is not None:
+            lesson = lesson_of(corpus, case.name)
+            parts.append(planted_parts(model, transcoders, case, mechanism, lesson, prompts, features, *rest))
     if not parts:
         raise InputError(
-            f"model '{args.model}': no supernode of its cases has `at: {FOUND}`, so no site can be taken apart."
+            f"model '{args.model}': no supernode of its cases has `at: found`, and none has the position at which its variable was "
+            "planted, so no site can be taken apart."
         )
     text = pd.concat(parts).to_csv(index=False, lineterminator="\n", float_format="%.6g")
     artefacts.write_text(reports / "site_parts.csv", text)

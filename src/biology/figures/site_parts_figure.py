@@ -19,11 +19,15 @@ PARTS = {
 
 
 def figure(table: pd.DataFrame) -> Figure:
-    """One row for each model and supernode (column `model` and those of table `site_parts`), the parts as dots with intervals."""
+    """One row for each model and supernode (column `model` and those of table `site_parts`) at which something is at fault, the parts
+    as dots with intervals."""
     measured = table[table["accuracy"].notna()]
     if measured.empty:
-        return statement("Sites taken apart", "no site that a missed true claim rests on was found and taken apart")
-    rows = [rest for _, rest in measured.groupby(["model", "supernode"], sort=False)]
+        return statement("Sites taken apart", "no site that a missed true claim rests on was taken apart")
+    at_fault = measured[measured["fault"] != "none"]
+    if at_fault.empty:
+        return statement("Sites taken apart", title_of(measured))
+    rows = [rest for _, rest in at_fault.groupby(["model", "supernode"], sort=False)]
     made = canvas(6.4, 0.9 + 0.28 * len(rows), layout="constrained")
     axes = made.subplots()
     labels = []
@@ -48,8 +52,8 @@ def figure(table: pd.DataFrame) -> Figure:
     return captioned(
         made,
         title_of(measured),
-        "Supernodes that the deciding parts of missed true claims hold, with their models. At the site that a search found on development "
-        "prompts, one part after another of what the MLPs write is exchanged on held-out prompts for the mean of donors of another level: "
+        "Supernodes that the deciding parts of missed true claims hold, with their models; those of which no part is at fault are left out. At the site that a search found on development "
+        "prompts, or at which the variable was planted, one part after another of what the MLPs write is exchanged on held-out prompts for the mean of donors of another level: "
         "the share of prompts that follow. Lines are 95 % intervals over clusters. On the right: the first part that loses the variable.",
     )
 

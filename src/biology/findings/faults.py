@@ -16,12 +16,13 @@ from biology.cases.claim_file import load_claims
 from biology.cases.positions import Position
 from biology.findings.sentences import names
 from biology.tables import read_table
+from biology.verdicts.reasons import lacks
 from biology.wording import percent
 
 NOT_MEASURED = "not measured"
 SHOWN = ("mlp", "features", "members", "others")
 """Parts of a site whose accuracy stands beside a miss."""
-MISSES = ("case", "claim", "model", "dictionary", "verdict", "part", "supernode", "fault", "certain", *SHOWN)
+MISSES = ("case", "claim", "model", "dictionary", "verdict", "part", "lacks", "supernode", "fault", "certain", *SHOWN)
 FOUND_AT_FAULT = {
     "model": "Already this is too little: there the model does not hold the variable, or not by itself.",
     "search": "The search is at fault: what it exchanged brings the answer, and the layers that it leaves to the rule do not.",
@@ -90,8 +91,8 @@ def _told(case: Case, name: str, rows: pd.DataFrame) -> str:
 
 
 def misses(root: Path, calibration: pd.DataFrame) -> pd.DataFrame:
-    """The columns `MISSES`: for each claim that is true by construction and was not replicated, the part that decides, and the fault of
-    each supernode with `at: found` that this part holds (`not measured` if it holds none).
+    """The columns `MISSES`: for each claim that is true by construction and was not replicated, the part that decides, what it
+    lacks (`reasons.LACKS`), and the fault of each supernode that this part holds and whose site was taken apart (`not measured` if there is none).
 
     `calibration` is the table of `verdicts.calibration.pairs`.
     """
@@ -105,10 +106,12 @@ def misses(root: Path, calibration: pd.DataFrame) -> pd.DataFrame:
         for row in of_model.itertuples():
             case = load_case(root, row.case)
             claim = next(one for one in load_claims(root, row.case, case) if one.id == row.claim)
-            part = deciding_part(str(reasons.loc[(row.case, row.claim)]), [one.name for one in claim.parts])
+            told = str(reasons.loc[(row.case, row.claim)])
+            part = deciding_part(told, [one.name for one in claim.parts])
             held = held_by(case, [one.experiment for one in claim.parts if one.name == part])
             about = {column: getattr(row, column) for column in ("case", "claim", "model", "dictionary", "verdict")}
-            rows += [about | {"part": part} | one for one in _faults(case, parts, held)]
+            about |= {"part": part, "lacks": " and ".join(lacks(told))}
+            rows += [about | one for one in _faults(case, parts, held)]
     return pd.DataFrame(rows, columns=list(MISSES))
 
 

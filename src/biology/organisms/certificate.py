@@ -42,7 +42,7 @@ def certify(model: Model, case: str, causal: CausalModel, *, seed: int = 0, most
     base = rng.permutation(np.array(_split(causal, HELD_OUT) or _split(causal, TAUGHT)))
     plain = base[:most].tolist()
     trials = {
-        name: _trials(causal, name, base, rng, most)
+        name: paired_trials(causal, name, base, rng, most)
         for name, variable in causal.mechanism.variables.items()
         if variable.exchanged
     }
@@ -69,7 +69,7 @@ def _row(case: str, variable: str, what: str, arm: str, right: Tensor) -> dict[s
     return row | {"accuracy": accuracy, "low": low, "high": high, "n": len(right)}
 
 
-class _Trial:
+class Trial:
     """A prompt, its expected answer after the exchange, and the donors of each arm."""
 
     def __init__(self, base: int, answer: Value, donors: dict[str, list[int]]):
@@ -84,7 +84,7 @@ def _split(causal: CausalModel, split: str) -> list[int]:
     return [number for number, row in enumerate(causal.rows) if row["split"] == split]
 
 
-def _trials(causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Generator, most: int) -> list[_Trial]:
+def paired_trials(causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Generator, most: int) -> list[Trial]:
     """Prompts paired with a new value of the variable that changes their answer, with donors of this value and of a third
     value (of the own value if there are only two, or if no prompt has a third one with a known answer)."""
     apart = rng.spawn(1)[0]  # so that other variables are paired as ever
@@ -93,13 +93,13 @@ def _trials(causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Gen
 
 def _paired(
     causal: CausalModel, name: str, base: np.ndarray, rng: np.random.Generator, most: int, *, own: bool
-) -> list[_Trial]:
+) -> list[Trial]:
     variable = causal.mechanism.variables[name]
     taught: dict[Value, list[int]] = {}
     for row in _split(causal, TAUGHT):
         taught.setdefault(causal.values[row][name], []).append(row)
     levels = [level for level in causal.levels(name) if level in taught]
-    found: list[_Trial] = []
+    found: list[Trial] = []
     for row in map(int, base):
         there = causal.values[row][name]
         near = [
@@ -122,7 +122,7 @@ def _paired(
                 for arm, one in zip(ARMS, (level, third), strict=True)
             }
             if all(donors.values()):
-                found.append(_Trial(row, answer, donors))
+                found.append(Trial(row, answer, donors))
                 break
         if len(found) == most:
             break
@@ -145,7 +145,7 @@ def _donors(
     return [*chosen, *(row for row in order if row not in chosen)][:DONORS]
 
 
-def _exchanged(model: Model, ids: Ids, trials: list[_Trial], arm: str, what: str, site: Site) -> Int[Tensor, " trial"]:
+def _exchanged(model: Model, ids: Ids, trials: list[Trial], arm: str, what: str, site: Site) -> Int[Tensor, " trial"]:
     """The model's answers with the mean of an arm's donors at the site."""
     layers = [site.layers[-1]] if what == "stream" else list(site.layers)
     hook = "hook_resid_post" if what == "stream" else "hook_mlp_out"

@@ -29,6 +29,7 @@ from biology.statistics import ALPHA, COVERAGE
 from biology.tables import read_table
 from biology.verdicts.measuring import EXACT
 from biology.verdicts.procedure import NOISE
+from biology.verdicts.reasons import LACKS
 from biology.wording import number
 
 BEGUN = re.compile(r"^[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*<!--n:", flags=re.MULTILINE)
@@ -117,7 +118,8 @@ def _graphs(path: Path) -> dict[str, float | int]:
 
 
 def _misses(path: Path) -> dict[str, int]:
-    """True claims that were missed: all, those whose deciding part holds a site that was taken apart, and by what is at fault."""
+    """True claims that were missed: all, those whose deciding part holds a site that was taken apart, by what is at fault, and by what
+    they lack."""
     if not path.is_file():
         return {}
     table = pd.read_csv(path, keep_default_na=False)
@@ -125,6 +127,8 @@ def _misses(path: Path) -> dict[str, int]:
     by_fault: dict[str, int] = table.groupby("fault")["miss"].nunique().to_dict()
     found = {"claims": table["miss"].nunique(), "measured": table.loc[table["supernode"] != "", "miss"].nunique()}
     found |= {word.replace(" ", "_"): by_fault.get(word, 0) for word in sorted({*FOUND_AT_FAULT, *by_fault})}
+    lacking = table.drop_duplicates("miss")["lacks"].str.split(" and ")
+    found |= {f"lacks_{word}": int(lacking.map(lambda words, word=word: word in words).sum()) for word in LACKS}
     return {f"misses.{name}": int(count) for name, count in found.items()}
 
 

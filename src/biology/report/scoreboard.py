@@ -354,8 +354,8 @@ def by_case(board: list[Column], cases: Iterable[str]) -> str:
 
 def missed(table: pd.DataFrame) -> str:
     """Of table `misses` the rows whose supernode's site was taken apart, as Markdown; then the other misses in a line."""
-    heads = ("claim", "model", "decided by", "supernode", "fault", *(f"`{part}`" for part in SHOWN_PARTS))
-    lines = [cells(*heads), "|---" * 5 + "|" + "---:|" * len(SHOWN_PARTS)]
+    heads = ("claim", "model", "decided by", "lacks", "supernode", "fault", *(f"`{part}`" for part in SHOWN_PARTS))
+    lines = [cells(*heads), "|---" * 6 + "|" + "---:|" * len(SHOWN_PARTS)]
     named = table[table["supernode"] != ""]
     for row in records(named):
         shares = (percent(row[part]) for part in SHOWN_PARTS)
@@ -365,13 +365,15 @@ def missed(table: pd.DataFrame) -> str:
                 row["claim"],
                 row["model"],
                 row["part"],
+                row["lacks"],
                 supernode,
                 f"**{row['fault']}**{'' if row['certain'] else ' (open)'}",
                 *shares,
             )
         )
     rest = table[table["supernode"] == ""]
-    told = [f"{model}: {', '.join(rows['claim'])}" for model, rows in rest.groupby("model", sort=False)]
+    rest = rest.assign(told=rest["claim"] + " (" + rest["lacks"] + ")")
+    told = [f"{model}: {', '.join(rows['told'])}" for model, rows in rest.groupby("model", sort=False)]
     return "\n".join(lines) + (f"\n\nNot measured are {'; '.join(told)}.\n" if told else "")
 
 

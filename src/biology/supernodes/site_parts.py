@@ -14,7 +14,8 @@ exchange is made once more on held-out prompts, of one part after another:
 
 `features` and `error` add up to `mlp`; `members` and `others` to `features`. Nothing is chosen on these prompts, and no verdict rests
 on what is measured here. The links of this chain, from what the model does to what an experiment holds, are compared one after the
-other (`fault`); the thresholds were fixed before any number was seen.
+other (`fault`); the thresholds were fixed before any number was seen. `planted_sites` does the same where a variable was planted at
+a fixed position.
 """
 
 # pyright: reportArgumentType=false, reportReturnType=false
@@ -33,7 +34,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from biology.cases.case import Case
+from biology.cases.experiments import Attention
 from biology.cases.found_sites import with_found_sites
+from biology.cases.perturbations import Perturbation
 from biology.cases.positions import FOUND
 from biology.cases.rules import SupernodeRule
 from biology.config import StatisticsConfig
@@ -67,28 +70,41 @@ FAULTS = ("model", "search", "attention", "dictionary", "spread", "rule", "none"
 """`findings.faults` says what each means."""
 
 
-def links(accuracy: Mapping[str, float]) -> list[tuple[str, str, float]]:
-    """The links of the chain in order: the fault if it loses the variable, its arm, and the smallest accuracy at which it keeps it."""
+def links(accuracy: Mapping[str, float], *, live: bool = False) -> list[tuple[str, str, float]]:
+    """The links of the chain in order: the fault if it loses the variable, its arm, and the smallest accuracy at which it keeps it. `live`:
+    an experiment that holds the supernode lets attention follow, so that link is left out."""
     lost = "spread" if accuracy["others"] >= SPREAD * accuracy["features"] else "rule"
+    kept = [] if live else [("attention", "mlp_frozen", KEPT * accuracy["mlp"])]
     return [
         ("search" if accuracy["mlp_found"] >= HELD else "model", "mlp", HELD),
-        ("attention", "mlp_frozen", KEPT * accuracy["mlp"]),
+        *kept,
         ("dictionary", "features", KEPT * accuracy["mlp"]),
         (lost, "members", KEPT * accuracy["features"]),
     ]
 
 
-def fault(accuracy: Mapping[str, float]) -> str:
+def fault(accuracy: Mapping[str, float], *, live: bool = False) -> str:
     """The first link of the chain that loses the variable, one of `FAULTS`, given the accuracy of each arm; `none` if none does."""
-    return next((word for word, arm, least in links(accuracy) if accuracy[arm] < least), "none")
+    return next((word for word, arm, least in links(accuracy, live=live) if accuracy[arm] < least), "none")
 
 
-def certain(accuracy: Mapping[str, float], low: Mapping[str, float], high: Mapping[str, float]) -> bool:
+def certain(
+    accuracy: Mapping[str, float], low: Mapping[str, float], high: Mapping[str, float], *, live: bool = False
+) -> bool:
     """Whether the whole interval of the link that `fault` names lies below what keeps the variable; for `none`, those of all links above."""
-    word = fault(accuracy)
+    word, chain = fault(accuracy, live=live), links(accuracy, live=live)
     if word == "none":
-        return all(low[arm] >= least for _, arm, least in links(accuracy))
-    return next(high[arm] < least for one, arm, least in links(accuracy) if one == word)
+        return all(low[arm] >= least for _, arm, least in chain)
+    return next(high[arm] < least for one, arm, least in chain if one == word)
+
+
+def held_live(case: Case, supernode: str) -> bool:
+    """Whether some experiment that holds a supernode lets attention patterns follow, as those do that write a line or change attention."""
+    return any(
+        isinstance(one, Attention) or one.line is not None or one.attention == "live"
+        for one in case.of_kind(Perturbation, Attention).values()
+        if supernode in one.held
+    )
 
 
 @dataclass(frozen=True, eq=False)
@@ -144,7 +160,9 @@ def site_parts(
         assert rule.layers is not None
         layers = "-".join(map(str, dict.fromkeys(rule.layers)))
         found = range(int(best["first"].iat[0]), int(best["last"].iat[0]) + 1)
-        rows += [about | {"layers": layers} | row for row in _measured(finder, name, made, found, statistics)]
+        rows += [
+            about | {"layers": layers} | row for row in measured(finder, name, made, found, rule.layers[1], statistics)
+        ]
     return pd.DataFrame(rows, columns=list(COLUMNS))
 
 
@@ -160,21 +178,25 @@ def _asked(finder: Finder, asked: SupernodeRule, rule: SupernodeRule, seed: int)
     return exchanges(prompts, str(asked.factor), asked.across, asked.given, generator(*question), MOST)
 
 
-def _measured(
-    finder: Finder, name: str, made: list[Exchange], found: range, statistics: StatisticsConfig
-) -> list[dict[str, object]]:
-    """A row for each arm: its accuracy with its interval over clusters, and its share of the site's features. `found`: the layers that
-    the search exchanged."""
+def measured(
+    finder: Finder, name: str, made: list[Exchange], found: range, last: int, statistics: StatisticsConfig,
+    basis: Float[Tensor, "d_model dimensions"] | None = None,
+) -> list[dict[str, object]]:  # fmt: skip
+    """A row for each arm: its accuracy with its interval over clusters, and its share of the site's features.
+
+    The site is the position of the supernode's rule, in all layers up to `last`; `found` are the layers of the arm `mlp_found`. Only what
+    lies in the subspace of `basis` is exchanged, if it is given.
+    """
     model, rule = finder.model, finder.case.supernodes[name]
     position = torch.from_numpy(finder.positions(rule.at))
     base, answer = [one.base for one in made], torch.tensor([one.answer for one in made])
-    writes = site_writes(finder, name, made)
-    own = seen_at(model, finder.ids, base, _hooks(finder, range(max(found.stop, _last(rule) + 1))), position)
+    writes = site_writes(finder, name, made, last)
+    own = seen_at(model, finder.ids, base, _hooks(finder, range(max(found.stop, last + 1))), position)
     starts: dict[tuple[int, ...], SharedPrefix] = {}
-    said = partial(said_with, model, finder.ids, base, position=position, starts=starts)
+    said = partial(said_with, model, finder.ids, base, position=position, basis=basis, starts=starts)
 
     def share(arm: str) -> Bool[Tensor, " row"]:
-        layers = found if arm == "mlp_found" else range(_last(rule) + 1)
+        layers = found if arm == "mlp_found" else range(last + 1)
         hooks = _hooks(finder, layers)
         change = _mlp(finder, made, hooks, position) if arm == "mlp_found" else writes.of(arm)
         vectors = own[layers.start : layers.stop] + change
@@ -194,17 +216,13 @@ def _measured(
         "others": {column: 1.0 - share for column, share in shares.items()},
     }
     ends = ({arm: float(end[place]) for place, arm in enumerate(ARMS)} for end in (low, high))
-    told = {"fault": fault(accuracy), "certain": float(certain(accuracy, *ends))}
+    live = held_live(finder.case, name)
+    told = {"fault": fault(accuracy, live=live), "certain": float(certain(accuracy, *ends, live=live))}
     return [
         {"arm": arm, "accuracy": accuracy[arm], "low": float(low[place]), "high": float(high[place]), "n": len(made),
          "clusters": len(scores)} | told | of_all.get(arm, {})
         for place, arm in enumerate(ARMS)
     ]  # fmt: skip
-
-
-def _last(rule: SupernodeRule) -> int:
-    assert rule.layers is not None
-    return rule.layers[1]
 
 
 def _hooks(finder: Finder, layers: range) -> list[str]:
@@ -222,10 +240,10 @@ def _mlp(
     return torch.stack(means, 1)
 
 
-def site_writes(finder: Finder, name: str, made: list[Exchange]) -> Writes:
-    """What the parts of a supernode's site write on the donors of each exchange beyond what they write on its prompt."""
-    rule = finder.case.supernodes[name]
-    position, last = torch.from_numpy(finder.positions(rule.at)), _last(rule)
+def site_writes(finder: Finder, name: str, made: list[Exchange], last: int) -> Writes:
+    """What the parts of a supernode's site, in all layers up to `last`, write on the donors of each exchange beyond what they write on
+    its prompt."""
+    position = torch.from_numpy(finder.positions(finder.case.supernodes[name].at))
     places = {place for one in made for place in (one.base, *one.donors)}
     sites = {place: _Site(finder, name, place, int(position[place]), last) for place in places}
     features: list[Tensor] = []

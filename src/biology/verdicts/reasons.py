@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 from biology.statistics import ALPHA
 from biology.verdicts.measuring import Measured
 from biology.wording import plain
@@ -11,6 +13,21 @@ def reason(part: Measured, p_holm: float, smallest: float, verdict: str) -> str:
     """Why a part has its verdict. `smallest` is the Holm-corrected smallest p that its clusters allow."""
     told = _outcome(part, p_holm, verdict)
     return "; ".join([told, *_found(part), *_few_clusters(part, smallest)])
+
+
+LACKS = {
+    "effect": r"estimate is below|lower bound is not above|interval lies below",
+    "sameness": r"reaches beyond the margin|interval lies outside the margin",
+    "control": r" fails\b",
+    "prompts": r"and the claim needs \d+",
+}
+"""What a claim lacked that was not replicated, and how its reason says so: an effect beyond its control that is large enough, a difference that
+is small enough, a control that does little enough, or prompts enough. If it lacked none of these, it lacked evidence: clusters enough."""
+
+
+def lacks(told: str) -> list[str]:
+    """The words of `LACKS` that the reason of a claim that was not replicated gives; `evidence` if it gives none."""
+    return [word for word, says in LACKS.items() if re.search(says, told)] or ["evidence"]
 
 
 def _outcome(part: Measured, p_holm: float, verdict: str) -> str:

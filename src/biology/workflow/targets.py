@@ -12,6 +12,8 @@ from typing import Any
 
 from biology.cases.case import TEXTS, Case, discover_cases, fingerprint, load_case
 from biology.cases.claim_file import load_claims
+from biology.cases.found_sites import planted_supernodes
+from biology.cases.mechanism import load_mechanism
 from biology.cases.positions import FOUND
 from biology.config import GROWN_ROLES, HELD_ROLES, SHOWN_ROLES, ModelConfig, load_config
 from biology.folders import FIRST_STAGE
@@ -180,13 +182,19 @@ class Targets:
         ]
 
     def site_parts(self, models: Collection[str]) -> list[str]:
-        """The tables of sites taken apart, of models on which some rule of a case looks for its site."""
+        """The tables of sites taken apart, of models on which some site is found or planted."""
         return [f"reports/{model}/site_parts.csv" for model in models if self.searching(model)]
 
     def searching(self, model: str) -> list[str]:
-        """The cases of a model in which some rule looks for its site."""
-        rules = {case: self.cases[model, case].supernodes.values() for case in self.models[model]}
-        return [case for case in rules if any(rule.at == FOUND for rule in rules[case])]
+        """The cases of a model in which some rule looks for its site, or has the position at which its variable was planted."""
+        rules = {case: self.cases[model, case].supernodes for case in self.models[model]}
+        stated = {case: load_mechanism(".", case) if self.config.model(model).planted else None for case in rules}
+        return [
+            case
+            for case, of_case in rules.items()
+            if any(rule.at == FOUND for rule in of_case.values())
+            or ((mechanism := stated[case]) is not None and planted_supernodes(of_case, mechanism))
+        ]
 
     def tables(self, models: Collection[str]) -> list[str]:
         """What verdicts rest on. Asked for beside them, or those that a checkout brings along would pass for new ones."""
