@@ -70,7 +70,7 @@ site: $(STAMP) $(SITE_ENV)/.installed
 check: $(STAMP)
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
-	@$(BIN)/snakefmt --check Snakefile
+	@$(BIN)/snakefmt --check Snakefile rules
 	@$(BIN)/basedpyright --level error
 
 organism: $(STAMP)

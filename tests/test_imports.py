@@ -161,6 +161,16 @@ def test_a_module_imports_only_from_rooms_that_its_room_sees(module):
         )
 
 
+RULE_FILES = [PACKAGE.parents[1] / "Snakefile", *sorted((PACKAGE.parents[1] / "rules").glob("*.smk"))]
+
+
+@pytest.mark.parametrize("path", RULE_FILES, ids=[path.stem for path in RULE_FILES])
+def test_no_file_of_rules_is_long_and_each_says_what_it_holds(path):
+    text = path.read_text(encoding="utf-8")
+    assert text.startswith('"""') and len(text.splitlines()) <= MOST_LINES
+    assert path.suffix != ".smk" or f'include: "rules/{path.name}"' in RULE_FILES[0].read_text(encoding="utf-8")
+
+
 def test_modules_do_not_import_one_another_in_circles():
     """Within a room too: each can be read after those that it imports."""
     left = {module: imported_here(module, inside_functions=True) for module in MODULES}

@@ -17,6 +17,7 @@ import torch
 from conftest import random_transcoders
 from peer_graphs import NAMES, peer_columns, peer_graph, peer_transcoders, write_peer_model
 from safetensors.torch import load_file
+from stage_rules import SNAKEFILE
 
 from biology.__main__ import CONTENTS, main
 from biology.transcoders.transcoder_files import save_transcoders
@@ -53,9 +54,8 @@ def test_help_is_a_table_of_contents_and_starts_no_torch():
 
 
 def test_every_stage_of_the_snakefile_is_a_command():
-    text = (ROOT / "Snakefile").read_text()
     order = next(iter(CONTENTS.values()))
-    places = [text.index(f'"biology {stage} ') for stage in order]
+    places = [SNAKEFILE.index(f'"biology {stage} ') for stage in order]
     assert places == sorted(places)
 
 

@@ -11,12 +11,11 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from stage_rules import RULES, SNAKEFILE
 
 ROOT = Path(__file__).parents[1]
 PROFILES = sorted(path.parent.name for path in (ROOT / "profiles").glob("*/config.yaml"))
 CLUSTERS = sorted(path.parent.name for path in (ROOT / "profiles").glob("*/requirements.lock"))
-SNAKEFILE = (ROOT / "Snakefile").read_text(encoding="utf-8")
-RULES = re.findall(r"^rule (\w+):", SNAKEFILE, flags=re.MULTILINE)
 
 
 def profile(name):

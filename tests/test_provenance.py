@@ -9,12 +9,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from stage_rules import SNAKEFILE
 
 from biology import provenance
 from biology.provenance import code_hash, source_file, sources, stage_hash
 
 ROOT = Path(__file__).parents[1]
-STAGES = re.findall(r'stage_hash\("([\w.]+)"\)', (ROOT / "Snakefile").read_text())
+STAGES = re.findall(r'stage_hash\("([\w.]+)"\)', SNAKEFILE)
 AS_IT_IS = {stage: stage_hash(stage) for stage in STAGES}
 
 

@@ -5,6 +5,7 @@ import shlex
 from pathlib import Path
 
 import pytest
+from stage_rules import SNAKEFILE
 
 from biology.__main__ import main
 
@@ -57,9 +58,7 @@ def test_long_commands_are_spelt_as_the_program_knows_them(text, least, capsys):
             said = capsys.readouterr().out
             assert all(option in said for option in options), (command, options)
         else:
-            assert program == ".venv/bin/snakemake" and f'"{command}"' in (ROOT / "Snakefile").read_text(
-                encoding="utf-8"
-            )
+            assert program == ".venv/bin/snakemake" and f'"{command}"' in SNAKEFILE
             named = re.findall(r"^  (elegans-seed\d):", text, flags=re.MULTILINE)
             said = {f"model={named[0]}", "model=<case>", "model=<case>-<twin>"} if named else set()
             assert "--config" not in arguments or said & set(arguments)

@@ -12,6 +12,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
+from stage_rules import RULES, SNAKEFILE
 from warm_snakemake import Runs
 
 from biology.__main__ import CONTENTS
@@ -103,6 +104,7 @@ def finished(snakemake, tmp_path_factory):
     shutil.copytree(ROOT / "profiles", root / "profiles")
     shutil.copytree(ROOT / "docs", root / "docs")
     shutil.copy(ROOT / "Snakefile", root)
+    shutil.copytree(ROOT / "rules", root / "rules")
     shutil.copy(ROOT / "GLOSSARY.md", root)
     for case in ("first", "second"):
         shutil.copytree(ROOT / "experiments/_template", root / "experiments" / case)
@@ -181,7 +183,9 @@ def test_lost_results_are_noticed(snakemake, root):
 def test_a_comment_in_a_torch_module_costs_nothing(snakemake, root):
     """Nor does another way to write a rule's command."""
     edit(
-        root / "Snakefile", "biology load --model {wildcards.model:q} >", "biology load  --model {wildcards.model:q} >"
+        root / "rules/models.smk",
+        "biology load --model {wildcards.model:q} >",
+        "biology load  --model {wildcards.model:q} >",
     )
     for module in ("attribution/assembly", "attribution/graph", "models/model", "interventions/protocols"):
         with (root / f"src/biology/{module}.py").open("a") as file:
@@ -207,8 +211,7 @@ def test_changed_code_reruns_the_stages_that_rest_on_it_and_what_follows(snakema
 
 
 def test_every_rule_that_needs_torch_names_the_function_that_its_command_calls():
-    blocks = re.split(r"^rule ", (ROOT / "Snakefile").read_text(), flags=re.MULTILINE)[1:]
-    named = {block.partition(":")[0]: re.search(r'code=lambda w: stage_hash\("([\w.]+)"\)', block) for block in blocks}
+    named = {name: re.search(r'code=lambda w: stage_hash\("([\w.]+)"\)', rule) for name, rule in RULES.items()}
     named = {rule: found[1] for rule, found in named.items() if found}
     assert {rule.replace("_", "-") for rule in named} == TORCH
     commands = {name: function for section in CONTENTS.values() for name, (function, _) in section.items()}
@@ -377,8 +380,7 @@ def test_what_a_case_file_names_and_is_not_there_is_one_line_before_anything_run
 
 def test_rules_without_torch_declare_every_module_that_their_command_calls():
     """So that a result is made anew when any module changes that it, or a module that it imports, came from."""
-    blocks = re.split(r"^rule ", (ROOT / "Snakefile").read_text(), flags=re.MULTILINE)[1:]
-    declared = {block.partition(":")[0]: re.search(r"\bcode\(([^)]*)\)", block) for block in blocks}
+    declared = {name: re.search(r"\bcode\(([^)]*)\)", rule) for name, rule in RULES.items()}
     rules = {rule: re.findall(r'"([\w.]+)"', found[1]) for rule, found in declared.items() if found}
     commands = {}
     for module in ("table_stages", "dictionary_commands"):
@@ -396,16 +398,15 @@ def test_rules_without_torch_declare_every_module_that_their_command_calls():
 
 def test_what_runs_the_prompts_of_a_corpus_first_names_it():
     """`corpora.twins` is no part of a stage's code (`READERS`); later stages run again because their inputs do."""
-    blocks = re.split(r"^rule ", (ROOT / "Snakefile").read_text(), flags=re.MULTILINE)[1:]
-    assert {block.partition(":")[0] for block in blocks if "corpus=corpus" in block} == {"cache", "exchange", "atlas"}
+    assert {name for name, rule in RULES.items() if "corpus=corpus" in rule} == {"cache", "exchange", "atlas"}
 
 
 def test_every_name_in_a_command_is_quoted():
-    commands = re.findall(r'^    shell:\n((?:        ".*"\n)+)', (ROOT / "Snakefile").read_text(), flags=re.MULTILINE)
-    assert len(commands) == len(re.findall(r"^    shell:", (ROOT / "Snakefile").read_text(), flags=re.MULTILINE))
+    commands = re.findall(r'^    shell:\n((?:        ".*"\n)+)', SNAKEFILE, flags=re.MULTILINE)
+    assert len(commands) == len(re.findall(r"^    shell:", SNAKEFILE, flags=re.MULTILINE))
     placeholders = re.findall(r"\{[^{}]*\}", "".join(commands))
     assert placeholders and not [placeholder for placeholder in placeholders if not placeholder.endswith(":q}")]
 
 
 def test_growing_is_only_done_on_request():
-    assert "output:" not in (ROOT / "Snakefile").read_text().split("rule grow:")[1]
+    assert "output:" not in RULES["grow"]
