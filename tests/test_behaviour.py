@@ -297,7 +297,8 @@ def test_selective_features_finds_the_planted_one_of_each_level(tiny_model, monk
     columns = torch.tensor(rows, dtype=torch.int32)
     counts = torch.bincount(columns[:, 0], minlength=7)
     cache = FeatureCache(
-        offsets=torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]), lengths=torch.full((7,), 3),
+        offsets=torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]), lengths=torch.full((7,), 3), 
+        ids=torch.zeros(21, dtype=torch.long),
         layer=columns[:, 1], pos=columns[:, 2], feature=columns[:, 3], value=torch.ones(len(rows)),
         logits=torch.zeros(7, 100), shape=torch.tensor([7, 3, 3, 48]),
     )  # fmt: skip

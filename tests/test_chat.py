@@ -90,10 +90,12 @@ def test_positions_keep_their_meaning_in_a_chat(asked):
     row = {**prompt.factors, "text": prompt.text}
     tokens = [token_text(model, token) for token in encode(model, prompt.text)]
     assert tokens == ["<bos>", "w60", "w5", "w12", "w23", "w61", "w62"]
-    told = {at: position(model, prompt.text, at, row, "here") for at in ("last", "-2", "3", "factor:city", "token:w23")}
+    told = {
+        at: position(model, prompt.text, 7, at, row, "here") for at in ("last", "-2", "3", "factor:city", "token:w23")
+    }
     assert told == {"last": 6, "-2": 5, "3": 3, "factor:city": 3, "token:w23": 4}
     with pytest.raises(InputError, match="exactly once"):  # it stands in the template alone
-        position(model, prompt.text, "token:w60", row, "here")
+        position(model, prompt.text, 7, "token:w60", row, "here")
 
 
 def test_what_a_template_says_before_a_message_is_no_node_of_a_graph(asked):

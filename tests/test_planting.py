@@ -23,6 +23,7 @@ from biology.organisms.organism import Recipe, new_model, write_model
 from biology.organisms.planting import Amounts, Planter
 from biology.organisms.taps import Patch, Tap
 from biology.records import InputWarning, validate
+from biology.supernodes.case_prompts import CasePrompts
 from biology.supernodes.planted_sites import planted_parts
 from biology.supernodes.site_parts import site_parts
 from biology.supernodes.site_search import exchanges, find_sites
@@ -218,7 +219,7 @@ def test_a_planted_variable_is_found_where_it_was_planted(planted):
     """By a search that knows no site; the rules that say `found` then say the planted position and layers."""
     model, lesson = planted
     case = case_of(place=PLACE, relation=RELATION)
-    tried = find_sites(model, case, table_of(lesson), 0)
+    tried = find_sites(CasePrompts(model, case, table_of(lesson)), 0)
     found = with_found_sites(case, tried).supernodes
     assert str(int(lesson.sites["place"].position[0])) == found["place"].at == CITY and found["relation"].at == "last"
     for name, rule in found.items():
@@ -228,8 +229,8 @@ def test_a_planted_variable_is_found_where_it_was_planted(planted):
         assert rule.model_copy(update={"at": "found", "layers": None}) == case.supernodes[name].model_copy(
             update={"among": (), "given": ()}
         )  # all else is as it was
-    assert find_sites(model, case, table_of(lesson), 0).equals(tried)
-    backwards = find_sites(model, case_of(relation=RELATION, place=PLACE), table_of(lesson), 0)
+    assert find_sites(CasePrompts(model, case, table_of(lesson)), 0).equals(tried)
+    backwards = find_sites(CasePrompts(model, case_of(relation=RELATION, place=PLACE), table_of(lesson)), 0)
     for name in found:  # whichever other rules there are
         assert (
             backwards[backwards["supernode"] == name]
@@ -244,12 +245,12 @@ def test_where_nothing_is_planted_nothing_is_found_and_the_first_position_is_tak
     with pytest.warns(
         InputWarning, match=r"supernodes.place: nothing is found \(at most \d+% of 24 exchanges of the place"
     ):
-        tried = find_sites(model, case, table_of(lesson), 0)
+        tried = find_sites(CasePrompts(model, case, table_of(lesson)), 0)
     assert not tried["chosen"].any() and list(dict.fromkeys(tried["position"])) == ["1", CITY]
     rule = with_found_sites(case, tried).supernodes["place"]
     assert (rule.at, rule.layers) == ("1", None)
     with pytest.warns(InputWarning, match="no development prompt has an exchange of the place"):
-        held = find_sites(model, case, table_of(lesson).assign(split="heldout"), 0)
+        held = find_sites(CasePrompts(model, case, table_of(lesson).assign(split="heldout")), 0)
     assert (
         held["accuracy"].isna().all()
         and set(held["n"]) == {0}
@@ -372,7 +373,7 @@ def test_of_a_planted_site_the_part_that_was_broken_is_found_at_fault(planted):
     every = {"precision": 0, "recall": 0, "false_positive_rate": 1, "split": "any"}
     rules = {"all": PLACE | every, "few": PLACE | every | {"max_members": 2}}
     case = case_of(**rules)
-    sites = find_sites(model, case, held, 0)
+    sites = find_sites(CasePrompts(model, case, held), 0)
 
     def parts(transcoders):
         found = site_parts(
@@ -443,7 +444,7 @@ def test_what_was_not_found_or_cannot_be_asked_has_no_numbers(planted):
     ids = [encode(model, text) for text in frame["text"]]
     neurons = neuron_set(model)
     rest = (neurons, case, frame, cache_features(model, neurons, ids))
-    sites = find_sites(model, case, frame, 0)
+    sites = find_sites(CasePrompts(model, case, frame), 0)
     for changed, word in (
         (sites, "not measured"),
         (sites.assign(chosen=False), "not found"),

@@ -54,7 +54,9 @@ def context_of(model, active, experiment: Measurement, members=()) -> CaseContex
     shape = torch.tensor([len(frame), model.n_layers, int(lengths.max()), WIDTH])
     logits = torch.zeros(len(frame), model.n_vocab)
     columns = [entries[:, i].int() for i in range(3)]
-    cache = FeatureCache(offsets, lengths, *columns, torch.ones(len(entries)), logits, shape)
+    cache = FeatureCache(
+        offsets, lengths, torch.tensor(sum(ids, [])), *columns, torch.ones(len(entries)), logits, shape
+    )
     case = Case(
         name="toy", folder=Path("toy"), paper=Paper(section="", url=""), prompts={}, supernodes={"own": SupernodeRule()},
         experiments={"share": experiment},

@@ -95,8 +95,8 @@ def test_a_new_case_runs_and_is_judged_once_it_is_registered(root):
 
 
 def test_a_stage_loads_its_model_once_and_reads_nothing_twice(root, monkeypatch):
-    """Nor does it split a text into tokens twice."""
-    done = Counter()
+    """Nor does it split a text into tokens twice: a prompt is split by `cache`, which stores its tokens, and by no later stage."""
+    done, prompts = Counter(), set()
 
     def counted(module, name, of=lambda *given: given[0]):
         function = getattr(import_module(f"biology.{module}"), name)
@@ -121,8 +121,14 @@ def test_a_stage_loads_its_model_once_and_reads_nothing_twice(root, monkeypatch)
     for stage in ("cache", "group", "attribute", "intervene", "sweep"):
         done.clear()
         assert run(root, stage, "--model", "elegans", "--case", "mine") == 0
-        assert {name for name, _ in done} >= {"load_model", "load_transcoders", "_encode", "read_yaml"}
+        assert {name for name, _ in done} >= {"load_model", "load_transcoders", "read_yaml"}
         assert set(done.values()) == {1}, (stage, done)
+        split = {text for name, text in done if name == "_encode"}
+        if stage == "cache":
+            prompts = set(read_table(root / "data/runs/elegans/mine/cache.parquet", "prompts")["text"])
+            assert prompts <= split
+        else:
+            assert not prompts & split, stage
 
 
 def test_a_supernode_of_which_nothing_is_found_has_the_members_of_the_first_position(root, capsys):

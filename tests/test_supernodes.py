@@ -63,7 +63,7 @@ def cache_of(entries: list[tuple[int, int, int, int, float]], n_prompts: int = l
     counts = torch.bincount(columns[:, 0], minlength=n_prompts)
     return FeatureCache(
         offsets=torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)]),
-        lengths=torch.full((n_prompts,), LAST + 1), layer=columns[:, 1], pos=columns[:, 2], feature=columns[:, 3],
+        lengths=torch.full((n_prompts,), LAST + 1), ids=torch.zeros(n_prompts * (LAST + 1), dtype=torch.long), layer=columns[:, 1], pos=columns[:, 2], feature=columns[:, 3],
         value=torch.tensor([entry[4] for entry in ordered]), logits=torch.zeros(n_prompts, 100),
         shape=torch.tensor([n_prompts, 3, LAST + 1, 48]),
     )  # fmt: skip
@@ -321,7 +321,7 @@ def test_named_prompts_and_donors_get_members_too(tiny_model):
 def test_positions(tiny_model, at, expected):
     """A name of two words ends at its last."""
     factors = {"city": "w1 w2", "word": "w1"}
-    assert position(tiny_model("llama"), "w1 w2 w3 w4 w5", at, factors, "") == expected
+    assert position(tiny_model("llama"), "w1 w2 w3 w4 w5", 6, at, factors, "") == expected
 
 
 @pytest.mark.parametrize(
@@ -337,7 +337,7 @@ def test_positions(tiny_model, at, expected):
 )
 def test_positions_that_are_not_there(tiny_model, at, message):
     with pytest.raises(InputError) as caught:
-        position(tiny_model("llama"), "w1 w2 w1", at, {"city": "w7"}, "case toy, prompt dallas")
+        position(tiny_model("llama"), "w1 w2 w1", 4, at, {"city": "w7"}, "case toy, prompt dallas")
     assert message in str(caught.value)
 
 

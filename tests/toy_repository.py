@@ -31,7 +31,7 @@ from biology.evidence.sharing import reduce_sharing
 from biology.models.model import encode, run, token_batch, token_text
 from biology.schemas import VERDICTS
 from biology.supernodes.behaviour import prompts_table
-from biology.supernodes.case_prompts import in_chats
+from biology.supernodes.case_prompts import CasePrompts, in_chats
 from biology.supernodes.grouping import group
 from biology.supernodes.site_search import find_sites
 from biology.tables import stacked
@@ -371,7 +371,7 @@ def evidence_of(model, case, claims) -> tuple[pd.DataFrame, pd.DataFrame]:
     transcoders = random_transcoders(model)
     case = in_chats(model, case)
     cache, prompts = prompts_table(model, transcoders, case)
-    case = with_found_sites(case, find_sites(model, case, prompts, STATISTICS.seed))
+    case = with_found_sites(case, find_sites(CasePrompts(model, case, prompts), STATISTICS.seed))
     operands = read_grid(model, transcoders, case, prompts, cache)[0] if case.operands else None
     members = group(model, transcoders, case, prompts, cache, operands)
     context = CaseContext(model, case, prompts, STATISTICS, transcoders, members, cache, operands)

@@ -110,13 +110,14 @@ def group(args: Arguments) -> None:
     from biology.cases.found_sites import with_found_sites
     from biology.evidence.operand_tables import read_grid
     from biology.supernodes.case_prompts import in_chats
+    from biology.supernodes.grouping import Finder
     from biology.supernodes.grouping import group as grouped
     from biology.supernodes.site_search import find_sites
     from biology.tables import read_table, write_table
 
     prompts, features = read_table(folder / "cache.parquet", "prompts"), _features(folder)
     case = in_chats(model, case)
-    sites = find_sites(model, case, prompts, config.statistics.seed)
+    sites = find_sites(Finder(model, case, prompts, transcoders, features), config.statistics.seed)
     case = with_found_sites(case, sites)
     operands, plots = read_grid(model, transcoders, case, prompts, features, config.statistics.seed)
     members = grouped(model, transcoders, case, prompts, features, operands)

@@ -91,6 +91,10 @@ class CaseContext(PromptContext):
     """Table `operands`, if the case reads operand plots."""
 
     @cached_property
+    def ids(self) -> list[list[int]]:
+        return self.cache.prompts
+
+    @cached_property
     def numbers(self) -> Int[Tensor, " vocab"]:
         """The number that each token writes; -1 if none."""
         return token_numbers(self.model)
@@ -129,8 +133,9 @@ class CaseContext(PromptContext):
         return shuffled(self.transcoders, self.statistics.seed)
 
     def random_finder(self, prompts: pd.DataFrame) -> Finder:
-        """A finder on these prompts with shuffled transcoders."""
-        return random_finder(self.model, self.transcoders, self.case, prompts, self.statistics.seed, self.operands)
+        """A finder on these of the prompts with shuffled transcoders."""
+        ids = [self.ids[self.place[item]] for item in prompts["item"]]
+        return random_finder(self.model, self.transcoders, self.case, prompts, ids, self.statistics.seed, self.operands)
 
     @cached_property
     def sites(self) -> dict[tuple[str, str], list[Member]]:

@@ -30,7 +30,7 @@ from biology.models.model import Model
 from biology.records import InputError
 from biology.supernodes.behaviour import prompts_table
 from biology.supernodes.case_prompts import in_chats
-from biology.supernodes.grouping import group
+from biology.supernodes.grouping import Finder, group
 from biology.supernodes.site_search import find_sites
 from biology.tables import stacked, validate_table
 from biology.transcoders.transcoder_set import TranscoderSet
@@ -40,7 +40,8 @@ def fresh_context(model: Model, transcoders: TranscoderSet, case: Case, statisti
     """A context for all experiments of a case; its table `members` covers every scored or named prompt and every donor."""
     case = in_chats(model, case)
     features, prompts = prompts_table(model, transcoders, case)
-    case = with_found_sites(case, find_sites(model, case, prompts, statistics.seed))
+    sites = find_sites(Finder(model, case, prompts, transcoders, features), statistics.seed)
+    case = with_found_sites(case, sites)
     operands, _ = read_grid(model, transcoders, case, prompts, features, statistics.seed)
     members = group(model, transcoders, case, prompts, features, operands)
     return CaseContext(model, case, prompts, statistics, transcoders, members, features, operands)

@@ -96,7 +96,8 @@ def read_grid(
         found = _read(grid, active, finder.width)
         rows += [{"transcoders": "own", "at": at, **row} for row in found]
         plots += _exemplars(grid, active, found, finder.width, at)
-    found = _read(grid, random_finder(model, transcoders, case, grid, seed).active(LAST), finder.width)
+    ids = [finder.ids[place] for place in grid.index]
+    found = _read(grid, random_finder(model, transcoders, case, grid, ids, seed).active(LAST), finder.width)
     rows += [{"transcoders": "shuffled", "at": LAST, **row} for row in found]
     return table("operands", rows), table("operand_plots", plots)
 

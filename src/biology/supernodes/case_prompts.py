@@ -29,6 +29,7 @@ class CasePrompts:
 
     @cached_property
     def ids(self) -> list[list[int]]:
+        """The token ids of each prompt: computed here, or those that a cache of the prompts holds."""
         return [encode(self.model, text) for text in self.prompts["text"]]
 
     @cached_property
@@ -52,7 +53,7 @@ class CasePrompts:
         if key not in self._positions:
             row = self.records[place]
             where = f"case {self.case.name}, prompt {row['item']}"
-            self._positions[key] = position(self.model, row["text"], at, row, where)
+            self._positions[key] = position(self.model, row["text"], len(self.ids[place]), at, row, where)
         return self._positions[key]
 
     def positions(self, at: str) -> Int[np.ndarray, " prompt"]:
@@ -116,27 +117,27 @@ def start_of_question(row: Mapping[str, str]) -> int:
     return row["text"].rindex(question_of(row))
 
 
-def position(model: Model, text: str, at: str, factors: Mapping[str, str], where: str) -> int:
-    """The token position that `at` names in a prompt: `last`, an index, `token:Dallas`, or `factor:city` (its last piece).
+def position(model: Model, text: str, n_tokens: int, at: str, factors: Mapping[str, str], where: str) -> int:
+    """The token position that `at` names in a prompt of `n_tokens` tokens: `last`, an index, `token:Dallas`, or `factor:city` (its
+    last piece).
 
     Words are searched in the prompt's question (`positions.question_of`). Raises InputError unless they occur exactly once;
     `where` names case and prompt.
     """
-    ids = encode(model, text)
     kind, _, value = at.partition(":")
     if at == FOUND:
         raise InputError(f"{where}: position '{at}' is not known before the stage `group` has run")
     if at == "last":
-        return len(ids) - 1
+        return n_tokens - 1
     if kind in ("token", "factor"):
         word = factors.get(value, "") if kind == "factor" else value
         question = question_of({**factors, "text": text})
         if question.count(word) != 1:
             raise InputError(f"{where}: position '{at}' needs '{word}' exactly once in the prompt {question!r}")
         end = start_of_question({**factors, "text": text}) + question.index(word) + len(word)
-        return len(encode(model, text[:end])) - 1
-    if not re.fullmatch(r"-?\d+", at) or not -len(ids) <= int(at) < len(ids):
+        return n_tokens - 1 if end == len(text) else len(encode(model, text[:end])) - 1
+    if not re.fullmatch(r"-?\d+", at) or not -n_tokens <= int(at) < n_tokens:
         raise InputError(
-            f"{where}: position '{at}' is neither last, token:<word>, factor:<column> nor one of {len(ids)} tokens"
+            f"{where}: position '{at}' is neither last, token:<word>, factor:<column> nor one of {n_tokens} tokens"
         )
-    return int(at) % len(ids)
+    return int(at) % n_tokens

@@ -11,7 +11,7 @@ might only replace an answer by a copy of itself.
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 
@@ -55,6 +55,10 @@ class Finder(CasePrompts):
     """Table `operands`, for rules on operand plots."""
     plots: str = "own"
     """The transcoders of the operand plots (column `transcoders`)."""
+
+    @cached_property
+    def ids(self) -> list[list[int]]:
+        return self.cache.prompts
 
     @cached_property
     def width(self) -> int:
@@ -281,16 +285,16 @@ def column_means(values: sparse.csr_matrix, prompts: Bool[np.ndarray, " prompt"]
 
 
 def random_finder(
-    model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, seed: int,
+    model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, ids: Sequence[Sequence[int]], seed: int,
     operands: pd.DataFrame | None = None,
 ) -> Finder:  # fmt: skip
     """A finder with shuffled transcoders: the null of all rules that select by activations.
 
-    `prompts` may be a part of the case's; their rows are numbered anew.
+    `prompts`, with their token ids `ids`, may be a part of the case's; their rows are numbered anew.
     """
     null = shuffled(transcoders, seed)
     frame = prompts.reset_index(drop=True)
-    cache = cache_features(model, null, [encode(model, text) for text in frame["text"]])
+    cache = cache_features(model, null, ids)
     return Finder(model, case, frame, null, cache, operands, "shuffled")
 
 

@@ -120,12 +120,12 @@ def located(
     return pd.DataFrame(rows)
 
 
-def find_sites(model: Model, case: Case, prompts: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Table `sites`: for each rule of the case with `at: found`, the exchanges tried and the one chosen.
+def find_sites(asked: CasePrompts, seed: int) -> pd.DataFrame:
+    """Table `sites`: for each rule of a case with `at: found`, the exchanges tried and the one chosen.
 
     None is chosen if hardly any exchange moves the answer (`found_sites.LEAST`); an `InputWarning` says so.
     """
-    asked, needed = CasePrompts(model, case, prompts), needed_rules(case, prompts)
+    case, needed = asked.case, needed_rules(asked.case, asked.prompts)
     searched: dict[tuple[object, ...], pd.DataFrame] = {}
     rows: list[dict[str, object]] = []
     for name, rule in case.supernodes.items():
@@ -133,7 +133,7 @@ def find_sites(model: Model, case: Case, prompts: pd.DataFrame, seed: int) -> pd
             continue
         key = (rule.factor, *map(frozenset, (rule.across, rule.given)), rule.among, name in needed)
         if key not in searched:  # several rules ask the same
-            searched[key] = _searched(asked, rule, seed) if name in needed else _untried(model, rule)
+            searched[key] = _searched(asked, rule, seed) if name in needed else _untried(asked.model, rule)
         tried = searched[key]
         found = chosen(tried)
         if found is None and name in needed:

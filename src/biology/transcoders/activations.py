@@ -41,18 +41,24 @@ class DenseCache:
 class FeatureCache:
     """Active features of many prompts, sorted by (prompt, layer, pos, feature), and the logits of the last position.
 
-    Prompt i has the entries `offsets[i]` to `offsets[i + 1]` and `lengths[i]` tokens. `shape` is (prompts, layers,
-    positions of the longest prompt, features of the widest layer).
+    Prompt i has the entries `offsets[i]` to `offsets[i + 1]` and `lengths[i]` tokens; `ids` holds the tokens of all prompts
+    in one sequence. `shape` is (prompts, layers, positions of the longest prompt, features of the widest layer).
     """
 
     offsets: Int[Tensor, " prompts_and_end"]
     lengths: Int[Tensor, " prompt"]
+    ids: Int[Tensor, " token"]
     layer: Int[Tensor, " active"]
     pos: Int[Tensor, " active"]
     feature: Int[Tensor, " active"]
     value: Float[Tensor, " active"]
     logits: Float[Tensor, "prompt vocab"]
     shape: Int[Tensor, "4"]
+
+    @cached_property
+    def prompts(self) -> list[list[int]]:
+        """The token ids of each prompt."""
+        return [prompt.tolist() for prompt in self.ids.split(self.lengths.tolist())]
 
     @cached_property
     def _keys(self) -> Int[Tensor, " active"]:
@@ -138,8 +144,7 @@ def cache_dense(
             read[layer, tokens] = seen[f"blocks.{layer}.{read_hook}"].flatten(0, 1).cpu()
             write[layer, tokens] = seen[f"blocks.{layer}.{write_hook}"].flatten(0, 1).cpu()
         logits[places] = final.cpu()
-    ids = torch.tensor([token for prompt in prompts for token in prompt], dtype=torch.long)
-    return DenseCache(offsets, ids, read, write, logits)
+    return DenseCache(offsets, _in_sequence(prompts), read, write, logits)
 
 
 def cache_features(
@@ -171,7 +176,12 @@ def cache_features(
     counts = torch.bincount(prompt, minlength=len(prompts))
     offsets = torch.cat([torch.zeros(1, dtype=torch.long), counts.cumsum(0)])
     layer, pos, feature = (column[order].to(torch.int32) for column in (layer, pos, feature))
-    return FeatureCache(offsets, lengths, layer, pos, feature, value[order], logits, torch.tensor(shape))
+    ids = _in_sequence(prompts)
+    return FeatureCache(offsets, lengths, ids, layer, pos, feature, value[order], logits, torch.tensor(shape))
+
+
+def _in_sequence(prompts: Sequence[Sequence[int]]) -> Int[Tensor, " token"]:
+    return torch.tensor([token for prompt in prompts for token in prompt], dtype=torch.long)
 
 
 def pack(cache: DenseCache | FeatureCache) -> dict[str, Tensor]:
