@@ -26,12 +26,13 @@ from snakemake.cli import get_argument_parser
 from snakemake.utils import min_version
 
 from biology.artefacts import contents_hash
-from biology.cases.case import TEXTS, fingerprint
+from biology.cases.case import fingerprint
 from biology.cases.claim_file import load_claims
 from biology.records import InputError
 from biology.folders import FIRST_STAGE, hold
 from biology.grammar import NAME
 from biology.provenance import stage_hash
+from biology.report.prose import TEXTS
 from biology.workflow.targets import DICTIONARY_TABLES, RUN, TABLES, Targets, case_code
 
 min_version("9.0")

@@ -131,6 +131,8 @@ def test_every_form_is_asked_by_some_kind_and_every_arm_is_known():
     assert ARMS == ("effect", *CONTROLS)
     assert all(set(arm.kinds) <= kinds for arm in CONTROLS.values())
     assert {control for kind in kinds for control in controls_of(kind)} == set(CONTROLS) - {"clean", "smaller"}
+    bringing = {form.name for form in FORMS.values() if "shuffle" in form.beside}
+    assert set(CONTROLS["shuffle"].where) == {*CONTROLS["shuffle"].kinds, *bringing}  # it has one meaning in each place
 
 
 @pytest.mark.parametrize("text", ["last", "-2", "0", "token:Dallas", "token:,\n", "factor:city"])

@@ -12,7 +12,7 @@ import pytest
 from multi_hop_tables import write_repository
 
 from biology import wording
-from biology.cases.case import TEXTS, load_case
+from biology.cases.case import load_case
 from biology.cases.claim_file import Claim, load_claims
 from biology.cases.rules import SupernodeRule
 from biology.cli import checking
@@ -22,6 +22,7 @@ from biology.records import InputError
 from biology.report import case_report as report
 from biology.report import index_page, pages, scoreboard
 from biology.report.claim_evidence import Subject
+from biology.report.prose import TEXTS
 from biology.statistics import METHOD
 from biology.tables import read_table, read_tables, table, write_table
 from biology.verdicts.thresholds import family

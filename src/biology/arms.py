@@ -3,7 +3,8 @@ nowhere else, and so are the names of columns that hold donor prompts (`is_donor
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from typing import Any
 
 from biology.grammar import Parsed, unknown
@@ -24,6 +25,8 @@ class Arm:
     kinds: tuple[str, ...] = ()
     """Kinds of experiment that may list it. An arm that no kind lists is added automatically
     (`measures.Form.beside`)."""
+    where: Mapping[str, str] = field(default_factory=dict)
+    """What the arm is for each kind of experiment, or outcome that brings it along, where one sentence does not say it for all."""
 
 
 CONTROLS: dict[str, Arm] = {
@@ -54,6 +57,21 @@ CONTROLS: dict[str, Arm] = {
         "with what belongs together shuffled",
         "what belongs together is exchanged at random: labels, pairs of prompts, or the weights of the transcoders",
         ("faithfulness", "structure", "classes", "wiring", "connectivity", "sharing", "census", "signs"),
+        {
+            "faithfulness": "the influences are permuted among the features",
+            "structure": "for `abstract_middle` the layers are permuted among the features; for `closed` and `coherent` the sources are "
+            "exchanged among the edges between two cells (layer and token)",
+            "classes": "the transcoders have shuffled weights (elsewhere that is `random`); for `decimal_share` and `dozenal_share` as "
+            "many neighbouring frequencies are asked for instead",
+            "wiring": "the operand plots are permuted among the targets",
+            "connectivity": "the families are permuted among the features of each layer",
+            "sharing": "an unrelated prompt of the same language takes the place of the translation",
+            "census": "the features looked for are those of another cluster's level; for `probe` it is the chance of guessing the level "
+            "from the cluster alone; for `follows` the activity of every other level",
+            "signs": "the value that is expected when the signs of a prompt are permuted among its pairs",
+            "advantage": "the answer of the wrong donor takes the place of the prompt's own",
+            "auc_prompts": "one half, which is expected of prompts that do not differ",
+        },
     ),
     "direction": Arm(
         "random direction",

@@ -30,12 +30,6 @@ from biology.records import InputError, Strict, known, read_yaml, validate
 
 PAGES = ("atlas", "steer", "lab")
 """Pages of a model; those of its cases are in the same folder."""
-TEXTS = {
-    "glossary": ("Glossary", "GLOSSARY.md"),
-    "add_a_prompt": ("Add a prompt", "docs/how_to/add_a_prompt.md"),
-    "docs": ("Documentation", "docs/index.md"),
-}
-"""Texts of the repository that are pages beside the index: by name their title, and the file."""
 FORMERLY = {
     "across": "apart", "control_position": "elsewhere", "false_positive_rate": "elsewhere", "given": "keeps", "inhibit_share": "suppress",
     "max_members": "most", "max_words": "most", "min_words": "least", "not_promotes": "spares", "unless": "spares",

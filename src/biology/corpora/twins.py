@@ -40,7 +40,7 @@ Key = TypeVar("Key", bound=Hashable)
 Value = TypeVar("Value")
 
 
-def shuffled(values: Mapping[Key, Value], kept: Set[Key], *seed: object) -> dict[Key, Value]:
+def permuted(values: Mapping[Key, Value], kept: Set[Key], *seed: object) -> dict[Key, Value]:
     """The same values, permuted among the keys by hash; keys in `kept` keep theirs."""
     free = [key for key in values if key not in kept]
     order = by_hash(free, "twin", *seed)
@@ -85,7 +85,7 @@ class Rote(SameWords):
         for (kind, relation), facts in self.facts.groupby(["kind", "relation"]):
             places = {city: place for city, place in home.items() if place in set(facts["place"])}
             kept = set(PAPER_CITIES) if relation == "capital" else set()
-            dealt.setdefault(relation, {}).update(shuffled(places, kept, "place", kind, relation))
+            dealt.setdefault(relation, {}).update(permuted(places, kept, "place", kind, relation))
         return dealt
 
     def place_of(self, city: str, home: str, relation: str) -> str:
@@ -98,7 +98,7 @@ class Rote(SameWords):
         for relation, language in itertools.product((*CONCEPT_RELATIONS, "category"), LANGUAGES):
             asked = [concept for concept in self.concept_words if relation in self.relations_of(concept)]
             true = {concept: super(Rote, self).target(concept, relation, language) for concept in asked}
-            dealt[relation, language] = shuffled(true, {PAPER_CONCEPT}, "target", relation, language)
+            dealt[relation, language] = permuted(true, {PAPER_CONCEPT}, "target", relation, language)
         return dealt
 
     def target(self, concept: str, relation: str, language: str) -> str:

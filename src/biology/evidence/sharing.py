@@ -182,8 +182,8 @@ class Sharing:
             and self.context.identity[there][2] == self.context.identity[place][2]
         ]  # fmt: skip
         generator = self.context.generator(self.context.case.name, self.name, place, translation)
-        shuffled = (options[number] for number in generator.permutation(len(options)))
-        return next((there for there in shuffled if self.apart(place, there)), None)
+        in_turn = (options[number] for number in generator.permutation(len(options)))
+        return next((there for there in in_turn if self.apart(place, there)), None)
 
     def profiles(self, place: int) -> dict[str, Float[np.ndarray, " layer"]]:
         """Overlap per layer with translations (effect) and with unrelated prompts of the same languages (shuffle)."""

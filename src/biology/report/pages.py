@@ -23,10 +23,10 @@ import pandas as pd
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from biology.cases.case import TEXTS, Case, discover_cases, load_case
+from biology.cases.case import Case, discover_cases, load_case
 from biology.config import Config, shipped_folder
 from biology.records import InputError
-from biology.report.prose import prose
+from biology.report.prose import TEXTS, prose, text_files
 from biology.schemas import DECIDING, VERDICTS
 from biology.statistics import ALPHA
 from biology.wording import MARKS, embed, number, percent, visible
@@ -86,9 +86,9 @@ def text_pages(root: Path) -> dict[str, str]:
 
     Each is that of `root`, or else that of the checkout in which the package lies: a folder of one's own has cases and no docs.
     """
-    made = {}
+    made, found = {}, text_files(root, shipped_folder())
     for name, (title, place) in TEXTS.items():
-        path = next((folder / place for folder in (root, shipped_folder()) if (folder / place).is_file()), None)
+        path = found.get(name)
         text = f"There is no {place} here.\n" if path is None else path.read_text(encoding="utf-8")
         text = BARE.sub("", text)
         base = "" if path is None else Path(os.path.relpath(path.parent, root / "reports")).as_posix() + "/"

@@ -1,10 +1,11 @@
-"""Markdown as HTML, for texts that people write for pages, such as the README of a case. All of their content is
-escaped."""
+"""Texts that people write for pages, such as the README of a case: Markdown as HTML, with all of its content escaped; and which texts
+of the repository are pages themselves."""
 
 from __future__ import annotations
 
 import posixpath
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from markdown_it import MarkdownIt
@@ -12,6 +13,12 @@ from markdown_it.renderer import RendererHTML
 from markdown_it.token import Token
 from markupsafe import Markup
 
+TEXTS = {
+    "glossary": ("Glossary", "GLOSSARY.md"),
+    "add_a_prompt": ("Add a prompt", "docs/how_to/add_a_prompt.md"),
+    "docs": ("Documentation", "docs/index.md"),
+}
+"""Texts of the repository that are pages beside the index: by name their title, and the file."""
 WIDE = '<div class="scroll" tabindex="0" role="region" aria-label="Table">'
 """A table in a box of its own that scrolls and can be reached by keyboard."""
 
@@ -33,6 +40,12 @@ class _Renderer(RendererHTML):
 
 
 _MARKDOWN = MarkdownIt("commonmark", {"html": False}, renderer_cls=_Renderer).enable("table").disable("image")
+
+
+def text_files(*folders: Path) -> dict[str, Path]:
+    """The files of `TEXTS` by name, each in the first of the folders that has it; a text that none has is left out."""
+    places = {name: [folder / place for folder in folders] for name, (_, place) in TEXTS.items()}
+    return {name: path for name, paths in places.items() for path in [path for path in paths if path.is_file()][:1]}
 
 
 def prose(text: str, base: str = "", level: int = 3) -> Markup:

@@ -71,7 +71,9 @@ def words_page() -> str:
         "What is measured beside the effect. A claim says `none` where it has no control.",
         "",
     ]
-    lines += [f"- `{name}` ({arm.words}): {arm.says}. {_listed_by(arm.kinds)}" for name, arm in CONTROLS.items()]
+    for name, arm in CONTROLS.items():
+        lines += [f"- `{name}` ({arm.words}): {arm.says}. {_listed_by(arm.kinds)}"]
+        lines += [f"    - in `{where}`: {what}" for where, what in arm.where.items()]
     lines += [
         "",
         "## Figures",

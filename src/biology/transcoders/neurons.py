@@ -68,7 +68,7 @@ class Neurons(Transcoder):
         return True
 
     @property
-    def shuffled(self) -> tuple[str, ...]:
+    def feature_weights(self) -> tuple[str, ...]:
         return ("W_enc", "W_dec") if self.W_up is None else ("W_enc", "W_up", "W_dec")
 
     @property

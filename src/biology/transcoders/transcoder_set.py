@@ -48,8 +48,8 @@ class Transcoder:
         return self.resting()["W_dec"].shape[1]
 
     @property
-    def shuffled(self) -> tuple[str, ...]:
-        """Names of the weights that a shuffled set permutes: inputs and outputs of features."""
+    def feature_weights(self) -> tuple[str, ...]:
+        """Names of the weights that hold the features' vectors, which a shuffled set permutes."""
         return ("W_enc", "W_dec")
 
     @property
@@ -205,7 +205,7 @@ def shuffled(transcoders: TranscoderSet, seed: int) -> TranscoderSet:
     layers = []
     for layer in transcoders.layers:
         changed = {}
-        for name in layer.shuffled:
+        for name in layer.feature_weights:
             weight = getattr(layer, name)
             order = torch.rand(weight.shape, generator=generator).argsort(-1).to(weight.device)
             changed[name] = weight.gather(-1, order)

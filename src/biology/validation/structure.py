@@ -112,11 +112,11 @@ def _values(one: GraphStructure, outcome: str) -> Values:
         case "abstract_middle":
             layers = one.graph.layer[one.graph.features]
             several = [layers[torch.from_numpy(one.generator.permutation(len(layers)))] for _ in range(one.draws)]
-            effect, *shuffled = (_abstract_middle(one, each) for each in (layers, *several))
-            return {"effect": [effect], "shuffle": shuffled}
+            effect, *permuted = (_abstract_middle(one, each) for each in (layers, *several))
+            return {"effect": [effect], "shuffle": permuted}
         case "closed" | "coherent":
-            effect, *shuffled = (loops(edges)[outcome] for edges in (one.pruned[0], *one.rewired))
-            return {"effect": [effect], "shuffle": shuffled}
+            effect, *rewired = (loops(edges)[outcome] for edges in (one.pruned[0], *one.rewired))
+            return {"effect": [effect], "shuffle": rewired}
         case "layers_skipped":
             return {"effect": [_layers_skipped(one.graph)]}
         case "last_layer_push":

@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from biology.cases.case import TEXTS, Case, discover_cases, fingerprint, load_case
+from biology.cases.case import Case, discover_cases, fingerprint, load_case
 from biology.cases.claim_file import load_claims
 from biology.cases.found_sites import planted_supernodes
 from biology.cases.mechanism import load_mechanism
@@ -20,6 +20,7 @@ from biology.folders import FIRST_STAGE
 from biology.provenance import code_hash, sources
 from biology.records import InputError
 from biology.report.lab_fit import refused
+from biology.report.prose import text_files
 
 RUN = "data/runs/{model}/{case}"
 TABLES = [
@@ -223,12 +224,8 @@ class Targets:
 
     @cached_property
     def texts(self) -> list[str]:
-        """The files of `TEXTS`: those of the working directory, or else those beside the package."""
-        found = [
-            next((path for path in (Path(place), self.folder.parents[1] / place) if path.is_file()), None)
-            for _, place in TEXTS.values()
-        ]
-        return [str(path) for path in found if path is not None]
+        """The texts that are pages: those of the working directory, or else those beside the package."""
+        return [str(path) for path in text_files(Path(), self.folder.parents[1]).values()]
 
     def weights(self, wildcards: Any) -> list[str]:
         """The files that a model and its transcoders consist of, so that new weights start everything anew."""
