@@ -195,30 +195,20 @@ def influence(
     *,
     signed: bool = False,
     removed: Bool[Tensor, "*batch node"] | None = None,
+    stop: Bool[Tensor, "*batch node"] | None = None,
 ) -> Float[Tensor, "*batch node"]:
     """Influence of every node on the targets (or on `weights`), through all paths; float64.
 
     I = wN + wN^2 + ... with N = |A| / row sums of |A|; `signed=True` uses N = A / row sums of |A|, so that opposite
-    paths cancel. Ask several questions about one graph in one call: they share the pass over its edges.
+    paths cancel. `removed` nodes pass nothing on and get 0. Nodes of `stop` pass on their own weight, and nothing that
+    reaches them. Ask several questions about one graph in one call: they share the pass over its edges.
     """
     weights = graph.weights if weights is None else weights
     total = torch.zeros(weights.shape, dtype=torch.float64, device=graph.adjacency.device)
     for rows, columns in _row_blocks(graph):
         parts = [(span, graph.adjacency[rows, span]) for span in columns]
-        _pass_on(total, weights, rows, parts, signed, removed)
+        _pass_on(total, weights if stop is None else weights - total * stop, rows, parts, signed, removed)
     return total if removed is None else total * ~removed
-
-
-def arrivals(
-    graph: Graph, start: Float[Tensor, " node"], stop: Bool[Tensor, " node"], *, signed: bool = False
-) -> Float[Tensor, " node"]:
-    """What reaches every node of influence that starts as `start` and is passed on by all nodes but those of `stop`; float64. Nodes of
-    `stop` pass on what starts at them, and nothing that reaches them."""
-    total = torch.zeros(graph.n_nodes, dtype=torch.float64, device=graph.adjacency.device)
-    for rows, columns in _row_blocks(graph):
-        parts = [(span, graph.adjacency[rows, span]) for span in columns]
-        _pass_on(total, start - total * stop, rows, parts, signed, None)
-    return total
 
 
 def cumulative_scores(values: Float[Tensor, " node"]) -> Float[Tensor, " node"]:

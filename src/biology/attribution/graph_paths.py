@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Bool, Float
 from torch import Tensor
 
-from biology.attribution.graph import CHUNK_ENTRIES, ERROR, LOGIT, ROW_FLOOR, TOKEN, Graph, arrivals, depths
+from biology.attribution.graph import CHUNK_ENTRIES, ERROR, LOGIT, ROW_FLOOR, TOKEN, Graph, depths, influence
 from biology.models.text import whole_word, words
 
 
@@ -125,7 +125,7 @@ def _reached(
     """What reaches each node of influence (without and with signs) that starts at some nodes and stops at others."""
     start = torch.zeros(2, graph.n_nodes, dtype=torch.float64, device=values.device)
     start[:, nodes] = values
-    return torch.stack([arrivals(graph, start[0], stop), arrivals(graph, start[1], stop, signed=True)])
+    return torch.stack([influence(graph, start[0], stop=stop), influence(graph, start[1], signed=True, stop=stop)])
 
 
 def describe_route(graph: Graph, route: Route, groups: Sequence[Group]) -> str:
