@@ -34,6 +34,8 @@ def test_the_snippet_of_the_readme(monkeypatch):
     assert "Dallas" in shown[0] and shown[0].startswith("<!doctype html>") and "http://" not in shown[0][:200]
     assert graph.scores().completeness > 0.5 and all("%" in path for path in graph.paths(3))
     assert 0 < len(graph.prune(0.8).to_pandas()) < len(graph.to_pandas()) == graph.graph.n_nodes
+    members = names["texas"].to_pandas()
+    assert len(members) == len(names["texas"]) > 0 and (members["activation"] > 0).all()
     assert run.top(1)[0][0].strip() == "Sacramento"
     assert names["bio"].matched_controls(run).top(1)[0][0].strip() != "Sacramento"
     assert run.to_pandas(3)["probability"].is_monotonic_decreasing

@@ -143,14 +143,8 @@ def attribute(
         InputError: a word or target that the model does not know, or a graph too large for the memory.
     """
     wanted = None if targets is None else [target_of(model, prompt, target, -1) for target in targets]
-    graph = traced(
-        model,
-        transcoders,
-        encode(model, prompt),
-        targets=wanted,
-        max_feature_nodes=max_feature_nodes,
-        max_logits=max_logits,
-    )
+    ids, most = encode(model, prompt), max_feature_nodes
+    graph = traced(model, transcoders, ids, targets=wanted, max_feature_nodes=most, max_logits=max_logits)
     every = torch.ones(graph.n_nodes, dtype=torch.bool)
     return Attribution(model, prompt, graph, every, graph.adjacency.cpu() != 0)
 
@@ -173,6 +167,10 @@ class Supernode:
     """(layer, feature, activation) of each member."""
     places: tuple[tuple[str, int], ...] = field(default=(), repr=False)
     """Other prompts of the case on which this supernode was found, each with its token position."""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each member: layer, feature, activation."""
+        return pd.DataFrame(self.features, columns=["layer", "feature", "activation"])
 
     def __len__(self) -> int:
         return len(self.features)
