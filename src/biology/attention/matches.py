@@ -1,4 +1,4 @@
-"""For each edge, why its strongest head attends where it carries the edge: the pairs of nodes that query and key match."""
+"""For each edge, the head that carries most of it, and why that head attends there: the pairs of nodes that its query and key match."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Attention scores changed in a forward pass, and the changes that terms of a score amount to.
+"""Changes attention scores in a forward pass, and works out by how much a score changes when some of its terms are taken out.
 
 A score is a sum of terms (`score_terms`). To take a term out, its value is subtracted before softmax, in the model itself: the
 scores of chosen heads at one query and one key are moved, and everything else follows, later scores too. So a feature can be held at
-a multiple on the key's side of a head alone, while all other paths from it stay as they are.
+a multiple in the key of a single head, while all its other paths stay as they are.
 """
 
 from __future__ import annotations

@@ -4,9 +4,9 @@ Edges are direct effects in the local replacement model (attention patterns and 
 transcoders are computed from both sides (`whole_graph`), all others row by row (`selection`, `direct_effects`); the edges are the
 same.
 
-Position 0 is the beginning-of-sequence token. Its features and errors are not nodes; its MLP outputs belong to the bias. If a word
-stands there it is treated the same, with a warning, because the first position gathers attention whatever its token and transcoders
-are not trained on it.
+Position 0 is the beginning-of-sequence token. Its features and errors are not nodes; its MLP outputs belong to the bias. A word
+in its place is treated the same, with a warning: whatever its token, the first position gathers attention, and transcoders are not
+trained on it.
 
 `bias` comes from an affine pass with all sources zero, `pre_activation` from the unmodified forward pass. So "incoming edges + bias
 = pre-activation" is a check of every row; the largest residual is in the metadata.

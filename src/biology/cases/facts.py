@@ -1,4 +1,4 @@
-"""Facts about a case's prompts, to check a case against: factors and their levels, donors, and positions."""
+"""Facts about the prompts of a case, against which its files are checked: factors with their levels, donors, positions."""
 
 from __future__ import annotations
 

@@ -5,9 +5,9 @@ are looked for at the rule's position. The arms differ: `position` looks at the 
 looks for the features of another prompt's level (drawn among prompts of other clusters); `random` looks for what the
 rule finds for the prompt's own level with shuffled transcoders, as any direction can be selected by its activations.
 
-    planned     share of the level's features that are active there: a rate, because many features are active anywhere
-    written     share of what the MLPs write more for the level, at the rule's position, that the level's features write
-                (`supernodes.level_writing`): features that tell a level and mean nothing write something else
+    planned     share of the level's features that are active there; a share, because some features are active anywhere
+    written     of what the MLPs write at the rule's position beyond what they write for other levels, the share that the
+                level's features write (`supernodes.level_writing`); features that merely fire with a level write something else
     candidates  1 if features of the level and of another level of the same cluster are active there at once, different
                 ones for each (shuffle: of a level of another cluster)
     ordinary    1 if one of the level's features that are active there is also active where the word itself comes next, at

@@ -1,10 +1,10 @@
 """Where a model holds its variables, shown without any transcoder by exchanging mean residual streams.
 
-The streams of some prompts are averaged: of those that share one level (a place, a concept) with the scored prompt's donor,
-and nothing else. This mean holds what the model represents in common for the level. It replaces the scored prompt's own stream
-at the last token. Does the model then answer for that level? A model that has learnt every prompt by heart has nothing in common to exchange. This
-distinguishes elegans from its twins before any transcoder is trained (Geiger et al., *Causal Abstractions of Neural
-Networks*, 2021, for exchanges of single streams).
+The streams of prompts that share one level (a place, a concept) with the scored prompt's donor, and nothing else, are
+averaged. This mean holds what the model represents in common for the level. It replaces the scored prompt's own stream
+at the last token. Does the model then answer for that level? In a model that has learnt every prompt by heart such
+prompts have nothing in common to exchange. This distinguishes elegans from its twins before any
+transcoder is trained (Geiger et al., *Causal Abstractions of Neural Networks*, 2021, for exchanges of single streams).
 
 The prompt set determines the prompts of each mean. A prompt for which there are none is not scored.
 """

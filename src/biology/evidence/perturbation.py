@@ -4,7 +4,7 @@ An experiment holds supernodes at multiples of their activations (constrained pa
 and reads the model's answers and the activations of other supernodes (`outcomes.py`). Strength and layer are chosen on
 development prompts, by the experiment's first outcome; held-out prompts are then run at that choice. The dose curve
 runs all strengths on the held-out prompts at the chosen layer; only figures and experiments of kind `crossover` read
-it. A standing edit holds features wherever they are active; one `as_in` another has the strength chosen for that one.
+it. A standing edit holds features wherever they are active. With `as_in: <experiment>` it takes that one's strength.
 """
 
 from collections.abc import Callable, Sequence

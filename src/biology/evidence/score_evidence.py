@@ -1,7 +1,7 @@
 """Why heads attend from one token of a prompt to another, and what changes when they no longer do.
 
-Heads are chosen on development prompts. The attention of each from query to key is taken away in a forward pass; chosen are those by
-which the answer's log-probability falls most. Their scores are split into pairs of a query node and a key node (`attention.qk`). The
+Heads are chosen on development prompts. The attention of one head after another, from query to key, is set to zero. The heads without
+which the answer's log-probability falls most are chosen. Their scores are split into pairs of a query node and a key node (`attention.qk`). The
 scores of all chosen heads are then changed at once, before softmax; all else is live (`attention.score_edits`).
 
     score_error       the largest difference of the sum of all terms from its score, over the score
@@ -9,11 +9,11 @@ scores of all chosen heads are then changed at once, before softmax; all else is
     interactions      what these supernodes add, pair by pair, is a matrix: the number of singular values that hold nearly all of it
     pairs_attention   the share of the attention from query to key that is lost without the largest pairs of nodes
     pairs_answer      the share of the answer's probability that is lost without them
-    scaled_attention  the same two shares, if the features of `of` are held at a multiple in the keys of these heads, and nowhere
-    scaled_answer     else
+    scaled_attention  as `pairs_attention`, if instead the features of `of` are held at a multiple in the keys of these heads alone
+    scaled_answer     as `pairs_answer`, in the same way
 
-Control `match`: as many other active features of the same layers and tokens. For pairs, as many other pairs: each keeps its sign, and
-takes the size of a pair that left.
+Control `match`: as many other active features of the same layers and tokens. For pairs, as many other pairs: each has its own sign, and
+the size of one of the pairs in whose place it is taken out.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""The figure of sites taken apart: for each supernode that a missed true claim rests on, how often each part of its site brings the
-donor's answer."""
+"""The figure of sites taken apart. For each supernode of a true claim that is missed: how often the model gives the donor's answer when
+one part of the supernode's site is exchanged."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 

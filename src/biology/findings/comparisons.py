@@ -1,6 +1,6 @@
-"""Other measurements of a claim's quantity for comparison: the same push at other strengths, or carried out in another way.
+"""What other ways of measuring say of a claim: the same intervention at other strengths, or by other means.
 
-One may cut the direct paths; another may hold features iteratively or take another donor. Each has its own matched random sets.
+Examples: without the direct paths, with features held iteratively, with another donor. Each has matched random sets of its own.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false

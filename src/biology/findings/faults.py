@@ -1,5 +1,5 @@
-"""Which part is at fault where a claim is missed, as the tables `site_parts` of models say: in sentences for a page, and in one table
-of all true claims that were missed."""
+"""Which part is at fault where a true claim is not replicated, read from the tables `site_parts` of models: as sentences for a page,
+and as one table of all such claims."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false
 

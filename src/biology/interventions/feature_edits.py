@@ -1,4 +1,4 @@
-"""Descriptions of an intervention: features at places of rows, the values they are held at, vectors that are added.
+"""An intervention as data: which features are held, where and at which values; and which vectors are added.
 
 A row is one prompt with a set of edits. Values are activations, in the transcoder's units.
 """

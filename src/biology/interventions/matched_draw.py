@@ -1,4 +1,4 @@
-"""The draw behind every matched control: as many others that are active at the same layer and position."""
+"""Draws the features of a matched control: as many others, active at the same layer and position."""
 
 from collections.abc import Collection
 

@@ -1,8 +1,9 @@
 """The interactive graph of a page: its data, its scripts, and the static picture for readers without scripts.
 
 A page contains every graph once, as the file that it was made from (published format, gzip, base64), so that a download
-from the page is what `attribute` wrote; of a very large graph it contains the most influential nodes (`thinning.py`). Scripts and style are inlined once per page; templates/explorer.html.j2 is the
-part that a page includes. Nothing here decides what a graph says: numbers are those of the file.
+from the page is what `attribute` wrote. Of a very large graph it contains the most influential nodes (`thinning.py`).
+Scripts and style are inlined once per page; templates/explorer.html.j2 is the part that a page includes. Nothing here
+decides what a graph says: numbers are those of the file.
 """
 
 from __future__ import annotations

@@ -2,6 +2,6 @@
 supernodes.
 
 In this order: `behaviour.prompts_table`, `site_search.find_sites`, `grouping.group`; `site_parts.site_parts` then takes
-the sites apart on held-out prompts. `operands` reads operand plots, `atlas`
-surveys all features of a model, `named_members` ships the members for named prompts.
+the sites apart on held-out prompts. `operands` reads operand plots, `atlas` surveys all features of a model,
+`named_members` ships the members for named prompts.
 """

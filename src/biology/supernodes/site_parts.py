@@ -10,7 +10,7 @@ exchange is made once more on held-out prompts, of one part after another:
     error        the rest: what no feature writes (a skip connection counts here)
     members      what the supernode's members on the prompt and on the donor write
     others       what all other features write
-    nothing      the prompt's own
+    nothing      what the MLPs write on the prompt itself: no exchange
 
 `features` and `error` add up to `mlp`; `members` and `others` to `features`. Nothing is chosen on these prompts, and no verdict rests
 on what is measured here. The links of this chain, from what the model does to what an experiment holds, are compared one after the

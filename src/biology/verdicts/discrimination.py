@@ -1,15 +1,16 @@
 """Can a claim distinguish a model that has a mechanism from one that lacks it? Compares verdicts with those on twins and
 controls.
 
-A claim that is replicated without the mechanism proves nothing where it is replicated with it. Twins behave alike and lack
-mechanisms: `experiments/twins.csv`, and `expected` of a claim, list the claims that they should not replicate, written before
-the twins were trained. With shuffled transcoders nothing should be replicated.
+A claim proves nothing if models without the mechanism replicate it too. Twins give the same answers and lack mechanisms:
+`experiments/twins.csv`, and `expected` of a claim, list the claims that each should not replicate, written before it was trained. With
+shuffled transcoders nothing should be replicated. A claim *tells* the model *from* a twin on its list if it is replicated on the model,
+and can be tested and is not replicated on the twin.
 
-`no`       a twin or a control also replicates it, and no twin listed as lacking it is told apart
-`partly`   a twin listed as lacking it is told apart, but another twin, which is not listed, also replicates it
-`yes`      replicated here; a twin listed as lacking it can be tested, and no twin and no control replicates it
-`unknown`  no twin and no control replicates it, and none is told apart: it is not replicated here either, or no twin listed as lacking
-           it was judged
+`yes`      it tells the model from a twin on its list, and no twin and no control replicates it
+`partly`   it tells the model from a twin on its list, but a twin that is not on the list replicates it
+`no`       a twin on its list or a control replicates it; or another twin does, and it tells the model from none
+`unknown`  no twin and no control replicates it, but it tells the model from none: it is not replicated here, or no twin on its list
+           was judged; or it cannot be tested here
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false

@@ -3,7 +3,7 @@
 Requirements: `replicated` in at most 1 % of runs without an effect, and in at least 90 % of runs with an effect of 1.5
 times the stated minimum. The simulation draws scores of items in clusters of the sizes that a part really has, and
 passes them through the same functions as measured scores. The noise is the measured one (`procedure_table`) or, before
-anything is measured, the largest for which the requirement is meant (`registered_table`).
+anything is measured, the largest noise at which the requirements must hold (`registered_table`).
 """
 
 # pyright: reportOptionalMemberAccess=false, reportArgumentType=false
