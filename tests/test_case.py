@@ -1,5 +1,6 @@
 """A case is a folder: found by its case.yaml, read strictly."""
 
+import re
 import shutil
 from pathlib import Path
 
@@ -33,6 +34,16 @@ def test_every_case_of_the_repository_loads(name):
     case = load_case(ROOT, name)
     assert (case.folder / "README.md").is_file()
     assert load_claims(ROOT, name)
+
+
+def test_the_prompt_of_the_docs_is_one_that_its_case_takes(tmp_path):
+    page = (ROOT / "docs/how_to/add_a_prompt.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(
+        r"case\.yaml`, here that of `multi_hop`:\n\n```yaml\nprompts:\n(.*?)```", page, flags=re.DOTALL
+    )
+    shutil.copytree(ROOT / "experiments/multi_hop", tmp_path / "experiments/mine")
+    edit(tmp_path, "case.yaml", "\nprompts:\n", f"\nprompts:\n{lines}")
+    assert load_case(tmp_path, "mine").prompts["houston"].answer == "Austin"
 
 
 @pytest.mark.parametrize(
