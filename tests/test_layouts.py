@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 
 from biology.artefacts import FULL
 from biology.records import InputError, InputWarning
+from biology.transcoders.stored import by_layer
 from biology.transcoders.transcoder_files import load_transcoders, save_transcoders
 from biology.transcoders.transcoder_set import Transcoder, encode
 
@@ -343,6 +344,15 @@ def test_one_model_goes_by_many_names(tiny_model, tmp_path):
             with warnings.catch_warnings():
                 warnings.simplefilter("error", InputWarning)
                 load_transcoders(tmp_path / f"{folder}{number}", replace(model, name="mine", path=tmp_path / folder))
+
+
+@pytest.mark.parametrize("name", ["layer_{}/params.npz", "width_16/layer_{}.safetensors", "weights_{}.safetensors"])
+def test_a_file_is_of_the_layer_that_its_name_says(tmp_path, name):
+    """After `layer_`, or by the only number of the name, so that a layout names its files as it likes."""
+    files = [tmp_path / name.format(layer) for layer in (2, 0, 1)]
+    assert by_layer(tmp_path, files, 3) == [files[1], files[2], files[0]]
+    with pytest.raises(InputError, match="names no layer"):
+        by_layer(tmp_path, [tmp_path / "width_16/weights_0.safetensors"], 1)
 
 
 def test_layers_beyond_the_last_are_another_models(tiny_model, tmp_path):

@@ -95,14 +95,15 @@ def transposed(tensors: Mapping[str, Tensor], *keys: str) -> dict[str, Tensor]:
 
 
 def by_layer(root: Path, files: Sequence[Path], n_layers: int) -> list[Path]:
-    """One file per layer. The layer is the number after `layer_` in the file's path below `root`.
+    """One file per layer. The layer is the number after `layer_` in the file's path below `root`, or the only number in it.
 
     Raises:
         InputError: a file names no layer, or a layer of the model is missing, duplicated, or beyond its last.
     """
     found: dict[int, Path] = {}
     for file in files:
-        match = re.search(r"layer_(\d+)", file.relative_to(root).as_posix())
+        name = file.relative_to(root).as_posix()
+        match = re.search(r"layer_(\d+)", name) or re.fullmatch(r"\D*(\d+)\D*", name)
         if match is None:
             raise InputError(f"{file} names no layer: expected a directory layer_<number>")
         layer = int(match[1])
