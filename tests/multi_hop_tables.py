@@ -10,6 +10,7 @@ import pandas as pd
 from biology.artefacts import write_bytes, write_json
 from biology.cases.case import load_case
 from biology.cases.claim_file import Claim, Part, Source, load_claims
+from biology.config import StatisticsConfig
 from biology.figures.case_figures import draw
 from biology.tables import read_tables, table, write_table
 from biology.verdicts.claims import judge_all
@@ -17,7 +18,15 @@ from biology.verdicts.found_members import Members
 from biology.verdicts.measuring import Meta, measure
 
 RELATIONS = ("capital", "abbreviation", "flower", "region", "bird", "nickname")
+META = Meta(case="multi_hop", model="elegans", transcoders="plt", seed=3)
+QUICK = StatisticsConfig(permutations=4000, bootstrap=1000)
+STRICT = {"specificity": {"arms": ["donor", "position"], "ratio": 5}, "ceiling": {"match": 0.05}}
 TOKENS = ["<bos>", "Fact", ":", "the", "capital", "of", "the", "state", "containing", "Dal", "##las", "is"]
+
+
+def one(frame: pd.DataFrame) -> pd.Series:
+    assert len(frame) == 1
+    return frame.iloc[0]
 
 
 def judge(*measured) -> pd.DataFrame:

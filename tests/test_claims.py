@@ -1,106 +1,26 @@
 """A planted effect is replicated, nothing is not, narrow data is inconclusive, a failed gate is untestable."""
 
-import itertools
 import math
-from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
-from multi_hop_tables import claim, evidence_rows, judge, prompt_rows, swap
-from scipy.stats import binom
+from multi_hop_tables import META, QUICK, STRICT, claim, evidence_rows, judge, one, prompt_rows, swap
 
-from biology.cases.case import Case, discover_cases, load_case
-from biology.cases.claim_file import UNREGISTERED, load_claims
-from biology.cli.opening import of_corpus
-from biology.config import StatisticsConfig, load_config
+from biology.cases.claim_file import UNREGISTERED
+from biology.config import StatisticsConfig
 from biology.records import InputError
-from biology.statistics import (
-    ALPHA,
-    bootstrap_interval,
-    generator,
-    holm,
-    resamples,
-    score_noise,
-    sign_flip_p,
-    sign_flips,
-)
 from biology.tables import table
 from biology.verdicts.claims import judge_all, with_thresholds
 from biology.verdicts.measuring import Meta, measure
-from biology.verdicts.procedure import Simulation, noise, procedure_table, registered_table, scored_clusters
 from biology.verdicts.reasons import lacks
-from biology.verdicts.registration import read_lock
 from biology.verdicts.thresholds import family
-
-ROOT = Path(__file__).parents[1]
-META = Meta(case="multi_hop", model="elegans", transcoders="plt", seed=3)
-QUICK = StatisticsConfig(permutations=4000, bootstrap=1000)
-STRICT = {"specificity": {"arms": ["donor", "position"], "ratio": 5}, "ceiling": {"match": 0.05}}
-
-
-def one(frame: pd.DataFrame) -> pd.Series:
-    assert len(frame) == 1
-    return frame.iloc[0]
 
 
 def items(values: dict, states: int = 50, **fields):
     """Tables with the given arms: arm -> function of the prompt row."""
     prompts = table("prompts", prompt_rows(states))
     return prompts, table("evidence", evidence_rows(prompts, values, **fields))
-
-
-# statistics ---------------------------------------------------------------------------------------------------------
-
-
-def test_permutation_p_of_three_clusters_by_hand():
-    # Scores 3, 1, -2 sum to 2. The eight flips sum to 6, 4, 2, 0, 0, -2, -4, -6: three of them reach 2.
-    flips = sign_flips(3, 100, generator("hand"))
-    assert sorted(map(tuple, flips)) == sorted(itertools.product([-1, 1], repeat=3))
-    assert sign_flip_p(np.array([[3.0], [1.0], [-2.0]]), flips) == pytest.approx([3 / 8])
-    assert sign_flip_p(np.array([[3.0], [1.0], [2.0]]), flips) == pytest.approx([1 / 8])
-
-
-def test_enumeration_ends_where_it_costs_more_than_the_draws():
-    assert len(sign_flips(16, 100_000, generator())) == 2**16
-    assert len(sign_flips(17, 100_000, generator())) == 100_000
-    assert len(sign_flips(6, 64, generator())) == 64 and len(sign_flips(6, 63, generator())) == 63
-
-
-def test_random_flips_agree_with_enumeration_and_are_never_zero():
-    scores = np.random.default_rng(0).normal(0.4, 1, size=(14, 3))
-    exact = sign_flip_p(scores, sign_flips(14, 2**14, generator("a")))
-    assert sign_flip_p(scores, sign_flips(14, 16_000, generator("a"))) == pytest.approx(exact, abs=0.01)
-    assert sign_flip_p(np.ones((40, 1)), sign_flips(40, 999, generator())) == pytest.approx([1 / 1000])
-
-
-def test_permutation_test_keeps_its_level():
-    scores = np.random.default_rng(2).normal(size=(12, 4000))
-    assert np.mean(sign_flip_p(scores, sign_flips(12, 4096, generator())) <= 0.05) == pytest.approx(0.05, abs=0.01)
-
-
-def test_bootstrap_interval_is_the_normal_one_for_many_normal_clusters():
-    scores = np.random.default_rng(2).normal(0.3, 1, size=(400, 1))
-    low, high = bootstrap_interval(scores, resamples(400, 10_000, generator("b")))
-    assert [low[0], high[0]] == pytest.approx(
-        [scores.mean() - 1.96 * scores.std() / 20, scores.mean() + 1.96 * scores.std() / 20], abs=0.01
-    )
-
-
-def test_holm_by_hand():
-    # 0.01 x 4, 0.02 x 3, 0.03 x 2 and 0.5 x 1, and never smaller than the one before
-    assert holm({"a": 0.03, "b": 0.01, "c": 0.5, "d": 0.02}) == pytest.approx(
-        {"b": 0.04, "d": 0.06, "a": 0.06, "c": 0.5}
-    )
-    assert holm({"a": math.nan, "b": 0.004}) == pytest.approx({"b": 0.008, "a": 1.0})
-
-
-def test_noise_is_taken_apart_into_between_and_within():
-    rng = np.random.default_rng(3)
-    owner = np.repeat(np.arange(300), 5)
-    frame = pd.DataFrame({"cluster": owner.astype(str), "score": rng.normal(0, 2, 300)[owner] + rng.normal(0, 1, 1500)})
-    between, residuals = score_noise(frame)
-    assert between == pytest.approx(2, abs=0.25) and residuals.std() == pytest.approx(1, abs=0.08)
 
 
 # verdicts -----------------------------------------------------------------------------------------------------------
@@ -482,99 +402,6 @@ def test_what_the_tables_lack_is_named():
         "has no 'match' rows",
         evidence=evidence[~((evidence["item"] == prompts["item"][3]) & (evidence["arm"] == "match"))],
     )
-
-
-# procedure ----------------------------------------------------------------------------------------------------------
-
-
-def with_extensions(case: Case) -> Case:
-    """The case with what it asks models of extended corpora beside its own prompts."""
-    items = {item.item: item for item in case.items}
-    config = load_config(ROOT / "config.yaml")
-    for name, entry in config.models.items():
-        if entry.role == "extended" and case.name in config.cases_of(name, discover_cases(ROOT)):
-            items = {item.item: item for item in of_corpus(case, entry, ROOT).items} | items
-    return case.model_copy(update={"items": tuple(items.values())})
-
-
-SIMULATIONS = 2000
-
-
-WEAK = {"jail-4", "jail-5", "jail-7"}
-"""Claims that may be missed though true: their words make few clusters, and that nothing happens takes many. Their case's README says
-so."""
-
-
-@pytest.fixture(scope="module")
-def registered():
-    """Error rates of all parts of all registered claims; draws enough that Holm's correction over all can be passed."""
-    lock = read_lock(ROOT)
-    cases = {
-        name: (
-            with_extensions(load_case(ROOT, name)),
-            [claim for claim in load_claims(ROOT, name) if claim.id in lock.claims.get(name, {})],
-        )
-        for name in discover_cases(ROOT)
-    }
-    draws = StatisticsConfig(permutations=30_000, bootstrap=400)
-    assert 2 / (1 + draws.permutations) * sum(len(claims) for _, claims in cases.values()) < ALPHA
-    return cases, registered_table(cases, simulations=SIMULATIONS, settings=draws)
-
-
-def test_the_procedure_is_checked_with_the_clusters_of_the_prompts(registered):
-    cases, rates = registered
-    asked = [
-        (claim.id, part.name)
-        for case, claims in cases.values()
-        for claim in claims
-        for part in claim.parts
-        if case.items
-    ]
-    assert list(zip(rates["claim"], rates["part"], strict=True)) == asked
-    assert set(rates["direction"]) == {"increase", "decrease", "equivalent"}
-    prompts = pd.read_csv(ROOT / "experiments/multi_hop/prompts.csv", keep_default_na=False)
-    scored = prompts[(prompts["split"] == "heldout") & (prompts["role"] == "score") & (prompts["set"] == "states")]
-    case, claims = cases["multi_hop"]
-    assert sorted(scored_clusters(case, claims[0].parts[0])) == sorted(scored.groupby("cluster").size())
-
-
-def test_no_registered_claim_is_replicated_by_chance(registered):
-    """A claim holds if all its parts do, so what is true of each part alone is true of the claim, whatever else holds."""
-    rates = registered[1]["false_positive"]
-    # the largest of many estimates is above the rate that all have: what one in a hundred gives in so many simulations
-    by_chance = binom.ppf(1 - 0.01 / len(rates), SIMULATIONS, 0.01) / SIMULATIONS
-    assert rates.max() <= by_chance and rates.mean() <= 0.01
-    assert rates.min() > 0  # the simulation does see the rule err
-
-
-def test_registered_claims_are_found_at_one_and_a_half_times_their_minimum(registered):
-    """However the parts of a claim depend on one another: it misses at most as often as they do together."""
-    missed = (1 - registered[1].set_index("claim")["power"]).groupby("claim")
-    power = 1 - missed.sum()
-    assert missed.size().max() >= 3 and set(power.index[power < 0.9]) == WEAK
-
-
-@pytest.mark.parametrize("tail", [1, -1])
-def test_the_noise_of_the_simulation_has_the_error_that_is_asked_for(tail):
-    sizes = (2, 9, 20, 5, 5, 14) * 5
-    between, residuals = noise(sizes, 0.25, tail)
-    part = claim({"minimum": 1.0}).parts[0]
-    means = Simulation(part, sizes, between, residuals, 5000, QUICK, generator("noise")).scores(1.5).mean(0)
-    assert means.std() == pytest.approx(0.25, rel=0.05) and means.mean() == pytest.approx(1.5, abs=0.02)
-    assert np.sign(np.mean(residuals**3)) == tail
-
-
-def test_the_procedure_is_checked_with_the_clusters_and_the_noise_of_the_data():
-    prompts, evidence = swap()
-    frame = procedure_table(
-        measure([claim(STRICT), claim(id="gone", minimum_n=999)], evidence, prompts, META, QUICK),
-        simulations=100,
-        settings=QUICK,
-    )
-    row = one(frame)
-    assert row["claim"] == "multihop-7" and row["clusters"] == 50 and row["items"] == 300
-    assert row["within"] == pytest.approx(0.3, abs=0.06) and row["power"] >= 0.9 and row["false_positive"] <= 0.01
-    assert row["missed"] == 0 and row["at_half"] <= 0.01
 
 
 def test_a_readers_own_threshold_turns_the_verdict_where_the_estimate_lies():

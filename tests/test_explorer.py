@@ -8,7 +8,7 @@ import re
 
 import pandas as pd
 import pytest
-from test_graph_files import hosted, modern
+from graph_dialects import hosted, modern
 from test_report import Reader
 
 from biology.graph_files.dialects import parse_graph

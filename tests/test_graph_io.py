@@ -4,8 +4,8 @@ import json
 
 import jsonschema
 import pytest
+from graph_dialects import SCHEMA, hosted, modern, old_errors
 from multi_hop_tables import write_repository
-from test_graph_files import SCHEMA, hosted, modern, old_errors
 
 from biology.__main__ import main
 from biology.artefacts import write_json

@@ -1,75 +1,21 @@
-"""Perturbations do what their definitions say, compared with slow definitions written out here."""
+"""Perturbations do what their definitions say, compared with slow definitions (`slow_protocols.py`)."""
 
 from dataclasses import replace
 
 import pytest
 import torch
 from conftest import KINDS, random_transcoders
+from slow_protocols import DOUBLE, PROMPTS, SETS, clean_activations, slow, some_edits
 
 from biology.interventions.feature_edits import Injections, Sites, concatenate, edits, steered, wherever_active
-from biology.interventions.generation import extended, generate
+from biology.interventions.generation import extended
 from biology.interventions.protocols import PROTOCOLS, CleanPasses, intervene
 from biology.models import continuation
 from biology.models.continuation import SharedPrefix
-from biology.models.model import capture, freeze, run
+from biology.models.model import freeze, run
 from biology.records import InputError
 from biology.transcoders.activations import cache_features
-from biology.transcoders.transcoder_set import encode, reconstruct_all, skip
-
-PROMPTS = [[2, 5, 9, 40, 17], [2, 7, 33], [2, 11, 13, 4, 50], [2, 90, 8]]
-SETS = [("per_layer", "relu", False), ("per_layer", "jumprelu", True), ("cross_layer", "relu", True),
-        ("cross_layer", "topk", False)]  # fmt: skip
-DOUBLE = torch.float64
-
-
-def clean_activations(model, transcoders, prompt):
-    seen = capture(model, prompt, read_hook=transcoders.read_hook, write_hook=transcoders.write_hook)
-    return seen, reconstruct_all(transcoders, seen.read)[0]
-
-
-def some_edits(model, transcoders, row, prompt, generator, n=6, top=None):
-    """Random edits of one row: some features are ablated, some flipped, some switched on."""
-    _, activations = clean_activations(model, transcoders, prompt)
-    entries = []
-    for _ in range(n):
-        layer = int(torch.randint(model.n_layers if top is None else top + 1, (), generator=generator))
-        pos = int(torch.randint(len(prompt), (), generator=generator))
-        feature = int(torch.randint(transcoders.n_features[layer], (), generator=generator))
-        value = float(activations[layer][0, pos, feature]) * -1.0 + float(torch.rand((), generator=generator))
-        entries.append((row, layer, pos, feature, value))
-    return edits({entry[:4]: entry for entry in entries}.values())
-
-
-def slow(model, transcoders, prompt, edited, protocol, top, live=False):
-    """One row of one protocol from its definition, with dense feature vectors."""
-    seen, clean = clean_activations(model, transcoders, prompt)
-    inputs, pushes = {}, {}
-
-    def change(layer, activations):
-        moved = activations.clone()
-        mine = edited.layer == layer
-        moved[0, edited.pos[mine], edited.feature[mine]] = edited.value[mine]
-        return moved - activations
-
-    def read(layer, x):
-        inputs[layer] = x
-        pushes[layer] = change(layer, encode(transcoders, layer, x) if protocol == "iterative" else clean[layer])
-
-    def write(layer, output):
-        held = output if protocol == "iterative" else seen.write[layer]
-        for source in range(layer + 1):
-            decoders = transcoders.layers[source].W_dec
-            if layer - source < decoders.shape[1]:
-                held = held + pushes[source] @ decoders[:, layer - source]
-        if protocol != "iterative" and transcoders.layers[0].W_skip is not None:
-            held = held + skip(transcoders, layer, inputs[layer] - seen.read[layer])
-        return held
-
-    hooks = [] if live else freeze(model, seen, norms=protocol == "direct", mlps=False)
-    for layer in range(model.n_layers if protocol != "constrained" else top + 1):
-        hooks.append((f"blocks.{layer}.{transcoders.read_hook}", lambda x, layer=layer: read(layer, x)))
-        hooks.append((f"blocks.{layer}.{transcoders.write_hook}", lambda x, layer=layer: write(layer, x)))
-    return run(model, torch.tensor([prompt]), edits=hooks)[0][:, -1:]
+from biology.transcoders.transcoder_set import skip
 
 
 @pytest.mark.parametrize(("kind", "activation", "skips"), SETS)
@@ -344,52 +290,6 @@ def test_a_feature_counts_once(tiny_model):
     twice = concatenate([edits([(0, 1, 4, 3, 4.0)]), edits([(0, 1, -1, 3, 4.0)])])
     with pytest.raises(InputError, match="edited twice"):
         intervene(model, random_transcoders(model), PROMPTS, torch.tensor([0]), twice)
-
-
-def test_generation_without_edits_is_that_of_hugging_face(tiny, tiny_model):
-    from transformers import AutoModelForCausalLM
-
-    model = tiny_model("llama")
-    network = AutoModelForCausalLM.from_pretrained(tiny("llama"), attn_implementation="eager").eval()
-    texts = generate(model, random_transcoders(model), PROMPTS, edits([]), 5)
-    for prompt, text in zip(PROMPTS, texts, strict=True):
-        expected = network.generate(
-            torch.tensor([prompt]), max_new_tokens=5, min_new_tokens=5, do_sample=False, pad_token_id=0
-        )
-        assert text == expected[0, len(prompt) :].tolist()
-    stopped = generate(model, random_transcoders(model), PROMPTS, edits([]), 5, stop=texts[1][1])
-    assert stopped[1] == texts[1][: texts[1].index(texts[1][1]) + 1]
-
-
-@pytest.mark.parametrize("protocol", ["iterative", "constrained"])
-def test_generation_under_open_ended_edits(tiny_model, protocol):
-    model = tiny_model("qwen3", DOUBLE)
-    transcoders = random_transcoders(model)
-    open_ended = edits([(0, 1, 1, 7, 30.0), (1, 0, -1, 3, 25.0)])
-    fixed = edits([(0, 0, 0, 5, -4.0)])
-    texts = generate(
-        model, transcoders, PROMPTS[:2], fixed, 4, open_ended=open_ended, protocol=protocol, live_attention=False
-    )
-    for row, (layer, start, feature, value) in enumerate([(1, 1, 7, 30.0), (0, 2, 3, 25.0)]):
-        text = list(PROMPTS[row])
-        for _ in range(4):
-            held = [(0, layer, pos, feature, value) for pos in range(start, len(text))]
-            held += [(0, 0, 0, 5, -4.0)] if row == 0 else []
-            top = 1 if protocol == "constrained" else 2
-            text.append(int(slow(model, transcoders, text, edits(held), protocol, top)[0, 0].argmax()))
-        assert text[len(PROMPTS[row]) :] == texts[row]
-    assert texts != generate(model, transcoders, PROMPTS[:2], fixed, 4, protocol=protocol, live_attention=False)
-
-
-def test_sampling_is_seeded(tiny_model):
-    model = tiny_model("llama")
-    transcoders = random_transcoders(model)
-
-    def sample(seed):
-        generator = torch.Generator().manual_seed(seed)
-        return generate(model, transcoders, PROMPTS, edits([]), 6, temperature=2.0, generator=generator)
-
-    assert sample(0) == sample(0) != sample(1)
 
 
 def test_no_rows(tiny_model):

@@ -8,41 +8,27 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from toy_case import ITEMS, experiment_of, members_of, prompts_frame, toy_context, transcoders_of
+from toy_case import (
+    EVERYONE,
+    INHIBIT,
+    ITEMS,
+    SWAP,
+    effects,
+    experiment_of,
+    prompts_frame,
+    replace_experiment,
+    toy_context,
+)
 
 from biology.cases.measurement import Line
-from biology.cases.perturbations import Perturbation
 from biology.evidence import case_evidence
 from biology.evidence.case_context import Setting
 from biology.evidence.case_evidence import perturbed_evidence
-from biology.evidence.perturbation import arms, choose, measure, run_experiments
+from biology.evidence.perturbation import arms, measure, run_experiments
 from biology.interventions.feature_edits import Edits, edits
 from biology.interventions.protocols import intervene
 from biology.models.model import capture
 from biology.records import InputError
-
-OUTCOMES = (
-    "answer_probability", "donor_probability", "donor_top1", "level_top1:place", "others_probability", "advantage",
-    "answer_logit", "activation:watched",
-)  # fmt: skip
-SWAP = experiment_of(
-    kind="swap",
-    inhibit="own",
-    inject="own",
-    strengths=(2.0,),
-    outcomes=OUTCOMES,
-    controls=("match", "donor", "position", "direction"),
-)
-INHIBIT = experiment_of(
-    kind="inhibit", inhibit="own", outcomes=("answer_probability", "activation:own", "activation:watched")
-)
-EVERYONE = range(1, 1 + ITEMS)  # the first prompt is the named one
-
-
-def effects(rows, outcome, arm="effect"):
-    frame = pd.DataFrame(rows)
-    chosen = frame[(frame["outcome"] == outcome) & (frame["arm"] == arm)]
-    return chosen.groupby("item")["value"].apply(list).to_dict()
 
 
 def softmax(context, place):
@@ -190,10 +176,6 @@ def test_the_same_seed_is_the_same_table(tiny_model):
     assert one["match"].tolist() != two["match"].tolist()
 
 
-def replace_experiment(experiment: Perturbation, **fields) -> Perturbation:
-    return type(experiment)(**(experiment.model_dump() | fields))
-
-
 def test_an_experiment_is_about_scored_prompts_that_the_model_answers(tiny_model):
     frame = prompts_frame()
     frame.loc[frame["item"] == "i2", "correct"] = False
@@ -202,105 +184,6 @@ def test_an_experiment_is_about_scored_prompts_that_the_model_answers(tiny_model
     context = toy_context(tiny_model("llama"), {}, prompts=frame)
     assert [context.prompts["item"][place] for place in context.items(INHIBIT)] == ["i0", "i1", "i3", "i5"]
     assert [context.prompts["item"][place] for place in context.items(only)] == ["i0", "i1"]
-
-
-# The choice of strength and layer ------------------------------------------------------------------------------------
-
-
-def test_the_planted_best_setting_is_chosen(tiny_model):
-    """The best is the largest effect beyond the matched control; the largest effect and the last of the grid are decoys."""
-    planted = {
-        (0.0, 0): (0.5, 0.4),
-        (-1.0, 0): (0.1, 0.4),
-        (0.0, 2): (0.4, 0.4),
-        (-1.0, 2): (0.0, 0.05),
-    }  # effect, match
-    seen = []
-
-    def fake(context, name, experiment, places, setting, controls, draws=None):
-        seen.append(list(places))
-        pair = zip(("effect", "match"), planted[setting.strength, setting.last_layer], strict=True)
-        first = [
-            {"experiment": name, "outcome": "answer_probability", "arm": arm, "value": value} for arm, value in pair
-        ]
-        return first + [{**row, "outcome": "activation:own", "value": -9 * setting.strength} for row in first]
-
-    context = toy_context(tiny_model("llama"), {})
-    grid = replace_experiment(INHIBIT, strengths=(0.0, -1.0), depths=(0.1, 1.0), direction="decrease")
-    kept = []
-    assert choose(context, "inhibit", grid, [1, 2, 3], kept, fake) == Setting(-1.0, 0)
-    assert seen == [[1, 2, 3]] * 4 and len(kept) == 16
-    assert {row["experiment"] for row in kept} == {"inhibit/dev0", "inhibit/dev2"}
-    increase = replace_experiment(grid, direction="increase")
-    assert choose(context, "inhibit", increase, [1, 2, 3], [], fake) == Setting(0.0, 0)
-    assert choose(context, "inhibit", grid, [], [], fake) == Setting(0.0, 0)  # nobody to ask: the first of the grid
-    one = replace_experiment(grid, strengths=(-1.0,), depths=(1.0,))
-    assert choose(context, "inhibit", one, [1, 2, 3], [], fake) == Setting(-1.0, 2)
-
-
-def test_the_weakest_push_that_does_nearly_as_well_is_taken(tiny_model):
-    """At 0.96 of the best, M = 2 is weak enough and M = 1 is not; of its layers the one that does most, the lowest of equals."""
-    does = {(1.0, 0): 0.3, (2.0, 0): 0.48, (2.0, 1): 0.49, (2.0, 2): 0.49, (4.0, 1): 0.5, (8.0, 2): 0.4}
-
-    def fake(context, name, experiment, places, setting, controls, draws=None):
-        effect = does.get((setting.strength, setting.last_layer), 0.0)
-        rows = {"effect": 0.2 + effect, "match": 0.2}
-        return [
-            {"experiment": name, "outcome": experiment.outcomes[0], "arm": arm, "value": value}
-            for arm, value in rows.items()
-        ]
-
-    context = toy_context(tiny_model("llama"), {})
-    grid = replace_experiment(SWAP, strengths=(8.0, 4.0, 2.0, 1.0), depths=(0.1, 0.6, 1.0))
-    assert choose(context, "swap", grid, [1, 2, 3], [], fake) == Setting(2.0, 1)
-    assert [INHIBIT.push(strength) for strength in (1.0, 0.0, -1.0)] == [0.0, 1.0, 2.0]
-    assert [SWAP.push(strength) for strength in (1.0, 2.0)] == [1.0, 2.0]
-
-
-def planted_context(model, experiments):
-    """Feature 0 of the last layer, always active, writes what promotes w60: the answer of every development prompt.
-
-    The answer of the held-out prompts is the token that it promotes least, so that they would choose the opposite.
-    """
-    transcoders = transcoders_of(model)
-    promoted = (model.weights.W_U - model.weights.W_U.mean(0)) * model.weights.ln_final.gain
-    W_dec = transcoders.layers[2].W_dec.clone()
-    W_dec[0, 0] = 2 * promoted[64] / promoted[64].norm()
-    transcoders = replace(transcoders, layers=(*transcoders.layers[:2], replace(transcoders.layers[2], W_dec=W_dec)))
-    frame = prompts_frame()
-    heldout = frame["split"] == "heldout"
-    frame["answer_token"] = np.where(heldout, int((promoted @ promoted[64]).argmin()), 64)
-    context = toy_context(model, experiments, transcoders=transcoders, prompts=frame)
-    members = members_of(frame, context.cache)
-    planted = members[(members["supernode"] == "watched") & (members["feature"] == 0)].assign(supernode="own")
-    assert len(planted) == len(frame)
-    return replace(context, members=planted)
-
-
-def test_a_planted_effect_beats_its_control_and_development_prompts_choose(tiny_model):
-    push = experiment_of(
-        kind="inhibit",
-        inhibit="own",
-        strengths=(1.0, 6.0),
-        depths=(0.4, 1.0),
-        outcomes=("answer_logit",),
-        dose=True,
-    )
-    context = planted_context(tiny_model("llama"), {"push": push})
-    evidence, _ = run_experiments(context)
-    trials = evidence[evidence["experiment"].str.startswith("push/dev")]
-    assert set(trials["split"]) == {"dev"} and set(trials["strength"]) == {1.0, 6.0}
-    assert set(trials["experiment"]) == {"push/dev1", "push/dev2"}
-    final = evidence[evidence["experiment"] == "push"]
-    assert set(final["strength"]) == {6.0} and set(final["split"]) == {"dev", "heldout"}
-    dose = evidence[evidence["experiment"] == "push/dose"]
-    assert set(dose["split"]) == {"heldout"} and set(dose["strength"]) == {1.0, 6.0}
-    means = final[final["split"] == "dev"].groupby("arm")["value"].mean()
-    assert means["effect"] - means["clean"] > 2 * abs(means["match"] - means["clean"])
-    contrary = final[final["split"] == "heldout"].groupby("arm")["value"].mean()
-    assert contrary["effect"] < contrary["clean"]  # the held-out prompts would have chosen M = 1
-    below = trials[trials["experiment"] == "push/dev1"].groupby("arm")["value"].mean()
-    assert below["effect"] == pytest.approx(below["clean"])  # the feature lies above the range that is held
 
 
 # What is shown, and what is refused ----------------------------------------------------------------------------------

@@ -17,6 +17,7 @@ from biology.cases.case import Case
 from biology.cases.case_file import Paper, Prompt
 from biology.cases.experiments import Experiment
 from biology.cases.measurement import Measurement
+from biology.cases.perturbations import Perturbation
 from biology.cases.rules import SupernodeRule
 from biology.config import StatisticsConfig
 from biology.evidence.case_context import CaseContext
@@ -91,3 +92,31 @@ def toy_context(
     )  # fmt: skip
     statistics = StatisticsConfig(control_draws=draws, seed=seed)
     return CaseContext(model, case, prompts, statistics, transcoders, members_of(prompts, cache), cache)
+
+
+OUTCOMES = (
+    "answer_probability", "donor_probability", "donor_top1", "level_top1:place", "others_probability", "advantage",
+    "answer_logit", "activation:watched",
+)  # fmt: skip
+SWAP = experiment_of(
+    kind="swap",
+    inhibit="own",
+    inject="own",
+    strengths=(2.0,),
+    outcomes=OUTCOMES,
+    controls=("match", "donor", "position", "direction"),
+)
+INHIBIT = experiment_of(
+    kind="inhibit", inhibit="own", outcomes=("answer_probability", "activation:own", "activation:watched")
+)
+EVERYONE = range(1, 1 + ITEMS)  # the first prompt is the named one
+
+
+def effects(rows, outcome, arm="effect"):
+    frame = pd.DataFrame(rows)
+    chosen = frame[(frame["outcome"] == outcome) & (frame["arm"] == arm)]
+    return chosen.groupby("item")["value"].apply(list).to_dict()
+
+
+def replace_experiment(experiment: Perturbation, **fields) -> Perturbation:
+    return type(experiment)(**(experiment.model_dump() | fields))

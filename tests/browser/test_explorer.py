@@ -5,7 +5,7 @@ import random
 from pathlib import Path
 
 import pytest
-from test_graph_files import HEAD, modern, node
+from graph_dialects import HEAD, modern, node
 
 from biology.graph_files.dialects import parse_graph
 from biology.report.explorer import PageGraph, explorer, graph_page
