@@ -51,6 +51,11 @@ def generator(*names: object) -> np.random.Generator:
     return np.random.default_rng(int.from_bytes(hashlib.sha256(repr(names).encode()).digest()[:16]))
 
 
+def measuring_generator(*key: object) -> np.random.Generator:
+    """The same for what is drawn while evidence is measured. It keeps the seeds under which the committed evidence was drawn."""
+    return np.random.default_rng(int.from_bytes(hashlib.sha256("|".join(map(str, key)).encode()).digest()[:8]))
+
+
 def weighted(
     weights: Int[np.ndarray, "draw cluster"], scores: Float[np.ndarray, "cluster k"]
 ) -> Float[np.ndarray, "draw k"]:

@@ -1,6 +1,5 @@
 """What every experiment of a case needs: model, prompts, cached activations, members of supernodes, and edits."""
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,6 +18,7 @@ from biology.evidence.number_outcomes import token_numbers
 from biology.interventions.feature_edits import Edits, wherever_active
 from biology.interventions.protocols import CleanPasses
 from biology.records import InputError
+from biology.statistics import measuring_generator
 from biology.supernodes.case_prompts import CasePrompts
 from biology.supernodes.grouping import Finder, random_finder
 from biology.transcoders.activations import FeatureCache
@@ -68,8 +68,7 @@ class PromptContext(CasePrompts):
 
     def generator(self, *key: object) -> np.random.Generator:
         """A random generator seeded by the seed of the configuration and by `key`."""
-        digest = hashlib.sha256("|".join(map(str, (self.statistics.seed, *key))).encode()).digest()
-        return np.random.default_rng(int.from_bytes(digest[:8], "big"))
+        return measuring_generator(self.statistics.seed, *key)
 
     def items(self, experiment: Measurement) -> list[int]:
         """Places of the scored prompts of an experiment that the model answers."""

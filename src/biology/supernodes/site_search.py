@@ -11,7 +11,6 @@ exchanged, since later layers compute with it. No transcoder is involved, but ML
 
 from __future__ import annotations
 
-import hashlib
 import math
 import warnings
 from collections.abc import Callable, Mapping, Sequence
@@ -32,6 +31,7 @@ from biology.interventions.site_exchange import said_with, seen_at
 from biology.models.continuation import SharedPrefix
 from biology.models.model import Model
 from biology.records import InputWarning
+from biology.statistics import measuring_generator
 from biology.supernodes.case_prompts import CasePrompts
 from biology.supernodes.grouping import needed_rules
 from biology.tables import table
@@ -150,8 +150,7 @@ def _searched(asked: CasePrompts, rule: SupernodeRule, seed: int) -> pd.DataFram
     at = {str(one): asked.positions(one) for one in rule.among}
     everywhere = np.all([one >= 0 for one in at.values()], axis=0)
     prompts = asked.prompts.assign(correct=asked.prompts["correct"].to_numpy() & everywhere)
-    question = "|".join(map(str, (seed, rule.factor, sorted(set(rule.across)), sorted(rule.given))))
-    generator = np.random.default_rng(int.from_bytes(hashlib.sha256(question.encode()).digest()[:8], "big"))
+    generator = measuring_generator(seed, rule.factor, sorted(set(rule.across)), sorted(rule.given))
     made = exchanges(prompts, str(rule.factor), rule.across, rule.given, generator)
     if not made:
         return _untried(asked.model, rule)
