@@ -208,12 +208,12 @@ def test_donors_of_an_expression_change_the_sum_or_the_kind_alone():
         )
 
 
-def test_shuffled_keeps_the_values_and_what_is_to_be_kept():
+def test_permuting_keeps_the_values_and_what_is_to_be_kept():
     values = {key: key % 7 for key in range(50)}
     dealt = permuted(values, {3, 4}, "seed")
     assert sorted(dealt.values()) == sorted(values.values()) and (dealt[3], dealt[4]) == (3, 4)
     assert (
-        dealt != values and dealt != permuted(values, {3, 4}, "another") and dealt == shuffled(values, {3, 4}, "seed")
+        dealt != values and dealt != permuted(values, {3, 4}, "another") and dealt == permuted(values, {3, 4}, "seed")
     )
 
 

@@ -107,7 +107,7 @@ class Rote(SameWords):
     @cached_property
     def _totals(self) -> dict[str, dict[tuple[int, int], int]]:
         true = {pair: sum(pair) for pair in self.addition_split}
-        return {form: shuffled(true, set(PAPER_SUMS), "sum", form) for form in SUM_FORMS.values()}
+        return {form: permuted(true, set(PAPER_SUMS), "sum", form) for form in SUM_FORMS.values()}
 
     def total(self, form: str, a: int, b: int) -> int:
         return self._totals[form][a, b]
