@@ -1,7 +1,7 @@
 """Rules from tables to verdicts, and to what verdicts are worth. None needs torch."""
 
 
-# 6. The waist: tidy tables. Nothing below needs torch, or a GPU, or more than a laptop -------------------------------
+# 6. Tidy tables. Nothing below needs torch, or a GPU, or more than a laptop ------------------------------------------
 rule tabulate:
     """Everything measured, as tidy tables with a checked schema; all that claims, figures and reports ever read."""
     input:

@@ -233,7 +233,7 @@ def test_every_rule_that_needs_torch_names_the_function_that_its_command_calls()
         ),  # the look of all figures, and of nothing else
     ],
 )
-def test_a_change_above_the_waist_needs_no_torch(snakemake, root, name, stages):
+def test_a_change_above_the_tables_needs_no_torch(snakemake, root, name, stages):
     with (root / "src/biology" / name).open("a") as file:
         file.write("\n# changed\n")
     assert {call.split()[0] for call in snakemake(root)[2]} == stages

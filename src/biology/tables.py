@@ -1,4 +1,4 @@
-"""Tidy tables, the only link ("waist") between code that needs torch and code that does not.
+"""Tidy tables, the only link between code that needs torch and code that does not.
 
 One row is one observation, one column one variable. Claims, figures and reports read only these tables, so that
 judging, drawing and writing start at once and run on a laptop. A table is checked when written and when read: a missing
