@@ -99,7 +99,7 @@ def test_bad_files_are_refused_in_one_line(tmp_path):
     assert not (tmp_path / "bad.parquet").exists()
 
 
-def test_above_the_waist_nothing_imports_torch():
+def test_above_the_tables_nothing_imports_torch():
     code = "import sys, biology.tables, biology.verdicts.claims, biology.figures.case_figures, biology.report.case_report; print(*sys.modules)"
     loaded = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.split()
     assert not {"torch", "transformers", "transformer_lens", "sae_lens"} & set(loaded)
