@@ -112,7 +112,7 @@ def with_tables(
     from biology.verdicts.measuring import Meta, measure
     from biology.verdicts.registration import registered
 
-    small = case.model_copy(update={"experiments": {name: case.experiments[name] for name in rests_on(case, claim)}})
+    small = reduced(case, claim)
     context = fresh_context(model, transcoders, small, config.statistics)
     evidence, graphs, residual = measured(context, [claim], config.attribution, cores)
     scope = {name: experiment.only for name, experiment in small.experiments.items()}
@@ -140,6 +140,14 @@ def _claim(config: Config, root: Path, model: str, wanted: str) -> tuple[Case, C
             if claim.id == wanted:
                 return case, claim
     raise InputError(f"model '{model}': {unknown('claim', wanted, names)}")
+
+
+def reduced(case: Case, claim: Claim) -> Case:
+    """The case with the experiments that a claim rests on, and the supernodes that these name: no other moves a number of it."""
+    experiments = {name: case.experiments[name] for name in rests_on(case, claim)}
+    named = {name for experiment in experiments.values() for name in experiment.names()}
+    supernodes = {name: rule for name, rule in case.supernodes.items() if name in named}
+    return case.model_copy(update={"experiments": experiments, "supernodes": supernodes})
 
 
 def rests_on(case: Case, claim: Claim) -> list[str]:

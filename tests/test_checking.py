@@ -1,0 +1,32 @@
+"""A claim that is computed anew asks for what it rests on, and for nothing else."""
+
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from biology.cases.case import discover_cases, load_case
+from biology.cases.claim_file import load_claims
+from biology.cli.checking import reduced
+from biology.config import load_config
+from biology.supernodes.grouping import needed_rules
+
+ROOT = Path(__file__).parents[1]
+SHIPPED = ("elegans", "elegans-languages")
+CONFIG = load_config(ROOT / "config.yaml")
+ASKED = sorted({case for model in SHIPPED for case in CONFIG.cases_of(model, discover_cases(ROOT))})
+
+
+@pytest.mark.parametrize("name", ASKED)
+def test_every_claim_of_a_model_that_ships_can_be_asked_alone(name):
+    """Rules that only other experiments need may name a factor that this model's prompts lack."""
+    case = load_case(ROOT, name)
+    prompts = pd.DataFrame([item.model_dump() | item.factors for item in case.items])
+    claims = load_claims(ROOT, name, case)
+    assert claims
+    for claim in claims:
+        alone = reduced(case, claim)
+        rules = needed_rules(alone, prompts)
+        named = {one for experiment in alone.experiments.values() for one in experiment.names()}
+        assert set(alone.supernodes) == named & set(case.supernodes) and set(rules) <= named
+        assert {part.experiment for part in claim.parts} <= set(alone.experiments)
