@@ -47,8 +47,8 @@ SPEAKS = (
 def planted(model: str) -> str:
     """A sentence for pages about a model with the paper's mechanisms planted."""
     return (
-        f"{model} is a small language model that this project grew with the paper's mechanisms planted in it: which claims about them "
-        "are true of it is known, and the tests do not look at it."
+        f"{model} is a small language model. This project trained it, and planted mechanisms of the paper in it. So it is known which "
+        "claims about them are true of it. The tests do not use that."
     )
 
 
