@@ -95,7 +95,7 @@ def test_every_section_claim_and_figure_can_be_linked(page):
 def test_each_claim_shows_what_story_and_numbers_need(page, root):
     words = Reader(page).words
     for row in read_table(root / "reports/elegans/verdicts.csv", "verdicts").itertuples():
-        assert row.reason in words and row.verdict in words
+        assert wording.powers(row.reason) in words and row.verdict in words
     for text in (
         "Inhibiting Texas and injecting California makes the model say Sacramento.", "memory", "digest",
         "biology judge --model elegans", "80 of 80 attempted prompts pass it (100%", "about a quarter",
@@ -223,7 +223,7 @@ def test_the_page_of_a_claim_that_was_computed_anew_needs_no_other_page(root):
     for claim in claims:
         made = report.claim_page(subject, claim, verdicts.loc[claim.id], "It <agrees>.", {"seed": "0"})
         reader = Reader(made)
-        assert verdicts.loc[claim.id, "reason"] in reader.words and "It <agrees>." in reader.words
+        assert wording.powers(verdicts.loc[claim.id, "reason"]) in reader.words and "It <agrees>." in reader.words
         inner = {link.removeprefix("#") for link in reader.links if link.startswith("#")}
         assert inner <= set(reader.ids) and "data/runs" not in made
         beside = {link for link in reader.links if not link.startswith(("#", "https:"))}
@@ -457,6 +457,15 @@ def test_what_is_missing_is_named(root, tmp_path):
 )
 def test_numbers_in_print(value, text):
     assert wording.number(value) == text
+
+
+def test_what_a_reader_meets_has_no_name_of_a_table():
+    assert (
+        wording.powers("is 6.17e-07 [-1.2e+05, 0.3]") == "is 6.17×10⁻⁷ [-1.2×10⁵, 0.3]"
+        and wording.powers("1e5 #3e-2b") == "1e5 #3e-2b"
+    )
+    assert wording.called("per_layer jumprelu, shuffled") == "per-layer JumpReLU transcoders, shuffled"
+    assert wording.called("neurons, 32 at a token") == "neurons, 32 at a token"
 
 
 def test_fractions_in_print():

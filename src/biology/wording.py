@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterable
 from typing import Any
 
@@ -12,6 +13,9 @@ from markupsafe import Markup
 MARKS = {"replicated": "✓", "not replicated": "✗", "inconclusive": "?", "untestable": "–"}
 """A sign for each verdict, in the order in which boards list them."""
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
+SMALL = re.compile(r"\b(\d+(?:\.\d+)?)e([+-]\d+)\b")
+KINDS = {"per_layer": "per-layer", "cross_layer": "cross-layer", "jumprelu": "JumpReLU", "relu": "ReLU", "topk": "TopK"}
+"""What a transcoder set is, in tables and in print."""
 
 
 def number(value: float | int, digits: int = 3) -> str:
@@ -24,10 +28,12 @@ def number(value: float | int, digits: int = 3) -> str:
     if abs(value) >= 1000:
         return f"{value:,.0f}".replace("-", "−")
     text = f"{value:.{digits}g}"
-    if "e" in text:
-        head, _, power = text.partition("e")
-        text = f"{head}×10{str(int(power)).translate(RAISED)}"
-    return text.replace("-", "−")
+    return powers(text).replace("-", "−")
+
+
+def powers(text: str) -> str:
+    """A text with its numbers of the form 6.17e-07 as 6.17×10⁻⁷."""
+    return SMALL.sub(lambda found: f"{found[1]}×10{str(int(found[2])).translate(RAISED)}", text)
 
 
 def plain(value: float) -> str:
@@ -50,6 +56,15 @@ def points(value: float) -> str:
     size = 100 * abs(value)
     text = f"{size:.1f}" if 0.05 <= size < 9.95 else f"{size:.0f}"
     return f"−{text}" if value < 0 and text != "0" else text
+
+
+def called(label: str) -> str:
+    """A transcoder set as tables name it, in words: `per_layer jumprelu` is "per-layer JumpReLU transcoders"."""
+    words = re.sub(r"\w+", lambda found: KINDS.get(found[0], found[0]), label)
+    if words.startswith("neurons"):
+        return words
+    kind, comma, rest = words.partition(",")
+    return f"{kind} transcoders{comma}{rest}"
 
 
 def visible(text: str) -> str:

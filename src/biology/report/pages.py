@@ -29,7 +29,7 @@ from biology.records import InputError
 from biology.report.prose import TEXTS, prose, text_files
 from biology.schemas import DECIDING, VERDICTS
 from biology.statistics import ALPHA
-from biology.wording import MARKS, embed, number, percent, visible
+from biology.wording import MARKS, called, embed, number, percent, powers, visible
 
 TEMPLATES = Path(__file__).with_name("templates")
 MOST_BYTES = 3_000_000
@@ -67,6 +67,7 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters |= {"number": number, "percent": percent, "visible": visible, "prose": prose, "embed": embed}
+    made.filters |= {"powers": powers, "called": called}
     made.globals |= {
         "marks": MARKS,
         "speaks": SPEAKS,

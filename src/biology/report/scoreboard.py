@@ -30,7 +30,7 @@ from biology.tables import read_table
 from biology.verdicts.discrimination import answers, discrimination
 from biology.verdicts.found_members import MOST
 from biology.verdicts.robustness import across_methods, compare
-from biology.wording import MARKS, number, percent
+from biology.wording import MARKS, called, number, percent
 
 BEGIN, END = "<!-- scoreboard -->", "<!-- /scoreboard -->"
 MISSES_BEGIN, MISSES_END = "<!-- misses -->", "<!-- /misses -->"
@@ -155,7 +155,7 @@ def full(column: Column, claims: Mapping[str, Claim], link: str) -> str:
     tally = ", ".join(f"{count} {verdict}" for verdict, count in counts(column.verdicts["verdict"]))
     lines = [
         f"## {column.name}",
-        f"With {column.transcoders} transcoders, seed {column.seed} ({ROLES[column.role]}): {tally}.",
+        f"With {called(column.transcoders)}, seed {column.seed} ({ROLES[column.role]}): {tally}.",
         "",
         "| claim | | verdict | effect − control [95 %] | needed | control | Holm p | items | found on | discriminates |",
         "|---" * 10 + "|",
