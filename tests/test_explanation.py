@@ -1,5 +1,6 @@
 """A case told in English: nothing of it is left out, and the page of words is the one in the docs."""
 
+import json
 import subprocess
 import sys
 from functools import partial
@@ -7,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from biology.__main__ import main
 from biology.cases.case import discover_cases, load_case
 from biology.cases.claim_file import load_claims
 from biology.cases.measures import FORMS
@@ -14,6 +16,7 @@ from biology.cases.mechanism import load_mechanism
 from biology.cases.rules import SupernodeRule
 from biology.report.explanation import case_told, mechanism_told, part_told, rule_told
 from biology.scaffolds.case_words import PAGE, words_page
+from biology.tables import read_table
 
 ROOT = Path(__file__).parents[1]
 
@@ -81,6 +84,19 @@ def test_a_rule_and_a_part_are_sentences():
         "donor_top1 of swap minus its control match is above zero by 0.5 at least; it is refuted where the interval lies below 0.25; "
         "5 times as much as donor, position and direction at least; match at most 0.05."
     )
+
+
+@pytest.mark.parametrize("claim", ["multihop-5", "comp-7"])
+def test_a_claim_is_told_with_what_came_out(claim, capsys, monkeypatch):
+    """The committed verdict and its reason, of every model that is no twin, seed or control."""
+    monkeypatch.chdir(ROOT)
+    assert main(["explain", claim]) == 0
+    said = capsys.readouterr().out.partition("What came out:\n")[2].splitlines()
+    row = read_table(ROOT / "reports/elegans/verdicts.csv", "verdicts").set_index("claim").loc[claim]
+    assert f"    elegans: {row['verdict']}. {row['reason']}" in said
+    assert not [line for line in said if line.startswith(("    elegans-rote", "    elegans-languages-shuffled"))]
+    assert main(["explain", claim, "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["verdicts"]["elegans"]["verdict"] == row["verdict"]
 
 
 def test_explaining_starts_no_torch():

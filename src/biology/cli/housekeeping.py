@@ -7,10 +7,13 @@ import sys
 from dataclasses import asdict
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from biology import artefacts
 from biology.printing import print_json, print_table
+
+if TYPE_CHECKING:
+    from biology.config import Config
 
 Arguments = argparse.Namespace
 
@@ -85,7 +88,7 @@ def prompts(args: Arguments) -> None:
 
 
 def explain(args: Arguments) -> None:
-    """tell a case in English: prompts, supernodes, experiments, claims; or one claim; without either, the words of case files"""
+    """tell a case in English: prompts, supernodes, experiments, claims; or one claim, and what came out; without either, the words of case files"""
     from biology.report.explanation import case_told, mechanism_told
 
     if args.case is None:
@@ -101,10 +104,10 @@ def explain(args: Arguments) -> None:
     from biology.cases.case import load_case
     from biology.cases.claim_file import load_claims
     from biology.cases.mechanism import load_mechanism, twins_of
-    from biology.config import config_file
+    from biology.config import config_file, load_config
 
     root = config_file(args.config).parent
-    if (found := _of_claim(root, args.case)) is not None:
+    if (found := _of_claim(root, load_config(config_file(args.config)), args.case)) is not None:
         told, data = found
         print_json(data) if args.json else print(told)
         return
@@ -122,8 +125,8 @@ def explain(args: Arguments) -> None:
             print(f"\n{mechanism_told(mechanism, twin)}")
 
 
-def _of_claim(root: Path, wanted: str) -> tuple[str, dict[str, Any]] | None:
-    """One claim in English, with its experiments, and as data; None if no claim has this id."""
+def _of_claim(root: Path, config: Config, wanted: str) -> tuple[str, dict[str, Any]] | None:
+    """One claim in English, with its experiments and what came out, and as data; None if no claim has this id."""
     from biology.cases.case import discover_cases, load_case
     from biology.cases.claim_file import load_claims
     from biology.report.explanation import claim_told, experiment_told
@@ -136,9 +139,24 @@ def _of_claim(root: Path, wanted: str) -> tuple[str, dict[str, Any]] | None:
         for claim in load_claims(root, name, case):
             if claim.id == wanted:
                 done = {part.experiment: experiment_told(case.experiments[part.experiment]) for part in claim.parts}
+                verdicts = _came_out(root, config, name, claim.id)
                 lines = [*claim_told(claim), *(f"{experiment}: {told}" for experiment, told in done.items())]
-                return "\n".join(lines), claim.model_dump(mode="json") | {"case": name, "done": done}
+                lines += ["What came out:"] * bool(verdicts)
+                lines += [f"    {model}: {row['verdict']}. {row['reason']}" for model, row in verdicts.items()]
+                return "\n".join(lines), claim.model_dump(mode="json") | {
+                    "case": name,
+                    "done": done,
+                    "verdicts": verdicts,
+                }
     return None
+
+
+def _came_out(root: Path, config: Config, case: str, claim: str) -> dict[str, dict[str, str]]:
+    """Verdict and reason by model, as they are committed; of twins, further seeds and controls nothing."""
+    from biology.report.scoreboard import SHOWN, judged
+
+    rows = {column.name: column.by_claim.get((case, claim)) for column in judged(root, config) if column.role in SHOWN}
+    return {model: {key: row[key] for key in ("verdict", "reason")} for model, row in rows.items() if row is not None}
 
 
 def schema(args: Arguments) -> None:
