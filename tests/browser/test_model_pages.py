@@ -97,6 +97,8 @@ def test_it_opens_on_something_that_works_beside_its_control(open_page):
     for number in range(len(cases)):
         rows = offers.nth(number).locator("tbody tr")
         assert 3 <= rows.count() <= 6 and offers.nth(number).locator(".after").count() >= 2
+        still = rows.evaluate_all("rows => rows.map(row => !row.querySelector('.after'))")
+        assert still == sorted(still)  # what changes the answer comes first
     assert "random features" in offers.first.locator("thead").inner_text()
     offers.nth(cases.index("multi_hop")).get_by_role("link", name="on the board").first.click()
     page.wait_for_function("document.getElementById('case').value === 'multi_hop'")

@@ -29,6 +29,7 @@ CHOICES = 6
 """Largest number of interventions offered per case."""
 INERT = 0.05
 """Change of a probability below which an intervention counts as having no effect."""
+MOVED = ("changed", "weaker", "inert")
 
 
 def steer_page(root: Path, config: Config, model: str) -> str:
@@ -55,11 +56,12 @@ def steer_page(root: Path, config: Config, model: str) -> str:
 
 
 def choices(case: Case, panel: pd.DataFrame, evidence: pd.DataFrame, steering: pd.DataFrame) -> list[dict[str, Any]]:
-    """Interventions that work on development prompts, best first, each on a named prompt: the answers before, after and with
-    the control (`story.intervention`), what it `moved`, and the `address` on the board that holds the same supernode, if there
+    """The interventions that work best on development prompts, each on a named prompt: the answers before, after and with the
+    control (`story.intervention`), what it `moved`, and the `address` on the board that holds the same supernode, if there
     is one.
 
-    One prompt of each experiment comes first, then the second ones.
+    One prompt of each experiment is taken, then the second ones. Those that change the answer come first, the surest of them
+    at the head.
     """
     shown = panel.groupby("experiment", sort=False)["item"].unique()
     ranked = sorted(
@@ -68,15 +70,16 @@ def choices(case: Case, panel: pd.DataFrame, evidence: pd.DataFrame, steering: p
     turns = zip_longest(*([(name, item) for item in shown[name]] for name in ranked))
     offered = [pair for turn in turns for pair in turn if pair][:CHOICES]
     made = [(name, item, intervention(case, panel, name, item)) for name, item in offered]
-    return [
+    told = [
         found | {"address": _address(case, steering, name, item), "moved": _moved(found)}
         for name, item, found in made
         if found
     ]
+    return sorted(told, key=lambda one: (MOVED.index(one["moved"]), -one["after"][1] if one["after"] else 0.0))
 
 
 def _moved(shown: dict[str, Any]) -> str:
-    """The effect of an intervention on the answer: `changed`, `weaker` (still the most probable), or `inert`."""
+    """The effect of an intervention on the answer, one of MOVED: `weaker` is still the most probable."""
     before, after = shown["before"], shown["after"]
     if before is None or after is None or before[0] != after[0]:
         return "changed"
