@@ -1,7 +1,9 @@
 """The first screen of a case: the paper's arrows with our shares, an intervention with its control, and what a case file may say."""
 
 import re
+from pathlib import Path
 
+import pandas as pd
 import pytest
 from multi_hop_tables import graph_tables, panel_tables, write_repository
 
@@ -11,6 +13,7 @@ from biology.findings.sketch import Box, boxes, picture
 from biology.findings.story import intervention, shares, story
 from biology.records import InputError
 
+ROOT = Path(__file__).parents[1]
 ARROWS = (
     ("texas", "say_austin"),
     ("say_a_capital", "say_austin"),
@@ -65,6 +68,26 @@ def test_the_intervention_stands_beside_its_control(root):
     assert shown["does"] == "With “say a capital” at −2×"
     assert (shown["before"][0], shown["after"], shown["control"][0]) == ("Austin", ("Texas", 0.71), "Austin")
     assert intervention(case, panel_tables()["panel"].iloc[:0], "inhibit_say_a_capital", "texas") is None
+
+
+def test_where_both_supernodes_are_called_the_same_the_donor_is_named():
+    """Texas and California have names of their own; lookups of ones digits have one."""
+    for name, experiment, said, donor in (
+        ("addition", "swap_ones", "With “lookup of ones digits” at −1× and that of “{}” at 1×", False),
+        ("multi_hop", "swap", "With “Texas” at −1× and “California” at 1×", True),
+    ):
+        case = load_case(ROOT, name)
+        item = case.experiments[experiment].prompts[0]
+        row = {
+            "item": item,
+            "experiment": experiment,
+            "strength": 1.0,
+            "kind": "probability",
+            "supernode_or_token": "x",
+        }
+        shown = intervention(case, pd.DataFrame([row | {"clean": 0.5, "value": 0.5, "control": 0.5}]), experiment, item)
+        other = case.prompts[case.prompts[item].factors["donor"]].text
+        assert shown["does"] == said.format(other) and shown["donor"] == (other if donor else "")
 
 
 @pytest.mark.parametrize(

@@ -104,13 +104,15 @@ def intervention(case: Case, panel: pd.DataFrame, name: str, item: str) -> dict[
     source = first.factors.get(getattr(experiment, "donor", "donor"), "")
     donor, injected = case.prompts.get(source), getattr(experiment, "injected", None)
     there = title_on(case, injected, source) if donor and injected else ""
-    told = doing(
-        experiment, float(rows["strength"].iloc[0]), {n: f"“{title}”" for n, title in titles(case, item).items()}
-    )
+    own = titles(case, item)
+    alike = donor is not None and there in (own.get(held, "") for held in experiment.held)
+    told = doing(experiment, float(rows["strength"].iloc[0]), {n: f"“{title}”" for n, title in own.items()})
+    if donor and there:  # where both are called the same, the prompt tells them apart
+        told = told.replace("the donor's", f"that of “{donor.text}”" if alike else f"“{there}”")
     return {
         "prompt": first.text,
-        "does": told.replace("the donor's", f"“{there}”") if there else told,
-        "donor": donor.text if donor and (injected or isinstance(experiment, Exchange)) else "",
+        "does": told,
+        "donor": donor.text if donor and not alike and (injected or isinstance(experiment, Exchange)) else "",
         "line": bool(len(lines)),
         **{
             key: _most(said, column)
