@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import argparse
 import math
+import sys
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -61,8 +63,10 @@ def check(args: Arguments) -> None:
     out = None if args.out is None else writable_folder(Path(args.out))
     if out is not None:
         claimed(out, FILES, "check")
-    model, transcoders = open_model(entry, root, args.model, config.threads)
-    found = with_tables(model, transcoders, case, claim, config, root, entry, args.cores)
+    # experiments say on standard output what they chose: with --json that holds the document alone
+    with redirect_stdout(sys.stderr) if args.json else nullcontext():
+        model, transcoders = open_model(entry, root, args.model, config.threads)
+        found = with_tables(model, transcoders, case, claim, config, root, entry, args.cores)
     judgement = found.judgement
     verdict = judgement.verdicts.iloc[0]
     committed = _committed(root / "reports" / args.model / "verdicts.csv", claim.id)
