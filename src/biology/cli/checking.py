@@ -68,7 +68,7 @@ def check(args: Arguments) -> None:
         model, transcoders = open_model(entry, root, args.model, config.threads)
         found = with_tables(model, transcoders, case, claim, config, root, entry, args.cores)
     judgement = found.judgement
-    verdict = judgement.verdicts.iloc[0]
+    verdict = judgement.verdicts.iloc[0].to_dict()
     committed = _committed(root / "reports" / args.model / "verdicts.csv", claim.id)
     if out is not None:
         beside = _beside(Path("reports") / args.model / "verdicts.csv", verdict, committed)
@@ -76,7 +76,7 @@ def check(args: Arguments) -> None:
     if args.json:
         printing.print_json(
             {"claim": claim.id, "title": claim.title, "model": args.model}
-            | {"computed": verdict.to_dict(), "parts": judgement.parts.to_dict("records")}
+            | {"computed": verdict, "parts": judgement.parts.to_dict("records")}
             | {"committed": committed, "agrees": None if committed is None else not _differences(verdict, committed)}
             | {"files": [] if out is None else [str(out / name) for name in FILES]}
         )
