@@ -180,3 +180,13 @@ def test_a_changed_claim_stops_all_verdicts_whatever_is_new_beside_it(root, caps
     assert said.count("claim 'multihop-7' of case 'multi_hop': the claim was changed without amendment") == 2
     assert contents_hash(root, "reports/**/*.csv", "data/runs/**/*.*") == before
     assert "mine" not in read_lock(root).claims
+
+
+def test_the_index_begins_with_the_models_of_the_configuration(root):
+    """A known model that was judged comes after them."""
+    known = root / "reports/smollm2-135m-instruct/verdicts.csv"
+    known.parent.mkdir()
+    known.write_text((root / VERDICTS).read_text(encoding="utf-8").replace("elegans", "smollm2-135m-instruct"))
+    assert run(root, "write") == 0
+    text = (root / "reports/index.html").read_text(encoding="utf-8")
+    assert 0 < text.index("> on elegans<") < text.index("> on smollm2-135m-instruct<")

@@ -269,9 +269,9 @@ def write(args: Arguments) -> None:
         judged = {
             name: known
             for name, known in known_models().items()
-            if (root / "reports" / name / "verdicts.csv").is_file()
+            if name not in config.models and (root / "reports" / name / "verdicts.csv").is_file()
         }
-        config = config.model_copy(update={"models": judged | config.models})
+        config = config.model_copy(update={"models": config.models | judged})
         for name, page in text_pages(root).items():
             artefacts.write_text(root / f"reports/{name}.html", page)
         artefacts.write_text(root / "reports/index.html", index_page(root, config))

@@ -29,6 +29,7 @@ def index_page(root: Path, config: Config) -> str:
             shorts = [
                 {
                     "name": column.name,
+                    "own": column.role == "organism",
                     "paged": _has_page(root, column, name),
                     "claims": [
                         (claim, column.by_claim[name, claim.id]["verdict"])
