@@ -5,6 +5,8 @@ import html
 import re
 import shutil
 from html.parser import HTMLParser
+from urllib.parse import unquote
+from xml.etree import ElementTree
 
 import numpy as np
 import pandas as pd
@@ -79,6 +81,36 @@ def test_the_page_is_whole_and_asks_nothing_of_the_network(page):
     assert not [word for word in ("@import", "url(", "fetch(") if word in re.sub(r'"data:[^"]*"', "", page)]
     assert ("meta", {"name": "viewport", "content": "width=device-width, initial-scale=1"}) in reader.tags
     assert all(found.get("alt") for tag, found in reader.tags if tag == "img")
+
+
+def drawn(svg):
+    """What an SVG draws, whatever its coordinates' last digits: tags in their order, attributes, and the numbers of paths."""
+    found = []
+    for element in ElementTree.fromstring(svg).iter():
+        if (
+            not isinstance(element.tag, str)
+            or "metadata" in element.tag
+            or "rdf" in element.tag
+            or "cc#" in element.tag
+        ):
+            continue
+        if "purl.org" in element.tag or "creativecommons" in element.tag:
+            continue
+        path = element.attrib.pop("d", "")
+        numbers = [float(one) for one in re.findall(r"-?[0-9.]+", path)]
+        found.append((element.tag, dict(element.attrib), re.findall("[A-Za-z]", path), numbers))
+    return found
+
+
+def test_figures_in_a_page_are_the_figures_in_files(page, root):
+    """To a thousandth of a point, and without what is not drawn: a page has many of them."""
+    folder = root / "figures/elegans/multi_hop"
+    names = load_case(root, "multi_hop").figures
+    for name, source in zip(names, Reader(page).sources, strict=True):
+        file = (folder / f"{name}.svg").read_text(encoding="utf-8")
+        there, here = drawn(file), drawn(unquote(source.removeprefix("data:image/svg+xml,")))
+        assert [one[:3] for one in here] == [one[:3] for one in there] and len(source) < 1.1 * len(file)
+        assert all(one[3] == pytest.approx(other[3], abs=1e-3) for one, other in zip(here, there, strict=True))
 
 
 def test_every_section_claim_and_figure_can_be_linked(page):

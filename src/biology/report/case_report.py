@@ -20,6 +20,7 @@ from urllib.parse import quote
 from xml.etree import ElementTree
 
 import pandas as pd
+from markupsafe import Markup
 
 from biology.artefacts import contents_hash
 from biology.cases.case import Case, titles
@@ -46,13 +47,13 @@ from biology.report.explorer import (
     operand_plots,
 )
 from biology.report.lab_fit import refused
-from biology.report.pages import MOST_BYTES, counts, environment, manifest_of, packed, records
+from biology.report.pages import MOST_BYTES, counts, environment, light, manifest_of, packed, records
 from biology.tables import Tables, read_table, read_tables
 from biology.verdicts.calibration import calibrated
 from biology.verdicts.discrimination import answers, discrimination
 from biology.verdicts.thresholds import family
 
-LINKS = (MOST_LINKS, 9_000, 6_000, 4_000, 2_500)
+LINKS = (MOST_LINKS, 9_000, 6_000, 4_000, 2_500, 1_500)
 """Largest numbers of links of a graph in a page: the first with which the page is small enough, or else the last."""
 MEASURES = ("replacement", "completeness", "error_share")
 PLAIN = " !$&'()*+,-./:;=?@[]_~\n"
@@ -316,7 +317,8 @@ def _drawing(path: Path) -> Drawing:
     purl = "{http://purl.org/dc/elements/1.1/}"
     root = ElementTree.fromstring(data)
     title, caption = (root.findtext(f".//{purl}{tag}", "") for tag in ("title", "description"))
-    source = "data:image/svg+xml," + quote(data.decode("utf-8"), safe=PLAIN)
+    # no quote, < or > is left: escaped as a text, each apostrophe would take five characters
+    source = Markup("data:image/svg+xml," + quote(light(data.decode("utf-8")), safe=PLAIN).replace("&", "&amp;"))
     width = round(float(root.get("width", "500pt").removesuffix("pt")) * 1.5)
     return Drawing(path.stem, title or path.stem.replace("_", " "), caption, source, width)
 

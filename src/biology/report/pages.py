@@ -38,10 +38,25 @@ BARRED = (0, 1, 0x0D, 0x3C)
 """Codes that a script element cannot hold (NUL, CR, <), and the escape mark 1. Surrogates are escaped as well."""
 BARE = re.compile(r"<!--.*?-->|^!\[.*$", flags=re.MULTILINE)
 """What a text has for hosts alone: marks of numbers, and pictures, which lie in files of their own."""
+BETWEEN = re.compile(r"<metadata>.*?</metadata>|<!--.*?-->|(?<=>)\s+(?=<)", flags=re.DOTALL)
+TAG, PATH, QUOTED = re.compile(r"<[^>]*>"), re.compile(r'\bd="([^"]*)"'), re.compile(r"=\"([^\"']*)\"")
+LONG = re.compile(r"\d+\.\d{4,}")
+"""Of an SVG: what is not drawn, tags, what a path draws, other attributes, and numbers finer than anybody sees."""
 SPEAKS = (
     "A verdict speaks of one model and its transcoders, and of nothing else: elegans is not Claude 3.5 Haiku, and "
     "“not replicated” does not mean that the paper is wrong about the model that it studied."
 )
+
+
+def light(svg: str) -> str:
+    """An SVG of matplotlib that looks the same and takes fewer bytes in a page: without metadata, comments and spaces between tags, with
+    coordinates of paths to a thousandth of a point, and with quotes that an address need not escape."""
+    return TAG.sub(lambda tag: QUOTED.sub(r"='\1'", PATH.sub(_path, tag[0])), BETWEEN.sub("", svg))
+
+
+def _path(found: re.Match[str]) -> str:
+    rounded = LONG.sub(lambda one: f"{float(one[0]):.3f}".rstrip("0").rstrip("."), found[1])
+    return "d='" + re.sub(r"\s*([A-Za-z])\s*", r"\1", " ".join(rounded.split())) + "'"
 
 
 def planted(model: str) -> str:
