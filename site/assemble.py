@@ -47,7 +47,17 @@ FIRST = {
         "grow",
         "clusters",
     ],
-    "reference": ["commands", "case_files", "not_asked", "glossary", "artifact", "checklist", "models", "costs"],
+    "reference": [
+        "commands",
+        "case_files",
+        "not_asked",
+        "glossary",
+        "artifact",
+        "checklist",
+        "moved_verdicts",
+        "models",
+        "costs",
+    ],
     "explanation": ["method", "statistics", "planting", "faults", "neurons"],
     "results": ["verdicts", "pages", "figures", "cases"],
 }
