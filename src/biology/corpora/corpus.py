@@ -74,11 +74,15 @@ def by_hash(
     options: Iterable[Option], *key: object, of: Callable[[Option], Iterable[object]] = lambda option: (option,)
 ) -> list[Option]:
     """The options, sorted by `unit_interval(*key, *of(option))`: an order that depends only on the key and the options."""
-    begun = "".join(f"{part}|" for part in key)
-    # building prompt sets sorts millions of options: calling `unit_interval` would be too slow
-    return sorted(
-        options, key=lambda option: hashlib.sha256((begun + "|".join(map(str, of(option)))).encode()).digest()[:8]
-    )
+    begun = hashlib.sha256("".join(f"{part}|" for part in key).encode())
+
+    def place(option: Option) -> bytes:
+        # building prompt sets sorts millions of options: calling `unit_interval` would be too slow
+        hashed = begun.copy()
+        hashed.update("|".join(map(str, of(option))).encode())
+        return hashed.digest()[:8]
+
+    return sorted(options, key=place)
 
 
 def split_of(block: str, key: object, held_out: float, *, test: bool = False) -> str:

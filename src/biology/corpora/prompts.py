@@ -6,7 +6,7 @@ controls are drawn.
 """
 
 from collections.abc import Callable, Iterable
-from functools import partial
+from functools import lru_cache, partial
 
 import pandas as pd
 
@@ -296,11 +296,13 @@ FEW_SHOT_SETS: dict[str, Callable[[Corpus], pd.DataFrame]] = {
 }
 """For small models of natural language, after worked examples: `prompts_few_shot.csv`."""
 for makers in (PROMPT_SETS, NATURAL_SETS):
-    makers["methods"] = makers["components"] = partial(of_other_cases, makers=dict(makers))
+    # kept, as two more cases are made of all others
+    makers.update({case: lru_cache(maxsize=2)(maker) for case, maker in makers.items()})
+    makers["methods"] = makers["components"] = lru_cache(maxsize=2)(partial(of_other_cases, makers=dict(makers)))
 
 
 def prompt_set(case: str, corpus: Corpus) -> pd.DataFrame:
-    """The prompt set of a case. Raises `InputError` if it is not made from the corpus."""
+    """The prompt set of a case; kept, so do not modify it. Raises `InputError` if it is not made from the corpus."""
     if case not in PROMPT_SETS:
         raise InputError(
             f"the prompts of case '{case}' are not made from the corpus; those of {', '.join(PROMPT_SETS)} are."

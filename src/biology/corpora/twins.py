@@ -51,7 +51,13 @@ class SameWords(Corpus):
     """A corpus in elegans's vocabulary that teaches only a part of what elegans is taught, or something else."""
 
     def texts(self) -> Iterable[str]:
-        return Corpus(self.words).texts()
+        return _elegans(self.words).texts()
+
+
+@cache
+def _elegans(words: Path) -> Corpus:
+    """The corpus of elegans, made once for all that are written in its words."""
+    return Corpus(words)
 
 
 class Rote(SameWords):
