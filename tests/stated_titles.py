@@ -11,11 +11,12 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pytest
 from scipy.stats import spearmanr
 
 from biology.cases.case import discover_cases, load_case
 from biology.figures import case_figures as figures
-from biology.figures import dictionary_figures
+from biology.figures import dictionary_figures, drawing
 from biology.figures.drawing import caption, styled
 from biology.tables import Tables
 
@@ -37,9 +38,11 @@ def states(source: str, figure: str):
     return keep
 
 
-def title(source: str, figure: str, tables: Tables, cases) -> str:
-    """What the figure calls itself."""
-    with styled():
+def title(source: str, figure: str, tables: Tables, cases, *, laid_out: bool = True) -> str:
+    """What the figure calls itself; to lay it out takes half of the time, and no title depends on it."""
+    with styled(), pytest.MonkeyPatch.context() as patch:
+        if not laid_out:
+            patch.setattr(drawing, "_settle", lambda figure: None)
         if source == "dictionary":
             return caption(dictionary_figures.FIGURES[figure][1](tables, "tiny"))[0]
         return caption(SOURCES[source][figure](tables, None, cases[source]))[0]

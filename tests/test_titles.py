@@ -28,7 +28,7 @@ def cases(tmp_path_factory):
 def test_a_title_is_what_its_tables_say(source, figure, cases):
     for seed in range(3 if source in ("any", "dictionary") else 2):
         tables = TABLES[source](seed)
-        assert title(source, figure, tables, cases) == STATED[source, figure](tables)
+        assert title(source, figure, tables, cases, laid_out=seed == 0) == STATED[source, figure](tables)
 
 
 def test_no_figure_that_a_case_may_list_is_left_out():

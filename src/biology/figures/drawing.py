@@ -197,13 +197,26 @@ def _settle(figure: Figure) -> None:
 
 def wrapped(text: str, width: float, points: float, weight: int = 400) -> list[str]:
     """The text in lines of at most `width` inches."""
-    lines = [""]
-    for word in text.split(" "):
-        longer = f"{lines[-1]} {word}".strip()
-        if lines[-1] and text_width(longer, points, weight) > width:
-            lines.append(word)
-        else:
-            lines[-1] = longer
+    lines, left = [], text.split(" ")
+    started = left[0].strip()
+    while left:
+        begun = [started]  # what the line is with one word, with two, ...
+        for word in left[1:]:
+            begun.append(f"{begun[-1]} {word}".strip())
+
+        def fits(count: int, begun: list[str] = begun) -> bool:
+            return not begun[count - 2] or text_width(begun[count - 1], points, weight) <= width
+
+        # to measure a text takes long: begin where a line of letters half as wide as high would end
+        usual = int(144 * width / points)
+        count = max(1, sum(len(line) <= usual for line in begun))
+        while count > 1 and not fits(count):
+            count -= 1
+        while count < len(begun) and fits(count + 1):
+            count += 1
+        lines.append(begun[count - 1])
+        left = left[count:]
+        started = left[0] if left else ""
     return lines
 
 

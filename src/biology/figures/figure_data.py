@@ -10,6 +10,7 @@ bootstrap over clusters (`statistics.py`).
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -95,8 +96,16 @@ def interval(rows: pd.DataFrame) -> tuple[float, float, float]:
         raise NothingToDraw("no held-out item has rows in table 'evidence' for one of the intervals of this figure.")
     items = rows.groupby(["cluster", "item"], sort=True)["value"].mean()
     means = items.groupby(level="cluster", sort=True).mean().to_numpy()[:, None]
-    low, high = bootstrap_interval(means, resamples(len(means), RESAMPLES, generator("figure", len(means))))
+    low, high = bootstrap_interval(means, _drawn(len(means)))
     return float(means.mean()), float(low[0]), float(high[0])
+
+
+@functools.lru_cache(maxsize=8)
+def _drawn(clusters: int) -> np.ndarray:
+    """The resamples of so many clusters, which all intervals share."""
+    counts = resamples(clusters, RESAMPLES, generator("figure", clusters))
+    counts.setflags(write=False)
+    return counts
 
 
 def rank_correlation(rows: pd.DataFrame, one: str, other: str) -> tuple[float, float, float]:
