@@ -2,8 +2,12 @@
 
 Importing Snakemake takes longer than most of what a test asks of it. `Runs` keeps a process that has imported it, and
 nothing of `biology`; each run is a fork of that process, in its own folder, which imports the copy of `biology` there.
+The copies are the same but for a line or two, so the process has parsed each text once.
 """
 
+import ast
+import functools
+import gc
 import json
 import os
 import runpy
@@ -42,6 +46,10 @@ def serve():
     from snakemake.cli import get_argument_parser
 
     get_argument_parser()  # and with it the plugins
+    ast.parse = functools.cache(ast.parse)
+    for file in (Path(__file__).parents[1] / "src/biology").rglob("*.py"):
+        ast.parse(file.read_text(encoding="utf-8"))
+    gc.freeze()
     assert "biology" not in sys.modules
     for line in sys.stdin:
         child = os.fork()

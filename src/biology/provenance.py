@@ -154,7 +154,12 @@ class _Read(NamedTuple):
 
 @cache
 def _module(module: str) -> _Read:
-    return _read(_parsed(module))
+    return _whole(source_file(module).read_text(encoding="utf-8"))
+
+
+@cache
+def _whole(text: str) -> _Read:
+    return _read(ast.parse(text))
 
 
 def _parsed(module: str) -> ast.Module:

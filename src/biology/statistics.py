@@ -84,8 +84,12 @@ def sign_flip_p(scores: Float[np.ndarray, "cluster k"], flips: np.ndarray) -> Fl
     # with that tolerance the last bits of a sum do not matter, so many columns may use `@`, which is five times as fast
     many = scores.shape[1] > 1
     blocks = np.array_split(flips, max(1, flips.size // 10**5 if many else 1))
-    sums = (block.astype(float) @ scores if many else weighted(block, scores) for block in blocks)
-    hits = np.sum([(one >= observed - tolerance).sum(0) for one in sums], axis=0)
+    hits = np.zeros(scores.shape[1], dtype=int)
+    for block in blocks:
+        sums = block.astype(float) @ scores if many else weighted(block, scores)
+        hit = (sums >= observed - tolerance).view(np.uint8)
+        for start in range(0, len(hit), 255):  # sums of so few fit into a byte, which is several times as fast
+            hits += np.add.reduce(hit[start : start + 255], axis=0, dtype=np.uint8)
     exact = len(flips) == 2 ** scores.shape[0]
     return hits / len(flips) if exact else (1 + hits) / (1 + len(flips))
 
