@@ -28,8 +28,10 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_finish() -> None:
+    """Tables and figures are made of many small objects; by its own thresholds Python would look through them at every turn."""
     gc.enable()
     gc.freeze()
+    gc.set_threshold(50_000, 10, 10)
 
 
 def write_tiny_model(folder: Path, kind: str, *, n_layers: int = 3, seed: int = 0, tokenizer: bool = True) -> Path:

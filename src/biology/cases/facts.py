@@ -225,11 +225,12 @@ class Facts:
                 )
         if at.form not in ("token", "factor"):
             return
+        word, factor = at.word, at.factor
         for row in rows:
-            word = at.word if at.factor is None else row.get(at.factor, "")
+            word = word if factor is None else row.get(factor, "")
             count = question_of(row).count(word) if word else 1
             if count != 1:
-                absent = at.factor is None and count == 0
+                absent = factor is None and count == 0
                 close = difflib.get_close_matches(word, question_of(row).split(), n=1) if absent else []
                 hint = f" Did you mean 'token:{close[0]}'?" if close else ""
                 raise self.refuse(
