@@ -1,5 +1,5 @@
 # make figures    every figure, every verdict and the report, from the shipped model: half an hour on two cores (the first run installs .venv)
-# make test       the tests
+# make test       the tests, and which of them took longest
 # make test-browser  the pages in a real browser (Debian's package chromium), after `make figures`
 # make site       documentation, results and pages as one site in build/site, which works from disk; a broken link is an error
 # make check      linter, formatter and type checker
@@ -51,10 +51,10 @@ figures: $(STAMP)
 	@$(BIN)/biology summary
 
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope --slowest 20
 
 test-browser: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser -m browser
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser -m browser --numprocesses auto --dist loadscope
 
 # The site's packages are apart from ours: their versions of what both need differ.
 $(SITE_ENV)/.installed: site/requirements.lock

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import typechecking
+from slowest import pytest_addoption, pytest_runtest_makereport, pytest_terminal_summary  # noqa: F401
 
 typechecking.install()
 
