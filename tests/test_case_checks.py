@@ -126,6 +126,8 @@ MISTAKES = [
     ("depths: [0.5, 1.0]", "depths: [0.5, 7.5]", "experiments.inhibit.depths.1: Input should be less than or equal to 1"),
     ("fidelity", "fidelty", "figures: unknown figure 'fidelty'. Did you mean 'fidelity'?"),
     # and more
+    ("extended: {brackets", "extended: {braket", "extended: unknown corpus 'braket'. Did you mean 'brackets'?"),
+    ("set: [brackets]", "set: [brackets, sums]", "extended.brackets.set: 'sums' is no further level: prompt 's' of the prompt set has it already."),
     ("kind: census", "kind: censsus", "experiments.census: unknown kind 'censsus'. Did you mean 'census'?"),
     ("inject: bridge_any", "inject: brigde_any", "experiments.swap: unknown supernode 'brigde_any'. Did you mean 'bridge_any'?"),
     ("of: [inhibit, inhibit_again]", "of: [inhibit, inhibit_agian]", "experiments.less.of: unknown experiment 'inhibit_agian'. Did you mean 'inhibit_again'?"),

@@ -11,6 +11,7 @@ import pytest
 
 from biology.arms import is_donor
 from biology.cases.case import discover_cases
+from biology.cases.case_file import EXTENDED as STATED
 from biology.cases.case_file import CaseFile
 from biology.cases.items import LINKS
 from biology.corpora.corpus import LANGUAGES, PAPER_CITIES, PAPER_CONCEPT, PAPER_SUMS, SUM_FORMS, Corpus
@@ -175,6 +176,7 @@ def test_a_case_says_what_only_an_extended_corpus_asks():
         for name in discover_cases(ROOT)
     }
     assert {name: set(file.extended) for name, file in files.items() if file.extended} == {"addition": set(EXTENDED)}
+    assert set(STATED) == set(EXTENDED)
     own = committed("addition")
     for corpus, stated in files["addition"].extended.items():
         asked = prompts_of("addition", corpus).fillna("")

@@ -11,7 +11,7 @@ import string
 from collections.abc import Sequence
 
 from biology.cases import figure_names
-from biology.cases.case_file import CaseFile
+from biology.cases.case_file import EXTENDED, CaseFile
 from biology.cases.experiments import (
     LOOKING_AT_PLOTS,
     Attention,
@@ -47,6 +47,9 @@ def check_case(file: CaseFile, facts: Facts) -> None:
     facts.spelt()
     facts.links()
     facts.questions()
+    for corpus, columns in file.extended.items():
+        facts.known("extended", "corpus", corpus, EXTENDED)
+        facts.beyond(f"extended.{corpus}", columns)
     if file.operands is not None:
         for key in ("first", "second"):
             facts.factor(f"operands.{key}", getattr(file.operands, key))

@@ -40,6 +40,8 @@ class Prompt(Strict):
     """Whether it is asked as a user's message in the model's own chat template; then the answer begins what the assistant says."""
 
 
+EXTENDED = ("brackets",)
+"""Corpora that teach more than that of elegans (`biology.corpora.twins`)."""
 OUTPUT = "answer"
 """Name of the output among supernodes."""
 
