@@ -90,12 +90,17 @@ def export_json(
     cumulative = cumulative_scores(influence(graph)).tolist()
     kept = node_mask.nonzero().flatten().tolist()
     nodes = {i: _json_node(graph, i, cumulative[i], labels) for i in kept}
-    links = [
-        {"source": nodes[s]["node_id"], "target": nodes[t]["node_id"], "weight": float(graph.adjacency[t, s])}
-        | ({"heads": list(heads[t, s])} if heads and (t, s) in heads else {})
-        | ({} if graph.frozen is None else {"frozen": float(graph.frozen[t, s])})
-        for t, s in edge_mask.nonzero().tolist()
+    ends, weights = edge_mask.nonzero().tolist(), graph.adjacency[edge_mask].tolist()
+    links: list[dict[str, Any]] = [
+        {"source": nodes[s]["node_id"], "target": nodes[t]["node_id"], "weight": weight}
+        for (t, s), weight in zip(ends, weights, strict=True)
     ]
+    if heads:
+        for link, (t, s) in zip(links, ends, strict=True):
+            link |= {"heads": list(heads[t, s])} if (t, s) in heads else {}
+    if graph.frozen is not None:
+        for link, weight in zip(links, graph.frozen[edge_mask].tolist(), strict=True):
+            link["frozen"] = weight
     replaced = scores(graph)
     groups = [
         [name, *(nodes[i]["node_id"] for i in members if i in nodes)] for name, members in (supernodes or {}).items()
