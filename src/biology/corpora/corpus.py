@@ -66,8 +66,7 @@ class Item:
 
 def unit_interval(*key: object) -> float:
     """A number in [0, 1) that depends only on the key: the same on every machine, for every seed."""
-    digest = hashlib.sha256("|".join(map(str, key)).encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return int.from_bytes(hashlib.sha256("|".join(map(str, key)).encode()).digest()[:8], "big") / 2**64
 
 
 def by_hash(
@@ -76,10 +75,8 @@ def by_hash(
     """The options, sorted by `unit_interval(*key, *of(option))`: an order that depends only on the key and the options."""
     begun = hashlib.sha256("".join(f"{part}|" for part in key).encode())
 
-    def place(option: Option) -> bytes:
-        # building prompt sets sorts millions of options: calling `unit_interval` would be too slow
-        hashed = begun.copy()
-        hashed.update("|".join(map(str, of(option))).encode())
+    def place(option: Option) -> bytes:  # `unit_interval`, made for the millions of options that prompt sets sort
+        (hashed := begun.copy()).update("|".join(map(str, of(option))).encode())
         return hashed.digest()[:8]
 
     return sorted(options, key=place)
