@@ -54,7 +54,7 @@ test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope --slowest 20
 
 test-browser: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser -m browser --numprocesses auto --dist loadscope
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser -m browser --numprocesses auto --dist worksteal
 
 # The site's packages are apart from ours: their versions of what both need differ.
 $(SITE_ENV)/.installed: site/requirements.lock
