@@ -127,7 +127,7 @@ MISTAKES = [
     ("fidelity", "fidelty", "figures: unknown figure 'fidelty'. Did you mean 'fidelity'?"),
     # and more
     ("extended: {brackets", "extended: {braket", "extended: unknown corpus 'braket'. Did you mean 'brackets'?"),
-    ("set: [brackets]", "set: [brackets, sums]", "extended.brackets.set: 'sums' is no further level: prompt 's' of the prompt set has it already."),
+    ("set: [brackets]", "set: [brackets, brackets]", "extended.brackets.set: 'brackets' is listed twice."),
     ("kind: census", "kind: censsus", "experiments.census: unknown kind 'censsus'. Did you mean 'census'?"),
     ("inject: bridge_any", "inject: brigde_any", "experiments.swap: unknown supernode 'brigde_any'. Did you mean 'bridge_any'?"),
     ("of: [inhibit, inhibit_again]", "of: [inhibit, inhibit_agian]", "experiments.less.of: unknown experiment 'inhibit_agian'. Did you mean 'inhibit_again'?"),

@@ -49,7 +49,8 @@ def check_case(file: CaseFile, facts: Facts) -> None:
     facts.questions()
     for corpus, columns in file.extended.items():
         facts.known("extended", "corpus", corpus, EXTENDED)
-        facts.beyond(f"extended.{corpus}", columns)
+        for column, levels in columns.items():
+            facts.distinct(f"extended.{corpus}.{column}", levels)
     if file.operands is not None:
         for key in ("first", "second"):
             facts.factor(f"operands.{key}", getattr(file.operands, key))

@@ -166,16 +166,6 @@ class Facts:
                 if close:
                     raise self.refuse(self.told(row), unknown("factor", name, sorted(columns - {*ITEM_COLUMNS})))
 
-    def beyond(self, where: str, columns: Mapping[str, Sequence[str]]) -> None:
-        """Refuses a level of an extended corpus that the prompts of the case have themselves."""
-        for column, levels in columns.items():
-            self.distinct(f"{where}.{column}", levels)
-            for row in self.rows:
-                if row.get(column) and row[column] in levels:
-                    raise self.refuse(
-                        f"{where}.{column}", f"'{row[column]}' is no further level: {self.told(row)} has it already"
-                    )
-
     def links(self) -> None:
         """Refuses a prompt that names a prompt that does not exist, that is its own donor, or whose donor is also its
         wrong donor."""
