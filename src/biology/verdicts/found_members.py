@@ -12,6 +12,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from typing import NamedTuple
 
 import pandas as pd
@@ -62,12 +63,18 @@ class Members:
         if not ways:
             return Found()
         names = tuple(dict.fromkeys(need.supernode for way in ways for need in way))
-        there = set(zip(self.supernodes["item"], self.supernodes["supernode"], strict=True))
         rows = prompts.to_dict("records")
         met = [
-            any(all((row.get(need.column), need.supernode) in there for need in way) for way in ways) for row in rows
+            any(all((row.get(need.column), need.supernode) in self._there for need in way) for way in ways)
+            for row in rows
         ]
         return Found(sum(met) / len(met) if met else math.nan, names)
+
+    @cached_property
+    def _there(self) -> set[tuple[str, str]]:
+        """Prompts and the supernodes that have members on them. The table has a row for each member, a hundred times as many."""
+        found = self.supernodes[["item", "supernode"]].drop_duplicates()
+        return set(zip(found["item"].tolist(), found["supernode"].tolist(), strict=True))
 
 
 def required_supernodes(experiments: Mapping[str, Measurement], part: Part) -> list[tuple[RequiredSupernode, ...]]:
