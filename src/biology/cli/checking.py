@@ -47,7 +47,7 @@ class Computed:
     judgement: Judgement
     claim: Claim
     case: Case
-    """The experiments that it rests on, with sites where they were found."""
+    """The experiments that it rests on and their supernodes, with sites where they were found."""
     tables: Tables
     """What was measured."""
 
