@@ -68,30 +68,34 @@ def matched_sets(
     pool_prompt = own if pool_prompt is None else pool_prompt
     pool_pos = edited.pos if pool_pos is None else pool_pos
     columns: list[tuple[Tensor, ...]] = []
-    filled = torch.zeros(len(prompt), draws, dtype=torch.long)
+    filled, prompts = torch.zeros(len(prompt), draws, dtype=torch.long), prompt.tolist()
     of_layer: dict[tuple[int, int], set[int]] = {}
     for item, layer, feature in torch.stack([edited.row, edited.layer, edited.feature], 1).tolist():
         of_layer.setdefault((item, layer), set()).add(feature)
-    for cell in _groups(torch.stack([edited.row, edited.layer, edited.pos], 1)):
-        item, layer, pos = (int(column[cell[0]]) for column in (edited.row, edited.layer, edited.pos))
-        excluded = of_layer[item, layer]
+    places = torch.stack([edited.row, edited.layer, edited.pos], 1)
+    pools = torch.stack([pool_prompt, pool_pos, (change > 0).long()], 1)
+    for cell in _groups(places):
+        item, layer, pos = places[cell[0]].tolist()
         target = _vectors(transcoders, layer, edited.feature[cell], last_layer).T @ change[cell]
-        raised = (change[cell] > 0).long()
-        parts = []
-        for group in _groups(torch.stack([pool_prompt[cell], pool_pos[cell], raised], 1)):
+        parts, groups = [], _groups(pools[cell])
+        for group in groups:
             sites = cell[group]
-            pool = cache.cell(int(pool_prompt[sites[0]]), layer, int(pool_pos[sites[0]]))
+            from_prompt, from_pos, raised = pools[sites[0]].tolist()
+            pool = cache.cell(from_prompt, layer, from_pos)
             width = transcoders.n_features[layer]
-            features, weight, missing = _sets(pool, excluded, len(sites), width, draws, generator)
+            features, weight, missing = _sets(pool, of_layer[item, layer], len(sites), width, draws, generator)
             filled[item] += missing
-            push = weight * (1.0 if raised[group[0]] else -1.0)
-            vectors = _vectors(transcoders, layer, features, last_layer)
-            wanted = _vectors(transcoders, layer, edited.feature[sites], last_layer).T @ change[sites]
-            parts.append((features, push * _scale(wanted, torch.einsum("ds,dsv->dv", push, vectors))[:, None]))
-        features, push = (torch.cat(part, 1) for part in zip(*parts, strict=True))
-        total = torch.einsum("ds,dsv->dv", push, _vectors(transcoders, layer, features, last_layer))
-        push = push * _scale(target, total)[:, None]
-        columns.append(_merged(cache, int(prompt[item]), item, layer, pos, features, push))
+            push = weight * (1.0 if raised else -1.0)
+            vectors, wanted = _vectors(transcoders, layer, features, last_layer), target
+            if len(groups) > 1:
+                wanted = _vectors(transcoders, layer, edited.feature[sites], last_layer).T @ change[sites]
+            push = push * _scale(wanted, torch.einsum("ds,dsv->dv", push, vectors))[:, None]
+            parts.append((features, push, vectors))
+        features, push, vectors = (
+            parts[0] if len(parts) == 1 else (torch.cat(part, 1) for part in zip(*parts, strict=True))
+        )
+        push = push * _scale(target, torch.einsum("ds,dsv->dv", push, vectors))[:, None]
+        columns.append(_merged(cache, prompts[item], item, layer, pos, features, push))
     if columns:
         row, layer, pos, feature, value = (torch.cat(part) for part in zip(*columns, strict=True))
     else:
@@ -143,7 +147,7 @@ def _groups(keys: Int[Tensor, "site key"]) -> list[Int[Tensor, " member"]]:
     """Groups of indices of equal rows of `keys`, in ascending order of the keys."""
     if not len(keys):
         return []
-    if bool((keys == keys[0]).all()):  # nearly always true within one cell, and cheaper than sorting
+    if len(keys) == 1 or bool((keys == keys[0]).all()):  # nearly always true within one cell, and cheaper than sorting
         return [torch.arange(len(keys))]
     _, which, counts = torch.unique(keys, dim=0, return_inverse=True, return_counts=True)
     return list(torch.argsort(which, stable=True).split(counts.tolist()))

@@ -83,10 +83,9 @@ class FeatureCache:
 
     def cell(self, prompt: int, layer: int, pos: int) -> tuple[Int[Tensor, " active"], Float[Tensor, " active"]]:
         """Active features and their activations at one layer and position of one prompt."""
-        place = torch.tensor([[prompt], [layer], [pos]])
-        start = self._key(place[0], place[1], place[2], 0)
-        bounds = torch.searchsorted(self._keys, torch.cat([start, start + int(self.shape[3])]))
-        chosen = slice(int(bounds[0]), int(bounds[1]))
+        _, layers, positions, features = self.shape.tolist()
+        start = ((prompt * layers + layer) * positions + pos) * features
+        chosen = slice(*torch.searchsorted(self._keys, torch.tensor([start, start + features])).tolist())
         return self.feature[chosen], self.value[chosen]
 
 
