@@ -51,7 +51,7 @@ figures: $(STAMP)
 	@$(BIN)/biology summary
 
 test: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses auto --dist loadscope --slowest 20
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/browser --numprocesses auto --dist loadscope --slowest 20
 
 test-browser: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser -m browser --numprocesses auto --dist worksteal

@@ -9,6 +9,8 @@ there is a failure.
 # pyright: reportCallIssue=false
 # (indexing a DataFrame may give a Series or a DataFrame; the checker cannot tell)
 
+import functools
+
 import pytest
 from shaken_tables import TABLES, any_case
 from stated_titles import CASES, SOURCES, STATED, title
@@ -16,6 +18,8 @@ from stated_titles import CASES, SOURCES, STATED, title
 from biology.figures import case_figures as figures
 from biology.tables import Tables
 
+MADE = {source: functools.cache(make) for source, make in TABLES.items()}
+"""Tables of a source and a seed; all figures of the source are drawn from the same ones."""
 EVERY = [(source, figure) for source, found in SOURCES.items() for figure in found]
 
 
@@ -27,7 +31,7 @@ def cases(tmp_path_factory):
 @pytest.mark.parametrize(("source", "figure"), EVERY, ids=["-".join(pair) for pair in EVERY])
 def test_a_title_is_what_its_tables_say(source, figure, cases):
     for seed in range(3 if source in ("any", "dictionary") else 2):
-        tables = TABLES[source](seed)
+        tables = MADE[source](seed)
         assert title(source, figure, tables, cases, laid_out=seed == 0) == STATED[source, figure](tables)
 
 
@@ -67,12 +71,12 @@ def bare(source: str, figure: str, tables: Tables) -> Tables:
     ],
 )  # fmt: skip
 def test_a_figure_with_nothing_to_compare_says_so_in_its_title(source, figure, said, cases):
-    tables = bare(source, figure, TABLES[source](0))
+    tables = bare(source, figure, MADE[source](0))
     assert title(source, figure, tables, cases) == said
 
 
 def test_a_figure_without_rows_on_a_model_says_that_it_shows_nothing(cases):
-    tables = TABLES["any"](0)
-    tables["parts"] = tables["parts"].assign(verdict="untestable")
+    tables = MADE["any"](0)
+    tables = tables | {"parts": tables["parts"].assign(verdict="untestable")}
     drawn = figures.draw("path_share-nowhere", tables, cases["any"], forms=("svg",))
     assert b"<dc:title>Path share: nothing to show</dc:title>" in drawn["svg"]
