@@ -203,21 +203,26 @@ def wrapped(text: str, width: float, points: float, weight: int = 400) -> list[s
         begun = [started]  # what the line is with one word, with two, ...
         for word in left[1:]:
             begun.append(f"{begun[-1]} {word}".strip())
-
-        def fits(count: int, begun: list[str] = begun) -> bool:
-            return not begun[count - 2] or text_width(begun[count - 1], points, weight) <= width
-
-        # to measure a text takes long: begin where a line of letters half as wide as high would end
-        usual = int(144 * width / points)
-        count = max(1, sum(len(line) <= usual for line in begun))
-        while count > 1 and not fits(count):
-            count -= 1
-        while count < len(begun) and fits(count + 1):
-            count += 1
+        count = _words_that_fit(begun, width, points, weight)
         lines.append(begun[count - 1])
         left = left[count:]
         started = left[0] if left else ""
     return lines
+
+
+def _words_that_fit(begun: list[str], width: float, points: float, weight: int) -> int:
+    """How many words a line holds, at least one. To measure a text takes long: it begins where a line of letters half as wide as high
+    would end."""
+
+    def fits(words: int) -> bool:
+        return not begun[words - 2] or text_width(begun[words - 1], points, weight) <= width
+
+    count = max(1, sum(len(line) <= int(144 * width / points) for line in begun))
+    while count > 1 and not fits(count):
+        count -= 1
+    while count < len(begun) and fits(count + 1):
+        count += 1
+    return count
 
 
 def caption(figure: Figure) -> tuple[str, str]:
