@@ -1,14 +1,18 @@
 """Edges of graphs against edges of a causal model: what is an edge, how they are ranked, which prompts show all parents first."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from biology.cases.mechanism import Mechanism, load_mechanism
+from biology.config import load_config
 from biology.records import validate
 from biology.statistics import auc
-from biology.verdicts.graph_calibration import causal_edges, measured, parents_first, scored_pairs
+from biology.verdicts.graph_calibration import causal_edges, graph_truth, measured, parents_first, scored_pairs
 
+ROOT = Path(__file__).parents[1]
 MECHANISM = validate(
     Mechanism,
     {
@@ -86,3 +90,14 @@ def test_parents_come_first_where_the_answer_is_read_from_them():
     (good, bad) = (measured(scored_pairs(MECHANISM, graphs(*[one] * 20)), 0) for one in (GOOD, LOOKED_UP))
     assert good["auc"] == good["auc_low"] == 1.0 and good["first"] == 1.0 and good["prompts"] == 20
     assert bad["auc"] < 0.5 and bad["first"] == 0.0
+
+
+def test_rows_of_graphs_that_are_not_there_stay(tmp_path):
+    """A checkout brings the table and no graphs: what the table says of them is kept, and nothing else."""
+    known = pd.DataFrame({"case": ["multi_hop", "multi_hop"], "model": ["elegans", "gone"], "auc": [0.9, 0.8]})
+    config = load_config(ROOT / "config.yaml")
+    assert graph_truth(tmp_path, config, known).to_dict("records") == known.head(1).to_dict("records")
+    assert graph_truth(tmp_path, config).empty
+    (tmp_path / "data/runs/elegans/multi_hop").mkdir(parents=True)
+    (tmp_path / "data/runs/elegans/multi_hop/edges.parquet").touch()  # made anew: the old row goes
+    assert graph_truth(tmp_path, config, known).empty  # this folder states no mechanism

@@ -226,6 +226,8 @@ def coverage(args: Arguments) -> None:
 
 def calibrate(args: Arguments) -> None:
     """compare verdicts with the truth of planted mechanisms: sensitivity and specificity, what misses and which part is at fault, graphs with causal models"""
+    import pandas as pd
+
     from biology.cli.opening import configuration
     from biology.figures import site_parts_figure
     from biology.figures.calibration_figure import figure
@@ -240,8 +242,10 @@ def calibrate(args: Arguments) -> None:
     if table.empty:
         raise InputError("no model with planted mechanisms has been judged: run `snakemake calibration/all`.")
     artefacts.write_text(root / "reports/calibration.csv", table.to_csv(index=False, lineterminator="\n"))
-    graphs = graph_truth(root, config)
-    artefacts.write_text(root / "reports/calibration_graphs.csv", graphs.to_csv(index=False, lineterminator="\n"))
+    of_graphs = root / "reports/calibration_graphs.csv"
+    known = pd.read_csv(of_graphs) if of_graphs.is_file() and of_graphs.stat().st_size > 1 else None
+    graphs = graph_truth(root, config, known)
+    artefacts.write_text(of_graphs, graphs.to_csv(index=False, lineterminator="\n"))
     missed = misses(root, table)
     text = missed.to_csv(index=False, lineterminator="\n", float_format="%.3g")
     artefacts.write_text(root / "reports/misses.csv", text)

@@ -54,23 +54,30 @@ def parents_first(pairs: pd.DataFrame) -> pd.Series:
     return every & (parents.min() > rest.reindex(every.index).fillna(0.0).clip(lower=0.0))
 
 
-def graph_truth(root: Path, config: Config) -> pd.DataFrame:
+def graph_truth(root: Path, config: Config, known: pd.DataFrame | None = None) -> pd.DataFrame:
     """One row for each planted model and case with graphs in `data/runs`: area with the 2.5 and 97.5 % points over resampled
-    prompts, and the share of prompts with all parents first, with Wilson's interval."""
+    prompts, and the share of prompts with all parents first, with Wilson's interval.
+
+    Rows of the table `known` stay for models and cases whose graphs are not there, as in a checkout that brings only the table.
+    """
     rows: list[dict[str, object]] = []
     for name in config.calibrated:
         if not config.models[name].planted:
             continue
-        for folder in sorted((root / "data/runs" / name).glob("*/edges.parquet")):
-            mechanism = load_mechanism(root, folder.parent.name)
+        runs = root / "data/runs" / name
+        made = {path.parent.name for path in runs.glob("*/edges.parquet")}
+        if known is not None:
+            rows += known[(known["model"] == name) & ~known["case"].isin(made)].to_dict("records")
+        for case in sorted(made):
+            mechanism = load_mechanism(root, case)
             if mechanism is None or not causal_edges(mechanism):
                 continue
-            tables = read_tables(folder.parent, ("prompts", "edges"))
+            tables = read_tables(runs / case, ("prompts", "edges"))
             prompts = tables["prompts"]
             asked = prompts[(prompts["role"] == "score") & (prompts["split"] == "heldout") & prompts["correct"]]
             pairs = scored_pairs(mechanism, tables["edges"][tables["edges"]["item"].isin(asked["item"])])
             if len(pairs):  # a case may trace only the prompts that it shows
-                rows.append({"case": folder.parent.name, "model": name, **measured(pairs, config.statistics.seed)})
+                rows.append({"case": case, "model": name, **measured(pairs, config.statistics.seed)})
     return pd.DataFrame(rows)
 
 
