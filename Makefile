@@ -26,7 +26,7 @@ SITE_ENV := build/site-env
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
-.PHONY: help setup figures test test-browser site check organism bench clean
+.PHONY: help setup figures test test-browser test-browser-speed test-browser-pages site check organism bench clean
 
 help:
 	@sed -n 's/^# make/  make/p' Makefile
@@ -53,8 +53,13 @@ figures: $(STAMP)
 test: $(STAMP)
 	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest --ignore tests/browser --numprocesses auto --dist loadscope --slowest 20
 
-test-browser: $(STAMP)
-	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser -m browser --numprocesses auto --dist worksteal
+test-browser: test-browser-speed test-browser-pages
+
+test-browser-speed: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser -m "browser and at_rest"
+
+test-browser-pages: $(STAMP)
+	@OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/browser -m "browser and not at_rest" --numprocesses auto --dist worksteal
 
 # The site's packages are apart from ours: their versions of what both need differ.
 $(SITE_ENV)/.installed: site/requirements.lock

@@ -376,6 +376,7 @@ DRAG = """async () => {
 }"""
 
 
+@pytest.mark.at_rest
 def test_the_densest_graph_stays_smooth(view, dense, record_property):
     """First paint within a second, the slider at 30 frames a second: the median, since machines that test are busy."""
     page = view(path=dense)

@@ -248,6 +248,7 @@ def test_it_begins_with_dallas_and_a_click_changes_its_mind_but_not_the_controls
     assert page.locator("#answers section").count() == 1
 
 
+@pytest.mark.at_rest
 def test_the_first_answer_comes_at_once_and_a_drag_is_followed(elegans, open_page):
     """The bounds are for a machine at rest: the best of a few counts."""
     first = min(

@@ -18,6 +18,7 @@ def large(page_of, tmp_path):  # noqa: F811
     return features, path
 
 
+@pytest.mark.at_rest
 def test_a_large_page_is_there_at_once_and_finds_every_feature(large, open_page):
     features, path = large
     row = features.iloc[29 * 3072 + 1999]
