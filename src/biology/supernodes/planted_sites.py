@@ -63,12 +63,17 @@ def planted_parts(
             if bool((position[place[one.prompts]] == site.position[one.prompts]).all())
         ]  # fmt: skip
         layers = "-".join(map(str, dict.fromkeys((site.layers[0], site.layers[-1]))))
-        about = {"case": case.name, "supernode": name, "position": str(case.supernodes[name].at), "layers": layers}
+        about: dict[str, object] = {
+            "case": case.name,
+            "supernode": name,
+            "position": str(case.supernodes[name].at),
+            "layers": layers,
+        }
         if made:
-            found = measured(finder, name, made, site.layers, site.layers[-1], statistics, site.basis)
+            parts = measured(finder, name, made, site.layers, site.layers[-1], statistics, site.basis)
+            told += [about | row for row in parts]
         else:
-            found = [{"arm": "mlp", "n": 0, "clusters": 0, "fault": NOT_MEASURED}]
-        told += [about | row for row in found]
+            told.append(about | {"arm": "mlp", "n": 0, "clusters": 0, "fault": NOT_MEASURED})
     return pd.DataFrame(told, columns=list(COLUMNS))
 
 
