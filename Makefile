@@ -22,7 +22,8 @@ STAMP := .venv/.installed
 SITE := build/site
 SITE_ENV := build/site-env
 
-# pip does not compile what it installs (--no-compile): modules are compiled when first imported, which spares a minute.
+# pip does not compile what it installs (--no-compile): modules are compiled when first imported, which spares a minute. A first
+# experiment would wait for those that it imports, so `setup` ends with one.
 unexport PYTHONDONTWRITEBYTECODE
 
 .DEFAULT_GOAL := help
@@ -43,6 +44,7 @@ $(STAMP): requirements.lock
 	@$(PIP) --constraint requirements.lock $(TORCH)
 	@$(PIP) --no-deps --requirement requirements.lock
 	@$(PIP) --no-deps --no-build-isolation --editable .
+	-@$(BIN)/biology trace "Fact: the capital of" --model elegans >/dev/null
 	@touch $@
 
 figures: $(STAMP)
