@@ -151,10 +151,7 @@ def reduced(case: Case, claim: Claim) -> Case:
     experiments = {name: case.experiments[name] for name in rests_on(case, claim)}
     named = {name for experiment in experiments.values() for name in experiment.names()}
     supernodes = {name: rule for name, rule in case.supernodes.items() if name in named}
-    asked = (
-        {} if experiments else {"items": (), "operands": None}
-    )  # where a claim asks for nothing, no prompt is run for it
-    return case.model_copy(update={"experiments": experiments, "supernodes": supernodes, **asked})
+    return case.model_copy(update={"experiments": experiments, "supernodes": supernodes})
 
 
 def rests_on(case: Case, claim: Claim) -> list[str]:
