@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from biology.__main__ import main
-from biology.cli import growth
+from biology.corpora import lessons
 from biology.corpora.corpus import Corpus
 from biology.models.model import encode as encode_text
 from biology.models.model import load_model
@@ -281,7 +281,7 @@ def test_a_model_that_is_grown_anew_takes_the_old_ones_transcoders_with_it(small
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(organism, "grow", last_step)
-    monkeypatch.setattr(growth, "_corpus", lambda *_: small)
+    monkeypatch.setattr(lessons, "corpus_of", lambda *_: small)
     assert main(["grow", "--corpus", "wild", "--out", "model"]) == 0
     grown, weights = sorted(os.listdir("model")), Path("model/model.safetensors").read_bytes()
     assert {"config.json", "model.safetensors", "record.json", "heldout.parquet", "tokenizer.json"} <= set(grown)
