@@ -115,3 +115,9 @@ def planted_supernodes(rules: Mapping[str, SupernodeRule], mechanism: Mechanism)
         for name, rule in rules.items()
         if rule.at != FOUND and rule.factor is not None and (rule.factor, rule.at) in sites
     }
+
+
+def has_sites(rules: Mapping[str, SupernodeRule], mechanism: Mechanism | None) -> bool:
+    """Whether some rule looks for its site, or has the position at which its variable was planted (by `mechanism`, if one was)."""
+    planted = planted_supernodes(rules, mechanism) if mechanism is not None else {}
+    return bool(planted) or any(rule.at == FOUND for rule in rules.values())

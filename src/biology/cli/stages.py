@@ -161,9 +161,8 @@ def decompose(args: Arguments) -> None:
     model, transcoders = open_model(entry, root, args.model, config.threads)
     import pandas as pd
 
-    from biology.cases.found_sites import planted_supernodes
+    from biology.cases.found_sites import has_sites
     from biology.cases.mechanism import load_mechanism
-    from biology.cases.positions import FOUND
     from biology.cli.growth import record_of
     from biology.corpora.lessons import corpus_of, lesson_of
     from biology.records import InputError
@@ -175,8 +174,7 @@ def decompose(args: Arguments) -> None:
     parts = []
     for case in cases_of(config, root, args.model):
         mechanism = load_mechanism(root, case.name) if corpus is not None else None
-        planted = planted_supernodes(case.supernodes, mechanism) if mechanism is not None else {}
-        if not planted and all(rule.at != FOUND for rule in case.supernodes.values()):
+        if not has_sites(case.supernodes, mechanism):
             continue
         folder = run / case.name
         prompts, operands = (
@@ -185,11 +183,11 @@ def decompose(args: Arguments) -> None:
         )
         sites, rest = read_table(folder / "group_sites.parquet", "sites"), (config.statistics, operands)
         features = _features(folder)
-        found = site_parts(model, transcoders, case, prompts, features, sites, *rest)
-        parts += [found] if len(found) else []  # one without rows would make numbers of another type
-        if planted and corpus is not None and mechanism is not None:
+        parts.append(site_parts(model, transcoders, case, prompts, features, sites, *rest))
+        if corpus is not None and mechanism is not None:
             lesson = lesson_of(corpus, case.name)
             parts.append(planted_parts(model, transcoders, case, mechanism, lesson, prompts, features, *rest))
+    parts = [part for part in parts if len(part)]  # one without rows would make the numbers of all another type
     if not parts:
         raise InputError(
             f"model '{args.model}': no supernode of its cases has `at: found`, and none has the position at which its variable was "

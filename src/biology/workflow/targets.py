@@ -12,9 +12,8 @@ from typing import Any
 
 from biology.cases.case import Case, discover_cases, fingerprint, load_case
 from biology.cases.claim_file import load_claims
-from biology.cases.found_sites import planted_supernodes
+from biology.cases.found_sites import has_sites
 from biology.cases.mechanism import load_mechanism
-from biology.cases.positions import FOUND
 from biology.config import GROWN_ROLES, HELD_ROLES, SHOWN_ROLES, ModelConfig, load_config
 from biology.folders import FIRST_STAGE
 from biology.provenance import code_hash, sources
@@ -188,13 +187,11 @@ class Targets:
 
     def searching(self, model: str) -> list[str]:
         """The cases of a model in which some rule looks for its site, or has the position at which its variable was planted."""
-        rules = {case: self.cases[model, case].supernodes for case in self.models[model]}
-        stated = {case: load_mechanism(".", case) if self.config.model(model).planted else None for case in rules}
+        planted = self.config.model(model).planted
         return [
             case
-            for case, of_case in rules.items()
-            if any(rule.at == FOUND for rule in of_case.values())
-            or ((mechanism := stated[case]) is not None and planted_supernodes(of_case, mechanism))
+            for case in self.models[model]
+            if has_sites(self.cases[model, case].supernodes, load_mechanism(".", case) if planted else None)
         ]
 
     def tables(self, models: Collection[str]) -> list[str]:
