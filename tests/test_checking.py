@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 from types import SimpleNamespace
 
+import numpy as np
 import pandas as pd
 import pytest
 from tqdm import tqdm
@@ -53,3 +54,11 @@ def test_with_json_standard_output_holds_one_document(capsys, monkeypatch):
     assert main(["check", "multihop-7", "--model", "elegans", "--json"]) == 0
     said = capsys.readouterr()
     assert json.loads(said.out)["agrees"] is True and "swap: chosen" in said.err
+
+
+def test_a_number_agrees_with_the_six_digits_that_are_committed_of_it():
+    """And with no other six digits."""
+    for value in np.random.default_rng(0).uniform(1, 10, 200).tolist():
+        assert checking._same(value, float(f"{value:.6g}"))
+        assert not checking._same(value * (1 + 3e-5), value) and not checking._same(value, float("nan"))
+    assert checking._same(float("nan"), float("nan"))

@@ -33,8 +33,9 @@ if TYPE_CHECKING:
 
 Arguments = argparse.Namespace
 NUMBERS = ("statistic", "low", "high", "n")
-CLOSE = 1e-6
-"""Largest relative difference between equal numbers: another processor may round the last bits differently."""
+CLOSE = 1e-5
+"""Largest relative difference between equal numbers: committed ones have six digits, and another processor may round the last bits
+differently."""
 PAGE, PROMPTS, MEASURED = "claim.html", "prompts.csv", ("evidence", "prompts", "supernodes", "parts", "clusters")
 """What `--out` writes: the page, every scored prompt, and the tables from which all numbers come."""
 FILES = (PAGE, PROMPTS, *(f"{name}.parquet" for name in MEASURED))
