@@ -21,7 +21,7 @@ from biology.cases.found_sites import planted_supernodes
 from biology.cases.mechanism import CausalModel, Mechanism
 from biology.config import StatisticsConfig
 from biology.models.model import Model, answer_token, encode
-from biology.organisms.certificate import HELD_OUT, TAUGHT, paired_trials
+from biology.organisms.certificate import HELD_OUT, TAUGHT, Trial, paired_trials
 from biology.organisms.variable_sites import sites
 from biology.statistics import generator
 from biology.supernodes.grouping import Finder
@@ -47,29 +47,31 @@ def planted_parts(
         return pd.DataFrame(columns=list(COLUMNS))
     rows, place = _scored_and_taught(lesson, prompts)
     causal = CausalModel(mechanism, rows, f"the mechanism of {case.name}")
-    held = sites(case.name, causal, lambda text: encode(model, text), model.d_model)
+    trials: dict[str, list[Trial]] = {}
+    for variable in dict.fromkeys(asked.values()):  # several supernodes may be looked for by one variable
+        rng = generator(statistics.seed, case.name, variable, "planted_parts")
+        base = rng.permutation(np.flatnonzero(rows["split"] == HELD_OUT))
+        trials[variable] = paired_trials(causal, variable, base, rng, MOST)
+    used = {row for several in trials.values() for one in several for row in one.prompts}
+    held = sites(case.name, causal, lambda text: encode(model, text), model.d_model, used) if used else {}
     text = rows["text"].tolist()
     told: list[dict[str, object]] = []
     for name, variable in asked.items():
-        rng = generator(statistics.seed, case.name, variable, "planted_parts")
-        base = rng.permutation([row for row, split in enumerate(rows["split"]) if split == HELD_OUT])
-        site, position = held[variable], torch.from_numpy(finder.positions(case.supernodes[name].at))
+        about: dict[str, object] = {
+            "case": case.name, "supernode": name, "position": str(case.supernodes[name].at),
+            "layers": "-".join(map(str, dict.fromkeys(mechanism.variables[variable].layers))),
+        }  # fmt: skip
+        position = torch.from_numpy(finder.positions(case.supernodes[name].at))
         made = [
             Exchange(
                 int(place[one.base]), tuple(place[one.donors["effect"]].tolist()),
                 answer_token(model, text[one.base], str(one.answer)),
             )
-            for one in paired_trials(causal, variable, base, rng, MOST)
-            if bool((position[place[one.prompts]] == site.position[one.prompts]).all())
+            for one in trials[variable]
+            if bool((position[place[one.prompts]] == held[variable].position[one.prompts]).all())
         ]  # fmt: skip
-        layers = "-".join(map(str, dict.fromkeys((site.layers[0], site.layers[-1]))))
-        about: dict[str, object] = {
-            "case": case.name,
-            "supernode": name,
-            "position": str(case.supernodes[name].at),
-            "layers": layers,
-        }
         if made:
+            site = held[variable]
             parts = measured(finder, name, made, site.layers, site.layers[-1], statistics, site.basis)
             told += [about | row for row in parts]
         else:
