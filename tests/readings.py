@@ -50,13 +50,13 @@ READINGS = {
         multi-12: inhibit_operation_live kept:scale+language | match position; operation
     """,
     "rhyme_planning": """
-        poem-1: census planned probe sites | position shuffle random; word
+        poem-1: census_plan written sites | position shuffle random; census probe | shuffle; plan word
         poem-2: census candidates | shuffle random; word
         poem-3: census ordinary | shuffle random; word
-        poem-4: suppress <line_ends_rhyme line_ends_own | match position; plan
+        poem-4: suppress <line_ends_rhyme line_ends_own | match position; resample_forced line_ends_own; choice
         poem-5: inject_other <line_ends_donor line_starts_donor | match donor position; plan
         poem-6: inject_rhyme <line_ends_donor sites | match donor position; inject_other <line_ends_donor | match donor position; plan
-        poem-7: inject_rhyme <line_ends_donor sites | match position; resample line_ends_own; plan
+        poem-7: inject_rhyme <line_ends_donor sites | match position; resample line_ends_own; resample_forced line_ends_own; plan
         poem-8: backward <answer_log_odds answer_moves ending_log_odds | match donor position; plan
         poem-9: inhibit_rhyme <line_ends_family | match position; rhyme
         poem-10: graph path_share | match; inhibit_last <answer_probability | match position; resample_forced line_ends_own; plan

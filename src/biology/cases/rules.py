@@ -57,8 +57,9 @@ class SupernodeRule(Strict):
     false_positive_rate: float = Field(default=1.0, ge=0, le=1)
     """Of the selecting prompts of other levels, the largest share on which a member may be active."""
     within: str | None = None
-    """A column. `false_positive_rate` must then also hold among the levels that share the scored prompt's value of it. With `within:
-    place` a feature of Dallas must distinguish it from the other cities of Texas; else it is a feature of Texas."""
+    """A column. `false_positive_rate` must then also hold among the levels that share the scored prompt's value of it; and
+    `difference_share` compares with these levels alone (with all, if none shares it). With `within: place` a feature of Dallas must
+    distinguish it from the other cities of Texas; else it is a feature of Texas."""
     difference_share: float | None = Field(default=None, gt=0, le=1)
     """In place of `precision`, `recall` and `false_positive_rate`: members are the fewest features that make up this share of the
     difference that the level makes. A feature's difference is how much more it writes (activation times length of its decoder vector)
@@ -93,7 +94,7 @@ class SupernodeRule(Strict):
         for key in ("precision", "recall", "false_positive_rate", "within", "difference_share", "split", "across"):
             if key in self.model_fields_set and self.factor is None:
                 raise ValueError(f"`{key}` has no effect without `factor`")
-            if key in (*TELLING, "within") and self.difference_share and key in self.model_fields_set:
+            if key in TELLING and self.difference_share and key in self.model_fields_set:
                 raise ValueError(
                     f"`{key}` has no effect with `difference_share`, which takes the place of {', '.join(TELLING)}"
                 )
@@ -101,9 +102,9 @@ class SupernodeRule(Strict):
             raise ValueError("`top` has no effect without `promotes` or `not_promotes`")
         if self.factor is not None and (self.active_on or self.silent_on):
             raise ValueError("a rule with `factor` selects by levels: leave out `active_on` and `silent_on`")
-        if self.within is not None and "false_positive_rate" not in self.model_fields_set:
+        if self.within is not None and not self.difference_share and "false_positive_rate" not in self.model_fields_set:
             raise ValueError(
-                "`within` has no effect without `false_positive_rate`, which it applies to the levels that share a column"
+                "`within` has no effect without `difference_share` or `false_positive_rate`, which it applies to the levels that share a column"
             )
         if self.within is not None and self.within == self.factor:
             raise ValueError(f"within: all levels of '{self.factor}' differ in it: give another column")

@@ -141,7 +141,8 @@ def rule_told(rule: SupernodeRule) -> str:
 
 def _telling(rule: SupernodeRule) -> str:
     if rule.difference_share is not None:
-        more = f"how much more is written on selecting prompts with this {rule.factor} than on those with another"
+        near = f" of the same {rule.within}" if rule.within else ""
+        more = f"how much more is written on selecting prompts with this {rule.factor} than on those with another{near}"
         return f" They are the fewest that make up {rule.difference_share:.0%} of {more}"
     told = f" Each fires on at least {rule.recall:.0%} of the selecting prompts with this {rule.factor}"
     told += (

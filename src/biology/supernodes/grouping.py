@@ -199,6 +199,13 @@ class Finder(CasePrompts):
         of_level = chosen & (self._said(rule.factor) == row.get(str(rule.factor)))
         return of_level, chosen & ~of_level
 
+    def near(
+        self, rule: SupernodeRule, row: Mapping[str, object], others: Bool[np.ndarray, " prompt"]
+    ) -> Bool[np.ndarray, " prompt"]:
+        """Of the prompts of other levels, those that share the row's value of `within`; all of them if none does, or without it."""
+        near = others if rule.within is None else others & (self._said(rule.within) == row.get(rule.within))
+        return near if near.any() else others
+
     def _of_level(self, rule: SupernodeRule, row: Mapping[str, object]) -> tuple[np.ndarray, np.ndarray]:
         """Columns of the features that distinguish the row's level, and the share of the level's prompts on which each
         is active."""
@@ -208,14 +215,14 @@ class Finder(CasePrompts):
         fires = self.active(rule.at) > 0
         hits = np.asarray(fires[of_level].sum(0)).ravel()
         share = hits / of_level.sum()
+        near = self.near(rule, row, rest)
         if rule.difference_share is not None:
-            columns = self._making_the_difference(rule, of_level, rest)
+            columns = self._making_the_difference(rule, of_level, near)
             return columns, share[columns]
         every = np.asarray(fires[of_level | rest].sum(0)).ravel()
         member = (share >= rule.recall) & (hits >= rule.precision * every) & (hits > 0)
         member &= column_means(fires, rest) <= rule.false_positive_rate
         if rule.within is not None:
-            near = rest & (self._said(rule.within) == row.get(rule.within))
             member &= column_means(fires, near) <= rule.false_positive_rate
         columns = np.flatnonzero(member)
         return columns, share[columns]

@@ -47,6 +47,7 @@ class LevelWriting:
         1: as much as the MLPs do in the mean over the level. 0 if no prompt selects, or nothing differs.
         """
         of_level, others = self.finder.selecting(self.rule, row)
+        others = self.finder.near(self.rule, row, others)
         if not (of_level.any() and others.any() and len(columns)):
             return 0.0
         more = self._difference(of_level, others)
