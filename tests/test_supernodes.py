@@ -174,6 +174,22 @@ def test_the_fewest_features_that_make_up_a_share_of_a_level_s_difference(tiny_m
     assert members("texas16", precision=0.9) == {2, 5}
 
 
+def test_levels_that_share_a_column_are_told_apart_within_it(tiny_model):
+    """What all answers of Texas share says Texas, and not which answer it is."""
+    model, answers = tiny_model("llama"), NUMBER % 4
+    masks = {7: TEXAS, 8: TEXAS & (answers == 0), 9: TEXAS & (answers <= 1)}
+    entries = [
+        (int(prompt), LAYER, LAST, feature, 1.0) for feature, mask in masks.items() for prompt in np.flatnonzero(mask)
+    ]
+    by_difference = SupernodeRule(factor="answer", split="any", difference_share=1.0)
+    by_firing = SupernodeRule(factor="answer", split="any", precision=0, false_positive_rate=0.2)
+    for rule, everywhere, within in ((by_difference, {7, 8, 9}, {8, 9}), (by_firing, {8, 9}, {8})):
+        for stated, members in ((rule, everywhere), (rule.model_copy(update={"within": "place"}), within)):
+            assert set(chosen(finder_of(model, {"rule": stated}, entries), stated, "texas16")) == members
+    alone = by_difference.model_copy(update={"within": "item"})  # nobody shares it: compared with all
+    assert set(chosen(finder_of(model, {"rule": alone}, entries), alone, "texas16")) == {7, 8, 9}
+
+
 def test_the_prompts_that_are_scored_never_select(tiny_model):
     rule = SupernodeRule(factor="place", split="any", precision=0.9, recall=0.9)
     finder = finder_of(tiny_model("llama"), {"rule": rule}, fires({7: TEXAS & SELECT, 8: TEXAS & SCORE}))
