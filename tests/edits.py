@@ -262,8 +262,12 @@ IDLE: dict[str, list[Edit]] = {
     "Measurement.outcomes": [places(f"{EXPERIMENTS}/far/outcomes", ["donor_probability", "answer_probability", "lost:unread"])],
     "Perturbation.strengths": [places(f"{EXPERIMENTS}/unread/strengths", [0.5])],
     "Perturbation.depths": [places(f"{EXPERIMENTS}/unread/depths", [0.5, 1.0])],
-    "Perturbation.direction": [places(f"{EXPERIMENTS}/far/direction", "decrease")],  # of one strength, at one depth
-    "Perturbation.control_position": [places(f"{EXPERIMENTS}/far/control_position", "2")],
+    "Perturbation.direction": [
+        places(f"{EXPERIMENTS}/unread", lambda one: {**one, "strengths": [0, 0.5], "direction": "decrease"})
+    ],
+    "Perturbation.control_position": [
+        places(f"{EXPERIMENTS}/unread", lambda one: {**one, "controls": ["position"], "control_position": "2"})
+    ],
     "Perturbation.donor": [places(f"{EXPERIMENTS}/held/donor", "far_donor")],
     "Perturbation.dose": [places(f"{EXPERIMENTS}/hinted/dose", True), poems(f"{EXPERIMENTS}/suppress/dose", False)],
     "Perturbation.sites": [poems(f"{EXPERIMENTS}/inject/sites", [])],

@@ -103,6 +103,8 @@ def edited(record, kind, path, value, names):
         inner = inner[key]
     if ahead[-1:] in (["outcomes"], ["controls"], ["prompts"]):
         del inner[last]
+        if "position" not in stated.get("controls", ()):  # nothing would read where it stands
+            stated.pop("control_position", None)
         return ADAPTERS[kind].validate_python(stated)
     if value == FOUND:  # what says where it may be found goes with it
         stated = {key: one for key, one in stated.items() if key not in ("among", "given")}

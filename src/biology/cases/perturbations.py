@@ -69,6 +69,19 @@ class Perturbation(Measurement):
         """The supernode whose members, as active on the donor prompt, are injected."""
         return None
 
+    @property
+    def chooses(self) -> bool:
+        """Whether development prompts choose a strength or a depth."""
+        return len(self.strengths) * len(set(self.depths)) > 1
+
+    @model_validator(mode="after")
+    def _nothing_unread(self) -> Perturbation:
+        if "control_position" in self.model_fields_set and "position" not in self.controls:
+            raise ValueError("`control_position` has no effect without the control 'position'")
+        if "direction" in self.model_fields_set and not self.chooses and self.control_position != BEST:
+            raise ValueError("`direction` has no effect: there is one strength and one depth, and nothing to choose")
+        return self
+
     @model_validator(mode="after")
     def _of_a_line(self) -> Perturbation:
         wrong = [one for one in self.outcomes if one.form.line != (self.line is not None)]

@@ -188,13 +188,12 @@ def experiment_told(one: Measurement) -> str:
     """What an experiment does, to which prompts, and how its strength is chosen."""
     told = f"on {_of(one.only)}, {_done(one)}."
     if isinstance(one, Perturbation):
-        grid = len(one.strengths) * len(one.depths) > 1
         layers = listed((f"{depth:.0%}" for depth in one.depths), "or")
         strengths = f"that of {one.rests_on[0]}" if one.rests_on else listed((f"{m:g}" for m in one.strengths), "or")
         told += f" M is {strengths}" + ("" if isinstance(one, Edit) else f", in the lowest {layers} of the layers")
         told += (
             f": development prompts choose the weakest at which {one.outcomes[0]} {one.direction}s nearly as much beyond its control as at any."
-            if grid
+            if one.chooses
             else "."
         )
         settled = "iteratively, with live" if one.line else f"by protocol {one.protocol}, with {one.attention}"

@@ -80,8 +80,7 @@ class _Read:
     def deciding(self) -> tuple[Outcome, ...]:
         """The outcome by which development prompts choose a strength, a depth or a site; empty if there is nothing to choose."""
         one = self.experiment
-        several = isinstance(one, Perturbation) and len(one.strengths) * len(set(one.depths)) > 1
-        return one.outcomes[:1] if several or self.at_best else ()
+        return one.outcomes[:1] if self.at_best or (isinstance(one, Perturbation) and one.chooses) else ()
 
     @property
     def by_others(self) -> tuple[Outcome, ...]:
