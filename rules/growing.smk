@@ -3,7 +3,7 @@
 
 # What does not ship: organisms, and transcoders of models that are held against others -------------------------------
 rule grow_organism:
-    """A planted model of one case, or a twin that lacks its mechanism; then its certificate."""
+    """A planted model of one case, a twin that lacks its mechanism, or another seed; then its certificate."""
     output:
         expand("data/models/{{model}}/{file}", file=["model.safetensors", "record.json", "heldout.parquet"]),
     log:
@@ -14,10 +14,11 @@ rule grow_organism:
         mem_mb=4000,
         runtime=60,
     params:
-        stated=lambda w: contents_hash(
-            Path("experiments") / ORGANISMS[w.model]["case"], "mechanism.yaml", "twins/*.yaml", "prompts.csv"
+        stated=lambda w: "".join(
+            contents_hash(Path("experiments") / case, "mechanism.yaml", "twins/*.yaml", "prompts.csv")
+            for case in ORGANISMS[w.model].cases
         ),
-        of=lambda w: [f"--{option}={value}" for option, value in ORGANISMS[w.model].items() if value],
+        of=lambda w: [f"--{option}={value}" for option, value in ORGANISMS[w.model].options.items() if value],
     message:
         "{wildcards.model}: growing and certifying it"
     shell:

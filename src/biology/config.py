@@ -235,7 +235,7 @@ class Config(Strict):
         for name, entry in self.models.items():
             if entry.role not in ("model", "organism", "wild") and entry.of not in self.models:
                 raise ValueError(f"models.{name}: role {entry.role} needs `of: <model>`, another one of this file")
-        for name in self.on_request:
+        for name in self.of_one_case:
             if len(self.models[name].cases or ()) != 1:
                 raise ValueError(f"models.{name}: an organism, and what is `of` one, needs `cases: [<its case>]`")
         return self
@@ -250,10 +250,16 @@ class Config(Strict):
         return self.models[name]
 
     @property
-    def on_request(self) -> list[str]:
-        """Organisms and the models that are `of` them, which run when they are asked for by name."""
+    def of_one_case(self) -> list[str]:
+        """Organisms and the models that are `of` them."""
         organisms = {name for name, entry in self.models.items() if entry.role == "organism"}
         return [name for name, entry in self.models.items() if name in organisms or entry.of in organisms]
+
+    @property
+    def on_request(self) -> list[str]:
+        """What does not ship, and runs when it is asked for by name: models of one case, and other seeds."""
+        seeds = [name for name, entry in self.models.items() if entry.role == "seed"]
+        return list(dict.fromkeys([*self.of_one_case, *seeds]))
 
     @property
     def calibrated(self) -> list[str]:

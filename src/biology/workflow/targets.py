@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable, Mapping
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from biology.cases.case import Case, discover_cases, fingerprint, load_case
 from biology.cases.claim_file import load_claims
@@ -54,6 +54,13 @@ def weight_files(files: Iterable[Path]) -> list[str]:
     return sorted({str(file) for file in files if file.suffix in WEIGHT_FILES})
 
 
+class Growth(NamedTuple):
+    """The cases whose mechanisms are planted in a model, and the options of `biology grow` (without `case` if there are several)."""
+
+    cases: tuple[str, ...]
+    options: dict[str, Any]
+
+
 class Targets:
     """What a run makes: of the model `only` (and of the one that it is held against), or of all that are not on request. `code` is the
     folder of the package.
@@ -93,16 +100,19 @@ class Targets:
 
     # ------------------------------------------------------------------------------------------------ what is asked for
     @cached_property
-    def organisms(self) -> dict[str, dict[str, Any]]:
+    def organisms(self) -> dict[str, Growth]:
         """By folder: what grows an organism, a twin of one, or another seed."""
         return {
-            entry.path.name: {
-                "case": entry.cases[0],
-                "twin": entry.corpus,
-                "seed": entry.seed,
-                "width": entry.width,
-                "steps": entry.steps,
-            }
+            entry.path.name: Growth(
+                tuple(entry.cases),
+                {
+                    "case": entry.cases[0] if model in self.config.of_one_case else None,
+                    "twin": entry.corpus,
+                    "seed": entry.seed,
+                    "width": entry.width,
+                    "steps": entry.steps,
+                },
+            )
             for model, entry in self.config.models.items()
             if model in self.config.on_request and model in self.models and entry.role != "random" and entry.cases
         }
