@@ -15,7 +15,7 @@ graph only roles that are looked for at the node's token count, so that a featur
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -35,8 +35,8 @@ MORE = " …"
 """Follows the words of a label that could have more of them."""
 LEAST = 0.4
 """Smallest strength of a role, as a share of the feature's largest activation on any prompt of the atlas."""
-KEPT = 5
-"""Largest number of roles kept for a feature."""
+KEPT = 4
+"""Largest number of roles kept for a feature at one text."""
 LAST, ANYWHERE = "$", "*"
 """In place of the texts of a role: a prompt's last token; any token."""
 
@@ -129,9 +129,20 @@ def roles_of(each: Sequence[tuple[pd.DataFrame, Mapping[str, Sequence[str]]]], a
     for _, told in each:
         for role, words in told.items():
             texts.setdefault(role, {}).update(dict.fromkeys(words))
-    of = {place: list(listed)[:KEPT] for place, listed in found.items()}
+    of = {place: _kept(listed, texts) for place, listed in found.items()}
     used = dict.fromkeys(role for listed in of.values() for role in listed)
     return Roles(of, {role: list(texts[role]) for role in used})
+
+
+def _kept(roles: Iterable[str], texts: Mapping[str, Iterable[str]]) -> list[str]:
+    """Those of a feature's roles, strongest first, that are among the first `KEPT` at some text: a label is of one token."""
+    found: dict[str, int] = {}
+    kept = []
+    for role in roles:
+        if any(found.get(text, 0) < KEPT for text in texts[role]):
+            kept.append(role)
+            found |= {text: found.get(text, 0) + 1 for text in texts[role]}
+    return kept
 
 
 def labels_text(roles: Roles, key: str) -> str:
