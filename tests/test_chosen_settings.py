@@ -46,7 +46,7 @@ def test_the_planted_best_setting_is_chosen(tiny_model):
     increase = replace_experiment(grid, direction="increase")
     assert choose(context, "inhibit", increase, [1, 2, 3], [], fake) == Setting(0.0, 0)
     assert choose(context, "inhibit", grid, [], [], fake) == Setting(0.0, 0)  # nobody to ask: the first of the grid
-    one = replace_experiment(grid, strengths=(-1.0,), depths=(1.0,))
+    one = replace_experiment(INHIBIT, strengths=(-1.0,), depths=(1.0,))
     assert choose(context, "inhibit", one, [1, 2, 3], [], fake) == Setting(-1.0, 2)
 
 

@@ -47,7 +47,7 @@ def rests_on(case: str, claim_id: str, part: str) -> set[frozenset[str]]:
         (("multilingual", "multi-11", "encoders point the same way"), [{"operation", "operation@operation_native_donor"}]),
         (("multilingual", "multi-10", "frozen patterns take half of the operation's effect"), [{"operation", "say"}]),
         (("multilingual", "multi-8", "the middle is above unrelated prompts"), []),
-        (("rhyme_planning", "poem-1", "they are this word's and not another's"), [{"word"}]),
+        (("rhyme_planning", "poem-1", "they are this word's and not another's"), [{"plan"}]),
         (("rhyme_planning", "poem-7", "resampling the newline's stream loses the ending"), []),
     ],
 )  # fmt: skip

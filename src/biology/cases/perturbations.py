@@ -76,9 +76,10 @@ class Perturbation(Measurement):
 
     @model_validator(mode="after")
     def _nothing_unread(self) -> Perturbation:
-        if "control_position" in self.model_fields_set and "position" not in self.controls:
+        stated = {key for key in self.model_fields_set if getattr(self, key) != type(self).model_fields[key].default}
+        if "control_position" in stated and "position" not in self.controls:
             raise ValueError("`control_position` has no effect without the control 'position'")
-        if "direction" in self.model_fields_set and not self.chooses and self.control_position != BEST:
+        if "direction" in stated and not self.chooses and self.control_position != BEST:
             raise ValueError("`direction` has no effect: there is one strength and one depth, and nothing to choose")
         return self
 

@@ -68,10 +68,9 @@ class Roles:
     """The texts at whose last piece each role is looked for; LAST, ANYWHERE."""
 
     def at(self, place: Place, tokens: Sequence[str], pos: int) -> list[str]:
-        """The roles of a feature that are looked for at this token of a prompt; those that name its word come first."""
+        """The roles of a feature that are looked for at this token of a prompt, strongest first."""
         word, last = whole_word(tokens, pos).removeprefix(" "), pos == len(tokens) - 1
-        found = [role for role in self.of.get(place, ()) if any(_fits(text, word, last) for text in self.texts[role])]
-        return sorted(found, key=lambda role: word not in role.split())
+        return [role for role in self.of.get(place, ()) if any(_fits(text, word, last) for text in self.texts[role])]
 
     def grouped(
         self, features: Sequence[tuple[int, int, int]], tokens: Sequence[str]
