@@ -223,7 +223,7 @@ MISTAKES = [
     ('"kept:a+b"', '"kept:a+a"', "experiments.sums.outcomes: outcome 'kept:a+a' names the same factor twice."),
     ('shared, "default:en", "overlap:1"', 'shared, "default:en", "overlap:1", "overlap:one"', "experiments.sharing.outcomes: outcome 'overlap:one': a layer is a whole number, counted from 0."),
     ("strengths: [0], outcomes: [advantage]", "strengths: [0], protocol: iterative, depths: [0.5], outcomes: [advantage]", "experiments.inhibit_again.depths: iterative patching holds nothing up to a layer: leave out `depths`."),
-    ("strengths: [0], outcomes: [advantage]", 'strengths: [0], control_position: "1", outcomes: [advantage]', "experiments.inhibit_again: `control_position` has no effect without the control 'position'."),
+    ("strengths: [0], outcomes: [advantage]", 'strengths: [0], control_position: "2", outcomes: [advantage]', "experiments.inhibit_again: `control_position` has no effect without the control 'position'."),
     ("strengths: [0], outcomes: [advantage]", "strengths: [0], direction: decrease, outcomes: [advantage]", "experiments.inhibit_again: `direction` has no effect: there is one strength and one depth, and nothing to choose."),
     ('control_position: "token:containing"', "control_position: last", "experiments.inhibit.control_position: supernode 'bridge' is at 'last' itself: choose another control position."),
     ('control_position: "token:containing"', 'control_position: "-1"', "experiments.inhibit.control_position: supernode 'bridge' is at '-1' itself"),
