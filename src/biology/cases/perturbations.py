@@ -76,7 +76,7 @@ class Perturbation(Measurement):
 
     @model_validator(mode="after")
     def _nothing_unread(self) -> Perturbation:
-        stated = {key for key in self.model_fields_set if getattr(self, key) != type(self).model_fields[key].default}
+        stated = self.model_dump(include={"control_position", "direction"}, exclude_defaults=True)
         if "control_position" in stated and "position" not in self.controls:
             raise ValueError("`control_position` has no effect without the control 'position'")
         if "direction" in stated and not self.chooses and self.control_position != BEST:
