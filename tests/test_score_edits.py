@@ -18,7 +18,7 @@ from biology.attention.score_edits import (
     scaled,
     strongest_pairs,
 )
-from biology.evidence.score_evidence import all_heads, chosen_heads, run_attention
+from biology.evidence.score_evidence import ScoredPrompt, all_heads, chosen_heads, run_attention
 from biology.models.model import run, token_batch
 
 SITES = [(1, 2), (2, 3)]
@@ -136,6 +136,33 @@ def test_every_outcome_is_measured_beside_its_control(tiny_model):
     assert set(evidence[evidence["outcome"] == "interactions"]["value"]) <= {0.0, 1.0}
     assert (values.std()[["pairs_answer", "scaled_attention", "scaled_answer", "pair_share"]] > 0).all()
     assert evidence.equals(run_attention(context))
+
+
+def test_the_control_draws_nothing_of_undrawn_supernodes(tiny_model):
+    """With one member in the group the others may be drawn for it, unless their supernode is undrawn."""
+    context = toy_context(tiny_model("llama"), {"scores": attention()})
+    plain = context.case.experiments["scores"]
+    drawn = {}
+    for undrawn in ((), ("own",)):
+        experiment = plain.model_copy(update={"undrawn": undrawn})
+        for place in context.items(plain):
+            item = ScoredPrompt(context, "scores", experiment, place, [(1, 0)])
+            first, *rest = item.members(["own"])[0]
+            others = {one for draw in range(20) for group in item.others([[first]], "key", draw) for one in group}
+            drawn.setdefault(undrawn, []).append(len(others & {*rest}))
+    assert max(drawn[()]) and not max(drawn["own",])
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ({"undrawn": ["watched"], "controls": []}, "`undrawn` is read by nothing here"),
+        ({"undrawn": ["own"]}, "`undrawn` names 'own', whose features are not drawn as it is"),
+    ],
+)
+def test_what_is_undrawn_for_nothing_is_refused(more, says):
+    with pytest.raises(ValueError, match=says):
+        attention(**more)
 
 
 def test_a_strength_of_almost_one_and_no_members_change_nothing(tiny_model):

@@ -134,9 +134,9 @@ class _Check:
     def run(self, experiment: Measurement) -> None:
         facts, file = self.facts, self.file
         facts.only(f"{self.where}.only", experiment.only)
-        for key in ("outcomes", "controls", "prompts", "sites", "strengths", "depths", "of"):
+        for key in ("outcomes", "controls", "prompts", "sites", "strengths", "depths", "of", "undrawn"):
             facts.distinct(f"{self.where}.{key}", getattr(experiment, key, ()))
-        for supernode in experiment.held:
+        for supernode in (*experiment.held, *getattr(experiment, "undrawn", ())):
             facts.known(self.where, "supernode", supernode, file.supernodes)
         for other in experiment.rests_on:
             key = "as_in" if isinstance(experiment, Edit) else "of"

@@ -14,7 +14,7 @@ from pydantic import BeforeValidator, Field, model_validator
 
 from biology.arms import Control
 from biology.cases.measurement import LAST, Measurement
-from biology.cases.measures import SIDES
+from biology.cases.measures import DRAWN, SIDES
 from biology.cases.perturbations import Edit, Exchange, Inhibit, Inject, Swap
 from biology.cases.positions import Position
 from biology.grammar import unknown
@@ -68,6 +68,8 @@ class Attention(Measurement):
     """The share of all pairs of nodes, the largest of a score, that leaves it."""
     strength: float = Field(default=-1.0, lt=1)
     """The multiple of their activation at which the features of `of` stand in the keys."""
+    undrawn: tuple[str, ...] = ()
+    """Further supernodes of which control `match` draws no features: what the answer needs as well."""
     controls: tuple[Control, ...] = (Control("match"),)
 
     @property
@@ -79,6 +81,13 @@ class Attention(Measurement):
         for one in self.outcomes:
             for key in (key for key in SIDES if one in SIDES[key] and not getattr(self, key)):
                 raise ValueError(f"outcome '{one}' is about supernodes: name them in `{key}`")
+        if self.undrawn and not ("match" in self.controls and {*self.outcomes} & {*DRAWN}):
+            raise ValueError(
+                "`undrawn` is read by nothing here: control `match` draws features for outcomes " + ", ".join(DRAWN)
+            )
+        for name in self.undrawn:
+            if name in (*self.of, *self.by):
+                raise ValueError(f"`undrawn` names '{name}', whose features are not drawn as it is")
         return self
 
     def needs(self, outcome: str) -> tuple[str, ...]:
@@ -86,7 +95,8 @@ class Attention(Measurement):
         return tuple(dict.fromkeys(name for key in SIDES if outcome in SIDES[key] for name in getattr(self, key)))
 
     def names(self, outcomes: Collection[str] | None = None) -> set[str]:
-        return {name for one in (self.outcomes if outcomes is None else outcomes) for name in self.needs(one)}
+        asked = self.outcomes if outcomes is None else outcomes
+        return {name for one in asked for name in (*self.needs(one), *(self.undrawn if one in DRAWN else ()))}
 
 
 class Classes(Measurement):

@@ -29,6 +29,8 @@ SIDES = {
     "by": ("pair_share", "interactions"),
 }
 """Outcomes of `attention` that rest on the supernodes of either side."""
+DRAWN = ("scaled_attention", "scaled_answer", "pair_share")
+"""Those of which control `match` draws features."""
 FAMILIES = (*CLASSED, "constant", "other")
 
 

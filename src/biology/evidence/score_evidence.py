@@ -12,7 +12,7 @@ scores of all chosen heads are then changed at once, before softmax; all else is
     scaled_attention  as `pairs_attention`, if instead the features of `of` are held at a multiple in the keys of these heads alone
     scaled_answer     as `pairs_answer`, in the same way
 
-Control `match`: as many other active features of the same layers and tokens. For pairs, as many other pairs: each has its own sign, and
+Control `match`: as many other active features of the same layers and tokens, but none of `undrawn`. For pairs, as many other pairs: each has its own sign, and
 the size of one of the pairs in whose place it is taken out.
 """
 
@@ -65,7 +65,7 @@ def run_attention(context: CaseContext) -> pd.DataFrame:
         for place in places if heads else ():
             rows += [
                 context.evidence_row(place, name, arm, outcome, value, draw=draw)
-                for outcome, arm, draw, value in _Item(context, name, experiment, place, heads).values()
+                for outcome, arm, draw, value in ScoredPrompt(context, name, experiment, place, heads).values()
                 if np.isfinite(value)
             ]
     return table("evidence", rows)
@@ -93,7 +93,7 @@ def chosen_heads(context: CaseContext, experiment: Attention, dev: Sequence[int]
     return sorted(heads[n] for n in best)
 
 
-class _Item:
+class ScoredPrompt:
     """One prompt: its scores taken apart, and what is measured of them."""
 
     def __init__(self, context: CaseContext, name: str, experiment: Attention, place: int, heads: Sequence[Head]):
@@ -139,10 +139,11 @@ class _Item:
         ]
 
     def others(self, groups: Groups, side: str, draw: int) -> Groups:
-        """For each group as many other features, active in the same layers and at the same tokens and in no group."""
+        """For each group as many other features, active in the same layers and at the same tokens, in no group and not in `undrawn`."""
         generator = self.context.generator(self.context.case.name, self.name, self.place_name, side, draw)
         taken: dict[tuple[int, int], set[int]] = {}
-        for layer, pos, feature in (one for group in groups for one in group):
+        spared = self.members(self.experiment.undrawn)
+        for layer, pos, feature in (one for group in (*groups, *spared) for one in group):
             taken.setdefault((layer, pos), set()).add(feature)
         made = []
         for group in groups:

@@ -228,7 +228,8 @@ def _done(one: Measurement) -> str:
         case Census():
             return f"the features that the rule of {one.through} finds for the prompt's own level are looked for"
         case Attention():
-            return f"scores from the token {one.query.meaning} to that {one.key.meaning} are taken apart and changed, in {one.heads:.0%} of the heads"
+            apart = f"; matched random features are none of {listed(one.undrawn)}" if one.undrawn else ""
+            return f"scores from the token {one.query.meaning} to that {one.key.meaning} are taken apart and changed, in {one.heads:.0%} of the heads{apart}"
         case Classes():
             return "the features that carry the influence on the answer are told by their operand plots"
         case Wiring():

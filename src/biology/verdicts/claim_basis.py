@@ -39,7 +39,7 @@ from biology.cases.experiments import (
 )
 from biology.cases.items import LINKS, Item, read_items
 from biology.cases.measurement import Measurement
-from biology.cases.measures import SIDES, Outcome
+from biology.cases.measures import DRAWN, SIDES, Outcome
 from biology.cases.perturbations import BEST, Edit, Perturbation
 from biology.cases.positions import QUESTION
 from biology.cases.rules import SupernodeRule
@@ -175,6 +175,7 @@ def _experiment(case: Case, read: _Read) -> dict[str, Any]:
         asked = {one.partition("_")[0] for one in read.outcomes}
         unread |= {"pairs": "pairs" not in asked, "strength": "scaled" not in asked}
         unread |= {side: not read.outcomes & {*outcomes} for side, outcomes in SIDES.items()}
+        unread["undrawn"] = not (experiment.undrawn and "match" in controls and read.outcomes & {*DRAWN})
     if isinstance(experiment, Crossover):
         stated["takes over, gives way"] = case.experiments[experiment.of[0]].outcomes[-2:]
     if isinstance(experiment, Signs):
