@@ -180,6 +180,7 @@ MOVING: dict[str, list[Edit]] = {
     "Attention.heads": [places(f"{EXPERIMENTS}/scores/heads", 0.5)],
     "Attention.pairs": [places(f"{EXPERIMENTS}/scores/pairs", 0.2)],
     "Attention.strength": [places(f"{EXPERIMENTS}/scores/strength", -2)],
+    "Attention.undrawn": [places(f"{EXPERIMENTS}/scores/undrawn", ["rare"])],
     "Wiring.of": [sums(f"{EXPERIMENTS}/wiring/of", ["lookup", "none"])],
     "Reuse.of": [sums(f"{EXPERIMENTS}/reuse/of", ["first"])],
     "Sharing.of": [languages(f"{EXPERIMENTS}/core/of", ["upper"])],
