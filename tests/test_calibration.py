@@ -60,6 +60,26 @@ def test_truth_is_the_mechanism_s_of_a_planted_model_and_false_where_nothing_can
     assert set(table.loc["null", "truth"]) == {"false"}
 
 
+def test_what_a_model_does_not_hold_makes_nothing_true(checkout):
+    """A growth may fail: then the certificate says so, and no claim on the variable's supernode is true by construction."""
+    root, config = checkout
+    stated = truths_of(root, config, "planted", "chain_of_thought")
+    (root / "m").mkdir()
+    cells = {"hint": 0.59, "later": 0.97, "can": 1.0}
+    rows = [("chain_of_thought", name, "mlp", "effect", value, "chain_of_thought") for name, value in cells.items()]
+    rows += [
+        ("chain_of_thought", "can", "mlp", "effect", 0.0, "unheeding"),
+        ("chain_of_thought", "can", "mlp", "control", 0.0, "chain_of_thought"),
+    ]
+    columns = ["case", "variable", "what", "arm", "accuracy", "mechanism"]
+    pd.DataFrame(rows, columns=columns).to_csv(root / "m/certificate.csv", index=False)
+    found = truths_of(root, config, "planted", "chain_of_thought")
+    on_hint = {"cot-1", "cot-3", "cot-4", "cot-6", "cot-7", "cot-8", "cot-10"}
+    assert {claim for claim in stated if found[claim] != stated[claim]} == on_hint
+    assert {found[claim] for claim in on_hint} == {"open"} and {stated[claim] for claim in on_hint} == {"true"}
+    assert found["cot-9"] == "true"  # of what the model holds
+
+
 def test_what_holds_of_any_dictionary_is_left_open_on_one_that_means_nothing(checkout):
     """Edges are exact whatever features mean: that influence foretells ablations is not false on shuffled transcoders."""
     truths = truths_of(*checkout, "null", "methods")

@@ -20,11 +20,12 @@ import pandas as pd
 from biology.cases.case import Case, load_case
 from biology.cases.claim_file import Claim, Part, load_claims
 from biology.cases.experiments import Attention, Census, Computed, Faithfulness, Reuse, Separation, Sharing, Structure
-from biology.cases.mechanism import load_mechanism, twins_of
+from biology.cases.mechanism import Mechanism, load_mechanism, twins_of
 from biology.cases.perturbations import Edit, Exchange, Inhibit, Inject, Swap
 from biology.config import Config
 from biology.statistics import wilson
 from biology.tables import read_table
+from biology.verdicts.found_members import required_supernodes
 from biology.verdicts.robustness import read_expected
 
 COLUMNS = ["case", "claim", "kind", "model", "role", "dictionary", "seed", "truth", "exploratory", "verdict"]
@@ -32,6 +33,8 @@ KINDS = ("swap", "inhibition", "graph", "representation")
 """Kinds of claim, the strongest first: an exchange brings another answer; an ablation takes the answer away; paths and weights;
 representations at a position."""
 GROUPS = ("case", "kind", "dictionary", "model")
+CERTIFIED = 0.9
+"""Below this interchange accuracy of what the MLPs write at its site a model does not hold a variable as it was to (docs/explanation/planting.md)."""
 
 
 def kind_of(case: Case, claim: Claim) -> str:
@@ -83,7 +86,7 @@ def pairs(root: Path, config: Config) -> pd.DataFrame:
 
 def truths_of(root: Path, config: Config, model: str, case: str) -> Mapping[str, str]:
     """Whether each claim of a case is `true` or `false` of a calibrated model by construction; claims that are not listed are
-    `open`."""
+    `open`. So is what would be true of it, where the model's certificate says that a variable that the claim rests on is not held."""
     entry = config.models[model]
     if entry.role == "random":
         read = load_case(root, case)
@@ -93,7 +96,35 @@ def truths_of(root: Path, config: Config, model: str, case: str) -> Mapping[str,
         rows = read_expected(root / "experiments/twins.csv")
         return {row["claim"]: "false" for row in rows if row["twin"] == twin}
     mechanism = load_mechanism(root, case, twin)
-    return {} if mechanism is None else {claim: one.truth for claim, one in mechanism.truth.items()}
+    if mechanism is None:
+        return {}
+    truths = {claim: one.truth for claim, one in mechanism.truth.items()}
+    lost = not_held(root / str(entry.path), mechanism, twin or case)
+    if lost:
+        read = load_case(root, case)
+        for claim in load_claims(root, case, read):
+            needed = {
+                need.supernode
+                for part in claim.parts
+                for way in required_supernodes(read.experiments, part)
+                for need in way
+            }
+            if truths.get(claim.id) == "true" and needed & lost:
+                truths[claim.id] = "open"
+    return truths
+
+
+def not_held(model: Path, mechanism: Mechanism, name: str) -> set[str]:
+    """The supernodes of variables that a grown model does not hold as its mechanism states: by its certificate, in which the mechanism
+    has this name, an exchange of what the MLPs write at the site too seldom brings the answer of the causal model. Empty without a
+    certificate."""
+    path = model / "certificate.csv"
+    if not path.is_file():
+        return set()
+    table = pd.read_csv(path, keep_default_na=False)
+    asked = table[(table["mechanism"] == name) & (table["what"] == "mlp") & (table["arm"] == "effect")]
+    short = asked[asked["accuracy"].astype(float) < CERTIFIED]["variable"]
+    return {str(mechanism.variables[variable].supernode) for variable in short if variable in mechanism.variables}
 
 
 def _holds_of_any_set(case: Case, claim: Claim) -> bool:
