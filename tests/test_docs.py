@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from biology.__main__ import CONTENTS, main
+from biology.cases.case import discover_cases, load_case
 from biology.verdicts.registration import read_lock
 
 ROOT = Path(__file__).parents[1]
@@ -114,3 +115,11 @@ def test_what_a_page_shows_is_what_is_said(words, text, capsys, monkeypatch):
 
 def test_every_page_that_shows_outputs_shows_some():
     assert all(len(shown_outputs(page)) >= 3 for page in SHOWN)
+
+
+def test_the_cases_that_can_be_asked_of_any_model_are_named():
+    text = (ROOT / "docs/how_to/add_a_model.md").read_text(encoding="utf-8")
+    named = re.search(r"if it names such a prompt set: (.*?) do\.", text)
+    assert named is not None
+    natural = {name for name in discover_cases(ROOT) if "natural" in load_case(ROOT, name).prompt_sets}
+    assert set(re.findall(r"[a-z_]{3,}", named[1])) - {"and"} == natural

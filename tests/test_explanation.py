@@ -88,15 +88,22 @@ def test_a_rule_and_a_part_are_sentences():
 
 @pytest.mark.parametrize("claim", ["multihop-5", "comp-7"])
 def test_a_claim_is_told_with_what_came_out(claim, capsys, monkeypatch):
-    """The committed verdict and its reason, of every model that is no twin, seed or control."""
+    """The committed verdict and its reason on every model, and in one line the verdicts on its twins, seeds and controls."""
     monkeypatch.chdir(ROOT)
     assert main(["explain", claim]) == 0
     said = capsys.readouterr().out.partition("What came out:\n")[2].splitlines()
     row = read_table(ROOT / "reports/elegans/verdicts.csv", "verdicts").set_index("claim").loc[claim]
-    assert f"    elegans: {row['verdict']}. {row['reason']}" in said
-    assert not [line for line in said if line.startswith(("    elegans-rote", "    elegans-languages-shuffled"))]
+    (line,) = [line for line in said if line.startswith("    elegans: ")]
+    (stated,) = [one for case in ("multi_hop", "components") for one in load_claims(ROOT, case) if one.id == claim]
+    assert line.startswith(f"    elegans: {row['verdict']}") and line.endswith(f". {row['reason']}")
+    assert ("exploratory" in line) == stated.explores("elegans")
+    beside = [line for line in said if line.startswith("    Held against these: ")]
+    assert [" elegans-rote (twin): " in line and "elegans:" not in line for line in beside] == [True] * (
+        claim == "multihop-5"
+    )
     assert main(["explain", claim, "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["verdicts"]["elegans"]["verdict"] == row["verdict"]
+    verdicts = json.loads(capsys.readouterr().out)["verdicts"]
+    assert verdicts["elegans"]["verdict"] == row["verdict"] and verdicts["elegans"]["role"] == "model"
 
 
 def test_explaining_starts_no_torch():

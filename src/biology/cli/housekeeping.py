@@ -13,6 +13,7 @@ from biology import artefacts
 from biology.printing import print_json, print_table
 
 if TYPE_CHECKING:
+    from biology.cases.claim_file import Claim
     from biology.config import Config
 
 Arguments = argparse.Namespace
@@ -139,10 +140,9 @@ def _of_claim(root: Path, config: Config, wanted: str) -> tuple[str, dict[str, A
         for claim in load_claims(root, name, case):
             if claim.id == wanted:
                 done = {part.experiment: experiment_told(case.experiments[part.experiment]) for part in claim.parts}
-                verdicts = _came_out(root, config, name, claim.id)
+                verdicts = _came_out(root, config, name, claim)
                 lines = [*claim_told(claim), *(f"{experiment}: {told}" for experiment, told in done.items())]
-                lines += ["What came out:"] * bool(verdicts)
-                lines += [f"    {model}: {row['verdict']}. {row['reason']}" for model, row in verdicts.items()]
+                lines += _verdicts_told(verdicts)
                 return "\n".join(lines), claim.model_dump(mode="json") | {
                     "case": name,
                     "done": done,
@@ -151,12 +151,33 @@ def _of_claim(root: Path, config: Config, wanted: str) -> tuple[str, dict[str, A
     return None
 
 
-def _came_out(root: Path, config: Config, case: str, claim: str) -> dict[str, dict[str, str]]:
-    """Verdict and reason by model, as they are committed; of twins, further seeds and controls nothing."""
-    from biology.report.scoreboard import SHOWN, judged
+def _came_out(root: Path, config: Config, case: str, claim: Claim) -> dict[str, dict[str, Any]]:
+    """Verdict and reason by model, as they are committed, with the model's role and whether the claim was amended after a verdict there."""
+    from biology.report.scoreboard import judged
 
-    rows = {column.name: column.by_claim.get((case, claim)) for column in judged(root, config) if column.role in SHOWN}
-    return {model: {key: row[key] for key in ("verdict", "reason")} for model, row in rows.items() if row is not None}
+    rows = {column.name: (column.role, column.by_claim.get((case, claim.id))) for column in judged(root, config)}
+    return {
+        model: {"role": role, "verdict": row["verdict"], "exploratory": claim.explores(model), "reason": row["reason"]}
+        for model, (role, row) in rows.items()
+        if row is not None
+    }
+
+
+def _verdicts_told(verdicts: dict[str, dict[str, Any]]) -> list[str]:
+    """What came out on each model, with its reason, and in one line on those that are held against it: seeds, twins, controls."""
+    from biology.report.scoreboard import SHOWN
+
+    said = {
+        model: f"{row['verdict']}{', exploratory (amended after it had been judged here)' * bool(row['exploratory'])}"
+        for model, row in verdicts.items()
+    }
+    first = [model for model in said if verdicts[model]["role"] in SHOWN]
+    lines = [f"    {model}: {said[model]}. {verdicts[model]['reason']}" for model in first]
+    rest = [
+        f"{model} ({verdicts[model]['role']}): {verdicts[model]['verdict']}" for model in said if model not in first
+    ]
+    lines += [f"    Held against these: {'; '.join(rest)}."] * bool(rest)
+    return ["What came out:", *lines] if lines else []
 
 
 def schema(args: Arguments) -> None:

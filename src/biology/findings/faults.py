@@ -6,18 +6,19 @@ and as one table of all such claims."""
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from biology.cases.case import Case, load_case
-from biology.cases.claim_file import load_claims
+from biology.cases.claim_file import Claim, load_claims
 from biology.cases.positions import Position
 from biology.findings.sentences import names
 from biology.tables import read_table
 from biology.verdicts.reasons import lacks
-from biology.wording import percent
+from biology.wording import number, percent
 
 NOT_MEASURED = "not measured"
 SHOWN = ("mlp", "features", "members", "others")
@@ -119,6 +120,13 @@ def deciding_part(reason: str, parts: Sequence[str]) -> str:
     """The name of the part that decides a verdict, by the verdict's reason; a reason that names none is that of the first part."""
     found = re.match(r"Part '(.*?)' decides: ", reason)
     return found[1] if found and found[1] in parts else next(iter(parts), "")
+
+
+def needed(row: Mapping[str, Any], claim: Claim | None) -> str:
+    """What the deciding part of a verdict had to reach; with ± where its effect was to stay within so much of nothing."""
+    parts = {part.name: part for part in claim.parts} if claim else {}
+    decides = parts.get(deciding_part(str(row["reason"]), list(parts)))
+    return f"{'±' * (decides is not None and decides.direction == 'equivalent')}{number(row['threshold'])}"
 
 
 def _faults(case: Case, parts: pd.DataFrame, held: set[str]) -> list[dict[str, object]]:

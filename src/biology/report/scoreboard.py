@@ -23,6 +23,7 @@ from biology.cases.case import discover_cases
 from biology.cases.claim_file import Claim, load_claims
 from biology.config import Config, few_of
 from biology.findings.faults import SHOWN as SHOWN_PARTS
+from biology.findings.faults import needed
 from biology.records import InputError
 from biology.report.pages import SPEAKS, counts, records
 from biology.statistics import METHOD, METHODS
@@ -167,7 +168,7 @@ def full(column: Column, claims: Mapping[str, Claim], link: str) -> str:
             cells(
                 f"[{row['claim']}]({link.format(case=row['case'])})", claim.title if claim else "",
                 f"{MARKS[row['verdict']]} **{row['verdict']}**{explored}",
-                _interval(row), number(row["threshold"]), row["control"],
+                _interval(row), needed(row, claim), row["control"],
                 number(row["p"], 2), number(row["n"], 6), percent(row["found"]),
                 column.discrimination.get(row["claim"], {}).get("discriminates", "–"),
             )
