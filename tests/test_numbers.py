@@ -84,7 +84,7 @@ def test_numbers_are_written_where_they_are_named():
         "a <!--n:claims-->old<!--/n--> b <!--n:x.y-->\n<!--/n-->", {"claims": "1", "x.y": "2"}, Path("t")
     )
     assert made == "a <!--n:claims-->1<!--/n--> b <!--n:x.y-->2<!--/n-->"
-    with pytest.raises(InputError, match="t: no number is called 'nothing'. There are: claims"):
+    with pytest.raises(InputError, match="t: unknown number 'nothing'. Known: claims"):
         with_numbers("a <!--n:nothing--><!--/n-->", {"claims": "1"}, Path("t"))
     for begun in ("", "  ", "- ", "> 1. "):
         with pytest.raises(InputError, match="t: line 2 begins with the mark of a number"):

@@ -23,6 +23,7 @@ from biology.cases.case import discover_cases, load_case
 from biology.cases.claim_file import load_claims
 from biology.config import Config
 from biology.findings.faults import FOUND_AT_FAULT
+from biology.grammar import unknown
 from biology.records import InputError
 from biology.schemas import VERDICTS
 from biology.statistics import ALPHA, COVERAGE
@@ -168,7 +169,7 @@ def with_numbers(text: str, values: Mapping[str, str], path: Path) -> str:
     def written(found: re.Match[str]) -> str:
         name = found[1]
         if name not in values:
-            raise InputError(f"{path}: no number is called '{name}'. There are: {', '.join(values)}.")
+            raise InputError(f"{path}: {unknown('number', name, values)}")
         return f"<!--n:{name}-->{values[name]}<!--/n-->"
 
     return MARK.sub(written, text)
