@@ -13,7 +13,7 @@ from biology.config import Config
 from biology.figures.calibration_figure import figure
 from biology.figures.drawing import caption, styled
 from biology.records import validate
-from biology.verdicts.calibration import KINDS, calibrated, kind_of, pairs, pooled, rates, truths_of
+from biology.verdicts.calibration import KINDS, calibrated, grown_last, kind_of, pairs, pooled, rates, truths_of
 
 ROOT = Path(__file__).parents[1]
 CLAIMS = (("multihop-7", "multi_hop"), ("poem-2", "rhyme_planning"))
@@ -101,6 +101,18 @@ def test_another_dictionary_repeats_the_claims_of_its_model_and_is_not_pooled_wi
     both = pd.concat([table, again])
     pd.testing.assert_frame_equal(rates(pooled(both)), rates(table))
     assert rates(both, ["model"]).set_index("model").loc["neurons", "sensitivity"] == 0
+
+
+def test_of_a_model_and_its_seeds_the_one_that_was_grown_last_counts(checkout):
+    models = {
+        "planted": entry(planted=True), "planted-seed2": entry(planted=True, role="seed", of="planted", seed=2),
+        "planted-seed10": entry(planted=True, role="seed", of="planted", seed=10), "planted-seed11": entry(planted=True, role="seed", of="planted", seed=11),
+        "neurons": entry(planted=True, role="dictionary", of="planted"), "twin": entry(role="twin", of="planted", corpus="rote"), "other": entry(planted=True),
+    }  # fmt: skip
+    config = validate(Config, {"models": models}, "config.yaml")
+    judged = ["planted", "planted-seed2", "planted-seed10", "neurons", "twin", "other"]  # seed 11 is not judged yet
+    found = grown_last(pd.DataFrame({"model": judged}), config)
+    assert list(found["model"]) == ["planted-seed10", "other"]
 
 
 def test_rates_count_what_is_true_and_false_and_leave_out_what_is_open(checkout):

@@ -76,7 +76,7 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
         if record.is_file():
             trained = json.loads(record.read_text(encoding="utf-8"))
             found[f"{name}.transcoder_minutes"] = math.ceil(trained["seconds"] / 60)
-    found |= _calibration(root / "reports/calibration.csv")
+    found |= _calibration(root / "reports/calibration.csv", config)
     found |= _graphs(root / "reports/calibration_graphs.csv")
     found |= _misses(root / "reports/misses.csv")
     found |= _rules(root / "reports/rules_compared.csv")
@@ -87,15 +87,15 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
     return {name: number(value, 7 if isinstance(value, int) else 2) for name, value in found.items()}
 
 
-def _calibration(path: Path) -> dict[str, int]:
-    """How often true claims are replicated and false ones are not, for every calibrated model and for all of them with
-    their own transcoders (`calibration.`), in per cent with Wilson's interval."""
-    from biology.verdicts.calibration import pooled, rates
+def _calibration(path: Path, config: Config) -> dict[str, int]:
+    """How often true claims are replicated and false ones are not, for every calibrated model, for all of them with their own transcoders
+    (`calibration.`), and for those that were grown last of their kind (`grown_last.`), in per cent with Wilson's interval."""
+    from biology.verdicts.calibration import grown_last, pooled, rates
 
     if not path.is_file():
         return {}
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    parts = [("calibration", rates(pooled(table)).iloc[0])]
+    parts = [("calibration", rates(pooled(table)).iloc[0]), ("grown_last", rates(grown_last(table, config)).iloc[0])]
     parts += [(str(row["model"]), row) for _, row in rates(table, ["model"]).iterrows()]
     return {
         f"{name}.{rate}{end}": int(row[f"{rate}{end}"]) if end == "_n" else round(100 * row[f"{rate}{end}"])

@@ -171,6 +171,21 @@ def pooled(table: pd.DataFrame) -> pd.DataFrame:
     return table[table["role"] != "dictionary"]
 
 
+def grown_last(table: pd.DataFrame, config: Config) -> pd.DataFrame:
+    """The rows of the planted models, of each and its further seeds the one that was grown last (seeds are grown in their order).
+
+    A claim that misses may be amended, and is then left out on models that had been judged; what is replicated stays. So the rates of
+    all models flatter. Nothing is left out of a model for what came out on itself, if it was grown last.
+    """
+    last: dict[str, str] = {}
+    for name, entry in config.models.items():
+        if entry.planted and entry.role in ("model", "organism", "seed") and (table["model"] == name).any():
+            kin = entry.of if entry.role == "seed" else name
+            if kin not in last or entry.seed > config.models[last[kin]].seed:
+                last[kin] = name
+    return table[table["model"].isin(last.values())]
+
+
 def rates(table: pd.DataFrame, by: Sequence[str] = ()) -> pd.DataFrame:
     """Columns `by`, then for sensitivity and for specificity: share, low and high (Wilson's 95 % interval), n.
 
