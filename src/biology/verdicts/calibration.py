@@ -124,7 +124,7 @@ def not_held(model: Path, mechanism: Mechanism, name: str) -> set[str]:
     table = pd.read_csv(path, keep_default_na=False)
     asked = table[(table["mechanism"] == name) & (table["what"] == "mlp") & (table["arm"] == "effect")]
     short = asked[asked["accuracy"].astype(float) < CERTIFIED]["variable"]
-    return {str(mechanism.variables[variable].supernode) for variable in short if variable in mechanism.variables}
+    return {one.supernode for name, one in mechanism.variables.items() if one.supernode and name in set(short)}
 
 
 def _holds_of_any_set(case: Case, claim: Claim) -> bool:
