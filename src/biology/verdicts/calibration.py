@@ -121,10 +121,10 @@ def not_held(model: Path, mechanism: Mechanism, name: str) -> set[str]:
     path = model / "certificate.csv"
     if not path.is_file():
         return set()
-    table = pd.read_csv(path, keep_default_na=False)
-    asked = table[(table["mechanism"] == name) & (table["what"] == "mlp") & (table["arm"] == "effect")]
-    short = asked[asked["accuracy"].astype(float) < CERTIFIED]["variable"]
-    return {one.supernode for name, one in mechanism.variables.items() if one.supernode and name in set(short)}
+    rows = pd.read_csv(path, keep_default_na=False).to_dict("records")
+    asked = [row for row in rows if (row["mechanism"], row["what"], row["arm"]) == (name, "mlp", "effect")]
+    short = {row["variable"] for row in asked if float(row["accuracy"]) < CERTIFIED}
+    return {one.supernode for variable, one in mechanism.variables.items() if one.supernode and variable in short}
 
 
 def _holds_of_any_set(case: Case, claim: Claim) -> bool:
@@ -177,9 +177,9 @@ def grown_last(table: pd.DataFrame, config: Config) -> pd.DataFrame:
     A claim that misses may be amended, and is then left out on models that had been judged; what is replicated stays. So the rates of
     all models flatter. Nothing is left out of a model for what came out on itself, if it was grown last.
     """
-    last: dict[str, str] = {}
+    judged, last = set(table["model"]), {}
     for name, entry in config.models.items():
-        if entry.planted and entry.role in ("model", "organism", "seed") and (table["model"] == name).any():
+        if entry.planted and entry.role in ("model", "organism", "seed") and name in judged:
             kin = entry.of if entry.role == "seed" else name
             if kin not in last or entry.seed > config.models[last[kin]].seed:
                 last[kin] = name
