@@ -25,7 +25,7 @@ from biology.cases.perturbations import Edit, Exchange, Inhibit, Inject, Swap
 from biology.config import Config
 from biology.statistics import wilson
 from biology.tables import read_table
-from biology.verdicts.found_members import required_supernodes
+from biology.verdicts.found_members import supernodes_of
 from biology.verdicts.robustness import read_expected
 
 COLUMNS = ["case", "claim", "kind", "model", "role", "dictionary", "seed", "truth", "exploratory", "verdict"]
@@ -103,13 +103,8 @@ def truths_of(root: Path, config: Config, model: str, case: str) -> Mapping[str,
     if lost:
         read = load_case(root, case)
         for claim in load_claims(root, case, read):
-            needed = {
-                need.supernode
-                for part in claim.parts
-                for way in required_supernodes(read.experiments, part)
-                for need in way
-            }
-            if truths.get(claim.id) == "true" and needed & lost:
+            rests_on = {name for part in claim.parts for name in supernodes_of(read.experiments, part)}
+            if truths.get(claim.id) == "true" and rests_on & lost:
                 truths[claim.id] = "open"
     return truths
 

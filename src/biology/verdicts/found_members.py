@@ -62,13 +62,12 @@ class Members:
         ways = required_supernodes(self.experiments, part)
         if not ways:
             return Found()
-        names = tuple(dict.fromkeys(need.supernode for way in ways for need in way))
         rows = prompts.to_dict("records")
         met = [
             any(all((row.get(need.column), need.supernode) in self._there for need in way) for way in ways)
             for row in rows
         ]
-        return Found(sum(met) / len(met) if met else math.nan, names)
+        return Found(sum(met) / len(met) if met else math.nan, supernodes_of(self.experiments, part))
 
     @cached_property
     def _there(self) -> set[tuple[str, str]]:
@@ -92,6 +91,11 @@ def required_supernodes(experiments: Mapping[str, Measurement], part: Part) -> l
         ways = [tuple(need for way in ways for need in way)]
     watched = tuple(map(RequiredSupernode, outcome.names("supernode")))
     return [tuple(dict.fromkeys(way + watched)) for way in ways or [()] if way + watched]
+
+
+def supernodes_of(experiments: Mapping[str, Measurement], part: Part) -> tuple[str, ...]:
+    """The supernodes that a part depends on, in any of the ways of `required_supernodes`."""
+    return tuple(dict.fromkeys(need.supernode for way in required_supernodes(experiments, part) for need in way))
 
 
 def _held(experiment: Measurement, outcome: Outcome) -> list[tuple[RequiredSupernode, ...]]:
