@@ -108,39 +108,6 @@ def test_shares_of_families_add_up_to_one(tiny_model):
     assert found["label_wrong"] == found["decimal_share"] == found["lookup_present"] == 1.0
 
 
-def test_reuse_is_whole_on_the_same_prompt_and_partial_on_another(tiny_model):
-    reuse = experiment_of(kind="reuse", of=("own",), outcomes=("shared_activity",), controls=("donor",))
-    frame = prompts_frame()
-    frame = frame.assign(plain=frame["item"], wrong_plain=frame["donor"])
-    context = toy_context(tiny_model("llama"), {"reuse": reuse}, prompts=frame)
-    rows = operand_evidence(context)
-    means = rows.groupby("arm")["value"].mean()
-    assert means["effect"] == pytest.approx(1.0) and means["donor"] < 0.99
-
-
-def test_reuse_without_a_wrong_donor_needs_none(tiny_model):
-    reuse = experiment_of(kind="reuse", of=("own",), outcomes=("shared_activity",), controls=())
-    frame = prompts_frame()
-    context = toy_context(tiny_model("llama"), {"reuse": reuse}, prompts=frame.assign(plain=frame["item"]))
-    assert set(operand_evidence(context)["arm"]) == {"effect"}
-
-
-def test_the_control_of_reuse_is_what_the_same_rule_finds_with_shuffled_transcoders(tiny_model):
-    reuse = experiment_of(kind="reuse", of=("own",), outcomes=("shared_activity",), controls=("donor", "random"))
-    frame = prompts_frame()
-    frame = frame.assign(plain=frame["donor"], wrong_plain=frame["item"])
-    context = toy_context(tiny_model("llama"), {"reuse": reuse}, prompts=frame)
-    rows = operand_evidence(context).set_index(["item", "arm"])["value"]
-    null = context.random_finder(frame)
-    place = context.items(reuse)[0]
-    item, plain = frame["item"].iat[place], frame["donor"].iat[place]
-    found = null.select(context.case.supernodes["own"], "own", frame.iloc[context.place[plain]].to_dict())
-    columns = found.layer * null.width + found.feature
-    here, there = (null.active("last")[context.place[one], columns].toarray() for one in (item, plain))
-    assert rows[item, "random"] == pytest.approx(np.minimum(here, there).sum() / there.sum())
-    assert rows[item, "random"] != rows[item, "effect"]
-
-
 def test_what_a_family_takes_in_is_virtual_weight_times_activation(tiny_model):
     outcomes = ("input:lookup>sum", "input:other>sum")
     wired = experiment_of(kind="connectivity", outcomes=outcomes, controls=("shuffle",))

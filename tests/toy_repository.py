@@ -244,7 +244,7 @@ def sums() -> dict:
             "classes": {"kind": "classes", "controls": ["shuffle"], "outcomes": ["class_share", "share:error"]},
             "wiring": {"kind": "wiring", "of": ["lookup", "sum"], "controls": ["shuffle"], "outcomes": ["auc_virtual"]},
             "connectivity": {"kind": "connectivity", "controls": ["shuffle"], "outcomes": ["input:add>sum", "input:other>other"]},
-            "reuse": {"kind": "reuse", "of": ["lookup"], "controls": ["donor", "random"], "outcomes": ["shared_activity"]},
+            "reuse": {"kind": "reuse", "of": ["lookup"], "controls": ["donor", "random"], "outcomes": ["shared_activity", "shared_writing"]},
             "inhibit": {"kind": "inhibit", "inhibit": "first", "strengths": [-1], "outcomes": ["answer_logit"]},
             "made_of": {"kind": "structure", "template": "set", "controls": ["match"], "outcomes": ["closed", "scaffold"]},
             "worth": {"kind": "faithfulness", "controls": ["random"], "outcomes": ["completeness", "knock_on:1"]},

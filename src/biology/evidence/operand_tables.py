@@ -18,9 +18,6 @@ Experiments that perturb nothing:
     connectivity  `input:<source>><target>`: input at the last token to a prompt's active features of one family from active
               features of another family in earlier layers, by virtual weights times activations, as a share of all input
               from features there; negative inputs count as negative. `shuffle`: families permuted within each layer.
-    reuse     `shared_activity`: the share of a supernode's activity on the plain prompt with the same operands that is
-              also present on this prompt. Arm `donor`: on a plain prompt with other operands;
-              arm `random`: for what the same rule finds with shuffled transcoders.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
@@ -40,7 +37,7 @@ from biology.attribution.assembly import attribute
 from biology.attribution.global_weights import GlobalWeights, global_weights, virtual_weights
 from biology.attribution.graph import ERROR, FEATURE, LOGIT, Graph, influence
 from biology.cases.case import Case
-from biology.cases.experiments import Classes, Connectivity, Reuse, Wiring
+from biology.cases.experiments import Classes, Connectivity, Wiring
 from biology.cases.measures import CLASSED, FAMILIES
 from biology.config import AttributionConfig
 from biology.evidence.case_context import CaseContext
@@ -231,52 +228,17 @@ NOT_READ = {"family": "other", "frequency": 0, "label": "other"}
 
 
 def operand_evidence(context: CaseContext) -> pd.DataFrame:
-    """Evidence rows of the experiments of kinds `wiring`, `connectivity` and `reuse`. Neurons have no rows of the first two, as
-    no weights between them hold beyond one prompt."""
-    plots, wired = Plots(context), not context.transcoders.exact
-    rows: list[dict[str, object]] = []
+    """Evidence rows of the experiments of kinds `wiring` and `connectivity`. Neurons have none, as no weights between them hold beyond
+    one prompt."""
+    if context.transcoders.exact:
+        return table("evidence", [])
+    plots, rows = Plots(context), []
     for name, experiment in context.case.experiments.items():
-        if isinstance(experiment, Wiring) and wired:
+        if isinstance(experiment, Wiring):
             rows += _wiring(plots, name, experiment)
-        elif isinstance(experiment, Connectivity) and wired:
+        elif isinstance(experiment, Connectivity):
             rows += _connectivity(plots, name, experiment)
-        elif isinstance(experiment, Reuse):
-            rows += _reuse(context, name, experiment)
     return table("evidence", rows)
-
-
-def _reuse(context: CaseContext, name: str, experiment: Reuse) -> list[dict[str, object]]:
-    prompts, supernode, places = context.prompts, experiment.of[0], context.items(experiment)
-    if not places:
-        return []
-    looks = [("effect", "plain", context.finder)]
-    if "donor" in experiment.controls:
-        looks.append(("donor", "wrong_plain", context.finder))
-    if "random" in experiment.controls:
-        needed = {*prompts["item"].iloc[places], *prompts["plain"].iloc[places]}
-        looks.append(("random", "plain", context.random_finder(prompts[prompts["item"].isin(needed)])))
-    rows = []
-    for place in places:
-        item = prompts["item"].iat[place]
-        shared = {arm: _shared(finder, supernode, prompts[column].iat[place], item) for arm, column, finder in looks}
-        if shared["effect"] is not None:
-            rows += [
-                context.evidence_row(place, name, arm, "shared_activity", value or 0.0) for arm, value in shared.items()
-            ]
-    return rows
-
-
-def _shared(finder: Finder, supernode: str, plain: str, item: str) -> float | None:
-    """Share of a supernode's activity on the prompt `plain`, at the position of its operand plots, that its members also have
-    on the prompt `item`.
-
-    None if no member is active on `plain`.
-    """
-    rule = finder.case.supernodes[supernode]
-    found = finder.select(rule.as_read, supernode, finder.records[finder.place[plain]])
-    columns, looks = finder.columns(found), ((rule.as_read.at, plain), (rule.at, item))
-    there, here = (finder.active(at)[finder.place[one], columns].toarray() for at, one in looks)
-    return float(np.minimum(here, there).sum() / there.sum()) if there.any() else None
 
 
 def _wiring(plots: Plots, name: str, experiment: Wiring) -> list[dict[str, object]]:

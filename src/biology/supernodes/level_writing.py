@@ -76,15 +76,21 @@ class LevelWriting:
         if asked not in self._means:
             self._means[asked] = column_means(active, others)
         more = np.asarray(active[place, columns].todense()).ravel() - self._means[asked][columns]
-        layers = columns // self.finder.width
-        written = torch.zeros(len(self.outputs), self.finder.model.d_model)
-        for layer in np.unique(layers).tolist():
-            mine = layers == layer
-            features = torch.from_numpy(columns[mine] % self.finder.width)
-            rows = decoder_rows(self.finder.transcoders, layer, len(self.outputs) - 1, features)
-            written[layer:] += torch.einsum("f,ftd->td", torch.from_numpy(more[mine]).to(rows), rows)
-        return written
+        return features_write(self.finder, columns, more, len(self.outputs) - 1)
 
     @cached_property
     def _means(self) -> dict[tuple[str, bytes], Float[np.ndarray, " column"]]:
         return {}
+
+
+def features_write(
+    finder: Finder, columns: Int[np.ndarray, " member"], activations: Float[np.ndarray, " member"], last: int
+) -> Float[Tensor, "layer d_model"]:
+    """What features write at these activations into each layer up to `last`."""
+    layers = columns // finder.width
+    written = torch.zeros(last + 1, finder.model.d_model)
+    for layer in np.unique(layers).tolist():
+        mine = layers == layer
+        rows = decoder_rows(finder.transcoders, layer, last, torch.from_numpy(columns[mine] % finder.width))
+        written[layer:] += torch.einsum("f,ftd->td", torch.from_numpy(activations[mine]).to(rows), rows)
+    return written

@@ -1,0 +1,130 @@
+"""How much of a supernode on the plain prompt is also there on another prompt: experiments of kind `reuse`, which perturb nothing.
+
+`shared_activity`: the share of the members' activity on the plain prompt with the same operands that is also present on this prompt.
+`shared_writing`: what they write on this prompt towards what the MLPs write on the plain prompt. Where two prompts have similar streams,
+any direction has similar values on both, so features of shuffled transcoders share as much activity as true ones. They write next to
+nothing of what the MLPs write.
+
+Arm `donor`: on a plain prompt with other operands; arm `random`: for what the same rule finds with shuffled transcoders.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+import numpy as np
+import pandas as pd
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from biology.cases.experiments import Reuse
+from biology.cases.rules import SupernodeRule
+from biology.evidence.case_context import CaseContext
+from biology.interventions.site_exchange import seen_at
+from biology.supernodes.grouping import Finder
+from biology.supernodes.level_writing import features_write
+from biology.tables import table
+
+
+def reuse_evidence(context: CaseContext) -> pd.DataFrame:
+    """Evidence rows of the experiments of kind `reuse`."""
+    found = [_reuse(context, name, one) for name, one in context.case.of_kind(Reuse).items()]
+    return table("evidence", [row for rows in found for row in rows])
+
+
+def _reuse(context: CaseContext, name: str, experiment: Reuse) -> list[dict[str, object]]:
+    prompts, places, supernode = context.prompts, context.items(experiment), experiment.of[0]
+    if not places:
+        return []
+    own = _Look(context.finder, supernode)
+    looks = [("effect", "plain", own)]
+    if "donor" in experiment.controls:
+        looks.append(("donor", "wrong_plain", own))
+    mlps = _Mlps(context.finder, own.rule, [prompts[column].iat[place] for _, column, _ in looks for place in places])
+    if "random" in experiment.controls:
+        needed = sorted({*places, *(context.place[item] for item in prompts["plain"].iloc[places])})
+        null = context.random_finder(prompts.iloc[needed])
+        looks.append(("random", "plain", _Look(null, supernode)))
+    rows = []
+    for place in places:
+        row = prompts.iloc[place]
+        if not own.fires(row["plain"]):
+            continue
+        for arm, column, look in looks:
+            for outcome in experiment.outcomes:
+                if outcome == "shared_activity":
+                    value = look.shared(row[column], row["item"])
+                else:
+                    value = mlps.share(row[column], look.written(row[column], row["item"], mlps.last))
+                rows.append(context.evidence_row(place, name, arm, outcome, value))
+    return rows
+
+
+@dataclass(frozen=True, eq=False)
+class _Look:
+    """One set of transcoders, among whose features the members of a supernode are found on a plain prompt."""
+
+    finder: Finder
+    supernode: str
+
+    @property
+    def rule(self) -> SupernodeRule:
+        return self.finder.case.supernodes[self.supernode]
+
+    def members(self, plain: str) -> Int[np.ndarray, " member"]:
+        """Columns of the members, found where the operand plots are read."""
+        if plain not in self._members:
+            row = self.finder.records[self.finder.place[plain]]
+            self._members[plain] = self.finder.columns(self.finder.select(self.rule.as_read, self.supernode, row))
+        return self._members[plain]
+
+    @cached_property
+    def _members(self) -> dict[str, Int[np.ndarray, " member"]]:
+        return {}
+
+    def activity(self, at: str, item: str, columns: Int[np.ndarray, " member"]) -> Float[np.ndarray, " member"]:
+        return self.finder.active(at)[self.finder.place[item], columns].toarray().ravel()
+
+    def fires(self, plain: str) -> bool:
+        return bool(self.activity(self.rule.as_read.at, plain, self.members(plain)).any())
+
+    def shared(self, plain: str, item: str) -> float:
+        """Share of the members' activity on the prompt `plain` that they also have on the prompt `item`; 0 if they have none."""
+        columns = self.members(plain)
+        there, here = self.activity(self.rule.as_read.at, plain, columns), self.activity(self.rule.at, item, columns)
+        return float(np.minimum(here, there).sum() / there.sum()) if there.any() else 0.0
+
+    def written(self, plain: str, item: str, last: int) -> Float[Tensor, "layer d_model"]:
+        """What the members that are found on the prompt `plain` write on the prompt `item`."""
+        columns = self.members(plain)
+        return features_write(self.finder, columns, self.activity(self.rule.at, item, columns), last)
+
+
+@dataclass(frozen=True, eq=False)
+class _Mlps:
+    """What the MLPs write on plain prompts where the operand plots are read, beyond their mean over these prompts."""
+
+    finder: Finder
+    rule: SupernodeRule
+    plain: Sequence[str]
+
+    @property
+    def last(self) -> int:
+        return (self.rule.layers or (0, self.finder.transcoders.n_layers - 1))[1]
+
+    @cached_property
+    def _more(self) -> dict[str, Float[Tensor, "layer d_model"]]:
+        finder, items = self.finder, sorted(set(self.plain))
+        hooks = [f"blocks.{layer}.{finder.transcoders.write_hook}" for layer in range(self.last + 1)]
+        position = torch.from_numpy(finder.positions(self.rule.as_read.at))
+        outputs = seen_at(finder.model, finder.ids, [finder.place[item] for item in items], hooks, position)
+        more = outputs - outputs.mean(1, keepdim=True)
+        return {item: more[:, number].double() for number, item in enumerate(items)}
+
+    def share(self, plain: str, written: Float[Tensor, "layer d_model"]) -> float:
+        """With d what the MLPs write on a plain prompt beyond their mean (all layers one vector), and w what is written: (w . d) /
+        (d . d). 0 if nothing differs."""
+        more = self._more[plain]
+        size = float(more.square().sum())
+        return float((written.double() * more).sum()) / size if size else 0.0
