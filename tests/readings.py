@@ -28,17 +28,17 @@ READINGS = {
         add-8: inhibit_lookup <width | match position; smear difference:width; inhibit_sum <width | match; lookup sum
         add-9: wiring auc_virtual | shuffle; lookup sum
         add-10: graph path_share | match; lookup
-        add-11: reuse_sum_of shared_activity | donor random; reuse_fruit shared_activity | donor random; lookup
+        add-11: reuse_sum_of shared_activity shared_writing | donor random; reuse_fruit shared_activity shared_writing | donor random; lookup
         add-12: inhibit_lookup_sum_of <answer_top1 | match position; swap_sum_of <donor_top1 | match donor position direction; swap_fruit <donor_top1 | match donor position direction; lookup
         add-13: swap_ones <ones_swapped | match donor position direction; swap_ones_iterative <ones_swapped | match donor position direction; lookup_ones
-        add-14: reuse_brackets shared_activity | donor random; swap_brackets <donor_top1 | match donor position direction; swap_kind <donor_top1 | match donor position direction; lookup_inside kind
+        add-14: reuse_brackets shared_activity shared_writing | donor random; swap_brackets <donor_top1 | match donor position direction; swap_kind <donor_top1 | match donor position direction; lookup_inside kind
         add-15:
         add-16: classes label_wrong class_share;
     """,
     "multilingual": """
         multi-1: core shared | match; operation operand say
         multi-2: operation_swap <level_top1:expected_operation kept:concept+language | match position; operand_swap <level_top1:expected_operand kept:relation+language | match position; language_swap <level_top1:expected_language kept:concept+relation | match position; operation operand language
-        multi-3: operation_swap <level_top1:expected_operation level_probability:expected_operation answer_probability dose | match donor position; crossover crossover_cv2; operation
+        multi-3: operation_swap_whole <level_top1:expected_operation | match donor position; operation_swap <level_top1:expected_operation level_probability:expected_operation answer_probability dose; crossover crossover_cv2; operation
         multi-4: operand_swap <level_top1:expected_operand | match donor position; operand
         multi-5: language_swap <level_top1:expected_language | match donor position; language
         multi-6: english_operation difference:level_top1:expected_operation; operation_swap <level_top1:expected_operation; operation_swap_native <level_top1:expected_operation; english_operand difference:level_top1:expected_operand; operand_swap <level_top1:expected_operand; operand_swap_native <level_top1:expected_operand; operation operand

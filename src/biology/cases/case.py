@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from pathlib import Path
 from typing import TypeVar
 
@@ -119,6 +120,20 @@ def load_case(root: str | Path, name: str, prompts: str | None = None, at_most: 
     Raises `InputError` with the file and the mistake in it.
     """
     folder = case_folder(root, name)
+    return _checked(folder, name, prompts, at_most, _contents(folder))
+
+
+def _contents(folder: Path) -> str:
+    """A hash of the files that a case is read from."""
+    content = hashlib.sha256()
+    for path in sorted(folder.rglob("*")):
+        if path.suffix in (".yaml", ".csv") and path.is_file():
+            content.update(f"{path}\n".encode() + path.read_bytes())
+    return content.hexdigest()
+
+
+@lru_cache(maxsize=16)  # one command asks for a case many times: for its claims, its verdicts, each of its pages
+def _checked(folder: Path, name: str, prompts: str | None, at_most: int | None, contents: str) -> Case:
     path = folder / "case.yaml"
     file = validate(CaseFile, read_yaml(path), path)
     prompt_set = file.prompt_set
