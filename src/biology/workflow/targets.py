@@ -15,9 +15,10 @@ from biology.cases.claim_file import load_claims
 from biology.cases.found_sites import has_sites
 from biology.cases.mechanism import load_mechanism
 from biology.config import GROWN_ROLES, HELD_ROLES, SHOWN_ROLES, ModelConfig, load_config
+from biology.corpora.twins import EMBEDDED
 from biology.folders import FIRST_STAGE
 from biology.provenance import code_hash, sources
-from biology.records import InputError
+from biology.records import InputError, read_yaml
 from biology.report.lab_fit import refused
 from biology.report.prose import text_files
 
@@ -107,6 +108,7 @@ class Targets:
                 tuple(entry.cases),
                 {
                     "case": entry.cases[0] if model in self.config.of_one_case else None,
+                    "corpus": self._corpus_of_seed(model),
                     "twin": entry.corpus,
                     "seed": entry.seed,
                     "width": entry.width,
@@ -116,6 +118,16 @@ class Targets:
             for model, entry in self.config.models.items()
             if model in self.config.on_request and model in self.models and entry.role != "random" and entry.cases
         }
+
+    def _corpus_of_seed(self, model: str) -> str | None:
+        """The corpus on which another seed is grown, as the record of the model says that it is a seed of; None: that of elegans, or
+        of a case."""
+        entry = self.config.model(model)
+        if entry.role != "seed" or model in self.config.of_one_case:
+            return None
+        record = self.config.model(str(entry.of)).path / "record.json"
+        corpus = read_yaml(record).get("corpus") if record.is_file() else None
+        return corpus if corpus != EMBEDDED else None
 
     @cached_property
     def grown(self) -> list[str]:
