@@ -17,6 +17,7 @@ from warm_snakemake import Runs
 
 from biology.__main__ import CONTENTS
 from biology.provenance import READERS, sources
+from biology.workflow.targets import Targets
 
 ROOT = Path(__file__).parents[1]
 # every stage up to the verdicts; graphs and perturbations run in parallel, so in either order
@@ -410,3 +411,15 @@ def test_every_name_in_a_command_is_quoted():
 
 def test_growing_is_only_done_on_request():
     assert "output:" not in RULES["grow"]
+
+
+def test_another_seed_is_grown_on_the_corpus_of_its_model(monkeypatch):
+    monkeypatch.chdir(ROOT)
+    grown = {
+        name: Targets(name, ROOT / "src/biology").organisms[name].options
+        for name in ("elegans-seed1", "elegans-languages-seed1", "medical_diagnosis-seed1")
+    }
+    assert {name: (options["corpus"], options["case"], options["seed"]) for name, options in grown.items()} == {
+        "elegans-seed1": (None, None, 1), "elegans-languages-seed1": ("languages", None, 1),
+        "medical_diagnosis-seed1": (None, "medical_diagnosis", 1),
+    }  # fmt: skip
