@@ -31,6 +31,7 @@ def published(tmp_path_factory):
     """Folders of a model and of its cross-layer transcoders, as on the Hub, with files that nobody should want."""
     folder = tmp_path_factory.mktemp("published")
     model = write_model(folder / "model", "llama")
+    (model / "chat_template.jinja").write_text("{{ messages }}")
     (model / "pytorch_model.bin").write_bytes(b"pickle" * 1000)
     (model / "original").mkdir()
     (model / "original/consolidated.safetensors").write_bytes(b"other weights" * 1000)
@@ -108,7 +109,8 @@ def whole(root, hub):
         assert record["files"] == {name: sha256(folder / name) for name in record["files"]}
         found = {path.relative_to(here).as_posix() for path in here.rglob("*") if path.is_file()}
         assert found == {*record["files"], "fetched.json"}
-    assert "model.safetensors" in json.loads((root / "data/hub/someone--mini/fetched.json").read_text())["files"]
+    came = json.loads((root / "data/hub/someone--mini/fetched.json").read_text())["files"]
+    assert {"model.safetensors", "chat_template.jinja"} <= came.keys()
     assert set(json.loads((root / "data/runs/mini/fetch.json").read_text())) == {"model", "transcoders"}
 
 

@@ -110,6 +110,10 @@ def test_a_traced_prompt_is_written_and_told(capsys, directories, tmp_path):
     assert set(nodes["kind"]) == {"feature", "error", "token", "logit"}
     assert "w1 w2 w3" in (tmp_path / "traced/graph.html").read_text(encoding="utf-8")
     assert list(nodes.loc[nodes["kind"] == "token", "pos"]) == [0, 1, 2, 3]
+    assert main(["trace", "w1 w2 w3", *directories, "--json"]) == 0
+    told, info = json.loads(capsys.readouterr().out), graph["metadata"]["info"]
+    how = {"explain", "attention", "norms", "influence_foretells_ablation", "ablated_features"}
+    assert how <= told.keys() and {key: told[key] for key in how} == {key: info[key] for key in how}
 
 
 def test_heads_are_told_in_words_as_data_and_in_the_files(capsys, directories, tmp_path):

@@ -337,9 +337,17 @@ def _told(
         "completeness_score": score.completeness,
         "nodes": graph.n_nodes,
         "row_residual": graph.metadata["row_residual"],
-        **({} if graph.metadata["live_share"] is None else {"live_share": graph.metadata["live_share"]}),
+        **_how(graph),
         "paths": [describe(graph, path, labels) for path in paths],
     }
+
+
+def _how(graph: Graph) -> dict[str, Any]:
+    """What a graph explains, what was live, and how far it can be trusted."""
+    told = {key: graph.metadata[key] for key in ("attention", "norms", "explain")}
+    told |= {} if graph.metadata["live_share"] is None else {"live_share": graph.metadata["live_share"]}
+    correlation, n = graph.metadata["ablation_prediction"]
+    return told | ({"influence_foretells_ablation": correlation, "ablated_features": n} if n > 1 else {})
 
 
 def _write(
@@ -357,12 +365,8 @@ def _write(
     from biology.report.explorer import graph_page
 
     pruning = {"node_threshold": settings.node_threshold, "edge_threshold": settings.edge_threshold}
-    told = {key: graph.metadata[key] for key in ("attention", "norms", "explain")}
-    told |= {} if graph.metadata["live_share"] is None else {"live_share": graph.metadata["live_share"]}
-    correlation, n = graph.metadata["ablation_prediction"]
-    told |= {"influence_foretells_ablation": correlation, "ablated_features": n} if n > 1 else {}
     exported = export_json(
-        graph, *masks, slug=out.name, scan=scan, prompt=prompt, labels=labels, pruning_settings=pruning, info=told,
+        graph, *masks, slug=out.name, scan=scan, prompt=prompt, labels=labels, pruning_settings=pruning, info=_how(graph),
         heads=heads,
     )  # fmt: skip
     with replaced(out, FILES, "trace") as new:

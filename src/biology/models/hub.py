@@ -26,7 +26,7 @@ from biology.records import InputError
 
 MODEL_FILES = (
     "config.json", "generation_config.json", "*.safetensors", "*.safetensors.index.json", "tokenizer*", "vocab.json",
-    "merges.txt", "special_tokens_map.json",
+    "merges.txt", "special_tokens_map.json", "chat_template.jinja",
 )  # fmt: skip
 RECORD = "fetched.json"
 HOOKS = "config.yaml"
