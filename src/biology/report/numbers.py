@@ -76,6 +76,8 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
         if record.is_file():
             trained = json.loads(record.read_text(encoding="utf-8"))
             found[f"{name}.transcoder_minutes"] = math.ceil(trained["seconds"] / 60)
+    for path in sorted(root.glob("reports/*/ablation_prediction.csv")):
+        found |= _ablations(path)
     found |= _calibration(root / "reports/calibration.csv", config)
     found |= _graphs(root / "reports/calibration_graphs.csv")
     found |= _misses(root / "reports/misses.csv")
@@ -103,6 +105,15 @@ def _calibration(path: Path, config: Config) -> dict[str, int]:
         for rate in ("sensitivity", "specificity")
         if row[f"{rate}_n"]
         for end in ("", "_low", "_high", "_n")
+    }
+
+
+def _ablations(path: Path) -> dict[str, float]:
+    """The median rank correlation of a model's attributions with ablations, by target, rule, attention and norms."""
+    keys = ["target", "rule", "attention", "norms"]
+    return {
+        ".".join([path.parent.name, "ablation", *(row[key] for key in keys)]): float(row["median"])
+        for row in pd.read_csv(path).to_dict("records")
     }
 
 
