@@ -230,7 +230,7 @@ def test_hostile_tokens_stay_inside_the_data():
     page = (
         environment().get_template("atlas.html.j2")
         .render(
-            model=evil, grown=True, transcoders=evil, n_features=1, n_carried=1, n_prompts=1, n_tokens=1, n_examples=1, layers=layers, cases=[],
+            model=evil, grown=True, transcoders=evil, quantised=evil, n_features=1, n_carried=1, n_prompts=1, n_tokens=1, n_examples=1, layers=layers, cases=[],
             data=Markup(data),
         )
     )  # fmt: skip

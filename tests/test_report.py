@@ -2,6 +2,7 @@
 
 import ast
 import html
+import json
 import re
 import shutil
 from html.parser import HTMLParser
@@ -459,6 +460,17 @@ def test_the_full_scoreboard_has_every_number(root):
     assert len(rows) == 3 and all(len(re.findall(r"(?<!\\)\|", row)) == 11 for row in rows)
     assert "✓ **replicated**" in rows[0] and "&lt;capital&gt; &amp; nothing" in rows[0] and "untestable" in rows[2]
     assert "1 replicated, 1 not replicated, 1 untestable." in made
+
+
+def test_weights_that_had_been_quantised_are_named_on_the_page(page, tmp_path):
+    fresh = write_repository(tmp_path / "quantised", figures=False)
+    manifest = fresh / "data/runs/elegans/load.json"
+    manifest.write_text(
+        json.dumps(json.loads(manifest.read_text()) | {"quantised": "dequantised from <x>.gguf (1 Q4_1)"})
+    )
+    case = load_case(fresh, "multi_hop").model_copy(update={"figures": ()})
+    told = report.case_page(fresh, load_config(fresh / "config.yaml"), "elegans", case)
+    assert "Its weights are dequantised from &lt;x&gt;.gguf (1 Q4_1)." in told and "dequantised" not in page
 
 
 def test_what_is_missing_is_named(root, tmp_path):

@@ -26,7 +26,7 @@ from markupsafe import Markup
 from biology.cases.case import Case, called
 from biology.config import Config
 from biology.findings.labels import Roles, label, shipped_roles
-from biology.report.pages import MOST_BYTES, cases_of, environment, in_utf_16, manifest_of, packed_bytes
+from biology.report.pages import MOST_BYTES, cases_of, environment, in_utf_16, manifest_of, packed_bytes, quantised
 from biology.tables import Tables, read_table, read_tables
 
 TABLES = ("prompts", "supernodes", "operand_plots")
@@ -52,13 +52,15 @@ def atlas_page(root: Path, config: Config, model: str) -> bytes:
         }
         for layer, rows in layers
     ]  # fmt: skip
+    manifest = manifest_of(run / "load.json")
     template, read = environment().get_template("atlas.html.j2"), with_lists(features)
 
     def page(carried: pd.DataFrame, detail: tuple[int, int]) -> bytes:
         text = template.render(
             model=model,
             grown=model in config.models and config.models[model].planted,
-            transcoders=manifest_of(run / "load.json")["transcoders"]["name"],
+            transcoders=manifest["transcoders"]["name"],
+            quantised=quantised(manifest),
             n_features=len(features),
             n_carried=len(carried),
             n_prompts=len(prompts),

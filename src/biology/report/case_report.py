@@ -47,7 +47,7 @@ from biology.report.explorer import (
     operand_plots,
 )
 from biology.report.lab_fit import refused
-from biology.report.pages import MOST_BYTES, counts, environment, light, manifest_of, packed, records
+from biology.report.pages import MOST_BYTES, counts, environment, light, manifest_of, packed, quantised, records
 from biology.tables import Tables, read_table, read_tables
 from biology.verdicts.calibration import calibrated
 from biology.verdicts.discrimination import answers, discrimination
@@ -81,6 +81,8 @@ class Page:
     transcoders: str
     planted: bool
     """Whether the paper's mechanisms were planted in it."""
+    quantised: str
+    """A sentence on its weights (`pages.quantised`)."""
     few: int | None
     """How many scored prompts of each set were asked, if not all (`ModelConfig.at_most`)."""
     case: Case
@@ -266,6 +268,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         model=model,
         transcoders=manifest["transcoders"]["name"],
         planted=config.model(model).planted,
+        quantised=quantised(manifest),
         few=config.model(model).at_most,
         case=case,
         text=readme.read_text(encoding="utf-8") if readme.is_file() else "",

@@ -161,6 +161,11 @@ def manifest_of(path: Path) -> dict[str, Any]:
         raise InputError(f"{path}: no such file. Make it with `biology load`.") from None
 
 
+def quantised(manifest: Mapping[str, Any]) -> str:
+    """A sentence on weights that had been quantised before they came here; empty for others."""
+    return f"Its weights are {manifest['quantised']}." if "quantised" in manifest else ""
+
+
 def cases_of(root: Path, config: Config, model: str) -> list[Case]:
     """The cases of a model, with its own prompts."""
     entry = config.model(model)
