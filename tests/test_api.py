@@ -121,6 +121,28 @@ def test_a_held_feature_is_what_an_intervention_says(tiny_model):
             bio.intervene(model, transcoders, text, {(layer, feature): 1.0})
 
 
+def test_a_graph_explains_what_the_command_explains(tiny_model):
+    """By default logits of transcoders and a contrast of neurons; live attention and a chat on request."""
+    from conftest import random_transcoders
+
+    from biology.transcoders.neurons import neuron_set
+
+    model = tiny_model("llama")
+    transcoders, text = random_transcoders(model), "w1 w2 w3"
+    plain = bio.attribute(model, transcoders, text, max_logits=2)
+    told = [
+        bio.attribute(model, neuron_set(model, k=4), text),
+        plain,
+        bio.attribute(model, transcoders, text, explain="contrast"),
+    ]
+    assert [one.graph.metadata["explain"] for one in told] == ["contrast", "logits", "contrast"]
+    live = bio.attribute(model, transcoders, text, attention="live")
+    assert live.graph.frozen is not None and live.graph.metadata["attention"] == "live"
+    assert -1 <= plain.foretells_ablation(transcoders) <= 1
+    with pytest.raises(InputError, match="no chat template: ask it without chat=True"):
+        bio.attribute(model, transcoders, text, chat=True)
+
+
 def test_what_is_offered_starts_no_torch_before_it_is_asked_for():
     code = "import sys, biology as bio; print('torch' in sys.modules, sorted(bio.OFFERED) == [n for n in dir(bio) if n in bio.OFFERED])"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)

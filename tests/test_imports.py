@@ -44,7 +44,7 @@ SEES = {
     "findings": {"cases", "models", "verdicts", "figures"},
     "report": {"cases", "graph_files", "supernodes", "verdicts", "figures", "findings"},
     "scaffolds": {"cases", "models", "transcoders"},
-    "workflow": {"cases", "report"},
+    "workflow": {"cases", "corpora", "report"},
 }
 SEES["cli"] = set(SEES) - {ROOT_ROOM}
 MOST_FILES = 16

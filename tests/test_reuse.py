@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from toy_case import experiment_of, prompts_frame, toy_context
 
-from biology.evidence.reuse import reuse_evidence
+from biology.evidence.operand_tables import operand_evidence
 from biology.models.model import run, token_batch
 
 
@@ -13,7 +13,7 @@ def test_reuse_is_whole_on_the_same_prompt_and_partial_on_another(tiny_model):
     frame = prompts_frame()
     frame = frame.assign(plain=frame["item"], wrong_plain=frame["donor"])
     context = toy_context(tiny_model("llama"), {"reuse": reuse}, prompts=frame)
-    rows = reuse_evidence(context)
+    rows = operand_evidence(context)
     means = rows.groupby("arm")["value"].mean()
     assert means["effect"] == pytest.approx(1.0) and means["donor"] < 0.99
 
@@ -22,7 +22,7 @@ def test_reuse_without_a_wrong_donor_needs_none(tiny_model):
     reuse = experiment_of(kind="reuse", of=("own",), outcomes=("shared_activity",), controls=())
     frame = prompts_frame()
     context = toy_context(tiny_model("llama"), {"reuse": reuse}, prompts=frame.assign(plain=frame["item"]))
-    assert set(reuse_evidence(context)["arm"]) == {"effect"}
+    assert set(operand_evidence(context)["arm"]) == {"effect"}
 
 
 def test_the_control_of_reuse_is_what_the_same_rule_finds_with_shuffled_transcoders(tiny_model):
@@ -30,7 +30,7 @@ def test_the_control_of_reuse_is_what_the_same_rule_finds_with_shuffled_transcod
     frame = prompts_frame()
     frame = frame.assign(plain=frame["donor"], wrong_plain=frame["item"])
     context = toy_context(tiny_model("llama"), {"reuse": reuse}, prompts=frame)
-    rows = reuse_evidence(context).set_index(["item", "arm"])["value"]
+    rows = operand_evidence(context).set_index(["item", "arm"])["value"]
     null = context.random_finder(frame)
     place = context.items(reuse)[0]
     item, plain = frame["item"].iat[place], frame["donor"].iat[place]
@@ -46,7 +46,7 @@ def test_what_is_written_is_counted_towards_what_the_mlps_write_beyond_their_mea
     frame = prompts_frame()
     frame = frame.assign(plain=frame["donor"], wrong_plain=frame["item"])
     context = toy_context(tiny_model("llama"), {"reuse": reuse}, prompts=frame)
-    rows = reuse_evidence(context).set_index(["item", "arm"])["value"]
+    rows = operand_evidence(context).set_index(["item", "arm"])["value"]
     places, layers = context.items(reuse), range(context.model.n_layers)
 
     def mlps(place):

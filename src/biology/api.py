@@ -31,7 +31,9 @@ from biology.attribution import graph as graphs
 from biology.attribution.assembly import attribute as traced
 from biology.attribution.graph_json import export_json, nodes_table
 from biology.attribution.graph_paths import describe, strongest_paths
-from biology.cases.case import Case, load_case, titles
+from biology.attribution.live_effects import FrozenOrLive
+from biology.attribution.requests import Explained
+from biology.cases.case import Case, load_case
 from biology.cases.claim_file import Claim, load_claims
 from biology.cli.checking import computed_anew
 from biology.cli.opening import of_corpus, open_model, subject
@@ -42,12 +44,14 @@ from biology.grammar import unknown
 from biology.graph_files.dialects import parse_graph
 from biology.interventions.held_features import DRAWS, HeldFeature, HeldFeatures, hold_features, said, top
 from biology.models.model import Model, encode
+from biology.models.tokenizer import in_chat
 from biology.records import InputError
 from biology.report.explorer import graph_page
 from biology.supernodes.case_prompts import in_chats
-from biology.supernodes.named_members import shipped_members
+from biology.supernodes.named_members import Supernode, named_supernodes, shipped_members
 from biology.tables import read_table
 from biology.transcoders.transcoder_set import TranscoderSet
+from biology.validation.ablation import agreement
 
 if TYPE_CHECKING:
     from biology.config import Config, ModelConfig
@@ -98,6 +102,11 @@ class Attribution:
         """Replacement score and completeness score of the whole graph (Circuit Tracing, "Evaluating attribution graphs")."""
         return graphs.scores(self.graph)
 
+    def foretells_ablation(self, transcoders: TranscoderSet) -> float:
+        """How far the graph can be trusted on this prompt: Spearman's correlation of its influence with what ablating a sample of its
+        features does, everything live. NaN with fewer than two features."""
+        return agreement(self.model, transcoders, self.graph.metadata["token_ids"], self.graph)[0]
+
     def paths(self, n: int = 10) -> list[str]:
         """The strongest paths in words, with their share of the influence on the outputs."""
         return [describe(self.graph, path) for path in strongest_paths(self.graph, n)]
@@ -113,8 +122,9 @@ class Attribution:
 
     def page(self) -> str:
         """The interactive graph as one HTML page, which opens without a network."""
+        how = {key: self.graph.metadata[key] for key in ("attention", "norms", "explain")}
         exported = export_json(
-            self.graph, self.nodes, self.edges, slug="graph", scan=self.model.name, prompt=self.prompt
+            self.graph, self.nodes, self.edges, slug="graph", scan=self.model.name, prompt=self.prompt, info=how
         )
         return graph_page(parse_graph(json.dumps(exported), "graph"))
 
@@ -133,52 +143,31 @@ class Attribution:
 
 
 def attribute(
-    model: Model, transcoders: TranscoderSet, prompt: str, targets: Sequence[str] | None = None, *,
-    max_feature_nodes: int | None = None, max_logits: int = 10,
+    model: Model, transcoders: TranscoderSet, prompt: str, targets: Sequence[str] | None = None, *, explain: Explained | None = None,
+    attention: FrozenOrLive = "frozen", norms: FrozenOrLive = "frozen", chat: bool = False, max_feature_nodes: int | None = None,
+    max_logits: int = 10,
 ) -> Attribution:  # fmt: skip
-    """The attribution graph of a prompt. Its targets are the most probable next tokens, or `targets`: tokens such as "Austin",
-    differences such as "Austin - Sacramento", features such as "feature 3/120@7" (layer/feature@position).
+    """The attribution graph of a prompt, as `biology trace` makes it.
+
+    It explains `targets`: tokens such as "Austin", differences such as "Austin - Sacramento", features such as "feature 3/120@7"
+    (layer/feature@position). Without any, it explains the logits of the most probable next tokens, or (`explain="contrast"`, the default
+    for neurons) the first one's logit minus the second one's. With live `attention` or `norms`, edges also hold what runs through
+    queries and keys, or through the scales of norms. With `chat` the prompt is a user's message in the model's chat template.
 
     Raises:
-        InputError: a word or target that the model does not know, or a graph too large for the memory.
+        InputError: a word or target that the model does not know, a graph too large for the memory, or no chat template.
     """
-    wanted = None if targets is None else [target_of(model, prompt, target, -1) for target in targets]
-    ids, most = encode(model, prompt), max_feature_nodes
-    graph = traced(model, transcoders, ids, targets=wanted, max_feature_nodes=most, max_logits=max_logits)
+    text = in_chat(model.tokenizer, model.name, prompt, "chat=True") if chat else prompt
+    graph = traced(
+        model, transcoders, encode(model, text), max_feature_nodes=max_feature_nodes, max_logits=max_logits, attention=attention,
+        norms=norms, explain=explain or ("contrast" if transcoders.exact else "logits"),
+        targets=None if targets is None else [target_of(model, text, target, -1) for target in targets],
+    )  # fmt: skip
     every = torch.ones(graph.n_nodes, dtype=torch.bool)
-    return Attribution(model, prompt, graph, every, graph.adjacency.cpu() != 0)
+    return Attribution(model, text, graph, every, graph.adjacency.cpu() != 0)
 
 
 # Cases ---------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Supernode:
-    """Features that play one role on a prompt of a case, with their activations there."""
-
-    case: str
-    item: str
-    name: str
-    label: str
-    text: str
-    """The prompt."""
-    pos: int
-    features: tuple[tuple[int, int, float], ...]
-    """(layer, feature, activation) of each member."""
-    places: tuple[tuple[str, int], ...] = field(default=(), repr=False)
-    """Other prompts of the case on which this supernode was found, each with its token position."""
-
-    def to_pandas(self) -> pd.DataFrame:
-        """One row for each member: layer, feature, activation."""
-        return pd.DataFrame(self.features, columns=["layer", "feature", "activation"])
-
-    def __len__(self) -> int:
-        return len(self.features)
-
-    def __repr__(self) -> str:
-        return (
-            f"Supernode({self.label!r}, {self.case}/{self.item}/{self.name}: {len(self)} features at token {self.pos})"
-        )
 
 
 @dataclass(frozen=True, eq=False)
@@ -261,22 +250,7 @@ class CaseStudy:
                 members = shipped_members(self.root, entry, model.name, self.case)
         if members is None:
             members = fresh_context(model, transcoders, self.case, settings.statistics).members
-        prompts = in_chats(model, self.case).prompts
-        members = members[members["item"].isin(prompts)]
-        first = members.drop_duplicates(["item", "supernode"])
-        places = {
-            name: tuple((prompts[item].text, int(pos)) for item, pos in zip(rows["item"], rows["pos"], strict=True))
-            for name, rows in first.groupby("supernode")
-        }
-        found = {}
-        for (item, name), rows in members.groupby(["item", "supernode"], sort=False):
-            called = titles(self.case, item).get(name) or str(name)
-            columns = zip(
-                rows["layer"].astype(int), rows["feature"].astype(int), rows["activation"].astype(float), strict=True
-            )
-            text, pos = prompts[item].text, int(rows["pos"].iat[0])
-            found[item, name] = Supernode(self.case.name, item, name, called, text, pos, tuple(columns), places[name])
-        return found
+        return named_supernodes(in_chats(model, self.case), members)
 
     def judge(self, model: Model, transcoders: TranscoderSet) -> Verdicts:
         """The verdicts on the claims of this case, each computed from the weights on first use: `judge(...)["multihop-7"]`. One

@@ -144,7 +144,7 @@ class Connectivity(Measurement):
 
 
 class Reuse(Measurement):
-    """How much of a supernode on the plain prompt is also there on this prompt (`reuse.py`)."""
+    """How much of a supernode on the plain prompt is also there on this prompt (`operand_tables.py`)."""
 
     kind: Literal["reuse"]
     of: tuple[str, ...] = Field(min_length=1, max_length=1)

@@ -262,7 +262,7 @@ FORMS = {
             "input", "{1} takes in {value} of its input from {0}", "what features of the family {1} take in from those of the family {0}, as a share of all that they take in",
             "share, -1 to 1", ("connectivity",), "family", (2, 2), ">",
         ),
-        # what is reused (reuse.py)
+        # what is reused (operand_tables.py)
         Form(
             "shared_activity", "{value} of the activity on the plain prompt is there too", "the share of the supernode's activity on the plain prompt that is there too",
             SHARE, ("reuse",),

@@ -26,7 +26,6 @@ from biology.cases.positions import message_of, question_of
 from biology.config import AttributionConfig
 from biology.evidence.case_context import CaseContext
 from biology.evidence.operand_tables import Plots, class_evidence, operand_evidence
-from biology.evidence.reuse import reuse_evidence
 from biology.interventions.matched_draw import draw_others
 from biology.models.model import encode, token_text
 from biology.supernodes.case_prompts import start_of_question
@@ -68,9 +67,7 @@ def reduce_graphs(context: CaseContext, settings: AttributionConfig) -> Reduced:
     progress.close()
     in_order = [found[place] for place in sorted(found)]
     evidence = [row for one in in_order for row in one.evidence]
-    parts = [
-        part for part in (table("evidence", evidence), operand_evidence(context), reuse_evidence(context)) if len(part)
-    ]
+    parts = [part for part in (table("evidence", evidence), operand_evidence(context)) if len(part)]
     joined = pd.concat(parts, ignore_index=True) if parts else table("evidence", [])
     return Reduced(
         table("graphs", (one.scores for one in in_order)), table("edges", (row for one in in_order for row in one.edges)),

@@ -18,6 +18,10 @@ Experiments that perturb nothing:
     connectivity  `input:<source>><target>`: input at the last token to a prompt's active features of one family from active
               features of another family in earlier layers, by virtual weights times activations, as a share of all input
               from features there; negative inputs count as negative. `shuffle`: families permuted within each layer.
+    reuse     `shared_activity`: the share of a supernode's activity on the plain prompt with the same operands that is
+              also present on this prompt. `shared_writing`: what its members write on this prompt towards what the MLPs write
+              on the plain prompt (`supernodes/reuse.py`). Arm `donor`: on a plain prompt with other operands;
+              arm `random`: for what the same rule finds with shuffled transcoders.
 """
 
 # pyright: reportArgumentType=false, reportCallIssue=false, reportReturnType=false
@@ -37,7 +41,7 @@ from biology.attribution.assembly import attribute
 from biology.attribution.global_weights import GlobalWeights, global_weights, virtual_weights
 from biology.attribution.graph import ERROR, FEATURE, LOGIT, Graph, influence
 from biology.cases.case import Case
-from biology.cases.experiments import Classes, Connectivity, Wiring
+from biology.cases.experiments import Classes, Connectivity, Reuse, Wiring
 from biology.cases.measures import CLASSED, FAMILIES
 from biology.config import AttributionConfig
 from biology.evidence.case_context import CaseContext
@@ -46,6 +50,7 @@ from biology.records import InputError
 from biology.statistics import auc
 from biology.supernodes.grouping import Finder, random_finder
 from biology.supernodes.operands import FEWEST, SIZE, Grid, example_labels, read_operands
+from biology.supernodes.reuse import Look, PlainOutputs
 from biology.tables import table
 from biology.transcoders.activations import FeatureCache
 from biology.transcoders.transcoder_set import TranscoderSet, shuffled
@@ -228,17 +233,48 @@ NOT_READ = {"family": "other", "frequency": 0, "label": "other"}
 
 
 def operand_evidence(context: CaseContext) -> pd.DataFrame:
-    """Evidence rows of the experiments of kinds `wiring` and `connectivity`. Neurons have none, as no weights between them hold beyond
-    one prompt."""
-    if context.transcoders.exact:
-        return table("evidence", [])
-    plots, rows = Plots(context), []
+    """Evidence rows of the experiments of kinds `wiring`, `connectivity` and `reuse`. Neurons have no rows of the first two, as
+    no weights between them hold beyond one prompt."""
+    plots, wired = Plots(context), not context.transcoders.exact
+    rows: list[dict[str, object]] = []
     for name, experiment in context.case.experiments.items():
-        if isinstance(experiment, Wiring):
+        if isinstance(experiment, Wiring) and wired:
             rows += _wiring(plots, name, experiment)
-        elif isinstance(experiment, Connectivity):
+        elif isinstance(experiment, Connectivity) and wired:
             rows += _connectivity(plots, name, experiment)
+        elif isinstance(experiment, Reuse):
+            rows += _reuse(context, name, experiment)
     return table("evidence", rows)
+
+
+def _reuse(context: CaseContext, name: str, experiment: Reuse) -> list[dict[str, object]]:
+    prompts, places, supernode = context.prompts, context.items(experiment), experiment.of[0]
+    if not places:
+        return []
+    own = Look(context.finder, supernode)
+    looks = [("effect", "plain", own)]
+    if "donor" in experiment.controls:
+        looks.append(("donor", "wrong_plain", own))
+    mlps = PlainOutputs(
+        context.finder, own.rule, [prompts[column].iat[place] for _, column, _ in looks for place in places]
+    )
+    if "random" in experiment.controls:
+        needed = sorted({*places, *(context.place[item] for item in prompts["plain"].iloc[places])})
+        null = context.random_finder(prompts.iloc[needed])
+        looks.append(("random", "plain", Look(null, supernode)))
+    rows = []
+    for place in places:
+        row = prompts.iloc[place]
+        if not own.fires(row["plain"]):
+            continue
+        for arm, column, look in looks:
+            for outcome in experiment.outcomes:
+                if outcome == "shared_activity":
+                    value = look.shared(row[column], row["item"])
+                else:
+                    value = mlps.share(row[column], look.written(row[column], row["item"], mlps.last))
+                rows.append(context.evidence_row(place, name, arm, outcome, value))
+    return rows
 
 
 def _wiring(plots: Plots, name: str, experiment: Wiring) -> list[dict[str, object]]:

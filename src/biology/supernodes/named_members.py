@@ -1,21 +1,22 @@
-"""The shipped supernodes of a model's named prompts: `reports/<model>/supernodes.csv`, for steering without running the
-pipeline.
+"""The supernodes of a case's named prompts, and those that ship with a model: `reports/<model>/supernodes.csv`, for steering without
+running the pipeline.
 
 They depend on weights, rules and prompts. Each row carries a key of these; rows with another key than the current one are
 ignored.
 """
 
-# pyright: reportReturnType=false
+# pyright: reportReturnType=false, reportArgumentType=false, reportAssignmentType=false, reportGeneralTypeIssues=false
 
 from __future__ import annotations
 
 import hashlib
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import pandas as pd
 
 from biology import artefacts
-from biology.cases.case import Case, fingerprint
+from biology.cases.case import Case, fingerprint, titles
 from biology.config import ModelConfig
 from biology.tables import read_table
 
@@ -56,3 +57,52 @@ def shipped_members(root: Path, entry: ModelConfig, name: str, case: Case) -> pd
     found = pd.read_csv(path, dtype={"key": str})
     found = found[(found["case"] == case.name) & (found["key"] == key_of(root, entry, case))]
     return found if len(found) else None
+
+
+@dataclass(frozen=True)
+class Supernode:
+    """Features that play one role on a prompt of a case, with their activations there."""
+
+    case: str
+    item: str
+    name: str
+    label: str
+    text: str
+    """The prompt."""
+    pos: int
+    features: tuple[tuple[int, int, float], ...]
+    """(layer, feature, activation) of each member."""
+    places: tuple[tuple[str, int], ...] = field(default=(), repr=False)
+    """Other prompts of the case on which this supernode was found, each with its token position."""
+
+    def to_pandas(self) -> pd.DataFrame:
+        """One row for each member: layer, feature, activation."""
+        return pd.DataFrame(self.features, columns=["layer", "feature", "activation"])
+
+    def __len__(self) -> int:
+        return len(self.features)
+
+    def __repr__(self) -> str:
+        return (
+            f"Supernode({self.label!r}, {self.case}/{self.item}/{self.name}: {len(self)} features at token {self.pos})"
+        )
+
+
+def named_supernodes(case: Case, members: pd.DataFrame) -> dict[tuple[str, str], Supernode]:
+    """The supernodes of a case's named prompts, by (prompt, name), from rows of the table `supernodes`."""
+    prompts = case.prompts
+    members = members[members["item"].isin(prompts)]
+    first = members.drop_duplicates(["item", "supernode"])
+    places = {
+        name: tuple((prompts[item].text, int(pos)) for item, pos in zip(rows["item"], rows["pos"], strict=True))
+        for name, rows in first.groupby("supernode")
+    }
+    found = {}
+    for (item, name), rows in members.groupby(["item", "supernode"], sort=False):
+        called = titles(case, item).get(name) or str(name)
+        columns = zip(
+            rows["layer"].astype(int), rows["feature"].astype(int), rows["activation"].astype(float), strict=True
+        )
+        text, pos = prompts[item].text, int(rows["pos"].iat[0])
+        found[item, name] = Supernode(case.name, item, name, called, text, pos, tuple(columns), places[name])
+    return found

@@ -1,11 +1,7 @@
-"""How much of a supernode on the plain prompt is also there on another prompt: experiments of kind `reuse`, which perturb nothing.
+"""How much of a supernode that is found on one prompt is also there on another: what fires, and what it writes.
 
-`shared_activity`: the share of the members' activity on the plain prompt with the same operands that is also present on this prompt.
-`shared_writing`: what they write on this prompt towards what the MLPs write on the plain prompt. Where two prompts have similar streams,
-any direction has similar values on both, so features of shuffled transcoders share as much activity as true ones. They write next to
-nothing of what the MLPs write.
-
-Arm `donor`: on a plain prompt with other operands; arm `random`: for what the same rule finds with shuffled transcoders.
+Where two prompts have similar streams, any direction has similar values on both, so features of shuffled transcoders share as much activity
+as true ones. They write next to nothing of what the MLPs write.
 """
 
 from collections.abc import Sequence
@@ -13,56 +9,18 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-import pandas as pd
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from biology.cases.experiments import Reuse
 from biology.cases.rules import SupernodeRule
-from biology.evidence.case_context import CaseContext
 from biology.interventions.site_exchange import seen_at
 from biology.supernodes.grouping import Finder
 from biology.supernodes.level_writing import features_write
-from biology.tables import table
-
-
-def reuse_evidence(context: CaseContext) -> pd.DataFrame:
-    """Evidence rows of the experiments of kind `reuse`."""
-    found = [_reuse(context, name, one) for name, one in context.case.of_kind(Reuse).items()]
-    return table("evidence", [row for rows in found for row in rows])
-
-
-def _reuse(context: CaseContext, name: str, experiment: Reuse) -> list[dict[str, object]]:
-    prompts, places, supernode = context.prompts, context.items(experiment), experiment.of[0]
-    if not places:
-        return []
-    own = _Look(context.finder, supernode)
-    looks = [("effect", "plain", own)]
-    if "donor" in experiment.controls:
-        looks.append(("donor", "wrong_plain", own))
-    mlps = _Mlps(context.finder, own.rule, [prompts[column].iat[place] for _, column, _ in looks for place in places])
-    if "random" in experiment.controls:
-        needed = sorted({*places, *(context.place[item] for item in prompts["plain"].iloc[places])})
-        null = context.random_finder(prompts.iloc[needed])
-        looks.append(("random", "plain", _Look(null, supernode)))
-    rows = []
-    for place in places:
-        row = prompts.iloc[place]
-        if not own.fires(row["plain"]):
-            continue
-        for arm, column, look in looks:
-            for outcome in experiment.outcomes:
-                if outcome == "shared_activity":
-                    value = look.shared(row[column], row["item"])
-                else:
-                    value = mlps.share(row[column], look.written(row[column], row["item"], mlps.last))
-                rows.append(context.evidence_row(place, name, arm, outcome, value))
-    return rows
 
 
 @dataclass(frozen=True, eq=False)
-class _Look:
+class Look:
     """One set of transcoders, among whose features the members of a supernode are found on a plain prompt."""
 
     finder: Finder
@@ -84,9 +42,11 @@ class _Look:
         return {}
 
     def activity(self, at: str, item: str, columns: Int[np.ndarray, " member"]) -> Float[np.ndarray, " member"]:
+        """The activations of some features at a position of a prompt."""
         return self.finder.active(at)[self.finder.place[item], columns].toarray().ravel()
 
     def fires(self, plain: str) -> bool:
+        """Whether any member is active on the prompt on which they are found."""
         return bool(self.activity(self.rule.as_read.at, plain, self.members(plain)).any())
 
     def shared(self, plain: str, item: str) -> float:
@@ -102,7 +62,7 @@ class _Look:
 
 
 @dataclass(frozen=True, eq=False)
-class _Mlps:
+class PlainOutputs:
     """What the MLPs write on plain prompts where the operand plots are read, beyond their mean over these prompts."""
 
     finder: Finder
