@@ -241,7 +241,7 @@ def _done(one: Measurement) -> str:
         case Connectivity():
             return "the inputs of active features at the last token are told by families of operand plots"
         case Reuse():
-            return f"the activity of {one.of[0]} is compared with that on the plain prompt"
+            return f"what {one.of[0]} does is compared with what it does on the plain prompt"
         case Sharing():
             of = f"the members of {listed(one.of)}" if one.of else "active features"
             return f"{of} are compared with those of translations"
