@@ -15,7 +15,7 @@ from biology.cases.case import Case
 from biology.cases.case_file import Paper, Prompt
 from biology.cases.items import Item
 from biology.models.model import answer_token, capture, encode, load_model, run
-from biology.records import InputError
+from biology.records import InputError, InputWarning
 from biology.supernodes import behaviour
 from biology.supernodes.behaviour import evaluate, fidelity, prompts_table, selective_features
 from biology.transcoders.activations import FeatureCache
@@ -89,6 +89,15 @@ def test_a_constant_replacement_recovers_nothing(rectifying):
     assert values(table, "fvu") == pytest.approx(dict.fromkeys(("0", "1", "2", "all"), 1.0), abs=1e-4)
     assert values(table, "loss_recovered")["all"] == pytest.approx(0.0, abs=1e-3)
     assert set(values(table, "l0").values()) == {0.0} and set(values(table, "dead").values()) == {1.0}
+
+
+def test_a_scale_that_does_not_fit_is_named(rectifying):
+    """Outputs a fifth as large explain little, and all if they are multiplied by five."""
+    model, perfect = rectifying
+    layers = list(perfect.layers)
+    layers[1] = replace(layers[1], W_dec=layers[1].W_dec / 5)
+    with pytest.warns(InputWarning, match="of layer 1 leave .* but 0% if its outputs were multiplied by 5[.]"):
+        fidelity(model, replace(perfect, layers=tuple(layers)), FRAME)
 
 
 @pytest.mark.parametrize("kind", ["per_layer", "cross_layer"])

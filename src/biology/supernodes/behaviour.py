@@ -8,15 +8,18 @@ replaced except that of the first position, attention live) gives the same answe
 
 # pyright: reportArgumentType=false, reportAssignmentType=false, reportReturnType=false
 
+import warnings
 from collections.abc import Mapping, Sequence
 
 import numpy as np
 import pandas as pd
 import torch
+from jaxtyping import Float
+from torch import Tensor
 
 from biology.cases.case import Case
 from biology.models.model import Model, answer_token, encode, run, token_batch, token_text
-from biology.records import InputError
+from biology.records import InputError, InputWarning
 from biology.tables import donor_columns, evenly_spaced, table, validate_table
 from biology.transcoders.activations import FeatureCache, cache_features, length_batches
 from biology.transcoders.splicing import constant, mean_outputs, spliced
@@ -25,6 +28,7 @@ from biology.transcoders.transcoder_set import encode as feature_activations
 
 BATCH = 256
 MOST_PER_BEHAVIOUR, MOST_OF_LARGE = 1000, 50  # held-out prompts per behaviour on which fidelity is measured
+POOR = 0.5  # fraction of variance unexplained above which a layer's scale is doubted
 
 
 def prompts_table(model: Model, transcoders: TranscoderSet, case: Case) -> tuple[FeatureCache, pd.DataFrame]:
@@ -144,6 +148,9 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     fvu: squared error over variance of the transcoder's target; l0: active features per position; dead: share of
     features that are never active on these prompts; top1_agreement: the replacement model gives the model's answer;
     loss_recovered: 1 - (replacement loss - loss) / (loss with MLPs replaced by their mean output - loss).
+
+    Warns if a layer would explain far more were its outputs scaled by one number: then it may have been read by another convention
+    than it was trained by.
     """
     if "split" in frame:
         frame = frame[frame["split"] != "dev"]
@@ -157,6 +164,7 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     tokens = torch.tensor([len(prompt) - 1 for prompt in ids], dtype=torch.float64)
     fired = [torch.zeros(count, dtype=torch.bool) for count in transcoders.n_features]
     mean = mean_outputs(model, transcoders.write_hook, ids, BATCH)
+    scales = [_Scale(model.d_model) for _ in layers]
     loss = torch.zeros(len(frame), 3, dtype=torch.float64)
     top = torch.zeros(len(frame), 2, dtype=torch.long)
     for places, batch in length_batches(ids, BATCH):
@@ -170,6 +178,7 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
             made = reconstruct(transcoders, layer, [a[:, 1:] for a in acts], x)
             square[places, layer] = (y - made).double().square().sum((1, 2)).cpu()
             total[places, layer] = (y - mean[layer]).double().square().sum((1, 2)).cpu()
+            scales[layer].add((y - mean[layer]).flatten(0, 1).double().cpu(), made.flatten(0, 1).double().cpu())
             active[places, layer] = (acts[layer][:, 1:] != 0).double().sum((1, 2)).cpu()
             fired[layer] |= (acts[layer][:, 1:] != 0).flatten(0, 1).any(0).cpu()
         replaced, _ = run(model, batch, edits=spliced(model, transcoders), positions=-1)
@@ -180,6 +189,7 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
         for column, out in enumerate((logits, replaced, blank)):
             loss[places, column] = torch.nn.functional.cross_entropy(out[:, 0].double().cpu(), wanted, reduction="none")
         top[places] = torch.stack([out[:, 0].argmax(-1).cpu() for out in (logits, replaced)], 1)
+    _warn_of_scales(scales, (square.sum(0) / total.sum(0)).tolist())
     rows: list[dict[str, object]] = []
     groups = {"all": np.arange(len(frame))} | {
         str(k): np.asarray(v) for k, v in frame.groupby("behaviour").indices.items()
@@ -203,6 +213,47 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
                 for metric, value in values.items()
             ]
     return table("fidelity", rows)
+
+
+class _Scale:
+    """Sums from which the factor follows by which reconstructions fit best, up to a constant vector."""
+
+    def __init__(self, d_model: int):
+        self.count, self.mean_target, self.mean_made = 0, torch.zeros(d_model).double(), torch.zeros(d_model).double()
+        self.target, self.made, self.both = 0.0, 0.0, 0.0
+
+    def add(self, target: Float[Tensor, "row d_model"], made: Float[Tensor, "row d_model"]) -> None:
+        self.count += len(target)
+        self.mean_target += target.sum(0)
+        self.mean_made += made.sum(0)
+        self.target += float(target.square().sum())
+        self.made += float(made.square().sum())
+        self.both += float((target * made).sum())
+
+    def fitted(self) -> tuple[float, float]:
+        """The factor, and the fraction of variance that is left unexplained with it."""
+        target = self.target - float(self.mean_target @ self.mean_target) / self.count
+        made = self.made - float(self.mean_made @ self.mean_made) / self.count
+        both = self.both - float(self.mean_target @ self.mean_made) / self.count
+        return (both / made, 1 - both**2 / (made * target)) if made > 0 < target else (float("nan"), 1.0)
+
+
+def _warn_of_scales(scales: Sequence[_Scale], fvu: Sequence[float]) -> None:
+    fits = [scale.fitted() for scale in scales]
+    odd = [layer for layer, (_, left) in enumerate(fits) if fvu[layer] > POOR and left < min(POOR, fvu[layer] / 2)]
+    if odd:
+        worst = max(odd, key=lambda layer: fvu[layer])
+        factor, left = fits[worst]
+        warnings.warn(
+            f"transcoders of {_layers(odd)} leave much unexplained as they are read: of layer {worst} {fvu[worst]:.0%} of the variance, but "
+            f"{left:.0%} if its outputs were multiplied by {factor:.3g}. They may follow another convention of scaling inputs or outputs",
+            InputWarning,
+            stacklevel=3,
+        )
+
+
+def _layers(numbers: Sequence[int]) -> str:
+    return f"layer{'s' if len(numbers) > 1 else ''} {', '.join(map(str, numbers))}"
 
 
 def selective_features(
