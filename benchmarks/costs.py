@@ -143,7 +143,7 @@ def page(measured: dict, engine: dict, known: dict) -> str:
         "",
         "## Measured: elegans",
         "",
-        f"Seconds of one core, as Snakemake recorded its jobs while two ran at a time; {REST} are the last column but one.",
+        f"Seconds of one core, as Snakemake recorded its jobs while two ran at a time; {REST} are the last column but one. Measured when one elegans was asked all four cases; languages have a model of their own since.",
         "",
         "| case | prompts | tokens | graphs | cache | group | attribute | intervene | rest | results |",
         "|---|---|---|---|---|---|---|---|---|---|",
