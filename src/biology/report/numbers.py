@@ -33,6 +33,7 @@ from biology.verdicts.procedure import NOISE
 from biology.verdicts.reasons import LACKS
 from biology.wording import number
 
+BAR = 0.97  # of the certificate: how often an exchange should bring the answer of the causal model
 BEGUN = re.compile(r"^[ \t]*(?:(?:[-*+>]|\d+[.)])[ \t]+)*<!--n:", flags=re.MULTILINE)
 """A line that begins with a mark, also in a list or a quotation."""
 MARK = re.compile(r"<!--n:([a-z0-9_.-]+)-->(.*?)<!--/n-->", flags=re.DOTALL)
@@ -79,6 +80,7 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
     for path in sorted(root.glob("reports/*/ablation_prediction.csv")):
         found |= _ablations(path)
     found |= _calibration(root / "reports/calibration.csv", config)
+    found |= _certified(root, config)
     found |= _graphs(root / "reports/calibration_graphs.csv")
     found |= _misses(root / "reports/misses.csv")
     found |= _rules(root / "reports/rules_compared.csv")
@@ -91,13 +93,20 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
 
 def _calibration(path: Path, config: Config) -> dict[str, int]:
     """How often true claims are replicated and false ones are not, for every calibrated model, for all of them with their own transcoders
-    (`calibration.`), and for those that were grown last of their kind (`grown_last.`), in per cent with Wilson's interval."""
+    (`calibration.`), for organisms of one case among these (`organisms.`), and for those that were grown last of their kind
+    (`grown_last.`), in per cent with Wilson's interval."""
     from biology.verdicts.calibration import grown_last, pooled, rates
 
     if not path.is_file():
         return {}
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
-    parts = [("calibration", rates(pooled(table)).iloc[0]), ("grown_last", rates(grown_last(table, config)).iloc[0])]
+    mine = pooled(table)
+    sets = {
+        "calibration": mine,
+        "organisms": mine[mine["model"].isin(config.of_one_case)],
+        "grown_last": grown_last(table, config),
+    }
+    parts = [(name, rates(rows).iloc[0]) for name, rows in sets.items() if len(rows)]
     parts += [(str(row["model"]), row) for _, row in rates(table, ["model"]).iterrows()]
     return {
         f"{name}.{rate}{end}": int(row[f"{rate}{end}"]) if end == "_n" else round(100 * row[f"{rate}{end}"])
@@ -105,6 +114,23 @@ def _calibration(path: Path, config: Config) -> dict[str, int]:
         for rate in ("sensitivity", "specificity")
         if row[f"{rate}_n"]
         for end in ("", "_low", "_high", "_n")
+    }
+
+
+def _certified(root: Path, config: Config) -> dict[str, int]:
+    """How many variables were planted in how many models, and how many of them an exchange of MLP outputs brings less often than the bar."""
+    paths = {root / entry.path / "certificate.csv" for entry in config.models.values() if entry.planted}
+    tables = [pd.read_csv(path, keep_default_na=False) for path in sorted(paths) if path.is_file()]
+    asked = [
+        float(row["accuracy"])
+        for one in tables
+        for row in one.to_dict("records")
+        if (row["what"], row["arm"]) == ("mlp", "effect")
+    ]
+    return {
+        "certified.models": len(tables),
+        "certified.variables": len(asked),
+        "certified.below": sum(one < BAR for one in asked),
     }
 
 
