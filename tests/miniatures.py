@@ -2,7 +2,7 @@
 
 `write_transcoders(folder, layout, ...)` writes one of LAYOUTS as its publisher does, from tensors that are drawn here, and
 returns these tensors in one plain form: of each layer `encoder` [d_model, feature], `decoder` [feature, target, d_model],
-`b_enc`, `b_dec` and, where the layout has them, `threshold` and `skip` [input, output].
+`b_enc`, `b_dec` and, where the layout has them, `threshold` or `k`, and `skip` [input, output].
 """
 
 import json
@@ -14,12 +14,12 @@ import yaml
 from conftest import write_tiny_model, write_tokenizer
 from safetensors.torch import save_file
 
-N_LAYERS, D_MODEL, N_FEATURES = 2, 32, 48
+N_LAYERS, D_MODEL, N_FEATURES, K = 2, 32, 48, 6
 ARCHITECTURES = ("gpt2", "llama", "qwen3", "gemma2", "gemma3", "gemma3-with-images")
 LAYOUTS = (
     "circuit-tracer", "circuit-tracer skip", "circuit-tracer listing gemma scope", "circuit-tracer cross-layer",
     "circuit-tracer cross-layer jumprelu skip", "saelens", "saelens skip", "gemma scope", "gemma scope 2",
-    "gemma scope 2 affine", "gemma scope 2 cross-layer affine",
+    "gemma scope 2 affine", "gemma scope 2 cross-layer affine", "sparsify", "sparsify skip",
 )  # fmt: skip
 
 
@@ -65,6 +65,8 @@ def write_transcoders(folder: Path, layout: str, *, model_name: str = "") -> lis
         _circuit_tracer(folder, layout, layers, model_name)
     elif layout.startswith("saelens"):
         _saelens(folder, layers, model_name)
+    elif layout.startswith("sparsify"):
+        _sparsify(folder, layers)
     elif layout == "gemma scope":
         _gemma_scope(folder, layers)
     elif layout == "gemma scope 2 cross-layer affine":
@@ -89,6 +91,9 @@ def by_hand(layers: list[dict[str, torch.Tensor]], inputs: list[torch.Tensor], t
         layer = layers[source]
         pre = inputs[source] @ layer["encoder"] + layer["b_enc"]
         activation = pre.relu() * (pre > layer["threshold"]) if "threshold" in layer else pre.relu()
+        if "k" in layer:
+            largest = activation.topk(layer["k"], dim=-1)
+            activation = torch.zeros_like(activation).scatter(-1, largest.indices, largest.values)
         total = total + activation @ layer["decoder"][:, target - source if cross else 0]
     return total + inputs[target] @ layers[target]["skip"] if "skip" in layers[target] else total
 
@@ -160,6 +165,20 @@ def _saelens(folder, layers, model_name):
             "normalize_activations": "none", "reshape_activations": "none", "metadata": metadata,
         }  # fmt: skip
         (folder / f"layer_{i}/cfg.json").write_text(json.dumps(config))
+
+
+def _sparsify(folder, layers):
+    for i, layer in enumerate(layers):
+        del layer["threshold"]
+        layer["k"] = K
+        stored = {"encoder.weight": layer["encoder"].T, "encoder.bias": layer["b_enc"], "W_dec": layer["decoder"][:, 0]}
+        stored |= {"b_dec": layer["b_dec"]} | ({"W_skip": layer["skip"].T} if "skip" in layer else {})
+        _save(folder / f"layers.{i}.mlp/sae.safetensors", stored)
+        config = {
+            "activation": "topk", "expansion_factor": 32, "normalize_decoder": True, "num_latents": N_FEATURES, "k": K, "multi_topk": False,
+            "skip_connection": "skip" in layer, "transcode": True, "d_in": D_MODEL,
+        }  # fmt: skip
+        (folder / f"layers.{i}.mlp/cfg.json").write_text(json.dumps(config))
 
 
 def _gemma_scope_files() -> list[str]:

@@ -71,15 +71,16 @@ def test_graphs_add_up_and_with_errors_the_replacement_is_the_model(model, sets,
     assert relative(logits, local.frozen.pre_logits[0]) <= 1e-4
 
 
-def modules(network, layer):
-    """Of a network of transformers: the norm before the MLP of a layer, and whatever adds to the residual stream after it."""
+def modules(network, layer, *, after_norm=True):
+    """Of a network of transformers: the norm before the MLP of a layer, and what adds to the residual stream after it (or the MLP, of which
+    Gemma norms the output)."""
     if hasattr(network, "transformer"):  # GPT-2
         block = network.transformer.h[layer]
         return block.ln_2, block.mlp
     text = getattr(network.model, "language_model", network.model)
     block = text.layers[layer]
     if hasattr(block, "pre_feedforward_layernorm"):  # Gemma
-        return block.pre_feedforward_layernorm, block.post_feedforward_layernorm
+        return block.pre_feedforward_layernorm, block.post_feedforward_layernorm if after_norm else block.mlp
     return block.post_attention_layernorm, block.mlp
 
 
@@ -102,7 +103,7 @@ def test_replacing_all_mlps_equals_doing_it_by_hand(network, model, sets, layout
         return replace
 
     for layer in range(N_LAYERS):
-        norm, mlp = modules(network, layer)
+        norm, mlp = modules(network, layer, after_norm=not layout.startswith("sparsify"))
         handles += [norm.register_forward_hook(reads), mlp.register_forward_hook(writes(layer))]
     expected = network(torch.tensor([IDS])).logits[:, -1]
     for handle in handles:

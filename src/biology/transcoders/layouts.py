@@ -6,6 +6,7 @@
     Gemma Scope       layer_0/width_16k/average_l0_76/params.npz ...
     Gemma Scope 2     layer_0_width_16k_l0_small_affine/{config.json, params.safetensors} ...   (per layer)
                       config.json + params_layer_0.safetensors ...                              (cross layer)
+    sparsify          layers.0.mlp/{cfg.json, sae.safetensors} ...
 
 Each layout is a module of its own, `layout_<name>.py`; the one form is `Stored`.
 """
@@ -18,10 +19,11 @@ from biology.records import InputError, InputWarning
 from biology.transcoders.layout_circuit_tracer import read_circuit_tracer, write_circuit_tracer
 from biology.transcoders.layout_gemma_scope import read_gemma_scope, read_gemma_scope_2, read_gemma_scope_2_cross_layer
 from biology.transcoders.layout_saelens import read_saelens, write_saelens
+from biology.transcoders.layout_sparsify import read_sparsify
 from biology.transcoders.stored import Stored, by_layer
 
 _OF_A_LAYOUT = re.compile(
-    r"layer_\d+\.(safetensors|npz)|W_(enc|dec)_\d+\.safetensors|skip\.safetensors|sae_weights\.safetensors"
+    r"layer_\d+\.(safetensors|npz)|W_(enc|dec)_\d+\.safetensors|skip\.safetensors|sae(_weights)?\.safetensors"
     r"|params(_layer_\d+)?\.(npz|safetensors)"
 )
 
@@ -42,6 +44,7 @@ def read_directory(path: Path, n_layers: int) -> Stored:
 
 _TOLD_BY = {
     "layer_*/cfg.json": ("SAELens", read_saelens),
+    "*/sae.safetensors": ("sparsify", read_sparsify),
     "**/params.npz": ("Gemma Scope", read_gemma_scope),
     "**/params.safetensors": ("Gemma Scope 2", read_gemma_scope_2),
     "**/params_layer_*.safetensors": ("Gemma Scope 2", read_gemma_scope_2_cross_layer),
@@ -65,8 +68,8 @@ def _read(path: Path, n_layers: int) -> Stored:
             return read(by_layer(path, files, n_layers))
     found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
     raise InputError(
-        f"{path} holds no transcoders in a known layout: expected config.yaml, layer_*/cfg.json or "
-        f"layer_*/**/params.npz (or .safetensors), found {found} (docs/how_to/add_a_model.md)"
+        f"{path} holds no transcoders in a known layout: expected config.yaml, layer_*/cfg.json, "
+        f"layers.*.mlp/sae.safetensors or layer_*/**/params.npz (or .safetensors), found {found} (docs/how_to/add_a_model.md)"
     )
 
 
