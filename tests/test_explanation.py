@@ -97,10 +97,9 @@ def test_a_claim_is_told_with_what_came_out(claim, capsys, monkeypatch):
     (stated,) = [one for case in ("multi_hop", "components") for one in load_claims(ROOT, case) if one.id == claim]
     assert line.startswith(f"    elegans: {row['verdict']}") and line.endswith(f". {row['reason']}")
     assert ("exploratory" in line) == stated.explores("elegans")
-    beside = [line for line in said if line.startswith("    Held against these: ")]
-    assert [" elegans-rote (twin): " in line and "elegans:" not in line for line in beside] == [True] * (
-        claim == "multihop-5"
-    )
+    (beside,) = [line for line in said if line.startswith("    Held against these: ")]
+    other = {"multihop-5": " elegans-rote (twin): ", "comp-7": " elegans-languages-neurons (dictionary): "}[claim]
+    assert other in beside and " elegans: " not in beside
     assert main(["explain", claim, "--json"]) == 0
     verdicts = json.loads(capsys.readouterr().out)["verdicts"]
     assert verdicts["elegans"]["verdict"] == row["verdict"] and verdicts["elegans"]["role"] == "model"
