@@ -29,7 +29,7 @@ from torch import Tensor
 
 from biology.attribution import graph as graphs
 from biology.attribution.assembly import attribute as traced
-from biology.attribution.graph_json import export_json, nodes_table
+from biology.attribution.graph_json import export_json, how_traced, nodes_table
 from biology.attribution.graph_paths import describe, strongest_paths
 from biology.attribution.live_effects import FrozenOrLive
 from biology.attribution.requests import Explained
@@ -122,9 +122,14 @@ class Attribution:
 
     def page(self) -> str:
         """The interactive graph as one HTML page, which opens without a network."""
-        how = {key: self.graph.metadata[key] for key in ("attention", "norms", "explain")}
         exported = export_json(
-            self.graph, self.nodes, self.edges, slug="graph", scan=self.model.name, prompt=self.prompt, info=how
+            self.graph,
+            self.nodes,
+            self.edges,
+            slug="graph",
+            scan=self.model.name,
+            prompt=self.prompt,
+            info=how_traced(self.graph),
         )
         return graph_page(parse_graph(json.dumps(exported), "graph"))
 

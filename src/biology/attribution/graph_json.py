@@ -64,6 +64,11 @@ def cantor(layer: int, feature: int) -> int:
     return (layer + feature) * (layer + feature + 1) // 2 + feature
 
 
+def how_traced(graph: Graph) -> dict[str, Any]:
+    """What the graph explains, and whether attention and norms were live: entries of `info`."""
+    return {key: graph.metadata[key] for key in ("attention", "norms", "explain")}
+
+
 def export_json(
     graph: Graph,
     node_mask: Bool[Tensor, " node"],

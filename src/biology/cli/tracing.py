@@ -344,7 +344,9 @@ def _told(
 
 def _how(graph: Graph) -> dict[str, Any]:
     """What a graph explains, what was live, and how far it can be trusted."""
-    told = {key: graph.metadata[key] for key in ("attention", "norms", "explain")}
+    from biology.attribution.graph_json import how_traced
+
+    told = how_traced(graph)
     told |= {} if graph.metadata["live_share"] is None else {"live_share": graph.metadata["live_share"]}
     correlation, n = graph.metadata["ablation_prediction"]
     return told | ({"influence_foretells_ablation": correlation, "ablated_features": n} if n > 1 else {})

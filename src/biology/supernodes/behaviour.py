@@ -28,6 +28,7 @@ from biology.transcoders.transcoder_set import encode as feature_activations
 
 BATCH = 256
 MOST_PER_BEHAVIOUR, MOST_OF_LARGE = 1000, 50  # held-out prompts per behaviour on which fidelity is measured
+CONSTANT = 1e-12  # of the target's sum of squares: a reconstruction that varies less is one vector, and noise decides its factor
 POOR = 0.5  # fraction of variance unexplained above which a layer's scale is doubted
 
 
@@ -164,7 +165,8 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     tokens = torch.tensor([len(prompt) - 1 for prompt in ids], dtype=torch.float64)
     fired = [torch.zeros(count, dtype=torch.bool) for count in transcoders.n_features]
     mean = mean_outputs(model, transcoders.write_hook, ids, BATCH)
-    scales = [_Scale(model.d_model) for _ in layers]
+    made_sum = torch.zeros(model.n_layers, model.d_model, dtype=torch.float64)
+    made_square, product = torch.zeros(2, model.n_layers, dtype=torch.float64)
     loss = torch.zeros(len(frame), 3, dtype=torch.float64)
     top = torch.zeros(len(frame), 2, dtype=torch.long)
     for places, batch in length_batches(ids, BATCH):
@@ -178,7 +180,9 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
             made = reconstruct(transcoders, layer, [a[:, 1:] for a in acts], x)
             square[places, layer] = (y - made).double().square().sum((1, 2)).cpu()
             total[places, layer] = (y - mean[layer]).double().square().sum((1, 2)).cpu()
-            scales[layer].add((y - mean[layer]).flatten(0, 1).double().cpu(), made.flatten(0, 1).double().cpu())
+            made_sum[layer] += made.double().sum((0, 1)).cpu()
+            made_square[layer] += made.double().square().sum().cpu()
+            product[layer] += ((y - mean[layer]).double() * made.double()).sum().cpu()
             active[places, layer] = (acts[layer][:, 1:] != 0).double().sum((1, 2)).cpu()
             fired[layer] |= (acts[layer][:, 1:] != 0).flatten(0, 1).any(0).cpu()
         replaced, _ = run(model, batch, edits=spliced(model, transcoders), positions=-1)
@@ -189,7 +193,8 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
         for column, out in enumerate((logits, replaced, blank)):
             loss[places, column] = torch.nn.functional.cross_entropy(out[:, 0].double().cpu(), wanted, reduction="none")
         top[places] = torch.stack([out[:, 0].argmax(-1).cpu() for out in (logits, replaced)], 1)
-    _warn_of_scales(scales, (square.sum(0) / total.sum(0)).tolist())
+    made_spread = made_square - made_sum.square().sum(1) / tokens.sum()
+    _warn_of_scales(square.sum(0), total.sum(0), made_spread, product)
     rows: list[dict[str, object]] = []
     groups = {"all": np.arange(len(frame))} | {
         str(k): np.asarray(v) for k, v in frame.groupby("behaviour").indices.items()
@@ -215,38 +220,23 @@ def fidelity(model: Model, transcoders: TranscoderSet, frame: pd.DataFrame) -> p
     return table("fidelity", rows)
 
 
-class _Scale:
-    """Sums from which the factor follows by which reconstructions fit best, up to a constant vector."""
-
-    def __init__(self, d_model: int):
-        self.count, self.mean_target, self.mean_made = 0, torch.zeros(d_model).double(), torch.zeros(d_model).double()
-        self.target, self.made, self.both = 0.0, 0.0, 0.0
-
-    def add(self, target: Float[Tensor, "row d_model"], made: Float[Tensor, "row d_model"]) -> None:
-        self.count += len(target)
-        self.mean_target += target.sum(0)
-        self.mean_made += made.sum(0)
-        self.target += float(target.square().sum())
-        self.made += float(made.square().sum())
-        self.both += float((target * made).sum())
-
-    def fitted(self) -> tuple[float, float]:
-        """The factor, and the fraction of variance that is left unexplained with it."""
-        target = self.target - float(self.mean_target @ self.mean_target) / self.count
-        made = self.made - float(self.mean_made @ self.mean_made) / self.count
-        both = self.both - float(self.mean_target @ self.mean_made) / self.count
-        return (both / made, 1 - both**2 / (made * target)) if made > 0 < target else (float("nan"), 1.0)
-
-
-def _warn_of_scales(scales: Sequence[_Scale], fvu: Sequence[float]) -> None:
-    fits = [scale.fitted() for scale in scales]
-    odd = [layer for layer, (_, left) in enumerate(fits) if fvu[layer] > POOR and left < min(POOR, fvu[layer] / 2)]
+def _warn_of_scales(
+    square: Float[Tensor, " layer"],
+    total: Float[Tensor, " layer"],
+    made: Float[Tensor, " layer"],
+    product: Float[Tensor, " layer"],
+) -> None:
+    """`square`, `total`: sums of squares of the error and of the target about its mean; `made`: of the reconstruction about its own mean;
+    `product`: of target times reconstruction. The factor that fits best is product / made."""
+    fvu, left = square / total, 1 - product.square() / (made * total)
+    left[made < CONSTANT * total] = 1.0
+    odd = ((fvu > POOR) & (left < POOR) & (left < fvu / 2)).nonzero().flatten().tolist()
     if odd:
-        worst = max(odd, key=lambda layer: fvu[layer])
-        factor, left = fits[worst]
+        worst = max(odd, key=lambda layer: float(fvu[layer]))
         warnings.warn(
-            f"transcoders of {_layers(odd)} leave much unexplained as they are read: of layer {worst} {fvu[worst]:.0%} of the variance, but "
-            f"{left:.0%} if its outputs were multiplied by {factor:.3g}. They may follow another convention of scaling inputs or outputs",
+            f"transcoders of {_layers(odd)} leave much unexplained as they are read: of layer {worst} {float(fvu[worst]):.0%} of the variance, but "
+            f"{float(left[worst]):.0%} if its outputs were multiplied by {float(product[worst] / made[worst]):.3g}. They may follow another convention of "
+            "scaling inputs or outputs",
             InputWarning,
             stacklevel=3,
         )

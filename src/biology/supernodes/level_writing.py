@@ -50,10 +50,8 @@ class LevelWriting:
         others = self.finder.near(self.rule, row, others)
         if not (of_level.any() and others.any() and len(columns)):
             return 0.0
-        more = self._difference(of_level, others)
-        size = float(more.double().square().sum())
         written = self._written(self.finder.place[str(row["item"])], at, columns, others)
-        return float((written.double() * more.double()).sum()) / size if size else 0.0
+        return share_along(written, self._difference(of_level, others))
 
     def _difference(
         self, of_level: Bool[np.ndarray, " prompt"], others: Bool[np.ndarray, " prompt"]
@@ -94,3 +92,9 @@ def features_write(
         rows = decoder_rows(finder.transcoders, layer, last, torch.from_numpy(columns[mine] % finder.width))
         written[layer:] += torch.einsum("f,ftd->td", torch.from_numpy(activations[mine]).to(rows), rows)
     return written
+
+
+def share_along(written: Float[Tensor, "layer d_model"], more: Float[Tensor, "layer d_model"]) -> float:
+    """(w . d) / (d . d), all layers one vector: the share of d that w makes up; 0 if d is."""
+    size = float(more.double().square().sum())
+    return float((written.double() * more.double()).sum()) / size if size else 0.0

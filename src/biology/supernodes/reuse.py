@@ -16,7 +16,7 @@ from torch import Tensor
 from biology.cases.rules import SupernodeRule
 from biology.interventions.site_exchange import seen_at
 from biology.supernodes.grouping import Finder
-from biology.supernodes.level_writing import features_write
+from biology.supernodes.level_writing import features_write, share_along
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,11 +80,8 @@ class PlainOutputs:
         position = torch.from_numpy(finder.positions(self.rule.as_read.at))
         outputs = seen_at(finder.model, finder.ids, [finder.place[item] for item in items], hooks, position)
         more = outputs - outputs.mean(1, keepdim=True)
-        return {item: more[:, number].double() for number, item in enumerate(items)}
+        return {item: more[:, number] for number, item in enumerate(items)}
 
     def share(self, plain: str, written: Float[Tensor, "layer d_model"]) -> float:
-        """With d what the MLPs write on a plain prompt beyond their mean (all layers one vector), and w what is written: (w . d) /
-        (d . d). 0 if nothing differs."""
-        more = self._more[plain]
-        size = float(more.square().sum())
-        return float((written.double() * more).sum()) / size if size else 0.0
+        """`share_along` what the MLPs write on a plain prompt beyond their mean."""
+        return share_along(written, self._more[plain])
