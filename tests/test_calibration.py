@@ -36,7 +36,7 @@ def checkout(tmp_path):
             {
                 "claim": claim, "case": case, "model": name, "transcoders": "per_layer topk", "seed": 0, "verdict": verdict,
                 "statistic": 0.1, "low": 0.0, "high": 0.2, "threshold": 0.1, "control": "match", "p": 0.5, "n": 300, "found": 1.0,
-                "method": "studentised-2", "reason": "so it is",
+                "method": "studentised-2", "amendments": 0, "reason": "so it is",
             }
             for (claim, case), verdict in zip(CLAIMS, verdicts, strict=True)
         ]  # fmt: skip

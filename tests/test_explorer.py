@@ -9,7 +9,7 @@ import re
 import pandas as pd
 import pytest
 from graph_dialects import hosted, modern
-from test_report import Reader
+from page_reader import Reader
 
 from biology.graph_files.dialects import parse_graph
 from biology.graph_files.nodes import KINDS

@@ -174,7 +174,7 @@ def checkout(tmp_path):
         {
             "claim": claim, "case": "refusals", "model": "refusals", "transcoders": "per_layer topk", "seed": 0,
             "verdict": "replicated" if claim == "ref-6" else "inconclusive", "statistic": 0.1, "low": 0.0, "high": 0.2,
-            "threshold": 0.1, "control": "match", "p": 0.5, "n": 300, "found": 1.0, "method": "studentised-2", "reason": reason,
+            "threshold": 0.1, "control": "match", "p": 0.5, "n": 300, "found": 1.0, "method": "studentised-2", "amendments": 0, "reason": reason,
         }
         for claim, reason in said.items()
     ]  # fmt: skip

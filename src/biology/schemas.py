@@ -199,12 +199,13 @@ SCHEMAS: dict[str, Schema] = {
         key=("item", "layer", "pos", "feature", "strength"), ordered=True,
     ),
     # one row is a judged claim; found: share of the prompts on which all supernodes that it depends on have members (empty: it
-    # depends on none); method: the rule that judged it (`statistics.METHODS`)
+    # depends on none); method: the rule that judged it (`statistics.METHODS`); amendments: how often the claim had been amended when it
+    # was judged
     "verdicts": Schema(
         {
             "claim": "str", "case": "str", "model": "str", "transcoders": "str", "seed": "int", "verdict": "str",
             "statistic": "float", "low": "float", "high": "float", "threshold": "float", "control": "str",
-            "p": "float", "n": "int", "found": "float", "method": "str", "reason": "str",
+            "p": "float", "n": "int", "found": "float", "method": "str", "amendments": "int", "reason": "str",
         },
         key=("model", "transcoders", "seed", "case", "claim"), ordered=True, allowed=(("verdict", VERDICTS),),
         missing=("statistic", "low", "high", "p", "found"),

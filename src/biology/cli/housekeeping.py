@@ -153,14 +153,17 @@ def _of_claim(root: Path, config: Config, wanted: str) -> tuple[str, dict[str, A
 
 def _came_out(root: Path, config: Config, case: str, claim: Claim) -> dict[str, dict[str, Any]]:
     """Verdict and reason by model, as they are committed, with the model's role and whether the claim was amended after a verdict there."""
-    from biology.report.scoreboard import judged
+    from biology.report.scoreboard import judged, outdated
 
     rows = {column.name: (column.role, column.by_claim.get((case, claim.id))) for column in judged(root, config)}
     return {
-        model: {"role": role, "verdict": row["verdict"], "exploratory": claim.explores(model), "reason": row["reason"]}
+        model: {
+            "role": role, "verdict": row["verdict"], "exploratory": claim.explores(model), "outdated": outdated(row, claim),
+            "reason": row["reason"],
+        }
         for model, (role, row) in rows.items()
         if row is not None
-    }
+    }  # fmt: skip
 
 
 def _verdicts_told(verdicts: dict[str, dict[str, Any]]) -> list[str]:
@@ -168,7 +171,9 @@ def _verdicts_told(verdicts: dict[str, dict[str, Any]]) -> list[str]:
     from biology.report.scoreboard import SHOWN
 
     said = {
-        model: f"{row['verdict']}{', exploratory (amended after it had been judged here)' * bool(row['exploratory'])}"
+        model: row["verdict"]
+        + ", by the claim before its last amendment" * row["outdated"]
+        + ", exploratory (amended after it had been judged here)" * (row["exploratory"] and not row["outdated"])
         for model, row in verdicts.items()
     }
     first = [model for model in said if verdicts[model]["role"] in SHOWN]

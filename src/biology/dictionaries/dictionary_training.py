@@ -252,6 +252,9 @@ def calibrated(
     chosen = torch.randperm(len(inputs), generator=torch.Generator().manual_seed(seed))[:sample]
     relative = ((inputs[chosen] @ layer.W_enc.T + layer.b_enc) / layer.threshold).flatten()
     raised = float(relative.kthvalue(max(1, relative.numel() - int(most_active * len(chosen)))).values)
+    raised *= (
+        1 + 4 * torch.finfo(relative.dtype).eps
+    )  # or the value at the cut may pass, by the rounding of ratio and product
     return replace(layer, threshold=layer.threshold * max(1.0, raised))
 
 

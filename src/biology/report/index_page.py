@@ -21,8 +21,10 @@ def index_page(root: Path, config: Config) -> str:
     same = seeds(board)
     differ = {key for _, _, claims in differing(config, board) for key in claims}
     cases = []
-    for name in discover_cases(root):
-        claims = [c for c in load_claims(root, name) if any((name, c.id) in column.by_claim for column in board)]
+    registered = {name: load_claims(root, name) for name in discover_cases(root)}
+    by_id = {claim.id: claim for claims in registered.values() for claim in claims}
+    for name, listed in registered.items():
+        claims = [c for c in listed if any((name, c.id) in column.by_claim for column in board)]
         rows = [_row(root, board, same, name, claim) | {"differ": (name, claim.id) in differ} for claim in claims]
         here = [column for column in board if name in set(column.verdicts["case"])]
         if rows:
@@ -56,7 +58,12 @@ def index_page(root: Path, config: Config) -> str:
     planted = next((c.name for c in board if c.name in config.models and config.models[c.name].planted), "")
     template = environment().get_template("index.html.j2")
     return template.render(
-        models=models, cases=cases, seeds=len(same), earlier=earlier(board), caveats=caveats, planted_model=planted
+        models=models,
+        cases=cases,
+        seeds=len(same),
+        earlier=earlier(board, by_id),
+        planted_model=planted,
+        caveats=lambda column, row: caveats(column, row, by_id.get(row["claim"])),
     )
 
 
@@ -71,7 +78,7 @@ def _row(root: Path, board: list[Column], same: list[Column], case: str, claim: 
         "cells": [
             {
                 "verdict": column.by_claim[case, claim.id]["verdict"],
-                "caveats": caveats(column, column.by_claim[case, claim.id]),
+                "caveats": caveats(column, column.by_claim[case, claim.id], claim),
                 "column": column,
                 "paged": _has_page(root, column, case),
             }

@@ -125,17 +125,26 @@ def seeds(board: list[Column]) -> list[Column]:
     return [column for column in board if column is board[0] or (column.role == "seed" and column.of == board[0].name)]
 
 
-def caveats(column: Column, row: Mapping[str, Any]) -> list[str]:
-    """Warnings beside a verdict: little was found, or the claim could not discriminate."""
+def outdated(row: Mapping[str, Any], claim: Claim | None) -> bool:
+    """Whether a verdict is on the claim as it was before an amendment."""
+    return claim is not None and row["amendments"] < len(claim.amended)
+
+
+def caveats(column: Column, row: Mapping[str, Any], claim: Claim | None) -> list[str]:
+    """Warnings beside a verdict: little was found, the claim could not discriminate, or it was amended since."""
     told = [f"found on {percent(row['found'])} of the prompts only"] if row["found"] < MOST else []
-    return told + ["could not discriminate"] * (
-        column.discrimination.get(row["claim"], {}).get("discriminates") == "no"
-    )
+    told += ["could not discriminate"] * (column.discrimination.get(row["claim"], {}).get("discriminates") == "no")
+    return told + ["judged before the claim was last amended"] * outdated(row, claim)
 
 
-def earlier(board: Iterable[Column]) -> str:
-    """A sentence on verdicts that were judged by an earlier rule, and its difference; "" if there are none."""
-    lines = []
+def earlier(board: Iterable[Column], claims: Mapping[str, Claim]) -> str:
+    """Sentences on verdicts that were judged by an earlier rule or before an amendment; "" if there are none."""
+    lines, before = [], []
+    for column in board:
+        old = [row["claim"] for row in records(column.verdicts) if outdated(row, claims.get(row["claim"]))]
+        before += [f"{column.name} ({', '.join(old)})"] * bool(old)
+    if before:
+        lines.append(f"Judged before the claim was last amended, and still to be judged anew: {'; '.join(before)}.")
     for method, words in METHODS.items():
         names = [column.name for column in board if method != METHOD and method in set(column.verdicts["method"])]
         if names:
@@ -164,6 +173,7 @@ def full(column: Column, claims: Mapping[str, Claim], link: str) -> str:
     for row in records(column.verdicts):
         claim = claims.get(row["claim"])
         explored = ", exploratory" if claim and claim.explores(column.name) else ""
+        explored = ", before the last amendment" if outdated(row, claim) else explored
         lines.append(
             cells(
                 f"[{row['claim']}]({link.format(case=row['case'])})", claim.title if claim else "",
@@ -325,7 +335,7 @@ def full_scoreboard(root: Path, config: Config) -> str:
         (ELSEWHERE, related_models(board)),
     ]
     beside += [(EXCHANGED, mean_exchanges(root, config))]
-    blocks = [head, earlier(board), "## By case", TELLING, short(board, registered)]
+    blocks = [head, earlier(board, claims), "## By case", TELLING, short(board, registered)]
     blocks += [text for pair in beside if pair and pair[-1] for text in pair]
     blocks += [
         disagreement(config, board),

@@ -119,7 +119,8 @@ def judge_all(measured: Sequence[Measured]) -> Judgement:
                 "seed": meta.seed, "verdict": verdicts[weakest], "statistic": binding.statistic, "low": binding.low,
                 "high": binding.high, "threshold": binding.part.minimum, "control": binding.part.control,
                 "p": math.nan if binding.untestable else adjusted[name], "n": binding.n,
-                "found": binding.found.share, "method": METHOD, "reason": sentence[0].upper() + sentence[1:] + ".",
+                "found": binding.found.share, "method": METHOD, "amendments": len(binding.claim.amended),
+                "reason": sentence[0].upper() + sentence[1:] + ".",
             }
         )  # fmt: skip
         for one, p, verdict, why in zip(parts, holm_p, verdicts, reasons, strict=True):
