@@ -1,4 +1,4 @@
-# make figures    every figure, every verdict and the report, from the shipped model: half an hour on two cores (the first run installs .venv)
+# make figures    every figure, every verdict and the report, of elegans and elegans-languages: half an hour on two cores (the first run installs .venv)
 # make test       the tests, and which of them took longest
 # make test-browser  the pages in a real browser (Debian's package chromium), after `make figures`
 # make site       documentation, results and pages as one site in build/site, which works from disk; a broken link is an error

@@ -115,6 +115,7 @@ rule attribute:
         gpu=gpu,
     params:
         case=lambda w: fingerprint(CASES[w.model, w.case], "prompts", "items", "supernodes", "experiments"),
+        stated=lambda w: contents_hash(Path("experiments"), f"{w.case}/mechanism.yaml"),
         budget=CONFIG.attribution.model_dump_json(),
         draws=f"{CONFIG.statistics.control_draws} draws, seed {CONFIG.statistics.seed}",
         code=lambda w: stage_hash("stages.attribute"),

@@ -108,10 +108,13 @@ def graph_tables() -> dict[str, pd.DataFrame]:
         target: {pair.split()[0]: float(pair.split()[1]) for pair in sources.split(", ")} for target, _, sources in rows
     }
     edges = [
-        {"item": "texas", "source": source, "target": target, "direct": float(value), "influence": abs(value) / 30}
+        {
+            "item": "texas", "source": source, "target": target, "direct": float(value), "influence": abs(float(value)) / 30,
+            "unmediated": 0.0,
+        }
         for target, sources in weights.items()
         for source, value in sources.items()
-    ]
+    ]  # fmt: skip
     places = {"capital": [(0, 4), (1, 4)], "state": [(0, 7), (1, 7)], "texas": [(1, 10), (2, 10), (2, 11), (3, 11)]}
     places |= {"say_a_capital": [(2, 11), (3, 11)], "say_austin": [(4, 11), (4, 11), (4, 11)]}
     members = [

@@ -290,7 +290,7 @@ def test_sign_agreement_by_hand():
         ("bridge", "answer"): 0.9,
     }
     edges = table("edges", [
-        {"item": item, "source": source, "target": target, "direct": -influence, "influence": influence}
+        {"item": item, "source": source, "target": target, "direct": -influence, "influence": influence, "unmediated": 0.0}
         for item in items for (source, target), influence in strengths.items()
     ])  # fmt: skip
     found = sign_agreement("signs", {"inhibit_city": "city"}, edges, table("evidence", evidence))
@@ -312,7 +312,7 @@ def test_sign_agreement_joins_several_inhibitions():
         ]
     ]  # fmt: skip
     same = {"item": "x", "cluster": "c", "split": "dev", "draw": 0, "strength": 0.0, "outcome": "answer_logit"}
-    edge = {"item": "x", "target": "answer", "direct": 0.0, "influence": 1.0}
+    edge = {"item": "x", "target": "answer", "direct": 0.0, "influence": 1.0, "unmediated": 0.0}
     edges = table("edges", [edge | {"source": source} for source in ("a", "b", "c")])
     of = {"inhibit_a": "a", "inhibit_b": "b", "inhibit_c": "c"}
     found = sign_agreement("signs", of, edges, table("evidence", [same | row for row in rows]))

@@ -10,7 +10,14 @@ from biology.cases.mechanism import Mechanism, load_mechanism
 from biology.config import load_config
 from biology.records import validate
 from biology.statistics import auc
-from biology.verdicts.graph_calibration import causal_edges, graph_truth, measured, parents_first, scored_pairs
+from biology.verdicts.graph_calibration import (
+    causal_edges,
+    graph_truth,
+    measured,
+    open_pairs,
+    parents_first,
+    scored_pairs,
+)
 
 ROOT = Path(__file__).parents[1]
 MECHANISM = validate(
@@ -29,11 +36,11 @@ MECHANISM = validate(
 )  # fmt: skip
 
 
-def edges(**direct):
-    """Edges of one graph: `source__target=direct effect`."""
+def edges(**unmediated):
+    """Edges of one graph: `source__target=influence past all other variables`."""
     rows = [
-        {"source": a, "target": b, "direct": value, "influence": 0.0}
-        for (a, b), value in ((name.split("__"), v) for name, v in direct.items())
+        {"source": a, "target": b, "direct": 0.0, "influence": 0.0, "unmediated": value}
+        for (a, b), value in ((name.split("__"), v) for name, v in unmediated.items())
     ]
     return pd.DataFrame(rows)
 
@@ -59,20 +66,35 @@ LOOKED_UP = edges(town__bridge=-1.0, asked__bridge=2.0, bridge__answer=0.1, aske
 
 def test_edges_lead_from_what_a_variable_is_computed_from_and_into_the_answer():
     assert causal_edges(MECHANISM) == {("town", "bridge"), ("bridge", "answer"), ("asked", "answer")}
-    assert causal_edges(load_mechanism(".", "multi_hop")) == {
+    assert causal_edges(load_mechanism(ROOT, "multi_hop")) == {
         ("city", "bridge"), ("relation_word", "relation"), ("bridge", "answer"), ("relation", "answer"),
     }  # fmt: skip
 
 
-def test_scores_are_shares_of_the_direct_effects_between_what_stands_for_variables():
+def test_a_variable_without_a_supernode_is_passed_through():
+    """No supernode stands for the magnitude of a sum, so the answer rests on what that is computed from."""
+    assert causal_edges(load_mechanism(ROOT, "addition")) == {
+        ("ones_a", "sum_ones"), ("ones_b", "sum_ones"), ("sum_ones", "answer"), ("range_a", "answer"), ("range_b", "answer"),
+    }  # fmt: skip
+
+
+def test_what_decides_while_a_parent_is_absent_is_a_parent_too():
+    """Without the planned word a word of its family is said."""
+    assert causal_edges(load_mechanism(ROOT, "rhyme_planning")) == {("plan", "answer"), ("rhyme", "answer")}
+
+
+def test_where_some_prompts_have_a_shortcut_the_pair_is_left_out():
+    mechanism = load_mechanism(ROOT, "multi_hop")
+    assert open_pairs(mechanism) == {("city", "answer")} and not open_pairs(MECHANISM)
+    found = scored_pairs(mechanism, graphs(edges(city__answer=1.0, bridge__answer=0.5, relation_word__answer=0.1)))
+    assert set(zip(found["source"], found["edge"], strict=True)) == {("bridge", True), ("relation_word", False)}
+
+
+def test_scores_are_the_influence_that_passes_no_other_variable():
     found = scored_pairs(MECHANISM, graphs(GOOD)).set_index(["source", "target"])
     assert "other" not in found.index.get_level_values("source")
-    assert (
-        found.loc[("bridge", "answer"), "score"] == pytest.approx(2 / 3.5) and found.loc[("bridge", "answer"), "edge"]
-    )
-    assert (
-        found.loc[("town", "answer"), "score"] == pytest.approx(0.5 / 3.5) and not found.loc[("town", "answer"), "edge"]
-    )
+    assert found["score"]["bridge", "answer"] == 2.0 and found["edge"]["bridge", "answer"]
+    assert found["score"]["town", "answer"] == 0.5 and not found["edge"]["town", "answer"]
 
 
 def test_the_area_is_the_chance_that_an_edge_scores_higher():

@@ -137,7 +137,8 @@ def test_matched_nodes_are_other_features_of_the_same_cells(traced):
 
 def test_edges_sum_the_adjacency_and_influence_sums_signed_paths(context, traced):
     _, graph, sets = traced
-    rows = {(row["source"], row["target"]): row for row in supernode_edges(context, "i1", graph, sets, detailed=False)}
+    listed = supernode_edges(context, "i1", graph, sets, {"watched"}, detailed=False)
+    rows = {(row["source"], row["target"]): row for row in listed}
     assert set(rows) == {(s, t) for s in ("own", "watched") for t in ("own", "watched", ANSWER) if s != t}
     for (source, target), row in rows.items():
         members = sets[target].nonzero().flatten().tolist()
@@ -147,8 +148,16 @@ def test_edges_sum_the_adjacency_and_influence_sums_signed_paths(context, traced
             strength for t in members for path, strength in paths(graph, t) if path[-1] in starts and len(path) > 1
         )
         assert row["influence"] == pytest.approx(signed / len(members), abs=1e-12)
+        apart = sum(
+            strength
+            for t in members
+            for path, strength in paths(graph, t)
+            if path[-1] in starts and len(path) > 1 and not any(bool(sets["watched"][node]) for node in path[1:-1])
+        )
+        assert row["unmediated"] == pytest.approx(apart / len(members), abs=1e-12)
     assert rows["own", ANSWER]["direct"] != 0 and rows["own", "watched"]["influence"] != 0
     assert rows["watched", "own"]["direct"] == 0  # nothing flows down
+    assert rows["own", ANSWER]["unmediated"] != rows["own", ANSWER]["influence"]  # some paths pass the other
 
 
 def test_all_that_enters_the_answer_is_its_logit(context, traced):

@@ -69,7 +69,7 @@ def test_an_unknown_model_and_an_unknown_case_list_the_known_ones(capsys, monkey
 def test_judging_what_was_never_loaded_says_what_to_run(capsys, tmp_path):
     (tmp_path / "config.yaml").write_text("models: {mine: {path: a, transcoders: b}}\n")
     said = complaint(capsys, "judge", "--model", "mine", "--config", str(tmp_path / "config.yaml"))
-    assert "load.json: no such file. Make it with `biology load`." in said
+    assert "load.json: no such file. Make it with `biology load`, or with `make figures`." in said
 
 
 def test_an_unknown_key_is_named_by_every_command(capsys, monkeypatch, tmp_path):

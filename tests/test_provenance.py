@@ -86,7 +86,7 @@ def test_comments_docstrings_and_lines_are_free(copied, write):
         ("evidence/case_evidence.py", "evidence, panel = run_experiments(context)", "panel, evidence = run_experiments(context)", {"intervene"}),
         # no stage's: another command, the report, verdicts, what is read
         ("cli/stages.py", "import labels_text, role_weights, roles_of", "import role_weights, roles_of, labels_text", set()),
-        ("cli/table_stages.py", "MINIMUM_N = 64", "MINIMUM_N = 65", set()),
+        ("cases/claim_file.py", "MINIMUM_N = 64", "MINIMUM_N = 65", set()),
         ("report/pages.py", "import annotations", "import annotations\n\nONE = 1", set()),
         ("verdicts/claims.py", "import annotations", "import annotations\n\nONE = 1", set()),
         ("config.py", 'CONFIG_FILE = "config.yaml"', 'CONFIG_FILE = "other.yaml"', set()),

@@ -18,9 +18,8 @@ from test_hub import fetch
 from biology.__main__ import main
 from biology.cases.case import Case, load_case
 from biology.cases.case_file import Paper, Prompt
-from biology.cases.claim_file import load_claims
+from biology.cases.claim_file import MINIMUM_N, load_claims
 from biology.cli.opening import gates_passed
-from biology.cli.table_stages import MINIMUM_N
 from biology.config import ModelConfig, known_models
 from biology.models.model import answer_token, encode, load_model
 from biology.records import InputError
@@ -187,7 +186,7 @@ def test_answers_that_begin_alike_are_no_donors(model, root, monkeypatch):
 def test_claims_need_fewer_items_of_models_of_others():
     claims = load_claims(ROOT, "multi_hop")
     assert {claim.minimum_n for claim in claims} == {256} and MINIMUM_N == 64
-    assert {claim.minimum_n for claim in with_minimum(claims, MINIMUM_N)} == {64}
+    assert {claim.minimum_n for claim in with_minimum(claims)} == {64}
 
 
 def test_a_model_that_answers_no_gate_prompt_is_refused(model):

@@ -61,7 +61,7 @@ def test_holding_a_feature_at_its_own_activation_changes_nothing_and_another_str
     assert main([*common, "--strength", "-30", "--everywhere"]) == 0
     moved = capsys.readouterr().out
     assert main([*common, "--tokens", "3"]) == 0  # pieces of words are joined
-    assert 'by itself it writes:  " Austin' in capsys.readouterr().out
+    assert 'by itself it writes:         " Austin' in capsys.readouterr().out
     assert "every token" in moved and moved.splitlines()[3:] != same.splitlines()[3:]
 
 

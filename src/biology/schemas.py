@@ -69,9 +69,12 @@ SCHEMAS: dict[str, Schema] = {
         key=("item",), ordered=True,
     ),
     # one row is an edge between supernodes, tokens `token:Dallas@9`, logits `logit:Austin` and the rest: `other`
-    # (features in no supernode), `error` and `bias`
+    # (features in no supernode), `error` and `bias`; unmediated: influence along paths that pass no other variable of the causal model
     "edges": Schema(
-        {"item": "str", "source": "str", "target": "str", "direct": "float", "influence": "float"},
+        {
+            "item": "str", "source": "str", "target": "str", "direct": "float", "influence": "float",
+            "unmediated": "float",
+        },
         key=("item", "target", "source"), ordered=True,
     ),
     # one row is a member feature of a supernode at a token position

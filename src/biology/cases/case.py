@@ -10,6 +10,7 @@ that changes after the fact is an error unless the claim says `amended:` and why
 
 from __future__ import annotations
 
+import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -106,9 +107,12 @@ def _named(folder: Path) -> None:
 def case_folder(root: str | Path, name: str) -> Path:
     folder = Path(root) / "experiments" / name
     if refused_name(name) or not (folder / "case.yaml").is_file():
-        known = ", ".join(discover_cases(root)) or "none"
+        found = discover_cases(root)
+        close = difflib.get_close_matches(name.replace("-", "_").replace(" ", "_"), found, n=1)
+        hint = f" Did you mean '{close[0]}'?" if close else ""
         raise InputError(
-            f"unknown case '{name}': {folder / 'case.yaml'} does not exist. Known cases: {known}. How to add one: docs/how_to/add_a_case.md."
+            f"unknown case '{name}': {folder / 'case.yaml'} does not exist.{hint} Known cases: {', '.join(found) or 'none'}. How to add "
+            "one: docs/how_to/add_a_case.md."
         )
     return folder
 

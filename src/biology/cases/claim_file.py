@@ -17,6 +17,8 @@ from biology.grammar import unknown
 from biology.records import InputError, Strict, known, read_yaml, validate
 
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
+MINIMUM_N = 64
+"""Smallest number of items that must pass a claim's gate on a model with `prompts:`; on elegans, claims ask for more."""
 UNREGISTERED = "Not registered: run `biology lock` before held-out prompts are scored"
 """Reason why a claim that is not yet in claims.lock is untestable (`registration.registered`)."""
 CONFIDENCE = {

@@ -153,6 +153,11 @@ class Mechanism(Strict):
     amended: tuple[Amendment, ...] = ()
     """Reasons for changes after it was registered."""
 
+    @property
+    def supernodes(self) -> frozenset[str]:
+        """The supernodes that stand for variables."""
+        return frozenset(one.supernode for one in self.variables.values() if one.supernode)
+
     def columns(self) -> Iterator[tuple[str, str]]:
         """Every key that names a column of the prompts, with that column."""
         for name, one in self.variables.items():
@@ -284,19 +289,18 @@ class CausalModel:
             if column not in prompts:
                 raise InputError(f"{where}: {key}: {unknown('column', column, map(str, prompts))}")
         self.rows: list[dict[str, Any]] = prompts.to_dict("records")
+        self._said = {str(row["answer"]) for row in self.rows}
         self._tables: dict[str, dict[tuple[Value, ...], Value]] = {}
         self.values: list[dict[str, Value]] = [{} for _ in self.rows]
         for name, variable in mechanism.variables.items():
             if variable.depends_on:
-                self._tables[name] = self._table(
-                    name, variable.depends_on, [row.get(str(variable.column)) for row in self.rows]
-                )
+                column = [row.get(str(variable.column)) for row in self.rows]
+                self._tables[name] = self._table(name, variable.depends_on, column)
             for row, values in zip(self.rows, self.values, strict=True):
                 values[name] = self._value(name, row, values)
         if mechanism.answer.depends_on:
-            self._tables["answer"] = self._table(
-                "answer", mechanism.answer.depends_on, [row["answer"] for row in self.rows]
-            )
+            answers = [row["answer"] for row in self.rows]
+            self._tables["answer"] = self._table("answer", mechanism.answer.depends_on, answers)
         for row, values in zip(self.rows, self.values, strict=True):
             said = self._answer(row, values)
             if str(said) != str(row["answer"]):
@@ -361,10 +365,6 @@ class CausalModel:
         except KeyError:
             return None
         return said if str(said) in self._said else None
-
-    @cached_property
-    def _said(self) -> set[str]:
-        return {str(row["answer"]) for row in self.rows}
 
     def without(self, row: int, name: str) -> list[Value] | None:
         """The answers, all equally probable, when a variable is absent; None if the mechanism does not say."""

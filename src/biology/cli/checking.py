@@ -110,7 +110,6 @@ def with_tables(
     cores: int = 1,
 ) -> Computed:  # fmt: skip
     """The same with what was measured."""
-    from biology.cli.table_stages import MINIMUM_N
     from biology.evidence.case_evidence import fresh_context
     from biology.verdicts.claims import judge_all, with_minimum
     from biology.verdicts.found_members import Members
@@ -123,7 +122,7 @@ def with_tables(
     scope = {name: experiment.only for name, experiment in small.experiments.items()}
     seed, few = (0, False) if entry is None else (entry.seed, entry.prompts is not None)
     meta = Meta(case.name, model.name, transcoders.label, seed=seed, row_residual=residual, scope=scope)
-    claims = registered(root, case.name, with_minimum((claim,), MINIMUM_N) if few else (claim,))
+    claims = registered(root, case.name, with_minimum((claim,)) if few else (claim,))
     members = Members(small.experiments, context.members)
     judgement = judge_all(measure(claims, evidence, context.prompts, meta, config.statistics, members))
     tables = {"evidence": evidence, "prompts": context.prompts, "supernodes": context.members, "graphs": graphs}

@@ -165,6 +165,7 @@ def models(args: Arguments) -> None:
         print_json({"memory": {"cpu": on_cpu, "gpu": on_gpu}, "models": known, "fit": fit})
         return
     print(f"This machine: {memory.gib(on_cpu)} of memory, " + (f"GPU {memory.gib(on_gpu)}" if on_gpu else "no GPU"))
+    print(f"{'':<57} {'disk':>9} {'memory':>9}  features")
     for row in rows():
         print(f"{row[0]:<22} {row[2]:<34} {row[4]:>9} {row[5]:>9}  {row[1]}")
     print(f"Here fit: {', '.join(fitting(on_cpu, on_gpu)) or 'none'}")

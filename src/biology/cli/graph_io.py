@@ -28,7 +28,7 @@ def export_graphs(args: Arguments) -> None:
     try:
         graphs = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file. Make it with `biology attribute`.") from None
+        raise InputError(f"{path}: no such file. Make it with `biology attribute`, or with `make figures`.") from None
     if args.prompt is not None and args.prompt not in graphs:
         raise InputError(f"case '{args.case}' has no graph of prompt '{args.prompt}'. Prompts: {', '.join(graphs)}.")
     present = _exported(out)

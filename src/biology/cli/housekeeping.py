@@ -38,7 +38,7 @@ def new_case(args: Arguments) -> None:
         f"experiments/{name}: {prompts} prompts, {len(case.supernodes)} supernodes, {len(case.experiments)} experiments, "
         f"{len(claims)} claims, not registered yet.\n{met}\n\n"
         f"Next:\n"
-        f"  biology explain {name:<36} what it says, in English\n"
+        f"  {f'biology explain {name}':<44} what it says, in English\n"
         f"  edit experiments/{name}/case.yaml and claims.yaml, then again\n"
         f"  {'biology lock':<44} register the claims, before you look at a result\n"
         f"  {f'biology check {first} --model {args.model}':<44} one claim, from weights to verdict\n"
@@ -55,7 +55,7 @@ def lock(args: Arguments) -> None:
     root = config_file(args.config).parent
     before, after = read_lock(root), refreshed_lock(root)
     artefacts.write_text(root / "experiments/claims.lock", after.text())
-    for line in after.news(before):
+    for line in after.news(before) or ["nothing to register: all claims are as they were"]:
         print(line)
 
 

@@ -131,10 +131,14 @@ def attribute(args: Arguments) -> None:
     """build the attribution graphs and reduce them to edges between supernodes; what languages share"""
     config, root, case, folder = case_of(args)
     writable_folder(folder)
+    from biology.cases.mechanism import load_mechanism
     from biology.evidence.case_evidence import unperturbed_evidence
     from biology.tables import write_table
 
-    reduced, evidence = unperturbed_evidence(_context(args.model, config, root, case, folder), config.attribution)
+    mechanism = load_mechanism(root, case.name)
+    variables = mechanism.supernodes if mechanism else frozenset()
+    context = _context(args.model, config, root, case, folder)
+    reduced, evidence = unperturbed_evidence(context, config.attribution, variables)
     write_table(folder / "attribute.parquet", reduced.graphs, "graphs")
     write_table(folder / "attribute_edges.parquet", reduced.edges, "edges")
     write_table(folder / "attribute_evidence.parquet", evidence, "evidence")

@@ -103,9 +103,9 @@ def steer(args: Arguments) -> None:
     if args.tokens > 1:
         print()
         for who, text in zip(
-            ("by itself it writes:", "steered it writes:", "the first set writes:"), written, strict=True
+            ("by itself it writes:", "steered it writes:", "the first control set writes:"), written, strict=True
         ):
-            print(f"{who:<22}{_quoted(text)}")
+            print(f"{who:<29}{_quoted(text)}")
 
 
 def _quoted(text: str) -> str:

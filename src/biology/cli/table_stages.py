@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from biology.verdicts.expectations import Expectation
 
 Arguments = argparse.Namespace
-MINIMUM_N = 64
-"""Smallest number of items that must pass a claim's gate on a model with `prompts:`; on elegans, claims ask for more."""
 
 
 def tabulate(args: Arguments) -> None:
@@ -118,7 +116,7 @@ def judge(args: Arguments) -> None:
         scope = {name: experiment.only for name, experiment in experiments.items()}
         meta = Meta(case, args.model, transcoders, seed=manifest["seed"], row_residual=residual, scope=scope)
         claims = load_claims(root, case)
-        claims = claims if entry.prompts is None else with_minimum(claims, MINIMUM_N)
+        claims = claims if entry.prompts is None else with_minimum(claims)
         members = Members(experiments, tables["supernodes"])
         rest = (tables["evidence"], tables["prompts"], meta, config.statistics, members)
         measured += measure(registered(root, case, claims), *rest)

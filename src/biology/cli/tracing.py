@@ -214,7 +214,12 @@ def _describe(graph: Graph, paths: list[GraphPath], routes: list[str], labels: M
     trust = f"   (graph: {score.replacement:.0%} from the prompt, the rest from errors)"
     for token, probability, value, label in _outputs(graph):
         # a target that is not a token has no probability; the id distinguishes similar tokens ("Paris", " Paris")
-        said = f'{probability:7.2%}  "{visible(label)}"  #{token}' if token >= 0 else f"{value:+7.2f}  {visible(label)}"
+        of = "  (difference of their logits)" if " - " in label else ""
+        said = (
+            f'{probability:7.2%}  "{visible(label)}"  #{token}'
+            if token >= 0
+            else f"{value:+7.2f}  {visible(label)}{of}"
+        )
         print(said + trust)
         trust = ""
     residual = graph.metadata["row_residual"]
@@ -241,11 +246,9 @@ def _describe(graph: Graph, paths: list[GraphPath], routes: list[str], labels: M
             "\nStrongest routes (share of the influence on the outputs, sign; features of one role are one step, all others are passed through):"
         )
         print(*map(visible, routes), sep="\n")
-    print(
-        "\nStrongest paths, feature by feature:"
-        if routes
-        else "\nStrongest paths (share of the influence on the outputs, sign):"
-    )
+    if paths:
+        by_feature = ", feature by feature" if routes else " (share of the influence on the outputs, sign)"
+        print(f"\nStrongest paths{by_feature}:")
     for path in paths:
         print(visible(describe(graph, path, labels)))
     if labels:

@@ -31,7 +31,7 @@ CONCEPT_RELATIONS = {
 }
 AGREEMENT_FIRST = ("His", "Her", "Its", "Their", "Our", "My")
 AGREEMENT_LATER = ("like", "near", "with", "for", "from", "as")
-# Features of a place are selected on one set of relations and scored on the other (CLAIMS, decision rule).
+# Features of a place are selected on one set of relations and scored on the other.
 RELATION_FOLDS = (
     ("capital", "flower", "year", "region", "continent"),
     ("abbreviation", "bird", "tree", "summit", "language", "currency"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import sys
+from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
@@ -47,9 +48,12 @@ def fresh_context(model: Model, transcoders: TranscoderSet, case: Case, statisti
     return CaseContext(model, case, prompts, statistics, transcoders, members, features, operands)
 
 
-def unperturbed_evidence(context: CaseContext, settings: AttributionConfig) -> tuple[Reduced, pd.DataFrame]:
-    """Graphs as tables, and `evidence` of the experiments that perturb nothing: those on graphs, and on what languages share."""
-    reduced = reduce_graphs(context, settings)
+def unperturbed_evidence(
+    context: CaseContext, settings: AttributionConfig, variables: Collection[str] = frozenset()
+) -> tuple[Reduced, pd.DataFrame]:
+    """Graphs as tables, and `evidence` of the experiments that perturb nothing: those on graphs, and on what languages share.
+    `variables` are the supernodes that stand for variables of the case's causal model."""
+    reduced = reduce_graphs(context, settings, variables)
     return reduced, stacked([reduced.evidence, reduce_sharing(context)])
 
 

@@ -5,7 +5,7 @@
 by as many other active features of the same layers and positions.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -47,8 +47,11 @@ class Reduced:
     shown: dict[str, dict]
 
 
-def reduce_graphs(context: CaseContext, settings: AttributionConfig) -> Reduced:
-    """Traces every scored prompt and every text of the named prompts of a case, with few graphs at a time in memory (`together`)."""
+def reduce_graphs(
+    context: CaseContext, settings: AttributionConfig, variables: Collection[str] = frozenset()
+) -> Reduced:
+    """Traces every scored prompt and every text of the named prompts of a case, with few graphs at a time in memory (`together`).
+    `variables` are the supernodes that stand for variables of the case's causal model."""
     case = context.case
     tracing = case.of_kind(Paths, Classes, Faithfulness, Structure)
     plots = Plots(context)
@@ -62,7 +65,7 @@ def reduce_graphs(context: CaseContext, settings: AttributionConfig) -> Reduced:
     for places in together(context, sorted(wanted)):
         for place, graph in zip(places, traced(context, places, settings), strict=True):
             asked = {name: tracing[name] for name in wanted[place]}
-            found[place] = _of_prompt(context, place, graph, asked, plots, settings)
+            found[place] = _of_prompt(context, place, graph, asked, plots, settings, variables)
             progress.update()
     progress.close()
     in_order = [found[place] for place in sorted(found)]
@@ -87,7 +90,7 @@ class _OfPrompt:
 
 def _of_prompt(
     context: CaseContext, place: int, graph: Graph, asked: Mapping[str, Paths | Classes | Faithfulness | Structure],
-    plots: Plots, settings: AttributionConfig,
+    plots: Plots, settings: AttributionConfig, variables: Collection[str],
 ) -> _OfPrompt:  # fmt: skip
     case, row = context.case, context.records[place]
     item = str(row["item"])
@@ -122,7 +125,8 @@ def _of_prompt(
         "n_edges": int(torch.count_nonzero(edge_mask)), **scored._asdict(), "error_share": 1.0 - scored.replacement,
         "row_residual": float(row_residual(graph).max()),
     }  # fmt: skip
-    return _OfPrompt(of_graph, supernode_edges(context, item, graph, sets, detailed=named), evidence, shown)
+    edges = supernode_edges(context, item, graph, sets, variables, detailed=named)
+    return _OfPrompt(of_graph, edges, evidence, shown)
 
 
 def together(context: CaseContext, places: Sequence[int]) -> list[list[int]]:
@@ -312,12 +316,14 @@ def _ratio(part: Float[Tensor, " member"], whole: Float[Tensor, " node"]) -> flo
 
 
 def supernode_edges(
-    context: CaseContext, item: str, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]], *, detailed: bool
-) -> list[dict[str, object]]:
+    context: CaseContext, item: str, graph: Graph, sets: Mapping[str, Bool[Tensor, " node"]],
+    variables: Collection[str] = frozenset(), *, detailed: bool,
+) -> list[dict[str, object]]:  # fmt: skip
     """Direct effects and signed influence between supernodes. Named prompts also get tokens, features in no supernode (`other`),
     errors and the bias.
 
-    `direct` is the sum over members; `influence` is the signed influence on the target's members, averaged over them.
+    `direct` is the sum over members; `influence` is the signed influence on the target's members, averaged over them; `unmediated` is
+    the same along paths that pass no member of a supernode in `variables`.
     """
     sources: dict[str, Bool[Tensor, " node"]] = {name: nodes for name, nodes in sets.items() if name != ANSWER}
     if detailed:
@@ -338,8 +344,11 @@ def supernode_edges(
     rows = []
     targets = {target: members for target, members in targets.items() if bool(members.any())}
     weights = torch.stack([members.double() / members.sum() for members in targets.values()])
+    none = torch.zeros(graph.n_nodes, dtype=torch.bool)
+    between = torch.stack([none, *(nodes for name, nodes in sets.items() if name in variables)]).any(0)
     influences = influence(graph, weights, signed=True)
-    for (target, members), reached in zip(targets.items(), influences, strict=True):
+    unmediated = influence(graph, weights, signed=True, stop=between.expand_as(weights))
+    for (target, members), reached, around in zip(targets.items(), influences, unmediated, strict=True):
         direct = graph.adjacency[members].double().sum(0)
         for source, nodes in sources.items():
             if source == target:
@@ -347,10 +356,12 @@ def supernode_edges(
             rows.append(
                 {
                     "item": item, "source": source, "target": target, "direct": float(direct[nodes].sum()),
-                    "influence": float(reached[nodes].sum()),
+                    "influence": float(reached[nodes].sum()), "unmediated": float(around[nodes].sum()),
                 }
             )  # fmt: skip
         if detailed:
             bias = float(graph.bias[members].double().sum())
-            rows.append({"item": item, "source": "bias", "target": target, "direct": bias, "influence": 0.0})
+            rows.append(
+                {"item": item, "source": "bias", "target": target, "direct": bias, "influence": 0.0, "unmediated": 0.0}
+            )
     return rows

@@ -34,7 +34,7 @@ def card(
         "Written by the pipeline. [All verdicts](../README.md), [how to run it](../../docs/how_to/models.md).",
         _table(("", ""), _about(manifest, shape, n_parameters)),
         "## What it answers",
-        "A prompt is asked of the model only if it answers it. `with donors` counts the prompts that are answered together with all prompts "
+        "A prompt counts only if the model answers it. `with donors` counts the prompts that are answered together with all prompts "
         "they are compared with, `wordings` the different wordings among these.",
         _table(
             ("case", "set", "split", "prompts", "answered", "with donors", "wordings", "says instead"),

@@ -309,7 +309,7 @@ def _graphs(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file. Make it with `biology attribute`.") from None
+        raise InputError(f"{path}: no such file. Make it with `biology attribute`, or with `make figures`.") from None
 
 
 def _drawing(path: Path) -> Drawing:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from biology.arms import CONTROLS
 from biology.cases.case import Case
-from biology.cases.claim_file import Claim, Part
+from biology.cases.claim_file import MINIMUM_N, Claim, Part
 from biology.cases.experiments import (
     Attention,
     Census,
@@ -274,8 +274,9 @@ def claim_told(claim: Claim) -> list[str]:
     ]
     if claim.untestable:
         return [*lines, f"    Untestable: {claim.untestable}"]
+    fewer = f" ({MINIMUM_N} on models with a prompt set of their own)" if claim.minimum_n > MINIMUM_N else ""
     lines += [
-        f"    Asked of held-out prompts that pass `{claim.gate}`, {claim.minimum_n} of them at least; holds if all of this does:"
+        f"    Asked of held-out prompts that pass `{claim.gate}`, {claim.minimum_n} of them at least{fewer}; holds if all of this does:"
     ]
     lines += [f"    - {part.name}: {part_told(part)}" for part in claim.parts]
     amended = "".join(f", amended {one.date:%Y-%m-%d}" for one in claim.amended)

@@ -158,7 +158,7 @@ def manifest_of(path: Path) -> dict[str, Any]:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
-        raise InputError(f"{path}: no such file. Make it with `biology load`.") from None
+        raise InputError(f"{path}: no such file. Make it with `biology load`, or with `make figures`.") from None
 
 
 def quantised(manifest: Mapping[str, Any]) -> str:

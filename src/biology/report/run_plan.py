@@ -189,7 +189,7 @@ def summary_told(rows: list[dict[str, object]]) -> str:
     lines = ["Verdicts on the claims:"]
     for row in rows:
         tally = "  ".join(f"{row[word]} {mark} {word}" for word, mark in MARKS.items() if row[word])
-        lines.append(f"  {row['model']!s:<24} {row['case']!s:<18} {tally or 'no claims'}")
+        lines.append(f"  {row['model']!s:<24} {row['case']!s:<18} {tally or 'not judged yet'}")
     lines += [
         "Read on:  reports/index.html (open it in a browser: every verdict leads to its evidence)",
         "          reports/<model>/verdicts.csv (the numbers), figures/<model>/<case>/ (the figures)",

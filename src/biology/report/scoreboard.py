@@ -179,7 +179,7 @@ def full(column: Column, claims: Mapping[str, Claim], link: str) -> str:
                 f"[{row['claim']}]({link.format(case=row['case'])})", claim.title if claim else "",
                 f"{MARKS[row['verdict']]} **{row['verdict']}**{explored}",
                 _interval(row), needed(row, claim), row["control"],
-                number(row["p"], 2), number(row["n"], 6), percent(row["found"]),
+                number(row["p"], 2), number(row["n"], 6) if row["n"] else "–", percent(row["found"]),
                 column.discrimination.get(row["claim"], {}).get("discriminates", "–"),
             )
         )  # fmt: skip

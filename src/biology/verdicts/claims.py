@@ -35,7 +35,7 @@ from dataclasses import dataclass
 
 import pandas as pd
 
-from biology.cases.claim_file import UNREGISTERED, Claim
+from biology.cases.claim_file import MINIMUM_N, UNREGISTERED, Claim
 from biology.records import InputError
 from biology.schemas import DECIDING
 from biology.statistics import ALPHA, METHOD, holm
@@ -80,9 +80,9 @@ def with_thresholds(claims: Iterable[Claim], wanted: Iterable[str]) -> tuple[Cla
     return tuple(changed)
 
 
-def with_minimum(claims: Iterable[Claim], most: int) -> tuple[Claim, ...]:
-    """The claims with `minimum_n` lowered to `most` where it is larger, because prompt sets for other models are smaller."""
-    return tuple(claim.model_copy(update={"minimum_n": min(claim.minimum_n, most)}) for claim in claims)
+def with_minimum(claims: Iterable[Claim]) -> tuple[Claim, ...]:
+    """The claims with `minimum_n` lowered to `MINIMUM_N` where it is larger, because prompt sets for other models are smaller."""
+    return tuple(claim.model_copy(update={"minimum_n": min(claim.minimum_n, MINIMUM_N)}) for claim in claims)
 
 
 def judge_all(measured: Sequence[Measured]) -> Judgement:

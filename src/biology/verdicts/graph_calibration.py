@@ -2,10 +2,11 @@
 represent.
 
 An edge of the causal model leads from a variable to a variable computed from it, or from a variable that the answer depends on to
-the answer. In the graph of every held-out prompt, each ordered pair of supernodes is either such an edge or not. Its score is the
-direct effect of the source on the target, as a share of all absolute direct effects on this target. The area under the ROC curve is
-the probability that an edge scores higher than another pair. *All parents first* counts the prompts in whose graph every parent of
-the answer has a greater direct effect on it than every other variable.
+the answer. Variables for which no supernode stands are passed through. In the graph of every held-out prompt, each ordered pair of
+supernodes is either such an edge or not. Its score is the influence of the source on the target along paths that pass no other
+variable's supernode. (A direct effect would not do: most of what one supernode passes to the next goes through features of neither.)
+The area under the ROC curve is the probability that an edge scores higher than another pair. *All parents first* counts the prompts in
+whose graph every parent of the answer has a greater influence on it, along such paths, than every other variable.
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportOperatorIssue=false, reportReturnType=false
@@ -26,23 +27,43 @@ ANSWER = "answer"
 DRAWS = 500
 
 
+def shown_parents(mechanism: Mechanism, name: str | None) -> set[str]:
+    """The supernodes of the variables on which a variable, or the answer (None), rests with no other supernode between: its parents; for
+    a parent without a supernode, what that one rests on; and for the answer, the variables that decide it while a parent is absent."""
+    found: set[str] = set()
+    for parent in mechanism.parents(name):
+        one = mechanism.variables[parent]
+        found |= {one.supernode} if one.supernode else shown_parents(mechanism, parent)
+        instead = one.absent.shares or () if one.absent and name is None else ()
+        deciding = [mechanism.variables[other] for other in instead if other in mechanism.variables]
+        found |= {other.supernode for other in deciding if other.supernode}
+    return found
+
+
 def causal_edges(mechanism: Mechanism) -> set[tuple[str, str]]:
     """Pairs of supernodes, or of a supernode and the answer, between which the causal model has an edge."""
     shown = {name: variable.supernode for name, variable in mechanism.variables.items() if variable.supernode}
-    found = {(shown[parent], shown[name]) for name in shown for parent in mechanism.parents(name) if parent in shown}
-    return found | {(shown[parent], ANSWER) for parent in mechanism.parents(None) if parent in shown}
+    into = [*((name, supernode) for name, supernode in shown.items()), (None, ANSWER)]
+    return {(parent, target) for name, target in into for parent in shown_parents(mechanism, name) if parent != target}
+
+
+def open_pairs(mechanism: Mechanism) -> set[tuple[str, str]]:
+    """Pairs of which the causal model does not say whether they are edges: where some prompts have another path to the answer
+    (`absent: {unless: ...}`), what the parent that they can do without is computed from."""
+    names = [name for name in mechanism.parents(None) if (absent := mechanism.variables[name].absent) and absent.unless]
+    before = {parent for name in names for parent in shown_parents(mechanism, name)}
+    return {(parent, ANSWER) for parent in before} - causal_edges(mechanism)
 
 
 def scored_pairs(mechanism: Mechanism, edges: pd.DataFrame) -> pd.DataFrame:
-    """Columns item, target, source, score and edge, for all ordered pairs of variables' supernodes in a graph."""
-    causal = causal_edges(mechanism)
-    shown = {variable.supernode for variable in mechanism.variables.values()} - {None}
+    """Columns item, target, source, score and edge, for all ordered pairs of variables' supernodes in a graph that are known to be edges
+    or not."""
+    causal, unsaid = causal_edges(mechanism), open_pairs(mechanism)
+    shown = mechanism.supernodes
     mine = edges[edges["source"].isin(shown) & edges["target"].isin({*shown, ANSWER})]
-    size = mine["direct"].abs().groupby([mine["item"], mine["target"]]).transform("sum")
-    return mine[["item", "target", "source"]].assign(
-        score=(mine["direct"] / size.where(size > 0, 1.0)).to_numpy(),
-        edge=[pair in causal for pair in zip(mine["source"], mine["target"], strict=True)],
-    )
+    pairs = list(zip(mine["source"], mine["target"], strict=True))
+    found = mine[["item", "target", "source"]].assign(score=mine["unmediated"], edge=[pair in causal for pair in pairs])
+    return found[[pair not in unsaid for pair in pairs]]
 
 
 def parents_first(pairs: pd.DataFrame) -> pd.Series:
