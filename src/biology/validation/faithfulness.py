@@ -40,8 +40,8 @@ from biology.validation.ablation import (
 )
 from biology.validation.ablation_prediction import Linearisation, embedding_gradient
 
-PERTURBED = 16
-"""Number of features of a prompt that are ablated for `knock_on`."""
+PERTURBED, PERTURBED_OF_LARGE = 16, 4
+"""Number of features of a prompt that are ablated for `knock_on`; the second of a large model (`Model.large`)."""
 ROUNDING = 1000
 """A change smaller than this many rounding errors counts as none."""
 Values = dict[str, list[float]]
@@ -142,7 +142,8 @@ def knock_on(
     ablation changes nothing there in the model are left out; NaN if none is left."""
     nodes = torch.arange(graph.features.start, graph.features.stop)
     nodes = nodes[(graph.layer[nodes] < model.n_layers - distance) & (graph.pos[nodes] > 0)]
-    nodes = nodes[torch.from_numpy(np.sort(generator.permutation(len(nodes))[:PERTURBED]))]
+    most = PERTURBED_OF_LARGE if model.large else PERTURBED
+    nodes = nodes[torch.from_numpy(np.sort(generator.permutation(len(nodes))[:most]))]
     if not len(nodes):
         return float("nan")
     tokens = token_batch(model, ids).expand(len(nodes) + 1, -1)  # the last row is not edited
