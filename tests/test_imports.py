@@ -44,7 +44,7 @@ SEES = {
     "findings": {"cases", "models", "verdicts", "figures"},
     "report": {"cases", "graph_files", "supernodes", "verdicts", "figures", "findings"},
     "scaffolds": {"cases", "models", "transcoders"},
-    "workflow": {"cases", "corpora", "report"},
+    "workflow": {"cases", "corpora", "report", "verdicts"},
 }
 SEES["cli"] = set(SEES) - {ROOT_ROOM}
 MOST_FILES = 16

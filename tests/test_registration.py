@@ -73,7 +73,7 @@ def test_the_hash_of_a_claim_does_not_depend_on_layout_or_amendments(root):
     lock(root)
     before = hash_of(root)
     edit(root, "claims.yaml", "minimum: 0.3  ", "minimum: 0.30\n  ")
-    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment('0' * 64)}")
+    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment(before)}")
     lock(root)
     assert hash_of(root) == before
 
@@ -91,6 +91,8 @@ def test_a_claim_is_asked_of_no_model_until_it_is_registered(root):
     check_lock(root)
     assert registered(root, "mine", claims) == claims
     shutil.copytree(ROOT / "experiments/_template", root / "experiments/yours")
+    theirs = root / "experiments/yours/claims.yaml"
+    theirs.write_text(theirs.read_text().replace("template-1:", "template-2:"))
     check_lock(root)
     assert registered(root, "mine", claims) == claims and registered(root, "yours", claims) == (silent,)
 
@@ -260,6 +262,53 @@ def test_prompts_for_other_models_are_registered_and_change_nothing_that_was(roo
         InputError, match="'template-1' of case 'mine': the prompt set 'natural' was changed without amendment"
     ):
         check_lock(root)
+
+
+@pytest.mark.parametrize(("old", "new", "told"), [
+    ("seen_on: [elegans]", "seen_on: []", "`registered` or an entry of `amended` was changed or removed"),
+    ("  registered: 2026", "  registered: 2025", "`registered` or an entry of `amended` was changed or removed"),
+    ("reason: it was", "reason: it surely was", ""),  # words may be mended
+])  # fmt: skip
+def test_what_is_on_record_of_a_claim_stays(root, old, new, told):
+    """Whoever drops a model from `seen_on` would have an exploratory verdict called a registered one."""
+    (root / "config.yaml").write_text("models: {elegans: {path: here, transcoders: there}}\n")
+    lock(root)
+    seen = amendment(hash_of(root)).replace("}", ", seen_on: [elegans]}").replace("reason: ", "reason: it was ")
+    edit(root, "claims.yaml", "minimum: 0.3", "minimum: 0.1")
+    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {seen}")
+    lock(root)
+    edit(root, "claims.yaml", old, new)
+    if told:
+        with pytest.raises(InputError, match="amended but not locked|was changed or removed"):
+            check_lock(root)
+        with pytest.raises(InputError, match=told):
+            refreshed_lock(root)
+    else:
+        check_lock(root)
+
+
+def test_an_amendment_names_what_was_registered(root):
+    lock(root)
+    edit(root, "claims.yaml", "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment('ab' * 32)}")
+    with pytest.raises(InputError, match="names the hash abababababab"):
+        refreshed_lock(root)
+
+
+def test_a_claim_that_is_not_registered_was_not_amended(root):
+    lock(root)
+    text = (root / "experiments/mine/claims.yaml").read_text()
+    more = text.replace("template-1:", "template-2:").replace(
+        "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment('ab' * 32)}"
+    )
+    (root / "experiments/mine/claims.yaml").write_text(text + "\n" + more[more.index("template-2:") :])
+    with pytest.raises(InputError, match="template-2.amended: the claim is not registered yet"):
+        refreshed_lock(root)
+
+
+def test_two_cases_share_no_claim(root):
+    shutil.copytree(root / "experiments/mine", root / "experiments/yours")
+    with pytest.raises(InputError, match="template-1: case 'mine' has a claim of this name"):
+        refreshed_lock(root)
 
 
 def test_a_registered_claim_cannot_be_removed(root):

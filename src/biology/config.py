@@ -232,9 +232,20 @@ class Config(Strict):
 
     @model_validator(mode="after")
     def _relatives(self) -> Config:
+        if not self.cases:
+            raise ValueError("cases: name a case at least, or say `all`")
         for name, entry in self.models.items():
-            if entry.role not in ("model", "organism", "wild") and entry.of not in self.models:
+            others = self.models.keys() - {name}
+            if entry.role not in ("model", "organism", "wild") and entry.of not in others:
                 raise ValueError(f"models.{name}: role {entry.role} needs `of: <model>`, another one of this file")
+            if (entry.role == "random") != (entry.shuffled is not None):
+                raise ValueError(f"models.{name}: role random and `shuffled: <seed>` go together: give both or none")
+        for where, cases in [
+            ("", self.cases),
+            *((f"models.{name}.", entry.cases) for name, entry in self.models.items()),
+        ]:
+            if cases not in ("all", None) and len(set(cases)) < len(cases):
+                raise ValueError(f"{where}cases: a case is listed twice")
         for name in self.of_one_case:
             if len(self.models[name].cases or ()) != 1:
                 raise ValueError(f"models.{name}: an organism, and what is `of` one, needs `cases: [<its case>]`")
@@ -290,6 +301,8 @@ class Config(Strict):
         `discovered` are the existing cases: for a model with `prompts`, those with a prompt set of that name.
         """
         entry = self.model(model)
+        if entry.prompts and not discovered:
+            raise InputError(f"config.yaml: models.{model}.prompts: no case has a prompt set {entry.prompts!r}.")
         wanted = entry.cases
         if wanted is None:
             wanted = tuple(discovered) if self.cases == "all" else self.cases

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import datetime
 import re
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -117,6 +118,10 @@ class Claim(Strict):
     def explores(self, model: str) -> bool:
         """Whether the claim was changed after its first verdict on a model, so that on this model it is exploratory."""
         return any(model in amendment.seen_on for amendment in self.amended)
+
+    def outdates(self, verdict: Mapping[str, Any]) -> bool:
+        """Whether a row of table `verdicts` is on this claim as it was before an amendment."""
+        return verdict["amendments"] < len(self.amended)
 
     @field_validator("amended", mode="before")
     @classmethod

@@ -153,12 +153,12 @@ def _of_claim(root: Path, config: Config, wanted: str) -> tuple[str, dict[str, A
 
 def _came_out(root: Path, config: Config, case: str, claim: Claim) -> dict[str, dict[str, Any]]:
     """Verdict and reason by model, as they are committed, with the model's role and whether the claim was amended after a verdict there."""
-    from biology.report.scoreboard import judged, outdated
+    from biology.report.scoreboard import judged
 
     rows = {column.name: (column.role, column.by_claim.get((case, claim.id))) for column in judged(root, config)}
     return {
         model: {
-            "role": role, "verdict": row["verdict"], "exploratory": claim.explores(model), "outdated": outdated(row, claim),
+            "role": role, "verdict": row["verdict"], "exploratory": claim.explores(model), "outdated": claim.outdates(row),
             "reason": row["reason"],
         }
         for model, (role, row) in rows.items()

@@ -125,32 +125,26 @@ def seeds(board: list[Column]) -> list[Column]:
     return [column for column in board if column is board[0] or (column.role == "seed" and column.of == board[0].name)]
 
 
-def outdated(row: Mapping[str, Any], claim: Claim | None) -> bool:
-    """Whether a verdict is on the claim as it was before an amendment."""
-    return claim is not None and row["amendments"] < len(claim.amended)
-
-
 def caveats(column: Column, row: Mapping[str, Any], claim: Claim | None) -> list[str]:
     """Warnings beside a verdict: little was found, the claim could not discriminate, or it was amended since."""
     told = [f"found on {percent(row['found'])} of the prompts only"] if row["found"] < MOST else []
     told += ["could not discriminate"] * (column.discrimination.get(row["claim"], {}).get("discriminates") == "no")
-    return told + ["judged before the claim was last amended"] * outdated(row, claim)
+    return told + ["judged before the claim was last amended"] * bool(claim and claim.outdates(row))
 
 
 def earlier(board: Iterable[Column], claims: Mapping[str, Claim]) -> str:
     """Sentences on verdicts that were judged by an earlier rule or before an amendment; "" if there are none."""
     lines, before = [], []
     for column in board:
-        old = [row["claim"] for row in records(column.verdicts) if outdated(row, claims.get(row["claim"]))]
+        old = [r["claim"] for r in records(column.verdicts) if r["claim"] in claims and claims[r["claim"]].outdates(r)]
         before += [f"{column.name} ({', '.join(old)})"] * bool(old)
     if before:
         lines.append(f"Judged before the claim was last amended, and still to be judged anew: {'; '.join(before)}.")
     for method, words in METHODS.items():
         names = [column.name for column in board if method != METHOD and method in set(column.verdicts["method"])]
         if names:
-            lines.append(
-                f"Judged by an earlier rule ({method}: {words}), and still to be judged anew: {', '.join(names)}."
-            )
+            rule = f"Judged by an earlier rule ({method}: {words})"
+            lines.append(f"{rule}, and still to be judged anew: {', '.join(names)}.")
     return " ".join(lines)
 
 
@@ -173,7 +167,7 @@ def full(column: Column, claims: Mapping[str, Claim], link: str) -> str:
     for row in records(column.verdicts):
         claim = claims.get(row["claim"])
         explored = ", exploratory" if claim and claim.explores(column.name) else ""
-        explored = ", before the last amendment" if outdated(row, claim) else explored
+        explored = ", before the last amendment" if claim and claim.outdates(row) else explored
         lines.append(
             cells(
                 f"[{row['claim']}]({link.format(case=row['case'])})", claim.title if claim else "",

@@ -12,12 +12,13 @@ planted.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import date
 from pathlib import Path
 from typing import Literal
 
 from biology.cases.case import Case, case_folder, discover_cases, load_case
-from biology.cases.claim_file import UNREGISTERED, Claim, load_claims
+from biology.cases.claim_file import UNREGISTERED, Amendment, Claim, load_claims
 from biology.cases.mechanism import Mechanism, load_mechanism, mechanism_path, twins_of
 from biology.config import known_models
 from biology.records import InputError, Strict, known, read_yaml, validate
@@ -33,6 +34,8 @@ class Registered(Strict):
 
     hash: str
     rests_on: dict[str, str]
+    history: tuple[str, ...] = ()
+    """Hashes of the date of registration and of each amendment (but for its reason); empty in locks from before this was kept."""
 
     def changed(self, now: Registered) -> list[str]:
         """The records that have changed. A new prompt set for other models does not count."""
@@ -48,6 +51,8 @@ class Lock(Strict):
     claims: dict[str, dict[str, Registered]] = {}
     expectations: dict[str, str] = {}
     mechanisms: dict[str, str] = {}
+    mechanism_histories: dict[str, tuple[str, ...]] = {}
+    """As `Registered.history`, by case."""
 
     def text(self) -> str:
         """The contents of the file."""
@@ -61,7 +66,7 @@ class Lock(Strict):
                 stood = before.claims.get(case, {}).get(claim)
                 if stood is None:
                     lines.append(f"{case}: {claim} registered")
-                elif stood != now:
+                elif (stood.hash, stood.rests_on) != (now.hash, now.rests_on):
                     changed = ", ".join(stood.changed(now))
                     what = f"amended ({changed})" if changed else "registered on further prompts"
                     lines.append(f"{case}: {claim} {what}")
@@ -77,8 +82,32 @@ def registration_of(case: Case, claims: Iterable[Claim]) -> dict[str, Registered
     sets, found = prompt_sets(case), {}
     for claim in claims:
         records = {name: digest(stated) for name, stated in rests_on(case, claim, sets).items()}
-        found[claim.id] = Registered(hash=digest(records), rests_on={name: one[:16] for name, one in records.items()})
+        rests = {name: one[:16] for name, one in records.items()}
+        history = _history(claim.amended, claim.registered)
+        found[claim.id] = Registered(hash=digest(records), rests_on=rests, history=history)
     return found
+
+
+def _history(amended: Iterable[Amendment], *before: date) -> tuple[str, ...]:
+    """Hashes of dates and amendments."""
+    entries = [*map(str, before), *(one.model_dump(mode="json", exclude={"reason"}) for one in amended)]
+    return tuple(digest(entry)[:16] for entry in entries)
+
+
+def _check_history(
+    path: Path, name: str, amended: Sequence[Amendment], now: Sequence[str], before: Sequence[str], hash_: str
+) -> None:
+    """Raises `InputError` unless the registered dates and amendments are there as they were, and new ones name the registered hash."""
+    if tuple(now[: len(before)]) != tuple(before):
+        raise InputError(
+            f"{path}: {name}: `registered` or an entry of `amended` was changed or removed. What is on record stays; new entries of "
+            "`amended` follow the old ones."
+        )
+    for one in amended[len(amended) - (len(now) - len(before)) :]:
+        if one.previous != hash_:
+            raise InputError(
+                f"{path}: {name}.amended: the entry of {one.date} names the hash {one.previous[:12]}..., but {hash_[:12]}... is registered."
+            )
 
 
 def read_lock(root: str | Path) -> Lock:
@@ -119,6 +148,18 @@ def check_lock(root: str | Path) -> None:
                 raise InputError(f"claim '{claim}' of case '{case}' is {what}: run `biology lock`.")
 
 
+def check_claims(root: str | Path, name: str, claims: Iterable[Claim]) -> None:
+    """Raises `InputError` unless the claims of one case that `experiments/claims.lock` has are as they were registered."""
+    locked = read_lock(root).claims.get(name, {})
+    for claim, now in registration_of(load_case(root, name), claims).items() if locked else ():
+        if (before := locked.get(claim, now)) != now:
+            what = ", ".join(before.changed(now)) or "what is on record of it"
+            raise InputError(
+                f"claim '{claim}' of case '{name}' is not as it was registered ({what}): undo the change, or amend the claim and run "
+                "`biology lock`."
+            )
+
+
 def check_mechanism(root: str | Path, case: str, twin: str = "") -> None:
     """Raises `InputError` unless the mechanism of a case, or of its twin, is on disk as it was registered."""
     name = f"{case}/{twin}" if twin in twins_of(root, case) else case
@@ -131,10 +172,11 @@ def check_mechanism(root: str | Path, case: str, twin: str = "") -> None:
 
 def _mechanisms(
     root: str | Path, claims: Mapping[str, list[str]], locked: Lock, supernodes: Mapping[str, list[str]]
-) -> dict[str, str]:
-    """The hashes of all mechanisms, by `case` or `case/twin`. Raises `InputError` for one that was changed without amendment,
-    was removed, or names an unknown claim or supernode."""
+) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
+    """The hashes and histories of all mechanisms, by `case` or `case/twin`. Raises `InputError` for one that was changed without
+    amendment, was removed, or names an unknown claim or supernode."""
     found: dict[str, str] = {}
+    histories: dict[str, tuple[str, ...]] = {}
     for case in claims:
         for twin in ("", *twins_of(root, case)):
             mechanism, name = load_mechanism(root, case, twin), f"{case}/{twin}".rstrip("/")
@@ -152,11 +194,18 @@ def _mechanisms(
                     f"the mechanism of case '{name}' was changed without amendment. Undo the change, or add to it `amended: [{{date: "
                     f"..., reason: ..., previous: {before}, seen_on: [models that were judged]}}]` and run `biology lock`."
                 )
-            found[name] = now
+            found[name], histories[name] = now, _history(mechanism.amended)
+            path = mechanism_path(root, case, twin)
+            if before is None and mechanism.amended and locked.mechanisms:
+                raise InputError(
+                    f"{path}: amended: it is not registered yet, so nothing of it was amended: leave it out."
+                )
+            if (stood := locked.mechanism_histories.get(name)) is not None:
+                _check_history(path, "mechanism", mechanism.amended, histories[name], stood, before or now)
     for name in locked.mechanisms:
         if name not in found:
             raise InputError(f"the mechanism of case '{name}' is registered but gone. Registered mechanisms stay.")
-    return found
+    return found, histories
 
 
 def mechanism_digest(mechanism: Mechanism) -> str:
@@ -201,6 +250,7 @@ def refreshed_lock(root: str | Path) -> Lock:
     locked = read_lock(root)
     current: dict[str, dict[str, Registered]] = {}
     supernodes: dict[str, list[str]] = {}
+    of_case: dict[str, str] = {}
     for case in discover_cases(root):
         loaded = load_case(root, case)
         supernodes[case] = list(loaded.supernodes)
@@ -210,6 +260,16 @@ def refreshed_lock(root: str | Path) -> Lock:
             before = locked.claims.get(case, {}).get(claim.id)
             changed = before.changed(current[case][claim.id]) if before else []
             path = case_folder(root, case) / "claims.yaml"
+            if other := of_case.get(claim.id):
+                raise InputError(f"{path}: {claim.id}: case '{other}' has a claim of this name: give it another.")
+            of_case[claim.id] = case
+            if before is None and claim.amended and locked.claims:
+                raise InputError(
+                    f"{path}: {claim.id}.amended: the claim is not registered yet, so nothing of it was amended: leave it out."
+                )
+            if before and before.history:
+                history = current[case][claim.id].history
+                _check_history(path, claim.id, claim.amended, history, before.history, before.hash)
             for model in claim.expected if changed or not before else ():
                 known(path, f"{claim.id}.expected", "model", model, judged_models(root))
             if not before or not changed:
@@ -228,9 +288,14 @@ def refreshed_lock(root: str | Path) -> Lock:
         for claim in claims:
             if claim not in current.get(case, {}):
                 raise InputError(f"claim '{claim}' of case '{case}' is registered but gone. Registered claims stay.")
-    mechanisms = _mechanisms(root, {case: list(claims) for case, claims in current.items()}, locked, supernodes)
+    mechanisms, histories = _mechanisms(
+        root, {case: list(claims) for case, claims in current.items()}, locked, supernodes
+    )
     expectations = expectation_hashes(root)
     for name, now in expectations.items():
         if locked.expectations.get(name, now) != now:
             raise InputError(f"the expectation '{name}' was changed after it was registered. Undo the change.")
-    return Lock(claims=current, expectations=expectations, mechanisms=mechanisms)
+    for name in locked.expectations:
+        if name not in expectations:
+            raise InputError(f"the expectation '{name}' is registered but gone. Registered expectations stay.")
+    return Lock(claims=current, expectations=expectations, mechanisms=mechanisms, mechanism_histories=histories)

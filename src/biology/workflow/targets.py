@@ -18,9 +18,10 @@ from biology.config import GROWN_ROLES, HELD_ROLES, SHOWN_ROLES, ModelConfig, lo
 from biology.corpora.twins import EMBEDDED
 from biology.folders import FIRST_STAGE
 from biology.provenance import code_hash, sources
-from biology.records import InputError, read_yaml
+from biology.records import InputError, known, read_yaml
 from biology.report.lab_fit import refused
 from biology.report.prose import text_files
+from biology.verdicts.registration import check_claims
 
 RUN = "data/runs/{model}/{case}"
 TABLES = [
@@ -72,6 +73,8 @@ class Targets:
     def __init__(self, only: str | None, code: Path):
         self.folder = code
         self.config = load_config("config.yaml", only)
+        for case in () if self.config.cases == "all" else self.config.cases:
+            known("config.yaml", "cases", "case", case, discover_cases("."))
         asked: dict[str, ModelConfig] = (
             {name: entry for name, entry in self.config.models.items() if name not in self.config.on_request}
             if only is None
@@ -92,7 +95,7 @@ class Targets:
         read = {pair: load_case(".", *pair) for pair in dict.fromkeys(prompts.values())}
         self.cases: dict[tuple[str, str], Case] = {pair: read[prompts[pair]] for pair in prompts}
         for name in dict.fromkeys(case for case, *_ in read):
-            load_claims(".", name)
+            check_claims(".", name, load_claims(".", name))
         roles = {model: self.config.model(model).role for model in self.models}
         self.shown = [model for model in self.models if roles[model] in SHOWN_ROLES]
         self.calibrated = [model for model in self.models if model in self.config.calibrated]
