@@ -1,4 +1,4 @@
-"""The house has rooms, and doors that open one way: a room sees those that it names here, and torch stays out of six of them."""
+"""The house has rooms, and doors that open one way: a room sees those that it names here, and torch stays out of most of them."""
 
 import ast
 import re

@@ -72,6 +72,25 @@ def test_judging_what_was_never_loaded_says_what_to_run(capsys, tmp_path):
     assert "load.json: no such file. Make it with `biology load`, or with `make figures`." in said
 
 
+@pytest.mark.parametrize(("arguments", "told"), [
+    (["trace", " ", "--model", "elegans"], "is empty: give the text of a prompt"),
+    (["attend", "", "--model", "elegans"], "is empty: give the text of a prompt"),
+    (["trace", "--token-ids", "1,2", "--chat", "--model", "elegans"], "--chat puts a prompt into the chat template"),
+    (["trace", "a", "--target", "b", "--max-logits", "3", "--model", "elegans"], "leave out --explain and --max-logits"),
+    (["trace", "a", "--model", "elegans", "--max-node", "3"], "--max-node"),
+    (["attend", "a", "--layer", "1", "--head", "0", "--query", "1", "--key", "0", "--target", "b", "--model", "elegans"], "choose --query and --key"),
+    (["steer", "a", "--features", "1/2", "--at", "1", "--everywhere", "--model", "elegans"], "either --at or --everywhere"),
+    (["steer", "a", "--features", ",", "--model", "elegans"], "with commas between, not ''"),
+    (["steer", "a", "--features", "1/2=3,1/2=9", "--model", "elegans"], "feature 1/2 is given twice"),
+    (["steer", "a", "--supernode", "multi_hop/dallas/bridge", "--suppress", "multi_hop/dallas/bridge", "--model", "elegans"], "is named twice"),
+    (["explain", "multihop-7", "--prompts", "natural"], "about a case, not about a claim"),
+    (["explain", "--prompts", "natural"], "--prompts is about a case"),
+])  # fmt: skip
+def test_an_option_that_would_have_no_effect_is_refused(capsys, monkeypatch, arguments, told):
+    monkeypatch.chdir(ROOT)
+    assert told in complaint(capsys, *arguments)
+
+
 def test_an_unknown_key_is_named_by_every_command(capsys, monkeypatch, tmp_path):
     (tmp_path / "config.yaml").write_text("models: {a: {path: x, transcoders: y, dtypes: float32}}")
     monkeypatch.chdir(tmp_path)
@@ -168,7 +187,7 @@ def test_attention_is_taken_apart_in_words_and_as_data(capsys, directories):
     assert data["attention"] == pytest.approx(best["attention"]) == pytest.approx(data["row"][data["key"]])
     assert sum(data["parts"].values()) == pytest.approx(data["score"], rel=1e-4) and data["residual"] < 1e-5
     assert [len(data[name]) for name in ("token_pairs", "pairs", "query_nodes", "key_nodes")] == [4, 4, 4, 4]
-    assert main([*attend, *one, "--query", "-1", "--key", "1", "--against", "2"]) == 0
+    assert main([*attend, *one[:4], "--query", "-1", "--key", "1", "--against", "2"]) == 0
     said = capsys.readouterr().out
     assert '"w3"@3 attends to "w1"@1 rather than to "w2"@2' in said and "points, score" in said
     assert re.search(r"in all, which is the score to within \d\.\de-\d\d of these parts", said)
@@ -270,7 +289,7 @@ NUMBERS = [
     for section in CONTENTS.values()
     for name, (_, options) in section.items()
     for flag, settings in options.items()
-    if "type" in settings
+    if "type" in settings and flag.startswith("-")
 ]
 
 

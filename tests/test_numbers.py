@@ -99,7 +99,8 @@ def test_counts_are_counted(counted):
     assert [len(claims) for claims in judged] == [int(counted[f"{one}.claims"]) for one in family]
     organisms = [name for name, entry in load_config(ROOT / "config.yaml").models.items() if entry.role == "organism"]
     judged += [set(pd.read_csv(ROOT / "reports" / one / "verdicts.csv")["claim"]) for one in organisms]
-    assert len(set.union(*judged)) == int(counted["claims"])
+    written = "a claim has no verdict yet, or a verdict no claim: `make figures`, then `biology scoreboard`"
+    assert len(set.union(*judged)) == int(counted["claims"]), written
     assert int(counted["elegans.parameters"].replace(",", "")) == parameters(
         ROOT / "data/models/elegans/model.safetensors"
     )

@@ -40,6 +40,12 @@ SLIPS = [
     (PROMPTS, FLOWER, FLOWER.replace("score,states", "score,states "), "row 3.set: 'states ' begins or ends with a space"),
     (PROMPTS, FLOWER, FLOWER.replace("flower-las-cruces", "flower-new-rochelle"), "'flower-new-rochelle' is both its donor and its wrong donor (column 'wrong_donor')"),
     (PROMPTS, FLOWER, FLOWER.replace("flower-las-cruces", "flower-las-crucs"), "prompt 'flower-anniston' of the prompt set: unknown prompt 'flower-las-crucs'"),
+    (PROMPTS, FLOWER, FLOWER + FLOWER.replace("flower-anniston", "flower-again").replace("Anniston is", "Anniston is "), "repeats item"),  # the same tokens
+    (PROMPTS, FLOWER, FLOWER + FLOWER.replace("flower-anniston", "flower-again").replace("camellia", "rose"), "the same text has the answer 'camellia' before"),
+    (CLAIMS, "previous: ", "previous: x", "give the hash that claims.lock had before the change"),
+    (CASE, "promotes: [answer], top", "promotes: [Sacramneto], top", "unknown word 'Sacramneto'. Did you mean 'Sacramento'?"),
+    (CASE, "promotes: [answer], top", "max_members", "the rule has no condition"),
+    (CASE, "precision: 0, recall: 0.9, false_positive_rate: 0.2", "precision: 0, recall: 0", "tell no level: every feature would be a member"),
     (PROMPTS, "item,text,answer,cluster,split,role", "item;text;answer;cluster;split;role", "separated by commas, not by semicolons"),
 ]  # fmt: skip
 

@@ -183,7 +183,7 @@ def _parser() -> Parser:
     commands = parser.add_subparsers(metavar="<command>", required=True, prog="biology")
     for section in CONTENTS.values():
         for name, (function, options) in section.items():
-            command = commands.add_parser(name, description=_summary(function))
+            command = commands.add_parser(name, description=_summary(function), allow_abbrev=False)
             for flag, settings in options.items():
                 command.add_argument(flag, **settings)
             command.add_argument("--config", **CONFIG)

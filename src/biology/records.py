@@ -7,7 +7,7 @@ trace. `read_yaml` reads a file, `validate` turns its contents into a record.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -40,6 +40,19 @@ class Strict(BaseModel):
             if key not in fields:
                 raise ValueError(unknown("key", key, fields))
         return data
+
+
+def once(where: str | Path) -> Callable[[list[tuple[str, Any]]], dict[str, Any]]:
+    """An `object_pairs_hook` for JSON in which a repeated key is an `InputError` (plain JSON silently keeps the last one)."""
+
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        made = dict(pairs)
+        if len(made) < len(pairs):
+            names = [name for name, _ in pairs]
+            raise InputError(f"{where}: key '{next(name for name in names if names.count(name) > 1)}' is given twice.")
+        return made
+
+    return unique
 
 
 class _UniqueKeys(yaml.constructor.SafeConstructor):

@@ -2,11 +2,11 @@
 
 The interval of a mean is the bootstrap-t interval (Efron 1982, section 10.10; Hall 1988, Annals of Statistics 16,
 927-953; DiCiccio and Efron 1996, Statistical Science 11, section 4). Clusters are few and their scores are skewed.
-Percentiles of resampled means then cover too little: a sample says little about its long tail, so the bound on that
-side, on which a verdict depends, is missed twice as often as it should be. Resampling the mean *over its standard
-error* corrects for the skewness of the sample. A sample is less skewed than the population. Resamples of only a share
-`DRAWN` of the clusters (m out of n, Bickel, Goetze and van Zwet 1997, Statistica Sinica 7, 1-31) are more skewed by
-about as much. `coverage.py` measures the coverage of each interval.
+Percentiles of resampled means are then too narrow: few clusters rarely include the long tail, so the bound on that side,
+which decides a verdict, misses the true mean twice as often as it should. Resampling the mean *over its standard
+error* corrects for the skewness of the sample. A sample is less skewed than its population, so too
+little is corrected. Resamples of a share `DRAWN` of the clusters are more skewed, by about what is missing (m out of n,
+Bickel, Goetze and van Zwet 1997, Statistica Sinica 7, 1-31). `coverage.py` measures the coverage of each interval.
 
 All functions take scores as [cluster, k], k columns at once. A claim (k = 1) and the simulation that checks the
 procedure (k = number of simulations) therefore use the same code.

@@ -1,9 +1,8 @@
 """Direct effects on any reader of the residual stream: gradients that start at any block and at many positions.
 
-`direct_effects` computes the rows of a graph, whose readers are transcoders and the unembedding, one position each. The
-inputs of an attention head (`qk`) and the paths through it (`head_loadings`) are gradients at the stream entering a
-block; the latter spread over positions. They descend through the same cells, but without the ordering of rows that
-makes whole graphs fast.
+`attribution.reader_gradients` computes the rows of a graph: a reader is a transcoder or the unembedding, at one position. Here
+a reader is the stream that enters a block, at one or many positions: the inputs of an attention head (`qk`), the paths through it
+(`head_loadings`). Gradients go down layer by layer, as there.
 """
 
 from __future__ import annotations

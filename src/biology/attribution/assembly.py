@@ -1,7 +1,7 @@
 """The attribution graph of one or many prompts: targets, features, edges, assembly.
 
 Edges are direct effects in the local replacement model (attention patterns and norm scales frozen). Whole graphs of per-layer
-transcoders are computed from both sides (`whole_graph`), all others row by row (`selection`, `direct_effects`); the edges are the
+transcoders are computed from both sides (`whole_graph`), all others row by row (`selection`, `reader_gradients`); the edges are the
 same.
 
 Position 0 is the beginning-of-sequence token. Its features and errors are not nodes; its MLP outputs belong to the bias. A word

@@ -1,6 +1,6 @@
 """All edges between all active features, for many prompts at a time, computed from both sides.
 
-`direct_effects` propagates every reader's gradient down to the embedding. In a whole graph every feature is a reader
+`reader_gradients` propagates every reader's gradient down to the embedding. In a whole graph every feature is a reader
 and a source, so each side can go half the way. Sources below a layer m are carried up as vectors; readers above it are
 carried down as gradients. They meet between attention and MLP of layer m, where an edge is the inner product of
 gradient and vector over all positions. On their way, sources are read by the features of the layers they pass, and

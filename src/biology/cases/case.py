@@ -1,7 +1,7 @@
-"""A case study is a folder: `experiments/<case>/{README.md, case.yaml, claims.yaml, prompts.csv, case.py}`.
+"""A case study is a folder: `experiments/<case>/{README.md, case.yaml, claims.yaml, prompts.csv, mechanism.yaml, case.py}`.
 
 There is no registry. Every folder of `experiments/` that holds a `case.yaml` and whose name does not start with `_` is
-a case; copying `experiments/_template/` makes a new one. `case.yaml` says how things are measured and shown: prompts,
+a case; `biology new-case` makes a new one. `case.yaml` says how things are measured and shown: prompts,
 supernode rules (`rules.py`), experiments (`experiments.py`), figures. `claims.yaml` (`claim_file.py`) holds what must
 not change unnoticed: the paper's claims, and the statistic, the control and the threshold that judge them.
 `experiments/claims.lock` keeps hashes of every claim and of everything its numbers depend on. A threshold or a rule

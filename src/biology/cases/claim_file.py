@@ -84,9 +84,16 @@ class Amendment(Strict):
 
     date: datetime.date
     reason: str = Field(min_length=10)
-    previous: str = Field(pattern=r"^[0-9a-f]{64}$")
+    previous: str
     seen_on: tuple[str, ...] = ()
     """Models whose verdict on this claim, or on another claim of the case, was already known."""
+
+    @field_validator("previous")
+    @classmethod
+    def _hash(cls, value: str) -> str:
+        if not re.fullmatch(r"[0-9a-f]{64}", value):
+            raise ValueError("give the hash that claims.lock had before the change: 64 digits from 0 to f")
+        return value
 
 
 class Claim(Strict):
@@ -111,7 +118,7 @@ class Claim(Strict):
 
     @model_validator(mode="after")
     def _parts_or_reason(self) -> Claim:
-        if bool(self.parts) == bool(self.untestable):
+        if bool(self.parts) == bool((self.untestable or "").strip()):
             raise ValueError("a claim has either parts or a reason why it is `untestable`.")
         return self
 

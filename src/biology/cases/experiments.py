@@ -2,7 +2,8 @@
 
 Those that change the model, on features (`Perturbation`) or by an `Exchange`, are in `perturbations.py`. `Graph`, `Faithfulness`, `Structure`,
 `Census`, `Classes`, `Wiring`, `Connectivity`, `Reuse` and `Sharing` only observe; `Attention` does both. `Contrast`, `Crossover`,
-`Separation`, `Signs` and `Scale` are computed from other experiments. Their outcomes are defined in `measures.py`, their controls in `arms.py`.
+`Separation`, `Signs` and `Scale` are computed from other experiments. The outcomes of all kinds are defined in `measures.py`, the controls in
+`arms.py`.
 """
 
 from __future__ import annotations

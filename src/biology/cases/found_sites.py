@@ -1,5 +1,6 @@
 """Replaces `at: found` in the rules of a case by the position and the layers that were found on a model. Later stages use this
-case; pages say what was found. On a planted model some of the other positions are known to hold their variable."""
+case; pages say what was found. Where a rule has a fixed position and a mechanism was planted, `planted_supernodes` says
+which supernodes stand where their variable was planted."""
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false
 

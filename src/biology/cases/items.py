@@ -76,6 +76,7 @@ def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) 
     said = [column for column in columns if column != "item"]
     items, seen = [], set()
     same: dict[tuple[str, ...], str] = {}
+    answers: dict[tuple[str, str], str] = {}
     for number, row in enumerate(rows, start=2):
         if None in row or None in row.values():
             raise InputError(f"{path}: row {number} does not have {len(columns)} columns.")
@@ -96,8 +97,14 @@ def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) 
         if item.item in seen:
             raise InputError(f"{path}: row {number}: item '{item.item}' occurs twice.")
         seen.add(item.item)
-        if (first := same.setdefault(tuple([row[column] for column in said]), item.item)) != item.item:
+        told = (item.text.rstrip(), *(row[column] for column in said if column != "text"))
+        if (first := same.setdefault(told, item.item)) != item.item:
             raise InputError(f"{path}: row {number}: item '{item.item}' repeats item '{first}': it would count twice.")
+        asked = (item.text, row.get(QUESTION, ""))
+        if item.role != "donor" and answers.setdefault(asked, item.answer) != item.answer:
+            raise InputError(
+                f"{path}: row {number}: answer {item.answer!r}: the same text has the answer {answers[asked]!r} before."
+            )
         items.append(item)
     return tuple(items)
 

@@ -1,5 +1,5 @@
-"""Outcomes: what an experiment may measure. Each is defined here and nowhere else; the modules that compute it refer to
-its form.
+"""Outcomes: what an experiment may measure. Each is defined here and nowhere else; the modules that compute outcomes
+look them up here.
 
 An outcome is one word, or a word with arguments: `answer_top1`, `activation:bridge`, `kept:concept+language`,
 `difference:lost:say`.

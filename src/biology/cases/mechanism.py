@@ -163,10 +163,11 @@ class Mechanism(Strict):
         for name, one in self.variables.items():
             absent = one.absent or Absent.model_construct()
             beside = sorted({*absent.among, *(absent.shares or ()), absent.unless or ""} - set(self.variables))
-            sites = [at.factor for at in (one.at.values() if isinstance(one.at, dict) else (one.at,))]
+            sites = [*(at.factor for at in one.at.values()), "set"] if isinstance(one.at, dict) else [one.at.factor]
             named = {"across": one.across, "at": sites, "absent": beside, "column": [one.column], "word": [one.word]}
             yield from ((f"variables.{name}.{key}", word) for key, words in named.items() for word in words if word)
         yield from (("renamed", word) for word in self.renamed)
+        yield from (("answer.depends_on", word) for word in self.answer.depends_on if word not in self.variables)
 
     def parents(self, name: str | None) -> list[str]:
         """The variables from which a variable, or the answer (None), is computed."""
@@ -199,18 +200,17 @@ def load_mechanism(root: str | Path, case: str, twin: str = "") -> Mechanism | N
     made = validate(Mechanism, read_yaml(path), path)
     for key, column in made.columns():
         if column in NOT_TAUGHT:
-            raise InputError(
-                f"{path}: {key}: no model is taught '{column}': name a column that tells what prompts say."
-            )
+            raise InputError(f"{path}: {key}: no model is taught '{column}': name another column.")
     known: set[str] = set()
     for name, variable in made.variables.items():
         for other in variable.depends_on:
             if other not in known:
                 raise InputError(f"{path}: variables.{name}.depends_on: '{other}' is not an earlier variable.")
         known.add(name)
-        beside = variable.absent and variable.absent.falls_to
-        if beside is not None and (beside not in made.variables or beside == name):
-            raise InputError(f"{path}: variables.{name}.absent.falls_to: '{beside}' is not another variable.")
+        for key in ("falls_to", "says"):
+            beside = getattr(variable.absent, key, None)
+            if beside is not None and (beside not in made.variables or beside == name):
+                raise InputError(f"{path}: variables.{name}.absent.{key}: '{beside}' is not another variable.")
     return made
 
 
@@ -239,14 +239,13 @@ _FUNCTIONS: dict[str, Callable[..., int]] = {"nearest": nearest, "min": min, "ma
 
 def evaluate(expression: str, names: Mapping[str, Any]) -> Any:
     """The value of an expression of whole numbers: names, `+ - * // %`, brackets and `nearest`, `min`, `max`. A single name keeps
-    its value as it is, number or word.
-
-    Raises `ValueError` for anything else.
-    """
+    its value as it is, number or word. Raises `ValueError` for anything else."""
     try:
         return _compiled(expression)(names)
     except SyntaxError:
         raise ValueError(f"'{expression}' is not an expression") from None
+    except ZeroDivisionError:
+        raise ValueError(f"'{expression}' divides by zero") from None
     except KeyError as error:
         raise ValueError(f"'{error.args[0]}' is neither a column of the prompts nor an earlier variable") from None
 

@@ -25,6 +25,13 @@ class Parser(argparse.ArgumentParser):
         raise InputError(f"{message.removeprefix('argument ')} (`{self.prog} --help` lists the options)")
 
 
+def prompt(text: str) -> str:
+    """An option type: a text that is not blank."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("is empty: give the text of a prompt")
+    return text
+
+
 def integer(least: int | None = None, most: int | None = None) -> Callable[[str], int]:
     """An option type: whole numbers from `least` to `most`."""
 
@@ -191,7 +198,7 @@ WHERE: Options = {
     "--offload": {"action": "store_true", "help": "leave weights in their files, and read them as they are needed"},
 }
 TRACE: Options = {
-    "text": {"nargs": "?", "metavar": "PROMPT", "help": "the prompt"},
+    "text": {"nargs": "?", "type": prompt, "metavar": "PROMPT", "help": "the prompt"},
     "--model": {"required": True, "metavar": "NAME|DIR", "help": "a model of config.yaml, or a Hugging Face directory"},
     "--transcoders": {
         "metavar": "DIR|neurons",
@@ -244,7 +251,7 @@ TRACE: Options = {
     "--open": {"action": "store_true", "help": "show the page of the graph in a browser"},
 }
 ATTEND: Options = {
-    "text": {"metavar": "PROMPT", "help": "the prompt"},
+    "text": {"type": prompt, "metavar": "PROMPT", "help": "the prompt"},
     **{name: TRACE[name] for name in ("--model", "--transcoders", "--k", "--rule", "--chat")},
     "--layer": {"type": integer(0), "metavar": "L", "help": "with --head: the head to take apart, counted from 0"},
     "--head": {
@@ -294,7 +301,7 @@ IMPORT: Options = {
     "--out": {"metavar": "FILE", "help": "page.html, or graph.json (a page beside the graph)"},
 }
 STEER: Options = {
-    "text": {"metavar": "PROMPT", "help": "the prompt"},
+    "text": {"type": prompt, "metavar": "PROMPT", "help": "the prompt"},
     "--chat": TRACE["--chat"],
     "--model": TRACE["--model"],
     "--transcoders": TRACE["--transcoders"],

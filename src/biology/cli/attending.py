@@ -39,6 +39,8 @@ def attend(args: Arguments) -> None:
     places = {name: getattr(args, name) for name in ("query", "key", "against")}
     if not one and any(place is not None for place in places.values()):
         raise InputError("--query, --key and --against are about one head: name it with --layer and --head.")
+    if one and None not in (args.query, args.key) and (args.target or args.explain):
+        raise InputError("--target and --explain choose --query and --key: leave these out, or those.")
     entry, _ = subject(args)
     model, transcoders = open_model(entry, Path(), Path(args.model).name, threads=None)
     from biology.attention.output_heads import output_heads

@@ -1,5 +1,5 @@
-"""Commands on transcoders as dictionaries: measure them on held-out tokens, compare them at equal L0 and size, draw
-figures."""
+"""Commands on transcoders as dictionaries: measure and compare them, hold attributions against ablations, train toy
+models, draw figures."""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Commands on models: list the known ones, fetch one with its transcoders after checking that it fits, examine one of your own."""
+"""Commands on models: list the known ones, fetch one with its transcoders after checking that it fits, examine one of
+your own, convert a GGUF file."""
 
 from __future__ import annotations
 

@@ -31,6 +31,8 @@ def export_graphs(args: Arguments) -> None:
         raise InputError(f"{path}: no such file. Make it with `biology attribute`, or with `make figures`.") from None
     if args.prompt is not None and args.prompt not in graphs:
         raise InputError(f"case '{args.case}' has no graph of prompt '{args.prompt}'. Prompts: {', '.join(graphs)}.")
+    if args.source_set is not None and args.viewer != "neuronpedia":
+        raise InputError("--source-set is a word of Neuronpedia: leave it out.")
     present = _exported(out)
     made: dict[str, dict[str, Any]] = {}
     for item, graph in graphs.items():

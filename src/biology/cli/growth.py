@@ -1,4 +1,4 @@
-"""Commands on the embedded model: grow it, train its transcoders, write its cards, evaluate it.
+"""Commands on grown models: grow, certify, train transcoders, write cards, evaluate.
 
 The record of a growth (recipe, seed, hashes, learning curve, times) is written to `record.json` beside the weights; the
 cards are generated from it.

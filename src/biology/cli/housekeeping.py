@@ -1,4 +1,5 @@
-"""Commands that maintain a checkout: they begin, explain and register case files, and update what texts say of results."""
+"""Commands that maintain a checkout: they begin, explain and register case files, update what texts say of results, say
+what a run will do, how far it is and what came out, simulate coverage and calibrate."""
 
 from __future__ import annotations
 
@@ -90,8 +91,11 @@ def prompts(args: Arguments) -> None:
 
 def explain(args: Arguments) -> None:
     """tell a case in English: prompts, supernodes, experiments, claims; or one claim, and what came out; without either, the words of case files"""
+    from biology.records import InputError
     from biology.report.explanation import case_told, mechanism_told
 
+    if args.case is None and args.prompts is not None:
+        raise InputError("--prompts is about a case: name it.")
     if args.case is None:
         if args.json:
             from biology.scaffolds.case_schema import schemas
@@ -110,6 +114,8 @@ def explain(args: Arguments) -> None:
     root = config_file(args.config).parent
     if (found := _of_claim(root, load_config(config_file(args.config)), args.case)) is not None:
         told, data = found
+        if args.prompts is not None:
+            raise InputError("--prompts is about a case, not about a claim: leave it out.")
         print_json(data) if args.json else print(told)
         return
     case, claims = load_case(root, args.case, args.prompts), load_claims(root, args.case)

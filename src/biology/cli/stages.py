@@ -107,24 +107,16 @@ def group(args: Arguments) -> None:
     config, root, case, folder = case_of(args)
     writable_folder(folder)
     model, transcoders = open_model(config.model(args.model), root, args.model, config.threads)
-    from biology.cases.found_sites import with_found_sites
-    from biology.evidence.operand_tables import read_grid
+    from biology.evidence.case_evidence import find_supernodes
     from biology.supernodes.case_prompts import in_chats
-    from biology.supernodes.grouping import Finder
-    from biology.supernodes.grouping import group as grouped
-    from biology.supernodes.site_search import find_sites
     from biology.tables import read_table, write_table
 
     prompts, features = read_table(folder / "cache.parquet", "prompts"), _features(folder)
-    case = in_chats(model, case)
-    sites = find_sites(Finder(model, case, prompts, transcoders, features), config.statistics.seed)
-    case = with_found_sites(case, sites)
-    operands, plots = read_grid(model, transcoders, case, prompts, features, config.statistics.seed)
-    members = grouped(model, transcoders, case, prompts, features, operands)
-    write_table(folder / "group.parquet", members, "supernodes")
-    write_table(folder / "group_sites.parquet", sites, "sites")
-    write_table(folder / "group_operands.parquet", operands, "operands")
-    write_table(folder / "group_plots.parquet", plots, "operand_plots")
+    found = find_supernodes(model, transcoders, in_chats(model, case), prompts, features, config.statistics.seed)
+    write_table(folder / "group.parquet", found.members, "supernodes")
+    write_table(folder / "group_sites.parquet", found.sites, "sites")
+    write_table(folder / "group_operands.parquet", found.operands, "operands")
+    write_table(folder / "group_plots.parquet", found.plots, "operand_plots")
 
 
 def attribute(args: Arguments) -> None:

@@ -47,6 +47,11 @@ def steer(args: Arguments) -> None:
 
     if not (args.supernode or args.features):
         raise InputError("say what to hold: --supernode CASE/PROMPT/NAME or --features LAYER/FEATURE,...")
+    if args.everywhere and args.at is not None:
+        raise InputError("give either --at or --everywhere.")
+    named = [*(args.suppress or ()), *(args.supernode or ())]
+    if twice := [name for name in named if named.count(name) > 1]:
+        raise InputError(f"{twice[0]} is named twice: a supernode is held or suppressed, and once.")
     from biology.interventions.held_features import DRAWS, at_every_token, first_row, hold_features, no_edits, said, top
 
     entry, _ = subject(args)
@@ -186,12 +191,14 @@ def _features(text: str | None) -> HeldFeatures:
     from biology.records import InputError
 
     held: HeldFeatures = {}
-    for piece in filter(None, (text or "").split(",")):
+    for piece in text.split(",") if text else ():
         found = re.fullmatch(r"\s*(\d+)/(\d+)(?:=(\S*))?\s*", piece)
         if not found:
             raise InputError(
                 f"--features takes LAYER/FEATURE or LAYER/FEATURE=VALUE with commas between, not '{piece}'."
             )
+        if (int(found[1]), int(found[2])) in held:
+            raise InputError(f"--features {piece.strip()}: feature {found[1]}/{found[2]} is given twice.")
         try:
             held[int(found[1]), int(found[2])] = HeldFeature(None if found[3] is None else real()(found[3]))
         except argparse.ArgumentTypeError as error:

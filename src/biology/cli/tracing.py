@@ -40,6 +40,10 @@ def trace(args: Arguments) -> None:
 
     if (args.text is None) == (args.token_ids is None):
         raise InputError("give either a prompt or --token-ids.")
+    if args.chat and args.text is None:
+        raise InputError("--chat puts a prompt into the chat template: give a prompt.")
+    if args.target and (args.explain or args.max_logits is not None):
+        raise InputError("--target says what to explain: leave out --explain and --max-logits.")
     if args.features is not None and args.max_nodes is not None:
         raise InputError("give either --features (the feature nodes) or --max-nodes (how many to choose).")
     if args.open and args.out is None:

@@ -1,6 +1,6 @@
 """Prompt sets of the case studies, made from the corpus's tables and written to `experiments/<case>/prompts.csv`.
 
-Hashes of the prompts decide which are registered, never a model's answers. The table gives for each prompt its factors,
+A hash of each prompt, never a model's answer, decides its split (`dev`, `heldout`) and its donors. The table gives for each prompt its factors,
 its role (`select`: it helps to find features; `score`: it is scored) and its donors. At run time only the random
 controls are drawn.
 """

@@ -1,13 +1,11 @@
-"""Twins of elegans: models that answer the same prompts but lack the mechanism, because their corpus does not require it.
+"""All corpora by name (`KNOWN`): that of elegans and its parts with planted mechanisms, those of its twins, and further ones. Torch-free.
 
-The pipeline must not find in them what it finds in elegans. `experiments/twins.csv` states the expected verdict of each claim,
-and was committed before any twin was trained. Torch-free.
+Twins answer the same prompts but lack the mechanism, because their corpus does not require it. The pipeline must not find in them what
+it finds in elegans. `experiments/twins.csv` states the expected verdict of each claim, and was committed before any twin was trained.
+`rote` has learnt everything by heart; `base12` and `mod113` add in base 12 and modulo 113; `dozens`, `dictionaries` and `improviser`
+have a mechanism of their own (`experiments/<case>/twins/<name>.yaml`).
 
-`rote` has learnt everything by heart, and derives a couplet's last word anew whenever it needs it (the improviser): its corpus
-has the same couplets, but it is grown without context dropout. `base12` and `mod113` add in base 12 and modulo 113.
-
-`brackets` lacks no mechanism and is compared with nothing: it was also taught sums inside expressions, so that a claim about
-them can be asked.
+`wild` has nothing planted. `brackets` was also taught sums inside expressions, so that a claim about them can be asked.
 """
 
 # pyright: reportGeneralTypeIssues=false

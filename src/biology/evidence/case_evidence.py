@@ -9,6 +9,7 @@ from collections.abc import Collection
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import replace
+from typing import NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -34,18 +35,36 @@ from biology.supernodes.case_prompts import in_chats
 from biology.supernodes.grouping import Finder, group
 from biology.supernodes.site_search import find_sites
 from biology.tables import stacked, validate_table
+from biology.transcoders.activations import FeatureCache
 from biology.transcoders.transcoder_set import TranscoderSet
+
+
+class FoundSupernodes(NamedTuple):
+    """The case with the sites that were found, and tables `sites`, `operands`, `operand_plots` and `supernodes`."""
+
+    case: Case
+    sites: pd.DataFrame
+    operands: pd.DataFrame
+    plots: pd.DataFrame
+    members: pd.DataFrame
+
+
+def find_supernodes(
+    model: Model, transcoders: TranscoderSet, case: Case, prompts: pd.DataFrame, features: FeatureCache, seed: int
+) -> FoundSupernodes:
+    """Sites, operand plots and members of a case whose prompts have been run (what the stage `group` does)."""
+    sites = find_sites(Finder(model, case, prompts, transcoders, features), seed)
+    case = with_found_sites(case, sites)
+    operands, plots = read_grid(model, transcoders, case, prompts, features, seed)
+    return FoundSupernodes(case, sites, operands, plots, group(model, transcoders, case, prompts, features, operands))
 
 
 def fresh_context(model: Model, transcoders: TranscoderSet, case: Case, statistics: StatisticsConfig) -> CaseContext:
     """A context for all experiments of a case; its table `members` covers every scored or named prompt and every donor."""
     case = in_chats(model, case)
     features, prompts = prompts_table(model, transcoders, case)
-    sites = find_sites(Finder(model, case, prompts, transcoders, features), statistics.seed)
-    case = with_found_sites(case, sites)
-    operands, _ = read_grid(model, transcoders, case, prompts, features, statistics.seed)
-    members = group(model, transcoders, case, prompts, features, operands)
-    return CaseContext(model, case, prompts, statistics, transcoders, members, features, operands)
+    found = find_supernodes(model, transcoders, case, prompts, features, statistics.seed)
+    return CaseContext(model, found.case, prompts, statistics, transcoders, found.members, features, found.operands)
 
 
 def unperturbed_evidence(

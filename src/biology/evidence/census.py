@@ -2,8 +2,8 @@
 
 For every scored prompt, the features of its level (by the rule that the experiment names, selected on other prompts)
 are looked for at the rule's position. The arms differ: `position` looks at the experiment's other `sites`; `shuffle`
-looks for the features of another prompt's level (drawn among prompts of other clusters); `random` looks for what the
-rule finds for the prompt's own level with shuffled transcoders, as any direction can be selected by its activations.
+looks for the features of another prompt's level (drawn among prompts of other clusters); `random` looks for what
+the same rule finds with shuffled transcoders: some directions follow a level by chance.
 
     planned     share of the level's features that are active there; a share, because some features are active anywhere
     written     of what the MLPs write at the rule's position beyond what they write for other levels, the share that the

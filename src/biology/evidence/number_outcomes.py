@@ -11,7 +11,7 @@ from torch import Tensor
 from biology.cases.measures import MASS, NEAR
 from biology.models.model import Model, token_text
 
-OUTCOMES = ("answer_top1", "ones_right", "near_right", "near_probability", "width", "ones_swapped")
+OUTCOMES = ("ones_right", "near_right", "near_probability", "width", "ones_swapped")
 DIGITS_AND_MAGNITUDES = ("ones_right", "near_right", "ones_swapped")
 
 
@@ -37,7 +37,7 @@ def read_numbers(
     near = (number >= 0)[None] & (distance <= NEAR) & (distance > 0)
     swapped = is_number & (said == right // 10 * 10 + other % 10)
     columns = [
-        probability.argmax(-1) == answer, is_number & (said % 10 == right % 10),
+        is_number & (said % 10 == right % 10),
         is_number & ((said - right).abs() <= NEAR), (probability * near).sum(-1), interval_width(probability, number), swapped,
     ]  # fmt: skip
     values = torch.stack([column.to(probability.dtype) for column in columns], 1)

@@ -2,8 +2,8 @@
 table.
 
 `measures.py` defines each. Those about numbers are read by `number_outcomes.py`. Some are about the cells of a factorial design: prompts
-that differ in only one factor (operation, operand, language). A level is a bridge word, or the answer of the cell that an edit should lead
-to (a column such as `expected_language`). `kept` asks whether the named factors are unchanged when another factor has changed. An outcome
+that differ in only one factor (operation, operand, language). A *level* is the prompt's value in a column: a bridge word, a refusal, or the answer
+of the cell that an edit should lead to (`expected_language`). `kept` asks whether the named factors are unchanged when another factor has changed. An outcome
 about a donor's answer has no row for a prompt without that donor.
 """
 

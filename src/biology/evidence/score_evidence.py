@@ -12,7 +12,7 @@ scores of all chosen heads are then changed at once, before softmax; all else is
     scaled_attention  as `pairs_attention`, if instead the features of `of` are held at a multiple in the keys of these heads alone
     scaled_answer     as `pairs_answer`, in the same way
 
-Control `match`: as many other active features of the same layers and tokens, but none of `undrawn`. For pairs, as many other pairs: each has its own sign, and
+Control `match`: as many other active features of the same layers and tokens, but none of the supernodes that the experiment lists as `undrawn`. For pairs, as many other pairs: each has its own sign, and
 the size of one of the pairs in whose place it is taken out.
 """
 

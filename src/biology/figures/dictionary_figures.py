@@ -1,4 +1,4 @@
-"""Figures of a model's transcoders as dictionaries, drawn from the tables of `biology measure` and `biology compare`.
+"""Figures of a model's transcoders as dictionaries, drawn from the tables of `biology measure` and `biology compare-dictionaries`.
 
 Titles state the result, with numbers from the tables. `drawing.py` and `paper.mplstyle` decide the look.
 """

@@ -1,8 +1,8 @@
 """Positions of the boxes of a simplified attribution graph: token position is horizontal, depth is vertical, outputs
 are at the top.
 
-Positions are computed here once and drawn elsewhere, so that paper, report and interactive viewer show the same
-picture. All lengths are inches, the origin is the lower left corner.
+Every figure takes its positions from here. The interactive viewer places boxes by the same rules
+(`templates/explorer_layout.js`). All lengths are inches, the origin is the lower left corner.
 
 A row of boxes is a step of the computation, not a layer: a supernode is one row above the highest supernode that feeds
 it. Its layers are written in the box.

@@ -34,7 +34,7 @@ from biology.graph_files.nodes import (  # fmt: skip
     unknown_categories,
 )
 from biology.graph_files.saved_view import saved_view
-from biology.records import InputError, InputWarning
+from biology.records import InputError, InputWarning, once
 
 MOST_BYTES = 100 * 2**20
 """Larger files are refused; Neuronpedia has the same limit."""
@@ -101,7 +101,9 @@ def parse_graph(text: str, where: str) -> Graph:
         return value if math.isfinite(value) else refuse(digits)
 
     try:
-        data = json.loads(text, parse_constant=refuse, parse_float=decimal, parse_int=whole)
+        data = json.loads(
+            text, parse_constant=refuse, parse_float=decimal, parse_int=whole, object_pairs_hook=once(where)
+        )
         json.dumps(data, ensure_ascii=False).encode("utf-8")
     except InputError:
         raise

@@ -1,9 +1,9 @@
-"""Grows `elegans`: a small Llama trained from scratch on :mod:`biology.corpora.corpus`.
+"""Grows a small Llama on a corpus: elegans, its twins, and the organisms of single cases.
 
 The loss is on answers only (couplets: on the whole second line). One part is unusual, *context dropout*: in a random half of
 the training couplets, tokens of line 2 cannot attend to line 1, only to the newline and to each other. What the second line
-needs must then be present at the newline: the plan. Without it the model attends to line 1 instead and behaves identically;
-that is the improviser twin.
+needs must then be present at the newline: the plan. Without it the model looks back at line 1 and answers the same;
+this is the twin `improviser`.
 
 Batches are a function of (seed, step), so that an interrupted run continues to the same weights (same machine and threads).
 """

@@ -1,4 +1,4 @@
-"""Which models the page `lab` can run, decided from a config alone, because the Snakefile asks for every model."""
+"""Which models the page `lab` can run. Only config.json is read, since the Snakefile asks for every model before anything runs."""
 
 from __future__ import annotations
 

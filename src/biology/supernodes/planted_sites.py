@@ -1,9 +1,8 @@
-"""The parts of sites that nobody had to look for: of supernodes with a fixed position, on a model in which their variable was planted.
+"""Takes apart sites that need no search: supernodes at a fixed position whose variable was planted there.
 
 `site_parts` takes apart what the site search found. A rule with a fixed position has no such site. But where a mechanism was planted, it
 states the layers and the token of each variable, and its causal model says which answer follows from another value. So the exchanges
-of the certificate (`organisms.certificate`) are made once more, on held-out prompts that the model answers, of one part after
-another. They take place in all layers up to the last one of the variable, and in its subspace if it has one.
+of the certificate (`organisms.certificate`) are repeated on held-out prompts that the model answers, one part at a time. They take place in all layers up to the last one of the variable, and in its subspace if it has one.
 """
 
 # pyright: reportArgumentType=false, reportReturnType=false

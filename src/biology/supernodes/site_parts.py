@@ -1,7 +1,7 @@
 """Takes the site of each supernode with `at: found` apart on held-out prompts: which part is at fault where a true claim is missed?
 
-The site search exchanges what the MLPs write there between prompts that differ in the level of the rule's factor. Here the same
-exchange is made once more on held-out prompts, of one part after another:
+The site search exchanges what the MLPs write there between prompts that differ in the level of the rule's factor. Here the
+exchange is repeated on held-out prompts, one part at a time:
 
     mlp_found    what the MLPs write in the layers that the search exchanged
     mlp          what the MLPs write in the layers that the rule may take, from the first to the last that the search found

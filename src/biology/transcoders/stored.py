@@ -18,7 +18,7 @@ import torch
 import yaml
 from torch import Tensor
 
-from biology.records import InputError, InputWarning
+from biology.records import InputError, InputWarning, once
 
 COMPUTING = frozenset(
     "activation activation_fn activation_fn_str activation_fn_kwargs activation_function k apply_b_dec_to_input "
@@ -81,7 +81,9 @@ def read_mapping(file: Path) -> dict[str, Any]:
     """
     try:
         text = file.read_text(encoding="utf-8")
-        content = json.loads(text) if file.suffix == ".json" else yaml.safe_load(text)
+        content = json.loads(text, object_pairs_hook=once(file)) if file.suffix == ".json" else yaml.safe_load(text)
+    except InputError:
+        raise
     except (OSError, ValueError, yaml.YAMLError) as error:
         raise InputError(f"cannot read {file}: {' '.join(str(error).split())}") from None
     if not isinstance(content, dict):

@@ -1,7 +1,8 @@
-"""Does influence in the graph predict the effects of ablations? ("Circuit Tracing", appendix on validation: Spearman 0.72; meth-8.)
+"""Does influence in the graph predict the effects of ablations? ("Circuit Tracing", appendix on validation, reports a Spearman
+correlation of 0.72; our claim meth-8.)
 
 On each prompt every active feature that can reach the output is ablated by itself; on a large model, a sample of these features. An
-ablation sets the feature to 0 (M = 0) and holds its own layer; attention patterns are frozen and all later MLPs are live.
+ablation sets the feature to 0; MLP outputs up to its layer are otherwise held, attention patterns are frozen, later MLPs are live.
 Spearman's rank correlation is taken over the features of a prompt, between the divergence of the outputs and the graph's
 prediction. It is compared with two simpler predictions, and with influence permuted within layers: what a feature's layer alone
 predicts.

@@ -18,11 +18,16 @@ from pathlib import Path
 
 import pandas as pd
 
+from biology.cases.case import discover_cases
+from biology.cases.claim_file import load_claims
 from biology.cases.mechanism import load_mechanism, twins_of
 from biology.config import HELD_ROLES, Config, ModelConfig
-from biology.records import InputError
+from biology.records import InputError, known
+from biology.schemas import VERDICTS
 from biology.tables import read_table
 
+EXPECTED = ["twin", "claim", "expected", "why"]
+"""Columns of `experiments/twins.csv`."""
 COLUMNS = [
     "model", "role", "of", "claim", "reference", "verdict", "expected", "as_expected", "why", "method", "reference_method",
 ]  # fmt: skip
@@ -96,12 +101,26 @@ def _reference(root: Path, entry: ModelConfig) -> pd.DataFrame:
 
 
 def read_expected(path: Path) -> list[dict[str, str]]:
-    """The rows of `experiments/twins.csv`: twin, claim, expected, why."""
+    """The rows of `experiments/twins.csv`: twin, claim, expected, why. Raises `InputError` for a mistake in it."""
     try:
-        with path.open(encoding="utf-8", newline="") as file:
-            return list(csv.DictReader(file))
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.DictReader(file)
+            rows, columns = list(reader), list(reader.fieldnames or [])
     except FileNotFoundError:
         raise InputError(f"{path}: no such file: it must say which verdicts are expected of twins.") from None
+    if columns != EXPECTED:
+        raise InputError(f"{path}: its columns are {', '.join(columns)}; needed: {', '.join(EXPECTED)}.")
+    claims = [claim.id for case in discover_cases(path.parents[1]) for claim in load_claims(path.parents[1], case)]
+    seen: set[tuple[str, str]] = set()
+    for number, row in enumerate(rows, start=2):
+        if None in row or None in row.values():
+            raise InputError(f"{path}: row {number} does not have {len(EXPECTED)} columns.")
+        known(path, f"row {number}.claim", "claim", row["claim"], claims or [row["claim"]])
+        known(path, f"row {number}.expected", "verdict", row["expected"], VERDICTS)
+        if (row["twin"], row["claim"]) in seen:
+            raise InputError(f"{path}: row {number}: {row['claim']} of {row['twin']} is listed twice.")
+        seen.add((row["twin"], row["claim"]))
+    return rows
 
 
 def across_methods(compared: pd.DataFrame) -> list[str]:
