@@ -11,6 +11,7 @@ from biology.attribution import replacement
 from biology.attribution.assembly import attribute
 from biology.models.freezing import self_test
 from biology.models.model import load_model, run
+from biology.transcoders.layouts import OF_A_LAYOUT
 from biology.transcoders.splicing import spliced
 from biology.transcoders.transcoder_files import load_transcoders
 from biology.transcoders.transcoder_set import reconstruct_all
@@ -53,6 +54,12 @@ def network(folder):
     for parameter in network.parameters():
         parameter.requires_grad_(False)
     return network
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_a_second_set_would_be_known_by_its_files(sets, layout):
+    names = [file.name for file in sets[layout][0].rglob("*") if file.suffix in (".safetensors", ".npz")]
+    assert names and all(OF_A_LAYOUT.fullmatch(name) for name in names)
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)

@@ -29,6 +29,7 @@ from biology.figures.drawing import (
     canvas,
     captioned,
     colour,
+    draw_ridge,
     label,
     saved,
     sentence,
@@ -180,11 +181,8 @@ def path_share(tables: Tables, subject: str | None = None, case: Case | None = N
         for arm in [arm for arm in ("match", "effect") if arm in set(found["arm"])]:
             here = found[found["arm"] == arm]
             tint = arm_style(arm)["color"]
-            counts = np.convolve(np.histogram(here["value"], bins)[0], [0.25, 0.5, 0.25], mode="same")
-            heights = base + 0.62 * counts / max(counts.max(), 1e-12)
-            centres = (bins[1:] + bins[:-1]) / 2
-            axes.fill_between(centres, base, heights, color=tint, alpha=0.4 if arm == "effect" else 0.25, linewidth=0)
-            axes.plot(centres, heights, color=tint, linewidth=1.1)
+            fill = 0.4 if arm == "effect" else 0.25
+            draw_ridge(axes, here["value"], bins, base=base, height=0.62, tint=tint, fill=fill, line=1.1)
             draw_interval(axes, here, arm, base - 0.09)
             mean = interval(here)[0]
             if arm == "effect" or abs(mean - interval(effect)[0]) > 0.05:  # else the numbers would overlap

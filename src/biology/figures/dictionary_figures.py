@@ -17,7 +17,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from biology.figures.drawing import FORMS, canvas, captioned, colour, saved, size, styled
+from biology.figures.drawing import FORMS, canvas, captioned, colour, draw_ridge, saved, size, styled
 from biology.records import InputError
 from biology.tables import read_table
 
@@ -95,11 +95,7 @@ def feature_density(tables: dict[str, pd.DataFrame], model: str) -> Figure:
     edges = np.linspace(low, 0, 61)
     for row, layer in enumerate(layers):
         here = living[living["layer"] == layer]["density"]
-        counts = np.convolve(np.histogram(np.log10(here), edges)[0], [0.25, 0.5, 0.25], mode="same")
-        heights = 0.85 * counts / max(1e-9, counts.max())
-        centres = (edges[1:] + edges[:-1]) / 2
-        axes.fill_between(centres, -row, heights - row, color="C0", alpha=0.35, linewidth=0)
-        axes.plot(centres, heights - row, color="C0", linewidth=1.0)
+        draw_ridge(axes, np.log10(here), edges, base=-row, height=0.85, tint="C0", fill=0.35, line=1.0)
         mine = frame[frame["layer"] == layer]["density"]
         text = f"{len(mine):,} features, {(mine == 0).mean():.1%} dead, {(mine > DENSE).mean():.1%} dense"
         axes.text(1.02, 0.25 - row, text, transform=axes.get_yaxis_transform(), fontsize=size(-1), va="center")

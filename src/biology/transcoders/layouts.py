@@ -8,12 +8,14 @@
                       config.json + params_layer_0.safetensors ...                              (cross layer)
     sparsify          layers.0.mlp/{cfg.json, sae.safetensors} ...
 
-Each layout is a module of its own, `layout_<name>.py`; the one form is `Stored`.
+Each layout is a module of its own, `layout_<name>.py`, and an entry of `LAYOUTS`; the one form is `Stored`.
 """
 
 import re
 import warnings
+from collections.abc import Callable
 from pathlib import Path
+from typing import NamedTuple
 
 from biology.records import InputError, InputWarning
 from biology.transcoders.layout_circuit_tracer import read_circuit_tracer, write_circuit_tracer
@@ -22,10 +24,32 @@ from biology.transcoders.layout_saelens import read_saelens, write_saelens
 from biology.transcoders.layout_sparsify import read_sparsify
 from biology.transcoders.stored import Stored, by_layer
 
-_OF_A_LAYOUT = re.compile(
-    r"layer_\d+\.(safetensors|npz)|W_(enc|dec)_\d+\.safetensors|skip\.safetensors|sae(_weights)?\.safetensors"
-    r"|params(_layer_\d+)?\.(npz|safetensors)"
-)
+
+class Layout(NamedTuple):
+    """A layout that is recognised by a file for each layer."""
+
+    name: str
+    told_by: str
+    """Pattern of these files, below the directory."""
+    weights: str
+    """Regular expression of the names of its weight files."""
+    read: Callable[[list[Path]], Stored]
+    """Its reader, given these files, one for each layer."""
+
+
+CIRCUIT_TRACER = r"layer_\d+\.safetensors|W_(enc|dec)_\d+\.safetensors|skip\.safetensors"
+"""Names of the weight files of circuit-tracer's layouts, which are recognised by their config.yaml."""
+LAYOUTS = (
+    Layout("SAELens", "layer_*/cfg.json", r"sae_weights\.safetensors", read_saelens),
+    Layout("sparsify", "*/sae.safetensors", r"sae\.safetensors", read_sparsify),
+    Layout("Gemma Scope", "**/params.npz", r"params\.npz", read_gemma_scope),
+    Layout("Gemma Scope 2", "**/params.safetensors", r"params\.safetensors", read_gemma_scope_2),
+    Layout(
+        "Gemma Scope 2", "**/params_layer_*.safetensors", r"params_layer_\d+\.safetensors", read_gemma_scope_2_cross_layer,
+    ),
+)  # fmt: skip
+"""All others, in the order of the search."""
+OF_A_LAYOUT = re.compile("|".join([CIRCUIT_TRACER, *(layout.weights for layout in LAYOUTS)]))
 
 
 def read_directory(path: Path, n_layers: int) -> Stored:
@@ -42,34 +66,24 @@ def read_directory(path: Path, n_layers: int) -> Stored:
     return stored
 
 
-_TOLD_BY = {
-    "layer_*/cfg.json": ("SAELens", read_saelens),
-    "*/sae.safetensors": ("sparsify", read_sparsify),
-    "**/params.npz": ("Gemma Scope", read_gemma_scope),
-    "**/params.safetensors": ("Gemma Scope 2", read_gemma_scope_2),
-    "**/params_layer_*.safetensors": ("Gemma Scope 2", read_gemma_scope_2_cross_layer),
-}
-"""Files by which a layout is recognised, with its name and reader, in the order of the search."""
-
-
 def layout_of(path: Path) -> str | None:
     """The name of a folder's layout, from file names alone; None if it holds no transcoders."""
     if (path / "config.yaml").is_file() and any(path.glob("*.safetensors")):
         return "circuit-tracer"
-    return next((name for pattern, (name, _) in _TOLD_BY.items() if any(path.glob(pattern))), None)
+    return next((layout.name for layout in LAYOUTS if any(path.glob(layout.told_by))), None)
 
 
 def _read(path: Path, n_layers: int) -> Stored:
     if (path / "config.yaml").is_file():
         return read_circuit_tracer(path, n_layers)
-    for pattern, (_, read) in _TOLD_BY.items():
-        files = sorted(path.glob(pattern))
+    for layout in LAYOUTS:
+        files = sorted(path.glob(layout.told_by))
         if files:
-            return read(by_layer(path, files, n_layers))
+            return layout.read(by_layer(path, files, n_layers))
+    expected = ", ".join(["config.yaml", *(layout.told_by for layout in LAYOUTS)])
     found = ", ".join(sorted(entry.name for entry in path.iterdir())[:5]) or "nothing"
     raise InputError(
-        f"{path} holds no transcoders in a known layout: expected config.yaml, layer_*/cfg.json, "
-        f"layers.*.mlp/sae.safetensors or layer_*/**/params.npz (or .safetensors), found {found} (docs/how_to/add_a_model.md)"
+        f"{path} holds no transcoders in a known layout: expected {expected}; found {found} (docs/how_to/add_a_model.md)"
     )
 
 
@@ -83,7 +97,7 @@ def _account_for_all(path: Path, stored: Stored) -> None:
     if not unread:
         return
     shown = ", ".join(map(str, unread[:3])) + (f" and {len(unread) - 3} more" if len(unread) > 3 else "")
-    of_a_set = any(_OF_A_LAYOUT.fullmatch(file.name) for file in unread)
+    of_a_set = any(OF_A_LAYOUT.fullmatch(file.name) for file in unread)
     if of_a_set and not stored.chosen:
         raise InputError(f"{path} holds a second set of transcoders ({shown}): keep one set per folder")
     warnings.warn(f"{path}: weights in {shown} are not used", InputWarning, stacklevel=3)
