@@ -294,17 +294,6 @@ def test_an_amendment_names_what_was_registered(root):
         refreshed_lock(root)
 
 
-def test_a_claim_that_is_not_registered_was_not_amended(root):
-    lock(root)
-    text = (root / "experiments/mine/claims.yaml").read_text()
-    more = text.replace("template-1:", "template-2:").replace(
-        "minimum_n: 256", f"minimum_n: 256\n  amended: {amendment('ab' * 32)}"
-    )
-    (root / "experiments/mine/claims.yaml").write_text(text + "\n" + more[more.index("template-2:") :])
-    with pytest.raises(InputError, match="template-2.amended: the claim is not registered yet"):
-        refreshed_lock(root)
-
-
 def test_two_cases_share_no_claim(root):
     shutil.copytree(root / "experiments/mine", root / "experiments/yours")
     with pytest.raises(InputError, match="template-1: case 'mine' has a claim of this name"):

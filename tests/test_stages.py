@@ -91,7 +91,7 @@ def test_a_new_case_runs_and_is_judged_once_it_is_registered(root):
     for page in ("elegans/mine.html", "index.html"):
         assert "Not registered: run" in (root / "reports" / page).read_text(encoding="utf-8"), page
     assert run(root, "lock") == run(root, "judge", "--model", "elegans") == 0
-    assert verdicts(root).loc[("mine", "mine-1"), "reason"].startswith("0 of 0 held-out items pass the gate")
+    assert verdicts(root).loc[("mine", "mine-1"), "reason"].startswith("No prompt is held out and scored")
 
 
 def test_a_stage_loads_its_model_once_and_reads_nothing_twice(root, monkeypatch):

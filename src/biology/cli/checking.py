@@ -82,7 +82,7 @@ def check(args: Arguments) -> None:
             | {"files": [] if out is None else [str(out / name) for name in FILES]}
         )
         return
-    for part in judgement.parts.itertuples():
+    for part in judgement.parts[judgement.parts["experiment"] != "none"].itertuples():  # an unregistered claim has none
         print(
             f"{part.part}\n    {part.outcome} of {part.experiment}"
             + (f" (M = {part.strength:g})" if part.strength == part.strength else "")
@@ -91,6 +91,8 @@ def check(args: Arguments) -> None:
             + (f"\n    {part.checks}" if part.checks else "")
         )
     print(f"\n{claim.id}, {claim.title}\n{verdict['verdict']}. {verdict['reason']}")
+    if "Holm p" in verdict["reason"]:
+        print("(p is that of this claim alone; among all claims of the model it can be larger.)")
     print(_beside(root / "reports" / args.model / "verdicts.csv", verdict, committed))
     if out is not None:
         print(f"\nWritten to {out}: {', '.join(FILES)}")

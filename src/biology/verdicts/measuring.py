@@ -171,6 +171,7 @@ def _measure_part(
     found = members.found(part, heldout[heldout[claim.gate]]) if members else Found()
     result = Measured(claim, part, meta, passed=len(passing), attempted=len(heldout), found=found)
     gate = f"{result.passed} of {result.attempted} held-out items pass the gate '{claim.gate}'"
+    gate = gate if result.attempted else "no prompt is held out and scored (they stand in the case's prompts.csv)"
     if meta.row_residual is not None and not meta.row_residual <= EXACT:
         reason = f"the exactness gate fails: worst row residual {plain(meta.row_residual)}, above {plain(EXACT)}"
         return replace(result, untestable=reason)

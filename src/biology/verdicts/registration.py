@@ -195,13 +195,15 @@ def _mechanisms(
                     f"..., reason: ..., previous: {before}, seen_on: [models that were judged]}}]` and run `biology lock`."
                 )
             found[name], histories[name] = now, _history(mechanism.amended)
-            path = mechanism_path(root, case, twin)
-            if before is None and mechanism.amended and locked.mechanisms:
-                raise InputError(
-                    f"{path}: amended: it is not registered yet, so nothing of it was amended: leave it out."
-                )
             if (stood := locked.mechanism_histories.get(name)) is not None:
-                _check_history(path, "mechanism", mechanism.amended, histories[name], stood, before or now)
+                _check_history(
+                    mechanism_path(root, case, twin),
+                    "mechanism",
+                    mechanism.amended,
+                    histories[name],
+                    stood,
+                    before or now,
+                )
     for name in locked.mechanisms:
         if name not in found:
             raise InputError(f"the mechanism of case '{name}' is registered but gone. Registered mechanisms stay.")
@@ -263,10 +265,6 @@ def refreshed_lock(root: str | Path) -> Lock:
             if other := of_case.get(claim.id):
                 raise InputError(f"{path}: {claim.id}: case '{other}' has a claim of this name: give it another.")
             of_case[claim.id] = case
-            if before is None and claim.amended and locked.claims:
-                raise InputError(
-                    f"{path}: {claim.id}.amended: the claim is not registered yet, so nothing of it was amended: leave it out."
-                )
             if before and before.history:
                 history = current[case][claim.id].history
                 _check_history(path, claim.id, claim.amended, history, before.history, before.hash)
