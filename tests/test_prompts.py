@@ -37,7 +37,8 @@ def scored(frame) -> pd.DataFrame:
 @pytest.mark.parametrize("case", sorted(PROMPT_SETS))
 def test_the_committed_tables_are_what_the_corpus_makes(sets, case):
     made = sets(case)
-    assert sorted(path.name for path in (ROOT / f"experiments/{case}").glob("*.csv")) == sorted(made)
+    there = {path.name for path in (ROOT / f"experiments/{case}").glob("*.csv")}
+    assert there - {"prompts_sentences.csv"} == set(made)  # these are written by hand
     for name, frame in made.items():
         committed = (ROOT / f"experiments/{case}/{name}").read_text(encoding="utf-8")
         assert frame.to_csv(index=False, lineterminator="\n") == committed

@@ -26,7 +26,7 @@ ROOT = Path(__file__).parents[1]
 
 def test_what_is_to_do_is_what_has_no_results(tmp_path):
     (tmp_path / "config.yaml").write_text(
-        "models:\n  a: {path: x, transcoders: y, planted: true}\n  b: {path: x, transcoders: y, role: random, of: a}\n"
+        "models:\n  a: {path: x, transcoders: y, planted: true}\n  b: {path: x, transcoders: y, role: random, shuffled: 0, of: a}\n"
         "  c: {path: z, transcoders: y, cases: [multi_hop]}\n"
     )
     for name in ("multi_hop", "addition"):

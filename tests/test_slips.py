@@ -44,8 +44,7 @@ SLIPS = [
     (PROMPTS, FLOWER, FLOWER + FLOWER.replace("flower-anniston", "flower-again").replace("camellia", "rose"), "the same text has the answer 'camellia' before"),
     (CLAIMS, "previous: ", "previous: x", "give the hash that claims.lock had before the change"),
     (CASE, "promotes: [answer], top", "promotes: [Sacramneto], top", "unknown word 'Sacramneto'. Did you mean 'Sacramento'?"),
-    (CASE, "promotes: [answer], top", "max_members", "the rule has no condition"),
-    (CASE, "precision: 0, recall: 0.9, false_positive_rate: 0.2", "precision: 0, recall: 0", "tell no level: every feature would be a member"),
+    (CASE, "precision: 0, recall: 0.9, false_positive_rate: 0.2", "precision: 0, recall: 0", "of 0 tell no level: every feature would be a member"),
     (PROMPTS, "item,text,answer,cluster,split,role", "item;text;answer;cluster;split;role", "separated by commas, not by semicolons"),
 ]  # fmt: skip
 

@@ -90,31 +90,21 @@ def _check_rule(where: str, name: str, rule: SupernodeRule, file: CaseFile, fact
         raise facts.refuse(where, "a rule on operands needs `operands:` in case.yaml")
     if rule.operands and rule.operands.at:
         facts.position(f"{where}.operands.at", rule.operands.at, facts.rows)
-    if not any((rule.factor, rule.active_on, rule.silent_on, rule.operands, rule.promotes, rule.not_promotes)):
-        raise facts.refuse(
-            where,
-            "the rule has no condition, so that every feature would be a member: give `factor`, `promotes` or another",
-        )
     if rule.factor is not None:
         facts.factor(f"{where}.factor", rule.factor)
         if not rule.difference_share and (rule.precision, rule.recall, rule.false_positive_rate) == (0, 0, 1):
-            raise facts.refuse(
-                where, "`precision` and `recall` of nothing tell no level: every feature would be a member"
-            )
+            raise facts.refuse(where, "`precision` and `recall` of 0 tell no level: every feature would be a member")
     if rule.within is not None:
         facts.factor(f"{where}.within", rule.within)
     for key in ("across", "given"):
         for factor in getattr(rule, key):
             facts.factor(f"{where}.{key}", factor)
-    for word in (
-        *rule.promotes,
-        *rule.not_promotes,
-    ):  # any text may be meant, but nearly a column's name or an answer is a slip
+    for word in (*rule.promotes, *rule.not_promotes):  # any text may be meant, but nearly a known one is a slip
         columns = ["answer", "answers"]
-        known_word = word in columns or word.strip() in facts.answers
-        if not known_word and difflib.get_close_matches(word.strip(), [*columns, *facts.answers], 1, 0.8):
+        near = [*columns, *(facts.answers if len(word.strip()) > 4 else ())]
+        if word not in columns and word.strip() not in facts.answers and difflib.get_close_matches(word, near, 1, 0.8):
             key = "promotes" if word in rule.promotes else "not_promotes"
-            raise facts.refuse(f"{where}.{key}", unknown("word", word.strip(), [*columns, *facts.answers]))
+            raise facts.refuse(f"{where}.{key}", unknown("word", word, near))
     try:
         fields = [field for _, field, _, _ in string.Formatter().parse(rule.label)]
     except ValueError:
