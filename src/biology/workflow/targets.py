@@ -74,7 +74,7 @@ class Targets:
         self.folder = code
         self.config = load_config("config.yaml", only)
         for case in () if self.config.cases == "all" else self.config.cases:
-            known("config.yaml", "cases", "case", case, discover_cases("."))
+            known(Path("config.yaml"), "cases", "case", case, discover_cases("."))
         asked: dict[str, ModelConfig] = (
             {name: entry for name, entry in self.config.models.items() if name not in self.config.on_request}
             if only is None
