@@ -6,6 +6,7 @@ downloaded from.
 
 from __future__ import annotations
 
+import difflib
 import re
 from functools import cache
 from pathlib import Path
@@ -254,8 +255,10 @@ class Config(Strict):
     def model(self, name: str) -> ModelConfig:
         """The entry of a model. Raises `InputError`, with the known names, if there is none."""
         if name not in self.models:
+            close = difflib.get_close_matches(name, [*self.models, *known_models()], n=1)
+            hint = f" Did you mean '{close[0]}'?" if close else ""
             raise InputError(
-                f"unknown model '{name}'. Known models (config.yaml): {', '.join(sorted(self.models))}; "
+                f"unknown model '{name}'.{hint} Known models (config.yaml): {', '.join(sorted(self.models))}; "
                 f"from the Hub: {', '.join(known_models())}. How to add one: docs/how_to/add_a_model.md."
             )
         return self.models[name]
