@@ -88,7 +88,7 @@ def test_a_missing_file_is_named(tmp_path):
 
 def test_an_unknown_model_lists_the_known_ones():
     config = load_config(ROOT / "config.yaml")
-    with pytest.raises(InputError, match=r"unknown model 'gemma'\. Known models .*elegans"):
+    with pytest.raises(InputError, match=r"unknown model 'gemma'\. Did you mean 'gemma-3-4b'\? Known models .*elegans"):
         config.model("gemma")
 
 

@@ -346,7 +346,7 @@ def test_config_takes_a_model_and_nothing_else(snakemake, root):
     assert code != 0 and calls == [] and "error: --config takes model=NAME and nothing else" in said
     code, said, calls = snakemake(root, "figures/all", "--config", "model=gemma")
     assert (
-        code != 0 and calls == [] and "error: unknown model 'gemma'. Known models" in said and "Traceback" not in said
+        code != 0 and calls == [] and "error: unknown model 'gemma'. Did you mean" in said and "Traceback" not in said
     )
     assert snakemake(root, "figures/all", "--config", "model=elegans")[2] == []
 
