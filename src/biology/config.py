@@ -6,7 +6,6 @@ downloaded from.
 
 from __future__ import annotations
 
-import difflib
 import re
 from functools import cache
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
-from biology.grammar import refused_name, unknown
+from biology.grammar import nearest, refused_name, unknown
 from biology.model_sources import Hub, Package, Repository
 from biology.records import InputError, Strict, read_yaml, validate
 
@@ -255,8 +254,7 @@ class Config(Strict):
     def model(self, name: str) -> ModelConfig:
         """The entry of a model. Raises `InputError`, with the known names, if there is none."""
         if name not in self.models:
-            close = difflib.get_close_matches(name, [*self.models, *known_models()], n=1)
-            hint = f" Did you mean '{close[0]}'?" if close else ""
+            hint = nearest(name, [*self.models, *known_models()])
             raise InputError(
                 f"unknown model '{name}'.{hint} Known models (config.yaml): {', '.join(sorted(self.models))}; "
                 f"from the Hub: {', '.join(known_models())}. How to add one: docs/how_to/add_a_model.md."

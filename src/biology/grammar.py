@@ -17,15 +17,17 @@ LISTED = 30
 """Largest number of known words that a message lists."""
 
 
+def nearest(word: object, there: Iterable[str]) -> str:
+    """A question that names the nearest of these words, with a space before it; nothing if none is near."""
+    close = difflib.get_close_matches(str(word), list(there), n=1)
+    return f" Did you mean '{close[0]}'?" if close else ""
+
+
 def unknown(kind: str, word: object, there: Iterable[str], of: str = "") -> str:
     """The message for an unknown word (`of` something): the nearest known word, and the first `LISTED` known ones."""
     words = list(dict.fromkeys(map(str, there)))
-    close = difflib.get_close_matches(str(word), words, n=1)
-    hint = f" Did you mean '{close[0]}'?" if close else ""
     rest = f" and {len(words) - LISTED} more" if len(words) > LISTED else ""
-    return (
-        f"unknown {kind} '{word}'{f' of {of}' if of else ''}.{hint} Known: {', '.join(words[:LISTED]) or 'none'}{rest}."
-    )
+    return f"unknown {kind} '{word}'{f' of {of}' if of else ''}.{nearest(word, words)} Known: {', '.join(words[:LISTED]) or 'none'}{rest}."
 
 
 def refused_name(name: str) -> str | None:

@@ -10,7 +10,6 @@ that changes after the fact is an error unless the claim says `amended:` and why
 
 from __future__ import annotations
 
-import difflib
 import hashlib
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
@@ -27,7 +26,7 @@ from biology.cases.measurement import Measurement
 from biology.cases.measures import Outcome
 from biology.cases.positions import CHAT
 from biology.cases.rules import Operands, Stream, SupernodeRule
-from biology.grammar import refused_name
+from biology.grammar import nearest, refused_name
 from biology.records import InputError, Strict, known, read_yaml, validate
 
 PAGES = ("atlas", "steer", "lab")
@@ -108,8 +107,7 @@ def case_folder(root: str | Path, name: str) -> Path:
     folder = Path(root) / "experiments" / name
     if refused_name(name) or not (folder / "case.yaml").is_file():
         found = discover_cases(root)
-        close = difflib.get_close_matches(name.replace("-", "_").replace(" ", "_"), found, n=1)
-        hint = f" Did you mean '{close[0]}'?" if close else ""
+        hint = nearest(name.replace("-", "_").replace(" ", "_"), found)
         raise InputError(
             f"unknown case '{name}': {folder / 'case.yaml'} does not exist.{hint} Known cases: {', '.join(found) or 'none'}. How to add "
             "one: docs/how_to/add_a_case.md."

@@ -20,6 +20,8 @@ from biology.records import InputError, Strict, known, read_yaml, validate
 Verdict = Literal["replicated", "not replicated", "inconclusive", "untestable"]
 MINIMUM_N = 64
 """Smallest number of items that must pass a claim's gate on a model with `prompts:`; on elegans, claims ask for more."""
+HASH = "^[0-9a-f]{64}$"
+"""A hash of claims.lock."""
 UNREGISTERED = "Not registered: run `biology lock` before held-out prompts are scored"
 """Reason why a claim that is not yet in claims.lock is untestable (`registration.registered`)."""
 CONFIDENCE = {
@@ -84,14 +86,14 @@ class Amendment(Strict):
 
     date: datetime.date
     reason: str = Field(min_length=10)
-    previous: str
+    previous: Annotated[str, WithJsonSchema({"type": "string", "pattern": HASH})]
     seen_on: tuple[str, ...] = ()
     """Models whose verdict on this claim, or on another claim of the case, was already known."""
 
     @field_validator("previous")
     @classmethod
     def _hash(cls, value: str) -> str:
-        if not re.fullmatch(r"[0-9a-f]{64}", value):
+        if not re.fullmatch(HASH, value):
             raise ValueError("give the hash that claims.lock had before the change: 64 digits from 0 to f")
         return value
 

@@ -347,7 +347,8 @@ def supernode_edges(
     none = torch.zeros(graph.n_nodes, dtype=torch.bool)
     between = torch.stack([none, *(nodes for name, nodes in sets.items() if name in variables)]).any(0)
     influences = influence(graph, weights, signed=True)
-    unmediated = influence(graph, weights, signed=True, stop=between.expand_as(weights))
+    stopped = bool(between.any())  # else both are the same
+    unmediated = influence(graph, weights, signed=True, stop=between.expand_as(weights)) if stopped else influences
     for (target, members), reached, around in zip(targets.items(), influences, unmediated, strict=True):
         direct = graph.adjacency[members].double().sum(0)
         for source, nodes in sources.items():

@@ -37,7 +37,7 @@ class Layout(NamedTuple):
     """Its reader, given these files, one for each layer."""
 
 
-CIRCUIT_TRACER = r"layer_\d+\.safetensors|W_(enc|dec)_\d+\.safetensors|skip\.safetensors"
+CIRCUIT_TRACER = r"layer_\d+\.(safetensors|npz)|W_(enc|dec)_\d+\.safetensors|skip\.safetensors"
 """Names of the weight files of circuit-tracer's layouts, which are recognised by their config.yaml."""
 LAYOUTS = (
     Layout("SAELens", "layer_*/cfg.json", r"sae_weights\.safetensors", read_saelens),
@@ -45,7 +45,7 @@ LAYOUTS = (
     Layout("Gemma Scope", "**/params.npz", r"params\.npz", read_gemma_scope),
     Layout("Gemma Scope 2", "**/params.safetensors", r"params\.safetensors", read_gemma_scope_2),
     Layout(
-        "Gemma Scope 2", "**/params_layer_*.safetensors", r"params_layer_\d+\.safetensors", read_gemma_scope_2_cross_layer,
+        "Gemma Scope 2", "**/params_layer_*.safetensors", r"params_layer_\d+\.(npz|safetensors)", read_gemma_scope_2_cross_layer,
     ),
 )  # fmt: skip
 """All others, in the order of the search."""
