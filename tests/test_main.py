@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from complaints import complaint
 from conftest import random_transcoders
 from peer_graphs import NAMES, peer_columns, peer_graph, peer_transcoders, write_peer_model
 from safetensors.torch import load_file
@@ -23,15 +24,6 @@ from biology.__main__ import CONTENTS, main
 from biology.transcoders.transcoder_files import save_transcoders
 
 ROOT = Path(__file__).parents[1]
-
-
-def complaint(capsys, *arguments):
-    """The one line that a command says before it gives up."""
-    capsys.readouterr()
-    assert main(list(arguments)) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("error: ") and said.count("\n") == 1
-    return said
 
 
 @pytest.fixture(scope="module")
@@ -70,25 +62,6 @@ def test_judging_what_was_never_loaded_says_what_to_run(capsys, tmp_path):
     (tmp_path / "config.yaml").write_text("models: {mine: {path: a, transcoders: b}}\n")
     said = complaint(capsys, "judge", "--model", "mine", "--config", str(tmp_path / "config.yaml"))
     assert "load.json: no such file. Make it with `biology load`, or with `make figures`." in said
-
-
-@pytest.mark.parametrize(("arguments", "told"), [
-    (["trace", " ", "--model", "elegans"], "is empty: give the text of a prompt"),
-    (["attend", "", "--model", "elegans"], "is empty: give the text of a prompt"),
-    (["trace", "--token-ids", "1,2", "--chat", "--model", "elegans"], "--chat puts a prompt into the chat template"),
-    (["trace", "a", "--target", "b", "--max-logits", "3", "--model", "elegans"], "leave out --explain and --max-logits"),
-    (["trace", "a", "--model", "elegans", "--max-node", "3"], "--max-node"),
-    (["attend", "a", "--layer", "1", "--head", "0", "--query", "1", "--key", "0", "--target", "b", "--model", "elegans"], "choose --query and --key"),
-    (["steer", "a", "--features", "1/2", "--at", "1", "--everywhere", "--model", "elegans"], "either --at or --everywhere"),
-    (["steer", "a", "--features", ",", "--model", "elegans"], "with commas between, not ''"),
-    (["steer", "a", "--features", "1/2=3,1/2=9", "--model", "elegans"], "feature 1/2 is given twice"),
-    (["steer", "a", "--supernode", "multi_hop/dallas/bridge", "--suppress", "multi_hop/dallas/bridge", "--model", "elegans"], "is named twice"),
-    (["explain", "multihop-7", "--prompts", "natural"], "about a case, not about a claim"),
-    (["explain", "--prompts", "natural"], "--prompts is about a case"),
-])  # fmt: skip
-def test_an_option_that_would_have_no_effect_is_refused(capsys, monkeypatch, arguments, told):
-    monkeypatch.chdir(ROOT)
-    assert told in complaint(capsys, *arguments)
 
 
 def test_an_unknown_key_is_named_by_every_command(capsys, monkeypatch, tmp_path):
@@ -282,30 +255,6 @@ def test_a_stage_that_cannot_write_its_results_does_no_work(capsys, tmp_path):
     for stage in ("cache", "group", "attribute", "intervene", "sweep"):
         case = ["--case", "multi_hop", "--config", str(tmp_path / "config.yaml")]
         assert "data is not a folder" in complaint(capsys, stage, "--model", "mine", *case)
-
-
-NUMBERS = [
-    (name, flag)
-    for section in CONTENTS.values()
-    for name, (_, options) in section.items()
-    for flag, settings in options.items()
-    if "type" in settings and flag.startswith("-")
-]
-
-
-@pytest.mark.parametrize("command, flag", NUMBERS)
-def test_what_is_no_number_is_refused_in_one_line(capsys, command, flag):
-    for wrong in ("1.2.3", "nan", "inf", "1e400", "", "x"):
-        assert f"error: {flag}: takes a" in complaint(capsys, command, f"{flag}={wrong}")
-    if flag not in ("--position", "--at", "--strength", "--query", "--key", "--against"):
-        assert f"error: {flag}: must be " in complaint(capsys, command, f"{flag}=-1")
-
-
-def test_an_unknown_option_is_one_line_that_says_where_to_look(capsys):
-    assert "unrecognized arguments: --depth (`biology --help` lists" in complaint(
-        capsys, "trace", "x", "--model", "a", "--depth"
-    )
-    assert "required: --model (`biology steer --help` lists" in complaint(capsys, "steer", "x")
 
 
 def test_a_full_disk_is_one_line_and_leaves_nothing_half_written(capsys, directories, tmp_path, monkeypatch):
