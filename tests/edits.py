@@ -228,7 +228,7 @@ IDLE: dict[str, list[Edit]] = {
     "CaseFile.supernodes": [places(f"{NODES}/further", {"promotes": ["answer"], "top": 60})],
     "CaseFile.experiments": [
         places(f"{EXPERIMENTS}/further", FURTHER),
-        languages(f"{EXPERIMENTS}/further", {"kind": "sharing", "of": ["own"], "outcomes": ["default:fr"]}),
+        languages(f"{EXPERIMENTS}/further", {"kind": "sharing", "of": ["own"], "outcomes": ["default_written:fr"]}),
         poems(f"{EXPERIMENTS}/further", {"kind": "inhibit", "inhibit": "rhyme", "outcomes": ["activation:rhyme", "answer_logit"]}),
     ],
     "CaseFile.operands": [places("case/operands", {"first": "fold", "second": "turn"})],

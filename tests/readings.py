@@ -42,7 +42,7 @@ READINGS = {
         multi-4: operand_swap <level_top1:expected_operand | match donor position; operand
         multi-5: language_swap <level_top1:expected_language | match donor position; language
         multi-6: english_operation difference:level_top1:expected_operation; operation_swap <level_top1:expected_operation; operation_swap_native <level_top1:expected_operation; english_operand difference:level_top1:expected_operand; operand_swap <level_top1:expected_operand; operand_swap_native <level_top1:expected_operand; operation operand
-        multi-7: default_language default:en | match; say
+        multi-7: default_language default_written:en | match; say
         multi-8: overlap overlap_profile overlap:2 | shuffle;
         multi-9: scale overlap:2; overlap overlap:2 | shuffle;
         multi-10: inhibit_operation_live lost:say | match; frozen_operation difference:lost:say; inhibit_operation lost:say; frozen_operand difference:lost:say; inhibit_operand lost:say; inhibit_operand_live lost:say; operation operand say

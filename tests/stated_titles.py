@@ -284,9 +284,9 @@ def _(tables):
 
 @states("multilingual", "default_language")
 def _(tables):
-    found = {one: mean(tables, "default_language", f"default:{one}", "effect") for one in LANGUAGES}
+    found = {one: mean(tables, "default_language", f"default_written:{one}", "effect") for one in LANGUAGES}
     best, most = max(found.items(), key=lambda pair: pair[1])
-    null = mean(tables, "default_language", f"default:{best}", "match")
+    null = mean(tables, "default_language", f"default_written:{best}", "match")
     return f"The language that shared say-features promote most is {best}, by {most:.2f} standard deviations (random features {null:.2f})"
 
 

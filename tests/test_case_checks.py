@@ -37,7 +37,7 @@ experiments:
   wiring: {kind: wiring, of: [lookup, sum], only: {set: sums}, controls: [shuffle], outcomes: [auc_virtual]}
   connectivity: {kind: connectivity, only: {set: sums}, controls: [shuffle], outcomes: ["input:lookup>sum"]}
   reuse: {kind: reuse, of: [lookup], only: {set: sums}, controls: [donor], outcomes: [shared_activity]}
-  sharing: {kind: sharing, of: [bridge], only: {set: words}, controls: [match, shuffle], outcomes: [shared, "default:en", "overlap:1"]}
+  sharing: {kind: sharing, of: [bridge], only: {set: words}, controls: [match, shuffle], outcomes: [shared, "default_written:en", "overlap:1"]}
   less: {kind: contrast, of: [inhibit, inhibit_again], outcomes: ["difference:advantage"]}
   inhibit_again: {kind: inhibit, inhibit: bridge_any, only: {set: states}, strengths: [0], outcomes: [advantage]}
   edit: {kind: edit, edit: bridge, only: {set: states}, strengths: [0, -1], outcomes: [answer_lost]}
@@ -144,7 +144,7 @@ MISTAKES = [
     ("fidelity,", "fidelity, fidelity,", "figures: 'fidelity' is listed twice"),
     ('"level_top1:place"', '"level_top1:plaice"', "level_top1:plaice: unknown factor 'plaice'. Did you mean 'place'?"),
     ('"kept:a+b"', '"kept:a+c"', "kept:a+c: unknown factor 'c'"),
-    ('"default:en"', '"default:english"', "default:english: unknown language 'english'. Known: en"),
+    ('"default_written:en"', '"default_written:english"', "default_written:english: unknown language 'english'. Known: en"),
     ('"share:sum"', '"share:sums"', "outcome 'share:sums': unknown family 'sums'. Did you mean 'sum'?"),
     ("source: city", "source: citty", "experiments.graph.source: unknown factor 'citty'. Did you mean 'city'?"),
     ("by: place", "by: plaice", "experiments.crossing.by: unknown factor 'plaice'. Did you mean 'place'?"),
@@ -221,7 +221,7 @@ MISTAKES = [
     ("across: [city], precision", "across: [place], precision", "supernodes.bridge.across: leave out 'place': prompts that share its level cannot differ in it."),
     ("place: {factor: place, across: [city]", "place: {factor: place, across: [place]", "streams.place.across: leave out 'place'"),
     ('"kept:a+b"', '"kept:a+a"', "experiments.sums.outcomes: outcome 'kept:a+a' names the same factor twice."),
-    ('shared, "default:en", "overlap:1"', 'shared, "default:en", "overlap:1", "overlap:one"', "experiments.sharing.outcomes: outcome 'overlap:one': a layer is a whole number, counted from 0."),
+    ('shared, "default_written:en", "overlap:1"', 'shared, "default_written:en", "overlap:1", "overlap:one"', "experiments.sharing.outcomes: outcome 'overlap:one': a layer is a whole number, counted from 0."),
     ("strengths: [0], outcomes: [advantage]", "strengths: [0], protocol: iterative, depths: [0.5], outcomes: [advantage]", "experiments.inhibit_again.depths: iterative patching holds nothing up to a layer: leave out `depths`."),
     ("strengths: [0], outcomes: [advantage]", 'strengths: [0], control_position: "2", outcomes: [advantage]', "experiments.inhibit_again: `control_position` has no effect without the control 'position'."),
     ("strengths: [0], outcomes: [advantage]", "strengths: [0], direction: decrease, outcomes: [advantage]", "experiments.inhibit_again: `direction` has no effect: there is one strength and one depth, and nothing to choose."),

@@ -110,7 +110,7 @@ def planted(says: dict[str, float]) -> Tables:
             )
         for other, arm in itertools.product(LANGUAGES, ("effect", "match")):
             value = 1.5 if (other, arm) == ("zh", "effect") else 0.0
-            evidence.append((name, scale, "default_language", arm, 1.0, f"default:{other}", value))
+            evidence.append((name, scale, "default_language", arm, 1.0, f"default_written:{other}", value))
     columns = ["item", "cluster", "experiment", "arm", "strength", "outcome", "value"]
     rows = pd.DataFrame(evidence, columns=columns).assign(split="heldout", draw=0)
     return {"prompts": table("prompts", prompts), "evidence": table("evidence", rows.to_dict("records"))}

@@ -153,7 +153,7 @@ def test_members_that_are_active_in_the_other_languages_of_the_fold_are_shared(t
 
 def test_the_default_language_is_the_one_whose_answers_the_decoders_promote(tiny_model):
     model = tiny_model("llama")
-    experiment = experiment_of(kind="sharing", of=("own",), controls=("match",), outcomes=("default:zh", "default:en"))
+    experiment = experiment_of(kind="sharing", of=("own",), controls=("match",), outcomes=("default_written:zh", "default_written:en"))
     context = context_of(model, lambda row: [(0, 3, i) for i in range(9)], experiment, [(0, 0)])
     unembed = (model.weights.W_U - model.weights.W_U.mean(0)) * model.weights.ln_final.gain
     answers = {language: [40 + 4 * about + i for about in range(3)] for i, language in enumerate(LANGUAGES)}
@@ -168,8 +168,8 @@ def test_the_default_language_is_the_one_whose_answers_the_decoders_promote(tiny
     }
     for language in ("zh", "en"):
         others = np.mean([value for one, value in z.items() if one != language])
-        assert first[f"default:{language}"] == pytest.approx(z[language] - others, abs=1e-4)
-    assert first["default:zh"] > 0.5 > first["default:en"]
+        assert first[f"default_written:{language}"] == pytest.approx(z[language] - others, abs=1e-4)
+    assert first["default_written:zh"] > 0.5 > first["default_written:en"]
 
 
 def test_closeness_is_the_mean_cosine_with_the_donors_members(tiny_model):
@@ -183,7 +183,7 @@ def test_closeness_is_the_mean_cosine_with_the_donors_members(tiny_model):
 
 @pytest.mark.parametrize(
     ("outcome", "message"),
-    [("overlap:7", "the model has layers 0 to 2"), ("default:xx", "languages are")],
+    [("overlap:7", "the model has layers 0 to 2"), ("default_written:xx", "languages are")],
 )
 def test_a_mistake_is_named(tiny_model, outcome, message):
     experiment = experiment_of(kind="sharing", of=("own",), controls=(), outcomes=(outcome,))

@@ -282,7 +282,7 @@ def languages() -> dict:
         "prompt_set": "prompts.csv",
         "supernodes": {"own": {"promotes": ["answer"], "top": 40}, "upper": {"promotes": ["answer"], "top": 40, "layers": [1, 2]}},
         "experiments": {
-            "core": {"kind": "sharing", "of": ["own"], "outcomes": ["shared", "default:en"], "controls": ["match"]},
+            "core": {"kind": "sharing", "of": ["own"], "outcomes": ["shared", "default_written:en"], "controls": ["match"]},
             "close": {"kind": "sharing", "of": ["upper"], "donor": "far_donor", "only": {"relation": "r0"}, "outcomes": ["closeness"]},
             "overlap": {"kind": "sharing", "controls": ["shuffle"], "outcomes": ["overlap_profile", "overlap:1"]},
             "half": {"kind": "sharing", "only": {"relation": "r0"}, "controls": ["shuffle"], "outcomes": ["overlap:1"]},
@@ -290,7 +290,7 @@ def languages() -> dict:
         },
     }  # fmt: skip
     claims = {
-        "core": claim(part("core", "shared"), part("core", "default:en")),
+        "core": claim(part("core", "shared"), part("core", "default_written:en")),
         "close": claim(part("close", "closeness")),
         "overlap": claim(part("overlap", "overlap_profile", "shuffle")),
         "scale": claim(part("scale", "overlap:1", "smaller")),

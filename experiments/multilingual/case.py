@@ -149,14 +149,14 @@ def overlap_by_layer(tables: Tables, subject: str | None = None, case: Case | No
 
 
 def default_language(tables: Tables, subject: str | None = None, case: Case | None = None) -> Figure:
-    """Which language's word the shared say-features promote most, beside random features."""
+    """Which language's word the shared say-features promote most together, beside random features."""
     rows = scored(tables, "default_language")
     figure = canvas(4.4, 2.6, layout="constrained")
     axes = figure.subplots()
     means: dict[tuple[str, str], float] = {}
     for place, language in enumerate(LANGUAGES):
         for arm, shift in (("effect", 0.12), ("match", -0.12)):
-            part = rows[(rows["outcome"] == f"default:{language}") & (rows["arm"] == arm)]
+            part = rows[(rows["outcome"] == f"default_written:{language}") & (rows["arm"] == arm)]
             mean, low, high = interval(part)
             axes.plot([low, high], [shift - place] * 2, color=arm_style(arm)["color"], linewidth=1.4)
             axes.plot(
@@ -172,8 +172,8 @@ def default_language(tables: Tables, subject: str | None = None, case: Case | No
         figure,
         f"The language that shared say-features promote most is {best}, by {means['effect', best]:.2f} standard deviations "
         f"(random features {means['match', best]:.2f})",
-        "Direct weights from the decoders of features that stand for a meaning in several languages to its word in each: z among "
-        "all answers in that language, minus the mean z in the other languages. Held-out prompts, 95 % intervals over scales, "
+        "Direct weights from what features that stand for a meaning in several languages write together to its word in each: z "
+        "among all answers in that language, minus the mean z in the other languages. Held-out prompts, 95 % intervals over scales, "
         "beside other features active in the same layers.",
     )
 

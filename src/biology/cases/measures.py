@@ -245,6 +245,10 @@ FORMS = {
         # operand plots (operand_tables.py)
         Form("share", "features of the family {0} carry {value} of the influence on the answer", "the share of the influence on the answer that features of the family {0} carry at the last token", SHARE, ("classes",), "family", (1, 1)),
         Form("class_share", "add-functions, lookups and sums carry {value} of the influence on the answer", "the share of the influence on the answer that the families add, lookup and sum carry", SHARE, ("classes",)),
+        Form(
+            "class_writing", "add-functions, lookups and sums add {value} of what is added directly to the answer", "what the families add, lookup and sum add directly to the answer's logit at the last token, over the sum of the sizes of what each feature and error adds there",
+            "share, -1 to 1", ("classes",),
+        ),
         Form("class_fraction", "{value} of the active features are add-functions, lookups and sums", "the share of active features that are of the families add, lookup and sum", SHARE, ("classes",)),
         Form("lookup_present", "a lookup is active on {value} of the prompts", "whether a lookup is active at the last token", ONE, ("classes",)),
         Form("decimal_share", "conditions that repeat as ten does carry {value} of the influence of these families", "of the influence of these families, the share of conditions that repeat as ten does", SHARE, ("classes",)),
@@ -282,7 +286,7 @@ FORMS = {
         ),
         Form("shared", "{value} of the members are active on the translations", "the share of members that are active on the translations too", SHARE, ("sharing",), controls=("match",)),
         Form(
-            "default", "the members promote the answer in {0} better than in other languages by {value}", "how much better the members' decoders promote the answer in {0} than in other languages",
+            "default_written", "together the members promote the answer in {0} better than in other languages by {value}", "how much better what the members write together promotes the answer in {0} than in other languages",
             "standard deviations", ("sharing",), "language", (1, 1), controls=("match",),
         ),
         Form("closeness", "their encoders have a mean cosine of {value}", "the mean cosine of the members' encoders with those of the donor's members", "-1 to 1", ("sharing",), donor=True, controls=("match",)),

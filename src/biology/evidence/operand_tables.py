@@ -7,8 +7,9 @@ that its `EXAMPLES` strongest prompts suggest, as from dataset examples.
 Experiments that perturb nothing:
 
     classes   on one prompt's graph, at the last token. Shares of the influence on the answer among features and errors:
-              `share:<family>`, `share:error`, `class_share` (add, lookup and sum together). `class_fraction`: the same of
-              active features, each counting once. `lookup_present`: 1 if a lookup is active. `decimal_share`: of the
+              `share:<family>`, `share:error`, `class_share` (add, lookup and sum together). `class_writing`: what these three
+              add directly to the answer's logit, as a share of the sizes of all that is added there. `class_fraction`: the
+              same of active features, each counting once. `lookup_present`: 1 if a lookup is active. `decimal_share`: of the
               influence of the three families, the share of conditions that repeat 2, 4, 10, 20 or 50 times per hundred;
               `dozenal_share`: the same for multiples of a hundred twelfths, as in a model that counts in dozens.
               `label_wrong`: share of lookups and sums whose strongest examples suggest the other family. The arm
@@ -202,14 +203,15 @@ def class_evidence(
 
 
 def _class_values(graph: Graph, answer: int, known: Mapping[tuple[int, int], dict]) -> dict[str, float]:
-    weights = torch.zeros(graph.n_nodes, dtype=torch.float64)
-    weights[(graph.kind == LOGIT) & (graph.token_id == answer)] = 1.0
-    reached = influence(graph, weights).numpy()
+    asked = (graph.kind == LOGIT) & (graph.token_id == answer)
+    reached = influence(graph, asked.double()).numpy()
+    direct = graph.adjacency[asked].double().sum(0).numpy()
     last = (graph.pos == int(graph.pos.max())).numpy()
-    errors = reached[(graph.kind == ERROR).numpy() & last].sum()
+    at_errors = (graph.kind == ERROR).numpy() & last
+    errors = reached[at_errors].sum()
     nodes = np.flatnonzero((graph.kind == FEATURE).numpy() & last)
     found = [known.get((int(graph.layer[node]), int(graph.feature[node])), NOT_READ) for node in nodes]
-    frame = pd.DataFrame(found, columns=list(NOT_READ)).assign(influence=reached[nodes])
+    frame = pd.DataFrame(found, columns=list(NOT_READ)).assign(influence=reached[nodes], direct=direct[nodes])
     total = max(float(frame["influence"].sum() + errors), 1e-300)
     values = {
         f"share:{family}": float(frame.loc[frame["family"] == family, "influence"].sum()) / total for family in FAMILIES
@@ -217,6 +219,8 @@ def _class_values(graph: Graph, answer: int, known: Mapping[tuple[int, int], dic
     values["share:error"] = float(errors) / total
     classed = frame[frame["family"].isin(CLASSED)]
     values["class_share"] = float(classed["influence"].sum()) / total
+    sizes = float(frame["direct"].abs().sum() + np.abs(direct[at_errors]).sum())
+    values["class_writing"] = float(classed["direct"].sum()) / max(sizes, 1e-300)
     values["class_fraction"] = len(classed) / max(1, len(frame))
     values["lookup_present"] = float((frame["family"] == "lookup").any())
     whole = max(float(classed["influence"].sum()), 1e-300)

@@ -10,14 +10,15 @@ Nothing is perturbed here. Outcomes of an experiment of kind `sharing` (`of` nam
     shared             share of the supernodes' members that are also active on the translations into the other languages
                        of the prompt's own `language_fold` (members of rules that select `across` folds were selected
                        on the other one)
-    default:<language> how much more the members' decoders promote the answer in that language than in the others: z
-                       of the answer among all answers in its language, minus the mean z of the other languages' answers
+    default_written:<language>  how much more what the members write together (the sum of their decoders, each times its activation)
+                       promotes the answer in that language than in the others: z of the answer among all answers in its
+                       language, minus the mean z of the other languages' answers
     closeness          mean cosine of the members' encoders with those of the donor's members in the same layer
 
 Controls: `shuffle` pairs a prompt with one that asks another relation of another scale, in the language of its
 translation (pairs that share words beyond the punctuation of all prompts are left out, in both arms); `match` replaces
 the members by other features, active in the same layers and at the same position. For a prompt without members `shared`
-and `default` are 0 in every arm, just as a supernode without members does nothing when it is held.
+and `default_written` are 0 in every arm, just as a supernode without members does nothing when it is held.
 """
 
 from collections.abc import Mapping, Sequence
@@ -133,7 +134,7 @@ class Sharing:
         if not all(chosen for _, _, chosen in draws):
             return []
         return [
-            (arm, draw, self.default(place, chosen, level) if kind == "default" else measures[kind](place, chosen))
+            (arm, draw, self.default_written(place, chosen, level) if level else measures[kind](place, chosen))
             for arm, draw, chosen in draws
         ]
 
@@ -236,21 +237,24 @@ class Sharing:
         groups = self.context.prompts.iloc[list(self.places.values())].groupby("language")["answer_token"]
         return {str(language): torch.tensor(sorted(set(tokens))) for language, tokens in groups}
 
-    def default(self, place: int, members: Sequence[Member], language: str) -> float:
-        """z of the answer in one language minus the mean z of the answers in all others, averaged over the features."""
+    def default_written(self, place: int, members: Sequence[Member], language: str) -> float:
+        """z of the answer in one language minus the mean z of the answers in all others, of what the members write together."""
         if language not in self.answers:
-            raise InputError(f"outcome 'default:{language}': languages are {', '.join(self.answers)}")
+            raise InputError(f"outcome 'default_written:{language}': languages are {', '.join(self.answers)}")
         weights = self.context.model.weights
-        decoders = torch.stack(
-            [self.context.transcoders.layers[m.layer].decoders(torch.tensor(m.feature)).sum(0) for m in members]
-        ).cpu()
-        scores = weights.logits(decoders.to(weights.ln_final.gain) * weights.ln_final.gain, demeaned=True).cpu()
+        written = torch.stack(
+            [
+                one.activation * self.context.transcoders.layers[one.layer].decoders(torch.tensor(one.feature)).sum(0)
+                for one in members
+            ]
+        ).sum(0)
+        scores = weights.logits(written.to(weights.ln_final.gain) * weights.ln_final.gain, demeaned=True).cpu()
         z = {}
         for there in [place, *self.translations(place)]:
             spoken = self.rows[there]["language"]
-            among = scores[:, self.answers[spoken]]
-            mine = scores[:, int(self.context.prompts["answer_token"].iat[there])]
-            z[spoken] = float(((mine - among.mean(1)) / among.std(1)).mean())
+            among = scores[self.answers[spoken]]
+            mine = scores[int(self.context.prompts["answer_token"].iat[there])]
+            z[spoken] = float((mine - among.mean()) / among.std())
         return z[language] - float(np.mean([value for spoken, value in z.items() if spoken != language]))
 
     def closeness(self, place: int, members: Sequence[Member]) -> float:
