@@ -153,7 +153,9 @@ def test_members_that_are_active_in_the_other_languages_of_the_fold_are_shared(t
 
 def test_the_default_language_is_the_one_whose_answers_the_decoders_promote(tiny_model):
     model = tiny_model("llama")
-    experiment = experiment_of(kind="sharing", of=("own",), controls=("match",), outcomes=("default_written:zh", "default_written:en"))
+    experiment = experiment_of(
+        kind="sharing", of=("own",), controls=("match",), outcomes=("default_written:zh", "default_written:en")
+    )
     context = context_of(model, lambda row: [(0, 3, i) for i in range(9)], experiment, [(0, 0)])
     unembed = (model.weights.W_U - model.weights.W_U.mean(0)) * model.weights.ln_final.gain
     answers = {language: [40 + 4 * about + i for about in range(3)] for i, language in enumerate(LANGUAGES)}

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 import pandas as pd
 
 from biology.corpora.corpus import Corpus, by_hash, place_split
+from biology.corpora.donors import first_apart
 
 # Two hops ------------------------------------------------------------------------------------------------------------
 SCORED_RELATION = "language"
@@ -89,20 +90,19 @@ def _with_donors(
     each other in every part of `differing`. A row without both is left out."""
     found = []
     for base in rows:
-        chosen = [base]
         pool = [
             one for one in rows
             if one["role"] == "score" and all(one.get(same) == base.get(same) for same in ("set", "relation", "template", "split"))
         ]  # fmt: skip
-        for other in by_hash(pool, "few-shot donor", base["item"], of=lambda one: (one["item"],)):
-            if all(a != b for one in chosen for a, b in zip(differing(one), differing(other), strict=True)):
-                chosen.append(other)
-            if len(chosen) == 3:
-                break
         if base["role"] == "select":
             found.append(base)
-        elif len(chosen) == 3:
-            found.append({**base, "donor": chosen[1]["item"], "wrong_donor": chosen[2]["item"]})
+            continue
+        ranked = by_hash(pool, "few-shot donor", base["item"], of=lambda one: (one["item"],))
+        donors = first_apart(
+            base, ranked, 2, lambda a, b: all(x != y for x, y in zip(differing(a), differing(b), strict=True))
+        )
+        if len(donors) == 2:
+            found.append({**base, "donor": donors[0]["item"], "wrong_donor": donors[1]["item"]})
     return found if len(found) == len(rows) else _with_donors(found, differing)
 
 

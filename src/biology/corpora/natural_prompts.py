@@ -17,6 +17,7 @@ from pathlib import Path
 import pandas as pd
 
 from biology.corpora.corpus import Corpus, by_hash, unit_interval
+from biology.corpora.donors import first_apart
 
 COUPLETS = Path("data/couplets")
 """`words.csv`: words to plan, each with its pronoun and article, a theme to score on and one to select on. `lines.csv`: for each
@@ -182,10 +183,5 @@ def _named(form: str, wording: int, pair: tuple[int, int]) -> str:
 
 def _other_sums(form: str, pair: tuple[int, int], pairs: Sequence[tuple[int, int]]) -> list[tuple[int, int]]:
     """Two of the pairs. They and the given pair differ from each other in operands and in the ones digit of the sum."""
-    found: list[tuple[int, int]] = []
-    for x, y in by_hash(pairs, "natural sum donor", form, *pair, of=lambda other: other):
-        if all(x != a and y != b and (x + y - a - b) % 10 for a, b in [pair, *found]):
-            found.append((x, y))
-        if len(found) == 2:
-            break
-    return found
+    ranked = by_hash(pairs, "natural sum donor", form, *pair, of=lambda other: other)
+    return first_apart(pair, ranked, 2, lambda a, b: a[0] != b[0] and a[1] != b[1] and (sum(a) - sum(b)) % 10 != 0)

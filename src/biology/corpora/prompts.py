@@ -11,6 +11,7 @@ from functools import lru_cache, partial
 import pandas as pd
 
 from biology.corpora.corpus import LANGUAGES, PAPER_CONCEPT, PAPER_COUPLET, SUM_FORMS, Corpus, by_hash, unit_interval
+from biology.corpora.donors import first_apart
 from biology.corpora.few_shot_prompts import few_shot_multi_hop, few_shot_sums
 from biology.corpora.method_prompts import of_other_cases
 from biology.corpora.natural_prompts import natural_couplets, natural_sums
@@ -147,16 +148,14 @@ def addition(corpus: Corpus) -> pd.DataFrame:
 
     def donors(form: str, a: int, b: int, split: str) -> list[str]:
         """Two pairs. They and the base differ from each other in operands, answers, and ones digits of the answer."""
-        found: list[tuple[int, int]] = []
         total = partial(corpus.total, SUM_FORMS[form])
+
+        def apart(one: tuple[int, int], other: tuple[int, int]) -> bool:
+            return one[0] != other[0] and one[1] != other[1] and (total(*one) - total(*other)) % 10 != 0
+
         pool = [(x, y) for x, y, where in scored if where == split]
-        for x, y in by_hash(pool, "donor", form, a, b, of=lambda pair: pair):
-            taken = [(a, b), *found]
-            if all(x != c and y != d and (total(x, y) - total(c, d)) % 10 for c, d in taken):
-                found.append((x, y))
-            if len(found) == 2:
-                break
-        return [f"{form}-{x}-{y}" for x, y in found]
+        ranked = by_hash(pool, "donor", form, a, b, of=lambda pair: pair)
+        return [f"{form}-{x}-{y}" for x, y in first_apart((a, b), ranked, 2, apart)]
 
     rows = [row("calc", a, b, "dev", "select") for (a, b), split in corpus.addition_split.items() if split == "train"]
     for form in SUM_FORMS:
@@ -189,20 +188,18 @@ def _expressions(corpus: Corpus, scored: list[tuple[int, int, str]]) -> list[dic
     for (kind, a, b), base in rows.items():
         if base["role"] != "score":
             continue
-        found = [base]
-        for x, y in by_hash(where, "donor", kind, a, b, of=lambda pair: pair):
-            other = rows.get((kind, x, y))
-            if other and where[x, y] == base["split"] and all(
-                {x, y}.isdisjoint((one["a"], one["b"])) and other["answer"] != one["answer"] for one in found
-            ):  # fmt: skip
-                found.append(other)
-            if len(found) == 3:
-                break
-        base["donor"], base["wrong_donor"] = (one["item"] for one in found[1:3])
-        base["plain"], base["wrong_plain"] = f"calc-{a}-{b}", f"calc-{found[2]['a']}-{found[2]['b']}"
+        pool = [pair for pair, split in where.items() if split == base["split"] and (kind, *pair) in rows]
+        ranked = by_hash(pool, "donor", kind, a, b, of=lambda pair: pair)
+        donor, wrong = first_apart(base, (rows[kind, x, y] for x, y in ranked), 2, _other_operands)
+        base["donor"], base["wrong_donor"] = donor["item"], wrong["item"]
+        base["plain"], base["wrong_plain"] = f"calc-{a}-{b}", f"calc-{wrong['a']}-{wrong['b']}"
         others = by_hash((one for one in kinds if one != kind), "kind", kind, a, b)
         base["kind_donor"], base["wrong_kind_donor"] = (rows[one, a, b]["item"] for one in others)
     return list(rows.values())
+
+
+def _other_operands(one: dict[str, str], other: dict[str, str]) -> bool:
+    return {one["a"], one["b"]}.isdisjoint((other["a"], other["b"])) and one["answer"] != other["answer"]
 
 
 def scale_split(scale: str) -> str:

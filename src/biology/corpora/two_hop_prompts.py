@@ -4,6 +4,7 @@ others trained."""
 import pandas as pd
 
 from biology.corpora.corpus import PAPER_CITIES, RELATION_FOLDS, Corpus, Item, by_hash, place_split, unit_interval
+from biology.corpora.donors import first_apart
 
 FOREIGN_DONORS = 5  # per base prompt
 
@@ -44,16 +45,11 @@ def _two_hop_donors(rows: list[dict[str, str]], alike: tuple[str, ...], foreign:
 
     def donors(base: dict[str, str], pool: list[dict[str, str]], count: int) -> list[dict[str, str]]:
         """Prompts that ask the same relation of other places. Their answers differ from the base's and from each
-        other."""
-        chosen: list[dict[str, str]] = []
-        for other in by_hash(pool, "donor", base["item"], of=lambda other: (other["item"],)):
-            taken = [base, *chosen]
-            same = all(other[column] == base[column] for column in alike)
-            if same and all(other["place"] != one["place"] and other["answer"] != one["answer"] for one in taken):
-                chosen.append(other)
-            if len(chosen) == count:
-                return chosen
-        return []
+        other. None if there are too few."""
+        same = [other for other in pool if all(other[column] == base[column] for column in alike)]
+        ranked = by_hash(same, "donor", base["item"], of=lambda other: (other["item"],))
+        chosen = first_apart(base, ranked, count, lambda a, b: a["place"] != b["place"] and a["answer"] != b["answer"])
+        return chosen if len(chosen) == count else []
 
     scored = [one for one in rows if one["role"] == "score"]
     abroad = [one for one in rows if one["kind"] != "state" and one["relation"] == "capital"]

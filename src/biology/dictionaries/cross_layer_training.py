@@ -27,27 +27,30 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.dictionaries.dictionary_training import Pool, Pools, calibrated, pool_schedule, without_rare_features
+from biology.dictionaries.dictionary_training import (
+    Pool,
+    Pools,
+    TranscoderRecipe,
+    calibrated,
+    pool_schedule,
+    without_rare_features,
+)  # fmt: skip
 from biology.models.model import Model
-from biology.models.resumable import Settings, restore, save
+from biology.models.resumable import restore, save
 from biology.transcoders.transcoder_set import Transcoder, TranscoderSet
 
 
 @dataclass(frozen=True)
-class CrossLayerRecipe(Settings):
+class CrossLayerRecipe(TranscoderRecipe):
     """All settings that decide a cross-layer transcoder, except the seed and the activations."""
 
-    n_features: int = 2048
-    n_features_first: int = 640
-    """Features of the first layer, whose input says little more than the token: additional ones would stay dead."""
     most_active: float = 22.0
-    """Largest mean number of active features at a token, per layer; thresholds are raised to reach it."""
-    rarest: float = 3e-4
-    """Features active on a smaller share of the tokens are dropped after training."""
     steps: int = 2000
     batch: int = 1024
     learning_rate: float = 4e-3
-    decay_from: float = 0.5
+    dead_after: int = 50
+    rarest: float = 3e-4
+    """Features active on a smaller share of the tokens are dropped after training."""
     sparsity: float = 3e-4
     """Final value of s."""
     ramp: float = 0.6
@@ -61,11 +64,6 @@ class CrossLayerRecipe(Settings):
     """Share of the tokens on which a feature is active initially; sets the encoder biases."""
     revival: float = 1e-5
     """p in the loss above."""
-    dead_after: int = 50
-    floor: float = 0.01
-    """Added to a token's mean squared output (1 on average), by which its error is divided."""
-    answering: float = 0.5
-    """Share of each batch drawn from the last tokens of prompts, at which the answers are computed."""
 
 
 class CrossLayer(torch.nn.Module):

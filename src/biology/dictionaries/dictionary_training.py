@@ -27,26 +27,32 @@ from biology.transcoders.transcoder_set import Transcoder, TranscoderSet
 
 
 @dataclass(frozen=True)
-class DictionaryRecipe(Settings):
-    """All settings that decide a layer's transcoder, except the seed and the activations."""
+class TranscoderRecipe(Settings):
+    """The settings that per-layer and cross-layer transcoders share."""
 
     n_features: int = 2048
     n_features_first: int = 640
     """Features of the first layer, whose input says little more than the token: additional ones would stay dead."""
-    k: int = 18
     most_active: float = 19.5
-    """Largest mean number of active features at a token; the threshold is raised to reach it."""
+    """Largest mean number of active features at a token, per layer; thresholds are raised to reach it."""
     steps: int = 1500
     batch: int = 2048
     learning_rate: float = 5e-3
     decay_from: float = 0.5
     dead_after: int = 25
-    auxiliary_k: int = 32
-    auxiliary_weight: float = 1.0
     floor: float = 0.01
     """Added to a token's mean squared output (1 on average), by which its error is divided."""
     answering: float = 0.5
     """Share of each batch drawn from the last tokens of prompts, at which the answers are computed."""
+
+
+@dataclass(frozen=True)
+class DictionaryRecipe(TranscoderRecipe):
+    """All settings that decide a layer's transcoder, except the seed and the activations."""
+
+    k: int = 18
+    auxiliary_k: int = 32
+    auxiliary_weight: float = 1.0
     skip: bool = False
     """Whether a linear map of the input is added to the output (a skip transcoder)."""
 

@@ -89,11 +89,16 @@ def _ports(
             sides.setdefault((pair[end], up == (end == 0)), []).append((pair, end))
     for (name, _), ends in sides.items():
         here = sorted(ends, key=lambda one: keys[one[0]][one[1]])
-        room = min(0.62 * boxes[name].width, 0.17 * (len(here) - 1))
-        for rank, (pair, end) in enumerate(here):
-            shift = room * (rank / (len(here) - 1) - 0.5) if len(here) > 1 else 0.0
-            places[pair][end] = boxes[name].x + shift
+        along = side_by_side(boxes[name].x, len(here), 0.62 * boxes[name].width, 0.17)
+        for (pair, end), x in zip(here, along, strict=True):
+            places[pair][end] = x
     return {pair: (start, end) for pair, (start, end) in places.items()}
+
+
+def side_by_side(centre: float, count: int, room: float, gap: float) -> list[float]:
+    """Places next to each other about a centre, a `gap` apart or as far as the `room` allows."""
+    wide = min(room, gap * (count - 1))
+    return [centre + wide * (rank / (count - 1) - 0.5) for rank in range(count)] if count > 1 else [centre] * count
 
 
 def _goes_up(source: Box, target: Box) -> bool:

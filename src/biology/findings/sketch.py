@@ -13,6 +13,7 @@ from itertools import product
 
 from markupsafe import Markup, escape
 
+from biology.figures.graph_arrows import side_by_side
 from biology.figures.graph_layout import spread
 from biology.wording import percent, visible
 
@@ -179,9 +180,7 @@ def _ports(made: Mapping[str, Box], arrows: Sequence[Arrow], end: int) -> dict[A
     places = {}
     for name, box in made.items():
         here = sorted((arrow for arrow in arrows if arrow[end] == name), key=lambda arrow: made[arrow[1 - end]].x)
-        room = min(0.6 * box.width, 26 * (len(here) - 1))
-        for rank, arrow in enumerate(here):
-            places[arrow] = box.x + (room * (rank / (len(here) - 1) - 0.5) if len(here) > 1 else 0.0)
+        places |= zip(here, side_by_side(box.x, len(here), 0.6 * box.width, 26.0), strict=True)
     return places
 
 
