@@ -80,7 +80,10 @@ def root(tmp_path):
     (folder / "claims.yaml").write_text(CLAIMS)
     (folder / "case.py").write_text("raise RuntimeError('read, not run')\nFIGURES = {'mine': print}\n")
     width = COLUMNS.count(",") - 5
-    lines = [[*row[:3], "c", "heldout", "score", *row[3:], *[""] * (width - len(row[3:]))] for row in ROWS]
+    split = {"u": "dev"}
+    lines = [
+        [*row[:3], "c", split.get(row[0], "heldout"), "score", *row[3:], *[""] * (width - len(row[3:]))] for row in ROWS
+    ]
     (folder / "prompts.csv").write_text(COLUMNS + "\n" + "\n".join(",".join(line) for line in lines) + "\n")
     return tmp_path
 
@@ -310,6 +313,7 @@ def test_a_mistake_in_claims_yaml_is_one_line_with_the_nearest_right_word(root, 
         ("states,Ely", "states,Elko", "position 'factor:city' needs 'Elko' exactly once in prompt 'u' of the prompt set"),
         (",Carson,", ", ,", "row 3.answer: is blank."),
         ("Ely is", "Ely was", "supernodes.named.at: position 'token:is' needs 'is' exactly once in prompt 'u' of the prompt set, where it stands 0 times"),
+        ("c,dev", "c,heldout", "strength and depth are chosen on development prompts, and none of those that it scores is one"),
         ("3,4,t,u", "3,4,,u", "experiments.reuse: prompt 's' of the prompt set has no level of 'plain'"),
     ],
     ids=lambda text: text[:20],

@@ -138,7 +138,8 @@ def test_shards(folder):
     index.write_text(json.dumps({"metadata": {}, "weight_map": places}))
     refused(folder, "remove the one that is not meant")
     (folder / "model.safetensors").rename(folder / "adapter_model.safetensors")
-    with pytest.warns(InputWarning, match="weights in adapter_model.safetensors are not used"):
+    (folder / "pytorch_model.bin").write_bytes(b"pickled")
+    with pytest.warns(InputWarning, match="weights in adapter_model.safetensors, pytorch_model.bin are not used"):
         load_model(folder)
     (folder / "adapter_model.safetensors").unlink()
     save_file({key: tensors[key] for key in names[8:]}, folder / "part-1.safetensors", metadata={"format": "pt"})

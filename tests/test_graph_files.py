@@ -60,6 +60,35 @@ def test_heads_of_a_link_are_numbers_and_what_they_match_is_text(heads):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda graph: graph["links"].append(dict(graph["links"][0])), "is given twice"),
+        (lambda graph: graph["links"][0].update(target=graph["links"][0]["source"]), "from a node to itself"),
+        (lambda graph: turned(graph["links"][-1]), "out of an output or into a token"),
+        (lambda graph: node_of(graph, "logit").update(token_prob=7), "token_prob is 7, which is no probability"),
+        (lambda graph: graph["nodes"][0].update(influence=-3), "influence is -3, but it is never negative"),
+        (lambda graph: graph["metadata"].update(node_threshold=40), "node_threshold is not a number from 0 to 1"),
+        (lambda graph: graph["qParams"].update(pruningThreshold=9), "pruningThreshold is not a number from 0 to 1"),
+    ],
+    ids=lambda part: part if isinstance(part, str) else "",
+)
+def test_what_no_graph_can_be_is_refused(change, words):
+    graph = modern()
+    change(graph)
+    with pytest.raises(InputError, match=words) as error:
+        parse_graph(json.dumps(graph), "made up")
+    assert str(error.value).startswith("made up: ") and "\n" not in str(error.value)
+
+
+def node_of(graph, kind):
+    return next(node for node in graph["nodes"] if node["feature_type"] == kind)
+
+
+def turned(link):
+    link["source"], link["target"] = link["target"], link["source"]
+
+
 def test_nothing_is_lost_and_what_is_not_used_is_named():
     """A canonical file comes back as it was, unknown keys and categories of nodes included."""
     graph = modern() | {"qk_only_nodes": {}}

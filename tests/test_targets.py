@@ -111,6 +111,8 @@ def test_targets_at_several_positions_share_a_graph(model, transcoders):
         ({"targets": [TokenTarget(3, 7)]}, "target position 7 lies outside the prompt of 7 tokens"),
         ({"targets": [DirectionTarget(torch.zeros(5), "short")]}, "direction 'short' has shape"),
         ({"position": -8}, "target position -8"),
+        ({"targets": [TokenTarget(3, 6), TokenTarget(3)]}, "target '.*' is named twice"),
+        ({"targets": [ContrastTarget(4, 4)]}, "with itself is nothing: name two tokens"),
     ],
 )
 def test_impossible_targets_are_refused(model, transcoders, arguments, words):

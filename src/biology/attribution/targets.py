@@ -8,7 +8,7 @@ weights are the model's own probabilities, after the soft-cap and not renormalis
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
@@ -117,7 +117,7 @@ def resolve(
     """Read-outs of the targets; logits were captured at `logit_positions`. Without targets, `explain` chooses them for the
     token after `places[0]`: the most probable tokens, or the most probable one minus the second.
 
-    Raises InputError for a token, layer or feature that does not exist.
+    Raises InputError for a token, layer or feature that does not exist, a target given twice, or a token against itself.
     """
     pre, after = local.frozen.pre_logits[local.row], local.frozen.logits[local.row]
     if targets is None and explain == "contrast":
@@ -147,13 +147,16 @@ def resolve(
         probabilities = after[where[pos]].softmax(-1)
         chosen = probable_tokens(probabilities, max_logits, logit_probability)
         return [logit(int(token), pos, probabilities) for token in chosen]
-    found = []
+    found: list[Readout] = []
+    met: set[Target] = set()
     for target, pos in zip(targets, places, strict=True):
         if isinstance(target, TokenTarget):
             token = _token(model, target.token_id)
             found.append(logit(token, pos, after[where[pos]].softmax(-1)))
         elif isinstance(target, ContrastTarget):
             one, other = _token(model, target.positive), _token(model, target.negative)
+            if one == other:
+                raise InputError(f"a contrast of {token_text(model, one)!r} with itself is nothing: name two tokens")
             offset = 0.0 if b_U is None else float(b_U[one] - b_U[other])
             logits = pre[where[pos]].double()
             label = f"{token_text(model, one)} - {token_text(model, other)}"
@@ -161,6 +164,10 @@ def resolve(
             found.append(Readout(label, 1.0, model.n_layers, pos, vector, offset, real, contrast=(one, other)))
         else:
             found.append(_direction(model, local, target, pos))
+        here = target if isinstance(target, DirectionTarget) else replace(target, position=pos)
+        if here in met:
+            raise InputError(f"target {found[-1].label!r} is named twice")
+        met.add(here)
     return found
 
 

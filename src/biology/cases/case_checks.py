@@ -205,6 +205,11 @@ class _Check:
             raise facts.refuse(f"{where}.strengths", "a strength of 1 does nothing: add another one")
         if one.dose and len(one.strengths) < 2:
             raise facts.refuse(f"{where}.dose", "a dose curve needs several strengths")
+        scored = facts.scored(one.only)
+        if one.chooses and not one.rests_on and scored and all(row["split"] != "dev" for row in scored):
+            raise facts.refuse(
+                where, "strength and depth are chosen on development prompts, and none of those that it scores is one"
+            )
         if one.injected is not None:
             self._donors(one, one.donor, measured, wrong="donor" in one.controls)
         elif any(outcome.form.donor for outcome in one.outcomes):

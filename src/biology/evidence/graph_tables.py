@@ -267,7 +267,9 @@ def structure_evidence(
     features = graph.features
     often = context.often(experiment.template, place)[graph.layer[features].long(), graph.feature[features].long()]
     generator = context.generator(context.case.name, name, context.records[place]["item"])
-    one = structure.GraphStructure(graph, settings, often, generator, context.statistics.control_draws)
+    draws = context.statistics.control_draws
+    draws = min(draws, structure.DRAWS_OF_LARGE) if context.model.large else draws
+    one = structure.GraphStructure(graph, settings, often, generator, draws)
     return _defined(context, name, experiment, place, structure.measured(one, experiment.outcomes))
 
 

@@ -26,6 +26,7 @@ from biology.graph_files.nodes import (  # fmt: skip
     checked_node,
     id_spaces,
     is_number,
+    is_share,
     kind_of,
     listed,
     record,
@@ -164,8 +165,8 @@ def _metadata(given: Any, where: str) -> dict[str, Any]:
     for name in ("info", "generation_settings", "pruning_settings", "replication", "feature_details"):
         if not isinstance(metadata.get(name), dict | None):
             raise InputError(f"{where}: metadata.{name} is not a mapping.")
-    if not is_number(metadata.get("node_threshold")):
-        raise InputError(f"{where}: metadata.node_threshold is not a number.")
+    if not is_share(metadata.get("node_threshold")):
+        raise InputError(f"{where}: metadata.node_threshold is not a number from 0 to 1.")
     return metadata
 
 
@@ -175,7 +176,9 @@ def _links(links: list[dict[str, Any]], original: list[Node], nodes: list[Node],
     feature, the second from the error; a single one is taken as the feature's."""
     features, errors = id_spaces(original, nodes)
     layer = {node["node_id"]: int(node["layer"]) for node in nodes if node["layer"].isdigit()}
+    kinds = {node["node_id"]: kind_of(node) for node in nodes}
     met: set[tuple[str, str]] = set()
+    made: set[tuple[str, str]] = set()
     found = []
     for link in links:
         ends = source, target = link.get("source"), link.get("target")
@@ -198,6 +201,12 @@ def _links(links: list[dict[str, Any]], original: list[Node], nodes: list[Node],
             if late and (source, target) in met:
                 new_source = errors[source]
             met.add((source, target))
+        named = f"{where}: the link '{short(source)}' -> '{short(target)}'"
+        if new_source == new_target or kinds[new_source] == "logit" or kinds[new_target] == "token":
+            raise InputError(f"{named} leads from a node to itself, out of an output or into a token.")
+        if (new_source, new_target) in made:
+            raise InputError(f"{named} is given twice.")
+        made.add((new_source, new_target))
         found.append(link | {"source": new_source, "target": new_target})
     return found
 

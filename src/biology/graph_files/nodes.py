@@ -60,6 +60,10 @@ def checked_node(raw: Mapping[str, Any], metadata: Mapping[str, Any], where: str
     for key in ("influence", "activation", "token_prob"):
         if not is_number(node.get(key)):
             raise InputError(f"{name}: {key} is not a number.")
+    if not is_share(node.get("token_prob")):
+        raise InputError(f"{name}: token_prob is {node['token_prob']:g}, which is no probability.")
+    if (node.get("influence") or 0.0) < 0:
+        raise InputError(f"{name}: influence is {node['influence']:g}, but it is never negative.")
 
     if is_old_error(raw):
         node |= {"node_id": f"{layer}_-1_{position}", "jsNodeId": f"{layer}_-1-{position}", "feature": -1}
@@ -113,6 +117,11 @@ def records(given: Any, name: str, where: str) -> list[dict[str, Any]]:
 def is_number(value: Any) -> bool:
     """Whether a value is a finite number or None."""
     return value is None or (isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value))
+
+
+def is_share(value: Any) -> bool:
+    """Whether a value is a number between 0 and 1, up to rounding, or None."""
+    return is_number(value) and (value is None or -1e-6 <= value <= 1 + 1e-6)
 
 
 def short(text: str) -> str:

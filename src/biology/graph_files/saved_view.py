@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from biology.graph_files.nodes import Node, id_spaces, kind_of, listed, record, short
+from biology.graph_files.nodes import Node, id_spaces, is_share, kind_of, listed, record, short
 from biology.records import InputError, InputWarning
 
 LINK_TYPES = ("both", "input", "output", "either")
@@ -66,6 +66,8 @@ def saved_view(given: Any, original: list[Node], nodes: list[Node], where: str) 
             view["pruningThreshold"] = float(view["pruningThreshold"])
         except ValueError:
             raise InputError(f"{where}: qParams.pruningThreshold is not a number.") from None
+    if not is_share(view.get("pruningThreshold")):
+        raise InputError(f"{where}: qParams.pruningThreshold is not a number from 0 to 1.")
     return view | {
         "pinnedIds": list(map(resolve, pinned)), "supernodes": named, "linkType": links or "both",
         "clickedId": resolve(clicked), "sg_pos": places or "",

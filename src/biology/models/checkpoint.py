@@ -31,6 +31,8 @@ CONSTANTS = re.compile(r".*(\.attn\.(masked_)?bias|\.rotary_emb\.inv_freq)")
 """Causal masks and rotary frequencies, which older libraries stored with the weights. They are computed from
 config.json."""
 FLOATS = ("F64", "F32", "F16", "BF16")
+STORED = ("*.safetensors", "pytorch_model*.bin", "consolidated*.pth")
+"""Files of weights, those included that are pickled and therefore never read."""
 INERT_KEYS = frozenset({"n_ctx", "task_specific_params", "torchscript", "transformers_version", "unsloth_version"})
 """Keys of config.json that transformers has dropped and that never changed its output."""
 
@@ -173,9 +175,10 @@ def _no_place(path: Path, surplus: Sequence[str], config: Any) -> str:
 
 
 def _name_unread(path: Path, shards: Sequence[Path], config: Any) -> None:
-    """Warns of weight files that the index does not name, and of keys of config.json that transformers does not
-    know."""
-    files = [file.name for file in sorted(path.glob("*.safetensors")) if file not in shards]
+    """Warns of weight files that the index does not name or that are pickled, and of keys of config.json that transformers does
+    not know."""
+    stored = {file for form in STORED for file in path.glob(form)}
+    files = [file.name for file in sorted(stored) if file not in shards]
     if files:
         warnings.warn(f"{path}: weights in {', '.join(files)} are not used", InputWarning, stacklevel=4)
     said = _json(path / "config.json")

@@ -30,6 +30,9 @@ MOST = 0.5
 """A feature is in the input tier if more than this share of its input comes from tokens, in the output tier if more than this share
 of its influence is direct."""
 
+DRAWS_OF_LARGE = 2
+"""Most draws of a control on a prompt of a large model (`Model.large`), whose graphs take seconds to rewire."""
+
 TRADES = 5
 """Number of trades per target that exchange edges."""
 
