@@ -209,3 +209,23 @@ def test_stages_are_two(staged):
     path.write_text(path.read_text().replace(",2\n", ",3\n"))
     with pytest.raises(InputError, match="column 'stage' says 1 or 2 of every prompt that is taught, .*'1', '3'"):
         CaseCorpus(load_case(staged, "colours"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "told"),
+    [
+        ("value: colour", "value: colours", "variables.colour: 'colours' is neither a column of the prompts nor an earlier variable"),
+        ("value: colour,", "value: 1 // 0,", "variables.colour: '1 // 0' divides by zero"),
+        ("depends_on: [colour]", "depends_on: [colur]", "'colur'"),
+        ("meaning: its colour", "supernode: color, meaning: its colour", "variables.colour.supernode: unknown supernode 'color'"),
+        ("answer: {", "truth: {colours-1: {truth: true, because: it is a variable}}\nanswer: {", "truth: unknown claim 'colours-1'"),
+    ],
+)  # fmt: skip
+def test_a_mechanism_is_held_against_its_case_before_anything_is_grown(root, capsys, old, new, told):
+    path = root / "experiments/colours/mechanism.yaml"
+    assert old in MECHANISM
+    path.write_text(MECHANISM.replace(old, new, 1))
+    for command in (["explain", "colours"], ["lock"]):
+        assert main([*command, "--config", str(root / "config.yaml")]) != 0
+        said = capsys.readouterr().err.strip()
+        assert "mechanism.yaml" in said and told in said and "\n" not in said

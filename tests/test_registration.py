@@ -216,7 +216,7 @@ def test_an_expected_verdict_is_of_a_model_that_has_an_entry(root):
 def test_what_a_claim_rests_on_changes_only_by_amendment(root):
     """Strengths, rules, the prompts that a rule names, scored prompts; what is only shown, or judged by nobody, may change."""
     lock(root)
-    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b e,c,d,heldout,score,e\n")
+    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b e,c,d,heldout,score,e\nf,g e,c,h,dev,score,e\n")
     for old, new in (
         ("    prompts: [dallas] ", "    prompts: [oakland] "),
         ("    outcomes: [answer_probability]", "    outcomes: [answer_probability, answer_logit]"),
@@ -244,7 +244,7 @@ def test_what_a_claim_rests_on_changes_only_by_amendment(root):
 
 
 def test_prompts_for_other_models_are_registered_and_change_nothing_that_was(root):
-    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b e,c,d,heldout,score,e\n")
+    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b e,c,d,heldout,score,e\nf,g e,c,h,dev,score,e\n")
     edit(root, "case.yaml", "# prompt_set: prompts.csv", "prompt_set: prompts.csv")
     lock(root)
     before = read_lock(root)

@@ -110,6 +110,7 @@ def explain(args: Arguments) -> None:
     from biology.cases.claim_file import load_claims
     from biology.cases.mechanism import load_mechanism, twins_of
     from biology.config import config_file, load_config
+    from biology.corpora.lessons import check_answers, check_names
 
     root = config_file(args.config).parent
     if (found := _of_claim(root, load_config(config_file(args.config)), args.case)) is not None:
@@ -129,6 +130,8 @@ def explain(args: Arguments) -> None:
     for twin in ("", *twins_of(root, args.case)):
         mechanism = load_mechanism(root, args.case, twin)
         if mechanism is not None:
+            check_names(root, case, [claim.id for claim in claims], mechanism, twin)
+            check_answers(root, case, mechanism, twin)
             print(f"\n{mechanism_told(mechanism, twin)}")
 
 

@@ -12,7 +12,7 @@ planted.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import date
 from pathlib import Path
 from typing import Literal
@@ -21,6 +21,7 @@ from biology.cases.case import Case, case_folder, discover_cases, load_case
 from biology.cases.claim_file import UNREGISTERED, Amendment, Claim, load_claims
 from biology.cases.mechanism import Mechanism, load_mechanism, mechanism_path, twins_of
 from biology.config import known_models
+from biology.corpora.lessons import check_answers, check_names
 from biology.records import InputError, Strict, known, read_yaml, validate
 from biology.verdicts.claim_basis import FURTHER, digest, prompt_sets, rests_on
 from biology.verdicts.expectations import expectation_hashes
@@ -171,29 +172,26 @@ def check_mechanism(root: str | Path, case: str, twin: str = "") -> None:
 
 
 def _mechanisms(
-    root: str | Path, claims: Mapping[str, list[str]], locked: Lock, supernodes: Mapping[str, list[str]]
+    root: str | Path, cases: Mapping[str, Case], claims: Mapping[str, Collection[str]], locked: Lock
 ) -> tuple[dict[str, str], dict[str, tuple[str, ...]]]:
     """The hashes and histories of all mechanisms, by `case` or `case/twin`. Raises `InputError` for one that was changed without
-    amendment, was removed, or names an unknown claim or supernode."""
+    amendment or was removed, that names an unknown claim or supernode, or that is new and does not give the prompts' answers."""
     found: dict[str, str] = {}
     histories: dict[str, tuple[str, ...]] = {}
-    for case in claims:
+    for case, loaded in cases.items():
         for twin in ("", *twins_of(root, case)):
             mechanism, name = load_mechanism(root, case, twin), f"{case}/{twin}".rstrip("/")
             if mechanism is None:
                 continue
-            for claim in mechanism.truth:
-                known(mechanism_path(root, case, twin), "truth", "claim", claim, claims[case])
-            for variable, one in mechanism.variables.items():
-                if one.supernode is not None:
-                    where = f"variables.{variable}.supernode"
-                    known(mechanism_path(root, case, twin), where, "supernode", one.supernode, supernodes[case])
+            check_names(Path(root), loaded, claims[case], mechanism, twin)
             now, before = mechanism_digest(mechanism), locked.mechanisms.get(name)
             if before not in (None, now) and before not in [one.previous for one in mechanism.amended]:
                 raise InputError(
                     f"the mechanism of case '{name}' was changed without amendment. Undo the change, or add to it `amended: [{{date: "
                     f"..., reason: ..., previous: {before}, seen_on: [models that were judged]}}]` and run `biology lock`."
                 )
+            if now != before:
+                check_answers(Path(root), loaded, mechanism, twin)
             found[name], histories[name] = now, _history(mechanism.amended)
             if (stood := locked.mechanism_histories.get(name)) is not None:
                 _check_history(
@@ -251,11 +249,11 @@ def refreshed_lock(root: str | Path) -> Lock:
     """
     locked = read_lock(root)
     current: dict[str, dict[str, Registered]] = {}
-    supernodes: dict[str, list[str]] = {}
+    cases: dict[str, Case] = {}
     of_case: dict[str, str] = {}
     for case in discover_cases(root):
         loaded = load_case(root, case)
-        supernodes[case] = list(loaded.supernodes)
+        cases[case] = loaded
         claims = load_claims(root, case, loaded)
         current[case] = registration_of(loaded, claims)
         for claim in claims:
@@ -286,9 +284,7 @@ def refreshed_lock(root: str | Path) -> Lock:
         for claim in claims:
             if claim not in current.get(case, {}):
                 raise InputError(f"claim '{claim}' of case '{case}' is registered but gone. Registered claims stay.")
-    mechanisms, histories = _mechanisms(
-        root, {case: list(claims) for case, claims in current.items()}, locked, supernodes
-    )
+    mechanisms, histories = _mechanisms(root, cases, current, locked)
     expectations = expectation_hashes(root)
     for name, now in expectations.items():
         if locked.expectations.get(name, now) != now:
