@@ -146,6 +146,7 @@ MISTAKES = [
     ("fidelity,", "fidelity-dallas,", "figures: figure 'fidelity' takes no subject"),
     ("fidelity,", "fidelity, fidelity,", "figures: 'fidelity' is listed twice"),
     ('"level_top1:place"', '"level_top1:plaice"', "level_top1:plaice: unknown factor 'plaice'. Did you mean 'place'?"),
+    ("inhibit: bridge_any, only: {set: states}", "inhibit: bridge_any, only: {set: sums}", "experiments.less.of: these experiments score no prompt in common"),
     ('"kept:a+b"', '"kept:a+c"', "kept:a+c: unknown factor 'c'"),
     ('"default_written:en"', '"default_written:english"', "default_written:english: unknown language 'english'. Known: en"),
     ('"share:sum"', '"share:sums"', "outcome 'share:sums': unknown family 'sums'. Did you mean 'sum'?"),
@@ -277,6 +278,9 @@ def test_a_mistake_in_case_yaml_is_one_line_with_the_nearest_right_word(root, ol
         ("minimum: 0.5, spec", "minimum: 50, spec", "toy-1.parts.says it.minimum: 50 cannot be reached: donor_top1 is a 0 or 1"),
         ("ceiling: {match: 0.05}", "ceiling: {match: -0.05}", "toy-1.parts.says it.ceiling.match: -0.05 cannot be reached: donor_top1 is a 0 or 1"),
         ("direction: increase, minimum: 0.5, spec", "direction: equivalent, minimum: 0.5, spec", "toy-1.parts.says it.specificity: the part asks that nothing changes: leave it out."),
+        ('name: clean, experiment: exchange, outcome: line_ends_own, control: clean, direction: decrease',
+         'name: clean, experiment: less, outcome: "difference:advantage", control: match, direction: increase',
+         "toy-1.parts.clean: it asks what part 'less' asks."),
         ("title: t", 'title: ""', "toy-1.title: is empty."),
         ("paper_says: p", 'paper_says: " "', "toy-1.paper_says: is empty."),
         ("name: less", 'name: ""', "toy-1.parts.1.name: is empty."),
@@ -312,6 +316,7 @@ def test_a_mistake_in_claims_yaml_is_one_line_with_the_nearest_right_word(root, 
         ("Ely,capital,Nevada", "Ely,capital,", "prompt 'u' of the prompt set has no level of 'place'"),
         ("states,Ely", "states,Elko", "position 'factor:city' needs 'Elko' exactly once in prompt 'u' of the prompt set"),
         (",Carson,", ", ,", "row 3.answer: is blank."),
+        (",Carson,", ",Carson ,", "row 3.answer: 'Carson ' ends in a space, which no answer does."),
         ("Ely is", "Ely was", "supernodes.named.at: position 'token:is' needs 'is' exactly once in prompt 'u' of the prompt set, where it stands 0 times"),
         ("c,dev", "c,heldout", "strength and depth are chosen on development prompts, and none of those that it scores is one"),
         ("3,4,t,u", "3,4,,u", "experiments.reuse: prompt 's' of the prompt set has no level of 'plain'"),
@@ -320,6 +325,13 @@ def test_a_mistake_in_claims_yaml_is_one_line_with_the_nearest_right_word(root, 
 )  # fmt: skip
 def test_a_mistake_in_prompts_csv_is_one_line(root, old, new, expected):
     assert expected in mistaken(root, "prompts.csv", old, new)
+
+
+def test_without_a_prompt_that_is_held_out_nothing_could_be_judged(root):
+    path = root / "experiments/toy/prompts.csv"
+    path.write_text(path.read_text().replace(",heldout,", ",dev,"))
+    with pytest.raises(InputError, match="prompt_set: no scored prompt is held out"):
+        load_case(root, "toy")
 
 
 def test_activity_is_compared_without_operand_plots(root):

@@ -47,6 +47,7 @@ def check_case(file: CaseFile, facts: Facts) -> None:
     facts.spelt()
     facts.links()
     facts.questions()
+    facts.held_out()
     for corpus, columns in file.extended.items():
         facts.known("extended", "corpus", corpus, EXTENDED)
         for column, levels in columns.items():
@@ -72,6 +73,7 @@ def check_case(file: CaseFile, facts: Facts) -> None:
         [experiment.only for experiment in file.experiments.values() if not isinstance(experiment, Computed)]
     )
     facts.distinct("figures", file.figures)
+    facts.distinct("story.arrows", file.story.arrows if file.story else ())
     own = figure_names.own_figures(facts.path.parent)
     for figure in file.figures:
         wrong = figure_names.problem(figure, own, file.prompts, file.experiments)
@@ -340,6 +342,7 @@ class _Check:
                 )
             for term in (term for outcome in one.outcomes for term in outcome.arguments):
                 self.facts.known(f"{self.where}.outcomes", "outcome", term, there.outcomes, other)
+        self.facts.shared(f"{self.where}.of", [self.file.experiments[other].only for other in one.of])
 
     def _crossover(self, one: Crossover, measured: list[Row]) -> None:
         swap = self.file.experiments[one.of[0]]

@@ -168,8 +168,15 @@ def load_claims(root: str | Path, name: str, case: Case | None = None) -> tuple[
             if part.name in names[:number]:
                 raise InputError(f"{path}: {where}: two parts have this name.")
             _check_part(path, where, part, case)
+            if twin := next((one.name for one in claim.parts[:number] if _asked(one) == _asked(part)), None):
+                raise InputError(f"{path}: {where}: it asks what part '{twin}' asks.")
         claims.append(claim)
     return tuple(claims)
+
+
+def _asked(part: Part) -> tuple[object, ...]:
+    """What a part measures, against what, and in which direction."""
+    return part.experiment, part.outcome, part.control, part.direction
 
 
 def gates(case: Case) -> list[str]:

@@ -192,6 +192,19 @@ class Facts:
             if not row["text"].endswith(row.get(QUESTION, "")):
                 raise self.refuse(self.told(row), f"its text does not end in its {QUESTION} {row[QUESTION]!r}")
 
+    def held_out(self) -> None:
+        """Refuses a prompt set that scores prompts, none of which is held out."""
+        if self._score and all(row["split"] != "heldout" for row in self._score):
+            raise self.refuse(
+                "prompt_set", "no scored prompt is held out (split heldout), and claims are judged on these"
+            )
+
+    def shared(self, where: str, asked: Sequence[Mapping[str, str]]) -> None:
+        """Refuses experiments that are compared prompt by prompt and share no scored prompt."""
+        of_each = [{row["item"] for row in self.scored(only)} for only in asked]
+        if all(of_each) and not set.intersection(*of_each):
+            raise self.refuse(where, "these experiments score no prompt in common, so there is nothing to compare")
+
     def told(self, row: Row) -> str:
         """A prompt by name, and whether it is in the prompt set."""
         return f"prompt '{row['item']}'{'' if row['item'] in self.shown else ' of the prompt set'}"

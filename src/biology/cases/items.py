@@ -94,6 +94,8 @@ def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) 
             raise InputError(f"{path}: row {number}.{CHAT}: {row[CHAT]!r}: `true` is expected here, or nothing.")
         if not item.answer.strip(" "):
             raise InputError(f"{path}: row {number}.answer: is blank.")
+        if item.answer.endswith(" "):
+            raise InputError(f"{path}: row {number}.answer: {item.answer!r} ends in a space, which no answer does.")
         if item.item in seen:
             raise InputError(f"{path}: row {number}: item '{item.item}' occurs twice.")
         seen.add(item.item)

@@ -120,6 +120,8 @@ def explain(args: Arguments) -> None:
         print_json(data) if args.json else print(told)
         return
     case, claims = load_case(root, args.case, args.prompts), load_claims(root, args.case)
+    for further in case.prompt_sets:
+        load_case(root, args.case, further)  # a mistake there is a mistake of the case
     if args.json:
         stated = case.model_dump(mode="json", exclude={"items", "folder"}, exclude_defaults=True)
         print_json(

@@ -31,6 +31,7 @@ from biology.models.model import encode, token_text
 from biology.supernodes.case_prompts import start_of_question
 from biology.tables import table
 from biology.validation import faithfulness, structure
+from biology.validation.ablation import NODES_OF_GRAPH
 from biology.validation.faithfulness import TracedPrompt, Values
 
 ANSWER = "answer"  # the answer's logit, as a node of supernode-level tables
@@ -51,8 +52,12 @@ def reduce_graphs(
     context: CaseContext, settings: AttributionConfig, variables: Collection[str] = frozenset()
 ) -> Reduced:
     """Traces every scored prompt and every text of the named prompts of a case, with few graphs at a time in memory (`together`).
-    `variables` are the supernodes that stand for variables of the case's causal model."""
+    `variables` are the supernodes that stand for variables of the case's causal model. Where faithfulness alone is measured on a large
+    model, all graphs have the most influential features only."""
     case = context.case
+    reads_all = case.supernodes or case.of_kind(Paths, Classes, Structure)
+    if context.model.large and settings.max_feature_nodes is None and not reads_all:
+        settings = settings.model_copy(update={"max_feature_nodes": NODES_OF_GRAPH})
     tracing = case.of_kind(Paths, Classes, Faithfulness, Structure)
     plots = Plots(context)
     drawn = {one.text: item for item, one in reversed(case.prompts.items())}  # the donor does not affect the graph
