@@ -209,7 +209,7 @@ def test_strongest_paths_equal_brute_force():
 def test_paths_in_words(drawn):
     first = strongest_paths(drawn, 1)[0]
     assert first.edges == (2.0, -3.0, 2.0)
-    words = describe(drawn, first, {(1, 11): "Texas"})
+    words = str(describe(drawn, first, {(1, 11): "Texas"}))
     assert words == '37.50% -  "Dallas" -> feature 0/10 -> Texas (1/11) -> "Austin"'
 
 

@@ -46,7 +46,8 @@ def test_a_traced_prompt_as_data(said, directories, tmp_path, capsys):
     assert all(Path(file).is_file() for file in told["files"]) and len(told["files"]) == 4
     assert main(["trace", "w1 w2 w3", *map(str, directories), "--paths", "3"]) == 0
     words = capsys.readouterr().out
-    assert all(path in words for path in told["paths"])
+    assert all(" -> ".join(path["steps"]) in words and path["sign"] in "+-" for path in told["paths"])
+    assert f"{told['paths'][0]['share']:.2%}" in words
 
 
 def test_a_steered_prompt_as_data(said, directories):

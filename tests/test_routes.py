@@ -70,7 +70,7 @@ def test_the_pieces_of_a_word_are_one_start_and_steps_are_told(graph, groups, mo
         route for route in apart if route.word.start in (1, 2) and (route.groups, route.target) == ((1,), one.target)
     ]
     assert one.influence == pytest.approx(sum(part.influence for part in parts)) and len(parts) == 2
-    told = describe_route(graph, one, groups)
+    told = str(describe_route(graph, one, groups))
     assert f'"Das" -> high (3 features at "{tokens[int(graph.pos[groups[1].nodes[0]])]}") -> "' in told
     assert float(told.split("%")[0]) == pytest.approx(100 * one.influence / float(graph.weights.sum()), abs=0.01)
 

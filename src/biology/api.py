@@ -109,7 +109,7 @@ class Attribution:
 
     def paths(self, n: int = 10) -> list[str]:
         """The strongest paths in words, with their share of the influence on the outputs."""
-        return [describe(self.graph, path) for path in strongest_paths(self.graph, n)]
+        return [str(describe(self.graph, path)) for path in strongest_paths(self.graph, n)]
 
     def prune(self, node_threshold: float = 0.8, edge_threshold: float = 0.98) -> Attribution:
         """The same graph, with only the nodes and edges marked that carry these shares of the influence."""

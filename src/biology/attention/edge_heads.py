@@ -78,7 +78,7 @@ class EdgeByHeads:
             step = f' (from "{tokens[part.key]}"@{part.key} to "{tokens[part.query]}"@{part.query})'
             step = "" if (part.query, part.key) == ends else step
             told.append(f"{head_name(part.layer, part.head)} {part.share:.0%}{step}")
-        return describe(graph, path, labels), ", ".join(told)
+        return str(describe(graph, path, labels)), ", ".join(told)
 
 
 def head_name(layer: int, head: int) -> str:

@@ -128,9 +128,20 @@ def _reached(
     return torch.stack([influence(graph, start[0], stop=stop), influence(graph, start[1], signed=True, stop=stop)])
 
 
-def describe_route(graph: Graph, route: Route, groups: Sequence[Group]) -> str:
-    """One route in words, with its share of all target weight and its sign: `10.3% +  "Dallas" -> Texas (16 features at "##s") ->
-    "Austin"`."""
+class InWords(NamedTuple):
+    """A path or a route: its share of all target weight, its sign (`+` or `-`), and its steps in words. As text: `10.3% +  "Dallas" ->
+    Texas (16 features at "##s") -> "Austin"`."""
+
+    share: float
+    sign: str
+    steps: tuple[str, ...]
+
+    def __str__(self) -> str:
+        return f"{self.share:6.2%} {self.sign}  " + " -> ".join(self.steps)
+
+
+def describe_route(graph: Graph, route: Route, groups: Sequence[Group]) -> InWords:
+    """One route in words."""
     tokens = token_texts(graph)
     told = [f'"{whole_word(tokens, route.word.start)}"']
     for group in (groups[number] for number in route.groups):
@@ -160,9 +171,9 @@ def source_label(
     return f"feature {layer}/{feature}@{pos}" + (f" ({named})" if named else "")
 
 
-def describe(graph: Graph, path: GraphPath, labels: Mapping[tuple[int, int], str] | None = None) -> str:
-    """One path in words, with its share of all target weight and the sign of its product: `"##s" of "Dallas" -> Texas (2/675)
-    -> say Austin (4/1218, at "is") -> "Austin"`. A feature is followed by its token if the next node is at another token."""
+def describe(graph: Graph, path: GraphPath, labels: Mapping[tuple[int, int], str] | None = None) -> InWords:
+    """One path in words, with the sign of its product: `"##s" of "Dallas" -> Texas (2/675) -> say Austin (4/1218, at "is") ->
+    "Austin"`. A feature is followed by its token if the next node is at another token."""
     tokens, told, here = token_texts(graph), [], -1
     for index in path.nodes:
         kind, layer, pos = int(graph.kind[index]), int(graph.layer[index]), int(graph.pos[index])
@@ -189,9 +200,8 @@ def describe(graph: Graph, path: GraphPath, labels: Mapping[tuple[int, int], str
     return _told(graph, path.strength, sum(edge < 0 for edge in path.edges) % 2 == 1, told)
 
 
-def _told(graph: Graph, strength: float, negative: bool, steps: Sequence[str]) -> str:
-    share = strength / max(float(graph.weights.sum()), ROW_FLOOR)
-    return f"{share:6.2%} {'-' if negative else '+'}  " + " -> ".join(steps)
+def _told(graph: Graph, strength: float, negative: bool, steps: Sequence[str]) -> InWords:
+    return InWords(strength / max(float(graph.weights.sum()), ROW_FLOOR), "-" if negative else "+", tuple(steps))
 
 
 def _target_told(graph: Graph, node: int) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from biology.attention.matches import Match
     from biology.attribution.graph import Graph
     from biology.attribution.graph_memory import Estimate, Sizes
-    from biology.attribution.graph_paths import GraphPath, Group
+    from biology.attribution.graph_paths import GraphPath, Group, InWords
     from biology.attribution.targets import Target
     from biology.config import AttributionConfig
     from biology.findings.labels import Roles
@@ -120,7 +120,7 @@ def trace(args: Arguments) -> None:
         by_edge = {(edge.target, edge.source): parts for edge, parts in zip(carried, heads, strict=True)}
         _write(out, graph, masks, labels, model.name, text or f"token ids {args.token_ids}", settings, by_edge)
     if args.json:
-        told = _told(graph, args, model.name, paths, labels) | {"routes": routes}
+        told = _told(graph, args, model.name, paths, labels) | {"routes": [one._asdict() for one in routes]}
         told |= {"heads": _edges_told(graph, carried, heads, labels)} if args.heads else {}
         print_json(told | {"files": [] if out is None else [str(out / name) for name in FILES]})
     else:
@@ -208,7 +208,9 @@ def _features_among(graph: Graph, nodes: Iterable[int]) -> list[tuple[int, int, 
     return [(layers[node], numbers[node], places[node]) for node in nodes if kinds[node] == FEATURE]
 
 
-def _describe(graph: Graph, paths: list[GraphPath], routes: list[str], labels: Mapping[tuple[int, int], str]) -> None:
+def _describe(
+    graph: Graph, paths: list[GraphPath], routes: list[InWords], labels: Mapping[tuple[int, int], str]
+) -> None:
     """Prints outputs, scores, strongest routes and strongest paths."""
     from biology.attribution.graph import scores
     from biology.attribution.graph_paths import describe
@@ -249,12 +251,12 @@ def _describe(graph: Graph, paths: list[GraphPath], routes: list[str], labels: M
         print(
             "\nStrongest routes (share of the influence on the outputs, sign; features of one role are one step, all others are passed through):"
         )
-        print(*map(visible, routes), sep="\n")
+        print(*(visible(str(one)) for one in routes), sep="\n")
     if paths:
         by_feature = ", feature by feature" if routes else " (share of the influence on the outputs, sign)"
         print(f"\nStrongest paths{by_feature}:")
     for path in paths:
-        print(visible(describe(graph, path, labels)))
+        print(visible(str(describe(graph, path, labels))))
     if labels:
         print(
             "\nA feature's name is a role that rules of a case find it for, or else the tokens that its decoder clearly raises."
@@ -345,7 +347,7 @@ def _told(
         "nodes": graph.n_nodes,
         "row_residual": graph.metadata["row_residual"],
         **_how(graph),
-        "paths": [describe(graph, path, labels) for path in paths],
+        "paths": [describe(graph, path, labels)._asdict() for path in paths],
     }
 
 
