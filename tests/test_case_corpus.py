@@ -83,6 +83,13 @@ def test_a_case_without_prompts_to_teach_or_to_hold_out_is_refused(root):
         CaseCorpus(load_case(root, "colours"))
 
 
+def test_layers_that_the_model_will_not_have_are_refused_before_it_is_grown(root, capsys):
+    (root / "experiments/colours/mechanism.yaml").write_text(MECHANISM.replace("layers: [0, 1]", "layers: [0, 9]"))
+    assert main(["lock"]) == 0 and main(["grow", "--case", "colours"]) == 2
+    assert "variables.colour.layers: layer 9 is not there: such a model has layers 0 to 5." in capsys.readouterr().err
+    assert not Path("data/models/colours/config.json").exists()
+
+
 def test_a_model_of_a_case_is_grown_and_certified_by_two_commands(root, capsys):
     assert main(["grow", "--case", "colours"]) == 2
     assert "the mechanism of case 'colours' is not registered as it is: run `biology lock`" in capsys.readouterr().err
@@ -90,7 +97,11 @@ def test_a_model_of_a_case_is_grown_and_certified_by_two_commands(root, capsys):
     assert main(["grow", "--case", "colours"]) == 0
     folder = Path("data/models/colours")
     assert {"model.safetensors", "record.json", "heldout.parquet"} <= {path.name for path in folder.iterdir()}
+    capsys.readouterr()
     assert main(["certify", "--case", "colours"]) == 0
+    assert (
+        "colours: colour is not held where it was planted (below 0.9)" in capsys.readouterr().err
+    )  # after a dozen steps
     found = pd.read_csv(folder / "certificate.csv")
     assert set(found["variable"]) == {"answer", "colour"} and set(found["mechanism"]) == {"colours"}
     assert (found["n"] == 6).all()
@@ -217,6 +228,7 @@ def test_stages_are_two(staged):
         ("value: colour", "value: colours", "variables.colour: 'colours' is neither a column of the prompts nor an earlier variable"),
         ("value: colour,", "value: 1 // 0,", "variables.colour: '1 // 0' divides by zero"),
         ("depends_on: [colour]", "depends_on: [colur]", "'colur'"),
+        ('at: "factor:thing"', 'at: "token:thingy"', "variables.colour.at: 'token:thingy' does not stand in 'the colour of thing0 is'"),
         ("meaning: its colour", "supernode: color, meaning: its colour", "variables.colour.supernode: unknown supernode 'color'"),
         ("answer: {", "truth: {colours-1: {truth: true, because: it is a variable}}\nanswer: {", "truth: unknown claim 'colours-1'"),
     ],

@@ -52,9 +52,16 @@ def test_a_case_made_from_another_asks_what_that_one_asks(root, source, capsys):
     assert not any(claim.amended for claim in new) and {claim.registered for claim in new} == {date.today()}
     assert not {"mechanism.yaml", "twins"} & {path.name for path in (root / "experiments/My_case").iterdir()}
     assert "My_case" in load_config(root / "config.yaml").cases_of("elegans", discover_cases(root))
+    assert ("Not copied: mechanism.yaml" in said) == (source == "multi_hop")
     assert f"{len(new)} claims, not registered yet" in said and f"biology check {new[0].id} --model elegans" in said
     assert run(root, "explain", "My_case") == run(root, "lock") == 0
     assert set(read_lock(root).claims["My_case"]) == {claim.id for claim in new}
+
+
+def test_a_case_is_not_given_to_a_model_that_was_grown_for_another(root, capsys):
+    before = (root / "config.yaml").read_bytes()
+    assert "it was grown for its own case" in refused(capsys, root, "new-case", "mine", "--model", "refusals")
+    assert not (root / "experiments/mine").exists() and (root / "config.yaml").read_bytes() == before
 
 
 def test_comments_of_the_configuration_stay(root):

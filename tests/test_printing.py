@@ -64,7 +64,7 @@ def test_a_case_and_the_words_of_cases_as_data(said):
     assert {"multihop-1", "multihop-7"} <= {claim["id"] for claim in told["claims"]} and told["prompt_count"] > 1000
     claim = said("explain", "multihop-7")
     assert claim["case"] == "multi_hop" and "swap" in claim["done"] and claim["parts"][0]["experiment"] == "swap"
-    assert set(said("explain")) == {"case.schema.json", "claims.schema.json"}
+    assert set(said("explain")) == {"case.schema.json", "claims.schema.json", "mechanism.schema.json"}
     assert {"name", "memory"} <= set(said("models")["models"][0])
 
 

@@ -5,8 +5,8 @@ each with a *site*: the layers and the token at which the network must hold it. 
 model also gives the answers after interventions: with a variable set to another value, and with a variable absent. A model into
 which the mechanism was planted (`planting.py`) should give the same answers; `certificate.py` measures whether it does.
 
-After Geiger et al., *Causal Abstractions of Neural Networks* (2021) and *Inducing Causal Structure for Interpretable Neural
-Networks* (2022); Gupta et al., *InterpBench* (2024). Torch-free.
+After Geiger et al., *Causal Abstractions of Neural Networks* (2021), *Inducing Causal Structure* (2022); Gupta et al., *InterpBench*
+(2024). Torch-free.
 """
 
 from __future__ import annotations
@@ -40,7 +40,6 @@ class Absent(Strict):
 
     among: tuple[str, ...] = ()
     """The mean is taken over prompts with the same values of these; by default over all prompts."""
-
     shares: tuple[str, ...] | None = None
     """Any answer of a prompt with the same values of these variables or columns, all equally probable."""
     says: str | None = None
@@ -93,6 +92,7 @@ class Variable(Strict):
     changing: bool = False
     """Whether exchanges are taught with values that change the answer, where there are any; for a variable of which few do."""
     absent: Absent | None = None
+    """What is said where nothing tells its value."""
 
     @field_validator("layers")
     @classmethod
@@ -114,7 +114,9 @@ class Answer(Strict):
     """The answer: an expression, or the prompts read as a table from the values of variables to answers."""
 
     depends_on: tuple[str, ...] = ()
+    """The variables and columns whose values determine it."""
     value: str | None = None
+    """Instead of these, an expression in variables and columns."""
 
     @model_validator(mode="after")
     def _one(self) -> Answer:
@@ -127,6 +129,7 @@ class Truth(Strict):
     """Whether a claim is true of a model that computes this, and why."""
 
     truth: Literal["true", "false", "open"]
+    """`open`: it does not follow from the causal model."""
     because: str = Field(min_length=10)
 
     @field_validator("truth", mode="before")
@@ -141,7 +144,9 @@ class Mechanism(Strict):
     says: str = Field(min_length=10)
     """The mechanism in one or two sentences."""
     variables: dict[str, Variable]
+    """In the order of the computation; a variable names earlier ones only."""
     answer: Answer
+    """What is said. It has to be the answer of every prompt."""
     attention: Literal["either", "decides"] = "either"
     """`decides`: variables act by where attention looks and by nothing else, so that with the prompt's own attention patterns an exchange
     changes no answer. By default an exchange gives the same answer with these and with live ones."""
@@ -190,10 +195,8 @@ def twins_of(root: str | Path, case: str) -> list[str]:
 
 
 def load_mechanism(root: str | Path, case: str, twin: str = "") -> Mechanism | None:
-    """The mechanism of a case, or of a twin if the twin has its own; None if the case states none.
-
-    Raises `InputError` if it does not fit the case.
-    """
+    """The mechanism of a case, or of a twin if the twin has its own; None if the case states none. Raises `InputError` for one that
+    cannot be."""
     path = mechanism_path(root, case, twin)
     if not path.is_file():
         return None
@@ -214,16 +217,14 @@ def load_mechanism(root: str | Path, case: str, twin: str = "") -> Mechanism | N
     return made
 
 
-def site(variable: Variable, row: Row) -> Position:
-    """The token position of a prompt at which a variable is held."""
+def site(variable: Variable, row: Row) -> Position:  # the token at which a variable is held
     return variable.at[row["set"]] if isinstance(variable.at, dict) else variable.at
 
 
 # ------------------------------------------------------------------------------------------------------- expressions
 
 _OPERATORS: dict[type, Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
+    ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod,
 }  # fmt: skip
 
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 import time
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -130,6 +131,11 @@ def grow(args: Arguments) -> None:
     for case in recipe.lessons if isinstance(recipe, Planting) else ():
         mechanism, stated = _stated(here, case, args.twin or name, "write the mechanism that is to be planted there")
         check_mechanism(here, case, args.twin or name)
+        for variable, one in mechanism.variables.items():
+            if one.layers[1] >= recipe.n_layers:
+                raise InputError(
+                    f"{stated}: variables.{variable}.layers: layer {one.layers[1]} is not there: such a model has layers 0 to {recipe.n_layers - 1}."
+                )
         lessons[case] = mechanism, lesson_of(corpus, case)
         made_of[case] = artefacts.contents_hash(stated.parent, stated.name)[:16]
     alone = locked(work / "lock", f"another `biology grow` works in {work}: wait for it")
@@ -164,6 +170,7 @@ def certify(args: Arguments) -> None:
     from biology.models.model import load_model
     from biology.organisms.certificate import certify as certified
     from biology.records import InputError
+    from biology.verdicts.calibration import CERTIFIED
 
     folder = _folder(args)
     record = record_of(folder)
@@ -181,6 +188,13 @@ def certify(args: Arguments) -> None:
     found = pd.concat(rows)
     artefacts.write_text(folder / "certificate.csv", found.to_csv(index=False, lineterminator="\n"))
     print_table(found, getattr(args, "json", False))  # `organism` calls this too, and has no such option
+    weak = found[(found["what"] == "mlp") & (found["arm"] == "effect") & (found["accuracy"] < CERTIFIED)]
+    for case, variable in zip(weak["case"], weak["variable"], strict=True):
+        print(
+            f"{case}: {variable} is not held where it was planted (below {CERTIFIED:g}): claims on it count as open "
+            "(docs/explanation/planting.md).",
+            file=sys.stderr,
+        )
 
 
 def _stated(root: Path, case: str, twin: str, why: str) -> tuple[Mechanism, Path]:

@@ -25,11 +25,18 @@ def new_case(args: Arguments) -> None:
     from biology.cases.case import load_case
     from biology.cases.claim_file import load_claims
     from biology.config import config_file, load_config
+    from biology.records import InputError
     from biology.scaffolds import new_case as cases
 
     path = config_file(args.config)
     root, name = path.parent, args.name
-    load_config(path).model(args.model)  # a wrong name is reported before anything is written
+    if (
+        load_config(path).model(args.model).role == "organism"
+    ):  # reported before anything is written, as a wrong name is
+        raise InputError(
+            f"--model {args.model}: it was grown for its own case and knows no other words. Leave --model out, or grow a model for the new case "
+            "(docs/how_to/grow.md#an-organism-of-one-case)."
+        )
     source = args.source or cases.TEMPLATE
     cases.write_case(root, name, cases.new_case(root, name, source, date.today()))
     met = cases.add_to_config(path, args.model, name)
@@ -37,7 +44,7 @@ def new_case(args: Arguments) -> None:
     prompts, first = len(case.items) + len(case.prompts), claims[0].id if claims else "CLAIM"
     print(
         f"experiments/{name}: {prompts} prompts, {len(case.supernodes)} supernodes, {len(case.experiments)} experiments, "
-        f"{len(claims)} claims, not registered yet.\n{met}\n\n"
+        f"{len(claims)} claims, not registered yet.\n{met}\n{cases.left_out(root, source)}\n"
         f"Next:\n"
         f"  {f'biology explain {name}':<44} what it says, in English\n"
         f"  edit experiments/{name}/case.yaml and claims.yaml, then again\n"

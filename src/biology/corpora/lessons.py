@@ -9,12 +9,12 @@ from pathlib import Path
 import pandas as pd
 
 from biology.cases.case import Case, load_case
-from biology.cases.mechanism import CausalModel, Mechanism, mechanism_path
+from biology.cases.mechanism import CausalModel, Mechanism, Row, Variable, mechanism_path, site
 from biology.corpora.case_corpus import CaseCorpus
 from biology.corpora.corpus import Corpus
 from biology.corpora.mechanism_prompts import LESSONS
 from biology.corpora.twins import twin as twin_corpus
-from biology.records import known
+from biology.records import InputError, known
 
 
 def corpus_of(record: Mapping[str, object], root: Path) -> Corpus:
@@ -40,12 +40,24 @@ def check_names(root: Path, case: Case, claims: Collection[str], mechanism: Mech
 
 
 def check_answers(root: Path, case: Case, mechanism: Mechanism, twin: str = "") -> None:
-    """Raises `InputError` unless the causal model of a mechanism gives the answer to each prompt with which it is planted. Without a
-    prompt set there is none yet."""
+    """Raises `InputError` unless the causal model of a mechanism gives the answer to each prompt with which it is planted, and its
+    variables have a token there. Without a prompt set there is none yet."""
     if case.name in LESSONS:
         corpus = twin_corpus(twin).corpus() if twin else Corpus()
     elif case.items:
         corpus = CaseCorpus(case)
     else:
         return
-    CausalModel(mechanism, lesson_of(corpus, case.name), str(mechanism_path(root, case.name, twin)))
+    path = mechanism_path(root, case.name, twin)
+    for row in CausalModel(mechanism, lesson_of(corpus, case.name), str(path)).rows:
+        for name, variable in mechanism.variables.items():
+            _check_site(f"{path}: variables.{name}.at", variable, row)
+
+
+def _check_site(where: str, variable: Variable, row: Row) -> None:
+    if isinstance(variable.at, dict) and row["set"] not in variable.at:
+        raise InputError(f"{where}: there is none for set '{row['set']}', as of {row['text']!r}.")
+    at = site(variable, row)
+    word = str(row[at.factor]) if at.factor else at.word
+    if at.form in ("token", "factor") and (not word or word not in row["text"]):
+        raise InputError(f"{where}: '{at}' does not stand in {row['text']!r}.")

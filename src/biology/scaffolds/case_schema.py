@@ -1,4 +1,4 @@
-"""JSON Schemas of case.yaml and claims.yaml, generated from the types, so that an editor completes, explains and
+"""JSON Schemas of case.yaml, claims.yaml and mechanism.yaml, generated from the types, so that an editor completes, explains and
 checks.
 
 They give the allowed keys and words. Whether these fit together can only be checked by reading a case
@@ -11,10 +11,13 @@ from typing import Any
 
 from biology.cases.case_file import CaseFile
 from biology.cases.claim_file import Claim
+from biology.cases.mechanism import Mechanism
 from biology.cases.positions import Position
 
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
-FILES = {"case.schema.json": "case.yaml", "claims.schema.json": "claims.yaml"}
+FILES = {
+    "case.schema.json": "case.yaml", "claims.schema.json": "claims.yaml", "mechanism.schema.json": "mechanism.yaml",
+}  # fmt: skip
 """Names of the schemas in experiments/, and the file that each describes."""
 
 
@@ -25,6 +28,10 @@ def schemas() -> dict[str, dict[str, Any]]:
     kinds = claim.pop("$defs")
     claim["properties"].pop("id")
     claim["required"].remove("id")
+    mechanism = _tidy(Mechanism.model_json_schema())
+    said = mechanism["$defs"]["Truth"]["properties"]["truth"]
+    said |= {"enum": [*said.pop("enum"), True, False]}  # YAML reads true and false as Booleans
+    del said["type"]
     one = claim["properties"]["amended"]["items"]
     claim["properties"]["amended"] = {"anyOf": [one, {"type": "array", "items": one}]}
     claims = {
@@ -34,8 +41,9 @@ def schemas() -> dict[str, dict[str, Any]]:
         "additionalProperties": claim,
         "$defs": kinds,
     }
-    case["$defs"]["Position"] = {"description": "A token position.", "anyOf": Position.forms()}
-    return {name: {"$schema": DIALECT} | one for name, one in zip(FILES, (case, claims), strict=True)}
+    for made in (case, mechanism):
+        made["$defs"]["Position"] = {"description": "A token position.", "anyOf": Position.forms()}
+    return {name: {"$schema": DIALECT} | one for name, one in zip(FILES, (case, claims, mechanism), strict=True)}
 
 
 def _tidy(node: Any) -> Any:

@@ -1,8 +1,9 @@
-"""The words that may be used in a case file, as a page of Markdown."""
+"""The words that may be used in the files of a case, as a page of Markdown."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal, get_args, get_origin
 
 from biology.arms import CONTROLS
 from biology.cases.claim_file import CONFIDENCE
@@ -10,8 +11,11 @@ from biology.cases.experiments import KINDS
 from biology.cases.figure_names import FIGURES
 from biology.cases.found_sites import ENOUGH, LEAST
 from biology.cases.measures import FORMS, WRITING, Form, Outcome
+from biology.cases.mechanism import Absent, Answer, Mechanism, Truth, Variable
 from biology.cases.positions import FORMS as POSITIONS
 from biology.cases.positions import FOUND
+from biology.cases.rules import SupernodeRule
+from biology.records import Strict
 from biology.wording import listed
 
 PAGE = "docs/reference/case_files.md"
@@ -19,7 +23,7 @@ PAGE = "docs/reference/case_files.md"
 
 
 def words_page() -> str:
-    """The words allowed in case.yaml and claims.yaml, as a page of Markdown (`docs/reference/case_files.md`)."""
+    """The words allowed in case.yaml, claims.yaml and mechanism.yaml, as a page of Markdown (`docs/reference/case_files.md`)."""
     lines = [
         "# The words of a case file",
         "",
@@ -66,6 +70,12 @@ def words_page() -> str:
         f"{LEAST:.0%} nothing is found, a warning says so, and the first position of `among` is taken with all layers.",
         "`biology decompose` takes the site apart on held-out prompts, to say [which part is at fault](../explanation/faults.md) where a claim misses.",
         "",
+        "## Keys of a supernode's rule",
+        "",
+        "Features that meet all conditions are its members.",
+        "",
+        *_keys(SupernodeRule),
+        "",
         "## Controls",
         "",
         "What is measured beside the effect. A claim says `none` where it has no control.",
@@ -88,8 +98,33 @@ def words_page() -> str:
         "",
         *(f"- `{word}`: {meaning}" for word, meaning in CONFIDENCE.items()),
         "",
+        "## The words of a mechanism",
+        "",
+        "`mechanism.yaml` says what a planted model computes ([how to plant one](../tutorials/plant_a_mechanism.md)). It names columns of the prompt set",
+        "and variables that come before.",
+        "",
     ]
+    for title, record in MECHANISM.items():
+        lines += [f"{title}:", "", *_keys(record), ""]
     return "\n".join(lines)
+
+
+MECHANISM: dict[str, type[Strict]] = {
+    "The file": Mechanism, "Each of the `variables`": Variable, "`absent` of a variable": Absent, "`answer`": Answer,
+    "Each entry of `truth`": Truth,
+}  # fmt: skip
+"""The records of mechanism.yaml, and where they stand in it."""
+
+
+def _keys(record: type[Strict]) -> list[str]:
+    """A line for each key of a record: what it says, and the default or the allowed words."""
+    lines = []
+    for name, field in record.model_fields.items():
+        words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+        allowed = f" One of {listed([f'`{word}`' for word in words])}." if words else ""
+        needed = " Needed." if field.is_required() else ""
+        lines.append(f"- `{name}`: {_first(field.description)}{allowed}{needed}")
+    return lines
 
 
 def _first(text: str | None) -> str:

@@ -13,13 +13,15 @@ from pathlib import Path
 from biology import artefacts
 from biology.cases.case import PAGES, case_folder, load_case
 from biology.cases.claim_file import load_claims
+from biology.cases.mechanism import MECHANISM, TWINS
 from biology.config import load_config
 from biology.grammar import refused_name
 from biology.records import InputError
 from biology.scaffolds.config_text import with_case
+from biology.wording import listed
 
 TEMPLATE = "_template"
-HELP = "docs/tutorials/extend_a_case.md"
+HELP, PLANT = "docs/tutorials/extend_a_case.md", "docs/tutorials/plant_a_mechanism.md"
 
 
 def new_case(root: Path, name: str, source: str, today: date) -> dict[str, str]:
@@ -46,6 +48,15 @@ def new_case(root: Path, name: str, source: str, today: date) -> dict[str, str]:
         "case.yaml": _headed((origin / "case.yaml").read_text(encoding="utf-8"), name, made_from),
         "claims.yaml": _claims((origin / "claims.yaml").read_text(encoding="utf-8"), name, today),
     }
+
+
+def left_out(root: Path, source: str) -> str:
+    """Says which files of the source are not copied; empty if there are none."""
+    origin = case_folder(root, source)
+    there = [name for name in (MECHANISM, f"{TWINS}/", "prompts.py") if (origin / name).exists()]
+    if not there:
+        return ""
+    return f"Not copied: {listed(there)}. What a planted model computes is yours to state ({PLANT}), and prompts.csv is written by hand or by a program of yours.\n"
 
 
 def write_case(root: Path, name: str, files: dict[str, str]) -> None:
