@@ -18,7 +18,7 @@ READINGS = {
         multihop-9: signs agreement | shuffle; inhibit_city <answer_probability activation:bridge activation:say_answer activation:relation answer_logit; inhibit_relation_word <answer_probability activation:relation activation:bridge activation:say_answer answer_logit; inhibit_bridge <answer_probability activation:relation activation:say_answer answer_logit; inhibit_relation <answer_probability activation:bridge activation:say_answer answer_logit; city relation_word bridge relation say_answer
     """,
     "addition": """
-        add-1: classes class_share lookup_present | shuffle;
+        add-1: classes class_writing lookup_present | shuffle;
         add-2: classes decimal_share | shuffle;
         add-3: dissociation interaction:ones_right,near_right; inhibit_ones_a <ones_right near_right | match; inhibit_range_a <near_right ones_right | match; ones_a range_a
         add-4: ablate_lookup activation:sum ?answer_top1 | match position; lookup sum
@@ -42,7 +42,7 @@ READINGS = {
         multi-4: operand_swap <level_top1:expected_operand | match donor position; operand
         multi-5: language_swap <level_top1:expected_language | match donor position; language
         multi-6: english_operation difference:level_top1:expected_operation; operation_swap <level_top1:expected_operation; operation_swap_native <level_top1:expected_operation; english_operand difference:level_top1:expected_operand; operand_swap <level_top1:expected_operand; operand_swap_native <level_top1:expected_operand; operation operand
-        multi-7: default_language default_written:en | match; say
+        multi-7: default_language default_written:en | match; say_together
         multi-8: overlap overlap_profile overlap:2 | shuffle;
         multi-9: scale overlap:2; overlap overlap:2 | shuffle;
         multi-10: inhibit_operation_live lost:say | match; frozen_operation difference:lost:say; inhibit_operation lost:say; frozen_operand difference:lost:say; inhibit_operand lost:say; inhibit_operand_live lost:say; operation operand say

@@ -112,8 +112,10 @@ def test_a_prompt_set_that_is_no_csv_in_utf_8_is_named(root, data):
 
 def test_a_prompt_set_saved_by_a_spreadsheet_is_read(root):
     edit(root, "case.yaml", "# prompt_set:", "prompt_set:")
-    (root / "experiments/mine/prompts.csv").write_text(HEADER + "a,b e,c,d,dev,score,e\n", encoding="utf-8-sig")
-    assert [item.item for item in load_case(root, "mine").items] == ["a"]
+    (root / "experiments/mine/prompts.csv").write_text(
+        HEADER + "a,b e,c,d,heldout,score,e\nf,g e,c,h,dev,score,e\n", encoding="utf-8-sig"
+    )
+    assert [item.item for item in load_case(root, "mine").items] == ["a", "f"]
 
 
 def test_the_prompt_set_keeps_text_and_factors(root):

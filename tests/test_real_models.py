@@ -50,12 +50,12 @@ def run(*arguments):
 
 @pytest.fixture(scope="module")
 def root(tmp_path_factory):
-    """A folder with one case, of whose natural prompts one wording in eight is kept, and what a hub would publish."""
+    """A folder with one case, of whose natural prompts one wording in eight is kept (one with development prompts of both sets), and what a hub would publish."""
     root = tmp_path_factory.mktemp("real")
     case = root / "experiments/multi_hop"
     shutil.copytree(ROOT / "experiments/multi_hop", case)
     prompts = pd.read_csv(case / "prompts_natural.csv", dtype=str, keep_default_na=False)
-    prompts = prompts[prompts["template"] == "0"]
+    prompts = prompts[prompts["template"] == "1"]
     prompts.to_csv(case / "prompts_natural.csv", index=False)
     (root / "experiments/claims.lock").write_text(refreshed_lock(root).text())
     (root / "config.yaml").write_text(ENTRY)

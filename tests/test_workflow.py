@@ -309,7 +309,9 @@ def test_a_further_size_waits_for_the_model_that_it_is_a_size_of(snakemake, root
 def natural(root):
     """One of the two cases has prompts for models of others."""
     edit(root / "experiments/first/case.yaml", "# prompt_set:", "prompt_sets: {natural: some.csv}\n#")
-    (root / "experiments/first/some.csv").write_text("item,text,answer,cluster,split,role\na,b,c,d,dev,score\n")
+    (root / "experiments/first/some.csv").write_text(
+        "item,text,answer,cluster,split,role\na,b,c,d,heldout,score\ne,f,c,d,dev,score\n"
+    )
     return root
 
 
