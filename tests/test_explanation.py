@@ -40,6 +40,15 @@ def test_everything_of_a_case_is_told(name):
     assert not [line for line in lines if "{0}" in line or "None" in line]
 
 
+def test_a_case_of_too_few_clusters_is_told_so():
+    case, claims = load_case(ROOT, "multi_hop"), load_claims(ROOT, "multi_hop")
+    assert "Too few" not in case_told(case, claims)
+    kept = [item for item in case.items if item.split == "heldout" and item.role == "score"]
+    three = dict.fromkeys(item.cluster for item in kept)
+    few = case.model_copy(update={"items": tuple(item for item in kept if item.cluster in list(three)[:3])})
+    assert "Too few: with 3 clusters held out p is never below 0.12" in case_told(few, claims)
+
+
 @pytest.mark.parametrize("name", filter(partial(load_mechanism, ROOT), discover_cases(ROOT)))
 def test_every_variable_and_truth_of_a_mechanism_is_told(name):
     mechanism = load_mechanism(ROOT, name)

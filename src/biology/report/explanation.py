@@ -32,6 +32,7 @@ from biology.cases.mechanism import Absent, Mechanism
 from biology.cases.perturbations import Edit, Exchange, Inhibit, Inject, Perturbation, Swap
 from biology.cases.positions import FOUND, Position
 from biology.cases.rules import Stream, SupernodeRule
+from biology.statistics import ALPHA
 from biology.wording import listed
 
 
@@ -45,7 +46,7 @@ def case_told(case: Case, claims: Sequence[Claim]) -> str:
             if prompt.factors
             else []
         )
-    lines += ["", *_items_told(case.items)]
+    lines += ["", *_items_told(case.items), *_too_few_told(case.items, claims)]
     lines += ["", "SUPERNODES", ""]
     for name, rule in case.supernodes.items():
         lines += [f"{name}{f' ({rule.label})' if rule.label else ''}: {rule_told(rule)}"]
@@ -113,6 +114,18 @@ def _items_told(items: Sequence[Item]) -> list[str]:
             clusters = {item.cluster for item in items if (item.split, item.role) == (split, role)}
             told += [f"    {count[split, role]} of split {split} {does} (in {len(clusters)} clusters)"]
     return told
+
+
+def _too_few_told(items: Sequence[Item], claims: Sequence[Claim]) -> list[str]:
+    """Says so where no claim can be replicated, as flipping the signs of so few clusters cannot give a p that is small enough."""
+    clusters = len({item.cluster for item in items if (item.split, item.role) == ("heldout", "score")})
+    asked = sum(bool(claim.parts) for claim in claims)
+    if not clusters or asked * 0.5**clusters < ALPHA:
+        return []
+    return [
+        f"    Too few: with {clusters} clusters held out p is never below {0.5**clusters:.2g}, and of {asked} claims Holm's correction asks for "
+        f"less than {ALPHA / max(asked, 1):.2g}. Nothing can be replicated."
+    ]
 
 
 def rule_told(rule: SupernodeRule) -> str:
