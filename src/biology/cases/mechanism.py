@@ -195,8 +195,7 @@ def twins_of(root: str | Path, case: str) -> list[str]:
 
 
 def load_mechanism(root: str | Path, case: str, twin: str = "") -> Mechanism | None:
-    """The mechanism of a case, or of a twin if the twin has its own; None if the case states none. Raises `InputError` for one that
-    cannot be."""
+    """The mechanism of a case, or of a twin that has its own; None if there is none. Raises `InputError` for one that cannot be."""
     path = mechanism_path(root, case, twin)
     if not path.is_file():
         return None
@@ -217,7 +216,8 @@ def load_mechanism(root: str | Path, case: str, twin: str = "") -> Mechanism | N
     return made
 
 
-def site(variable: Variable, row: Row) -> Position:  # the token at which a variable is held
+def site(variable: Variable, row: Row) -> Position:
+    """The token position of a prompt at which a variable is held."""
     return variable.at[row["set"]] if isinstance(variable.at, dict) else variable.at
 
 

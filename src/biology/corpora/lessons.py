@@ -29,7 +29,7 @@ def lesson_of(corpus: Corpus, case: str) -> pd.DataFrame:
     return corpus.lesson() if isinstance(corpus, CaseCorpus) else LESSONS[case](corpus)
 
 
-def check_names(root: Path, case: Case, claims: Collection[str], mechanism: Mechanism, twin: str = "") -> None:
+def check_names(root: str | Path, case: Case, claims: Collection[str], mechanism: Mechanism, twin: str = "") -> None:
     """Raises `InputError` unless the claims and supernodes exist that the mechanism of a case, or of its twin, names."""
     path = mechanism_path(root, case.name, twin)
     for claim in mechanism.truth:
@@ -39,7 +39,7 @@ def check_names(root: Path, case: Case, claims: Collection[str], mechanism: Mech
             known(path, f"variables.{name}.supernode", "supernode", variable.supernode, case.supernodes)
 
 
-def check_answers(root: Path, case: Case, mechanism: Mechanism, twin: str = "") -> None:
+def check_answers(root: str | Path, case: Case, mechanism: Mechanism, twin: str = "") -> None:
     """Raises `InputError` unless the causal model of a mechanism gives the answer to each prompt with which it is planted, and its
     variables have a token there. Without a prompt set there is none yet."""
     if case.name in LESSONS:

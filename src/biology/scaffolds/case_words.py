@@ -104,12 +104,12 @@ def words_page() -> str:
         "and variables that come before.",
         "",
     ]
-    for title, record in MECHANISM.items():
+    for title, record in RECORDS.items():
         lines += [f"{title}:", "", *_keys(record), ""]
     return "\n".join(lines)
 
 
-MECHANISM: dict[str, type[Strict]] = {
+RECORDS: dict[str, type[Strict]] = {
     "The file": Mechanism, "Each of the `variables`": Variable, "`absent` of a variable": Absent, "`answer`": Answer,
     "Each entry of `truth`": Truth,
 }  # fmt: skip
@@ -117,7 +117,7 @@ MECHANISM: dict[str, type[Strict]] = {
 
 
 def _keys(record: type[Strict]) -> list[str]:
-    """A line for each key of a record: what it says, and the default or the allowed words."""
+    """A line for each key of a record: what it says, the words it allows, and whether it is needed."""
     lines = []
     for name, field in record.model_fields.items():
         words = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()

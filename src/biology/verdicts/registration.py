@@ -183,7 +183,7 @@ def _mechanisms(
             mechanism, name = load_mechanism(root, case, twin), f"{case}/{twin}".rstrip("/")
             if mechanism is None:
                 continue
-            check_names(Path(root), loaded, claims[case], mechanism, twin)
+            check_names(root, loaded, claims[case], mechanism, twin)
             now, before = mechanism_digest(mechanism), locked.mechanisms.get(name)
             if before not in (None, now) and before not in [one.previous for one in mechanism.amended]:
                 raise InputError(
@@ -191,7 +191,7 @@ def _mechanisms(
                     f"..., reason: ..., previous: {before}, seen_on: [models that were judged]}}]` and run `biology lock`."
                 )
             if now != before:
-                check_answers(Path(root), loaded, mechanism, twin)
+                check_answers(root, loaded, mechanism, twin)
             found[name], histories[name] = now, _history(mechanism.amended)
             if (stood := locked.mechanism_histories.get(name)) is not None:
                 _check_history(
