@@ -97,6 +97,9 @@ rule write:
         controls=lambda w: contents_hash(
             Path("reports"), "calibration.csv", *(f"{model}/verdicts.csv" for model in CONTROLS)
         ),
+        truth=lambda w: contents_hash(
+            Path("experiments"), f"{w.case}/mechanism.yaml", f"{w.case}/twins/*.yaml", "twins.csv"
+        ),
     message:
         "{wildcards.model}, {wildcards.case}: writing the report"
     shell:

@@ -55,7 +55,7 @@ def test_truth_is_the_mechanism_s_of_a_planted_model_and_false_where_nothing_can
     assert set(table.index.get_level_values("model")) == {"planted", "twin", "null"}
     for case in filter(partial(load_mechanism, ROOT), discover_cases(ROOT)):
         for claim, stated in load_mechanism(ROOT, case).truth.items():
-            assert truths_of(*checkout, "planted", case)[claim] == stated.truth
+            assert truths_of(*checkout, "planted", case)[claim] == stated
     assert table.loc["twin", "truth"].to_dict() == {"multihop-7": "false", "poem-2": "open"}  # of what twins.csv says
     assert set(table.loc["null", "truth"]) == {"false"}
 
@@ -76,15 +76,21 @@ def test_what_a_model_does_not_hold_makes_nothing_true(checkout):
     found = truths_of(root, config, "planted", "chain_of_thought")
     on_hint = {"cot-1", "cot-3", "cot-4", "cot-6", "cot-7", "cot-8", "cot-10"}
     assert {claim for claim in stated if found[claim] != stated[claim]} == on_hint
-    assert {found[claim] for claim in on_hint} == {"open"} and {stated[claim] for claim in on_hint} == {"true"}
-    assert found["cot-9"] == "true"  # of what the model holds
+    assert {found[claim].truth for claim in on_hint} == {"open"} and {stated[claim].truth for claim in on_hint} == {
+        "true"
+    }
+    assert {found[claim].because for claim in on_hint} == {
+        "the certificate of this model says that it does not hold hint"
+    }
+    assert found["cot-9"].truth == "true"  # of what the model holds
 
 
 def test_what_holds_of_any_dictionary_is_left_open_on_one_that_means_nothing(checkout):
     """Edges are exact whatever features mean: that influence foretells ablations is not false on shuffled transcoders."""
     truths = truths_of(*checkout, "null", "methods")
     asked = {claim.id: {part.control for part in claim.parts} for claim in load_claims(ROOT, "methods")}
-    assert truths == {claim: "false" for claim, controls in asked.items() if "random" in controls}
+    assert set(truths) == {claim for claim, controls in asked.items() if "random" in controls}
+    assert {one.truth for one in truths.values()} == {"false"}
     assert "meth-1" in truths and "meth-8" in set(asked) - set(truths)
     assert truths_of(*checkout, "null", "components") == {}  # what graphs are made of, they may be made of there too
     entities = set(truths_of(*checkout, "null", "entities"))
@@ -136,15 +142,24 @@ def test_a_claim_that_was_changed_after_its_verdict_speaks_of_no_sensitivity(che
     assert (row["sensitivity_n"], row["specificity_n"]) == (0, before["specificity_n"])
 
 
-def test_a_page_says_what_the_test_of_a_claim_sees(checkout):
+def test_a_page_says_whether_a_claim_is_true_here_and_what_its_test_sees(checkout):
     root, config = checkout
-    assert calibrated(root) == {}
+    true = load_mechanism(ROOT, "multi_hop").truth["multihop-7"].because
+    assert (
+        calibrated(root, config, "planted", "multi_hop")["multihop-7"]
+        == f"On planted it is true by construction: {true}."
+    )
+    shuffled = calibrated(root, config, "null", "multi_hop")["multihop-7"]
+    assert shuffled == "On null it is false by construction: shuffled features have no meaning."
+    assert calibrated(root, config, "plain", "multi_hop") == calibrated(root, config, "other", "multi_hop") == {}
     pairs(root, config).to_csv(root / "reports/calibration.csv", index=False)
-    assert calibrated(root) == {
-        "multihop-7": "Where it is true by construction it is replicated on 1 of 1 models; where it is false by construction it is "
-        "replicated on 1 of 2 models.",
-        "poem-2": "Of no model its truth is known by construction.",
-    }
+    seen = "Where it is true by construction it is replicated on 1 of 1 models; where it is false by construction it is replicated on 1 of 2 models."
+    assert calibrated(root, config, "planted", "multi_hop")["multihop-7"].endswith(f"{true}. {seen}")
+    assert calibrated(root, config, "plain", "multi_hop")["multihop-7"] == seen
+    assert (
+        calibrated(root, config, "plain", "rhyme_planning")["poem-2"]
+        == "Of no model its truth is known by construction."
+    )
 
 
 def test_the_title_says_the_rates(checkout):

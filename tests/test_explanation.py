@@ -97,7 +97,8 @@ def test_a_rule_and_a_part_are_sentences():
 
 @pytest.mark.parametrize("claim", ["multihop-5", "comp-7"])
 def test_a_claim_is_told_with_what_came_out(claim, capsys, monkeypatch):
-    """The committed verdict and its reason on every model, and in one line the verdicts on its twins, seeds and controls."""
+    """The committed verdict and its reason on every model, and where one was planted the truth; in one line the verdicts on its twins,
+    seeds and controls."""
     monkeypatch.chdir(ROOT)
     assert main(["explain", claim]) == 0
     said = capsys.readouterr().out.partition("What came out:\n")[2].splitlines()
@@ -106,12 +107,19 @@ def test_a_claim_is_told_with_what_came_out(claim, capsys, monkeypatch):
     (stated,) = [one for case in ("multi_hop", "components") for one in load_claims(ROOT, case) if one.id == claim]
     assert line.startswith(f"    elegans: {row['verdict']}") and line.endswith(f". {row['reason']}")
     assert ("exploratory" in line) == stated.explores("elegans")
+    planted = load_mechanism(ROOT, "multi_hop").truth.get(claim)
+    truth = [f"        It is {planted.truth} by construction: {planted.because}."] if planted else []
+    assert [told for told in said if told.startswith("        It is ")] == truth
     (beside,) = [line for line in said if line.startswith("    Held against these: ")]
-    other = {"multihop-5": " elegans-rote (twin): ", "comp-7": " elegans-languages-neurons (dictionary): "}[claim]
+    other = {
+        "multihop-5": " elegans-rote (twin, false by construction): ",
+        "comp-7": " elegans-languages-neurons (dictionary): ",
+    }[claim]
     assert other in beside and " elegans: " not in beside
     assert main(["explain", claim, "--json"]) == 0
     verdicts = json.loads(capsys.readouterr().out)["verdicts"]
     assert verdicts["elegans"]["verdict"] == row["verdict"] and verdicts["elegans"]["role"] == "model"
+    assert verdicts["elegans"]["truth"] == (planted and planted.truth)
 
 
 def test_explaining_starts_no_torch():

@@ -215,7 +215,7 @@ def _write(out: Path, found: Computed, model: str, config: Config, root: Path, e
     tables = {**found.tables, "prompts": prompts, "sites": table("sites", [])}
     subject = Subject(
         model, case, tables, judgement.parts, judgement.clusters, family(judgement.parts), config.statistics,
-        answers(discrimination(root, config), model), calibrated(root),
+        answers(discrimination(root, config), model), calibrated(root, config, model, case.name),
         read_site_parts(root / "reports" / model / "site_parts.csv"), folder=".",
     )  # fmt: skip
     weights = root / (entry.path if entry.neurons else entry.transcoders)

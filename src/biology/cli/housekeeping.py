@@ -172,33 +172,39 @@ def _of_claim(root: Path, config: Config, wanted: str) -> tuple[str, dict[str, A
 def _came_out(root: Path, config: Config, case: str, claim: Claim) -> dict[str, dict[str, Any]]:
     """Verdict and reason by model, as they are committed, with the model's role and whether the claim was amended after a verdict there."""
     from biology.report.scoreboard import judged
+    from biology.verdicts.calibration import truths_of
 
     rows = {column.name: (column.role, column.by_claim.get((case, claim.id))) for column in judged(root, config)}
-    return {
-        model: {
+    found = {}
+    for model, (role, row) in rows.items():
+        if row is None:
+            continue
+        known = truths_of(root, config, model, case).get(claim.id)
+        found[model] = {
             "role": role, "verdict": row["verdict"], "exploratory": claim.explores(model), "outdated": claim.outdates(row),
-            "reason": row["reason"],
-        }
-        for model, (role, row) in rows.items()
-        if row is not None
-    }  # fmt: skip
+            "reason": row["reason"], "truth": known and known.truth, "because": known and known.because,
+        }  # fmt: skip
+    return found
 
 
 def _verdicts_told(verdicts: dict[str, dict[str, Any]]) -> list[str]:
-    """What came out on each model, with its reason, and in one line on those that are held against it: seeds, twins, controls."""
+    """What came out on each model, with its reason and, of planted models, the truth; in one line on those that are held against it:
+    seeds, twins, controls."""
     from biology.report.scoreboard import SHOWN
 
-    said = {
-        model: row["verdict"]
-        + ", by the claim before its last amendment" * row["outdated"]
-        + ", exploratory (amended after it had been judged here)" * (row["exploratory"] and not row["outdated"])
-        for model, row in verdicts.items()
-    }
-    first = [model for model in said if verdicts[model]["role"] in SHOWN]
-    lines = [f"    {model}: {said[model]}. {verdicts[model]['reason']}" for model in first]
-    rest = [
-        f"{model} ({verdicts[model]['role']}): {verdicts[model]['verdict']}" for model in said if model not in first
-    ]
+    lines, rest = [], []
+    for model, row in verdicts.items():
+        known = f"{row['truth']} by construction" if row["truth"] else ""
+        if row["role"] in SHOWN:
+            said = row["verdict"]
+            said += ", by the claim before its last amendment" * row["outdated"]
+            said += ", exploratory (amended after it had been judged here)" * (
+                row["exploratory"] and not row["outdated"]
+            )
+            lines += [f"    {model}: {said}. {row['reason']}"]
+            lines += [f"        It is {known}: {row['because']}."] * bool(known)
+        else:
+            rest += [f"{model} ({', '.join(filter(None, (row['role'], known)))}): {row['verdict']}"]
     lines += [f"    Held against these: {'; '.join(rest)}."] * bool(rest)
     return ["What came out:", *lines] if lines else []
 

@@ -96,7 +96,7 @@ class Page:
     discrimination: Mapping[str, Mapping[str, str]]
     """Whether each claim discriminates, and why (`discrimination.py`)."""
     calibrated: Mapping[str, str]
-    """For each claim, a sentence on its verdicts where the truth is known (`calibration.py`)."""
+    """For each claim, what is known of its truth here, and its verdicts wherever it is known (`calibration.py`)."""
     site_parts: pd.DataFrame
     """Table `site_parts` of the model; empty if its sites were not taken apart."""
     statistics: StatisticsConfig
@@ -278,7 +278,7 @@ def case_page(root: Path, config: Config, model: str, case: Case) -> str:
         parts=read_table(run / "parts.parquet", "parts"),
         clusters=read_table(run / "clusters.parquet", "clusters"),
         discrimination=answers(discrimination(root, config), model),
-        calibrated=calibrated(root),
+        calibrated=calibrated(root, config, model, case.name),
         site_parts=read_site_parts(root / "reports" / model / "site_parts.csv"),
         statistics=config.statistics,
         graphs={},

@@ -51,7 +51,7 @@ class Subject:
     discrimination: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
     """Whether each claim discriminates, and why (`discrimination.py`)."""
     calibrated: Mapping[str, str] = field(default_factory=dict)
-    """For each claim, a sentence on its verdicts where the truth is known (`calibration.py`)."""
+    """For each claim, what is known of its truth here, and its verdicts wherever it is known (`calibration.py`)."""
     site_parts: pd.DataFrame | None = None
     """Table `site_parts` of the model, if there is one (`faults.py`)."""
     folder: str = ""

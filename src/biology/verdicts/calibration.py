@@ -20,13 +20,14 @@ import pandas as pd
 from biology.cases.case import Case, load_case
 from biology.cases.claim_file import Claim, Part, load_claims
 from biology.cases.experiments import Attention, Census, Computed, Faithfulness, Reuse, Separation, Sharing, Structure
-from biology.cases.mechanism import Mechanism, load_mechanism, twins_of
+from biology.cases.mechanism import Mechanism, Truth, load_mechanism, twins_of
 from biology.cases.perturbations import Edit, Exchange, Inhibit, Inject, Swap
 from biology.config import Config
 from biology.statistics import wilson
 from biology.tables import read_table
 from biology.verdicts.found_members import supernodes_of
 from biology.verdicts.robustness import read_expected
+from biology.wording import listed
 
 COLUMNS = ["case", "claim", "kind", "model", "role", "dictionary", "seed", "truth", "exploratory", "verdict"]
 KINDS = ("swap", "inhibition", "graph", "representation")
@@ -65,7 +66,7 @@ def pairs(root: Path, config: Config) -> pd.DataFrame:
         path = root / "reports" / name / "verdicts.csv"
         if not path.is_file():
             continue
-        truths: dict[str, Mapping[str, str]] = {}
+        truths: dict[str, Mapping[str, Truth]] = {}
         for row in read_table(path, "verdicts").itertuples():
             if row.case not in truths:
                 truths[row.case] = truths_of(root, config, name, row.case)
@@ -77,35 +78,41 @@ def pairs(root: Path, config: Config) -> pd.DataFrame:
             rows.append(
                 {
                     "case": row.case, "claim": row.claim, "kind": kinds[row.case][row.claim], "model": name,
-                    "role": config.models[name].role, "dictionary": row.transcoders, "seed": row.seed, "truth": truths[row.case].get(row.claim, "open"),
+                    "role": config.models[name].role, "dictionary": row.transcoders, "seed": row.seed,
+                    "truth": known.truth if (known := truths[row.case].get(row.claim)) else "open",
                     "exploratory": int(claims[row.claim].explores(name)), "verdict": row.verdict,
                 }
             )  # fmt: skip
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def truths_of(root: Path, config: Config, model: str, case: str) -> Mapping[str, str]:
-    """Whether each claim of a case is `true` or `false` of a calibrated model by construction; claims that are not listed are
-    `open`. So is what would be true of it, where the model's certificate says that a variable that the claim rests on is not held."""
+def truths_of(root: Path, config: Config, model: str, case: str) -> Mapping[str, Truth]:
+    """Whether each claim of a case is true of a model by construction, and why; claims that are not listed are open. So is what would be
+    true of it, where the model's certificate says that a variable that the claim rests on is not held. Empty where nothing was planted."""
+    if model not in config.calibrated:
+        return {}
     entry = config.models[model]
     if entry.role == "random":
         read = load_case(root, case)
-        return {claim.id: "false" for claim in load_claims(root, case, read) if not _holds_of_any_set(read, claim)}
+        asked = [claim.id for claim in load_claims(root, case, read) if not _holds_of_any_set(read, claim)]
+        return {claim: Truth(truth="false", because="shuffled features have no meaning") for claim in asked}
     twin = str(entry.corpus) if entry.role == "twin" else ""
     if twin and twin not in twins_of(root, case):
         rows = read_expected(root / "experiments/twins.csv")
-        return {row["claim"]: "false" for row in rows if row["twin"] == twin}
+        false = {row["claim"]: row["why"] for row in rows if row["twin"] == twin}
+        return {claim: Truth.model_construct(truth="false", because=why) for claim, why in false.items()}
     mechanism = load_mechanism(root, case, twin)
     if mechanism is None:
         return {}
-    truths = {claim: one.truth for claim, one in mechanism.truth.items()}
+    truths = dict(mechanism.truth)
     lost = not_held(root / str(entry.path), mechanism, twin or case)
     if lost:
         read = load_case(root, case)
         for claim in load_claims(root, case, read):
-            rests_on = {name for part in claim.parts for name in supernodes_of(read.experiments, part)}
-            if truths.get(claim.id) == "true" and rests_on & lost:
-                truths[claim.id] = "open"
+            rests_on = {name for part in claim.parts for name in supernodes_of(read.experiments, part)} & lost
+            if claim.id in truths and truths[claim.id].truth == "true" and rests_on:
+                because = f"the certificate of this model says that it does not hold {listed(sorted(rests_on))}"
+                truths[claim.id] = Truth(truth="open", because=because)
     return truths
 
 
@@ -139,25 +146,26 @@ def _rests_on_meaning(case: Case, part: Part) -> bool:
     return not exact and part.direction != "equivalent"
 
 
-def calibrated(root: Path) -> dict[str, str]:
-    """For each claim, a sentence on its verdicts where the truth is known, from `reports/calibration.csv`; empty without that
-    file."""
-    path = root / "reports/calibration.csv"
-    if not path.is_file():
-        return {}
-    told = {}
-    for claim, rows in pd.read_csv(path, dtype=str, keep_default_na=False).groupby("claim", sort=False):
-        parts = []
-        for truth in ("true", "false"):
-            asked = rows[(rows["truth"] == truth) & (rows["verdict"] != "untestable")]
-            seen = int((asked["verdict"] == "replicated").sum())
-            parts += [f"where it is {truth} by construction it is replicated on {seen} of {len(asked)} models"] * (
-                len(asked) > 0
-            )
-        told[str(claim)] = (
-            f"{'; '.join(parts).capitalize()}." if parts else "Of no model its truth is known by construction."
+def calibrated(root: Path, config: Config, model: str, case: str) -> dict[str, str]:
+    """For each claim of a case, what is known of its truth on this model, and, from `reports/calibration.csv`, what came out wherever
+    the truth is known; empty without either."""
+    path, known = root / "reports/calibration.csv", truths_of(root, config, model, case)
+    told = {claim: [f"On {model} it is {one.truth} by construction: {one.because}."] for claim, one in known.items()}
+    if path.is_file():
+        for claim, rows in pd.read_csv(path, dtype=str, keep_default_na=False).groupby("claim", sort=False):
+            told.setdefault(str(claim), []).append(_found_where_known(rows))
+    return {claim: " ".join(sentences) for claim, sentences in told.items()}
+
+
+def _found_where_known(rows: pd.DataFrame) -> str:
+    parts = []
+    for truth in ("true", "false"):
+        asked = rows[(rows["truth"] == truth) & (rows["verdict"] != "untestable")]
+        seen = int((asked["verdict"] == "replicated").sum())
+        parts += [f"where it is {truth} by construction it is replicated on {seen} of {len(asked)} models"] * (
+            len(asked) > 0
         )
-    return told
+    return f"{'; '.join(parts).capitalize()}." if parts else "Of no model its truth is known by construction."
 
 
 def pooled(table: pd.DataFrame) -> pd.DataFrame:
