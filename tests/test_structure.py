@@ -1,5 +1,7 @@
 """What a graph is made of, held against graphs whose making is known."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,7 @@ from test_graph import EDGES, KINDS, LAYERS, make_graph, random_graph
 
 from biology.attribution.graph import FEATURE, LOGIT, TOKEN, influence
 from biology.config import AttributionConfig
-from biology.validation.structure import GraphStructure, loops, measured
+from biology.validation.structure import GraphStructure, loops, measured, rewire
 
 # features 0 (layer 0), 1 (layer 1), 2 (layer 2) | token 3 | logit 4
 CHAIN = [FEATURE] * 3 + [TOKEN, LOGIT]
@@ -65,6 +67,19 @@ def test_rewiring_keeps_how_many_edges_each_node_has():
         assert torch.allclose(edges.sort(1).values, other.sort(1).values)
         for axis in (0, 1):
             assert torch.equal((edges != 0).sum(axis), (other != 0).sum(axis))
+        within = (cells == cells.unique()[:, None]).float()
+        between = [within @ (each != 0).float() @ within.T for each in (edges, other)]
+        assert torch.equal(*between)
+
+
+def test_all_rewirings_are_as_probable():
+    """Two targets of three sources each, which share one: of the other four, all six ways to give each target two."""
+    edges = torch.zeros(7, 7, dtype=torch.float64)
+    edges[5, [0, 1, 2]] = edges[6, [0, 3, 4]] = 1.0
+    cells, generator = np.array([0] * 5 + [1] * 2), np.random.default_rng(0)
+    ways = Counter(tuple((rewire(edges.numpy(), cells, generator)[5] != 0).nonzero()[0].tolist()) for _ in range(600))
+    assert len(ways) == 6 and all(way[0] == 0 for way in ways)
+    assert all(70 <= count <= 130 for count in ways.values())  # three standard deviations of a hundred
 
 
 def test_the_last_layer_and_edges_that_skip_layers():

@@ -272,9 +272,7 @@ def structure_evidence(
     features = graph.features
     often = context.often(experiment.template, place)[graph.layer[features].long(), graph.feature[features].long()]
     generator = context.generator(context.case.name, name, context.records[place]["item"])
-    draws = context.statistics.control_draws
-    draws = min(draws, structure.DRAWS_OF_LARGE) if context.model.large else draws
-    one = structure.GraphStructure(graph, settings, often, generator, draws)
+    one = structure.GraphStructure(graph, settings, often, generator, context.statistics.control_draws)
     return _defined(context, name, experiment, place, structure.measured(one, experiment.outcomes))
 
 

@@ -30,9 +30,6 @@ MOST = 0.5
 """A feature is in the input tier if more than this share of its input comes from tokens, in the output tier if more than this share
 of its influence is direct."""
 
-DRAWS_OF_LARGE = 2
-"""Most draws of a control on a prompt of a large model (`Model.large`), whose graphs take seconds to rewire."""
-
 TRADES = 5
 """Number of trades per target that exchange edges."""
 
@@ -78,31 +75,43 @@ class GraphStructure:
         """The pruned edges with their sources exchanged among edges between the same two cells. Each node keeps its numbers of
         edges, and each target the sizes of its edges."""
         edges, cells = self.pruned
-        return [torch.from_numpy(_rewired(edges.numpy(), cells.numpy(), self.generator)) for _ in range(self.draws)]
+        return [torch.from_numpy(rewire(edges.numpy(), cells.numpy(), self.generator)) for _ in range(self.draws)]
 
 
-def _rewired(
+def rewire(
     edges: Float[np.ndarray, "target source"], cells: Int[np.ndarray, " node"], generator: np.random.Generator
 ) -> Float[np.ndarray, "target source"]:
     """Exchanges edges by trades: two targets pool the sources that only one of them has, and redistribute them at random (Strona et
     al., 2014)."""
-    there = edges != 0
-    for target_cell in np.unique(cells):
-        targets = np.flatnonzero(cells == target_cell)
-        for source_cell in np.unique(cells[there[targets].any(0)]) if len(targets) > 1 else ():
-            sources = np.flatnonzero(cells == source_cell)
-            block = there[np.ix_(targets, sources)]
-            for _ in range(TRADES * len(targets)):
-                one, other = generator.choice(len(targets), 2, replace=False)
-                traded = np.flatnonzero(block[one] != block[other])
-                mine = generator.permutation(traded)[: int(block[one, traded].sum())]
-                block[one, traded], block[other, traded] = False, True
-                block[one, mine], block[other, mine] = True, False
-            there[np.ix_(targets, sources)] = block
+    there, (numbers, of_node) = edges != 0, np.unique(cells, return_inverse=True)
+    inside = (of_node == np.arange(len(numbers))[:, None]).astype(np.float32)
+    members, sizes = [np.flatnonzero(row) for row in inside], inside.sum(1)
+    count, several = inside @ there.astype(np.float32) @ inside.T, (sizes[:, None] > 1) & (sizes > 1)
+    # between two cells with one edge, or with all but one, there is nothing to exchange
+    for target_cell, source_cell in np.argwhere(several & (count > 1) & (count < sizes[:, None] * sizes - 1)):
+        block = np.ix_(members[target_cell], members[source_cell])
+        there[block] = _traded(there[block], generator)
     made = np.zeros_like(edges)
     for target in np.flatnonzero(there.any(1)):
         made[target, there[target]] = generator.permutation(edges[target, edges[target] != 0])
     return made
+
+
+def _traded(
+    block: Bool[np.ndarray, "target source"], generator: np.random.Generator
+) -> Bool[np.ndarray, "target source"]:
+    rows, number = [set(np.flatnonzero(row).tolist()) for row in block], len(block)
+    first = generator.integers(number, size=TRADES * number)
+    second = (first + generator.integers(1, number, size=len(first))) % number
+    for one, other in zip(first.tolist(), second.tolist(), strict=True):
+        both, mine, others = rows[one] & rows[other], rows[one] - rows[other], rows[other] - rows[one]
+        if mine and others:
+            pool = generator.permutation(sorted(mine | others)).tolist()
+            rows[one], rows[other] = both.union(pool[: len(mine)]), both.union(pool[len(mine) :])
+    traded = np.zeros_like(block)
+    for row, sources in zip(traded, rows, strict=True):
+        row[list(sources)] = True
+    return traded
 
 
 def measured(one: GraphStructure, outcomes: Sequence[str]) -> dict[str, Values]:
