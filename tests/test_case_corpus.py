@@ -124,9 +124,19 @@ def test_a_twin_of_a_case_is_grown_with_its_own_mechanism_and_certified_for_both
         )
     )
     assert main(["lock"]) == 0
-    assert main(["grow", "--case", "colours", "--twin", "blind"]) == 0
+    entries = {
+        name: f"{{path: data/models/{name}, transcoders: neurons, role: organism, planted: true, width: {width}, steps: 8, cases: [colours]}}"
+        for name, width in (("colours", 32), ("colours-blind", 16))
+    }
+    (root / "config.yaml").write_text("models:\n" + "".join(f"  {name}: {entry}\n" for name, entry in entries.items()))
+    assert main(["grow", "--case", "colours", "--twin", "blind", "--steps", "9"]) == 0
     folder = Path("data/models/colours-blind")
-    assert json.loads((folder / "record.json").read_text())["twin"] == "blind"
+    record = json.loads((folder / "record.json").read_text())
+    assert (record["twin"], record["recipe"]["d_model"], record["recipe"]["steps"]) == (
+        "blind",
+        16,
+        9,
+    )  # an option goes first
     assert main(["certify", "--case", "colours", "--twin", "blind"]) == 0
     assert set(pd.read_csv(folder / "certificate.csv")["mechanism"]) == {"colours", "blind"}
     entry = ModelConfig(path=folder, transcoders=folder, role="twin", of="colours", corpus="blind", cases=("colours",))

@@ -64,6 +64,27 @@ def test_a_case_is_not_given_to_a_model_that_was_grown_for_another(root, capsys)
     assert not (root / "experiments/mine").exists() and (root / "config.yaml").read_bytes() == before
 
 
+def test_a_case_for_a_model_of_its_own_is_entered_as_one_that_is_grown_on_request(root, capsys):
+    before = load_config(root / "config.yaml")
+    assert run(root, "new-case", "colours", "--organism") == 0
+    said, config = capsys.readouterr().out, load_config(root / "config.yaml")
+    entry = config.models["colours"]
+    assert (entry.role, entry.planted, entry.cases) == ("organism", True, ("colours",))
+    assert {name: one for name, one in config.models.items() if name != "colours"} == before.models
+    assert config.of_one_case.count("colours") == 1 and "colours" in config.calibrated
+    steps = [
+        "experiments/colours/mechanism.yaml",
+        "biology lock",
+        "biology organism --case colours",
+        "biology check colours-1 --model colours",
+    ]
+    places = [said.index(step) for step in steps]
+    assert places == sorted(places) and said.endswith("docs/tutorials/plant_a_mechanism.md\n")
+    assert "name one of them" in refused(capsys, root, "new-case", "sounds", "--organism", "--model", "elegans")
+    assert "there is a model 'elegans' already" in refused(capsys, root, "new-case", "elegans", "--organism")
+    assert not {"sounds", "elegans"} & set(discover_cases(root))
+
+
 def test_comments_of_the_configuration_stay(root):
     lines = (root / "config.yaml").read_text().splitlines()
     assert run(root, "new-case", "mine", "--model", "elegans-rote") == 0

@@ -338,7 +338,8 @@ STEER: Options = {
 NEW_CASE: Options = {
     "name": {"metavar": "NAME", "help": "what it is to be called: letters, digits, '.', '-' and '_'"},
     "--from": {"dest": "source", "metavar": "CASE", "help": "the case to copy (the template)"},
-    "--model": {"metavar": "NAME", "default": "elegans", "help": "the model that is to meet it (%(default)s)"},
+    "--model": {"metavar": "NAME", "help": "the model that is to meet it (elegans)"},
+    "--organism": {"action": "store_true", "help": "it is to be met by a model of its own, grown with its mechanism"},
 }
 NEW_MODEL: Options = {
     "directory": {"metavar": "DIR", "help": "a Hugging Face directory"},

@@ -113,14 +113,13 @@ def grow(args: Arguments) -> None:
         recipe = replace(recipe, **twin(name).recipe)
     if isinstance(recipe, Planting) and name and (cases := twin(name).cases) is not None:
         recipe = replace(recipe, lessons={case: recipe.lessons[case] for case in cases})
-    if args.width:
-        if args.width % (2 * recipe.n_heads):
-            raise InputError(
-                f"--width {args.width}: the {recipe.n_heads} heads need a multiple of {2 * recipe.n_heads}."
-            )
-        recipe = replace(recipe, d_model=args.width, d_mlp=args.width * recipe.d_mlp // recipe.d_model)
-    if args.steps:
-        recipe = replace(recipe, steps=args.steps)
+    width, steps = _size(args, folder)
+    if width:
+        if width % (2 * recipe.n_heads):
+            raise InputError(f"width {width}: the {recipe.n_heads} heads need a multiple of {2 * recipe.n_heads}.")
+        recipe = replace(recipe, d_model=width, d_mlp=width * recipe.d_mlp // recipe.d_model)
+    if steps:
+        recipe = replace(recipe, steps=steps)
     here = _checkout(args)
     if args.twin is not None and args.twin not in (stated := twins_of(here, args.case or "")):
         raise InputError(f"--twin: {unknown('twin', args.twin, stated, of=f'the case {args.case}')}")
@@ -370,6 +369,18 @@ def _folder(args: Arguments) -> Path:
     width = f"width{args.width}" if args.width and args.case is None else None  # an organism of a case has one width
     name = "-".join(filter(None, [args.case or "elegans", args.twin, other, width]))
     return writable_folder(Path("data/models") / (name if args.seed == 0 else f"{name}-seed{args.seed}"))
+
+
+def _size(args: Arguments, folder: Path) -> tuple[int | None, int | None]:
+    """Width and steps: those of the command line, or for an organism of a case those of its entry in config.yaml, if it has one."""
+    from biology.config import load_config
+
+    width, steps, path = args.width, args.steps, Path(args.config)
+    if args.case is not None and path.is_file():
+        for entry in load_config(path).models.values():
+            if entry.path == folder:
+                width, steps = width or entry.width, steps or entry.steps
+    return width, steps
 
 
 def _checkout(args: Arguments) -> Path:

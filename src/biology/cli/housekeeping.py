@@ -29,30 +29,41 @@ def new_case(args: Arguments) -> None:
     from biology.scaffolds import new_case as cases
 
     path = config_file(args.config)
-    root, name = path.parent, args.name
-    if (
-        load_config(path).model(args.model).role == "organism"
-    ):  # reported before anything is written, as a wrong name is
+    root, name, config = path.parent, args.name, load_config(path)
+    if args.organism and args.model is not None:
+        raise InputError("--organism gives the case a model of its own, --model one that is there: name one of them.")
+    model = name if args.organism else args.model or "elegans"
+    # reported before anything is written, as a wrong name is
+    if args.organism and name in config.models:
+        raise InputError(f"{path}: there is a model '{name}' already: choose another name.")
+    if not args.organism and config.model(model).role == "organism":
         raise InputError(
-            f"--model {args.model}: it was grown for its own case and knows no other words. Leave --model out, or grow a model for the new case "
+            f"--model {model}: it was grown for its own case and knows no other words. Say --organism instead, and grow a model for the new case "
             "(docs/how_to/grow.md#an-organism-of-one-case)."
         )
     source = args.source or cases.TEMPLATE
     cases.write_case(root, name, cases.new_case(root, name, source, date.today()))
-    met = cases.add_to_config(path, args.model, name)
+    met = cases.add_organism(path, name) if args.organism else cases.add_to_config(path, model, name)
     case, claims = load_case(root, name), load_claims(root, name)
     prompts, first = len(case.items) + len(case.prompts), claims[0].id if claims else "CLAIM"
+    steps = [
+        (f"biology explain {name}", "what it says, in English"),
+        (f"edit experiments/{name}/case.yaml and claims.yaml, then again", ""),
+        ("biology lock", "register the claims, before you look at a result"),
+        (f"biology check {first} --model {model}", "one claim, from weights to verdict"),
+        ("make figures", "all of it"),
+    ]
+    if args.organism:
+        steps[1] = (f"write experiments/{name}/mechanism.yaml, and a prompt set; edit the rest, then again", "")
+        steps[3:3] = [(f"biology organism --case {name}", "grow the model, certify it, train its transcoders")]
+        steps[-1] = (f"snakemake figures/all --config model={name}", "all of it")
     print(
         f"experiments/{name}: {prompts} prompts, {len(case.supernodes)} supernodes, {len(case.experiments)} experiments, "
-        f"{len(claims)} claims, not registered yet.\n{met}\n{cases.left_out(root, source)}\n"
-        f"Next:\n"
-        f"  {f'biology explain {name}':<44} what it says, in English\n"
-        f"  edit experiments/{name}/case.yaml and claims.yaml, then again\n"
-        f"  {'biology lock':<44} register the claims, before you look at a result\n"
-        f"  {f'biology check {first} --model {args.model}':<44} one claim, from weights to verdict\n"
-        f"  {'make figures':<44} all of it\n"
-        f"Step by step: {cases.HELP}"
+        f"{len(claims)} claims, not registered yet.\n{met}\n{cases.left_out(root, source)}\nNext:"
     )
+    for step, does in steps:
+        print(f"  {step:<44} {does}".rstrip())
+    print(f"Step by step: {cases.PLANT if args.organism else cases.HELP}")
 
 
 def lock(args: Arguments) -> None:

@@ -17,7 +17,7 @@ from biology.cases.mechanism import MECHANISM, TWINS
 from biology.config import load_config
 from biology.grammar import refused_name
 from biology.records import InputError
-from biology.scaffolds.config_text import with_case
+from biology.scaffolds.config_text import with_case, with_model
 from biology.wording import listed
 
 TEMPLATE = "_template"
@@ -87,6 +87,20 @@ def add_to_config(path: Path, model: str, case: str) -> str:
     artefacts.write_text(path, text)
     load_config(path)
     return f"{path.name}: {case} is now among the cases of {model}."
+
+
+def add_organism(path: Path, name: str) -> str:
+    """Adds a model of this name, to be grown for the case of this name, to config.yaml. Says what was done, or what is left to do."""
+    entry = (
+        f"  {name}:\n    path: data/models/{name}\n    transcoders: data/models/{name}/transcoders\n    role: organism\n    planted: true\n"
+        f"    cases: [{name}]\n"
+    )
+    text = with_model(path.read_text(encoding="utf-8"), entry)
+    if text is None:
+        return f"{path.name} has no line `models:`. Add below it:\n{entry}"
+    artefacts.write_text(path, text)
+    load_config(path)
+    return f"{path.name}: {name} is now a model, which is grown when you ask for it."
 
 
 def claim_prefix(case: str) -> str:
