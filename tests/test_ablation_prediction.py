@@ -6,7 +6,7 @@ import torch
 from conftest import KINDS, random_transcoders
 
 from biology.figures.ablation_prediction_figure import figure, summary
-from biology.interventions.feature_edits import edits
+from biology.interventions.feature_edits import Sites, edits
 from biology.interventions.protocols import intervene
 from biology.models.model import run, token_batch
 from biology.tables import table
@@ -19,6 +19,7 @@ from biology.validation.ablation_prediction import (
     embedding_gradient,
     linearisations,
 )
+from biology.validation.edge_prediction import edges, pairs, patched
 
 DOUBLE = torch.float64
 IDS = [2, 11, 13, 4, 50]
@@ -123,11 +124,67 @@ def test_every_reading_of_a_prompt_has_a_row_and_the_figure_says_which_is_best(t
     model = tiny_model("llama")
     neurons = neuron_set(model, k=None)
     rows = correlations(model, neurons, IDS, np.random.default_rng(0))
-    assert len(rows) == 2 * len(linearisations(neurons)) == 24 and all(-1 <= row["spearman"] <= 1 for row in rows)
+    assert len(rows) == 3 * len(linearisations(neurons)) == 36 and all(-1 <= row["spearman"] <= 1 for row in rows)
+    assert [row["target"] for row in rows[::12]] == ["logit", "contrast", "feature"]
     measured = table(
         "ablation_prediction", [{"prompt": str(n), "behaviour": "b", **row} for n in range(8) for row in rows]
     )
     found = summary(measured)
     assert (found["median"] == found["low"]).all() and (found["prompts"] == 8).all()
-    best = found.loc[found["median"].idxmax()]
-    assert f"({best['median']:.2f}) as {best['rule']}" in figure(measured, "toy").get_label()
+    said = figure(found, "toy").get_label()
+    for _, of_target in found.groupby(found["target"] == "feature"):
+        best = of_target.loc[of_target["median"].idxmax()]
+        assert f"({best['median']:.2f}) as {best['rule']}" in said
+
+
+@pytest.mark.parametrize("kind", ["per_layer", "cross_layer", "neurons"])
+@pytest.mark.parametrize("architecture", KINDS)
+def test_edges_are_those_of_the_graph(tiny_model, architecture, kind):
+    """With patterns and scales frozen; and what is ablated is patched as an edge says, where nothing reacts."""
+    from biology.attribution.assembly import attribute
+
+    model = tiny_model(architecture, DOUBLE)
+    of_neurons = kind == "neurons"
+    transcoders = neuron_set(model, k=None) if of_neurons else random_transcoders(model, kind).to(dtype=DOUBLE)
+    graph = attribute(model, transcoders, IDS, first_position=0)
+    nodes = torch.arange(graph.features.start, graph.features.stop)[:: max(1, graph.features.stop // 40)]
+    sites = Sites(torch.zeros_like(nodes), *(part[nodes].long() for part in (graph.layer, graph.pos, graph.feature)))
+    (found,) = edges(model, transcoders, IDS, sites, ["half" if of_neurons else "encoder"], "frozen", "frozen")
+    assert torch.allclose(found, graph.adjacency[nodes[:, None], nodes], rtol=1e-9, atol=1e-12)
+    assert pairs(sites).any() and not found[~pairs(sites)].any()
+
+
+@pytest.mark.parametrize("architecture", KINDS)
+def test_a_small_patch_does_what_the_live_edge_says(tiny_model, architecture):
+    model = tiny_model(architecture, DOUBLE)
+    neurons, size = neuron_set(model, k=None), 1e-5
+    sites = Sites(*(torch.tensor(part) for part in ((0, 0, 0, 0), (0, 0, 1, 1), (1, 2, 2, 4), (3, 7, 5, 6))))
+    (found,) = edges(model, neurons, IDS, sites, ["gradient"], "live", "live")
+    there = pairs(sites)
+    assert there.tolist() == [[False] * 4, [False] * 4, [True, True, False, False], [True, True, False, False]]
+    for target, source in there.nonzero().tolist():
+        place = [int(part[source]) for part in (sites.layer, sites.pos, sites.feature)]
+        activation = float(_value(model, neurons, *place))
+        watch = Sites(*(part[target : target + 1] for part in (sites.row, sites.layer, sites.pos, sites.feature)))
+        read = [
+            intervene(
+                model, neurons, [IDS], torch.tensor([0]), edits([(0, *place, activation * (1 + change))]),
+                last_layer=1, live_attention=True, watch=watch,
+            ).watched_pre.item()
+            for change in (0.0, size)
+        ]  # fmt: skip
+        assert float(found[target, source]) == pytest.approx((read[1] - read[0]) / size, rel=1e-3, abs=1e-9)
+
+
+def test_a_patched_pair_is_the_fall_of_the_target_when_the_source_is_ablated(tiny_model):
+    model = tiny_model("llama", DOUBLE)
+    neurons = neuron_set(model, k=None)
+    sites = Sites(*(torch.tensor(part) for part in ((0, 0), (0, 1), (1, 3), (3, 6))))
+    fall = patched(model, neurons, IDS, sites)
+    assert fall.isnan().tolist() == [[True, True], [False, True]]
+    watch = Sites(*(part[1:] for part in (sites.row, sites.layer, sites.pos, sites.feature)))
+    after = intervene(
+        model, neurons, [IDS], torch.tensor([0]), edits([(0, 0, 1, 3, 0.0)]), last_layer=1, live_attention=True, watch=watch
+    )  # fmt: skip
+    expected = float(_value(model, neurons, 1, 3, 6)) - after.watched_pre.item()
+    assert expected != 0 and float(fall[1, 0]) == pytest.approx(expected)

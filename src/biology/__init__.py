@@ -1,4 +1,6 @@
-"""biology: regenerates the case studies of *On the Biology of a Large Language Model* on any open model.
+"""biology: reruns the case studies of *On the Biology of a Large Language Model* on open models.
+
+Families of models: GPT-2, Llama, Qwen3, Gemma 2 and Gemma 3 (`models/bridge.py`).
 
 Importing this package does not import torch. CONTRIBUTING.md lists its rooms (packages); each room's `__init__.py` says
 what it is for.

@@ -1,7 +1,7 @@
-"""`biology <command>`: the table of contents, the arguments, and how errors are reported.
+"""`biology <command>`: the table of commands, the arguments, and how errors are reported.
 
-Each stage of the Snakefile is one command. Only the commands (room `cli`) read arguments, write files, set seeds and
-pick devices; all other modules are functions of their arguments.
+Each stage of the Snakefile is one command. Only commands (room `cli`) read arguments, and decide what is written where, with which
+seed and on which device. Other modules get this as arguments.
 """
 
 from __future__ import annotations

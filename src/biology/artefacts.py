@@ -1,7 +1,7 @@
 """Writes files whole or not at all, and hashes their contents.
 
 A file is written under a temporary name in the same folder and renamed when it is complete, so that a killed job leaves
-no half-written file. The same contents give the same bytes. Only commands call the functions that write.
+no half-written file. The same contents give the same bytes.
 """
 
 from __future__ import annotations
@@ -35,11 +35,13 @@ def whole(path: Path) -> Iterator[Path]:
 
 
 def write_bytes(path: Path, data: bytes) -> None:
+    """Writes a file whole, or not at all."""
     with whole(path) as temporary:
         temporary.write_bytes(data)
 
 
 def write_text(path: Path, text: str) -> None:
+    """Writes text in UTF-8, whole or not at all."""
     write_bytes(path, text.encode("utf-8"))
 
 
@@ -96,6 +98,7 @@ def write_tensors(path: Path, tensors: Mapping[str, Any], metadata: dict[str, st
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
+    """The tensors of a safetensors file, by name."""
     from safetensors.torch import load_file
 
     return load_file(path)

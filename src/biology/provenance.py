@@ -5,8 +5,8 @@ The hash of a stage that needs torch (`stage_hash`) covers:
 * The function that its command calls. In modules that only combine others (`ASSEMBLING`), each function and constant that it uses is
   hashed by itself, so that one command does not depend on another's code.
 * Every other module that these import, wherever the import stands, and all that those import, each as a whole.
-* Left out are imports for type checkers only; `READERS`, since a rule is given as a parameter what they read; and the `__init__.py` of
-  rooms, which import nothing (`tests/test_imports.py`).
+* Left out: imports for type checkers; `READERS` (what they read reaches a rule as a parameter); and the `__init__.py` of rooms, which
+  import nothing (`tests/test_imports.py`).
 
 The hash is taken of the syntax tree, without docstrings, annotations of functions, and positions in the file. So a
 comment, a docstring or a line break changes nothing; a constant, a default or the order of two statements does.

@@ -8,7 +8,7 @@ error* corrects for the skewness of the sample. A sample is less skewed than its
 little is corrected. Resamples of a share `DRAWN` of the clusters are more skewed, by about what is missing (m out of n,
 Bickel, Goetze and van Zwet 1997, Statistica Sinica 7, 1-31). `coverage.py` measures the coverage of each interval.
 
-All functions take scores as [cluster, k], k columns at once. A claim (k = 1) and the simulation that checks the
+`sign_flip_p` and `bootstrap_interval` take scores as [cluster, k], k columns at once. A claim (k = 1) and the simulation that checks the
 procedure (k = number of simulations) therefore use the same code.
 """
 

@@ -1,7 +1,7 @@
-"""Tidy tables, the only link between code that needs torch and code that does not.
+"""Tidy tables: what the code that needs torch leaves to the code that does not.
 
-One row is one observation, one column one variable. Claims, figures and reports read only these tables, so that
-judging, drawing and writing start at once and run on a laptop. A table is checked when written and when read: a missing
+One row is one observation, one column one variable. Claims and figures read nothing else of a run, and pages nothing else but
+graphs and manifests (JSON), so that judging and drawing start at once and run on a laptop. A table is checked when written and when read: a missing
 column, a wrong type, a value that is not finite or a repeated row is an error that names the table and the column.
 
 The same table gives the same bytes: explicit types, no index, no pandas metadata, and rows sorted by the key where

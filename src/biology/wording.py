@@ -1,4 +1,4 @@
-"""Numbers, fractions and prompts as pages print them. Quoted text is escaped."""
+"""Numbers, fractions and prompts as pages print them. Only `embed` escapes (JSON for a script element); templates escape the rest."""
 
 from __future__ import annotations
 

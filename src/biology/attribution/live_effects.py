@@ -64,7 +64,7 @@ class LiveEffects:
         `memory`."""
         for layer in readers.layer.unique().tolist():
             for index in (readers.layer == layer).nonzero()[:, 0].split(ROWS):
-                written, embedded = self._gradients(layer, readers.pos[index], readers.vector[index])
+                written, embedded = self.gradients(layer, readers.pos[index], readers.vector[index])
                 effects = readers.vector.new_zeros(len(index), source.n_columns)
                 for below, h in enumerate(written):
                     for pos in range(source.first_position, int(readers.pos[index].max()) + 1):
@@ -77,7 +77,7 @@ class LiveEffects:
                 effects[:, first : first + len(embed)] = (embedded * embed).sum(-1)
                 emit(index, effects)
 
-    def _gradients(
+    def gradients(
         self, layer: int, pos: Tensor, vector: Float[Tensor, "row d_model"]
     ) -> tuple[list[Float[Tensor, "row pos d_model"]], Float[Tensor, "row pos d_model"]]:
         """Gradients of rows that read at `layer` (n_layers: the unembedding), with respect to each lower MLP's output and to the

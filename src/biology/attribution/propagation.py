@@ -1,11 +1,11 @@
 """Applies the frozen linear map to many rows of many prompts: sources' vectors upwards, readers' gradients downwards.
 
 Both directions take the same steps through attention, with transposed maps. Every row starts at one position and
-spreads to the places (positions) it can reach: later ones on the way up, earlier ones on the way down. Its first
-attention layer needs products at one position only: the heads' outputs there, which the pattern then spreads over
-places.
+spreads to the positions that it can reach: later ones on the way up, earlier ones on the way down. In its first
+attention layer a row exists at one position only: the heads' outputs are computed there, and the pattern spreads them to
+other positions.
 
-The rows of one layer are sorted by position in every prompt, so that the rows present at a place are the first ones (on
+The rows of one layer are sorted by where they start in every prompt, so that the rows present at a position are the first ones (on
 the way up) or the last ones (on the way down). Prompts are padded with zero vectors to equal numbers of rows, at the
 end that is reached last. Products with weights are then taken over all prompts at once.
 """

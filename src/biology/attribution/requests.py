@@ -55,6 +55,7 @@ def check(
     settings: Settings,
     features: Sequence[tuple[int, int, int]] | None,
 ) -> None:
+    """Raises `InputError` for settings or features that do not fit the model and its transcoders."""
     require_fit(model, transcoders)
     if settings.max_logits < 1:
         raise InputError(f"max_logits must be at least 1, not {settings.max_logits}")

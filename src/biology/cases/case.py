@@ -104,6 +104,7 @@ def _named(folder: Path) -> None:
 
 
 def case_folder(root: str | Path, name: str) -> Path:
+    """The folder of a case. Raises `InputError`, with the nearest name, if there is none."""
     folder = Path(root) / "experiments" / name
     if refused_name(name) or not (folder / "case.yaml").is_file():
         found = discover_cases(root)

@@ -1,7 +1,7 @@
 """Kinds of experiment: the keys that each needs and allows. A key that a kind does not know is an error.
 
-Those that change the model, on features (`Perturbation`) or by an `Exchange`, are in `perturbations.py`. `Graph`, `Faithfulness`, `Structure`,
-`Census`, `Classes`, `Wiring`, `Connectivity`, `Reuse` and `Sharing` only observe; `Attention` does both. `Contrast`, `Crossover`,
+Those that change the model, on features (`Perturbation`) or by an `Exchange`, are in `perturbations.py`. `Graph`, `Structure`, `Census`,
+`Classes`, `Wiring`, `Connectivity`, `Reuse` and `Sharing` only observe. `Attention` and `Faithfulness` observe and also perturb. `Contrast`, `Crossover`,
 `Separation`, `Signs` and `Scale` are computed from other experiments. The outcomes of all kinds are defined in `measures.py`, the controls in
 `arms.py`.
 """

@@ -43,6 +43,7 @@ class Item(Strict):
 
 
 def read_items(path: Path) -> tuple[Item, ...]:
+    """The prompts of a prompt set (CSV in UTF-8). Raises `InputError` for a mistake in it, with its row."""
     try:
         with path.open(encoding="utf-8-sig", newline="") as file:  # spreadsheets begin with a byte order mark
             return _items(path, file.read())
@@ -60,6 +61,7 @@ def _items(path: Path, text: str) -> tuple[Item, ...]:
 
 
 def items_of(path: Path, columns: list[str], rows: Sequence[Mapping[str, str]]) -> tuple[Item, ...]:
+    """The prompts of a table that was read from `path`. Raises `InputError` for a mistake in it, with its row."""
     missing = [column for column in ITEM_COLUMNS if column not in columns]
     if missing:
         hint = (

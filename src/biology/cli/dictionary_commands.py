@@ -65,19 +65,18 @@ def predict_ablations(args: Arguments) -> None:
     entry = config.model(args.model)
     run, reports, figures = (writable_folder(root / part / args.model) for part in ("data/runs", "reports", "figures"))
     model, transcoders = open_model(entry, root, args.model, config.threads)
-    from biology.figures.ablation_prediction_figure import figure, summary
+    from biology.figures.ablation_prediction_figure import DIGITS, figure, summary
     from biology.figures.drawing import styled, svg
     from biology.tables import write_table
     from biology.validation.ablation_prediction import predict_ablations as measured
 
     found = measured(model, transcoders, held_out(root / entry.path, asked_cases(model, config, root, args.model)))
     write_table(run / "ablation_prediction.parquet", found, "ablation_prediction")
-    artefacts.write_text(
-        reports / "ablation_prediction.csv",
-        summary(found).to_csv(index=False, lineterminator="\n", float_format="%.4f"),
-    )
+    shown = summary(found)
+    text = shown.to_csv(index=False, lineterminator="\n", float_format=f"%.{DIGITS}f")
+    artefacts.write_text(reports / "ablation_prediction.csv", text)
     with styled():
-        artefacts.write_bytes(figures / "ablation_prediction.svg", svg(figure(found, args.model)))
+        artefacts.write_bytes(figures / "ablation_prediction.svg", svg(figure(shown, args.model)))
 
 
 def superpose(args: Arguments) -> None:

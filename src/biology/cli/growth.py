@@ -389,6 +389,7 @@ def _checkout(args: Arguments) -> Path:
 
 
 def record_of(folder: Path) -> dict[str, object]:
+    """The record of a growth. Raises `InputError` if there is none, or if it is damaged."""
     from biology.records import InputError
 
     try:

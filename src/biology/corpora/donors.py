@@ -1,4 +1,4 @@
-"""Donors of a prompt: the first others, in an order that its hash decides, that differ from it and from each other."""
+"""Donors of a prompt: from candidates in a given order, the first that differ from the prompt and from each other."""
 
 from collections.abc import Callable, Iterable
 from typing import TypeVar

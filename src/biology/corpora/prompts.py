@@ -1,6 +1,6 @@
 """Prompt sets of the case studies, made from the corpus's tables and written to `experiments/<case>/prompts.csv`.
 
-A hash of each prompt, never a model's answer, decides its split (`dev`, `heldout`) and its donors. The table gives for each prompt its factors,
+Hashes of prompts, or of their clusters, decide split (`dev`, `heldout`) and donors; a model's answers never do. The table gives for each prompt its factors,
 its role (`select`: it helps to find features; `score`: it is scored) and its donors. At run time only the random
 controls are drawn.
 """

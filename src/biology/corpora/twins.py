@@ -285,6 +285,7 @@ def prompts_of(case: str, name: str, words: Path = WORDS) -> pd.DataFrame:
 
 
 def twin(name: str) -> Twin:
+    """The corpus of this name, with its recipe. Raises `InputError` if there is none."""
     if name not in KNOWN:
         raise InputError(f"unknown corpus '{name}'. Known: {', '.join(KNOWN)}.")
     return KNOWN[name]

@@ -10,6 +10,7 @@ FOREIGN_DONORS = 5  # per base prompt
 
 
 def relation_fold(relation: str) -> int:
+    """The fold of a relation, 0 or 1 (`RELATION_FOLDS`)."""
     return 0 if relation in RELATION_FOLDS[0] else 1
 
 

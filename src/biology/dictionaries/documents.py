@@ -74,6 +74,7 @@ def pieces(paths: Sequence[Path]) -> Iterator[str]:
 
 
 def is_held_out(piece: str) -> bool:
+    """Whether a piece of text is kept for measuring: its hash decides so for one in `ONE_IN`."""
     return int.from_bytes(hashlib.sha256(piece.encode("utf-8")).digest()[:8], "big") % ONE_IN == 0
 
 

@@ -1,7 +1,7 @@
 """Operand plots of a case: what each feature depends on, and what follows for every scored prompt.
 
-`read_grid` classifies the features that are active at the positions named by rules on operands, on the selecting prompts of the
-grid (see `operands.py`); and again with shuffled transcoders, the null of the classification. Each feature also gets the label
+`read_grid` classifies the features that are active at the last token and at the positions of rules on operands, on the selecting
+prompts of the grid (see `operands.py`); for the null, those of shuffled transcoders at the last token. Each feature also gets the label
 that its `EXAMPLES` strongest prompts suggest, as from dataset examples.
 
 Experiments that perturb nothing:
@@ -9,7 +9,7 @@ Experiments that perturb nothing:
     classes   on one prompt's graph, at the last token. Shares of the influence on the answer among features and errors:
               `share:<family>`, `share:error`, `class_share` (add, lookup and sum together). `class_writing`: what these three
               add directly to the answer's logit, as a share of the sizes of all that is added there. `class_fraction`: the
-              same of active features, each counting once. `lookup_present`: 1 if a lookup is active. `decimal_share`: of the
+              share of the active features that are of these three. `lookup_present`: 1 if a lookup is active. `decimal_share`: of the
               influence of the three families, the share of conditions that repeat 2, 4, 10, 20 or 50 times per hundred;
               `dozenal_share`: the same for multiples of a hundred twelfths, as in a model that counts in dozens.
               `label_wrong`: share of lookups and sums whose strongest examples suggest the other family. The arm

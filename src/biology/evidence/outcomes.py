@@ -160,6 +160,7 @@ def watched_sites(
 def evidence_rows(
     reader: OutcomeReader, name: str, setting: Setting, arm: str, repeats: int, read: RowOutcomes, clean: RowOutcomes
 ) -> list[dict[str, object]]:
+    """Evidence rows of one arm at one strength: every outcome on every prompt, `repeats` draws each."""
     context, experiment, places = reader.context, reader.experiment, reader.places
 
     def row(place: int, outcome: str, arm: str, draw: int, value: float) -> dict[str, object]:

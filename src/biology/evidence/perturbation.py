@@ -182,6 +182,7 @@ def arms(
 
 
 def no_edits() -> Edits:
+    """No feature held."""
     empty = torch.zeros(0, dtype=torch.long)
     return Edits(empty, empty, empty, empty, torch.zeros(0, dtype=torch.float64))
 

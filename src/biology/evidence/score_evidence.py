@@ -12,8 +12,8 @@ scores of all chosen heads are then changed at once, before softmax; all else is
     scaled_attention  as `pairs_attention`, if instead the features of `of` are held at a multiple in the keys of these heads alone
     scaled_answer     as `pairs_answer`, in the same way
 
-Control `match`: as many other active features of the same layers and tokens, but none of the supernodes that the experiment lists as `undrawn`. For pairs, as many other pairs: each has its own sign, and
-the size of one of the pairs in whose place it is taken out.
+Control `match`: as many other active features of the same layers and tokens, but none of the supernodes that the experiment lists as `undrawn`. For pairs, as many other pairs: each keeps
+its own sign and takes the size of the pair that it replaces.
 """
 
 from __future__ import annotations
@@ -72,6 +72,7 @@ def run_attention(context: CaseContext) -> pd.DataFrame:
 
 
 def all_heads(context: CaseContext) -> list[Head]:
+    """All heads of the model, as (layer, head)."""
     layers = context.model.weights.layers
     return [(layer, head) for layer, weights in enumerate(layers) for head in range(len(weights.W_Q))]
 

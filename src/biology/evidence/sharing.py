@@ -15,9 +15,9 @@ Nothing is perturbed here. Outcomes of an experiment of kind `sharing` (`of` nam
                        language, minus the mean z of the other languages' answers
     closeness          mean cosine of the members' encoders with those of the donor's members in the same layer
 
-Controls: `shuffle` pairs a prompt with one that asks another relation of another scale, in the language of its
-translation (pairs that share words beyond the punctuation of all prompts are left out, in both arms); `match` replaces
-the members by other features, active in the same layers and at the same position. For a prompt without members `shared`
+Controls. `shuffle`: in place of the translation, a prompt in its language that asks another relation of another scale (a dimension of
+meaning, such as size). Pairs that share words beyond the punctuation of all prompts are left out, in both arms. `match`: other features
+in place of the members, active in the same layers and at the same position. For a prompt without members `shared`
 and `default_written` are 0 in every arm, just as a supernode without members does nothing when it is held.
 """
 

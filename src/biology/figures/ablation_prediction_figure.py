@@ -11,10 +11,12 @@ from scipy import stats
 
 from biology.figures.drawing import canvas, captioned, colour
 
+DIGITS = 4
 WAY = ["target", "rule", "attention", "norms"]
 TITLES = {
     "logit": "the answer's logit,\nmean of all removed",
     "contrast": "the answer's logit minus\nthe runner-up's",
+    "feature": "another feature, what\nlies between held",
 }
 
 
@@ -27,16 +29,16 @@ def summary(measured: pd.DataFrame) -> pd.DataFrame:
         interval = stats.quantile_test(values, p=0.5).confidence_interval()
         found = {"median": float(np.median(values)), "low": float(interval.low), "high": float(interval.high)}
         rows.append({**dict(zip(WAY, way, strict=True)), **found, "prompts": len(values)})
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows).round(DIGITS)
 
 
-def figure(measured: pd.DataFrame, model: str) -> Figure:
-    """The median correlation of each linearisation, one panel per target."""
-    found = summary(measured)
+def figure(found: pd.DataFrame, model: str) -> Figure:
+    """The median correlation of each linearisation in a summary, one panel per target."""
     ways = list(found[WAY[1:]].drop_duplicates().itertuples(index=False, name=None))
-    made = canvas(7.4, 1.2 + 0.24 * len(ways), layout="constrained")
+    made = canvas(8.4, 1.2 + 0.24 * len(ways), layout="constrained")
     panels = made.subplots(1, len(TITLES), sharey=True)
-    best = found.loc[found["median"].idxmax()]
+    edges = found["target"] == "feature"
+    best, edge = (found.loc[found.loc[of, "median"].idxmax()] for of in (~edges, edges))
     for axes, (target, title) in zip(panels, TITLES.items(), strict=True):
         of_target = found[found["target"] == target].set_index(WAY[1:])
         for place, way in enumerate(ways):
@@ -49,9 +51,10 @@ def figure(measured: pd.DataFrame, model: str) -> Figure:
     n = int(found["prompts"].max())
     return captioned(
         made,
-        f"{model}: attribution foretells ablation best ({best['median']:.2f}) as {_named(*best[WAY[1:]])}, target {best['target']}",
-        "Spearman's correlation, over some sixty features of a prompt, of activation times gradient with what ablating the feature does, "
-        f"everything live: median of {n} prompts, with its 95 % interval. Dark: attention patterns and norm scales frozen, as in the papers.",
+        f"{model}: attribution foretells ablation best ({best['median']:.2f}) as {_named(*best[WAY[1:]])}, target {best['target']}; "
+        f"edges foretell patching best ({edge['median']:.2f}) as {_named(*edge[WAY[1:]])}",
+        "Spearman's correlation, over some sixty features of a prompt (right: over the pairs of them), of activation times gradient with what "
+        f"ablating the feature does: median of {n} prompts, with its 95 % interval. Dark: attention patterns and norm scales frozen, as in the papers.",
     )
 
 

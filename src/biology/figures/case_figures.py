@@ -123,6 +123,7 @@ def beside(rows: pd.DataFrame) -> str:
 
 
 def draw_interval(axes: Axes, rows: pd.DataFrame, arm: str, y: float) -> None:
+    """Draws the mean of an arm and its interval as a horizontal line at height `y`."""
     mean, low, high = interval(rows)
     axes.plot([low, high], [y, y], color=arm_style(arm)["color"], linewidth=1.5 if arm == "effect" else 0.9)
     axes.plot(mean, y, linestyle="none", **arm_style(arm))

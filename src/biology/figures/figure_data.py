@@ -78,11 +78,13 @@ def judged_outcome(tables: Tables, experiment: str, rows: pd.DataFrame, case: Ca
 
 
 def by_level(rows: pd.DataFrame, by: str) -> list[tuple[str, pd.DataFrame]]:
+    """The rows of each level of a factor, with its name in words; empty if there is only one."""
     levels = list(dict.fromkeys(rows[by])) if by in rows else []
     return [(words(str(level)), rows[rows[by] == level]) for level in levels] if len(levels) > 1 else []
 
 
 def with_donor_kind(rows: pd.DataFrame, tables: Tables) -> pd.DataFrame:
+    """The rows with a column `donor_kind`, the kind of each donor's prompt, if prompts have kinds."""
     prompts = tables["prompts"]
     if "donor" not in rows or "kind" not in prompts:
         return rows
@@ -126,6 +128,7 @@ def rank_correlation(rows: pd.DataFrame, one: str, other: str) -> tuple[float, f
 
 
 def arm_style(arm: str) -> dict[str, Any]:
+    """Colour and marker of an arm, for `Axes.plot`."""
     _, tint, marker, points = ARM[arm]
     return {"color": colour(tint), "marker": marker, "markersize": points}
 

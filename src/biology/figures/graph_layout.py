@@ -32,6 +32,8 @@ UNDRAWN = ("other", "error", "bias")
 
 @dataclass(frozen=True)
 class Layout:
+    """The boxes and arrows of a supernode graph, and its size."""
+
     boxes: tuple[Box, ...]
     arrows: tuple[Arrow, ...]
     width: float

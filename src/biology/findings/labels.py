@@ -6,8 +6,7 @@
     (nothing)                   if none of this is clear
 
 Roles come first, since they rest on many prompts. They ship as `reports/<model>/labels.json`. A feature may have several. In a
-graph only roles that are looked for at the node's token count, so that a feature of "Cleveland" is not called Cleveland at
-"capital".
+graph a node shows only the roles that rules look for at its token: a feature of "Cleveland" is not called Cleveland at "capital".
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false

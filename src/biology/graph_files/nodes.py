@@ -101,12 +101,14 @@ def id_spaces(original: list[Node], nodes: list[Node]) -> tuple[dict[str, str], 
 
 
 def record(given: Any, name: str, where: str) -> dict[str, Any]:
+    """A JSON object. Raises `InputError` if it is none."""
     if not isinstance(given, dict):
         raise InputError(f"{where}: {name} is not a mapping.")
     return dict(given)
 
 
 def records(given: Any, name: str, where: str) -> list[dict[str, Any]]:
+    """A list of JSON objects. Raises `InputError` if it is none, or if it has no nodes."""
     if not isinstance(given, list) or not all(isinstance(one, dict) for one in given):
         raise InputError(f"{where}: {name} is not a list of mappings.")
     if not given and name == "nodes":
@@ -125,6 +127,7 @@ def is_share(value: Any) -> bool:
 
 
 def short(text: str) -> str:
+    """The text, cut after 60 characters."""
     return text if len(text) <= 60 else text[:59] + "…"
 
 

@@ -1,4 +1,4 @@
-"""Exchanges residual streams between prompts, to find where a model holds something, without any transcoder."""
+"""Interchange interventions on the residual stream: at a layer and position a donor prompt's replaces it. Needs no transcoder."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

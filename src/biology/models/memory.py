@@ -72,6 +72,7 @@ def by_device(plan: Plan, entry: ModelConfig) -> dict[str, Plan]:
 
 
 def gib(size: int) -> str:
+    """A number of bytes in GiB, in words."""
     return f"{size / GIB:.1f} GiB"
 
 

@@ -22,6 +22,7 @@ class Settings:
 
 
 def save(path: Path, identity: dict[str, str], model, optimiser, step: int, curve: list[dict]) -> None:
+    """Writes a checkpoint of a training, from which `restore` continues."""
     tensors = {f"model.{name}": value.detach().cpu().clone() for name, value in model.named_parameters()}
     # by key: a restored optimiser has them in another order
     for index, state in optimiser.state_dict()["state"].items():

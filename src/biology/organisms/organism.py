@@ -1,6 +1,6 @@
 """Grows a small Llama on a corpus: elegans, its twins, and the organisms of single cases.
 
-The loss is on answers only (couplets: on the whole second line). One part is unusual, *context dropout*: in a random half of
+The loss on the corpus is on answers only (couplets: on the whole second line); planted mechanisms add the losses of `planting.py`. One part is unusual, *context dropout*: in a random half of
 the training couplets, tokens of line 2 cannot attend to line 1, only to the newline and to each other. What the second line
 needs must then be present at the newline: the plan. Without it the model looks back at line 1 and answers the same;
 this is the twin `improviser`.
@@ -91,6 +91,7 @@ class Rows:
 
 
 def encode_items(items: list[Item], encode: Callable[[str], list[int]]) -> Rows:
+    """The token ids of prompts with their answers, padded with zeros, and their lengths."""
     rows = [encode(f"{item.prompt} {item.answer}") for item in items]
     length = torch.tensor([len(row) for row in rows])
     ids = torch.zeros(len(rows), int(length.max()), dtype=torch.long)
@@ -175,6 +176,7 @@ class Feed:
 
 
 def attention_mask(batch: Batch, dtype: torch.dtype) -> Float[torch.Tensor, "rows 1 pos pos"] | None:
+    """The mask that is added to attention scores, with context dropout; None without it."""
     if batch.hidden_from_line_2 is None:
         return None
     width = batch.ids.shape[1]

@@ -8,8 +8,8 @@ Each variable of a causal model (`mechanism.py`) must have three properties whil
 * **absent**: with the mean over all prompts there, or a point beyond this mean, the model gives the answer that the mechanism states
   for an absent variable.
 
-MLP outputs are exchanged, not the residual stream, so that later layers must rely on what transcoders can see. Gradients flow
-through both passes. After Geiger et al., *Inducing Causal Structure for Interpretable Neural Networks* (2022), and Gupta et al.,
+Most interchange interventions replace MLP outputs, so that later layers rely on what transcoders can see; a share `STREAMS` of them
+replaces the residual stream. Gradients flow through both passes. After Geiger et al., *Inducing Causal Structure for Interpretable Neural Networks* (2022), and Gupta et al.,
 *InterpBench* (2024).
 """
 

@@ -183,6 +183,7 @@ def _found_told(rule: SupernodeRule) -> str:
 
 
 def stream_told(stream: Stream) -> str:
+    """What an exchange of mean residual streams does, in English."""
     apart = f", from prompts that differ in {listed(stream.across)}" if stream.across else ""
     wanted = f"the prompt's {stream.expected}" if stream.expected else "the donor's answer"
     return (
@@ -297,6 +298,7 @@ def claim_told(claim: Claim) -> list[str]:
 
 
 def part_told(part: Part) -> str:
+    """What a part of a claim demands, in English."""
     against = "" if part.control == "none" else f" minus its control {part.control}"
     measured = f"{part.outcome} of {part.experiment}{against}"
     if part.direction == "equivalent":

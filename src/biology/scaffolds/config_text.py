@@ -1,6 +1,6 @@
 """config.yaml as text: adds entries without touching its comments.
 
-The result is parsed before it is written, so that it is always a valid configuration.
+Nothing is written here. Whoever writes the text reads the file again, which checks it.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What the MLPs write more on prompts of a level than on others, and how much of that a supernode's members write.
 
-That features fire on a level does not show that they say it: shuffled transcoders have such features too, since any direction that tells
-two levels apart can be selected by its activations. So what they write is measured: those of shuffled transcoders write almost nothing of it.
+Firing on a level is weak evidence: features of shuffled transcoders do it too, since any direction that separates two levels can be
+selected by its activations. So what members write is compared with what the MLPs write. Features of shuffled transcoders write almost
+nothing of it.
 """
 
 from collections.abc import Mapping

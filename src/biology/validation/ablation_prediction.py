@@ -7,7 +7,8 @@ the target (its activation times the gradient of the target, taken through the l
 
     rule        half, frozen, gradient: how neurons are linearised (`neurons.py`); encoder: a transcoder feature is linear with its
                 encoder's weights, and stays active
-    target      logit: of the most probable token, minus the mean logit. contrast: minus that of the second most probable token
+    target      logit: of the most probable token, minus the mean logit. contrast: minus that of the second most probable token.
+                feature: another of these features, with the MLPs between them held: the edge alone (`edge_prediction.py`)
     attention   frozen or live: whether gradients pass through queries and keys
     norms       frozen or live: whether they pass through the scales of norms
 
@@ -33,12 +34,14 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.attribution.live_effects import FrozenOrLive, held_hooks
+from biology.interventions.feature_edits import Sites as FeatureSites
 from biology.interventions.feature_edits import edits
 from biology.interventions.protocols import intervene
 from biology.models.model import Edit, Model, encode, run, token_batch
 from biology.tables import evenly_spaced, table
 from biology.transcoders.neurons import Neurons
 from biology.transcoders.transcoder_set import TranscoderSet, activate, reconstruct
+from biology.validation.edge_prediction import edges, pairs, patched
 
 PROMPTS = 32  # prompts per behaviour, evenly spaced
 LARGEST, DRAWN, AMONG = 32, 32, 5000
@@ -46,7 +49,7 @@ LARGEST, DRAWN, AMONG = 32, 32, 5000
 LOGITS = "unembed.hook_out"
 """Logits before the final soft-cap, as in graphs."""
 RULES = ("half", "frozen", "gradient")
-TARGETS = ("logit", "contrast")
+TARGETS = ("logit", "contrast")  # of outputs
 
 
 @dataclass(frozen=True)
@@ -219,6 +222,23 @@ def correlations(
                     "spearman": rho, "n": len(sites),
                 }
             )  # fmt: skip
+    return rows + _of_edges(model, transcoders, ids, FeatureSites(torch.zeros_like(chosen[0]), *chosen), ways)
+
+
+def _of_edges(
+    model: Model, transcoders: TranscoderSet, ids: Sequence[int], features: FeatureSites, ways: Sequence[Linearisation]
+) -> list[dict[str, object]]:
+    """For one prompt, a row for each linearisation: the correlation of edges between features with activation patching, and the
+    number of pairs."""
+    there, effects = pairs(features), patched(model, transcoders, ids, features)
+    rules, found, rows = list(dict.fromkeys(how.rule for how in ways)), {}, []
+    for how in ways:
+        live = how.attention, how.norms
+        if live not in found:
+            found[live] = dict(zip(rules, edges(model, transcoders, ids, features, rules, *live), strict=True))
+        rho = stats.spearmanr(found[live][how.rule][there].numpy(), effects[there].numpy()).statistic
+        row = {"target": "feature", "rule": how.rule, "attention": how.attention, "norms": how.norms}
+        rows.append(row | {"spearman": float(rho), "n": int(there.sum())})
     return rows
 
 

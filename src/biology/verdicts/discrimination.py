@@ -1,16 +1,16 @@
 """Can a claim distinguish a model that has a mechanism from one that lacks it? Compares verdicts with those on twins and
 controls.
 
-A claim proves nothing if models without the mechanism replicate it too. Twins give the same answers and lack mechanisms:
-`experiments/twins.csv`, and `expected` of a claim, list the claims that each should not replicate, written before it was trained. With
-shuffled transcoders nothing should be replicated. A claim *tells* the model *from* a twin on its list if it is replicated on the model,
-and can be tested and is not replicated on the twin.
+A claim proves nothing if models without the mechanism replicate it too. Twins give the same answers and lack mechanisms. A *listed*
+twin is one that should not replicate the claim, by `experiments/twins.csv`, by the claim's `expected`, or by its own mechanism; all
+were stated before it was trained. With shuffled transcoders nothing should be replicated. A claim *distinguishes* the model from a twin
+if it is replicated on the model, and can be tested and is not replicated on the twin.
 
-`yes`      it tells the model from a twin on its list, and no twin and no control replicates it
-`partly`   it tells the model from a twin on its list, but a twin that is not on the list replicates it
-`no`       a twin on its list or a control replicates it; or another twin does, and it tells the model from none
-`unknown`  no twin and no control replicates it, but it tells the model from none: it is not replicated here, or no twin on its list
-           was judged; or it cannot be tested here
+`yes`      it distinguishes the model from a listed twin, and no twin and no control replicates it
+`partly`   it distinguishes the model from a listed twin, but a twin that is not listed replicates it
+`no`       a listed twin or a control replicates it; or another twin does, and no listed twin is distinguished
+`unknown`  no twin and no control replicates it, and no listed twin is distinguished: it is not replicated here, or no listed twin was
+           judged; or it cannot be tested here
 """
 
 # pyright: reportArgumentType=false, reportAttributeAccessIssue=false, reportCallIssue=false, reportReturnType=false

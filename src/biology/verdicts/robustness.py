@@ -1,9 +1,9 @@
 """Compares the verdicts on a model with those on other models: further seeds should agree; twins and random controls
 should not replicate.
 
-A seed has the same mechanisms by the same recipe, so its verdicts should be the reference's. A twin lacks the mechanism
-of the claims that `experiments/twins.csv` lists, with the verdict expected before it was trained; `untestable` counts
-as a failure of the twin, not as a pass. With shuffled transcoders nothing should be replicated.
+A seed has the same mechanisms by the same recipe, so its verdicts should be the reference's. A twin should give the verdicts of
+`experiments/twins.csv`, written before it was trained (there `untestable` is a failure of the twin), and replicate no claim that its
+own mechanism makes false (there `untestable` passes). With shuffled transcoders nothing should be replicated.
 
 Verdicts made by different rules (`statistics.METHODS`) are compared too, and marked.
 """

@@ -53,6 +53,7 @@ def case_code(wildcards: Any) -> list[str]:
 
 
 def weight_files(files: Iterable[Path]) -> list[str]:
+    """The files that hold weights, sorted."""
     return sorted({str(file) for file in files if file.suffix in WEIGHT_FILES})
 
 
