@@ -55,7 +55,14 @@ def test_a_case_made_from_another_asks_what_that_one_asks(root, source, capsys):
     assert ("Not copied: mechanism.yaml" in said) == (source == "multi_hop")
     assert f"{len(new)} claims, not registered yet" in said and f"biology check {new[0].id} --model elegans" in said
     assert run(root, "explain", "My_case") == run(root, "lock") == 0
+    assert "\n    Not registered yet: `biology lock`.\n" in capsys.readouterr().out
     assert set(read_lock(root).claims["My_case"]) == {claim.id for claim in new}
+    assert run(root, "explain", new[0].id) == 0
+    assert f"\n    Registered {date.today().isoformat()}.\n" in capsys.readouterr().out
+    path = root / "experiments/My_case/claims.yaml"
+    path.write_text(path.read_text().replace("minimum: 0.3", "minimum: 0.2").replace("minimum: 0.5", "minimum: 0.4"))
+    assert run(root, "explain", "My_case") == 0
+    assert "\n    Not as it was registered (" in capsys.readouterr().out
 
 
 def test_a_case_is_not_given_to_a_model_that_was_grown_for_another(root, capsys):

@@ -129,6 +129,7 @@ def explain(args: Arguments) -> None:
     from biology.cases.mechanism import load_mechanism, twins_of
     from biology.config import config_file, load_config
     from biology.corpora.lessons import check_answers, check_names
+    from biology.verdicts.registration import not_locked
 
     root = config_file(args.config).parent
     if (found := _of_claim(root, load_config(config_file(args.config)), args.case)) is not None:
@@ -146,7 +147,7 @@ def explain(args: Arguments) -> None:
             stated | {"prompt_count": len(case.items), "claims": [claim.model_dump(mode="json") for claim in claims]}
         )
         return
-    print(case_told(case, claims))
+    print(case_told(case, claims, not_locked(root, case, claims)))
     for twin in ("", *twins_of(root, args.case)):
         mechanism = load_mechanism(root, args.case, twin)
         if mechanism is not None:
@@ -160,6 +161,7 @@ def _of_claim(root: Path, config: Config, wanted: str) -> tuple[str, dict[str, A
     from biology.cases.case import discover_cases, load_case
     from biology.cases.claim_file import load_claims
     from biology.report.explanation import claim_told, experiment_told
+    from biology.verdicts.registration import not_locked
 
     names = discover_cases(root)
     if wanted in names:
@@ -170,7 +172,8 @@ def _of_claim(root: Path, config: Config, wanted: str) -> tuple[str, dict[str, A
             if claim.id == wanted:
                 done = {part.experiment: experiment_told(case.experiments[part.experiment]) for part in claim.parts}
                 verdicts = _came_out(root, config, name, claim)
-                lines = [*claim_told(claim), *(f"{experiment}: {told}" for experiment, told in done.items())]
+                unlocked = not_locked(root, case, [claim]).get(claim.id, "")
+                lines = [*claim_told(claim, unlocked), *(f"{experiment}: {told}" for experiment, told in done.items())]
                 lines += _verdicts_told(verdicts)
                 return "\n".join(lines), claim.model_dump(mode="json") | {
                     "case": name,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from biology.arms import CONTROLS
 from biology.cases.case import Case
@@ -36,8 +36,8 @@ from biology.statistics import ALPHA
 from biology.wording import listed
 
 
-def case_told(case: Case, claims: Sequence[Claim]) -> str:
-    """A case in English sentences."""
+def case_told(case: Case, claims: Sequence[Claim], unlocked: Mapping[str, str] | None = None) -> str:
+    """A case in English sentences. `unlocked` says of claims that they are not registered as they are (`registration.not_locked`)."""
     lines = [f"{case.name}: {case.paper.section} ({case.paper.url})", "", "PROMPTS", ""]
     for name, prompt in case.prompts.items():
         lines += [f"{name}: {prompt.text!r} is answered by {prompt.answer!r} ({prompt.split})."]
@@ -61,7 +61,7 @@ def case_told(case: Case, claims: Sequence[Claim]) -> str:
         lines += [f"    control {arm}: {CONTROLS[arm].says}" for arm in arms]
     lines += ["", "CLAIMS", ""]
     for claim in claims:
-        lines += claim_told(claim)
+        lines += claim_told(claim, (unlocked or {}).get(claim.id, ""))
     own = own_figures(case.folder)
     lines += ["", f"Figures: {listed(case.figures)}." + (f" Its own are {listed(own)}." if own else "")]
     return "\n".join(lines)
@@ -280,8 +280,8 @@ def _line_told(line: Line) -> str:
     return told + (f" {line.samples} lines are sampled." if line.samples else "")
 
 
-def claim_told(claim: Claim) -> list[str]:
-    """What the paper says, what is measured, and what would count."""
+def claim_told(claim: Claim, unlocked: str = "") -> list[str]:
+    """What the paper says, what is measured, and what would count; and `unlocked`, why it is not registered as it is."""
     lines = [
         f"{claim.id}: {claim.title}",
         f"    The paper ({claim.source.section}; {claim.source.confidence}): {claim.paper_says}",
@@ -294,7 +294,12 @@ def claim_told(claim: Claim) -> list[str]:
     ]
     lines += [f"    - {part.name}: {part_told(part)}" for part in claim.parts]
     amended = "".join(f", amended {one.date:%Y-%m-%d}" for one in claim.amended)
-    return [*lines, f"    Registered {claim.registered:%Y-%m-%d}{amended}."]
+    stands = (
+        f"{unlocked[0].upper()}{unlocked[1:]}: `biology lock`"
+        if unlocked
+        else f"Registered {claim.registered:%Y-%m-%d}{amended}"
+    )
+    return [*lines, f"    {stands}."]
 
 
 def part_told(part: Part) -> str:

@@ -158,11 +158,12 @@ def _abstract_middle(one: GraphStructure, layers: Int[Tensor, " feature"]) -> fl
 def loops(edges: Float[Tensor, "target source"]) -> dict[str, float]:
     """Of pairs of edges a -> b -> c, the share for which an edge a -> c exists (`closed`); of these, the share in which that edge
     has the sign of the product of the other two (`coherent`)."""
-    there, sign = (edges != 0).double(), edges.sign()
-    pairs = there @ there
-    closed = float((pairs * there).sum())
-    agreeing = (closed + float(((sign @ sign) * sign).sum())) / 2
-    total = float(pairs.sum())
+    # single precision holds such counts exactly, and takes half the time
+    there, sign = (edges != 0).float(), edges.sign().float()
+    pairs, signed = there @ there, sign @ sign
+    closed = float((pairs * there).sum(dtype=torch.float64))
+    agreeing = (closed + float((signed * sign).sum(dtype=torch.float64))) / 2
+    total = float(pairs.sum(dtype=torch.float64))
     nan = float("nan")
     return {"closed": closed / total if total else nan, "coherent": agreeing / closed if closed else nan}
 

@@ -28,6 +28,7 @@ from biology.verdicts.expectations import expectation_hashes
 
 VERSION = 2
 """Version of what a hash covers. Hashes of another version cannot be compared with today's files."""
+NEW = "not registered yet"
 
 
 class Registered(Strict):
@@ -151,14 +152,23 @@ def check_lock(root: str | Path) -> None:
 
 def check_claims(root: str | Path, name: str, claims: Iterable[Claim]) -> None:
     """Raises `InputError` unless the claims of one case that `experiments/claims.lock` has are as they were registered."""
-    locked = read_lock(root).claims.get(name, {})
-    for claim, now in registration_of(load_case(root, name), claims).items() if locked else ():
-        if (before := locked.get(claim, now)) != now:
-            what = ", ".join(before.changed(now)) or "what is on record of it"
+    for claim, why in not_locked(root, load_case(root, name), claims).items():
+        if why != NEW:
             raise InputError(
-                f"claim '{claim}' of case '{name}' is not as it was registered ({what}): undo the change, or amend the claim and run "
-                "`biology lock`."
+                f"claim '{claim}' of case '{name}' is {why}: undo the change, or amend the claim and run `biology lock`."
             )
+
+
+def not_locked(root: str | Path, case: Case, claims: Iterable[Claim]) -> dict[str, str]:
+    """The claims of a case that `experiments/claims.lock` does not have as they are on disk: `NEW`, or what differs."""
+    locked, found = read_lock(root).claims.get(case.name, {}), {}
+    for claim, now in registration_of(case, claims).items():
+        before = locked.get(claim)
+        if before is None:
+            found[claim] = NEW
+        elif before != now:
+            found[claim] = f"not as it was registered ({', '.join(before.changed(now)) or 'what is on record of it'})"
+    return found
 
 
 def check_mechanism(root: str | Path, case: str, twin: str = "") -> None:
