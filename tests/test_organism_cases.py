@@ -5,12 +5,14 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from biology.__main__ import main
 from biology.cases.mechanism import twins_of
 from biology.config import load_config
+from biology.workflow.targets import Targets
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(ROOT.glob("experiments/*/prompts.py"))
@@ -48,6 +50,19 @@ def test_an_organism_is_grown_when_it_is_asked_for_and_never_else():
     assert f"{name}: growing and certifying it" in planned("figures/all", "--config", f"model={name}")
     everything = planned("figures/all", "robustness/all", "extensions/all", "calibration/all")
     assert not [one for one in CONFIG.on_request if f" {one}:" in everything or f" {one}," in everything]
+
+
+def test_a_twin_may_be_read_in_its_neurons(tmp_path, monkeypatch):
+    """Nothing is trained for it, so that no record of a training is waited for."""
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(ROOT / "experiments", "experiments")
+    entry = "path: data/models/{}, transcoders: neurons, cases: [refusals]"
+    Path("config.yaml").write_text(
+        f"models:\n  refusals: {{{entry.format('refusals')}, role: organism, planted: true}}\n"
+        f"  twin: {{{entry.format('twin')}, role: twin, of: refusals, corpus: word_list}}\n"
+    )
+    needed = Targets("twin", ROOT / "src/biology").weights(SimpleNamespace(model="twin"))
+    assert needed == [f"data/models/twin/{file}" for file in ("model.safetensors", "record.json", "heldout.parquet")]
 
 
 @pytest.mark.skipif(not ORGANISMS, reason="no case has an organism")

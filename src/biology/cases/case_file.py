@@ -28,7 +28,7 @@ class Paper(Strict):
 
 
 class Prompt(Strict):
-    """One named prompt, for figures. Prompts are exploratory unless they say `split: registered`."""
+    """One named prompt, for figures and pages. It moves no verdict; `split` says whether it was fixed before results were seen."""
 
     text: str = Field(min_length=1)
     answer: str = Field(min_length=1)

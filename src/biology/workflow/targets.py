@@ -253,7 +253,7 @@ class Targets:
     def weights(self, wildcards: Any) -> list[str]:
         """The files that a model and its transcoders consist of, so that new weights start everything anew."""
         entry, files = self.config.model(wildcards.model), self.model_files(wildcards)
-        if entry.sources:
+        if entry.sources or entry.neurons:
             return files
         if entry.role in GROWN_ROLES or entry.transcoders.parent.name == FIRST_STAGE:
             return [*files, f"{entry.transcoders}/record.json"]
