@@ -52,10 +52,10 @@ def reduce_graphs(
     context: CaseContext, settings: AttributionConfig, variables: Collection[str] = frozenset()
 ) -> Reduced:
     """Traces every scored prompt and every text of the named prompts of a case, with few graphs at a time in memory (`together`).
-    `variables` are the supernodes that stand for variables of the case's causal model. Where faithfulness alone is measured on a large
+    `variables` are the supernodes that stand for variables of the case's causal model. Where no supernodes are looked for on a large
     model, all graphs have the most influential features only."""
     case = context.case
-    reads_all = case.supernodes or case.of_kind(Paths, Classes, Structure)
+    reads_all = case.supernodes or case.of_kind(Paths, Classes)
     if context.model.large and settings.max_feature_nodes is None and not reads_all:
         settings = settings.model_copy(update={"max_feature_nodes": NODES_OF_GRAPH})
     tracing = case.of_kind(Paths, Classes, Faithfulness, Structure)
