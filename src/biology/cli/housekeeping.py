@@ -46,17 +46,19 @@ def new_case(args: Arguments) -> None:
     met = cases.add_organism(path, name) if args.organism else cases.add_to_config(path, model, name)
     case, claims = load_case(root, name), load_claims(root, name)
     prompts, first = len(case.items) + len(case.prompts), claims[0].id if claims else "CLAIM"
+    edit, grow, everything = f"edit experiments/{name}/case.yaml and claims.yaml, then again", [], "make figures"
+    if args.organism:
+        edit = f"write experiments/{name}/mechanism.yaml, and a prompt set; edit the rest, then again"
+        grow = [(f"biology organism --case {name}", "grow the model, certify it, train its transcoders")]
+        everything = f"snakemake figures/all --config model={name}"
     steps = [
         (f"biology explain {name}", "what it says, in English"),
-        (f"edit experiments/{name}/case.yaml and claims.yaml, then again", ""),
+        (edit, ""),
         ("biology lock", "register the claims, before you look at a result"),
+        *grow,
         (f"biology check {first} --model {model}", "one claim, from weights to verdict"),
-        ("make figures", "all of it"),
+        (everything, "all of it"),
     ]
-    if args.organism:
-        steps[1] = (f"write experiments/{name}/mechanism.yaml, and a prompt set; edit the rest, then again", "")
-        steps[3:3] = [(f"biology organism --case {name}", "grow the model, certify it, train its transcoders")]
-        steps[-1] = (f"snakemake figures/all --config model={name}", "all of it")
     print(
         f"experiments/{name}: {prompts} prompts, {len(case.supernodes)} supernodes, {len(case.experiments)} experiments, "
         f"{len(claims)} claims, not registered yet.\n{met}\n{cases.left_out(root, source)}\nNext:"

@@ -2,8 +2,9 @@
 
 A planted model (`planting.py`) computes what `mechanism.yaml` states, so that each claim is true of it, false, or left open. Its
 twins have mechanisms of their own (`twins/<name>.yaml`), or `experiments/twins.csv` lists the claims that are false of them. With
-shuffled transcoders every claim that rests on what features mean is false, and the others are open. *Sensitivity* is the share of true claims that are replicated, *specificity* the share of
-false claims that are not (`rates` says which count). A false claim that could not be tested does not count. Intervals are Wilson's.
+shuffled transcoders every claim that rests on what features mean is false, and the others are open. *Sensitivity* is the share of true
+claims that are replicated, *specificity* the share of false claims that are not (`rates` says which count). A false claim that could not
+be tested does not count. Intervals are Wilson's.
 
 A verdict on a planted model says what the instrument can detect. It says nothing about natural models.
 """
