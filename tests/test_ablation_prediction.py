@@ -5,6 +5,7 @@ import pytest
 import torch
 from conftest import KINDS, random_transcoders
 
+from biology.attribution.replacement import freeze_prompt
 from biology.figures.ablation_prediction_figure import figure, summary
 from biology.interventions.feature_edits import Sites, edits
 from biology.interventions.protocols import intervene
@@ -140,7 +141,7 @@ def test_every_reading_of_a_prompt_has_a_row_and_the_figure_says_which_is_best(t
 @pytest.mark.parametrize("kind", ["per_layer", "cross_layer", "neurons"])
 @pytest.mark.parametrize("architecture", KINDS)
 def test_edges_are_those_of_the_graph(tiny_model, architecture, kind):
-    """With patterns and scales frozen; and what is ablated is patched as an edge says, where nothing reacts."""
+    """With patterns and scales frozen."""
     from biology.attribution.assembly import attribute
 
     model = tiny_model(architecture, DOUBLE)
@@ -149,7 +150,8 @@ def test_edges_are_those_of_the_graph(tiny_model, architecture, kind):
     graph = attribute(model, transcoders, IDS, first_position=0)
     nodes = torch.arange(graph.features.start, graph.features.stop)[:: max(1, graph.features.stop // 40)]
     sites = Sites(torch.zeros_like(nodes), *(part[nodes].long() for part in (graph.layer, graph.pos, graph.feature)))
-    (found,) = edges(model, transcoders, IDS, sites, ["half" if of_neurons else "encoder"], "frozen", "frozen")
+    local, rule = freeze_prompt(model, transcoders, IDS), "half" if of_neurons else "encoder"
+    (found,) = edges(model, local, sites, [rule], "frozen", "frozen")
     assert torch.allclose(found, graph.adjacency[nodes[:, None], nodes], rtol=1e-9, atol=1e-12)
     assert pairs(sites).any() and not found[~pairs(sites)].any()
 
@@ -159,7 +161,7 @@ def test_a_small_patch_does_what_the_live_edge_says(tiny_model, architecture):
     model = tiny_model(architecture, DOUBLE)
     neurons, size = neuron_set(model, k=None), 1e-5
     sites = Sites(*(torch.tensor(part) for part in ((0, 0, 0, 0), (0, 0, 1, 1), (1, 2, 2, 4), (3, 7, 5, 6))))
-    (found,) = edges(model, neurons, IDS, sites, ["gradient"], "live", "live")
+    (found,) = edges(model, freeze_prompt(model, neurons, IDS), sites, ["gradient"], "live", "live")
     there = pairs(sites)
     assert there.tolist() == [[False] * 4, [False] * 4, [True, True, False, False], [True, True, False, False]]
     for target, source in there.nonzero().tolist():

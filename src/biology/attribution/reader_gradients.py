@@ -2,9 +2,8 @@
 
 Readers are computed in batches, as many as fit into `memory`. Those of a batch go down the layers together. Each joins at its own
 layer, so that it costs only the layers below it, and its gradient exists at positions 0..p only. All (reader, position) pairs are in
-one array, so that products with
-weights are few and large. Each (layer, position) cell on the way takes one product with the vectors of its sources.
-Tokens are few enough to be carried up through the first attention layer instead.
+one array, so that products with weights are few and large. Each (layer, position) cell on the way takes one product with the vectors
+of its sources. Tokens are few enough to be carried up through the first attention layer instead.
 """
 
 from __future__ import annotations

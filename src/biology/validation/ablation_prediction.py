@@ -34,8 +34,8 @@ from torch import Tensor
 from tqdm import tqdm
 
 from biology.attribution.live_effects import FrozenOrLive, held_hooks
-from biology.interventions.feature_edits import Sites as FeatureSites
-from biology.interventions.feature_edits import edits
+from biology.attribution.replacement import freeze_prompt
+from biology.interventions.feature_edits import Sites, edits
 from biology.interventions.protocols import intervene
 from biology.models.model import Edit, Model, encode, run, token_batch
 from biology.tables import evenly_spaced, table
@@ -59,10 +59,6 @@ class Linearisation:
     rule: str
     attention: FrozenOrLive = "frozen"
     norms: FrozenOrLive = "frozen"
-
-
-Sites = tuple[Int[Tensor, " site"], Int[Tensor, " site"], Int[Tensor, " site"]]
-"""Layers, positions and features."""
 
 
 def linearisations(transcoders: TranscoderSet) -> list[Linearisation]:
@@ -164,20 +160,15 @@ def _written(
 
 def largest(attributed: list[Float[Tensor, "pos feature"]], generator: np.random.Generator) -> Sites:
     """The features to ablate: those with the largest attribution, and some drawn among the next; none at the first position."""
-    layer, pos, feature = _sites(attributed)
+    found = [torch.ones(each.shape[0] - 1, each.shape[1]).nonzero() for each in attributed]
+    layer = torch.cat([torch.full((len(each),), number) for number, each in enumerate(found)])
+    pos, feature = torch.cat(found).T
     size = torch.cat([each[1:].abs().flatten() for each in attributed])
     order = size.argsort(descending=True, stable=True)[: int((size > 0).sum())]
     rest = order[LARGEST : LARGEST + AMONG]
     drawn = rest[torch.from_numpy(generator.permutation(len(rest))[:DRAWN])]
     chosen = torch.cat([order[:LARGEST], drawn]).sort().values
-    return layer[chosen], pos[chosen], feature[chosen]
-
-
-def _sites(attributed: list[Float[Tensor, "pos feature"]]) -> Sites:
-    found = [torch.ones(each.shape[0] - 1, each.shape[1]).nonzero() for each in attributed]
-    layer = torch.cat([torch.full((len(each),), number) for number, each in enumerate(found)])
-    places = torch.cat(found)
-    return layer, places[:, 0] + 1, places[:, 1]
+    return Sites(torch.zeros_like(chosen), layer[chosen], pos[chosen] + 1, feature[chosen])
 
 
 def ablated(
@@ -208,7 +199,7 @@ def correlations(
     ways = linearisations(transcoders)
     attributed = {how: attributions(model, transcoders, ids, token, other, how) for how in ways}
     chosen = largest(attributed[ways[0]], generator)
-    sites = list(zip(*(each.tolist() for each in chosen), strict=True))
+    sites = list(zip(*(part.tolist() for part in (chosen.layer, chosen.pos, chosen.feature)), strict=True))
     effects = ablated(model, transcoders, ids, sites, token, other)
     rows: list[dict[str, object]] = []
     for target, effect in zip(TARGETS, effects, strict=True):
@@ -222,20 +213,21 @@ def correlations(
                     "spearman": rho, "n": len(sites),
                 }
             )  # fmt: skip
-    return rows + _of_edges(model, transcoders, ids, FeatureSites(torch.zeros_like(chosen[0]), *chosen), ways)
+    return rows + _of_edges(model, transcoders, ids, chosen, ways)
 
 
 def _of_edges(
-    model: Model, transcoders: TranscoderSet, ids: Sequence[int], features: FeatureSites, ways: Sequence[Linearisation]
+    model: Model, transcoders: TranscoderSet, ids: Sequence[int], features: Sites, ways: Sequence[Linearisation]
 ) -> list[dict[str, object]]:
     """For one prompt, a row for each linearisation: the correlation of edges between features with activation patching, and the
     number of pairs."""
     there, effects = pairs(features), patched(model, transcoders, ids, features)
+    local = freeze_prompt(model, transcoders, list(ids), positions=[len(ids) - 1])
     rules, found, rows = list(dict.fromkeys(how.rule for how in ways)), {}, []
     for how in ways:
         live = how.attention, how.norms
         if live not in found:
-            found[live] = dict(zip(rules, edges(model, transcoders, ids, features, rules, *live), strict=True))
+            found[live] = dict(zip(rules, edges(model, local, features, rules, *live), strict=True))
         rho = stats.spearmanr(found[live][how.rule][there].numpy(), effects[there].numpy()).statistic
         row = {"target": "feature", "rule": how.rule, "attention": how.attention, "norms": how.norms}
         rows.append(row | {"spearman": float(rho), "n": int(there.sum())})

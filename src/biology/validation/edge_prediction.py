@@ -18,7 +18,7 @@ from jaxtyping import Bool, Float
 from torch import Tensor
 
 from biology.attribution.live_effects import FrozenOrLive, LiveEffects
-from biology.attribution.replacement import freeze_prompt
+from biology.attribution.replacement import LocalReplacement
 from biology.interventions.feature_edits import Sites, edits
 from biology.interventions.protocols import intervene, site_activations
 from biology.models.model import Model
@@ -32,26 +32,31 @@ def pairs(sites: Sites) -> Bool[Tensor, "target source"]:
 
 
 def edges(
-    model: Model, transcoders: TranscoderSet, ids: Sequence[int], sites: Sites, rules: Sequence[str],
-    attention: FrozenOrLive, norms: FrozenOrLive,
-) -> Float[Tensor, "rule target source"]:  # fmt: skip
+    model: Model,
+    local: LocalReplacement,
+    sites: Sites,
+    rules: Sequence[str],
+    attention: FrozenOrLive,
+    norms: FrozenOrLive,
+) -> Float[Tensor, "rule target source"]:
     """The edges between features of a prompt under each rule of linearisation (of transcoders there is one: the encoder). `row` of the
     sites is ignored."""
-    local = freeze_prompt(model, transcoders, list(ids), positions=[len(ids) - 1])
-    effects, inputs = LiveEffects(model, local, attention, norms), local.frozen.read
+    transcoders, effects, inputs = local.transcoders, LiveEffects(model, local, attention, norms), local.frozen.read
     found = torch.zeros(len(rules), len(sites.layer), len(sites.layer), dtype=model.precision)
     of_layer = {layer: (sites.layer == layer).nonzero()[:, 0] for layer in sites.layer.unique().tolist()}
+    active = {
+        layer: site_activations(transcoders, layer, inputs[layer][0, sites.pos[at]], sites.feature[at])[1]
+        for layer, at in of_layer.items()
+    }
     for layer, targets in of_layer.items():
         features, pos, x = sites.feature[targets], sites.pos[targets], inputs[layer][0, sites.pos[targets]]
         vectors = torch.cat([_by(transcoders.layers[layer], rule).readers(features, x)[0] for rule in rules])
         written, _ = effects.gradients(layer, pos.repeat(len(rules)), vectors)
         for lower, sources in of_layer.items():
-            seen = inputs[lower][0, sites.pos[sources]]
-            _, active = site_activations(transcoders, lower, seen, sites.feature[sources])
             for below, gradient in enumerate(written):
                 rows = decoder(transcoders, lower, below, sites.feature[sources])
                 if rows is not None:
-                    made = torch.einsum("tsd,sd->ts", gradient[:, sites.pos[sources]], active[:, None] * rows)
+                    made = torch.einsum("tsd,sd->ts", gradient[:, sites.pos[sources]], active[lower][:, None] * rows)
                     found[:, targets[:, None], sources] += made.unflatten(0, (len(rules), -1)).cpu()
     return found
 
