@@ -189,6 +189,16 @@ def test_a_model_writes_its_own_text(tiny, tmp_path):
     assert 200 < len(words) and all(word[0] == "w" and word[1:].isdigit() for word in words)
 
 
+def test_documents_are_no_longer_than_asked(tiny, tmp_path, capsys):
+    asked = ["sample", "--model", str(tiny("llama")), "--out", str(tmp_path / "text"), "--tokens", "300", "--context"]
+    assert main([*asked, "9"]) == 0
+    lengths = [len(document.split()) for document in (tmp_path / "text").read_text(encoding="utf-8").split(END)]
+    assert max(lengths) == 8  # and the first token
+    (tmp_path / "text").unlink()
+    assert main([*asked, "65"]) == 2 and not (tmp_path / "text").exists()
+    assert "documents of 65 tokens do not fit the model's context of 64" in capsys.readouterr().err
+
+
 # Mistakes ------------------------------------------------------------------------------------------------------------
 
 

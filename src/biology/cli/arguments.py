@@ -190,6 +190,11 @@ SAMPLE: Options = {
     "--model": {"required": True, "metavar": "NAME|DIR", "help": "a Hugging Face directory, or a model of config.yaml"},
     "--out": {"required": True, "metavar": "FILE", "help": "text file to write"},
     "--tokens": {"type": integer(1), "metavar": "N", "default": 1_000_000, "help": "how much text (%(default)s)"},
+    "--context": {
+        "type": integer(2),
+        "metavar": "N",
+        "help": "tokens of the longest document (1024, or the model's context)",
+    },
     "--seed": {"type": integer(0, SEEDS), "metavar": "N", "default": 0, "help": "seed (%(default)s)"},
 } | DEVICE
 WHERE: Options = {

@@ -44,7 +44,8 @@ def sample(args: Arguments) -> None:
 
     dtype = getattr(torch, args.dtype or "float32")
     drawn = samples(
-        _directory(args), tuple(ARCHITECTURES), tokens=args.tokens, seed=args.seed, device=_device(args), dtype=dtype
+        _directory(args), tuple(ARCHITECTURES), tokens=args.tokens, seed=args.seed, length=args.context,
+        device=_device(args), dtype=dtype,
     )  # fmt: skip
     artefacts.write_text(out, "".join(f"{text.strip()}\n{END}\n" for text in drawn))
 

@@ -26,12 +26,13 @@ def samples(
     device: str = "cpu", dtype: torch.dtype = torch.float32, progress: bool = True,
 ) -> Iterator[str]:  # fmt: skip
     """Documents sampled from the model in `path`, until they hold `tokens` tokens in total. A document ends where the
-    model ends it, or after `length` tokens (the model's context, at most 1024).
+    model ends it, or after `length` tokens, the first one included (the model's context, at most 1024). Short documents take less
+    time: more of them are written at once, and each token reads fewer earlier ones.
 
-    The same seed gives the same documents; a shorter text is the beginning of a longer one.
+    The same seed and length give the same documents; fewer tokens are the beginning of more.
 
     Raises:
-        InputError: the model does not load, or has no tokenizer or no first token.
+        InputError: the model does not load, has no tokenizer or no first token, or is given a `length` beyond its context.
     """
     checkpoint.architecture(path, architectures)
     network, tokenizer = checkpoint.network(path, dtype).to(device), open_tokenizer(path)
@@ -43,7 +44,10 @@ def samples(
             f"{path}: no tokenizer with a first token (BOS), so nothing can be sampled: give a text of your own"
         )
     ends = {token for token in (first, tokenizer.eos_token_id) if token is not None}
-    longest = int(length or min(1024, getattr(network.config, "max_position_embeddings", 1024)))
+    context = int(getattr(network.config, "max_position_embeddings", 1024))
+    longest = length or min(1024, context)
+    if longest > context:
+        raise InputError(f"{path}: documents of {longest} tokens do not fit the model's context of {context}")
     together = _at_once(network.config, longest, torch.empty(0, dtype=dtype).element_size())
     start, found, index = torch.full((together, 1), first, device=device), 0, 0
     with tqdm(total=tokens, desc="sampling", unit="token", disable=not progress, mininterval=5) as bar:
