@@ -7,9 +7,10 @@ import torch
 from conftest import KINDS, random_transcoders
 from slow_protocols import DOUBLE, PROMPTS, SETS, clean_activations, slow, some_edits
 
+from biology.interventions.clean_passes import CleanPasses
 from biology.interventions.feature_edits import Injections, Sites, concatenate, edits, steered, wherever_active
 from biology.interventions.generation import extended
-from biology.interventions.protocols import PROTOCOLS, CleanPasses, intervene
+from biology.interventions.protocols import PROTOCOLS, intervene
 from biology.models import continuation
 from biology.models.continuation import SharedPrefix
 from biology.models.model import freeze, run
@@ -53,6 +54,7 @@ def test_clean_passes_are_shared_within_a_limit_and_change_nothing(tiny_model):
     every = CleanPasses(model, transcoders)
     clean = [every(torch.tensor([prompt])) for prompt in PROMPTS]
     assert all(every(torch.tensor([prompt])) is one for prompt, one in zip(PROMPTS, clean, strict=True))
+    assert every(torch.tensor([PROMPTS[0]]), 2).write[1].data_ptr() == clean[0].write[1][:, 2:].data_ptr()
     for limit in (0, every.size // 2, every.size):
         passes = CleanPasses(model, transcoders, limit)
         assert torch.equal(logits(), logits(passes)) and torch.equal(logits(), logits(passes))
@@ -83,7 +85,7 @@ def test_a_prompt_is_read_from_the_first_edit_on_with_the_same_result(
     monkeypatch.setattr(
         SharedPrefix,
         "rows",
-        lambda self, which, rows=SharedPrefix.rows: (read.append(self.length), rows(self, which))[1],
+        lambda self, which, length, rows=SharedPrefix.rows: (read.append(length), rows(self, which, length))[1],
     )
     for protocol in PROTOCOLS:
         for live in (False, True):

@@ -132,9 +132,11 @@ OnEstimate = Callable[[Sizes, Estimate], None]
 
 def sizes_of(model: Model, transcoders: TranscoderSet, n_pos: int, *, first_position: int, memory: int) -> Sizes:
     """The sizes that are known before the forward pass."""
-    values = model.weights.layers[0].W_V
+    values, kv_heads = model.weights.layers[0].W_V, model.weights.layers[0].kv_heads
+    shared = values.numel() * kv_heads // len(values) if kv_heads < len(values) else 0
+    maps = model.n_layers * (2 * values.numel() + shared)
     return Sizes(
-        n_pos, model.n_layers, len(values), model.d_model, 2 * model.n_layers * values.numel(), model.precision.itemsize,
+        n_pos, model.n_layers, len(values), model.d_model, maps, model.precision.itemsize,
         model.dtype != model.precision, transcoders.kind == "cross_layer", first_position, memory, model.device.type == "cpu",
     )  # fmt: skip
 

@@ -108,15 +108,16 @@ class Propagation:
 
     def _maps(self, layer: int) -> tuple[Tensor, Tensor, Tensor]:
         """First and second weight matrix of a layer, and the mixing of the rows' places by its heads [prompt, head, to, from],
-        scales included."""
+        scales included. Successive heads share a head of the value map: the first matrix on the way up, the second on the way
+        down."""
         frozen, maps = self.local.frozen, self.local.attention[layer]
         here = slice(self.rows.places.start, self.rows.places.stop)
         pattern = frozen.pattern[layer][..., here, here] / frozen.scale1[layer][:, here].mT[:, None]
         if frozen.scale1_post is not None:
             pattern = pattern / frozen.scale1_post[layer][:, None, here]
         if self.rows.up:
-            return maps.value, maps.output, pattern
-        return maps.output.T, maps.value.T, pattern.mT
+            return maps.shared, maps.output, pattern
+        return maps.output.T, maps.shared.T, pattern.mT
 
     def place(self, x: Float[Tensor, "prompt row d_model"]) -> None:
         """Puts every row at its own position."""
@@ -137,13 +138,16 @@ class Propagation:
         reach = mixing.gather(3, own[:, None, None].expand(-1, n_heads, n_places, -1)).permute(0, 3, 2, 1)
         stay = torch.nn.functional.one_hot(own, n_places).to(x.dtype)
         reach = torch.cat([reach, stay[..., None]], 3)
-        by_head = second.reshape(n_heads, -1, d_model)
+        d_head = max(first.shape[1], len(second)) // n_heads
+        by_head = second.reshape(-1, d_head, d_model)
+        by_head = _for_heads(by_head, n_heads)
         step = max(1, SPREAD // (x.element_size() * d_model * (n_heads + 1) * n_prompts))
         for begin in range(0, n_rows, step):
             part = slice(begin, min(begin + step, n_rows))
             some = x[:, part].flatten(0, 1)
             apart = x.new_empty(n_heads + 1, len(some), d_model)  # each head's output, and the row itself
-            torch.bmm((some @ first).view(len(some), n_heads, -1).transpose(0, 1), by_head, out=apart[:-1])
+            found = (some @ first).view(len(some), -1, d_head).transpose(0, 1)
+            torch.bmm(_for_heads(found, n_heads), by_head, out=apart[:-1])
             apart[-1] = some
             spread = torch.bmm(reach[:, part].flatten(0, 1), apart.transpose(0, 1)).unflatten(0, (n_prompts, -1))
             for within, place in enumerate(self.rows.places):
@@ -156,21 +160,30 @@ class Propagation:
         """Takes all rows through the attention of a layer, added to the residual stream."""
         first, second, mixing = self._maps(layer)
         n_prompts, n_heads, n_places = mixing.shape[:3]
-        width, rows = first.shape[1], self.rows
+        rows, width = self.rows, max(first.shape[1], len(second))
+        d_head = width // n_heads
+        groups = min(first.shape[1], len(second)) // d_head  # of heads that share a value
+        sharing = n_heads // groups
+        mixing = mixing.unflatten(1, (groups, sharing))
+        # Up, a group's value is mixed by each of its heads; down, the heads' gradients are mixed and added.
+        mixing = mixing.flatten(2, 3) if rows.up else mixing.transpose(2, 3).flatten(3)
+        taken, given = (1, sharing) if rows.up else (sharing, 1)
         step = max(16, SCRATCH // (mixing.element_size() * width * max(1, n_places) * n_prompts))
         for begin in range(0, rows.n if n_places else 0, step):
             end = min(begin + step, rows.n)
-            heads = mixing.new_zeros(n_prompts, n_heads, n_places, end - begin, width // n_heads)
+            heads = mixing.new_zeros(n_prompts, groups, taken, n_places, end - begin, d_head)
             spans = [(place, *rows.spans[place]) for place in rows.places]
             ranges = [(place, max(start, begin), min(stop, end), start) for place, start, stop in spans]
             for within, (place, low, high, start) in enumerate(ranges):
                 if low < high:
                     z = self.at[place][:, low - start : high - start] @ first
-                    heads[:, :, within, low - begin : high - begin] = z.unflatten(2, (n_heads, -1)).transpose(1, 2)
-            mixed = torch.matmul(mixing, heads.flatten(3)).view_as(heads)
+                    z = z.unflatten(2, (groups, taken, d_head)).permute(0, 2, 3, 1, 4)
+                    heads[:, :, :, within, low - begin : high - begin] = z
+            mixed = torch.matmul(mixing, heads.flatten(2, 3).flatten(3))
+            mixed = mixed.view(n_prompts, groups, given, n_places, end - begin, d_head)
             for within, (place, low, high, start) in enumerate(ranges):
                 if low < high:
-                    v = mixed[:, :, within, low - begin : high - begin].transpose(1, 2).flatten(2)
+                    v = mixed[:, :, :, within, low - begin : high - begin].permute(0, 3, 1, 2, 4).flatten(2)
                     if high - low == self.at[place].shape[1]:
                         self.at[place].view(-1, second.shape[1]).addmm_(v.flatten(0, 1), second)
                     else:
@@ -189,3 +202,9 @@ class Propagation:
                 x += write_vector(local, layer, read_vector(local, layer, x, scale) @ W_skip.T, post)
             else:
                 x += read_gradient(local, layer, write_gradient(local, layer, x, post) @ W_skip, scale)
+
+
+def _for_heads(shared: Float[Tensor, "kv_head row column"], n_heads: int) -> Float[Tensor, "head row column"]:
+    """The values of each head, of which successive ones share the same."""
+    sharing = n_heads // len(shared)
+    return shared if sharing == 1 else shared.repeat_interleave(sharing, 0)

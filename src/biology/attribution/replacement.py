@@ -37,10 +37,11 @@ class AttentionMap:
     """Value and output maps of one layer with their norm gains folded in, heads concatenated.
 
     `value` [d_model, head * d_head] includes ln1's gain and centring; `output` [head * d_head, d_model] includes the
-    post norm's gain.
+    post norm's gain. `shared` [d_model, kv_head * d_head] is `value` without the copies for heads that share their values.
     """
 
     value: Float[Tensor, "d_model heads_width"]
+    shared: Float[Tensor, "d_model kv_width"]
     output: Float[Tensor, "heads_width d_model"]
     constant: Float[Tensor, " d_model"] | None
     """Added to the output before the post norm's scale: value and output biases (patterns sum to 1) and ln1's bias."""
@@ -91,7 +92,9 @@ def attention_maps(weights: Weights) -> tuple[AttentionMap, ...]:
         if layer.ln1_post is not None:
             output = output * layer.ln1_post.gain
             constant = None if constant is None else constant * layer.ln1_post.gain
-        maps.append(AttentionMap(value, output, constant))
+        kv_heads, d_head = layer.kv_heads, layer.W_V.shape[2]
+        shared = value.unflatten(1, (kv_heads, -1, d_head))[:, :, 0].flatten(1)
+        maps.append(AttentionMap(value, shared, output, constant))
     return tuple(maps)
 
 

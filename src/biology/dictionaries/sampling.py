@@ -36,6 +36,8 @@ def samples(
     """
     checkpoint.architecture(path, architectures)
     network, tokenizer = checkpoint.network(path, dtype).to(device), open_tokenizer(path)
+    if getattr(network.config, "attn_logit_softcapping", None) is None:
+        network.set_attn_implementation("sdpa")  # else keys and values are copied for every head
     first = None
     if tokenizer is not None:
         first = network.config.bos_token_id if tokenizer.bos_token_id is None else tokenizer.bos_token_id

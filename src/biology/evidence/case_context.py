@@ -15,8 +15,8 @@ from biology.cases.measurement import Measurement
 from biology.cases.perturbations import Edit, Perturbation
 from biology.config import StatisticsConfig
 from biology.evidence.number_outcomes import token_numbers
+from biology.interventions.clean_passes import CleanPasses
 from biology.interventions.feature_edits import Edits, wherever_active
-from biology.interventions.protocols import CleanPasses
 from biology.records import InputError
 from biology.statistics import measuring_generator
 from biology.supernodes.case_prompts import CasePrompts

@@ -20,7 +20,7 @@ from tqdm import tqdm
 
 from biology.cases.case import Case
 from biology.cases.rules import Stream
-from biology.interventions.protocols import CleanPasses
+from biology.interventions.clean_passes import CleanPasses
 from biology.interventions.residual_exchange import Exchanges, run_with_streams, stream_names
 from biology.interventions.site_exchange import seen_at
 from biology.models.model import Model, answer_token, encode, run, token_batch

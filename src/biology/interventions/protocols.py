@@ -18,73 +18,22 @@ MLP outputs are held, the change of its input passes through it.
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
+from biology.interventions.clean_passes import CleanPasses, clean_blocks
 from biology.interventions.feature_edits import Edits, Injections, Sites, checked_sites, of_rows
-from biology.models.continuation import Prefix, SharedPrefix, capture_from, new_cache, worth_caching
-from biology.models.model import Capture, Edit, Model, capture, freeze, run, token_batch
+from biology.models.continuation import Prefix, new_cache, worth_caching
+from biology.models.model import Capture, Edit, Model, freeze, run, token_batch
 from biology.records import InputError
 from biology.transcoders.activations import row_batches
 from biology.transcoders.transcoder_set import TranscoderSet, decoder, encode, skip
 
 PROTOCOLS = ("constrained", "iterative", "direct")
 Readout = Callable[[Tensor, Tensor], Tensor]
-
-
-class CleanPasses:
-    """Forward passes of unedited prompts, cached because experiments ask for the same batch at every strength and layer.
-
-    The oldest are dropped when all together would take more than `limit` bytes. Without transcoders only the starts of prompts can
-    be asked for.
-    """
-
-    def __init__(self, model: Model, transcoders: TranscoderSet | None, limit: int = 2**30) -> None:
-        self.model, self.transcoders, self.limit = model, transcoders, limit
-        self._kept: dict[tuple[object, ...], tuple[int, Any]] = {}
-
-    def __call__(self, ids: Int[Tensor, "prompt pos"], start: int = 0) -> Capture:
-        """The capture of a clean pass, from token `start` on (patterns still reach back to the first token)."""
-        set_ = self.transcoders
-        assert set_ is not None
-
-        def passed() -> tuple[int, Capture]:
-            clean = capture(self.model, ids, read_hook=set_.read_hook, write_hook=set_.write_hook, positions=-1)
-            clean = capture_from(clean, start)
-            parts = (getattr(clean, entry.name) for entry in fields(clean))
-            tensors = (tensor for part in parts for tensor in (part if isinstance(part, tuple) else (part,)))
-            return sum(tensor.nbytes for tensor in tensors if tensor is not None), clean
-
-        return self._remembered(("pass", start), ids, passed)
-
-    def shared(self, ids: Int[Tensor, "prompt pos"], length: int) -> SharedPrefix:
-        """The first `length` tokens, read once."""
-
-        def read() -> tuple[int, SharedPrefix]:
-            found = SharedPrefix(self.model, ids, length)
-            return found.nbytes, found
-
-        return self._remembered(("start", length), ids, read)
-
-    def _remembered(self, what: tuple[str, int], ids: Tensor, make: Callable[[], tuple[int, Any]]) -> Any:
-        key = (*what, tuple(ids.shape), ids.cpu().numpy().tobytes())
-        if key not in self._kept:
-            size, made = make()
-            if size > self.limit:
-                return made
-            while self.size + size > self.limit:
-                del self._kept[next(iter(self._kept))]
-            self._kept[key] = size, made
-        return self._kept[key][1]
-
-    @property
-    def size(self) -> int:
-        """Bytes in the cache."""
-        return sum(size for size, _ in self._kept.values())
 
 
 @dataclass(frozen=True, eq=False)
@@ -174,18 +123,22 @@ def intervene(
 
     results: list[tuple[Tensor, ...]] = []
     seen = torch.zeros(2, 0 if watched is None else len(watched.row), dtype=model.dtype)
-    order = torch.argsort(lengths * len(prompts) + prompt, stable=True)  # rows of one prompt share its clean pass
+    batches = [
+        (sources, chosen)
+        for sources, rows in clean_blocks(prompt, lengths)
+        for chosen in row_batches(rows, lengths, batch_size)
+    ]
     with tqdm(total=len(prompt), desc=f"{model.name}: {protocol}", disable=not progress, unit="row") as bar:
-        for chosen in row_batches(order, lengths, batch_size):
-            sources, which = torch.unique(prompt[chosen], return_inverse=True)
-            ids, which = token_batch(model, [list(prompts[i]) for i in sources.tolist()]), which.to(model.device)
+        for sources, chosen in batches:
+            ids = token_batch(model, [list(prompts[i]) for i in sources.tolist()])
+            which = torch.searchsorted(sources, prompt[chosen]).to(model.device)
             here = torch.full((len(prompt),), -1)
             here[chosen] = torch.arange(len(chosen))
             at, length = where[chosen].reshape(len(chosen), -1), ids.shape[1]
             touched = [sites.pos[here[sites.row] >= 0] for sites in (edited, injections, watched) if sites is not None]
             touched += [at.flatten() % length, torch.tensor([length - 1 if profile is None else profile % length])]
             start = 0 if prefixes is not None else worth_caching(model, int(torch.cat(touched).min()))
-            past = new_cache(prefixes, chosen) if not start else passes.shared(ids, start).rows(which)
+            past = new_cache(prefixes, chosen) if not start else passes.shared(ids).rows(which, start)
             added = _Added() if injections is None else _Added.injected(of_rows(injections, here, model, start))
             mine = of_rows(edited, here, model, start)
             hooks = _hooks(passes, ids, which, mine, added, protocol, top, live_attention, start)
@@ -209,7 +162,7 @@ def intervene(
     if not results:
         nothing = torch.zeros(0, 1, model.n_vocab, dtype=model.dtype)
         return Outcome(nothing, nothing, seen[0], seen[1], ())
-    back = torch.argsort(order)
+    back = torch.argsort(torch.cat([chosen for _, chosen in batches]))
     columns = [torch.cat(column)[back] for column in zip(*results, strict=True)]
     pre_logits, first = (columns[1], 2) if readout is None else (None, 1)
     return Outcome(columns[0], pre_logits, seen[0], seen[1], tuple(columns[first:]))

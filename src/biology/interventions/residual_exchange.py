@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from tqdm import tqdm
 
-from biology.interventions.protocols import CleanPasses
+from biology.interventions.clean_passes import CleanPasses
 from biology.models.continuation import Prefix, new_cache, worth_caching
 from biology.models.model import Edit, Model, run, token_batch
 from biology.records import InputError
@@ -111,7 +111,7 @@ def run_with_streams(
             at = where[chosen].reshape(len(chosen), -1) % ids.shape[1]
             touched = torch.cat([sites.pos[here[sites.row] >= 0], at.flatten()])
             start = 0 if prefixes is not None else worth_caching(model, int(touched.min()))
-            past = new_cache(prefixes, chosen) if not start else passes.shared(ids, start).rows(which)
+            past = new_cache(prefixes, chosen) if not start else passes.shared(ids).rows(which, start)
             hooks: list[tuple[str, Edit]] = []
             for layer, name in enumerate(names):
                 mine = ((here[sites.row] >= 0) & (sites.layer == layer)).nonzero()[:, 0]

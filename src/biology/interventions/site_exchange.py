@@ -49,8 +49,8 @@ def said_with(
         if start:
             starts, batched = {} if starts is None else starts, tuple(places.tolist())
             if batched not in starts:
-                starts[batched] = SharedPrefix(model, tokens, start)
-            past = starts[batched].rows(torch.arange(len(tokens)))
+                starts[batched] = SharedPrefix.read(model, tokens)
+            past = starts[batched].rows(torch.arange(len(tokens)), start)
         hooks: list[tuple[str, Edit]] = [
             (name, partial(put, where - start, vectors[places], basis)) for name, vectors in edits
         ]

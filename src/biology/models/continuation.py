@@ -40,31 +40,36 @@ WORTH = 2**18
 
 
 class SharedPrefix:
-    """The first `length` tokens of prompts, read once for all rows that begin with them: their keys and values.
+    """Prompts of equal length, read once for all rows that begin with them: the keys and values of their tokens.
 
     An edit changes nothing before the first token it touches. A long prompt that is edited many times near its end can thus be
     read from that token on, with the same result.
     """
 
-    def __init__(self, model: Model, ids: Int[Tensor, "prompt pos"], length: int) -> None:
+    def __init__(self, past: Any) -> None:
+        self._layers: list[tuple[Tensor, Tensor]] = [(layer.keys, layer.values) for layer in past.layers]
+
+    @classmethod
+    def read(cls, model: Model, ids: Int[Tensor, "prompt pos"]) -> "SharedPrefix":
+        """Reads the prompts."""
         from transformers import DynamicCache
 
         past = DynamicCache()
-        run(model, ids[:, :length], positions=-1, past=past)
-        self.length = length
-        self._layers: list[tuple[Tensor, Tensor]] = [(layer.keys, layer.values) for layer in past.layers]  # type: ignore[misc]
+        run(model, ids, positions=-1, past=past)
+        return cls(past)
 
     @property
-    def nbytes(self) -> int:
-        return sum(keys.nbytes + values.nbytes for keys, values in self._layers)
+    def tensors(self) -> list[Tensor]:
+        """Keys and values of all layers."""
+        return [tensor for pair in self._layers for tensor in pair]
 
-    def rows(self, which: Int[Tensor, " row"]) -> Any:
-        """A fresh cache for rows of these prompts; what they read is added to it."""
+    def rows(self, which: Int[Tensor, " row"], length: int) -> Any:
+        """A fresh cache of the first `length` tokens, for rows of these prompts; what they read is added to it."""
         from transformers import DynamicCache
 
         past = DynamicCache()
         for layer, (keys, values) in enumerate(self._layers):
-            past.update(keys[which], values[which], layer)
+            past.update(keys[which, :, :length], values[which, :, :length], layer)
         return past
 
 
@@ -77,7 +82,7 @@ def capture_from(frozen: Capture, start: int) -> Capture:
     def cut(value: Any) -> Any:
         if isinstance(value, tuple):
             return tuple(cut(each) for each in value)
-        return value if value is None else value[..., start:, :].clone()  # a copy, so that the rest is freed
+        return value if value is None else value[..., start:, :]
 
     there = {part.name for part in fields(frozen)} - {"ids", "pre_logits", "logits"}
     return replace(frozen, ids=frozen.ids[:, start:], **{name: cut(getattr(frozen, name)) for name in there})

@@ -314,8 +314,10 @@ def capture(
     read_hook: str = "mlp.hook_in",
     write_hook: str = "hook_mlp_out",
     positions: int | Tensor | None = None,
+    past: Any = None,
 ) -> Capture:
-    """A `Capture` of one batch of prompts of equal length. The hooks are named within a block.
+    """A `Capture` of one batch of prompts of equal length. The hooks are named within a block. `past` is an empty cache to which the
+    keys and values are added.
 
     Raises:
         InputError: an empty prompt, one longer than the model's context, or a token id outside the vocabulary.
@@ -330,7 +332,7 @@ def capture(
     single = ["hook_embed", "ln_final.hook_scale", "ln_final.hook_in", "unembed.hook_out"]
     single += ["hook_pos_embed"] if "hook_pos_embed" in model.hooks else []
     names = {*single, *(name for part in [*blocks, *post, read_hook, write_hook] for name in layers(part))}
-    logits, seen = run(model, ids, reads=sorted(names), positions=positions)
+    logits, seen = run(model, ids, reads=sorted(names), positions=positions, past=past)
 
     def stack(name: str) -> tuple[Tensor, ...]:
         return tuple(seen[full] for full in layers(name))

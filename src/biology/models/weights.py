@@ -36,10 +36,12 @@ class Norm:
 
 @dataclass(frozen=True, eq=False)
 class LayerWeights:
-    """The weights of one block that attribution needs. Grouped-query heads are expanded to `head`."""
+    """The weights of one block that attribution needs. Grouped-query heads are expanded to `head`: successive ones share their keys
+    and values, of which there are `kv_heads`."""
 
     matrix: Callable[[str], Tensor]
     """One of the four matrices by name. It is kept, unless the weights stay in their files."""
+    kv_heads: int
     b_Q: Float[Tensor, "head d_head"] | None
     b_K: Float[Tensor, "head d_head"] | None
     b_V: Float[Tensor, "head d_head"] | None
@@ -149,6 +151,7 @@ def read_weights(bridge: Any, architecture: str, *, dtype: torch.dtype, mapped: 
         layers.append(
             LayerWeights(
                 matrix=matrices(attn, heads),
+                kv_heads=getattr(bridge.cfg, "n_key_value_heads", None) or heads,
                 b_Q=b_Q,
                 b_K=b_K,
                 b_V=b_V,

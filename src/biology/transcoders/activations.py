@@ -90,9 +90,9 @@ class FeatureCache:
 
 
 def row_batches(
-    order: Int[Tensor, " row"], lengths: Int[Tensor, " row"], batch_size: int
-) -> Iterator[Int[Tensor, " row"]]:
-    """Rows in the given order (sorted by length), cut into batches of equal length."""
+    order: Int[Tensor, " chosen"], lengths: Int[Tensor, " row"], batch_size: int
+) -> Iterator[Int[Tensor, " batch"]]:
+    """Some rows in the given order (sorted by length), cut into batches of equal length."""
     if batch_size < 1:
         raise InputError(f"batch_size must be at least 1, found {batch_size}")
     _, counts = torch.unique_consecutive(lengths[order], return_counts=True)

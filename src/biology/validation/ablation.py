@@ -24,8 +24,9 @@ from tqdm import tqdm
 
 from biology.attribution.assembly import attribute
 from biology.attribution.graph import Graph, influence
+from biology.interventions.clean_passes import CleanPasses
 from biology.interventions.feature_edits import edits
-from biology.interventions.protocols import CleanPasses, intervene
+from biology.interventions.protocols import intervene
 from biology.models.model import Model, encode
 from biology.tables import evenly_spaced
 from biology.transcoders.transcoder_set import TranscoderSet
