@@ -169,13 +169,18 @@ def _through_attention(local: LocalReplacement, layer: int, g: Tensor, slot: Ten
         return
     maps, n_places = local.attention[layer], int(slot.max()) // n_rows + 1
     mixing = _mixing(local, layer, n_places)
-    n_heads, width = mixing.shape[0], maps.output.shape[0]
+    (n_heads, width), shared = (mixing.shape[0], maps.output.shape[0]), maps.shared.shape[1]
+    groups = shared * n_heads // width  # of heads that share a value, whose gradients add
     heads = g.new_zeros(n_places * n_rows, width)
     heads.index_copy_(0, slot, g @ maps.output.T)
-    by_head = heads.view(n_places, n_rows, n_heads, -1).permute(2, 0, 1, 3).reshape(n_heads, n_places, -1)
-    mixed = torch.bmm(mixing, by_head).view(n_heads, n_places, n_rows, -1)
-    heads.view(n_places, n_rows, n_heads, -1).copy_(mixed.permute(1, 2, 0, 3))
-    g.addmm_(heads.index_select(0, slot), maps.value.T)
+    by_head = (
+        heads.view(n_places, n_rows, n_heads, -1).permute(2, 0, 1, 3).reshape(groups, -1, n_rows * width // n_heads)
+    )
+    added = mixing.unflatten(0, (groups, -1)).transpose(1, 2).flatten(2)  # [group, to, head and from]
+    mixed = torch.bmm(added, by_head).view(groups, n_places, n_rows, -1)
+    values = heads.view(-1)[: n_places * n_rows * shared].view(n_places, n_rows, groups, -1)
+    values.copy_(mixed.permute(1, 2, 0, 3))
+    g.addmm_(values.view(-1, shared).index_select(0, slot), maps.shared.T)
 
 
 def _enter(

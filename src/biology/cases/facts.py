@@ -236,14 +236,10 @@ class Facts:
                 raise self.refuse(
                     where, f"position '{at}' is outside {self.told(shortest)}, which can have {most} tokens at most"
                 )
-        if at.form not in ("token", "factor"):
-            return
-        word, factor = at.word, at.factor
         for row in rows:
-            word = word if factor is None else row.get(factor, "")
-            count = question_of(row).count(word) if word else 1
-            if count != 1:
-                absent = factor is None and count == 0
+            word = at.word_in(row)
+            if word and (count := question_of(row).count(word)) != 1:
+                absent = at.factor is None and count == 0
                 close = difflib.get_close_matches(word, question_of(row).split(), n=1) if absent else []
                 hint = f" Did you mean 'token:{close[0]}'?" if close else ""
                 raise self.refuse(

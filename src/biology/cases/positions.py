@@ -80,6 +80,11 @@ class Position(Parsed):
         """The factor that it names, if it has the form `factor:`."""
         return self.word if self.form == "factor" else None
 
+    def word_in(self, row: Mapping[str, Any]) -> str | None:
+        """The word of a prompt at whose last piece the position is: '' if the prompt has no level of the factor, None if the position
+        is not that of a word."""
+        return str(row.get(self.word, "")) if self.form == "factor" else self.word if self.form == "token" else None
+
     @property
     def meaning(self) -> str:
         if self.form == "index":

@@ -58,6 +58,6 @@ def _check_site(where: str, variable: Variable, row: Row) -> None:
     if isinstance(variable.at, dict) and row["set"] not in variable.at:
         raise InputError(f"{where}: there is none for set '{row['set']}', as of {row['text']!r}.")
     at = site(variable, row)
-    word = str(row[at.factor]) if at.factor else at.word
-    if at.form in ("token", "factor") and (not word or word not in row["text"]):
+    word = at.word_in(row)
+    if word is not None and (not word or word not in row["text"]):
         raise InputError(f"{where}: '{at}' does not stand in {row['text']!r}.")

@@ -44,10 +44,10 @@ def sites(
 def token_position(variable: Variable, row: Row, encode: Encode) -> int:
     """The token position of a prompt at which a variable is held."""
     at = site(variable, row)
-    if at.form in ("last", "index"):
+    word = at.word_in(row)
+    if word is None:
         length = len(encode(row["text"]))
         return length - 1 if at.form == "last" else int(at) % length
-    word = str(row[at.word]) if at.form == "factor" else at.word
     return len(encode(row["text"][: row["text"].index(word) + len(word)])) - 1
 
 
