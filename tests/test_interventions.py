@@ -7,13 +7,14 @@ import torch
 from conftest import KINDS, random_transcoders
 from slow_protocols import DOUBLE, PROMPTS, SETS, clean_activations, slow, some_edits
 
+from biology.interventions import clean_passes
 from biology.interventions.clean_passes import CleanPasses
 from biology.interventions.feature_edits import Injections, Sites, concatenate, edits, steered, wherever_active
 from biology.interventions.generation import extended
 from biology.interventions.protocols import PROTOCOLS, intervene
 from biology.models import continuation
 from biology.models.continuation import SharedPrefix
-from biology.models.model import freeze, run
+from biology.models.model import capture, freeze, run
 from biology.records import InputError
 from biology.transcoders.activations import cache_features
 from biology.transcoders.transcoder_set import skip
@@ -59,6 +60,20 @@ def test_clean_passes_are_shared_within_a_limit_and_change_nothing(tiny_model):
         passes = CleanPasses(model, transcoders, limit)
         assert torch.equal(logits(), logits(passes)) and torch.equal(logits(), logits(passes))
         assert passes.size <= limit and (passes.size > 0) == (limit > 0)
+
+
+def test_arms_with_any_number_of_rows_and_first_edits_share_clean_passes(tiny_model, monkeypatch):
+    model = tiny_model("llama")
+    transcoders, passed = random_transcoders(model), []
+    monkeypatch.setattr(clean_passes, "capture", lambda *a, **k: (passed.append(a[1].tolist()), capture(*a, **k))[1])
+    monkeypatch.setattr(continuation, "WORTH", 1)
+    passes, lengths = CleanPasses(model, transcoders), torch.tensor([len(prompt) for prompt in PROMPTS])
+    for repeats, at, batch_size in ((1, -1, 256), (10, -2, 3), (2, 0, 7)):
+        prompt = torch.arange(len(PROMPTS)).flip(0).repeat_interleave(repeats)
+        edited = edits((row, 0, at, 0, 1.0) for row in range(len(prompt)))
+        intervene(model, transcoders, PROMPTS, prompt, edited, passes=passes, batch_size=batch_size)
+    of_length = [[list(PROMPTS[i]) for i in (lengths == length).nonzero()[:, 0]] for length in lengths.unique()]
+    assert passed == of_length
 
 
 @pytest.mark.parametrize("architecture", KINDS)
