@@ -28,11 +28,11 @@ def measure(args: Arguments) -> None:
     config, root = configuration(args)
     entry, folder = config.model(args.model), writable_folder(root / "data/runs" / args.model)
     model, transcoders = open_model(entry, root, args.model, config.threads)
-    from biology.dictionaries.dictionary_metrics import MOST_TOKENS
     from biology.dictionaries.dictionary_metrics import measure as measured
+    from biology.dictionaries.dictionary_metrics import most_tokens
     from biology.tables import write_table
 
-    _, scored = _passages(args, config, root, model, MOST_TOKENS)
+    _, scored = _passages(args, config, root, model, most_tokens(model))
     found = measured(model, transcoders, scored)
     for name in ("dictionary", "density", "token_errors"):
         write_table(folder / f"{name}.parquet", getattr(found, name), name)

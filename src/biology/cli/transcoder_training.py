@@ -76,7 +76,7 @@ def _train_on_text(args: Arguments) -> None:
     import torch
 
     from biology.dictionaries.cross_layer_training import CrossLayerRecipe, train_cross_layer_set
-    from biology.dictionaries.dictionary_metrics import MOST_TOKENS, Passages, measure
+    from biology.dictionaries.dictionary_metrics import Passages, measure, most_tokens
     from biology.dictionaries.dictionary_training import train_set
     from biology.dictionaries.documents import HELD_OUT, read
     from biology.dictionaries.training_memory import plan, require, tokens_that_fit
@@ -128,7 +128,7 @@ def _train_on_text(args: Arguments) -> None:
         save_transcoders(new, trained, layout=layout, model_name=model.name)
         seconds, cpu = time.monotonic() - started, time.process_time() - cpu
         stored = load_transcoders(new, model)
-        held_out = documents.held_out[: max(1, MOST_TOKENS // context)]
+        held_out = documents.held_out[: max(1, most_tokens(model) // context)]
         measured = measure(model, stored, Passages.of_text(held_out, model.bos_token))
         texts = [{"name": file.name, "sha256": artefacts.contents_hash(file.parent, file.name)[:16]} for file in files]
         record = {

@@ -30,8 +30,9 @@ from biology.transcoders.transcoder_set import TranscoderSet, reconstruct_all
 DENSE = 0.1
 """A feature active on a larger share of the tokens is dense."""
 BINS = 20
-MOST_TOKENS = 10_000
-"""Largest number of tokens of text on which dictionaries are measured."""
+MOST_TOKENS, MOST_TOKENS_OF_LARGE = 10_000, 2_000
+"""Largest number of tokens of text on which dictionaries are measured, the second of a large model (`Model.large`): each is read
+three times per layer."""
 NOT_SCORED = -100
 LOGITS = 1 << 26
 """Largest number of logits in memory at a time."""
@@ -159,6 +160,11 @@ def measure(model: Model, transcoders: TranscoderSet, passages: Passages, *, pro
         ),
         _token_errors(error, size, l0),
     )
+
+
+def most_tokens(model: Model) -> int:
+    """Largest number of tokens of text on which a model's dictionaries are measured."""
+    return MOST_TOKENS_OF_LARGE if model.large else MOST_TOKENS
 
 
 def recovered(loss: float, clean: float, ablated: float) -> float:
