@@ -99,8 +99,11 @@ def test_an_interrupted_training_ends_at_the_same_bytes(train, tmp_path, monkeyp
     assert len(files) >= 3
     for file in files:
         assert (tmp_path / "whole" / file).read_bytes() == (tmp_path / "stopped" / file).read_bytes(), file
-    identity = json.loads((tmp_path / "stopped/record.json").read_text(encoding="utf-8"))["identity"]
-    assert int(identity["pools"]) > 1
+    record = json.loads((tmp_path / "stopped/record.json").read_text(encoding="utf-8"))
+    assert int(record["identity"]["pools"]) > 1
+    for name, resumed in (("whole", False), ("stopped", True)):  # its time is not that of the whole training
+        card = (tmp_path / name / "README.md").read_text(encoding="utf-8")
+        assert ("since it was last resumed" in card) == resumed
 
 
 def test_a_checkpoint_of_another_text_or_recipe_is_refused(train, tmp_path, monkeypatch, capsys):

@@ -118,6 +118,7 @@ def _train_on_text(args: Arguments) -> None:
         "storage": torch.float32, "pools": pools, "ignored": model.bos_token, "work": out / WORK,
         "identity": identity | computed,
     }  # fmt: skip
+    resumed = any((out / WORK).glob("checkpoint*.safetensors"))
     sequences, busy = documents.train[order].tolist(), f"another `biology {COMMAND}` works in {out}: wait for it"
     with locked(out / WORK / "lock", busy), replaced(out, owned, COMMAND) as new:
         if isinstance(recipe, CrossLayerRecipe):
@@ -147,6 +148,7 @@ def _train_on_text(args: Arguments) -> None:
             "identity": identity,
             "seconds": seconds,
             "cpu_seconds": cpu,
+            "resumed": resumed,
             "features": list(stored.n_features),
             "measured": _nested(measured.dictionary),
         }

@@ -227,7 +227,7 @@ def transcoder_card(record: Mapping[str, Any]) -> str:
     measured = pd.DataFrame({"layer": layers, "features": [*record["features"], sum(record["features"])], **columns})
     recipe = pd.DataFrame([(k, json.dumps(v)) for k, v in record["recipe"].items()], columns=["setting", "value"])
     texts = ", ".join(f"{text['name']} ({text['sha256']})" for text in record["text"])
-    tokens = record["tokens"]
+    tokens, since = record["tokens"], ", since it was last resumed" if record.get("resumed") else ""
     return f"""---
 tags: [interpretability, transcoder]
 ---
@@ -243,7 +243,7 @@ These are {kind[record["kind"]]} of {record["model"]} ({record["architecture"]})
 | recipe (hash), seed | {record["recipe_hash"]}, {record["seed"]} |
 | precision of the model, device, threads | {record["dtype"]}, {record["device"]}, {record["threads"]} |
 | torch | {record["torch"]} |
-| time, s (of the processor, s) | {record["seconds"]:.0f} ({record["cpu_seconds"]:.0f}) |
+| time, s (of the processor, s) | {record["seconds"]:.0f} ({record["cpu_seconds"]:.0f}){since} |
 
 ## Measured on held-out text
 {int(whole["tokens"]):,} tokens of text that was not trained on. Loss recovered: share of the loss by setting the MLP's output to
