@@ -19,8 +19,8 @@ if TYPE_CHECKING:
 Arguments = argparse.Namespace
 PROMPTS = 50
 """Largest number of prompts per behaviour on which dictionaries are measured."""
-COMPARED = 5_000
-"""Number of tokens of text on which dictionaries are compared; each is run many times."""
+COMPARED, COMPARED_OF_LARGE = 5_000, 1_500
+"""Number of tokens of text on which dictionaries are compared, the second of a large model (`Model.large`); each is run many times."""
 
 
 def measure(args: Arguments) -> None:
@@ -53,7 +53,7 @@ def compare_dictionaries(args: Arguments) -> None:
         other = config.model(name)
         if not other.neurons:  # neurons are always part of the comparison
             sets[name] = open_transcoders(other, root, name, model)
-    choosing, scored = _passages(args, config, root, model, COMPARED)
+    choosing, scored = _passages(args, config, root, model, COMPARED_OF_LARGE if model.large else COMPARED)
     found = compared(model, sets, choosing, scored)
     write_table(folder / "comparison.parquet", found, "comparison")
     write_table(reports / "dictionaries.csv", found, "comparison")
