@@ -132,7 +132,8 @@ OnEstimate = Callable[[Sizes, Estimate], None]
 
 def sizes_of(model: Model, transcoders: TranscoderSet, n_pos: int, *, first_position: int, memory: int) -> Sizes:
     """The sizes that are known before the forward pass."""
-    values, kv_heads = model.weights.layers[0].W_V, model.weights.layers[0].kv_heads
+    layer = model.weights.layers[0]
+    values, kv_heads = layer.W_V, layer.kv_heads
     shared = values.numel() * kv_heads // len(values) if kv_heads < len(values) else 0
     maps = model.n_layers * (2 * values.numel() + shared)
     return Sizes(

@@ -76,7 +76,8 @@ def attention_maps(weights: Weights) -> tuple[AttentionMap, ...]:
     """The attention maps of all layers (independent of the prompt, and cached for the next one)."""
     maps = []
     for layer in weights.layers:
-        value = layer.W_V.permute(1, 0, 2).flatten(1)  # [d_model, head * d_head]
+        W_V = layer.W_V  # read once: it may stay in its file
+        value = W_V.permute(1, 0, 2).flatten(1)  # [d_model, head * d_head]
         output = layer.W_O.flatten(0, 1)
         constant = None
         if layer.b_V is not None:
@@ -92,8 +93,7 @@ def attention_maps(weights: Weights) -> tuple[AttentionMap, ...]:
         if layer.ln1_post is not None:
             output = output * layer.ln1_post.gain
             constant = None if constant is None else constant * layer.ln1_post.gain
-        kv_heads, d_head = layer.kv_heads, layer.W_V.shape[2]
-        shared = value.unflatten(1, (kv_heads, -1, d_head))[:, :, 0].flatten(1)
+        shared = value.unflatten(1, (layer.kv_heads, -1, W_V.shape[2]))[:, :, 0].flatten(1)
         maps.append(AttentionMap(value, shared, output, constant))
     return tuple(maps)
 

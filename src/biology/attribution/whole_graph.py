@@ -142,10 +142,8 @@ def meeting_costs(
     """Possible meeting layers with their numbers of floating-point operations."""
     n_prompts, n_pos = local.frozen.ids.shape
     n_layers = local.n_layers
-    d_model, width = (
-        local.attention[0].shared.shape[0],
-        sum(map(len, (local.attention[0].shared.T, local.attention[0].output))) / 2,
-    )
+    (d_model, taken), given = local.attention[0].shared.shape, len(local.attention[0].output)
+    width = (taken + given) / 2  # of the two products with weights
 
     def counts(nodes: Sequence[Nodes]) -> Tensor:
         keys = [each.prompt * n_pos + each.pos for each in nodes]

@@ -79,8 +79,6 @@ def numbers(root: Path, config: Config) -> dict[str, str]:
             found[f"{name}.transcoder_minutes"] = math.ceil(trained["seconds"] / 60)
     for path in sorted(root.glob("reports/*/ablation_prediction.csv")):
         found |= _ablations(path)
-    for path in sorted(root.glob("reports/*/dictionaries.csv")):
-        found |= _dictionaries(path)
     found |= _calibration(root / "reports/calibration.csv", config)
     found |= _certified(root, config)
     found |= _graphs(root / "reports/calibration_graphs.csv")
@@ -142,17 +140,6 @@ def _ablations(path: Path) -> dict[str, float]:
     return {
         ".".join([path.parent.name, "ablation", *(row[key] for key in keys)]): float(row["median"])
         for row in pd.read_csv(path).to_dict("records")
-    }
-
-
-def _dictionaries(path: Path) -> dict[str, float]:
-    """What a model's dictionaries and its neurons leave out and recover, by dictionary, variant and the L0 to which they are thinned."""
-    return {
-        ".".join(
-            [path.parent.name, "dictionaries", row["dictionary"], row["variant"], f"{row['target']:g}", value]
-        ): row[value]
-        for row in pd.read_csv(path).to_dict("records")
-        for value in ("l0", "fvu", "recovered_from_zero", "recovered_from_mean", "agreement")
     }
 
 
