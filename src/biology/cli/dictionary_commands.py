@@ -19,8 +19,10 @@ if TYPE_CHECKING:
 Arguments = argparse.Namespace
 PROMPTS = 50
 """Largest number of prompts per behaviour on which dictionaries are measured."""
-COMPARED, COMPARED_OF_LARGE = 5_000, 1_500
-"""Number of tokens of text on which dictionaries are compared, the second of a large model (`Model.large`); each is run many times."""
+COMPARED = 5_000
+"""Number of tokens of text on which dictionaries are compared."""
+COMPARED_OF_LARGE = 1_500
+"""The same of a large model (`Model.large`), as each token is run many times."""
 
 
 def measure(args: Arguments) -> None:
